@@ -1,0 +1,57 @@
+"""Checks of single numbers, with one form of words: who, what was expected, what was got."""
+
+import math
+from numbers import Integral, Real
+
+
+def real(owner: str, name: str, value: object, expected: str, valid: bool) -> float:
+    """Return `value` as a float, or raise with `expected` in the message."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
+    if not (valid and math.isfinite(value)):
+        raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
+    return float(value)
+
+
+def positive(owner: str, name: str, value: object) -> float:
+    """Check a finite number above zero."""
+    return real(owner, name, value, "a finite number above 0", _compare(value, 0.0, math.inf, False))
+
+
+def non_negative(owner: str, name: str, value: object) -> float:
+    """Check a finite number that is zero or more."""
+    return real(owner, name, value, "a finite number of 0 or more", _compare(value, 0.0, math.inf))
+
+
+def fraction(owner: str, name: str, value: object) -> float:
+    """Check a number in [0, 1)."""
+    return real(owner, name, value, "a number in [0, 1)", _compare(value, 0.0, 1.0))
+
+
+def positive_integer(owner: str, name: str, value: object) -> int:
+    """Check an integer of 1 or more (NumPy integers too, bool not)."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{owner}: {name} must be an integer of 1 or more, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{owner}: {name} must be an integer of 1 or more, got {value!r}")
+    return int(value)
+
+
+def boolean(owner: str, name: str, value: object) -> bool:
+    """Check True or False, not a number that stands for one."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{owner}: {name} must be True or False, got {value!r}")
+    return value
+
+
+def known(owner: str, kind: str, name: object, table: object) -> None:
+    """Check that `name` is in `table`, naming the known ones where it is not."""
+    names = list(table)  # type: ignore[call-overload]
+    if name not in names:
+        raise ValueError(f"{owner}: unknown {kind} {name!r}; known: {', '.join(sorted(names))}")
+
+
+def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
+    if not isinstance(value, Real):
+        return False
+    return (low <= value if closed else low < value) and value < high

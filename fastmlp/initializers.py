@@ -1,0 +1,82 @@
+"""Initial weights: each takes a generator and a shape and returns the weights of one layer.
+
+To add one: write the function and put its name in `RULES`. Any function of that form will do.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, int]
+Weights = NDArray[np.float64]
+Initializer = Callable[[np.random.Generator, Shape], Weights]
+
+
+def glorot_uniform(generator: np.random.Generator, shape: Shape) -> Weights:
+    """U(-b, b), b = sqrt(6 / (n_in + n_out)). Glorot & Bengio (2010)."""
+    return _uniform(generator, shape, 2 / sum(shape))
+
+
+def glorot_normal(generator: np.random.Generator, shape: Shape) -> Weights:
+    """N(0, 2 / (n_in + n_out)). Glorot & Bengio (2010)."""
+    return _normal(generator, shape, 2 / sum(shape))
+
+
+def he_uniform(generator: np.random.Generator, shape: Shape) -> Weights:
+    """U(-b, b), b = sqrt(6 / n_in). He, Zhang, Ren & Sun (2015)."""
+    return _uniform(generator, shape, 2 / shape[0])
+
+
+def he_normal(generator: np.random.Generator, shape: Shape) -> Weights:
+    """N(0, 2 / n_in). He, Zhang, Ren & Sun (2015)."""
+    return _normal(generator, shape, 2 / shape[0])
+
+
+def lecun_uniform(generator: np.random.Generator, shape: Shape) -> Weights:
+    """U(-b, b), b = sqrt(3 / n_in). LeCun, Bottou, Orr & Müller (1998)."""
+    return _uniform(generator, shape, 1 / shape[0])
+
+
+def lecun_normal(generator: np.random.Generator, shape: Shape) -> Weights:
+    """N(0, 1 / n_in). LeCun, Bottou, Orr & Müller (1998)."""
+    return _normal(generator, shape, 1 / shape[0])
+
+
+def normal(generator: np.random.Generator, shape: Shape) -> Weights:
+    """N(0, 0.05^2)."""
+    return _normal(generator, shape, 0.05**2)
+
+
+def zeros(generator: np.random.Generator, shape: Shape) -> Weights:
+    """All zeros: for linear models; hidden units stay equal to each other."""
+    return np.zeros(shape)
+
+
+def _uniform(generator: np.random.Generator, shape: Shape, variance: float) -> Weights:
+    bound = np.sqrt(3 * variance)
+    return generator.uniform(-bound, bound, shape)
+
+
+def _normal(generator: np.random.Generator, shape: Shape, variance: float) -> Weights:
+    return generator.normal(0, np.sqrt(variance), shape)
+
+
+RULES: dict[str, Initializer] = {
+    rule.__name__: rule
+    for rule in (
+        glorot_uniform,
+        glorot_normal,
+        he_uniform,
+        he_normal,
+        lecun_uniform,
+        lecun_normal,
+        normal,
+        zeros,
+    )
+}
+DEFAULTS: dict[str, str] = {
+    **dict.fromkeys(("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish"), "he_uniform"),
+    "selu": "lecun_normal",
+}
+DEFAULT = "glorot_uniform"

@@ -1,0 +1,113 @@
+"""Losses: each takes an output and its target, and returns its value and its slope.
+
+A loss either takes the net's prediction, after any output activation (`link` is None), or owns
+its output link and takes the raw output: softmax with cross-entropy, the logistic function with
+binary cross-entropy, the exponential with poisson. Then value and slope are one stable formula.
+
+To add one: write the function and give it a row in `LOSSES`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from fastmlp.elementary import exp, log, logistic, softplus
+
+Pair = tuple[float, float]
+Targets = Literal["real", "unit", "count", "classes"]
+
+
+class Loss(NamedTuple):
+    """A loss: its rule and how a net uses it.
+
+    Parameters
+    ----------
+    rule : callable
+        ``rule(output, target) -> (value, slope)`` on scalars or, with `by_row`,
+        ``rule(outputs, targets, slopes) -> value`` on the outputs of one row, writing `slopes`.
+    link : str, optional
+        The name of the inverse link that the loss owns. None: the loss takes the prediction,
+        and the net may have any output activation.
+    targets : {"real", "unit", "count", "classes"}
+        Which targets make sense: any number, one in [0, 1], one of 0 or more, or class labels
+        (integers, or one-hot rows).
+    by_row : bool
+        Whether `rule` takes whole rows.
+    over_outputs : {"mean", "sum"}
+        How the values of a row's outputs become one.
+    """
+
+    rule: Callable[..., Any]
+    link: str | None = None
+    targets: Targets = "real"
+    by_row: bool = False
+    over_outputs: Literal["mean", "sum"] = "mean"
+
+
+def mse(prediction: float, target: float) -> Pair:
+    """L = (p - y)^2, the squared error."""
+    error = prediction - target
+    return error * error, error + error
+
+
+def mae(prediction: float, target: float) -> Pair:
+    """L = abs(p - y), the absolute error, with slope 0 where it is 0."""
+    error = prediction - target
+    zero, one = type(error)(0), type(error)(1)
+    return abs(error), (one if error > zero else -one if error < zero else zero)
+
+
+def huber(prediction: float, target: float) -> Pair:
+    """L = (p - y)^2 / 2 within 1 of the target, abs(p - y) - 1/2 beyond. Huber (1964)."""
+    error = prediction - target
+    one, half = type(error)(1), type(error)(0.5)
+    inside = -one if error < -one else one if error > one else error
+    return inside * (error - half * inside), inside
+
+
+def binary_cross_entropy(raw: float, target: float) -> Pair:
+    """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw))."""
+    return softplus(raw) - target * raw, logistic(raw) - target
+
+
+def poisson(raw: float, target: float) -> Pair:
+    """L = y log(y / p) - y + p, with p = exp(raw): half the Poisson deviance, 0 at p = y."""
+    zero, one = type(raw)(0), type(raw)(1)
+    p = exp(raw)
+    return p - target + target * (log(target if target > zero else one) - raw), p - target
+
+
+def cross_entropy(raw: Any, target: Any, slope: Any) -> float:
+    """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label."""
+    peak = raw[0]
+    for j in range(1, raw.size):
+        peak = raw[j] if raw[j] > peak else peak
+    total = type(peak)(0)
+    for j in range(raw.size):
+        slope[j] = exp(raw[j] - peak)
+        total += slope[j]
+    if target.size == 1:
+        label = int(target[0])
+        for j in range(raw.size):
+            slope[j] /= total
+        slope[label] -= type(peak)(1)
+        return log(total) + peak - raw[label]
+    mass = type(peak)(0)
+    for j in range(raw.size):
+        mass += target[j]
+    value = mass * (log(total) + peak)
+    for j in range(raw.size):
+        value -= target[j] * raw[j]
+        slope[j] = slope[j] * mass / total - target[j]
+    return value
+
+
+LOSSES: dict[str, Loss] = {
+    "mse": Loss(mse),
+    "mae": Loss(mae),
+    "huber": Loss(huber),
+    "binary_cross_entropy": Loss(binary_cross_entropy, link="sigmoid", targets="unit"),
+    "cross_entropy": Loss(
+        cross_entropy, link="softmax", targets="classes", by_row=True, over_outputs="sum"
+    ),
+    "poisson": Loss(poisson, link="exp", targets="count"),
+}

@@ -1,0 +1,483 @@
+"""Optimizers: how one step changes a parameter, given the gradient g of the objective.
+
+An optimizer is a frozen dataclass of its settings. Its `rule` is one small function that takes a
+parameter w, its gradient g, two numbers of state (m, v) and the coefficients of the step, and
+returns the new (w, m, v). `coefficients` computes what depends on the step and not on the
+parameter, so the rule is a handful of multiplications.
+
+To add one: write the rule and its dataclass, and give it a row in `OPTIMIZERS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.elementary import sqrt
+
+Rates = NDArray[np.float64]
+Triple = tuple[float, float, float]
+OptimizerRule = Callable[..., Triple]
+
+
+class Schedule(Protocol):
+    """A learning rate that changes: from step numbers (from 0) and their total to rates."""
+
+    def __call__(self, steps: NDArray[np.int64], total: int, /) -> Rates: ...
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What a net needs of an optimizer.
+
+    `coefficients` takes the number of the first step (from 1) and the learning rates of it and
+    those that follow, shape (n_steps,), and returns shape (n_steps, n_coefficients).
+    """
+
+    @property
+    def learning_rate(self) -> "float | Schedule": ...
+
+    @property
+    def rule(self) -> OptimizerRule: ...
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates: ...
+
+
+def sgd(w: float, g: float, m: float, v: float, rate: float) -> Triple:
+    """w <- w - rate g."""
+    return w - rate * g, m, v
+
+
+def sgd_momentum(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
+    """m <- momentum m - rate g; w <- w + m."""
+    m = momentum * m - rate * g
+    return w + m, m, v
+
+
+def sgd_nesterov(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
+    """m <- momentum m - rate g; w <- w + momentum m - rate g."""
+    m = momentum * m - rate * g
+    return w + (momentum * m - rate * g), m, v
+
+
+def rmsprop(
+    w: float, g: float, m: float, v: float, rate: float, gain_v: float, momentum: float, epsilon: float
+) -> Triple:
+    """v is a running mean of g^2; m <- momentum m + g / (sqrt(v) + epsilon); w <- w - rate m."""
+    v = v + gain_v * (g * g - v)
+    m = momentum * m + g / (sqrt(v) + epsilon)
+    return w - rate * m, m, v
+
+
+def adagrad(w: float, g: float, m: float, v: float, rate: float, epsilon: float) -> Triple:
+    """v <- v + g^2; w <- w - rate g / (sqrt(v) + epsilon)."""
+    v = v + g * g
+    return w - rate * g / (sqrt(v) + epsilon), m, v
+
+
+def adam(
+    w: float, g: float, m: float, v: float, rate: float, gain_m: float, gain_v: float, epsilon: float
+) -> Triple:
+    """m and v are running means of g and g^2; w <- w - rate m / (sqrt(v) + epsilon)."""
+    m = m + gain_m * (g - m)
+    v = v + gain_v * (g * g - v)
+    return w - rate * m / (sqrt(v) + epsilon), m, v
+
+
+def adamw(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_m: float,
+    gain_v: float,
+    epsilon: float,
+    keep: float,
+) -> Triple:
+    """Adam's step from keep w, with keep = 1 - rate weight_decay."""
+    m = m + gain_m * (g - m)
+    v = v + gain_v * (g * g - v)
+    return keep * w - rate * m / (sqrt(v) + epsilon), m, v
+
+
+def nadam(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate_m: float,
+    rate_g: float,
+    gain_m: float,
+    gain_v: float,
+    epsilon: float,
+) -> Triple:
+    """Adam's m and v; w <- w - (rate_m m + rate_g g) / (sqrt(v) + epsilon)."""
+    m = m + gain_m * (g - m)
+    v = v + gain_v * (g * g - v)
+    return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
+
+
+def _columns(rates: Rates, *columns: Any) -> Rates:
+    """Stack numbers and arrays of shape (n_steps,) into shape (n_steps, n_columns)."""
+    return np.stack([np.broadcast_to(column, rates.shape) for column in columns], axis=1)
+
+
+def _check_learning_rate(optimizer: Any) -> None:
+    if not callable(optimizer.learning_rate):
+        checks.positive(type(optimizer).__name__, "learning_rate", optimizer.learning_rate)
+
+
+def _check(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
+    for name in names:
+        check(type(optimizer).__name__, name, getattr(optimizer, name))
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent, with momentum and Nesterov's form of it.
+
+    ``m <- momentum m - rate g``, then ``w <- w + m``, or with `nesterov`
+    ``w <- w + momentum m - rate g``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.01
+    momentum : float in [0, 1), default 0
+    nesterov : bool, default False
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not a number or out of range, or Nesterov's form lacks a momentum.
+
+    References
+    ----------
+    Polyak (1964), "Some methods of speeding up the convergence of iteration methods".
+    Sutskever, Martens, Dahl & Hinton (2013), "On the importance of initialization and momentum in
+    deep learning".
+
+    Examples
+    --------
+    >>> from fastmlp import SGD
+    >>> SGD(0.1, momentum=0.9)
+    SGD(learning_rate=0.1, momentum=0.9, nesterov=False)
+    """
+
+    learning_rate: float | Schedule = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check_learning_rate(self)
+        _check(self, checks.fraction, "momentum")
+        _check(self, checks.boolean, "nesterov")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("SGD: nesterov=True needs a momentum above 0, got momentum=0.0")
+
+    @property
+    def rule(self) -> OptimizerRule:
+        """The form that the settings call for."""
+        if self.nesterov:
+            return sgd_nesterov
+        return sgd_momentum if self.momentum else sgd
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate,), and the momentum where there is one."""
+        return _columns(rates, rates, *([self.momentum] if self.momentum else []))
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """Divide the gradient by a running mean of its size.
+
+    ``v <- rho v + (1 - rho) g^2``, ``m <- momentum m + g / (sqrt(v) + epsilon)``,
+    ``w <- w - rate m``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    rho : float in [0, 1), default 0.9
+    momentum : float in [0, 1), default 0
+    epsilon : float above 0, default 1e-8
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not a number or out of range.
+
+    References
+    ----------
+    Tieleman & Hinton (2012), "Lecture 6.5: rmsprop", Coursera.
+
+    Examples
+    --------
+    >>> from fastmlp import RMSprop
+    >>> RMSprop(rho=0.99).momentum
+    0.0
+    """
+
+    learning_rate: float | Schedule = 0.001
+    rho: float = 0.9
+    momentum: float = 0.0
+    epsilon: float = 1e-8
+    rule: ClassVar[OptimizerRule] = staticmethod(rmsprop)
+
+    def __post_init__(self) -> None:
+        _check_learning_rate(self)
+        _check(self, checks.fraction, "rho", "momentum")
+        _check(self, checks.positive, "epsilon")
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
+        return _columns(rates, rates, 1 - self.rho, self.momentum, self.epsilon)
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """Divide the gradient by the root of the sum of its squares so far.
+
+    ``v <- v + g^2``, ``w <- w - rate g / (sqrt(v) + epsilon)``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.01
+    epsilon : float above 0, default 1e-10
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not a number or out of range.
+
+    References
+    ----------
+    Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
+    optimization".
+
+    Examples
+    --------
+    >>> from fastmlp import Adagrad
+    >>> Adagrad(0.1)
+    Adagrad(learning_rate=0.1, epsilon=1e-10)
+    """
+
+    learning_rate: float | Schedule = 0.01
+    epsilon: float = 1e-10
+    rule: ClassVar[OptimizerRule] = staticmethod(adagrad)
+
+    def __post_init__(self) -> None:
+        _check_learning_rate(self)
+        _check(self, checks.positive, "epsilon")
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate, epsilon)."""
+        return _columns(rates, rates, self.epsilon)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adaptive moments.
+
+    ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and
+    ``w <- w - rate m' / (sqrt(v') + epsilon)`` with ``m' = m / (1 - beta_1^t)`` and
+    ``v' = v / (1 - beta_2^t)`` at step t. Epsilon is added to the corrected root, as in the paper
+    and in PyTorch; Keras and scikit-learn add it to the uncorrected one.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float above 0, default 1e-8
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not a number or out of range.
+
+    References
+    ----------
+    Kingma & Ba (2015), "Adam: a method for stochastic optimization", arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> from fastmlp import Adam
+    >>> Adam(0.01).beta_2
+    0.999
+    """
+
+    learning_rate: float | Schedule = 0.001
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    rule: ClassVar[OptimizerRule] = staticmethod(adam)
+
+    def __post_init__(self) -> None:
+        _check_learning_rate(self)
+        _check(self, checks.fraction, "beta_1", "beta_2")
+        _check(self, checks.positive, "epsilon")
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
+
+        The gains are 1 - beta, taken in float64: in float32, 1 - 0.999 is 5e-5 off.
+        """
+        t = first_step + np.arange(len(rates))
+        root = np.sqrt(1 - self.beta_2**t)
+        rate = rates * root / (1 - self.beta_1**t)
+        return _columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
+
+    The decay acts on every parameter, biases included, as in the paper and in PyTorch.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float above 0, default 1e-8
+    weight_decay : float of 0 or more, default 0.01
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not a number or out of range.
+
+    References
+    ----------
+    Loshchilov & Hutter (2019), "Decoupled weight decay regularization", arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> from fastmlp import AdamW
+    >>> AdamW(weight_decay=0.1).weight_decay
+    0.1
+    """
+
+    weight_decay: float = 0.01
+    rule: ClassVar[OptimizerRule] = staticmethod(adamw)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, checks.non_negative, "weight_decay")
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return Adam's coefficients and keep = 1 - rate weight_decay."""
+        keep = 1 - rates * self.weight_decay
+        return np.column_stack([super().coefficients(first_step, rates), keep])
+
+
+@dataclass(frozen=True)
+class Nadam(Adam):
+    """Adam with Nesterov's momentum, warmed up.
+
+    With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of mu_1 to mu_t:
+    ``w <- w - rate (mu_(t+1) m / (1 - M_(t+1)) + (1 - mu_t) g / (1 - M_t)) / (sqrt(v') + epsilon)``.
+
+    Parameters
+    ----------
+    learning_rate : float or schedule, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float above 0, default 1e-8
+    momentum_decay : float of 0 or more, default 0.004
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not a number or out of range.
+
+    References
+    ----------
+    Dozat (2016), "Incorporating Nesterov momentum into Adam".
+
+    Examples
+    --------
+    >>> from fastmlp import Nadam
+    >>> Nadam(0.002).momentum_decay
+    0.004
+    """
+
+    momentum_decay: float = 0.004
+    rule: ClassVar[OptimizerRule] = staticmethod(nadam)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, checks.non_negative, "momentum_decay")
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""
+        t = first_step + np.arange(len(rates) + 1)
+        mu = self._momentum(t)
+        product = self._product(first_step) * np.cumprod(mu)
+        root = np.sqrt(1 - self.beta_2 ** t[:-1])
+        rate_m = rates * root * mu[1:] / (1 - product[1:])
+        rate_g = rates * root * (1 - mu[:-1]) / (1 - product[:-1])
+        return _columns(
+            rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root
+        )
+
+    def _momentum(self, t: NDArray[np.int64]) -> Rates:
+        return self.beta_1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
+
+    def _product(self, step: int) -> float:
+        """The product of the momenta before `step`; from where it is under 1e-30 on, 0."""
+        vanished = 70 / -np.log(self.beta_1) if self.beta_1 else 1.0
+        if step > vanished:
+            return 0.0
+        return float(np.prod(self._momentum(np.arange(1, step))))
+
+
+@dataclass(frozen=True)
+class Custom:
+    """An optimizer from a rule of your own.
+
+    Parameters
+    ----------
+    rule : callable
+        ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its gradient
+        and two numbers of state that start at 0. Compiled on first use; call the functions of
+        `fastmlp.elementary` or NumPy's.
+    learning_rate : float or schedule, default 0.001
+    constants : tuple of float, default ()
+        Further coefficients that the rule takes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a setting is not what it must be.
+
+    Examples
+    --------
+    >>> from fastmlp import Custom, MLP
+    >>> def sign_descent(w, g, m, v, rate):
+    ...     return (w - rate if g > 0 else w + rate), m, v
+    >>> net = MLP((2, 4, 1), optimizer=Custom(sign_descent, learning_rate=0.01))
+    """
+
+    rule: OptimizerRule
+    learning_rate: float | Schedule = 0.001
+    constants: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not callable(self.rule):
+            raise TypeError(f"Custom: rule must be a function, got {self.rule!r}")
+        _check_learning_rate(self)
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates:
+        """Return the rate and the constants."""
+        return _columns(rates, rates, *self.constants)
+
+
+OPTIMIZERS: dict[str, type] = {
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "adamw": AdamW,
+    "nadam": Nadam,
+}

@@ -1,0 +1,26 @@
+"""Penalties on weights: each takes a weight and returns its value and its slope.
+
+The objective adds ``strength / m * sum(value(w))`` over all weights (never biases), m the rows of
+the batch. Several penalties add up: l1 and l2 together are the elastic net.
+
+To add one: write the function and put its name in `RULES`.
+"""
+
+from collections.abc import Callable
+
+Pair = tuple[float, float]
+PenaltyRule = Callable[[float], Pair]
+
+
+def l2(w: float) -> Pair:
+    """w^2 / 2, ridge. Hoerl & Kennard (1970)."""
+    return type(w)(0.5) * w * w, w
+
+
+def l1(w: float) -> Pair:
+    """abs(w), lasso, with slope 0 at 0. Tibshirani (1996)."""
+    zero, one = type(w)(0), type(w)(1)
+    return abs(w), (one if w > zero else -one if w < zero else zero)
+
+
+RULES: dict[str, PenaltyRule] = {rule.__name__: rule for rule in (l2, l1)}
