@@ -16,6 +16,11 @@ class Link(NamedTuple):
     by_row: bool = False
 
 
+def identity(raw: float) -> float:
+    """The raw output itself."""
+    return raw
+
+
 def softmax(raw: Any, value: Any) -> None:
     """Write exp(raw_j) / sum_k exp(raw_k) of one row to `value`, the maximum taken off first."""
     peak = raw[0]
@@ -29,4 +34,9 @@ def softmax(raw: Any, value: Any) -> None:
         value[j] /= total
 
 
-LINKS = {"sigmoid": Link(logistic), "exp": Link(exp), "softmax": Link(softmax, by_row=True)}
+LINKS = {
+    "identity": Link(identity),
+    "sigmoid": Link(logistic),
+    "exp": Link(exp),
+    "softmax": Link(softmax, by_row=True),
+}

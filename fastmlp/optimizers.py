@@ -1,11 +1,10 @@
 """Optimizers: how one step changes a parameter, given the gradient g of the objective.
 
-An optimizer is a frozen dataclass of its settings. Its `rule` is one small function that takes a
-parameter w, its gradient g, two numbers of state (m, v) and the coefficients of the step, and
-returns the new (w, m, v). `coefficients` computes what depends on the step and not on the
-parameter, so the rule is a handful of multiplications.
+An optimizer is a frozen dataclass of its settings. Its `rule` is one small function of
+`fastmlp.updates`; `coefficients` computes what depends on the step and not on the parameter, so
+that the rule is a handful of multiplications.
 
-To add one: write the rule and its dataclass, and give it a row in `OPTIMIZERS`.
+To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS`.
 """
 
 from collections.abc import Callable
@@ -15,12 +14,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks
-from fastmlp.elementary import sqrt
+from fastmlp import checks, updates
+from fastmlp.updates import UpdateRule
 
 Rates = NDArray[np.float64]
-Triple = tuple[float, float, float]
-OptimizerRule = Callable[..., Triple]
 
 
 class Schedule(Protocol):
@@ -41,84 +38,9 @@ class Optimizer(Protocol):
     def learning_rate(self) -> "float | Schedule": ...
 
     @property
-    def rule(self) -> OptimizerRule: ...
+    def rule(self) -> UpdateRule: ...
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates: ...
-
-
-def sgd(w: float, g: float, m: float, v: float, rate: float) -> Triple:
-    """w <- w - rate g."""
-    return w - rate * g, m, v
-
-
-def sgd_momentum(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
-    """m <- momentum m - rate g; w <- w + m."""
-    m = momentum * m - rate * g
-    return w + m, m, v
-
-
-def sgd_nesterov(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
-    """m <- momentum m - rate g; w <- w + momentum m - rate g."""
-    m = momentum * m - rate * g
-    return w + (momentum * m - rate * g), m, v
-
-
-def rmsprop(
-    w: float, g: float, m: float, v: float, rate: float, gain_v: float, momentum: float, epsilon: float
-) -> Triple:
-    """v is a running mean of g^2; m <- momentum m + g / (sqrt(v) + epsilon); w <- w - rate m."""
-    v = v + gain_v * (g * g - v)
-    m = momentum * m + g / (sqrt(v) + epsilon)
-    return w - rate * m, m, v
-
-
-def adagrad(w: float, g: float, m: float, v: float, rate: float, epsilon: float) -> Triple:
-    """v <- v + g^2; w <- w - rate g / (sqrt(v) + epsilon)."""
-    v = v + g * g
-    return w - rate * g / (sqrt(v) + epsilon), m, v
-
-
-def adam(
-    w: float, g: float, m: float, v: float, rate: float, gain_m: float, gain_v: float, epsilon: float
-) -> Triple:
-    """m and v are running means of g and g^2; w <- w - rate m / (sqrt(v) + epsilon)."""
-    m = m + gain_m * (g - m)
-    v = v + gain_v * (g * g - v)
-    return w - rate * m / (sqrt(v) + epsilon), m, v
-
-
-def adamw(
-    w: float,
-    g: float,
-    m: float,
-    v: float,
-    rate: float,
-    gain_m: float,
-    gain_v: float,
-    epsilon: float,
-    keep: float,
-) -> Triple:
-    """Adam's step from keep w, with keep = 1 - rate weight_decay."""
-    m = m + gain_m * (g - m)
-    v = v + gain_v * (g * g - v)
-    return keep * w - rate * m / (sqrt(v) + epsilon), m, v
-
-
-def nadam(
-    w: float,
-    g: float,
-    m: float,
-    v: float,
-    rate_m: float,
-    rate_g: float,
-    gain_m: float,
-    gain_v: float,
-    epsilon: float,
-) -> Triple:
-    """Adam's m and v; w <- w - (rate_m m + rate_g g) / (sqrt(v) + epsilon)."""
-    m = m + gain_m * (g - m)
-    v = v + gain_v * (g * g - v)
-    return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
 
 
 def _columns(rates: Rates, *columns: Any) -> Rates:
@@ -179,11 +101,11 @@ class SGD:
             raise ValueError("SGD: nesterov=True needs a momentum above 0, got momentum=0.0")
 
     @property
-    def rule(self) -> OptimizerRule:
+    def rule(self) -> UpdateRule:
         """The form that the settings call for."""
         if self.nesterov:
-            return sgd_nesterov
-        return sgd_momentum if self.momentum else sgd
+            return updates.sgd_nesterov
+        return updates.sgd_momentum if self.momentum else updates.sgd
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate,), and the momentum where there is one."""
@@ -224,7 +146,7 @@ class RMSprop:
     rho: float = 0.9
     momentum: float = 0.0
     epsilon: float = 1e-8
-    rule: ClassVar[OptimizerRule] = staticmethod(rmsprop)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.rmsprop)
 
     def __post_init__(self) -> None:
         _check_learning_rate(self)
@@ -266,7 +188,7 @@ class Adagrad:
 
     learning_rate: float | Schedule = 0.01
     epsilon: float = 1e-10
-    rule: ClassVar[OptimizerRule] = staticmethod(adagrad)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.adagrad)
 
     def __post_init__(self) -> None:
         _check_learning_rate(self)
@@ -312,7 +234,7 @@ class Adam:
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
-    rule: ClassVar[OptimizerRule] = staticmethod(adam)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.adam)
 
     def __post_init__(self) -> None:
         _check_learning_rate(self)
@@ -360,7 +282,7 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
-    rule: ClassVar[OptimizerRule] = staticmethod(adamw)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.adamw)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -403,7 +325,7 @@ class Nadam(Adam):
     """
 
     momentum_decay: float = 0.004
-    rule: ClassVar[OptimizerRule] = staticmethod(nadam)
+    rule: ClassVar[UpdateRule] = staticmethod(updates.nadam)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -459,7 +381,7 @@ class Custom:
     >>> net = MLP((2, 4, 1), optimizer=Custom(sign_descent, learning_rate=0.01))
     """
 
-    rule: OptimizerRule
+    rule: UpdateRule
     learning_rate: float | Schedule = 0.001
     constants: tuple[float, ...] = field(default=())
 

@@ -1,0 +1,112 @@
+"""Rules as compiled blocks: a rule in a plain loop over memory, called by its address.
+
+One kernel then serves every rule: it calls an address once per block of a few hundred numbers.
+Only the rules in use are compiled, 0.2 to 0.3 s each, or 3 ms from the disk cache. All arguments
+of a block are integers: addresses and counts.
+"""
+
+from collections.abc import Callable
+from threading import RLock
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.ccallback import CFunc
+from numba.core.errors import NumbaError
+from numba.extending import intrinsic, overload, register_jitable
+from numpy.typing import DTypeLike
+
+from fastmlp._compile.cache import CodeCache
+from fastmlp._compile.jit import INTERPRETED
+
+Loop = Callable[..., None]
+Factory = Callable[..., Loop]
+
+_interpreted: list[Loop] = []
+_blocks: dict[Any, "Block"] = {}
+_lock = RLock()
+
+
+class Block:
+    """A compiled block, alive as long as somebody may call its address."""
+
+    def __init__(self, loop: Loop, n_arguments: int, cache: CodeCache | None) -> None:
+        self._code = None
+        if INTERPRETED:
+            self.address = len(_interpreted)
+            _interpreted.append(loop)
+            return
+        signature = types.void(*[types.intp] * n_arguments)
+        code = CFunc(loop, (signature.args, types.void), {}, {"error_model": "numpy"})
+        if cache is not None:
+            code._cache = cache
+        code.compile()
+        self._code = code
+        self.address = code.address
+
+
+def block_of(factory: Factory, rule: Callable[..., Any], dtype: DTypeLike, **options: Any) -> Block:
+    """Return the block that `factory` makes of `rule`, compiled once per process and dtype.
+
+    Parameters
+    ----------
+    factory : callable
+        ``factory(rule, scalar_type, **options)`` returns the loop, which takes integers only.
+    rule : callable
+        One of the library's rules, whose code the disk cache keeps, or a user's, whose code it
+        does not: a key that notices every change of the functions it calls is not to be had.
+
+    Raises
+    ------
+    TypeError
+        Where the rule does not compile.
+    """
+    key = (factory, rule, np.dtype(dtype), tuple(sorted(options.items())))
+    with _lock:
+        if key not in _blocks:
+            _blocks[key] = _compile(factory, rule, np.dtype(dtype), options)
+        return _blocks[key]
+
+
+def _compile(factory: Factory, rule: Any, dtype: np.dtype[Any], options: dict[str, Any]) -> Block:
+    name = getattr(rule, "__qualname__", repr(rule))
+    module = getattr(rule, "__module__", "") or ""
+    cache = None
+    if module.split(".")[0] == "fastmlp":
+        cache = CodeCache(f"{factory.__qualname__}:{module}.{name}:{dtype}:{sorted(options.items())}")
+    if not isinstance(rule, numba.core.dispatcher.Dispatcher):
+        register_jitable(rule)
+    loop = factory(rule, dtype.type, **options)
+    try:
+        return Block(loop, loop.__code__.co_argcount, cache)
+    except NumbaError as error:
+        raise TypeError(
+            f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
+            f"compiled functions, NumPy's and those of fastmlp.elementary: {error}"
+        ) from error
+
+
+def call(address: Any, arguments: Any) -> None:
+    """Call the block at `address` with a tuple of integers."""
+    _interpreted[address](*arguments)
+
+
+@intrinsic
+def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
+    signature = types.void(address, arguments)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        parts = cgutils.unpack_tuple(builder, values[1])
+        function = ir.FunctionType(ir.VoidType(), [part.type for part in parts])
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), parts)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@overload(call, strict=False)
+def _compiled_call(address: Any, arguments: Any) -> Any:
+    return lambda address, arguments: _call(address, arguments)

@@ -1,0 +1,125 @@
+"""The disk cache of compiled code: one file per kernel and signature, in a folder per version.
+
+Numba's own cache keeps the machine code of a callee whose file changed, raises where a folder
+cannot be written or a file is damaged, and lets two processes that start together overwrite each
+other's entries of one index. Here the folder is named after a hash of every kernel source, a file
+holds its own checksum, is written whole or not at all, and any failure means: compile in memory.
+
+The files are pickles: who can write to the folder can run code in your process.
+"""
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+
+PACKAGE = Path(__file__).parent.parent
+SOURCES = (
+    "elementary.py",
+    "activations.py",
+    "links.py",
+    "losses.py",
+    "penalties.py",
+    "optimizers.py",
+    "updates.py",
+    "_compile/*.py",
+    "backends/cpu/*.py",
+)
+DIGEST_BYTES = 32
+
+
+def fingerprint(package: Path = PACKAGE) -> str:
+    """Hash every kernel source below `package`, the versions and the options of the compiler."""
+    digest = hashlib.sha256()
+    for pattern in SOURCES:
+        for path in sorted(package.glob(pattern)):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    config = numba.config
+    options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT)
+    versions = (numba.__version__, llvmlite.__version__, sys.version)
+    digest.update(repr((options, versions)).encode())
+    return digest.hexdigest()[:20]
+
+
+@cache
+def folder() -> Path | None:
+    """Return this version's cache folder, made if need be; None where there can be none.
+
+    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it.
+    """
+    if os.environ.get("FASTMLP_CACHE") == "0":
+        return None
+    root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
+    path = Path(root) / "fastmlp" / fingerprint()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError:
+        return None
+    return path
+
+
+class CodeCache:
+    """What Numba asks of a cache, for one kernel known by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def cache_path(self) -> str | None:
+        return str(folder()) if folder() else None
+
+    def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
+        """Return the stored code for `signature`, or None: not there, damaged, unreadable."""
+        target_context.refresh()
+        path = self._path(signature, target_context.codegen())
+        try:
+            stored = path.read_bytes() if path else b""
+        except OSError:
+            return None
+        payload = stored[DIGEST_BYTES:]
+        if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
+            return None
+        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+
+    def save_overload(self, signature: Any, result: CompileResult) -> None:
+        """Store the code, or leave everything as it was where that fails."""
+        path = self._path(signature, result.codegen)
+        if path is None or result.lifted or result.library.has_dynamic_globals:
+            return
+        payload = dumps(result._reduce())
+        try:
+            _write_whole(path, hashlib.sha256(payload).digest() + payload)
+        except OSError:
+            return
+
+    def enable(self) -> None:
+        """Nothing to do: a kernel without a cache has no CodeCache."""
+
+    disable = flush = enable
+
+    def _path(self, signature: Any, codegen: Any) -> Path | None:
+        key = repr((self.name, str(signature), codegen.magic_tuple()))
+        where = folder()
+        return where / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.code" if where else None
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

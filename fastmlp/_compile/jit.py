@@ -1,0 +1,39 @@
+"""The one place for Numba's options.
+
+No fastmath flag is set: products are fused by name (`fma`), sums run in the order that is written,
+so the bits of a result do not depend on how LLVM vectorised or inlined a loop. error_model="numpy"
+because a division by zero inside prange would otherwise return 0 in silence.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from numba.extending import register_jitable
+
+from fastmlp import elementary
+from fastmlp._compile.cache import CodeCache
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+INTERPRETED = bool(numba.config.DISABLE_JIT)
+
+for _function in elementary.FUNCTIONS:
+    register_jitable(_function)
+
+
+def leaf(function: Function) -> Function:
+    """Compile a function that only compiled code calls."""
+    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+
+
+def kernel(name: str, *, parallel: bool = False) -> Callable[[Function], Function]:
+    """Compile, on first call, a function that Python calls; store its code under `name`."""
+
+    def compile_later(function: Function) -> Function:
+        options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
+        compiled = numba.njit(**options)(function)
+        if not INTERPRETED:
+            compiled._cache = CodeCache(name)
+        return compiled  # type: ignore[no-any-return]
+
+    return compile_later

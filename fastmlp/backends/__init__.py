@@ -1,0 +1,1 @@
+"""The only kernels. Each backend is imported when a net first needs it."""

@@ -1,0 +1,106 @@
+"""Rules in plain loops over memory: what becomes a compiled block.
+
+Each factory takes a rule and the scalar type and returns a loop that takes addresses and counts.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastmlp._compile import coefficients_at, row
+
+Rule = Callable[..., Any]
+Loop = Callable[..., None]
+Scalar = type[np.floating[Any]]
+
+
+def activation_loop(rule: Rule, scalar: Scalar) -> Loop:
+    """Values and slopes of n pre-activations."""
+
+    def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
+        z, value, slope = row(z, n, scalar), row(value, n, scalar), row(slope, n, scalar)
+        for i in range(n):
+            value[i], slope[i] = rule(z[i])
+
+    return loop
+
+
+def link_loop(rule: Rule, scalar: Scalar, by_row: bool) -> Loop:
+    """Values or probabilities of n_rows rows of raw outputs."""
+    size = np.dtype(scalar).itemsize
+
+    def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
+        n = n_rows * width
+        raw, value = row(raw, n, scalar), row(value, n, scalar)
+        for i in range(n):
+            value[i] = rule(raw[i])
+
+    def by_rows(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
+        for r in range(n_rows):
+            skip = r * width * size
+            rule(row(raw + skip, width, scalar), row(value + skip, width, scalar))
+
+    return by_rows if by_row else by_number
+
+
+def loss_loop(rule: Rule, scalar: Scalar, by_row: bool, mean: bool) -> Loop:
+    """Losses (float64) and slopes of n_rows rows of outputs and targets."""
+    size = np.dtype(scalar).itemsize
+
+    def by_number(
+        output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
+    ) -> None:
+        n = n_rows * width
+        output, target, slope = row(output, n, scalar), row(target, n, scalar), row(slope, n, scalar)
+        loss = row(loss, n_rows, np.float64)
+        share = 1.0 / width if mean else 1.0
+        for r in range(n_rows):
+            total = 0.0
+            for i in range(r * width, (r + 1) * width):
+                value, slope_of_value = rule(output[i], target[i])
+                total += value
+                slope[i] = slope_of_value * scalar(share)
+            loss[r] = total * share
+
+    def by_rows(
+        output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
+    ) -> None:
+        loss = row(loss, n_rows, np.float64)
+        for r in range(n_rows):
+            skip = r * width * size
+            loss[r] = rule(
+                row(output + skip, width, scalar),
+                row(target + r * n_targets * size, n_targets, scalar),
+                row(slope + skip, width, scalar),
+            )
+
+    return by_rows if by_row else by_number
+
+
+def penalty_loop(rule: Rule, scalar: Scalar) -> Loop:
+    """Add scale * slope of n weights to their gradient, and the sum of their values to `total`."""
+
+    def loop(w: Any, gradient: Any, scale: Any, total: Any, n: Any) -> None:
+        w, gradient, total = row(w, n, scalar), row(gradient, n, scalar), row(total, 1, np.float64)
+        scale = row(scale, 1, scalar)[0]
+        values = 0.0
+        for i in range(n):
+            value, slope = rule(w[i])
+            values += value
+            gradient[i] += scale * slope
+        total[0] += values * scale
+
+    return loop
+
+
+def update_loop(rule: Rule, scalar: Scalar, n_coefficients: int) -> Loop:
+    """One optimizer step of n parameters with gradient g and state m and v."""
+
+    def loop(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+        w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
+        constants = coefficients_at(coefficients, n_coefficients, scalar)
+        for i in range(n):
+            w[i], m[i], v[i] = rule(w[i], g[i], m[i], v[i], *constants)
+
+    return loop

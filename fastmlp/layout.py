@@ -1,0 +1,61 @@
+"""Where the parameters of a net lie in one flat vector: all weights, then all biases."""
+
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+Vector = NDArray[Any]
+
+
+class Layout(NamedTuple):
+    """Sizes of the layers and offsets into the flat vector of parameters.
+
+    Weights of layer i lie at ``weights[i]`` as a C-contiguous (n_in, n_out) matrix, its biases at
+    ``biases[i]``, shape (n_out,).
+    """
+
+    sizes: tuple[int, ...]
+    weights: tuple[int, ...]
+    biases: tuple[int, ...]
+    n_weights: int
+    n_parameters: int
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers with weights."""
+        return len(self.sizes) - 1
+
+
+def make_layout(sizes: tuple[int, ...]) -> Layout:
+    """Lay out the parameters of a net with layers of these sizes.
+
+    Examples
+    --------
+    >>> make_layout((2, 4, 1)).n_parameters
+    17
+    """
+    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    offsets = [0]
+    for n_in, n_out in shapes:
+        offsets.append(offsets[-1] + n_in * n_out)
+    for _, n_out in shapes:
+        offsets.append(offsets[-1] + n_out)
+    n = len(shapes)
+    return Layout(sizes, tuple(offsets[:n]), tuple(offsets[n:-1]), offsets[n], offsets[-1])
+
+
+def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
+    """Return the weight matrices, shape (n_in, n_out) each, as views of `flat`."""
+    shapes = zip(layout.sizes[:-1], layout.sizes[1:], strict=True)
+    return [
+        flat[start : start + n_in * n_out].reshape(n_in, n_out)
+        for start, (n_in, n_out) in zip(layout.weights, shapes, strict=True)
+    ]
+
+
+def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
+    """Return the bias vectors, shape (n_out,) each, as views of `flat`."""
+    return [
+        flat[start : start + n_out]
+        for start, n_out in zip(layout.biases, layout.sizes[1:], strict=True)
+    ]

@@ -1,0 +1,298 @@
+"""A slow multi-layer perceptron in plain NumPy: the oracle that the compiled kernels must meet.
+
+It shares no code with the package. Every formula is written from its source, in float64, and
+takes complex parameters, so that a derivative is the imaginary part of a value at w + ih.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import erf, xlogy
+
+Array = NDArray[Any]
+Arrays = list[Array]
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+ROOT_2, ROOT_2_PI = np.sqrt(2), np.sqrt(2 / np.pi)
+
+
+def positive(z: Array) -> Array:
+    return np.real(z) > 0
+
+
+def low(z: Array) -> Array:
+    return np.where(positive(z), 0, z)
+
+
+def logistic(z: Array) -> Array:
+    return 1 / (1 + np.exp(-z))
+
+
+def ramp(z: Array) -> Array:
+    return np.log1p(np.exp(z))
+
+
+def cubic(z: Array) -> Array:
+    return ROOT_2_PI * (z + 0.044715 * z**3)
+
+
+VALUES: dict[str, Any] = {
+    "identity": lambda z: z,
+    "sigmoid": logistic,
+    "tanh": np.tanh,
+    "relu": lambda z: np.where(positive(z), z, 0),
+    "leaky_relu": lambda z: np.where(positive(z), z, z / 100),
+    "elu": lambda z: np.where(positive(z), z, np.expm1(low(z))),
+    "selu": lambda z: SELU_SCALE * np.where(positive(z), z, SELU_ALPHA * np.expm1(low(z))),
+    "gelu": lambda z: z * (1 + erf(z / ROOT_2)) / 2,
+    "gelu_tanh": lambda z: z * (1 + np.tanh(cubic(z))) / 2,
+    "silu": lambda z: z / (1 + np.exp(-z)),
+    "mish": lambda z: z * np.tanh(ramp(z)),
+    "softplus": ramp,
+}
+SLOPES: dict[str, Any] = {
+    "identity": np.ones_like,
+    "sigmoid": lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    "tanh": lambda z: 1 / np.cosh(z) ** 2,
+    "relu": lambda z: np.where(positive(z), 1.0, 0.0),
+    "leaky_relu": lambda z: np.where(positive(z), 1.0, 0.01),
+    "elu": lambda z: np.where(positive(z), 1, np.exp(low(z))),
+    "selu": lambda z: SELU_SCALE * np.where(positive(z), 1, SELU_ALPHA * np.exp(low(z))),
+    "gelu": lambda z: (1 + erf(z / ROOT_2)) / 2 + z * np.exp(-(z**2) / 2) * ROOT_2_PI / 2,
+    "gelu_tanh": lambda z: (
+        (1 + np.tanh(cubic(z))) / 2
+        + z / 2 / np.cosh(cubic(z)) ** 2 * ROOT_2_PI * (1 + 3 * 0.044715 * z**2)
+    ),
+    "silu": lambda z: logistic(z) * (1 + z * logistic(-z)),
+    "mish": lambda z: np.tanh(ramp(z)) + z / np.cosh(ramp(z)) ** 2 * logistic(z),
+    "softplus": logistic,
+}
+
+
+def absolute(z: Array) -> Array:
+    return np.sign(np.real(z)) * z
+
+
+def log_softmax(raw: Array) -> Array:
+    shifted = raw - np.max(np.real(raw), axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def softmax(raw: Array) -> Array:
+    return np.exp(log_softmax(raw))
+
+
+LINKS: dict[str, Any] = {
+    "identity": lambda raw: raw,
+    "sigmoid": logistic,
+    "softmax": softmax,
+    "exp": np.exp,
+}
+LINK_OF = {"binary_cross_entropy": "sigmoid", "cross_entropy": "softmax", "poisson": "exp"}
+PENALTIES: dict[str, Any] = {"l2": lambda w: w**2 / 2, "l1": absolute}
+PENALTY_SLOPES: dict[str, Any] = {"l2": lambda w: w, "l1": np.sign}
+
+# Of outputs p (raw ones for a loss with a link) and targets y, both (n_rows, n_outputs).
+LOSS_VALUES: dict[str, Any] = {
+    "mse": lambda p, y: (p - y) ** 2,
+    "mae": lambda p, y: absolute(p - y),
+    "huber": lambda p, y: np.where(
+        abs(np.real(p - y)) <= 1, (p - y) ** 2 / 2, absolute(p - y) - 0.5
+    ),
+    "binary_cross_entropy": lambda p, y: y * ramp(-p) + (1 - y) * ramp(p),
+    "cross_entropy": lambda p, y: -y * log_softmax(p),
+    "poisson": lambda p, y: np.exp(p) - y + xlogy(y, y) - y * p,
+}
+LOSS_SLOPES: dict[str, Any] = {
+    "mse": lambda p, y: 2 * (p - y),
+    "mae": lambda p, y: np.sign(p - y),
+    "huber": lambda p, y: np.clip(p - y, -1, 1),
+    "binary_cross_entropy": lambda p, y: logistic(p) - y,
+    "cross_entropy": lambda p, y: y.sum(axis=1, keepdims=True) * softmax(p) - y,
+    "poisson": lambda p, y: np.exp(p) - y,
+}
+
+
+def targets_of(loss: str, y: Array, n_outputs: int) -> Array:
+    """Targets as (n_rows, n_outputs): class labels become one-hot rows."""
+    columns = np.asarray(y).reshape(len(y), -1)
+    if loss == "cross_entropy" and columns.shape[1] == 1:
+        return np.eye(n_outputs)[columns[:, 0].astype(int)]
+    return columns.astype(float)
+
+
+def row_losses(loss: str, outputs: Array, y: Array) -> Array:
+    """The loss of each row, shape (n_rows,)."""
+    values = LOSS_VALUES[loss](outputs, targets_of(loss, y, outputs.shape[1]))
+    return values.sum(axis=1) if loss == "cross_entropy" else values.mean(axis=1)
+
+
+def row_slopes(loss: str, outputs: Array, y: Array) -> Array:
+    """The slope of each row's loss by that row's outputs, shape (n_rows, n_outputs)."""
+    slopes = LOSS_SLOPES[loss](outputs, targets_of(loss, y, outputs.shape[1]))
+    return slopes if loss == "cross_entropy" else slopes / outputs.shape[1]
+
+
+def forward(weights: Arrays, biases: Arrays, x: Array, activations: list[str]) -> Any:
+    """Pre-activations of every layer (the last: raw outputs), and what enters every layer."""
+    before: Arrays = []
+    entering = [np.asarray(x, float)]
+    for i in range(len(weights)):
+        before.append(entering[i] @ weights[i] + biases[i])
+        if i < len(weights) - 1:
+            entering.append(VALUES[activations[i]](before[i]))
+    return before, entering
+
+
+def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
+    """Values or probabilities, shape (n_rows, n_outputs); `model` as in `objective`."""
+    raw = forward(weights, biases, x, model["activations"])[0][-1]
+    link = LINK_OF.get(model.get("loss", "mse"))
+    return LINKS[link](raw) if link else VALUES[model.get("output_activation", "identity")](raw)
+
+
+def _shares(sample_weight: Array | None, n_rows: int) -> tuple[Array, float]:
+    mass = np.ones(n_rows) if sample_weight is None else np.asarray(sample_weight, float)
+    return mass / mass.sum(), float(mass.sum())
+
+
+def objective(
+    weights: Arrays,
+    biases: Arrays,
+    x: Array,
+    y: Array,
+    *,
+    activations: list[str],
+    output_activation: str = "identity",
+    loss: str = "mse",
+    l2: float = 0.0,
+    l1: float = 0.0,
+    sample_weight: Array | None = None,
+) -> Any:
+    """Weighted mean loss of the rows, and penalties on the weights over the rows' mass."""
+    raw = forward(weights, biases, x, activations)[0][-1]
+    outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
+    share, mass = _shares(sample_weight, len(x))
+    strengths = {"l2": l2, "l1": l1}
+    penalty = sum(s * PENALTIES[k](w).sum() for k, s in strengths.items() for w in weights)
+    return share @ row_losses(loss, outputs, y) + penalty / mass
+
+
+def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
+    """The objective, and lists of its slopes by weights and by biases, by backpropagation."""
+    activations, loss = model["activations"], model.get("loss", "mse")
+    before, entering = forward(weights, biases, x, activations)
+    share, mass = _shares(model.get("sample_weight"), len(x))
+    if loss in LINK_OF:
+        delta = row_slopes(loss, before[-1], y)
+    else:
+        name = model.get("output_activation", "identity")
+        delta = row_slopes(loss, VALUES[name](before[-1]), y) * SLOPES[name](before[-1])
+    delta = delta * share[:, None]
+    by_weights: Arrays = []
+    by_biases: Arrays = []
+    for i in reversed(range(len(weights))):
+        decay = sum(model.get(k, 0.0) * slope(weights[i]) for k, slope in PENALTY_SLOPES.items())
+        by_weights.insert(0, entering[i].T @ delta + decay / mass)
+        by_biases.insert(0, delta.sum(axis=0))
+        if i > 0:
+            delta = delta @ weights[i].T * SLOPES[activations[i - 1]](before[i - 1])
+    return float(objective(weights, biases, x, y, **model)), by_weights, by_biases
+
+
+def flatten(weights: Arrays, biases: Arrays) -> Array:
+    """All weights, then all biases, in one vector."""
+    return np.concatenate([np.ravel(p) for p in [*weights, *biases]])
+
+
+def unflatten(flat: Array, weights: Arrays, biases: Arrays) -> tuple[Any, Any]:
+    """Weights and biases of the given shapes from one vector."""
+    like = [*weights, *biases]
+    parts = np.split(flat, np.cumsum([p.size for p in like])[:-1])
+    shaped = [part.reshape(p.shape) for part, p in zip(parts, like, strict=True)]
+    return shaped[: len(weights)], shaped[len(weights) :]
+
+
+def complex_step_gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
+    """The same slopes without backpropagation: Im J(w + ih) / h, one parameter at a time."""
+    flat = flatten(weights, biases).astype(complex)
+    slopes = np.empty(flat.size)
+    for i in range(flat.size):
+        moved = flat.copy()
+        moved[i] += 1e-30j
+        slopes[i] = objective(*unflatten(moved, weights, biases), x, y, **model).imag / 1e-30
+    return unflatten(slopes, weights, biases)
+
+
+def step(name: str, s: Any, t: int, w: Array, g: Array, state: Any) -> tuple[Array, Any]:
+    """Parameters and state after step t (from 1) with settings s; the first state is {}."""
+    rate = s["learning_rate"]
+    m, v, product = state.get("m", 0 * w), state.get("v", 0 * w), state.get("product", 1.0)
+    match name:
+        case "sgd":
+            w = w - rate * g
+        case "momentum":  # Sutskever et al. (2013), equations 1 and 2
+            m = s["momentum"] * m - rate * g
+            w = w + m
+        case "nesterov":  # equations 3 and 4; the gradient is taken at w = theta + momentum m
+            theta = w - s["momentum"] * m
+            m = s["momentum"] * m - rate * g
+            w = theta + m + s["momentum"] * m
+        case "rmsprop":  # Tieleman & Hinton (2012), with a momentum of the divided gradient
+            v = s["rho"] * v + (1 - s["rho"]) * g**2
+            m = s["momentum"] * m + g / (np.sqrt(v) + s["epsilon"])
+            w = w - rate * m
+        case "adagrad":  # Duchi, Hazan & Singer (2011), diagonal form
+            v = v + g**2
+            w = w - rate * g / (np.sqrt(v) + s["epsilon"])
+        case "adam" | "adamw" | "nadam":
+            m = s["beta_1"] * m + (1 - s["beta_1"]) * g
+            v = s["beta_2"] * v + (1 - s["beta_2"]) * g**2
+            v_hat = v / (1 - s["beta_2"] ** t)
+            if name == "nadam":  # Dozat (2016), algorithm 2
+                mu = s["beta_1"] * (1 - 0.5 * 0.96 ** (t * s["momentum_decay"]))
+                mu_next = s["beta_1"] * (1 - 0.5 * 0.96 ** ((t + 1) * s["momentum_decay"]))
+                product = product * mu
+                m_hat = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+            else:  # Kingma & Ba (2015), algorithm 1
+                m_hat = m / (1 - s["beta_1"] ** t)
+            decay = s["weight_decay"] * w if name == "adamw" else 0  # Loshchilov & Hutter (2019)
+            w = w - rate * (m_hat / (np.sqrt(v_hat) + s["epsilon"]) + decay)
+        case _:
+            raise KeyError(name)
+    return w, {"m": m, "v": v, "product": product}
+
+
+def train(
+    weights: Arrays,
+    biases: Arrays,
+    x: Array,
+    y: Array,
+    epochs: list[list[Any]],
+    *,
+    optimizer: str,
+    settings: dict[str, Any],
+    sample_weight: Array | None = None,
+    **model: Any,
+) -> tuple[list[float], Arrays, Arrays]:
+    """Take one step for each batch (row indices) of each epoch.
+
+    Returns each epoch's mean objective before the steps, batches weighted by the mass of their
+    rows, and the final weights and biases. ``settings["learning_rate"]`` may be one rate a step.
+    """
+    mass = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
+    params, t, history = flatten(weights, biases).astype(float), 0, []
+    state: dict[str, Array] = {}
+    for batches in epochs:
+        objectives = []
+        for rows in batches:
+            shaped = unflatten(params, weights, biases)
+            value, *slopes = gradient(*shaped, x[rows], y[rows], sample_weight=mass[rows], **model)
+            rate = np.ravel(settings["learning_rate"])
+            now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0]}
+            t += 1
+            params, state = step(optimizer, now, t, params, flatten(*slopes), state)
+            objectives.append(value)
+        history.append(float(np.average(objectives, weights=[mass[r].sum() for r in batches])))
+    return history, *unflatten(params, weights, biases)
