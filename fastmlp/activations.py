@@ -71,8 +71,10 @@ def gelu_tanh(z: float) -> Pair:
     one, half = type(z)(1), type(z)(0.5)
     root, cubic = type(z)(0.7978845608028654), type(z)(0.044715)
     t = hyperbolic_tangent(root * (z + cubic * z * z * z))
-    inner_slope = root * (one + type(z)(3) * cubic * z * z)
-    return half * z * (one + t), half * (one + t) + half * z * (one - t * t) * inner_slope
+    # (1 - t^2) is 0 long before z^3 overflows: clip, for 0 * inf is NaN.
+    near = min(max(z, type(z)(-20)), type(z)(20))
+    inner_slope = root * (one + type(z)(3) * cubic * near * near)
+    return half * z * (one + t), half * (one + t) + half * near * (one - t * t) * inner_slope
 
 
 def silu(z: float) -> Pair:

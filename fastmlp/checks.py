@@ -8,14 +8,14 @@ def real(owner: str, name: str, value: object, expected: str, valid: bool) -> fl
     """Return `value` as a float, or raise with `expected` in the message."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
-    if not (valid and math.isfinite(value)):
+    if not valid:
         raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
     return float(value)
 
 
 def positive(owner: str, name: str, value: object) -> float:
     """Check a finite number above zero."""
-    return real(owner, name, value, "a finite number above 0", _compare(value, 0.0, math.inf, False))
+    return real(owner, name, value, "a finite number above 0", is_positive(value))
 
 
 def non_negative(owner: str, name: str, value: object) -> float:
@@ -51,7 +51,14 @@ def known(owner: str, kind: str, name: object, table: object) -> None:
         raise ValueError(f"{owner}: unknown {kind} {name!r}; known: {', '.join(sorted(names))}")
 
 
+def is_positive(value: object) -> bool:
+    """Whether `value` is a finite number above zero."""
+    return _compare(value, 0.0, math.inf, closed=False)
+
+
 def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
+    """Whether low <= value < high, or low < value < high; never for NaN or no number."""
     if not isinstance(value, Real):
         return False
-    return (low <= value if closed else low < value) and value < high
+    number = value if isinstance(value, int) else float(value)
+    return (low <= number if closed else low < number) and number < high

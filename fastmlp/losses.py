@@ -10,7 +10,7 @@ To add one: write the function and give it a row in `LOSSES`.
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from fastmlp.elementary import exp, log, logistic, softplus
+from fastmlp.elementary import exp, log, log1p, logistic, softplus
 
 Pair = tuple[float, float]
 Targets = Literal["real", "unit", "count", "classes"]
@@ -65,8 +65,13 @@ def huber(prediction: float, target: float) -> Pair:
 
 
 def binary_cross_entropy(raw: float, target: float) -> Pair:
-    """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw))."""
-    return softplus(raw) - target * raw, logistic(raw) - target
+    """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw)).
+
+    Written y softplus(-raw) + (1 - y) softplus(raw): softplus(raw) - y raw would cancel to 0 where
+    the net is right and sure.
+    """
+    one = type(raw)(1)
+    return target * softplus(-raw) + (one - target) * softplus(raw), logistic(raw) - target
 
 
 def poisson(raw: float, target: float) -> Pair:
@@ -77,26 +82,30 @@ def poisson(raw: float, target: float) -> Pair:
 
 
 def cross_entropy(raw: Any, target: Any, slope: Any) -> float:
-    """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label."""
-    peak = raw[0]
+    """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label.
+
+    log sum_j exp(raw_j) is taken as peak + log1p(the others), which keeps the digits of a small
+    loss; the peak is subtracted from the target's output before anything is added to it.
+    """
+    top = 0
     for j in range(1, raw.size):
-        peak = raw[j] if raw[j] > peak else peak
-    total = type(peak)(0)
+        top = j if raw[j] > raw[top] else top
+    peak, others = raw[top], type(raw[0])(0)
     for j in range(raw.size):
         slope[j] = exp(raw[j] - peak)
-        total += slope[j]
+        others += type(others)(0) if j == top else slope[j]
+    rest, total = log1p(others), others + type(others)(1)
     if target.size == 1:
         label = int(target[0])
         for j in range(raw.size):
             slope[j] /= total
-        slope[label] -= type(peak)(1)
-        return log(total) + peak - raw[label]
-    mass = type(peak)(0)
+        slope[label] -= type(total)(1)
+        return rest + (peak - raw[label])
+    mass, value = type(total)(0), type(total)(0)
     for j in range(raw.size):
         mass += target[j]
-    value = mass * (log(total) + peak)
+        value += target[j] * (rest + (peak - raw[j]))
     for j in range(raw.size):
-        value -= target[j] * raw[j]
         slope[j] = slope[j] * mass / total - target[j]
     return value
 

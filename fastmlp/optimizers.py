@@ -49,8 +49,12 @@ def _columns(rates: Rates, *columns: Any) -> Rates:
 
 
 def _check_learning_rate(optimizer: Any) -> None:
-    if not callable(optimizer.learning_rate):
-        checks.positive(type(optimizer).__name__, "learning_rate", optimizer.learning_rate)
+    name, rate = type(optimizer).__name__, optimizer.learning_rate
+    if isinstance(rate, type):
+        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {rate.__name__}(...)")
+    if not callable(rate):
+        expected = "a finite number above 0 or a schedule"
+        checks.real(name, "learning_rate", rate, expected, checks.is_positive(rate))
 
 
 def _check(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
@@ -351,7 +355,10 @@ class Nadam(Adam):
         vanished = 70 / -np.log(self.beta_1) if self.beta_1 else 1.0
         if step > vanished:
             return 0.0
-        return float(np.prod(self._momentum(np.arange(1, step))))
+        product = 1.0
+        for first in range(1, step, 1 << 16):
+            product *= np.prod(self._momentum(np.arange(first, min(first + (1 << 16), step))))
+        return float(product)
 
 
 @dataclass(frozen=True)

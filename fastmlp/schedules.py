@@ -179,7 +179,9 @@ class Warmup:
     def __post_init__(self) -> None:
         checks.positive_integer("Warmup", "n_steps", self.n_steps)
         if not callable(self.schedule):
-            checks.positive("Warmup", "schedule", self.schedule)
+            expected = "a finite number above 0 or a schedule"
+            valid = checks.is_positive(self.schedule)
+            checks.real("Warmup", "schedule", self.schedule, expected, valid)
 
     def __call__(self, steps: Steps, total: int) -> Rates:
         later = rates_of(self.schedule, np.maximum(steps - self.n_steps, 0), total - self.n_steps)

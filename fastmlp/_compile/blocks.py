@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 from fastmlp._compile.cache import CodeCache
 from fastmlp._compile.jit import INTERPRETED
 
-Loop = Callable[..., None]
+Loop = Any
 Factory = Callable[..., Loop]
 
 _interpreted: list[Loop] = []
@@ -33,13 +33,13 @@ _lock = RLock()
 class Block:
     """A compiled block, alive as long as somebody may call its address."""
 
-    def __init__(self, loop: Loop, n_arguments: int, cache: CodeCache | None) -> None:
+    def __init__(self, loop: Loop, cache: CodeCache | None) -> None:
         self._code = None
         if INTERPRETED:
             self.address = len(_interpreted)
             _interpreted.append(loop)
             return
-        signature = types.void(*[types.intp] * n_arguments)
+        signature = types.void(*[types.intp] * loop.__code__.co_argcount)
         code = CFunc(loop, (signature.args, types.void), {}, {"error_model": "numpy"})
         if cache is not None:
             code._cache = cache
@@ -48,14 +48,17 @@ class Block:
         self.address = code.address
 
 
-def block_of(factory: Factory, rule: Callable[..., Any], dtype: DTypeLike, **options: Any) -> Block:
-    """Return the block that `factory` makes of `rule`, compiled once per process and dtype.
+def block_of(
+    factory: Factory, dtype: DTypeLike, rule: Callable[..., Any] | None = None, **options: Any
+) -> Block:
+    """Return the block that `factory` makes, compiled once per process, dtype and rule.
 
     Parameters
     ----------
     factory : callable
-        ``factory(rule, scalar_type, **options)`` returns the loop, which takes integers only.
-    rule : callable
+        ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule, **options)``, returns
+        a function that takes integers only.
+    rule : callable, optional
         One of the library's rules, whose code the disk cache keeps, or a user's, whose code it
         does not: a key that notices every change of the functions it calls is not to be had.
 
@@ -64,24 +67,27 @@ def block_of(factory: Factory, rule: Callable[..., Any], dtype: DTypeLike, **opt
     TypeError
         Where the rule does not compile.
     """
-    key = (factory, rule, np.dtype(dtype), tuple(sorted(options.items())))
+    key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     with _lock:
         if key not in _blocks:
-            _blocks[key] = _compile(factory, rule, np.dtype(dtype), options)
+            _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
         return _blocks[key]
 
 
-def _compile(factory: Factory, rule: Any, dtype: np.dtype[Any], options: dict[str, Any]) -> Block:
+def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
+    if rule is None:
+        loop = factory(dtype.type, **options)
+        return Block(loop, CodeCache(f"{factory.__module__}.{factory.__name__}:{dtype}"))
     name = getattr(rule, "__qualname__", repr(rule))
-    module = getattr(rule, "__module__", "") or ""
+    module = getattr(rule, "__module__", None) or ""
     cache = None
     if module.split(".")[0] == "fastmlp":
-        cache = CodeCache(f"{factory.__qualname__}:{module}.{name}:{dtype}:{sorted(options.items())}")
+        settings = sorted(options.items())
+        cache = CodeCache(f"{factory.__module__}.{factory.__name__}:{dtype}:{module}.{name}:{settings}")
     if not isinstance(rule, numba.core.dispatcher.Dispatcher):
         register_jitable(rule)
-    loop = factory(rule, dtype.type, **options)
     try:
-        return Block(loop, loop.__code__.co_argcount, cache)
+        return Block(factory(dtype.type, rule, **options), cache)
     except NumbaError as error:
         raise TypeError(
             f"the rule {name!r} does not compile; it must be a function of scalars that calls only "

@@ -21,19 +21,19 @@ for _function in elementary.FUNCTIONS:
     register_jitable(_function)
 
 
-def leaf(function: Function) -> Function:
+def leaf(function: Function, *, parallel: bool = False) -> Function:
     """Compile a function that only compiled code calls."""
-    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
 
 
-def kernel(name: str, *, parallel: bool = False) -> Callable[[Function], Function]:
+def kernel(name: str) -> Callable[[Function], Function]:
     """Compile, on first call, a function that Python calls; store its code under `name`."""
 
     def compile_later(function: Function) -> Function:
-        options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
-        compiled = numba.njit(**options)(function)
+        compiled = leaf(function)
         if not INTERPRETED:
-            compiled._cache = CodeCache(name)
-        return compiled  # type: ignore[no-any-return]
+            compiled._cache = CodeCache(name)  # type: ignore[attr-defined]
+        return compiled
 
     return compile_later

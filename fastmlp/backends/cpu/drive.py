@@ -8,12 +8,12 @@ Whole epochs of units run in one call, which Python keeps to about 50 ms.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
+from numba import prange
 
 from fastmlp._compile import call, kernel, leaf, row
-from fastmlp.backends.cpu.rows import EVALUATE, FORWARD, ROW_BLOCK, TRAIN, Rows, work_on_rows
-from fastmlp.backends.cpu.tiles import Work, transpose_all, work_on_tiles
+from fastmlp.backends.cpu.plan import NET, ROW_BLOCK
+from fastmlp.backends.cpu.rows import EVALUATE, FORWARD, TRAIN
 
 PROGRESS = np.dtype(
     (
@@ -43,7 +43,6 @@ class Drivers(NamedTuple):
     evaluate: Callable[..., float]
     predict: Callable[..., None]
     gradient: Callable[..., float]
-    update: Callable[..., None]
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
@@ -57,18 +56,20 @@ _units_per_epoch = leaf(units_per_epoch)
 
 
 @leaf
-def _mass(weight: Any, index: Any) -> Any:
+def _mass(net: Any, n_rows: Any, like: Any) -> Any:
     """The rows of a batch, or the sum of their weights."""
-    if weight.size == 0:
-        return float(index.size)
+    if net.weight == 0:
+        return float(n_rows)
+    index = row(net.index, n_rows, np.int64)
     total = 0.0
-    for r in range(index.size):
-        total += weight[index[r]]
+    for r in range(n_rows):
+        total += row(net.weight + index[r] * like.itemsize, 1, like.dtype)[0]
     return total
 
 
 @leaf
-def _sum(values: Any, n: Any) -> Any:
+def _sum(address: Any, n: Any) -> Any:
+    values = row(address, n, np.float64)
     total = 0.0
     for i in range(n):
         total += values[i]
@@ -76,8 +77,8 @@ def _sum(values: Any, n: Any) -> Any:
 
 
 @leaf
-def _block_loss(plan: Any, n_rows: Any) -> Any:
-    return _sum(plan.block_losses, (n_rows + ROW_BLOCK - 1) // ROW_BLOCK)
+def _n_blocks(n_rows: Any) -> Any:
+    return (n_rows + ROW_BLOCK - 1) // ROW_BLOCK
 
 
 @leaf
@@ -98,61 +99,72 @@ def _all_finite(address: Any, n: Any, like: Any) -> Any:
 
 
 @leaf
-def _set_penalty_scales(plan: Any, mass: Any) -> None:
-    for p in range(plan.strengths.size):
-        plan.penalty_scales[p] = plan.strengths[p] / mass
+def _set_mass(net: Any, mass: Any) -> None:
+    net.scale = 1.0 / mass
+    strengths = row(net.strengths, net.n_penalties, np.float64)
+    scales = row(net.scales, net.n_penalties, np.float64)
+    for p in range(net.n_penalties):
+        scales[p] = strengths[p] / mass
 
 
 @leaf
-def _restore(plan: Any, progress: Any, like: Any) -> None:
+def _restore(net: Any, state: Any, like: Any) -> None:
     """Go back to the parameters of the start of the epoch, and forget the optimizer's state."""
-    net = plan.net[0]
     n = net.n_parameters
     _copy(net.backup, net.parameters, n, like)
     row(net.m, n, like.dtype)[:] = 0
     row(net.v, n, like.dtype)[:] = 0
-    progress[0].diverged = 1.0
+    state.diverged = 1.0
 
 
 @leaf
-def _start_batch(plan: Any, progress: Any, weight: Any, batch: Any, new_epoch: Any, like: Any) -> None:
-    state, net = progress[0], plan.net[0]
+def _start_batch(net: Any, state: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
     if new_epoch:
         _copy(net.parameters, net.backup, net.n_parameters, like)
         state.epoch_loss = 0.0
         state.epoch_mass = 0.0
-    state.batch_mass = _mass(weight, batch)
+    state.batch_mass = _mass(net, n_rows, like)
     state.batch_loss = 0.0
     if state.batch_mass > 0:
-        _set_penalty_scales(plan, state.batch_mass)
+        _set_mass(net, state.batch_mass)
 
 
-def _make_run(rows_phase: Callable[..., None], tiles_phase: Callable[..., None]) -> Any:
+@leaf
+def _end_batch(net: Any, state: Any) -> None:
+    if state.batch_mass > 0:
+        if net.n_penalties > 0:
+            state.batch_loss += _sum(net.tile_penalties, net.n_tiles)
+        state.epoch_loss += state.batch_loss * state.batch_mass
+        state.epoch_mass += state.batch_mass
+
+
+@leaf
+def _finite_epoch(net: Any, state: Any, epoch_ends: Any, like: Any) -> Any:
+    if not state.batch_loss - state.batch_loss == 0:
+        return False
+    return not epoch_ends or _all_finite(net.parameters, net.n_parameters, like)
+
+
+def _spread(block: Any, n: Any, address: Any) -> None:
+    """Call a block for 0 to n - 1: on several threads where compiled so."""
+    for i in prange(n):
+        call(block, (address, i))
+
+
+def _make_run(spread: Callable[..., None]) -> Any:
     @leaf
-    def unit(plan: Any, progress: Any, rows: Any, more: Any, ends: Any, c: Any, like: Any) -> None:
-        """One chunk of a batch: both phases, and with `ends` the update."""
-        state = progress[0]
+    def unit(net: Any, address: Any, state: Any, more: Any, ends: Any) -> None:
+        """One chunk of a batch: both phases, with the update where the batch `ends`."""
         if state.batch_mass <= 0:
             return
-        scale = like.dtype.type(1.0 / state.batch_mass)
-        rows_phase(plan, rows, TRAIN, scale, like)
-        tiles_phase(plan, rows, Work(True, more, ends, ends), c, like)
-        state.batch_loss += _block_loss(plan, rows.index.size) / state.batch_mass
-        if ends:
-            state.batch_loss += _sum(plan.tile_penalties, plan.tiles.size)
-            state.epoch_loss += state.batch_loss * state.batch_mass
-            state.epoch_mass += state.batch_mass
+        net.mode = TRAIN
+        spread(net.rows, _n_blocks(net.n_rows), address)
+        net.more, net.penalise, net.update = more, ends, ends
+        spread(net.tile, net.n_tiles, address)
+        state.batch_loss += _sum(net.block_losses, _n_blocks(net.n_rows)) / state.batch_mass
 
     def run(
-        plan: Any,
-        x: Any,
-        y: Any,
-        weight: Any,
-        order: Any,
-        coefficients: Any,
-        losses: Any,
-        progress: Any,
-        job: Any,
+        address: Any, order: Any, coefficients: Any, losses: Any, progress: Any, job: Any
     ) -> Any:
         """Do the units from job.first to job.last of a window of epochs, or up to a divergence.
 
@@ -160,78 +172,75 @@ def _make_run(rows_phase: Callable[..., None], tiles_phase: Callable[..., None])
         `coefficients` (n_steps, n) holds the optimizer's for each step of this call, `losses`
         (n_epochs,) receives the mean objective of each epoch that ends.
         """
-        like = coefficients
+        net, state, like = row(address, 1, NET)[0], progress[0], coefficients
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
-        state, net = progress[0], plan.net[0]
-        transpose_all(plan, like)
-        step = 0
+        net.coefficients = coefficients.ctypes.data
+        call(net.transpose, (address,))
         for u in range(job.first, job.last):
             epoch, within = u // per_epoch, u % per_epoch
-            e = epoch % order.shape[0]
             start = within // chunks * job.batch_size
             stop = min(start + job.batch_size, job.n_rows)
             low = start + within % chunks * job.chunk_rows
             high = min(low + job.chunk_rows, stop)
+            net.index = order.ctypes.data + (epoch % order.shape[0] * job.n_rows + low) * 8
+            net.n_rows = high - low
             if low == start:
-                _start_batch(plan, progress, weight, order[e, start:stop], start == 0, like)
-            rows = Rows(x, y, weight, order[e, low:high])
-            ends = high == stop
-            unit(plan, progress, rows, low > start, ends, coefficients[step], like)
-            step += ends
-            if ends and not state.batch_loss - state.batch_loss == 0:
-                losses[epoch] = state.batch_loss
-                _restore(plan, progress, like)
-                return u
-            if ends and stop == job.n_rows:
+                _start_batch(net, state, stop - start, start == 0, like)
+            unit(net, address, state, low > start, high == stop)
+            if high < stop:
+                continue
+            _end_batch(net, state)
+            net.coefficients += coefficients.shape[1] * coefficients.itemsize
+            epoch_ends = stop == job.n_rows
+            finite = _finite_epoch(net, state, epoch_ends, like)
+            if epoch_ends or not finite:
                 losses[epoch] = state.epoch_loss / state.epoch_mass
-                if not _all_finite(net.parameters, net.n_parameters, like):
-                    _restore(plan, progress, like)
-                    return u
+            if not finite:
+                _restore(net, state, like)
+                return u
         return job.last
 
     return run
 
 
 def _make_drivers(parallel: bool) -> Drivers:
-    def phase(function: Callable[..., None]) -> Any:
-        if not parallel:
-            return leaf(function)
-        return numba.njit(nogil=True, error_model="numpy", parallel=True)(function)
+    spread = leaf(_spread, parallel=parallel)
 
-    rows_phase, tiles_phase = phase(work_on_rows), phase(work_on_tiles)
+    def evaluate(address: Any) -> Any:
+        """Return the sum of the losses of the chunk's rows, weighted."""
+        net = row(address, 1, NET)[0]
+        net.scale = 1.0
+        net.mode = EVALUATE
+        spread(net.rows, _n_blocks(net.n_rows), address)
+        return _sum(net.block_losses, _n_blocks(net.n_rows))
 
-    def evaluate(plan: Any, x: Any, y: Any, weight: Any, index: Any, like: Any) -> Any:
-        """Return the sum of the losses of the rows `index`, weighted."""
-        rows_phase(plan, Rows(x, y, weight, index), EVALUATE, like.dtype.type(1.0), like)
-        return _block_loss(plan, index.size)
+    def predict(address: Any, raw: Any, out: Any) -> None:
+        """Write the predictions of the chunk's rows to the address `out`.
 
-    def predict(plan: Any, x: Any, index: Any, out: Any, like: Any) -> None:
-        """Write the predictions of the rows `index` to `out`, flat."""
-        net = plan.net[0]
-        rows_phase(plan, Rows(x, x, like, index), FORWARD, like.dtype.type(1.0), like)
-        outer = plan.layers[net.n_layers - 1]
-        call(net.link, (outer.outputs, out.ctypes.data, index.size, net.n_out))
+        `raw` is the address of the output layer's values.
+        """
+        net = row(address, 1, NET)[0]
+        net.mode = FORWARD
+        spread(net.rows, _n_blocks(net.n_rows), address)
+        call(net.link, (raw, out, net.n_rows, net.n_out))
 
-    def gradient(
-        plan: Any, x: Any, y: Any, weight: Any, index: Any, mass: Any, more: Any, ends: Any, like: Any
-    ) -> Any:
-        """Add the gradient of the rows `index`; return their share of the objective."""
-        transpose_all(plan, like)
-        rows = Rows(x, y, weight, index)
-        _set_penalty_scales(plan, mass)
-        rows_phase(plan, rows, TRAIN, like.dtype.type(1.0 / mass), like)
-        tiles_phase(plan, rows, Work(True, more, ends, False), like, like)
-        loss = _block_loss(plan, index.size) / mass
-        return loss + _sum(plan.tile_penalties, plan.tiles.size)
-
-    def update(plan: Any, x: Any, y: Any, weight: Any, index: Any, coefficients: Any) -> None:
-        """Apply the optimizer to the gradient as it stands."""
-        rows = Rows(x, y, weight, index)
-        tiles_phase(plan, rows, Work(False, False, False, True), coefficients, coefficients)
+    def gradient(address: Any, mass: Any, more: Any, ends: Any) -> Any:
+        """Add the gradient of the chunk's rows; return their share of the objective."""
+        net = row(address, 1, NET)[0]
+        call(net.transpose, (address,))
+        _set_mass(net, mass)
+        net.mode = TRAIN
+        spread(net.rows, _n_blocks(net.n_rows), address)
+        net.more, net.penalise, net.update = more, ends, 0
+        spread(net.tile, net.n_tiles, address)
+        loss = _sum(net.block_losses, _n_blocks(net.n_rows)) / mass
+        if ends and net.n_penalties > 0:
+            loss += _sum(net.tile_penalties, net.n_tiles)
+        return loss
 
     twin = "parallel" if parallel else "serial"
-    drivers = (_make_run(rows_phase, tiles_phase), evaluate, predict, gradient, update)
+    drivers = (_make_run(spread), evaluate, predict, gradient)
     return Drivers(*[kernel(f"cpu.{d.__name__}.{twin}")(d) for d in drivers])
 
 

@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from fastmlp._compile import block_of
 from fastmlp.activations import identity
 from fastmlp.backends.cpu import drive, launch, loops
-from fastmlp.backends.cpu.plan import Addresses, Plan, make_plan
-from fastmlp.backends.cpu.rows import ROW_BLOCK
+from fastmlp.backends.cpu.plan import Addresses, address, make_plan
+from fastmlp.backends.cpu.product import product
+from fastmlp.backends.cpu.rows import rows as rows_phase
+from fastmlp.backends.cpu.tiles import tile, transpose
 from fastmlp.links import LINKS
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import Workspace, chunk_rows, make_workspace
+from fastmlp.workspace import chunk_rows, make_workspace
 
 Array = NDArray[Any]
+PHASES = {"product": product, "rows": rows_phase, "tile": tile, "transpose": transpose}
 
 
 class Data(NamedTuple):
@@ -54,24 +57,22 @@ class Engine:
         """Write predictions, or the output layer's pre-activations, to `out` (n_rows, n_outputs)."""
         network = _without_output(self.network) if raw else self.network
         blocks = Addresses(_activations(network), link=_link(network))
-        session = _open(network, blocks, parameters, Data(x, x[:, :0], out[:0, 0]))
+        session = Session(network, blocks, parameters, Data(x, x[:, :0], x[:0, 0]))
         drivers, launching = self.launch(2 * network.layout.n_weights * session.rows)
+        outer = int(session.plan.layers[-1].outputs)
         with launching:
-            for rows, index in session.chunks():
-                target = out[rows].reshape(-1)
-                drivers.predict(session.plan, _flat(x[rows]), index, target, session.like)
+            for rows in session.chunks():
+                target = address(out, rows.start * out.shape[1])
+                drivers.predict(session.at(rows), outer, target)
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
         blocks = Addresses(_activations(self.network), loss=_loss(self.network))
-        session = _open(self.network, blocks, parameters, data)
+        session = Session(self.network, blocks, parameters, data)
         drivers, launching = self.launch(2 * self.network.layout.n_weights * session.rows)
         with launching:
-            losses = [
-                drivers.evaluate(session.plan, *session.part(rows), index, session.like)
-                for rows, index in session.chunks()
-            ]
-        return float(sum(losses)) / _mass(data)
+            losses = [drivers.evaluate(session.at(rows)) for rows in session.chunks()]
+        return sum(losses) / _mass(data)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
@@ -79,16 +80,13 @@ class Engine:
         blocks = Addresses(
             _activations(network), loss=_loss(network), penalties=_penalties(network)
         )
-        session = _open(network, blocks, parameters, data, train=True)
+        session = Session(network, blocks, parameters, data, train=True)
         drivers, launching = self.launch(6 * network.layout.n_weights * session.rows)
         total, mass = 0.0, _mass(data)
         with launching:
-            for rows, index in session.chunks():
-                more, ends = rows.start > 0, rows.stop >= len(data.x)
-                part = session.part(rows)
-                total += drivers.gradient(
-                    session.plan, *part, index, mass, more, ends, session.like
-                )
+            for rows in session.chunks():
+                more, ends = rows.start > 0, rows.stop == len(data.x)
+                total += drivers.gradient(session.at(rows), mass, more, ends)
         return total, session.workspace.gradient
 
     def trainer(
@@ -127,13 +125,12 @@ class Trainer:
         blocks = Addresses(
             _activations(network),
             loss=_loss(network),
-            update=_update(network, optimizer),
+            optimizer=_optimizer(network, optimizer),
             penalties=_penalties(network),
         )
-        self._engine, self._data, self._batch_size = engine, data, batch_size
-        self._moments = moments
-        self._session = _open(network, blocks, parameters, data, moments, batch_size, train=True)
-        self._arrays = (_flat(data.x), _flat(data.y), _read_only(data.weight))
+        self._engine, self._batch_size = engine, batch_size
+        self._session = Session(network, blocks, parameters, data, moments, batch_size, train=True)
+        self._address = self._session.at(slice(0, len(data.x)))
         self._progress = np.zeros(1, drive.PROGRESS).view(np.recarray)
         rows = self._session.rows
         self.units_per_epoch = drive.units_per_epoch(len(data.x), batch_size, rows)
@@ -152,13 +149,12 @@ class Trainer:
         coefficients : shape (n_steps, n_coefficients), for the steps of this call
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
-        job = drive.Job(len(self._data.x), self._batch_size, self._session.rows, first, last)
-        constants = np.ascontiguousarray(coefficients, self._data.x.dtype)
+        data, rows = self._session.data, self._session.rows
+        job = drive.Job(len(data.x), self._batch_size, rows, first, last)
+        constants = np.ascontiguousarray(coefficients, data.x.dtype)
         drivers, launching = self._engine.launch(self.unit_flops)
         with launching:
-            return drivers.run(
-                self._session.plan, *self._arrays, order, constants, losses, self._progress, job
-            )
+            return drivers.run(self._address, order, constants, losses, self._progress, job)
 
     def steps(self, first: int, last: int) -> int:
         """Return how many steps the units first to last of a window belong to."""
@@ -175,55 +171,57 @@ class Trainer:
 
     def _step_of(self, unit: int) -> int:
         epoch, within = divmod(unit, self.units_per_epoch)
-        steps_per_epoch = -(-len(self._data.x) // self._batch_size)
+        steps_per_epoch = -(-len(self._session.data.x) // self._batch_size)
         return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
 
 
-class _Session(NamedTuple):
-    """A plan, the buffers it points into, and the rows it works on."""
+class Session:
+    """A plan for some rows, and all that it points to, kept alive.
 
-    plan: Plan
-    workspace: Workspace
-    parameters: Array
-    data: Data
-    like: Array
+    Attributes
+    ----------
+    plan : Plan
+    workspace : Workspace
+    rows : int, the rows of a chunk
+    """
 
-    @property
-    def rows(self) -> int:
-        """Rows of a chunk."""
-        return self.workspace.chunk_rows
+    def __init__(
+        self,
+        network: Network,
+        blocks: Addresses,
+        parameters: Array,
+        data: Data,
+        moments: Array | None = None,
+        batch_size: int | None = None,
+        *,
+        train: bool = False,
+    ) -> None:
+        layout, n_targets = network.layout, data.y.shape[1]
+        self.data, self._parameters, self._moments = data, parameters, moments
+        self.rows = chunk_rows(layout, batch_size or len(data.x))
+        self.workspace = make_workspace(layout, self.rows, n_targets, network.dtype, train=train)
+        strengths = [strength for _, strength in network.penalties] if train else []
+        self.plan = make_plan(
+            layout, self.workspace, blocks, parameters, moments, strengths, n_targets
+        )
+        net = self.plan.net[0]
+        for name, factory in PHASES.items():
+            setattr(net, name, block_of(factory, network.dtype).address)
 
-    def chunks(self) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-        """Yield slices of the rows and 0, 1, 2, ... for each."""
+    def chunks(self) -> Iterator[slice]:
+        """Yield slices of the rows, one chunk after the other."""
         n = len(self.data.x)
         for first in range(0, n, self.rows):
-            last = min(first + self.rows, n)
-            yield slice(first, last), self.plan.identity[: last - first]
+            yield slice(first, min(first + self.rows, n))
 
-    def part(self, rows: slice) -> tuple[Array, Array, Array]:
-        """Return these rows of X and y, flat, and their weights."""
-        data = self.data
-        return _flat(data.x[rows]), _flat(data.y[rows]), _read_only(data.weight[rows])
-
-
-def _open(
-    network: Network,
-    blocks: Addresses,
-    parameters: Array,
-    data: Data,
-    moments: Array | None = None,
-    batch_size: int | None = None,
-    *,
-    train: bool = False,
-) -> _Session:
-    layout, n_targets = network.layout, data.y.shape[1]
-    rows = chunk_rows(layout, batch_size or len(data.x))
-    workspace = make_workspace(layout, rows, n_targets, network.dtype, train=train)
-    strengths = [strength for _, strength in network.penalties] if train else []
-    plan = make_plan(
-        layout, workspace, blocks, parameters, moments, strengths, n_targets, ROW_BLOCK
-    )
-    return _Session(plan, workspace, parameters, data, np.zeros(0, network.dtype))
+    def at(self, rows: slice) -> int:
+        """Point the plan to these rows of the data; return the address of its record."""
+        net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
+        net.x = address(data.x, rows.start * data.x.shape[1])
+        net.y = address(data.y, rows.start * n_targets)
+        net.weight = address(data.weight, rows.start) if data.weight.size else 0
+        net.index, net.n_rows = net.identity, rows.stop - rows.start
+        return address(self.plan.net)
 
 
 def _without_output(network: Network) -> Network:
@@ -233,46 +231,31 @@ def _without_output(network: Network) -> Network:
 
 
 def _activations(network: Network) -> list[int]:
-    return [
-        block_of(loops.activation_loop, rule, network.dtype).address
-        for rule in network.activations
-    ]
+    rules = network.activations
+    return [block_of(loops.activation_loop, network.dtype, rule).address for rule in rules]
 
 
 def _link(network: Network) -> int:
     link = network.link
-    return block_of(loops.link_loop, link.rule, network.dtype, by_row=link.by_row).address
+    return block_of(loops.link_loop, network.dtype, link.rule, by_row=link.by_row).address
 
 
 def _loss(network: Network) -> int:
     loss = network.loss
-    mean = loss.over_outputs == "mean"
-    return block_of(
-        loops.loss_loop, loss.rule, network.dtype, by_row=loss.by_row, mean=mean
-    ).address
+    options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
+    return block_of(loops.loss_loop, network.dtype, loss.rule, **options).address
 
 
 def _penalties(network: Network) -> list[int]:
-    return [block_of(loops.penalty_loop, r, network.dtype).address for r, _ in network.penalties]
+    rules = [rule for rule, _ in network.penalties]
+    return [block_of(loops.penalty_loop, network.dtype, rule).address for rule in rules]
 
 
-def _update(network: Network, optimizer: Optimizer) -> int:
+def _optimizer(network: Network, optimizer: Optimizer) -> int:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    return block_of(
-        loops.update_loop, optimizer.rule, network.dtype, n_coefficients=n
-    ).address
+    options = {"n_coefficients": n}
+    return block_of(loops.update_loop, network.dtype, optimizer.rule, **options).address
 
 
 def _mass(data: Data) -> float:
     return float(data.weight.sum(dtype=np.float64)) if data.weight.size else float(len(data.x))
-
-
-def _flat(array: Array) -> Array:
-    return _read_only(array.reshape(-1))
-
-
-def _read_only(array: Array) -> Array:
-    """Return a view typed read-only, so that one compilation serves writable arrays and others."""
-    view = array.view()
-    view.flags.writeable = False
-    return view

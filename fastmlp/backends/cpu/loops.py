@@ -1,6 +1,6 @@
 """Rules in plain loops over memory: what becomes a compiled block.
 
-Each factory takes a rule and the scalar type and returns a loop that takes addresses and counts.
+Each factory takes the scalar type and a rule and returns a loop that takes addresses and counts.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Loop = Callable[..., None]
 Scalar = type[np.floating[Any]]
 
 
-def activation_loop(rule: Rule, scalar: Scalar) -> Loop:
+def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
     """Values and slopes of n pre-activations."""
 
     def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
@@ -26,7 +26,7 @@ def activation_loop(rule: Rule, scalar: Scalar) -> Loop:
     return loop
 
 
-def link_loop(rule: Rule, scalar: Scalar, by_row: bool) -> Loop:
+def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     """Values or probabilities of n_rows rows of raw outputs."""
     size = np.dtype(scalar).itemsize
 
@@ -44,7 +44,7 @@ def link_loop(rule: Rule, scalar: Scalar, by_row: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
-def loss_loop(rule: Rule, scalar: Scalar, by_row: bool, mean: bool) -> Loop:
+def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
     """Losses (float64) and slopes of n_rows rows of outputs and targets."""
     size = np.dtype(scalar).itemsize
 
@@ -78,23 +78,24 @@ def loss_loop(rule: Rule, scalar: Scalar, by_row: bool, mean: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
-def penalty_loop(rule: Rule, scalar: Scalar) -> Loop:
+def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     """Add scale * slope of n weights to their gradient, and the sum of their values to `total`."""
 
     def loop(w: Any, gradient: Any, scale: Any, total: Any, n: Any) -> None:
         w, gradient, total = row(w, n, scalar), row(gradient, n, scalar), row(total, 1, np.float64)
-        scale = row(scale, 1, scalar)[0]
+        exact = row(scale, 1, np.float64)[0]
+        factor = scalar(exact)
         values = 0.0
         for i in range(n):
             value, slope = rule(w[i])
             values += value
-            gradient[i] += scale * slope
-        total[0] += values * scale
+            gradient[i] += factor * slope
+        total[0] += values * exact
 
     return loop
 
 
-def update_loop(rule: Rule, scalar: Scalar, n_coefficients: int) -> Loop:
+def update_loop(scalar: Scalar, rule: Rule, n_coefficients: int) -> Loop:
     """One optimizer step of n parameters with gradient g and state m and v."""
 
     def loop(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:

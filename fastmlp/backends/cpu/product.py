@@ -3,24 +3,18 @@
 Every element of C is one chain of fused multiply-adds in the order of k, however the loops are
 cut, so its bits depend on the data alone. Forward (A = inputs, B = W), delta (A = errors, B = W
 transposed) and gradient (A = inputs by column, B = errors) are all of this form.
+
+A[r, k] lies at ``rows[r] * row_stride + columns[k] * column_stride`` of A's memory: the index
+arrays gather shuffled rows without a copy.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from fastmlp._compile import fma, leaf, row
 
-
-class Left(NamedTuple):
-    """The left matrix: A[r, k] lies at ``rows[r] * row_stride + columns[k] * column_stride``.
-
-    `numbers` is a flat view of its memory; the index arrays gather shuffled rows without a copy.
-    """
-
-    numbers: Any
-    rows: Any
-    row_stride: Any
-    columns: Any
-    column_stride: Any
+FAR = 1 << 60
 
 
 @leaf
@@ -36,19 +30,6 @@ def _four_by_four(c: Any, b: Any, width: Any, s: Any, like: Any) -> None:
         c1[j] = fma(s[7], b3[j], fma(s[6], b2[j], fma(s[5], b1[j], fma(s[4], b0[j], c1[j]))))
         c2[j] = fma(s[11], b3[j], fma(s[10], b2[j], fma(s[9], b1[j], fma(s[8], b0[j], c2[j]))))
         c3[j] = fma(s[15], b3[j], fma(s[14], b2[j], fma(s[13], b1[j], fma(s[12], b0[j], c3[j]))))
-
-
-@leaf
-def _four_by_one(c: Any, b: Any, width: Any, s: Any, like: Any) -> None:
-    stride = width * like.itemsize
-    c0, c1 = row(c, width, like.dtype), row(c + stride, width, like.dtype)
-    c2, c3 = row(c + 2 * stride, width, like.dtype), row(c + 3 * stride, width, like.dtype)
-    b0 = row(b, width, like.dtype)
-    for j in range(width):
-        c0[j] = fma(s[0], b0[j], c0[j])
-        c1[j] = fma(s[1], b0[j], c1[j])
-        c2[j] = fma(s[2], b0[j], c2[j])
-        c3[j] = fma(s[3], b0[j], c3[j])
 
 
 @leaf
@@ -68,55 +49,57 @@ def _one_by_one(c: Any, b: Any, width: Any, s: Any, like: Any) -> None:
         c0[j] = fma(s, b0[j], c0[j])
 
 
-@leaf
-def _four_rows(c: Any, b: Any, width: Any, left: Any, r: Any, depth: Any, like: Any) -> None:
-    a, stride = left.numbers, width * like.itemsize
-    r0, r1 = left.rows[r] * left.row_stride, left.rows[r + 1] * left.row_stride
-    r2, r3 = left.rows[r + 2] * left.row_stride, left.rows[r + 3] * left.row_stride
-    whole = depth - depth % 4
-    for k in range(0, whole, 4):
-        k0, k1 = left.columns[k] * left.column_stride, left.columns[k + 1] * left.column_stride
-        k2, k3 = left.columns[k + 2] * left.column_stride, left.columns[k + 3] * left.column_stride
-        s = (
-            a[r0 + k0], a[r0 + k1], a[r0 + k2], a[r0 + k3],
-            a[r1 + k0], a[r1 + k1], a[r1 + k2], a[r1 + k3],
-            a[r2 + k0], a[r2 + k1], a[r2 + k2], a[r2 + k3],
-            a[r3 + k0], a[r3 + k1], a[r3 + k2], a[r3 + k3],
-        )  # fmt: skip
-        _four_by_four(c, b + k * stride, width, s, like)
-    for k in range(whole, depth):
-        k0 = left.columns[k] * left.column_stride
-        s4 = (a[r0 + k0], a[r1 + k0], a[r2 + k0], a[r3 + k0])
-        _four_by_one(c, b + k * stride, width, s4, like)
+def product(scalar: type[np.floating[Any]]) -> Any:
+    """Make the block that adds A B to rows first to last of C.
 
-
-@leaf
-def _one_row(c: Any, b: Any, width: Any, left: Any, r: Any, depth: Any, like: Any) -> None:
-    a, stride = left.numbers, width * like.itemsize
-    r0 = left.rows[r] * left.row_stride
-    whole = depth - depth % 4
-    for k in range(0, whole, 4):
-        k0, k1 = left.columns[k] * left.column_stride, left.columns[k + 1] * left.column_stride
-        k2, k3 = left.columns[k + 2] * left.column_stride, left.columns[k + 3] * left.column_stride
-        s = (a[r0 + k0], a[r0 + k1], a[r0 + k2], a[r0 + k3])
-        _one_by_four(c, b + k * stride, width, s, like)
-    for k in range(whole, depth):
-        s1 = a[r0 + left.columns[k] * left.column_stride]
-        _one_by_one(c, b + k * stride, width, s1, like)
-
-
-@leaf
-def add_product(
-    c: Any, b: Any, width: Any, left: Any, first: Any, last: Any, depth: Any, like: Any
-) -> None:
-    """Add A B to rows first to last of C; `c` and `b` are the addresses of whole matrices.
-
-    `left` is A, `depth` the length of the sums, `width` the row length of B and C, and `like` an
-    array of the dtype of all.
+    `c` and `b` are the addresses of whole matrices with rows of `width` numbers, `a` that of A's
+    memory, `rows` and `columns` those of its index arrays, `depth` the length of the sums.
     """
-    stride = width * like.itemsize
-    fours = last - (last - first) % 4
-    for r in range(first, fours, 4):
-        _four_rows(c + r * stride, b, width, left, r, depth, like)
-    for r in range(fours, last):
-        _one_row(c + r * stride, b, width, left, r, depth, like)
+
+    def add_product(
+        c: Any,
+        b: Any,
+        width: Any,
+        a: Any,
+        rows: Any,
+        row_stride: Any,
+        columns: Any,
+        column_stride: Any,
+        first: Any,
+        last: Any,
+        depth: Any,
+    ) -> None:
+        a = row(a, FAR, scalar)
+        rows, columns = row(rows, last, np.int64), row(columns, depth, np.int64)
+        stride = width * a.itemsize
+        whole = depth - depth % 4
+        fours = last - (last - first) % 4
+        for r in range(first, fours, 4):
+            r0, r1 = rows[r] * row_stride, rows[r + 1] * row_stride
+            r2, r3 = rows[r + 2] * row_stride, rows[r + 3] * row_stride
+            for k in range(0, whole, 4):
+                k0, k1 = columns[k] * column_stride, columns[k + 1] * column_stride
+                k2, k3 = columns[k + 2] * column_stride, columns[k + 3] * column_stride
+                s = (
+                    a[r0 + k0], a[r0 + k1], a[r0 + k2], a[r0 + k3],
+                    a[r1 + k0], a[r1 + k1], a[r1 + k2], a[r1 + k3],
+                    a[r2 + k0], a[r2 + k1], a[r2 + k2], a[r2 + k3],
+                    a[r3 + k0], a[r3 + k1], a[r3 + k2], a[r3 + k3],
+                )  # fmt: skip
+                _four_by_four(c + r * stride, b + k * stride, width, s, a)
+            for q in range(4):
+                for k in range(whole, depth):
+                    number = a[rows[r + q] * row_stride + columns[k] * column_stride]
+                    _one_by_one(c + (r + q) * stride, b + k * stride, width, number, a)
+        for r in range(fours, last):
+            r0 = rows[r] * row_stride
+            for k in range(0, whole, 4):
+                k0, k1 = columns[k] * column_stride, columns[k + 1] * column_stride
+                k2, k3 = columns[k + 2] * column_stride, columns[k + 3] * column_stride
+                four = (a[r0 + k0], a[r0 + k1], a[r0 + k2], a[r0 + k3])
+                _one_by_four(c + r * stride, b + k * stride, width, four, a)
+            for k in range(whole, depth):
+                number = a[r0 + columns[k] * column_stride]
+                _one_by_one(c + r * stride, b + k * stride, width, number, a)
+
+    return add_product

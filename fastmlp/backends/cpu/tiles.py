@@ -1,86 +1,49 @@
-"""Phase two: weights in parallel. Gradient, penalty and optimizer, one tile after the other."""
+"""Phase two, on a tile of weights: gradient, penalties and optimizer, one after the other."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from numba import prange
+import numpy as np
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.product import Left, add_product
-
-
-class Work(NamedTuple):
-    """What phase two does with each tile.
-
-    Attributes
-    ----------
-    gradient : the tile's gradient over the chunk of rows, from zero
-    more : ... going on from the chunk before
-    penalise : add the penalties to it
-    update : apply the optimizer, to a gradient that is then complete
-    """
-
-    gradient: Any
-    more: Any
-    penalise: Any
-    update: Any
+from fastmlp.backends.cpu.plan import LAYER, NET, TILE
 
 
 @leaf
-def _gradient_of_weights(
-    plan: Any, rows: Any, i: Any, first: Any, last: Any, more: Any, like: Any
-) -> None:
-    layer, n = plan.layers[i], rows.index.size
-    gradient = plan.net[0].gradient + layer.offset * like.itemsize
-    if not more:
-        skip = first * layer.n_out
-        row(gradient + skip * like.itemsize, (last - first) * layer.n_out, like.dtype)[:] = 0
-    if i == 0:
-        left = Left(rows.x, plan.identity, 1, rows.index, layer.n_in)
-        add_product(gradient, layer.deltas, layer.n_out, left, first, last, n, like)
-    else:
-        inputs = row(plan.layers[i - 1].outputs, n * layer.n_in, like.dtype)
-        hidden = Left(inputs, plan.identity, 1, plan.identity, layer.n_in)
-        add_product(gradient, layer.deltas, layer.n_out, hidden, first, last, n, like)
+def _gradient_of_weights(net: Any, i: Any, first: Any, last: Any, like: Any) -> None:
+    layers = row(net.layers, net.n_layers, LAYER)
+    layer, size = layers[i], like.itemsize
+    gradient, width = net.gradient + layer.offset * size, layer.n_out
+    if not net.more:
+        row(gradient + first * width * size, (last - first) * width, like.dtype)[:] = 0
+    inputs, index = net.x, net.index
+    if i > 0:
+        inputs, index = layers[i - 1].outputs, net.identity
+    a = (inputs, net.identity, 1, index, layer.n_in)
+    call(net.product, (gradient, layer.deltas, width, *a, first, last, net.n_rows))
 
 
 @leaf
-def _gradient_of_biases(plan: Any, rows: Any, i: Any, more: Any, like: Any) -> None:
-    layer = plan.layers[i]
-    width = layer.n_out
-    address = plan.net[0].gradient + layer.bias_offset * like.itemsize
-    gradient = row(address, width, like.dtype)
-    if not more:
+def _gradient_of_biases(net: Any, layer: Any, like: Any) -> None:
+    width, size = layer.n_out, like.itemsize
+    gradient = row(net.gradient + layer.bias_offset * size, width, like.dtype)
+    if not net.more:
         gradient[:] = 0
-    for r in range(rows.index.size):
-        delta = row(layer.deltas + r * width * like.itemsize, width, like.dtype)
+    for r in range(net.n_rows):
+        delta = row(layer.deltas + r * width * size, width, like.dtype)
         for j in range(width):
             gradient[j] += delta[j]
 
 
 @leaf
-def _penalise(plan: Any, t: Any, start: Any, n: Any, like: Any) -> None:
-    net, size = plan.net[0], like.itemsize
-    total = plan.tile_penalties.ctypes.data + t * 8
-    for p in range(plan.penalties.size):
-        scale = plan.penalty_scales.ctypes.data + p * size
-        w, gradient = net.parameters + start * size, net.gradient + start * size
-        call(plan.penalties[p], (w, gradient, scale, total, n))
-
-
-@leaf
-def _update(plan: Any, start: Any, n: Any, coefficients: Any, like: Any) -> None:
-    net, skip = plan.net[0], start * like.itemsize
-    call(
-        net.update,
-        (
-            net.parameters + skip,
-            net.gradient + skip,
-            net.m + skip,
-            net.v + skip,
-            coefficients.ctypes.data,
-            n,
-        ),
-    )
+def _penalise(net: Any, t: Any, start: Any, n: Any, like: Any) -> None:
+    """Add each penalty's slope to the gradient, and its value to the tile's."""
+    size = like.itemsize
+    penalties = row(net.penalties, net.n_penalties, np.int64)
+    w, gradient = net.parameters + start * size, net.gradient + start * size
+    total = net.tile_penalties + t * 8
+    row(total, 1, np.float64)[0] = 0.0
+    for p in range(net.n_penalties):
+        call(penalties[p], (w, gradient, net.scales + p * 8, total, n))
 
 
 @leaf
@@ -95,35 +58,45 @@ def _transpose(layer: Any, first: Any, last: Any, like: Any) -> None:
             column[k] = source[k * layer.n_out]
 
 
-@leaf
-def transpose_all(plan: Any, like: Any) -> None:
-    """Bring every transpose in step with the parameters, which users may have edited."""
-    for i in range(plan.layers.size):
-        _transpose(plan.layers[i], 0, plan.layers[i].n_in, like)
+def tile(scalar: type[np.floating[Any]]) -> Any:
+    """Make the block that does with one tile what the `NET` record asks for.
+
+    It sums the tile's gradient over the chunk of rows, from zero or, with `more`, going on from
+    the chunk before; `penalise` adds the penalties; `update` applies the optimizer
+    at once (the fused step), else the gradient is left whole for whom needs it.
+    """
+
+    def work_on_tile(address: Any, t: Any) -> None:
+        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
+        piece = row(net.tiles, net.n_tiles, TILE)[t]
+        layer = row(net.layers, net.n_layers, LAYER)[piece.layer]
+        first, last, size = piece.first, piece.last, like.itemsize
+        biases = first == layer.n_in
+        start = layer.bias_offset if biases else layer.offset + first * layer.n_out
+        n = (last - first) * layer.n_out
+        if biases:
+            _gradient_of_biases(net, layer, like)
+        else:
+            _gradient_of_weights(net, piece.layer, first, last, like)
+        if net.penalise and not biases:
+            _penalise(net, t, start, n, like)
+        if net.update:
+            skip = start * size
+            w, g = net.parameters + skip, net.gradient + skip
+            call(net.optimizer, (w, g, net.m + skip, net.v + skip, net.coefficients, n))
+            if not biases:
+                _transpose(layer, first, last, like)
+
+    return work_on_tile
 
 
-@leaf
-def _tile(plan: Any, rows: Any, t: Any, work: Any, coefficients: Any, like: Any) -> None:
-    i, first, last = plan.tiles[t].layer, plan.tiles[t].first, plan.tiles[t].last
-    layer = plan.layers[i]
-    biases = first == layer.n_in
-    start, n = layer.offset + first * layer.n_out, (last - first) * layer.n_out
-    if biases:
-        start = layer.bias_offset
-    if work.gradient and biases:
-        _gradient_of_biases(plan, rows, i, work.more, like)
-    elif work.gradient:
-        _gradient_of_weights(plan, rows, i, first, last, work.more, like)
-    plan.tile_penalties[t] = 0.0
-    if work.penalise and not biases:
-        _penalise(plan, t, start, n, like)
-    if work.update:
-        _update(plan, start, n, coefficients, like)
-        if not biases:
-            _transpose(layer, first, last, like)
+def transpose(scalar: type[np.floating[Any]]) -> Any:
+    """Make the block that brings every transpose in step with the parameters."""
 
+    def transpose_all(address: Any) -> None:
+        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
+        layers = row(net.layers, net.n_layers, LAYER)
+        for i in range(net.n_layers):
+            _transpose(layers[i], 0, layers[i].n_in, like)
 
-def work_on_tiles(plan: Any, rows: Any, work: Any, coefficients: Any, like: Any) -> None:
-    """Run phase two on every tile: all that `work` asks for on one before the next."""
-    for t in prange(plan.tiles.size):
-        _tile(plan, rows, t, work, coefficients, like)
+    return transpose_all
