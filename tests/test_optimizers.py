@@ -133,7 +133,7 @@ def test_a_name_in_the_table_is_that_of_its_class(name: str) -> None:
 @pytest.mark.parametrize("kind", OPTIMIZERS.values())
 @pytest.mark.parametrize("value", [0, -0.1, np.nan, np.inf])
 def test_words_of_a_bad_learning_rate(kind: Any, value: float) -> None:
-    expected = f"{kind.__name__}: learning_rate must be a finite number above 0, got {value!r}"
+    expected = f"{kind.__name__}: learning_rate must be a finite number above 0 or a schedule, got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         kind(value)
 
@@ -201,6 +201,6 @@ def test_words_of_a_custom_rule_that_is_no_function() -> None:
 
 
 def test_words_of_a_custom_learning_rate() -> None:
-    message = "Custom: learning_rate must be a finite number above 0, got 0"
+    message = "Custom: learning_rate must be a finite number above 0 or a schedule, got 0"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Custom(sign_descent, 0)

@@ -124,7 +124,7 @@ def test_every_setting_is_checked(kind: Any, name: str) -> None:
         (InverseScaling, "power", np.nan, "a finite number of 0 or more"),
         (Cosine, "final_rate", np.inf, "a finite number of 0 or more"),
         (OneCycle, "warm", 1.0, "a number in [0, 1)"),
-        (Warmup, "schedule", 0.0, "a finite number above 0"),
+        (Warmup, "schedule", 0.0, "a finite number above 0 or a schedule"),
     ],
 )
 def test_words_of_a_bad_setting(kind: Any, name: str, value: float, expected: str) -> None:

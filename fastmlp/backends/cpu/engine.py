@@ -156,23 +156,16 @@ class Trainer:
         with launching:
             return drivers.run(self._address, order, constants, losses, self._progress, job)
 
-    def steps(self, first: int, last: int) -> int:
-        """Return how many steps the units first to last of a window belong to."""
-        return self._step_of(last - 1) - self._step_of(first) + 1
-
-    def steps_before(self, unit: int) -> int:
-        """Return how many steps of a window end before this unit."""
-        return self._step_of(unit)
+    def step_of(self, unit: int) -> int:
+        """Return how many steps of a window are complete before this unit."""
+        epoch, within = divmod(unit, self.units_per_epoch)
+        steps_per_epoch = -(-len(self._session.data.x) // self._batch_size)
+        return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
 
     @property
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
         return bool(self._progress[0].diverged)
-
-    def _step_of(self, unit: int) -> int:
-        epoch, within = divmod(unit, self.units_per_epoch)
-        steps_per_epoch = -(-len(self._session.data.x) // self._batch_size)
-        return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
 
 
 class Session:

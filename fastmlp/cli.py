@@ -1,0 +1,116 @@
+"""The command ``fastmlp``: demo, info and warmup."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; by default, those of the process.
+
+    Returns
+    -------
+    int
+        0, or 1 where an optional package is missing or a file cannot be written.
+
+    Examples
+    --------
+    >>> from fastmlp.cli import main
+    >>> main(["info"])  # doctest: +ELLIPSIS
+    fastmlp ...
+    0
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ImportError, OSError) as error:
+        print(f"fastmlp: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
+    )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+    demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
+    demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
+    demo.add_argument(
+        "--output",
+        type=_picture,
+        default=Path("fastmlp-demo.png"),
+        metavar="PATH",
+        help="where to save the picture; default: fastmlp-demo.png",
+    )
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    demo.set_defaults(run=_demo)
+    commands.add_parser("info", help="versions, processor, threads, cache").set_defaults(run=_info)
+    ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
+    ahead.set_defaults(run=_warmup)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Like argparse's own, but the version is looked up only where it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
+        from fastmlp.info import info
+
+        print(f"fastmlp {info()['fastmlp']}")
+        parser.exit()
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from fastmlp.demo import run_demo
+
+    run_demo(arguments.output, epochs=arguments.epochs, seed=arguments.seed)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from fastmlp.info import format_info
+
+    print(format_info())
+
+
+def _warmup(arguments: argparse.Namespace) -> None:
+    from fastmlp._compile.cache import folder
+    from fastmlp.warmup import warmup
+
+    seconds = warmup(report=lambda line: print(line, flush=True))
+    print(f"{seconds:.1f} s, kept in {folder() or 'memory only: there is no cache folder'}")
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _seed(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+    return int(text)
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path

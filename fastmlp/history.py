@@ -1,0 +1,92 @@
+"""What a fit leaves behind: losses by epoch, and why it ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(Enum):
+    """Why a fit ended; the value says it in words.
+
+    Examples
+    --------
+    >>> from fastmlp import Status
+    >>> Status.DIVERGED.value
+    'the loss or a parameter was no longer finite'
+    """
+
+    COMPLETED = "all epochs are done"
+    STOPPED = "a callback asked to stop"
+    INTERRUPTED = "the user interrupted the fit"
+    DIVERGED = "the loss or a parameter was no longer finite"
+
+
+@dataclass
+class History:
+    """Record of a fit.
+
+    Attributes
+    ----------
+    loss : list of float
+        Each epoch's mean objective, penalties included, taken batch by batch while training.
+    validation_loss : list of float
+        Each epoch's mean loss on the validation data, without penalties, after its last step;
+        empty without validation data.
+    learning_rate : list of float
+        Each epoch's last.
+    status : Status
+    seconds : float
+        Wall time of the fit, compilation included.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP
+    >>> X = np.linspace(-1, 1, 20)[:, None]
+    >>> history = MLP((1, 8, 1), seed=0).fit(X, X**2, epochs=3)
+    >>> len(history.loss), history.status.name
+    (3, 'COMPLETED')
+    """
+
+    loss: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    status: Status = Status.COMPLETED
+    seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
+        return f"History({len(self.loss)} epochs{last}, {self.status.name}, {self.seconds:.3g} s)"
+
+
+@dataclass
+class Report:
+    """What a callback is told after each epoch.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 0 in each fit.
+    loss : float
+    validation_loss : float or None
+        None without validation data.
+    learning_rate : float
+        Of the epoch's last step.
+    net : MLP
+        The net as it is now; its parameters may be read and written.
+    """
+
+    epoch: int
+    loss: float
+    validation_loss: float | None
+    learning_rate: float
+    net: Any
+    stopping: bool = False
+
+    def stop(self) -> None:
+        """End the fit after this epoch, with `Status.STOPPED`."""
+        self.stopping = True
+
+
+Callback = Callable[[Report], Any]

@@ -1,0 +1,94 @@
+"""What fastmlp runs on: versions, processor, threads and cache, to read or to paste in a report."""
+
+import os
+import platform
+from importlib import metadata
+
+import llvmlite
+import llvmlite.binding
+import numba
+import numpy as np
+
+from fastmlp._compile import cache
+from fastmlp.backends.cpu import launch
+
+# LLVM's names of what the kernels gain from: wider vectors and fused multiply-add.
+VECTOR_FEATURES = (
+    "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+    "neon", "fp-armv8", "sve", "sve2",
+)  # fmt: skip
+OPTIONAL_PACKAGES = ("scikit-learn", "scipy", "matplotlib", "tqdm", "tbb")
+
+
+def info() -> dict[str, str]:
+    """Return what fastmlp runs on, from a name to a text; nothing heavy is imported for it.
+
+    Examples
+    --------
+    >>> from fastmlp.info import info
+    >>> list(info())[:5]
+    ['fastmlp', 'Python', 'numba', 'llvmlite', 'numpy']
+    """
+    return {
+        "fastmlp": _version("fastmlp") or "not installed",
+        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "CPU": llvmlite.binding.get_host_cpu_name(),
+        "vector features": _vector_features(),
+        "threading layer": _threading_layer(),
+        "threads": f"{launch.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",
+        "cache": _cache(),
+        "optional packages": _optional_packages(),
+    }
+
+
+def format_info() -> str:
+    """Return `info` as text, one aligned line per entry.
+
+    Examples
+    --------
+    >>> from fastmlp.info import format_info
+    >>> format_info().startswith("fastmlp")
+    True
+    """
+    entries = info()
+    width = max(map(len, entries))
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in entries.items())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _vector_features() -> str:
+    try:
+        features = llvmlite.binding.get_host_cpu_features()
+    except RuntimeError:
+        return "unknown to LLVM"
+    return " ".join(name for name in VECTOR_FEATURES if features.get(name)) or "none"
+
+
+def _threading_layer() -> str:
+    layer = launch.threading_layer()
+    safe = launch.parallel_is_safe()
+    return layer if safe else f"{layer} (kernels run serial: install tbb or OpenMP)"
+
+
+def _cache() -> str:
+    folder = cache.folder()
+    if folder is not None:
+        return str(folder)
+    if os.environ.get("FASTMLP_CACHE") == "0":
+        return "off (FASTMLP_CACHE=0)"
+    return "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
+
+
+def _optional_packages() -> str:
+    found = [(name, _version(name)) for name in OPTIONAL_PACKAGES]
+    return ", ".join(f"{name} {version}" for name, version in found if version) or "none"

@@ -1,0 +1,358 @@
+"""MLP: the net that users hold."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import checks, training, validation
+from fastmlp.history import Callback, History
+from fastmlp.layout import bias_views, make_layout, weight_views
+from fastmlp.losses import Loss
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastmlp.backends.cpu.engine import Data, Engine
+
+Array = NDArray[Any]
+Rule = str | Callable[..., Any]
+
+
+class MLP:
+    """A multi-layer perceptron: trains, predicts, and shows its parameters.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of int
+        Inputs, hidden layers, outputs: ``(2, 4, 1)``.
+    activation : str or callable, or a sequence of them, one per hidden layer
+        A name, or a function of your own: ``activation(z) -> (value, slope)`` on scalars.
+    output_activation : str or callable, optional
+        Default: identity, or the link that the loss owns ("binary_cross_entropy": "sigmoid",
+        "cross_entropy": "softmax", "poisson": "exp").
+    loss : str, callable or Loss
+        A name, or a function of your own: ``loss(prediction, target) -> (value, slope)``.
+    optimizer : str, Optimizer or callable
+        A name, such as "adam", or settings: ``Adam(0.01)``, ``SGD(0.1, momentum=0.9)``, or a
+        function ``optimizer(w, g, m, v, rate) -> (w, m, v)``.
+    l2, l1 : float
+        Strengths of the penalties; both together are the elastic net. The objective of a batch is
+        ``mean(loss) + (l2 sum(W^2) / 2 + l1 sum(abs(W))) / m``, with m its rows or the sum of
+        their weights. Biases are not penalised.
+    penalties : mapping of str or callable to float, optional
+        Further penalties and their strengths: ``penalty(w) -> (value, slope)``.
+    initializer : str or callable, optional
+        Default: he_uniform for the relu family, lecun_normal for selu, else glorot_uniform. A
+        function ``initializer(generator, shape) -> weights`` will do. Biases start at 0.
+    dtype : "float32" or "float64"
+    seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
+        For the initial weights and the shuffling. None: different every time.
+    n_threads : int, optional
+        At most so many; None: as many as the process may use. Results do not depend on it.
+    device : "cpu"
+
+    Attributes
+    ----------
+    parameters : (n_parameters,) array
+        All weights, then all biases, in one vector. Writing to it changes the net.
+    weights, biases : lists of arrays
+        Views into `parameters`, shape (n_in, n_out) and (n_out,) each.
+    n_steps : int
+        Optimizer steps done so far. A further fit goes on with the optimizer's state.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is not what it must be; nothing has been compiled then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, SGD
+    >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> y = np.array([0, 1, 1, 0])
+    >>> net = MLP((2, 4, 1), activation="tanh", loss="binary_cross_entropy", seed=0,
+    ...           optimizer=SGD(0.5, momentum=0.9))
+    >>> net.fit(X, y, epochs=500, batch_size=4).status.name
+    'COMPLETED'
+    >>> net.predict(X).round().ravel()
+    array([0., 1., 1., 0.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Iterable[int],
+        *,
+        activation: Rule | Sequence[Rule] = "relu",
+        output_activation: Rule | None = None,
+        loss: Rule | Loss = "mse",
+        optimizer: str | Optimizer | Callable[..., Any] = "adam",
+        l2: float = 0.0,
+        l1: float = 0.0,
+        penalties: Mapping[Any, float] | None = None,
+        initializer: Rule | None = None,
+        dtype: Any = "float32",
+        seed: Any = None,
+        n_threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        sizes = validation.layer_sizes(layer_sizes)
+        hidden = validation.hidden_activations(activation, len(sizes) - 2)
+        function = validation.loss(loss)
+        self._loss_name = _name(loss if isinstance(loss, str) else function.rule)
+        output, link = validation.output_activation(output_activation, self._loss_name, function)
+        self._output_name = _name(function.link or output)
+        self._network = Network(
+            layout=make_layout(sizes),
+            activations=(*hidden, output),
+            loss=function,
+            link=link,
+            penalties=validation.penalty_terms(l2, l1, penalties),
+            dtype=validation.dtype(dtype),
+        )
+        self.optimizer = validation.optimizer(optimizer)
+        self.device = validation.device(device)
+        if n_threads is not None:
+            checks.positive_integer("MLP", "n_threads", n_threads)
+        self.n_threads = n_threads
+        self.n_steps = 0
+        self._generator = validation.generator(seed)
+        self._moments: Array | None = None
+        self._parameters = self._initial_parameters(initializer)
+
+    @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """Sizes of the layers, inputs first."""
+        return self._network.layout.sizes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of parameters and predictions."""
+        return self._network.dtype
+
+    @property
+    def parameters(self) -> Array:
+        """All weights, then all biases: one flat vector, live."""
+        return self._parameters
+
+    @property
+    def weights(self) -> list[Array]:
+        """The weight matrices, shape (n_in, n_out) each, as live views."""
+        return weight_views(self._network.layout, self._parameters)
+
+    @property
+    def biases(self) -> list[Array]:
+        """The bias vectors, shape (n_out,) each, as live views."""
+        return bias_views(self._network.layout, self._parameters)
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        epochs: int = 100,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        sample_weight: ArrayLike | None = None,
+        validation_data: Any = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
+    ) -> History:
+        """Train on X and y; a further call goes on where this one ended.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers
+            Not copied if it is C-contiguous and of the net's dtype.
+        y : (n_rows,) or (n_rows, n_outputs) array
+            For "cross_entropy" integer labels from 0, or one-hot rows.
+        epochs : int
+        batch_size : int
+            Rows per step; the last batch of an epoch may be shorter.
+        shuffle : bool
+            Take the rows in a new order each epoch.
+        sample_weight : (n_rows,) array, optional
+            How much each row counts, 0 or more. A batch of zero weights takes no step.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+        callbacks : callable or sequence of callables
+            Each is called with a `Report` after every epoch; ``report.stop()`` ends the fit.
+        progress : bool
+            Show a tqdm bar with the loss.
+
+        Returns
+        -------
+        History
+            Losses by epoch, the status and the seconds. Ctrl-C ends the fit with a warning, a
+            usable net and `Status.INTERRUPTED`; a loss or parameter that is no longer finite with
+            a warning, the parameters from before that epoch and `Status.DIVERGED`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where data or arguments are not what they must be; the net is unchanged then.
+        """
+        who = "MLP.fit"
+        checks.positive_integer(who, "epochs", epochs)
+        checks.positive_integer(who, "batch_size", batch_size)
+        checks.boolean(who, "shuffle", shuffle)
+        checks.boolean(who, "progress", progress)
+        listeners = validation.callbacks(callbacks, who)
+        data = self._data(X, y, sample_weight, who)
+        validate = None
+        if validation_data is not None:
+            held_out = self._data(*validation.validation_pair(validation_data, who), who)
+            validate = lambda: self._engine().loss(self._parameters, held_out)  # noqa: E731
+        request = training.Request(
+            len(data.x), int(epochs), shuffle, validate, listeners, progress, self
+        )
+        return self._train(data, min(int(batch_size), len(data.x)), request)
+
+    def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
+        """Return predictions: values, or the probabilities of a loss that owns a link.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers
+        out : (n_rows, n_outputs) array of the net's dtype, optional
+            Where to write them.
+
+        Returns
+        -------
+        (n_rows, n_outputs) array
+            `out`, or a new array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where X or `out` is not what it must be.
+        """
+        return self._predict(X, out, raw=False, who="MLP.predict")
+
+    def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
+        """Return the raw outputs: the output layer before activation or link (logits).
+
+        Takes, returns and raises what `predict` does.
+        """
+        return self._predict(X, out, raw=True, who="MLP.predict_raw")
+
+    def loss_and_gradient(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> tuple[float, Array]:
+        """Return the objective on all rows of X and y, penalties included, and its gradient.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        objective : float
+        gradient : (n_parameters,) array, in the order of `parameters`
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the data are not what they must be.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> net = MLP((1, 1), initializer="zeros", dtype="float64")
+        >>> net.loss_and_gradient([[1.0], [3.0]], [1.0, 2.0])
+        (2.5, array([-7., -3.]))
+        """
+        data = self._data(X, y, sample_weight, "MLP.loss_and_gradient")
+        return self._engine().loss_and_gradient(self._parameters, data)
+
+    def summary(self) -> str:
+        """Return a table of the layers, and the settings, as text.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> print(MLP((2, 4, 1), activation="tanh", seed=0).summary())
+        layer   inputs  outputs  activation  parameters
+        hidden       2        4  tanh                12
+        output       4        1  identity             5
+        17 parameters, float32; loss mse; Adam(learning_rate=0.001); 0 steps done
+        """
+        names = [_name(rule) for rule in self._network.activations[:-1]] + [self._output_name]
+        rows = [("layer", "inputs", "outputs", "activation", "parameters")]
+        for i, (n_in, n_out) in enumerate(zip(self.layer_sizes, self.layer_sizes[1:], strict=False)):
+            kind = "hidden" if i < len(names) - 1 else "output"
+            rows.append((kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i in (0, 3) else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        penalty = "".join(f"; {_name(rule)} {s:g}" for rule, s in self._network.penalties)
+        lines.append(
+            f"{len(self._parameters):,} parameters, {self.dtype}; loss {self._loss_name}{penalty}; "
+            f"{_brief(self.optimizer)}; {self.n_steps:,} steps done"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        hidden = [_name(rule) for rule in self._network.activations[:-1]]
+        shown = hidden[0] if len({*hidden}) == 1 else hidden
+        activation = f"activation={shown!r}, " if hidden else ""
+        penalty = "".join(f", {_name(rule)}={s:g}" for rule, s in self._network.penalties)
+        return (
+            f"MLP({self.layer_sizes}, {activation}output_activation={self._output_name!r}, "
+            f"loss={self._loss_name!r}, optimizer={_brief(self.optimizer)}{penalty}, "
+            f"dtype={self.dtype.name!r})"
+        )
+
+    def _initial_parameters(self, initializer: Rule | None) -> Array:
+        layout = self._network.layout
+        flat = np.zeros(layout.n_parameters, self.dtype)
+        rules = validation.initializer(initializer, self._network.activations)
+        for rule, view in zip(rules, weight_views(layout, flat), strict=True):
+            view[:] = validation.initial_weights(rule, self._generator, view.shape)
+        return flat
+
+    def _engine(self) -> "Engine":
+        from fastmlp.backends.cpu.engine import Engine
+
+        return Engine(self._network, self.n_threads)
+
+    def _data(self, X: Any, y: Any, sample_weight: Any, who: str) -> "Data":
+        from fastmlp.backends.cpu.engine import Data
+
+        sizes, dtype = self.layer_sizes, self.dtype
+        x = validation.features(X, sizes[0], dtype, who)
+        table = validation.targets(y, len(x), sizes[-1], self._network.loss, dtype, who)
+        return Data(x, table, validation.weights(sample_weight, len(x), dtype, who))
+
+    def _predict(self, X: Any, out: Any, *, raw: bool, who: str) -> Array:
+        x = validation.features(X, self.layer_sizes[0], self.dtype, who)
+        result = validation.out_array(out, (len(x), self.layer_sizes[-1]), self.dtype, who)
+        self._engine().predict(self._parameters, x, result, raw=raw)
+        return result
+
+    def _train(self, data: "Data", batch_size: int, request: training.Request) -> History:
+        if self._moments is None:
+            self._moments = np.zeros((2, len(self._parameters)), self.dtype)
+        trainer = self._engine().trainer(
+            self._parameters, self._moments, self.optimizer, data, batch_size
+        )
+        loop = training.Loop(trainer, self.optimizer, self.n_steps, self._generator, request)
+        try:
+            return loop.run()
+        finally:
+            self.n_steps = loop.step
+
+
+def _name(rule: Any) -> str:
+    return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
+
+
+def _brief(optimizer: Optimizer) -> str:
+    return f"{type(optimizer).__name__}(learning_rate={optimizer.learning_rate!r})"

@@ -1,0 +1,205 @@
+"""The training loop: epochs, calls of about 50 ms, callbacks, stopping."""
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp.history import Callback, History, Report, Status
+from fastmlp.optimizers import Optimizer
+from fastmlp.schedules import rates_of
+
+CALL_SECONDS = 0.05
+# A guess for the first call, low enough that it lasts no longer on a slow core.
+FIRST_FLOPS_PER_SECOND = 1e9
+MAX_ORDER_NUMBERS = 1 << 20
+
+
+class Trainer(Protocol):
+    """What the loop needs of a backend's trainer."""
+
+    units_per_epoch: int
+    unit_flops: int
+
+    @property
+    def diverged(self) -> bool: ...
+
+    def run(
+        self, order: NDArray[np.int64], coefficients: Any, losses: Any, first: int, last: int
+    ) -> int: ...
+
+    def step_of(self, unit: int) -> int: ...
+
+
+class Request(NamedTuple):
+    """What a fit is asked to do, checked.
+
+    Attributes
+    ----------
+    validate : function that returns the validation loss, or None
+    progress : whether to show a bar
+    net : what callbacks are given
+    """
+
+    n_rows: int
+    epochs: int
+    shuffle: bool
+    validate: Callable[[], float] | None
+    callbacks: Sequence[Callback]
+    progress: bool
+    net: Any
+
+
+class Pace:
+    """How many units a call should do to last about `CALL_SECONDS`."""
+
+    def __init__(self, unit_flops: int) -> None:
+        self.units = max(1, int(CALL_SECONDS * FIRST_FLOPS_PER_SECOND / unit_flops))
+
+    def measure(self, units: int, seconds: float) -> None:
+        """Learn from a call; at most fourfold at a time, for a short call measures overhead."""
+        ideal = units * CALL_SECONDS / max(seconds, 1e-9)
+        self.units = max(1, int(min(ideal, 4 * self.units)))
+
+
+class Loop:
+    """One fit: holds the counters while it runs."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        optimizer: Optimizer,
+        first_step: int,
+        generator: np.random.Generator,
+        request: Request,
+    ) -> None:
+        self.step = first_step
+        self.history = History()
+        self._trainer, self._optimizer, self._request = trainer, optimizer, request
+        self._generator = generator
+        self._pace = Pace(trainer.unit_flops)
+        self._total = first_step + request.epochs * trainer.step_of(trainer.units_per_epoch)
+        self._rate = 0.0
+
+    def run(self) -> History:
+        """Train; on Ctrl-C, keep what the calls so far did."""
+        start = time.perf_counter()
+        try:
+            with _bar(self._request) as bar:
+                self._epochs(bar)
+        except KeyboardInterrupt:
+            self.history.status = Status.INTERRUPTED
+            epoch = len(self.history.loss)
+            _warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+        self.history.seconds = time.perf_counter() - start
+        return self.history
+
+    def _epochs(self, bar: Any) -> None:
+        history, epochs = self.history, self._request.epochs
+        while len(history.loss) < epochs and history.status is Status.COMPLETED:
+            n_epochs = min(self._window(), epochs - len(history.loss))
+            losses = np.full(n_epochs, np.nan)
+            before = self.step
+            n_done = self._run_window(self._order(n_epochs), losses)
+            self._record(losses[:n_done], before)
+            if bar is not None and n_done:
+                bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
+                bar.update(n_done)
+            if self._trainer.diverged:
+                self._diverge(losses[n_done])
+            elif self._request.validate or self._request.callbacks:
+                self._report()
+
+    def _window(self) -> int:
+        """Return how many epochs to plan at once: one where somebody looks after each."""
+        request, per_epoch = self._request, self._trainer.units_per_epoch
+        if request.callbacks or request.validate:
+            return 1
+        most = max(1, MAX_ORDER_NUMBERS // request.n_rows)
+        return max(1, min(most, self._pace.units // per_epoch))
+
+    def _order(self, n_epochs: int) -> NDArray[np.int64]:
+        rows = np.arange(self._request.n_rows, dtype=np.int64)
+        if not self._request.shuffle:
+            return rows[None]
+        return self._generator.permuted(np.tile(rows, (n_epochs, 1)), axis=1)
+
+    def _run_window(self, order: NDArray[np.int64], losses: NDArray[np.float64]) -> int:
+        """Run a window of epochs in calls of about `CALL_SECONDS`; return how many it completed."""
+        trainer, unit = self._trainer, 0
+        total = len(losses) * trainer.units_per_epoch
+        while unit < total:
+            last = min(unit + self._pace.units, total)
+            n_steps = trainer.step_of(last - 1) - trainer.step_of(unit) + 1
+            rates = self._rates(np.arange(self.step, self.step + n_steps))
+            coefficients = self._optimizer.coefficients(self.step + 1, rates)
+            start = time.perf_counter()
+            reached = trainer.run(order, coefficients, losses, unit, last)
+            self._pace.measure(last - unit, time.perf_counter() - start)
+            if trainer.diverged:
+                return reached // trainer.units_per_epoch
+            self.step += trainer.step_of(last) - trainer.step_of(unit)
+            unit = last
+        return len(losses)
+
+    def _rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        rate = self._optimizer.learning_rate
+        return validation.rates(rates_of(rate, steps, self._total), len(steps), rate)
+
+    def _record(self, losses: NDArray[np.float64], first_step: int) -> None:
+        steps_per_epoch = self._trainer.step_of(self._trainer.units_per_epoch)
+        last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
+        self.history.loss += losses.tolist()
+        self.history.learning_rate += self._rates(last_steps).tolist()
+
+    def _report(self) -> None:
+        """Validate, and tell the callbacks."""
+        history, request = self.history, self._request
+        if request.validate:
+            history.validation_loss.append(request.validate())
+        report = Report(
+            epoch=len(history.loss) - 1,
+            loss=history.loss[-1],
+            validation_loss=history.validation_loss[-1] if request.validate else None,
+            learning_rate=history.learning_rate[-1],
+            net=request.net,
+        )
+        for callback in request.callbacks:
+            callback(report)
+        if report.stopping:
+            history.status = Status.STOPPED
+
+    def _diverge(self, loss: float) -> None:
+        """Say so; the backend has gone back to the epoch's first parameters, without momentum."""
+        self.history.status = Status.DIVERGED
+        self.step = 0
+        _warn(
+            f"fit diverged in epoch {len(self.history.loss)} (loss {loss:.3g}): the net keeps its "
+            "parameters from before that epoch; try a smaller learning rate, or standardise X",
+            RuntimeWarning,
+        )
+
+
+def _warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called `fit`."""
+    depth = 2
+    while sys._getframe(depth - 1).f_globals.get("__name__", "").startswith("fastmlp."):
+        depth += 1
+    warnings.warn(message, category, stacklevel=depth)
+
+
+def _bar(request: Request) -> AbstractContextManager[Any]:
+    """Return a tqdm bar over the epochs, or nothing, to be used in a with statement."""
+    if not request.progress:
+        return nullcontext()
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("fit: progress=True needs tqdm: pip install tqdm") from error
+    return tqdm(total=request.epochs, unit="epoch")  # type: ignore[no-any-return]

@@ -1,0 +1,102 @@
+"""Compiling ahead: fill the disk cache with every kernel and every rule."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmlp._compile.jit import INTERPRETED
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.backends.cpu import drive
+from fastmlp.losses import LOSSES
+from fastmlp.model import MLP
+from fastmlp.optimizers import OPTIMIZERS, SGD, Optimizer
+from fastmlp.penalties import RULES as PENALTIES
+
+WIDTH = 2
+
+
+def warmup(
+    dtypes: Sequence[str] = ("float32", "float64"),
+    parallel: bool = True,
+    report: Callable[[str], Any] | None = None,
+) -> float:
+    """Compile every kernel and every rule, so that later programs load them from the disk cache.
+
+    What the cache holds already is loaded, in a fraction of a second. Rules of your own are not
+    cached, and compile anew in each process.
+
+    Parameters
+    ----------
+    dtypes : sequence of str, default ("float32", "float64")
+    parallel : bool, default True
+        Whether to compile the kernels that run on several threads, too.
+    report : callable, optional
+        Called with a line of text before each part, for example `print`.
+
+    Returns
+    -------
+    float
+        Seconds that it took.
+
+    Raises
+    ------
+    ValueError
+        Where a dtype is neither float32 nor float64.
+
+    Examples
+    --------
+    >>> from fastmlp.warmup import warmup
+    >>> seconds = warmup(dtypes=["float32"], parallel=False)  # doctest: +SKIP
+    """
+    say = report or (lambda line: None)
+    start = time.perf_counter()
+    for dtype in dtypes:
+        for part, nets in _parts(dtype):
+            say(f"{dtype}: {part}")
+            for net in nets:
+                _exercise(net)
+    if parallel and not INTERPRETED:
+        say(f"{', '.join(dtypes)}: parallel kernels")
+        _compile_parallel_twins()
+    return time.perf_counter() - start
+
+
+def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
+    """Nets that between them use every rule, by the kind of rule."""
+    every = [WIDTH] * (len(ACTIVATIONS) + 2)
+    penalties = dict.fromkeys(PENALTIES, 1e-4)
+    return [
+        ("kernels", [_net(dtype)]),
+        ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
+        ("losses and links", [_net(dtype, loss=loss) for loss in LOSSES.values()]),
+        ("penalties", [_net(dtype, penalties=penalties)]),
+        ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
+    ]
+
+
+def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
+    return MLP(sizes, dtype=dtype, seed=0, n_threads=1, **settings)
+
+
+def _optimizers() -> Iterator[Optimizer]:
+    for kind in OPTIMIZERS.values():
+        yield kind()
+    yield SGD(momentum=0.9)
+    yield SGD(momentum=0.9, nesterov=True)
+
+
+def _exercise(net: MLP) -> None:
+    """Call each compiled entry point once, with targets that every loss takes."""
+    X = y = np.eye(WIDTH)
+    net.fit(X, y, epochs=1, validation_data=(X, y))
+    net.predict(X)
+    net.loss_and_gradient(X, y)
+
+
+def _compile_parallel_twins() -> None:
+    """Compile the parallel drivers for the signatures that the serial ones were called with."""
+    for serial, twin in zip(drive.SERIAL, drive.PARALLEL, strict=True):
+        for signature in serial.signatures:
+            twin.compile(signature)

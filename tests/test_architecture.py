@@ -1,0 +1,120 @@
+"""Imports go down: every module has a floor, and nothing on it knows what stands above."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import fastmlp
+
+ROOT = Path(fastmlp.__file__).parent
+# From the ground up. A folder is one room: inside it imports are free, but never in a circle.
+FLOORS = [
+    {"elementary", "checks"},
+    {"activations", "links", "losses", "penalties", "updates"},
+    {"optimizers"},
+    {"layout", "initializers", "schedules"},
+    {"workspace", "network", "validation"},
+    {"_compile"},
+    {"backends"},
+    {"history"},
+    {"training"},
+    {"model"},
+    {"plotting", "info", "warmup", "__main__"},
+    {"demo"},
+    {"cli"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The front door only re-exports, so it stands above all but the program's entry.
+FLOOR_OF |= {"__main__": len(FLOORS), "__init__": len(FLOORS) + 1}
+MEMORY, MODEL = FLOOR_OF["workspace"], FLOOR_OF["model"]
+OPTIONAL = {"sklearn", "matplotlib", "scipy", "tqdm"}
+FILES = {
+    ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
+    for path in sorted(ROOT.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+each_module = pytest.mark.parametrize("module", FILES)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def floor_of(module: str) -> int:
+    return FLOOR_OF[room_of(module)]
+
+
+def full_name(name: str) -> str:
+    """The module's name in FILES: a package is its __init__, any other library stays as it is."""
+    return f"{name}.__init__" if f"{name}.__init__" in FILES else name
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported in it, at the top or in a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (full_name(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where they go: write the whole name"
+            for alias in node.names:
+                below = full_name(f"{node.module}.{alias.name}")
+                yield below if below in FILES else full_name(str(node.module))
+
+
+def libraries_of(tree: ast.AST) -> set[str]:
+    return {name.split(".")[0] for name in imports_of(tree)} - {"fastmlp"}
+
+
+def outside_functions(tree: ast.Module) -> ast.Module:
+    """The statements that run on import, at any depth of `if` and `try`."""
+    kept = [s for s in tree.body if not isinstance(s, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return ast.Module(body=kept, type_ignores=[])
+
+
+@each_module
+def test_every_module_has_a_floor(module: str) -> None:
+    where = f"give {room_of(module)!r} a floor: add it to FLOORS in {Path(__file__).name}"
+    assert room_of(module) in FLOOR_OF, where
+
+
+@each_module
+def test_imports_point_down(module: str) -> None:
+    targets = {name for name in imports_of(TREES[module]) if name in FILES}
+    others = {name for name in targets if room_of(name) != room_of(module)}
+    up = sorted(name for name in others if floor_of(name) >= floor_of(module))
+    assert not up, f"{module} is on floor {floor_of(module)} and must not import {up}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {m: {n for n in imports_of(tree) if n in FILES and n != m} for m, tree in TREES.items()}
+    graph.pop("fastmlp.__init__")
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@each_module
+def test_only_the_compiler_the_backends_and_the_doors_know_numba(module: str) -> None:
+    room = room_of(module)
+    if room not in ("_compile", "backends") and FLOOR_OF[room] <= MODEL:
+        assert not libraries_of(TREES[module]) & {"numba", "llvmlite"}
+
+
+@each_module
+def test_the_lower_floors_need_numpy_and_the_standard_library_alone(module: str) -> None:
+    if floor_of(module) <= MEMORY:
+        assert libraries_of(TREES[module]) - sys.stdlib_module_names <= {"numpy"}
+
+
+@each_module
+def test_optional_libraries_are_imported_where_they_are_used(module: str) -> None:
+    assert not libraries_of(outside_functions(TREES[module])) & OPTIONAL
+
+
+@each_module
+def test_only_the_programs_print(module: str) -> None:
+    calls = [n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call)]
+    prints = [f.lineno for f in calls if isinstance(f, ast.Name) and f.id == "print"]
+    assert room_of(module) in ("cli", "demo") or not prints, f"print in lines {prints}"
