@@ -121,28 +121,23 @@ def _describe(data: Digits, epochs: int, seed: int) -> None:
 
 def _fit_fastmlp(data: Digits, epochs: int, seed: int) -> Outcome:
     print("\nfastmlp")
-    first = _seconds(lambda: _read(_net(seed), data, epochs=1))
+    first, _ = _timed(lambda: _read(_fitted(seed, data, 1)[0], data))
     print(f"  first fit, one epoch, with compiling or loading the kernels: {first:.2f} s")
-    net, histories = _net(seed), list[History]()
-    callback = _Progress(epochs)
-    seconds = _seconds(lambda: histories.append(_fit(net, data, epochs, callback)))
-    predictions = net.predict(data.X_held_out).argmax(axis=1)
-    return Outcome("fastmlp", first, seconds, histories[0].loss, predictions)
+    seconds, (net, history) = _timed(lambda: _fitted(seed, data, epochs, _Progress(epochs)))
+    return Outcome("fastmlp", first, seconds, history.loss, _read(net, data))
 
 
-def _net(seed: int) -> MLP:
-    return MLP(
+def _fitted(
+    seed: int, data: Digits, epochs: int, *callbacks: Callable[[Report], Any]
+) -> tuple[MLP, History]:
+    net = MLP(
         (64, N_HIDDEN, 10), loss="cross_entropy", optimizer=Adam(LEARNING_RATE), l2=L2, seed=seed
     )
+    return net, net.fit(data.X, data.y, epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks)
 
 
-def _fit(net: MLP, data: Digits, epochs: int, *callbacks: Callable[[Report], Any]) -> History:
-    return net.fit(data.X, data.y, epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks)
-
-
-def _read(net: MLP, data: Digits, epochs: int) -> Array:
-    _fit(net, data, epochs)
-    return net.predict(data.X_held_out)
+def _read(net: MLP, data: Digits) -> Array:
+    return net.predict(data.X_held_out).argmax(axis=1)
 
 
 class _Progress:
@@ -158,13 +153,13 @@ class _Progress:
 
 
 def _fit_sklearn(data: Digits, epochs: int, seed: int) -> Outcome:
-    first = _seconds(lambda: _train_classifier(data, 1, seed))
-    print(f"\nscikit-learn, MLPClassifier with the same settings\n  first fit, one epoch: {first:.2f} s")
-    fitted = list[Any]()
-    seconds = _seconds(lambda: fitted.append(_train_classifier(data, epochs, seed)))
-    loss = fitted[0].loss_curve_
+    print("\nscikit-learn, MLPClassifier with the same settings")
+    first, _ = _timed(lambda: _train_classifier(data, 1, seed))
+    print(f"  first fit, one epoch, with importing it: {first:.2f} s")
+    seconds, classifier = _timed(lambda: _train_classifier(data, epochs, seed))
+    loss = classifier.loss_curve_
     print(f"  epoch {len(loss):>4}  loss {loss[-1]:.4f}")
-    return Outcome("scikit-learn", first, seconds, loss, fitted[0].predict(data.X_held_out))
+    return Outcome("scikit-learn", first, seconds, loss, classifier.predict(data.X_held_out))
 
 
 def _train_classifier(data: Digits, epochs: int, seed: int) -> Any:
@@ -194,7 +189,10 @@ def _compare(ours: Outcome, theirs: Outcome, data: Digits) -> None:
             f"{outcome.name:<14}{accuracy:>18}{outcome.loss[-1]:>12.4f}"
             f"{outcome.seconds:>8.2f} s{outcome.first_seconds:>10.2f} s"
         )
-    print(f"\nOne run of each, on this machine: fastmlp fitted {theirs.seconds / ours.seconds:.1f} ", end="")
+    print(
+        f"\nOne run of each, on this machine: fastmlp fitted {theirs.seconds / ours.seconds:.1f} ",
+        end="",
+    )
     print("times as fast, compiling left out.")
     where = folder()
     kept = f"kept in {where}" if where else "not kept: there is no cache folder"
@@ -205,10 +203,10 @@ def _accuracy(outcome: Outcome, data: Digits) -> float:
     return float((outcome.predictions == data.y_held_out).mean())
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    result = work()
+    return time.perf_counter() - start, result
 
 
 def _draw(ours: Outcome, theirs: Outcome, data: Digits) -> Any:

@@ -76,7 +76,9 @@ RULES: dict[str, Initializer] = {
     )
 }
 DEFAULTS: dict[str, str] = {
-    **dict.fromkeys(("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish"), "he_uniform"),
+    **dict.fromkeys(
+        ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish"), "he_uniform"
+    ),
     "selu": "lecun_normal",
 }
 DEFAULT = "glorot_uniform"

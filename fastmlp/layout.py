@@ -1,5 +1,6 @@
 """Where the parameters of a net lie in one flat vector: all weights, then all biases."""
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def make_layout(sizes: tuple[int, ...]) -> Layout:
     >>> make_layout((2, 4, 1)).n_parameters
     17
     """
-    shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+    shapes = list(pairwise(sizes))
     offsets = [0]
     for n_in, n_out in shapes:
         offsets.append(offsets[-1] + n_in * n_out)
@@ -46,7 +47,7 @@ def make_layout(sizes: tuple[int, ...]) -> Layout:
 
 def weight_views(layout: Layout, flat: Vector) -> list[Vector]:
     """Return the weight matrices, shape (n_in, n_out) each, as views of `flat`."""
-    shapes = zip(layout.sizes[:-1], layout.sizes[1:], strict=True)
+    shapes = pairwise(layout.sizes)
     return [
         flat[start : start + n_in * n_out].reshape(n_in, n_out)
         for start, (n_in, n_out) in zip(layout.weights, shapes, strict=True)

@@ -281,7 +281,9 @@ class MLP:
         """
         names = [_name(rule) for rule in self._network.activations[:-1]] + [self._output_name]
         rows = [("layer", "inputs", "outputs", "activation", "parameters")]
-        for i, (n_in, n_out) in enumerate(zip(self.layer_sizes, self.layer_sizes[1:], strict=False)):
+        for i, (n_in, n_out) in enumerate(
+            zip(self.layer_sizes, self.layer_sizes[1:], strict=False)
+        ):
             kind = "hidden" if i < len(names) - 1 else "output"
             rows.append((kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]

@@ -51,7 +51,8 @@ def _columns(rates: Rates, *columns: Any) -> Rates:
 def _check_learning_rate(optimizer: Any) -> None:
     name, rate = type(optimizer).__name__, optimizer.learning_rate
     if isinstance(rate, type):
-        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {rate.__name__}(...)")
+        wanted = f"{rate.__name__}(...)"
+        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {wanted}")
     if not callable(rate):
         expected = "a finite number above 0 or a schedule"
         checks.real(name, "learning_rate", rate, expected, checks.is_positive(rate))
@@ -303,7 +304,8 @@ class Nadam(Adam):
     """Adam with Nesterov's momentum, warmed up.
 
     With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of mu_1 to mu_t:
-    ``w <- w - rate (mu_(t+1) m / (1 - M_(t+1)) + (1 - mu_t) g / (1 - M_t)) / (sqrt(v') + epsilon)``.
+    ``w <- w - rate u / (sqrt(v') + epsilon)`` with
+    ``u = mu_(t+1) m / (1 - M_(t+1)) + (1 - mu_t) g / (1 - M_t)``.
 
     Parameters
     ----------
@@ -347,7 +349,7 @@ class Nadam(Adam):
             rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root
         )
 
-    def _momentum(self, t: NDArray[np.int64]) -> Rates:
+    def _momentum(self, t: NDArray[np.int64]) -> Any:
         return self.beta_1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
 
     def _product(self, step: int) -> float:
@@ -355,7 +357,7 @@ class Nadam(Adam):
         vanished = 70 / -np.log(self.beta_1) if self.beta_1 else 1.0
         if step > vanished:
             return 0.0
-        product = 1.0
+        product: Any = 1.0
         for first in range(1, step, 1 << 16):
             product *= np.prod(self._momentum(np.arange(first, min(first + (1 << 16), step))))
         return float(product)

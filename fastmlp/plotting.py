@@ -148,9 +148,7 @@ def _dress(ax: "Axes") -> None:
 def _calls_for_log(ax: "Axes") -> bool:
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
     values = values[np.isfinite(values)]
-    return bool(
-        values.size and values.min() > 0 and values.max() > LOG_SCALE_FACTOR * values.min()
-    )
+    return bool(values.size and values.min() > 0 and values.max() > LOG_SCALE_FACTOR * values.min())
 
 
 def _new_axes() -> "Axes":

@@ -84,7 +84,7 @@ class Exponential(_Checked):
     every: int = 1000
 
     def __call__(self, steps: Steps, total: int) -> Rates:
-        return self.learning_rate * self.factor ** (steps / self.every)
+        return self.learning_rate * self.factor ** (steps.astype(np.float64) / self.every)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ class Loop:
         except KeyboardInterrupt:
             self.history.status = Status.INTERRUPTED
             epoch = len(self.history.loss)
-            _warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+            _warn(
+                f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning
+            )
         self.history.seconds = time.perf_counter() - start
         return self.history
 
@@ -202,4 +204,4 @@ def _bar(request: Request) -> AbstractContextManager[Any]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("fit: progress=True needs tqdm: pip install tqdm") from error
-    return tqdm(total=request.epochs, unit="epoch")  # type: ignore[no-any-return]
+    return tqdm(total=request.epochs, unit="epoch")

@@ -30,7 +30,14 @@ def sgd_nesterov(w: float, g: float, m: float, v: float, rate: float, momentum: 
 
 
 def rmsprop(
-    w: float, g: float, m: float, v: float, rate: float, gain_v: float, momentum: float, epsilon: float
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_v: float,
+    momentum: float,
+    epsilon: float,
 ) -> Triple:
     """v is a running mean of g^2; m <- momentum m + g / (sqrt(v) + epsilon); w <- w - rate m."""
     v = v + gain_v * (g * g - v)
@@ -45,7 +52,14 @@ def adagrad(w: float, g: float, m: float, v: float, rate: float, epsilon: float)
 
 
 def adam(
-    w: float, g: float, m: float, v: float, rate: float, gain_m: float, gain_v: float, epsilon: float
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_m: float,
+    gain_v: float,
+    epsilon: float,
 ) -> Triple:
     """m and v are running means of g and g^2; w <- w - rate m / (sqrt(v) + epsilon)."""
     m = m + gain_m * (g - m)

@@ -27,7 +27,9 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
         raise ValueError(
             f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {given!r}"
         )
-    return tuple(checks.positive_integer(OWNER, f"layer_sizes[{i}]", n) for i, n in enumerate(given))
+    return tuple(
+        checks.positive_integer(OWNER, f"layer_sizes[{i}]", n) for i, n in enumerate(given)
+    )
 
 
 def activation(rule: object) -> activations.ActivationRule:
@@ -88,7 +90,7 @@ def optimizer(given: object) -> optimizers.Optimizer:
     """Return the optimizer that a name or an update rule stands for, or check the one given."""
     if isinstance(given, str):
         checks.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS)
-        return optimizers.OPTIMIZERS[given]()  # type: ignore[no-any-return]
+        return optimizers.OPTIMIZERS[given]()
     if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
         return given
     if callable(given) and not isinstance(given, type):
@@ -142,8 +144,8 @@ def initial_weights(rule: Any, generator: np.random.Generator, shape: tuple[int,
     weights = np.asarray(rule(generator, shape))
     if weights.shape != shape or not np.isfinite(weights).all():
         raise ValueError(
-            f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite numbers of "
-            f"shape {shape}, got shape {weights.shape}"
+            f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite "
+            f"numbers of shape {shape}, got shape {weights.shape}"
         )
     return weights
 
@@ -213,14 +215,18 @@ def targets(
     """
     array = _numbers(y, who, "y")
     if array.ndim not in (1, 2):
-        raise ValueError(f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}")
+        raise ValueError(
+            f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}"
+        )
     if len(array) != n_rows:
         raise ValueError(f"{who}: X has {n_rows} rows, but y has {len(array)}")
     table = array.reshape(n_rows, -1)
     if function.targets == "classes" and table.shape[1] == 1:
         _class_labels(array, n_outputs, who)
     elif table.shape[1] != n_outputs:
-        raise ValueError(f"{who}: y has {table.shape[1]} columns, but the net has {n_outputs} outputs")
+        raise ValueError(
+            f"{who}: y has {table.shape[1]} columns, but the net has {n_outputs} outputs"
+        )
     numbers = _finite(np.ascontiguousarray(_cast(table, kind)), who, "y")
     _target_values(numbers, function, n_outputs, who)
     return numbers
@@ -271,7 +277,7 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
             f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
             f"got {type(given).__name__}"
         )
-    return (*given, None)[:3]  # type: ignore[return-value]
+    return (*given, None)[:3]
 
 
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
@@ -292,7 +298,9 @@ def _own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int)
     try:
         result = getattr(rule, "py_func", rule)(*[np.float64(0.5)] * n_arguments)
     except Exception as error:
-        raise TypeError(f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}") from error
+        raise TypeError(
+            f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
+        ) from error
     if not isinstance(result, tuple) or len(result) != n_results:
         raise TypeError(f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}")
     return rule
@@ -333,7 +341,8 @@ def _finite(array: Array, who: str, name: str) -> Array:
 def _class_labels(array: Array, n_outputs: int, who: str) -> None:
     if array.dtype.kind == "f":
         raise TypeError(
-            f"{who}: class labels must be integers from 0 to {n_outputs - 1}, got dtype {array.dtype}"
+            f"{who}: class labels must be integers from 0 to {n_outputs - 1}, "
+            f"got dtype {array.dtype}"
         )
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= n_outputs:

@@ -34,13 +34,14 @@ class Block:
     """A compiled block, alive as long as somebody may call its address."""
 
     def __init__(self, loop: Loop, cache: CodeCache | None) -> None:
-        self._code = None
+        self._code: Any = None
+        self.address: int
         if INTERPRETED:
             self.address = len(_interpreted)
             _interpreted.append(loop)
             return
         signature = types.void(*[types.intp] * loop.__code__.co_argcount)
-        code = CFunc(loop, (signature.args, types.void), {}, {"error_model": "numpy"})
+        code: Any = CFunc(loop, (signature.args, types.void), {}, {"error_model": "numpy"})
         if cache is not None:
             code._cache = cache
         code.compile()
@@ -83,7 +84,9 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
     cache = None
     if module.split(".")[0] == "fastmlp":
         settings = sorted(options.items())
-        cache = CodeCache(f"{factory.__module__}.{factory.__name__}:{dtype}:{module}.{name}:{settings}")
+        cache = CodeCache(
+            f"{factory.__module__}.{factory.__name__}:{dtype}:{module}.{name}:{settings}"
+        )
     if not isinstance(rule, numba.core.dispatcher.Dispatcher):
         register_jitable(rule)
     try:

@@ -24,7 +24,7 @@ for _function in elementary.FUNCTIONS:
 def leaf(function: Function, *, parallel: bool = False) -> Function:
     """Compile a function that only compiled code calls."""
     options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
-    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    return numba.njit(**options)(function)
 
 
 def kernel(name: str) -> Callable[[Function], Function]:

@@ -63,8 +63,6 @@ def _compiled_row(address: Any, n: Any, dtype: Any) -> Any:
     return lambda address, n, dtype: carray(_pointer(address, dtype), n)
 
 
-
-
 def coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
     """Return the n numbers at `address` as a tuple; n must be known when compiling."""
     return tuple(row(address, n, dtype))

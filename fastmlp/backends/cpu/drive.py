@@ -39,10 +39,10 @@ class Job(NamedTuple):
 class Drivers(NamedTuple):
     """The compiled entry points of one way to launch."""
 
-    run: Callable[..., int]
-    evaluate: Callable[..., float]
-    predict: Callable[..., None]
-    gradient: Callable[..., float]
+    run: Any
+    evaluate: Any
+    predict: Any
+    gradient: Any
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
@@ -240,7 +240,7 @@ def _make_drivers(parallel: bool) -> Drivers:
         return loss
 
     twin = "parallel" if parallel else "serial"
-    drivers = (_make_run(spread), evaluate, predict, gradient)
+    drivers: tuple[Any, ...] = (_make_run(spread), evaluate, predict, gradient)
     return Drivers(*[kernel(f"cpu.{d.__name__}.{twin}")(d) for d in drivers])
 
 

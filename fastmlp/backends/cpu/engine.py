@@ -54,7 +54,7 @@ class Engine:
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
     def predict(self, parameters: Array, x: Array, out: Array, *, raw: bool = False) -> None:
-        """Write predictions, or the output layer's pre-activations, to `out` (n_rows, n_outputs)."""
+        """Write predictions, or with `raw` the outputs before activation or link, to `out`."""
         network = _without_output(self.network) if raw else self.network
         blocks = Addresses(_activations(network), link=_link(network))
         session = Session(network, blocks, parameters, Data(x, x[:, :0], x[:0, 0]))

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numba
 
-# One fork-join costs 2.4 us on OpenMP and a step has two; a core does about 40 flop/ns.
-PARALLEL_FLOPS = 1_000_000
+# A core does about 40 flop/ns, so this is 100 us of work against two fork-joins of 2.4 us each on
+# OpenMP. Lower pays on an idle machine and costs much where another process keeps a core busy:
+# a spinning thread then waits a time slice at each join.
+PARALLEL_FLOPS = 4_000_000
 POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 CHOICES = {"threadsafe": ("tbb", "omp"), "forksafe": ("tbb", "workqueue"), "safe": ("tbb",)}
 

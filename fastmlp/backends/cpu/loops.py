@@ -52,7 +52,11 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
         output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
     ) -> None:
         n = n_rows * width
-        output, target, slope = row(output, n, scalar), row(target, n, scalar), row(slope, n, scalar)
+        output, target, slope = (
+            row(output, n, scalar),
+            row(target, n, scalar),
+            row(slope, n, scalar),
+        )
         loss = row(loss, n_rows, np.float64)
         share = 1.0 / width if mean else 1.0
         for r in range(n_rows):

@@ -37,7 +37,10 @@ def _gather_targets(net: Any, first: Any, last: Any, like: Any) -> Any:
     """Copy the block's targets to its part of the buffer, and return where that is."""
     n_targets = net.n_targets
     place = net.targets + first * n_targets * like.itemsize
-    targets, index = row(place, (last - first) * n_targets, like.dtype), row(net.index, last, np.int64)
+    targets, index = (
+        row(place, (last - first) * n_targets, like.dtype),
+        row(net.index, last, np.int64),
+    )
     for r in range(first, last):
         y = row(net.y + index[r] * n_targets * like.itemsize, n_targets, like.dtype)
         for j in range(n_targets):
@@ -55,7 +58,10 @@ def _loss(net: Any, first: Any, last: Any, like: Any) -> None:
     losses, slopes = net.row_losses + first * 8, net.raw + first * net.max_width * size
     call(net.loss, (outer.outputs + skip, targets, slopes, losses, n, width, net.n_targets))
     loss, index = row(losses, n, np.float64), row(net.index, last, np.int64)
-    slope, delta = row(slopes, n * width, like.dtype), row(outer.deltas + skip, n * width, like.dtype)
+    slope, delta = (
+        row(slopes, n * width, like.dtype),
+        row(outer.deltas + skip, n * width, like.dtype),
+    )
     total = 0.0
     for r in range(n):
         weight = 1.0

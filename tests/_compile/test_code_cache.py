@@ -1,0 +1,361 @@
+"""The disk cache: never old code, never a failure, never half a file."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+
+from fastmlp._compile import cache, kernel
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is compiled or stored"
+)
+
+# Prints relu(-1), relu(2), sigmoid(0) and how often the compiler ran.
+EVALUATE = """
+import ctypes
+import numpy as np
+from numba.core import event
+from fastmlp._compile import block_of
+from fastmlp.activations import RULES
+from fastmlp.backends.cpu.loops import activation_loop
+
+z, value, slope = np.array([-1.0, 2.0, 0.0]), np.empty(3), np.empty(3)
+kind = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 4)
+numbers = []
+with event.install_recorder("numba:run_pass") as passes:
+    for name, chosen in (("relu", z[:2]), ("sigmoid", z[2:])):
+        address = block_of(activation_loop, np.float64, RULES[name]).address
+        kind(address)(chosen.ctypes.data, value.ctypes.data, slope.ctypes.data, chosen.size)
+        numbers += value[: chosen.size].tolist()
+print(*numbers, len(passes.buffer) > 0)
+"""
+RIGHT = "0.0 2.0 0.5"
+
+TRAIN = """
+import numpy as np
+from numba.core import event
+from fastmlp import activations, links, losses, penalties
+from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.layout import make_layout
+from fastmlp.network import Network
+from fastmlp.optimizers import SGD
+
+rules = (activations.relu, activations.identity)
+link, decay = links.LINKS["identity"], ((penalties.l2, 0.1),)
+net = Network(make_layout((2, 3, 1)), rules, losses.LOSSES["mse"], link, decay, np.dtype(np.float32))
+parameters, moments = np.linspace(-1, 1, 13, dtype=np.float32), np.zeros((2, 13), np.float32)
+x = np.linspace(-1, 2, 10, dtype=np.float32).reshape(5, 2)
+data, losses = Data(x, x[:, :1].copy(), x[:0, 0]), np.zeros(3)
+with event.install_recorder("numba:run_pass") as passes:
+    trainer = Engine(net, 1).trainer(parameters, moments, SGD(), data, 5)
+    trainer.run(np.arange(5)[None], np.full((3, 1), 0.1), losses, 0, 3)
+print(losses.tolist(), parameters.tolist())
+print(len(passes.buffer) > 0)
+"""
+
+
+def double(x: Any) -> Any:
+    return x + x
+
+
+def twice(name: str = "test.double") -> Any:
+    """A kernel that knows nothing of earlier ones but what is on the disk."""
+    return kernel(name)(double)
+
+
+def hits(compiled: Any) -> int:
+    return sum(compiled.stats.cache_hits.values())
+
+
+def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time of change and its content."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def is_whole(path: Path) -> bool:
+    content = path.read_bytes()
+    digest, payload = content[: cache.DIGEST_BYTES], content[cache.DIGEST_BYTES :]
+    return bool(payload) and cache.hashlib.sha256(payload).digest() == digest
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that this process stores its code in."""
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package, to be edited."""
+    source = tmp_path / "source"
+    shutil.copytree(cache.PACKAGE, source / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    return source / "fastmlp"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def test_code_is_stored_whole_and_found_again(store: Path) -> None:
+    first = twice()
+    assert (first(4.0), hits(first)) == (8.0, 0)
+    before = files_in(store)
+    assert len(before) == 1
+    assert all(is_whole(Path(path)) for path in before)
+    second = twice()
+    assert (second(4.0), hits(second)) == (8.0, 1)
+    assert files_in(store) == before
+
+
+def test_each_name_and_each_signature_has_its_file(store: Path) -> None:
+    twice()(4.0)
+    twice()(4)
+    twice("test.other")(4.0)
+    assert len(files_in(store)) == 3
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "cut in its digest": lambda content: content[:20],
+    "cut after its digest": lambda content: content[:32],
+    "cut in the middle": lambda content: content[: len(content) // 2],
+    "without its last byte": lambda content: content[:-1],
+    "with a byte more": lambda content: content + b"\0",
+    "flipped in its digest": lambda content: flip(content, 5),
+    "flipped at its start": lambda content: flip(content, 32),
+    "flipped in the middle": lambda content: flip(content, len(content) // 2),
+    "flipped at its end": lambda content: flip(content, len(content) - 1),
+}
+
+
+def flip(content: bytes, where: int) -> bytes:
+    changed = bytearray(content)
+    changed[where] ^= 0xFF
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_written_anew(damage: str, store: Path) -> None:
+    twice()(4.0)
+    (path,) = store.iterdir()
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    compiled = twice()
+    assert (compiled(4.0), hits(compiled)) == (8.0, 0)
+    assert is_whole(path)
+    again = twice()
+    assert (again(4.0), hits(again)) == (8.0, 1)
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_failure(store: Path) -> None:
+    twice()(4.0)
+    (path,) = store.iterdir()
+    path.unlink()
+    path.mkdir()
+    assert twice()(4.0) == 8.0
+    assert list(store.iterdir()) == [path]
+
+
+def test_a_folder_removed_meanwhile_is_no_failure(store: Path) -> None:
+    store.rmdir()
+    assert twice()(4.0) == 8.0
+
+
+def fail_with(error: BaseException) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return fail
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "replace"), (cache.tempfile, "mkstemp")])
+def test_a_full_disk_is_no_failure_and_leaves_nothing(
+    module: Any, name: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_with(FULL))
+        assert twice()(4.0) == 8.0
+    assert list(store.iterdir()) == []
+    twice()(4.0)
+    assert len(files_in(store)) == 1
+
+
+def test_a_disk_that_fills_while_writing_is_no_failure_and_leaves_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_full(descriptor: int, mode: str) -> Any:
+        os.close(descriptor)
+        return open("/dev/full", mode, buffering=0)
+
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", open_full)
+        assert twice()(4.0) == 8.0
+    assert list(store.iterdir()) == []
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of one page, filled up."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(where)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not in every container")
+    (where / "filler").write_bytes(bytes(4096))
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_no_failure(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "folder", lambda: full_disk)
+    assert twice()(4.0) == 8.0
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+
+
+def test_an_interrupted_write_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail_with(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            twice()(4.0)
+    assert list(store.iterdir()) == []
+    compiled = twice()
+    assert (compiled(4.0), hits(compiled)) == (8.0, 0)
+
+
+@pytest.fixture
+def no_folder_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let `folder` look at the settings again, now and after the test."""
+    cache.folder.cache_clear()
+    yield
+    monkeypatch.undo()
+    cache.folder.cache_clear()
+
+
+@pytest.mark.usefixtures("no_folder_yet")
+def test_a_folder_is_made_where_numba_is_told_to_keep_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMLP_CACHE", raising=False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    folder = cache.folder()
+    assert folder == tmp_path / "fastmlp" / cache.fingerprint()
+    assert folder is not None
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_folder_yet")
+def test_fastmlp_cache_0_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTMLP_CACHE", "0")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert cache.folder() is None
+    assert twice()(4.0) == 8.0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["file", "/proc/nonexistent", "/dev/null"])
+def test_a_folder_that_cannot_be_is_no_failure(
+    below: str, tmp_path: Path, python: Callable[..., str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    printed = python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path / below / "cache"))
+    assert printed.split() == [*RIGHT.split(), "True"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("pattern", cache.SOURCES)
+def test_the_fingerprint_knows_every_kernel_source(pattern: str, package: Path) -> None:
+    paths = sorted(package.glob(pattern))
+    assert paths
+    for path in paths:
+        before = cache.fingerprint(package)
+        path.write_text(path.read_text() + "# changed\n")
+        assert cache.fingerprint(package) != before
+
+
+def test_the_fingerprint_is_that_of_the_content_alone(package: Path) -> None:
+    os.utime(package / "activations.py", (0, 0))
+    assert cache.fingerprint(package) == cache.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT"])
+def test_the_fingerprint_knows_the_options_of_the_compiler(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cache.fingerprint()
+    monkeypatch.setattr(numba.config, name, "another")
+    assert cache.fingerprint() != before
+
+
+def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
+    tmp_path: Path, package: Path, python: Callable[..., str]
+) -> None:
+    home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(package.parent)}
+    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
+    before = files_in(tmp_path / "cache")
+    assert len(before) == 2
+    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "False"]
+    assert files_in(tmp_path / "cache") == before
+    # A rule, and a function in another file that a rule calls.
+    edit(package / "activations.py", "return (zero if z < zero else z), (", "return z - z, (")
+    edit(package / "elementary.py", "return (e if x < 0 else one) / (one + e)", "return e + e")
+    assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "True"]
+    assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "False"]
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path, python: Callable[..., str]) -> None:
+    result, cold = python(TRAIN, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
+    before = files_in(tmp_path)
+    again, warm = python(TRAIN, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
+    assert (cold, warm) == ("True", "False")
+    assert again == result
+    assert files_in(tmp_path) == before
+    assert {Path(path).suffix for path in before} == {".code"}
+
+
+def test_processes_that_start_at_once_do_not_disturb_each_other(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(python, EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(4)]
+    assert {" ".join(run.result().split()[:3]) for run in runs} == {RIGHT}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(is_whole(path) for path in files)
+    assert python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)).split()[3] == "False"
+
+
+def test_a_damaged_cache_is_no_failure_in_a_fresh_process(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path))
+    for path in tmp_path.rglob("*.code"):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)).split() == [*RIGHT.split(), "True"]
+    assert all(is_whole(path) for path in tmp_path.rglob("*.code"))
+
+
+def test_nothing_but_the_owner_may_read_the_folder(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path))
+    (folder,) = (tmp_path / "fastmlp").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0 or sys.platform == "win32"

@@ -1,0 +1,148 @@
+"""Nets, rows and runs for the tests of a backend, and the same things for the oracle."""
+
+from typing import Any, NamedTuple
+
+import naive
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.layout import bias_views, make_layout, weight_views
+from fastmlp.links import LINKS
+from fastmlp.losses import LOSSES
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+from fastmlp.penalties import RULES as PENALTIES
+
+Array = NDArray[Any]
+# None, each one alone, and all together.
+PENALTY_SETS: list[dict[str, float]] = [
+    {},
+    *({name: 0.3} for name in PENALTIES),
+    dict.fromkeys(PENALTIES, 0.2),
+]
+
+
+class Net(NamedTuple):
+    """A network by names: `activation` is that of every hidden layer."""
+
+    sizes: tuple[int, ...] = (3, 5, 2)
+    activation: str = "tanh"
+    loss: str = "mse"
+    output_activation: str = "identity"
+    penalties: dict[str, float] = {}
+    dtype: str = "float64"
+
+    @property
+    def network(self) -> Network:
+        """What the engine takes."""
+        loss = LOSSES[self.loss]
+        outer = "identity" if loss.link else self.output_activation
+        names = [self.activation] * (len(self.sizes) - 2) + [outer]
+        return Network(
+            make_layout(self.sizes),
+            tuple(ACTIVATIONS[name] for name in names),
+            loss,
+            LINKS[loss.link or "identity"],
+            tuple((PENALTIES[name], strength) for name, strength in self.penalties.items()),
+            np.dtype(self.dtype),
+        )
+
+    @property
+    def oracle(self) -> dict[str, Any]:
+        """What the oracle takes by keyword."""
+        return {
+            "activations": [self.activation] * (len(self.sizes) - 2),
+            "loss": self.loss,
+            "output_activation": self.output_activation,
+            **self.penalties,
+        }
+
+    def draw(self, rng: np.random.Generator, n_rows: int, *, weighted: bool = False) -> Any:
+        """Draw parameters, and rows with targets that make sense for the loss."""
+        layout = make_layout(self.sizes)
+        parameters = rng.normal(scale=0.7, size=layout.n_parameters)
+        x = rng.normal(size=(n_rows, self.sizes[0]))
+        weight = rng.uniform(0.1, 3, size=n_rows if weighted else 0)
+        y = self.draw_targets(rng, (n_rows, self.sizes[-1]))
+        as_is = [np.ascontiguousarray(a, self.dtype) for a in (parameters, x, y, weight)]
+        return as_is[0], Data(*as_is[1:])
+
+    def draw_targets(self, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
+        """Targets; class labels for a loss of classes."""
+        match LOSSES[self.loss].targets:
+            case "unit":
+                return rng.uniform(size=shape)
+            case "count":
+                return rng.poisson(2.0, size=shape)
+            case "classes":
+                return rng.integers(shape[1], size=(shape[0], 1))
+        return rng.normal(scale=2, size=shape)
+
+
+def split(net: Net, parameters: Array) -> tuple[list[Array], list[Array]]:
+    """Weights and biases in float64."""
+    layout, flat = make_layout(net.sizes), parameters.astype(np.float64)
+    return weight_views(layout, flat), bias_views(layout, flat)
+
+
+def oracle_gradient(net: Net, parameters: Array, data: Data) -> tuple[float, Array]:
+    """The oracle's objective and flat gradient."""
+    weight = data.weight.astype(np.float64) if data.weight.size else None
+    x, y = data.x.astype(np.float64), data.y.astype(np.float64)
+    rows = {"x": x, "y": y, "sample_weight": weight}
+    value, *slopes = naive.gradient(*split(net, parameters), **rows, **net.oracle)
+    return value, naive.flatten(*slopes)
+
+
+def distance(a: Array, b: Array) -> float:
+    """How far a is from b, relative to the norm of b."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def orders(rng: np.random.Generator, n_epochs: int, n_rows: int) -> NDArray[np.int64]:
+    """An order of the rows for each epoch."""
+    return np.array([rng.permutation(n_rows) for _ in range(n_epochs)], np.int64)
+
+
+class Run(NamedTuple):
+    """What a training leaves behind."""
+
+    parameters: Array
+    moments: Array
+    losses: Array
+    diverged: bool
+    stopped: int
+
+
+def train(
+    net: Net,
+    parameters: Array,
+    data: Data,
+    optimizer: Optimizer,
+    order: NDArray[np.int64],
+    batch_size: int,
+    *,
+    rates: Array | None = None,
+    cuts: tuple[int, ...] = (),
+    n_threads: int = 1,
+) -> Run:
+    """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
+    parameters = parameters.copy()
+    moments = np.zeros((2, parameters.size), net.dtype)
+    engine = Engine(net.network, 1)
+    engine.n_threads = n_threads
+    trainer = engine.trainer(parameters, moments, optimizer, data, batch_size)
+    n_units = trainer.units_per_epoch * len(order)
+    n_steps = trainer.step_of(n_units)
+    if rates is None:
+        rates = np.full(n_steps, optimizer.learning_rate)
+    coefficients = optimizer.coefficients(1, rates)
+    losses, stopped = np.zeros(len(order)), 0
+    ends = [0, *cuts, n_units]
+    for first, last in zip(ends[:-1], ends[1:], strict=True):
+        if stopped == first and last > first:
+            chosen = coefficients[trainer.step_of(first) : trainer.step_of(last - 1) + 1]
+            stopped = trainer.run(order, chosen, losses, first, last)
+    return Run(parameters, moments, losses, trainer.diverged, stopped)

@@ -1,0 +1,158 @@
+"""How a call is launched: thread counts, layers, and processes that fork."""
+
+from collections.abc import Callable
+
+import numba
+import pytest
+from nets import Net
+
+from fastmlp.backends.cpu import drive, launch
+from fastmlp.backends.cpu.engine import Engine
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled kernels run on one thread"
+)
+
+FORKING = """
+import os, signal, sys, warnings
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu import launch
+from fastmlp.optimizers import SGD
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+launch.PARALLEL_FLOPS = 0
+rng = np.random.default_rng(0)
+net = Net((5, 17, 3), penalties={"l2": 0.1})
+parameters, data = net.draw(rng, 100)
+order = orders(rng, 2, 100)
+
+def trained():
+    return train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
+
+def fork(work):
+    process = os.fork()
+    if process == 0:
+        signal.alarm(60)
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+def same_in_grandchild():
+    return launch.parallel_is_safe() or not np.array_equal(trained(), expected)
+
+def same_in_child():
+    return same_in_grandchild() or fork(same_in_grandchild)
+
+safe, expected = launch.parallel_is_safe(), trained()
+print(safe, fork(same_in_child), launch.parallel_is_safe())
+"""
+
+FORK_BEFORE_LAUNCH = """
+import os, warnings
+from fastmlp.backends.cpu import launch
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+safe = launch.parallel_is_safe()
+process = os.fork()
+if process == 0:
+    os._exit(launch.parallel_is_safe() != safe)
+print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+LOOK = """
+import os
+import numba
+from fastmlp.backends.cpu import launch
+
+tasks = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+print(launch.threading_layer(), launch.parallel_is_safe())
+assert not tasks or len(os.listdir("/proc/self/task")) == tasks
+try:
+    print(numba.threading_layer())
+except ValueError:
+    print("none is set")
+"""
+
+LAYER_IN_USE = """
+import numba
+from fastmlp.backends.cpu import launch
+
+before = launch.threading_layer()
+numba.set_num_threads(1)
+print(before, launch.threading_layer(), numba.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_thread_limit_obeys_numba_num_threads(n: int, python: Callable[..., str]) -> None:
+    script = "from fastmlp.backends.cpu import launch; launch._cgroup_cpus = lambda: 8; "
+    printed = python(script + "print(launch.thread_limit())", NUMBA_NUM_THREADS=str(n))
+    assert int(printed) == n
+
+
+@pytest.mark.parametrize(
+    ("cpus", "limit"), [(0, 1), (1, 1), (1 << 16, numba.config.NUMBA_NUM_THREADS)]
+)
+def test_the_thread_limit_obeys_the_control_group(
+    cpus: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_cgroup_cpus", lambda: cpus)
+    assert launch.thread_limit() == limit
+
+
+def test_an_engine_takes_no_more_threads_than_the_limit() -> None:
+    assert Engine(Net().network).n_threads == launch.thread_limit()
+    assert Engine(Net().network, 10**6).n_threads == launch.thread_limit()
+    assert Engine(Net().network, 1).n_threads == 1
+
+
+def test_small_work_is_launched_on_one_thread() -> None:
+    engine = Engine(Net().network)
+    assert engine.launch(launch.PARALLEL_FLOPS)[0] is drive.SERIAL
+
+
+def test_threads_puts_the_number_back() -> None:
+    before = numba.get_num_threads()
+    with launch.threads(1):
+        assert numba.get_num_threads() == 1
+    assert numba.get_num_threads() == before
+
+
+def test_threads_puts_the_number_back_after_an_exception() -> None:
+    before = numba.get_num_threads()
+    with pytest.raises(KeyboardInterrupt), launch.threads(1):
+        raise KeyboardInterrupt
+    assert numba.get_num_threads() == before
+
+
+def test_asking_for_the_layer_sets_none_and_starts_no_thread(python: Callable[..., str]) -> None:
+    layer, safe, in_use = python(LOOK).split(maxsplit=2)
+    assert layer in launch.POOLS
+    assert safe == str(layer != "workqueue")
+    assert in_use.strip() == "none is set"
+
+
+@pytest.mark.parametrize("wanted", ["default", "workqueue", "forksafe", "threadsafe"])
+def test_the_layer_foreseen_is_the_layer_in_use(wanted: str, python: Callable[..., str]) -> None:
+    if wanted == "threadsafe" and launch.threading_layer() == "workqueue":
+        pytest.skip("neither OpenMP nor TBB is installed")
+    before, after, in_use = python(LAYER_IN_USE, NUMBA_THREADING_LAYER=wanted).split()
+    assert before == after == in_use
+
+
+def test_workqueue_is_never_launched_in_parallel(python: Callable[..., str]) -> None:
+    script = "from fastmlp.backends.cpu import launch; print(launch.parallel_is_safe())"
+    assert python(script, NUMBA_THREADING_LAYER="workqueue").strip() == "False"
+
+
+@pytest.mark.skipif(not hasattr(launch.os, "fork"), reason="this system cannot fork")
+def test_a_fork_before_any_launch_changes_nothing(python: Callable[..., str]) -> None:
+    assert python(FORK_BEFORE_LAUNCH).strip() == "0"
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(launch.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(not launch.parallel_is_safe(), reason="every launch is serial on workqueue")
+def test_training_goes_on_in_a_child_and_a_grandchild(python: Callable[..., str]) -> None:
+    safe, status, still = python(FORKING, NUMBA_NUM_THREADS="2").split()
+    assert (safe, status, still) == ("True", "0", "True")

@@ -1,0 +1,354 @@
+"""MLP as users meet it: real data, live parameters, the same bits everywhere."""
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import config
+from sklearn.datasets import load_digits
+
+from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
+from fastmlp.initializers import DEFAULTS
+from fastmlp.initializers import RULES as INITIALIZERS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS
+
+XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
+compiled_only = pytest.mark.skipif(
+    bool(config.DISABLE_JIT), reason="hours of steps in plain Python; the kernels' logic is the same"
+)
+
+
+def wave(n: int = 60, width: int = 3) -> tuple[Any, Any]:
+    rng = np.random.default_rng(5)
+    x = rng.uniform(-1, 1, (n, width))
+    return x, np.sin(3 * x[:, 0]) + 0.5 * x[:, 1]
+
+
+@compiled_only
+def test_xor_is_learnt_from_nearly_every_seed() -> None:
+    solved = 0
+    for seed in range(20):
+        net = MLP(
+            (2, 4, 1),
+            activation="sigmoid",
+            output_activation="sigmoid",
+            optimizer=SGD(4.0),
+            seed=seed,
+        )
+        history = net.fit(*XOR, epochs=20_000, batch_size=4)
+        solved += history.loss[-1] < 0.01
+    assert solved >= 18
+
+
+@compiled_only
+@pytest.mark.parametrize("seed", range(3))
+def test_digits_reach_97_percent_on_a_held_out_fifth(seed: int) -> None:
+    x, y = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(x))
+    test, train = rows[: len(x) // 5], rows[len(x) // 5 :]
+    net = MLP((64, 200, 10), loss="cross_entropy", optimizer=Adam(0.003), l2=1e-3, seed=seed)
+    net.fit(x[train] / 16, y[train], epochs=30, batch_size=64)
+    accuracy = np.mean(net.predict(x[test] / 16).argmax(axis=1) == y[test])
+    assert accuracy >= 0.97
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_fit_follows_the_naive_net(optimizer: str) -> None:
+    x, y = wave(21)
+    net = MLP((3, 5, 1), activation="tanh", optimizer=optimizer, l2=0.3, dtype="float64", seed=3)
+    weights, biases = [w.copy() for w in net.weights], [b.copy() for b in net.biases]
+    history = net.fit(x, y, epochs=4, batch_size=8, shuffle=False)
+    order = np.arange(21)
+    losses, weights, biases = naive.train(
+        weights,
+        biases,
+        x,
+        y[:, None],
+        [[order[:8], order[8:16], order[16:]]] * 4,
+        optimizer=optimizer,
+        settings=asdict(OPTIMIZERS[optimizer]()),
+        activations=["tanh"],
+        l2=0.3,
+    )
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-10)
+    expected = naive.flatten(weights, biases)
+    np.testing.assert_allclose(net.parameters, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_one_step_by_hand() -> None:
+    net = MLP((1, 1), optimizer=SGD(0.1), initializer="zeros", dtype="float64")
+    net.weights[0][:] = 2.0
+    net.biases[0][:] = 1.0
+    history = net.fit([[3.0]], [5.0], epochs=1)
+    # Prediction 7, error 2: loss 4, slope 4; dW = 4 * 3, db = 4.
+    assert history.loss == [4.0]
+    np.testing.assert_allclose(net.parameters, [2.0 - 0.1 * 12, 1.0 - 0.1 * 4], rtol=1e-15)
+
+
+def test_parameters_are_live() -> None:
+    x, y = wave()
+    net = MLP((3, 4, 1), seed=0)
+    before = net.predict(x)
+    net.weights[0][:] = 0
+    net.weights[1][:] = 0
+    net.biases[1][:] = 7
+    assert (net.predict(x) == 7).all()
+    assert not (before == 7).any()
+    history = net.fit(x, np.full(60, 7.0), epochs=1, shuffle=False)
+    assert history.loss == [0.0]
+    net.parameters[:] = 0
+    assert (net.predict(x) == 0).all()
+    assert net.weights[0].base is not None
+
+
+def test_parameters_hold_all_weights_then_all_biases() -> None:
+    net = MLP((2, 3, 1), seed=0)
+    parts = [*(w.ravel() for w in net.weights), *net.biases]
+    np.testing.assert_array_equal(net.parameters, np.concatenate(parts))
+    assert [w.shape for w in net.weights] == [(2, 3), (3, 1)]
+
+
+def trained(n_threads: int | None, dtype: str = "float32") -> MLP:
+    x, y = wave(200, 40)
+    net = MLP((40, 160, 80, 1), activation="silu", dtype=dtype, seed=2, n_threads=n_threads, l1=1e-3)
+    net.fit(x, y, epochs=2, batch_size=96)
+    return net
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_model import trained
+print(trained(int(sys.argv[1])).parameters.tobytes().hex())
+"""
+
+
+@compiled_only
+def test_the_bits_do_not_depend_on_the_threads_nor_on_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fastmlp.backends.cpu import launch
+
+    monkeypatch.setattr(launch, "PARALLEL_FLOPS", 1 << 60)
+    serial = trained(1).parameters.tobytes().hex()
+    monkeypatch.setattr(launch, "PARALLEL_FLOPS", 0)
+    assert trained(None).parameters.tobytes().hex() == serial
+    for n_threads in (1, 2, 3, 4):
+        run = subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(n_threads), str(Path(__file__).parent)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "NUMBA_NUM_THREADS": "4"},
+        )
+        assert run.stdout.strip() == serial
+
+
+def test_the_same_seed_gives_the_same_net_and_another_seed_another() -> None:
+    x, y = wave()
+    nets = [MLP((3, 4, 1), seed=seed) for seed in (1, 1, 2)]
+    for net in nets:
+        net.fit(x, y, epochs=3)
+    assert (nets[0].parameters == nets[1].parameters).all()
+    assert (nets[0].parameters != nets[2].parameters).any()
+
+
+@compiled_only
+def test_ten_million_predictions_in_chunks_equal_those_at_once() -> None:
+    net = MLP((2, 5, 1), activation="tanh", seed=0)
+    x = np.random.default_rng(0).standard_normal((10_000_000, 2), dtype=np.float32)
+    whole = net.predict(x)
+    out = np.empty_like(whole)
+    cuts = [0, 1, 7, 1_000, 33_333, 2_500_001, 9_999_999, 10_000_000]
+    for first, last in zip(cuts, cuts[1:], strict=False):
+        net.predict(x[first:last], out=out[first:last])
+    assert whole.tobytes() == out.tobytes()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    widths=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    n=st.integers(1, 40),
+    dtype=st.sampled_from(["float32", "float64"]),
+    order=st.sampled_from(["C", "F"]),
+    data_dtype=st.sampled_from([np.float32, np.float64, np.int32, np.uint8, np.bool_]),
+    batch=st.integers(1, 60),
+)
+def test_any_shape_and_dtype_trains(
+    widths: list[int], n: int, dtype: str, order: Any, data_dtype: Any, batch: int
+) -> None:
+    rng = np.random.default_rng(0)
+    x = np.asarray(rng.integers(0, 2, (n, widths[0])), data_dtype, order=order)
+    y = rng.standard_normal((n, widths[-1]))
+    net = MLP(widths, activation="tanh", dtype=dtype, seed=0)
+    history = net.fit(x, y, epochs=2, batch_size=batch)
+    assert history.status is Status.COMPLETED
+    prediction = net.predict(x)
+    assert prediction.shape == (n, widths[-1])
+    assert prediction.dtype == dtype
+    expected = naive.predict(
+        [w.astype(float) for w in net.weights],
+        [b.astype(float) for b in net.biases],
+        x.astype(float),
+        activations=["tanh"] * (len(widths) - 2),
+    )
+    np.testing.assert_allclose(prediction, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_permuting_features_and_first_weights_changes_nothing() -> None:
+    x, y = wave(33, 5)
+    order = np.array([3, 1, 4, 0, 2])
+    net, other = (MLP((5, 6, 1), dtype="float64", seed=1) for _ in range(2))
+    other.weights[0][:] = net.weights[0][order]
+    loss, gradient = net.loss_and_gradient(x, y)
+    loss_other, gradient_other = other.loss_and_gradient(x[:, order], y)
+    assert loss == pytest.approx(loss_other, rel=1e-13)
+    moved = gradient[:30].reshape(5, 6)[order]
+    np.testing.assert_allclose(gradient_other[:30].reshape(5, 6), moved, rtol=1e-10, atol=1e-14)
+
+
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    x, y = wave(12)
+    net = MLP((3, 4, 1), dtype="float64", l2=0.1, seed=1)
+    weight = np.ones(12)
+    weight[4] = 2
+    twice = np.append(np.arange(12), 4)
+    loss, gradient = net.loss_and_gradient(x, y, weight)
+    loss_twice, gradient_twice = net.loss_and_gradient(x[twice], y[twice])
+    assert loss == pytest.approx(loss_twice, rel=1e-13)
+    np.testing.assert_allclose(gradient, gradient_twice, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_predict_applies_the_link_and_predict_raw_does_not(loss: str) -> None:
+    x, _ = wave(9)
+    net = MLP((3, 4, 2), loss=loss, dtype="float64", seed=0)
+    raw = net.predict_raw(x)
+    link = naive.LINKS[naive.LINK_OF.get(loss, "identity")]
+    np.testing.assert_allclose(net.predict(x), link(raw), rtol=1e-13)
+
+
+def test_predict_raw_is_before_the_output_activation() -> None:
+    x, _ = wave(9)
+    net = MLP((3, 4, 2), output_activation="tanh", dtype="float64", seed=0)
+    np.testing.assert_allclose(net.predict(x), np.tanh(net.predict_raw(x)), rtol=1e-13)
+
+
+def test_predict_writes_to_out_and_returns_it() -> None:
+    x, _ = wave(9)
+    net = MLP((3, 4, 2), seed=0)
+    out = np.full((9, 2), np.nan, np.float32)
+    assert net.predict(x, out=out) is out
+    np.testing.assert_array_equal(out, net.predict(x))
+
+
+def test_one_activation_per_layer() -> None:
+    x, _ = wave(9)
+    net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
+    expected = naive.predict(net.weights, net.biases, x, activations=["relu", "tanh"])
+    np.testing.assert_allclose(net.predict(x), expected, rtol=1e-12)
+
+
+def test_labels_and_one_hot_rows_are_the_same_target() -> None:
+    x, _ = wave(30)
+    labels = np.arange(30) % 3
+    net = MLP((3, 4, 3), loss="cross_entropy", dtype="float64", seed=0)
+    loss, gradient = net.loss_and_gradient(x, labels)
+    loss_rows, gradient_rows = net.loss_and_gradient(x, np.eye(3)[labels])
+    assert loss == pytest.approx(loss_rows, rel=1e-13)
+    np.testing.assert_allclose(gradient, gradient_rows, rtol=1e-10, atol=1e-15)
+
+
+def cube(z: Any) -> Any:
+    return z * z * z, 3 * z * z
+
+
+def fourth(prediction: Any, target: Any) -> Any:
+    error = prediction - target
+    return error * error * error * error, 4 * error * error * error
+
+
+def descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return w - rate * g, m, v
+
+
+def log_cosh(w: Any) -> Any:
+    return np.log(np.cosh(w)), np.tanh(w)
+
+
+def test_rules_of_ones_own_have_right_gradients() -> None:
+    x, y = wave(11)
+    net = MLP(
+        (3, 4, 1), activation=cube, loss=fourth, penalties={log_cosh: 0.5}, dtype="float64", seed=0
+    )
+    _, gradient = net.loss_and_gradient(x, y)
+    direction = np.random.default_rng(1).standard_normal(len(gradient))
+    start, step = net.parameters.copy(), 1e-6
+    net.parameters[:] = start + step * direction
+    above, _ = net.loss_and_gradient(x, y)
+    net.parameters[:] = start - step * direction
+    below, _ = net.loss_and_gradient(x, y)
+    assert gradient @ direction == pytest.approx((above - below) / (2 * step), rel=1e-7)
+
+
+def test_an_update_rule_of_ones_own_trains_as_the_librarys() -> None:
+    x, y = wave()
+    own = MLP((3, 4, 1), optimizer=Custom(descent, learning_rate=0.05), seed=0)
+    known = MLP((3, 4, 1), optimizer=SGD(0.05), seed=0)
+    for net in (own, known):
+        net.fit(x, y, epochs=2)
+    assert own.parameters.tobytes() == known.parameters.tobytes()
+    assert MLP((3, 1), optimizer=descent).optimizer.learning_rate == 0.001
+
+
+def test_a_loss_of_ones_own_may_own_a_link() -> None:
+    poisson = LOSSES["poisson"]
+    net = MLP((3, 4, 1), loss=Loss(poisson.rule, link="exp", targets="count"), seed=0)
+    x, y = wave()
+    net.fit(x, abs(y), epochs=1)
+    assert (net.predict(x) > 0).all()
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_every_initializer_starts_a_net(name: str) -> None:
+    net = MLP((3, 4, 1), initializer=name, seed=0)
+    assert (net.biases[0] == 0).all()
+    assert (net.weights[0] == 0).all() == (name == "zeros")
+
+
+def test_the_default_initializer_suits_the_activation() -> None:
+    for activation, initializer in DEFAULTS.items():
+        net = MLP((300, 200, 1), activation=activation, seed=0, dtype="float64")
+        generator = np.random.default_rng(0)
+        expected = INITIALIZERS[initializer](generator, (300, 200))
+        np.testing.assert_array_equal(net.weights[0], expected)
+
+
+def test_repr_and_summary_say_what_the_net_is() -> None:
+    net = MLP((64, 100, 10), loss="cross_entropy", l2=1e-4, seed=0)
+    assert repr(net) == (
+        "MLP((64, 100, 10), activation='relu', output_activation='softmax', loss='cross_entropy', "
+        "optimizer=Adam(learning_rate=0.001), l2=0.0001, dtype='float32')"
+    )
+    lines = net.summary().splitlines()
+    assert lines[1].split() == ["hidden", "64", "100", "relu", "6,500"]
+    assert lines[2].split() == ["output", "100", "10", "softmax", "1,010"]
+    assert lines[3].startswith("7,510 parameters, float32; loss cross_entropy; l2 0.0001; Adam(")
+
+
+def test_x_of_the_right_dtype_is_not_written_to_and_may_be_read_only() -> None:
+    x, y = wave()
+    x = np.ascontiguousarray(x, np.float32)
+    x.flags.writeable = False
+    net = MLP((3, 4, 1), seed=0)
+    net.fit(x, y, epochs=1)
+    assert net.predict(x).shape == (60, 1)
