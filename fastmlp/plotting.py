@@ -76,7 +76,10 @@ def plot_digits(
     ----------
     images : array, shape (n_images, height, width)
         Grey values; the largest of each image is drawn black.
-    labels, predictions : sequences of int, length n_images
+    labels : sequence of int, length n_images
+        What the images show.
+    predictions : sequence of int, length n_images
+        What was read in them.
     axes : iterable of n_images matplotlib Axes, optional
         By default, one row on a new figure.
 
@@ -135,10 +138,13 @@ def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
 def _dress(ax: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
+    log = _calls_for_log(ax)
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
-    ax.set_yscale("log" if _calls_for_log(ax) else "linear")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_yscale("log" if log else "linear")
+    if log:
+        ax.yaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.grid(color=FAINT, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -152,8 +158,8 @@ def _calls_for_log(ax: "Axes") -> bool:
 
 
 def _new_axes() -> "Axes":
-    _, ax = _pyplot().subplots(layout="constrained")
-    return ax  # type: ignore[no-any-return]
+    ax: Axes = _pyplot().subplots(layout="constrained")[1]
+    return ax
 
 
 def _new_row(n: int) -> "list[Axes]":

@@ -30,6 +30,7 @@ def warmup(
     Parameters
     ----------
     dtypes : sequence of str, default ("float32", "float64")
+        For which to compile.
     parallel : bool, default True
         Whether to compile the kernels that run on several threads, too.
     report : callable, optional

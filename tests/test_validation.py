@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import config
 from numba.core import event
 from scipy.sparse import csr_matrix
 
@@ -133,6 +134,7 @@ def test_an_unknown_name_lists_every_known_one(keyword: str, table: Any) -> None
     assert str(caught.value).endswith(f"known: {', '.join(sorted(table))}")
 
 
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="nothing is compiled")
 def test_a_rule_that_does_not_compile_is_named() -> None:
     def lookup(z: Any) -> Any:
         return z, len(z.hex()) * z

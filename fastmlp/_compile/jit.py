@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba.extending import register_jitable
 
 from fastmlp import elementary
@@ -31,9 +32,11 @@ def kernel(name: str) -> Callable[[Function], Function]:
     """Compile, on first call, a function that Python calls; store its code under `name`."""
 
     def compile_later(function: Function) -> Function:
-        compiled = leaf(function)
-        if not INTERPRETED:
-            compiled._cache = CodeCache(name)  # type: ignore[attr-defined]
+        if INTERPRETED:
+            # Compiled code never warns of an overflow.
+            return np.errstate(all="ignore")(function)
+        compiled: Any = leaf(function)
+        compiled._cache = CodeCache(name)
         return compiled
 
     return compile_later

@@ -290,12 +290,12 @@ def test_words_of_a_rule_that_does_not_compile(rule: Any) -> None:
     ids=["partial", "object", "ufunc"],
 )
 def test_words_of_a_rule_that_is_no_function(rule: Any) -> None:
-    with pytest.raises(TypeError, match="^the rule .* does not compile; it must be a function"):
+    with pytest.raises(TypeError, match=r"^the rule .* does not compile; it must be a function"):
         block_of(loops.activation_loop, "float64", rule)
 
 
 @only_compiled
 def test_a_rule_that_does_not_compile_fails_again_with_the_same_words() -> None:
     for _ in range(2):
-        with pytest.raises(TypeError, match="^the rule 'no_rule' does not compile"):
+        with pytest.raises(TypeError, match=r"^the rule 'no_rule' does not compile"):
             block_of(loops.activation_loop, "float32", no_rule)

@@ -50,9 +50,10 @@ from fastmlp.optimizers import SGD
 
 rules = (activations.relu, activations.identity)
 link, decay = links.LINKS["identity"], ((penalties.l2, 0.1),)
-net = Network(make_layout((2, 3, 1)), rules, losses.LOSSES["mse"], link, decay, np.dtype(np.float32))
-parameters, moments = np.linspace(-1, 1, 13, dtype=np.float32), np.zeros((2, 13), np.float32)
-x = np.linspace(-1, 2, 10, dtype=np.float32).reshape(5, 2)
+narrow, mse = np.dtype(np.float32), losses.LOSSES["mse"]
+net = Network(make_layout((2, 3, 1)), rules, mse, link, decay, narrow)
+parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), np.zeros((2, 13), narrow)
+x = np.linspace(-1, 2, 10, dtype=narrow).reshape(5, 2)
 data, losses = Data(x, x[:, :1].copy(), x[:0, 0]), np.zeros(3)
 with event.install_recorder("numba:run_pass") as passes:
     trainer = Engine(net, 1).trainer(parameters, moments, SGD(), data, 5)

@@ -1,5 +1,8 @@
 """Nets, rows and runs for the tests of a backend, and the same things for the oracle."""
 
+from collections.abc import Mapping
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import naive
@@ -31,7 +34,7 @@ class Net(NamedTuple):
     activation: str = "tanh"
     loss: str = "mse"
     output_activation: str = "identity"
-    penalties: dict[str, float] = {}
+    penalties: Mapping[str, float] = MappingProxyType({})
     dtype: str = "float64"
 
     @property
@@ -141,7 +144,7 @@ def train(
     coefficients = optimizer.coefficients(1, rates)
     losses, stopped = np.zeros(len(order)), 0
     ends = [0, *cuts, n_units]
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in pairwise(ends):
         if stopped == first and last > first:
             chosen = coefficients[trainer.step_of(first) : trainer.step_of(last - 1) + 1]
             stopped = trainer.run(order, chosen, losses, first, last)

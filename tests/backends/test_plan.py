@@ -42,7 +42,7 @@ def test_a_tile_is_small_or_four_rows(layout: Layout) -> None:
     for piece in plan_of(layout, np.zeros(layout.n_parameters))[0].tiles:
         n_rows = piece.last - piece.first
         width = layout.sizes[piece.layer + 1]
-        assert 0 < n_rows
+        assert n_rows > 0
         assert n_rows <= 4 or n_rows * width <= TILE_NUMBERS
 
 

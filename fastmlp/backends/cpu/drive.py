@@ -176,7 +176,7 @@ def _make_run(spread: Callable[..., None]) -> Any:
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         net.coefficients = coefficients.ctypes.data
-        call(net.transpose, (address,))
+        call(net.transposes, (address,))
         for u in range(job.first, job.last):
             epoch, within = u // per_epoch, u % per_epoch
             start = within // chunks * job.batch_size
@@ -228,7 +228,7 @@ def _make_drivers(parallel: bool) -> Drivers:
     def gradient(address: Any, mass: Any, more: Any, ends: Any) -> Any:
         """Add the gradient of the chunk's rows; return their share of the objective."""
         net = row(address, 1, NET)[0]
-        call(net.transpose, (address,))
+        call(net.transposes, (address,))
         _set_mass(net, mass)
         net.mode = TRAIN
         spread(net.rows, _n_blocks(net.n_rows), address)

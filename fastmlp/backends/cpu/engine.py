@@ -20,7 +20,7 @@ from fastmlp.optimizers import Optimizer, Rates
 from fastmlp.workspace import chunk_rows, make_workspace
 
 Array = NDArray[Any]
-PHASES = {"product": product, "rows": rows_phase, "tile": tile, "transpose": transpose}
+PHASES = {"product": product, "rows": rows_phase, "tile": tile, "transposes": transpose}
 
 
 class Data(NamedTuple):

@@ -9,6 +9,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -66,6 +67,7 @@ def _present(layer: str) -> bool:
     return True
 
 
+@cache
 def _cgroup_cpus() -> int:
     """Return the CPUs that the control group may use, rounded up; many where it sets no limit."""
     try:

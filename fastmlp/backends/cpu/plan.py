@@ -40,7 +40,7 @@ NET = _record(
     "x", "y", "weight", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
-    "product", "transpose", "rows", "tile",
+    "product", "transposes", "rows", "tile",
     floats=("scale",),
 )  # fmt: skip
 

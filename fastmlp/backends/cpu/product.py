@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlp._compile import fma, leaf, row
 
-FAR = 1 << 60
+FAR = 1 << 40
 
 
 @leaf
