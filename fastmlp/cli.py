@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastmlp import __version__
+
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -41,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
     )
-    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
     demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
     demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
@@ -58,19 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
     ahead.set_defaults(run=_warmup)
     return parser
-
-
-class _Version(argparse.Action):
-    """Like argparse's own, but the version is looked up only where it is asked for."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *ignored: object) -> None:
-        from fastmlp.info import info
-
-        print(f"fastmlp {info()['fastmlp']}")
-        parser.exit()
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -138,7 +138,8 @@ def _fitted(
 
 
 def _read(net: MLP, data: Digits) -> Array:
-    return net.predict(data.X_held_out).argmax(axis=1)
+    digits: Array = net.predict(data.X_held_out).argmax(axis=1)
+    return digits
 
 
 class _Progress:
@@ -156,7 +157,7 @@ class _Progress:
 def _fit_sklearn(data: Digits, epochs: int, seed: int) -> Outcome:
     print("\nscikit-learn, MLPClassifier with the same settings")
     first, _ = _timed(lambda: _train_classifier(data, 1, seed))
-    print(f"  first fit, one epoch, with importing it: {first:.2f} s")
+    print(f"  first fit, one epoch: {first:.2f} s")
     seconds, classifier = _timed(lambda: _train_classifier(data, epochs, seed))
     loss = classifier.loss_curve_
     print(f"  epoch {len(loss):>4}  loss {loss[-1]:.4f}")

@@ -9,6 +9,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 
+from fastmlp import __version__
 from fastmlp._compile import cache
 from fastmlp.backends.cpu import launch
 
@@ -30,7 +31,7 @@ def info() -> dict[str, str]:
     ['fastmlp', 'Python', 'numba', 'llvmlite', 'numpy']
     """
     return {
-        "fastmlp": _version("fastmlp") or "not installed",
+        "fastmlp": __version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
@@ -59,13 +60,6 @@ def format_info() -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in entries.items())
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _vector_features() -> str:
     try:
         features = llvmlite.binding.get_host_cpu_features()
@@ -90,5 +84,11 @@ def _cache() -> str:
 
 
 def _optional_packages() -> str:
-    found = [(name, _version(name)) for name in OPTIONAL_PACKAGES]
-    return ", ".join(f"{name} {version}" for name, version in found if version) or "none"
+    return ", ".join(filter(None, map(_found, OPTIONAL_PACKAGES))) or "none"
+
+
+def _found(package: str) -> str | None:
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return None

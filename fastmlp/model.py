@@ -342,10 +342,14 @@ class MLP:
     def _train(self, data: "Data", batch_size: int, request: training.Request) -> History:
         if self._moments is None:
             self._moments = np.zeros((2, len(self._parameters)), self.dtype)
-        trainer = self._engine().trainer(
-            self._parameters, self._moments, self.optimizer, data, batch_size
+        state = (self._parameters, self._moments, self.optimizer)
+        loop = training.Loop(
+            lambda: self._engine().trainer(*state, data, batch_size),
+            self.optimizer,
+            self.n_steps,
+            self._generator,
+            request,
         )
-        loop = training.Loop(trainer, self.optimizer, self.n_steps, self._generator, request)
         try:
             return loop.run()
         finally:

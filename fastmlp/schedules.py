@@ -84,7 +84,7 @@ class Exponential(_Checked):
     every: int = 1000
 
     def __call__(self, steps: Steps, total: int) -> Rates:
-        return self.learning_rate * self.factor ** (steps.astype(np.float64) / self.every)
+        return self.learning_rate * np.power(np.float64(self.factor), steps / self.every)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class InverseScaling(_Checked):
     power: float = 0.5
 
     def __call__(self, steps: Steps, total: int) -> Rates:
-        return self.learning_rate / (steps + 1.0) ** self.power
+        slowdown: Rates = np.power(steps + 1.0, self.power)
+        return self.learning_rate / slowdown
 
 
 @dataclass(frozen=True)

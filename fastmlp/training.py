@@ -69,11 +69,14 @@ class Pace:
 
 
 class Loop:
-    """One fit: holds the counters while it runs."""
+    """One fit: holds the counters while it runs.
+
+    `make_trainer` compiles and allocates; it runs inside `run`, so that Ctrl-C is caught there too.
+    """
 
     def __init__(
         self,
-        trainer: Trainer,
+        make_trainer: Callable[[], Trainer],
         optimizer: Optimizer,
         first_step: int,
         generator: np.random.Generator,
@@ -81,16 +84,17 @@ class Loop:
     ) -> None:
         self.step = first_step
         self.history = History()
-        self._trainer, self._optimizer, self._request = trainer, optimizer, request
-        self._generator = generator
-        self._pace = Pace(trainer.unit_flops)
-        self._total = first_step + request.epochs * trainer.step_of(trainer.units_per_epoch)
-        self._rate = 0.0
+        self._optimizer, self._request, self._generator = optimizer, request, generator
+        self._make_trainer = make_trainer
+        self._trainer: Trainer
+        self._pace: Pace
+        self._total = 0
 
     def run(self) -> History:
         """Train; on Ctrl-C, keep what the calls so far did."""
         start = time.perf_counter()
         try:
+            self._prepare()
             with _bar(self._request) as bar:
                 self._epochs(bar)
         except KeyboardInterrupt:
@@ -101,6 +105,12 @@ class Loop:
             )
         self.history.seconds = time.perf_counter() - start
         return self.history
+
+    def _prepare(self) -> None:
+        self._trainer = trainer = self._make_trainer()
+        self._pace = Pace(trainer.unit_flops)
+        n_steps = self._request.epochs * trainer.step_of(trainer.units_per_epoch)
+        self._total = self.step + n_steps
 
     def _epochs(self, bar: Any) -> None:
         history, epochs = self.history, self._request.epochs

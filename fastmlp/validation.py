@@ -4,6 +4,7 @@ Errors say who, what was expected, what was got and what is known.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -293,7 +294,7 @@ def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
 
 def _own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int) -> Any:
     """Check a user's rule by calling it uncompiled."""
-    if not callable(rule) or isinstance(rule, type):
+    if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
         raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}")
     try:
         result = getattr(rule, "py_func", rule)(*[np.float64(0.5)] * n_arguments)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fastmlp.optimizers import OPTIMIZERS
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 compiled_only = pytest.mark.skipif(
-    bool(config.DISABLE_JIT), reason="hours of steps in plain Python; the kernels' logic is the same"
+    bool(config.DISABLE_JIT), reason="hours of steps in plain Python"
 )
 
 
@@ -95,7 +96,7 @@ def test_one_step_by_hand() -> None:
 
 
 def test_parameters_are_live() -> None:
-    x, y = wave()
+    x, _ = wave()
     net = MLP((3, 4, 1), seed=0)
     before = net.predict(x)
     net.weights[0][:] = 0
@@ -119,7 +120,8 @@ def test_parameters_hold_all_weights_then_all_biases() -> None:
 
 def trained(n_threads: int | None, dtype: str = "float32") -> MLP:
     x, y = wave(200, 40)
-    net = MLP((40, 160, 80, 1), activation="silu", dtype=dtype, seed=2, n_threads=n_threads, l1=1e-3)
+    settings: dict[str, Any] = {"activation": "silu", "l1": 1e-3, "dtype": dtype, "seed": 2}
+    net = MLP((40, 160, 80, 1), n_threads=n_threads, **settings)
     net.fit(x, y, epochs=2, batch_size=96)
     return net
 
@@ -169,7 +171,7 @@ def test_ten_million_predictions_in_chunks_equal_those_at_once() -> None:
     whole = net.predict(x)
     out = np.empty_like(whole)
     cuts = [0, 1, 7, 1_000, 33_333, 2_500_001, 9_999_999, 10_000_000]
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in pairwise(cuts):
         net.predict(x[first:last], out=out[first:last])
     assert whole.tobytes() == out.tobytes()
 

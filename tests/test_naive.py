@@ -1,5 +1,6 @@
 """The oracle itself: its slopes against complex steps, its numbers against worked examples."""
 
+from itertools import pairwise
 from typing import Any
 
 import naive
@@ -8,7 +9,7 @@ import pytest
 
 
 def make_net(rng: np.random.Generator, sizes: tuple[int, ...]) -> tuple[Any, Any]:
-    pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+    pairs = list(pairwise(sizes))
     weights = [rng.normal(size=pair) for pair in pairs]
     return weights, [rng.normal(size=n_out) for _, n_out in pairs]
 

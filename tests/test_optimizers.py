@@ -133,7 +133,8 @@ def test_a_name_in_the_table_is_that_of_its_class(name: str) -> None:
 @pytest.mark.parametrize("kind", OPTIMIZERS.values())
 @pytest.mark.parametrize("value", [0, -0.1, np.nan, np.inf])
 def test_words_of_a_bad_learning_rate(kind: Any, value: float) -> None:
-    expected = f"{kind.__name__}: learning_rate must be a finite number above 0 or a schedule, got {value!r}"
+    wanted = "a finite number above 0 or a schedule"
+    expected = f"{kind.__name__}: learning_rate must be {wanted}, got {value!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         kind(value)
 
@@ -179,7 +180,7 @@ def test_words_of_nesterov_without_momentum() -> None:
 
 
 def test_words_of_a_nesterov_that_is_no_boolean() -> None:
-    with pytest.raises(TypeError, match="^SGD: nesterov must be True or False, got 1$"):
+    with pytest.raises(TypeError, match=r"^SGD: nesterov must be True or False, got 1$"):
         SGD(momentum=0.9, nesterov=1)  # type: ignore[arg-type]
 
 
@@ -196,7 +197,7 @@ def test_a_rule_of_your_own_gets_the_rate_and_its_constants() -> None:
 
 
 def test_words_of_a_custom_rule_that_is_no_function() -> None:
-    with pytest.raises(TypeError, match="^Custom: rule must be a function, got 'adam'$"):
+    with pytest.raises(TypeError, match=r"^Custom: rule must be a function, got 'adam'$"):
         Custom("adam")  # type: ignore[arg-type]
 
 

@@ -33,16 +33,44 @@ def spoilt(value: float) -> Any:
 
 
 CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
-    (lambda: MLP(5), TypeError, "MLP: layer_sizes must be a sequence of integers, inputs first, got 5"),
-    (lambda: MLP((3,)), ValueError, r"layer_sizes needs at least the inputs and the outputs, got \(3,\)"),
-    (lambda: MLP((3, 0, 1)), ValueError, r"layer_sizes\[1\] must be an integer of 1 or more, got 0"),
-    (lambda: MLP((3, 2.5, 1)), TypeError, r"layer_sizes\[1\] must be an integer of 1 or more, got 2.5"),
+    (
+        lambda: MLP(5),
+        TypeError,
+        "MLP: layer_sizes must be a sequence of integers, inputs first, got 5",
+    ),
+    (
+        lambda: MLP((3,)),
+        ValueError,
+        r"layer_sizes needs at least the inputs and the outputs, got \(3,\)",
+    ),
+    (
+        lambda: MLP((3, 0, 1)),
+        ValueError,
+        r"layer_sizes\[1\] must be an integer of 1 or more, got 0",
+    ),
+    (
+        lambda: MLP((3, 2.5, 1)),
+        TypeError,
+        r"layer_sizes\[1\] must be an integer of 1 or more, got 2.5",
+    ),
     (lambda: MLP((3, True, 1)), TypeError, r"layer_sizes\[1\] must be an integer .* got True"),
     (lambda: net(activation="slu"), ValueError, "unknown activation 'slu'; known: elu, gelu"),
-    (lambda: net(activation=["relu"] * 2), ValueError, "activation names 2 layers, but .* has 1 hidden"),
+    (
+        lambda: net(activation=["relu"] * 2),
+        ValueError,
+        "activation names 2 layers, but .* has 1 hidden",
+    ),
     (lambda: net(activation=3), TypeError, "activation must be a name, a function, or one of them"),
-    (lambda: net(activation=lambda z: z), TypeError, r"activation\(z\) -> \(value, slope\), but it ret"),
-    (lambda: net(activation=lambda: 0), TypeError, "activation must be a function .* calling it failed"),
+    (
+        lambda: net(activation=lambda z: z),
+        TypeError,
+        r"activation\(z\) -> \(value, slope\), but it ret",
+    ),
+    (
+        lambda: net(activation=lambda: 0),
+        TypeError,
+        "activation must be a function .* calling it failed",
+    ),
     (lambda: net(output_activation="softmax"), ValueError, "unknown activation 'softmax'"),
     (lambda: net(loss="l3"), ValueError, "unknown loss 'l3'; known: binary_cross_entropy"),
     (lambda: net(loss=max), TypeError, "loss must be a function loss"),
@@ -51,7 +79,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "loss 'binary_cross_entropy' owns its output link 'sigmoid'; output_activation must be None",
     ),
-    (lambda: net(optimizer="adm"), ValueError, "unknown optimizer 'adm'; known: adagrad, adam, adamw"),
+    (
+        lambda: net(optimizer="adm"),
+        ValueError,
+        "unknown optimizer 'adm'; known: adagrad, adam, adamw",
+    ),
     (lambda: net(optimizer=Adam), TypeError, "optimizer must be a name, an optimizer such as Adam"),
     (lambda: net(optimizer=3), TypeError, "optimizer must be a name.*got 3; known names: adagrad"),
     (lambda: SGD(-1), ValueError, "SGD: learning_rate must be a finite number above 0.* got -1"),
@@ -67,53 +99,139 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         r"must return finite numbers of shape \(3, 4\), got shape \(2,\)",
     ),
-    (lambda: net(dtype="float16"), ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
+    (
+        lambda: net(dtype="float16"),
+        ValueError,
+        "dtype must be 'float32' or 'float64', got 'float16'",
+    ),
     (lambda: net(dtype="floaty"), ValueError, "dtype must be 'float32' or 'float64', got 'floaty'"),
     (lambda: net(seed="a"), TypeError, "MLP: seed must be None, an integer of 0 or more"),
     (lambda: net(seed=-1), ValueError, "MLP: seed must be None, an integer of 0 or more.* got -1"),
     (lambda: net(n_threads=0), ValueError, "n_threads must be an integer of 1 or more, got 0"),
     (lambda: net(device="gpu"), ValueError, "unknown device 'gpu'; known: cpu"),
-    (lambda: net().fit(X, Y, epochs=0), ValueError, "MLP.fit: epochs must be an integer of 1 or more"),
-    (lambda: net().fit(X, Y, batch_size=0), ValueError, "batch_size must be an integer of 1 or more"),
-    (lambda: net().fit(X, Y, batch_size=2.0), TypeError, "batch_size must be an integer .* got 2.0"),
+    (
+        lambda: net().fit(X, Y, epochs=0),
+        ValueError,
+        "MLP.fit: epochs must be an integer of 1 or more",
+    ),
+    (
+        lambda: net().fit(X, Y, batch_size=0),
+        ValueError,
+        "batch_size must be an integer of 1 or more",
+    ),
+    (
+        lambda: net().fit(X, Y, batch_size=2.0),
+        TypeError,
+        "batch_size must be an integer .* got 2.0",
+    ),
     (lambda: net().fit(X, Y, shuffle=1), TypeError, "shuffle must be True or False, got 1"),
-    (lambda: net().fit(X, Y, callbacks=3), TypeError, "callbacks must be functions of one argument"),
+    (
+        lambda: net().fit(X, Y, callbacks=3),
+        TypeError,
+        "callbacks must be functions of one argument",
+    ),
     (lambda: net().fit(X, Y, validation_data=X), TypeError, r"validation_data must be \(X, y\) or"),
-    (lambda: net().fit(X[0], Y), ValueError, r"X must have shape .* got \(3,\); for one feature use"),
-    (lambda: net().fit(X[:, :2], Y), ValueError, "MLP.fit: X has 2 features, but the net has 3 inputs"),
-    (lambda: net().predict(X[:, :2]), ValueError, "MLP.predict: X has 2 features, but the net has 3"),
+    (
+        lambda: net().fit(X[0], Y),
+        ValueError,
+        r"X must have shape .* got \(3,\); for one feature use",
+    ),
+    (
+        lambda: net().fit(X[:, :2], Y),
+        ValueError,
+        "MLP.fit: X has 2 features, but the net has 3 inputs",
+    ),
+    (
+        lambda: net().predict(X[:, :2]),
+        ValueError,
+        "MLP.predict: X has 2 features, but the net has 3",
+    ),
     (lambda: net().fit(X[:0], Y[:0]), ValueError, "MLP.fit: X has no rows"),
     (lambda: net().predict(X[:0]), ValueError, "MLP.predict: X has no rows"),
-    (lambda: net().fit(spoilt(np.nan), Y), ValueError, "X must be finite, got nan in row 4, column 2"),
-    (lambda: net().predict(spoilt(-np.inf)), ValueError, "X must be finite, got -inf in row 4, column 2"),
-    (lambda: net().fit(spoilt(1e300), Y), ValueError, "X must be finite, got inf in row 4, column 2"),
-    (lambda: net().fit(X, [1, 1, np.nan, 1, 1, 1]), ValueError, "y must be finite, got nan in row 2"),
+    (
+        lambda: net().fit(spoilt(np.nan), Y),
+        ValueError,
+        "X must be finite, got nan in row 4, column 2",
+    ),
+    (
+        lambda: net().predict(spoilt(-np.inf)),
+        ValueError,
+        "X must be finite, got -inf in row 4, column 2",
+    ),
+    (
+        lambda: net().fit(spoilt(1e300), Y),
+        ValueError,
+        "X must be finite, got inf in row 4, column 2",
+    ),
+    (
+        lambda: net().fit(X, [1, 1, np.nan, 1, 1, 1]),
+        ValueError,
+        "y must be finite, got nan in row 2",
+    ),
     (lambda: net().fit(X, Y[:5]), ValueError, "X has 6 rows, but y has 5"),
-    (lambda: net().fit(X, np.ones((6, 2))), ValueError, "y has 2 columns, but the net has 1 outputs"),
+    (
+        lambda: net().fit(X, np.ones((6, 2))),
+        ValueError,
+        "y has 2 columns, but the net has 1 outputs",
+    ),
     (lambda: net().fit(X, np.ones((6, 1, 1))), ValueError, "y must have shape"),
     (lambda: net().fit(X + 1j, Y), TypeError, "X must hold real numbers, got dtype complex128"),
-    (lambda: net().fit(X.astype(object), Y), TypeError, "X must hold real numbers, got dtype object"),
-    (lambda: net().fit([["a", "b", "c"]], [1]), TypeError, "X must hold real numbers, got dtype <U1"),
+    (
+        lambda: net().fit(X.astype(object), Y),
+        TypeError,
+        "X must hold real numbers, got dtype object",
+    ),
+    (
+        lambda: net().fit([["a", "b", "c"]], [1]),
+        TypeError,
+        "X must hold real numbers, got dtype <U1",
+    ),
     (lambda: net().fit([[1, 2, 3], [1, 2]], [1, 2]), ValueError, "X must be an array of numbers"),
     (lambda: net().fit(csr_matrix(X), Y), TypeError, r"X is a sparse matrix; use X.toarray\(\)"),
-    (lambda: net().fit(X, Y, sample_weight=Y[:2]), ValueError, r"sample_weight must have shape \(6,\)"),
-    (lambda: net().fit(X, Y, sample_weight=-Y), ValueError, "sample_weight must be 0 or more, and not"),
+    (
+        lambda: net().fit(X, Y, sample_weight=Y[:2]),
+        ValueError,
+        r"sample_weight must have shape \(6,\)",
+    ),
+    (
+        lambda: net().fit(X, Y, sample_weight=-Y),
+        ValueError,
+        "sample_weight must be 0 or more, and not",
+    ),
     (lambda: net().fit(X, Y, sample_weight=0 * Y), ValueError, "0 or more, and not all 0"),
-    (lambda: classifier().fit(X, [0, 1, 2, 3, 0, 1]), ValueError, "labels must be from 0 to 2.* got 3"),
-    (lambda: classifier().fit(X, [0, 1, 2, -1, 0, 1]), ValueError, "labels must be from 0 to 2.* got -1"),
+    (
+        lambda: classifier().fit(X, [0, 1, 2, 3, 0, 1]),
+        ValueError,
+        "labels must be from 0 to 2.* got 3",
+    ),
+    (
+        lambda: classifier().fit(X, [0, 1, 2, -1, 0, 1]),
+        ValueError,
+        "labels must be from 0 to 2.* got -1",
+    ),
     (lambda: classifier().fit(X, Y), TypeError, "class labels must be integers from 0 to 2"),
-    (lambda: classifier().fit(X, np.ones((6, 3))), ValueError, "one-hot or probabilities that sum to 1"),
+    (
+        lambda: classifier().fit(X, np.ones((6, 3))),
+        ValueError,
+        "one-hot or probabilities that sum to 1",
+    ),
     (lambda: net(loss="binary_cross_entropy").fit(X, 2 * Y), ValueError, r"y must be in \[0, 1\]"),
-    (lambda: net(loss="poisson").fit(X, -Y), ValueError, "y must be 0 or more for this loss, got -1"),
-    (lambda: net().predict(X, out=np.ones((6, 1))), ValueError, "out must be .* float32 .* got float64"),
+    (
+        lambda: net(loss="poisson").fit(X, -Y),
+        ValueError,
+        "y must be 0 or more for this loss, got -1",
+    ),
+    (
+        lambda: net().predict(X, out=np.ones((6, 1))),
+        ValueError,
+        "out must be .* float32 .* got float64",
+    ),
     (lambda: net().predict(X, out=[1]), ValueError, "out must be a writeable .* got list"),
 ]
 
 
 @pytest.mark.parametrize(("call", "kind", "words"), CASES)
-def test_the_words_of_an_error(
-    call: Callable[[], Any], kind: type[Exception], words: str
-) -> None:
+def test_the_words_of_an_error(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
     with event.install_recorder("numba:compile") as recorder, pytest.raises(kind, match=words):
         call()
     assert recorder.buffer == []
@@ -139,7 +257,7 @@ def test_a_rule_that_does_not_compile_is_named() -> None:
     def lookup(z: Any) -> Any:
         return z, len(z.hex()) * z
 
-    with pytest.raises(TypeError, match="the rule '.*lookup' does not compile"):
+    with pytest.raises(TypeError, match=r"the rule '.*lookup' does not compile"):
         net(activation=lookup).predict(X)
 
 

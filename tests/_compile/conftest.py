@@ -19,7 +19,7 @@ def python() -> Callable[..., str]:
 
     def run(script: str, **environment: str) -> str:
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))} | environment
-        command = [sys.executable, "-W", "error", "-c", script]
+        command = [sys.executable, "-P", "-W", "error", "-c", script]
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout

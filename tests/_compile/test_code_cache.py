@@ -1,5 +1,6 @@
 """The disk cache: never old code, never a failure, never half a file."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -12,7 +13,9 @@ from typing import Any
 import numba
 import pytest
 
+from fastmlp import activations, elementary, links, losses, penalties
 from fastmlp._compile import cache, kernel
+from fastmlp.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is compiled or stored"
@@ -282,14 +285,24 @@ def test_a_folder_that_cannot_be_is_no_failure(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("pattern", cache.SOURCES)
-def test_the_fingerprint_knows_every_kernel_source(pattern: str, package: Path) -> None:
-    paths = sorted(package.glob(pattern))
-    assert paths
-    for path in paths:
-        before = cache.fingerprint(package)
-        path.write_text(path.read_text() + "# changed\n")
-        assert cache.fingerprint(package) != before
+def kernel_sources() -> list[str]:
+    """Every file of the package whose code is compiled: those of the rules and the kernels."""
+    tables = [activations.RULES, penalties.RULES]
+    rules = [rule for table in tables for rule in table.values()]
+    rules += [row.rule for table in (links.LINKS, losses.LOSSES) for row in table.values()]
+    rules += [kind().rule for kind in OPTIMIZERS.values()]
+    files = {Path(inspect.getfile(rule)) for rule in [*rules, *elementary.FUNCTIONS]}
+    for folder in ("_compile", "backends"):
+        files |= set((cache.PACKAGE / folder).rglob("*.py"))
+    empty = {path for path in files if path.name == "__init__.py"}
+    return sorted(str(path.relative_to(cache.PACKAGE)) for path in files - empty)
+
+
+@pytest.mark.parametrize("source", kernel_sources())
+def test_the_fingerprint_knows_every_kernel_source(source: str, package: Path) -> None:
+    path = package / source
+    path.write_text(path.read_text() + "# changed\n")
+    assert cache.fingerprint(package) != cache.fingerprint()
 
 
 def test_the_fingerprint_is_that_of_the_content_alone(package: Path) -> None:
@@ -315,8 +328,9 @@ def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
     assert len(before) == 2
     assert python(EVALUATE, **home).split() == [*RIGHT.split(), "False"]
     assert files_in(tmp_path / "cache") == before
-    # A rule, and a function in another file that a rule calls.
+    # A rule; then a function that a rule calls, the rule's own file unchanged.
     edit(package / "activations.py", "return (zero if z < zero else z), (", "return z - z, (")
+    assert python(EVALUATE, **home).split() == ["0.0", "0.0", "0.5", "True"]
     edit(package / "elementary.py", "return (e if x < 0 else one) / (one + e)", "return e + e")
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "True"]
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "False"]

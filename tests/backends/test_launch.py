@@ -47,6 +47,34 @@ safe, expected = launch.parallel_is_safe(), trained()
 print(safe, fork(same_in_child), launch.parallel_is_safe())
 """
 
+# Another library's kernel starts the threads; this one is first used in the child.
+FORK_AFTER_OTHERS = """
+import os, signal, warnings
+import numba
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu import launch
+from fastmlp.optimizers import SGD
+
+@numba.njit(parallel=True)
+def of_another_library(numbers):
+    for i in numba.prange(numbers.size):
+        numbers[i] += 1
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+launch.PARALLEL_FLOPS = 0
+rng = np.random.default_rng(0)
+net = Net((5, 17, 3))
+parameters, data = net.draw(rng, 100)
+of_another_library(np.zeros(1000))
+process = os.fork()
+if process == 0:
+    signal.alarm(60)
+    train(net, parameters, data, SGD(0.03), orders(rng, 2, 100), 50, n_threads=2)
+    os._exit(launch.parallel_is_safe())
+print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
 FORK_BEFORE_LAUNCH = """
 import os, warnings
 from fastmlp.backends.cpu import launch
@@ -156,3 +184,13 @@ def test_a_fork_before_any_launch_changes_nothing(python: Callable[..., str]) ->
 def test_training_goes_on_in_a_child_and_a_grandchild(python: Callable[..., str]) -> None:
     safe, status, still = python(FORKING, NUMBA_NUM_THREADS="2").split()
     assert (safe, status, still) == ("True", "0", "True")
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(launch.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(launch.threading_layer() != "omp", reason="only OpenMP minds a fork")
+def test_training_goes_on_in_a_child_of_a_process_where_others_launched(
+    python: Callable[..., str],
+) -> None:
+    printed = python(FORK_AFTER_OTHERS, NUMBA_NUM_THREADS="2")
+    assert printed.strip() == "0"

@@ -3,10 +3,22 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.backends.cpu.plan import ROW_BLOCK, TILE_NUMBERS, Addresses, Plan, address, make_plan
+from fastmlp.backends.cpu.drive import PROGRESS
+from fastmlp.backends.cpu.plan import (
+    LAYER,
+    NET,
+    ROW_BLOCK,
+    TILE,
+    TILE_NUMBERS,
+    Addresses,
+    Plan,
+    address,
+    make_plan,
+)
 from fastmlp.layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.workspace import Workspace, make_workspace
 
@@ -32,6 +44,7 @@ def test_tiles_cover_every_parameter_once(layout: Layout) -> None:
         if piece.first == layout.sizes[piece.layer]:
             biases[piece.layer] += 1
         else:
+            assert piece.last <= layout.sizes[piece.layer]
             weights[piece.layer][piece.first : piece.last] += 1
     assert (flat == 1).all()
 
@@ -89,6 +102,14 @@ def test_penalties_have_their_addresses_and_strengths() -> None:
     assert plan.net[0].n_penalties == 2
     assert plan.penalties.tolist() == [7, 8]
     assert plan.strengths.tolist() == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    "record", [NET, LAYER, TILE, PROGRESS], ids=["net", "layer", "tile", "progress"]
+)
+def test_no_field_has_the_name_of_a_method_of_records(record: Any) -> None:
+    # Uncompiled, `record.transpose` would be the method, not the field.
+    assert not set(record.names) & set(dir(np.record))
 
 
 def test_an_offset_counts_numbers_not_bytes() -> None:

@@ -176,6 +176,7 @@ def _make_run(spread: Callable[..., None]) -> Any:
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         net.coefficients = coefficients.ctypes.data
+        state.diverged = 0.0
         call(net.transposes, (address,))
         for u in range(job.first, job.last):
             epoch, within = u // per_epoch, u % per_epoch

@@ -7,6 +7,7 @@ parallel launch (where GNU OpenMP kills the child and hangs the grandchild).
 
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,7 +22,7 @@ PARALLEL_FLOPS = 4_000_000
 POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 CHOICES = {"threadsafe": ("tbb", "omp"), "forksafe": ("tbb", "workqueue"), "safe": ("tbb",)}
 
-_state = {"launched": False, "forked": False}
+_state = {"forked": False}
 
 
 def threading_layer() -> str:
@@ -50,7 +51,6 @@ def parallel_is_safe() -> bool:
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """Launch on `n` threads inside, and put the calling thread's number back after."""
-    _state["launched"] = True
     before = numba.get_num_threads()
     numba.set_num_threads(n)
     try:
@@ -78,7 +78,9 @@ def _cgroup_cpus() -> int:
 
 
 def _after_fork() -> None:
-    _state["forked"] = _state["forked"] or _state["launched"]
+    """Remember a fork after anybody, another library too, has started Numba's threads."""
+    pool = sys.modules.get("numba.np.ufunc.parallel")
+    _state["forked"] = _state["forked"] or bool(getattr(pool, "_is_initialized", False))
 
 
 if hasattr(os, "register_at_fork"):

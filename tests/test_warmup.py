@@ -1,0 +1,84 @@
+"""Compiling ahead: afterwards, a new process finds all code in the cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmlp._compile.jit import INTERPRETED
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.links import LINKS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.penalties import RULES as PENALTIES
+from fastmlp.warmup import warmup
+
+N_RULES = len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
+WARM = """
+from fastmlp.warmup import warmup
+warmup(dtypes=["float32"], report=print)
+import sys
+assert "sklearn" not in sys.modules
+"""
+# Every activation, loss, penalty and optimizer, without the warm-up's own helpers. The large net
+# takes the parallel kernels wherever the threading layer allows it.
+USE = """
+import numpy as np
+from fastmlp import MLP, SGD
+from fastmlp.activations import RULES
+from fastmlp.backends.cpu import drive, launch
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS
+launch.PARALLEL_FLOPS = 50_000
+for width, n_rows in ((3, 5), (64, 200)):
+    X, y = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
+    settings = [dict(activation=name) for name in RULES]
+    settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]
+    settings += [dict(optimizer=name) for name in OPTIMIZERS]
+    settings += [dict(optimizer=SGD(0.01, momentum=0.5, nesterov=n)) for n in (False, True)]
+    for chosen in settings:
+        net = MLP((width, 7, width), seed=0, **chosen)
+        net.fit(X, y, epochs=1, batch_size=200, validation_data=(X, y))
+        net.predict(X), net.predict_raw(X), net.loss_and_gradient(X, y)
+    wide = width > 3 and launch.thread_limit() > 1 and launch.parallel_is_safe()
+    assert all(bool(driver.signatures) == wide for driver in drive.PARALLEL)
+"""
+
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing to compile"
+)
+
+
+def run(script: str, cache: Path) -> str:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    environment.pop("FASTMLP_CACHE", None)
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+@needs_compiler
+def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> None:
+    printed = run(WARM, tmp_path)
+    assert printed.splitlines()[0] == "float32: kernels"
+    assert "parallel" in printed
+    stored = set(tmp_path.rglob("*.code"))
+    assert len(stored) > N_RULES
+    run(USE, tmp_path)
+    assert set(tmp_path.rglob("*.code")) == stored
+
+
+def test_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match="float16"):
+        warmup(dtypes=["float16"])
+
+
+def test_reports_nothing_and_returns_seconds_by_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastmlp.warmup._parts", lambda dtype: [("nothing", [])])
+    assert 0 <= warmup(parallel=False) < 60
+    assert capsys.readouterr().out == ""
