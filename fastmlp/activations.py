@@ -67,14 +67,17 @@ def gelu(z: float) -> Pair:
 
 
 def gelu_tanh(z: float) -> Pair:
-    """f(z) = z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))). Hendrycks & Gimpel (2016)."""
-    one, half = type(z)(1), type(z)(0.5)
-    root, cubic = type(z)(0.7978845608028654), type(z)(0.044715)
-    t = hyperbolic_tangent(root * (z + cubic * z * z * z))
-    # (1 - t^2) is 0 long before z^3 overflows: clip, for 0 * inf is NaN.
+    """f(z) = z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))). Hendrycks & Gimpel (2016).
+
+    Written z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)), the same function: 1 + tanh would lose
+    the left tail's digits.
+    """
+    root, cubic = type(z)(1.5957691216057308), type(z)(0.044715)
+    # The slope's s (1 - s) is 0 long before z^3 overflows: clip, for 0 * inf is NaN.
     near = min(max(z, type(z)(-20)), type(z)(20))
-    inner_slope = root * (one + type(z)(3) * cubic * near * near)
-    return half * z * (one + t), half * (one + t) + half * near * (one - t * t) * inner_slope
+    s = logistic(root * (near + cubic * near * near * near))
+    inner_slope = root * (type(z)(1) + type(z)(3) * cubic * near * near)
+    return z * s, s + near * s * (type(z)(1) - s) * inner_slope
 
 
 def silu(z: float) -> Pair:

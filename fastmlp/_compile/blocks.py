@@ -5,6 +5,7 @@ Only the rules in use are compiled, 0.2 to 0.3 s each, or 3 ms from the disk cac
 of a block are integers: addresses and counts.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from threading import RLock
@@ -29,6 +30,16 @@ Factory = Callable[..., Loop]
 _interpreted: list[Loop] = []
 _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
+
+
+def _renew_lock() -> None:
+    """A thread that held the lock does not exist in a forked child, and would hold it for ever."""
+    global _lock
+    _lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Block:

@@ -1,6 +1,7 @@
 """Rules as compiled blocks: the same numbers as the rule, in its precision, compiled once."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -299,3 +300,35 @@ def test_a_rule_that_does_not_compile_fails_again_with_the_same_words() -> None:
     for _ in range(2):
         with pytest.raises(TypeError, match=r"^the rule 'no_rule' does not compile"):
             block_of(loops.activation_loop, "float32", no_rule)
+
+
+FORK_WHILE_LOCKED = """
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+from fastmlp._compile import blocks, block_of
+from fastmlp.activations import RULES
+from fastmlp.backends.cpu.loops import activation_loop
+from threading import Event, Thread
+
+held, done = Event(), Event()
+
+def hold():
+    with blocks._lock:
+        held.set()
+        done.wait()
+
+thread = Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    block_of(activation_loop, "float32", RULES["relu"])
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_lock_held_while_forking_does_not_stop_the_child(python: Callable[..., str]) -> None:
+    assert python(FORK_WHILE_LOCKED).strip() == "0"
