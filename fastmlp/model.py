@@ -12,6 +12,7 @@ from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.losses import Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
+from fastmlp.schedules import rates_of
 
 if TYPE_CHECKING:
     from fastmlp.backends.cpu.engine import Data, Engine
@@ -267,6 +268,40 @@ class MLP:
         data = self._data(X, y, sample_weight, "MLP.loss_and_gradient")
         return self._engine().loss_and_gradient(self._parameters, data)
 
+    def apply_gradient(self, gradient: ArrayLike) -> None:
+        """Take one optimizer step with a gradient of your own making.
+
+        Together with `loss_and_gradient` it is a step of `fit` taken apart: clip, average or
+        change the gradient in between.
+
+        Parameters
+        ----------
+        gradient : (n_parameters,) array, in the order of `parameters`
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the gradient is not what it must be; the net is unchanged then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP, SGD
+        >>> net = MLP((1, 1), optimizer=SGD(0.5), initializer="zeros")
+        >>> net.apply_gradient([1.0, -2.0])
+        >>> net.parameters
+        array([-0.5,  1. ], dtype=float32)
+        """
+        who = "MLP.apply_gradient"
+        slopes = validation.vector(gradient, len(self._parameters), self.dtype, "gradient", who)
+        rate = self.optimizer.learning_rate
+        steps = np.array([self.n_steps])
+        rates = validation.rates(rates_of(rate, steps, self.n_steps + 1), 1, rate)
+        coefficients = self.optimizer.coefficients(self.n_steps + 1, rates)
+        state = (self._parameters, self._state(), self.optimizer)
+        self._engine().update(*state, slopes, coefficients)
+        self.n_steps += 1
+
     def summary(self) -> str:
         """Return a table of the layers, and the settings, as text.
 
@@ -325,6 +360,12 @@ class MLP:
 
         return Engine(self._network, self.n_threads)
 
+    def _state(self) -> Array:
+        """Return the optimizer's state, shape (2, n_parameters)."""
+        if self._moments is None:
+            self._moments = np.zeros((2, len(self._parameters)), self.dtype)
+        return self._moments
+
     def _data(self, X: Any, y: Any, sample_weight: Any, who: str) -> "Data":
         from fastmlp.backends.cpu.engine import Data
 
@@ -340,9 +381,7 @@ class MLP:
         return result
 
     def _train(self, data: "Data", batch_size: int, request: training.Request) -> History:
-        if self._moments is None:
-            self._moments = np.zeros((2, len(self._parameters)), self.dtype)
-        state = (self._parameters, self._moments, self.optimizer)
+        state = (self._parameters, self._state(), self.optimizer)
         loop = training.Loop(
             lambda: self._engine().trainer(*state, data, batch_size),
             self.optimizer,

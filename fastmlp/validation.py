@@ -237,15 +237,18 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
     """Return sample weights as (n_rows,), or an empty array for None."""
     if given is None:
         return np.empty(0, kind)
-    array = _numbers(given, who, "sample_weight")
-    if array.shape != (n_rows,):
-        raise ValueError(
-            f"{who}: sample_weight must have shape ({n_rows},), one per row of X, got {array.shape}"
-        )
-    numbers = _finite(np.ascontiguousarray(_cast(array, kind)), who, "sample_weight")
+    numbers = vector(given, n_rows, kind, "sample_weight", who)
     if (numbers < 0).any() or not numbers.any():
         raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
     return numbers
+
+
+def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
+    """Return finite numbers of shape (n,) and of `kind`."""
+    array = _numbers(given, who, name)
+    if array.shape != (n,):
+        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
+    return _finite(np.ascontiguousarray(_cast(array, kind)), who, name)
 
 
 def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup, training
+from fastmlp.optimizers import OPTIMIZERS
 
 X = np.random.default_rng(0).uniform(-1, 1, (50, 3))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
@@ -54,6 +55,17 @@ def test_fits_go_on_where_the_last_ended() -> None:
     for _ in range(3):
         nets[1].fit(X, Y, epochs=2, batch_size=10, shuffle=False)
     assert nets[0].n_steps == nets[1].n_steps == 30
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_taken_apart_is_a_step_of_fit(optimizer: str) -> None:
+    nets = [make_net(optimizer=optimizer, l2=0.1, l1=0.01) for _ in range(2)]
+    nets[0].fit(X, Y, epochs=3, batch_size=50, shuffle=False)
+    for _ in range(3):
+        _, gradient = nets[1].loss_and_gradient(X, Y)
+        nets[1].apply_gradient(gradient)
+    assert nets[1].n_steps == 3
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 

@@ -73,7 +73,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: net(output_activation="softmax"), ValueError, "unknown activation 'softmax'"),
     (lambda: net(loss="l3"), ValueError, "unknown loss 'l3'; known: binary_cross_entropy"),
-    (lambda: net(loss=max), TypeError, "loss must be a function loss"),
+    (lambda: net(loss=max), TypeError, "loss must be a name or a function loss"),
     (
         lambda: net(loss="binary_cross_entropy", output_activation="relu"),
         ValueError,
@@ -225,6 +225,16 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: net().predict(X, out=np.ones((6, 1))),
         ValueError,
         "out must be .* float32 .* got float64",
+    ),
+    (
+        lambda: net().apply_gradient([1.0]),
+        ValueError,
+        r"gradient must have shape \(21,\), got \(1,\)",
+    ),
+    (
+        lambda: net().apply_gradient([np.nan] * 21),
+        ValueError,
+        "gradient must be finite, got nan in row 0",
     ),
     (lambda: net().predict(X, out=[1]), ValueError, "out must be a writeable .* got list"),
 ]

@@ -43,6 +43,7 @@ class Drivers(NamedTuple):
     evaluate: Any
     predict: Any
     gradient: Any
+    update: Any
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
@@ -159,7 +160,7 @@ def _make_run(spread: Callable[..., None]) -> Any:
             return
         net.mode = TRAIN
         spread(net.rows, _n_blocks(net.n_rows), address)
-        net.more, net.penalise, net.update = more, ends, ends
+        net.differentiate, net.more, net.penalise, net.update = 1, more, ends, ends
         spread(net.tile, net.n_tiles, address)
         state.batch_loss += _sum(net.block_losses, _n_blocks(net.n_rows)) / state.batch_mass
 
@@ -233,15 +234,22 @@ def _make_drivers(parallel: bool) -> Drivers:
         _set_mass(net, mass)
         net.mode = TRAIN
         spread(net.rows, _n_blocks(net.n_rows), address)
-        net.more, net.penalise, net.update = more, ends, 0
+        net.differentiate, net.more, net.penalise, net.update = 1, more, ends, 0
         spread(net.tile, net.n_tiles, address)
         loss = _sum(net.block_losses, _n_blocks(net.n_rows)) / mass
         if ends and net.n_penalties > 0:
             loss += _sum(net.tile_penalties, net.n_tiles)
         return loss
 
+    def update(address: Any, coefficients: Any) -> None:
+        """Apply the optimizer to the gradient as it stands: the unfused twin's second half."""
+        net = row(address, 1, NET)[0]
+        net.coefficients = coefficients
+        net.differentiate, net.more, net.penalise, net.update = 0, 0, 0, 1
+        spread(net.tile, net.n_tiles, address)
+
     twin = "parallel" if parallel else "serial"
-    drivers: tuple[Any, ...] = (_make_run(spread), evaluate, predict, gradient)
+    drivers: tuple[Any, ...] = (_make_run(spread), evaluate, predict, gradient, update)
     return Drivers(*[kernel(f"cpu.{d.__name__}.{twin}")(d) for d in drivers])
 
 

@@ -89,6 +89,26 @@ class Engine:
                 total += drivers.gradient(session.at(rows), mass, more, ends)
         return total, session.workspace.gradient
 
+    def update(
+        self,
+        parameters: Array,
+        moments: Array,
+        optimizer: Optimizer,
+        gradient: Array,
+        coefficients: Rates,
+    ) -> None:
+        """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
+        network = self.network
+        blocks = Addresses(_activations(network), optimizer=_optimizer(network, optimizer))
+        nothing = np.zeros((1, network.layout.sizes[0]), network.dtype)
+        data = Data(nothing, nothing[:, :0], nothing[0, :0])
+        session = Session(network, blocks, parameters, data, moments, train=True)
+        session.plan.net[0].gradient = address(gradient)
+        constants = np.ascontiguousarray(coefficients, network.dtype)
+        drivers, launching = self.launch(network.layout.n_parameters)
+        with launching:
+            drivers.update(session.at(slice(0, 1)), address(constants))
+
     def trainer(
         self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
     ) -> "Trainer":

@@ -38,7 +38,7 @@ NET = _record(
     "layers", "tiles", "parameters", "m", "v", "gradient", "backup", "raw", "targets",
     "row_losses", "block_losses", "tile_penalties", "identity",
     "x", "y", "weight", "index", "n_rows",
-    "mode", "more", "penalise", "update", "coefficients",
+    "mode", "differentiate", "more", "penalise", "update", "coefficients",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
     "product", "transposes", "rows", "tile",
     floats=("scale",),

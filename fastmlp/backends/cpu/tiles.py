@@ -61,8 +61,8 @@ def _transpose(layer: Any, first: Any, last: Any, like: Any) -> None:
 def tile(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that does with one tile what the `NET` record asks for.
 
-    It sums the tile's gradient over the chunk of rows, from zero or, with `more`, going on from
-    the chunk before; `penalise` adds the penalties; `update` applies the optimizer
+    `differentiate` sums the tile's gradient over the chunk of rows, from zero or, with `more`,
+    going on from the chunk before; `penalise` adds the penalties; `update` applies the optimizer
     at once (the fused step), else the gradient is left whole for whom needs it.
     """
 
@@ -74,9 +74,9 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
         biases = first == layer.n_in
         start = layer.bias_offset if biases else layer.offset + first * layer.n_out
         n = (last - first) * layer.n_out
-        if biases:
+        if net.differentiate and biases:
             _gradient_of_biases(net, layer, like)
-        else:
+        elif net.differentiate:
             _gradient_of_weights(net, piece.layer, first, last, like)
         if net.penalise and not biases:
             _penalise(net, t, start, n, like)
