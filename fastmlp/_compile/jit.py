@@ -22,10 +22,13 @@ for _function in elementary.FUNCTIONS:
     register_jitable(_function)
 
 
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
 def leaf(function: Function, *, parallel: bool = False) -> Function:
-    """Compile a function that only compiled code calls."""
-    options = {"nogil": True, "error_model": "numpy", "parallel": parallel}
-    return numba.njit(**options)(function)
+    """Compile a function that only compiled code calls, without wrappers for other callers."""
+    bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return numba.njit(**OPTIONS, **bare, parallel=parallel)(function)
 
 
 def kernel(name: str) -> Callable[[Function], Function]:
@@ -35,7 +38,7 @@ def kernel(name: str) -> Callable[[Function], Function]:
         if INTERPRETED:
             # Compiled code never warns of an overflow.
             return np.errstate(all="ignore")(function)
-        compiled: Any = leaf(function)
+        compiled: Any = numba.njit(**OPTIONS)(function)
         compiled._cache = CodeCache(name)
         return compiled
 

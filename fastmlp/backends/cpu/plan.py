@@ -6,6 +6,7 @@ they take a third of that, and serial and parallel launches run the same machine
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastmlp.layout import Layout
 from fastmlp.workspace import Workspace
 
 ROW_BLOCK = 32
+BUFFERS = ("gradient", "backup", "raw", "targets", "row_losses", "identity")
 TILE_NUMBERS = 4096
 
 
@@ -92,30 +94,37 @@ def make_plan(
 
     `parameters` is flat; `moments` has shape (2, n_parameters), the optimizer's state.
     """
-    tiles = _tiles(layout)
-    plan = Plan(
-        net=np.zeros(1, NET).view(np.recarray),
-        layers=_layers(layout, workspace, blocks, parameters),
-        tiles=tiles,
-        block_losses=np.zeros(-(-workspace.chunk_rows // ROW_BLOCK), np.float64),
-        tile_penalties=np.zeros(len(tiles), np.float64),
-        penalties=np.array(blocks.penalties, np.int64),
-        strengths=np.array(strengths, np.float64),
-        scales=np.zeros(len(strengths), np.float64),
-    )
-    net = plan.net[0]
-    net.n_layers, net.n_parameters, net.n_tiles = layout.n_layers, layout.n_parameters, len(tiles)
-    net.n_in, net.n_out = layout.sizes[0], layout.sizes[-1]
-    net.n_targets, net.max_width = n_targets, max(layout.sizes)
-    net.parameters, net.n_penalties = address(parameters), len(strengths)
+    tiles, n_penalties = _tiles(layout), len(strengths)
+    tables: dict[str, Any] = {
+        "layers": _layers(layout, workspace, blocks, parameters),
+        "tiles": tiles,
+        "block_losses": np.zeros(-(-workspace.chunk_rows // ROW_BLOCK), np.float64),
+        "tile_penalties": np.zeros(len(tiles), np.float64),
+        "penalties": np.array(blocks.penalties, np.int64),
+        "strengths": np.array(strengths, np.float64),
+        "scales": np.zeros(n_penalties, np.float64),
+    }
+    fields = {
+        "n_layers": layout.n_layers,
+        "n_in": layout.sizes[0],
+        "n_out": layout.sizes[-1],
+        "n_targets": n_targets,
+        "max_width": max(layout.sizes),
+        "n_parameters": layout.n_parameters,
+        "n_tiles": len(tiles),
+        "n_penalties": n_penalties,
+        "parameters": address(parameters),
+        "loss": blocks.loss,
+        "link": blocks.link,
+        "optimizer": blocks.optimizer,
+        **{name: address(table) for name, table in tables.items()},
+        **{name: address(getattr(workspace, name)) for name in BUFFERS},
+    }
     if moments is not None:
-        net.m, net.v = address(moments[0]), address(moments[1])
-    net.loss, net.link, net.optimizer = blocks.loss, blocks.link, blocks.optimizer
-    for name in plan._fields[1:]:
-        setattr(net, name, address(getattr(plan, name)))
-    for name in ("gradient", "backup", "raw", "targets", "row_losses", "identity"):
-        setattr(net, name, address(getattr(workspace, name)))
-    return plan
+        fields["m"], fields["v"] = address(moments), address(moments, layout.n_parameters)
+    # All fields at once: setting them one by one took 0.1 ms of each predict.
+    net = np.array([tuple(fields.get(name, 0) for name in NET.names or ())], NET)
+    return Plan(net=net.view(np.recarray), **tables)
 
 
 def address(array: NDArray[Any], offset: int = 0) -> int:
@@ -124,19 +133,27 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
 
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses, flat: NDArray[Any]) -> Any:
-    layers = np.zeros(layout.n_layers, LAYER).view(np.recarray)
-    done = 0
-    for i, layer in enumerate(layers):
-        layer.n_in, layer.n_out = layout.sizes[i : i + 2]
-        layer.offset, layer.bias_offset = layout.weights[i], layout.biases[i]
-        layer.weights = address(flat, layout.weights[i])
-        layer.biases = address(flat, layout.biases[i])
-        layer.transposed = address(workspace.transposed, layout.weights[i])
-        layer.outputs = address(workspace.outputs, done)
-        layer.deltas = address(workspace.deltas, done)
-        layer.activation = blocks.activations[i]
-        done += workspace.chunk_rows * layer.n_out
-    return layers
+    """Return the table of layers; fields in the order of `LAYER`."""
+    start, transposed = address(flat), address(workspace.transposed)
+    outputs, deltas, size = address(workspace.outputs), address(workspace.deltas), flat.itemsize
+    layers, done = [], 0
+    for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+        offset, bias_offset = layout.weights[i], layout.biases[i]
+        layer = (
+            n_in,
+            n_out,
+            start + offset * size,
+            start + bias_offset * size,
+            transposed + offset * size,
+            outputs + done * size,
+            deltas + done * size,
+            offset,
+            bias_offset,
+            blocks.activations[i],
+        )
+        layers.append(layer)
+        done += workspace.chunk_rows * n_out
+    return np.array(layers, LAYER).view(np.recarray)
 
 
 def _tiles(layout: Layout) -> Any:
