@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks, training, validation
+from fastmlp.description import Description, name_of
 from fastmlp.history import Callback, History
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.losses import Loss
@@ -102,9 +103,9 @@ class MLP:
         sizes = validation.layer_sizes(layer_sizes)
         hidden = validation.hidden_activations(activation, len(sizes) - 2)
         function = validation.loss(loss)
-        self._loss_name = _name(loss if isinstance(loss, str) else function.rule)
+        self._loss_name = name_of(loss if isinstance(loss, str) else function.rule)
         output, link = validation.output_activation(output_activation, self._loss_name, function)
-        self._output_name = _name(function.link or output)
+        self._output_name = name_of(function.link or output)
         self._network = Network(
             layout=make_layout(sizes),
             activations=(*hidden, output),
@@ -314,38 +315,14 @@ class MLP:
         output       4        1  identity             5
         17 parameters, float32; loss mse; Adam(learning_rate=0.001); 0 steps done
         """
-        names = [_name(rule) for rule in self._network.activations[:-1]] + [self._output_name]
-        rows = [("layer", "inputs", "outputs", "activation", "parameters")]
-        for i, (n_in, n_out) in enumerate(
-            zip(self.layer_sizes, self.layer_sizes[1:], strict=False)
-        ):
-            kind = "hidden" if i < len(names) - 1 else "output"
-            rows.append((kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i in (0, 3) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        penalty = "".join(f"; {_name(rule)} {s:g}" for rule, s in self._network.penalties)
-        lines.append(
-            f"{len(self._parameters):,} parameters, {self.dtype}; loss {self._loss_name}{penalty}; "
-            f"{_brief(self.optimizer)}; {self.n_steps:,} steps done"
-        )
-        return "\n".join(lines)
+        return self._description().table()
 
     def __repr__(self) -> str:
-        hidden = [_name(rule) for rule in self._network.activations[:-1]]
-        shown = hidden[0] if len({*hidden}) == 1 else hidden
-        activation = f"activation={shown!r}, " if hidden else ""
-        penalty = "".join(f", {_name(rule)}={s:g}" for rule, s in self._network.penalties)
-        return (
-            f"MLP({self.layer_sizes}, {activation}output_activation={self._output_name!r}, "
-            f"loss={self._loss_name!r}, optimizer={_brief(self.optimizer)}{penalty}, "
-            f"dtype={self.dtype.name!r})"
-        )
+        return self._description().short()
+
+    def _description(self) -> Description:
+        names = (self._loss_name, self._output_name)
+        return Description(self._network, self.optimizer, *names, self.n_steps)
 
     def _initial_parameters(self, initializer: Rule | None) -> Array:
         layout = self._network.layout
@@ -393,11 +370,3 @@ class MLP:
             return loop.run()
         finally:
             self.n_steps = loop.step
-
-
-def _name(rule: Any) -> str:
-    return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
-
-
-def _brief(optimizer: Optimizer) -> str:
-    return f"{type(optimizer).__name__}(learning_rate={optimizer.learning_rate!r})"

@@ -18,6 +18,7 @@ FLOORS = [
     {"optimizers"},
     {"layout", "initializers", "schedules"},
     {"workspace", "network", "validation"},
+    {"description"},
     {"_compile"},
     {"backends"},
     {"history"},

@@ -347,6 +347,13 @@ def test_repr_and_summary_say_what_the_net_is() -> None:
     assert lines[3].startswith("7,510 parameters, float32; loss cross_entropy; l2 0.0001; Adam(")
 
 
+def test_the_optimizer_is_shown_with_what_is_not_its_default() -> None:
+    net = MLP((3, 1), optimizer=SGD(0.5, momentum=0.9))
+    assert "optimizer=SGD(learning_rate=0.5, momentum=0.9)," in repr(net)
+    net.optimizer = Custom(descent, learning_rate=0.1)
+    assert "optimizer=Custom(rule=descent, learning_rate=0.1)," in repr(net)
+
+
 def test_x_of_the_right_dtype_is_not_written_to_and_may_be_read_only() -> None:
     x, y = wave()
     x = np.ascontiguousarray(x, np.float32)
