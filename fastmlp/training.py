@@ -36,6 +36,10 @@ class Trainer(Protocol):
 
     def step_of(self, unit: int) -> int: ...
 
+    def load(self) -> None: ...
+
+    def store(self) -> None: ...
+
 
 class Request(NamedTuple):
     """What a fit is asked to do, checked.
@@ -96,7 +100,10 @@ class Loop:
         try:
             self._prepare()
             with _bar(self._request) as bar:
-                self._epochs(bar)
+                try:
+                    self._epochs(bar)
+                finally:
+                    self._trainer.store()
         except KeyboardInterrupt:
             self.history.status = Status.INTERRUPTED
             epoch = len(self.history.loss)
@@ -173,6 +180,7 @@ class Loop:
     def _report(self) -> None:
         """Validate, and tell the callbacks."""
         history, request = self.history, self._request
+        self._trainer.store()
         if request.validate:
             history.validation_loss.append(request.validate())
         report = Report(
@@ -184,6 +192,8 @@ class Loop:
         )
         for callback in request.callbacks:
             callback(report)
+        if request.callbacks:
+            self._trainer.load()
         if report.stopping:
             history.status = Status.STOPPED
 

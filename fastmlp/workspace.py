@@ -1,5 +1,11 @@
-"""Every buffer that training and prediction need, allocated before the first step."""
+"""Every buffer that training and prediction need, allocated before the first step.
 
+Matrices lie in panels: a panel is `lanes` columns, its rows one after the other, the last panel
+filled up with zeros. A chunk's panels have `panel_rows` rows. The packed parameters hold, layer
+after layer, the panels of W with the biases as one row more: a panel has n_in + 1 rows.
+"""
+
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,65 +16,133 @@ from fastmlp.layout import Layout
 Buffer = NDArray[Any]
 CHUNK_NUMBERS = 4_000_000
 CHUNK_FLOPS = 10_000_000_000
+CACHE_NUMBERS = 200_000
 MIN_CHUNK_ROWS = 64
+# Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
+STRIP_ROWS = 8
+ALIGNMENT = 64
 
 
 class Workspace(NamedTuple):
-    """Buffers for a chunk of rows. Rows of a chunk are the first axis of the first five.
+    """Buffers for a chunk of rows, each one flat array.
 
     Attributes
     ----------
-    outputs, deltas : one flat buffer each, per layer (chunk_rows, n_out) one after the other
+    chunk_rows, panel_rows : int
+        Rows of a chunk, and of its panels: rounded up to whole strips.
+    lanes : int
+        Columns of a panel.
+    inputs : panels of the rows' features
+    outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; its slopes, then the back-propagated errors in their place.
-    raw : (chunk_rows, max_width)
-        Pre-activations of one layer at a time, and products on the way back.
-    targets : (chunk_rows, n_targets)
-    row_losses : (chunk_rows,) float64
-    transposed : (n_weights,)
-        Each weight matrix transposed, kept in step with the parameters.
-    gradient, backup : (n_parameters,)
-    identity : (max of chunk_rows and widths,) int64
-        0, 1, 2, ...
+    raw, value, slope, loss_slope : (panel_rows, n_out)
+        The output layer: before and after its activation, and the slopes of that and of the loss.
+    targets : (panel_rows, n_targets)
+    row_losses : (panel_rows,) float64
+    parameters, m, v, backup, gradient : packed parameters, the optimizer's state, a copy of the
+        parameters, and a gradient that is summed over several chunks or that somebody asked for
+    transposed : panels of each W transposed; the first layer has none
+    zeros : one vector
+    identity : (panel_rows,) int64: 0, 1, 2, ...
     """
 
     chunk_rows: int
+    panel_rows: int
+    lanes: int
+    inputs: Buffer
     outputs: Buffer
     deltas: Buffer
     raw: Buffer
+    value: Buffer
+    slope: Buffer
+    loss_slope: Buffer
     targets: Buffer
     row_losses: Buffer
-    transposed: Buffer
-    gradient: Buffer
+    parameters: Buffer
+    m: Buffer
+    v: Buffer
     backup: Buffer
+    gradient: Buffer
+    transposed: Buffer
+    zeros: Buffer
     identity: Buffer
 
 
-def chunk_rows(layout: Layout, n_rows: int) -> int:
+def round_up(n: int, unit: int) -> int:
+    """Return the smallest multiple of `unit` that is not below n."""
+    return -(-n // unit) * unit
+
+
+def packed_size(n_in: int, n_out: int, lanes: int) -> int:
+    """Return how many numbers a layer's packed weights and biases have."""
+    return round_up(n_out, lanes) * (n_in + 1)
+
+
+def transposed_size(n_in: int, n_out: int, lanes: int) -> int:
+    """Return how many numbers a layer's packed transpose has: whole square blocks."""
+    return round_up(n_out, lanes) * round_up(n_in, lanes)
+
+
+def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False) -> int:
     """Return how many rows to take at once.
 
     At most what `CHUNK_NUMBERS` of activations hold and what 0.25 s of one core can train on
     (`CHUNK_FLOPS`), so that memory does not grow with the data and Ctrl-C is heard in time.
+    Training takes fewer where the net is so small beside the chunk that its gradient is summed
+    at no cost: then outputs and errors stay in the second-level cache (`CACHE_NUMBERS`).
     """
-    by_memory = CHUNK_NUMBERS // sum(layout.sizes)
+    per_row = sum(layout.sizes)
+    by_memory = CHUNK_NUMBERS // per_row
     by_time = CHUNK_FLOPS // (6 * layout.n_weights)
-    return max(1, min(n_rows, max(MIN_CHUNK_ROWS, min(by_memory, by_time))))
+    most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
+    in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
+    if not train or in_cache * per_row > 8 * layout.n_weights:
+        most = min(most, max(MIN_CHUNK_ROWS, in_cache))
+    return max(1, min(n_rows, most))
 
 
 def make_workspace(
-    layout: Layout, rows: int, n_targets: int, dtype: DTypeLike, *, train: bool
+    layout: Layout, rows: int, n_targets: int, dtype: DTypeLike, lanes: int, *, train: bool
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs."""
-    widths = layout.sizes[1:]
-    n = layout.n_parameters if train else 0
+    sizes, panel_rows = layout.sizes, round_up(rows, STRIP_ROWS)
+    pairs, n_out = list(pairwise(sizes)), sizes[-1]
+    units = sum(round_up(n, lanes) for n in sizes[1:])
+    # A block of a transposition may read `lanes` rows past the last panel.
+    packed = sum(packed_size(*pair, lanes) for pair in pairs) + lanes * lanes
+    transposed = sum(transposed_size(*pair, lanes) for pair in pairs[1:])
+    state = packed if train else 0
+
+    def buffer(n: int) -> Buffer:
+        return aligned(n, dtype)
+
     return Workspace(
         chunk_rows=rows,
-        outputs=np.empty(rows * sum(widths), dtype),
-        deltas=np.empty(rows * sum(widths), dtype),
-        raw=np.empty(rows * max(layout.sizes), dtype),
-        targets=np.empty(rows * n_targets, dtype),
-        row_losses=np.empty(rows, np.float64),
-        transposed=np.empty(layout.n_weights if train else 0, dtype),
-        gradient=np.empty(n, dtype),
-        backup=np.empty(n, dtype),
-        identity=np.arange(max(rows, *layout.sizes), dtype=np.int64),
+        panel_rows=panel_rows,
+        lanes=lanes,
+        inputs=buffer(panel_rows * round_up(sizes[0], lanes)),
+        outputs=buffer(panel_rows * units),
+        deltas=buffer(panel_rows * units),
+        raw=buffer(panel_rows * n_out),
+        value=buffer(panel_rows * n_out),
+        slope=buffer(panel_rows * n_out),
+        loss_slope=buffer(panel_rows * n_out),
+        targets=buffer(panel_rows * n_targets),
+        row_losses=aligned(panel_rows, np.float64),
+        parameters=buffer(packed),
+        m=buffer(state),
+        v=buffer(state),
+        backup=buffer(state),
+        gradient=buffer(state),
+        transposed=buffer(transposed if train else 0),
+        zeros=buffer(lanes),
+        identity=np.arange(panel_rows, dtype=np.int64),
     )
+
+
+def aligned(n: int, dtype: DTypeLike) -> Buffer:
+    """Return n zeros that begin on a cache line: a vector that straddles two costs double."""
+    kind = np.dtype(dtype)
+    memory = np.zeros(n * kind.itemsize + ALIGNMENT, np.uint8)
+    skip = -memory.ctypes.data % ALIGNMENT
+    return memory[skip : skip + n * kind.itemsize].view(kind)

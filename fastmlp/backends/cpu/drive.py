@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import get_num_threads, prange
 
 from fastmlp._compile import call, kernel, leaf, row
-from fastmlp.backends.cpu.plan import NET, ROW_BLOCK
+from fastmlp.backends.cpu.plan import NET
 from fastmlp.backends.cpu.rows import EVALUATE, FORWARD, TRAIN
+from fastmlp.workspace import STRIP_ROWS
 
 PROGRESS = np.dtype(
     (
@@ -43,7 +44,6 @@ class Drivers(NamedTuple):
     evaluate: Any
     predict: Any
     gradient: Any
-    update: Any
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
@@ -78,8 +78,8 @@ def _sum(address: Any, n: Any) -> Any:
 
 
 @leaf
-def _n_blocks(n_rows: Any) -> Any:
-    return (n_rows + ROW_BLOCK - 1) // ROW_BLOCK
+def _n_strips(n_rows: Any) -> Any:
+    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
 
 
 @leaf
@@ -111,7 +111,7 @@ def _set_mass(net: Any, mass: Any) -> None:
 @leaf
 def _restore(net: Any, state: Any, like: Any) -> None:
     """Go back to the parameters of the start of the epoch, and forget the optimizer's state."""
-    n = net.n_parameters
+    n = net.n_packed
     _copy(net.backup, net.parameters, n, like)
     row(net.m, n, like.dtype)[:] = 0
     row(net.v, n, like.dtype)[:] = 0
@@ -121,7 +121,7 @@ def _restore(net: Any, state: Any, like: Any) -> None:
 @leaf
 def _start_batch(net: Any, state: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
     if new_epoch:
-        _copy(net.parameters, net.backup, net.n_parameters, like)
+        _copy(net.parameters, net.backup, net.n_packed, like)
         state.epoch_loss = 0.0
         state.epoch_mass = 0.0
     state.batch_mass = _mass(net, n_rows, like)
@@ -143,13 +143,18 @@ def _end_batch(net: Any, state: Any) -> None:
 def _finite_epoch(net: Any, state: Any, epoch_ends: Any, like: Any) -> Any:
     if not state.batch_loss - state.batch_loss == 0:
         return False
-    return not epoch_ends or _all_finite(net.parameters, net.n_parameters, like)
+    return not epoch_ends or _all_finite(net.parameters, net.n_packed, like)
+
+
+def _spread_serially(block: Any, n: Any, address: Any) -> None:
+    call(block, (address, 0, n, 0))
 
 
 def _spread(block: Any, n: Any, address: Any) -> None:
-    """Call a block for 0 to n - 1: on several threads where compiled so."""
-    for i in prange(n):
-        call(block, (address, i))
+    """Call a block for 0 to n - 1, a range for each thread."""
+    size = get_num_threads()
+    for t in prange(size):
+        call(block, (address, t * n // size, (t + 1) * n // size, t))
 
 
 def _make_run(spread: Callable[..., None]) -> Any:
@@ -159,10 +164,10 @@ def _make_run(spread: Callable[..., None]) -> Any:
         if state.batch_mass <= 0:
             return
         net.mode = TRAIN
-        spread(net.rows, _n_blocks(net.n_rows), address)
-        net.differentiate, net.more, net.penalise, net.update = 1, more, ends, ends
+        spread(net.rows, _n_strips(net.n_rows), address)
+        net.more, net.penalise, net.update = more, ends, ends
         spread(net.tile, net.n_tiles, address)
-        state.batch_loss += _sum(net.block_losses, _n_blocks(net.n_rows)) / state.batch_mass
+        state.batch_loss += _sum(net.strip_losses, _n_strips(net.n_rows)) / state.batch_mass
 
     def run(
         address: Any, order: Any, coefficients: Any, losses: Any, progress: Any, job: Any
@@ -178,7 +183,6 @@ def _make_run(spread: Callable[..., None]) -> Any:
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         net.coefficients = coefficients.ctypes.data
         state.diverged = 0.0
-        call(net.transposes, (address,))
         for u in range(job.first, job.last):
             epoch, within = u // per_epoch, u % per_epoch
             start = within // chunks * job.batch_size
@@ -200,6 +204,7 @@ def _make_run(spread: Callable[..., None]) -> Any:
                 losses[epoch] = state.epoch_loss / state.epoch_mass
             if not finite:
                 _restore(net, state, like)
+                call(net.transposes, (address,))
                 return u
         return job.last
 
@@ -207,49 +212,37 @@ def _make_run(spread: Callable[..., None]) -> Any:
 
 
 def _make_drivers(parallel: bool) -> Drivers:
-    spread = leaf(_spread, parallel=parallel)
+    spread = leaf(_spread, parallel=True) if parallel else leaf(_spread_serially)
 
     def evaluate(address: Any) -> Any:
         """Return the sum of the losses of the chunk's rows, weighted."""
         net = row(address, 1, NET)[0]
         net.scale = 1.0
         net.mode = EVALUATE
-        spread(net.rows, _n_blocks(net.n_rows), address)
-        return _sum(net.block_losses, _n_blocks(net.n_rows))
+        spread(net.rows, _n_strips(net.n_rows), address)
+        return _sum(net.strip_losses, _n_strips(net.n_rows))
 
-    def predict(address: Any, raw: Any, out: Any) -> None:
-        """Write the predictions of the chunk's rows to the address `out`.
-
-        `raw` is the address of the output layer's values.
-        """
+    def predict(address: Any) -> None:
+        """Write the predictions of the rows to the address `out` of the record."""
         net = row(address, 1, NET)[0]
         net.mode = FORWARD
-        spread(net.rows, _n_blocks(net.n_rows), address)
-        call(net.link, (raw, out, net.n_rows, net.n_out))
+        spread(net.rows, _n_strips(net.n_rows), address)
 
     def gradient(address: Any, mass: Any, more: Any, ends: Any) -> Any:
         """Add the gradient of the chunk's rows; return their share of the objective."""
         net = row(address, 1, NET)[0]
-        call(net.transposes, (address,))
         _set_mass(net, mass)
         net.mode = TRAIN
-        spread(net.rows, _n_blocks(net.n_rows), address)
-        net.differentiate, net.more, net.penalise, net.update = 1, more, ends, 0
+        spread(net.rows, _n_strips(net.n_rows), address)
+        net.more, net.penalise, net.update = more, ends, 0
         spread(net.tile, net.n_tiles, address)
-        loss = _sum(net.block_losses, _n_blocks(net.n_rows)) / mass
+        loss = _sum(net.strip_losses, _n_strips(net.n_rows)) / mass
         if ends and net.n_penalties > 0:
             loss += _sum(net.tile_penalties, net.n_tiles)
         return loss
 
-    def update(address: Any, coefficients: Any) -> None:
-        """Apply the optimizer to the gradient as it stands: the unfused twin's second half."""
-        net = row(address, 1, NET)[0]
-        net.coefficients = coefficients
-        net.differentiate, net.more, net.penalise, net.update = 0, 0, 0, 1
-        spread(net.tile, net.n_tiles, address)
-
     twin = "parallel" if parallel else "serial"
-    drivers: tuple[Any, ...] = (_make_run(spread), evaluate, predict, gradient, update)
+    drivers: tuple[Any, ...] = (_make_run(spread), evaluate, predict, gradient)
     return Drivers(*[kernel(f"cpu.{d.__name__}.{twin}")(d) for d in drivers])
 
 

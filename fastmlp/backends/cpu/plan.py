@@ -13,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.layout import Layout
-from fastmlp.workspace import Workspace
+from fastmlp.workspace import STRIP_ROWS, Workspace, packed_size, round_up, transposed_size
 
-ROW_BLOCK = 32
-BUFFERS = ("gradient", "backup", "raw", "targets", "row_losses", "identity")
-TILE_NUMBERS = 4096
+BUFFERS = (
+    "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
+    "parameters", "m", "v", "backup", "zeros", "identity",
+)  # fmt: skip
+# A tile of phase two: up to so many rows and panels of a layer's weights.
+TILE_ROWS, TILE_PANELS = 64, 2
+# What a layer does to its products: nothing, an activation's block, or the epilogue of relu.
+LINEAR, BLOCK, RELU = range(3)
 
 
 def _record(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
@@ -25,32 +30,38 @@ def _record(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
     return np.dtype((np.record, fields))
 
 
-# Sizes, addresses, offsets into the flat vectors, and the address of the activation's block.
+# Sizes, addresses, strides of panels in bytes, offsets into the flat vector and the packed one, and
+# what to do with the products: `form`, and the address of the activation's block.
 LAYER = _record(
-    "n_in", "n_out", "weights", "biases", "transposed", "outputs", "deltas",
-    "offset", "bias_offset", "activation",
+    "n_in", "n_out", "n_in_panels", "n_panels", "weights", "weight_panel",
+    "transposed", "transposed_panel", "outputs", "deltas",
+    "offset", "bias_offset", "packed_offset", "form", "activation",
 )  # fmt: skip
-# A piece of phase two's work: rows first to last of a layer's weights; row n_in is its biases.
-TILE = _record("layer", "first", "last")
+# A piece of phase two's work: rows first to last of some panels of a layer's weights. The biases
+# are row n_in, and belong to the last piece.
+TILE = _record("layer", "first", "last", "panel", "n_panels")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
-# what to do with them, then the addresses of the blocks. `scale` is one over the rows
-# of the batch, or over the sum of their weights.
+# what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
+# chunk's rows; `scale` is one over the rows of the batch, or over the sum of their weights.
 NET = _record(
-    "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_parameters", "n_tiles",
-    "layers", "tiles", "parameters", "m", "v", "gradient", "backup", "raw", "targets",
-    "row_losses", "block_losses", "tile_penalties", "identity",
-    "x", "y", "weight", "index", "n_rows",
-    "mode", "differentiate", "more", "penalise", "update", "coefficients",
+    "n_layers", "n_in", "n_out", "n_targets", "n_packed", "n_tiles", "panel",
+    "layers", "tiles", *BUFFERS, "gradient", "strip_losses", "tile_penalties",
+    "x", "y", "weight", "out", "index", "n_rows",
+    "mode", "more", "penalise", "update", "coefficients",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
-    "product", "transposes", "rows", "tile",
+    "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     floats=("scale",),
 )  # fmt: skip
 
 
 class Addresses(NamedTuple):
-    """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one."""
+    """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
+
+    `forms` says of each layer whether it is linear, takes its activation's block, or is a relu.
+    """
 
     activations: Sequence[int]
+    forms: Sequence[int]
     loss: int = 0
     link: int = 0
     optimizer: int = 0
@@ -65,7 +76,7 @@ class Plan(NamedTuple):
     net : record array of `NET`, shape (1,)
     layers : record array of `LAYER`, shape (n_layers,)
     tiles : record array of `TILE`, shape (n_tiles,)
-    block_losses : float64, shape (n_row_blocks,), the weighted loss of each block of rows
+    strip_losses : float64, shape (n_strips,), the weighted loss of each strip of rows
     tile_penalties : float64, shape (n_tiles,)
     penalties, strengths, scales : int64, float64, float64, shape (n_penalties,)
         Addresses of the penalties, their strengths, and this batch's strength / m.
@@ -74,7 +85,7 @@ class Plan(NamedTuple):
     net: Any
     layers: Any
     tiles: Any
-    block_losses: NDArray[np.float64]
+    strip_losses: NDArray[np.float64]
     tile_penalties: NDArray[np.float64]
     penalties: NDArray[np.int64]
     strengths: NDArray[np.float64]
@@ -85,20 +96,17 @@ def make_plan(
     layout: Layout,
     workspace: Workspace,
     blocks: Addresses,
-    parameters: NDArray[Any],
-    moments: NDArray[Any] | None = None,
     strengths: Sequence[float] = (),
     n_targets: int = 0,
 ) -> Plan:
-    """Lay a net, its buffers and its rules out for the kernels.
-
-    `parameters` is flat; `moments` has shape (2, n_parameters), the optimizer's state.
-    """
-    tiles, n_penalties = _tiles(layout), len(strengths)
+    """Lay a net, its buffers and its rules out for the kernels."""
+    lanes, size = workspace.lanes, workspace.parameters.itemsize
+    tiles = _tiles(layout, lanes) if workspace.m.size else np.zeros(0, TILE).view(np.recarray)
+    n_penalties = len(strengths)
     tables: dict[str, Any] = {
-        "layers": _layers(layout, workspace, blocks, parameters),
+        "layers": _layers(layout, workspace, blocks),
         "tiles": tiles,
-        "block_losses": np.zeros(-(-workspace.chunk_rows // ROW_BLOCK), np.float64),
+        "strip_losses": np.zeros(workspace.panel_rows // STRIP_ROWS, np.float64),
         "tile_penalties": np.zeros(len(tiles), np.float64),
         "penalties": np.array(blocks.penalties, np.int64),
         "strengths": np.array(strengths, np.float64),
@@ -109,19 +117,16 @@ def make_plan(
         "n_in": layout.sizes[0],
         "n_out": layout.sizes[-1],
         "n_targets": n_targets,
-        "max_width": max(layout.sizes),
-        "n_parameters": layout.n_parameters,
+        "n_packed": len(workspace.parameters),
         "n_tiles": len(tiles),
         "n_penalties": n_penalties,
-        "parameters": address(parameters),
+        "panel": workspace.panel_rows * lanes * size,
         "loss": blocks.loss,
         "link": blocks.link,
         "optimizer": blocks.optimizer,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
-    if moments is not None:
-        fields["m"], fields["v"] = address(moments), address(moments, layout.n_parameters)
     # All fields at once: setting them one by one took 0.1 ms of each predict.
     net = np.array([tuple(fields.get(name, 0) for name in NET.names or ())], NET)
     return Plan(net=net.view(np.recarray), **tables)
@@ -132,36 +137,43 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
     return int(array.ctypes.data) + offset * array.itemsize
 
 
-def _layers(layout: Layout, workspace: Workspace, blocks: Addresses, flat: NDArray[Any]) -> Any:
+def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Return the table of layers; fields in the order of `LAYER`."""
-    start, transposed = address(flat), address(workspace.transposed)
-    outputs, deltas, size = address(workspace.outputs), address(workspace.deltas), flat.itemsize
-    layers, done = [], 0
+    lanes, size = workspace.lanes, workspace.parameters.itemsize
+    layers, packed, rows, transposed = [], 0, 0, 0
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        offset, bias_offset = layout.weights[i], layout.biases[i]
         layer = (
             n_in,
             n_out,
-            start + offset * size,
-            start + bias_offset * size,
-            transposed + offset * size,
-            outputs + done * size,
-            deltas + done * size,
-            offset,
-            bias_offset,
+            round_up(n_in, lanes) // lanes,
+            round_up(n_out, lanes) // lanes,
+            address(workspace.parameters, packed),
+            (n_in + 1) * lanes * size,
+            address(workspace.transposed, transposed),
+            round_up(n_out, lanes) * lanes * size,
+            address(workspace.outputs, rows),
+            address(workspace.deltas, rows),
+            layout.weights[i],
+            layout.biases[i],
+            packed,
+            blocks.forms[i],
             blocks.activations[i],
         )
         layers.append(layer)
-        done += workspace.chunk_rows * n_out
+        packed += packed_size(n_in, n_out, lanes)
+        rows += workspace.panel_rows * round_up(n_out, lanes)
+        if i > 0:
+            transposed += transposed_size(n_in, n_out, lanes)
     return np.array(layers, LAYER).view(np.recarray)
 
 
-def _tiles(layout: Layout) -> Any:
-    """Cut every weight matrix into tiles of about `TILE_NUMBERS`, in rows by fours."""
+def _tiles(layout: Layout, lanes: int) -> Any:
+    """Cut every weight matrix into tiles: groups of panels, and in them groups of rows."""
     tiles = []
-    for layer in range(layout.n_layers):
-        n_in, n_out = layout.sizes[layer : layer + 2]
-        rows = max(4, TILE_NUMBERS // n_out // 4 * 4)
-        tiles += [(layer, first, min(first + rows, n_in)) for first in range(0, n_in, rows)]
-        tiles.append((layer, n_in, n_in + 1))
+    for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+        n_panels = round_up(n_out, lanes) // lanes
+        for panel in range(0, n_panels, TILE_PANELS):
+            panels = (panel, min(TILE_PANELS, n_panels - panel))
+            for first in range(0, n_in, TILE_ROWS):
+                tiles.append((layer, first, min(first + TILE_ROWS, n_in), *panels))
     return np.array(tiles, TILE).view(np.recarray)

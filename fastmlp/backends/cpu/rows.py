@@ -1,108 +1,162 @@
-"""Phase one, on a block of rows: forward, loss, and the chain of errors back through the layers."""
+"""Phase one, on strips of rows: forward, loss, and the chain of errors back through the layers."""
 
 from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.plan import LAYER, NET, ROW_BLOCK
+from fastmlp._compile import call, leaf, row, stack
+from fastmlp.backends.cpu.microkernel import (
+    RELU, ROW_BLOCK, STORE, TIMES, WHERE_POSITIVE, lanes_of,
+)  # fmt: skip
+from fastmlp.backends.cpu.panels import from_panels, gather
+from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
+from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
+from fastmlp.workspace import STRIP_ROWS
 
 FORWARD, EVALUATE, TRAIN = 0, 1, 2
+# Panels whose products wait on the stack for their activation: 16 KiB in the first-level cache.
+PANELS_AT_ONCE = 4
 
 
 @leaf
-def _forward(net: Any, first: Any, last: Any, like: Any) -> None:
-    n, size = last - first, like.itemsize
-    layers = row(net.layers, net.n_layers, LAYER)
-    block = net.raw + first * net.max_width * size
-    inputs, index = net.x, net.index
-    for i in range(net.n_layers):
-        layer = layers[i]
-        width = layer.n_out
-        z, biases = row(block, n * width, like.dtype), row(layer.biases, width, like.dtype)
-        for r in range(n):
-            for j in range(width):
-                z[r * width + j] = biases[j]
-        # The matrix whose row `first` is the block's first row.
-        matrix = block - first * width * size
-        a = (inputs, index, layer.n_in, net.identity, 1)
-        call(net.product, (matrix, layer.weights, width, *a, first, last, layer.n_in))
-        skip = first * width * size
-        call(layer.activation, (block, layer.outputs + skip, layer.deltas + skip, n * width))
-        inputs, index = layer.outputs, net.identity
+def _forward_layer(net: Any, layer: Any, inputs: Any, at: Any, n: Any, z: Any, lanes: Any, vector: Any) -> None:
+    """Outputs, and with an activation's block also slopes, of n rows from row `at` on."""
+    down, z_panel = at * vector, ROW_BLOCK * vector
+    lanes_at_once = n * lanes
+    for p in range(0, layer.n_panels, PANELS_AT_ONCE):
+        n_panels = min(PANELS_AT_ONCE, layer.n_panels - p)
+        w = layer.weights + p * layer.weight_panel
+        bias = w + layer.n_in * vector
+        outputs = layer.outputs + p * net.panel + down
+        waits = layer.form == BLOCK
+        to, panel = (z, z_panel) if waits else (outputs, net.panel)
+        epilogue = RELU if layer.form == RELU_LAYER else STORE
+        left = (inputs + down, net.panel, layer.n_in, epilogue, 0)
+        shape = (n_panels, n)
+        weights = (w, layer.weight_panel)
+        call(net.product, (to, panel, bias, 0, layer.weight_panel, *weights, *left, *shape))
+        if waits:
+            for q in range(n_panels):
+                slopes = layer.deltas + (p + q) * net.panel + down
+                values = outputs + q * net.panel
+                call(layer.activation, (z + q * z_panel, values, slopes, lanes_at_once))
 
 
 @leaf
-def _gather_targets(net: Any, first: Any, last: Any, like: Any) -> Any:
-    """Copy the block's targets to its part of the buffer, and return where that is."""
-    n_targets = net.n_targets
-    place = net.targets + first * n_targets * like.itemsize
-    targets, index = (
-        row(place, (last - first) * n_targets, like.dtype),
-        row(net.index, last, np.int64),
-    )
-    for r in range(first, last):
-        y = row(net.y + index[r] * n_targets * like.itemsize, n_targets, like.dtype)
+def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
+    """Copy the rows' targets to their part of the buffer, and return where that is."""
+    n_targets, size = net.n_targets, like.itemsize
+    place = net.targets + at * n_targets * size
+    targets, index = row(place, n * n_targets, like.dtype), row(net.index + first * 8, n, np.int64)
+    for r in range(n):
+        y = row(net.y + index[r] * n_targets * size, n_targets, like.dtype)
         for j in range(n_targets):
-            targets[(r - first) * n_targets + j] = y[j]
+            targets[r * n_targets + j] = y[j]
     return place
 
 
 @leaf
-def _loss(net: Any, first: Any, last: Any, like: Any) -> None:
-    """Write the scaled errors of the last layer, and the block's weighted loss."""
-    n, size, width = last - first, like.itemsize, net.n_out
-    targets = _gather_targets(net, first, last, like)
-    outer = row(net.layers, net.n_layers, LAYER)[net.n_layers - 1]
-    skip = first * width * size
-    losses, slopes = net.row_losses + first * 8, net.raw + first * net.max_width * size
-    call(net.loss, (outer.outputs + skip, targets, slopes, losses, n, width, net.n_targets))
-    loss, index = row(losses, n, np.float64), row(net.index, last, np.int64)
-    slope, delta = (
-        row(slopes, n * width, like.dtype),
-        row(outer.deltas + skip, n * width, like.dtype),
-    )
-    total = 0.0
+def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
+    """The weighted loss of each strip of rows."""
+    loss, index = row(net.row_losses + at * 8, n, np.float64), row(net.index + first * 8, n, np.int64)
+    sums = row(net.strip_losses + at // STRIP_ROWS * 8, (n + STRIP_ROWS - 1) // STRIP_ROWS, np.float64)
+    sums[:] = 0.0
     for r in range(n):
         weight = 1.0
         if net.weight:
-            weight = float(row(net.weight + index[first + r] * size, 1, like.dtype)[0])
-        total += loss[r] * weight
-        factor = like.dtype.type(net.scale * weight)
-        for j in range(r * width, (r + 1) * width):
-            delta[j] *= slope[j] * factor
-    row(net.block_losses + first // ROW_BLOCK * 8, 1, np.float64)[0] = total
+            weight = float(row(net.weight + index[r] * like.itemsize, 1, like.dtype)[0])
+        sums[r // STRIP_ROWS] += loss[r] * weight
 
 
 @leaf
-def _backward(net: Any, first: Any, last: Any, like: Any) -> None:
-    size, n = like.itemsize, last - first
-    layers = row(net.layers, net.n_layers, LAYER)
-    block = net.raw + first * net.max_width * size
-    for i in range(net.n_layers - 1, 0, -1):
-        layer = layers[i]
-        width = layer.n_in
-        errors = row(block, n * width, like.dtype)
-        errors[:] = 0
-        matrix = block - first * width * size
-        a = (layer.deltas, net.identity, layer.n_out, net.identity, 1)
-        call(net.product, (matrix, layer.transposed, width, *a, first, last, layer.n_out))
-        delta = row(layers[i - 1].deltas + first * width * size, n * width, like.dtype)
-        for j in range(n * width):
-            delta[j] *= errors[j]
+def _errors(net: Any, outer: Any, first: Any, n: Any, at: Any, lanes: Any, like: Any) -> None:
+    """Write the errors of the output layer: the loss's slope, times the activation's, scaled."""
+    width, size = net.n_out, like.itemsize
+    skip = at * width * size
+    of_loss, index = row(net.loss_slope + skip, n * width, like.dtype), row(net.index + first * 8, n, np.int64)
+    slope = row(net.slope + skip, n * width, like.dtype)
+    factor = like.dtype.type(net.scale)
+    for r in range(n):
+        if net.weight:
+            weight = float(row(net.weight + index[r] * size, 1, like.dtype)[0])
+            factor = like.dtype.type(net.scale * weight)
+        for p in range(0, width, lanes):
+            m = min(lanes, width - p)
+            place = outer.deltas + p // lanes * net.panel + (at + r) * lanes * size
+            delta = row(place, m, like.dtype)
+            for j in range(m):
+                delta[j] = of_loss[r * width + p + j] * factor
+            if outer.activation:
+                for j in range(m):
+                    delta[j] *= slope[r * width + p + j]
+
+
+@leaf
+def _output(net: Any, outer: Any, n: Any, at: Any, lanes: Any, like: Any) -> Any:
+    """Apply the output layer's activation, row by row; return the address of its values."""
+    width, size = net.n_out, like.itemsize
+    skip = at * width * size
+    raw = net.raw + skip
+    from_panels(outer.outputs + at * lanes * size, net.panel, raw, n, width, lanes, like)
+    if outer.activation == 0:
+        return raw
+    call(outer.activation, (raw, net.value + skip, net.slope + skip, n * width))
+    return net.value + skip
+
+
+@leaf
+def _backward_layer(net: Any, layer: Any, below: Any, n: Any, at: Any, vector: Any) -> None:
+    """Errors of the layer below: the product with W transposed, times that layer's slopes."""
+    down = at * vector
+    epilogue, operand = STORE, below.deltas
+    if below.form == BLOCK:
+        epilogue = TIMES
+    elif below.form == RELU_LAYER:
+        epilogue, operand = WHERE_POSITIVE, below.outputs
+    right = (layer.transposed, layer.transposed_panel, layer.deltas + down, net.panel, layer.n_out)
+    last = (epilogue, operand + down, below.n_panels, n)
+    call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
 
 
 def rows(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that runs phase one on one block of rows, as far as the mode asks for."""
+    """Make the block that runs phase one on strips first to last, as far as the mode asks for.
 
-    def work_on_rows(address: Any, block: Any) -> None:
+    Where nothing is to be kept, all rows that one member of a team takes go through the same few
+    rows of the buffers, which stay in cache; the link writes the predictions where asked.
+    """
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    waiting = PANELS_AT_ONCE * ROW_BLOCK * vector
+
+    def work_on_rows(address: Any, first: Any, last: Any, member: Any) -> None:
+        z = stack(waiting)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        first = block * ROW_BLOCK
-        last = min(first + ROW_BLOCK, net.n_rows)
-        _forward(net, first, last, like)
-        if net.mode != FORWARD:
-            _loss(net, first, last, like)
-        if net.mode == TRAIN:
-            _backward(net, first, last, like)
+        layers = row(net.layers, net.n_layers, LAYER)
+        outer = layers[net.n_layers - 1]
+        stop = min(last * STRIP_ROWS, net.n_rows)
+        for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
+            n = min(ROW_BLOCK, stop - start)
+            at = member * ROW_BLOCK if net.mode == FORWARD else start
+            gather(net, start, n, at, lanes, like)
+            inputs = net.inputs
+            for i in range(net.n_layers):
+                _forward_layer(net, layers[i], inputs, at, n, z, lanes, vector)
+                inputs = layers[i].outputs
+            values = _output(net, outer, n, at, lanes, like)
+            if net.mode == FORWARD:
+                call(net.link, (values, net.out + start * net.n_out * size, n, net.n_out))
+                continue
+            targets = _gather_targets(net, start, n, at, like)
+            skip = at * net.n_out * size
+            call(
+                net.loss,
+                (values, targets, net.loss_slope + skip, net.row_losses + at * 8, n, net.n_out, net.n_targets),
+            )
+            _sum_losses(net, start, n, at, like)
+            if net.mode == TRAIN:
+                _errors(net, outer, start, n, at, lanes, like)
+                for i in range(net.n_layers - 1, 0, -1):
+                    _backward_layer(net, layers[i], layers[i - 1], n, at, vector)
 
     return work_on_rows

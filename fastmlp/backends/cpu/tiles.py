@@ -1,102 +1,123 @@
-"""Phase two, on a tile of weights: gradient, penalties and optimizer, one after the other."""
+"""Phase two, on tiles of weights: gradient, penalties and optimizer while the tile is in cache."""
 
 from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.plan import LAYER, NET, TILE
+from fastmlp._compile import call, leaf, row, stack
+from fastmlp.backends.cpu.microkernel import STORE, lanes_of
+from fastmlp.backends.cpu.panels import transposer
+from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_PANELS, TILE_ROWS
+from fastmlp.workspace import STRIP_ROWS
+
+# A tile's gradient on the stack: its rows rounded up, and the biases.
+PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
 @leaf
-def _gradient_of_weights(net: Any, i: Any, first: Any, last: Any, like: Any) -> None:
-    layers = row(net.layers, net.n_layers, LAYER)
-    layer, size = layers[i], like.itemsize
-    gradient, width = net.gradient + layer.offset * size, layer.n_out
-    if not net.more:
-        row(gradient + first * width * size, (last - first) * width, like.dtype)[:] = 0
-    inputs, index = net.x, net.index
-    if i > 0:
-        inputs, index = layers[i - 1].outputs, net.identity
-    a = (inputs, net.identity, 1, index, layer.n_in)
-    call(net.product, (gradient, layer.deltas, width, *a, first, last, net.n_rows))
+def _differentiate(net: Any, piece: Any, layer: Any, inputs: Any, g: Any, vector: Any, like: Any) -> None:
+    """The gradient of the tile's weights over the chunk: from zero, or going on with `more`."""
+    lanes, panel = vector // like.itemsize, PANEL_ROWS * vector
+    n = piece.last - piece.first
+    start = (net.zeros, 0, 0)
+    if net.more:
+        start = (_place(net.gradient, piece, layer, vector, like), vector, layer.weight_panel)
+    deltas = (layer.deltas + piece.panel * net.panel, net.panel)
+    left = (inputs + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
+    call(net.gradient_product, (g, panel, *start, *deltas, *left, piece.n_panels, n))
+    if piece.last == layer.n_in:
+        for p in range(piece.n_panels):
+            place = start[0] + p * start[2] + n * start[1]
+            deltas_of_panel = deltas[0] + p * net.panel
+            _sum_rows(deltas_of_panel, place, g + p * panel + n * vector, net.n_rows, lanes, like)
 
 
 @leaf
-def _gradient_of_biases(net: Any, layer: Any, like: Any) -> None:
-    width, size = layer.n_out, like.itemsize
-    gradient = row(net.gradient + layer.bias_offset * size, width, like.dtype)
-    if not net.more:
-        gradient[:] = 0
-    for r in range(net.n_rows):
-        delta = row(layer.deltas + r * width * size, width, like.dtype)
-        for j in range(width):
-            gradient[j] += delta[j]
+def _sum_rows(matrix: Any, start: Any, target: Any, n: Any, lanes: Any, like: Any) -> None:
+    """Add the rows of one panel, in their order, to `start`: the gradient of biases."""
+    total, first = row(target, lanes, like.dtype), row(start, lanes, like.dtype)
+    total[:] = first
+    for r in range(n):
+        numbers = row(matrix + r * lanes * like.itemsize, lanes, like.dtype)
+        for j in range(lanes):
+            total[j] += numbers[j]
 
 
 @leaf
-def _penalise(net: Any, t: Any, start: Any, n: Any, like: Any) -> None:
-    """Add each penalty's slope to the gradient, and its value to the tile's."""
-    size = like.itemsize
+def _place(base: Any, piece: Any, layer: Any, vector: Any, like: Any) -> Any:
+    """Where a tile begins in a packed vector."""
+    panel = layer.packed_offset * like.itemsize + piece.panel * layer.weight_panel
+    return base + panel + piece.first * vector
+
+
+@leaf
+def _penalise(net: Any, piece: Any, layer: Any, w: Any, g: Any, total: Any, vector: Any, like: Any) -> None:
+    """Add each penalty's slope to the gradient, and its value to the total; padding has none."""
+    lanes = vector // like.itemsize
     penalties = row(net.penalties, net.n_penalties, np.int64)
-    w, gradient = net.parameters + start * size, net.gradient + start * size
-    total = net.tile_penalties + t * 8
     row(total, 1, np.float64)[0] = 0.0
-    for p in range(net.n_penalties):
-        call(penalties[p], (w, gradient, net.scales + p * 8, total, n))
+    rows = piece.last - piece.first
+    for i in range(net.n_penalties):
+        scale = net.scales + i * 8
+        for p in range(piece.n_panels):
+            w_panel, g_panel = w + p * layer.weight_panel, g + p * PANEL_ROWS * vector
+            n = min(lanes, layer.n_out - (piece.panel + p) * lanes)
+            if n == lanes:
+                call(penalties[i], (w_panel, g_panel, scale, total, rows * lanes))
+            else:
+                for r in range(rows):
+                    skip = r * vector
+                    call(penalties[i], (w_panel + skip, g_panel + skip, scale, total, n))
 
 
 @leaf
-def _transpose(layer: Any, first: Any, last: Any, like: Any) -> None:
-    """Copy rows first to last of W to the columns of its transpose."""
-    size = like.itemsize
-    for j in range(layer.n_out):
-        column = row(layer.transposed + (j * layer.n_in + first) * size, last - first, like.dtype)
-        start = layer.weights + (first * layer.n_out + j) * size
-        source = row(start, (last - first - 1) * layer.n_out + 1, like.dtype)
-        for k in range(last - first):
-            column[k] = source[k * layer.n_out]
+def _copy(source: Any, target: Any, n: Any, like: Any) -> None:
+    a, b = row(source, n, like.dtype), row(target, n, like.dtype)
+    for i in range(n):
+        b[i] = a[i]
 
 
 def tile(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that does with one tile what the `NET` record asks for.
+    """Make the block that does with tiles first to last what the `NET` record asks for.
 
-    `differentiate` sums the tile's gradient over the chunk of rows, from zero or, with `more`,
+    `differentiate` sums a tile's gradient over the chunk of rows, from zero or, with `more`,
     going on from the chunk before; `penalise` adds the penalties; `update` applies the optimizer
     at once (the fused step), else the gradient is left whole for whom needs it.
     """
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    square = lanes * vector
+    transpose = transposer(scalar)
+    panel_bytes = PANEL_ROWS * vector
+    gradient_bytes = TILE_PANELS * panel_bytes
 
-    def work_on_tile(address: Any, t: Any) -> None:
+    def work_on_tiles(address: Any, begin: Any, end: Any, member: Any) -> None:
+        g = stack(gradient_bytes)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        piece = row(net.tiles, net.n_tiles, TILE)[t]
-        layer = row(net.layers, net.n_layers, LAYER)[piece.layer]
-        first, last, size = piece.first, piece.last, like.itemsize
-        biases = first == layer.n_in
-        start = layer.bias_offset if biases else layer.offset + first * layer.n_out
-        n = (last - first) * layer.n_out
-        if net.differentiate and biases:
-            _gradient_of_biases(net, layer, like)
-        elif net.differentiate:
-            _gradient_of_weights(net, piece.layer, first, last, like)
-        if net.penalise and not biases:
-            _penalise(net, t, start, n, like)
-        if net.update:
-            skip = start * size
-            w, g = net.parameters + skip, net.gradient + skip
-            call(net.optimizer, (w, g, net.m + skip, net.v + skip, net.coefficients, n))
-            if not biases:
-                _transpose(layer, first, last, like)
+        pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
+        for t in range(begin, end):
+            piece = pieces[t]
+            layer = layers[piece.layer]
+            inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
+            _differentiate(net, piece, layer, inputs, g, vector, like)
+            w = _place(net.parameters, piece, layer, vector, like)
+            if net.penalise:
+                _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, like)
+            rows = piece.last - piece.first + (piece.last == layer.n_in)
+            for p in range(piece.n_panels):
+                of_panel = p * layer.weight_panel
+                if net.update:
+                    skip = w - net.parameters + of_panel
+                    state = (net.m + skip, net.v + skip, net.coefficients, rows * lanes)
+                    call(net.optimizer, (w + of_panel, g + p * panel_bytes, *state))
+                else:
+                    target = _place(net.gradient, piece, layer, vector, like) + of_panel
+                    _copy(g + p * panel_bytes, target, rows * lanes, like)
+                if net.update and piece.layer > 0:
+                    for r in range(piece.first, piece.last, lanes):
+                        block = layer.transposed + r // lanes * layer.transposed_panel
+                        source = w + of_panel + (r - piece.first) * vector
+                        transpose(source, block + (piece.panel + p) * square, layer.n_in - r)
 
-    return work_on_tile
-
-
-def transpose(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that brings every transpose in step with the parameters."""
-
-    def transpose_all(address: Any) -> None:
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        layers = row(net.layers, net.n_layers, LAYER)
-        for i in range(net.n_layers):
-            _transpose(layers[i], 0, layers[i].n_in, like)
-
-    return transpose_all
+    return work_on_tiles

@@ -1,0 +1,325 @@
+"""The innermost loops: tiles of a matrix product in vector registers, written as LLVM IR.
+
+All matrices lie in panels: a panel is `lanes` columns, one vector register wide, its rows one
+after the other. Element (r, j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. So no
+stride is a multiple of a page, every load is of a whole vector, and the hardware prefetches.
+
+A tile keeps rows x vectors accumulators in registers and goes along the sums, `DEPTH_BLOCK` steps at
+a time: a block of B stays in the first-level cache while all rows of A pass by. Every element is
+one chain of fused multiply-adds in the order of k, so its bits depend on no tile and no block.
+Vectors are plain LLVM types: a host without such registers gets several narrower ones.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import llvmlite.binding
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastmlp._compile import INTERPRETED, row
+from fastmlp._compile.memory import entry_alloca
+
+BYTE, WORD, LANE = ir.IntType(8), ir.IntType(64), ir.IntType(32)
+STORE, RELU, TIMES, WHERE_POSITIVE = range(4)
+UNROLL = 4
+# On two cores with 48 KiB of L1: 64 rows x 32 columns x 2048: 131 GFLOP/s without, see the log.
+DEPTH_BLOCK = 192
+# A sweep has at most so many rows, so that sums which are cut can wait on the stack.
+ROW_BLOCK = 64
+
+
+class Tile(NamedTuple):
+    """What a microkernel is compiled for.
+
+    Attributes
+    ----------
+    scalar : np.float32 or np.float64
+    lanes : int, numbers of a vector
+    rows, vectors : int, the shape of the tile
+    by_column : bool
+        How the left matrix A is read: its rows, of which `depth` numbers go into a sum; or its
+        columns, as A transposed, of which `depth` rows go into a sum.
+    """
+
+    scalar: type[np.floating[Any]]
+    lanes: int
+    rows: int
+    vectors: int
+    by_column: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.scalar).itemsize
+
+
+def vector_bytes() -> int:
+    """Return the bytes of the host's vector registers, as Numba compiles for it."""
+    config = numba.config
+    if config.CPU_NAME == "generic" and not config.CPU_FEATURES:
+        return 16
+    features = config.CPU_FEATURES
+    if features is None:
+        features = llvmlite.binding.get_host_cpu_features().flatten()
+    names = features.split(",")
+    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+
+
+def lanes_of(scalar: type[np.floating[Any]]) -> int:
+    """Return how many numbers a vector register holds: the columns of a panel."""
+    return vector_bytes() // np.dtype(scalar).itemsize
+
+
+def sweep(tile: Tile) -> Callable[..., None]:
+    """Return the product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
+
+    ``product(c, c_panel, start, start_row, start_panel, b, b_panel, a, a_panel, depth, epilogue,
+    operand, n_rows)`` takes addresses, and strides in bytes. C = start + A B, or in the epilogue
+    its positive part (RELU), its product with the operand (TIMES), or C where the operand is
+    positive and 0 elsewhere (WHERE_POSITIVE). The operand lies like C; `start` may lie like C, be
+    one row for all (a bias: `start_row` 0) or one vector. C must have room for whole tiles.
+    """
+    return _interpreted(tile) if INTERPRETED else _compiled(tile)
+
+
+class _Emitter:
+    """Emits one sweep into a function that is being built."""
+
+    def __init__(self, builder: Any, tile: Tile, arguments: Any) -> None:
+        self.builder, self.tile = builder, tile
+        (
+            self.c, self.c_panel, self.start, self.start_row, self.start_panel,
+            self.b, self.b_panel, self.a, self.a_panel, self.depth, self.epilogue, self.operand,
+            self.n_rows,
+        ) = arguments  # fmt: skip
+        self.kind = ir.FloatType() if tile.size == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.kind, tile.lanes)
+        self.vector_bytes = tile.lanes * tile.size
+        name = f"llvm.fma.v{tile.lanes}f{8 * tile.size}"
+        signature = ir.FunctionType(self.vector, [self.vector] * 3)
+        self.fma = cgutils.get_or_insert_function(builder.module, signature, name)
+        self.cells = [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
+        # One alloca each: they become registers.
+        self.sums = {cell: entry_alloca(builder, self.vector) for cell in self.cells}
+        waiting = ir.ArrayType(self.vector, ROW_BLOCK * tile.vectors)
+        self.waiting = builder.ptrtoint(entry_alloca(builder, waiting), WORD)
+
+    def emit(self) -> None:
+        """For each block of the sums, for each tile of rows."""
+        builder, block = self.builder, self.constant(DEPTH_BLOCK)
+        last = builder.udiv(builder.sub(self.depth, self.constant(1)), block)
+        n_blocks = builder.add(last, self.constant(1))
+        n_tiles = self.rounded_up(self.n_rows, self.tile.rows)
+        with cgutils.for_range(builder, n_blocks) as blocks:
+            begins = builder.icmp_unsigned("==", blocks.index, self.constant(0))
+            ends = builder.icmp_unsigned("==", blocks.index, last)
+            first = builder.mul(blocks.index, block)
+            n = builder.select(ends, builder.sub(self.depth, first), block)
+            with cgutils.for_range(builder, n_tiles) as tiles:
+                r = builder.mul(tiles.index, self.constant(self.tile.rows))
+                self.start_sums(r, begins)
+                self.go_along(r, first, n)
+                self.finish(r, ends)
+
+    def rounded_up(self, n: Any, unit: int) -> Any:
+        return self.builder.udiv(self.add(n, self.constant(unit - 1)), self.constant(unit))
+
+    def start_sums(self, r: Any, begins: Any) -> None:
+        """From the matrix `start`, or from where the block before stopped."""
+        builder, vector = self.builder, self.constant(self.vector_bytes)
+        waiting_panel = self.constant(ROW_BLOCK * self.vector_bytes)
+        base = builder.select(begins, self.start, self.waiting)
+        row_stride = builder.select(begins, self.start_row, vector)
+        panel_stride = builder.select(begins, self.start_panel, waiting_panel)
+        base = self.add(base, builder.mul(r, row_stride))
+        for (m, v), total in self.sums.items():
+            place = self.add(base, self.times(row_stride, m))
+            builder.store(self.load(self.add(place, self.times(panel_stride, v))), total)
+
+    def go_along(self, r: Any, first: Any, n: Any) -> None:
+        builder, tile, lanes = self.builder, self.tile, self.constant(self.tile.lanes)
+        down = builder.mul(first, self.constant(self.vector_bytes))
+        panels = [self.add(self.add(self.b, down), self.times(self.b_panel, v))
+                  for v in range(tile.vectors)]  # fmt: skip
+        if tile.by_column:
+            panel = builder.mul(builder.udiv(r, lanes), self.a_panel)
+            lane = builder.mul(builder.urem(r, lanes), self.constant(tile.size))
+            self.along(self.add(self.add(self.add(self.a, panel), lane), down), panels, n)
+        else:
+            a = self.add(self.a, builder.mul(r, self.constant(self.vector_bytes)))
+            a = self.add(a, builder.mul(builder.udiv(first, lanes), self.a_panel))
+            self.along_rows(a, panels, n)
+
+    def along_rows(self, a: Any, panels: list[Any], n: Any) -> None:
+        """A row is cut into panels of `lanes` numbers; the last one may be shorter."""
+        builder, lanes = self.builder, self.constant(self.tile.lanes)
+        whole = builder.udiv(n, lanes)
+        skip = self.constant(self.tile.lanes * self.vector_bytes)
+        with cgutils.for_range(builder, whole) as loop:
+            down = builder.mul(loop.index, skip)
+            right = self.add(a, builder.mul(loop.index, self.a_panel))
+            self.along(right, [self.add(b, down) for b in panels], lanes, whole=True)
+        down = builder.mul(whole, skip)
+        right = self.add(a, builder.mul(whole, self.a_panel))
+        self.along(right, [self.add(b, down) for b in panels], builder.urem(n, lanes))
+
+    def along(self, a: Any, panels: list[Any], n: Any, *, whole: bool = False) -> None:
+        """Add the products of n steps along the sums; `whole`: n is a multiple of `UNROLL`."""
+        builder, unroll = self.builder, self.constant(UNROLL)
+        with cgutils.for_range(builder, builder.udiv(n, unroll)) as loop:
+            first = builder.mul(loop.index, unroll)
+            for k in range(UNROLL):
+                self.step(a, panels, first, k)
+        if not whole:
+            done = builder.sub(n, builder.urem(n, unroll))
+            with cgutils.for_range(builder, builder.urem(n, unroll)) as loop:
+                self.step(a, panels, builder.add(done, loop.index), 0)
+
+    def step(self, a: Any, panels: list[Any], k: Any, plus: int) -> None:
+        """Add the product of one column of the tile of A and one row of the tile of B."""
+        tile, size = self.tile, self.tile.size
+        vector = self.vector_bytes
+        step, across = (vector, size) if tile.by_column else (size, vector)
+        row_of_b = self.builder.mul(k, self.constant(vector))
+        vectors = [self.load(self.add(b, row_of_b), plus * vector) for b in panels]
+        column = self.add(a, self.builder.mul(k, self.constant(step)))
+        for m in range(tile.rows):
+            number = self.spread(self.load(column, plus * step + m * across, self.kind))
+            for v, of_b in enumerate(vectors):
+                total = self.sums[m, v]
+                value = self.builder.call(self.fma, [number, of_b, self.builder.load(total)])
+                self.builder.store(value, total)
+
+    def finish(self, r: Any, ends: Any) -> None:
+        """Store the tile, by way of the epilogue that the call asks for; or to wait."""
+        builder = self.builder
+        self.row_of_c = builder.mul(r, self.constant(self.vector_bytes))
+        with builder.if_else(ends, likely=True) as (then, otherwise):
+            with then:
+                self.choose_epilogue()
+            with otherwise:
+                panel = self.constant(ROW_BLOCK * self.vector_bytes)
+                self.store(self.waiting, panel, lambda value, cell: value)
+
+    def choose_epilogue(self) -> None:
+        builder = self.builder
+        changes = {
+            RELU: self.positive_part,
+            TIMES: lambda value, cell: builder.fmul(value, self.operand_at(cell)),
+            WHERE_POSITIVE: self.where_positive,
+        }
+        after = builder.append_basic_block("stored")
+        plain = builder.append_basic_block("plain")
+        choice = builder.switch(self.epilogue, plain)
+        for number, change in {STORE: lambda value, cell: value, **changes}.items():
+            block = plain if number == STORE else builder.append_basic_block("epilogue")
+            if number != STORE:
+                choice.add_case(self.constant(number), block)
+            builder.position_at_end(block)
+            self.store(self.c, self.c_panel, change)
+            builder.branch(after)
+        builder.position_at_end(after)
+
+    def positive_part(self, value: Any, cell: Any) -> Any:
+        """0 where the value is below it; NaN stays NaN."""
+        zero = ir.Constant(self.vector, None)
+        below = self.builder.fcmp_ordered("<", value, zero)
+        return self.builder.select(below, zero, value)
+
+    def where_positive(self, value: Any, cell: Any) -> Any:
+        zero = ir.Constant(self.vector, None)
+        positive = self.builder.fcmp_ordered(">", self.operand_at(cell), zero)
+        return self.builder.select(positive, value, zero)
+
+    def store(self, base: Any, panel: Any, change: Callable[[Any, Any], Any]) -> None:
+        for cell in self.cells:
+            value = change(self.builder.load(self.sums[cell]), cell)
+            place = self.pointer(self.place(base, panel, cell), 0, self.vector)
+            self.builder.store(value, place, align=self.tile.size)
+
+    def operand_at(self, cell: tuple[int, int]) -> Any:
+        return self.load(self.place(self.operand, self.c_panel, cell))
+
+    def place(self, base: Any, panel: Any, cell: tuple[int, int]) -> Any:
+        row_of_tile = self.add(self.row_of_c, self.constant(cell[0] * self.vector_bytes))
+        return self.add(self.add(base, self.times(panel, cell[1])), row_of_tile)
+
+    def load(self, address: Any, offset: int = 0, kind: Any = None) -> Any:
+        pointer = self.pointer(address, offset, kind or self.vector)
+        return self.builder.load(pointer, align=self.tile.size)
+
+    def pointer(self, address: Any, offset: int, kind: Any) -> Any:
+        if offset:
+            address = self.add(address, self.constant(offset))
+        return self.builder.inttoptr(address, kind.as_pointer())
+
+    def spread(self, number: Any) -> Any:
+        """The same number in every lane."""
+        undefined, lane = ir.Constant(self.vector, ir.Undefined), ir.Constant(LANE, 0)
+        one = self.builder.insert_element(undefined, number, lane)
+        lanes = ir.Constant(ir.VectorType(LANE, self.tile.lanes), [0] * self.tile.lanes)
+        return self.builder.shuffle_vector(one, undefined, lanes)
+
+    def constant(self, number: int) -> Any:
+        return ir.Constant(WORD, number)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return self.builder.add(a, b)
+
+    def times(self, stride: Any, n: int) -> Any:
+        return self.builder.mul(stride, self.constant(n))
+
+
+def _compiled(tile: Tile) -> Callable[..., None]:
+    @intrinsic
+    def product(
+        typing_context: Any, c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
+        b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
+        n_rows: Any,
+    ) -> Any:  # fmt: skip
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _Emitter(builder, tile, arguments).emit()
+            return context.get_dummy_value()
+
+        return types.void(*[types.intp] * 13), generate
+
+    return product
+
+
+def _interpreted(tile: Tile) -> Callable[..., None]:
+    lanes, size = tile.lanes, tile.size
+
+    def vector_at(address: int) -> Any:
+        return row(address, lanes, tile.scalar)
+
+    def number_of_a(a: int, a_panel: int, r: int, k: int) -> Any:
+        across, along = (r, k) if tile.by_column else (k, r)
+        place = a + across // lanes * a_panel + (along * lanes + across % lanes) * size
+        return row(place, 1, tile.scalar)[0]
+
+    def product(
+        c: int, c_panel: int, start: int, start_row: int, start_panel: int,
+        b: int, b_panel: int, a: int, a_panel: int, depth: int, epilogue: int, operand: int,
+        n_rows: int,
+    ) -> None:  # fmt: skip
+        for r in range(-(-n_rows // tile.rows) * tile.rows):
+            for v in range(tile.vectors):
+                value = vector_at(start + r * start_row + v * start_panel).copy()
+                for k in range(depth):
+                    of_b = vector_at(b + v * b_panel + k * lanes * size)
+                    value += number_of_a(a, a_panel, r, k) * of_b
+                at = v * c_panel + r * lanes * size
+                if epilogue == RELU:
+                    value = np.where(value < 0, 0, value)
+                elif epilogue == TIMES:
+                    value = value * vector_at(operand + at)
+                elif epilogue == WHERE_POSITIVE:
+                    value = np.where(vector_at(operand + at) > 0, value, 0)
+                vector_at(c + at)[:] = value
+
+    return product
