@@ -5,5 +5,14 @@ from fastmlp._compile.jit import INTERPRETED, kernel, leaf
 from fastmlp._compile.memory import coefficients_at, fma, row, stack
 
 __all__ = [
-    "INTERPRETED", "Block", "block_of", "call", "coefficients_at", "fma", "kernel", "leaf", "row", "stack",
-]  # fmt: skip
+    "INTERPRETED",
+    "Block",
+    "block_of",
+    "call",
+    "coefficients_at",
+    "fma",
+    "kernel",
+    "leaf",
+    "row",
+    "stack",
+]

@@ -113,7 +113,9 @@ class Engine:
                 more, ends = rows.start > 0, rows.stop == len(data.x)
                 total += drivers.gradient(session.at(rows), mass, more, ends)
         gradient = np.empty_like(parameters)
-        session.block("unpack")(address(session.plan.net), address(gradient), address(session.workspace.gradient))
+        session.block("unpack")(
+            address(session.plan.net), address(gradient), address(session.workspace.gradient)
+        )
         return total, gradient
 
     def update(

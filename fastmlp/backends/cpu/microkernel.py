@@ -4,9 +4,9 @@ All matrices lie in panels: a panel is `lanes` columns, one vector register wide
 after the other. Element (r, j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. So no
 stride is a multiple of a page, every load is of a whole vector, and the hardware prefetches.
 
-A tile keeps rows x vectors accumulators in registers and goes along the sums, `DEPTH_BLOCK` steps at
-a time: a block of B stays in the first-level cache while all rows of A pass by. Every element is
-one chain of fused multiply-adds in the order of k, so its bits depend on no tile and no block.
+A tile keeps rows x vectors accumulators in registers and goes along the sums, `DEPTH_BLOCK` steps
+at a time: a block of B stays in the first-level cache while all rows of A pass by. Every element
+is one chain of fused multiply-adds in the order of k, so its bits depend on no tile and no block.
 Vectors are plain LLVM types: a host without such registers gets several narrower ones.
 """
 

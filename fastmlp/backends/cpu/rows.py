@@ -6,11 +6,16 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import (
-    RELU, ROW_BLOCK, STORE, TIMES, WHERE_POSITIVE, lanes_of,
+    RELU,
+    ROW_BLOCK,
+    STORE,
+    TIMES,
+    WHERE_POSITIVE,
+    lanes_of,
 )  # fmt: skip
-from fastmlp.backends.cpu.panels import from_panels, gather
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
+from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
 FORWARD, EVALUATE, TRAIN = 0, 1, 2
@@ -19,7 +24,9 @@ PANELS_AT_ONCE = 4
 
 
 @leaf
-def _forward_layer(net: Any, layer: Any, inputs: Any, at: Any, n: Any, z: Any, lanes: Any, vector: Any) -> None:
+def _forward_layer(
+    net: Any, layer: Any, inputs: Any, at: Any, n: Any, z: Any, lanes: Any, vector: Any
+) -> None:
     """Outputs, and with an activation's block also slopes, of n rows from row `at` on."""
     down, z_panel = at * vector, ROW_BLOCK * vector
     lanes_at_once = n * lanes
@@ -58,8 +65,13 @@ def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
 @leaf
 def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
     """The weighted loss of each strip of rows."""
-    loss, index = row(net.row_losses + at * 8, n, np.float64), row(net.index + first * 8, n, np.int64)
-    sums = row(net.strip_losses + at // STRIP_ROWS * 8, (n + STRIP_ROWS - 1) // STRIP_ROWS, np.float64)
+    loss, index = (
+        row(net.row_losses + at * 8, n, np.float64),
+        row(net.index + first * 8, n, np.int64),
+    )
+    sums = row(
+        net.strip_losses + at // STRIP_ROWS * 8, (n + STRIP_ROWS - 1) // STRIP_ROWS, np.float64
+    )
     sums[:] = 0.0
     for r in range(n):
         weight = 1.0
@@ -69,39 +81,26 @@ def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
 
 
 @leaf
-def _errors(net: Any, outer: Any, first: Any, n: Any, at: Any, lanes: Any, like: Any) -> None:
-    """Write the errors of the output layer: the loss's slope, times the activation's, scaled."""
+def _scale_errors(net: Any, outer: Any, first: Any, n: Any, at: Any, like: Any) -> None:
+    """Turn the slopes of the loss into errors: times the activation's, and the row's share."""
     width, size = net.n_out, like.itemsize
-    skip = at * width * size
-    of_loss, index = row(net.loss_slope + skip, n * width, like.dtype), row(net.index + first * 8, n, np.int64)
-    slope = row(net.slope + skip, n * width, like.dtype)
-    factor = like.dtype.type(net.scale)
+    skip, count = at * width * size, n * width
+    errors, factor = row(net.loss_slope + skip, count, like.dtype), like.dtype.type(net.scale)
+    if outer.activation:
+        slope = row(net.slope + skip, count, like.dtype)
+        for i in range(count):
+            errors[i] *= slope[i]
+    if net.weight == 0:
+        for i in range(count):
+            errors[i] *= factor
+        return
+    index = row(net.index + first * 8, n, np.int64)
     for r in range(n):
-        if net.weight:
-            weight = float(row(net.weight + index[r] * size, 1, like.dtype)[0])
-            factor = like.dtype.type(net.scale * weight)
-        for p in range(0, width, lanes):
-            m = min(lanes, width - p)
-            place = outer.deltas + p // lanes * net.panel + (at + r) * lanes * size
-            delta = row(place, m, like.dtype)
-            for j in range(m):
-                delta[j] = of_loss[r * width + p + j] * factor
-            if outer.activation:
-                for j in range(m):
-                    delta[j] *= slope[r * width + p + j]
-
-
-@leaf
-def _output(net: Any, outer: Any, n: Any, at: Any, lanes: Any, like: Any) -> Any:
-    """Apply the output layer's activation, row by row; return the address of its values."""
-    width, size = net.n_out, like.itemsize
-    skip = at * width * size
-    raw = net.raw + skip
-    from_panels(outer.outputs + at * lanes * size, net.panel, raw, n, width, lanes, like)
-    if outer.activation == 0:
-        return raw
-    call(outer.activation, (raw, net.value + skip, net.slope + skip, n * width))
-    return net.value + skip
+        weight = float(row(net.weight + index[r] * size, 1, like.dtype)[0])
+        factor = like.dtype.type(net.scale * weight)
+        of_row = row(net.loss_slope + skip + r * width * size, width, like.dtype)
+        for j in range(width):
+            of_row[j] *= factor
 
 
 @leaf
@@ -125,6 +124,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     rows of the buffers, which stay in cache; the link writes the predictions where asked.
     """
     lanes = lanes_of(scalar)
+    spread, collect = moves(scalar, lanes).spread, moves(scalar, lanes).collect
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     waiting = PANELS_AT_ONCE * ROW_BLOCK * vector
@@ -138,24 +138,46 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
         for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
             n = min(ROW_BLOCK, stop - start)
             at = member * ROW_BLOCK if net.mode == FORWARD else start
-            gather(net, start, n, at, lanes, like)
+            index = row(net.index + start * 8, n, np.int64)
+            for r in range(n):
+                place = index[r] if net.index else start + r
+                source = net.x + place * net.n_in * size
+                spread(source, net.inputs + (at + r) * vector, net.panel, net.n_in)
             inputs = net.inputs
             for i in range(net.n_layers):
                 _forward_layer(net, layers[i], inputs, at, n, z, lanes, vector)
                 inputs = layers[i].outputs
-            values = _output(net, outer, n, at, lanes, like)
+            skip = at * net.n_out * size
+            values = net.raw + skip
+            for r in range(n):
+                source = outer.outputs + (at + r) * vector
+                collect(source, net.panel, values + r * net.n_out * size, net.n_out)
+            if outer.activation:
+                place = net.value + skip
+                call(outer.activation, (values, place, net.slope + skip, n * net.n_out))
+                values = place
             if net.mode == FORWARD:
                 call(net.link, (values, net.out + start * net.n_out * size, n, net.n_out))
                 continue
             targets = _gather_targets(net, start, n, at, like)
-            skip = at * net.n_out * size
             call(
                 net.loss,
-                (values, targets, net.loss_slope + skip, net.row_losses + at * 8, n, net.n_out, net.n_targets),
+                (
+                    values,
+                    targets,
+                    net.loss_slope + skip,
+                    net.row_losses + at * 8,
+                    n,
+                    net.n_out,
+                    net.n_targets,
+                ),
             )
             _sum_losses(net, start, n, at, like)
             if net.mode == TRAIN:
-                _errors(net, outer, start, n, at, lanes, like)
+                _scale_errors(net, outer, start, n, at, like)
+                for r in range(n):
+                    source = net.loss_slope + skip + r * net.n_out * size
+                    spread(source, outer.deltas + (at + r) * vector, net.panel, net.n_out)
                 for i in range(net.n_layers - 1, 0, -1):
                     _backward_layer(net, layers[i], layers[i - 1], n, at, vector)
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import STORE, lanes_of
-from fastmlp.backends.cpu.panels import transposer
 from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_PANELS, TILE_ROWS
+from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
@@ -15,32 +15,24 @@ PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
 @leaf
-def _differentiate(net: Any, piece: Any, layer: Any, inputs: Any, g: Any, vector: Any, like: Any) -> None:
-    """The gradient of the tile's weights over the chunk: from zero, or going on with `more`."""
-    lanes, panel = vector // like.itemsize, PANEL_ROWS * vector
-    n = piece.last - piece.first
-    start = (net.zeros, 0, 0)
+def _start(net: Any, piece: Any, layer: Any, vector: Any, like: Any) -> Any:
+    """Where the tile's sums begin: address, and strides of rows and panels."""
     if net.more:
-        start = (_place(net.gradient, piece, layer, vector, like), vector, layer.weight_panel)
-    deltas = (layer.deltas + piece.panel * net.panel, net.panel)
-    left = (inputs + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
-    call(net.gradient_product, (g, panel, *start, *deltas, *left, piece.n_panels, n))
-    if piece.last == layer.n_in:
-        for p in range(piece.n_panels):
-            place = start[0] + p * start[2] + n * start[1]
-            deltas_of_panel = deltas[0] + p * net.panel
-            _sum_rows(deltas_of_panel, place, g + p * panel + n * vector, net.n_rows, lanes, like)
+        return _place(net.gradient, piece, layer, vector, like), vector, layer.weight_panel
+    return net.zeros, 0, 0
 
 
 @leaf
-def _sum_rows(matrix: Any, start: Any, target: Any, n: Any, lanes: Any, like: Any) -> None:
-    """Add the rows of one panel, in their order, to `start`: the gradient of biases."""
-    total, first = row(target, lanes, like.dtype), row(start, lanes, like.dtype)
-    total[:] = first
-    for r in range(n):
-        numbers = row(matrix + r * lanes * like.itemsize, lanes, like.dtype)
-        for j in range(lanes):
-            total[j] += numbers[j]
+def _differentiate(
+    net: Any, piece: Any, layer: Any, inputs: Any, g: Any, vector: Any, like: Any
+) -> None:
+    """The gradient of the tile's weights over the chunk: from zero, or going on with `more`."""
+    lanes, panel = vector // like.itemsize, PANEL_ROWS * vector
+    n = piece.last - piece.first
+    start = _start(net, piece, layer, vector, like)
+    deltas = (layer.deltas + piece.panel * net.panel, net.panel)
+    left = (inputs + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
+    call(net.gradient_product, (g, panel, *start, *deltas, *left, piece.n_panels, n))
 
 
 @leaf
@@ -51,7 +43,9 @@ def _place(base: Any, piece: Any, layer: Any, vector: Any, like: Any) -> Any:
 
 
 @leaf
-def _penalise(net: Any, piece: Any, layer: Any, w: Any, g: Any, total: Any, vector: Any, like: Any) -> None:
+def _penalise(
+    net: Any, piece: Any, layer: Any, w: Any, g: Any, total: Any, vector: Any, like: Any
+) -> None:
     """Add each penalty's slope to the gradient, and its value to the total; padding has none."""
     lanes = vector // like.itemsize
     penalties = row(net.penalties, net.n_penalties, np.int64)
@@ -88,7 +82,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     square = lanes * vector
-    transpose = transposer(scalar)
+    transpose, sum_rows = moves(scalar, lanes).transpose, moves(scalar, lanes).sum_rows
     panel_bytes = PANEL_ROWS * vector
     gradient_bytes = TILE_PANELS * panel_bytes
 
@@ -104,7 +98,14 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             w = _place(net.parameters, piece, layer, vector, like)
             if net.penalise:
                 _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, like)
-            rows = piece.last - piece.first + (piece.last == layer.n_in)
+            rows = piece.last - piece.first
+            if piece.last == layer.n_in:
+                first, row_stride, panel_stride = _start(net, piece, layer, vector, like)
+                for p in range(piece.n_panels):
+                    deltas = layer.deltas + (piece.panel + p) * net.panel
+                    start = first + p * panel_stride + rows * row_stride
+                    sum_rows(deltas, start, g + p * panel_bytes + rows * vector, net.n_rows)
+                rows += 1
             for p in range(piece.n_panels):
                 of_panel = p * layer.weight_panel
                 if net.update:

@@ -1,0 +1,233 @@
+"""Moves of whole vectors, written as LLVM IR: rows into panels and back, squares, column sums.
+
+Each has a Python body, so kernels run uncompiled too. Loops of a few numbers cost 10 ns a row
+where LLVM could not know how few they are; a masked vector costs one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastmlp._compile import INTERPRETED, row
+from fastmlp._compile.memory import entry_alloca
+
+Move = Callable[..., None]
+WORD, LANE, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+CHAINS = 8
+
+
+class Moves(NamedTuple):
+    """Functions of addresses, for one scalar type and width of vectors.
+
+    Attributes
+    ----------
+    spread : ``spread(source, target, panel, width)``
+        One contiguous row of `width` numbers to a row of panels, filled up with zeros.
+    collect : ``collect(source, panel, target, width)``
+        The way back.
+    transpose : ``transpose(source, target, n)``
+        One square block; rows of the source from the n-th on count as zeros.
+    sum_rows : ``sum_rows(matrix, start, target, n)``
+        `start` plus the sum of n rows of a panel. Eight sums of every eighth row, added up in
+        order: one chain of additions would wait four cycles for each.
+    """
+
+    spread: Move
+    collect: Move
+    transpose: Move
+    sum_rows: Move
+
+
+def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
+    """Return the moves of panels of so many lanes."""
+    if INTERPRETED:
+        return _interpreted(scalar, lanes)
+    size = np.dtype(scalar).itemsize
+    emitters = (_emit_spread, _emit_collect, _emit_transpose, _emit_sum_rows)
+    counts = (4, 4, 3, 4)
+    return Moves(
+        *[_compiled(emit, n, lanes, size) for emit, n in zip(emitters, counts, strict=True)]
+    )
+
+
+def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit(_Vectors(builder, lanes, size), *arguments)
+        return context.get_dummy_value()
+
+    signature = types.void(*[types.intp] * n)
+
+    @intrinsic
+    def of_three(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+        return signature, generate
+
+    @intrinsic
+    def of_four(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+        return signature, generate
+
+    return of_three if n == 3 else of_four
+
+
+class _Vectors:
+    """Loads, stores and masks of vectors by address."""
+
+    def __init__(self, builder: Any, lanes: int, size: int) -> None:
+        self.builder, self.lanes, self.size = builder, lanes, size
+        self.bytes = lanes * size
+        self.kind = ir.VectorType(ir.FloatType() if size == 4 else ir.DoubleType(), lanes)
+        self.bits = ir.VectorType(BIT, lanes)
+        self.zero = ir.Constant(self.kind, None)
+
+    def number(self, n: int) -> Any:
+        return ir.Constant(WORD, n)
+
+    def at(self, address: Any, offset: int = 0) -> Any:
+        place = self.builder.add(address, self.number(offset)) if offset else address
+        return self.builder.inttoptr(place, self.kind.as_pointer())
+
+    def load(self, address: Any, offset: int = 0) -> Any:
+        return self.builder.load(self.at(address, offset), align=self.size)
+
+    def store(self, value: Any, address: Any, offset: int = 0) -> None:
+        self.builder.store(value, self.at(address, offset), align=self.size)
+
+    def first(self, n: Any) -> Any:
+        """A mask of the first n lanes."""
+        builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
+        one = builder.insert_element(
+            ir.Constant(ints, ir.Undefined), builder.trunc(n, LANE), ir.Constant(LANE, 0)
+        )
+        n_everywhere = builder.shuffle_vector(one, one, ir.Constant(ints, [0] * self.lanes))
+        return builder.icmp_signed("<", ir.Constant(ints, list(range(self.lanes))), n_everywhere)
+
+    def masked_load(self, address: Any, mask: Any) -> Any:
+        pointer = self.at(address)
+        kind = ir.FunctionType(self.kind, [pointer.type, LANE, self.bits, self.kind])
+        load = self.function("load", kind)
+        align = ir.Constant(LANE, self.size)
+        return self.builder.call(load, [pointer, align, mask, self.zero])
+
+    def masked_store(self, value: Any, address: Any, mask: Any) -> None:
+        pointer = self.at(address)
+        kind = ir.FunctionType(ir.VoidType(), [self.kind, pointer.type, LANE, self.bits])
+        store = self.function("store", kind)
+        self.builder.call(store, [value, pointer, ir.Constant(LANE, self.size), mask])
+
+    def function(self, verb: str, kind: Any) -> Any:
+        name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.size}.p0"
+        return cgutils.get_or_insert_function(self.builder.module, kind, name)
+
+    def parts(self, width: Any) -> tuple[Any, Any]:
+        """How many whole vectors there are in a row, and how many numbers are left."""
+        lanes = self.number(self.lanes)
+        return self.builder.udiv(width, lanes), self.builder.urem(width, lanes)
+
+
+def _emit_spread(v: _Vectors, source: Any, target: Any, panel: Any, width: Any) -> None:
+    builder = v.builder
+    whole, rest = v.parts(width)
+    with cgutils.for_range(builder, whole) as loop:
+        numbers = v.load(builder.add(source, builder.mul(loop.index, v.number(v.bytes))))
+        v.store(numbers, builder.add(target, builder.mul(loop.index, panel)))
+    with builder.if_then(builder.icmp_unsigned(">", rest, v.number(0)), likely=True):
+        last = builder.add(source, builder.mul(whole, v.number(v.bytes)))
+        place = builder.add(target, builder.mul(whole, panel))
+        v.store(v.masked_load(last, v.first(rest)), place)
+
+
+def _emit_collect(v: _Vectors, source: Any, panel: Any, target: Any, width: Any) -> None:
+    builder = v.builder
+    whole, rest = v.parts(width)
+    with cgutils.for_range(builder, whole) as loop:
+        numbers = v.load(builder.add(source, builder.mul(loop.index, panel)))
+        v.store(numbers, builder.add(target, builder.mul(loop.index, v.number(v.bytes))))
+    with builder.if_then(builder.icmp_unsigned(">", rest, v.number(0)), likely=True):
+        numbers = v.load(builder.add(source, builder.mul(whole, panel)))
+        last = builder.add(target, builder.mul(whole, v.number(v.bytes)))
+        v.masked_store(numbers, last, v.first(rest))
+
+
+def _emit_transpose(v: _Vectors, source: Any, target: Any, n: Any) -> None:
+    """Swap halves, quarters, ... of pairs of rows: log2(lanes) rounds of shuffles."""
+    builder, lanes, rows = v.builder, v.lanes, []
+
+    def shuffled(a: Any, b: Any, order: list[int]) -> Any:
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(LANE, lanes), order))
+
+    for r in range(lanes):
+        there = builder.icmp_signed("<", v.number(r), n)
+        rows.append(builder.select(there, v.load(source, r * v.bytes), v.zero))
+    half = lanes // 2
+    while half:
+        low = [j if not j & half else lanes + j - half for j in range(lanes)]
+        high = [j + half if not j & half else lanes + j for j in range(lanes)]
+        for r in range(lanes):
+            if not r & half:
+                a, b = rows[r], rows[r + half]
+                rows[r], rows[r + half] = shuffled(a, b, low), shuffled(a, b, high)
+        half //= 2
+    for r in range(lanes):
+        v.store(rows[r], target, r * v.bytes)
+
+
+def _emit_sum_rows(v: _Vectors, matrix: Any, start: Any, target: Any, n: Any) -> None:
+    builder, chains = v.builder, v.number(CHAINS)
+    sums = [entry_alloca(builder, v.kind) for _ in range(CHAINS)]
+    for total in sums:
+        builder.store(v.zero, total)
+
+    def add_row(total: Any, address: Any, offset: int) -> None:
+        builder.store(builder.fadd(builder.load(total), v.load(address, offset)), total)
+
+    whole = builder.udiv(n, chains)
+    step = v.number(CHAINS * v.bytes)
+    with cgutils.for_range(builder, whole) as loop:
+        place = builder.add(matrix, builder.mul(loop.index, step))
+        for c, total in enumerate(sums):
+            add_row(total, place, c * v.bytes)
+    place = builder.add(matrix, builder.mul(whole, step))
+    with cgutils.for_range(builder, builder.urem(n, chains)) as loop:
+        add_row(sums[0], builder.add(place, builder.mul(loop.index, v.number(v.bytes))), 0)
+    value = v.load(start)
+    for total in sums:
+        value = builder.fadd(value, builder.load(total))
+    v.store(value, target)
+
+
+def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
+    def spread(source: int, target: int, panel: int, width: int) -> None:
+        numbers = row(source, width, scalar)
+        for p in range(0, width, lanes):
+            part = np.zeros(lanes, scalar)
+            part[: len(numbers[p : p + lanes])] = numbers[p : p + lanes]
+            row(target + p // lanes * panel, lanes, scalar)[:] = part
+
+    def collect(source: int, panel: int, target: int, width: int) -> None:
+        numbers = row(target, width, scalar)
+        for p in range(0, width, lanes):
+            part = numbers[p : p + lanes]
+            part[:] = row(source + p // lanes * panel, len(part), scalar)
+
+    def transpose(source: int, target: int, n: int) -> None:
+        block = np.zeros((lanes, lanes), scalar)
+        n = min(n, lanes)
+        block[:n] = row(source, n * lanes, scalar).reshape(n, lanes)
+        row(target, lanes * lanes, scalar)[:] = block.T.ravel()
+
+    def sum_rows(matrix: int, start: int, target: int, n: int) -> None:
+        numbers = row(matrix, n * lanes, scalar).reshape(n, lanes)
+        whole = n // CHAINS * CHAINS
+        sums = np.zeros((CHAINS, lanes), scalar)
+        for r in range(n):
+            sums[r % CHAINS if r < whole else 0] += numbers[r]
+        total = row(start, lanes, scalar).copy()
+        for one in sums:
+            total += one
+        row(target, lanes, scalar)[:] = total
+
+    return Moves(spread, collect, transpose, sum_rows)
