@@ -17,6 +17,7 @@ from fastmlp.schedules import rates_of
 
 if TYPE_CHECKING:
     from fastmlp.backends.cpu.engine import Data, Engine
+    from fastmlp.backends.cpu.few import FewRows
 
 Array = NDArray[Any]
 Rule = str | Callable[..., Any]
@@ -122,6 +123,7 @@ class MLP:
         self.n_steps = 0
         self._generator = validation.generator(seed)
         self._moments: Array | None = None
+        self._few_rows: FewRows | None = None
         self._parameters = self._initial_parameters(initializer)
 
     @property
@@ -230,6 +232,9 @@ class MLP:
         TypeError, ValueError
             Where X or `out` is not what it must be.
         """
+        quick = None if self._few_rows is None else self._few_rows(X, out)
+        if quick is not None:
+            return quick
         return self._predict(X, out, raw=False, who="MLP.predict")
 
     def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
@@ -354,7 +359,9 @@ class MLP:
     def _predict(self, X: Any, out: Any, *, raw: bool, who: str) -> Array:
         x = validation.features(X, self.layer_sizes[0], self.dtype, who)
         result = validation.out_array(out, (len(x), self.layer_sizes[-1]), self.dtype, who)
-        self._engine().predict(self._parameters, x, result, raw=raw)
+        few = self._engine().predict(self._parameters, x, result, raw=raw)
+        if not raw:
+            self._few_rows = few
         return result
 
     def _train(self, data: "Data", batch_size: int, request: training.Request) -> History:

@@ -99,3 +99,7 @@ def nadam(
     m = m + gain_m * (g - m)
     v = v + gain_v * (g * g - v)
     return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
+
+
+# How many of (m, v) a rule uses, in this order; two where it is not listed.
+N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}

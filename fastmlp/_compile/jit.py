@@ -35,14 +35,14 @@ def leaf(function: Function, *, parallel: bool = False) -> Function:
     return numba.njit(**OPTIONS, **bare, parallel=parallel)(function)
 
 
-def kernel(name: str) -> Callable[[Function], Function]:
+def kernel(name: str, *, nogil: bool = True) -> Callable[[Function], Function]:
     """Compile, on first call, a function that Python calls; store its code under `name`."""
 
     def compile_later(function: Function) -> Function:
         if INTERPRETED:
             # Compiled code never warns of an overflow.
             return np.errstate(all="ignore")(function)
-        compiled: Any = numba.njit(**OPTIONS)(function)
+        compiled: Any = numba.njit(**{**OPTIONS, "nogil": nogil})(function)
         compiled._cache = CodeCache(name)
         return compiled
 

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of
-from fastmlp.activations import identity, relu
-from fastmlp.backends.cpu import drive, launch, loops
+from fastmlp.backends.cpu import drive, launch, rules
+from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
-from fastmlp.backends.cpu.plan import BLOCK, LINEAR, RELU, Addresses, address, make_plan
+from fastmlp.backends.cpu.plan import Addresses, address, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.tiles import tile
-from fastmlp.links import LINKS
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
 from fastmlp.workspace import chunk_rows, make_workspace
@@ -71,10 +70,19 @@ class Engine:
         limit = launch.thread_limit()
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
-    def predict(self, parameters: Array, x: Array, out: Array, *, raw: bool = False) -> None:
-        """Write predictions, or with `raw` the outputs before activation or link, to `out`."""
-        network = _without_output(self.network) if raw else self.network
-        blocks = Addresses(*_activations(network), link=_link(network))
+    def predict(
+        self, parameters: Array, x: Array, out: Array, *, raw: bool = False
+    ) -> FewRows | None:
+        """Write predictions, or with `raw` the outputs before activation or link, to `out`.
+
+        Returns what predicts a few rows again, and sooner, where there are only few.
+        """
+        network = rules.without_output(self.network) if raw else self.network
+        if len(x) <= FEW_ROWS:
+            few = FewRows(network, parameters)
+            few.write(x, out)
+            return few
+        blocks = Addresses(*rules.activations(network), link=rules.link(network))
         rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
         drivers, launching = self.launch(2 * network.layout.n_weights * rows)
         data = Data(x, x[:, :0], x[:0, 0])
@@ -86,10 +94,11 @@ class Engine:
                 place = session.at(slice(first, min(first + rows, len(x))))
                 net.index, net.out = 0, address(out, first * out.shape[1])
                 drivers.predict(place)
+        return None
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
-        blocks = Addresses(*_activations(self.network), loss=_loss(self.network))
+        blocks = Addresses(*rules.activations(self.network), loss=rules.loss(self.network))
         session = Session(self.network, blocks, data)
         session.load(parameters)
         drivers, launching = self.launch(2 * self.network.layout.n_weights * session.rows)
@@ -101,7 +110,9 @@ class Engine:
         """Return the objective, penalties included, and its gradient, flat."""
         network = self.network
         blocks = Addresses(
-            *_activations(network), loss=_loss(network), penalties=_penalties(network)
+            *rules.activations(network),
+            loss=rules.loss(network),
+            penalties=rules.penalties(network),
         )
         session = Session(network, blocks, data, train=True)
         session.load(parameters)
@@ -129,7 +140,7 @@ class Engine:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         constants = np.ascontiguousarray(coefficients, self.network.dtype)
         vectors = (parameters, gradient, moments[0], moments[1], constants)
-        _optimizer(self.network, optimizer)(*map(address, vectors), len(parameters))
+        rules.optimizer(self.network, optimizer)(*map(address, vectors), len(parameters))
 
     def trainer(
         self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
@@ -165,10 +176,10 @@ class Trainer:
     ) -> None:
         network = engine.network
         blocks = Addresses(
-            *_activations(network),
-            loss=_loss(network),
-            optimizer=_optimizer(network, optimizer).address,
-            penalties=_penalties(network),
+            *rules.activations(network),
+            loss=rules.loss(network),
+            optimizer=rules.optimizer(network, optimizer).address,
+            penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters, self._moments = parameters, moments
@@ -292,50 +303,6 @@ class Session:
         net.weight = address(data.weight, rows.start) if data.weight.size else 0
         net.index, net.n_rows = net.identity, rows.stop - rows.start
         return address(self.plan.net)
-
-
-def _without_output(network: Network) -> Network:
-    return network._replace(
-        activations=(*network.activations[:-1], identity), link=LINKS["identity"]
-    )
-
-
-def _activations(network: Network) -> tuple[list[int], list[int]]:
-    """Return the addresses of the activations' blocks, and the form of each layer.
-
-    The output layer is linear here: its activation comes later, row by row, as its loss does.
-    """
-    addresses, forms = [], []
-    last = len(network.activations) - 1
-    for i, rule in enumerate(network.activations):
-        form = LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
-        needed = form == BLOCK or (i == last and rule is not identity)
-        block = block_of(loops.activation_loop, network.dtype, rule) if needed else None
-        addresses.append(block.address if block else 0)
-        forms.append(form)
-    return addresses, forms
-
-
-def _link(network: Network) -> int:
-    link = network.link
-    return block_of(loops.link_loop, network.dtype, link.rule, by_row=link.by_row).address
-
-
-def _loss(network: Network) -> int:
-    loss = network.loss
-    options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
-    return block_of(loops.loss_loop, network.dtype, loss.rule, **options).address
-
-
-def _penalties(network: Network) -> list[int]:
-    rules = [rule for rule, _ in network.penalties]
-    return [block_of(loops.penalty_loop, network.dtype, rule).address for rule in rules]
-
-
-def _optimizer(network: Network, optimizer: Optimizer) -> Block:
-    n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    options = {"n_coefficients": n}
-    return block_of(loops.update_loop, network.dtype, optimizer.rule, **options)
 
 
 def _mass(data: Data) -> float:

@@ -99,13 +99,28 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     return loop
 
 
-def update_loop(scalar: Scalar, rule: Rule, n_coefficients: int) -> Loop:
-    """One optimizer step of n parameters with gradient g and state m and v."""
+def update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, n_moments: int) -> Loop:
+    """One optimizer step of n parameters with gradient g and as much state as the rule uses.
 
-    def loop(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+    Reading and writing m and v for nothing doubled the time of plain descent.
+    """
+
+    def without_state(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+        w, g, zero = row(w, n, scalar), row(g, n, scalar), scalar(0)
+        constants = coefficients_at(coefficients, n_coefficients, scalar)
+        for i in range(n):
+            w[i] = rule(w[i], g[i], zero, zero, *constants)[0]
+
+    def with_m(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+        w, g, m, zero = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), scalar(0)
+        constants = coefficients_at(coefficients, n_coefficients, scalar)
+        for i in range(n):
+            w[i], m[i], _ = rule(w[i], g[i], m[i], zero, *constants)
+
+    def with_both(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
         w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         for i in range(n):
             w[i], m[i], v[i] = rule(w[i], g[i], m[i], v[i], *constants)
 
-    return loop
+    return (without_state, with_m, with_both)[n_moments]

@@ -44,8 +44,8 @@ TILE = _record("layer", "first", "last", "panel", "n_panels")
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
 # chunk's rows; `scale` is one over the rows of the batch, or over the sum of their weights.
 NET = _record(
-    "n_layers", "n_in", "n_out", "n_targets", "n_packed", "n_tiles", "panel",
-    "layers", "tiles", *BUFFERS, "gradient", "strip_losses", "tile_penalties",
+    "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
+    "layers", "tiles", *BUFFERS, "gradient", "flat", "scratch", "strip_losses", "tile_penalties",
     "x", "y", "weight", "out", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
@@ -117,6 +117,7 @@ def make_plan(
         "n_in": layout.sizes[0],
         "n_out": layout.sizes[-1],
         "n_targets": n_targets,
+        "max_width": max(layout.sizes),
         "n_packed": len(workspace.parameters),
         "n_tiles": len(tiles),
         "n_penalties": n_penalties,

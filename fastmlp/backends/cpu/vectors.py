@@ -48,11 +48,13 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
     if INTERPRETED:
         return _interpreted(scalar, lanes)
     size = np.dtype(scalar).itemsize
-    emitters = (_emit_spread, _emit_collect, _emit_transpose, _emit_sum_rows)
-    counts = (4, 4, 3, 4)
-    return Moves(
-        *[_compiled(emit, n, lanes, size) for emit, n in zip(emitters, counts, strict=True)]
-    )
+    emitters: dict[Any, int] = {
+        _emit_spread: 4,
+        _emit_collect: 4,
+        _emit_transpose: 3,
+        _emit_sum_rows: 4,
+    }
+    return Moves(*[_compiled(emit, n, lanes, size) for emit, n in emitters.items()])
 
 
 def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:

@@ -1,0 +1,62 @@
+"""The compiled blocks of a network's rules."""
+
+import numpy as np
+
+from fastmlp._compile import Block, block_of
+from fastmlp.activations import identity, relu
+from fastmlp.backends.cpu import loops
+from fastmlp.backends.cpu.plan import BLOCK, LINEAR, RELU
+from fastmlp.links import LINKS
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+from fastmlp.updates import N_MOMENTS
+
+
+def without_output(network: Network) -> Network:
+    """Return the same network up to its raw outputs."""
+    return network._replace(
+        activations=(*network.activations[:-1], identity), link=LINKS["identity"]
+    )
+
+
+def activations(network: Network, *, fused: bool = True) -> tuple[list[int], list[int]]:
+    """Return the addresses of the activations' blocks, and the form of each layer.
+
+    Where `fused`, a hidden relu needs no block; and the output layer is linear: its activation
+    comes later, row by row, as its loss does.
+    """
+    addresses, forms = [], []
+    last = len(network.activations) - 1
+    for i, rule in enumerate(network.activations):
+        form = LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
+        needed = rule is not identity and not (fused and form == RELU)
+        block = block_of(loops.activation_loop, network.dtype, rule) if needed else None
+        addresses.append(block.address if block else 0)
+        forms.append(form)
+    return addresses, forms
+
+
+def link(network: Network) -> int:
+    """Return the address of the link's block."""
+    rule, by_row = network.link
+    return block_of(loops.link_loop, network.dtype, rule, by_row=by_row).address
+
+
+def loss(network: Network) -> int:
+    """Return the address of the loss's block."""
+    its = network.loss
+    options = {"by_row": its.by_row, "mean": its.over_outputs == "mean"}
+    return block_of(loops.loss_loop, network.dtype, its.rule, **options).address
+
+
+def penalties(network: Network) -> list[int]:
+    """Return the addresses of the penalties' blocks."""
+    chosen = [rule for rule, _ in network.penalties]
+    return [block_of(loops.penalty_loop, network.dtype, rule).address for rule in chosen]
+
+
+def optimizer(network: Network, optimizer: Optimizer) -> Block:
+    """Return the block of the optimizer's rule, which moves no state that the rule does not use."""
+    n = optimizer.coefficients(1, np.ones(1)).shape[1]
+    options = {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
+    return block_of(loops.update_loop, network.dtype, optimizer.rule, **options)
