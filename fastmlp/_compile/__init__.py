@@ -1,5 +1,6 @@
 """Compile policy: the jit options, the disk cache, and rules as compiled blocks."""
 
+import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp._compile.blocks import Block, block_of, call
 from fastmlp._compile.jit import kernel, leaf
 from fastmlp._compile.memory import coefficients_at, fma, row
