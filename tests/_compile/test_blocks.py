@@ -121,6 +121,20 @@ def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
 
 
 @each_dtype
+@each_loss
+def test_a_loss_of_one_output_is_its_rule(dtype: str, name: str) -> None:
+    loss = losses.LOSSES[name]
+    if loss.by_row:
+        pytest.skip("one class is no choice")
+    outputs, targets = numbers(dtype, 21), np.linspace(0, 1, 21).astype(dtype)
+    slopes, values = np.empty_like(outputs), np.empty(21)
+    run(loss_block(name, dtype), outputs, targets, slopes, values, 21, 1, 1)
+    expected = np.array([loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]).T
+    assert_close(slopes, expected[1], dtype)
+    assert_close(values.astype(dtype), expected[0], dtype)
+
+
+@each_dtype
 @each_penalty
 def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str) -> None:
     rule, w = penalties.RULES[name], numbers(dtype)

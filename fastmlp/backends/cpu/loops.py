@@ -58,6 +58,11 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
             row(slope, n, scalar),
         )
         loss = row(loss, n_rows, np.float64)
+        if width == 1:
+            # Nothing to add up: the loop vectorises.
+            for r in range(n_rows):
+                loss[r], slope[r] = rule(output[r], target[r])
+            return
         share = 1.0 / width if mean else 1.0
         for r in range(n_rows):
             total = 0.0
