@@ -3,6 +3,6 @@
 import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp._compile.blocks import Block, block_of, call
 from fastmlp._compile.jit import kernel, leaf
-from fastmlp._compile.memory import coefficients_at, fma, row
+from fastmlp._compile.memory import coefficients_at, fma, row, rows
 
-__all__ = ["Block", "block_of", "call", "coefficients_at", "fma", "kernel", "leaf", "row"]
+__all__ = ["Block", "block_of", "call", "coefficients_at", "fma", "kernel", "leaf", "row", "rows"]

@@ -43,6 +43,7 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
 
 
 register_jitable(**INLINED)(elementary.sqrt)
+register_jitable(**INLINED)(elementary.exponentials)
 
 
 @cache
