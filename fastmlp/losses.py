@@ -10,7 +10,7 @@ To add one: write the function and give it a row in `LOSSES`.
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from fastmlp.elementary import exp, log, log1p, logistic, softplus
+from fastmlp.elementary import exp, exponentials, log, log1p, logistic, softplus
 
 Pair = tuple[float, float]
 Targets = Literal["real", "unit", "count", "classes"]
@@ -23,7 +23,8 @@ class Loss(NamedTuple):
     ----------
     rule : callable
         ``rule(output, target) -> (value, slope)`` on scalars or, with `by_row`,
-        ``rule(outputs, targets, slopes) -> value`` on the outputs of one row, writing `slopes`.
+        ``rule(outputs, targets, slopes, values)`` on rows: the first three have shape
+        (n_rows, n), all C-contiguous, and the rule writes `slopes` and `values`, one a row.
     link : str, optional
         The name of the inverse link that the loss owns. None: the loss takes the prediction,
         and the net may have any output activation.
@@ -81,33 +82,39 @@ def poisson(raw: float, target: float) -> Pair:
     return p - target + target * (log(target if target > zero else one) - raw), p - target
 
 
-def cross_entropy(raw: Any, target: Any, slope: Any) -> float:
+def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
     """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label.
 
     log sum_j exp(raw_j) is taken as peak + log1p(the others), which keeps the digits of a small
     loss; the peak is subtracted from the target's output before anything is added to it.
     """
-    top = 0
-    for j in range(1, raw.size):
-        top = j if raw[j] > raw[top] else top
-    peak, others = raw[top], type(raw[0])(0)
-    for j in range(raw.size):
-        slope[j] = exp(raw[j] - peak)
-        others += type(others)(0) if j == top else slope[j]
-    rest, total = log1p(others), others + type(others)(1)
-    if target.size == 1:
-        label = int(target[0])
-        for j in range(raw.size):
-            slope[j] /= total
-        slope[label] -= type(total)(1)
-        return rest + (peak - raw[label])
-    mass, value = type(total)(0), type(total)(0)
-    for j in range(raw.size):
-        mass += target[j]
-        value += target[j] * (rest + (peak - raw[j]))
-    for j in range(raw.size):
-        slope[j] = slope[j] * mass / total - target[j]
-    return value
+    n_rows, n = raw.shape
+    exponentials(raw, slope)
+    for r in range(n_rows):
+        peak = raw[r, 0]
+        zero, one = type(peak)(0), type(peak)(1)
+        peaks, others = zero, zero
+        for j in range(n):
+            peak = raw[r, j] if raw[r, j] > peak else peak
+            peaks += one if slope[r, j] == one else zero
+            others += zero if slope[r, j] == one else slope[r, j]
+        others += peaks - one
+        rest, share = log1p(others), one / (others + one)
+        if target.shape[1] == 1:
+            label = int(target[r, 0])
+            for j in range(n):
+                slope[r, j] *= share
+            slope[r, label] -= one
+            value[r] = rest + (peak - raw[r, label])
+        else:
+            mass, total = zero, zero
+            for j in range(n):
+                mass += target[r, j]
+                total += target[r, j] * (rest + (peak - raw[r, j]))
+            share *= mass
+            for j in range(n):
+                slope[r, j] = slope[r, j] * share - target[r, j]
+            value[r] = total
 
 
 LOSSES: dict[str, Loss] = {

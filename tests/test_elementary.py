@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from fastmlp.elementary import FUNCTIONS
+from fastmlp.elementary import FUNCTIONS, exponentials
 
 Function = Callable[[Any], Any]
 OWN_NAMES: dict[str, Any] = {"logistic": special.expit, "softplus": lambda x: np.logaddexp(0, x)}
@@ -63,3 +63,10 @@ def test_no_overflow_where_the_value_is_finite(
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         for x in points_of(function, [dtype(sign * size) for size in sizes for sign in (-1, 1)]):
             assert np.isfinite(function(x))
+
+
+def test_exponentials_are_those_of_each_row_less_its_peak() -> None:
+    rows = np.array([[1.0, 3.0, 2.0], [-5.0, 800.0, 799.0]])
+    out = np.empty_like(rows)
+    exponentials(rows, out)
+    np.testing.assert_allclose(out, np.exp(rows - rows.max(axis=1, keepdims=True)), rtol=1e-15)

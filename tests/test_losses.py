@@ -17,7 +17,9 @@ def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
     """The value of one row, and its slopes, shape (n_outputs,)."""
     loss, slopes = LOSSES[name], np.empty_like(outputs)
     if loss.by_row:
-        return loss.rule(outputs, targets, slopes), slopes
+        value = np.empty(1, outputs.dtype)
+        loss.rule(outputs[None], targets[None], slopes[None], value)
+        return value[0], slopes
     pairs = [loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]
     values, slopes[:] = zip(*pairs, strict=True)
     if loss.over_outputs == "mean":

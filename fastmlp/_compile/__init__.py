@@ -1,8 +1,9 @@
 """Compile policy: the jit options, the disk cache, and rules as compiled blocks."""
 
+import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp._compile.blocks import Block, block_of, call
 from fastmlp._compile.jit import INTERPRETED, kernel, leaf
-from fastmlp._compile.memory import coefficients_at, fma, row, stack
+from fastmlp._compile.memory import coefficients_at, fma, row, rows, stack
 
 __all__ = [
     "INTERPRETED",
@@ -14,5 +15,6 @@ __all__ = [
     "kernel",
     "leaf",
     "row",
+    "rows",
     "stack",
 ]

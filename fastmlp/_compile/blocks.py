@@ -22,7 +22,8 @@ from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import DTypeLike
 
 from fastmlp._compile.cache import CodeCache
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp._compile.jit import INLINED, INTERPRETED
+from fastmlp._compile.width import Compiler
 
 Loop = Any
 Factory = Callable[..., Loop]
@@ -54,7 +55,13 @@ class Block:
             _interpreted.append(loop)
             return
         signature = types.void(*[types.intp] * loop.__code__.co_argcount)
-        code: Any = CFunc(loop, (signature.args, types.void), {}, {"error_model": "numpy"})
+        code: Any = CFunc(
+            loop,
+            (signature.args, types.void),
+            {},
+            {"error_model": "numpy"},
+            pipeline_class=Compiler,
+        )
         if cache is not None:
             code._cache = cache
         code.compile()
@@ -107,7 +114,7 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
     if not (compiled or isinstance(rule, FunctionType)):
         raise TypeError(f"{words}: it is a {type(rule).__name__}")
     if not compiled:
-        register_jitable(rule)
+        register_jitable(**INLINED)(rule)
     cache = None
     if _is_ours(rule):
         cache = CodeCache(

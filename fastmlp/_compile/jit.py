@@ -10,19 +10,16 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from numba.extending import register_jitable
 
-from fastmlp import elementary
 from fastmlp._compile.cache import CodeCache
+from fastmlp._compile.width import Compiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = bool(numba.config.DISABLE_JIT)
-
-for _function in elementary.FUNCTIONS:
-    register_jitable(_function)
-
-
 OPTIONS = {"nogil": True, "error_model": "numpy"}
+# What a block is made of becomes part of it: LLVM leaves a long function a call where two places
+# call it, and a loop with a call in it does not vectorise (mish in float64: 23 ns, inlined 4 ns).
+INLINED = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
 
 
 def leaf(function: Function, *, parallel: bool = False) -> Function:

@@ -29,6 +29,11 @@ def row(address: Any, n: Any, dtype: Any) -> Any:
     return np.frombuffer(memory, kind, int(n))
 
 
+def rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    """Return the numbers at `address` as an array of `n_rows` rows that owns nothing."""
+    return row(address, n_rows * width, dtype).reshape(int(n_rows), int(width))
+
+
 @intrinsic
 def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     if not isinstance(a, types.Float) or b != a or c != a:
@@ -61,6 +66,11 @@ def _compiled_fma(a: Any, b: Any, c: Any) -> Any:
 @overload(row, strict=False)
 def _compiled_row(address: Any, n: Any, dtype: Any) -> Any:
     return lambda address, n, dtype: carray(_pointer(address, dtype), n)
+
+
+@overload(rows, strict=False)
+def _compiled_rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    return lambda address, n_rows, width, dtype: carray(_pointer(address, dtype), (n_rows, width))
 
 
 def coefficients_at(address: Any, n: Any, dtype: Any) -> Any:

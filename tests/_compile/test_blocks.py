@@ -94,8 +94,7 @@ def test_a_link_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
     block = block_of(loops.link_loop, dtype, link.rule, by_row=link.by_row)
     run(block, raw, value, 20, 3)
     if link.by_row:
-        for r in range(20):
-            link.rule(raw[r], expected[r])
+        link.rule(raw, expected)
     else:
         expected = np.array([[link.rule(number) for number in row] for row in raw])
     np.testing.assert_allclose(value, expected, rtol=10 * TOLERANCE[dtype])
@@ -109,15 +108,29 @@ def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
     slopes, expected, values = np.empty_like(outputs), np.empty_like(outputs), np.empty(20)
     run(loss_block(name, dtype), outputs, targets, slopes, values, 20, 3, 3)
     rows = np.empty(20)
-    for r in range(20):
-        if loss.by_row:
-            rows[r] = loss.rule(outputs[r], targets[r], expected[r])
-        else:
+    if loss.by_row:
+        loss.rule(outputs, targets, expected, rows)
+    else:
+        for r in range(20):
             pairs = [loss.rule(p, y) for p, y in zip(outputs[r], targets[r], strict=True)]
             rows[r] = np.mean([value for value, _ in pairs], dtype=np.float64)
             expected[r] = [slope / 3 for _, slope in pairs]
     np.testing.assert_allclose(values, rows, rtol=10 * TOLERANCE[dtype])
     assert_close(slopes, expected, dtype)
+
+
+@each_dtype
+@each_loss
+def test_a_loss_of_one_output_is_its_rule(dtype: str, name: str) -> None:
+    loss = losses.LOSSES[name]
+    if loss.by_row:
+        pytest.skip("one class is no choice")
+    outputs, targets = numbers(dtype, 21), np.linspace(0, 1, 21).astype(dtype)
+    slopes, values = np.empty_like(outputs), np.empty(21)
+    run(loss_block(name, dtype), outputs, targets, slopes, values, 21, 1, 1)
+    expected = np.array([loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]).T
+    assert_close(slopes, expected[1], dtype)
+    assert_close(values.astype(dtype), expected[0], dtype)
 
 
 @each_dtype

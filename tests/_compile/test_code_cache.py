@@ -331,7 +331,8 @@ def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
     # A rule; then a function that a rule calls, the rule's own file unchanged.
     edit(package / "activations.py", "return (zero if z < zero else z), (", "return z - z, (")
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "0.5", "True"]
-    edit(package / "elementary.py", "return (e if x < 0 else one) / (one + e)", "return e + e")
+    forms = package / "_compile" / "elementary.py"
+    edit(forms, "return where(x < zero, e, one) / (one + e)", "return e + e")
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "True"]
     assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "False"]
 

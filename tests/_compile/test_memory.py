@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp._compile import coefficients_at, fma, row
+from fastmlp._compile import coefficients_at, fma, row, rows
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 only_compiled = pytest.mark.skipif(
@@ -80,6 +80,28 @@ def test_a_row_of_nothing_is_empty(dtype: Any) -> None:
     assert add_one(numbers.ctypes.data, 0, numbers) == 0
     assert add_one(0, 0, numbers) == 0
     assert not numbers.any()
+
+
+@numba.njit
+def write_places(address: Any, like: Any) -> None:
+    numbers = rows(address, 2, 3, like.dtype)
+    for r in range(numbers.shape[0]):
+        for j in range(numbers.shape[1]):
+            numbers[r, j] = 10 * r + j
+
+
+@each_dtype
+def test_rows_are_the_memory_itself_row_by_row(dtype: Any) -> None:
+    numbers = np.full(7, -1, dtype)
+    write_places(numbers.ctypes.data, numbers)
+    assert numbers.tolist() == [0, 1, 2, 10, 11, 12, -1]
+
+
+def test_rows_outside_compiled_code_are_the_memory_itself() -> None:
+    numbers = np.arange(6.0)
+    view = rows(numbers.ctypes.data, 2, 3, np.float64)
+    view[1, 0] = 7
+    assert numbers.tolist() == [0, 1, 2, 7, 4, 5]
 
 
 def test_a_row_outside_compiled_code_is_the_memory_itself() -> None:

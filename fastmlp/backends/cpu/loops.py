@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import coefficients_at, row
+from fastmlp._compile import coefficients_at, row, rows
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]
@@ -28,7 +28,6 @@ def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     """Values or probabilities of n_rows rows of raw outputs."""
-    size = np.dtype(scalar).itemsize
 
     def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
@@ -37,16 +36,13 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
             value[i] = rule(raw[i])
 
     def by_rows(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
-        for r in range(n_rows):
-            skip = r * width * size
-            rule(row(raw + skip, width, scalar), row(value + skip, width, scalar))
+        rule(rows(raw, n_rows, width, scalar), rows(value, n_rows, width, scalar))
 
     return by_rows if by_row else by_number
 
 
 def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
     """Losses (float64) and slopes of n_rows rows of outputs and targets."""
-    size = np.dtype(scalar).itemsize
 
     def by_number(
         output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
@@ -58,6 +54,11 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
             row(slope, n, scalar),
         )
         loss = row(loss, n_rows, np.float64)
+        if width == 1:
+            # Nothing to add up: the loop vectorises.
+            for r in range(n_rows):
+                loss[r], slope[r] = rule(output[r], target[r])
+            return
         share = 1.0 / width if mean else 1.0
         for r in range(n_rows):
             total = 0.0
@@ -70,14 +71,12 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
     def by_rows(
         output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
     ) -> None:
-        loss = row(loss, n_rows, np.float64)
-        for r in range(n_rows):
-            skip = r * width * size
-            loss[r] = rule(
-                row(output + skip, width, scalar),
-                row(target + r * n_targets * size, n_targets, scalar),
-                row(slope + skip, width, scalar),
-            )
+        rule(
+            rows(output, n_rows, width, scalar),
+            rows(target, n_rows, n_targets, scalar),
+            rows(slope, n_rows, width, scalar),
+            row(loss, n_rows, np.float64),
+        )
 
     return by_rows if by_row else by_number
 
