@@ -15,7 +15,7 @@ from fastmlp.layout import Layout
 
 Buffer = NDArray[Any]
 CHUNK_NUMBERS = 4_000_000
-CHUNK_FLOPS = 10_000_000_000
+CHUNK_FLOPS = 50_000_000_000
 CACHE_NUMBERS = 200_000
 MIN_CHUNK_ROWS = 64
 # Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
@@ -86,7 +86,7 @@ def transposed_size(n_in: int, n_out: int, lanes: int) -> int:
 def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False) -> int:
     """Return how many rows to take at once.
 
-    At most what `CHUNK_NUMBERS` of activations hold and what 0.25 s of one core can train on
+    At most what `CHUNK_NUMBERS` of activations hold and what one core trains on in about 0.25 s
     (`CHUNK_FLOPS`), so that memory does not grow with the data and Ctrl-C is heard in time.
     Training takes fewer where the net is so small beside the chunk that its gradient is summed
     at no cost: then outputs and errors stay in the second-level cache (`CACHE_NUMBERS`).

@@ -2,6 +2,7 @@
 
 import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp._compile.blocks import Block, block_of, call
+from fastmlp._compile.denormals import flush_denormals, restore_denormals
 from fastmlp._compile.jit import INTERPRETED, kernel, leaf
 from fastmlp._compile.memory import coefficients_at, fma, row, rows, stack
 
@@ -11,9 +12,11 @@ __all__ = [
     "block_of",
     "call",
     "coefficients_at",
+    "flush_denormals",
     "fma",
     "kernel",
     "leaf",
+    "restore_denormals",
     "row",
     "rows",
     "stack",

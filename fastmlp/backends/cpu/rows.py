@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, leaf, row, stack
+from fastmlp._compile import call, flush_denormals, leaf, restore_denormals, row, stack
 from fastmlp.backends.cpu.microkernel import (
     RELU,
     ROW_BLOCK,
@@ -130,6 +130,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     waiting = PANELS_AT_ONCE * ROW_BLOCK * vector
 
     def work_on_rows(address: Any, first: Any, last: Any, member: Any) -> None:
+        mode = flush_denormals()
         z = stack(waiting)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layers = row(net.layers, net.n_layers, LAYER)
@@ -180,5 +181,6 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                     spread(source, outer.deltas + (at + r) * vector, net.panel, net.n_out)
                 for i in range(net.n_layers - 1, 0, -1):
                     _backward_layer(net, layers[i], layers[i - 1], n, at, vector)
+        restore_denormals(mode)
 
     return work_on_rows
