@@ -20,6 +20,8 @@ CACHE_NUMBERS = 200_000
 MIN_CHUNK_ROWS = 64
 # Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
 STRIP_ROWS = 8
+# Rows of 64 bytes in a page.
+PAGE_ROWS = 64
 ALIGNMENT = 64
 
 
@@ -105,7 +107,7 @@ def make_workspace(
     layout: Layout, rows: int, n_targets: int, dtype: DTypeLike, lanes: int, *, train: bool
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs."""
-    sizes, panel_rows = layout.sizes, round_up(rows, STRIP_ROWS)
+    sizes, panel_rows = layout.sizes, _panel_rows(rows)
     pairs, n_out = list(pairwise(sizes)), sizes[-1]
     units = sum(round_up(n, lanes) for n in sizes[1:])
     # A block of a transposition may read `lanes` rows past the last panel.
@@ -138,6 +140,15 @@ def make_workspace(
         zeros=buffer(lanes),
         identity=np.arange(panel_rows, dtype=np.int64),
     )
+
+
+def _panel_rows(rows: int) -> int:
+    """Return the rows of a panel: whole strips, and no multiple of 4 KiB.
+
+    Panels a multiple of 4 KiB apart share the same few sets of a cache.
+    """
+    whole = round_up(rows, STRIP_ROWS)
+    return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
 
 
 def aligned(n: int, dtype: DTypeLike) -> Buffer:

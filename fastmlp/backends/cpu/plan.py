@@ -21,6 +21,7 @@ BUFFERS = (
 )  # fmt: skip
 # A tile of phase two: up to so many rows and panels of a layer's weights.
 TILE_ROWS, TILE_PANELS = 64, 2
+CACHE_BYTES = 512 * 1024
 # What a layer does to its products: nothing, an activation's block, or the epilogue of relu.
 LINEAR, BLOCK, RELU = range(3)
 
@@ -101,7 +102,7 @@ def make_plan(
 ) -> Plan:
     """Lay a net, its buffers and its rules out for the kernels."""
     lanes, size = workspace.lanes, workspace.parameters.itemsize
-    tiles = _tiles(layout, lanes) if workspace.m.size else np.zeros(0, TILE).view(np.recarray)
+    tiles = _tiles(layout, workspace) if workspace.m.size else np.zeros(0, TILE).view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
         "layers": _layers(layout, workspace, blocks),
@@ -168,13 +169,19 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     return np.array(layers, LAYER).view(np.recarray)
 
 
-def _tiles(layout: Layout, lanes: int) -> Any:
-    """Cut every weight matrix into tiles: groups of panels, and in them groups of rows."""
-    tiles = []
+def _tiles(layout: Layout, workspace: Workspace) -> Any:
+    """Cut every weight matrix into tiles: groups of panels, and in them groups of rows.
+
+    Rows come by so many that their inputs stay in the second-level cache while all errors pass.
+    """
+    tiles, lanes = [], workspace.lanes
+    row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
+    block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
     for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         n_panels = round_up(n_out, lanes) // lanes
-        for panel in range(0, n_panels, TILE_PANELS):
-            panels = (panel, min(TILE_PANELS, n_panels - panel))
-            for first in range(0, n_in, TILE_ROWS):
-                tiles.append((layer, first, min(first + TILE_ROWS, n_in), *panels))
+        for begin in range(0, n_in, block):
+            for panel in range(0, n_panels, TILE_PANELS):
+                panels = (panel, min(TILE_PANELS, n_panels - panel))
+                for first in range(begin, min(begin + block, n_in), TILE_ROWS):
+                    tiles.append((layer, first, min(first + TILE_ROWS, n_in), *panels))
     return np.array(tiles, TILE).view(np.recarray)
