@@ -18,10 +18,11 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.ccallback import CFunc
-from numba.extending import intrinsic, overload, register_jitable
+from numba.extending import register_jitable
 from numpy.typing import DTypeLike
 
 from fastmlp._compile.cache import CodeCache
+from fastmlp._compile.intrinsics import emitted
 from fastmlp._compile.jit import INLINED, INTERPRETED
 from fastmlp._compile.width import Compiler
 
@@ -138,7 +139,7 @@ def call(address: Any, arguments: Any) -> None:
     _interpreted[address](*arguments)
 
 
-@intrinsic
+@emitted(call)
 def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
     signature = types.void(address, arguments)
 
@@ -149,8 +150,3 @@ def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return signature, generate
-
-
-@overload(call, strict=False)
-def _compiled_call(address: Any, arguments: Any) -> Any:
-    return lambda address, arguments: _call(address, arguments)

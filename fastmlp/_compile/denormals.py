@@ -10,7 +10,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+
+from fastmlp._compile.intrinsics import emitted
 
 WORD32, WORD64 = ir.IntType(32), ir.IntType(64)
 X86_FLUSH = 0x8040  # flush to zero, denormals are zero
@@ -67,25 +68,15 @@ def _switch(builder: Any, mode: Any) -> Any:
     return ir.Constant(WORD64, 0)
 
 
-@intrinsic
+@emitted(flush_denormals)
 def _flush(typing_context: Any) -> Any:
     return types.intp(), lambda context, builder, signature, arguments: _switch(builder, None)
 
 
-@intrinsic
+@emitted(restore_denormals)
 def _restore(typing_context: Any, mode: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _switch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.intp), generate
-
-
-@overload(flush_denormals, strict=False)
-def _compiled_flush() -> Any:
-    return lambda: _flush()
-
-
-@overload(restore_denormals, strict=False)
-def _compiled_restore(mode: Any) -> Any:
-    return lambda mode: _restore(mode)

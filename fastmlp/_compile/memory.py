@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
-from numba.extending import intrinsic, overload
-from numba.np.unsafe.ndarray import to_fixed_tuple
+from numba import types
+from numba.core import cgutils
+from numba.np.arrayobj import make_array, populate_array
+
+from fastmlp._compile.intrinsics import emitted
 
 
 def fma(a: Any, b: Any, c: Any) -> Any:
@@ -34,55 +36,9 @@ def rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
     return row(address, n_rows * width, dtype).reshape(int(n_rows), int(width))
 
 
-@intrinsic
-def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
-    if not isinstance(a, types.Float) or b != a or c != a:
-        return None
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = arguments[0].type
-        signature_of_fma = ir.FunctionType(kind, [kind] * 3)
-        function = builder.module.declare_intrinsic("llvm.fma", [kind], signature_of_fma)
-        return builder.call(function, arguments)
-
-    return a(a, a, a), generate
-
-
-@intrinsic
-def _pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
-    pointer = types.CPointer(dtype.dtype)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
-
-    return pointer(address, dtype), generate
-
-
-@overload(fma, strict=False)
-def _compiled_fma(a: Any, b: Any, c: Any) -> Any:
-    return lambda a, b, c: _fma(a, b, c)
-
-
-@overload(row, strict=False)
-def _compiled_row(address: Any, n: Any, dtype: Any) -> Any:
-    return lambda address, n, dtype: carray(_pointer(address, dtype), n)
-
-
-@overload(rows, strict=False)
-def _compiled_rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
-    return lambda address, n_rows, width, dtype: carray(_pointer(address, dtype), (n_rows, width))
-
-
 def coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
     """Return the n numbers at `address` as a tuple; n must be known when compiling."""
     return tuple(row(address, n, dtype))
-
-
-@overload(coefficients_at, strict=False)
-def _compiled_coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
-    if not isinstance(n, types.Integer | types.IntegerLiteral):
-        return None
-    return lambda address, n, dtype: to_fixed_tuple(row(address, n, dtype), n)
 
 
 def entry_alloca(builder: Any, kind: Any) -> Any:
@@ -109,7 +65,63 @@ def stack(n_bytes: Any) -> Any:
     return int(_stack[n_bytes].ctypes.data)
 
 
-@intrinsic(prefer_literal=True)
+@emitted(fma)
+def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    if not isinstance(a, types.Float) or b != a or c != a:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        signature_of_fma = ir.FunctionType(kind, [kind] * 3)
+        function = builder.module.declare_intrinsic("llvm.fma", [kind], signature_of_fma)
+        return builder.call(function, arguments)
+
+    return a(a, a, a), generate
+
+
+@emitted(row)
+def _row(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _view(context, builder, signature.return_type, arguments[0], arguments[1:2])
+
+    return types.Array(dtype.dtype, 1, "C")(types.intp, types.intp, dtype), generate
+
+
+@emitted(rows)
+def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _view(context, builder, signature.return_type, arguments[0], arguments[1:3])
+
+    return types.Array(dtype.dtype, 2, "C")(types.intp, types.intp, types.intp, dtype), generate
+
+
+def _view(context: Any, builder: Any, kind: Any, address: Any, shape: Any) -> Any:
+    """Build an array of this type and shape at the address, which owns nothing."""
+    array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
+    size = cgutils.intp_t(context.get_abi_sizeof(number))
+    strides = [size]
+    for n in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], n))
+    data = builder.inttoptr(address, number.as_pointer())
+    populate_array(array, data, list(shape), strides, size, None)
+    return array._getvalue()
+
+
+@emitted(coefficients_at, prefer_literal=True)
+def _coefficients_at(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    kind, count = dtype.dtype, n.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], context.get_value_type(kind).as_pointer())
+        numbers = [builder.load(cgutils.gep(builder, pointer, i)) for i in range(count)]
+        return context.make_tuple(builder, signature.return_type, numbers)
+
+    return types.UniTuple(kind, count)(types.intp, n, dtype), generate
+
+
+@emitted(stack, prefer_literal=True)
 def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
     if not isinstance(n_bytes, types.IntegerLiteral):
         return None
@@ -119,8 +131,3 @@ def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
         return builder.ptrtoint(entry_alloca(builder, line), ir.IntType(64))
 
     return types.intp(n_bytes), generate
-
-
-@overload(stack, strict=False, prefer_literal=True)
-def _compiled_stack(n_bytes: Any) -> Any:
-    return lambda n_bytes: _stack_of(n_bytes)
