@@ -47,10 +47,13 @@ class Block:
 
     def __init__(self, loop: Loop, cache: CodeCache | None) -> None:
         self._code: Any = None
+        self._function: Callable[..., None]
         self.address: int
         if INTERPRETED:
             self.address = len(_interpreted)
             _interpreted.append(loop)
+            # Compiled code never warns of an overflow.
+            self._function = np.errstate(all="ignore")(loop)
             return
         signature = types.void(*[types.intp] * loop.__code__.co_argcount)
         code: Any = CFunc(loop, (signature.args, types.void), {}, {"error_model": "numpy"})
@@ -59,6 +62,11 @@ class Block:
         code.compile()
         self._code = code
         self.address = code.address
+        self._function = code.ctypes
+
+    def __call__(self, *arguments: int) -> None:
+        """Call it from Python; other Python threads run meanwhile (ctypes lets go of the GIL)."""
+        self._function(*arguments)
 
 
 def block_of(

@@ -1,7 +1,6 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +8,9 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import block_of
 from fastmlp.activations import identity
-from fastmlp.backends.cpu import drive, launch, loops
-from fastmlp.backends.cpu.plan import Addresses, address, make_plan
+from fastmlp.backends.cpu import cost, drive, helpers, launch, loops
+from fastmlp.backends.cpu.cost import Work
+from fastmlp.backends.cpu.plan import ROW_BLOCK, Addresses, address, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.tiles import tile, transpose
@@ -58,21 +58,22 @@ class Engine:
         network = _without_output(self.network) if raw else self.network
         blocks = Addresses(_activations(network), link=_link(network))
         session = Session(network, blocks, parameters, Data(x, x[:, :0], x[:0, 0]))
-        drivers, launching = self.launch(2 * network.layout.n_weights * session.rows)
-        outer = int(session.plan.layers[-1].outputs)
-        with launching:
-            for rows in session.chunks():
-                target = address(out, rows.start * out.shape[1])
-                drivers.predict(session.at(rows), outer, target)
+        work = self.work(session.rows, forward=2)
+        raws = int(session.plan.layers[-1].outputs)
+        for rows in session.chunks():
+            target = address(out, rows.start * out.shape[1])
+            session.at(rows)
+            self.run(drive.predict, session, work, raw=raws, out=target)
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
         blocks = Addresses(_activations(self.network), loss=_loss(self.network))
         session = Session(self.network, blocks, parameters, data)
-        drivers, launching = self.launch(2 * self.network.layout.n_weights * session.rows)
-        with launching:
-            losses = [drivers.evaluate(session.at(rows)) for rows in session.chunks()]
-        return sum(losses) / _mass(data)
+        work, total = self.work(session.rows, forward=2), 0.0
+        for rows in session.chunks():
+            session.at(rows)
+            total += self.run(drive.evaluate, session, work).loss
+        return float(total / _mass(data))
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
@@ -81,13 +82,13 @@ class Engine:
             _activations(network), loss=_loss(network), penalties=_penalties(network)
         )
         session = Session(network, blocks, parameters, data, train=True)
-        drivers, launching = self.launch(6 * network.layout.n_weights * session.rows)
+        work = self.work(session.rows, forward=4, tiles=2)
         total, mass = 0.0, _mass(data)
-        with launching:
-            for rows in session.chunks():
-                more, ends = rows.start > 0, rows.stop == len(data.x)
-                total += drivers.gradient(session.at(rows), mass, more, ends)
-        return total, session.workspace.gradient
+        for rows in session.chunks():
+            session.at(rows)
+            where = {"more": rows.start > 0, "ends": rows.stop == len(data.x)}
+            total += self.run(drive.gradient, session, work, mass=mass, **where).loss
+        return float(total), session.workspace.gradient
 
     def update(
         self,
@@ -105,9 +106,9 @@ class Engine:
         session = Session(network, blocks, parameters, data, moments, train=True)
         session.plan.net[0].gradient = address(gradient)
         constants = np.ascontiguousarray(coefficients, network.dtype)
-        drivers, launching = self.launch(network.layout.n_parameters)
-        with launching:
-            drivers.update(session.at(slice(0, 1)), address(constants))
+        session.at(slice(0, 1))
+        work = Work(10 * network.layout.n_parameters, 1)
+        self.run(drive.update, session, work, coefficients=address(constants))
 
     def trainer(
         self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
@@ -115,11 +116,23 @@ class Engine:
         """Allocate and compile what training on `data` needs."""
         return Trainer(self, parameters, moments, optimizer, data, batch_size)
 
-    def launch(self, flops: int) -> tuple[drive.Drivers, AbstractContextManager[None]]:
-        """Return the drivers for calls of so much work at a time, and a context to call them in."""
-        if self.n_threads > 1 and flops > launch.PARALLEL_FLOPS and launch.parallel_is_safe():
-            return drive.PARALLEL, launch.threads(self.n_threads)
-        return drive.SERIAL, nullcontext()
+    def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
+        """Return the work of a chunk: operations a weight and row in each of the two phases.
+
+        A single block of rows has nothing to share in phase one.
+        """
+        several = rows > ROW_BLOCK
+        shared = forward * several + tiles
+        return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
+
+    def run(self, driver: Any, session: "Session", work: Work, **fields: Any) -> Any:
+        """Set fields of the session's job, do it with a team where that pays, and return it."""
+        job = session.job[0]
+        for name, value in fields.items():
+            setattr(job, name, value)
+        n_threads = self.n_threads if cost.pays(work, self.n_threads) else 1
+        helpers.run(block_of(driver, self.network.dtype), session.job, n_threads)
+        return job
 
 
 class Trainer:
@@ -150,8 +163,7 @@ class Trainer:
         )
         self._engine, self._batch_size = engine, batch_size
         self._session = Session(network, blocks, parameters, data, moments, batch_size, train=True)
-        self._address = self._session.at(slice(0, len(data.x)))
-        self._progress = np.zeros(1, drive.PROGRESS).view(np.recarray)
+        self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
         self.units_per_epoch = drive.units_per_epoch(len(data.x), batch_size, rows)
         self.unit_flops = 6 * network.layout.n_weights * rows
@@ -170,11 +182,24 @@ class Trainer:
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
         data, rows = self._session.data, self._session.rows
-        job = drive.Job(len(data.x), self._batch_size, rows, first, last)
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
-        drivers, launching = self._engine.launch(self.unit_flops)
-        with launching:
-            return drivers.run(self._address, order, constants, losses, self._progress, job)
+        unit, n_units = self._engine.work(rows, forward=4, tiles=2), last - first
+        job = self._engine.run(
+            drive.run,
+            self._session,
+            Work(n_units * unit.flops, n_units * unit.n_spreads),
+            n_rows=len(data.x),
+            batch_size=self._batch_size,
+            chunk_rows=rows,
+            first=first,
+            last=last,
+            order=address(order),
+            n_orders=len(order),
+            coefficients=address(constants),
+            n_coefficients=constants.shape[1],
+            losses=address(losses),
+        )
+        return int(job.reached)
 
     def step_of(self, unit: int) -> int:
         """Return how many steps of a window are complete before this unit."""
@@ -185,7 +210,7 @@ class Trainer:
     @property
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
-        return bool(self._progress[0].diverged)
+        return bool(self._session.job[0].diverged)
 
 
 class Session:
@@ -196,6 +221,7 @@ class Session:
     plan : Plan
     workspace : Workspace
     rows : int, the rows of a chunk
+    job : record array of `drive.JOB`, shape (1,)
     """
 
     def __init__(
@@ -220,6 +246,8 @@ class Session:
         net = self.plan.net[0]
         for name, factory in PHASES.items():
             setattr(net, name, block_of(factory, network.dtype).address)
+        self.job = np.zeros(1, drive.JOB).view(np.recarray)
+        self.job[0].net = address(self.plan.net)
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""
@@ -227,14 +255,13 @@ class Session:
         for first in range(0, n, self.rows):
             yield slice(first, min(first + self.rows, n))
 
-    def at(self, rows: slice) -> int:
-        """Point the plan to these rows of the data; return the address of its record."""
+    def at(self, rows: slice) -> None:
+        """Point the plan to these rows of the data."""
         net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
         net.x = address(data.x, rows.start * data.x.shape[1])
         net.y = address(data.y, rows.start * n_targets)
         net.weight = address(data.weight, rows.start) if data.weight.size else 0
         net.index, net.n_rows = net.identity, rows.stop - rows.start
-        return address(self.plan.net)
 
 
 def _without_output(network: Network) -> Network:

@@ -93,16 +93,17 @@ def _backward(net: Any, first: Any, last: Any, like: Any) -> None:
 
 
 def rows(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that runs phase one on one block of rows, as far as the mode asks for."""
+    """Make the block that runs phase one on blocks of rows, as far as the mode asks for."""
 
-    def work_on_rows(address: Any, block: Any) -> None:
+    def work_on_rows(address: Any, first_block: Any, last_block: Any) -> None:
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        first = block * ROW_BLOCK
-        last = min(first + ROW_BLOCK, net.n_rows)
-        _forward(net, first, last, like)
-        if net.mode != FORWARD:
-            _loss(net, first, last, like)
-        if net.mode == TRAIN:
-            _backward(net, first, last, like)
+        for block in range(first_block, last_block):
+            first = block * ROW_BLOCK
+            last = min(first + ROW_BLOCK, net.n_rows)
+            _forward(net, first, last, like)
+            if net.mode != FORWARD:
+                _loss(net, first, last, like)
+            if net.mode == TRAIN:
+                _backward(net, first, last, like)
 
     return work_on_rows

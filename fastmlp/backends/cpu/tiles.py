@@ -58,36 +58,42 @@ def _transpose(layer: Any, first: Any, last: Any, like: Any) -> None:
             column[k] = source[k * layer.n_out]
 
 
+@leaf
+def _work_on_tile(net: Any, t: Any, like: Any) -> None:
+    piece = row(net.tiles, net.n_tiles, TILE)[t]
+    layer = row(net.layers, net.n_layers, LAYER)[piece.layer]
+    first, last, size = piece.first, piece.last, like.itemsize
+    biases = first == layer.n_in
+    start = layer.bias_offset if biases else layer.offset + first * layer.n_out
+    n = (last - first) * layer.n_out
+    if net.differentiate and biases:
+        _gradient_of_biases(net, layer, like)
+    elif net.differentiate:
+        _gradient_of_weights(net, piece.layer, first, last, like)
+    if net.penalise and not biases:
+        _penalise(net, t, start, n, like)
+    if net.update:
+        skip = start * size
+        w, g = net.parameters + skip, net.gradient + skip
+        call(net.optimizer, (w, g, net.m + skip, net.v + skip, net.coefficients, n))
+        if not biases:
+            _transpose(layer, first, last, like)
+
+
 def tile(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that does with one tile what the `NET` record asks for.
+    """Make the block that does with each of some tiles what the `NET` record asks for.
 
     `differentiate` sums the tile's gradient over the chunk of rows, from zero or, with `more`,
     going on from the chunk before; `penalise` adds the penalties; `update` applies the optimizer
     at once (the fused step), else the gradient is left whole for whom needs it.
     """
 
-    def work_on_tile(address: Any, t: Any) -> None:
+    def work_on_tiles(address: Any, first: Any, last: Any) -> None:
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        piece = row(net.tiles, net.n_tiles, TILE)[t]
-        layer = row(net.layers, net.n_layers, LAYER)[piece.layer]
-        first, last, size = piece.first, piece.last, like.itemsize
-        biases = first == layer.n_in
-        start = layer.bias_offset if biases else layer.offset + first * layer.n_out
-        n = (last - first) * layer.n_out
-        if net.differentiate and biases:
-            _gradient_of_biases(net, layer, like)
-        elif net.differentiate:
-            _gradient_of_weights(net, piece.layer, first, last, like)
-        if net.penalise and not biases:
-            _penalise(net, t, start, n, like)
-        if net.update:
-            skip = start * size
-            w, g = net.parameters + skip, net.gradient + skip
-            call(net.optimizer, (w, g, net.m + skip, net.v + skip, net.coefficients, n))
-            if not biases:
-                _transpose(layer, first, last, like)
+        for t in range(first, last):
+            _work_on_tile(net, t, like)
 
-    return work_on_tile
+    return work_on_tiles
 
 
 def transpose(scalar: type[np.floating[Any]]) -> Any:
