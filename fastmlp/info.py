@@ -71,7 +71,7 @@ def _vector_features() -> str:
 def _threading_layer() -> str:
     layer = launch.threading_layer()
     safe = launch.parallel_is_safe()
-    return layer if safe else f"{layer} (kernels run serial: install tbb or OpenMP)"
+    return layer if safe else f"{layer} (not used: helpers are Python threads)"
 
 
 def _cache() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.activations import RULES as ACTIVATIONS
-from fastmlp.backends.cpu import drive
+from fastmlp.backends.cpu import cost, helpers
 from fastmlp.losses import LOSSES
 from fastmlp.model import MLP
 from fastmlp.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -59,8 +59,8 @@ def warmup(
             for net in nets:
                 _exercise(net)
     if parallel and not INTERPRETED:
-        say(f"{', '.join(dtypes)}: parallel kernels")
-        _compile_parallel_twins()
+        say("parallel kernels")
+        _compile_for_teams()
     return time.perf_counter() - start
 
 
@@ -97,8 +97,7 @@ def _exercise(net: MLP) -> None:
     net.apply_gradient(gradient)
 
 
-def _compile_parallel_twins() -> None:
-    """Compile the parallel drivers for the signatures that the serial ones were called with."""
-    for serial, twin in zip(drive.SERIAL, drive.PARALLEL, strict=True):
-        for signature in serial.signatures:
-            twin.compile(signature)
+def _compile_for_teams() -> None:
+    """Compile what gathers a team, and what measures whether one pays."""
+    helpers.compile_all()
+    cost.blocks()

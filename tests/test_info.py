@@ -30,9 +30,9 @@ def test_threads_are_those_of_a_fit() -> None:
     assert info()["threads"].split()[0] == str(launch.thread_limit())
 
 
-def test_unsafe_layer_says_that_kernels_run_serial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "threading_layer", lambda: "workqueue")
-    assert info()["threading layer"].startswith("workqueue (kernels run serial")
+    assert info()["threading layer"].startswith("workqueue (not used: helpers")
 
 
 @pytest.fixture

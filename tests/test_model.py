@@ -138,11 +138,11 @@ print(trained(int(sys.argv[1])).parameters.tobytes().hex())
 def test_the_bits_do_not_depend_on_the_threads_nor_on_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fastmlp.backends.cpu import launch
+    from fastmlp.backends.cpu import cost
 
-    monkeypatch.setattr(launch, "PARALLEL_FLOPS", 1 << 60)
+    monkeypatch.setattr(cost, "pays", lambda work, n_threads: False)
     serial = trained(1).parameters.tobytes().hex()
-    monkeypatch.setattr(launch, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(cost, "pays", lambda work, n_threads: True)
     assert trained(None).parameters.tobytes().hex() == serial
     for n_threads in (1, 2, 3, 4):
         run = subprocess.run(

@@ -23,16 +23,17 @@ import sys
 assert "sklearn" not in sys.modules
 """
 # Every activation, loss, penalty and optimizer, without the warm-up's own helpers. The large net
-# takes the parallel kernels wherever the threading layer allows it.
+# gathers a team, by Numba's pool wherever the threading layer allows it.
 USE = """
 import numpy as np
 from fastmlp import MLP, SGD
 from fastmlp.activations import RULES
-from fastmlp.backends.cpu import drive, launch
+from fastmlp.backends.cpu import cost, helpers, launch
 from fastmlp.losses import LOSSES
 from fastmlp.optimizers import OPTIMIZERS
 for width, n_rows in ((3, 5), (64, 200)):
-    launch.PARALLEL_FLOPS = 0 if width > 3 else 1 << 60
+    wide = width > 3 and launch.thread_limit() > 1
+    cost.pays = lambda work, n_threads: wide
     X, y = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
     settings = [dict(activation=name) for name in RULES]
     settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]
@@ -43,8 +44,8 @@ for width, n_rows in ((3, 5), (64, 200)):
         net.fit(X, y, epochs=1, batch_size=200, validation_data=(X, y))
         net.predict(X), net.predict_raw(X)
         net.apply_gradient(net.loss_and_gradient(X, y)[1])
-    wide = width > 3 and launch.thread_limit() > 1 and launch.parallel_is_safe()
-    assert all(bool(driver.signatures) == wide for driver in drive.PARALLEL)
+    assert bool(helpers.gather.signatures) == (wide and launch.parallel_is_safe())
+cost.measure(launch.thread_limit())
 """
 
 needs_compiler = pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """Compile policy: the jit options, the disk cache, and rules as compiled blocks."""
 
 import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
+from fastmlp._compile.atomics import exchange_if, fetch_add, load_acquire, pause, store_release
 from fastmlp._compile.blocks import Block, block_of, call
 from fastmlp._compile.denormals import flush_denormals, restore_denormals
 from fastmlp._compile.jit import INTERPRETED, kernel, leaf
@@ -12,12 +13,17 @@ __all__ = [
     "block_of",
     "call",
     "coefficients_at",
+    "exchange_if",
+    "fetch_add",
     "flush_denormals",
     "fma",
     "kernel",
     "leaf",
+    "load_acquire",
+    "pause",
     "restore_denormals",
     "row",
     "rows",
     "stack",
+    "store_release",
 ]

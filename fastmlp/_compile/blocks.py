@@ -49,11 +49,13 @@ class Block:
 
     def __init__(self, loop: Loop, cache: CodeCache | None) -> None:
         self._code: Any = None
-        self._entry: Callable[..., None] = loop
+        self._entry: Callable[..., None]
         self.address: int
         if INTERPRETED:
             self.address = len(_interpreted)
             _interpreted.append(loop)
+            # Compiled code never warns of an overflow.
+            self._entry = np.errstate(all="ignore")(loop)
             return
         signature = types.void(*[types.intp] * loop.__code__.co_argcount)
         code: Any = CFunc(

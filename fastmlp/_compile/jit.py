@@ -22,24 +22,27 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 INLINED = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
 
 
-def leaf(function: Function, *, parallel: bool = False) -> Function:
+def leaf(function: Function) -> Function:
     """Compile a function that only compiled code calls.
 
     It has no wrapper for other callers, which saves a quarter of the cold start: called from
     Python, it would crash.
     """
     bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(**OPTIONS, **bare, parallel=parallel)(function)
+    return numba.njit(**OPTIONS, **bare)(function)
 
 
-def kernel(name: str, *, nogil: bool = True) -> Callable[[Function], Function]:
+def kernel(
+    name: str, *, nogil: bool = True, parallel: bool = False
+) -> Callable[[Function], Function]:
     """Compile, on first call, a function that Python calls; store its code under `name`."""
 
     def compile_later(function: Function) -> Function:
         if INTERPRETED:
             # Compiled code never warns of an overflow.
             return np.errstate(all="ignore")(function)
-        compiled: Any = numba.njit(**{**OPTIONS, "nogil": nogil})(function)
+        options = {**OPTIONS, "nogil": nogil, "parallel": parallel}
+        compiled: Any = numba.njit(**options)(function)
         compiled._cache = CodeCache(name)
         return compiled
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, orders, train
 
-from fastmlp.backends.cpu import drive, launch
+from fastmlp.backends.cpu import cost, launch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS, SGD
 
@@ -18,19 +18,18 @@ only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
 )
 needs_threads = pytest.mark.skipif(
-    launch.thread_limit() < 2 or not launch.parallel_is_safe(),
-    reason="on one CPU, or on Numba's workqueue layer, every launch is serial",
+    launch.thread_limit() < 2, reason="on one CPU every launch is serial"
 )
 
 SAME_BITS_ON = """
 import sys
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import launch
+from fastmlp.backends.cpu import cost
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS
 
-launch.PARALLEL_FLOPS = 0
+cost.pays = lambda work, n_threads: n_threads > 1
 rng = np.random.default_rng(0)
 net = Net((17, 33, 5), loss="cross_entropy", penalties={"l2": 0.1, "l1": 0.1}, dtype="float32")
 parameters, data = net.draw(rng, 200, weighted=True)
@@ -47,13 +46,14 @@ for n_threads in (1, 2, 3, 4):
 """
 
 ALLOCATIONS = """
+import numba
 import numpy as np
 from nets import Net
 from numba.core.runtime import rtsys
-from fastmlp.backends.cpu import launch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS
 
+numba.njit(lambda: np.empty(3))()  # shows that allocations are counted
 net = Net((3, 5, 2), penalties={"l2": 0.1, "l1": 0.1})
 parameters, data = net.draw(np.random.default_rng(0), 40, weighted=True)
 optimizer, moments = OPTIMIZERS["adam"](0.01), np.zeros((2, parameters.size))
@@ -74,11 +74,8 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A serial and a parallel engine for a net, however small the work."""
 
     def engines(net: Net) -> tuple[Engine, Engine]:
-        monkeypatch.setattr(launch, "PARALLEL_FLOPS", 0)
-        serial, parallel = Engine(net.network, 1), Engine(net.network, 2)
-        assert serial.launch(1)[0] is drive.SERIAL
-        assert parallel.launch(1)[0] is drive.PARALLEL
-        return serial, parallel
+        monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
+        return Engine(net.network, 1), Engine(net.network, 2)
 
     return engines
 
@@ -118,7 +115,7 @@ def test_predictions_have_the_same_bits_in_parallel(
 def test_training_has_the_same_bits_in_parallel(
     dtype: str, name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(launch, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
     net = Net((17, 33, 5), penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
@@ -130,8 +127,10 @@ def test_training_has_the_same_bits_in_parallel(
 
 
 @only_compiled
-def test_any_number_of_threads_gives_the_same_bits(python: Callable[..., str]) -> None:
-    lines = python(SAME_BITS_ON, NUMBA_NUM_THREADS="4").split()
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_any_number_of_threads_gives_the_same_bits(layer: str, python: Callable[..., str]) -> None:
+    environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer}
+    lines = python(SAME_BITS_ON, **environment).split()
     assert len(lines) == 4
     assert len(set(lines)) == 1
 

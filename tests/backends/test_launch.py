@@ -6,7 +6,7 @@ import numba
 import pytest
 from nets import Net
 
-from fastmlp.backends.cpu import drive, launch
+from fastmlp.backends.cpu import launch
 from fastmlp.backends.cpu.engine import Engine
 
 only_compiled = pytest.mark.skipif(
@@ -17,11 +17,11 @@ FORKING = """
 import os, signal, sys, warnings
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import launch
+from fastmlp.backends.cpu import cost, launch
 from fastmlp.optimizers import SGD
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-launch.PARALLEL_FLOPS = 0
+cost.pays = lambda work, n_threads: True
 rng = np.random.default_rng(0)
 net = Net((5, 17, 3), penalties={"l2": 0.1})
 parameters, data = net.draw(rng, 100)
@@ -38,7 +38,7 @@ def fork(work):
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 def same_in_grandchild():
-    return launch.parallel_is_safe() or not np.array_equal(trained(), expected)
+    return not np.array_equal(trained(), expected) or (safe and launch.parallel_is_safe())
 
 def same_in_child():
     return same_in_grandchild() or fork(same_in_grandchild)
@@ -53,7 +53,7 @@ import os, signal, warnings
 import numba
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import launch
+from fastmlp.backends.cpu import cost, launch
 from fastmlp.optimizers import SGD
 
 @numba.njit(parallel=True)
@@ -62,7 +62,7 @@ def of_another_library(numbers):
         numbers[i] += 1
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-launch.PARALLEL_FLOPS = 0
+cost.pays = lambda work, n_threads: True
 rng = np.random.default_rng(0)
 net = Net((5, 17, 3))
 parameters, data = net.draw(rng, 100)
@@ -134,9 +134,19 @@ def test_an_engine_takes_no_more_threads_than_the_limit() -> None:
     assert Engine(Net().network, 1).n_threads == 1
 
 
-def test_small_work_is_launched_on_one_thread() -> None:
-    engine = Engine(Net().network)
-    assert engine.launch(launch.PARALLEL_FLOPS)[0] is drive.SERIAL
+def test_a_call_leaves_alone_the_threads_of_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "thread_limit", lambda: 4)
+    with launch.reserved(3) as first, launch.reserved(3) as second, launch.reserved(3) as third:
+        assert (first, second, third) == (3, 1, 1)
+    with launch.reserved(4) as again:
+        assert again == 4
+
+
+def test_threads_are_given_back_after_an_exception() -> None:
+    with pytest.raises(KeyboardInterrupt), launch.reserved(launch.thread_limit()):
+        raise KeyboardInterrupt
+    with launch.reserved(launch.thread_limit()) as n:
+        assert n == launch.thread_limit()
 
 
 def test_threads_puts_the_number_back() -> None:
@@ -168,7 +178,7 @@ def test_the_layer_foreseen_is_the_layer_in_use(wanted: str, python: Callable[..
     assert before == after == in_use
 
 
-def test_workqueue_is_never_launched_in_parallel(python: Callable[..., str]) -> None:
+def test_the_pool_of_workqueue_is_never_launched(python: Callable[..., str]) -> None:
     script = "from fastmlp.backends.cpu import launch; print(launch.parallel_is_safe())"
     assert python(script, NUMBA_THREADING_LAYER="workqueue").strip() == "False"
 
@@ -180,10 +190,14 @@ def test_a_fork_before_any_launch_changes_nothing(python: Callable[..., str]) ->
 
 @only_compiled
 @pytest.mark.skipif(not hasattr(launch.os, "fork"), reason="this system cannot fork")
-@pytest.mark.skipif(not launch.parallel_is_safe(), reason="every launch is serial on workqueue")
-def test_training_goes_on_in_a_child_and_a_grandchild(python: Callable[..., str]) -> None:
-    safe, status, still = python(FORKING, NUMBA_NUM_THREADS="2").split()
-    assert (safe, status, still) == ("True", "0", "True")
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_training_goes_on_in_a_child_and_a_grandchild(
+    layer: str, python: Callable[..., str]
+) -> None:
+    environment = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    safe, status, still = python(FORKING, **environment).split()
+    assert status == "0"
+    assert safe == still
 
 
 @only_compiled

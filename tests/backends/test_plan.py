@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.backends.cpu.drive import PROGRESS
+from fastmlp.backends.cpu.drive import JOB
 from fastmlp.backends.cpu.plan import (
     LAYER,
     NET,
@@ -104,9 +104,7 @@ def test_penalties_have_their_addresses_and_strengths() -> None:
     assert plan.strengths.tolist() == [0.1, 0.2]
 
 
-@pytest.mark.parametrize(
-    "record", [NET, LAYER, TILE, PROGRESS], ids=["net", "layer", "tile", "progress"]
-)
+@pytest.mark.parametrize("record", [NET, LAYER, TILE, JOB], ids=["net", "layer", "tile", "job"])
 def test_no_field_has_the_name_of_a_method_of_records(record: Any) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
     assert not set(record.names) & set(dir(np.record))

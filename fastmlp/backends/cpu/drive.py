@@ -1,49 +1,35 @@
-"""The compiled drivers: what Python calls. Serial and parallel twins of one source.
+"""The compiled drivers: blocks that do a whole job, alone or with a team.
 
 Training is counted in units. A unit is one chunk of rows of one batch, as a rule the whole batch:
 phase one on its rows, then phase two, fused with the update where the chunk completes the batch.
 Whole epochs of units run in one call, which Python keeps to about 50 ms.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import get_num_threads, prange
 
-from fastmlp._compile import call, kernel, leaf, row
+from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.plan import NET
 from fastmlp.backends.cpu.rows import EVALUATE, FORWARD, TRAIN
+from fastmlp.backends.cpu.team import spread
 from fastmlp.workspace import STRIP_ROWS
 
-PROGRESS = np.dtype(
-    (
-        np.record,
-        [
-            (name, np.float64)
-            for name in ("batch_mass", "batch_loss", "epoch_mass", "epoch_loss", "diverged")
-        ],
-    )
-)
+Scalar = type[np.floating[Any]]
 
-
-class Job(NamedTuple):
-    """Which units of a window of epochs a call is to do, and how the rows are cut."""
-
-    n_rows: int
-    batch_size: int
-    chunk_rows: int
-    first: int
-    last: int
-
-
-class Drivers(NamedTuple):
-    """The compiled entry points of one way to launch."""
-
-    run: Any
-    evaluate: Any
-    predict: Any
-    gradient: Any
+# What a driver is to do, and what came of it. `net` and `team` are addresses of their records; no
+# team is 0. Then which units of a window of epochs, and how its rows are cut; the addresses of
+# order (n_orders, n_rows), coefficients (n_steps, n_coefficients) and losses (n_epochs,);
+# `reached` is where it stopped. Then what a gradient wants: does it go on from a chunk before, and
+# is this the last?
+_WORDS = (
+    "net", "team",
+    "n_rows", "batch_size", "chunk_rows", "first", "last", "reached",
+    "order", "n_orders", "coefficients", "n_coefficients", "losses",
+    "more", "ends",
+)  # fmt: skip
+_FLOATS = ("mass", "loss", "batch_mass", "batch_loss", "epoch_mass", "epoch_loss", "diverged")
+JOB = np.dtype((np.record, [(n, np.int64) for n in _WORDS] + [(n, np.float64) for n in _FLOATS]))
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
@@ -109,142 +95,145 @@ def _set_mass(net: Any, mass: Any) -> None:
 
 
 @leaf
-def _restore(net: Any, state: Any, like: Any) -> None:
+def _restore(net: Any, job: Any, like: Any) -> None:
     """Go back to the parameters of the start of the epoch, and forget the optimizer's state."""
     n = net.n_packed
     _copy(net.backup, net.parameters, n, like)
     row(net.m, n, like.dtype)[:] = 0
     row(net.v, n, like.dtype)[:] = 0
-    state.diverged = 1.0
+    call(net.transposes, (job.net,))
+    job.diverged = 1.0
 
 
 @leaf
-def _start_batch(net: Any, state: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
+def _start_batch(net: Any, job: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
     if new_epoch:
         _copy(net.parameters, net.backup, net.n_packed, like)
-        state.epoch_loss = 0.0
-        state.epoch_mass = 0.0
-    state.batch_mass = _mass(net, n_rows, like)
-    state.batch_loss = 0.0
-    if state.batch_mass > 0:
-        _set_mass(net, state.batch_mass)
+        job.epoch_loss = 0.0
+        job.epoch_mass = 0.0
+    job.batch_mass = _mass(net, n_rows, like)
+    job.batch_loss = 0.0
+    if job.batch_mass > 0:
+        _set_mass(net, job.batch_mass)
 
 
 @leaf
-def _end_batch(net: Any, state: Any) -> None:
-    if state.batch_mass > 0:
+def _end_batch(net: Any, job: Any) -> None:
+    if job.batch_mass > 0:
         if net.n_penalties > 0:
-            state.batch_loss += _sum(net.tile_penalties, net.n_tiles)
-        state.epoch_loss += state.batch_loss * state.batch_mass
-        state.epoch_mass += state.batch_mass
+            job.batch_loss += _sum(net.tile_penalties, net.n_tiles)
+        job.epoch_loss += job.batch_loss * job.batch_mass
+        job.epoch_mass += job.batch_mass
 
 
 @leaf
-def _finite_epoch(net: Any, state: Any, epoch_ends: Any, like: Any) -> Any:
-    if not state.batch_loss - state.batch_loss == 0:
+def _finite_epoch(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
+    if not job.batch_loss - job.batch_loss == 0:
         return False
     return not epoch_ends or _all_finite(net.parameters, net.n_packed, like)
 
 
-def _spread_serially(block: Any, n: Any, address: Any) -> None:
-    call(block, (address, 0, n, 0))
+@leaf
+def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
+    """Do phase one; return the loss of the chunk's rows, weighted."""
+    net.mode = mode
+    n_strips = _n_strips(net.n_rows)
+    spread(job.team, net.rows, n_strips, job.net)
+    return 0.0 if mode == FORWARD else _sum(net.strip_losses, n_strips)
 
 
-def _spread(block: Any, n: Any, address: Any) -> None:
-    """Call a block for 0 to n - 1, a range for each thread."""
-    size = get_num_threads()
-    for t in prange(size):
-        call(block, (address, t * n // size, (t + 1) * n // size, t))
+@leaf
+def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None:
+    """Do phase two; where the chunk `ends` a batch, with its penalties."""
+    net.more, net.penalise, net.update = more, ends, update
+    spread(job.team, net.tile, net.n_tiles, job.net)
 
 
-def _make_run(spread: Callable[..., None]) -> Any:
-    @leaf
-    def unit(net: Any, address: Any, state: Any, more: Any, ends: Any) -> None:
-        """One chunk of a batch: both phases, with the update where the batch `ends`."""
-        if state.batch_mass <= 0:
-            return
-        net.mode = TRAIN
-        spread(net.rows, _n_strips(net.n_rows), address)
-        net.more, net.penalise, net.update = more, ends, ends
-        spread(net.tile, net.n_tiles, address)
-        state.batch_loss += _sum(net.strip_losses, _n_strips(net.n_rows)) / state.batch_mass
+@leaf
+def _unit(net: Any, job: Any, more: Any, ends: Any) -> None:
+    """One chunk of a batch: both phases, with the update where the batch `ends`."""
+    if job.batch_mass <= 0:
+        return
+    loss = _spread_rows(net, job, TRAIN)
+    _spread_tiles(net, job, more, ends, ends)
+    job.batch_loss += loss / job.batch_mass
 
-    def run(
-        address: Any, order: Any, coefficients: Any, losses: Any, progress: Any, job: Any
-    ) -> Any:
-        """Do the units from job.first to job.last of a window of epochs, or up to a divergence.
 
-        `order` (n_epochs or 1, n_rows) says in which order each epoch takes the rows,
-        `coefficients` (n_steps, n) holds the optimizer's for each step of this call, `losses`
-        (n_epochs,) receives the mean objective of each epoch that ends.
-        """
-        net, state, like = row(address, 1, NET)[0], progress[0], coefficients
+def run(scalar: Scalar) -> Any:
+    """Make the driver of training.
+
+    It does the units from first to last of a window of epochs, or up to a divergence. `order` says
+    in which order each epoch takes the rows, `coefficients` holds the optimizer's for each step of
+    this call, `losses` receives the mean objective of each epoch that ends.
+    """
+
+    def run_job(address: Any) -> None:
+        job = row(address, 1, JOB)[0]
+        net, like = row(job.net, 1, NET)[0], row(address, 0, scalar)
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
-        net.coefficients = coefficients.ctypes.data
-        state.diverged = 0.0
+        net.coefficients = job.coefficients
+        job.diverged = 0.0
         for u in range(job.first, job.last):
+            job.reached = u
             epoch, within = u // per_epoch, u % per_epoch
             start = within // chunks * job.batch_size
             stop = min(start + job.batch_size, job.n_rows)
             low = start + within % chunks * job.chunk_rows
             high = min(low + job.chunk_rows, stop)
-            net.index = order.ctypes.data + (epoch % order.shape[0] * job.n_rows + low) * 8
+            net.index = job.order + (epoch % job.n_orders * job.n_rows + low) * 8
             net.n_rows = high - low
             if low == start:
-                _start_batch(net, state, stop - start, start == 0, like)
-            unit(net, address, state, low > start, high == stop)
+                _start_batch(net, job, stop - start, start == 0, like)
+            _unit(net, job, low > start, high == stop)
             if high < stop:
                 continue
-            _end_batch(net, state)
-            net.coefficients += coefficients.shape[1] * coefficients.itemsize
+            _end_batch(net, job)
+            net.coefficients += job.n_coefficients * like.itemsize
             epoch_ends = stop == job.n_rows
-            finite = _finite_epoch(net, state, epoch_ends, like)
+            finite = _finite_epoch(net, job, epoch_ends, like)
             if epoch_ends or not finite:
-                losses[epoch] = state.epoch_loss / state.epoch_mass
+                row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
             if not finite:
-                _restore(net, state, like)
-                call(net.transposes, (address,))
-                return u
-        return job.last
+                _restore(net, job, like)
+                return
+        job.reached = job.last
 
-    return run
+    return run_job
 
 
-def _make_drivers(parallel: bool) -> Drivers:
-    spread = leaf(_spread, parallel=True) if parallel else leaf(_spread_serially)
+def evaluate(scalar: Scalar) -> Any:
+    """Make the driver that sums the losses of the chunk's rows, weighted."""
 
-    def evaluate(address: Any) -> Any:
-        """Return the sum of the losses of the chunk's rows, weighted."""
-        net = row(address, 1, NET)[0]
+    def evaluate_job(address: Any) -> None:
+        job = row(address, 1, JOB)[0]
+        net = row(job.net, 1, NET)[0]
         net.scale = 1.0
-        net.mode = EVALUATE
-        spread(net.rows, _n_strips(net.n_rows), address)
-        return _sum(net.strip_losses, _n_strips(net.n_rows))
+        job.loss = _spread_rows(net, job, EVALUATE)
 
-    def predict(address: Any) -> None:
-        """Write the predictions of the rows to the address `out` of the record."""
-        net = row(address, 1, NET)[0]
-        net.mode = FORWARD
-        spread(net.rows, _n_strips(net.n_rows), address)
-
-    def gradient(address: Any, mass: Any, more: Any, ends: Any) -> Any:
-        """Add the gradient of the chunk's rows; return their share of the objective."""
-        net = row(address, 1, NET)[0]
-        _set_mass(net, mass)
-        net.mode = TRAIN
-        spread(net.rows, _n_strips(net.n_rows), address)
-        net.more, net.penalise, net.update = more, ends, 0
-        spread(net.tile, net.n_tiles, address)
-        loss = _sum(net.strip_losses, _n_strips(net.n_rows)) / mass
-        if ends and net.n_penalties > 0:
-            loss += _sum(net.tile_penalties, net.n_tiles)
-        return loss
-
-    twin = "parallel" if parallel else "serial"
-    drivers: tuple[Any, ...] = (_make_run(spread), evaluate, predict, gradient)
-    return Drivers(*[kernel(f"cpu.{d.__name__}.{twin}")(d) for d in drivers])
+    return evaluate_job
 
 
-SERIAL = _make_drivers(parallel=False)
-PARALLEL = _make_drivers(parallel=True)
+def predict(scalar: Scalar) -> Any:
+    """Make the driver that writes the predictions of rows to where the net's record says."""
+
+    def predict_job(address: Any) -> None:
+        job = row(address, 1, JOB)[0]
+        _spread_rows(row(job.net, 1, NET)[0], job, FORWARD)
+
+    return predict_job
+
+
+def gradient(scalar: Scalar) -> Any:
+    """Make the driver that adds the gradient of the chunk's rows; `loss` is their objective."""
+
+    def gradient_job(address: Any) -> None:
+        job = row(address, 1, JOB)[0]
+        net = row(job.net, 1, NET)[0]
+        _set_mass(net, job.mass)
+        job.loss = _spread_rows(net, job, TRAIN) / job.mass
+        _spread_tiles(net, job, job.more, job.ends, 0)
+        if job.ends and net.n_penalties > 0:
+            job.loss += _sum(net.tile_penalties, net.n_tiles)
+
+    return gradient_job

@@ -1,7 +1,6 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of
-from fastmlp.backends.cpu import drive, launch, rules
+from fastmlp.backends.cpu import cost, drive, helpers, launch, rules
+from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import chunk_rows, make_workspace
+from fastmlp.workspace import STRIP_ROWS, chunk_rows, make_workspace
 
 Array = NDArray[Any]
 # What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
@@ -84,16 +84,13 @@ class Engine:
             return few
         blocks = Addresses(*rules.activations(network), link=rules.link(network))
         rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        drivers, launching = self.launch(2 * network.layout.n_weights * rows)
-        data = Data(x, x[:, :0], x[:0, 0])
-        session = Session(network, blocks, data, self.n_threads * ROW_BLOCK)
+        session = Session(network, blocks, Data(x, x[:, :0], x[:0, 0]), self.n_threads * ROW_BLOCK)
         session.load(parameters)
-        net = session.plan.net[0]
-        with launching:
-            for first in range(0, len(x), rows):
-                place = session.at(slice(first, min(first + rows, len(x))))
-                net.index, net.out = 0, address(out, first * out.shape[1])
-                drivers.predict(place)
+        net, work = session.plan.net[0], self.work(rows, forward=2)
+        for first in range(0, len(x), rows):
+            session.at(slice(first, min(first + rows, len(x))))
+            net.index, net.out = 0, address(out, first * out.shape[1])
+            self.run(drive.predict, session, work)
         return None
 
     def loss(self, parameters: Array, data: Data) -> float:
@@ -101,10 +98,11 @@ class Engine:
         blocks = Addresses(*rules.activations(self.network), loss=rules.loss(self.network))
         session = Session(self.network, blocks, data)
         session.load(parameters)
-        drivers, launching = self.launch(2 * self.network.layout.n_weights * session.rows)
-        with launching:
-            losses = [drivers.evaluate(session.at(rows)) for rows in session.chunks()]
-        return sum(losses) / _mass(data)
+        work, total = self.work(session.rows, forward=2), 0.0
+        for rows in session.chunks():
+            session.at(rows)
+            total += self.run(drive.evaluate, session, work).loss
+        return float(total / _mass(data))
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
@@ -117,17 +115,17 @@ class Engine:
         session = Session(network, blocks, data, train=True)
         session.load(parameters)
         session.plan.net[0].gradient = address(session.workspace.gradient)
-        drivers, launching = self.launch(6 * network.layout.n_weights * session.rows)
+        work = self.work(session.rows, forward=4, tiles=2)
         total, mass = 0.0, _mass(data)
-        with launching:
-            for rows in session.chunks():
-                more, ends = rows.start > 0, rows.stop == len(data.x)
-                total += drivers.gradient(session.at(rows), mass, more, ends)
+        for rows in session.chunks():
+            session.at(rows)
+            where = {"more": rows.start > 0, "ends": rows.stop == len(data.x)}
+            total += self.run(drive.gradient, session, work, mass=mass, **where).loss
         gradient = np.empty_like(parameters)
         session.block("unpack")(
             address(session.plan.net), address(gradient), address(session.workspace.gradient)
         )
-        return total, gradient
+        return float(total), gradient
 
     def update(
         self,
@@ -148,11 +146,23 @@ class Engine:
         """Allocate and compile what training on `data` needs."""
         return Trainer(self, parameters, moments, optimizer, data, batch_size)
 
-    def launch(self, flops: int) -> tuple[drive.Drivers, AbstractContextManager[None]]:
-        """Return the drivers for calls of so much work at a time, and a context to call them in."""
-        if self.n_threads > 1 and flops > launch.PARALLEL_FLOPS and launch.parallel_is_safe():
-            return drive.PARALLEL, launch.threads(self.n_threads)
-        return drive.SERIAL, nullcontext()
+    def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
+        """Return the work of a chunk: operations a weight and row in each of the two phases.
+
+        A single strip of rows has nothing to share in phase one.
+        """
+        several = rows > STRIP_ROWS
+        shared = forward * several + tiles
+        return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
+
+    def run(self, driver: Any, session: "Session", work: Work, **fields: Any) -> Any:
+        """Set fields of the session's job, do it with a team where that pays, and return it."""
+        job = session.job[0]
+        for name, value in fields.items():
+            setattr(job, name, value)
+        n_threads = self.n_threads if cost.pays(work, self.n_threads) else 1
+        helpers.run(block_of(driver, self.network.dtype), session.job, n_threads)
+        return job
 
 
 class Trainer:
@@ -187,8 +197,7 @@ class Trainer:
         if self._session.rows < batch_size:
             self._session.plan.net[0].gradient = address(self._session.workspace.gradient)
         self.load()
-        self._address = self._session.at(slice(0, len(data.x)))
-        self._progress = np.zeros(1, drive.PROGRESS).view(np.recarray)
+        self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
         self.units_per_epoch = drive.units_per_epoch(len(data.x), batch_size, rows)
         self.unit_flops = 6 * network.layout.n_weights * rows
@@ -216,11 +225,24 @@ class Trainer:
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
         data, rows = self._session.data, self._session.rows
-        job = drive.Job(len(data.x), self._batch_size, rows, first, last)
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
-        drivers, launching = self._engine.launch(self.unit_flops)
-        with launching:
-            return drivers.run(self._address, order, constants, losses, self._progress, job)
+        unit, n_units = self._engine.work(rows, forward=4, tiles=2), last - first
+        job = self._engine.run(
+            drive.run,
+            self._session,
+            Work(n_units * unit.flops, n_units * unit.n_spreads),
+            n_rows=len(data.x),
+            batch_size=self._batch_size,
+            chunk_rows=rows,
+            first=first,
+            last=last,
+            order=address(order),
+            n_orders=len(order),
+            coefficients=address(constants),
+            n_coefficients=constants.shape[1],
+            losses=address(losses),
+        )
+        return int(job.reached)
 
     def step_of(self, unit: int) -> int:
         """Return how many steps of a window are complete before this unit."""
@@ -231,7 +253,7 @@ class Trainer:
     @property
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
-        return bool(self._progress[0].diverged)
+        return bool(self._session.job[0].diverged)
 
 
 class Session:
@@ -240,6 +262,7 @@ class Session:
     Attributes
     ----------
     plan : Plan
+    job : record array of `drive.JOB`, shape (1,)
     workspace : Workspace
     rows : int, the rows of a chunk
     """
@@ -266,6 +289,9 @@ class Session:
         names = _phases(network) if train else FORWARD_BLOCKS
         for name in names:
             setattr(net, name, self.block(name).address)
+
+        self.job = np.zeros(1, drive.JOB).view(np.recarray)
+        self.job[0].net = address(self.plan.net)
 
     def block(self, name: str) -> Block:
         """Return one of the blocks of the phases."""
@@ -295,14 +321,13 @@ class Session:
         for first in range(0, n, self.rows):
             yield slice(first, min(first + self.rows, n))
 
-    def at(self, rows: slice) -> int:
-        """Point the plan to these rows of the data; return the address of its record."""
+    def at(self, rows: slice) -> None:
+        """Point the plan to these rows of the data."""
         net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
         net.x = address(data.x, rows.start * data.x.shape[1])
         net.y = address(data.y, rows.start * n_targets)
         net.weight = address(data.weight, rows.start) if data.weight.size else 0
         net.index, net.n_rows = net.identity, rows.stop - rows.start
-        return address(self.plan.net)
 
 
 def _mass(data: Data) -> float:

@@ -58,7 +58,7 @@ def few(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that writes the predictions of rows first to last."""
     size = np.dtype(scalar).itemsize
 
-    def predict_few(address: Any, first: Any, last: Any) -> None:
+    def predict_few(address: Any, first: Any, last: Any, part: Any) -> None:
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layers = row(net.layers, net.n_layers, LAYER)
         step = net.max_width * size

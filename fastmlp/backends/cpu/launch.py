@@ -1,28 +1,26 @@
-"""How a call is launched: on one thread or on several, and on how many.
+"""On how many threads a call may run, and whether Numba's may be asked.
 
-Serial: below a threshold of work, on one thread, on Numba's workqueue layer (which aborts the
-process where two Python threads enter, and costs 80 us a launch), and in a process forked after a
-parallel launch (where GNU OpenMP kills the child and hangs the grandchild).
+They may not on Numba's workqueue layer (which aborts the process where two Python threads enter,
+and costs 80 us a launch), nor in a process forked after a parallel launch (where GNU OpenMP kills
+the child and hangs the grandchild). Helpers are then Python threads.
 """
 
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numba
 
-# On two cores serial is ahead at 7 MFLOP a step (188 us against 250) and behind at 78 (1117 against
-# 825). Where another process keeps a core busy, a spinning thread waits a time slice at each join:
-# too low a threshold then costs far more than too high a one.
-PARALLEL_FLOPS = 10_000_000
 POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 CHOICES = {"threadsafe": ("tbb", "omp"), "forksafe": ("tbb", "workqueue"), "safe": ("tbb",)}
 
-_state = {"forked": False}
+_state = {"forked": False, "busy": 0}
+_lock = threading.Lock()
 
 
 def threading_layer() -> str:
@@ -46,6 +44,20 @@ def thread_limit() -> int:
 def parallel_is_safe() -> bool:
     """Whether a parallel kernel may be launched in this process."""
     return not _state["forked"] and threading_layer() != "workqueue"
+
+
+@contextmanager
+def reserved(wanted: int) -> Iterator[int]:
+    """Yield how many threads a call may use: those wanted, less what other calls use now."""
+    limit = max(thread_limit(), wanted)
+    with _lock:
+        n = max(1, min(wanted, limit - _state["busy"]))
+        _state["busy"] += n
+    try:
+        yield n
+    finally:
+        with _lock:
+            _state["busy"] -= n
 
 
 @contextmanager
@@ -77,11 +89,18 @@ def _cgroup_cpus() -> int:
         return 1 << 16
 
 
-def _after_fork() -> None:
+def after_fork(renew: Callable[[], None]) -> None:
+    """Have something renewed in every forked child."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+
+
+def _remember_fork() -> None:
     """Remember a fork after anybody, another library too, has started Numba's threads."""
+    global _lock
     pool = sys.modules.get("numba.np.ufunc.parallel")
     _state["forked"] = _state["forked"] or bool(getattr(pool, "_is_initialized", False))
+    _lock, _state["busy"] = threading.Lock(), 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork(_remember_fork)

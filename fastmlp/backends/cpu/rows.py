@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, flush_denormals, leaf, restore_denormals, row, stack
+from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import (
     RELU,
     ROW_BLOCK,
@@ -120,7 +120,7 @@ def _backward_layer(net: Any, layer: Any, below: Any, n: Any, at: Any, vector: A
 def rows(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that runs phase one on strips first to last, as far as the mode asks for.
 
-    Where nothing is to be kept, all rows that one member of a team takes go through the same few
+    Where nothing is to be kept, all rows of a team's part go through the same few
     rows of the buffers, which stay in cache; the link writes the predictions where asked.
     """
     lanes = lanes_of(scalar)
@@ -129,8 +129,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     vector = lanes * size
     waiting = PANELS_AT_ONCE * ROW_BLOCK * vector
 
-    def work_on_rows(address: Any, first: Any, last: Any, member: Any) -> None:
-        mode = flush_denormals()
+    def work_on_rows(address: Any, first: Any, last: Any, part: Any) -> None:
         z = stack(waiting)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layers = row(net.layers, net.n_layers, LAYER)
@@ -138,7 +137,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
         stop = min(last * STRIP_ROWS, net.n_rows)
         for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
             n = min(ROW_BLOCK, stop - start)
-            at = member * ROW_BLOCK if net.mode == FORWARD else start
+            at = part * ROW_BLOCK if net.mode == FORWARD else start
             index = row(net.index + start * 8, n, np.int64)
             for r in range(n):
                 place = index[r] if net.index else start + r
@@ -181,6 +180,5 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                     spread(source, outer.deltas + (at + r) * vector, net.panel, net.n_out)
                 for i in range(net.n_layers - 1, 0, -1):
                     _backward_layer(net, layers[i], layers[i - 1], n, at, vector)
-        restore_denormals(mode)
 
     return work_on_rows

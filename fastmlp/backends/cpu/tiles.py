@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, flush_denormals, leaf, restore_denormals, row, stack
+from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import STORE, lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_PANELS, TILE_ROWS
 from fastmlp.backends.cpu.vectors import moves
@@ -86,8 +86,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     panel_bytes = PANEL_ROWS * vector
     gradient_bytes = TILE_PANELS * panel_bytes
 
-    def work_on_tiles(address: Any, begin: Any, end: Any, member: Any) -> None:
-        mode = flush_denormals()
+    def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
         g = stack(gradient_bytes)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
@@ -121,6 +120,5 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                         block = layer.transposed + r // lanes * layer.transposed_panel
                         source = w + of_panel + (r - piece.first) * vector
                         transpose(source, block + (piece.panel + p) * square, layer.n_in - r)
-        restore_denormals(mode)
 
     return work_on_tiles

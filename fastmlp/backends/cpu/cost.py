@@ -1,0 +1,166 @@
+"""Whether a team pays: what launching and joining cost on this machine, now, and what it gains.
+
+Measured by a drill of known work, not assumed: two cores may be two threads of one core, and
+another process may keep one busy.
+"""
+
+import threading
+import time
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp._compile import Block, block_of, fma, leaf, load_acquire, row
+from fastmlp._compile.jit import INTERPRETED
+from fastmlp.backends.cpu import helpers, launch
+from fastmlp.backends.cpu.team import CONSTANT, CONSTANTS, JOINED, spread
+
+# What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
+RATE = 1.2e11
+MARGIN = 1.5
+# A team is not worth a thought, nor a measurement, below so much work a join.
+LEAST_FLOPS = 20_000
+SECONDS_VALID = 5.0
+# Seconds of shareable work before a process thinks of teams: to compile one takes 0.7 s, once.
+WORTH_COMPILING = 0.1
+ROUNDS, SPREADS, ITEMS = 3, 25, 8
+NUMBERS, REPEATS = 128, 40
+DRILL = np.dtype(
+    (np.record, [(n, np.int64) for n in ("team", "block", "n_spreads", "n", "address")])
+)
+
+
+class Costs(NamedTuple):
+    """Seconds to launch and to join, and how many times as fast a long piece of work is."""
+
+    launch: float
+    join: float
+    speedup: float
+
+
+class Work(NamedTuple):
+    """A job: how much of it can be shared, and how often the team joins."""
+
+    flops: float
+    n_spreads: int
+
+
+def pays(work: Work, n_threads: int) -> bool:
+    """Whether so many threads finish the work clearly sooner than one."""
+    if INTERPRETED or n_threads < 2 or work.flops <= LEAST_FLOPS * work.n_spreads:
+        return False
+    seconds = work.flops / RATE
+    costs = _recent(n_threads) if _seen(seconds) > WORTH_COMPILING else None
+    if costs is None:
+        return False
+    saved = seconds * (1 - 1 / costs.speedup)
+    return saved > MARGIN * (costs.launch + work.n_spreads * costs.join)
+
+
+def measure(n_threads: int) -> Costs:
+    """Measure, in about 2 ms."""
+    rounds = [_round(n_threads) for _ in range(ROUNDS)]
+    launched, item, short, long = (median(times) for times in zip(*rounds, strict=True))
+    # short = n item / speedup + join, and long has ITEMS times the work.
+    share = max((long - short) / (ITEMS - 1), 1e-9)
+    return Costs(
+        launched, max(short - share, 0.0), min(max(n_threads * item / share, 1.0), n_threads)
+    )
+
+
+def blocks() -> tuple[Block, Block]:
+    """Compile what a measurement runs."""
+    return block_of(drill, np.float64), block_of(exercise, np.float64)
+
+
+def drill(scalar: Any) -> Any:
+    """Make the driver that waits until the team is complete, for 1 ms at most, and spreads."""
+
+    def drill_team(address: Any) -> None:
+        job = row(address, 1, DRILL)[0]
+        _muster(job.team)
+        for _ in range(job.n_spreads):
+            spread(job.team, job.block, job.n, job.address)
+
+    return drill_team
+
+
+def exercise(scalar: Any) -> Any:
+    """Make the block that keeps a core busy: 0.3 us an item, on a row of its own."""
+
+    def exercise_rows(address: Any, first: Any, last: Any, part: Any) -> None:
+        factor, summand = scalar(0.5), scalar(1)
+        for item in range(first, last):
+            numbers = row(address + item * NUMBERS * 8, NUMBERS, scalar)
+            for _ in range(REPEATS):
+                for i in range(NUMBERS):
+                    numbers[i] = fma(numbers[i], factor, summand)
+
+    return exercise_rows
+
+
+@leaf
+def _muster(team: Any) -> None:
+    if team == 0:
+        return
+    limit, spins = row(team + CONSTANT, 1, CONSTANTS)[0].limit, 0
+    while load_acquire(team + JOINED) < limit and spins < 1_000_000:
+        spins += 1
+
+
+def _round(n: int) -> tuple[float, float, float, float]:
+    """Seconds of a launch, of an item alone, and of a short and a long spread of the team."""
+    launched = _seconds(n, 0, 0)
+    item = _seconds(1, SPREADS * ITEMS, 1) / (SPREADS * ITEMS)
+    short, long = (
+        max(_seconds(n, SPREADS, n * items) - launched, 0.0) / SPREADS for items in (1, ITEMS)
+    )
+    return launched, item, short, long
+
+
+def _seconds(n_threads: int, n_spreads: int, n_items: int) -> float:
+    driver, block = blocks()
+    numbers = np.zeros((n_items, NUMBERS))
+    job = np.array([(0, block.address, n_spreads, n_items, numbers.ctypes.data)], DRILL)
+    start = time.perf_counter()
+    helpers.run(driver, job, n_threads)
+    return time.perf_counter() - start
+
+
+_work = {"seconds": 0.0}
+
+
+def _seen(seconds: float) -> float:
+    """Return how much shareable work the process has been asked for, this included."""
+    _work["seconds"] += seconds
+    return _work["seconds"]
+
+
+_known: dict[int, tuple[Costs, float]] = {}
+_lock = threading.Lock()
+
+
+def _recent(n_threads: int) -> Costs | None:
+    """Return costs not older than SECONDS_VALID; None while another thread measures the first."""
+    costs, when = _known.get(n_threads, (None, 0.0))
+    if costs is not None and time.monotonic() - when < SECONDS_VALID:
+        return costs
+    if not _lock.acquire(blocking=False):
+        return costs
+    try:
+        if costs is None:
+            _seconds(n_threads, 0, 0)  # compiles, and starts the threads
+        costs = measure(n_threads)
+        _known[n_threads] = costs, time.monotonic()
+        return costs
+    finally:
+        _lock.release()
+
+
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+launch.after_fork(_renew_lock)

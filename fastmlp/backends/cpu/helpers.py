@@ -1,0 +1,108 @@
+"""How a team gathers: by a parallel region of Numba's, or by Python threads of our own.
+
+A region's launch takes 1 to 10 us where its threads still spin, but ends only when all have come.
+A Python thread takes 40 to 400 us to come, while its leader works.
+"""
+
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from numba import prange, types
+from numpy.typing import NDArray
+
+from fastmlp._compile import Block, block_of, call, kernel
+from fastmlp.backends.cpu import launch
+from fastmlp.backends.cpu.team import JOINED, STOPPED, enter, make_team, share
+
+Team = NDArray[np.int64]
+
+
+@kernel("cpu.gather", parallel=True)
+def gather(n_threads: Any, enter: Any, team: Any, driver: Any, job: Any) -> None:
+    """Enter a team on as many threads as Numba's pool gives, up to n."""
+    for _ in prange(n_threads):
+        call(enter, (team, driver, job))
+
+
+def entry() -> Block:
+    """Return the block by which threads enter a team."""
+    return block_of(enter, np.int64)
+
+
+def compile_all() -> None:
+    """Compile what a team needs, without launching any."""
+    entry()
+    block_of(share, np.int64)
+    compiled: Any = gather
+    compiled.compile((types.int64,) * 5)
+
+
+def run(driver: Block, job: Any, wanted: int) -> None:
+    """Do a job, a record array of shape (1,) with a field `team`, on up to so many threads.
+
+    Threads that other calls of this process keep busy are not counted on.
+    """
+    address = job.ctypes.data
+    with launch.reserved(wanted) as n:
+        if n < 2:
+            job["team"] = 0
+            driver(address)
+            return
+        team = make_team(n)
+        job["team"] = team.ctypes.data
+        if launch.parallel_is_safe():
+            with launch.threads(n):
+                gather(n, entry().address, team.ctypes.data, driver.address, address)
+        else:
+            _POOL.run(driver, address, team, n)
+
+
+class Pool:
+    """Python threads that sleep until a call wants help. Idle ones cost nothing."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Team, int, int]] = SimpleQueue()
+        self._size = 0
+
+    def run(self, driver: Block, job: int, team: Team, n: int) -> None:
+        """Lead a team of up to n; the helpers enter while the leader works.
+
+        One that wakes too late finds the team stopped; its own reference keeps the record alive.
+        """
+        self._grow(n - 1)
+        team[JOINED // 8] = 1  # the leader's place is taken: a helper must never run the driver
+        try:
+            for _ in range(n - 1):
+                self._calls.put((team, driver.address, job))
+            driver(job)
+        finally:
+            team[0] = STOPPED  # also where an interrupt came before the driver
+
+    def _grow(self, size: int) -> None:
+        while self._size < size:
+            thread = threading.Thread(target=self._help, name="fastmlp helper", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # out of threads, or at the interpreter's end
+                return
+            self._size += 1
+
+    def _help(self) -> None:
+        enter_team = entry()
+        while True:
+            team, driver, job = self._calls.get()
+            enter_team(team.ctypes.data, driver, job)
+
+
+_POOL = Pool()
+
+
+def _renew_pool() -> None:
+    """The threads of the pool do not exist in a forked child."""
+    global _POOL
+    _POOL = Pool()
+
+
+launch.after_fork(_renew_pool)

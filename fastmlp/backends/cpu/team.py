@@ -1,0 +1,164 @@
+"""Threads that work together for the length of one compiled call, and join by spinning.
+
+Whoever enters first leads: it runs the driver. The others are helpers. The leader cuts a block's
+work into a part for each thread that has come so far, publishes it under a new generation, and
+does part 0; helper t claims part t. A block is told its range and the number of its part: no two
+threads work on the same part at a time, so it may use the part's own buffers. A part that nobody has claimed when a thread has done its own
+goes to that thread. So the leader waits only for parts at work: a helper that comes late, is off
+its core, or never comes costs nothing and blocks nobody.
+
+A part is claimed by raising its `claim` to the generation. The leader leaves a generation when all
+its parts are done, hence claimed: a helper with an old generation in hand finds no part to claim,
+and one that has claimed reads a command that stands still until it is done.
+"""
+
+import ctypes
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._compile import (
+    block_of,
+    call,
+    exchange_if,
+    fetch_add,
+    leaf,
+    load_acquire,
+    pause,
+    row,
+    store_release,
+)
+
+# Bytes. Neighbouring pairs of cache lines travel together on x86; 128 on Apple's cores anyway.
+LINE = 128
+# The leader's words on line 0, `joined` on line 1, constants on line 2, then a line for each part.
+GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
+COMMAND = np.dtype(
+    (np.record, [(name, np.int64) for name in ("generation", "block", "n", "address")])
+)
+CONSTANTS = np.dtype((np.record, [(name, np.int64) for name in ("limit", "give_way", "share")]))
+MOST = 255
+STOPPED = -1
+# Spins of about 50 ns before a waiting thread offers its core to others, and between offers.
+PATIENCE, AGAIN = 2000, 50
+
+
+def make_team(limit: int) -> NDArray[np.int64]:
+    """Return the record of a team of at most `limit` threads that nobody has entered yet.
+
+    It starts at a multiple of LINE bytes. One serves one call: a helper that comes after its end
+    must still find it ended.
+    """
+    words, n = LINE // 8, PARTS // 8 + min(limit, MOST) * LINE // 8
+    memory = np.zeros(n + words, np.int64)
+    skip = -memory.ctypes.data % LINE // 8
+    team = memory[skip : skip + n]
+    constants = (min(limit, MOST), give_way(), block_of(share, np.int64).address)
+    team[CONSTANT // 8 : CONSTANT // 8 + len(constants)] = constants
+    return team
+
+
+@cache
+def give_way() -> int:
+    """Return the address of the system's function that offers the core to others; 0: none."""
+    try:
+        windows = os.name == "nt"
+        library = ctypes.CDLL("kernel32" if windows else None)
+        function = library.SwitchToThread if windows else library.sched_yield
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+@leaf
+def _rest(team: Any, spins: Any) -> Any:
+    """Wait a little, the longer the more politely; return the number of spins."""
+    pause()
+    if spins < PATIENCE:
+        return spins + 1
+    other = row(team + CONSTANT, 1, CONSTANTS)[0].give_way
+    if other != 0:
+        call(other, ())
+    return PATIENCE - AGAIN
+
+
+@leaf
+def _take(team: Any, generation: Any, members: Any, t: Any) -> None:
+    """Do part t of a generation, unless somebody has claimed it."""
+    claim = team + PARTS + t * LINE
+    before = load_acquire(claim)
+    if before < generation and exchange_if(claim, before, generation):
+        command = row(team, 1, COMMAND)[0]
+        first, last = t * command.n // members, (t + 1) * command.n // members
+        call(command.block, (command.address, first, last, t))
+        store_release(claim + 8, generation)
+
+
+@leaf
+def spread(team: Any, block: Any, n: Any, address: Any) -> None:
+    """Do a block's work from 0 to n, with those of the team who are there; 0 is no team.
+
+    By address: compiled in place, sharing took 0.6 s of a first fit that never shared.
+    """
+    if team == 0:
+        call(block, (address, 0, n, 0))
+    else:
+        call(row(team + CONSTANT, 1, CONSTANTS)[0].share, (team, block, n, address))
+
+
+def share(scalar: Any) -> Any:
+    """Make the block by which a leader spreads work over its team."""
+
+    def share_work(team: Any, block: Any, n: Any, address: Any) -> None:
+        members = min(load_acquire(team + JOINED), row(team + CONSTANT, 1, CONSTANTS)[0].limit, n)
+        if members < 2:
+            call(block, (address, 0, n, 0))
+            return
+        command = row(team, 1, COMMAND)[0]
+        generation = (command.generation >> 8) + 1
+        command.block, command.n, command.address = block, n, address
+        store_release(team + GENERATION, generation << 8 | members)
+        call(block, (address, 0, n // members, 0))
+        for t in range(1, members):
+            _take(team, generation, members, t)
+        for t in range(1, members):
+            spins = 0
+            while load_acquire(team + PARTS + t * LINE + 8) != generation:
+                spins = _rest(team, spins)
+
+    return share_work
+
+
+@leaf
+def _assist(team: Any, helper: Any) -> None:
+    seen, spins = 0, 0
+    while True:
+        word = load_acquire(team + GENERATION)
+        if word == STOPPED:
+            return
+        if word == seen:
+            spins = _rest(team, spins)
+            continue
+        seen, spins, members = word, 0, word & MOST
+        if helper < members:
+            for t in range(helper, members):
+                _take(team, word >> 8, members, t)
+            for t in range(1, helper):
+                _take(team, word >> 8, members, t)
+
+
+def enter(scalar: Any) -> Any:
+    """Make the block by which every thread enters: the first runs the driver, the others help."""
+
+    def enter_team(team: Any, driver: Any, job: Any) -> None:
+        ticket = fetch_add(team + JOINED, 1)
+        if ticket == 0:
+            call(driver, (job,))
+            store_release(team + GENERATION, STOPPED)
+        elif ticket < row(team + CONSTANT, 1, CONSTANTS)[0].limit:
+            _assist(team, ticket)
+
+    return enter_team

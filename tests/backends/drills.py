@@ -1,0 +1,54 @@
+"""Jobs that show whether a team does every piece of work exactly once."""
+
+from typing import Any
+
+import numpy as np
+
+from fastmlp._compile import block_of, fetch_add, row
+from fastmlp.backends.cpu.team import spread
+
+JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "block", "n", "address", "n_spreads")]))
+
+
+def count(scalar: Any) -> Any:
+    """Make the block that counts how often each item is done, and the calls on the word before."""
+
+    def count_items(address: Any, first: Any, last: Any) -> None:
+        counts = row(address, last, np.int64)
+        fetch_add(address - 8, 1)
+        for i in range(first, last):
+            counts[i] += 1
+
+    return count_items
+
+
+def repeat(scalar: Any) -> Any:
+    """Make the driver that spreads a block's work over its team, again and again."""
+
+    def repeat_job(address: Any) -> None:
+        job = row(address, 1, JOB)[0]
+        for _ in range(job.n_spreads):
+            spread(job.team, job.block, job.n, job.address)
+
+    return repeat_job
+
+
+class Drill:
+    """`n_spreads` times `n` items to count, for `helpers.run`."""
+
+    def __init__(self, n: int, n_spreads: int) -> None:
+        self.driver, self.n_spreads = block_of(repeat, np.int64), n_spreads
+        self.memory = np.zeros(n + 1, np.int64)
+        self.block = block_of(count, np.int64)
+        fields = (0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads)
+        self.job = np.array([fields], JOB)
+
+    @property
+    def calls(self) -> int:
+        """How often the block was called: n_spreads if the leader was alone."""
+        return int(self.memory[0])
+
+    @property
+    def exact(self) -> bool:
+        """Whether every item was done once in each spread."""
+        return bool((self.memory[1:] == self.n_spreads).all())

@@ -1,0 +1,88 @@
+"""Whether a team pays: by what launching and joining cost."""
+
+import numba
+import pytest
+
+from fastmlp.backends.cpu import cost, launch
+from fastmlp.backends.cpu.cost import Costs, Work
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
+)
+QUICK = Costs(launch=10e-6, join=0.3e-6, speedup=1.9)
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Costs | None]:
+    """The costs that a measurement would find."""
+    known: dict[int, Costs | None] = {2: QUICK}
+    monkeypatch.setattr(cost, "_recent", lambda n_threads: known[n_threads])
+    monkeypatch.setitem(cost._work, "seconds", 1.0)
+    return known
+
+
+@only_compiled
+def test_a_team_pays_from_some_work_a_join(costs: dict[int, Costs | None]) -> None:
+    assert not cost.pays(Work(20_000 * 2000, 2000), 2)
+    assert cost.pays(Work(200_000 * 2000, 2000), 2)
+
+
+@only_compiled
+def test_one_short_call_pays_the_launch(costs: dict[int, Costs | None]) -> None:
+    assert not cost.pays(Work(200_000, 1), 2)
+    assert cost.pays(Work(5_000_000, 1), 2)
+
+
+@only_compiled
+@pytest.mark.parametrize(
+    "slow", [QUICK._replace(join=60e-6), QUICK._replace(speedup=1.0), QUICK._replace(launch=5e-1)]
+)
+def test_a_busy_machine_works_alone(slow: Costs, costs: dict[int, Costs | None]) -> None:
+    costs[2] = slow
+    assert not cost.pays(Work(1_000_000 * 1000, 1000), 2)
+
+
+@only_compiled
+def test_a_process_of_little_work_compiles_no_team(
+    costs: dict[int, Costs | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cost._work, "seconds", 0.0)
+    calls = [cost.pays(Work(cost.WORTH_COMPILING * cost.RATE / 4, 10), 2) for _ in range(6)]
+    assert calls == [False] * 4 + [True] * 2
+
+
+def test_no_work_is_not_shared() -> None:
+    assert not cost.pays(Work(0, 0), 2)
+
+
+def test_one_thread_is_no_team(costs: dict[int, Costs | None]) -> None:
+    assert not cost.pays(Work(1e12, 1), 1)
+
+
+@only_compiled
+def test_while_another_thread_measures_a_call_is_serial(costs: dict[int, Costs | None]) -> None:
+    costs[2] = None
+    assert not cost.pays(Work(1e12, 1), 2)
+
+
+@only_compiled
+@pytest.mark.skipif(launch.thread_limit() < 2, reason="on one CPU there are no helpers")
+def test_a_measurement_is_one_of_seconds() -> None:
+    launched, join, speedup = cost.measure(2)
+    assert 0 < launched < 1
+    assert 0 <= join < 1
+    assert 1 <= speedup <= 2
+
+
+@only_compiled
+def test_costs_are_measured_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    now = [100.0]
+    monkeypatch.setattr(cost, "_known", {})
+    monkeypatch.setattr(cost, "measure", lambda n: measured.append(n) or QUICK)
+    monkeypatch.setattr(cost, "_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(cost.time, "monotonic", lambda: now[0])
+    for when in (100, 101, 104.9, 106, 107):
+        now[0] = when
+        assert cost._recent(2) == QUICK
+    assert measured == [2, 2]

@@ -1,0 +1,284 @@
+"""A team does every part once, whoever comes, whenever they come, and however they are brought."""
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import pytest
+from drills import Drill
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp._compile import block_of
+from fastmlp.backends.cpu import helpers, launch
+from fastmlp.backends.cpu.team import GENERATION, JOINED, LINE, PARTS, STOPPED, enter, make_team
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
+)
+LAYERS = ["omp", "workqueue", "tbb"]
+each_layer = pytest.mark.parametrize("layer", LAYERS)
+
+
+def environment(layer: str, **more: str) -> dict[str, str]:
+    """What starts a process on this layer; skips where the layer is not installed."""
+    if not launch._present(layer):
+        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
+    return {"NUMBA_THREADING_LAYER": layer, **more}
+
+
+# Each script runs in a process of its own: a deadlock is then a TimeoutExpired.
+STRESS = """
+import sys
+from drills import Drill
+from fastmlp.backends.cpu import helpers
+n_threads = int(sys.argv[1])
+joined = 0
+for n in (2, 3, 7, 64):
+    drill = Drill(n, 100_000)
+    helpers.run(drill.driver, drill.job, n_threads)
+    assert drill.exact, (n, drill.memory)
+    joined += drill.calls - drill.n_spreads
+# A helper that wakes on its leader's core comes 4 ms late.
+for _ in range(50 if n_threads > 1 and joined == 0 else 0):
+    drill = Drill(64, 100_000)
+    helpers.run(drill.driver, drill.job, n_threads)
+    assert drill.exact
+    joined += drill.calls - drill.n_spreads
+print(joined)
+"""
+
+MANY_SHORT_CALLS = """
+from drills import Drill
+from fastmlp.backends.cpu import helpers
+for n_spreads in (0, 1, 2, 3) * 300:
+    drill = Drill(8, n_spreads)
+    helpers.run(drill.driver, drill.job, 3)
+    assert drill.exact
+"""
+
+CONCURRENT = """
+import sys, threading
+import numpy as np
+from drills import Drill
+from nets import Net, orders, train
+from fastmlp.backends.cpu import cost, helpers, launch
+from fastmlp.optimizers import SGD
+
+cost.pays = lambda work, n_threads: True
+launch.thread_limit = lambda: 64  # else the second call finds no thread free
+net = Net((5, 17, 3))
+rng = np.random.default_rng(0)
+parameters, data = net.draw(rng, 100)
+order = orders(rng, 20, 100)
+expected = train(net, parameters, data, SGD(0.03), order, 50).parameters
+wrong = []
+
+def work():
+    drill = Drill(7, 20_000)
+    helpers.run(drill.driver, drill.job, 2)
+    trained = train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
+    if not drill.exact or not np.array_equal(trained, expected):
+        wrong.append(drill)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not wrong
+"""
+
+NESTED = """
+import numba
+from drills import Drill
+from fastmlp._compile import call
+from fastmlp.backends.cpu import helpers, launch
+from fastmlp.backends.cpu.team import make_team
+
+@numba.njit(parallel=True)
+def of_another_library(enter, teams, driver, jobs):
+    for i in numba.prange(teams.size):
+        helpers.gather(2, enter, teams[i], driver, jobs[i])
+
+import numpy as np
+drills, teams = [Drill(8, 1000) for _ in range(4)], [make_team(2) for _ in range(4)]
+for drill, team in zip(drills, teams):
+    drill.job["team"] = team.ctypes.data
+addresses = [np.array([each.ctypes.data for each in many])
+             for many in (teams, [drill.job for drill in drills])]
+of_another_library(helpers.entry().address, addresses[0], drills[0].driver.address, addresses[1])
+assert all(drill.exact for drill in drills)
+"""
+
+INTERRUPTED = """
+import signal, threading, time
+from drills import Drill
+from fastmlp.backends.cpu import helpers
+helpers.run(Drill(8, 1).driver, Drill(8, 1).job, 2)
+drill = Drill(64, 200_000)
+threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+try:
+    helpers.run(drill.driver, drill.job, 2)
+    time.sleep(5)
+except KeyboardInterrupt:
+    assert drill.exact  # delivered when the call was done
+    after = Drill(8, 1000)
+    helpers.run(after.driver, after.job, 2)
+    print(after.exact)
+"""
+
+
+@only_compiled
+@each_layer
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
+def test_every_item_is_done_once(layer: str, n_threads: int, python: Callable[..., str]) -> None:
+    script = f"import sys; sys.argv = ['', '{n_threads}']\n" + STRESS
+    joined = int(python(script, **environment(layer, NUMBA_NUM_THREADS=str(n_threads))))
+    if n_threads == 1:
+        assert joined == 0
+    elif launch.thread_limit() > 1:
+        assert joined > 0  # else no helper was tested
+
+
+@only_compiled
+@each_layer
+def test_calls_that_end_before_a_helper_comes(layer: str, python: Callable[..., str]) -> None:
+    python(MANY_SHORT_CALLS, **environment(layer, NUMBA_NUM_THREADS="3"))
+
+
+@only_compiled
+@each_layer
+def test_several_python_threads_at_once(layer: str, python: Callable[..., str]) -> None:
+    python(CONCURRENT, **environment(layer, NUMBA_NUM_THREADS="2"))
+
+
+@only_compiled
+@pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
+def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
+    variables = environment("omp", NUMBA_NUM_THREADS="3") | {limit: "1"}
+    joined = int(python("import sys; sys.argv = ['', '3']\n" + STRESS, **variables))
+    assert joined == 0 or limit == "OMP_NUM_THREADS"  # Numba asks for a number of its own
+
+
+@only_compiled
+@pytest.mark.parametrize("layer", ["omp", "tbb"])
+def test_a_team_within_a_parallel_region(layer: str, python: Callable[..., str]) -> None:
+    python(NESTED, **environment(layer, NUMBA_NUM_THREADS="2"))
+
+
+@only_compiled
+@each_layer
+@pytest.mark.skipif(sys.platform == "win32", reason="raise_signal does not interrupt a sleep")
+def test_an_interrupt_comes_through_after_the_call(layer: str, python: Callable[..., str]) -> None:
+    assert python(INTERRUPTED, **environment(layer, NUMBA_NUM_THREADS="2")).strip() == "True"
+
+
+def gathered(drill: Drill, limit: int) -> np.ndarray:
+    """A team of the drill's job, whose leader is the caller."""
+    team = make_team(limit)
+    drill.job["team"] = team.ctypes.data
+    team[JOINED // 8] = 1
+    return team
+
+
+def test_a_helper_that_never_comes_is_not_waited_for() -> None:
+    drill = Drill(8, 1000)
+    gathered(drill, 4)
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+    assert drill.calls == 1000
+
+
+def test_a_helper_that_came_and_sleeps_is_not_waited_for() -> None:
+    if numba.config.DISABLE_JIT:
+        pytest.skip("interpreted, no team gathers")
+    drill = Drill(8, 1000)
+    team = gathered(drill, 4)
+    team[JOINED // 8] = 3
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+    assert drill.calls == 3000
+
+
+def test_a_helper_that_comes_after_the_end_leaves_at_once() -> None:
+    drill = Drill(8, 3)
+    team = gathered(drill, 2)
+    drill.driver(drill.job.ctypes.data)
+    team[GENERATION // 8] = STOPPED
+    block_of(enter, np.int64)(team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
+    assert drill.exact
+
+
+def test_one_too_many_leaves_at_once() -> None:
+    team = make_team(2)
+    team[JOINED // 8] = 2
+    block_of(enter, np.int64)(team.ctypes.data, 0, 0)
+    assert team[JOINED // 8] == 3
+
+
+@only_compiled
+def test_a_helper_that_comes_late_joins() -> None:
+    drill = Drill(64, 300_000)
+    team = gathered(drill, 2)
+    address = drill.job.ctypes.data
+    arguments = (team.ctypes.data, drill.driver.address, address)
+    helper = threading.Timer(0.005, block_of(enter, np.int64), arguments)
+    helper.start()
+    drill.driver(address)
+    team[GENERATION // 8] = STOPPED
+    helper.join(60)
+    assert not helper.is_alive()
+    assert drill.exact
+    assert drill.n_spreads <= drill.calls < 2 * drill.n_spreads
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(0, 20), st.integers(0, 6))
+def test_parts_cover_the_items(n: int, more: int) -> None:
+    drill = Drill(n, 3)
+    team = gathered(drill, 5)
+    team[JOINED // 8] = 1 if numba.config.DISABLE_JIT else 1 + more
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+
+
+def test_the_lines_of_a_team_are_its_own() -> None:
+    for limit in (2, 255, 300):
+        team = make_team(limit)
+        assert team.ctypes.data % LINE == 0
+        assert team.nbytes == PARTS + min(limit, 255) * LINE
+        assert not team[: JOINED // 8 + 1].any()
+
+
+def test_a_job_alone_has_no_team() -> None:
+    drill = Drill(5, 10)
+    drill.job["team"] = 1
+    helpers.run(drill.driver, drill.job, 1)
+    assert drill.job["team"] == 0
+    assert (drill.exact, drill.calls) == (True, 10)
+
+
+@only_compiled
+def test_a_pool_out_of_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    drill, team = Drill(8, 1000), make_team(3)
+    drill.job["team"] = team.ctypes.data
+    helpers.Pool().run(drill.driver, drill.job.ctypes.data, team, 3)
+    assert (drill.exact, drill.calls) == (True, 1000)
+    assert team[GENERATION // 8] == STOPPED
+
+
+@only_compiled
+def test_a_pool_keeps_its_threads() -> None:
+    pool, before = helpers.Pool(), threading.active_count()
+    for _ in itertools.repeat(None, 20):
+        drill, team = Drill(8, 100), make_team(3)
+        drill.job["team"] = team.ctypes.data
+        pool.run(drill.driver, drill.job.ctypes.data, team, 3)
+        assert drill.exact
+    assert threading.active_count() == before + 2
