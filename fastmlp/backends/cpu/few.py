@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import block_of, call, fma, kernel, leaf, row
+from fastmlp._compile import (
+    block_of,
+    call,
+    flush_denormals,
+    fma,
+    kernel,
+    leaf,
+    restore_denormals,
+    row,
+)
 from fastmlp.backends.cpu import rules
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET, Addresses, address, make_plan
@@ -59,6 +68,7 @@ def few(scalar: type[np.floating[Any]]) -> Any:
     size = np.dtype(scalar).itemsize
 
     def predict_few(address: Any, first: Any, last: Any, part: Any) -> None:
+        mode = flush_denormals()
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layers = row(net.layers, net.n_layers, LAYER)
         step = net.max_width * size
@@ -73,6 +83,7 @@ def few(scalar: type[np.floating[Any]]) -> Any:
                     call(layer.activation, (z, values, slopes, layer.n_out))
                     inputs = values
             call(net.link, (inputs, net.out + r * net.n_out * size, 1, net.n_out))
+        restore_denormals(mode)
 
     return predict_few
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of, call, kernel
 from fastmlp.backends.cpu import launch
-from fastmlp.backends.cpu.team import JOINED, STOPPED, enter, make_team, share
+from fastmlp.backends.cpu.team import JOINED, STOPPED, alone, enter, make_team, share
 
 Team = NDArray[np.int64]
 
@@ -35,6 +35,7 @@ def compile_all() -> None:
     """Compile what a team needs, without launching any."""
     entry()
     block_of(share, np.int64)
+    block_of(alone, np.int64)
     compiled: Any = gather
     compiled.compile((types.int64,) * 5)
 
@@ -48,7 +49,7 @@ def run(driver: Block, job: Any, wanted: int) -> None:
     with launch.reserved(wanted) as n:
         if n < 2:
             job["team"] = 0
-            driver(address)
+            block_of(alone, np.int64)(driver.address, address)
             return
         team = make_team(n)
         job["team"] = team.ctypes.data
@@ -76,7 +77,7 @@ class Pool:
         try:
             for _ in range(n - 1):
                 self._calls.put((team, driver.address, job))
-            driver(job)
+            block_of(alone, np.int64)(driver.address, job)
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
 

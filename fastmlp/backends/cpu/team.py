@@ -3,9 +3,9 @@
 Whoever enters first leads: it runs the driver. The others are helpers. The leader cuts a block's
 work into a part for each thread that has come so far, publishes it under a new generation, and
 does part 0; helper t claims part t. A block is told its range and the number of its part: no two
-threads work on the same part at a time, so it may use the part's own buffers. A part that nobody has claimed when a thread has done its own
-goes to that thread. So the leader waits only for parts at work: a helper that comes late, is off
-its core, or never comes costs nothing and blocks nobody.
+threads work on one part at a time, so it may use the part's own buffers. A part that nobody has
+claimed when a thread has done its own goes to that thread. So the leader waits only for parts at
+work: a helper that comes late, is off its core, or never comes costs nothing and blocks nobody.
 
 A part is claimed by raising its `claim` to the generation. The leader leaves a generation when all
 its parts are done, hence claimed: a helper with an old generation in hand finds no part to claim,
@@ -25,9 +25,11 @@ from fastmlp._compile import (
     call,
     exchange_if,
     fetch_add,
+    flush_denormals,
     leaf,
     load_acquire,
     pause,
+    restore_denormals,
     row,
     store_release,
 )
@@ -154,11 +156,24 @@ def enter(scalar: Any) -> Any:
     """Make the block by which every thread enters: the first runs the driver, the others help."""
 
     def enter_team(team: Any, driver: Any, job: Any) -> None:
+        mode = flush_denormals()
         ticket = fetch_add(team + JOINED, 1)
         if ticket == 0:
             call(driver, (job,))
             store_release(team + GENERATION, STOPPED)
         elif ticket < row(team + CONSTANT, 1, CONSTANTS)[0].limit:
             _assist(team, ticket)
+        restore_denormals(mode)
 
     return enter_team
+
+
+def alone(scalar: Any) -> Any:
+    """Make the block that runs a driver in the way of a leader whose helpers come by themselves."""
+
+    def run_driver(driver: Any, job: Any) -> None:
+        mode = flush_denormals()
+        call(driver, (job,))
+        restore_denormals(mode)
+
+    return run_driver
