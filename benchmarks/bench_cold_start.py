@@ -1,37 +1,27 @@
 """A new process: the import beside Numba's own, and a first short fit with and without a cache."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPTS = {
-    "import numba": "import numba",
-    "import fastmlp": "import fastmlp",
-    "first fit": "import fastmlp; fastmlp.MLP((2, 4, 1)).fit([[0, 1], [1, 0]], [0, 1], epochs=2)",
-}
+from benchmarks import cold_start
 
 
-def run(name: str, cache: Path) -> None:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
-    subprocess.run([sys.executable, "-c", SCRIPTS[name]], check=True, env=environment)
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that the first test fills."""
+    return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_new_process_with_a_full_cache(benchmark: Any, name: str, tmp_path: Path) -> None:
-    run(name, tmp_path)
-    benchmark.group = "cold start, cache full"
-    benchmark.pedantic(run, (name, tmp_path), rounds=5)
-
-
-def test_new_process_with_an_empty_cache(benchmark: Any, tmp_path: Path) -> None:
+def test_new_process_with_an_empty_cache(benchmark: Any, cache: Path) -> None:
     benchmark.group = "cold start, cache empty"
-    caches = iter(range(100))
+    command = cold_start.fit_of("fastmlp")
+    benchmark.pedantic(cold_start.launch, (command, cache), rounds=1)
 
-    def fresh() -> Any:
-        return ("first fit", tmp_path / str(next(caches))), {}
 
-    benchmark.pedantic(run, setup=fresh, rounds=2)
+@pytest.mark.parametrize("name", ["import numba", "import fastmlp", "fit"])
+def test_new_process_with_a_full_cache(benchmark: Any, name: str, cache: Path) -> None:
+    command = cold_start.fit_of("fastmlp") if name == "fit" else name
+    benchmark.group = "cold start, cache full"
+    benchmark.pedantic(cold_start.launch, (command, cache), rounds=3, warmup_rounds=1)

@@ -1,16 +1,19 @@
-"""One epoch of training, data in memory, shuffled."""
+"""A whole fit of five epochs, from a new net to its last loss."""
 
 from typing import Any
 
-import pytest
+import numpy as np
 
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import Workload
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
-def test_epoch(benchmark: Any, workload: Workload) -> None:
-    net, (x, y) = workload.net(), workload.data()
-    net.fit(x, y, epochs=1, batch_size=workload.batch_size)
-    benchmark.group = f"epoch of {workload.name}"
-    history = benchmark(net.fit, x, y, epochs=1, batch_size=workload.batch_size)
-    assert len(history.loss) == 1
+def fit(run: Any) -> float:
+    run.reset()
+    run.epochs(5)
+    return run.loss()
+
+
+def test_fit(benchmark: Any, workload: Workload, run: Any) -> None:
+    fit(run)
+    benchmark.group = f"fit, {workload.name}"
+    assert np.isfinite(benchmark(fit, run))

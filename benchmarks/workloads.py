@@ -1,40 +1,144 @@
-"""Nets and data that the benchmarks share."""
+"""Nets, data and starting parameters that all contestants share."""
 
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastmlp import MLP
+Array = NDArray[Any]
+
+
+class Rule(NamedTuple):
+    """An optimizer by name and numbers, for every contestant to build in its own words."""
+
+    kind: str = "adam"
+    rate: float = 1e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.kind} nesterov" if self.momentum else self.kind
 
 
 class Workload(NamedTuple):
-    """A net, its batch size and the number of rows that it trains on."""
+    """A net, its data's size and how it trains.
 
-    layer_sizes: tuple[int, ...]
-    batch_size: int
+    Attributes
+    ----------
+    sizes : inputs, hidden layers, outputs
+    batch : rows per step; a divisor of n_rows, so that all steps are alike
+    l2 : the objective has ``l2 sum(W^2) / 2 / batch``; biases are not penalised
+    shuffle : a new order each epoch; off where the batch is all rows
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
     n_rows: int
-    settings: dict[str, Any]
+    activation: str = "relu"
+    loss: str = "mse"
+    rule: Rule = Rule()
+    l2: float = 0.0
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
-        """Sizes and batch, such as 16-64-64-2@64."""
-        return "-".join(map(str, self.layer_sizes)) + f"@{self.batch_size}"
+        """Sizes, batch, and what is unusual: "28-300x5-1@100"."""
+        runs = [(size, len(list(run))) for size, run in groupby(self.sizes)]
+        words = "-".join(f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs)
+        unusual = "-f64" if self.dtype == "float64" else ""
+        return f"{words}@{self.batch}{unusual}"
 
-    def net(self) -> MLP:
-        """Return a new net, float32, trained by Adam."""
-        return MLP(self.layer_sizes, seed=0, **self.settings)
+    @property
+    def description(self) -> str:
+        """The name and all settings, for people."""
+        loss = self.loss.replace("binary_cross_entropy", "bce").replace("cross_entropy", "ce")
+        extra = f", l2 {self.l2:g}" if self.l2 else ""
+        return f"{self.name}, {self.activation}, {loss}, {self.rule}{extra}, {self.dtype}"
 
-    def data(self) -> tuple[Any, Any]:
-        """Return X and y of random numbers, float32."""
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((self.n_rows, self.layer_sizes[0]), dtype=np.float32)
-        return x, rng.standard_normal((self.n_rows, self.layer_sizes[-1]), dtype=np.float32)
+    @property
+    def shuffle(self) -> bool:
+        """Whether the order of the rows matters."""
+        return self.batch < self.n_rows
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of an epoch."""
+        return self.n_rows // self.batch
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of a step's products.
+
+        Three products a layer, of two operations a weight and row, but no delta for the inputs.
+        """
+        weights = [a * b for a, b in pairwise(self.sizes)]
+        return (6 * sum(weights) - 2 * weights[0]) * self.batch
+
+    def quick(self) -> "Workload":
+        """The same steps, but few of them."""
+        full = not self.shuffle
+        n_rows = min(self.n_rows, 1000) if full else min(self.n_rows, 4 * self.batch)
+        return self._replace(n_rows=n_rows, batch=n_rows if full else self.batch)
+
+    def data(self) -> tuple[Array, Array]:
+        """Return X, shape (n_rows, sizes[0]), and y of a smooth random teacher.
+
+        y is int64 labels of shape (n_rows,) for cross-entropy, else (n_rows, sizes[-1]).
+        """
+        rng = np.random.default_rng(1)
+        x = rng.standard_normal((self.n_rows, self.sizes[0]), np.float32)
+        raw = x @ rng.standard_normal((self.sizes[0], self.sizes[-1]), np.float32)
+        if self.loss == "cross_entropy":
+            labels = raw.argmax(1)
+            n_classes = self.sizes[-1]
+            if n_classes <= self.n_rows and len(np.unique(labels)) < n_classes:
+                labels[:n_classes] = np.arange(n_classes)  # scikit-learn wants to see every class.
+            return x.astype(self.dtype), labels
+        y = raw > 0 if self.loss == "binary_cross_entropy" else np.tanh(raw)
+        return x.astype(self.dtype), y.astype(self.dtype)
+
+    def start(self) -> list[tuple[Array, Array]]:
+        """Return new starting weights, shape (n_in, n_out), and biases (n_out,), by layer."""
+        rng = np.random.default_rng(2)
+        gain = 2 if self.activation == "relu" else 1
+        return [
+            (
+                (rng.standard_normal((a, b)) * np.sqrt(gain / a)).astype(self.dtype),
+                np.full(b, 0.01, self.dtype),
+            )
+            for a, b in pairwise(self.sizes)
+        ]
 
 
+def flat(layers: Any) -> Array:
+    """All weights, then all biases: one vector, as fastmlp has it."""
+    weights, biases = zip(*layers, strict=True)
+    return np.concatenate([np.asarray(part).ravel() for part in (*weights, *biases)])
+
+
+CE, BCE = "cross_entropy", "binary_cross_entropy"
+WIDE = (1024, 2048, 2048, 1000)
 WORKLOADS = [
-    Workload((2, 4, 1), 4, 400, {"activation": "sigmoid"}),
-    Workload((16, 64, 64, 2), 64, 3_200, {}),
-    Workload((17, 64, 64, 6), 64, 3_200, {"activation": "tanh"}),
-    Workload((32, 256, 256, 10), 256, 5_120, {}),
-    Workload((784, 128, 10), 128, 2_560, {}),
+    Workload((2, 4, 1), 4, 8_000, "sigmoid"),
+    Workload((4, 16, 3), 32, 32_000, loss=CE),
+    Workload((32, 64, 32, 1), 1, 2_000, loss=BCE, rule=Rule("sgd", 0.01)),
+    Workload((8, 32, 32, 1), 32, 32_000),
+    Workload((16, 64, 64, 2), 64, 32_000),
+    Workload((17, 64, 64, 6), 64, 32_000, "tanh"),
+    Workload((23, 256, 256, 1), 256, 15_360),
+    Workload((32, 256, 256, 10), 256, 12_800, loss=CE),
+    Workload((4, 32, 16, 4), 10_000, 10_000, "tanh"),
+    Workload((784, 100, 100, 10), 200, 20_000, loss=CE, l2=1e-4),
+    Workload((784, 128, 10), 128, 12_800, loss=CE),
+    Workload((28, *[300] * 5, 1), 100, 10_000, "tanh", BCE, Rule("sgd", 0.01, momentum=0.9)),
+    Workload((784, 512, 512, 10), 128, 5_120, loss=CE),
+    Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE),
+    Workload(WIDE, 512, 1_024, loss=CE),
+    Workload(WIDE, 32, 256, loss=CE, rule=Rule("adamw", weight_decay=0.01)),
+    Workload((100, 512, 512, 512, 1), 256, 5_120, loss=BCE, rule=Rule("adamw", 2e-3, 0, 3e-4)),
+    Workload((2, *[20] * 8, 1), 10_000, 10_000, "tanh", dtype="float64"),
+    Workload((784, 512, 512, 10), 128, 5_120, loss=CE, dtype="float64"),
+    Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE, dtype="float64"),
 ]
+BY_NAME = {workload.name: workload for workload in WORKLOADS}

@@ -1,0 +1,64 @@
+"""New processes: time to a first fit, with an empty cache and a full one, and peak memory."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestant import ROOT, environment
+from benchmarks.peers import PEERS, load, missing
+from benchmarks.workloads import BY_NAME
+
+WORKLOAD = "16-64-64-2@64"
+N_THREADS = min(2, os.cpu_count() or 1)
+
+
+def fit_of(name: str) -> str:
+    """Return a program that trains one epoch of the workload."""
+    return f"from benchmarks.cold_start import first_fit; first_fit({name!r})"
+
+
+def first_fit(name: str) -> None:
+    """Train one epoch by the contestant's first variant."""
+    load(name).make(BY_NAME[WORKLOAD]).epochs(1)
+
+
+def launch(command: str, cache: Path) -> tuple[float, float]:
+    """Run a program in a new process; return its seconds and the peak of its memory in MB."""
+    folders = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR")
+    caches = {name: str(cache / name) for name in folders}
+    options = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONWARNINGS": "ignore"}
+    env = {**environment(N_THREADS), **caches, **options}
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], env=env, cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begin
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command!r} ended with {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return seconds, usage.ru_maxrss * unit / 1e6
+
+
+def measure(names: list[str], repeats: int) -> list[dict[str, Any]]:
+    """Return one record per contestant: the first process, the median of later ones, memory."""
+    records = []
+    for name in names:
+        if missing(name) or not PEERS[name].trains:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                first, memory = launch(fit_of(name), Path(folder))
+                later = [launch(fit_of(name), Path(folder))[0] for _ in range(repeats)]
+            except RuntimeError as error:
+                records.append({"contestant": name, "error": str(error)})
+                continue
+        records.append(
+            {"contestant": name, "empty": first, "full": sorted(later), "peak_mb": memory}
+        )
+    return records

@@ -1,0 +1,129 @@
+"""fastmlp beside its peers, interleaved in one go: `python -m benchmarks.compare`."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cold_start, machine, race, readme, report
+from benchmarks.contestant import Contestant
+from benchmarks.peers import PEERS, missing
+from benchmarks.picture import draw
+from benchmarks.scores import heats
+from benchmarks.workloads import BY_NAME, WORKLOADS
+
+PARTS = ("train", "predict", "cold")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
+    add = parser.add_argument
+    add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
+    add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    add("--threads", nargs="+", type=int, default=[min(2, cores)], help="one number or several")
+    add("--repeats", type=int, default=7, help="turns of each contestant on a workload")
+    add("--minutes", type=float, default=20, help="bounds the timed turns; compiling is on top")
+    add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
+    add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
+    add("--json", type=Path, help="where the results go, or come from")
+    add("--from-json", action="store_true", help="render an earlier run's results again")
+    add("--picture", type=Path, help="draw the ratios to a file")
+    add("--readme", action="store_true", help="rewrite the tables in README.md")
+    return parser
+
+
+def chosen_workloads(parts: list[str] | None) -> list[Any]:
+    """Return the workloads whose names contain one of these."""
+    chosen = [w for w in WORKLOADS if not parts or any(part in w.name for part in parts)]
+    if not chosen:
+        raise SystemExit(f"no such workload; there are {', '.join(BY_NAME)}")
+    return chosen
+
+
+def say(text: str) -> None:
+    """Show what is going on, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def start(names: list[str], threads: list[int], *, shim: bool) -> list[Contestant]:
+    """Start everyone; each sleeps until its turn."""
+    present = [name for name in names if not missing(name)]
+    return [Contestant(name, n, shim=shim) for n in threads for name in present]
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run everything that was asked for."""
+    begin = time.perf_counter()
+    names = ["fastmlp", *(options.peers or [name for name in PEERS if name != "fastmlp"])]
+    results: dict[str, Any] = {
+        "quick": options.quick,
+        "mkl_shim": options.mkl_shim,
+        "machine": machine.describe(),
+        "skipped": {name: why for name in names if (why := missing(name))},
+        "training": [],
+        "predictions": [],
+        "cold_starts": [],
+    }
+    contestants = start(names, options.threads, shim=options.mkl_shim)
+    try:
+        _race(options, contestants, results)
+    finally:
+        for contestant in contestants:
+            contestant.close()
+    if "cold" in options.parts:
+        say("cold starts")
+        results["cold_starts"] = cold_start.measure(names, 1 if options.quick else 5)
+    results["seconds"] = time.perf_counter() - begin
+    return results
+
+
+def _race(
+    options: argparse.Namespace, contestants: list[Contestant], results: dict[str, Any]
+) -> None:
+    workloads = chosen_workloads(options.workloads)
+    repeats = 3 if options.quick else options.repeats
+    seconds = 0 if options.quick else 60 * options.minutes / len(workloads)
+    effort = race.Effort(repeats, seconds, options.quick)
+    trainers = [c for c in contestants if PEERS[c.name].trains]
+    results["peers"] = {c.name: c.about for c in reversed(contestants)}
+    results["peaks"] = race.peaks(contestants, options.quick)
+    for line in report.machine_lines(results):
+        print(line, flush=True)
+    for workload in workloads if "train" in options.parts else []:
+        results["training"] += race.train(workload, trainers, effort, say)
+        for heat in heats(results)[-len(options.threads) :]:
+            print("\n".join(report.heat_lines(heat)), flush=True)
+    for n_rows in (1, 100_000) if "predict" in options.parts else ():
+        results["predictions"] += race.predict(contestants, n_rows, effort, say)
+    results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
+    results["idle_cpu"] = sum(contestant.idle_cpu for contestant in contestants)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure or load, print, and write what was asked for."""
+    options = arguments().parse_args(words)
+    if options.from_json:
+        if not options.json:
+            raise SystemExit("--from-json needs --json FILE")
+        results = json.loads(options.json.read_text())
+    else:
+        results = measure(options)
+        print("\n" + "=" * 40 + " all of it")
+    for line in report.all_lines(results):
+        print(line)
+    if options.json and not options.from_json:
+        options.json.write_text(json.dumps(results, indent=1))
+    if options.picture:
+        draw(results, options.picture)
+    if options.readme:
+        readme.rewrite(results, str(options.picture) if options.picture else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Contestants for the suite; FASTMLP_BENCH_QUICK=1 leaves out large nets and most rows."""
+
+import os
+from typing import Any
+
+import pytest
+
+from benchmarks.peers import PEERS, load, missing
+from benchmarks.peers.run import Unsupported
+from benchmarks.workloads import WORKLOADS, Workload
+
+# Collecting doctests would import libraries that need not be there.
+collect_ignore_glob = ["peers/*_*.py"]
+QUICK = os.environ.get("FASTMLP_BENCH_QUICK") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "peer" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(params=WORKLOADS, ids=lambda w: w.name)
+def workload(request: pytest.FixtureRequest) -> Workload:
+    if QUICK and request.param.flops > 1e8:
+        pytest.skip("above 100 MFLOP a step, and FASTMLP_BENCH_QUICK is set")
+    return request.param.quick() if QUICK else request.param
+
+
+@pytest.fixture(params=PEERS)
+def peer(request: pytest.FixtureRequest) -> str:
+    if reason := missing(request.param):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def run(workload: Workload, peer: str) -> Any:
+    """The contestant's first variant, ready to train."""
+    if not PEERS[peer].trains:
+        pytest.skip("predicts only")
+    try:
+        return load(peer).make(workload)
+    except Unsupported as reason:
+        pytest.skip(str(reason))

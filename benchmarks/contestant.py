@@ -1,0 +1,142 @@
+"""A contestant's process as the race sees it: asleep except when it is asked."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import PEERS
+
+ROOT = Path(__file__).parent.parent
+PR_SET_PDEATHSIG = 1
+LIMIT_SECONDS = 900
+# Cores first: pools take their size from them when they are imported.
+PROGRAM = (
+    "from benchmarks.contestant import bind; bind({}); from benchmarks.worker import main; main()"
+)
+
+
+def environment(n_threads: int) -> dict[str, str]:
+    """Return the environment in which every thread pool has n_threads."""
+    pools = ("OMP", "MKL", "OPENBLAS", "NUMBA")
+    sizes = {f"{pool}_NUM_THREADS": str(n_threads) for pool in pools}
+    eigen = "true" if n_threads > 1 else "false"
+    return {
+        **os.environ,
+        **sizes,
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
+        "JAX_PLATFORMS": "cpu",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+@cache
+def mkl_shim() -> str:
+    """Build and return a library that tells MKL to take its fast paths on any maker's processor."""
+    folder = Path(tempfile.mkdtemp())
+    source, library = folder / "shim.c", folder / "shim.so"
+    source.write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
+def bind(n_threads: int) -> None:
+    """In the child: its cores, from which pools take their size, and an end with its parent's."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Contestant:
+    """A worker process that is stopped (SIGSTOP) between requests, so that no idle pool spins.
+
+    Attributes
+    ----------
+    name : its key in `PEERS`
+    idle_cpu : float, seconds of CPU that it used while it was stopped; 0 is as it must be
+    """
+
+    def __init__(self, name: str, n_threads: int, *, shim: bool = False) -> None:
+        self.name, self.n_threads, self.idle_cpu = name, n_threads, 0.0
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        preload = {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(n_threads), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd=ROOT,
+            env={**environment(n_threads), **preload},
+            text=True,
+            start_new_session=True,
+        )
+        self.about = self.ask("about")["about"]
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return PEERS[self.name].title
+
+    def ask(self, verb: str, **options: Any) -> dict[str, Any]:
+        """Wake it, have it do something, and put it back to sleep."""
+        if self.process.poll() is not None:
+            return {"error": "its process has ended"}
+        self._wake()
+        timer = threading.Timer(LIMIT_SECONDS, self._signal, (signal.SIGKILL,))
+        timer.start()
+        try:
+            self.process.stdin.write(json.dumps({"verb": verb, **options}) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            return {"error": f"its process ended: {self.last_words()}"}
+        self._sleep()
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process.poll() is None:
+            self._signal(signal.SIGKILL)
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.log):
+            file.close()
+
+    def last_words(self) -> str:
+        """Return the last line it wrote to stderr."""
+        self.log.seek(0)
+        return (self.log.read().strip().splitlines() or ["nothing said"])[-1]
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self.process.pid, number)
+
+    def _sleep(self) -> None:
+        self._signal(signal.SIGSTOP)
+        if hasattr(os, "WSTOPPED"):
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        self._cpu = cpu_seconds(self.process.pid)
+
+    def _wake(self) -> None:
+        if hasattr(self, "_cpu"):
+            self.idle_cpu += cpu_seconds(self.process.pid) - self._cpu
+            self._signal(signal.SIGCONT)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its threads so far; 0 where there is no /proc."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

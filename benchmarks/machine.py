@@ -1,0 +1,75 @@
+"""Where a run was made."""
+
+import datetime
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("numba", "llvmlite", "numpy", "scikit-learn", "torch", "jax", "onnxruntime")
+
+
+def describe() -> dict[str, Any]:
+    """Return the machine, its load and the libraries' versions."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "caches": caches(),
+        "governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load": os.getloadavg()[0],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "fastmlp": fastmlp_state(),
+        "versions": {name: found for name in LIBRARIES if (found := installed(name))},
+    }
+
+
+def fastmlp_state() -> str:
+    """Return the version, and the commit where there is one."""
+    import fastmlp
+
+    command = ["git", "describe", "--always", "--dirty"]
+    root = Path(__file__).parent.parent
+    try:
+        commit = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return fastmlp.__version__
+    return f"{fastmlp.__version__} ({commit.stdout.strip()})"
+
+
+def installed(name: str) -> str | None:
+    """Return the version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def first_line(path: str) -> str | None:
+    """Return a file's first line, or None."""
+    try:
+        return Path(path).read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return None
+
+
+def cpu_model() -> str:
+    """Return the processor's name; its family and model where the name says little."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    pairs = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
+    facts = {key.strip(): value.strip() for key, value in reversed(pairs)}
+    vectors = "AVX-512" if "avx512f" in facts.get("flags", "") else "AVX2"
+    name = facts.get("model name", platform.processor())
+    return f"{name}, family {facts.get('cpu family')} model {facts.get('model')}, {vectors}"
+
+
+def caches() -> str:
+    """Return the sizes of the first core's data caches."""
+    folders = sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"))
+    facts = [[first_line(str(f / part)) for part in ("level", "type", "size")] for f in folders]
+    return ", ".join(f"L{level} {size}" for level, kind, size in facts if kind != "Instruction")

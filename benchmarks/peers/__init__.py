@@ -1,0 +1,44 @@
+"""Contestants: each module makes a `Run` of a workload, as an expert in its library writes it.
+
+A module has `VARIANTS`, ways to write it of which the fastest counts, `make(workload, variant)`,
+and `about()`, what it runs on; some have `sgemm(size)`, GFLOP/s of its own matrix product.
+"""
+
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+
+class Peer(NamedTuple):
+    """A contestant: its module here, what must be installed, and whether it trains."""
+
+    title: str
+    module: str
+    needs: tuple[str, ...]
+    trains: bool = True
+
+
+PEERS = {
+    "fastmlp": Peer("fastmlp", "fastmlp_fit", ("fastmlp",)),
+    "numpy": Peer("NumPy", "numpy_loop", ("numpy",)),
+    "sklearn": Peer("scikit-learn", "sklearn_fit", ("sklearn",)),
+    "torch": Peer("PyTorch", "torch_eager", ("torch",)),
+    "compile": Peer("torch.compile", "torch_compile", ("torch",)),
+    "jax": Peer("JAX", "jax_scan", ("jax",)),
+    "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), trains=False),
+}
+TRAINERS = [name for name, peer in PEERS.items() if peer.trains]
+
+
+def missing(name: str) -> str | None:
+    """Return why this contestant cannot take part, or None."""
+    absent = [library for library in PEERS[name].needs if find_spec(library) is None]
+    return f"not installed: {', '.join(absent)}" if absent else None
+
+
+def load(name: str) -> Any:
+    """Import and return the contestant's module; its library's warnings are its own affair."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_module(f"benchmarks.peers.{PEERS[name].module}")

@@ -1,0 +1,223 @@
+"""NumPy: the loop by hand, over its BLAS, in arrays that are allocated once."""
+
+import io
+import re
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from benchmarks.workloads import Array, Workload, flat
+
+VARIANTS = ("loop",)
+
+
+def about() -> str:
+    text = io.StringIO()
+    with redirect_stdout(text):
+        np.show_config()
+    found = re.search(r"OpenBLAS [\w. ]+", text.getvalue())
+    return f"NumPy {np.__version__}, {found[0].strip() if found else 'another BLAS'}"
+
+
+def sgemm(size: int) -> float:
+    a, out = np.ones((size, size), np.float32), np.empty((size, size), np.float32)
+    np.matmul(a, a, out=out)
+    begin = time.perf_counter()
+    np.matmul(a, a, out=out)
+    return 2e-9 * size**3 / (time.perf_counter() - begin)
+
+
+def make(workload: Workload, variant: str = "loop") -> "NumpyLoop":
+    return NumpyLoop(workload)
+
+
+def views(workload: Workload, vector: Array) -> tuple[list[Array], list[Array]]:
+    """Weights and biases as views into a flat vector."""
+    sizes, offset, parts = workload.sizes, 0, []
+    shapes: list[tuple[int, ...]] = list(pairwise(sizes))
+    for shape in [*shapes, *((n,) for n in sizes[1:])]:
+        size = int(np.prod(shape))
+        parts.append(vector[offset : offset + size].reshape(shape))
+        offset += size
+    return parts[: len(shapes)], parts[len(shapes) :]
+
+
+def activate(name: str, z: Array) -> None:
+    if name == "relu":
+        np.maximum(z, 0, out=z)
+    elif name == "tanh":
+        np.tanh(z, out=z)
+    else:
+        np.negative(z, out=z)
+        np.exp(z, out=z)
+        z += 1
+        np.reciprocal(z, out=z)
+
+
+def backward_through(name: str, a: Array, delta: Array, work: Array) -> None:
+    """Multiply delta by the activation's slope, from its value a."""
+    if name == "relu":
+        np.multiply(delta, a > 0, out=delta)
+    elif name == "tanh":
+        np.multiply(a, a, out=work)
+        np.subtract(1, work, out=work)
+        delta *= work
+    else:
+        np.subtract(1, a, out=work)
+        work *= a
+        delta *= work
+
+
+class NumpyLoop:
+    """Flat parameters and moments; activations and deltas of one batch."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.x, self.y = workload.data()
+        self.rng = np.random.default_rng(0)
+        self.start = flat(workload.start())
+        self.w = self.start.copy()
+        self.g, self.m, self.v, self.work = (np.zeros_like(self.w) for _ in range(4))
+        self.weights, self.biases = views(workload, self.w)
+        self.weight_slopes, self.bias_slopes = views(workload, self.g)
+        shapes = [(workload.batch, n) for n in workload.sizes]
+        self.a, self.d, self.s = ([np.empty(s, workload.dtype) for s in shapes] for _ in range(3))
+        self.yb = np.empty((workload.batch, *self.y.shape[1:]), self.y.dtype)
+        self.reset()
+
+    def reset(self) -> None:
+        self.w[:] = self.start
+        self.m[:] = self.v[:] = 0
+        self.t = 0
+
+    def epochs(self, n: int) -> None:
+        load = self.workload
+        for _ in range(n):
+            if not load.shuffle:
+                self._step(self.x, self.y)
+                continue
+            order = self.rng.permutation(load.n_rows).reshape(-1, load.batch)
+            for index in order:
+                # mode: the default one buffers the output.
+                np.take(self.x, index, 0, out=self.a[0], mode="clip")
+                np.take(self.y, index, 0, out=self.yb, mode="clip")
+                self._step(self.a[0], self.yb)
+
+    def steps(self, n: int) -> None:
+        load = self.workload
+        for i in range(n):
+            first = i * load.batch if load.shuffle else 0
+            rows = slice(first, first + load.batch)
+            self._step(self.x[rows], self.y[rows])
+
+    def gradient(self) -> Array:
+        batch = slice(0, self.workload.batch)
+        self._gradient(self.x[batch], self.y[batch])
+        return self.g
+
+    def loss(self) -> float:
+        raw = self.predict(self.x).astype(np.float64)
+        if self.workload.loss == "mse":
+            return float(np.mean((raw - self.y) ** 2))
+        if self.workload.loss == "cross_entropy":
+            return float(
+                np.mean(
+                    np.logaddexp.reduce(raw, 1) - np.take_along_axis(raw, self.y[:, None], 1)[:, 0]
+                )
+            )
+        return float(np.mean(np.logaddexp(0, raw) - self.y * raw))
+
+    def parameters(self) -> Array:
+        return self.w.copy()
+
+    def rows(self, x: Array) -> Array:
+        return x
+
+    def predict(self, x: Array) -> Array:
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = x @ w
+            x += b
+            if i < len(self.weights) - 1:
+                activate(self.workload.activation, x)
+        return x
+
+    def predictors(self) -> dict[str, Callable[[Any], Any]]:
+        return {"matmul": self.predict}
+
+    def _step(self, x: Array, y: Array) -> None:
+        self._gradient(x, y)
+        self.t += 1
+        _UPDATES[self.workload.rule.kind](self)
+
+    def _gradient(self, x: Array, y: Array) -> None:
+        load, last = self.workload, len(self.weights) - 1
+        a = [x, *self.a[1:]]
+        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+            np.matmul(a[i], w, out=a[i + 1])
+            a[i + 1] += b
+            if i < last:
+                activate(load.activation, a[i + 1])
+        self._last_delta(a[-1], y, self.d[-1])
+        for i in range(last, -1, -1):
+            delta = self.d[i + 1]
+            np.matmul(a[i].T, delta, out=self.weight_slopes[i])
+            np.sum(delta, axis=0, out=self.bias_slopes[i])
+            if load.l2:
+                self.weight_slopes[i] += self.weights[i] * (load.l2 / load.batch)
+            if i:
+                np.matmul(delta, self.weights[i].T, out=self.d[i])
+                backward_through(load.activation, a[i], self.d[i], self.s[i])
+
+    def _last_delta(self, raw: Array, y: Array, delta: Array) -> None:
+        load = self.workload
+        if load.loss == "mse":
+            np.subtract(raw, y, out=delta)
+            delta *= 2 / raw.size
+        elif load.loss == "cross_entropy":
+            np.subtract(raw, raw.max(axis=1, keepdims=True), out=delta)
+            np.exp(delta, out=delta)
+            delta /= delta.sum(axis=1, keepdims=True)
+            delta[np.arange(len(y)), y] -= 1
+            delta /= load.batch
+        else:
+            np.copyto(delta, raw)
+            activate("sigmoid", delta)
+            delta -= y
+            delta /= raw.size
+
+
+def _sgd(run: NumpyLoop) -> None:
+    rule, g, v = run.workload.rule, run.g, run.m
+    g *= rule.rate
+    if rule.momentum:
+        v *= rule.momentum
+        v -= g
+        np.multiply(v, rule.momentum, out=run.work)
+        run.w += run.work
+    run.w -= g
+
+
+def _adam(run: NumpyLoop) -> None:
+    rule, g, m, v, work = run.workload.rule, run.g, run.m, run.v, run.work
+    root = np.sqrt(1 - 0.999**run.t)
+    if rule.weight_decay:
+        run.w *= 1 - rule.rate * rule.weight_decay
+    np.subtract(g, m, out=work)
+    work *= 1 - 0.9
+    m += work
+    g *= g
+    g -= v
+    g *= 1 - 0.999
+    v += g
+    np.sqrt(v, out=work)
+    work += 1e-8 * root
+    np.divide(m, work, out=work)
+    work *= rule.rate * root / (1 - 0.9**run.t)
+    run.w -= work
+
+
+_UPDATES = {"sgd": _sgd, "adam": _adam, "adamw": _adam}

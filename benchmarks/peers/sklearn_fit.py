@@ -1,0 +1,108 @@
+"""scikit-learn: `MLPRegressor` and `MLPClassifier`, on data of the workload's dtype.
+
+Its squared error lacks the division by outputs and has a factor of one half; Adam's step does not
+depend on that, and no workload trains mse by another rule. It adds Adam's epsilon to the root
+before its correction: `EPSILON` is what the 1e-8 of the others is there in the first ten steps.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sklearn
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from benchmarks.peers.run import Unsupported
+from benchmarks.workloads import Array, Workload, flat
+
+VARIANTS = ("fit",)
+EPSILON = 7e-10
+ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic"}
+
+
+def about() -> str:
+    return f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}"
+
+
+def make(workload: Workload, variant: str = "fit") -> "SklearnFit":
+    if workload.rule.kind == "adamw":
+        raise Unsupported("scikit-learn has no AdamW")
+    return SklearnFit(workload)
+
+
+class SklearnFit:
+    """An estimator that goes on from where it is."""
+
+    def __init__(self, workload: Workload) -> None:
+        self.workload = workload
+        self.x, self.y = workload.data()
+        self.classes = workload.loss != "mse"
+        if self.y.ndim == 2 and self.y.shape[1] == 1:
+            self.y = self.y[:, 0]
+        if self.classes:
+            self.y = self.y.astype(np.int64)
+        self.reset()
+
+    def reset(self) -> None:
+        load, rule = self.workload, self.workload.rule
+        kind = MLPClassifier if self.classes else MLPRegressor
+        self.net = kind(
+            hidden_layer_sizes=load.sizes[1:-1],
+            activation=ACTIVATIONS[load.activation],
+            solver=rule.kind,
+            alpha=load.l2,
+            batch_size=load.batch,
+            learning_rate_init=rule.rate,
+            momentum=rule.momentum,
+            nesterovs_momentum=rule.momentum > 0,
+            shuffle=load.shuffle,
+            n_iter_no_change=10**9,
+            tol=0.0,
+            epsilon=EPSILON,
+            random_state=0,
+        )
+        self._partial_fit(slice(0, max(load.batch, 2)))
+        parts = [*self.net.coefs_, *self.net.intercepts_]
+        weights, biases = zip(*load.start(), strict=True)
+        for part, value in zip(parts, [*weights, *biases], strict=True):
+            part[...] = value
+        del self.net._optimizer  # Its moments and step number; made anew by the next fit.
+
+    def _partial_fit(self, rows: slice) -> None:
+        options = {"classes": np.unique(self.y)} if self.classes else {}
+        self.net.partial_fit(self.x[rows], self.y[rows], **options)
+
+    def epochs(self, n: int) -> None:
+        self.net.set_params(max_iter=n, warm_start=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.net.fit(self.x, self.y)
+        self.net.warm_start = False  # partial_fit on a batch that lacks a class would raise.
+
+    def steps(self, n: int) -> None:
+        load = self.workload
+        self.net.shuffle = False
+        for i in range(n):
+            first = i * load.batch if load.shuffle else 0
+            self._partial_fit(slice(first, first + load.batch))
+        self.net.shuffle = load.shuffle
+
+    def gradient(self) -> Any:
+        raise Unsupported("scikit-learn's gradient is private")
+
+    def loss(self) -> float:
+        if self.workload.loss == "mse":
+            return float(np.mean((self.net.predict(self.x) - self.y) ** 2))
+        p = self.net.predict_proba(self.x).astype(np.float64)
+        chosen = p[np.arange(len(p)), np.searchsorted(self.net.classes_, self.y)]
+        return float(-np.mean(np.log(np.maximum(chosen, 1e-300))))
+
+    def parameters(self) -> Array:
+        return flat(zip(self.net.coefs_, self.net.intercepts_, strict=True))
+
+    def rows(self, x: Array) -> Array:
+        return x
+
+    def predictors(self) -> dict[str, Callable[[Any], Any]]:
+        return {"predict": self.net.predict_proba if self.classes else self.net.predict}

@@ -1,0 +1,95 @@
+"""Contestants in turns: a workload's repeats are interleaved, so that all meet the same weather."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from benchmarks.contestant import Contestant
+from benchmarks.workloads import Workload
+
+Say = Callable[[str], None]
+PREDICTED = "16-64-64-2@64"
+
+
+class Effort(NamedTuple):
+    """How much to measure.
+
+    Attributes
+    ----------
+    repeats : turns of each contestant
+    workload_seconds : bounds the turns of one workload; preparing comes on top
+    quick : few rows, first variants only
+    """
+
+    repeats: int
+    workload_seconds: float
+    quick: bool
+
+    def turn_seconds(self, n_contestants: int) -> float:
+        """Return how long a turn should take."""
+        return min(max(self.workload_seconds / (self.repeats * n_contestants), 0.02), 0.5)
+
+
+def train(workload: Workload, contestants: list[Contestant], effort: Effort, say: Say) -> list[Any]:
+    """Return one record per contestant: seconds per step by repeat, or why there are none."""
+    records = [_prepare(workload, contestant, effort, say) for contestant in contestants]
+    ready = [(c, r) for c, r in zip(contestants, records, strict=True) if "epoch_seconds" in r]
+    steps = workload.quick().n_steps if effort.quick else workload.n_steps
+    for record in records:
+        record["step_seconds"] = []
+    for repeat in range(effort.repeats):
+        for contestant, record in _rotated(ready, repeat):
+            n = max(1, int(effort.turn_seconds(len(ready)) / record["epoch_seconds"]))
+            reply = contestant.ask("turn", n=n)
+            if "seconds" in reply:
+                record["step_seconds"].append(reply["seconds"] / (n * steps))
+    return records
+
+
+def _prepare(
+    workload: Workload, contestant: Contestant, effort: Effort, say: Say
+) -> dict[str, Any]:
+    say(f"{workload.name}: preparing {contestant.title}, threads {contestant.n_threads}")
+    request = {"workload": workload.name, "quick": effort.quick, "all_variants": not effort.quick}
+    reply = contestant.ask("prepare", **request)
+    key = {"contestant": contestant.name, "threads": contestant.n_threads}
+    return {"workload": workload.name, **key, **reply}
+
+
+def _rotated(items: list[Any], by: int) -> Iterable[Any]:
+    """Another one begins each time: being first is not always the same one's luck."""
+    by %= max(1, len(items))
+    return [*items[by:], *items[:by]]
+
+
+def predict(contestants: list[Contestant], n_rows: int, effort: Effort, say: Say) -> list[Any]:
+    """Return one record per contestant and way to predict: seconds a call by repeat."""
+    records: list[dict[str, Any]] = []
+    for contestant in contestants:
+        say(f"predict {n_rows} rows: preparing {contestant.title}")
+        reply = contestant.ask("predictors_of", workload=PREDICTED, n_rows=n_rows)
+        key = {"contestant": contestant.name, "threads": contestant.n_threads, "n_rows": n_rows}
+        ways = reply.get("names", [])
+        records += [{**key, "way": way, "seconds": []} for way in ways]
+    by_key = {(c.name, c.n_threads): c for c in contestants}
+    calls = 500 if n_rows == 1 else 3
+    for repeat in range(effort.repeats):
+        for record in _rotated(records, repeat):
+            contestant = by_key[record["contestant"], record["threads"]]
+            reply = contestant.ask("predict", name=record["way"], calls=calls)
+            record["seconds"] += [reply["seconds"]] if "seconds" in reply else []
+    return records
+
+
+def peaks(contestants: list[Contestant], quick: bool) -> list[dict[str, Any]]:
+    """Return the FMA peaks, by dtype and threads, and each library's own sgemm."""
+    records = []
+    for contestant in contestants:
+        key = {"contestant": contestant.name, "threads": contestant.n_threads}
+        if contestant.name == "fastmlp":
+            for dtype in ("float32", "float64"):
+                reply = contestant.ask("peak", dtype=dtype, threads=contestant.n_threads)
+                records.append({**key, "what": f"fma {dtype}", **reply})
+        reply = contestant.ask("sgemm", size=512 if quick else 2048)
+        if reply.get("gflops"):
+            records.append({**key, "what": "sgemm", **reply})
+    return records

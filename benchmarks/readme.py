@@ -1,0 +1,109 @@
+"""Results as the README's tables, between its markers."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import PEERS
+from benchmarks.report import digits
+from benchmarks.scores import Heat, Score, counted, geometric_means, heats, quartiles
+
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+README = Path(__file__).parent.parent / "README.md"
+COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
+
+
+def rewrite(results: dict[str, Any], picture: str | None, page: Path = README) -> None:
+    """Put the tables between the page's markers."""
+    text = page.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page} must have {BEGIN} and {END} once each")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    inside = "\n".join(lines(results, picture))
+    page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
+
+
+def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
+    """All tables, in Markdown."""
+    all_heats = heats(results)
+    threads = max((heat.threads for heat in all_heats), default=1)
+    yield from _intro(results, threads)
+    if picture:
+        yield f"\n![Time of the peers over fastmlp's, by workload]({picture})"
+    yield from _training(all_heats, threads)
+    yield from _predictions(results, threads)
+    yield from _cold_starts(results)
+
+
+def _intro(results: dict[str, Any], threads: int) -> Iterator[str]:
+    m = results["machine"]
+    versions = ", ".join(f"{name} {v}" for name, v in m["versions"].items())
+    yield (
+        f"Measured on {m['date']}: {m['cores']} cores of {m['cpu']}, {counted(threads)}, "
+        f"Python {m['python']}, fastmlp {m['fastmlp']}; {versions}."
+    )
+    if results.get("quick"):
+        yield "\n**A quick run: few rows and repeats, to try the suite, not to compare.**"
+
+
+def _cell(score: Score | None) -> str:
+    return f"{score.ratio.median:.2f}x" if score else "-"
+
+
+def _row(heat: Heat) -> str:
+    ours, best, load = heat.ours, heat.fastest_peer, heat.workload
+    cells = [load.description, digits(ours.us.median), f"{ours.percent_of_peak:.0f} %"]
+    if best:
+        spread = f"{best.ratio.low:.2f} to {best.ratio.high:.2f}"
+        cells.append(f"**{best.ratio.median:.2f}x** ({spread}), {best.title}")
+    else:
+        cells.append("-")
+    cells += [_cell(heat.of(name)) for name in COLUMNS]
+    return f"| {' | '.join(cells)} |"
+
+
+def _training(all_heats: list[Heat], threads: int) -> Iterator[str]:
+    titles = " | ".join(PEERS[name].title for name in COLUMNS)
+    yield (
+        "\nTraining: microseconds a step, the share of the cores' multiply-add peak, and each "
+        "peer's time over fastmlp's: medians (and quartiles) of interleaved repeats; below 1 the "
+        "peer is ahead.\n"
+    )
+    yield f"| net@batch | fastmlp, us | of peak | fastest peer | {titles} |"
+    yield "|---|--:|--:|---|" + "--:|" * len(COLUMNS)
+    yield from (_row(heat) for heat in all_heats if heat.threads == threads and heat.ours)
+    means = geometric_means(all_heats, threads)
+    cells = [f"{means[n][0]:.2f}x" if n in means else "-" for n in ("fastest peer", *COLUMNS)]
+    yield f"| geometric mean | | | **{cells[0]}** | {' | '.join(cells[1:])} |"
+
+
+def _predictions(results: dict[str, Any], threads: int) -> Iterator[str]:
+    sizes = list(dict.fromkeys(r["n_rows"] for r in results["predictions"]))
+    best: dict[str, dict[int, float]] = {}
+    for r in results["predictions"]:
+        if r["seconds"] and r["threads"] == threads:
+            name = PEERS[r["contestant"]].title
+            key = f"{name}, {r['way']}" if name == "fastmlp" else name
+            old = best.setdefault(key, {}).get(r["n_rows"], float("inf"))
+            best[key][r["n_rows"]] = min(old, 1e6 * quartiles(r["seconds"]).median)
+    if not best:
+        return
+    yield "\nPredicting with 16-64-64-2, microseconds:\n"
+    yield f"| | {' | '.join(f'{n:,} rows' if n > 1 else '1 row' for n in sizes)} |"
+    yield "|---|" + "--:|" * len(sizes)
+    for key, times in sorted(best.items(), key=lambda item: item[1].get(1, 0)):
+        cells = [digits(times[n]) if n in times else "-" for n in sizes]
+        yield f"| {key} | {' | '.join(cells)} |"
+
+
+def _cold_starts(results: dict[str, Any]) -> Iterator[str]:
+    records = [r for r in results["cold_starts"] if "empty" in r]
+    if not records:
+        return
+    yield "\nA new process, from its start to the end of one epoch of 16-64-64-2@64:\n"
+    yield "| | empty cache, s | full cache, s | peak memory, MB |\n|---|--:|--:|--:|"
+    for r in records:
+        full = quartiles(r["full"]).median
+        cells = [PEERS[r["contestant"]].title, f"{r['empty']:.1f}", f"{full:.1f}"]
+        yield f"| {' | '.join(cells)} | {r['peak_mb']:,.0f} |"

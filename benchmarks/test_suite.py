@@ -1,0 +1,159 @@
+"""The suite itself: its arithmetic, its tables, its picture, and its sleeping contestants."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import compare, peak, picture, readme, report, scores
+from benchmarks.contestant import Contestant, cpu_seconds
+from benchmarks.peers import PEERS
+from benchmarks.workloads import BY_NAME, WORKLOADS
+
+
+def record(name: str, workload: str, seconds: list[float]) -> dict[str, Any]:
+    return {
+        "contestant": name,
+        "workload": workload,
+        "threads": 2,
+        "variant": "first",
+        "first_seconds": 1.0,
+        "epoch_seconds": 0.1,
+        "loss": 0.5,
+        "step_seconds": seconds,
+    }
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Two workloads, one of them lost to JAX; scikit-learn lacks an option."""
+    fast, slow = "8-32-32-1@32", "784-128-10@128"
+    absent = {**record("sklearn", slow, []), "unsupported": "has no such rule"}
+    prediction = {"threads": 2, "n_rows": 1, "seconds": [1e-6, 2e-6, 3e-6]}
+    return {
+        "machine": {
+            "date": "2026-01-01",
+            "cpu": "A CPU",
+            "cores": 2,
+            "caches": "L1 32K",
+            "governor": None,
+            "load": 0.0,
+            "python": "3.11",
+            "fastmlp": "0.1.0",
+            "versions": {"numpy": "2.0"},
+        },
+        "peers": dict.fromkeys(PEERS, "about it"),
+        "skipped": {"onnx": "not installed: onnx"},
+        "peaks": [
+            {"contestant": "fastmlp", "threads": 2, "what": "fma float32", "gflops": 200.0},
+            {"contestant": "numpy", "threads": 2, "what": "sgemm", "gflops": 190.0},
+        ],
+        "training": [
+            record("fastmlp", fast, [1e-5, 2e-5, 3e-5]),
+            record("jax", fast, [4e-5, 8e-5, 12e-5]),
+            record("torch", fast, [40e-5, 80e-5, 120e-5]),
+            record("fastmlp", slow, [4e-4, 4e-4, 4e-4]),
+            record("jax", slow, [1e-4, 1e-4, 1e-4]),
+            absent,
+        ],
+        "predictions": [
+            {**prediction, "contestant": "fastmlp", "way": "out="},
+            {**prediction, "contestant": "jax", "way": "jit"},
+        ],
+        "cold_starts": [
+            {"contestant": "fastmlp", "empty": 5.0, "full": [0.6, 0.7], "peak_mb": 200.0},
+            {"contestant": "jax", "error": "ended with 1"},
+        ],
+        "idle_cpu": 0.0,
+        "seconds": 1.0,
+    }
+
+
+def test_names_are_unique_and_batches_fill_the_rows() -> None:
+    assert len(BY_NAME) == len(WORKLOADS)
+    assert all(w.n_rows == w.n_steps * w.batch for w in WORKLOADS)
+    assert all(w.quick().n_rows % w.quick().batch == 0 for w in WORKLOADS)
+
+
+def test_operations_of_a_step() -> None:
+    # Forward and gradient of both layers, delta of the second: 2 a weight and row each.
+    assert BY_NAME["2-4-1@4"].flops == 2 * 4 * (2 * 8 + 2 * 4 + 4)
+
+
+def test_ratios_are_those_of_interleaved_repeats(results: dict[str, Any]) -> None:
+    won, lost = scores.heats(results)
+    assert won.fastest_peer.contestant == "jax"
+    assert won.fastest_peer.ratio == pytest.approx((4, 4, 4))
+    assert lost.fastest_peer.ratio == pytest.approx((0.25, 0.25, 0.25))
+    assert lost.absent == [("sklearn", "has no such rule")]
+    assert lost.ours.percent_of_peak == pytest.approx(
+        100 * lost.workload.flops / 4e-4 / 200e9, rel=1e-6
+    )
+    means = scores.geometric_means([won, lost], 2)
+    assert means["fastest peer"] == (pytest.approx(1.0), 1, 2)
+    assert means["torch"] == (pytest.approx(40), 1, 1)
+
+
+def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any]) -> None:
+    text = "\n".join(report.all_lines(results))
+    assert text.count("\n* JAX") == 2
+    assert "0.25" in text
+    assert "scikit-learn   - has no such rule" in text
+    assert "ONNX Runtime: not installed: onnx" in text
+
+
+def test_readme_is_rewritten_between_its_markers(results: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    for _ in range(2):
+        readme.rewrite(results, "all.png", page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "**0.25x** (0.25 to 0.25), JAX" in text
+    assert text.count("geometric mean") == 1
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="once each"):
+        readme.rewrite(results, None, page)
+
+
+def test_our_readme_has_the_markers() -> None:
+    text = readme.README.read_text()
+    assert (text.count(readme.BEGIN), text.count(readme.END)) == (1, 1)
+
+
+def test_picture(results: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture.draw(results, tmp_path / "all.png")
+    assert (tmp_path / "all.png").stat().st_size > 10_000
+
+
+def test_peak_is_a_plausible_number() -> None:
+    assert 1 < peak.peak("float32", 1, seconds=0.001) < 1000
+
+
+def test_workloads_are_chosen_by_parts_of_their_names() -> None:
+    assert [w.name for w in compare.chosen_workloads(["17-64"])] == ["17-64-64-6@64"]
+    with pytest.raises(SystemExit, match="no such workload"):
+        compare.chosen_workloads(["no net"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_contestants_sleep_until_they_are_asked() -> None:
+    contestant = Contestant("numpy", 1)
+    try:
+        reply = contestant.ask("prepare", workload="2-4-1@4", quick=True, all_variants=False)
+        assert reply["variant"] == "loop"
+        before = cpu_seconds(contestant.process.pid)
+        time.sleep(0.2)
+        assert cpu_seconds(contestant.process.pid) == before
+        assert contestant.ask("turn", n=2)["seconds"] > 0
+        assert contestant.idle_cpu == 0
+        wrong = contestant.ask("prepare", workload="?", quick=True, all_variants=False)
+        assert "KeyError" in wrong["error"]
+    finally:
+        contestant.close()
+    assert contestant.ask("about") == {"error": "its process has ended"}
