@@ -10,7 +10,7 @@ from benchmarks.peers import PEERS, TRAINERS, load, missing
 from benchmarks.peers.run import Unsupported
 from benchmarks.workloads import WORKLOADS, Workload
 
-LIMIT = 1e8 if QUICK else 1e9
+LIMIT = 5e7 if QUICK else 1e9
 SMALL = [w for w in WORKLOADS if w.flops < LIMIT and w.dtype == "float32"]
 # Compiling takes some 20 s each: one workload of every rule and loss.
 COMPILED = ["8-32-32-1@32", "784-100-100-10@200", "28-300x5-1@100", "100-512x3-1@256"]
