@@ -12,6 +12,8 @@ from numba import carray, types
 from numba.extending import intrinsic, overload
 from numba.np.unsafe.ndarray import to_fixed_tuple
 
+from fastmlp._compile.jit import INTERPRETED
+
 
 def fma(a: Any, b: Any, c: Any) -> Any:
     """Return a b + c, rounded once (uncompiled: twice)."""
@@ -86,21 +88,17 @@ def entry_alloca(builder: Any, kind: Any) -> Any:
     return place
 
 
-_stack: dict[int, Any] = {}
+_pieces: dict[int, Any] = {}
 
 
-def stack(n_bytes: Any) -> Any:
-    """Return the address of `n_bytes` that live as long as the calling block; n_bytes is literal.
-
-    Call it in the block itself: what a leaf takes is gone, or not, when the leaf returns.
-    """
-    if n_bytes not in _stack:
-        _stack[n_bytes] = np.zeros(n_bytes, np.uint8)
-    return int(_stack[n_bytes].ctypes.data)
+def _interpreted_stack(n_bytes: int) -> int:
+    if n_bytes not in _pieces:
+        _pieces[n_bytes] = np.zeros(n_bytes, np.uint8)
+    return int(_pieces[n_bytes].ctypes.data)
 
 
 @intrinsic(prefer_literal=True)
-def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
+def _compiled_stack(typing_context: Any, n_bytes: Any) -> Any:
     if not isinstance(n_bytes, types.IntegerLiteral):
         return None
     line = ir.ArrayType(ir.IntType(8), n_bytes.literal_value)
@@ -111,6 +109,7 @@ def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
     return types.intp(n_bytes), generate
 
 
-@overload(stack, strict=False, prefer_literal=True)
-def _compiled_stack(n_bytes: Any) -> Any:
-    return lambda n_bytes: _stack_of(n_bytes)
+# ``stack(n_bytes)`` is the address of `n_bytes` that live as long as the calling block; n_bytes is
+# literal. Call it in the block itself: what a leaf takes is gone, or not, when the leaf returns.
+# So it is no overload, which would be a function of its own: LLVM then gave two pieces one place.
+stack = _interpreted_stack if INTERPRETED else _compiled_stack
