@@ -10,7 +10,9 @@ import pytest
 from nets import PENALTY_SETS, Net, orders, train
 
 from fastmlp.backends.cpu import drive, launch
+from fastmlp.backends.cpu import engine as engine_module
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.microkernel import ROW_BLOCK
 from fastmlp.optimizers import OPTIMIZERS, SGD
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -110,6 +112,46 @@ def test_predictions_have_the_same_bits_in_parallel(
     for engine, out in zip(twins(net), outs, strict=True):
         engine.predict(parameters, data.x, out, raw=raw)
     assert np.array_equal(*outs)
+
+
+@needs_threads
+@pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled, it takes minutes and one thread"
+)
+@each_dtype
+@pytest.mark.parametrize("sizes", [(784, 100, 10), (2, 3000, 2)], ids=str)
+def test_predictions_of_a_wide_net_have_the_same_bits_in_parallel(
+    dtype: str, sizes: tuple[int, ...], twins: Any, rng: np.random.Generator
+) -> None:
+    # So wide that a chunk is 64 rows: each thread must have as many of its own.
+    net = Net(sizes, "relu", dtype=dtype)
+    parameters, data = net.draw(rng, 300)
+    outs = [np.empty((300, sizes[-1]), dtype) for _ in range(2)]
+    for engine, out in zip(twins(net), outs, strict=True):
+        engine.predict(parameters, data.x, out)
+    assert np.array_equal(*outs)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+@pytest.mark.parametrize("width", [3, 784, 100_000])
+def test_predictions_have_rows_of_the_buffers_for_every_thread(
+    n_threads: int, width: int, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    made: list[engine_module.Session] = []
+
+    class Recorded(engine_module.Session):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(engine_module, "Session", Recorded)
+    net = Net((width, 2))
+    parameters, data = net.draw(rng, 1)
+    engine = Engine(net.network, 1)
+    engine.n_threads = n_threads
+    engine.predict(parameters, data.x, np.empty((1, 2)))
+    (session,) = made
+    assert session.workspace.panel_rows >= n_threads * ROW_BLOCK
 
 
 @needs_threads

@@ -78,7 +78,7 @@ class Engine:
         rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
         drivers, launching = self.launch(2 * network.layout.n_weights * rows)
         data = Data(x, x[:, :0], x[:0, 0])
-        session = Session(network, blocks, data, self.n_threads * ROW_BLOCK)
+        session = Session(network, blocks, data, rows=self.n_threads * ROW_BLOCK)
         session.load(parameters)
         net = session.plan.net[0]
         with launching:
@@ -230,7 +230,7 @@ class Session:
     ----------
     plan : Plan
     workspace : Workspace
-    rows : int, the rows of a chunk
+    rows : int, the rows of a chunk: as many as asked for, else what suits the net
     """
 
     def __init__(
@@ -240,11 +240,12 @@ class Session:
         data: Data,
         batch_size: int | None = None,
         *,
+        rows: int | None = None,
         train: bool = False,
     ) -> None:
         layout, n_targets = network.layout, data.y.shape[1]
         self.data, self._network = data, network
-        self.rows = chunk_rows(layout, batch_size or len(data.x), train=train)
+        self.rows = rows or chunk_rows(layout, batch_size or len(data.x), train=train)
         lanes = lanes_of(network.dtype.type)
         self.workspace = make_workspace(
             layout, self.rows, n_targets, network.dtype, lanes, train=train
