@@ -48,10 +48,11 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
     if INTERPRETED:
         return _interpreted(scalar, lanes)
     size = np.dtype(scalar).itemsize
-    emitters = (_emit_spread, _emit_collect, _emit_transpose, _emit_sum_rows)
-    counts = (4, 4, 3, 4)
     return Moves(
-        *[_compiled(emit, n, lanes, size) for emit, n in zip(emitters, counts, strict=True)]
+        spread=_compiled(_emit_spread, 4, lanes, size),
+        collect=_compiled(_emit_collect, 4, lanes, size),
+        transpose=_compiled(_emit_transpose, 3, lanes, size),
+        sum_rows=_compiled(_emit_sum_rows, 4, lanes, size),
     )
 
 
