@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from fastmlp import activations, links, losses, penalties
-from fastmlp._compile import block_of, blocks, call
+from fastmlp._compile import block_of, blocks, cache, call, row
 from fastmlp._compile.blocks import Block
 from fastmlp.backends.cpu import loops
+from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.product import product
-from fastmlp.backends.cpu.tiles import tile, transpose
+from fastmlp.backends.cpu.tiles import tile
 from fastmlp.optimizers import OPTIMIZERS, SGD
 
 FORMS: list[Any] = [
@@ -25,6 +27,16 @@ FORMS: list[Any] = [
 # Compiled code calls the C library's functions and uncompiled NumPy's: a last digit differs, and
 # 1 + tanh, 1 - tanh^2 carry it over to small results.
 TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
+
+# The rows' kernel is left out: weights of rows and sums of losses are float64 by design.
+KERNELS: dict[str, Callable[..., Any]] = {
+    "product": functools.partial(product, by_column=False),
+    "gradient_product": functools.partial(product, by_column=True),
+    "pack": pack,
+    "unpack": unpack,
+    "transposes": transposes,
+    "tile": tile,
+}
 
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_activation = pytest.mark.parametrize("name", activations.RULES)
@@ -190,9 +202,9 @@ def test_an_update_of_float32_is_never_widened(optimizer: Any) -> None:
 
 
 @only_compiled
-@pytest.mark.parametrize("factory", [product, tile, transpose], ids=lambda f: f.__name__)
-def test_a_kernel_of_float32_is_never_widened(factory: Any) -> None:
-    text = block_ir(factory)
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_of_float32_is_never_widened(name: str) -> None:
+    text = block_ir(KERNELS[name])
     assert "float" in text
     assert "fpext" not in text
 
@@ -226,6 +238,68 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(blocks, "CodeCache", Recorder)
     monkeypatch.setattr(blocks, "_blocks", {})
     return names
+
+
+def constant(scalar: Any, number: float) -> Any:
+    """A factory of blocks that write a number, which is an option of theirs."""
+
+    def write(address: Any) -> None:
+        row(address, 1, scalar)[0] = number
+
+    return write
+
+
+def scaled(scalar: Any, rule: Any, factor: float) -> Any:
+    """A factory of blocks that write the multiple of a rule's value at 1."""
+
+    def write(address: Any) -> None:
+        row(address, 1, scalar)[0] = factor * rule(scalar(1))[0]
+
+    return write
+
+
+def written_by(block: Block) -> float:
+    number = np.zeros(1)
+    block(number.ctypes.data)
+    return float(number[0])
+
+
+def test_a_block_is_called_with_addresses_and_counts() -> None:
+    z, value, slope = np.array([[-1.0, 2.0, 3.0], *np.zeros((2, 3))])
+    block = block_of(loops.activation_loop, "float64", activations.RULES["relu"])
+    block(z.ctypes.data, value.ctypes.data, slope.ctypes.data, 2)
+    assert (value.tolist(), slope.tolist()) == ([0, 2, 0], [0, 1, 0])
+    again = np.zeros_like(value)
+    run(block, z, again, slope, 2)
+    assert np.array_equal(again, value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: block_of(constant, "float64", number=number),
+        lambda number: block_of(scaled, "float64", activations.RULES["relu"], factor=number),
+    ],
+    ids=["kernel", "rule"],
+)
+def test_blocks_of_other_options_share_no_code_in_memory_nor_on_disk(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    for _ in range(2):  # compiled, then from the disk
+        monkeypatch.setattr(blocks, "_blocks", {})
+        made = {number: make(number) for number in (1.5, 2.5, 1.5)}
+        assert len({block.address for block in made.values()}) == 2
+        assert {number: written_by(block) for number, block in made.items()} == {1.5: 1.5, 2.5: 2.5}
+        assert make(1.5) is made[1.5]
+    assert len(list(tmp_path.iterdir())) == (0 if numba.config.DISABLE_JIT else 2)
+
+
+@only_compiled
+def test_the_two_products_are_stored_apart(stored: list[str]) -> None:
+    for by_column in (False, True):
+        block_of(product, "float32", by_column=by_column)
+    assert len(set(stored)) == 2
 
 
 def triple(z: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -367,6 +368,28 @@ def test_a_damaged_cache_is_no_failure_in_a_fresh_process(
         path.write_bytes(path.read_bytes()[:-100])
     assert python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)).split() == [*RIGHT.split(), "True"]
     assert all(is_whole(path) for path in tmp_path.rglob("*.code"))
+
+
+MACHINES = [
+    {},
+    {"NUMBA_CPU_NAME": "generic"},
+    {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+sse2"},
+    {"NUMBA_CPU_NAME": "nocona", "NUMBA_CPU_FEATURES": "+sse2"},
+]
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="names and features are those of x86"
+)
+def test_code_for_one_machine_is_not_loaded_for_another(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    for i, machine in enumerate(MACHINES, 1):
+        # Of another name, or of the same name and other features.
+        home = {"NUMBA_CACHE_DIR": str(tmp_path), **machine}
+        assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
+        assert len(files_in(tmp_path)) == 2 * i
+        assert python(EVALUATE, **home).split() == [*RIGHT.split(), "False"]
 
 
 def test_nothing_but_the_owner_may_read_the_folder(

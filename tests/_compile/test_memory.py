@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp._compile import coefficients_at, fma, row, rows
+from fastmlp._compile import coefficients_at, fma, row, stack
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled, a multiply-add is rounded twice"
+    bool(numba.config.DISABLE_JIT),
+    reason="uncompiled, sums are rounded twice and no stack is taken",
 )
 
 
@@ -82,28 +83,6 @@ def test_a_row_of_nothing_is_empty(dtype: Any) -> None:
     assert not numbers.any()
 
 
-@numba.njit
-def write_places(address: Any, like: Any) -> None:
-    numbers = rows(address, 2, 3, like.dtype)
-    for r in range(numbers.shape[0]):
-        for j in range(numbers.shape[1]):
-            numbers[r, j] = 10 * r + j
-
-
-@each_dtype
-def test_rows_are_the_memory_itself_row_by_row(dtype: Any) -> None:
-    numbers = np.full(7, -1, dtype)
-    write_places(numbers.ctypes.data, numbers)
-    assert numbers.tolist() == [0, 1, 2, 10, 11, 12, -1]
-
-
-def test_rows_outside_compiled_code_are_the_memory_itself() -> None:
-    numbers = np.arange(6.0)
-    view = rows(numbers.ctypes.data, 2, 3, np.float64)
-    view[1, 0] = 7
-    assert numbers.tolist() == [0, 1, 2, 7, 4, 5]
-
-
 def test_a_row_outside_compiled_code_is_the_memory_itself() -> None:
     numbers = np.arange(5.0)
     view = row(numbers.ctypes.data, 5, np.float64)
@@ -131,3 +110,53 @@ def set_scale(address: Any) -> None:
 def test_coefficients_are_the_numbers_at_the_address(dtype: Any) -> None:
     numbers = np.array([1, 2, 3], dtype)
     assert sum_of_three(numbers.ctypes.data, numbers) == 321
+
+
+@numba.njit
+def fill_two(numbers: Any) -> Any:
+    """Write 1 to one piece of the stack and 2 to another, then copy both."""
+    one, two = stack(256), stack(512)
+    row(one, 256, np.uint8)[:] = 1
+    row(two, 512, np.uint8)[:] = 2
+    numbers[:256] = row(one, 256, np.uint8)
+    numbers[256:] = row(two, 512, np.uint8)
+    return one, two
+
+
+@numba.njit
+def take_often(n_times: Any) -> Any:
+    """Ask for the same 64 KiB again and again: more than any stack has."""
+    total = 0
+    for i in range(n_times):
+        place = stack(65536)
+        numbers = row(place, 65536, np.uint8)
+        numbers[i % 65536] = 1
+        total += 1 if numbers[i % 65536] == 1 else 0
+    return total
+
+
+@numba.njit
+def take(n_bytes: Any) -> Any:
+    return stack(n_bytes)
+
+
+def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
+    numbers = np.zeros(768, np.uint8)
+    one, two = fill_two(numbers)
+    assert numbers.tolist() == [1] * 256 + [2] * 512
+    assert one + 256 <= two or two + 512 <= one
+
+
+@only_compiled
+def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
+    assert [place % 64 for place in fill_two(np.zeros(768, np.uint8))] == [0, 0]
+
+
+def test_a_loop_takes_its_piece_of_the_stack_once() -> None:
+    assert take_often(10_000) == 10_000
+
+
+@only_compiled
+def test_a_piece_of_the_stack_has_a_literal_size() -> None:
+    with pytest.raises(numba.TypingError):
+        take(64)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.plan import NET
+from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.rows import EVALUATE, FORWARD, TRAIN
 from fastmlp.backends.cpu.team import spread
 from fastmlp.workspace import STRIP_ROWS
@@ -86,6 +86,27 @@ def _all_finite(address: Any, n: Any, like: Any) -> Any:
 
 
 @leaf
+def _finite_parameters(net: Any, like: Any) -> Any:
+    """Whether all parameters are finite; padding, which nothing reads, may be anything: a rule of
+    the user's may have a slope or a step of 0 / 0 where everything is 0."""
+    layers = row(net.layers, net.n_layers, LAYER)
+    for i in range(net.n_layers):
+        layer = layers[i]
+        vector = layer.weight_panel // (layer.n_in + 1)
+        lanes = vector // like.itemsize
+        for p in range(layer.n_panels):
+            panel, width = layer.weights + p * layer.weight_panel, layer.n_out - p * lanes
+            if width >= lanes:
+                if not _all_finite(panel, (layer.n_in + 1) * lanes, like):
+                    return False
+                continue
+            for k in range(layer.n_in + 1):
+                if not _all_finite(panel + k * vector, width, like):
+                    return False
+    return True
+
+
+@leaf
 def _set_mass(net: Any, mass: Any) -> None:
     net.scale = 1.0 / mass
     strengths = row(net.strengths, net.n_penalties, np.float64)
@@ -130,7 +151,7 @@ def _end_batch(net: Any, job: Any) -> None:
 def _finite_epoch(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
     if not job.batch_loss - job.batch_loss == 0:
         return False
-    return not epoch_ends or _all_finite(net.parameters, net.n_packed, like)
+    return not epoch_ends or _finite_parameters(net, like)
 
 
 @leaf

@@ -84,7 +84,9 @@ class Engine:
             return few
         blocks = Addresses(*rules.activations(network), link=rules.link(network))
         rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        session = Session(network, blocks, Data(x, x[:, :0], x[:0, 0]), self.n_threads * ROW_BLOCK)
+        session = Session(
+            network, blocks, Data(x, x[:, :0], x[:0, 0]), rows=self.n_threads * ROW_BLOCK
+        )
         session.load(parameters)
         net, work = session.plan.net[0], self.work(rows, forward=2)
         for first in range(0, len(x), rows):
@@ -264,7 +266,7 @@ class Session:
     plan : Plan
     job : record array of `drive.JOB`, shape (1,)
     workspace : Workspace
-    rows : int, the rows of a chunk
+    rows : int, the rows of a chunk: as many as asked for, else what suits the net
     """
 
     def __init__(
@@ -274,11 +276,12 @@ class Session:
         data: Data,
         batch_size: int | None = None,
         *,
+        rows: int | None = None,
         train: bool = False,
     ) -> None:
         layout, n_targets = network.layout, data.y.shape[1]
         self.data, self._network = data, network
-        self.rows = chunk_rows(layout, batch_size or len(data.x), train=train)
+        self.rows = rows or chunk_rows(layout, batch_size or len(data.x), train=train)
         lanes = lanes_of(network.dtype.type)
         self.workspace = make_workspace(
             layout, self.rows, n_targets, network.dtype, lanes, train=train

@@ -148,11 +148,22 @@ class _Emitter:
         if tile.by_column:
             panel = builder.mul(builder.udiv(r, lanes), self.a_panel)
             lane = builder.mul(builder.urem(r, lanes), self.constant(tile.size))
+            self.across_panels(r)
             self.along(self.add(self.add(self.add(self.a, panel), lane), down), panels, n)
         else:
             a = self.add(self.a, builder.mul(r, self.constant(self.vector_bytes)))
             a = self.add(a, builder.mul(builder.udiv(first, lanes), self.a_panel))
             self.along_rows(a, panels, n)
+
+    def across_panels(self, r: Any) -> None:
+        """Where a tile of more rows than lanes finds the columns of A from the next panels; rows
+        past the last read the first panel again, as there may be no other."""
+        builder, tile = self.builder, self.tile
+        self.panels_of_a = [self.constant(0)]
+        for lane in range(tile.lanes, tile.rows, tile.lanes):
+            there = builder.icmp_unsigned("<", self.add(r, self.constant(lane)), self.n_rows)
+            panel = self.times(self.a_panel, lane // tile.lanes)
+            self.panels_of_a.append(builder.select(there, panel, self.constant(0)))
 
     def along_rows(self, a: Any, panels: list[Any], n: Any) -> None:
         """A row is cut into panels of `lanes` numbers; the last one may be shorter."""
@@ -174,13 +185,17 @@ class _Emitter:
         """
         builder, tile, size = self.builder, self.tile, self.tile.size
         vector = self.vector_bytes
-        step, across = (vector, size) if tile.by_column else (size, vector)
+        step = vector if tile.by_column else size
         with cgutils.for_range(builder, n) as loop:
             row_of_b = builder.mul(loop.index, self.constant(vector))
             vectors = [self.load(self.add(b, row_of_b)) for b in panels]
             column = self.add(a, builder.mul(loop.index, self.constant(step)))
             for m in range(tile.rows):
-                number = self.spread(self.load(column, m * across, self.kind))
+                place, across = column, m * vector
+                if tile.by_column:
+                    place = self.add(column, self.panels_of_a[m // tile.lanes])
+                    across = m % tile.lanes * size
+                number = self.spread(self.load(place, across, self.kind))
                 for v, of_b in enumerate(vectors):
                     total = self.sums[m, v]
                     value = builder.call(self.fma, [number, of_b, builder.load(total)])
@@ -299,11 +314,13 @@ def _interpreted(tile: Tile) -> Callable[..., None]:
         n_rows: int,
     ) -> None:  # fmt: skip
         for r in range(-(-n_rows // tile.rows) * tile.rows):
+            # Past the last row there may be no panel to read columns from.
+            of_a = 0 if tile.by_column and r // lanes * lanes >= n_rows else r
             for v in range(tile.vectors):
                 value = vector_at(start + r * start_row + v * start_panel).copy()
                 for k in range(depth):
                     of_b = vector_at(b + v * b_panel + k * lanes * size)
-                    value += number_of_a(a, a_panel, r, k) * of_b
+                    value += number_of_a(a, a_panel, of_a, k) * of_b
                 at = v * c_panel + r * lanes * size
                 if epilogue == RELU:
                     value = np.where(value < 0, 0, value)

@@ -48,13 +48,12 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
     if INTERPRETED:
         return _interpreted(scalar, lanes)
     size = np.dtype(scalar).itemsize
-    emitters: dict[Any, int] = {
-        _emit_spread: 4,
-        _emit_collect: 4,
-        _emit_transpose: 3,
-        _emit_sum_rows: 4,
-    }
-    return Moves(*[_compiled(emit, n, lanes, size) for emit, n in emitters.items()])
+    return Moves(
+        spread=_compiled(_emit_spread, 4, lanes, size),
+        collect=_compiled(_emit_collect, 4, lanes, size),
+        transpose=_compiled(_emit_transpose, 3, lanes, size),
+        sum_rows=_compiled(_emit_sum_rows, 4, lanes, size),
+    )
 
 
 def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:

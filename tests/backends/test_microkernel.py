@@ -1,0 +1,281 @@
+"""Tiles of the matrix product: every shape, against NumPy in float64, and to the bit."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from nets import Net, distance, oracle_gradient
+from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
+
+from fastmlp._compile import Block
+from fastmlp.backends.cpu import microkernel, product
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.microkernel import (
+    RELU,
+    ROW_BLOCK,
+    STORE,
+    TIMES,
+    WHERE_POSITIVE,
+    Tile,
+    lanes_of,
+    sweep,
+    vector_bytes,
+)
+
+SHAPES = sorted(
+    {(product.STRIP, v) for v in (1, 2, 3)} | {(r, v) for r in (1, product.LOW) for v in (1, 4)}
+)
+# Sums that are shorter than a vector, that fill it, and that are cut once and twice.
+DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, 191, 192, 193, 400]
+HEIGHTS = [1, 9] if INTERPRETED else [1, 2, 7, 8, 9, 31, ROW_BLOCK]
+EPILOGUES = {"store": STORE, "relu": RELU, "times": TIMES, "where_positive": WHERE_POSITIVE}
+STARTS = ["matrix", "bias", "zeros"]
+UNTOUCHED, PANEL_ROWS = 77.0, ROW_BLOCK + 16
+
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
+each_epilogue = pytest.mark.parametrize("epilogue", EPILOGUES)
+
+
+@cache
+def swept(dtype: Any, shape: tuple[int, int], by_column: bool) -> Block:
+    multiply = sweep(Tile(dtype, lanes_of(dtype), *shape, by_column))
+
+    def sweep_once(
+        c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
+        b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
+        n_rows: Any,
+    ) -> None:  # fmt: skip
+        multiply(c, c_panel, start, start_row, start_panel,
+                 b, b_panel, a, a_panel, depth, epilogue, operand, n_rows)  # fmt: skip
+
+    return block(sweep_once)
+
+
+class Operands(NamedTuple):
+    """Matrices of a product of `height` rows, and the memory that it writes to."""
+
+    start: Any
+    a: Any
+    b: Any
+    c: Any
+
+
+def draw(rng: Any, dtype: Any, vectors: int, height: int, depth: int) -> Operands:
+    width = vectors * lanes_of(dtype)
+    start, a, b = (
+        rng.normal(size=size).astype(dtype)
+        for size in ((height, width), (height, depth), (depth, width))
+    )
+    memory = np.full((vectors + 2, PANEL_ROWS, lanes_of(dtype)), UNTOUCHED, dtype)
+    return Operands(start, a, b, memory)
+
+
+def multiply(
+    compiled: Block, these: Operands, by_column: bool, epilogue: int = STORE, **options: Any
+) -> Any:
+    """Run a sweep into the inner panels of the memory, and return what it has in the end.
+
+    `start` is a matrix, one row (a bias), or None for one vector of zeros. The operand is C
+    itself. NaNs surround A and B: whoever reads them shows it.
+    """
+    height, depth = these.a.shape
+    lanes, size = these.c.shape[2], these.a.itemsize
+    nan = float("nan")
+    if by_column:
+        a = to_panels(these.a.T.copy(), lanes, depth, nan)
+    else:
+        a = to_panels(these.a, lanes, PANEL_ROWS, nan)
+    b = to_panels(these.b, lanes, depth + 3, nan)
+    start = options.get("start", these.start)
+    if start is None:
+        origin, row_stride, panel_stride = np.zeros(lanes, a.dtype), 0, 0
+    else:
+        by_row = start.ndim == 2
+        origin = to_panels(np.atleast_2d(start), lanes, PANEL_ROWS if by_row else 1)
+        row_stride, panel_stride = lanes * size * by_row, origin[0].nbytes
+    compiled(
+        address(these.c, 1), these.c[0].nbytes, address(origin), row_stride, panel_stride,
+        address(b), b[0].nbytes, address(a), a[0].nbytes, depth, epilogue, address(these.c, 1),
+        height,
+    )  # fmt: skip
+    return from_panels(these.c[1:-1], height, these.b.shape[1])
+
+
+def finished(value: Any, epilogue: int, operand: Any) -> Any:
+    """What the epilogue makes of a product."""
+    if epilogue == RELU:
+        return np.maximum(value, 0)
+    if epilogue == TIMES:
+        return value * operand
+    return np.where(operand > 0, value, 0) if epilogue == WHERE_POSITIVE else value
+
+
+@each_dtype
+@each_shape
+@each_reading
+@each_epilogue
+@pytest.mark.parametrize("start", STARTS)
+def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
+    dtype: Any, shape: Any, by_column: bool, epilogue: str, start: str, rng: Any
+) -> None:
+    for depth in DEPTHS:
+        for height in HEIGHTS:
+            these = draw(rng, dtype, shape[1], height, depth)
+            operand = rng.normal(size=these.c[1:-1].shape).astype(dtype)
+            these.c[1:-1, :ROW_BLOCK] = operand[:, :ROW_BLOCK]
+            base = {"matrix": these.start, "bias": these.start[0], "zeros": None}[start]
+            code = EPILOGUES[epilogue]
+            compiled = swept(dtype, shape, by_column)
+            actual = multiply(compiled, these, by_column, code, start=base)
+            a, b = these.a.astype(np.float64), these.b.astype(np.float64)
+            base = 0.0 if base is None else base.astype(np.float64)
+            beside = from_panels(operand, height, these.b.shape[1]).astype(np.float64)
+            exact, size = finished(base + a @ b, code, beside), abs(base) + abs(a) @ abs(b)
+            size = size * abs(beside) if code == TIMES else size
+            assert (abs(actual - exact) <= rounding(depth, dtype) * size).all()
+            written = -(-height // shape[0]) * shape[0]
+            assert (these.c[[0, -1]] == UNTOUCHED).all()
+            assert np.array_equal(these.c[1:-1, written:ROW_BLOCK], operand[:, written:ROW_BLOCK])
+            assert (these.c[1:-1, ROW_BLOCK:] == UNTOUCHED).all()
+
+
+@each_dtype
+@each_shape
+@each_reading
+def test_every_element_is_one_chain_of_multiply_adds(
+    dtype: Any, shape: Any, by_column: bool, rng: Any
+) -> None:
+    for depth in DEPTHS:
+        these = draw(rng, dtype, shape[1], HEIGHTS[-1], depth)
+        actual = multiply(swept(dtype, shape, by_column), these, by_column)
+        assert np.array_equal(actual, chains(these.start, these.a, these.b))
+
+
+@each_dtype
+@each_shape
+@each_reading
+def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
+    dtype: Any, shape: Any, by_column: bool, rng: Any
+) -> None:
+    these = draw(rng, dtype, shape[1], HEIGHTS[-1], DEPTHS[-1])
+    compiled = swept(dtype, shape, by_column)
+    whole = multiply(compiled, these, by_column)
+    for cut in (1, DEPTHS[-1] // 2):
+        first = these._replace(a=these.a[:, :cut], b=these.b[:cut])
+        rest = these._replace(a=these.a[:, cut:], b=these.b[cut:])
+        half = multiply(compiled, first, by_column).copy()
+        assert np.array_equal(multiply(compiled, rest, by_column, start=half), whole)
+
+
+@each_dtype
+@each_shape
+@each_reading
+@each_epilogue
+def test_a_row_has_the_same_bits_alone_and_among_others(
+    dtype: Any, shape: Any, by_column: bool, epilogue: str, rng: Any
+) -> None:
+    compiled, code = swept(dtype, shape, by_column), EPILOGUES[epilogue]
+    these = draw(rng, dtype, shape[1], HEIGHTS[-1], DEPTHS[-1])
+    together = multiply(compiled, these, by_column, code).copy()
+    for r in {0, 1, 5, HEIGHTS[-1] - 1}:
+        one = these._replace(a=these.a[[r]], start=these.start[[r]])
+        these.c[...] = UNTOUCHED
+        assert np.array_equal(multiply(compiled, one, by_column, code)[0], together[r])
+
+
+@each_dtype
+@each_shape
+def test_relu_keeps_nan_and_makes_no_number_of_it(dtype: Any, shape: Any, rng: Any) -> None:
+    these = draw(rng, dtype, shape[1], 3, 5)
+    these.a[1, 2] = np.nan
+    actual = multiply(swept(dtype, shape, False), these, False, RELU)
+    assert np.isnan(actual[1]).all()
+    assert (actual[[0, 2]] >= 0).all()
+
+
+@each_dtype
+@each_shape
+def test_where_positive_lets_nothing_pass_for_zero_or_nan(dtype: Any, shape: Any, rng: Any) -> None:
+    these = draw(rng, dtype, shape[1], 4, 5)
+    these.c[1:-1, :4, :] = np.array([0, np.nan, -1, 1], dtype)[None, :, None]
+    expected = chains(these.start, these.a, these.b)
+    actual = multiply(swept(dtype, shape, False), these, False, WHERE_POSITIVE)
+    assert not actual[:3].any()
+    assert np.array_equal(actual[3], expected[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "n_bytes"),
+    [
+        (None, "+sse2,+avx,+avx2,+fma,+avx512f", 64),
+        ("haswell", "+sse2,+avx,+avx2,+fma,-avx512f", 32),
+        ("haswell", "+sse2,+avx", 16),
+        ("generic", "", 16),
+        ("generic", None, 16),
+    ],
+)
+def test_vectors_are_as_wide_as_the_features_that_numba_compiles_for(
+    name: Any, features: Any, n_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microkernel.numba.config, "CPU_NAME", name)
+    monkeypatch.setattr(microkernel.numba.config, "CPU_FEATURES", features)
+    assert vector_bytes() == n_bytes
+    assert (lanes_of(np.float32), lanes_of(np.float64)) == (n_bytes // 4, n_bytes // 8)
+
+
+# A machine with AVX2 and no more, and one of which nothing is known.
+AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
+OTHERS = {
+    "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2}, 32),
+    "generic": ({"NUMBA_CPU_NAME": "generic"}, 16),
+}
+SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
+
+
+def gradients() -> list[tuple[Any, float]]:
+    """Gradients of a few nets, and how far each is from that of the oracle."""
+    found = []
+    for dtype in ("float32", "float64"):
+        for activation in ("relu", "tanh"):
+            for sizes in SIZES:
+                net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
+                parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
+                _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
+                found.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
+    return found
+
+
+GRADIENTS = """
+import json
+from fastmlp.backends.cpu.microkernel import vector_bytes
+from test_microkernel import gradients
+
+print(json.dumps([vector_bytes(), [(a.astype(float).tolist(), d) for a, d in gradients()]]))
+"""
+
+
+def runs_code_for(name: str) -> bool:
+    host = microkernel.llvmlite.binding.get_host_cpu_features()
+    return name == "generic" or all(host.get(word[1:]) for word in AVX2.split(","))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="uncompiled, there are no machines to compile for")
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_machine_with_narrower_vectors_finds_the_same_gradients(
+    other: str, python: Callable[..., str]
+) -> None:
+    if not runs_code_for(other):
+        pytest.skip("this machine cannot run code for that one")
+    environment, n_bytes = OTHERS[other]
+    width, theirs = json.loads(python(GRADIENTS, **environment))
+    assert width == n_bytes
+    for (slopes, error), (their_slopes, their_error) in zip(gradients(), theirs, strict=True):
+        bound = 2e-5 if slopes.dtype == np.float32 else 1e-10
+        assert error <= bound
+        assert their_error <= bound
+        assert distance(np.array(their_slopes), slopes.astype(float)) <= bound

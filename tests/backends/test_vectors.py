@@ -1,0 +1,151 @@
+"""Moves of whole vectors: every width, nothing read or written beside it."""
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from panelled import INTERPRETED, address, block, to_panels
+
+from fastmlp._compile import Block
+from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.vectors import CHAINS, moves
+
+UNTOUCHED = 77.0
+WIDTHS = range(0, 70)
+
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+@cache
+def move(name: str, dtype: Any) -> Block:
+    chosen = getattr(moves(dtype, lanes_of(dtype)), name)
+
+    def of_three(a: Any, b: Any, c: Any) -> None:
+        chosen(a, b, c)
+
+    def of_four(a: Any, b: Any, c: Any, d: Any) -> None:
+        chosen(a, b, c, d)
+
+    return block(of_three if name == "transpose" else of_four)
+
+
+@each_dtype
+def test_a_row_is_spread_over_panels_and_filled_up_with_zeros(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in WIDTHS:
+        # What comes after the row would show in the padding.
+        source = np.full(width + lanes, np.nan, dtype)
+        source[:width] = rng.normal(size=width)
+        panels = np.full((-(-width // lanes) + 1, 3, lanes), UNTOUCHED, dtype)
+        move("spread", dtype)(address(source), address(panels, 0, 1), panels[0].nbytes, width)
+        expected = np.full_like(panels, UNTOUCHED)
+        expected[:-1, 1:2] = to_panels(source[None, :width], lanes)
+        assert np.array_equal(panels, expected)
+
+
+@each_dtype
+def test_a_row_is_collected_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in WIDTHS:
+        panels = rng.normal(size=(-(-width // lanes) + 1, 3, lanes)).astype(dtype)
+        target = np.full(width + lanes + 1, UNTOUCHED, dtype)
+        move("collect", dtype)(address(panels, 0, 1), panels[0].nbytes, address(target, 1), width)
+        expected = np.full_like(target, UNTOUCHED)
+        expected[1 : width + 1] = panels[:, 1].ravel()[:width]
+        assert np.array_equal(target, expected)
+
+
+@each_dtype
+def test_collecting_what_was_spread_gives_every_bit_back(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    specials = np.array([np.nan, np.inf, -np.inf, -0.0, np.finfo(dtype).smallest_subnormal], dtype)
+    for width in WIDTHS:
+        source = rng.permutation(np.resize(specials, width)).astype(dtype)
+        panels = np.empty((-(-width // lanes) + 1, 2, lanes), dtype)
+        back = np.empty_like(source)
+        move("spread", dtype)(address(source), address(panels), panels[0].nbytes, width)
+        move("collect", dtype)(address(panels), panels[0].nbytes, address(back), width)
+        assert source.tobytes() == back.tobytes()
+
+
+@each_dtype
+def test_a_square_is_transposed_and_missing_rows_are_zeros(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(1, lanes + 3):
+        # Rows that do not count are read, and may hold anything.
+        source = np.full((lanes, lanes), np.nan, dtype)
+        source[:n] = rng.normal(size=source[:n].shape)
+        target = np.full((lanes + 2, lanes), UNTOUCHED, dtype)
+        move("transpose", dtype)(address(source), address(target, 1), n)
+        assert np.array_equal(target[1:-1], np.where(np.arange(lanes) < n, source.T, 0))
+        assert (target[[0, -1]] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_rows_are_summed_in_eight_chains(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(0, 41):
+        matrix = np.full((n + 1, lanes), np.nan, dtype)
+        matrix[:n] = rng.normal(size=(n, lanes))
+        start = rng.normal(size=lanes).astype(dtype)
+        target = np.full((3, lanes), UNTOUCHED, dtype)
+        move("sum_rows", dtype)(address(matrix), address(start), address(target, 1), n)
+        whole = n - n % CHAINS
+        expected = start
+        for c in range(CHAINS):
+            terms = [*matrix[c:whole:CHAINS], *(matrix[whole:n] if c == 0 else ())]
+            expected = expected + sum(terms, np.zeros(lanes, dtype))
+        assert np.array_equal(target[1], expected)
+        assert (target[[0, 2]] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    matrix = rng.normal(size=(301, lanes)).astype(dtype)
+    target = np.empty(lanes, dtype)
+    zeros = np.zeros(lanes, dtype)
+    move("sum_rows", dtype)(address(matrix), address(zeros), address(target), 301)
+    exact, size = matrix.sum(0, np.float64), abs(matrix).sum(0, np.float64)
+    assert (abs(target - exact) <= 60 * np.finfo(dtype).eps * size).all()
+
+
+# Rows that end where memory ends: to touch the next byte is to crash.
+AT_THE_EDGE = """
+import ctypes, mmap
+import numpy as np
+from fastmlp.backends.cpu.microkernel import lanes_of
+from test_vectors import address, move
+
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 2 * page)
+begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+protect = ctypes.CDLL(None, use_errno=True).mprotect
+protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+assert protect(begin + page, page, 0) == 0
+for dtype in (np.float32, np.float64):
+    lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
+    for width in range(1, 3 * lanes + 1):
+        panels = np.zeros((4, 1, lanes), dtype)
+        edge = begin + page - width * size
+        line = np.frombuffer(memory, dtype, width, page - width * size)
+        line[:] = np.arange(1, width + 1)
+        move("spread", dtype)(edge, address(panels), panels[0].nbytes, width)
+        panels *= 2
+        move("collect", dtype)(address(panels), panels[0].nbytes, edge, width)
+        assert line.tolist() == list(range(2, 2 * width + 1, 2))
+print("alive")
+"""
+PAST_THE_EDGE = AT_THE_EDGE.replace("edge, address(panels)", "edge + size, address(panels)")
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or INTERPRETED, reason="needs mprotect, and code that could run over"
+)
+def test_no_byte_after_a_row_is_read_or_written(python: Callable[..., str]) -> None:
+    assert python(AT_THE_EDGE).strip() == "alive"
+    with pytest.raises(AssertionError):  # the edge is one
+        python(PAST_THE_EDGE)
