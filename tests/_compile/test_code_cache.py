@@ -372,7 +372,7 @@ def test_a_damaged_cache_is_no_failure_in_a_fresh_process(
 
 MACHINES = [
     {},
-    {"NUMBA_CPU_NAME": "generic"},
+    {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
     {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+sse2"},
     {"NUMBA_CPU_NAME": "nocona", "NUMBA_CPU_FEATURES": "+sse2"},
 ]

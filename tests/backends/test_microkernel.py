@@ -232,7 +232,7 @@ def test_vectors_are_as_wide_as_the_features_that_numba_compiles_for(
 AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2"
 OTHERS = {
     "haswell": ({"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": AVX2}, 32),
-    "generic": ({"NUMBA_CPU_NAME": "generic"}, 16),
+    "generic": ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, 16),
 }
 SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
 
