@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import STRIP_ROWS, chunk_rows, make_workspace
+from fastmlp.workspace import PAGE_ROWS, STRIP_ROWS, chunk_rows, make_workspace, round_up
 
 Array = NDArray[Any]
 # What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
@@ -139,8 +139,14 @@ class Engine:
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         constants = np.ascontiguousarray(coefficients, self.network.dtype)
-        vectors = (parameters, gradient, moments[0], moments[1], constants)
-        rules.optimizer(self.network, optimizer)(*map(address, vectors), len(parameters))
+        vectors = (parameters, gradient, moments[0], moments[1])
+        # Whole vectors, as in `fit`: the last bit of a quotient may depend on it.
+        whole = [np.resize(vector, round_up(len(vector), PAGE_ROWS)) for vector in vectors]
+        block = rules.optimizer(self.network, optimizer)
+        block(*map(address, whole), address(constants), len(whole[0]))
+        for vector, changed in zip(vectors, whole, strict=True):
+            if vector is not gradient:
+                vector[:] = changed[: len(vector)]
 
     def trainer(
         self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
