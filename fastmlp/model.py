@@ -208,10 +208,13 @@ class MLP:
         if validation_data is not None:
             held_out = self._data(*validation.validation_pair(validation_data, who), who)
             validate = lambda: self._engine().loss(self._parameters, held_out)  # noqa: E731
+        batch = min(int(batch_size), len(data.x))
+        # Where a batch is all rows, their order is but rounding.
+        shuffled = shuffle and batch < len(data.x)
         request = training.Request(
-            len(data.x), int(epochs), shuffle, validate, listeners, progress, self
+            len(data.x), int(epochs), shuffled, validate, listeners, progress, self
         )
-        return self._train(data, min(int(batch_size), len(data.x)), request)
+        return self._train(data, batch, request)
 
     def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Return predictions: values, or the probabilities of a loss that owns a link.

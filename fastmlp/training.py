@@ -36,6 +36,8 @@ class Trainer(Protocol):
 
     def step_of(self, unit: int) -> int: ...
 
+    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]: ...
+
     def load(self) -> None: ...
 
     def store(self) -> None: ...
@@ -144,10 +146,11 @@ class Loop:
         return max(1, min(most, self._pace.units // per_epoch))
 
     def _order(self, n_epochs: int) -> NDArray[np.int64]:
-        rows = np.arange(self._request.n_rows, dtype=np.int64)
+        n_rows = self._request.n_rows
         if not self._request.shuffle:
-            return rows[None]
-        return self._generator.permuted(np.tile(rows, (n_epochs, 1)), axis=1)
+            return np.arange(n_rows, dtype=np.int64)[None]
+        pairs = self._generator.integers(1 << 64, size=(n_epochs, -(-n_rows // 2)), dtype=np.uint64)
+        return self._trainer.orders(pairs.view(np.uint32)[:, :n_rows])
 
     def _run_window(self, order: NDArray[np.int64], losses: NDArray[np.float64]) -> int:
         """Run a window of epochs in calls of about `CALL_SECONDS`; return how many it completed."""

@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
+from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
@@ -211,6 +212,12 @@ class Trainer:
         self.unit_flops = 6 * network.layout.n_weights * rows
         # Compiles, so that the first timed call measures work.
         self.run(np.zeros((1, len(data.x)), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
+
+    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
+        words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
+        block_of(shuffle, np.int64)(*map(address, (words, result)), *words.shape[::-1])
+        return result
 
     def load(self) -> None:
         """Take the parameters, and the optimizer's state, as they stand: before the first call of
