@@ -2,7 +2,9 @@
 
 Matrices lie in panels: a panel is `lanes` columns, its rows one after the other, the last panel
 filled up with zeros. A chunk's panels have `panel_rows` rows. The packed parameters hold, layer
-after layer, the panels of W with the biases as one row more: a panel has n_in + 1 rows.
+after layer, the panels of W with the biases as one row more: a panel has n_in + 1 rows. Training
+turns a layer of few outputs, whose panels would be padding: it holds the panels of W transposed,
+n_out rows each, and the biases after them.
 """
 
 from itertools import pairwise
@@ -23,6 +25,7 @@ STRIP_ROWS = 8
 # Rows of 64 bytes in a page.
 PAGE_ROWS = 64
 ALIGNMENT = 64
+FEW_OUTPUTS = 4
 
 
 class Workspace(NamedTuple):
@@ -43,7 +46,8 @@ class Workspace(NamedTuple):
     row_losses : (panel_rows,) float64
     parameters, m, v, backup, gradient : packed parameters, the optimizer's state, a copy of the
         parameters, and a gradient that is summed over several chunks or that somebody asked for
-    transposed : panels of each W transposed; the first layer has none
+    copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
+        has none
     zeros : one vector
     identity : (panel_rows,) int64: 0, 1, 2, ...
     """
@@ -65,7 +69,7 @@ class Workspace(NamedTuple):
     v: Buffer
     backup: Buffer
     gradient: Buffer
-    transposed: Buffer
+    copies: Buffer
     zeros: Buffer
     identity: Buffer
 
@@ -75,13 +79,20 @@ def round_up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
-def packed_size(n_in: int, n_out: int, lanes: int) -> int:
+def is_turned(n_in: int, n_out: int, lanes: int) -> bool:
+    """Whether training holds a layer's weights transposed."""
+    return n_out <= min(FEW_OUTPUTS, lanes) and n_in > n_out
+
+
+def packed_size(n_in: int, n_out: int, lanes: int, *, turned: bool = False) -> int:
     """Return how many numbers a layer's packed weights and biases have."""
+    if turned:
+        return round_up(n_in, lanes) * n_out + lanes
     return round_up(n_out, lanes) * (n_in + 1)
 
 
-def transposed_size(n_in: int, n_out: int, lanes: int) -> int:
-    """Return how many numbers a layer's packed transpose has: whole square blocks."""
+def copy_size(n_in: int, n_out: int, lanes: int) -> int:
+    """Return how many numbers the other form of a layer's weights has: whole square blocks."""
     return round_up(n_out, lanes) * round_up(n_in, lanes)
 
 
@@ -111,8 +122,12 @@ def make_workspace(
     pairs, n_out = list(pairwise(sizes)), sizes[-1]
     units = sum(round_up(n, lanes) for n in sizes[1:])
     # A block of a transposition may read `lanes` rows past the last panel.
-    packed = sum(packed_size(*pair, lanes) for pair in pairs) + lanes * lanes
-    transposed = sum(transposed_size(*pair, lanes) for pair in pairs[1:])
+    turned = [train and is_turned(*pair, lanes) for pair in pairs]
+    sizes_packed = [
+        packed_size(*pair, lanes, turned=t) for pair, t in zip(pairs, turned, strict=True)
+    ]
+    packed = sum(sizes_packed) + lanes * lanes
+    copied = [pair for i, pair in enumerate(pairs) if train and (i > 0 or turned[i])]
     state = packed if train else 0
 
     def buffer(n: int) -> Buffer:
@@ -136,7 +151,7 @@ def make_workspace(
         v=buffer(state),
         backup=buffer(state),
         gradient=buffer(state),
-        transposed=buffer(transposed if train else 0),
+        copies=buffer(sum(copy_size(*pair, lanes) for pair in copied)),
         zeros=buffer(lanes),
         identity=np.arange(panel_rows, dtype=np.int64),
     )

@@ -92,17 +92,21 @@ def _finite_parameters(net: Any, like: Any) -> Any:
     layers = row(net.layers, net.n_layers, LAYER)
     for i in range(net.n_layers):
         layer = layers[i]
-        vector = layer.weight_panel // (layer.n_in + 1)
-        lanes = vector // like.itemsize
-        for p in range(layer.n_panels):
-            panel, width = layer.weights + p * layer.weight_panel, layer.n_out - p * lanes
+        # Biases are one row more, or after the panels of a turned layer.
+        n_rows = layer.master_rows + (0 if layer.turned else 1)
+        vector = layer.master_panel // n_rows
+        lanes, across = vector // like.itemsize, layer.n_in if layer.turned else layer.n_out
+        for p in range(layer.master_panels):
+            panel, width = layer.master + p * layer.master_panel, across - p * lanes
             if width >= lanes:
-                if not _all_finite(panel, (layer.n_in + 1) * lanes, like):
+                if not _all_finite(panel, n_rows * lanes, like):
                     return False
                 continue
-            for k in range(layer.n_in + 1):
+            for k in range(n_rows):
                 if not _all_finite(panel + k * vector, width, like):
                     return False
+        if layer.turned and not _all_finite(layer.biases, layer.n_out, like):
+            return False
     return True
 
 

@@ -216,7 +216,8 @@ class Trainer:
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
         words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
-        block_of(shuffle, np.int64)(*map(address, (words, result)), *words.shape[::-1])
+        n_orders, n = words.shape
+        block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
         return result
 
     def load(self) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import row
+from fastmlp._compile import row, stack
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.vectors import moves
@@ -12,58 +12,83 @@ from fastmlp.backends.cpu.vectors import moves
 
 def pack(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that copies a flat vector of parameters into panels."""
-    lanes, spread = lanes_of(scalar), moves(scalar, lanes_of(scalar)).spread
+    lanes = lanes_of(scalar)
+    spread, transpose = moves(scalar, lanes).spread, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
+    vector, square = lanes * size, lanes * lanes * size
 
     def pack_all(address: Any, flat: Any, packed: Any) -> None:
+        block, turned = stack(square), stack(square)
         net = row(address, 1, NET)[0]
         layers = row(net.layers, net.n_layers, LAYER)
         for i in range(net.n_layers):
             layer = layers[i]
-            panels = packed + layer.packed_offset * size
-            for k in range(layer.n_in + 1):
-                start = layer.offset + k * layer.n_out if k < layer.n_in else layer.bias_offset
-                target = panels + k * lanes * size
-                spread(flat + start * size, target, layer.weight_panel, layer.n_out)
+            width, there = layer.n_out, packed - net.parameters
+            biases = flat + layer.bias_offset * size
+            for k in range(layer.n_in):
+                source = flat + (layer.offset + k * width) * size
+                if not layer.turned:
+                    target = layer.master + there + k * vector
+                    spread(source, target, layer.master_panel, width)
+                    continue
+                spread(source, block + k % lanes * vector, 0, width)
+                if k % lanes == lanes - 1 or k == layer.n_in - 1:
+                    transpose(block, turned, k % lanes + 1)
+                    target = layer.master + there + k // lanes * layer.master_panel
+                    for j in range(width):
+                        spread(turned + j * vector, target + j * vector, 0, lanes)
+            spread(biases, layer.biases + there, layer.master_panel, width)
 
     return pack_all
 
 
 def unpack(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that copies panels of parameters into a flat vector."""
-    lanes, collect = lanes_of(scalar), moves(scalar, lanes_of(scalar)).collect
+    lanes = lanes_of(scalar)
+    collect, transpose = moves(scalar, lanes).collect, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
+    vector, square = lanes * size, lanes * lanes * size
 
     def unpack_all(address: Any, flat: Any, packed: Any) -> None:
+        block = stack(square)
         net = row(address, 1, NET)[0]
         layers = row(net.layers, net.n_layers, LAYER)
         for i in range(net.n_layers):
             layer = layers[i]
-            panels = packed + layer.packed_offset * size
-            for k in range(layer.n_in + 1):
-                start = layer.offset + k * layer.n_out if k < layer.n_in else layer.bias_offset
-                source = panels + k * lanes * size
-                collect(source, layer.weight_panel, flat + start * size, layer.n_out)
+            width, there = layer.n_out, packed - net.parameters
+            biases = flat + layer.bias_offset * size
+            for k in range(layer.n_in):
+                target = flat + (layer.offset + k * width) * size
+                if not layer.turned:
+                    source = layer.master + there + k * vector
+                    collect(source, layer.master_panel, target, width)
+                    continue
+                if k % lanes == 0:
+                    panel = layer.master + there + k // lanes * layer.master_panel
+                    transpose(panel, block, width)
+                collect(block + k % lanes * vector, 0, target, width)
+            collect(layer.biases + there, layer.master_panel, biases, width)
 
     return unpack_all
 
 
 def transposes(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that brings every transpose in step with the packed parameters."""
+    """Make the block that brings every copy of weights in step with the packed parameters."""
     lanes = lanes_of(scalar)
-    size = np.dtype(scalar).itemsize
     transpose = moves(scalar, lanes).transpose
-    square = lanes * lanes * size
+    square = lanes * lanes * np.dtype(scalar).itemsize
 
     def transpose_all(address: Any) -> None:
         net = row(address, 1, NET)[0]
         layers = row(net.layers, net.n_layers, LAYER)
-        for i in range(1, net.n_layers):
+        for i in range(net.n_layers):
             layer = layers[i]
-            for p in range(layer.n_panels):
-                for q in range(layer.n_in_panels):
-                    source = layer.weights + p * layer.weight_panel + q * square
-                    target = layer.transposed + q * layer.transposed_panel + p * square
-                    transpose(source, target, layer.n_in - q * lanes)
+            if layer.twin == 0:
+                continue
+            for p in range(layer.master_panels):
+                for r in range(0, layer.master_rows, lanes):
+                    source = layer.master + p * layer.master_panel + r // lanes * square
+                    target = layer.twin + r // lanes * layer.twin_panel + p * square
+                    transpose(source, target, layer.master_rows - r)
 
     return transpose_all

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.layout import Layout
-from fastmlp.workspace import STRIP_ROWS, Workspace, packed_size, round_up, transposed_size
+from fastmlp.workspace import (
+    STRIP_ROWS,
+    Workspace,
+    copy_size,
+    is_turned,
+    packed_size,
+    round_up,
+)
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
@@ -31,15 +38,17 @@ def _record(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
     return np.dtype((np.record, fields))
 
 
-# Sizes, addresses, strides of panels in bytes, offsets into the flat vector and the packed one, and
-# what to do with the products: `form`, and the address of the activation's block.
+# Sizes; the packed parameters (`master`: its rows, panels, bytes of a panel; the biases) and the
+# other form of the weights (`twin`), one of which serves the way forward (`weights`) and one the
+# way back (`transposed`); the layer's values; offsets into the flat vector; whether it is turned;
+# and what to do with its products: `form`, and the address of the activation's block.
 LAYER = _record(
-    "n_in", "n_out", "n_in_panels", "n_panels", "weights", "weight_panel",
-    "transposed", "transposed_panel", "outputs", "deltas",
-    "offset", "bias_offset", "packed_offset", "form", "activation",
+    "n_in", "n_out", "n_panels",
+    "master", "master_rows", "master_panels", "master_panel", "biases", "twin", "twin_panel",
+    "weights", "weight_panel", "transposed", "transposed_panel", "outputs", "deltas",
+    "offset", "bias_offset", "turned", "form", "activation",
 )  # fmt: skip
-# A piece of phase two's work: rows first to last of some panels of a layer's weights. The biases
-# are row n_in, and belong to the last piece.
+# A piece of phase two's work: rows first to last of some panels of a layer's packed parameters.
 TILE = _record("layer", "first", "last", "panel", "n_panels")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
@@ -102,10 +111,11 @@ def make_plan(
 ) -> Plan:
     """Lay a net, its buffers and its rules out for the kernels."""
     lanes, size = workspace.lanes, workspace.parameters.itemsize
-    tiles = _tiles(layout, workspace) if workspace.m.size else np.zeros(0, TILE).view(np.recarray)
+    layers = _layers(layout, workspace, blocks)
+    tiles = _tiles(layers, workspace) if workspace.m.size else np.zeros(0, TILE).view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
-        "layers": _layers(layout, workspace, blocks),
+        "layers": layers,
         "tiles": tiles,
         "strip_losses": np.zeros(workspace.panel_rows // STRIP_ROWS, np.float64),
         "tile_penalties": np.zeros(len(tiles), np.float64),
@@ -141,47 +151,45 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Return the table of layers; fields in the order of `LAYER`."""
-    lanes, size = workspace.lanes, workspace.parameters.itemsize
-    layers, packed, rows, transposed = [], 0, 0, 0
+    lanes, vector = workspace.lanes, workspace.lanes * workspace.parameters.itemsize
+    layers, packed, rows, copied, train = [], 0, 0, 0, workspace.m.size > 0
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        layer = (
-            n_in,
-            n_out,
-            round_up(n_in, lanes) // lanes,
-            round_up(n_out, lanes) // lanes,
-            address(workspace.parameters, packed),
-            (n_in + 1) * lanes * size,
-            address(workspace.transposed, transposed),
-            round_up(n_out, lanes) * lanes * size,
-            address(workspace.outputs, rows),
-            address(workspace.deltas, rows),
-            layout.weights[i],
-            layout.biases[i],
-            packed,
-            blocks.forms[i],
-            blocks.activations[i],
-        )
-        layers.append(layer)
-        packed += packed_size(n_in, n_out, lanes)
-        rows += workspace.panel_rows * round_up(n_out, lanes)
-        if i > 0:
-            transposed += transposed_size(n_in, n_out, lanes)
+        turned = train and is_turned(n_in, n_out, lanes)
+        has_twin = train and (i > 0 or turned)
+        in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
+        master = address(workspace.parameters, packed)
+        twin = address(workspace.copies, copied) if has_twin else 0
+        if turned:
+            master_shape, strides = (n_out, in_panels), (n_out * vector, in_panels * lanes * vector)
+            biases, ways = master + in_panels * strides[0], (twin, strides[1], master, strides[0])
+        else:
+            master_shape = (n_in, out_panels)
+            strides = ((n_in + 1) * vector, out_panels * lanes * vector)
+            biases, ways = master + n_in * vector, (master, strides[0], twin, strides[1])
+        values = [address(buffer, rows) for buffer in (workspace.outputs, workspace.deltas)]
+        offsets = (layout.weights[i], layout.biases[i])
+        packs = (master, *master_shape, strides[0], biases, twin, strides[1], *ways)
+        form = (turned, blocks.forms[i], blocks.activations[i])
+        layers.append((n_in, n_out, out_panels, *packs, *values, *offsets, *form))
+        packed += packed_size(n_in, n_out, lanes, turned=turned)
+        rows += workspace.panel_rows * out_panels * lanes
+        copied += copy_size(n_in, n_out, lanes) if has_twin else 0
     return np.array(layers, LAYER).view(np.recarray)
 
 
-def _tiles(layout: Layout, workspace: Workspace) -> Any:
-    """Cut every weight matrix into tiles: groups of panels, and in them groups of rows.
+def _tiles(layers: Any, workspace: Workspace) -> Any:
+    """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
-    tiles, lanes = [], workspace.lanes
+    tiles = []
     row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
-    for layer, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        n_panels = round_up(n_out, lanes) // lanes
-        for begin in range(0, n_in, block):
+    for i, layer in enumerate(layers):
+        n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
+        for begin in range(0, n_rows, block):
             for panel in range(0, n_panels, TILE_PANELS):
                 panels = (panel, min(TILE_PANELS, n_panels - panel))
-                for first in range(begin, min(begin + block, n_in), TILE_ROWS):
-                    tiles.append((layer, first, min(first + TILE_ROWS, n_in), *panels))
+                for first in range(begin, min(begin + block, n_rows), TILE_ROWS):
+                    tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels))
     return np.array(tiles, TILE).view(np.recarray)

@@ -33,7 +33,7 @@ def _forward_layer(
     for p in range(0, layer.n_panels, PANELS_AT_ONCE):
         n_panels = min(PANELS_AT_ONCE, layer.n_panels - p)
         w = layer.weights + p * layer.weight_panel
-        bias = w + layer.n_in * vector
+        bias = layer.biases + p * layer.master_panel
         outputs = layer.outputs + p * net.panel + down
         waits = layer.form == BLOCK
         to, panel = (z, z_panel) if waits else (outputs, net.panel)
@@ -41,7 +41,7 @@ def _forward_layer(
         left = (inputs + down, net.panel, layer.n_in, epilogue, 0)
         shape = (n_panels, n)
         weights = (w, layer.weight_panel)
-        call(net.product, (to, panel, bias, 0, layer.weight_panel, *weights, *left, *shape))
+        call(net.product, (to, panel, bias, 0, layer.master_panel, *weights, *left, *shape))
         if waits:
             for q in range(n_panels):
                 slopes = layer.deltas + (p + q) * net.panel + down

@@ -11,8 +11,8 @@ def shuffle(scalar: Any) -> Any:
     """Make the block that turns n_orders x n words of 32 random bits into orders of n rows.
 
     The shuffle of Fisher & Yates, inside out (Durstenfeld, 1964), the place of row i taken as
-    ``word (i + 1) / 2^32`` (Lemire, 2019, without its rejections: some orders of n rows are likelier
-    than others by n / 2^32).
+    ``word (i + 1) / 2^32`` (Lemire, 2019, without its rejections: some orders of n rows are
+    likelier than others by n / 2^32).
     """
 
     def shuffle_rows(words: Any, orders: Any, n: Any, n_orders: Any) -> None:

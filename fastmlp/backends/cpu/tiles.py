@@ -15,47 +15,36 @@ PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
 @leaf
-def _start(net: Any, piece: Any, layer: Any, vector: Any, like: Any) -> Any:
-    """Where the tile's sums begin: address, and strides of rows and panels."""
-    if net.more:
-        return _place(net.gradient, piece, layer, vector, like), vector, layer.weight_panel
-    return net.zeros, 0, 0
-
-
-@leaf
 def _differentiate(
-    net: Any, piece: Any, layer: Any, inputs: Any, g: Any, vector: Any, like: Any
+    net: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any, vector: Any, lanes: Any
 ) -> None:
-    """The gradient of the tile's weights over the chunk: from zero, or going on with `more`."""
-    lanes, panel = vector // like.itemsize, PANEL_ROWS * vector
-    n = piece.last - piece.first
-    start = _start(net, piece, layer, vector, like)
-    deltas = (layer.deltas + piece.panel * net.panel, net.panel)
-    left = (inputs + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
-    call(net.gradient_product, (g, panel, *start, *deltas, *left, piece.n_panels, n))
+    """The gradient of the tile's weights over the chunk: from zero, or going on with `more`.
 
-
-@leaf
-def _place(base: Any, piece: Any, layer: Any, vector: Any, like: Any) -> Any:
-    """Where a tile begins in a packed vector."""
-    panel = layer.packed_offset * like.itemsize + piece.panel * layer.weight_panel
-    return base + panel + piece.first * vector
+    By X^T D, or by D^T X where the layer is turned.
+    """
+    left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
+    start = (net.zeros, 0, 0)
+    if net.more:
+        start = (w - net.parameters + net.gradient, vector, layer.master_panel)
+    a = (left + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
+    b = (right + piece.panel * net.panel, net.panel)
+    shape = (piece.n_panels, piece.last - piece.first)
+    call(net.gradient_product, (g, PANEL_ROWS * vector, *start, *b, *a, *shape))
 
 
 @leaf
 def _penalise(
-    net: Any, piece: Any, layer: Any, w: Any, g: Any, total: Any, vector: Any, like: Any
+    net: Any, piece: Any, layer: Any, w: Any, g: Any, total: Any, vector: Any, lanes: Any
 ) -> None:
     """Add each penalty's slope to the gradient, and its value to the total; padding has none."""
-    lanes = vector // like.itemsize
     penalties = row(net.penalties, net.n_penalties, np.int64)
     row(total, 1, np.float64)[0] = 0.0
-    rows = piece.last - piece.first
+    rows, width = piece.last - piece.first, layer.n_in if layer.turned else layer.n_out
     for i in range(net.n_penalties):
         scale = net.scales + i * 8
         for p in range(piece.n_panels):
-            w_panel, g_panel = w + p * layer.weight_panel, g + p * PANEL_ROWS * vector
-            n = min(lanes, layer.n_out - (piece.panel + p) * lanes)
+            w_panel, g_panel = w + p * layer.master_panel, g + p * PANEL_ROWS * vector
+            n = min(lanes, width - (piece.panel + p) * lanes)
             if n == lanes:
                 call(penalties[i], (w_panel, g_panel, scale, total, rows * lanes))
             else:
@@ -65,22 +54,26 @@ def _penalise(
 
 
 @leaf
-def _copy(source: Any, target: Any, n: Any, like: Any) -> None:
-    a, b = row(source, n, like.dtype), row(target, n, like.dtype)
+def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
+    """Take the optimizer's step with n numbers of the gradient, or leave them for whom needs it."""
+    skip = w - net.parameters
+    if net.update:
+        call(net.optimizer, (w, g, net.m + skip, net.v + skip, net.coefficients, n))
+        return
+    source, target = row(g, n, like.dtype), row(net.gradient + skip, n, like.dtype)
     for i in range(n):
-        b[i] = a[i]
+        target[i] = source[i]
 
 
 def tile(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that does with tiles first to last what the `NET` record asks for.
 
-    `differentiate` sums a tile's gradient over the chunk of rows, from zero or, with `more`,
-    going on from the chunk before; `penalise` adds the penalties; `update` applies the optimizer
-    at once (the fused step), else the gradient is left whole for whom needs it.
+    It sums a tile's gradient over the chunk of rows, from zero or, with `more`, going on from the
+    chunk before; `penalise` adds the penalties; `update` applies the optimizer at once (the fused
+    step), else the gradient is left whole for whom needs it.
     """
     lanes = lanes_of(scalar)
-    size = np.dtype(scalar).itemsize
-    vector = lanes * size
+    vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
     transpose, sum_rows = moves(scalar, lanes).transpose, moves(scalar, lanes).sum_rows
     panel_bytes = PANEL_ROWS * vector
@@ -94,31 +87,31 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             piece = pieces[t]
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
-            _differentiate(net, piece, layer, inputs, g, vector, like)
-            w = _place(net.parameters, piece, layer, vector, like)
+            w = layer.master + piece.panel * layer.master_panel + piece.first * vector
+            _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
             if net.penalise:
-                _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, like)
+                _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, lanes)
             rows = piece.last - piece.first
-            if piece.last == layer.n_in:
-                first, row_stride, panel_stride = _start(net, piece, layer, vector, like)
-                for p in range(piece.n_panels):
-                    deltas = layer.deltas + (piece.panel + p) * net.panel
-                    start = first + p * panel_stride + rows * row_stride
-                    sum_rows(deltas, start, g + p * panel_bytes + rows * vector, net.n_rows)
-                rows += 1
+            ends = piece.last == layer.master_rows
             for p in range(piece.n_panels):
-                of_panel = p * layer.weight_panel
-                if net.update:
-                    skip = w - net.parameters + of_panel
-                    state = (net.m + skip, net.v + skip, net.coefficients, rows * lanes)
-                    call(net.optimizer, (w + of_panel, g + p * panel_bytes, *state))
-                else:
-                    target = _place(net.gradient, piece, layer, vector, like) + of_panel
-                    _copy(g + p * panel_bytes, target, rows * lanes, like)
-                if net.update and piece.layer > 0:
+                panel, slopes, n = w + p * layer.master_panel, g + p * panel_bytes, rows * lanes
+                if ends and not layer.turned:
+                    # The biases are one row more.
+                    biases = panel + rows * vector
+                    start = biases - net.parameters + net.gradient if net.more else net.zeros
+                    deltas = layer.deltas + (piece.panel + p) * net.panel
+                    sum_rows(deltas, start, slopes + rows * vector, net.n_rows)
+                    n += lanes
+                _finish(net, panel, slopes, n, like)
+                if net.update and layer.twin:
                     for r in range(piece.first, piece.last, lanes):
-                        block = layer.transposed + r // lanes * layer.transposed_panel
-                        source = w + of_panel + (r - piece.first) * vector
-                        transpose(source, block + (piece.panel + p) * square, layer.n_in - r)
+                        source = panel + (r - piece.first) * vector
+                        target = layer.twin + r // lanes * layer.twin_panel
+                        n = layer.master_rows - r
+                        transpose(source, target + (piece.panel + p) * square, n)
+            if layer.turned and ends and piece.panel + piece.n_panels == layer.master_panels:
+                start = layer.biases - net.parameters + net.gradient if net.more else net.zeros
+                sum_rows(layer.deltas, start, g, net.n_rows)
+                _finish(net, layer.biases, g, lanes, like)
 
     return work_on_tiles
