@@ -277,6 +277,14 @@ def test_a_job_alone_has_no_team() -> None:
     assert (drill.exact, drill.calls) == (True, 10)
 
 
+@pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="compiled, a team gathers")
+def test_interpreted_a_call_is_alone() -> None:
+    drill = Drill(8, 10)
+    helpers.run(drill.driver, drill.job, 2)
+    assert drill.job["team"] == 0
+    assert (drill.exact, drill.calls) == (True, 10)
+
+
 @only_compiled
 def test_a_pool_out_of_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:

@@ -15,6 +15,7 @@ from numba import prange, types
 from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of, call, kernel
+from fastmlp._compile.jit import INTERPRETED
 from fastmlp.backends.cpu import launch
 from fastmlp.backends.cpu.team import JOINED, STOPPED, enter, make_team, share
 
@@ -48,10 +49,10 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> None:
     """Do a job, a record array of shape (1,) with a field `team`, on up to so many threads.
 
     `seconds` is about how long it takes. Threads that other calls of this process keep busy are
-    not counted on.
+    not counted on. Interpreted, a call is always alone: its words of memory are not atomic.
     """
     address = job.ctypes.data
-    with launch.reserved(wanted) as n:
+    with launch.reserved(1 if INTERPRETED else wanted) as n:
         if n < 2:
             job["team"] = 0
             driver(address)
