@@ -23,8 +23,8 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Costs | None]:
 
 @only_compiled
 def test_a_team_pays_from_some_work_a_join(costs: dict[int, Costs | None]) -> None:
-    assert not cost.pays(Work(20_000 * 2000, 2000), 2)
-    assert cost.pays(Work(200_000 * 2000, 2000), 2)
+    assert not cost.pays(Work(100_000 * 2000, 2000), 2)
+    assert cost.pays(Work(1_000_000 * 2000, 2000), 2)
 
 
 @only_compiled

@@ -22,14 +22,15 @@ needs_threads = pytest.mark.skipif(
 )
 
 SAME_BITS_ON = """
-import sys
+import os
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import cost
+from fastmlp.backends.cpu import cost, helpers
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS
 
 cost.pays = lambda work, n_threads: n_threads > 1
+helpers.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 net = Net((17, 33, 5), loss="cross_entropy", penalties={"l2": 0.1, "l1": 0.1}, dtype="float32")
 parameters, data = net.draw(rng, 200, weighted=True)
@@ -127,9 +128,12 @@ def test_training_has_the_same_bits_in_parallel(
 
 
 @only_compiled
+@pytest.mark.parametrize("launched", ["region", "threads"])
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_any_number_of_threads_gives_the_same_bits(layer: str, python: Callable[..., str]) -> None:
-    environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer}
+def test_any_number_of_threads_gives_the_same_bits(
+    layer: str, launched: str, python: Callable[..., str]
+) -> None:
+    environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
     lines = python(SAME_BITS_ON, **environment).split()
     assert len(lines) == 4
     assert len(set(lines)) == 1

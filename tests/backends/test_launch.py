@@ -17,11 +17,11 @@ FORKING = """
 import os, signal, sys, warnings
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import cost, launch
+from fastmlp.backends.cpu import cost, helpers, launch
 from fastmlp.optimizers import SGD
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-cost.pays = lambda work, n_threads: True
+cost.pays, helpers.LONG = lambda work, n_threads: True, 0
 rng = np.random.default_rng(0)
 net = Net((5, 17, 3), penalties={"l2": 0.1})
 parameters, data = net.draw(rng, 100)
@@ -53,7 +53,7 @@ import os, signal, warnings
 import numba
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import cost, launch
+from fastmlp.backends.cpu import cost, helpers, launch
 from fastmlp.optimizers import SGD
 
 @numba.njit(parallel=True)
@@ -62,7 +62,7 @@ def of_another_library(numbers):
         numbers[i] += 1
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-cost.pays = lambda work, n_threads: True
+cost.pays, helpers.LONG = lambda work, n_threads: True, 0
 rng = np.random.default_rng(0)
 net = Net((5, 17, 3))
 parameters, data = net.draw(rng, 100)

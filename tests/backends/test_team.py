@@ -35,17 +35,17 @@ STRESS = """
 import sys
 from drills import Drill
 from fastmlp.backends.cpu import helpers
-n_threads = int(sys.argv[1])
+n_threads, seconds = int(sys.argv[1]), float(sys.argv[2])
 joined = 0
 for n in (2, 3, 7, 64):
     drill = Drill(n, 100_000)
-    helpers.run(drill.driver, drill.job, n_threads)
+    helpers.run(drill.driver, drill.job, n_threads, seconds)
     assert drill.exact, (n, drill.memory)
     joined += drill.calls - drill.n_spreads
 # A helper that wakes on its leader's core comes 4 ms late.
 for _ in range(50 if n_threads > 1 and joined == 0 else 0):
     drill = Drill(64, 100_000)
-    helpers.run(drill.driver, drill.job, n_threads)
+    helpers.run(drill.driver, drill.job, n_threads, seconds)
     assert drill.exact
     joined += drill.calls - drill.n_spreads
 print(joined)
@@ -54,9 +54,9 @@ print(joined)
 MANY_SHORT_CALLS = """
 from drills import Drill
 from fastmlp.backends.cpu import helpers
-for n_spreads in (0, 1, 2, 3) * 300:
+for n_spreads in (0, 1, 2, 3) * 100:
     drill = Drill(8, n_spreads)
-    helpers.run(drill.driver, drill.job, 3)
+    helpers.run(drill.driver, drill.job, 3, n_spreads % 2)
     assert drill.exact
 """
 
@@ -69,6 +69,7 @@ from fastmlp.backends.cpu import cost, helpers, launch
 from fastmlp.optimizers import SGD
 
 cost.pays = lambda work, n_threads: True
+helpers.LONG = 0
 launch.thread_limit = lambda: 64  # else the second call finds no thread free
 net = Net((5, 17, 3))
 rng = np.random.default_rng(0)
@@ -79,7 +80,7 @@ wrong = []
 
 def work():
     drill = Drill(7, 20_000)
-    helpers.run(drill.driver, drill.job, 2)
+    helpers.run(drill.driver, drill.job, 2, 1.0)
     trained = train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
     if not drill.exact or not np.array_equal(trained, expected):
         wrong.append(drill)
@@ -116,25 +117,28 @@ INTERRUPTED = """
 import signal, threading, time
 from drills import Drill
 from fastmlp.backends.cpu import helpers
-helpers.run(Drill(8, 1).driver, Drill(8, 1).job, 2)
+helpers.run(Drill(8, 1).driver, Drill(8, 1).job, 2, 1.0)
 drill = Drill(64, 200_000)
 threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
 try:
-    helpers.run(drill.driver, drill.job, 2)
+    helpers.run(drill.driver, drill.job, 2, 1.0)
     time.sleep(5)
 except KeyboardInterrupt:
     assert drill.exact  # delivered when the call was done
     after = Drill(8, 1000)
-    helpers.run(after.driver, after.job, 2)
+    helpers.run(after.driver, after.job, 2, 1.0)
     print(after.exact)
 """
 
 
 @only_compiled
 @each_layer
+@pytest.mark.parametrize("seconds", [0, 1], ids=["brief", "long"])
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
-def test_every_item_is_done_once(layer: str, n_threads: int, python: Callable[..., str]) -> None:
-    script = f"import sys; sys.argv = ['', '{n_threads}']\n" + STRESS
+def test_every_item_is_done_once(
+    layer: str, n_threads: int, seconds: int, python: Callable[..., str]
+) -> None:
+    script = f"import sys; sys.argv = ['', '{n_threads}', '{seconds}']\n" + STRESS
     joined = int(python(script, **environment(layer, NUMBA_NUM_THREADS=str(n_threads))))
     if n_threads == 1:
         assert joined == 0
@@ -158,7 +162,7 @@ def test_several_python_threads_at_once(layer: str, python: Callable[..., str]) 
 @pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
 def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
     variables = environment("omp", NUMBA_NUM_THREADS="3") | {limit: "1"}
-    joined = int(python("import sys; sys.argv = ['', '3']\n" + STRESS, **variables))
+    joined = int(python("import sys; sys.argv = ['', '3', '1']\n" + STRESS, **variables))
     assert joined == 0 or limit == "OMP_NUM_THREADS"  # Numba asks for a number of its own
 
 
@@ -252,10 +256,31 @@ def test_the_lines_of_a_team_are_its_own() -> None:
         assert not team[: JOINED // 8 + 1].any()
 
 
+@only_compiled
+def test_a_region_is_opened_for_long_calls_on_layers_that_stand_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    regions: list[int] = []
+    monkeypatch.setattr(helpers, "gather", lambda n, *_: regions.append(n))
+    for safe, seconds in [(True, 0.0), (True, 1.0), (False, 1.0)]:
+        monkeypatch.setattr(launch, "parallel_is_safe", lambda safe=safe: safe)
+        drill = Drill(8, 10)
+        helpers.run(drill.driver, drill.job, min(2, launch.thread_limit()), seconds)
+    assert regions == ([2] if launch.thread_limit() > 1 else [])
+
+
 def test_a_job_alone_has_no_team() -> None:
     drill = Drill(5, 10)
     drill.job["team"] = 1
     helpers.run(drill.driver, drill.job, 1)
+    assert drill.job["team"] == 0
+    assert (drill.exact, drill.calls) == (True, 10)
+
+
+@pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="compiled, a team gathers")
+def test_interpreted_a_call_is_alone() -> None:
+    drill = Drill(8, 10)
+    helpers.run(drill.driver, drill.job, 2)
     assert drill.job["team"] == 0
     assert (drill.exact, drill.calls) == (True, 10)
 

@@ -18,7 +18,8 @@ from fastmlp.backends.cpu.team import CONSTANT, CONSTANTS, JOINED, spread
 
 # What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
 RATE = 1.2e11
-MARGIN = 1.5
+# Joins that a spread must save: between two of them a thread also fetches what the others wrote.
+JOINS = 4
 # A team is not worth a thought, nor a measurement, below so much work a join.
 LEAST_FLOPS = 20_000
 SECONDS_VALID = 5.0
@@ -55,7 +56,7 @@ def pays(work: Work, n_threads: int) -> bool:
     if costs is None:
         return False
     saved = seconds * (1 - 1 / costs.speedup)
-    return saved > MARGIN * (costs.launch + work.n_spreads * costs.join)
+    return saved > costs.launch + JOINS * work.n_spreads * costs.join
 
 
 def measure(n_threads: int) -> Costs:

@@ -170,7 +170,8 @@ class Engine:
         for name, value in fields.items():
             setattr(job, name, value)
         n_threads = self.n_threads if cost.pays(work, self.n_threads) else 1
-        helpers.run(block_of(driver, self.network.dtype), session.job, n_threads)
+        block, seconds = block_of(driver, self.network.dtype), work.flops / cost.RATE
+        helpers.run(block, session.job, n_threads, seconds)
         return job
 
 
