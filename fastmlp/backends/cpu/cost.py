@@ -18,8 +18,10 @@ from fastmlp.backends.cpu.team import CONSTANT, CONSTANTS, JOINED, spread
 
 # What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
 RATE = 1.2e11
-# Joins that a spread must save: between two of them a thread also fetches what the others wrote.
-JOINS = 4
+# Joins that a spread must save: between two of them a thread also fetches what the others wrote. At
+# 0.4 us a join, 16-64-64-2 at 64 rows (2 MFLOP) took 23.6 us on two threads and 15.8 on one;
+# 4-32-16-4 at 10,000 (40 MFLOP) 465 and 665.
+JOINS = 20
 # A team is not worth a thought, nor a measurement, below so much work a join.
 LEAST_FLOPS = 20_000
 SECONDS_VALID = 5.0
