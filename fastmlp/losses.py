@@ -91,30 +91,36 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
     n_rows, n = raw.shape
     exponentials(raw, slope)
     for r in range(n_rows):
-        peak = raw[r, 0]
-        zero, one = type(peak)(0), type(peak)(1)
+        zero, one = type(raw[r, 0])(0), type(raw[r, 0])(1)
         peaks, others = zero, zero
         for j in range(n):
-            peak = raw[r, j] if raw[r, j] > peak else peak
             peaks += one if slope[r, j] == one else zero
             others += zero if slope[r, j] == one else slope[r, j]
-        others += peaks - one
-        rest, share = log1p(others), one / (others + one)
+        value[r] = others + (peaks - one)
+    # By itself, so that the logarithms vectorise.
+    for r in range(n_rows):
+        value[r] = log1p(type(raw[0, 0])(value[r]))
+    for r in range(n_rows):
+        total, peak = type(raw[r, 0])(0), raw[r, 0]
+        for j in range(n):
+            total += slope[r, j]
+            peak = raw[r, j] if raw[r, j] > peak else peak
+        share, rest = type(total)(1) / total, value[r]
         if target.shape[1] == 1:
             label = int(target[r, 0])
             for j in range(n):
                 slope[r, j] *= share
-            slope[r, label] -= one
+            slope[r, label] -= type(total)(1)
             value[r] = rest + (peak - raw[r, label])
         else:
-            mass, total = zero, zero
+            mass, loss = type(total)(0), type(total)(0)
             for j in range(n):
                 mass += target[r, j]
-                total += target[r, j] * (rest + (peak - raw[r, j]))
+                loss += target[r, j] * (type(total)(rest) + (peak - raw[r, j]))
             share *= mass
             for j in range(n):
                 slope[r, j] = slope[r, j] * share - target[r, j]
-            value[r] = total
+            value[r] = loss
 
 
 LOSSES: dict[str, Loss] = {

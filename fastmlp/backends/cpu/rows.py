@@ -20,7 +20,7 @@ from fastmlp.workspace import STRIP_ROWS
 
 FORWARD, EVALUATE, TRAIN = 0, 1, 2
 # Panels whose products wait on the stack for their activation: 16 KiB in the first-level cache.
-PANELS_AT_ONCE = 4
+PANELS_AT_ONCE = 2
 
 
 @leaf
