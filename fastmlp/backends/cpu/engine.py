@@ -1,5 +1,6 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
+from fastmlp.backends.cpu.pilot import pilot_for
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
@@ -169,9 +171,12 @@ class Engine:
         job = session.job[0]
         for name, value in fields.items():
             setattr(job, name, value)
-        n_threads = self.n_threads if cost.pays(work, self.n_threads) else 1
-        block, seconds = block_of(driver, self.network.dtype), work.flops / cost.RATE
-        helpers.run(block, session.job, n_threads, seconds)
+        kind = (driver.__name__, self.network.layout.sizes, session.rows, self.n_threads)
+        pilot = pilot_for(kind)
+        team = cost.pays(work, self.n_threads) and pilot.wants_team()
+        block, start = block_of(driver, self.network.dtype), time.perf_counter()
+        helpers.run(block, session.job, self.n_threads if team else 1, work.flops / cost.RATE)
+        pilot.record(team, work.flops, time.perf_counter() - start)
         return job
 
 
