@@ -1,5 +1,7 @@
 """Buffers: how many rows a chunk takes, and what is allocated for it."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +11,15 @@ from fastmlp import workspace
 from fastmlp.layout import Layout, make_layout
 from fastmlp.workspace import (
     ALIGNMENT,
+    PAGE_ROWS,
     STRIP_ROWS,
     aligned,
     chunk_rows,
+    copy_size,
+    is_turned,
     make_workspace,
     packed_size,
     round_up,
-    transposed_size,
 )
 
 layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
@@ -74,9 +78,10 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     for of_outputs in (buffers.raw, buffers.value, buffers.slope, buffers.loss_slope):
         assert of_outputs.shape == (16 * 2,)
     assert buffers.targets.shape == (16 * 6,)
-    assert buffers.transposed.shape == (8 * 8 + 8 * 4,)
-    # Panels with a row for the biases, and room for a square that reaches past the last one.
-    packed = (8 * 4 + 8 * 8 + 4 * 6 + 4 * 4,)
+    assert buffers.copies.shape == (8 * 8 + 8 * 4,)
+    # Panels with a row for the biases; the last layer turned, its biases after its panels; and room
+    # for a square that reaches past the end.
+    packed = (8 * 4 + 8 * 8 + (8 * 2 + 4) + 4 * 4,)
     for of_parameters in ("parameters", "m", "v", "backup", "gradient"):
         assert getattr(buffers, of_parameters).shape == packed
     assert buffers.zeros.shape == (4,)
@@ -88,8 +93,40 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
 def test_packed_layers_have_a_row_more_and_whole_panels(n_in: int, n_out: int, lanes: int) -> None:
     assert packed_size(n_in, n_out, lanes) % (lanes * (n_in + 1)) == 0
     assert 0 <= packed_size(n_in, n_out, lanes) - n_out * (n_in + 1) < lanes * (n_in + 1)
-    assert transposed_size(n_in, n_out, lanes) % lanes**2 == 0
-    assert transposed_size(n_in, n_out, lanes) >= n_in * n_out
+    assert copy_size(n_in, n_out, lanes) % lanes**2 == 0
+    assert copy_size(n_in, n_out, lanes) >= n_in * n_out
+
+
+@given(st.integers(1, 300), st.integers(1, 4), st.sampled_from([4, 8, 16]))
+def test_a_turned_layer_pads_its_inputs_in_place_of_its_outputs(
+    n_in: int, n_out: int, lanes: int
+) -> None:
+    size = packed_size(n_in, n_out, lanes, turned=True)
+    assert size % lanes == 0
+    assert 0 <= size - n_out * n_in - lanes < n_out * lanes
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 8, 16])
+def test_a_layer_of_few_outputs_and_more_inputs_is_turned(lanes: int) -> None:
+    turned = {n for n in range(1, 40) for n_in in (n + 1, 100) if is_turned(n_in, n, lanes)}
+    assert turned == set(range(1, min(4, lanes) + 1))
+    assert not any(is_turned(n_in, n, lanes) for n in range(1, 40) for n_in in range(1, n + 1))
+
+
+@given(st.integers(1, 5000))
+def test_panels_of_rows_are_never_a_multiple_of_a_page_apart(rows: int) -> None:
+    buffers = make_workspace(make_layout((1, 1)), rows, 1, np.float32, 16, train=False)
+    assert buffers.panel_rows % STRIP_ROWS == 0
+    assert buffers.panel_rows % PAGE_ROWS != 0
+    assert rows <= buffers.panel_rows < rows + 2 * STRIP_ROWS
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 20), (3, 20, 9), (9, 3, 3), (40, 3, 1)])
+def test_every_layer_but_a_first_that_is_not_turned_has_a_copy(sizes: tuple[int, ...]) -> None:
+    buffers = make_workspace(make_layout(sizes), 5, 1, np.float32, 16, train=True)
+    pairs = list(pairwise(sizes))
+    copied = pairs if sizes[1] <= 4 and sizes[0] > sizes[1] else pairs[1:]
+    assert buffers.copies.size == sum(copy_size(*pair, 16) for pair in copied)
 
 
 @given(st.integers(0, 1000), st.sampled_from([np.float32, np.float64]))
@@ -106,15 +143,15 @@ def test_losses_of_rows_are_float64() -> None:
     assert buffers.row_losses.dtype == np.float64
 
 
-@pytest.mark.parametrize("rows", [1, 8, 30])
-def test_identity_counts_the_rows_of_a_chunk(rows: int) -> None:
+@pytest.mark.parametrize(("rows", "panel_rows"), [(1, 8), (8, 8), (30, 32), (57, 72), (64, 72)])
+def test_identity_counts_the_rows_of_a_chunk(rows: int, panel_rows: int) -> None:
     buffers = make_workspace(make_layout((3, 9, 5)), rows, 1, np.float32, 16, train=True)
-    assert buffers.identity.tolist() == list(range(round_up(rows, STRIP_ROWS)))
+    assert buffers.identity.tolist() == list(range(panel_rows))
     assert buffers.identity.dtype == np.int64
 
 
 def test_a_forward_pass_allocates_its_parameters_and_nothing_else_of_their_size() -> None:
     buffers = make_workspace(make_layout((3, 4, 2)), 1, 1, np.float32, 16, train=False)
     assert buffers.parameters.size > 0
-    unused = (buffers.transposed, buffers.gradient, buffers.backup, buffers.m, buffers.v)
+    unused = (buffers.copies, buffers.gradient, buffers.backup, buffers.m, buffers.v)
     assert [b.size for b in unused] == [0] * 5

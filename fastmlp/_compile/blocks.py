@@ -29,7 +29,8 @@ from fastmlp._compile.width import Compiler
 Loop = Any
 Factory = Callable[..., Loop]
 
-_interpreted: list[Loop] = []
+# No block has the address 0, which stands for none.
+_interpreted: list[Loop] = [None]
 _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 

@@ -49,9 +49,11 @@ register_jitable(**INLINED)(elementary.exponentials)
 
 @emitted(elementary.quotient)
 def _quotient(typing_context: Any, a: Any, b: Any) -> Any:
-    """In float32 the processor's estimate of 1 / b and a step of Newton's, within 1 ulp, where a
-    vector has one: a step of Adam takes 0.25 ns a number so, 0.39 with a division. The scalar
-    remainder of a loop divides: it may differ in the last bit. Infinities come out as NaN.
+    """In float32 the processor's estimate of 1 / b and a step of Newton's, where a vector has one:
+    a step of Adam takes 0.25 ns a number so, 0.39 with a division. The scalar remainder of a loop
+    divides: it may differ in the last two bits. Infinities come out as NaN.
+
+    Largest error: 1.52 ulp in float32 (at 4 million pairs), 0.5 in float64.
     """
     if a != b or a not in TABLES:
         return None

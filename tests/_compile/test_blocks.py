@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.optimizers import OPTIMIZERS, SGD
+from fastmlp.updates import N_MOMENTS
 
 FORMS: list[Any] = [
     *(kind() for kind in OPTIMIZERS.values()),
@@ -77,9 +78,13 @@ def loss_block(name: str, dtype: str) -> Block:
     return block_of(loops.loss_loop, dtype, loss.rule, **options)
 
 
-def update_factory(optimizer: Any) -> Any:
+def update_options(optimizer: Any) -> dict[str, int]:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    return functools.partial(loops.update_loop, n_coefficients=n)
+    return {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
+
+
+def update_factory(optimizer: Any) -> Any:
+    return functools.partial(loops.update_loop, **update_options(optimizer))
 
 
 def block_ir(factory: Callable[..., Any], *rule: Any) -> str:
@@ -165,7 +170,7 @@ def test_an_update_is_its_rule_at_every_parameter(dtype: str, optimizer: Any) ->
     v = rng.uniform(size=60).astype(dtype)
     constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
     expected = [optimizer.rule(*state, *constants) for state in zip(w, g, m, v, strict=True)]
-    block = block_of(loops.update_loop, dtype, optimizer.rule, n_coefficients=constants.size)
+    block = block_of(loops.update_loop, dtype, optimizer.rule, **update_options(optimizer))
     run(block, w, g, m, v, constants, 60)
     for actual, column in zip((w, m, v), zip(*expected, strict=True), strict=True):
         assert_close(actual, column, dtype)

@@ -13,7 +13,7 @@ JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "block", "n", "addre
 def count(scalar: Any) -> Any:
     """Make the block that counts how often each item is done, and the calls on the word before."""
 
-    def count_items(address: Any, first: Any, last: Any) -> None:
+    def count_items(address: Any, first: Any, last: Any, part: Any) -> None:
         counts = row(address, last, np.int64)
         fetch_add(address - 8, 1)
         for i in range(first, last):

@@ -23,8 +23,9 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Costs | None]:
 
 @only_compiled
 def test_a_team_pays_from_some_work_a_join(costs: dict[int, Costs | None]) -> None:
-    assert not cost.pays(Work(100_000 * 2000, 2000), 2)
-    assert cost.pays(Work(1_000_000 * 2000, 2000), 2)
+    # A join costs 0.3 us, and 20 of them must be saved: 1.5 MFLOP.
+    assert not cost.pays(Work(1_000_000 * 2000, 2000), 2)
+    assert cost.pays(Work(2_000_000 * 2000, 2000), 2)
 
 
 @only_compiled
@@ -38,8 +39,10 @@ def test_one_short_call_pays_the_launch(costs: dict[int, Costs | None]) -> None:
     "slow", [QUICK._replace(join=60e-6), QUICK._replace(speedup=1.0), QUICK._replace(launch=5e-1)]
 )
 def test_a_busy_machine_works_alone(slow: Costs, costs: dict[int, Costs | None]) -> None:
+    work = Work(3_000_000 * 1000, 1000)
+    assert cost.pays(work, 2)
     costs[2] = slow
-    assert not cost.pays(Work(1_000_000 * 1000, 1000), 2)
+    assert not cost.pays(work, 2)
 
 
 @only_compiled

@@ -1,5 +1,6 @@
-"""Parameters in panels: there and back bit for bit, padding, and the transposes in step."""
+"""Parameters in panels: there and back bit for bit, padding, and the copies in step."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastmlp.backends.cpu.engine import Engine, Trainer
 from fastmlp.backends.cpu.plan import address
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.optimizers import OPTIMIZERS, SGD, Custom
+from fastmlp.workspace import is_turned, round_up
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -22,11 +24,15 @@ FORMS: list[Any] = [
     SGD(0.03, momentum=0.9, nesterov=True),
 ]
 N_ROWS, BATCH = 20, 7
+# The last layer turned; the first; the only one; two of them; none.
+SHAPES = [(70, 19, 5, 3), (70, 2, 7), (40, 1), (33, 20, 4, 2), (3, 9, 9)]
 N_STEPS = -(-N_ROWS // BATCH)
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
-layouts = st.lists(st.integers(1, 40 if INTERPRETED else 140), min_size=2, max_size=4).map(tuple)
+# Layers of few outputs, which may be turned, as often as others.
+sizes = st.integers(1, 40 if INTERPRETED else 140) | st.integers(1, 6)
+layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
 for_every_layout = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 40)
 
 
@@ -51,18 +57,62 @@ def workspace_of(trainer: Trainer) -> Any:
 
 
 def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
-    """Layer after layer, the panels of W with the biases as one row more."""
-    layout = make_layout(net.sizes)
-    pairs = zip(weight_views(layout, flat), bias_views(layout, flat), strict=True)
-    return np.concatenate([to_panels(np.vstack(pair), lanes).ravel() for pair in pairs])
+    """Layer after layer, the panels of W with the biases as one row more.
+
+    Of a turned layer, the panels of W transposed, and after them the biases.
+    """
+    layout, parts = make_layout(net.sizes), []
+    for w, b in zip(weight_views(layout, flat), bias_views(layout, flat), strict=True):
+        turned = is_turned(*w.shape, lanes)
+        matrices = [w.T, b[None]] if turned else [np.vstack((w, b))]
+        parts += [to_panels(matrix, lanes).ravel() for matrix in matrices]
+    return np.concatenate(parts)
 
 
-def transposed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
-    """Panels of each W transposed but the first, their rows rounded up to whole squares."""
-    matrices = weight_views(make_layout(net.sizes), flat)[1:]
-    heights = [-(-w.shape[1] // lanes) * lanes for w in matrices]
-    parts = [to_panels(w.T, lanes, h).ravel() for w, h in zip(matrices, heights, strict=True)]
-    return np.concatenate([flat[:0], *parts])
+def copies_by_hand(net: Net, flat: Any, lanes: int) -> Any:
+    """Panels of each W transposed, or of a turned W, their rows rounded up to whole squares.
+
+    A first layer that is not turned sends no errors down: it needs none.
+    """
+    parts = [flat[:0]]
+    for i, w in enumerate(weight_views(make_layout(net.sizes), flat)):
+        turned = is_turned(*w.shape, lanes)
+        if i > 0 or turned:
+            other = w if turned else w.T
+            parts.append(to_panels(other, lanes, round_up(len(other), lanes)).ravel())
+    return np.concatenate(parts)
+
+
+def places_of_numbers(trainer: Trainer, net: Net) -> tuple[Any, Any]:
+    """Where the packed parameters, and the copies, hold numbers and no padding."""
+    ones = np.ones(make_layout(net.sizes).n_parameters, net.dtype)
+    lanes = workspace_of(trainer).lanes
+    return packed_by_hand(net, ones, lanes) != 0, copies_by_hand(net, ones, lanes) != 0
+
+
+def compared(a: Any, b: Any, where: Any) -> tuple[Any, Any]:
+    return a[where], b[where]
+
+
+def assert_in_step(
+    trainer: Trainer, net: Net, parameters: Any, *moments: Any, fresh: bool = False
+) -> None:
+    """The packed vectors are those of the flat ones, and the copies too.
+
+    Padding is part of the comparison where no layer is turned: it is still zero. The gradient of a
+    turned layer's padding is that of the padding of its inputs, which 1/2 is of a sigmoid: it may
+    be anything, and nothing reads it (see the test of NaNs in its place).
+    """
+    workspace = workspace_of(trainer)
+    packed = (workspace.parameters, workspace.m, workspace.v)
+    turned = trainer._session.plan.layers.turned.any()
+    real = places_of_numbers(trainer, net) if turned and not fresh else (slice(None),) * 2
+    for vector, flat in zip(packed, (parameters, *moments), strict=False):
+        expected = packed_by_hand(net, flat, workspace.lanes)
+        assert np.array_equal(*compared(vector[: expected.size], expected, real[0]))
+        assert not vector[expected.size :].any()
+    expected = copies_by_hand(net, parameters, workspace.lanes)
+    assert np.array_equal(*compared(workspace.copies, expected, real[1]))
 
 
 @each_dtype
@@ -71,15 +121,7 @@ def transposed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
 def test_parameters_lie_where_the_panels_say(dtype: str, sizes: tuple[int, ...]) -> None:
     net = Net(sizes, dtype=dtype)
     trainer, parameters, moments = trainer_of(net, SGD(), np.random.default_rng(0))
-    workspace = workspace_of(trainer)
-    for packed, flat in zip(
-        (workspace.parameters, workspace.m, workspace.v), (parameters, *moments), strict=True
-    ):
-        expected = packed_by_hand(net, flat, workspace.lanes)
-        assert np.array_equal(packed[: expected.size], expected)
-        assert not packed[expected.size :].any()
-    expected = transposed_by_hand(net, parameters, workspace.lanes)
-    assert np.array_equal(workspace.transposed, expected)
+    assert_in_step(trainer, net, parameters, *moments, fresh=True)
 
 
 @each_dtype
@@ -99,23 +141,17 @@ def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple
 
 @each_dtype
 @each_form
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
 def test_panels_are_those_of_the_parameters_after_every_optimizer(
-    dtype: str, optimizer: Any, rng: Any
+    dtype: str, sizes: tuple[int, ...], optimizer: Any, rng: Any
 ) -> None:
-    net = Net((70, 19, 5, 3), "sigmoid", penalties=PENALTY_SETS[-1], dtype=dtype)
+    net = Net(sizes, "sigmoid", penalties=PENALTY_SETS[-1], dtype=dtype)
     trainer, parameters, moments = trainer_of(net, optimizer, rng)
     before = parameters.copy()
     take_steps(trainer, optimizer)
     trainer.store()
     assert not np.array_equal(parameters, before)
-    workspace = workspace_of(trainer)
-    expected = packed_by_hand(net, parameters, workspace.lanes)
-    # Padding is part of the comparison: it is still zero.
-    assert np.array_equal(workspace.parameters[: expected.size], expected)
-    for packed, flat in zip((workspace.m, workspace.v), moments, strict=True):
-        assert np.array_equal(packed[: expected.size], packed_by_hand(net, flat, workspace.lanes))
-    expected = transposed_by_hand(net, parameters, workspace.lanes)
-    assert np.array_equal(workspace.transposed, expected)
+    assert_in_step(trainer, net, parameters, *moments)
 
 
 @each_dtype
@@ -128,13 +164,11 @@ def test_padding_is_zero_after_steps_with_every_activation(
     trainer, parameters, _ = trainer_of(net, adam, rng)
     take_steps(trainer, adam)
     trainer.store()
-    workspace = workspace_of(trainer)
-    expected = packed_by_hand(net, parameters, workspace.lanes)
-    assert np.array_equal(workspace.parameters[: expected.size], expected)
+    assert_in_step(trainer, net, parameters)
 
 
 @each_dtype
-def test_transposes_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None:
+def test_copies_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None:
     net = Net((3, 19, 5, 2), "identity", dtype=dtype)
     trainer, parameters, _ = trainer_of(net, SGD(), rng)
     before = parameters.copy()
@@ -142,9 +176,56 @@ def test_transposes_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None
     assert trainer.diverged
     trainer.store()
     assert np.array_equal(parameters, before)
-    workspace = workspace_of(trainer)
-    expected = transposed_by_hand(net, before, workspace.lanes)
-    assert np.array_equal(workspace.transposed, expected)
+    assert_in_step(trainer, net, before)
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_turned_layers_train_as_others(
+    dtype: str, sizes: tuple[int, ...], rng: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, adam = Net(sizes, "tanh", penalties=PENALTY_SETS[-1], dtype=dtype), OPTIMIZERS["adam"]()
+    state = rng.bit_generator.state
+    results = []
+    for few_outputs in (4, 0):
+        monkeypatch.setattr("fastmlp.workspace.FEW_OUTPUTS", few_outputs)
+        rng.bit_generator.state = state
+        trainer, parameters, moments = trainer_of(net, adam, rng)
+        turned = [bool(layer.turned) for layer in trainer._session.plan.layers]
+        lanes = workspace_of(trainer).lanes
+        few = [b <= min(few_outputs, lanes) and a > b for a, b in pairwise(sizes)]
+        assert turned == few
+        take_steps(trainer, adam)
+        trainer.store()
+        results.append((parameters, *moments))
+    # Biases, which are summed elsewhere, and quotients from vectors or not may differ.
+    tolerance = {"float32": 2e-5, "float64": 1e-12}[dtype]
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@each_dtype
+@each_form
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_nothing_reads_what_is_in_the_padding(
+    dtype: str, sizes: tuple[int, ...], optimizer: Any, rng: Any
+) -> None:
+    net = Net(sizes, "sigmoid", penalties=PENALTY_SETS[-1], dtype=dtype)
+    state = rng.bit_generator.state
+    results = []
+    for fill in (0.0, np.nan):
+        rng.bit_generator.state = state
+        trainer, parameters, moments = trainer_of(net, optimizer, rng)
+        workspace, (packed, copies) = workspace_of(trainer), places_of_numbers(trainer, net)
+        for vector in (workspace.parameters, workspace.m, workspace.v):
+            vector[: packed.size][~packed] = fill
+        workspace.copies[~copies] = fill
+        take_steps(trainer, optimizer)
+        assert not trainer.diverged
+        trainer.store()
+        results.append((parameters, *moments))
+    for one, other in zip(*results, strict=True):
+        assert one.tobytes() == other.tobytes()
 
 
 def root(z: Any) -> Any:

@@ -20,9 +20,19 @@ from fastmlp.backends.cpu.plan import (
     make_plan,
 )
 from fastmlp.layout import Layout, make_layout
-from fastmlp.workspace import STRIP_ROWS, Workspace, make_workspace, round_up
+from fastmlp.workspace import (
+    PAGE_ROWS,
+    STRIP_ROWS,
+    Workspace,
+    copy_size,
+    is_turned,
+    make_workspace,
+    packed_size,
+    round_up,
+)
 
-layouts = st.lists(st.integers(1, 300), min_size=2, max_size=5).map(
+# Layers of few outputs, which may be turned, as often as others.
+layouts = st.lists(st.integers(1, 300) | st.integers(1, 6), min_size=2, max_size=5).map(
     lambda sizes: make_layout(tuple(sizes))
 )
 widths = st.sampled_from([2, 4, 8, 16])
@@ -43,15 +53,19 @@ def plan_of(
 @given(layouts, widths)
 def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int) -> None:
     plan, _ = plan_of(layout, lanes)
-    covered = [np.zeros((layer.n_panels, layer.n_in), int) for layer in plan.layers]
-    biases = [np.zeros(layer.n_panels, int) for layer in plan.layers]
+    covered = [np.zeros((each.master_panels, each.master_rows), int) for each in plan.layers]
+    biases = [np.zeros(1 if each.turned else each.n_panels, int) for each in plan.layers]
     for piece in plan.tiles:
+        layer = plan.layers[piece.layer]
         panels = slice(piece.panel, piece.panel + piece.n_panels)
-        assert panels.stop <= plan.layers[piece.layer].n_panels
-        assert piece.last <= plan.layers[piece.layer].n_in
+        assert panels.stop <= layer.master_panels
+        assert piece.last <= layer.master_rows
         covered[piece.layer][panels, piece.first : piece.last] += 1
-        if piece.last == plan.layers[piece.layer].n_in:  # the last piece takes the biases
+        # The last piece of a panel takes its biases, of a turned layer the last of all.
+        if piece.last == layer.master_rows and not layer.turned:
             biases[piece.layer][panels] += 1
+        elif piece.last == layer.master_rows and panels.stop == layer.master_panels:
+            biases[piece.layer] += 1
     assert all((count == 1).all() for count in covered)
     assert all((count == 1).all() for count in biases)
 
@@ -79,13 +93,42 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(layout: Layout, lan
     plan, buffers = plan_of(layout, lanes)
     layers = plan.layers
     begin = address(buffers.parameters)
-    ends = layers.packed_offset + layers.n_panels * layers.weight_panel // SIZE
-    assert layers.packed_offset[0] == 0
-    assert [*layers.packed_offset[1:]] == [*ends[:-1]]
+    ends = layers.master + layers.master_panels * layers.master_panel
+    ends += layers.turned * lanes * SIZE  # biases after the panels, not in them
+    assert [*layers.master] == [begin, *ends[:-1]]
     # A square that is transposed may reach past the end by one less than its rows.
-    assert ends[-1] + lanes * (lanes - 1) <= buffers.parameters.size
-    assert [*layers.weights] == [begin + offset * SIZE for offset in layers.packed_offset]
-    assert [*layers.weight_panel] == [(n + 1) * lanes * SIZE for n in layout.sizes[:-1]]
+    assert ends[-1] + lanes * (lanes - 1) * SIZE <= begin + buffers.parameters.nbytes
+    for layer, end in zip(layers, ends, strict=True):
+        size = packed_size(layer.n_in, layer.n_out, lanes, turned=bool(layer.turned))
+        assert end - layer.master == size * SIZE
+
+
+@for_every_layout
+@given(layouts, widths, st.booleans())
+def test_a_layer_is_held_as_it_is_or_turned(layout: Layout, lanes: int, train: bool) -> None:
+    vector = lanes * SIZE
+    for layer in plan_of(layout, lanes, train=train)[0].layers:
+        assert layer.turned == (train and is_turned(layer.n_in, layer.n_out, lanes))
+        if layer.turned:
+            assert layer.master_rows == layer.n_out
+            assert layer.master_panels == round_up(layer.n_in, lanes) // lanes
+            assert layer.master_panel == layer.n_out * vector
+            assert layer.biases == layer.master + layer.master_panels * layer.master_panel
+        else:
+            assert (layer.master_rows, layer.master_panels) == (layer.n_in, layer.n_panels)
+            assert layer.master_panel == (layer.n_in + 1) * vector
+            assert layer.biases == layer.master + layer.n_in * vector
+
+
+@for_every_layout
+@given(layouts, widths, st.booleans())
+def test_one_form_of_the_weights_serves_the_way_forward_and_one_the_way_back(
+    layout: Layout, lanes: int, train: bool
+) -> None:
+    for layer in plan_of(layout, lanes, train=train)[0].layers:
+        forms = (layer.master, layer.master_panel), (layer.twin, layer.twin_panel)
+        ways = (layer.weights, layer.weight_panel), (layer.transposed, layer.transposed_panel)
+        assert ways == (forms[::-1] if layer.turned else forms)
 
 
 @for_every_layout
@@ -97,7 +140,6 @@ def test_a_layer_knows_its_sizes_and_its_rule_and_where_its_numbers_lie(
     assert [*layers.offset] == [*layout.weights]
     assert [*layers.bias_offset] == [*layout.biases]
     assert ([*layers.n_in], [*layers.n_out]) == ([*layout.sizes[:-1]], [*layout.sizes[1:]])
-    assert [*layers.n_in_panels] == [round_up(n, lanes) // lanes for n in layout.sizes[:-1]]
     assert [*layers.n_panels] == [round_up(n, lanes) // lanes for n in layout.sizes[1:]]
     assert [*layers.activation] == list(range(layout.n_layers))
     assert [*layers.form] == [i % 3 for i in range(layout.n_layers)]
@@ -105,16 +147,29 @@ def test_a_layer_knows_its_sizes_and_its_rule_and_where_its_numbers_lie(
 
 @for_every_layout
 @given(layouts, widths)
-def test_transposes_lie_one_after_the_other_and_the_first_layer_has_none(
+def test_copies_lie_one_after_the_other_and_a_first_layer_has_none_unless_it_is_turned(
     layout: Layout, lanes: int
 ) -> None:
     plan, buffers = plan_of(layout, lanes)
-    layers = plan.layers[1:]
-    ends = [*(layers.transposed + layers.n_in_panels * layers.transposed_panel)]
-    begins = [*layers.transposed, address(buffers.transposed) + buffers.transposed.nbytes]
-    assert begins == [address(buffers.transposed), *ends]
-    heights = [round_up(n, lanes) for n in layout.sizes[2:]]
-    assert [*layers.transposed_panel] == [n * lanes * SIZE for n in heights]
+    first = plan.layers[0]
+    assert (first.twin != 0) == first.turned
+    layers = plan.layers[0 if first.turned else 1 :]
+    sizes = [copy_size(layer.n_in, layer.n_out, lanes) * SIZE for layer in layers]
+    begins = [*layers.twin, address(buffers.copies) + buffers.copies.nbytes]
+    assert begins == [address(buffers.copies) + sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    # Panels of the transpose, their rows filled up to whole squares.
+    heights = [round_up(layer.master_panels * lanes, lanes) for layer in layers]
+    assert [*layers.twin_panel] == [n * lanes * SIZE for n in heights]
+    panels = [round_up(layer.master_rows, lanes) // lanes for layer in layers]
+    assert [*(panels * layers.twin_panel)] == sizes
+
+
+@for_every_layout
+@given(layouts, widths)
+def test_a_forward_pass_has_no_copies_and_turns_no_layer(layout: Layout, lanes: int) -> None:
+    layers = plan_of(layout, lanes, train=False)[0].layers
+    assert not layers.twin.any()
+    assert not layers.turned.any()
 
 
 @for_every_layout
@@ -122,7 +177,8 @@ def test_transposes_lie_one_after_the_other_and_the_first_layer_has_none(
 def test_buffers_of_layers_lie_one_after_the_other(layout: Layout, lanes: int, rows: int) -> None:
     plan, buffers = plan_of(layout, lanes, rows)
     panel = plan.net[0].panel
-    assert panel == round_up(rows, STRIP_ROWS) * lanes * SIZE
+    assert panel == buffers.panel_rows * lanes * SIZE
+    assert panel // (lanes * SIZE) % PAGE_ROWS != 0
     for name in ("outputs", "deltas"):
         begins, buffer = plan.layers[name], getattr(buffers, name)
         ends = begins + plan.layers.n_panels * panel
@@ -135,7 +191,7 @@ def test_buffers_of_layers_lie_one_after_the_other(layout: Layout, lanes: int, r
 @given(layouts, st.integers(1, 100))
 def test_every_strip_of_rows_has_a_place_for_its_loss(layout: Layout, rows: int) -> None:
     plan, _ = plan_of(layout, 16, rows)
-    assert len(plan.strip_losses) == len(range(0, rows, STRIP_ROWS))
+    assert len(plan.strip_losses) >= len(range(0, rows, STRIP_ROWS))
     assert len(plan.tile_penalties) == len(plan.tiles) == plan.net[0].n_tiles
 
 

@@ -48,11 +48,11 @@ def _add_four(z: Any, weights: Any, width: Any, x: Any, like: Any) -> None:
 def _products(net: Any, layer: Any, inputs: Any, z: Any, like: Any) -> None:
     """Pre-activations of one row."""
     size, width, n_in = like.itemsize, layer.n_out, layer.n_in
-    biases = row(net.flat + layer.bias_offset * size, width, like.dtype)
+    biases = row(net.unpacked + layer.bias_offset * size, width, like.dtype)
     sums, x = row(z, width, like.dtype), row(inputs, n_in, like.dtype)
     for j in range(width):
         sums[j] = biases[j]
-    weights = net.flat + layer.offset * size
+    weights = net.unpacked + layer.offset * size
     whole = n_in - n_in % 4
     for k in range(0, whole, 4):
         four = row(inputs + k * size, 4, like.dtype)
@@ -105,7 +105,7 @@ class FewRows:
         blocks = Addresses(*rules.activations(network, fused=False), link=rules.link(network))
         self._plan = make_plan(layout, self._workspace, blocks)
         net = self._plan.net[0]
-        net.flat, net.scratch = address(parameters), address(self._scratch)
+        net.unpacked, net.scratch = address(parameters), address(self._scratch)
         self._block = block_of(few, dtype)
         net.rows = self._block.address
         self._address = address(self._plan.net)

@@ -55,8 +55,8 @@ TILE = _record("layer", "first", "last", "panel", "n_panels")
 # chunk's rows; `scale` is one over the rows of the batch, or over the sum of their weights.
 NET = _record(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
-    "layers", "tiles", *BUFFERS, "gradient", "flat", "scratch", "strip_losses", "tile_penalties",
-    "x", "y", "weight", "out", "index", "n_rows",
+    "layers", "tiles", *BUFFERS, "gradient", "unpacked", "scratch",
+    "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
