@@ -91,8 +91,11 @@ def _optimizers() -> Iterator[Optimizer]:
 def _exercise(net: MLP) -> None:
     """Call each compiled entry point once, with targets that every loss takes."""
     X = y = np.eye(WIDTH)
-    net.fit(X, y, epochs=1, validation_data=(X, y))
-    net.predict(X)
+    # A batch of all rows would not be shuffled.
+    net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
+    net.predict(np.repeat(X, 3, axis=0))
+    for _ in range(2):  # few rows, which have a way of their own from the second time on
+        net.predict(X[:1])
     _, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(gradient)
 

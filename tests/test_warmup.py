@@ -42,7 +42,9 @@ for width, n_rows in ((3, 5), (64, 200)):
     for chosen in settings:
         net = MLP((width, 7, width), seed=0, **chosen)
         net.fit(X, y, epochs=1, batch_size=200, validation_data=(X, y))
+        net.fit(X, y, epochs=1, batch_size=n_rows - 1)  # in an order of its own
         net.predict(X), net.predict_raw(X)
+        net.predict(X[:1]), net.predict(X[:1])
         net.apply_gradient(net.loss_and_gradient(X, y)[1])
     assert bool(helpers.gather.signatures) == (wide and launch.parallel_is_safe())
 cost.measure(launch.thread_limit())
