@@ -56,7 +56,7 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> None:
     with launch.reserved(1 if INTERPRETED else wanted) as n:
         if n < 2:
             job["team"] = 0
-            block_of(alone, np.int64)(driver.address, address)
+            block_of(alone, np.int64)(0, driver.address, address)
             return
         team = make_team(n)
         job["team"] = team.ctypes.data
@@ -84,7 +84,7 @@ class Pool:
         try:
             for _ in range(n - 1):
                 self._calls.put((team, driver.address, job))
-            block_of(alone, np.int64)(driver.address, job)
+            block_of(alone, np.int64)(team.ctypes.data, driver.address, job)
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
 
