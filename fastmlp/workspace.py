@@ -17,7 +17,7 @@ from fastmlp.layout import Layout
 
 Buffer = NDArray[Any]
 CHUNK_NUMBERS = 4_000_000
-CHUNK_FLOPS = 50_000_000_000
+CHUNK_FLOPS = 25_000_000_000
 CACHE_NUMBERS = 200_000
 MIN_CHUNK_ROWS = 64
 # Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
