@@ -90,6 +90,6 @@ class FastmlpFit:
             if out is None:
                 shape = (len(x), self.workload.sizes[-1])
                 out = outs[len(x)] = np.empty(shape, self.workload.dtype)
-            return self.net.predict_raw(x, out=out)
+            return self.net.predict(x, out=out)
 
-        return {"new array": self.net.predict_raw, "out=": into}
+        return {"new array": self.net.predict, "out=": into}

@@ -43,7 +43,7 @@ def assert_same_bits(network: Network, rng: Any) -> None:
     assert Engine(network, 1).predict(parameters, x, expected) is None
     assert np.isfinite(expected).all()
     quick = FewRows(network, parameters)
-    for n in range(1, quick._most + 1):
+    for n in range(1, quick.most + 1):
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
             out = np.empty((n, sizes[-1]), dtype)

@@ -109,7 +109,7 @@ class FewRows:
         self._block = block_of(few, dtype)
         net.rows = self._block.address
         self._address = address(self._plan.net)
-        self._most = max(1, min(FEW_ROWS, FEW_PRODUCTS // layout.n_weights))
+        self.most = max(1, min(FEW_ROWS, FEW_PRODUCTS // layout.n_weights))
 
     def __reduce__(self) -> Any:
         """Addresses mean nothing in a copy or in another process."""
@@ -121,11 +121,12 @@ class FewRows:
         Holds the GIL, so that no two threads use the buffers at a time.
         """
         dtype = self.dtype
-        if type(x) is not np.ndarray or x.dtype is not dtype or x.ndim != 2 or len(x) > self._most:
+        # An array that was pickled has a dtype of its own: equal, not the same.
+        if type(x) is not np.ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
             return None
         if out is None:
             result = np.empty((len(x), self._n_out), dtype)
-        elif type(out) is np.ndarray and out.dtype is dtype and out.ndim == 2:
+        elif type(out) is np.ndarray and out.dtype == dtype and out.ndim == 2:
             result, flags = out, out.flags
             if not (flags.c_contiguous and flags.writeable):
                 return None
