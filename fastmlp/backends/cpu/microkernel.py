@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
 
-BYTE, WORD, LANE = ir.IntType(8), ir.IntType(64), ir.IntType(32)
+WORD, LANE = ir.IntType(64), ir.IntType(32)
 STORE, RELU, TIMES, WHERE_POSITIVE = range(4)
 # So that a block of B, 16 KiB, leaves room in L1: 64 x 32 x 2048 ran at 131 GFLOP/s without blocks.
 DEPTH_BLOCK = 128

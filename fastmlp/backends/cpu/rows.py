@@ -12,7 +12,7 @@ from fastmlp.backends.cpu.microkernel import (
     TIMES,
     WHERE_POSITIVE,
     lanes_of,
-)  # fmt: skip
+)
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
 from fastmlp.backends.cpu.vectors import moves
@@ -65,13 +65,10 @@ def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
 @leaf
 def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
     """The weighted loss of each strip of rows."""
-    loss, index = (
-        row(net.row_losses + at * 8, n, np.float64),
-        row(net.index + first * 8, n, np.int64),
-    )
-    sums = row(
-        net.strip_losses + at // STRIP_ROWS * 8, (n + STRIP_ROWS - 1) // STRIP_ROWS, np.float64
-    )
+    loss = row(net.row_losses + at * 8, n, np.float64)
+    index = row(net.index + first * 8, n, np.int64)
+    n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
+    sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
     sums[:] = 0.0
     for r in range(n):
         weight = 1.0
@@ -120,8 +117,8 @@ def _backward_layer(net: Any, layer: Any, below: Any, n: Any, at: Any, vector: A
 def rows(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that runs phase one on strips first to last, as far as the mode asks for.
 
-    Where nothing is to be kept, all rows of a team's part go through the same few
-    rows of the buffers, which stay in cache; the link writes the predictions where asked.
+    Where nothing is to be kept, all rows of a team's part go through the same few rows of the
+    buffers, which stay in cache; the link writes the predictions where asked.
     """
     lanes = lanes_of(scalar)
     spread, collect = moves(scalar, lanes).spread, moves(scalar, lanes).collect
@@ -160,18 +157,8 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                 call(net.link, (values, net.out + start * net.n_out * size, n, net.n_out))
                 continue
             targets = _gather_targets(net, start, n, at, like)
-            call(
-                net.loss,
-                (
-                    values,
-                    targets,
-                    net.loss_slope + skip,
-                    net.row_losses + at * 8,
-                    n,
-                    net.n_out,
-                    net.n_targets,
-                ),
-            )
+            losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
+            call(net.loss, (values, targets, net.loss_slope + skip, losses, *shape))
             _sum_losses(net, start, n, at, like)
             if net.mode == TRAIN:
                 _scale_errors(net, outer, start, n, at, like)
