@@ -45,25 +45,22 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
             right, p = b, 0
             while p < n_panels:
                 left = n_panels - p
+                at = (c, c_panel, start, start_row, start_panel, right, b_panel, a, a_panel)
+                how = (depth, epilogue, operand, n)
                 if n == 1 and left >= 4:
-                    one_4(c, c_panel, start, start_row, start_panel, right, b_panel,
-                          a, a_panel, depth, epilogue, operand, n)  # fmt: skip
+                    one_4(*at, *how)
                     step = 4
                 elif n == 1:
-                    one_1(c, c_panel, start, start_row, start_panel, right, b_panel,
-                          a, a_panel, depth, epilogue, operand, n)  # fmt: skip
+                    one_1(*at, *how)
                     step = 1
                 elif left == 1:
-                    tall_1(c, c_panel, start, start_row, start_panel, right, b_panel,
-                           a, a_panel, depth, epilogue, operand, n)  # fmt: skip
+                    tall_1(*at, *how)
                     step = 1
                 elif n <= low:
-                    low_2(c, c_panel, start, start_row, start_panel, right, b_panel,
-                          a, a_panel, depth, epilogue, operand, n)  # fmt: skip
+                    low_2(*at, *how)
                     step = 2
                 else:
-                    tall_2(c, c_panel, start, start_row, start_panel, right, b_panel,
-                           a, a_panel, depth, epilogue, operand, n)  # fmt: skip
+                    tall_2(*at, *how)
                     step = 2
                 p += step
                 right += step * b_panel
