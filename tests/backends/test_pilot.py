@@ -1,5 +1,7 @@
 """The choice between one thread and a team, from timings that the test makes up."""
 
+from itertools import pairwise
+
 from fastmlp.backends.cpu.pilot import AGAIN, Pilot, pilot_for
 
 
@@ -33,6 +35,20 @@ def test_it_changes_over_when_another_process_takes_a_core_and_back() -> None:
     choices(pilot, 100, alone=2.0, together=1.0)
     assert choices(pilot, 100, alone=2.0, together=5.0)[-10:] == [False] * 10
     assert choices(pilot, 2 * AGAIN + 20, alone=2.0, together=1.0)[-10:] == [True] * 10
+
+
+def test_the_slower_one_is_tried_less_and_less_often_while_nothing_changes() -> None:
+    pilot = Pilot()
+    trials = [i for i, team in enumerate(choices(pilot, 20 * AGAIN, 2.0, 1.0)) if not team]
+    gaps = [b - a for a, b in pairwise(trials)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] >= 4 * gaps[0]
+
+
+def test_a_call_without_work_teaches_nothing() -> None:
+    pilot = Pilot()
+    pilot.record(False, 0, 1.0)
+    assert choices(pilot, 3, alone=2.0, together=1.0) == [True, True, False]
 
 
 def test_calls_of_unlike_lengths_are_compared_by_their_work() -> None:
