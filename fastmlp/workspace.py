@@ -120,7 +120,9 @@ def _even_chunk(n_rows: int, most: int) -> int:
     512 rows in chunks of 499 and 13 took 156 ms a step of 1024-2048-2048-1000, in one 144.
     """
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
-    return max(1, min(n_rows, round_up(-(-n_rows // n_chunks), STRIP_ROWS)))
+    rows = -(-n_rows // n_chunks)
+    # Whole strips, where there is room for them.
+    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
 
 
 def make_workspace(

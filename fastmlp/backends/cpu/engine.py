@@ -13,6 +13,7 @@ from fastmlp.backends.cpu import cost, drive, helpers, launch, rules
 from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
+from fastmlp.backends.cpu.moments import Moments, Panels
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.pilot import pilot_for
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
@@ -22,7 +23,7 @@ from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import PAGE_ROWS, STRIP_ROWS, chunk_rows, make_workspace, round_up
+from fastmlp.workspace import STRIP_ROWS, chunk_rows, make_workspace
 
 Array = NDArray[Any]
 # What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
@@ -132,27 +133,27 @@ class Engine:
         )
         return float(total), gradient
 
+    def moments(self) -> Moments:
+        """Return the state of an optimizer that has taken no step."""
+        return Moments(self.network)
+
     def update(
         self,
         parameters: Array,
-        moments: Array,
+        moments: Moments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         constants = np.ascontiguousarray(coefficients, self.network.dtype)
-        vectors = (parameters, gradient, moments[0], moments[1])
-        # Whole vectors, as in `fit`: the last bit of a quotient may depend on it.
-        whole = [np.resize(vector, round_up(len(vector), PAGE_ROWS)) for vector in vectors]
-        block = rules.optimizer(self.network, optimizer)
-        block(*map(address, whole), address(constants), len(whole[0]))
-        for vector, changed in zip(vectors, whole, strict=True):
-            if vector is not gradient:
-                vector[:] = changed[: len(vector)]
+        panels, block = Panels(self.network), rules.optimizer(self.network, optimizer)
+        w, g = panels.packed(parameters), panels.packed(gradient)
+        block(*map(address, (w, g, moments.m, moments.v, constants)), panels.size)
+        panels.flat(w, out=parameters)
 
     def trainer(
-        self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
+        self, parameters: Array, moments: Moments, optimizer: Optimizer, data: Data, batch_size: int
     ) -> "Trainer":
         """Allocate and compile what training on `data` needs."""
         return Trainer(self, parameters, moments, optimizer, data, batch_size)
@@ -194,7 +195,7 @@ class Trainer:
         self,
         engine: Engine,
         parameters: Array,
-        moments: Array,
+        moments: Moments,
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
@@ -207,8 +208,8 @@ class Trainer:
             penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
-        self._parameters, self._moments = parameters, moments
-        self._session = Session(network, blocks, data, batch_size, train=True)
+        self._parameters = parameters
+        self._session = Session(network, blocks, data, batch_size, moments=moments)
         if self._session.rows < batch_size:
             self._session.plan.net[0].gradient = address(self._session.workspace.gradient)
         self.load()
@@ -227,13 +228,13 @@ class Trainer:
         return result
 
     def load(self) -> None:
-        """Take the parameters, and the optimizer's state, as they stand: before the first call of
-        `run`, and after somebody may have changed them."""
-        self._session.load(self._parameters, self._moments)
+        """Take the parameters as they stand: before the first call of `run`, and after somebody
+        may have changed them."""
+        self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Bring the parameters, and the optimizer's state, up to date with the calls so far."""
-        self._session.store(self._parameters, self._moments)
+        """Bring the parameters up to date with the calls so far."""
+        self._session.store(self._parameters)
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
@@ -297,8 +298,10 @@ class Session:
         batch_size: int | None = None,
         *,
         rows: int | None = None,
+        moments: Moments | None = None,
         train: bool = False,
     ) -> None:
+        train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self.data, self._network = data, network
         self.rows = rows or chunk_rows(layout, batch_size or len(data.x), train=train)
@@ -306,6 +309,8 @@ class Session:
         self.workspace = make_workspace(
             layout, self.rows, n_targets, network.dtype, lanes, train=train
         )
+        if moments is not None:
+            self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
         strengths = [strength for _, strength in network.penalties] if train else []
         self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
         net = self.plan.net[0]
@@ -321,22 +326,17 @@ class Session:
         block: Block = _phases(self._network)[name]()
         return block
 
-    def load(self, parameters: Array, moments: Array | None = None) -> None:
-        """Pack the parameters, and the optimizer's state, and whatever is computed from them."""
-        pack, workspace, net = self.block("pack"), self.workspace, address(self.plan.net)
-        pack(net, address(parameters), address(workspace.parameters))
+    def load(self, parameters: Array) -> None:
+        """Pack the parameters, and whatever is computed from them."""
+        workspace, net = self.workspace, address(self.plan.net)
+        self.block("pack")(net, address(parameters), address(workspace.parameters))
         if workspace.m.size:
             self.block("transposes")(net)
-        if moments is not None:
-            pack(net, address(moments), address(workspace.m))
-            pack(net, address(moments, len(parameters)), address(workspace.v))
 
-    def store(self, parameters: Array, moments: Array) -> None:
-        """Unpack the parameters and the optimizer's state."""
-        unpack, workspace, net = self.block("unpack"), self.workspace, address(self.plan.net)
-        unpack(net, address(parameters), address(workspace.parameters))
-        unpack(net, address(moments), address(workspace.m))
-        unpack(net, address(moments, len(parameters)), address(workspace.v))
+    def store(self, parameters: Array) -> None:
+        """Unpack the parameters."""
+        net, packed = address(self.plan.net), address(self.workspace.parameters)
+        self.block("unpack")(net, address(parameters), packed)
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""
