@@ -44,8 +44,7 @@ class Workspace(NamedTuple):
         The output layer: before and after its activation, and the slopes of that and of the loss.
     targets : (panel_rows, n_targets)
     row_losses : (panel_rows,) float64
-    parameters, m, v, backup, gradient : packed parameters, the optimizer's state, a copy of the
-        parameters, and a gradient that is summed over several chunks or that somebody asked for
+    parameters, m, v, backup : packed parameters, the optimizer's state, a copy of the parameters
     copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
         has none
     zeros : one vector
@@ -68,7 +67,6 @@ class Workspace(NamedTuple):
     m: Buffer
     v: Buffer
     backup: Buffer
-    gradient: Buffer
     copies: Buffer
     zeros: Buffer
     identity: Buffer
@@ -161,7 +159,6 @@ def make_workspace(
         m=buffer(state),
         v=buffer(state),
         backup=buffer(state),
-        gradient=buffer(state),
         copies=buffer(sum(copy_size(*pair, lanes) for pair in copied)),
         zeros=buffer(lanes),
         identity=np.arange(panel_rows, dtype=np.int64),

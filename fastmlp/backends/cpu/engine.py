@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import STRIP_ROWS, chunk_rows, make_workspace
+from fastmlp.workspace import STRIP_ROWS, aligned, chunk_rows, make_workspace
 
 Array = NDArray[Any]
 # What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
@@ -120,7 +120,7 @@ class Engine:
         )
         session = Session(network, blocks, data, train=True)
         session.load(parameters)
-        session.plan.net[0].gradient = address(session.workspace.gradient)
+        packed = session.keep_gradient()
         work = self.work(session.rows, forward=4, tiles=2)
         total, mass = 0.0, _mass(data)
         for rows in session.chunks():
@@ -128,9 +128,7 @@ class Engine:
             where = {"more": rows.start > 0, "ends": rows.stop == len(data.x)}
             total += self.run(drive.gradient, session, work, mass=mass, **where).loss
         gradient = np.empty_like(parameters)
-        session.block("unpack")(
-            address(session.plan.net), address(gradient), address(session.workspace.gradient)
-        )
+        session.block("unpack")(address(session.plan.net), address(gradient), address(packed))
         return float(total), gradient
 
     def moments(self) -> Moments:
@@ -211,7 +209,7 @@ class Trainer:
         self._parameters = parameters
         self._session = Session(network, blocks, data, batch_size, moments=moments)
         if self._session.rows < batch_size:
-            self._session.plan.net[0].gradient = address(self._session.workspace.gradient)
+            self._session.keep_gradient()
         self.load()
         self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
@@ -325,6 +323,12 @@ class Session:
         """Return one of the blocks of the phases."""
         block: Block = _phases(self._network)[name]()
         return block
+
+    def keep_gradient(self) -> Array:
+        """Allocate a packed gradient, for one that is summed over chunks or asked for."""
+        self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
+        self.plan.net[0].gradient = address(self._gradient)
+        return self._gradient
 
     def load(self, parameters: Array) -> None:
         """Pack the parameters, and whatever is computed from them."""

@@ -9,9 +9,9 @@ from functools import lru_cache
 
 # The first call of a team compiles, or waits for its threads to come.
 SETTLING = {True: 1, False: 0}
-# Calls of the faster way before the other is tried again. Each time that changes nothing the number
-# doubles: where a team is twice as fast, one call of 40 on one thread cost 2.5 % of a long fit.
-AGAIN, MOST_AGAIN = 40, 2560
+# Calls of the faster way before the other is tried again: few at first, because one call that was
+# disturbed by another process may have decided, and twice as many each time it changes nothing.
+AGAIN, MOST_AGAIN = 4, 4096
 
 
 @lru_cache(maxsize=256)
