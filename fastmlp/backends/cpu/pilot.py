@@ -12,6 +12,8 @@ SETTLING = {True: 1, False: 0}
 # Calls of the faster way before the other is tried again: few at first, because one call that was
 # disturbed by another process may have decided, and twice as many each time it changes nothing.
 AGAIN, MOST_AGAIN = 4, 4096
+# One call can make a way look so many times as slow at most: it takes several to change over.
+SLOWER = 1.25
 
 
 @lru_cache(maxsize=256)
@@ -47,7 +49,8 @@ class Pilot:
         if self._calls[team] <= SETTLING[team]:
             return
         known, before = len(self._seconds) == 2, self._best()
-        self._seconds[team] = seconds / work
+        slowest = SLOWER * self._seconds.get(team, float("inf"))
+        self._seconds[team] = min(seconds / work, slowest)
         if known and self._best() != before:
             self._again, self._since = AGAIN, 0
         elif known and team != before:
