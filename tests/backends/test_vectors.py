@@ -29,7 +29,10 @@ def move(name: str, dtype: Any) -> Block:
     def of_four(a: Any, b: Any, c: Any, d: Any) -> None:
         chosen(a, b, c, d)
 
-    return block(of_three if name == "transpose" else of_four)
+    def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
+        chosen(a, b, c, d, e)
+
+    return block({"transpose": of_three, "outer": of_five}.get(name, of_four))
 
 
 @each_dtype
@@ -100,6 +103,22 @@ def test_rows_are_summed_in_eight_chains(dtype: Any, rng: Any) -> None:
             expected = expected + sum(terms, np.zeros(lanes, dtype))
         assert np.array_equal(target[1], expected)
         assert (target[[0, 2]] == UNTOUCHED).all()
+
+
+@each_dtype
+def test_an_outer_product_fills_whole_panels_and_no_more(dtype: Any, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for n in range(1, 3 * lanes + 1):
+        n_panels = -(-n // lanes)
+        numbers = rng.normal(size=(n_panels, 2, lanes)).astype(dtype)
+        vector = rng.normal(size=lanes).astype(dtype)
+        vector[0] = -0.0
+        target = np.full((n_panels * lanes + 2, lanes), UNTOUCHED, dtype)
+        move("outer", dtype)(
+            address(numbers), numbers[0].nbytes, address(vector), address(target, 1), n
+        )
+        assert np.array_equal(target[1:-1], numbers[:, 0].reshape(-1, 1) * vector)
+        assert (target[[0, -1]] == UNTOUCHED).all()
 
 
 @each_dtype

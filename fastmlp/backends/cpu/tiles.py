@@ -76,7 +76,8 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
-    transpose, sum_rows = moves(scalar, lanes).transpose, moves(scalar, lanes).sum_rows
+    its = moves(scalar, lanes)
+    transpose, sum_rows, outer = its.transpose, its.sum_rows, its.outer
     panel_bytes = PANEL_ROWS * vector
     gradient_bytes = LARGEST[1] * panel_bytes
 
@@ -89,7 +90,16 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
             w = layer.master + piece.panel * layer.master_panel + piece.first * vector
-            _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
+            if net.n_rows == 1 and not net.more:
+                # A sum of one product: 32-64-32-1 at 1 row OLD us, as a product of matrices NEW.
+                left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
+                numbers = left + piece.first // lanes * net.panel
+                for p in range(piece.n_panels):
+                    errors = right + (piece.panel + p) * net.panel
+                    rows = piece.last - piece.first
+                    outer(numbers, net.panel, errors, g + p * panel_bytes, rows)
+            else:
+                _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
             if net.penalise:
                 _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, lanes)
             rows = piece.last - piece.first

@@ -35,12 +35,15 @@ class Moves(NamedTuple):
     sum_rows : ``sum_rows(matrix, start, target, n)``
         `start` plus the sum of n rows of a panel. Eight sums of every eighth row, added up in
         order: one chain of additions would wait four cycles for each.
+    outer : ``outer(numbers, panel, vector, target, n)``
+        n numbers of a row of panels, times a vector: n rows of a panel, and up to a whole panel's.
     """
 
     spread: Move
     collect: Move
     transpose: Move
     sum_rows: Move
+    outer: Move
 
 
 def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
@@ -53,6 +56,7 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         collect=_compiled(_emit_collect, 4, lanes, size),
         transpose=_compiled(_emit_transpose, 3, lanes, size),
         sum_rows=_compiled(_emit_sum_rows, 4, lanes, size),
+        outer=_compiled(_emit_outer, 5, lanes, size),
     )
 
 
@@ -71,7 +75,11 @@ def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
     def of_four(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return signature, generate
 
-    return of_three if n == 3 else of_four
+    @intrinsic
+    def of_five(typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return signature, generate
+
+    return {3: of_three, 4: of_four, 5: of_five}[n]
 
 
 class _Vectors:
@@ -105,6 +113,23 @@ class _Vectors:
         )
         n_everywhere = builder.shuffle_vector(one, one, ir.Constant(ints, [0] * self.lanes))
         return builder.icmp_signed("<", ir.Constant(ints, list(range(self.lanes))), n_everywhere)
+
+    def everywhere(self, address: Any, offset: int) -> Any:
+        """The number at an address, in every lane."""
+        place = self.builder.add(address, self.number(offset))
+        number = self.builder.load(
+            self.builder.inttoptr(place, self.kind.element.as_pointer()), align=self.size
+        )
+        undefined = ir.Constant(self.kind, ir.Undefined)
+        one = self.builder.insert_element(undefined, number, ir.Constant(LANE, 0))
+        lanes = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(one, undefined, lanes)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        kind = ir.FunctionType(self.kind, [self.kind] * 3)
+        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
 
     def masked_load(self, address: Any, mask: Any) -> Any:
         pointer = self.at(address)
@@ -200,6 +225,19 @@ def _emit_sum_rows(v: _Vectors, matrix: Any, start: Any, target: Any, n: Any) ->
     v.store(value, target)
 
 
+def _emit_outer(v: _Vectors, numbers: Any, panel: Any, vector: Any, target: Any, n: Any) -> None:
+    """Added to zero as a product's sums are: -0 becomes 0 there too."""
+    builder, factor = v.builder, v.load(vector)
+    last = builder.udiv(builder.sub(n, v.number(1)), v.number(v.lanes))
+    with cgutils.for_range(builder, builder.add(last, v.number(1))) as loop:
+        source = builder.add(numbers, builder.mul(loop.index, panel))
+        square = builder.mul(loop.index, v.number(v.lanes * v.bytes))
+        place = builder.add(target, square)
+        for r in range(v.lanes):
+            product = v.fma(v.everywhere(source, r * v.size), factor, v.zero)
+            v.store(product, place, r * v.bytes)
+
+
 def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
     def spread(source: int, target: int, panel: int, width: int) -> None:
         numbers = row(source, width, scalar)
@@ -231,4 +269,10 @@ def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
             total += one
         row(target, lanes, scalar)[:] = total
 
-    return Moves(spread, collect, transpose, sum_rows)
+    def outer(numbers: int, panel: int, vector: int, target: int, n: int) -> None:
+        factor = row(vector, lanes, scalar)
+        for r in range(-(-n // lanes) * lanes):
+            number = row(numbers + r // lanes * panel, lanes, scalar)[r % lanes]
+            row(target + r * lanes * np.dtype(scalar).itemsize, lanes, scalar)[:] = number * factor
+
+    return Moves(spread, collect, transpose, sum_rows, outer)
