@@ -63,23 +63,27 @@ def softplus(x: float) -> float:
 def exponentials(raw: Any, out: Any) -> None:
     """Write ``exp(raw - peak)`` of every row to `out`, with peak the largest number of the row.
 
-    All rows go through exp in one pass, because a row of ten classes does not fill a vector.
+    All rows go through each class at once, because a row of ten classes does not fill a vector.
 
     Parameters
     ----------
-    raw, out : (n_rows, n) array
-        They may be the same; `out` is C-contiguous.
+    raw, out : (n_rows, n) arrays
+        Not the same. Loops along rows vectorise where columns lie together.
     """
     n_rows, n = raw.shape
+    # The first column waits with the peaks.
     for r in range(n_rows):
-        peak = raw[r, 0]
-        for j in range(1, n):
-            peak = raw[r, j] if raw[r, j] > peak else peak
-        for j in range(n):
-            out[r, j] = raw[r, j] - peak
-    numbers = out.reshape(out.size)
-    for i in range(numbers.size):
-        numbers[i] = exp(numbers[i])
+        out[r, 0] = raw[r, 0]
+    for j in range(1, n):
+        for r in range(n_rows):
+            out[r, 0] = raw[r, j] if raw[r, j] > out[r, 0] else out[r, 0]
+    for j in range(n - 1, -1, -1):
+        for r in range(n_rows):
+            out[r, j] = raw[r, j] - out[r, 0]
+    # By themselves, in place: beside another array they did not vectorise, 36 ns a row for 6.
+    for j in range(n):
+        for r in range(n_rows):
+            out[r, j] = exp(out[r, j])
 
 
 FUNCTIONS = (exp, expm1, log, log1p, sqrt, tanh, erf, logistic, softplus)

@@ -24,7 +24,8 @@ class Loss(NamedTuple):
     rule : callable
         ``rule(output, target) -> (value, slope)`` on scalars or, with `by_row`,
         ``rule(outputs, targets, slopes, values)`` on rows: the first three have shape
-        (n_rows, n), all C-contiguous, and the rule writes `slopes` and `values`, one a row.
+        (n_rows, n), and the rule writes `slopes` and `values`, one a row. Columns lie together:
+        loops along rows, inside of loops along columns, vectorise.
     link : str, optional
         The name of the inverse link that the loss owns. None: the loss takes the prediction,
         and the net may have any output activation.
@@ -89,37 +90,37 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
     loss; the peak is subtracted from the target's output before anything is added to it.
     """
     n_rows, n = raw.shape
+    one = type(raw[0, 0])(1)
     exponentials(raw, slope)
+    # Of the others' sum, without the peak's one: it is exact where the others are small.
     for r in range(n_rows):
-        zero, one = type(raw[r, 0])(0), type(raw[r, 0])(1)
-        peaks, others = zero, zero
-        for j in range(n):
-            peaks += one if slope[r, j] == one else zero
-            others += zero if slope[r, j] == one else slope[r, j]
-        value[r] = others + (peaks - one)
-    # By itself, so that the logarithms vectorise.
+        value[r] = -1.0
+    for j in range(n):
+        for r in range(n_rows):
+            value[r] += 1.0 if slope[r, j] == one else 0.0
+    for j in range(n):
+        for r in range(n_rows):
+            value[r] += 0.0 if slope[r, j] == one else slope[r, j]
+    for j in range(n):
+        for r in range(n_rows):
+            slope[r, j] /= one + type(one)(value[r])
     for r in range(n_rows):
-        value[r] = log1p(type(raw[0, 0])(value[r]))
+        value[r] = log1p(type(one)(value[r]))
     for r in range(n_rows):
-        total, peak = type(raw[r, 0])(0), raw[r, 0]
-        for j in range(n):
-            total += slope[r, j]
+        peak = raw[r, 0]
+        for j in range(1, n):
             peak = raw[r, j] if raw[r, j] > peak else peak
-        share, rest = type(total)(1) / total, value[r]
         if target.shape[1] == 1:
             label = int(target[r, 0])
-            for j in range(n):
-                slope[r, j] *= share
-            slope[r, label] -= type(total)(1)
-            value[r] = rest + (peak - raw[r, label])
+            slope[r, label] -= one
+            value[r] += peak - raw[r, label]
         else:
-            mass, loss = type(total)(0), type(total)(0)
+            mass, loss, rest = type(one)(0), type(one)(0), type(one)(value[r])
             for j in range(n):
                 mass += target[r, j]
-                loss += target[r, j] * (type(total)(rest) + (peak - raw[r, j]))
-            share *= mass
+                loss += target[r, j] * (rest + (peak - raw[r, j]))
             for j in range(n):
-                slope[r, j] = slope[r, j] * share - target[r, j]
+                slope[r, j] = slope[r, j] * mass - target[r, j]
             value[r] = loss
 
 

@@ -40,9 +40,10 @@ class Workspace(NamedTuple):
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; its slopes, then the back-propagated errors in their place.
-    raw, value, slope, loss_slope : (panel_rows, n_out)
+    raw, value, slope, loss_slope : columns of n_out numbers a row, and a vector for each strip
         The output layer: before and after its activation, and the slopes of that and of the loss.
-    targets : (panel_rows, n_targets)
+        A block of rows has its columns one after the other, and room for a vector at their end.
+    targets : columns of n_targets numbers a row
     row_losses : (panel_rows,) float64
     parameters, m, v, backup : packed parameters, the optimizer's state, a copy of the parameters
     copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
@@ -138,6 +139,7 @@ def make_workspace(
     packed = sum(sizes_packed) + lanes * lanes
     copied = [pair for i, pair in enumerate(pairs) if train and (i > 0 or turned[i])]
     state = packed if train else 0
+    columns = panel_rows * n_out + panel_rows // STRIP_ROWS * lanes
 
     def buffer(n: int) -> Buffer:
         return aligned(n, dtype)
@@ -147,12 +149,13 @@ def make_workspace(
         panel_rows=panel_rows,
         lanes=lanes,
         inputs=buffer(panel_rows * round_up(sizes[0], lanes)),
-        outputs=buffer(panel_rows * units),
+        # A square of the output layer may be read past the last strip.
+        outputs=buffer(panel_rows * units + lanes * lanes),
         deltas=buffer(panel_rows * units),
-        raw=buffer(panel_rows * n_out),
-        value=buffer(panel_rows * n_out),
-        slope=buffer(panel_rows * n_out),
-        loss_slope=buffer(panel_rows * n_out),
+        raw=buffer(columns),
+        value=buffer(columns),
+        slope=buffer(columns),
+        loss_slope=buffer(columns),
         targets=buffer(panel_rows * n_targets),
         row_losses=aligned(panel_rows, np.float64),
         parameters=buffer(packed),

@@ -106,22 +106,22 @@ def test_an_activation_is_its_rule_at_every_number(dtype: str, name: str) -> Non
 @each_dtype
 @each_link
 def test_a_link_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
-    link, raw = links.LINKS[name], numbers(dtype).reshape(20, 3)
+    link, raw = links.LINKS[name], np.asfortranarray(numbers(dtype).reshape(20, 3))
     value, expected = np.empty_like(raw), np.empty_like(raw)
     block = block_of(loops.link_loop, dtype, link.rule, by_row=link.by_row)
     run(block, raw, value, 20, 3)
     if link.by_row:
         link.rule(raw, expected)
     else:
-        expected = np.array([[link.rule(number) for number in row] for row in raw])
+        expected[:] = [[link.rule(number) for number in row] for row in raw]
     np.testing.assert_allclose(value, expected, rtol=10 * TOLERANCE[dtype])
 
 
 @each_dtype
 @each_loss
 def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
-    loss, outputs = losses.LOSSES[name], numbers(dtype).reshape(20, 3)
-    targets = np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype)
+    loss, outputs = losses.LOSSES[name], np.asfortranarray(numbers(dtype).reshape(20, 3))
+    targets = np.asfortranarray(np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype))
     slopes, expected, values = np.empty_like(outputs), np.empty_like(outputs), np.empty(20)
     run(loss_block(name, dtype), outputs, targets, slopes, values, 20, 3, 3)
     rows = np.empty(20)

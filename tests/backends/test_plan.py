@@ -184,7 +184,8 @@ def test_buffers_of_layers_lie_one_after_the_other(layout: Layout, lanes: int, r
         ends = begins + plan.layers.n_panels * panel
         assert begins[0] == address(buffer)
         assert [*ends[:-1]] == [*begins[1:]]
-        assert ends[-1] == address(buffer) + buffer.nbytes
+        slack = lanes * lanes * SIZE if name == "outputs" else 0
+        assert ends[-1] == address(buffer) + buffer.nbytes - slack
 
 
 @for_every_layout

@@ -12,6 +12,7 @@ from panelled import INTERPRETED, address, block, to_panels
 from fastmlp._compile import Block
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.vectors import CHAINS, moves
+from fastmlp.workspace import STRIP_ROWS, round_up
 
 UNTOUCHED = 77.0
 WIDTHS = range(0, 70)
@@ -32,7 +33,8 @@ def move(name: str, dtype: Any) -> Block:
     def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    return block({"transpose": of_three, "outer": of_five}.get(name, of_four))
+    with_five = ("outer", "columns_of", "rows_of")
+    return block(of_three if name == "transpose" else of_five if name in with_five else of_four)
 
 
 @each_dtype
@@ -119,6 +121,28 @@ def test_an_outer_product_fills_whole_panels_and_no_more(dtype: Any, rng: Any) -
         )
         assert np.array_equal(target[1:-1], numbers[:, 0].reshape(-1, 1) * vector)
         assert (target[[0, -1]] == UNTOUCHED).all()
+
+
+HEIGHTS = [1, 2, 7, 8, 9, 15, 16, 17, 24, 33]
+
+
+@each_dtype
+@pytest.mark.parametrize("n", HEIGHTS)
+def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> None:
+    lanes = lanes_of(dtype)
+    for width in range(1, 3 * lanes + 2):
+        matrix = rng.normal(size=(n, width)).astype(dtype)
+        # Whole squares are read, and a vector more is written.
+        panels = to_panels(matrix, lanes, round_up(n, lanes), np.nan)
+        columns = np.full(n * width + lanes + 1, UNTOUCHED, dtype)
+        move("columns_of", dtype)(address(panels), panels[0].nbytes, address(columns), width, n)
+        assert np.array_equal(columns[: n * width].reshape(width, n).T, matrix)
+        assert columns[-1] == UNTOUCHED
+        back = np.full((len(panels) + 1, round_up(n, STRIP_ROWS) + lanes, lanes), UNTOUCHED, dtype)
+        move("rows_of", dtype)(address(columns), address(back), back[0].nbytes, width, n)
+        assert np.array_equal(back[:-1, :n], to_panels(matrix, lanes))
+        assert (back[:-1, round_up(n, STRIP_ROWS) :] == UNTOUCHED).all()
+        assert (back[-1] == UNTOUCHED).all()
 
 
 @each_dtype

@@ -27,7 +27,7 @@ def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
-    """Values or probabilities of n_rows rows of raw outputs."""
+    """Values or probabilities of n_rows rows of raw outputs, which lie in columns."""
 
     def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
@@ -36,45 +36,43 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
             value[i] = rule(raw[i])
 
     def by_rows(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
-        rule(rows(raw, n_rows, width, scalar), rows(value, n_rows, width, scalar))
+        rule(rows(raw, width, n_rows, scalar).T, rows(value, width, n_rows, scalar).T)
 
     return by_rows if by_row else by_number
 
 
 def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
-    """Losses (float64) and slopes of n_rows rows of outputs and targets."""
+    """Losses (float64) and slopes of n_rows rows of outputs and targets, which lie in columns.
+
+    So loops run along rows, and vectorise however few the outputs are.
+    """
+    size = np.dtype(scalar).itemsize
 
     def by_number(
         output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
     ) -> None:
-        n = n_rows * width
-        output, target, slope = (
-            row(output, n, scalar),
-            row(target, n, scalar),
-            row(slope, n, scalar),
-        )
         loss = row(loss, n_rows, np.float64)
-        if width == 1:
-            # Nothing to add up: the loop vectorises.
-            for r in range(n_rows):
-                loss[r], slope[r] = rule(output[r], target[r])
-            return
         share = 1.0 / width if mean else 1.0
-        for r in range(n_rows):
-            total = 0.0
-            for i in range(r * width, (r + 1) * width):
-                value, slope_of_value = rule(output[i], target[i])
-                total += value
-                slope[i] = slope_of_value * scalar(share)
-            loss[r] = total * share
+        loss[:] = 0.0
+        for j in range(width):
+            skip = j * n_rows * size
+            p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
+            slopes = row(slope + skip, n_rows, scalar)
+            for r in range(n_rows):
+                value, slope_of_value = rule(p[r], y[r])
+                loss[r] += value
+                slopes[r] = slope_of_value * scalar(share)
+        if share != 1.0:
+            for r in range(n_rows):
+                loss[r] *= share
 
     def by_rows(
         output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
     ) -> None:
         rule(
-            rows(output, n_rows, width, scalar),
-            rows(target, n_rows, n_targets, scalar),
-            rows(slope, n_rows, width, scalar),
+            rows(output, width, n_rows, scalar).T,
+            rows(target, n_targets, n_rows, scalar).T,
+            rows(slope, width, n_rows, scalar).T,
             row(loss, n_rows, np.float64),
         )
 

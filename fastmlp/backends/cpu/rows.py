@@ -54,14 +54,14 @@ def _forward_layer(
 
 @leaf
 def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
-    """Copy the rows' targets to their part of the buffer, and return where that is."""
+    """Copy the rows' targets to columns in their part of the buffer, and return where that is."""
     n_targets, size = net.n_targets, like.itemsize
     place = net.targets + at * n_targets * size
     targets, index = row(place, n * n_targets, like.dtype), row(net.index + first * 8, n, np.int64)
     for r in range(n):
         y = row(net.y + index[r] * n_targets * size, n_targets, like.dtype)
         for j in range(n_targets):
-            targets[r * n_targets + j] = y[j]
+            targets[j * n + r] = y[j]
     return place
 
 
@@ -81,10 +81,10 @@ def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
 
 
 @leaf
-def _scale_errors(net: Any, outer: Any, first: Any, n: Any, at: Any, like: Any) -> None:
+def _scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any) -> None:
     """Turn the slopes of the loss into errors: times the activation's, and the row's share."""
     width, size = net.n_out, like.itemsize
-    skip, count = at * width * size, n * width
+    count = n * width
     errors, factor = row(net.loss_slope + skip, count, like.dtype), like.dtype.type(net.scale)
     if outer.activation:
         slope = row(net.slope + skip, count, like.dtype)
@@ -98,9 +98,19 @@ def _scale_errors(net: Any, outer: Any, first: Any, n: Any, at: Any, like: Any) 
     for r in range(n):
         weight = float(row(net.weight + index[r] * size, 1, like.dtype)[0])
         factor = like.dtype.type(net.scale * weight)
-        of_row = row(net.loss_slope + skip + r * width * size, width, like.dtype)
         for j in range(width):
-            of_row[j] *= factor
+            errors[j * n + r] *= factor
+
+
+@leaf
+def _write_predictions(net: Any, columns: Any, start: Any, n: Any, like: Any) -> None:
+    """Columns to the rows that were asked for."""
+    width = net.n_out
+    source = row(columns, n * width, like.dtype)
+    target = row(net.out + start * width * like.itemsize, n * width, like.dtype)
+    for j in range(width):
+        for r in range(n):
+            target[r * width + j] = source[j * n + r]
 
 
 @leaf
@@ -124,7 +134,8 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     buffers, which stay in cache; the link writes the predictions where asked.
     """
     lanes = lanes_of(scalar)
-    spread, collect = moves(scalar, lanes).spread, moves(scalar, lanes).collect
+    its = moves(scalar, lanes)
+    spread, columns_of, rows_of = its.spread, its.columns_of, its.rows_of
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     waiting = LARGEST[1] * ROW_BLOCK * vector
@@ -147,27 +158,26 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             for i in range(net.n_layers):
                 _forward_layer(net, layers[i], inputs, at, n, z, lanes, vector)
                 inputs = layers[i].outputs
-            skip = at * net.n_out * size
+            skip = at * net.n_out * size + at // STRIP_ROWS * vector
             values = net.raw + skip
-            for r in range(n):
-                source = outer.outputs + (at + r) * vector
-                collect(source, net.panel, values + r * net.n_out * size, net.n_out)
+            columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
             if outer.activation:
                 place = net.value + skip
                 call(outer.activation, (values, place, net.slope + skip, n * net.n_out))
                 values = place
             if net.mode == FORWARD:
-                call(net.link, (values, net.out + start * net.n_out * size, n, net.n_out))
+                place = net.loss_slope + skip
+                call(net.link, (values, place, n, net.n_out))
+                _write_predictions(net, place, start, n, like)
                 continue
             targets = _gather_targets(net, start, n, at, like)
             losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
             call(net.loss, (values, targets, net.loss_slope + skip, losses, *shape))
             _sum_losses(net, start, n, at, like)
             if net.mode == TRAIN:
-                _scale_errors(net, outer, start, n, at, like)
-                for r in range(n):
-                    source = net.loss_slope + skip + r * net.n_out * size
-                    spread(source, outer.deltas + (at + r) * vector, net.panel, net.n_out)
+                _scale_errors(net, outer, start, n, skip, like)
+                errors = outer.deltas + at * vector
+                rows_of(net.loss_slope + skip, errors, net.panel, net.n_out, n)
                 for i in range(net.n_layers - 1, 0, -1):
                     _backward_layer(net, layers[i], layers[i - 1], n, at, vector)
 

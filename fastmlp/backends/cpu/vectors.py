@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
+from fastmlp.workspace import STRIP_ROWS
 
 Move = Callable[..., None]
 WORD, LANE, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
@@ -37,6 +38,11 @@ class Moves(NamedTuple):
         order: one chain of additions would wait four cycles for each.
     outer : ``outer(numbers, panel, vector, target, n)``
         n numbers of a row of panels, times a vector: n rows of a panel, and up to a whole panel's.
+    columns_of : ``columns_of(source, panel, target, width, n)``
+        n rows of panels to `width` columns of n numbers, one column after the other. Reads whole
+        squares, and writes up to a vector past the last column.
+    rows_of : ``rows_of(source, target, panel, width, n)``
+        The way back, filled up with zeros; writes whole strips of rows.
     """
 
     spread: Move
@@ -44,6 +50,8 @@ class Moves(NamedTuple):
     transpose: Move
     sum_rows: Move
     outer: Move
+    columns_of: Move
+    rows_of: Move
 
 
 def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
@@ -57,6 +65,8 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         transpose=_compiled(_emit_transpose, 3, lanes, size),
         sum_rows=_compiled(_emit_sum_rows, 4, lanes, size),
         outer=_compiled(_emit_outer, 5, lanes, size),
+        columns_of=_compiled(_emit_columns_of, 5, lanes, size),
+        rows_of=_compiled(_emit_rows_of, 5, lanes, size),
     )
 
 
@@ -178,16 +188,13 @@ def _emit_collect(v: _Vectors, source: Any, panel: Any, target: Any, width: Any)
         v.masked_store(numbers, last, v.first(rest))
 
 
-def _emit_transpose(v: _Vectors, source: Any, target: Any, n: Any) -> None:
+def _transposed(v: _Vectors, rows: list[Any]) -> list[Any]:
     """Swap halves, quarters, ... of pairs of rows: log2(lanes) rounds of shuffles."""
-    builder, lanes, rows = v.builder, v.lanes, []
+    builder, lanes, rows = v.builder, v.lanes, list(rows)
 
     def shuffled(a: Any, b: Any, order: list[int]) -> Any:
         return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(LANE, lanes), order))
 
-    for r in range(lanes):
-        there = builder.icmp_signed("<", v.number(r), n)
-        rows.append(builder.select(there, v.load(source, r * v.bytes), v.zero))
     half = lanes // 2
     while half:
         low = [j if not j & half else lanes + j - half for j in range(lanes)]
@@ -197,8 +204,63 @@ def _emit_transpose(v: _Vectors, source: Any, target: Any, n: Any) -> None:
                 a, b = rows[r], rows[r + half]
                 rows[r], rows[r + half] = shuffled(a, b, low), shuffled(a, b, high)
         half //= 2
-    for r in range(lanes):
-        v.store(rows[r], target, r * v.bytes)
+    return rows
+
+
+def _emit_transpose(v: _Vectors, source: Any, target: Any, n: Any) -> None:
+    builder, rows = v.builder, []
+    for r in range(v.lanes):
+        there = builder.icmp_signed("<", v.number(r), n)
+        rows.append(builder.select(there, v.load(source, r * v.bytes), v.zero))
+    for r, column in enumerate(_transposed(v, rows)):
+        v.store(column, target, r * v.bytes)
+
+
+def _emit_columns_of(v: _Vectors, source: Any, panel: Any, target: Any, width: Any, n: Any) -> None:
+    """The last rows first, the first columns first: what is written past a column's end is written
+    over."""
+    builder, square = v.builder, v.number(v.lanes * v.bytes)
+    n_squares = _ceil(v, n)
+    with cgutils.for_range(builder, _ceil(v, width)) as panels:
+        first = builder.mul(panels.index, v.number(v.lanes))
+        rows_of_panel = builder.add(source, builder.mul(panels.index, panel))
+        with cgutils.for_range(builder, n_squares) as squares:
+            last = builder.sub(builder.sub(n_squares, v.number(1)), squares.index)
+            place = builder.add(rows_of_panel, builder.mul(last, square))
+            columns = _transposed(v, [v.load(place, r * v.bytes) for r in range(v.lanes)])
+            down = builder.add(target, builder.mul(last, v.number(v.bytes)))
+            for c, column in enumerate(columns):
+                j = builder.add(first, v.number(c))
+                with builder.if_then(builder.icmp_unsigned("<", j, width)):
+                    across = builder.mul(builder.mul(j, n), v.number(v.size))
+                    v.store(column, builder.add(down, across))
+
+
+def _emit_rows_of(v: _Vectors, source: Any, target: Any, panel: Any, width: Any, n: Any) -> None:
+    builder, square = v.builder, v.number(v.lanes * v.bytes)
+    with cgutils.for_range(builder, _ceil(v, width)) as panels:
+        first = builder.mul(panels.index, v.number(v.lanes))
+        rows_of_panel = builder.add(target, builder.mul(panels.index, panel))
+        with cgutils.for_range(builder, _ceil(v, n)) as squares:
+            down = builder.add(source, builder.mul(squares.index, v.number(v.bytes)))
+            columns = []
+            for c in range(v.lanes):
+                j = builder.add(first, v.number(c))
+                there = builder.icmp_unsigned("<", j, width)
+                across = builder.mul(builder.mul(j, n), v.number(v.size))
+                place = builder.select(there, builder.add(down, across), source)
+                columns.append(builder.select(there, v.load(place), v.zero))
+            place = builder.add(rows_of_panel, builder.mul(squares.index, square))
+            begin = builder.mul(squares.index, v.number(v.lanes))
+            for r, numbers in enumerate(_transposed(v, columns)):
+                strip = builder.add(begin, v.number(r // STRIP_ROWS * STRIP_ROWS))
+                with builder.if_then(builder.icmp_unsigned("<", strip, n), likely=True):
+                    v.store(numbers, place, r * v.bytes)
+
+
+def _ceil(v: _Vectors, n: Any) -> Any:
+    """How many vectors hold n numbers."""
+    return v.builder.udiv(v.builder.add(n, v.number(v.lanes - 1)), v.number(v.lanes))
 
 
 def _emit_sum_rows(v: _Vectors, matrix: Any, start: Any, target: Any, n: Any) -> None:
@@ -275,4 +337,18 @@ def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
             number = row(numbers + r // lanes * panel, lanes, scalar)[r % lanes]
             row(target + r * lanes * np.dtype(scalar).itemsize, lanes, scalar)[:] = number * factor
 
-    return Moves(spread, collect, transpose, sum_rows, outer)
+    def columns_of(source: int, panel: int, target: int, width: int, n: int) -> None:
+        columns = row(target, n * width, scalar).reshape(width, n)
+        for j in range(width):
+            numbers = row(source + j // lanes * panel, n * lanes, scalar)
+            columns[j] = numbers[j % lanes :: lanes]
+
+    def rows_of(source: int, target: int, panel: int, width: int, n: int) -> None:
+        columns = row(source, n * width, scalar).reshape(width, n)
+        for p in range(-(-width // lanes)):
+            matrix = row(target + p * panel, n * lanes, scalar).reshape(n, lanes)
+            part = columns[p * lanes : (p + 1) * lanes]
+            matrix[:] = 0
+            matrix[:, : len(part)] = part.T
+
+    return Moves(spread, collect, transpose, sum_rows, outer, columns_of, rows_of)
