@@ -111,26 +111,11 @@ class Engine:
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
-        network = self.network
-        blocks = Addresses(
-            *rules.activations(network),
-            loss=rules.loss(network),
-            penalties=rules.penalties(network),
-        )
-        session = Session(network, blocks, data, train=True)
-        session.load(parameters)
-        session.plan.net[0].gradient = address(session.workspace.gradient)
-        work = self.work(session.rows, forward=4, tiles=2)
-        total, mass = 0.0, _mass(data)
-        for rows in session.chunks():
-            session.at(rows)
-            where = {"more": rows.start > 0, "ends": rows.stop == len(data.x)}
-            total += self.run(drive.gradient, session, work, mass=mass, **where).loss
-        gradient = np.empty_like(parameters)
-        session.block("unpack")(
-            address(session.plan.net), address(gradient), address(session.workspace.gradient)
-        )
-        return float(total), gradient
+        return self.objective(data)(parameters)
+
+    def objective(self, data: Data) -> "Objective":
+        """Return the objective on all rows of `data`, as a function of the parameters."""
+        return Objective(self, data)
 
     def update(
         self,
@@ -152,10 +137,16 @@ class Engine:
                 vector[:] = changed[: len(vector)]
 
     def trainer(
-        self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
+        self,
+        parameters: Array,
+        moments: Array,
+        optimizer: Optimizer,
+        data: Data,
+        batch_size: int,
+        **options: bool,
     ) -> "Trainer":
-        """Allocate and compile what training on `data` needs."""
-        return Trainer(self, parameters, moments, optimizer, data, batch_size)
+        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
+        return Trainer(self, parameters, moments, optimizer, data, batch_size, **options)
 
     def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
         """Return the work of a chunk: operations a weight and row in each of the two phases.
@@ -180,8 +171,49 @@ class Engine:
         return job
 
 
+class Objective:
+    """The objective on all rows of some data, penalties included, and its gradient.
+
+    Plan and buffers are made once, for whom asks again and again.
+    """
+
+    def __init__(self, engine: Engine, data: Data) -> None:
+        network = engine.network
+        blocks = Addresses(
+            *rules.activations(network),
+            loss=rules.loss(network),
+            penalties=rules.penalties(network),
+        )
+        self._engine, self._mass = engine, _mass(data)
+        self._session = session = Session(network, blocks, data, train=True)
+        session.plan.net[0].gradient = address(session.workspace.gradient)
+        self._work = engine.work(session.rows, forward=4, tiles=2)
+
+    def __call__(self, parameters: Array) -> tuple[float, Array]:
+        """Return the objective and its gradient, flat, at these parameters."""
+        session, total = self._session, 0.0
+        session.load(parameters)
+        for rows in session.chunks():
+            session.at(rows)
+            where = {"more": rows.start > 0, "ends": rows.stop == len(session.data.x)}
+            job = self._engine.run(drive.gradient, session, self._work, mass=self._mass, **where)
+            total += job.loss
+        gradient = np.empty_like(parameters)
+        session.block("unpack")(
+            address(session.plan.net), address(gradient), address(session.workspace.gradient)
+        )
+        return float(total), gradient
+
+
 class Trainer:
     """Runs units of training: whole epochs in compiled code, as many units a call as asked for.
+
+    Parameters
+    ----------
+    guarded : bool
+        Whether a number that is not finite ends the training, with the epoch's first parameters.
+    by_rows : bool
+        Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
 
     Attributes
     ----------
@@ -198,6 +230,9 @@ class Trainer:
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
+        *,
+        guarded: bool = True,
+        by_rows: bool = False,
     ) -> None:
         network = engine.network
         blocks = Addresses(
@@ -211,6 +246,8 @@ class Trainer:
         self._session = Session(network, blocks, data, batch_size, train=True)
         if self._session.rows < batch_size:
             self._session.plan.net[0].gradient = address(self._session.workspace.gradient)
+        job = self._session.job[0]
+        job.guarded, job.by_rows = guarded, by_rows
         self.load()
         self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
