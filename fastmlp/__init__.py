@@ -1,5 +1,8 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fastmlp.history import History, Report, Status
 from fastmlp.losses import Loss
 from fastmlp.model import MLP
@@ -16,6 +19,9 @@ from fastmlp.schedules import (
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:
+    from fastmlp.estimators import MLPClassifier, MLPRegressor
+
 __all__ = [
     "MLP",
     "SGD",
@@ -29,6 +35,8 @@ __all__ = [
     "History",
     "InverseScaling",
     "Loss",
+    "MLPClassifier",
+    "MLPRegressor",
     "Nadam",
     "OneCycle",
     "RMSprop",
@@ -37,3 +45,19 @@ __all__ = [
     "StepDecay",
     "Warmup",
 ]
+
+_ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the estimators on first use: scikit-learn takes a second."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+    try:
+        return getattr(import_module("fastmlp.estimators"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
+            raise
+        raise ImportError(
+            f"fastmlp.{name} needs scikit-learn: pip install 'fastmlp[sklearn]'"
+        ) from error
