@@ -6,16 +6,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, is_classifier
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp.estimators import solvers
+from fastmlp.estimators.held_out import HeldOut, split
 from fastmlp.estimators.parameters import Parameters, dtype_of
-from fastmlp.estimators.stochastic import Epochs, HeldOut, moments_of
+from fastmlp.estimators.stochastic import Epochs, moments_of
 from fastmlp.estimators.translation import (
     ACTIVATIONS,
     data_of,
@@ -173,7 +173,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: i
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
-            (X, y, weight), validation = self._split(X, y, weight)
+            (X, y, weight), validation = split(self, (X, y, weight))
         parameters = self._live_parameters()
         network = network_of(self, parameters.layout.sizes, parameters.flat.dtype)
         core = solvers.core_of(self._optimizer)
@@ -186,12 +186,13 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: i
             guarded=False,
             by_rows=True,
         )
-        held_out = self._held_out(validation, parameters, network)
+        self._held_out = self._hold_out(validation, parameters, network)
         try:
-            Epochs(self, trainer, core, X.shape[0], held_out, incremental).run()
+            Epochs(self, trainer, core, X.shape[0], self._held_out, incremental).run()
             if self.early_stopping:
                 parameters.assign(self._best_coefs, self._best_intercepts)
         finally:
+            del self._held_out
             parameters.write_back(self.coefs_, self.intercepts_)
 
     def _batch_rows(self, n_rows: int) -> int:
@@ -205,37 +206,17 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: i
             )
         return min(int(self.batch_size), n_rows)
 
-    def _split(self, X: Any, y: Array, weight: Any) -> tuple[Any, Any]:
-        """Return the rows to train on, and those to validate on, each (X, y, weight)."""
-        # As scikit-learn does: a target of several classes has several columns here.
-        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
-        arrays = (X, y) if weight is None else (X, y, weight)
-        parts = train_test_split(
-            *arrays,
-            random_state=self._random_state,
-            test_size=self.validation_fraction,
-            stratify=stratify,
-        )
-        if parts[1].shape[0] < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' or the size of "
-                "your dataset."
-            )
-        return ((*parts[::2], None)[:3], (*parts[1::2], None)[:3])
-
-    def _held_out(self, validation: Any, parameters: Parameters, network: Any) -> HeldOut | None:
-        """Return the rows to validate on, with their targets as the score takes them."""
-        if validation is None:
+    def _hold_out(self, rows: Any, parameters: Parameters, network: Any) -> HeldOut | None:
+        """Return the rows to validate on, where there are any."""
+        if rows is None:
             return None
         if self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
         if not hasattr(self, "_best_coefs"):
             self._best_coefs = [coef.copy() for coef in self.coefs_]
             self._best_intercepts = [intercept.copy() for intercept in self.intercepts_]
-        X, y, weight = validation
-        engine, data = engine_of(self, network), data_of(network, X, y, weight)
-        labels = self._label_binarizer.inverse_transform(y) if is_classifier(self) else y
-        return HeldOut(X, labels, weight, lambda: engine.loss(parameters.flat, data))
+        labels = self._labels_of(rows[1])
+        return HeldOut(self, rows, labels, self._metric, parameters, network)
 
     def _validation_rows(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any] | None:
         """Return what `fit` was given to validate on, checked, targets binarized."""
@@ -253,7 +234,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: i
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None:
-            return float(super()._score(X, y, sample_weight=sample_weight))
+            return self._held_out.score()
         if self.scoring == "loss":
             return -self.validation_loss_curve_[-1]
         scorer = check_scoring(self, self.scoring)

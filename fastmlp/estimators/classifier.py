@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp.estimators.base import CompiledMLP
+from fastmlp.estimators.held_out import accuracy
 
 Array = NDArray[Any]
 
@@ -205,6 +206,14 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):  # type: ignore[
         if outputs is None:
             return super().predict_proba(X)
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
+    def _labels_of(self, targets: Array) -> Any:
+        return self._label_binarizer.inverse_transform(targets)
+
+    def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
+        if len(self.classes_) == 1:
+            return 1.0
+        return accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
 
     def _binarized(self, y: Any) -> Array:
         unknown = np.setdiff1d(np.ravel(y), self.classes_) if np.ndim(y) == 1 else []

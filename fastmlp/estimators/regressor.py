@@ -8,6 +8,7 @@ from sklearn.base import _fit_context
 from sklearn.utils.metaestimators import available_if
 
 from fastmlp.estimators.base import CompiledMLP
+from fastmlp.estimators.held_out import r2
 
 Array = NDArray[Any]
 
@@ -207,6 +208,12 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):  # type: ignore[mi
         if outputs is None:
             return super().predict(X)
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+    def _labels_of(self, targets: Array) -> Array:
+        return targets
+
+    def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
+        return r2(outputs, targets, weight)
 
     def _binarized(self, y: Any) -> Array:
         return y.reshape(-1, 1) if y.ndim == 1 else y

@@ -1,33 +1,18 @@
 """Training by batches and epochs: scikit-learn's rules of stopping around the core's epochs."""
 
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.estimators import solvers
+from fastmlp.estimators.held_out import HeldOut
 from fastmlp.estimators.parameters import Parameters
 from fastmlp.training import MAX_ORDER_NUMBERS, Calls, Trainer
 
 Array = NDArray[Any]
-
-
-class HeldOut(NamedTuple):
-    """Rows to validate on.
-
-    Attributes
-    ----------
-    X, y, sample_weight : as the estimator's score takes them
-    loss : function that returns the loss on them
-    """
-
-    X: Any
-    y: Any
-    sample_weight: Any
-    loss: Callable[[], float]
 
 
 class Epochs:
@@ -130,7 +115,7 @@ class Epochs:
             print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
         if held_out:
             estimator.validation_loss_curve_.append(held_out.loss())
-        rows = held_out[:3] if held_out else (None, None, None)
+        rows = (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
         estimator._update_no_improvement_count(self._stops_early, *rows)
         estimator._optimizer.iteration_ends(estimator.t_)
         if self._is_over():

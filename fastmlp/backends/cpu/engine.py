@@ -85,29 +85,20 @@ class Engine:
             few = FewRows(network, parameters)
             few.write(x, out)
             return few
-        blocks = Addresses(*rules.activations(network), link=rules.link(network))
-        rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        session = Session(
-            network, blocks, Data(x, x[:, :0], x[:0, 0]), rows=self.n_threads * ROW_BLOCK
-        )
-        session.load(parameters)
-        net, work = session.plan.net[0], self.work(rows, forward=2)
-        for first in range(0, len(x), rows):
-            session.at(slice(first, min(first + rows, len(x))))
-            net.index, net.out = 0, address(out, first * out.shape[1])
-            self.run(drive.predict, session, work)
+        Prediction(self, network, x)(parameters, out)
         return None
+
+    def prediction(self, x: Array) -> "Prediction":
+        """Return the predictions for these rows, as a function of the parameters."""
+        return Prediction(self, self.network, x)
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
-        blocks = Addresses(*rules.activations(self.network), loss=rules.loss(self.network))
-        session = Session(self.network, blocks, data)
-        session.load(parameters)
-        work, total = self.work(session.rows, forward=2), 0.0
-        for rows in session.chunks():
-            session.at(rows)
-            total += self.run(drive.evaluate, session, work).loss
-        return float(total / _mass(data))
+        return self.evaluation(data)(parameters)
+
+    def evaluation(self, data: Data) -> "Evaluation":
+        """Return the mean loss over the rows of `data`, as a function of the parameters."""
+        return Evaluation(self, data)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
@@ -169,6 +160,48 @@ class Engine:
         helpers.run(block, session.job, self.n_threads if team else 1, work.flops / cost.RATE)
         pilot.record(team, work.flops, time.perf_counter() - start)
         return job
+
+
+class Prediction:
+    """The predictions for some rows, plan and buffers made once."""
+
+    def __init__(self, engine: Engine, network: Network, x: Array) -> None:
+        blocks = Addresses(*rules.activations(network), link=rules.link(network))
+        self._engine = engine
+        self._rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
+        data = Data(x, x[:, :0], x[:0, 0])
+        self._session = Session(network, blocks, data, rows=engine.n_threads * ROW_BLOCK)
+        self._work = engine.work(self._rows, forward=2)
+
+    def __call__(self, parameters: Array, out: Array) -> None:
+        """Write the predictions at these parameters to `out`, shape (n_rows, n_outputs)."""
+        session, n_rows = self._session, len(out)
+        session.load(parameters)
+        net = session.plan.net[0]
+        for first in range(0, n_rows, self._rows):
+            session.at(slice(first, min(first + self._rows, n_rows)))
+            net.index, net.out = 0, address(out, first * out.shape[1])
+            self._engine.run(drive.predict, session, self._work)
+
+
+class Evaluation:
+    """The mean loss over some rows, weighted, without penalties; plan and buffers made once."""
+
+    def __init__(self, engine: Engine, data: Data) -> None:
+        network = engine.network
+        blocks = Addresses(*rules.activations(network), loss=rules.loss(network))
+        self._engine, self._mass = engine, _mass(data)
+        self._session = Session(network, blocks, data)
+        self._work = engine.work(self._session.rows, forward=2)
+
+    def __call__(self, parameters: Array) -> float:
+        """Return the loss at these parameters."""
+        session, total = self._session, 0.0
+        session.load(parameters)
+        for rows in session.chunks():
+            session.at(rows)
+            total += self._engine.run(drive.evaluate, session, self._work).loss
+        return float(total / self._mass)
 
 
 class Objective:
