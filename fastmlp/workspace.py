@@ -111,7 +111,16 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False) -> int:
     in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
     if not train or in_cache * per_row > 8 * layout.n_weights:
         most = min(most, max(MIN_CHUNK_ROWS, in_cache))
-    return max(1, min(n_rows, most))
+    return _even_chunk(n_rows, most)
+
+
+def _even_chunk(n_rows: int, most: int) -> int:
+    """Return the rows of equal chunks of about `most` rows: a quarter more saves a short last one.
+
+    512 rows in chunks of 499 and 13 took 156 ms a step of 1024-2048-2048-1000, in one 144.
+    """
+    n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
+    return max(1, min(n_rows, round_up(-(-n_rows // n_chunks), STRIP_ROWS)))
 
 
 def make_workspace(

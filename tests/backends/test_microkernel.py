@@ -14,6 +14,7 @@ from fastmlp._compile import Block
 from fastmlp.backends.cpu import microkernel, product
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.microkernel import (
+    DEPTH_BLOCK,
     RELU,
     ROW_BLOCK,
     STORE,
@@ -26,10 +27,11 @@ from fastmlp.backends.cpu.microkernel import (
 )
 
 SHAPES = sorted(
-    {(product.STRIP, v) for v in (1, 2, 3)} | {(r, v) for r in (1, product.LOW) for v in (1, 4)}
+    {(r, v) for r in (product.FEW, product.STRIP) for v in (1, 2, 3)} | {(1, 1), (1, 4)}
 )
 # Sums that are shorter than a vector, that fill it, and that are cut once and twice.
-DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, 191, 192, 193, 400]
+CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
+DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 HEIGHTS = [1, 9] if INTERPRETED else [1, 2, 7, 8, 9, 31, ROW_BLOCK]
 EPILOGUES = {"store": STORE, "relu": RELU, "times": TIMES, "where_positive": WHERE_POSITIVE}
 STARTS = ["matrix", "bias", "zeros"]

@@ -12,13 +12,13 @@ from fastmlp.backends.cpu.plan import (
     LAYER,
     NET,
     TILE,
-    TILE_PANELS,
     TILE_ROWS,
     Addresses,
     Plan,
     address,
     make_plan,
 )
+from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.layout import Layout, make_layout
 from fastmlp.workspace import (
     PAGE_ROWS,
@@ -76,7 +76,7 @@ def test_a_tile_is_small(layout: Layout, lanes: int) -> None:
     tiles = plan_of(layout, lanes)[0].tiles
     assert (tiles.last > tiles.first).all()
     assert (tiles.last - tiles.first <= TILE_ROWS).all()
-    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= TILE_PANELS)).all()
+    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST[1])).all()
 
 
 @for_every_layout

@@ -13,6 +13,7 @@ from panelled import INTERPRETED, address, assembly, block, chains, from_panels,
 
 from fastmlp._compile import block_of, row
 from fastmlp.backends.cpu.microkernel import (
+    DEPTH_BLOCK,
     RELU,
     ROW_BLOCK,
     STORE,
@@ -25,7 +26,8 @@ from fastmlp.backends.cpu.product import STRIP, product
 from fastmlp.workspace import round_up
 
 UNTOUCHED = 77.0
-DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, 191, 192, 193, 400]
+CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
+DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
 EPILOGUES = {"store": STORE, "relu": RELU, "times": TIMES, "where_positive": WHERE_POSITIVE}
 

@@ -26,8 +26,6 @@ from fastmlp._compile.memory import entry_alloca
 
 WORD, LANE = ir.IntType(64), ir.IntType(32)
 STORE, RELU, TIMES, WHERE_POSITIVE = range(4)
-# So that a block of B, 16 KiB, leaves room in L1: 64 x 32 x 2048 ran at 131 GFLOP/s without blocks.
-DEPTH_BLOCK = 128
 # A sweep has at most so many rows: sums that are cut wait on the stack. With 64, B came from the
 # third-level cache twice as often: 1024-2048-2048-1000 forward and back 122 ms, with 128 100 ms.
 ROW_BLOCK = 128
@@ -73,6 +71,12 @@ def vector_bytes() -> int:
 def lanes_of(scalar: type[np.floating[Any]]) -> int:
     """Return how many numbers a vector register holds: the columns of a panel."""
     return vector_bytes() // np.dtype(scalar).itemsize
+
+
+# With 32 registers, so that a block of B, 16 KiB, leaves room in the first-level cache: 64 x 32 x
+# 2048 ran at 131 GFLOP/s without blocks, and at 189. With 16, a tile's beginning and end cost more
+# than a block of 36 KiB in the second: 90 GFLOP/s of 110 with 128 steps, 93 with 384.
+DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
 
 
 def sweep(tile: Tile) -> Callable[..., None]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.product import panels_at_once
 from fastmlp.layout import Layout
 from fastmlp.workspace import (
     STRIP_ROWS,
@@ -26,8 +27,8 @@ BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "m", "v", "backup", "zeros", "identity",
 )  # fmt: skip
-# A tile of phase two: up to so many rows and panels of a layer's weights.
-TILE_ROWS, TILE_PANELS = 64, 2
+# A tile of phase two: up to so many rows of a layer's weights, in the panels of one tile of sums.
+TILE_ROWS = 64
 CACHE_BYTES = 512 * 1024
 # What a layer does to its products: nothing, an activation's block, or the epilogue of relu.
 LINEAR, BLOCK, RELU = range(3)
@@ -177,6 +178,15 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     return np.array(layers, LAYER).view(np.recarray)
 
 
+def groups_of(n_panels: int) -> list[tuple[int, int]]:
+    """Cut a layer's panels into groups that a tile of sums takes at once: first panel, number."""
+    groups, panel = [], 0
+    while panel < n_panels:
+        groups.append((panel, panels_at_once(n_panels - panel)))
+        panel += groups[-1][1]
+    return groups
+
+
 def _tiles(layers: Any, workspace: Workspace) -> Any:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
@@ -188,8 +198,7 @@ def _tiles(layers: Any, workspace: Workspace) -> Any:
     for i, layer in enumerate(layers):
         n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
         for begin in range(0, n_rows, block):
-            for panel in range(0, n_panels, TILE_PANELS):
-                panels = (panel, min(TILE_PANELS, n_panels - panel))
+            for panels in groups_of(n_panels):
                 for first in range(begin, min(begin + block, n_rows), TILE_ROWS):
                     tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels))
     return np.array(tiles, TILE).view(np.recarray)

@@ -15,12 +15,11 @@ from fastmlp.backends.cpu.microkernel import (
 )
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
+from fastmlp.backends.cpu.product import LARGEST, next_panels
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
 FORWARD, EVALUATE, TRAIN = 0, 1, 2
-# Panels whose products wait on the stack for their activation: 16 KiB in the first-level cache.
-PANELS_AT_ONCE = 2
 
 
 @leaf
@@ -30,12 +29,15 @@ def _forward_layer(
     """Outputs, and with an activation's block also slopes, of n rows from row `at` on."""
     down, z_panel = at * vector, ROW_BLOCK * vector
     lanes_at_once = n * lanes
-    for p in range(0, layer.n_panels, PANELS_AT_ONCE):
-        n_panels = min(PANELS_AT_ONCE, layer.n_panels - p)
+    waits, p = layer.form == BLOCK, 0
+    while p < layer.n_panels:
+        # Products wait on the stack for their activation: 12 or 16 KiB in the first-level cache.
+        n_panels = layer.n_panels - p
+        if waits:
+            n_panels = next_panels(n_panels)
         w = layer.weights + p * layer.weight_panel
         bias = layer.biases + p * layer.master_panel
         outputs = layer.outputs + p * net.panel + down
-        waits = layer.form == BLOCK
         to, panel = (z, z_panel) if waits else (outputs, net.panel)
         epilogue = RELU if layer.form == RELU_LAYER else STORE
         left = (inputs + down, net.panel, layer.n_in, epilogue, 0)
@@ -47,6 +49,7 @@ def _forward_layer(
                 slopes = layer.deltas + (p + q) * net.panel + down
                 values = outputs + q * net.panel
                 call(layer.activation, (z + q * z_panel, values, slopes, lanes_at_once))
+        p += n_panels
 
 
 @leaf
@@ -124,7 +127,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     spread, collect = moves(scalar, lanes).spread, moves(scalar, lanes).collect
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    waiting = PANELS_AT_ONCE * ROW_BLOCK * vector
+    waiting = LARGEST[1] * ROW_BLOCK * vector
 
     def work_on_rows(address: Any, first: Any, last: Any, part: Any) -> None:
         z = stack(waiting)

@@ -6,7 +6,8 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import STORE, lanes_of
-from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_PANELS, TILE_ROWS
+from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_ROWS
+from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
@@ -77,7 +78,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     square = lanes * vector
     transpose, sum_rows = moves(scalar, lanes).transpose, moves(scalar, lanes).sum_rows
     panel_bytes = PANEL_ROWS * vector
-    gradient_bytes = TILE_PANELS * panel_bytes
+    gradient_bytes = LARGEST[1] * panel_bytes
 
     def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
         g = stack(gradient_bytes)
