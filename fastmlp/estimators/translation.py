@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp import activations, validation
 from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.layout import make_layout
 from fastmlp.links import LINKS
@@ -47,9 +48,12 @@ def data_of(network: Network, X: Array, y: Array, sample_weight: Array | None) -
     return Data(rows_of(X, dtype), *arrays)
 
 
-def rows_of(X: Any, dtype: np.dtype[Any]) -> Array:
-    """Return rows of features as the core takes them."""
-    return np.ascontiguousarray(X.toarray() if hasattr(X, "toarray") else X, dtype)
+def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
+    """Return rows of features as the core takes them; those of a sparse matrix stay sparse."""
+    if not hasattr(X, "tocsr"):
+        return np.ascontiguousarray(X, dtype)
+    rows = X.tocsr()
+    return SparseRows(rows.data.astype(dtype, copy=False), rows.indices, rows.indptr, X.shape[1])
 
 
 def engine_of(estimator: Any, network: Network) -> Engine:

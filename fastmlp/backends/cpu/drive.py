@@ -176,6 +176,8 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
 def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None:
     """Do phase two; where the chunk `ends` a batch, with its penalties."""
     net.more, net.penalise, net.update = more, ends, update
+    if net.sparse_columns:
+        call(net.sparse_columns, (job.net,))
     spread(job.team, net.tile, net.n_tiles, job.net)
 
 

@@ -19,6 +19,13 @@ from fastmlp.backends.cpu.plan import Addresses, address, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.shuffle import shuffle
+from fastmlp.backends.cpu.sparse import (
+    ColumnBuffers,
+    SparseRows,
+    sparse_columns,
+    sparse_forward,
+    sparse_gradient,
+)
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
@@ -48,12 +55,12 @@ class Data(NamedTuple):
 
     Attributes
     ----------
-    x : shape (n_rows, n_features)
+    x : shape (n_rows, n_features), or rows of a sparse matrix
     y : shape (n_rows, n_targets)
     weight : shape (n_rows,), or (0,) for rows that count alike
     """
 
-    x: Array
+    x: Array | SparseRows
     y: Array
     weight: Array
 
@@ -74,21 +81,21 @@ class Engine:
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
     def predict(
-        self, parameters: Array, x: Array, out: Array, *, raw: bool = False
+        self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
     ) -> FewRows | None:
         """Write predictions, or with `raw` the outputs before activation or link, to `out`.
 
         Returns what predicts a few rows again, and sooner, where there are only few.
         """
         network = rules.without_output(self.network) if raw else self.network
-        if len(x) <= FEW_ROWS:
+        if len(x) <= FEW_ROWS and not isinstance(x, SparseRows):
             few = FewRows(network, parameters)
             few.write(x, out)
             return few
         Prediction(self, network, x)(parameters, out)
         return None
 
-    def prediction(self, x: Array) -> "Prediction":
+    def prediction(self, x: Array | SparseRows) -> "Prediction":
         """Return the predictions for these rows, as a function of the parameters."""
         return Prediction(self, self.network, x)
 
@@ -165,11 +172,11 @@ class Engine:
 class Prediction:
     """The predictions for some rows, plan and buffers made once."""
 
-    def __init__(self, engine: Engine, network: Network, x: Array) -> None:
+    def __init__(self, engine: Engine, network: Network, x: Array | SparseRows) -> None:
         blocks = Addresses(*rules.activations(network), link=rules.link(network))
         self._engine = engine
         self._rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        data = Data(x, x[:, :0], x[:0, 0])
+        data = Data(x, np.empty((len(x), 0), x.dtype), np.empty(0, x.dtype))
         self._session = Session(network, blocks, data, rows=engine.n_threads * ROW_BLOCK)
         self._work = engine.work(self._rows, forward=2)
 
@@ -371,10 +378,13 @@ class Session:
     ) -> None:
         layout, n_targets = network.layout, data.y.shape[1]
         self.data, self._network = data, network
-        self.rows = rows or chunk_rows(layout, batch_size or len(data.x), train=train)
+        sparse = isinstance(data.x, SparseRows)
+        self.rows = rows or chunk_rows(
+            layout, batch_size or len(data.x), train=train, sparse=sparse
+        )
         lanes = lanes_of(network.dtype.type)
         self.workspace = make_workspace(
-            layout, self.rows, n_targets, network.dtype, lanes, train=train
+            layout, self.rows, n_targets, network.dtype, lanes, train=train, sparse=sparse
         )
         strengths = [strength for _, strength in network.penalties] if train else []
         self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
@@ -383,8 +393,23 @@ class Session:
         for name in names:
             setattr(net, name, self.block(name).address)
 
+        if isinstance(data.x, SparseRows):
+            self._make_sparse(data.x, train=train)
         self.job = np.zeros(1, drive.JOB).view(np.recarray)
         self.job[0].net = address(self.plan.net)
+
+    def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
+        """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
+        net, dtype = self.plan.net[0], self._network.dtype
+        net.x_columns, net.x_values = address(x.columns), address(x.values)
+        net.sparse_forward = block_of(sparse_forward, dtype).address
+        if not train:
+            return
+        self._columns = columns = ColumnBuffers(x, self.rows)
+        net.column_starts, net.column_rows = address(columns.starts), address(columns.rows)
+        net.column_values = address(columns.values)
+        net.sparse_columns = block_of(sparse_columns, dtype).address
+        net.sparse_gradient = block_of(sparse_gradient, dtype).address
 
     def block(self, name: str) -> Block:
         """Return one of the blocks of the phases."""
@@ -417,7 +442,10 @@ class Session:
     def at(self, rows: slice) -> None:
         """Point the plan to these rows of the data."""
         net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
-        net.x = address(data.x, rows.start * data.x.shape[1])
+        if isinstance(data.x, SparseRows):
+            net.x = address(data.x.starts, rows.start)
+        else:
+            net.x = address(data.x, rows.start * data.x.shape[1])
         net.y = address(data.y, rows.start * n_targets)
         net.weight = address(data.weight, rows.start) if data.weight.size else 0
         net.index, net.n_rows = net.identity, rows.stop - rows.start

@@ -89,7 +89,10 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
             w = layer.master + piece.panel * layer.master_panel + piece.first * vector
-            _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
+            if net.sparse_gradient and piece.layer == 0:
+                call(net.sparse_gradient, (address, t, g, panel_bytes))
+            else:
+                _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
             if net.penalise:
                 _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, lanes)
             rows = piece.last - piece.first
