@@ -250,8 +250,14 @@ def test_8_not_converged(name: str, solver: str) -> None:
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_9_divergence(name: str, early: bool) -> None:
+    def call(model: Any) -> Any:
+        # Whether a number is inf or NaN depends on the order of the sums.
+        found = fitted(model)
+        return {key: np.where(np.isfinite(found[key]), found[key], np.nan)
+                if found[key].dtype.kind == "f" else found[key] for key in found}
+
     settings = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
-    found, _, error = same(name, fitted, early_stopping=early, activation="identity", **settings)
+    found, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
     if not early:
         assert found is None
         assert "non-finite parameter weights" in error[1]

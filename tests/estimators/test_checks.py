@@ -39,26 +39,19 @@ class PlainClassifier(neural_network.MLPClassifier): ...
 class PlainRegressor(neural_network.MLPRegressor): ...
 
 
-class PlainNarrowClassifier(Narrow, neural_network.MLPClassifier): ...
-
-
-class PlainNarrowRegressor(Narrow, neural_network.MLPRegressor): ...
-
-
 CONFIGURATIONS: list[dict[str, Any]] = [
     {"max_iter": 100},
     {"solver": "sgd", "max_iter": 100},
     {"solver": "lbfgs", "max_iter": 100},
     {"solver": "adamw", "activation": "gelu", "max_iter": 50},
 ]
-# Early stopping cannot be had with partial_fit, one row or one class; and rows that count twice are
-# not rows that come twice to the last bit of float32.
+# Early stopping cannot be had with partial_fit, one row or one class.
 EARLY = {"early_stopping": True, "max_iter": 50, "learning_rate_init": 0.05}
-PLAIN = {
-    MLPClassifier: PlainClassifier(**EARLY),
-    MLPRegressor: PlainRegressor(**EARLY),
-    NarrowClassifier: PlainNarrowClassifier(max_iter=100),
-    NarrowRegressor: PlainNarrowRegressor(max_iter=100),
+PLAIN = {MLPClassifier: PlainClassifier(**EARLY), MLPRegressor: PlainRegressor(**EARLY)}
+# They compare to 1e-7, and float32 has steps of 1.2e-7.
+TOO_EXACT = {
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
 }
 
 
@@ -79,16 +72,16 @@ def test_check(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-@parametrize_with_checks(
-    [
-        MLPClassifier(**EARLY),
-        MLPRegressor(**EARLY),
-        NarrowClassifier(max_iter=100),
-        NarrowRegressor(max_iter=100),
-    ]
-)
-def test_check_that_scikit_learn_passes_too(estimator: Any, check: Any) -> None:
+@parametrize_with_checks([MLPClassifier(**EARLY), MLPRegressor(**EARLY)])
+def test_check_with_early_stopping(estimator: Any, check: Any) -> None:
     name, failures = check.func.__name__, failures_of_scikit_learn(type(estimator))
     if name in failures:
         pytest.skip(f"scikit-learn's own fails it: {failures[name]}")
+    check(estimator)
+
+
+@parametrize_with_checks([NarrowClassifier(max_iter=100), NarrowRegressor(max_iter=100)])
+def test_check_in_float32(estimator: Any, check: Any) -> None:
+    if check.func.__name__ in TOO_EXACT:
+        pytest.skip("it compares to less than a unit in the last place of float32")
     check(estimator)

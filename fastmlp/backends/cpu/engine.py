@@ -288,7 +288,8 @@ class Trainer:
             self._session.plan.net[0].gradient = address(self._session.workspace.gradient)
         job = self._session.job[0]
         job.guarded, job.by_rows = guarded, by_rows
-        self.load()
+        # The buffers begin at zero.
+        self._session.load(parameters, moments if moments.any() else None)
         self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
         self.units_per_epoch = drive.units_per_epoch(len(data.x), batch_size, rows)
@@ -419,6 +420,8 @@ class Session:
     def load(self, parameters: Array, moments: Array | None = None) -> None:
         """Pack the parameters, and the optimizer's state, and whatever is computed from them."""
         pack, workspace, net = self.block("pack"), self.workspace, address(self.plan.net)
+        if workspace.sparse and not workspace.m.size:
+            self.plan.net[0].unpacked = address(parameters)
         pack(net, address(parameters), address(workspace.parameters))
         if workspace.m.size:
             self.block("transposes")(net)

@@ -200,8 +200,9 @@ def _tiles(layers: Any, workspace: Workspace) -> Any:
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
     for i, layer in enumerate(layers):
         n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
-        for begin in range(0, n_rows, block):
+        at_once = n_rows if workspace.sparse and i == 0 else block
+        for begin in range(0, n_rows, at_once):
             for panels in groups_of(n_panels):
-                for first in range(begin, min(begin + block, n_rows), TILE_ROWS):
+                for first in range(begin, min(begin + at_once, n_rows), TILE_ROWS):
                     tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels))
     return np.array(tiles, TILE).view(np.recarray)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import call, fma, leaf, row
+from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET, RELU, TILE
+from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import aligned
 
 Array = NDArray[Any]
@@ -52,23 +53,8 @@ class ColumnBuffers:
     def __init__(self, x: SparseRows, n_rows: int) -> None:
         n = x.most_numbers(n_rows)
         self.starts = np.zeros(x.shape[1] + 2, np.int64)
-        self.rows = np.zeros(n, np.int64)
+        self.rows = np.zeros(n, np.int32)
         self.values = aligned(n, x.dtype)
-
-
-@leaf
-def _add(to: Any, factor: Any, numbers: Any, lanes: Any, like: Any) -> None:
-    """Add a vector, times a factor."""
-    total, part = row(to, lanes, like.dtype), row(numbers, lanes, like.dtype)
-    for j in range(lanes):
-        total[j] = fma(factor, part[j], total[j])
-
-
-@leaf
-def _copy(source: Any, target: Any, lanes: Any, like: Any) -> None:
-    a, b = row(source, lanes, like.dtype), row(target, lanes, like.dtype)
-    for j in range(lanes):
-        b[j] = a[j]
 
 
 @leaf
@@ -91,26 +77,37 @@ def _activate(layer: Any, panel: Any, slopes: Any, n: Any, like: Any) -> None:
 
 
 def sparse_forward(scalar: Scalar) -> Any:
-    """Make the block that computes the first layer of rows first to last, from row `at` on."""
+    """Make the block that computes the first layer of rows first to last, from row `at` on.
+
+    Where nothing is trained it reads the flat W: to pack 50,000 rows for a prediction took 0.5 s.
+    """
     lanes = lanes_of(scalar)
-    vector = lanes * np.dtype(scalar).itemsize
+    add_rows = moves(scalar, lanes).add_rows
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
 
     def forward(address: Any, first: Any, last: Any, at: Any) -> None:
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layer = row(net.layers, 1, LAYER)[0]
+        weights, panel, stride = layer.weights, layer.weight_panel, vector
+        if net.unpacked:
+            weights, panel = net.unpacked + layer.offset * size, vector
+            stride = layer.n_out * size
         for r in range(first, last):
             outputs = layer.outputs + (at + r - first) * vector
-            for p in range(layer.n_panels):
-                bias = layer.biases + p * layer.master_panel
-                _copy(bias, outputs + p * net.panel, lanes, like)
             begin, end = _row_of(net, r)
-            columns = row(net.x_columns + begin * 4, end - begin, np.int32)
-            values = row(net.x_values + begin * like.itemsize, end - begin, scalar)
-            for e in range(end - begin):
-                weights = layer.weights + np.int64(columns[e]) * vector
-                for p in range(layer.n_panels):
-                    place = outputs + p * net.panel
-                    _add(place, values[e], weights + p * layer.weight_panel, lanes, like)
+            columns, values = net.x_columns + begin * 4, net.x_values + begin * size
+            for p in range(layer.n_panels):
+                add_rows(
+                    outputs + p * net.panel,
+                    layer.biases + p * layer.master_panel,
+                    weights + p * panel,
+                    stride,
+                    layer.n_out - p * lanes,
+                    columns,
+                    values,
+                    end - begin,
+                )
         down, n = at * vector, (last - first) * lanes
         for p in range(layer.n_panels):
             skip = p * net.panel + down
@@ -136,7 +133,7 @@ def sparse_columns(scalar: Scalar) -> Any:
                 starts[np.int64(columns[e]) + 2] += 1
         for c in range(net.n_in):
             starts[c + 2] += starts[c + 1]
-        rows = row(net.column_rows, n_numbers, np.int64)
+        rows = row(net.column_rows, n_numbers, np.int32)
         sorted_values = row(net.column_values, n_numbers, scalar)
         for r in range(net.n_rows):
             begin, end = _row_of(net, r)
@@ -157,22 +154,28 @@ def sparse_gradient(scalar: Scalar) -> Any:
     From zero or, with `more`, going on from the chunk before; `g_panel` is the bytes of a panel.
     """
     lanes = lanes_of(scalar)
-    vector = lanes * np.dtype(scalar).itemsize
+    add_rows = moves(scalar, lanes).add_rows
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
 
     def differentiate(address: Any, t: Any, g: Any, g_panel: Any) -> None:
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
+        net = row(address, 1, NET)[0]
         piece, layer = row(net.tiles, net.n_tiles, TILE)[t], row(net.layers, 1, LAYER)[0]
         starts = row(net.column_starts, net.n_in + 1, np.int64)
-        rows = row(net.column_rows, starts[net.n_in], np.int64)
-        values = row(net.column_values, starts[net.n_in], scalar)
         for p in range(piece.n_panels):
             deltas = layer.deltas + (piece.panel + p) * net.panel
             before = net.gradient - net.parameters + layer.master
             before += (piece.panel + p) * layer.master_panel
             for k in range(piece.first, piece.last):
-                place = g + p * g_panel + (k - piece.first) * vector
-                _copy(before + k * vector if net.more else net.zeros, place, lanes, like)
-                for e in range(starts[k], starts[k + 1]):
-                    _add(place, values[e], deltas + rows[e] * vector, lanes, like)
+                add_rows(
+                    g + p * g_panel + (k - piece.first) * vector,
+                    before + k * vector if net.more else net.zeros,
+                    deltas,
+                    vector,
+                    lanes,
+                    net.column_rows + starts[k] * 4,
+                    net.column_values + starts[k] * size,
+                    starts[k + 1] - starts[k],
+                )
 
     return differentiate

@@ -35,12 +35,16 @@ class Moves(NamedTuple):
     sum_rows : ``sum_rows(matrix, start, target, n)``
         `start` plus the sum of n rows of a panel. Eight sums of every eighth row, added up in
         order: one chain of additions would wait four cycles for each.
+    add_rows : ``add_rows(target, start, matrix, stride, width, places, factors, n)``
+        `start` plus n rows of a matrix, each times a factor: the first `width` lanes of those at
+        `places`, int32, that begin `stride` bytes apart.
     """
 
     spread: Move
     collect: Move
     transpose: Move
     sum_rows: Move
+    add_rows: Move
 
 
 def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
@@ -53,6 +57,7 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         collect=_compiled(_emit_collect, 4, lanes, size),
         transpose=_compiled(_emit_transpose, 3, lanes, size),
         sum_rows=_compiled(_emit_sum_rows, 4, lanes, size),
+        add_rows=_compiled(_emit_add_rows, 8, lanes, size),
     )
 
 
@@ -71,7 +76,13 @@ def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
     def of_four(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return signature, generate
 
-    return of_three if n == 3 else of_four
+    @intrinsic
+    def of_eight(
+        typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any
+    ) -> Any:
+        return signature, generate
+
+    return {3: of_three, 4: of_four, 8: of_eight}[n]
 
 
 class _Vectors:
@@ -105,6 +116,20 @@ class _Vectors:
         )
         n_everywhere = builder.shuffle_vector(one, one, ir.Constant(ints, [0] * self.lanes))
         return builder.icmp_signed("<", ir.Constant(ints, list(range(self.lanes))), n_everywhere)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a b + c, rounded once."""
+        kind = ir.FunctionType(self.kind, [self.kind] * 3)
+        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
+
+    def splat(self, number: Any) -> Any:
+        """A vector of one number."""
+        empty = ir.Constant(self.kind, ir.Undefined)
+        one = self.builder.insert_element(empty, number, ir.Constant(LANE, 0))
+        nowhere = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(one, one, nowhere)
 
     def masked_load(self, address: Any, mask: Any) -> Any:
         pointer = self.at(address)
@@ -200,6 +225,32 @@ def _emit_sum_rows(v: _Vectors, matrix: Any, start: Any, target: Any, n: Any) ->
     v.store(value, target)
 
 
+def _emit_add_rows(
+    v: _Vectors,
+    target: Any,
+    start: Any,
+    matrix: Any,
+    stride: Any,
+    width: Any,
+    places: Any,
+    factors: Any,
+    n: Any,
+) -> None:
+    builder, mask, total = v.builder, v.first(width), entry_alloca(v.builder, v.kind)
+    builder.store(v.load(start), total)
+
+    def number(kind: Any, address: Any, i: Any, size: int) -> Any:
+        place = builder.add(address, builder.mul(i, v.number(size)))
+        return builder.load(builder.inttoptr(place, kind.as_pointer()))
+
+    with cgutils.for_range(builder, n) as loop:
+        place = builder.sext(number(LANE, places, loop.index, 4), WORD)
+        numbers = v.masked_load(builder.add(matrix, builder.mul(place, stride)), mask)
+        factor = v.splat(number(v.kind.element, factors, loop.index, v.size))
+        builder.store(v.fma(factor, numbers, builder.load(total)), total)
+    v.store(builder.load(total), target)
+
+
 def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
     def spread(source: int, target: int, panel: int, width: int) -> None:
         numbers = row(source, width, scalar)
@@ -231,4 +282,21 @@ def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
             total += one
         row(target, lanes, scalar)[:] = total
 
-    return Moves(spread, collect, transpose, sum_rows)
+    def add_rows(
+        target: int,
+        start: int,
+        matrix: int,
+        stride: int,
+        width: int,
+        places: int,
+        factors: int,
+        n: int,
+    ) -> None:
+        total = row(start, lanes, scalar).copy()
+        columns, numbers = row(places, n, np.int32), row(factors, n, scalar)
+        for i in range(n):
+            taken = min(width, lanes)
+            total[:taken] += numbers[i] * row(matrix + int(columns[i]) * stride, taken, scalar)
+        row(target, lanes, scalar)[:] = total
+
+    return Moves(spread, collect, transpose, sum_rows, add_rows)
