@@ -227,8 +227,8 @@ class Adam:
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
     epsilon : float above 0, default 1e-8
     epsilon_hat : bool, default False
-        Add epsilon to the uncorrected root, as Keras and scikit-learn do: the paper's "epsilon hat",
-        for which the step is ``rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)``.
+        Add epsilon to the uncorrected root, the paper's "epsilon hat", as Keras and scikit-learn
+        do: the step is ``rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)``.
 
     Raises
     ------

@@ -100,9 +100,7 @@ def copy_size(n_in: int, n_out: int, lanes: int) -> int:
     return round_up(n_out, lanes) * round_up(n_in, lanes)
 
 
-def chunk_rows(
-    layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False
-) -> int:
+def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
     """Return how many rows to take at once.
 
     At most what `CHUNK_NUMBERS` of activations hold and what one core trains on in about 0.25 s

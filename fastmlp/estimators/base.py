@@ -38,8 +38,15 @@ TRAINING_STATE = (
 )
 
 
-class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: ignore[misc]
+class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Comes before scikit-learn's class and puts the core in the place of its loops over NumPy."""
+
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    validation_loss_curve_: list[float] | None
+    _best_coefs: list[Array]
+    _best_intercepts: list[Array]
+    _held_out: HeldOut | None
 
     more_constraints: ClassVar[dict[str, Any]] = {
         "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
@@ -155,7 +162,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: i
         self.validation_scores_: list[float] | None = [] if early else None
         self.best_validation_score_ = -np.inf if early else None
         self.best_loss_ = None if early else np.inf
-        self.validation_loss_curve_: list[float] | None = None
+        self.validation_loss_curve_ = None
 
     def _live_parameters(self) -> Parameters:
         """Return the parameters as they are in `coefs_` and `intercepts_` now."""
@@ -233,9 +240,9 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: i
         return X, self._binarized(y), weight
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        if self.scoring is None:
+        if self.scoring is None and self._held_out is not None:
             return self._held_out.score()
-        if self.scoring == "loss":
+        if self.scoring == "loss" and self.validation_loss_curve_:
             return -self.validation_loss_curve_[-1]
         scorer = check_scoring(self, self.scoring)
         options = {} if sample_weight is None else {"sample_weight": sample_weight}

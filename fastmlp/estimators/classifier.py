@@ -15,7 +15,7 @@ from fastmlp.estimators.held_out import accuracy
 Array = NDArray[Any]
 
 
-class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):  # type: ignore[misc]
+class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
     """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
 
     Parameters and attributes, methods and messages are those of
@@ -216,9 +216,8 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):  # type: ignore[
         return accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
 
     def _binarized(self, y: Any) -> Array:
-        unknown = np.setdiff1d(np.ravel(y), self.classes_) if np.ndim(y) == 1 else []
-        if len(unknown):
-            raise ValueError(f"y_val has classes that y has not: {list(unknown)}")
+        if np.ndim(y) == 1 and (unknown := set(np.unique(y).tolist()) - {*self.classes_.tolist()}):
+            raise ValueError(f"y_val has classes that y has not: {sorted(unknown)}")
         return self._label_binarizer.transform(y).astype(bool)
 
     def _checked_weight(self, given: Any, X: Any, y: Array) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from fastmlp import activations
 from fastmlp.description import name_of
 
-NODES: dict[str, tuple[str, dict[str, float]]] = {
+NODES: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),
@@ -80,7 +80,7 @@ def _names(activation: Any, n_hidden: int) -> list[Any]:
     return [activation] * n_hidden if one else list(activation)
 
 
-def _node_of(activation: Any) -> tuple[str, dict[str, float]]:
+def _node_of(activation: Any) -> tuple[str, dict[str, Any]]:
     name = name_of(activation)
     name = activations.ALIASES.get(name, name)
     if name not in NODES:
@@ -145,7 +145,7 @@ def _number_type(operator: Any) -> Callable[[list[Any]], Any]:
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
     double = isinstance(operator.inputs[0].type, DoubleTensorType)
-    return DoubleTensorType if double else FloatTensorType  # type: ignore[no-any-return]
+    return DoubleTensorType if double else FloatTensorType
 
 
 def register(classifier: type, regressor: type) -> None:

@@ -44,10 +44,7 @@ class Parameters:
         for mine, its in zip(self.coefs, coefs, strict=True):
             if mine is not its:
                 return False
-        for mine, its in zip(self.intercepts, intercepts, strict=True):
-            if mine is not its:
-                return False
-        return True
+        return all(mine is its for mine, its in zip(self.intercepts, intercepts, strict=True))
 
     def assign(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> None:
         """Take these numbers over."""

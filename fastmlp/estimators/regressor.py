@@ -13,7 +13,7 @@ from fastmlp.estimators.held_out import r2
 Array = NDArray[Any]
 
 
-class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):  # type: ignore[misc]
+class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
     Parameters and attributes, methods and messages are those of

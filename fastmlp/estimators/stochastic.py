@@ -103,7 +103,7 @@ class Epochs:
         """Keep the books of epochs with these losses; return whether they end the fit."""
         if self._held_out:
             self._store()
-        return any([self._end_epoch(loss) for loss in losses])
+        return any(self._end_epoch(loss) for loss in losses)
 
     def _end_epoch(self, loss: float) -> bool:
         estimator, held_out = self._estimator, self._held_out

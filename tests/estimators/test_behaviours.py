@@ -51,9 +51,7 @@ def assert_equal(mine: Any, theirs: Any, tolerance: float = 1e-9) -> None:
         assert mine == theirs or (mine != mine and theirs != theirs)
 
 
-def same(
-    name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any
-) -> Any:
+def same(name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any) -> Any:
     """Do the same with both; results, warnings and errors are the same. Return them, ours."""
     theirs, ours = (
         outcome(lambda model=model: call(model)) for model in both(name, **{**SMALL, **settings})
@@ -108,15 +106,17 @@ def test_1_names_of_features_are_kept() -> None:
 def test_1_precision_of_predictions(trained: Any, kind: Any) -> None:
     def call(model: Any) -> Any:
         model.fit(X.astype(trained), LABELS)
-        return {"few": model.predict_proba(X[:2].astype(kind)), "many": model.predict_proba(
-            X.astype(kind))}
+        return {
+            "few": model.predict_proba(X[:2].astype(kind)),
+            "many": model.predict_proba(X.astype(kind)),
+        }
 
     same("MLPClassifier", call, tolerance=1e-5 if np.float32 in (kind, trained) else 1e-9)
 
 
 BAD_ROWS = {
-    "nan": np.where(X == X[3, 2], np.nan, X),
-    "inf": np.where(X == X[3, 2], np.inf, X),
+    "nan": np.where(X[3, 2] == X, np.nan, X),
+    "inf": np.where(X[3, 2] == X, np.inf, X),
     "flat": X[:, 0],
     "empty": X[:0],
     "words": np.full((3, 6), "word"),
@@ -253,8 +253,12 @@ def test_9_divergence(name: str, early: bool) -> None:
     def call(model: Any) -> Any:
         # Whether a number is inf or NaN depends on the order of the sums.
         found = fitted(model)
-        return {key: np.where(np.isfinite(found[key]), found[key], np.nan)
-                if found[key].dtype.kind == "f" else found[key] for key in found}
+        return {
+            key: np.where(np.isfinite(found[key]), found[key], np.nan)
+            if found[key].dtype.kind == "f"
+            else found[key]
+            for key in found
+        }
 
     settings = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
     found, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
@@ -383,7 +387,7 @@ def test_14_random_states() -> None:
 
     results = []
     for model in both("MLPClassifier", **{**SMALL, "random_state": None}):
-        np.random.seed(7)
+        np.random.seed(7)  # noqa: NPY002
         results.append(outcome(lambda model=model: advancing(model))[0])
     np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
     results = []

@@ -140,10 +140,10 @@ def sparse_columns(scalar: Scalar) -> Any:
             columns = row(net.x_columns + begin * 4, end - begin, np.int32)
             values = row(net.x_values + begin * like.itemsize, end - begin, scalar)
             for e in range(end - begin):
-                c = np.int64(columns[e]) + 1
-                rows[starts[c]] = r
-                sorted_values[starts[c]] = values[e]
-                starts[c] += 1
+                after = np.int64(columns[e]) + 1
+                rows[starts[after]] = r
+                sorted_values[starts[after]] = values[e]
+                starts[after] += 1
 
     return sort
 
