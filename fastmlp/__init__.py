@@ -1,7 +1,7 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastmlp.history import History, Report, Status
 from fastmlp.losses import Loss
@@ -19,9 +19,6 @@ from fastmlp.schedules import (
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from fastmlp.estimators import MLPClassifier, MLPRegressor
-
 __all__ = [
     "MLP",
     "SGD",
@@ -35,8 +32,6 @@ __all__ = [
     "History",
     "InverseScaling",
     "Loss",
-    "MLPClassifier",
-    "MLPRegressor",
     "Nadam",
     "OneCycle",
     "RMSprop",
@@ -46,6 +41,7 @@ __all__ = [
     "Warmup",
 ]
 
+# Not in __all__: a star would load scikit-learn, or fail where there is none.
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 
 
@@ -61,3 +57,7 @@ def __getattr__(name: str) -> Any:
         raise ImportError(
             f"fastmlp.{name} needs scikit-learn: pip install 'fastmlp[sklearn]'"
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ESTIMATORS])

@@ -31,7 +31,7 @@ def outcomes(name: str, call: Callable[[Any], Any], **settings: Any) -> tuple[An
 
 def batch_of_no_weight() -> None:
     weight = np.r_[np.zeros(20), np.ones(33)]
-    settings = {"shuffle": False, "batch_size": 20}
+    settings = {"shuffle": False, "batch_size": 20, "solver": "sgd"}
     theirs, ours = outcomes(
         "MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=weight), **settings
     )
