@@ -60,11 +60,6 @@ def softplus(x: float) -> float:
     return (zero if x < zero else x) + np.log1p(np.exp(-abs(x)))
 
 
-def quotient(a: float, b: float) -> float:
-    """``a / b``; compiled in float32, within 1.6 ulp: see `fastmlp._compile.elementary`."""
-    return a / b
-
-
 def exponentials(raw: Any, out: Any) -> None:
     """Write ``exp(raw - peak)`` of every row to `out`, with peak the largest number of the row.
 

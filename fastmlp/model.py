@@ -18,6 +18,7 @@ from fastmlp.schedules import rates_of
 if TYPE_CHECKING:
     from fastmlp.backends.cpu.engine import Data, Engine
     from fastmlp.backends.cpu.few import FewRows
+    from fastmlp.backends.cpu.moments import Moments
 
 Array = NDArray[Any]
 Rule = str | Callable[..., Any]
@@ -122,7 +123,7 @@ class MLP:
         self.n_threads = n_threads
         self.n_steps = 0
         self._generator = validation.generator(seed)
-        self._moments: Array | None = None
+        self._moments: Moments | None = None
         self._few_rows: FewRows | None = None
         self._parameters = self._initial_parameters(initializer)
 
@@ -345,10 +346,10 @@ class MLP:
 
         return Engine(self._network, self.n_threads)
 
-    def _state(self) -> Array:
-        """Return the optimizer's state, shape (2, n_parameters)."""
+    def _state(self) -> "Moments":
+        """Return the optimizer's state."""
         if self._moments is None:
-            self._moments = np.zeros((2, len(self._parameters)), self.dtype)
+            self._moments = self._engine().moments()
         return self._moments
 
     def _data(self, X: Any, y: Any, sample_weight: Any, who: str) -> "Data":

@@ -6,7 +6,7 @@ coefficients of the step, and returns the new (w, m, v).
 
 from collections.abc import Callable
 
-from fastmlp.elementary import quotient, sqrt
+from fastmlp.elementary import sqrt
 
 Triple = tuple[float, float, float]
 UpdateRule = Callable[..., Triple]
@@ -41,14 +41,14 @@ def rmsprop(
 ) -> Triple:
     """v is a running mean of g^2; m <- momentum m + g / (sqrt(v) + epsilon); w <- w - rate m."""
     v = v + gain_v * (g * g - v)
-    m = momentum * m + quotient(g, sqrt(v) + epsilon)
+    m = momentum * m + g / (sqrt(v) + epsilon)
     return w - rate * m, m, v
 
 
 def adagrad(w: float, g: float, m: float, v: float, rate: float, epsilon: float) -> Triple:
     """v <- v + g^2; w <- w - rate g / (sqrt(v) + epsilon)."""
     v = v + g * g
-    return w - quotient(rate * g, sqrt(v) + epsilon), m, v
+    return w - rate * g / (sqrt(v) + epsilon), m, v
 
 
 def adam(
@@ -64,7 +64,7 @@ def adam(
     """m and v are running means of g and g^2; w <- w - rate m / (sqrt(v) + epsilon)."""
     m = m + gain_m * (g - m)
     v = v + gain_v * (g * g - v)
-    return w - quotient(rate * m, sqrt(v) + epsilon), m, v
+    return w - rate * m / (sqrt(v) + epsilon), m, v
 
 
 def adamw(
@@ -81,7 +81,7 @@ def adamw(
     """Adam's step from keep w, with keep = 1 - rate weight_decay."""
     m = m + gain_m * (g - m)
     v = v + gain_v * (g * g - v)
-    return keep * w - quotient(rate * m, sqrt(v) + epsilon), m, v
+    return keep * w - rate * m / (sqrt(v) + epsilon), m, v
 
 
 def nadam(
@@ -98,7 +98,7 @@ def nadam(
     """Adam's m and v; w <- w - (rate_m m + rate_g g) / (sqrt(v) + epsilon)."""
     m = m + gain_m * (g - m)
     v = v + gain_v * (g * g - v)
-    return w - quotient(rate_m * m + rate_g * g, sqrt(v) + epsilon), m, v
+    return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
 
 
 # How many of (m, v) a rule uses, in this order; two where it is not listed.

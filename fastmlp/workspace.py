@@ -47,8 +47,7 @@ class Workspace(NamedTuple):
         The output layer: before and after its activation, and the slopes of that and of the loss.
     targets : (panel_rows, n_targets)
     row_losses : (panel_rows,) float64
-    parameters, m, v, backup, gradient : packed parameters, the optimizer's state, a copy of the
-        parameters, and a gradient that is summed over several chunks or that somebody asked for
+    parameters, m, v, backup : packed parameters, the optimizer's state, a copy of the parameters
     copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
         has none
     zeros : one vector
@@ -72,7 +71,6 @@ class Workspace(NamedTuple):
     m: Buffer
     v: Buffer
     backup: Buffer
-    gradient: Buffer
     copies: Buffer
     zeros: Buffer
     identity: Buffer
@@ -124,7 +122,9 @@ def _even_chunk(n_rows: int, most: int) -> int:
     512 rows in chunks of 499 and 13 took 156 ms a step of 1024-2048-2048-1000, in one 144.
     """
     n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
-    return max(1, min(n_rows, round_up(-(-n_rows // n_chunks), STRIP_ROWS)))
+    rows = -(-n_rows // n_chunks)
+    # Whole strips, where there is room for them.
+    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
 
 
 def make_workspace(
@@ -174,7 +174,6 @@ def make_workspace(
         m=buffer(state),
         v=buffer(state),
         backup=buffer(state),
-        gradient=buffer(state),
         copies=buffer(sum(copy_size(*pair, lanes) for pair in copied)),
         zeros=buffer(lanes),
         identity=np.arange(panel_rows, dtype=np.int64),

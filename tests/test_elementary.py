@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from fastmlp.elementary import FUNCTIONS, exponentials, quotient
+from fastmlp.elementary import FUNCTIONS, exponentials
 
 Function = Callable[[Any], Any]
 OWN_NAMES: dict[str, Any] = {"logistic": special.expit, "softplus": lambda x: np.logaddexp(0, x)}
@@ -63,13 +63,6 @@ def test_no_overflow_where_the_value_is_finite(
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         for x in points_of(function, [dtype(sign * size) for size in sizes for sign in (-1, 1)]):
             assert np.isfinite(function(x))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_quotient_is_that_of_numpy(dtype: Any, rng: np.random.Generator) -> None:
-    for a, b in rng.normal(size=(50, 2)).astype(dtype):
-        assert quotient(a, b) == a / b
-        assert type(quotient(a, b)) is dtype
 
 
 def test_exponentials_are_those_of_each_row_less_its_peak() -> None:

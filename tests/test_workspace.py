@@ -39,8 +39,8 @@ def test_a_chunk_has_a_row_and_no_more_than_there_are(layout: Layout, n_rows: in
 def test_a_chunk_is_bounded_in_memory_and_in_time(layout: Layout, n_rows: int) -> None:
     rows = chunk_rows(layout, n_rows)
     if rows > workspace.MIN_CHUNK_ROWS:
-        # A quarter more, where that saves a short last chunk; and whole strips.
-        whole = (rows - STRIP_ROWS) * 4 / 5
+        # A quarter more, where that saves a short last chunk.
+        whole = (rows - 1) * 4 / 5
         assert whole * sum(layout.sizes) <= workspace.CHUNK_NUMBERS
         assert whole * 6 * layout.n_weights <= workspace.CHUNK_FLOPS
 
@@ -96,7 +96,7 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     # Panels with a row for the biases; the last layer turned, its biases after its panels; and room
     # for a square that reaches past the end.
     packed = (8 * 4 + 8 * 8 + (8 * 2 + 4) + 4 * 4,)
-    for of_parameters in ("parameters", "m", "v", "backup", "gradient"):
+    for of_parameters in ("parameters", "m", "v", "backup"):
         assert getattr(buffers, of_parameters).shape == packed
     assert buffers.zeros.shape == (4,)
     arrays = [b for b in buffers if isinstance(b, np.ndarray) and b is not buffers.row_losses]
@@ -167,5 +167,5 @@ def test_identity_counts_the_rows_of_a_chunk(rows: int, panel_rows: int) -> None
 def test_a_forward_pass_allocates_its_parameters_and_nothing_else_of_their_size() -> None:
     buffers = make_workspace(make_layout((3, 4, 2)), 1, 1, np.float32, 16, train=False)
     assert buffers.parameters.size > 0
-    unused = (buffers.copies, buffers.gradient, buffers.backup, buffers.m, buffers.v)
-    assert [b.size for b in unused] == [0] * 5
+    unused = (buffers.copies, buffers.backup, buffers.m, buffers.v)
+    assert [b.size for b in unused] == [0] * 4

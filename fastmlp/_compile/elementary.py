@@ -21,7 +21,6 @@ from numba.extending import overload, register_jitable
 from fastmlp import elementary
 from fastmlp._compile.bits import copysign, octave, polynomial, scaled, where
 from fastmlp._compile.coefficients import FLOAT32, FLOAT64, Coefficients
-from fastmlp._compile.intrinsics import emitted
 from fastmlp._compile.jit import INLINED
 from fastmlp._compile.memory import fma
 
@@ -45,24 +44,6 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
 
 register_jitable(**INLINED)(elementary.sqrt)
 register_jitable(**INLINED)(elementary.exponentials)
-
-
-@emitted(elementary.quotient)
-def _quotient(typing_context: Any, a: Any, b: Any) -> Any:
-    """In float32 the processor's estimate of 1 / b and a step of Newton's, where a vector has one:
-    a step of Adam takes 0.25 ns a number so, 0.39 with a division. The scalar remainder of a loop
-    divides: it may differ in the last two bits. Infinities come out as NaN.
-
-    Largest error: 1.52 ulp in float32 (at 4 million pairs), 0.5 in float64.
-    """
-    if a != b or a not in TABLES:
-        return None
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        flags = ("arcp", "ninf") if a == types.float32 else ()
-        return builder.fdiv(*arguments, flags=flags)
-
-    return a(a, a), generate
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
@@ -186,7 +187,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         core = solvers.core_of(self._optimizer)
         trainer = engine_of(self, network).trainer(
             parameters.flat,
-            moments_of(self._optimizer, parameters),
+            moments_of(self._optimizer, network, sparse=issparse(X)),
             core,
             data_of(network, X, y, weight),
             self._batch_rows(X.shape[0]),

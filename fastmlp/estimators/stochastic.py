@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from fastmlp.backends.cpu.moments import Moments
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
-from fastmlp.estimators.parameters import Parameters
+from fastmlp.network import Network
 from fastmlp.training import MAX_ORDER_NUMBERS, Calls, Trainer
 
 Array = NDArray[Any]
@@ -148,9 +149,13 @@ class Epochs:
         solvers.note_steps(self._estimator._optimizer, self._core, self._calls.step)
 
 
-def moments_of(books: Any, parameters: Parameters) -> Array:
-    """Return the optimizer's state, shape (2, n_parameters), which lies beside its books."""
-    shape, moments = (2, len(parameters.flat)), getattr(books, "moments", None)
-    if moments is None or moments.shape != shape or moments.dtype != parameters.flat.dtype:
-        books.moments = moments = np.zeros(shape, parameters.flat.dtype)
+def moments_of(books: Any, network: Network, *, sparse: bool) -> Moments:
+    """Return the optimizer's state, which lies beside its books."""
+    moments: Moments | None = getattr(books, "moments", None)
+    sizes = network.layout.sizes, network.dtype
+    if moments is None or (moments.network.layout.sizes, moments.network.dtype) != sizes:
+        moments = Moments(network, sparse=sparse)
+    elif moments.sparse != sparse:
+        moments = Moments(network, moments.flat(), sparse=sparse)
+    books.moments = moments
     return moments

@@ -5,6 +5,7 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from fastmlp import activations, validation
 from fastmlp.backends.cpu.engine import Data, Engine
@@ -50,7 +51,7 @@ def data_of(network: Network, X: Array, y: Array, sample_weight: Array | None) -
 
 def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
     """Return rows of features as the core takes them; those of a sparse matrix stay sparse."""
-    if not hasattr(X, "tocsr"):
+    if not issparse(X):
         return np.ascontiguousarray(X, dtype)
     rows = X.tocsr()
     return SparseRows(rows.data.astype(dtype, copy=False), rows.indices, rows.indptr, X.shape[1])

@@ -48,6 +48,7 @@ import numpy as np
 from numba.core import event
 from fastmlp import activations, links, losses, penalties
 from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.backends.cpu.moments import Moments
 from fastmlp.layout import make_layout
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD
@@ -56,7 +57,7 @@ rules = (activations.relu, activations.identity)
 link, decay = links.LINKS["identity"], ((penalties.l2, 0.1),)
 narrow, mse = np.dtype(np.float32), losses.LOSSES["mse"]
 net = Network(make_layout((2, 3, 1)), rules, mse, link, decay, narrow)
-parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), np.zeros((2, 13), narrow)
+parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), Moments(net)
 x = np.linspace(-1, 2, 10, dtype=narrow).reshape(5, 2)
 data, losses = Data(x, x[:, :1].copy(), x[:0, 0]), np.zeros(3)
 with event.install_recorder("numba:run_pass") as passes:

@@ -28,7 +28,6 @@ from fastmlp._compile import (
     store_release,
 )
 from fastmlp._compile.intrinsics import emitted
-from fastmlp.elementary import quotient
 
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one body only"
@@ -116,10 +115,6 @@ def use_pause(numbers: Any, address: Any, block: Any) -> Any:
     return numbers[1]
 
 
-def use_quotient(numbers: Any, address: Any, block: Any) -> Any:
-    return quotient(numbers[1], numbers[3])
-
-
 def use_row(numbers: Any, address: Any, block: Any) -> Any:
     view = row(address + 8, 3, np.float64)
     view[1] = 7
@@ -154,7 +149,6 @@ USES: dict[str, Callable[..., Any]] = {
     "fma": use_fma,
     "load_acquire": use_load_acquire,
     "pause": use_pause,
-    "quotient": use_quotient,
     "restore_denormals": use_modes,
     "row": use_row,
     "rows": use_rows,

@@ -133,8 +133,8 @@ def train(
 ) -> Run:
     """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
     parameters = parameters.copy()
-    moments = np.zeros((2, parameters.size), net.dtype)
     engine = Engine(net.network, 1)
+    moments = engine.moments()
     engine.n_threads = n_threads
     trainer = engine.trainer(parameters, moments, optimizer, data, batch_size)
     n_units = trainer.units_per_epoch * len(order)
@@ -149,4 +149,4 @@ def train(
             chosen = coefficients[trainer.step_of(first) : trainer.step_of(last - 1) + 1]
             stopped = trainer.run(order, chosen, losses, first, last)
     trainer.store()
-    return Run(parameters, moments, losses, trainer.diverged, stopped)
+    return Run(parameters, moments.flat(), losses, trainer.diverged, stopped)

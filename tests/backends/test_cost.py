@@ -1,5 +1,7 @@
 """Whether a team pays: by what launching and joining cost."""
 
+from itertools import pairwise
+
 import numba
 import pytest
 
@@ -89,3 +91,24 @@ def test_costs_are_measured_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> 
         now[0] = when
         assert cost._recent(2) == QUICK
     assert measured == [2, 2]
+
+
+@only_compiled
+def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[float] = []
+    now, found = [100.0], [QUICK._replace(speedup=1.0)]
+    monkeypatch.setattr(cost, "_known", {})
+    monkeypatch.setattr(cost, "measure", lambda n: measured.append(now[0]) or found[0])
+    monkeypatch.setattr(cost, "_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(cost.time, "monotonic", lambda: now[0])
+    for step in range(400):
+        now[0] = 100 + step / 16
+        cost._recent(2)
+    gaps = [b - a for a, b in pairwise(measured)]
+    assert gaps[:5] == [0.25, 0.5, 1.0, 2.0, 4.0]
+    assert set(gaps[5:]) == {cost.SECONDS_VALID}
+    found[0] = QUICK
+    now[0] += cost.SECONDS_VALID
+    assert cost._recent(2) == QUICK

@@ -11,6 +11,7 @@ from nets import PENALTY_SETS, Net, orders, train
 
 from fastmlp.backends.cpu import cost, launch
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS, SGD
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -52,12 +53,13 @@ import numpy as np
 from nets import Net
 from numba.core.runtime import rtsys
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS
 
 numba.njit(lambda: np.empty(3))()  # shows that allocations are counted
 net = Net((3, 5, 2), penalties={"l2": 0.1, "l1": 0.1})
 parameters, data = net.draw(np.random.default_rng(0), 40, weighted=True)
-optimizer, moments = OPTIMIZERS["adam"](0.01), np.zeros((2, parameters.size))
+optimizer, moments = OPTIMIZERS["adam"](0.01), Moments(net.network)
 engine = Engine(net.network, 1)
 trainer = engine.trainer(parameters, moments, optimizer, data, 4)
 order = np.arange(40)[None]
@@ -152,7 +154,7 @@ def test_python_allocates_the_same_for_ten_steps_and_for_a_thousand(
 ) -> None:
     net = Net()
     parameters, data = net.draw(rng, 40)
-    moments, order = np.zeros((2, parameters.size)), np.arange(40)[None]
+    moments, order = Moments(net.network), np.arange(40)[None]
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 4)
     coefficients, losses = np.full((1000, 1), 0.01), np.zeros(1000)
     peaks = []

@@ -11,6 +11,7 @@ from nets import PENALTY_SETS, Data, Net, Run, distance, orders, split, train
 
 from fastmlp.backends.cpu import drive
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS, SGD, Custom, Optimizer
 
 FORMS: list[Any] = [
@@ -106,7 +107,7 @@ def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
     parameters, data = net.draw(rng, N_ROWS)
     again = np.repeat(order, N_EPOCHS, axis=0)
     expected = train(net, parameters, data, SGD(0.03), again, 7)
-    moments = np.zeros((2, parameters.size))
+    moments = Moments(net.network)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(0.03), data, 7)
     losses = np.zeros(N_EPOCHS)
     trainer.run(order, np.full((9, 1), 0.03), losses, 0, 9)
@@ -143,7 +144,7 @@ def test_a_step_in_chunks_gives_weights_of_the_same_bits(
     monkeypatch.setattr("fastmlp.workspace.CHUNK_NUMBERS", 0)
     monkeypatch.setattr("fastmlp.workspace.MIN_CHUNK_ROWS", 7)
     chunks = train(net, parameters, data, adam, order, 50)
-    assert (whole.stopped, chunks.stopped) == (1, 8)
+    assert (whole.stopped, chunks.stopped) == (1, 7)  # six chunks of 7 and one of 8
     n = net.network.layout.n_weights
     assert np.array_equal(chunks.parameters[:n], whole.parameters[:n])
     assert np.array_equal(chunks.moments[:, :n], whole.moments[:, :n])
@@ -160,7 +161,7 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
     monkeypatch.setattr("fastmlp.workspace.CHUNK_NUMBERS", 0)
     monkeypatch.setattr("fastmlp.workspace.MIN_CHUNK_ROWS", 7)
     chunks = train(net, parameters, data, adam, order, 50)
-    assert chunks.stopped == 2 * (8 + 3)  # 50 = 7 * 7 + 1 rows, and 15 = 2 * 7 + 1
+    assert chunks.stopped == 2 * (7 + 2)  # 50 = 6 * 7 + 8 rows, and 15 = 8 + 7
     # Biases' slopes are sums of eight chains a chunk, so they, and then all, differ by rounding.
     np.testing.assert_allclose(chunks.parameters, whole.parameters, rtol=1e-11, atol=1e-14)
     np.testing.assert_allclose(chunks.moments, whole.moments, rtol=1e-11, atol=1e-14)
@@ -183,7 +184,7 @@ def test_a_unit_knows_the_steps_complete_before_it(
     monkeypatch.setattr("fastmlp.workspace.MIN_CHUNK_ROWS", 4)
     net = Net()
     parameters, data = net.draw(rng, 13)
-    moments = np.zeros((2, parameters.size))
+    moments = Moments(net.network)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 10)
     # Three units of the batch of 10 rows, one of the batch of 3.
     assert [trainer.step_of(unit) for unit in range(9)] == [0, 0, 0, 1, 2, 2, 2, 3, 4]
@@ -238,7 +239,7 @@ def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
     net, order = Net(activation="identity"), np.arange(N_ROWS)[None]
     parameters, data = net.draw(rng, N_ROWS)
     start = parameters.copy()
-    moments, losses = np.zeros((2, parameters.size)), np.zeros(1)
+    moments, losses = Moments(net.network), np.zeros(1)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
         assert trainer.run(order, np.full((4, 1), 1e200), losses, 0, 4) < 4
@@ -252,7 +253,7 @@ def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
 def test_diverged_speaks_of_the_last_call(rng: np.random.Generator) -> None:
     net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(1)
     parameters, data = net.draw(rng, N_ROWS)
-    moments = np.zeros((2, parameters.size))
+    moments = Moments(net.network)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, N_ROWS)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
         trainer.run(order, np.full((1, 1), np.inf), losses, 0, 1)
@@ -266,7 +267,7 @@ def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
     parameters, data = net.draw(rng, N_ROWS)
     edited = rng.normal(size=parameters.size)
     expected = train(net, edited, data, SGD(0.03), order, 5)
-    moments, losses = np.zeros((2, parameters.size)), np.zeros(1)
+    moments, losses = Moments(net.network), np.zeros(1)
     trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
     trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
     parameters[:] = edited
@@ -311,9 +312,9 @@ def test_a_row_that_is_not_finite_is_a_divergence(value: float, rng: np.random.G
 def test_unguarded_training_minds_no_nan(rng: np.random.Generator) -> None:
     net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(3)
     parameters, data = net.draw(rng, N_ROWS)
-    moments, rates = np.zeros((2, parameters.size)), np.full((3, 1), 0.03)
+    rates, engine = np.full((3, 1), 0.03), Engine(net.network, 1)
     rates[1] = np.inf
-    engine = Engine(net.network, 1)
+    moments = engine.moments()
     trainer = engine.trainer(parameters, moments, SGD(), data, N_ROWS, guarded=False)
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
         assert trainer.run(order, rates, losses, 0, 3) == 3
@@ -331,7 +332,7 @@ def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
     parts = [type(data)(*(array[batch] for array in data)) for batch in batches]
     means = [engine.loss_and_gradient(parameters, part)[0] for part in parts]
     for by_rows in (False, True):
-        losses, moments = np.zeros(1), np.zeros((2, parameters.size))
+        losses, moments = np.zeros(1), engine.moments()
         trainer = engine.trainer(parameters.copy(), moments, SGD(), data, 8, by_rows=by_rows)
         trainer.run(order, np.zeros((len(batches), 1)), losses, 0, trainer.units_per_epoch)
         shares = [len(part.x) if by_rows else part.weight.sum() for part in parts]

@@ -91,8 +91,8 @@ def test_orders_do_not_depend_on_those_beside_them(rng: Any) -> None:
 def trainer_of(n_rows: int, rng: Any) -> Trainer:
     net = Net()
     parameters, data = net.draw(rng, n_rows)
-    moments = np.zeros((2, parameters.size))
-    return Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 4)
+    engine = Engine(net.network, 1)
+    return engine.trainer(parameters, engine.moments(), SGD(), data, 4)
 
 
 @pytest.mark.parametrize("n_rows", [10, 11])

@@ -51,10 +51,12 @@ def network_of(sizes: tuple[int, ...], activation: str, dtype: Any) -> Network:
 def train(network: Network, x: Any, parameters: Any, n_threads: int = 1) -> Any:
     """Parameters after two epochs in orders of their own."""
     rng = np.random.default_rng(1)
-    flat, moments = parameters.copy(), np.zeros((2, len(parameters)), parameters.dtype)
+    flat = parameters.copy()
     y = rng.normal(size=(N_ROWS, network.layout.sizes[-1])).astype(flat.dtype)
     data = Data(x, y, rng.uniform(size=N_ROWS).astype(flat.dtype))
-    trainer = Engine(network, n_threads).trainer(flat, moments, Adam(0.01), data, 10)
+    engine = Engine(network, n_threads)
+    moments = engine.moments(sparse=isinstance(x, SparseRows))
+    trainer = engine.trainer(flat, moments, Adam(0.01), data, 10)
     order = np.array([rng.permutation(N_ROWS) for _ in range(2)])
     units = 2 * trainer.units_per_epoch
     steps = trainer.step_of(units)
@@ -128,6 +130,7 @@ def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
     network = network_of((n_features, 2), "relu", np.float64)
     flat = np.zeros(network.layout.n_parameters)
     data = Data(x, np.zeros((3, 2)), np.empty(0))
-    trainer = Engine(network, 1).trainer(flat, np.zeros((2, len(flat))), Adam(), data, 3)
+    engine = Engine(network, 1)
+    trainer = engine.trainer(flat, engine.moments(sparse=True), Adam(), data, 3)
     assert trainer._session.workspace.inputs.size == 0
     assert trainer.units_per_epoch == 1

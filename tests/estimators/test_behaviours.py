@@ -478,6 +478,16 @@ def test_17_a_copy_predicts_the_same_and_trains_on(name: str, carry: Any, tmp_pa
     same(name, call)
 
 
+def test_12_partial_fits_on_dense_and_sparse_rows_in_turn() -> None:
+    def call(model: Any) -> Any:
+        for rows in (X, scipy.sparse.csr_array(X), X):
+            model.partial_fit(rows, REAL)
+        return numbers_of(model)
+
+    *_, error = same("MLPRegressor", call, hidden_layer_sizes=(3,))
+    assert error is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_17_state_that_is_asked_for_goes_along(name: str) -> None:
     kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]

@@ -25,6 +25,9 @@ JOINS = 20
 # A team is not worth a thought, nor a measurement, below so much work a join.
 LEAST_FLOPS = 20_000
 SECONDS_VALID = 5.0
+# A drill that found no second core is done again sooner, at first: what disturbed it for 1 ms kept
+# a fit of 1024-2048-2048-1000 on one thread for 5 s.
+SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 # Seconds of shareable work before a process thinks of teams: to compile one takes 0.7 s, once.
 WORTH_COMPILING = 0.1
 ROUNDS, SPREADS, ITEMS = 3, 25, 8
@@ -140,25 +143,42 @@ def _seen(seconds: float) -> float:
     return _work["seconds"]
 
 
-_known: dict[int, tuple[Costs, float]] = {}
+class _Finding(NamedTuple):
+    """Costs, when they were measured, and for how many seconds they are believed."""
+
+    costs: Costs
+    when: float
+    valid: float
+
+
+_known: dict[int, _Finding] = {}
 _lock = threading.Lock()
 
 
 def _recent(n_threads: int) -> Costs | None:
-    """Return costs not older than SECONDS_VALID; None while another thread measures the first."""
-    costs, when = _known.get(n_threads, (None, 0.0))
-    if costs is not None and time.monotonic() - when < SECONDS_VALID:
-        return costs
+    """Return costs that are recent; None while another thread measures the first."""
+    last = _known.get(n_threads)
+    if last is not None and time.monotonic() - last.when < last.valid:
+        return last.costs
     if not _lock.acquire(blocking=False):
-        return costs
+        return last.costs if last is not None else None
     try:
-        if costs is None:
+        if last is None:
             _seconds(n_threads, 0, 0)  # compiles, and starts the threads
         costs = measure(n_threads)
-        _known[n_threads] = costs, time.monotonic()
+        _known[n_threads] = _Finding(costs, time.monotonic(), _validity(costs, last))
         return costs
     finally:
         _lock.release()
+
+
+def _validity(costs: Costs, last: _Finding | None) -> float:
+    """Return for how long to believe it: a poor speedup the longer, the more often it was found."""
+    if costs.speedup >= CLEAR_SPEEDUP:
+        return SECONDS_VALID
+    if last is None or last.costs.speedup >= CLEAR_SPEEDUP:
+        return SECONDS_DOUBTED
+    return min(2 * last.valid, SECONDS_VALID)
 
 
 def _renew_lock() -> None:

@@ -13,6 +13,7 @@ from fastmlp.backends.cpu import cost, drive, helpers, launch, rules
 from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
+from fastmlp.backends.cpu.moments import Moments, Panels
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.pilot import pilot_for
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
@@ -29,7 +30,7 @@ from fastmlp.backends.cpu.sparse import (
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import PAGE_ROWS, STRIP_ROWS, chunk_rows, make_workspace, round_up
+from fastmlp.workspace import STRIP_ROWS, aligned, chunk_rows, make_workspace
 
 Array = NDArray[Any]
 # What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
@@ -115,29 +116,29 @@ class Engine:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self, data)
 
+    def moments(self, *, sparse: bool = False) -> Moments:
+        """Return the state of an optimizer that has taken no step, on dense or sparse rows."""
+        return Moments(self.network, sparse=sparse)
+
     def update(
         self,
         parameters: Array,
-        moments: Array,
+        moments: Moments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         constants = np.ascontiguousarray(coefficients, self.network.dtype)
-        vectors = (parameters, gradient, moments[0], moments[1])
-        # Whole vectors, as in `fit`: the last bit of a quotient may depend on it.
-        whole = [np.resize(vector, round_up(len(vector), PAGE_ROWS)) for vector in vectors]
-        block = rules.optimizer(self.network, optimizer)
-        block(*map(address, whole), address(constants), len(whole[0]))
-        for vector, changed in zip(vectors, whole, strict=True):
-            if vector is not gradient:
-                vector[:] = changed[: len(vector)]
+        panels, block = Panels(self.network), rules.optimizer(self.network, optimizer)
+        w, g = panels.packed(parameters), panels.packed(gradient)
+        block(*map(address, (w, g, moments.m, moments.v, constants)), panels.size)
+        panels.flat(w, out=parameters)
 
     def trainer(
         self,
         parameters: Array,
-        moments: Array,
+        moments: Moments,
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
@@ -226,7 +227,7 @@ class Objective:
         )
         self._engine, self._mass = engine, _mass(data)
         self._session = session = Session(network, blocks, data, train=True)
-        session.plan.net[0].gradient = address(session.workspace.gradient)
+        self._packed = session.keep_gradient()
         self._work = engine.work(session.rows, forward=4, tiles=2)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
@@ -239,9 +240,8 @@ class Objective:
             job = self._engine.run(drive.gradient, session, self._work, mass=self._mass, **where)
             total += job.loss
         gradient = np.empty_like(parameters)
-        session.block("unpack")(
-            address(session.plan.net), address(gradient), address(session.workspace.gradient)
-        )
+        net, packed = address(session.plan.net), address(self._packed)
+        session.block("unpack")(net, address(gradient), packed)
         return float(total), gradient
 
 
@@ -266,7 +266,7 @@ class Trainer:
         self,
         engine: Engine,
         parameters: Array,
-        moments: Array,
+        moments: Moments,
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
@@ -282,14 +282,13 @@ class Trainer:
             penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
-        self._parameters, self._moments = parameters, moments
-        self._session = Session(network, blocks, data, batch_size, train=True)
+        self._parameters = parameters
+        self._session = Session(network, blocks, data, batch_size, moments=moments)
         if self._session.rows < batch_size:
-            self._session.plan.net[0].gradient = address(self._session.workspace.gradient)
+            self._session.keep_gradient()
         job = self._session.job[0]
         job.guarded, job.by_rows = guarded, by_rows
-        # The buffers begin at zero.
-        self._session.load(parameters, moments if moments.any() else None)
+        self.load()
         self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
         self.units_per_epoch = drive.units_per_epoch(len(data.x), batch_size, rows)
@@ -305,13 +304,13 @@ class Trainer:
         return result
 
     def load(self) -> None:
-        """Take the parameters, and the optimizer's state, as they stand: before the first call of
-        `run`, and after somebody may have changed them."""
-        self._session.load(self._parameters, self._moments)
+        """Take the parameters as they stand: before the first call of `run`, and after somebody
+        may have changed them."""
+        self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Bring the parameters, and the optimizer's state, up to date with the calls so far."""
-        self._session.store(self._parameters, self._moments)
+        """Bring the parameters up to date with the calls so far."""
+        self._session.store(self._parameters)
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
@@ -375,8 +374,10 @@ class Session:
         batch_size: int | None = None,
         *,
         rows: int | None = None,
+        moments: Moments | None = None,
         train: bool = False,
     ) -> None:
+        train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self.data, self._network = data, network
         sparse = isinstance(data.x, SparseRows)
@@ -387,6 +388,8 @@ class Session:
         self.workspace = make_workspace(
             layout, self.rows, n_targets, network.dtype, lanes, train=train, sparse=sparse
         )
+        if moments is not None:
+            self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
         strengths = [strength for _, strength in network.penalties] if train else []
         self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
         net = self.plan.net[0]
@@ -417,24 +420,25 @@ class Session:
         block: Block = _phases(self._network)[name]()
         return block
 
-    def load(self, parameters: Array, moments: Array | None = None) -> None:
-        """Pack the parameters, and the optimizer's state, and whatever is computed from them."""
-        pack, workspace, net = self.block("pack"), self.workspace, address(self.plan.net)
+    def keep_gradient(self) -> Array:
+        """Allocate a packed gradient, for one that is summed over chunks or asked for."""
+        self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
+        self.plan.net[0].gradient = address(self._gradient)
+        return self._gradient
+
+    def load(self, parameters: Array) -> None:
+        """Pack the parameters, and whatever is computed from them."""
+        workspace, net = self.workspace, address(self.plan.net)
         if workspace.sparse and not workspace.m.size:
             self.plan.net[0].unpacked = address(parameters)
-        pack(net, address(parameters), address(workspace.parameters))
+        self.block("pack")(net, address(parameters), address(workspace.parameters))
         if workspace.m.size:
             self.block("transposes")(net)
-        if moments is not None:
-            pack(net, address(moments), address(workspace.m))
-            pack(net, address(moments, len(parameters)), address(workspace.v))
 
-    def store(self, parameters: Array, moments: Array) -> None:
-        """Unpack the parameters and the optimizer's state."""
-        unpack, workspace, net = self.block("unpack"), self.workspace, address(self.plan.net)
-        unpack(net, address(parameters), address(workspace.parameters))
-        unpack(net, address(moments), address(workspace.m))
-        unpack(net, address(moments, len(parameters)), address(workspace.v))
+    def store(self, parameters: Array) -> None:
+        """Unpack the parameters."""
+        net, packed = address(self.plan.net), address(self.workspace.parameters)
+        self.block("unpack")(net, address(parameters), packed)
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""

@@ -9,7 +9,9 @@ from functools import lru_cache
 
 # The first call of a team compiles, or waits for its threads to come.
 SETTLING = {True: 1, False: 0}
-AGAIN = 40
+# Calls of the faster way before the other is tried again: few at first, because one call that was
+# disturbed by another process may have decided, and twice as many each time it changes nothing.
+AGAIN, MOST_AGAIN = 4, 4096
 
 
 @lru_cache(maxsize=256)
@@ -24,7 +26,7 @@ class Pilot:
     def __init__(self) -> None:
         self._seconds: dict[bool, float] = {}
         self._calls = {True: 0, False: 0}
-        self._since = 0
+        self._since, self._again = 0, AGAIN
 
     def wants_team(self) -> bool:
         """Return whether the next call should be a team's: each is tried, then the faster runs.
@@ -34,14 +36,26 @@ class Pilot:
         for team in (True, False):
             if self._calls[team] <= SETTLING[team]:
                 return team
-        best = self._seconds[True] < self._seconds[False]
-        return best if self._since < AGAIN else not best
+        best = self._best()
+        return best if self._since < self._again else not best
 
     def record(self, team: bool, work: float, seconds: float) -> None:
-        """Learn from a call that did so much work, in any unit."""
+        """Learn from a call that did so much work, in any unit; none teaches nothing."""
+        if work <= 0:
+            return
         self._calls[team] += 1
-        if self._calls[team] > SETTLING[team]:
-            self._seconds[team] = seconds / max(work, 1)
-        known = len(self._seconds) == 2
-        best = known and (self._seconds[True] < self._seconds[False]) == team
-        self._since = self._since + 1 if best else 0
+        if self._calls[team] <= SETTLING[team]:
+            return
+        known, before = len(self._seconds) == 2, self._best()
+        self._seconds[team] = seconds / work
+        if known and self._best() != before:
+            self._again, self._since = AGAIN, 0
+        elif known and team != before:
+            self._again, self._since = min(2 * self._again, MOST_AGAIN), 0
+        else:
+            self._since += 1
+
+    def _best(self) -> bool:
+        """Return the faster way so far; one that is not known yet is slow."""
+        slow = float("inf")
+        return self._seconds.get(True, slow) < self._seconds.get(False, slow)

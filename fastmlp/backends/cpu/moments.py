@@ -1,0 +1,85 @@
+"""The optimizer's state of a net: two numbers a parameter, in the panels that training works on."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._compile import block_of
+from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.panels import pack, unpack
+from fastmlp.backends.cpu.plan import Addresses, address, make_plan
+from fastmlp.network import Network
+from fastmlp.workspace import PAGE_ROWS, aligned, make_workspace, round_up
+
+Array = NDArray[Any]
+
+
+class Panels:
+    """Moves flat vectors of a net's parameters into the panels of training, and back.
+
+    Attributes
+    ----------
+    size : int, the numbers of a packed vector, padding included
+    """
+
+    def __init__(self, network: Network, *, sparse: bool = False) -> None:
+        layout, self._dtype = network.layout, network.dtype
+        lanes = lanes_of(network.dtype.type)
+        self._n_parameters = layout.n_parameters
+        self._workspace = make_workspace(
+            layout, 1, 0, network.dtype, lanes, train=True, sparse=sparse
+        )
+        nothing = (0,) * layout.n_layers
+        self._plan = make_plan(layout, self._workspace, Addresses(nothing, nothing))
+        self.size = round_up(len(self._workspace.parameters), PAGE_ROWS)
+
+    def packed(self, flat: Array) -> Array:
+        """Return a new packed vector, padded with zeros."""
+        result = aligned(self.size, self._dtype)
+        net = address(self._plan.net)
+        block_of(pack, self._dtype)(net, address(flat), address(result))
+        return result
+
+    def flat(self, packed: Array, out: Array | None = None) -> Array:
+        """Return the parameters of a packed vector, shape (n_parameters,)."""
+        result = np.empty(self._n_parameters, self._dtype) if out is None else out
+        net = address(self._plan.net)
+        block_of(unpack, self._dtype)(net, address(result), address(packed))
+        return result
+
+
+class Moments:
+    """An optimizer's state, zeros at first; training writes to it in place.
+
+    It is never held flat: for 8 million parameters, copying it out at the end of a fit into memory
+    that the system had to find took 0.2 s.
+
+    Attributes
+    ----------
+    m, v : packed vectors, as `Panels` has them
+    network : Network
+    sparse : bool, whether they are those of a training on sparse rows
+    """
+
+    def __init__(
+        self, network: Network, flat: Array | None = None, *, sparse: bool = False
+    ) -> None:
+        self.network, self.sparse = network, sparse
+        panels = Panels(network, sparse=sparse)
+        if flat is None:
+            self.m, self.v = (
+                aligned(panels.size, network.dtype),
+                aligned(panels.size, network.dtype),
+            )
+        else:
+            self.m, self.v = (panels.packed(np.ascontiguousarray(row)) for row in flat)
+
+    def flat(self) -> Array:
+        """Return a copy in the order of the parameters, shape (2, n_parameters)."""
+        panels = Panels(self.network, sparse=self.sparse)
+        return np.stack([panels.flat(self.m), panels.flat(self.v)])
+
+    def __reduce__(self) -> Any:
+        """Panels are as wide as this machine's registers; a copy may live on another."""
+        return Moments, (self.network, self.flat())
