@@ -128,10 +128,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Return the rows' weights, shape (n_samples,), or None for rows that count alike."""
         if given is None:
             return None
-        weight = _check_sample_weight(given, X)
-        if not weight.any():
-            raise ValueError("sample_weight is zero for every row; there is nothing to learn from")
-        return weight
+        return _check_sample_weight(given, X)
 
     def _check_sizes(self, units: list[int]) -> None:
         """Refuse to go on with a net of other sizes, or of sizes that were asked for since."""

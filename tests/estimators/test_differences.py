@@ -42,9 +42,8 @@ def batch_of_no_weight() -> None:
         rest.fit(X[20:], REAL[20:])
     for mine, other in zip(ours[0].coefs_, rest.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9)
-    _, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=0.0))
-    assert ours[2][0] == "ValueError"
-    assert "zero for every row" in ours[2][1]
+    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=0.0))
+    assert ours[2] == theirs[2] is not None
 
 
 def other_sizes_under_warm_start() -> None:
