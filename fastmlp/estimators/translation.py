@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from fastmlp import activations, validation
-from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.layout import make_layout

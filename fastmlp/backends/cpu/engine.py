@@ -1,72 +1,27 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
-import time
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import Block, block_of
-from fastmlp.backends.cpu import cost, drive, helpers, launch, rules
+from fastmlp._compile import block_of
+from fastmlp.backends.cpu import drive, rules
 from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
-from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
 from fastmlp.backends.cpu.moments import Moments, Panels
-from fastmlp.backends.cpu.panels import pack, transposes, unpack
-from fastmlp.backends.cpu.pilot import pilot_for
-from fastmlp.backends.cpu.plan import Addresses, address, make_plan
-from fastmlp.backends.cpu.product import product
-from fastmlp.backends.cpu.rows import rows as rows_phase
+from fastmlp.backends.cpu.plan import Addresses, address
+from fastmlp.backends.cpu.questions import Evaluation, Objective, Prediction
+from fastmlp.backends.cpu.runner import Runner
+from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.shuffle import shuffle
-from fastmlp.backends.cpu.sparse import (
-    ColumnBuffers,
-    SparseRows,
-    sparse_columns,
-    sparse_forward,
-    sparse_gradient,
-)
-from fastmlp.backends.cpu.tiles import tile
-from fastmlp.network import Network
+from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import STRIP_ROWS, aligned, chunk_rows, make_workspace
 
 Array = NDArray[Any]
-# What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
-PREDICT_FLOPS = 5_000_000_000
-FORWARD_BLOCKS = ("product", "pack", "rows")
 
 
-def _phases(network: Network) -> dict[str, Any]:
-    dtype = network.dtype
-    return {
-        "product": partial(block_of, product, dtype, by_column=False),
-        "gradient_product": partial(block_of, product, dtype, by_column=True),
-        "pack": partial(block_of, pack, dtype),
-        "unpack": partial(block_of, unpack, dtype),
-        "transposes": partial(block_of, transposes, dtype),
-        "rows": partial(block_of, rows_phase, dtype),
-        "tile": partial(block_of, tile, dtype),
-    }
-
-
-class Data(NamedTuple):
-    """Rows to work on, validated: C-contiguous, of the network's dtype.
-
-    Attributes
-    ----------
-    x : shape (n_rows, n_features), or rows of a sparse matrix
-    y : shape (n_rows, n_targets)
-    weight : shape (n_rows,), or (0,) for rows that count alike
-    """
-
-    x: Array | SparseRows
-    y: Array
-    weight: Array
-
-
-class Engine:
+class Engine(Runner):
     """Forward, gradient and update of one network on the CPU.
 
     Parameters
@@ -75,11 +30,6 @@ class Engine:
     n_threads : int or None
         At most so many threads; None: as many as the process may use.
     """
-
-    def __init__(self, network: Network, n_threads: int | None = None) -> None:
-        self.network = network
-        limit = launch.thread_limit()
-        self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
     def predict(
         self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
@@ -96,7 +46,7 @@ class Engine:
         Prediction(self, network, x)(parameters, out)
         return None
 
-    def prediction(self, x: Array | SparseRows) -> "Prediction":
+    def prediction(self, x: Array | SparseRows) -> Prediction:
         """Return the predictions for these rows, as a function of the parameters."""
         return Prediction(self, self.network, x)
 
@@ -104,7 +54,7 @@ class Engine:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
         return self.evaluation(data)(parameters)
 
-    def evaluation(self, data: Data) -> "Evaluation":
+    def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self, data)
 
@@ -112,7 +62,7 @@ class Engine:
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
-    def objective(self, data: Data) -> "Objective":
+    def objective(self, data: Data) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self, data)
 
@@ -146,103 +96,6 @@ class Engine:
     ) -> "Trainer":
         """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
         return Trainer(self, parameters, moments, optimizer, data, batch_size, **options)
-
-    def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
-        """Return the work of a chunk: operations a weight and row in each of the two phases.
-
-        A single strip of rows has nothing to share in phase one.
-        """
-        several = rows > STRIP_ROWS
-        shared = forward * several + tiles
-        return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
-
-    def run(self, driver: Any, session: "Session", work: Work, **fields: Any) -> Any:
-        """Set fields of the session's job, do it with a team where that pays, and return it."""
-        job = session.job[0]
-        for name, value in fields.items():
-            setattr(job, name, value)
-        kind = (driver.__name__, self.network.layout.sizes, session.rows, self.n_threads)
-        pilot = pilot_for(kind)
-        team = cost.pays(work, self.n_threads) and pilot.wants_team()
-        block, start = block_of(driver, self.network.dtype), time.perf_counter()
-        helpers.run(block, session.job, self.n_threads if team else 1, work.flops / cost.RATE)
-        pilot.record(team, work.flops, time.perf_counter() - start)
-        return job
-
-
-class Prediction:
-    """The predictions for some rows, plan and buffers made once."""
-
-    def __init__(self, engine: Engine, network: Network, x: Array | SparseRows) -> None:
-        blocks = Addresses(*rules.activations(network), link=rules.link(network))
-        self._engine = engine
-        self._rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        data = Data(x, np.empty((len(x), 0), x.dtype), np.empty(0, x.dtype))
-        self._session = Session(network, blocks, data, rows=engine.n_threads * ROW_BLOCK)
-        self._work = engine.work(self._rows, forward=2)
-
-    def __call__(self, parameters: Array, out: Array) -> None:
-        """Write the predictions at these parameters to `out`, shape (n_rows, n_outputs)."""
-        session, n_rows = self._session, len(out)
-        session.load(parameters)
-        net = session.plan.net[0]
-        for first in range(0, n_rows, self._rows):
-            session.at(slice(first, min(first + self._rows, n_rows)))
-            net.index, net.out = 0, address(out, first * out.shape[1])
-            self._engine.run(drive.predict, session, self._work)
-
-
-class Evaluation:
-    """The mean loss over some rows, weighted, without penalties; plan and buffers made once."""
-
-    def __init__(self, engine: Engine, data: Data) -> None:
-        network = engine.network
-        blocks = Addresses(*rules.activations(network), loss=rules.loss(network))
-        self._engine, self._mass = engine, _mass(data)
-        self._session = Session(network, blocks, data)
-        self._work = engine.work(self._session.rows, forward=2)
-
-    def __call__(self, parameters: Array) -> float:
-        """Return the loss at these parameters."""
-        session, total = self._session, 0.0
-        session.load(parameters)
-        for rows in session.chunks():
-            session.at(rows)
-            total += self._engine.run(drive.evaluate, session, self._work).loss
-        return float(total / self._mass)
-
-
-class Objective:
-    """The objective on all rows of some data, penalties included, and its gradient.
-
-    Plan and buffers are made once, for whom asks again and again.
-    """
-
-    def __init__(self, engine: Engine, data: Data) -> None:
-        network = engine.network
-        blocks = Addresses(
-            *rules.activations(network),
-            loss=rules.loss(network),
-            penalties=rules.penalties(network),
-        )
-        self._engine, self._mass = engine, _mass(data)
-        self._session = session = Session(network, blocks, data, train=True)
-        self._packed = session.keep_gradient()
-        self._work = engine.work(session.rows, forward=4, tiles=2)
-
-    def __call__(self, parameters: Array) -> tuple[float, Array]:
-        """Return the objective and its gradient, flat, at these parameters."""
-        session, total = self._session, 0.0
-        session.load(parameters)
-        for rows in session.chunks():
-            session.at(rows)
-            where = {"more": rows.start > 0, "ends": rows.stop == len(session.data.x)}
-            job = self._engine.run(drive.gradient, session, self._work, mass=self._mass, **where)
-            total += job.loss
-        gradient = np.empty_like(parameters)
-        net, packed = address(session.plan.net), address(self._packed)
-        session.block("unpack")(net, address(gradient), packed)
-        return float(total), gradient
 
 
 class Trainer:
@@ -353,110 +206,3 @@ class Trainer:
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
         return bool(self._session.job[0].diverged)
-
-
-class Session:
-    """A plan for some rows, and all that it points to, kept alive.
-
-    Attributes
-    ----------
-    plan : Plan
-    job : record array of `drive.JOB`, shape (1,)
-    workspace : Workspace
-    rows : int, the rows of a chunk: as many as asked for, else what suits the net
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        blocks: Addresses,
-        data: Data,
-        batch_size: int | None = None,
-        *,
-        rows: int | None = None,
-        moments: Moments | None = None,
-        train: bool = False,
-    ) -> None:
-        train = train or moments is not None
-        layout, n_targets = network.layout, data.y.shape[1]
-        self.data, self._network = data, network
-        sparse = isinstance(data.x, SparseRows)
-        self.rows = rows or chunk_rows(
-            layout, batch_size or len(data.x), train=train, sparse=sparse
-        )
-        lanes = lanes_of(network.dtype.type)
-        self.workspace = make_workspace(
-            layout, self.rows, n_targets, network.dtype, lanes, train=train, sparse=sparse
-        )
-        if moments is not None:
-            self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
-        strengths = [strength for _, strength in network.penalties] if train else []
-        self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
-        net = self.plan.net[0]
-        names = _phases(network) if train else FORWARD_BLOCKS
-        for name in names:
-            setattr(net, name, self.block(name).address)
-
-        if isinstance(data.x, SparseRows):
-            self._make_sparse(data.x, train=train)
-        self.job = np.zeros(1, drive.JOB).view(np.recarray)
-        self.job[0].net = address(self.plan.net)
-
-    def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
-        """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
-        net, dtype = self.plan.net[0], self._network.dtype
-        net.x_columns, net.x_values = address(x.columns), address(x.values)
-        net.sparse_forward = block_of(sparse_forward, dtype).address
-        if not train:
-            return
-        self._columns = columns = ColumnBuffers(x, self.rows)
-        net.column_starts, net.column_rows = address(columns.starts), address(columns.rows)
-        net.column_values = address(columns.values)
-        net.sparse_columns = block_of(sparse_columns, dtype).address
-        net.sparse_gradient = block_of(sparse_gradient, dtype).address
-
-    def block(self, name: str) -> Block:
-        """Return one of the blocks of the phases."""
-        block: Block = _phases(self._network)[name]()
-        return block
-
-    def keep_gradient(self) -> Array:
-        """Allocate a packed gradient, for one that is summed over chunks or asked for."""
-        self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
-        self.plan.net[0].gradient = address(self._gradient)
-        return self._gradient
-
-    def load(self, parameters: Array) -> None:
-        """Pack the parameters, and whatever is computed from them."""
-        workspace, net = self.workspace, address(self.plan.net)
-        if workspace.sparse and not workspace.m.size:
-            self.plan.net[0].unpacked = address(parameters)
-        self.block("pack")(net, address(parameters), address(workspace.parameters))
-        if workspace.m.size:
-            self.block("transposes")(net)
-
-    def store(self, parameters: Array) -> None:
-        """Unpack the parameters."""
-        net, packed = address(self.plan.net), address(self.workspace.parameters)
-        self.block("unpack")(net, address(parameters), packed)
-
-    def chunks(self) -> Iterator[slice]:
-        """Yield slices of the rows, one chunk after the other."""
-        n = len(self.data.x)
-        for first in range(0, n, self.rows):
-            yield slice(first, min(first + self.rows, n))
-
-    def at(self, rows: slice) -> None:
-        """Point the plan to these rows of the data."""
-        net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
-        if isinstance(data.x, SparseRows):
-            net.x = address(data.x.starts, rows.start)
-        else:
-            net.x = address(data.x, rows.start * data.x.shape[1])
-        net.y = address(data.y, rows.start * n_targets)
-        net.weight = address(data.weight, rows.start) if data.weight.size else 0
-        net.index, net.n_rows = net.identity, rows.stop - rows.start
-
-
-def _mass(data: Data) -> float:
-    return float(data.weight.sum(dtype=np.float64)) if data.weight.size else float(len(data.x))
