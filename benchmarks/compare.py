@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold_start, machine, race, readme, report
+from benchmarks import cold_start, estimators, machine, race, readme, report
 from benchmarks.contestant import Contestant
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
 from benchmarks.scores import heats
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "predict", "cold")
+PARTS = ("train", "predict", "estimators", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -68,6 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "skipped": {name: why for name in names if (why := missing(name))},
         "training": [],
         "predictions": [],
+        "estimators": [],
         "cold_starts": [],
     }
     contestants = start(names, options.threads, shim=options.mkl_shim)
@@ -101,6 +102,9 @@ def _race(
             print("\n".join(report.heat_lines(heat)), flush=True)
     for n_rows in (1, 100_000) if "predict" in options.parts else ():
         results["predictions"] += race.predict(contestants, n_rows, effort, say)
+    for threads in options.threads if "estimators" in options.parts else []:
+        group = [c for c in contestants if c.n_threads == threads]
+        results["estimators"] += estimators.race(group, min(repeats, 3), options.quick, say)
     results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
     results["idle_cpu"] = sum(contestant.idle_cpu for contestant in contestants)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, peak, picture, readme, report, scores
+from benchmarks import compare, estimators, peak, picture, readme, report, scores
 from benchmarks.contestant import Contestant, cpu_seconds
 from benchmarks.peers import PEERS
 from benchmarks.workloads import BY_NAME, WORKLOADS
@@ -157,3 +157,23 @@ def test_contestants_sleep_until_they_are_asked() -> None:
     finally:
         contestant.close()
     assert contestant.ask("about") == {"error": "its process has ended"}
+
+
+def test_estimators_are_compared_turn_by_turn() -> None:
+    request = {"name": "digits", "dtype": "float64"}
+    times = {"fastmlp": [1.0, 2.0, 1.0], "sklearn": [5.0, 8.0, 7.0]}
+    fit = {"verb": "fit_estimator", "what": "defaults", "request": request, "times": times}
+    predict = {**fit, "verb": "predict_estimator", "what": "predict 1"}
+    text = "\n".join(estimators.lines({"estimators": [fit, predict]}))
+    assert "1e+03   5.00x  4.50 - 6.00" in text
+    assert "predict 1: median 5.00x, least 5.00x, below 1 in 0 of 1" in text
+    assert not list(estimators.lines({"estimators": []}))
+
+
+def test_both_estimators_take_the_same_epochs() -> None:
+    settings = {**estimators.CONFIGURATIONS["early stopping"], "max_iter": 15}
+    ours, theirs = (
+        estimators.fit(library, "diabetes", "float64", settings) for library in estimators.LIBRARIES
+    )
+    assert ours["epochs"] == theirs["epochs"]
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import estimators
 from benchmarks import peak as fma
 from benchmarks.peers import load
 from benchmarks.peers.run import Unsupported
@@ -21,7 +22,7 @@ class Worker:
     """The contestant's module, and the run and predictors it has made last."""
 
     def __init__(self, name: str) -> None:
-        self.module = load(name)
+        self.name, self.module = name, load(name)
         self.run: Any = None
         self.predictors: dict[str, Callable[[Any], Any]] = {}
         self.x: Any = None
@@ -111,6 +112,14 @@ class Worker:
         for _ in range(calls):
             predict(x)
         return {"seconds": (time.perf_counter() - begin) / calls}
+
+    def fit_estimator(self, **task: Any) -> dict[str, Any]:
+        """Fit the library's scikit-learn estimator; return seconds and epochs."""
+        return estimators.fit(self.name, **task)
+
+    def predict_estimator(self, **task: Any) -> dict[str, Any]:
+        """Predict with the library's scikit-learn estimator; return seconds a call."""
+        return estimators.predict(self.name, **task)
 
 
 def answer(worker: Worker, line: str) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
+from importlib import import_module
+from typing import Any
+
 from fastmlp.history import History, Report, Status
 from fastmlp.losses import Loss
 from fastmlp.model import MLP
@@ -37,3 +40,24 @@ __all__ = [
     "StepDecay",
     "Warmup",
 ]
+
+# Not in __all__: a star would load scikit-learn, or fail where there is none.
+_ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+
+
+def __getattr__(name: str) -> Any:
+    """Load the estimators on first use: scikit-learn takes a second."""
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+    try:
+        return getattr(import_module("fastmlp.estimators"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
+            raise
+        raise ImportError(
+            f"fastmlp.{name} needs scikit-learn: pip install 'fastmlp[sklearn]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ESTIMATORS])

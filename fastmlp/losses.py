@@ -77,10 +77,13 @@ def binary_cross_entropy(raw: float, target: float) -> Pair:
 
 
 def poisson(raw: float, target: float) -> Pair:
-    """L = y log(y / p) - y + p, with p = exp(raw): half the Poisson deviance, 0 at p = y."""
+    """L = y log(y / p) - y + p, with p = exp(raw): half the Poisson deviance, 0 at p = y.
+
+    NaN where y is negative, as its logarithm is.
+    """
     zero, one = type(raw)(0), type(raw)(1)
     p = exp(raw)
-    return p - target + target * (log(target if target > zero else one) - raw), p - target
+    return p - target + target * (log(target if target != zero else one) - raw), p - target
 
 
 def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:

@@ -16,9 +16,10 @@ from fastmlp.optimizers import Optimizer
 from fastmlp.schedules import rates_of
 
 if TYPE_CHECKING:
-    from fastmlp.backends.cpu.engine import Data, Engine
+    from fastmlp.backends.cpu.engine import Engine
     from fastmlp.backends.cpu.few import FewRows
     from fastmlp.backends.cpu.moments import Moments
+    from fastmlp.backends.cpu.session import Data
 
 Array = NDArray[Any]
 Rule = str | Callable[..., Any]
@@ -353,7 +354,7 @@ class MLP:
         return self._moments
 
     def _data(self, X: Any, y: Any, sample_weight: Any, who: str) -> "Data":
-        from fastmlp.backends.cpu.engine import Data
+        from fastmlp.backends.cpu.session import Data
 
         sizes, dtype = self.layer_sizes, self.dtype
         x = validation.features(X, sizes[0], dtype, who)

@@ -218,14 +218,17 @@ class Adam:
 
     ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and
     ``w <- w - rate m' / (sqrt(v') + epsilon)`` with ``m' = m / (1 - beta_1^t)`` and
-    ``v' = v / (1 - beta_2^t)`` at step t. Epsilon is added to the corrected root, as in the paper
-    and in PyTorch; Keras and scikit-learn add it to the uncorrected one.
+    ``v' = v / (1 - beta_2^t)`` at step t. Epsilon is added to the corrected root, as in the paper's
+    algorithm and in PyTorch.
 
     Parameters
     ----------
     learning_rate : float or schedule, default 0.001
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
     epsilon : float above 0, default 1e-8
+    epsilon_hat : bool, default False
+        Add epsilon to the uncorrected root, the paper's "epsilon hat", as Keras and scikit-learn
+        do: the step is ``rate sqrt(1 - beta_2^t) / (1 - beta_1^t) m / (sqrt(v) + epsilon)``.
 
     Raises
     ------
@@ -247,12 +250,14 @@ class Adam:
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = field(default=False, kw_only=True)
     rule: ClassVar[UpdateRule] = staticmethod(updates.adam)
 
     def __post_init__(self) -> None:
         _check_learning_rate(self)
         _check(self, checks.fraction, "beta_1", "beta_2")
         _check(self, checks.positive, "epsilon")
+        _check(self, checks.boolean, "epsilon_hat")
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
@@ -262,7 +267,11 @@ class Adam:
         t = first_step + np.arange(len(rates))
         root = np.sqrt(1 - _powers(self.beta_2, t))
         rate = rates * root / (1 - _powers(self.beta_1, t))
-        return _columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root)
+        return _columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
+
+    def _epsilon(self, root: Rates) -> Any:
+        """What is added to the uncorrected root of v; `root` is the correction's."""
+        return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
 @dataclass(frozen=True)
@@ -276,6 +285,8 @@ class AdamW(Adam):
     learning_rate : float or schedule, default 0.001
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
     epsilon : float above 0, default 1e-8
+    epsilon_hat : bool, default False
+        As in `Adam`.
     weight_decay : float of 0 or more, default 0.01
 
     Raises
@@ -320,6 +331,8 @@ class Nadam(Adam):
     learning_rate : float or schedule, default 0.001
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
     epsilon : float above 0, default 1e-8
+    epsilon_hat : bool, default False
+        As in `Adam`.
     momentum_decay : float of 0 or more, default 0.004
 
     Raises
@@ -354,7 +367,7 @@ class Nadam(Adam):
         rate_m = rates * root * mu[1:] / (1 - product[1:])
         rate_g = rates * root * (1 - mu[:-1]) / (1 - product[:-1])
         return _columns(
-            rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self.epsilon * root
+            rates, rate_m, rate_g, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root)
         )
 
     def _momentum(self, t: NDArray[np.int64]) -> Any:

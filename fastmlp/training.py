@@ -74,6 +74,51 @@ class Pace:
         self.units = max(1, int(min(ideal, 4 * self.units)))
 
 
+class Calls:
+    """Does windows of epochs in calls of about `CALL_SECONDS`, and counts the steps.
+
+    Attributes
+    ----------
+    step : int
+        Steps done so far.
+    """
+
+    def __init__(self, trainer: Trainer, optimizer: Optimizer, first_step: int) -> None:
+        self.step = first_step
+        self._trainer, self._optimizer = trainer, optimizer
+        self._pace = Pace(trainer.unit_flops)
+
+    def epochs_at_once(self) -> int:
+        """Return how many epochs a call may do."""
+        return max(1, self._pace.units // self._trainer.units_per_epoch)
+
+    def run(
+        self,
+        order: NDArray[np.int64],
+        losses: NDArray[np.float64],
+        rates: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+    ) -> int:
+        """Do as many epochs as there are losses to fill; return how many were completed.
+
+        `rates` returns the learning rates of step numbers; `order` is as `Trainer.run` takes it.
+        """
+        trainer, unit = self._trainer, 0
+        total = len(losses) * trainer.units_per_epoch
+        while unit < total:
+            last = min(unit + self._pace.units, total)
+            n_steps = trainer.step_of(last - 1) - trainer.step_of(unit) + 1
+            steps = np.arange(self.step, self.step + n_steps)
+            coefficients = self._optimizer.coefficients(self.step + 1, rates(steps))
+            start = time.perf_counter()
+            reached = trainer.run(order, coefficients, losses, unit, last)
+            self._pace.measure(last - unit, time.perf_counter() - start)
+            if trainer.diverged:
+                return reached // trainer.units_per_epoch
+            self.step += trainer.step_of(last) - trainer.step_of(unit)
+            unit = last
+        return len(losses)
+
+
 class Loop:
     """One fit: holds the counters while it runs.
 
@@ -88,12 +133,11 @@ class Loop:
         generator: np.random.Generator,
         request: Request,
     ) -> None:
-        self.step = first_step
-        self.history = History()
+        self.step, self.history = first_step, History()
         self._optimizer, self._request, self._generator = optimizer, request, generator
         self._make_trainer = make_trainer
         self._trainer: Trainer
-        self._pace: Pace
+        self._calls: Calls
         self._total = 0
 
     def run(self) -> History:
@@ -117,7 +161,7 @@ class Loop:
 
     def _prepare(self) -> None:
         self._trainer = trainer = self._make_trainer()
-        self._pace = Pace(trainer.unit_flops)
+        self._calls = Calls(trainer, self._optimizer, self.step)
         n_steps = self._request.epochs * trainer.step_of(trainer.units_per_epoch)
         self._total = self.step + n_steps
 
@@ -127,7 +171,10 @@ class Loop:
             n_epochs = min(self._window(), epochs - len(history.loss))
             losses = np.full(n_epochs, np.nan)
             before = self.step
-            n_done = self._run_window(self._order(n_epochs), losses)
+            try:
+                n_done = self._calls.run(self._order(n_epochs), losses, self._rates)
+            finally:
+                self.step = self._calls.step
             self._record(losses[:n_done], before)
             if bar is not None and n_done:
                 bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
@@ -139,11 +186,11 @@ class Loop:
 
     def _window(self) -> int:
         """Return how many epochs to plan at once: one where somebody looks after each."""
-        request, per_epoch = self._request, self._trainer.units_per_epoch
+        request = self._request
         if request.callbacks or request.validate:
             return 1
         most = max(1, MAX_ORDER_NUMBERS // request.n_rows)
-        return max(1, min(most, self._pace.units // per_epoch))
+        return min(most, self._calls.epochs_at_once())
 
     def _order(self, n_epochs: int) -> NDArray[np.int64]:
         n_rows = self._request.n_rows
@@ -151,24 +198,6 @@ class Loop:
             return np.arange(n_rows, dtype=np.int64)[None]
         pairs = self._generator.integers(1 << 64, size=(n_epochs, -(-n_rows // 2)), dtype=np.uint64)
         return self._trainer.orders(pairs.view(np.uint32)[:, :n_rows])
-
-    def _run_window(self, order: NDArray[np.int64], losses: NDArray[np.float64]) -> int:
-        """Run a window of epochs in calls of about `CALL_SECONDS`; return how many it completed."""
-        trainer, unit = self._trainer, 0
-        total = len(losses) * trainer.units_per_epoch
-        while unit < total:
-            last = min(unit + self._pace.units, total)
-            n_steps = trainer.step_of(last - 1) - trainer.step_of(unit) + 1
-            rates = self._rates(np.arange(self.step, self.step + n_steps))
-            coefficients = self._optimizer.coefficients(self.step + 1, rates)
-            start = time.perf_counter()
-            reached = trainer.run(order, coefficients, losses, unit, last)
-            self._pace.measure(last - unit, time.perf_counter() - start)
-            if trainer.diverged:
-                return reached // trainer.units_per_epoch
-            self.step += trainer.step_of(last) - trainer.step_of(unit)
-            unit = last
-        return len(losses)
 
     def _rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         rate = self._optimizer.learning_rate

@@ -9,6 +9,7 @@ import numpy as np
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
+from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.losses import LOSSES
 from fastmlp.model import MLP
 from fastmlp.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -68,10 +69,11 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
     """Nets that between them use every rule, by the kind of rule."""
     every = [WIDTH] * (len(ACTIVATIONS) + 2)
     penalties = dict.fromkeys(PENALTIES, 1e-4)
+    losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
     return [
         ("kernels", [_net(dtype)]),
         ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
-        ("losses and links", [_net(dtype, loss=loss) for loss in LOSSES.values()]),
+        ("losses and links", [_net(dtype, loss=loss) for loss in losses]),
         ("penalties", [_net(dtype, penalties=penalties)]),
         ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
     ]

@@ -37,6 +37,9 @@ class Workspace(NamedTuple):
         Rows of a chunk, and of its panels: rounded up to whole strips.
     lanes : int
         Columns of a panel.
+    sparse : bool
+        Whether the rows' features are sparse: then there are no `inputs`, and the first layer is
+        not turned.
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; its slopes, then the back-propagated errors in their place.
@@ -55,6 +58,7 @@ class Workspace(NamedTuple):
     chunk_rows: int
     panel_rows: int
     lanes: int
+    sparse: bool
     inputs: Buffer
     outputs: Buffer
     deltas: Buffer
@@ -95,7 +99,7 @@ def copy_size(n_in: int, n_out: int, lanes: int) -> int:
     return round_up(n_out, lanes) * round_up(n_in, lanes)
 
 
-def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False) -> int:
+def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
     """Return how many rows to take at once.
 
     At most what `CHUNK_NUMBERS` of activations hold and what one core trains on in about 0.25 s
@@ -103,7 +107,7 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False) -> int:
     Training takes fewer where the net is so small beside the chunk that its gradient is summed
     at no cost: then outputs and errors stay in the second-level cache (`CACHE_NUMBERS`).
     """
-    per_row = sum(layout.sizes)
+    per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
     by_memory = CHUNK_NUMBERS // per_row
     by_time = CHUNK_FLOPS // (6 * layout.n_weights)
     most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
@@ -125,14 +129,24 @@ def _even_chunk(n_rows: int, most: int) -> int:
 
 
 def make_workspace(
-    layout: Layout, rows: int, n_targets: int, dtype: DTypeLike, lanes: int, *, train: bool
+    layout: Layout,
+    rows: int,
+    n_targets: int,
+    dtype: DTypeLike,
+    lanes: int,
+    *,
+    train: bool,
+    sparse: bool = False,
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs."""
     sizes, panel_rows = layout.sizes, _panel_rows(rows)
     pairs, n_out = list(pairwise(sizes)), sizes[-1]
     units = sum(round_up(n, lanes) for n in sizes[1:])
     # A block of a transposition may read `lanes` rows past the last panel.
-    turned = [train and is_turned(*pair, lanes) for pair in pairs]
+    turned = [
+        train and is_turned(*pair, lanes) and not (sparse and i == 0)
+        for i, pair in enumerate(pairs)
+    ]
     sizes_packed = [
         packed_size(*pair, lanes, turned=t) for pair, t in zip(pairs, turned, strict=True)
     ]
@@ -148,7 +162,8 @@ def make_workspace(
         chunk_rows=rows,
         panel_rows=panel_rows,
         lanes=lanes,
-        inputs=buffer(panel_rows * round_up(sizes[0], lanes)),
+        sparse=sparse,
+        inputs=buffer(0 if sparse else panel_rows * round_up(sizes[0], lanes)),
         # A square of the output layer may be read past the last strip.
         outputs=buffer(panel_rows * units + lanes * lanes),
         deltas=buffer(panel_rows * units),

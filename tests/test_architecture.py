@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,6 +15,7 @@ ROOT = Path(fastmlp.__file__).parent
 FLOORS = [
     {"elementary", "checks"},
     {"activations", "links", "losses", "penalties", "updates"},
+    {"conventions"},
     {"optimizers"},
     {"layout", "initializers", "schedules"},
     {"workspace", "network", "validation"},
@@ -25,14 +26,16 @@ FLOORS = [
     {"training"},
     {"model"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
-    {"plotting", "info", "warmup"},
+    {"plotting", "info", "warmup", "estimators"},
     {"demo"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MEMORY, MODEL = FLOOR_OF["workspace"], FLOOR_OF["model"]
-OPTIONAL = {"sklearn", "matplotlib", "scipy", "tqdm"}
+OPTIONAL = {"sklearn", "joblib", "skl2onnx", "matplotlib", "scipy", "tqdm"}
+# A room that is loaded on first use may build on the library that it is the door to.
+DOORS = {"estimators": {"sklearn", "joblib", "scipy"}}
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
     for path in sorted(ROOT.rglob("*.py"))
@@ -116,11 +119,20 @@ def test_the_lower_floors_need_numpy_and_the_standard_library_alone(module: str)
 
 @each_module
 def test_optional_libraries_are_imported_where_they_are_used(module: str) -> None:
-    assert not libraries_of(run_on_import(TREES[module])) & OPTIONAL
+    optional = OPTIONAL - DOORS.get(room_of(module), set())
+    assert not libraries_of(run_on_import(TREES[module])) & optional
+
+
+def test_doors_are_loaded_on_first_use(python: Callable[..., str]) -> None:
+    for room, libraries in DOORS.items():
+        for name in (f"fastmlp.{room}", *libraries):
+            assert python(f"import sys, fastmlp; print({name!r} in sys.modules)") == "False\n"
 
 
 @each_module
 def test_only_the_programs_print(module: str) -> None:
     calls = [n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call)]
     prints = [f.lineno for f in calls if isinstance(f, ast.Name) and f.id == "print"]
-    assert room_of(module) in ("cli", "demo") or not prints, f"print in lines {prints}"
+    # scikit-learn's verbose prints, and so does ours.
+    rooms = ("cli", "demo", "estimators")
+    assert room_of(module) in rooms or not prints, f"print in lines {prints}"

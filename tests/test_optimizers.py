@@ -205,3 +205,27 @@ def test_words_of_a_custom_learning_rate() -> None:
     message = "Custom: learning_rate must be a finite number above 0 or a schedule, got 0"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Custom(sign_descent, 0)
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW, Nadam])
+def test_epsilon_hat_is_added_to_the_uncorrected_root(kind: Any) -> None:
+    plain, hat = kind(epsilon=1e-3), kind(epsilon=1e-3, epsilon_hat=True)
+    t = np.arange(5, 105)
+    tables = [optimizer.coefficients(5, RATES) for optimizer in (plain, hat)]
+    changed = [
+        j for j in range(tables[0].shape[1]) if not np.array_equal(*(c[:, j] for c in tables))
+    ]
+    (column,) = changed
+    assert (tables[1][:, column] == 1e-3).all()
+    np.testing.assert_allclose(tables[0][:, column], 1e-3 * np.sqrt(1 - 0.999**t), rtol=1e-12)
+
+
+def test_adam_with_epsilon_hat_is_that_of_scikit_learn(rng: np.random.Generator) -> None:
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+    slopes, w = rng.normal(size=(50, 4)), rng.normal(size=4)
+    theirs, expected = AdamOptimizer([w.copy()], 0.05, epsilon=0.1), [w.copy()]
+    path = run(Adam(epsilon=0.1, epsilon_hat=True), w.copy(), slopes, np.full(50, 0.05))
+    for i in range(50):
+        theirs.update_params(expected, [slopes[i]])
+        np.testing.assert_allclose(path[i], expected[0], rtol=1e-12)

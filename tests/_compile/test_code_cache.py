@@ -47,7 +47,8 @@ TRAIN = """
 import numpy as np
 from numba.core import event
 from fastmlp import activations, links, losses, penalties
-from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.layout import make_layout
 from fastmlp.network import Network

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.activations import RULES as ACTIVATIONS
-from fastmlp.backends.cpu.engine import Data, Engine
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.session import Data
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.links import LINKS
 from fastmlp.losses import LOSSES

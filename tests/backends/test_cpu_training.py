@@ -307,3 +307,33 @@ def test_a_row_that_is_not_finite_is_a_divergence(value: float, rng: np.random.G
         run = train(net, parameters, data, SGD(0.03), np.arange(N_ROWS)[None], 5)
     assert run.diverged
     assert np.array_equal(run.parameters, parameters)
+
+
+def test_unguarded_training_minds_no_nan(rng: np.random.Generator) -> None:
+    net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(3)
+    parameters, data = net.draw(rng, N_ROWS)
+    rates, engine = np.full((3, 1), 0.03), Engine(net.network, 1)
+    rates[1] = np.inf
+    moments = engine.moments()
+    trainer = engine.trainer(parameters, moments, SGD(), data, N_ROWS, guarded=False)
+    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
+        assert trainer.run(order, rates, losses, 0, 3) == 3
+    trainer.store()
+    assert not trainer.diverged
+    assert np.isfinite(losses).tolist() == [True, True, False]
+    assert not np.isfinite(parameters).all()
+
+
+def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
+    net, order = Net(), np.arange(N_ROWS)[None]
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    batches = [slice(i, min(i + 8, N_ROWS)) for i in range(0, N_ROWS, 8)]
+    engine = Engine(net.network, 1)
+    parts = [type(data)(*(array[batch] for array in data)) for batch in batches]
+    means = [engine.loss_and_gradient(parameters, part)[0] for part in parts]
+    for by_rows in (False, True):
+        losses, moments = np.zeros(1), engine.moments()
+        trainer = engine.trainer(parameters.copy(), moments, SGD(), data, 8, by_rows=by_rows)
+        trainer.run(order, np.zeros((len(batches), 1)), losses, 0, trainer.units_per_epoch)
+        shares = [len(part.x) if by_rows else part.weight.sum() for part in parts]
+        assert losses[0] == pytest.approx(np.average(means, weights=shares))

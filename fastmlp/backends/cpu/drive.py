@@ -21,12 +21,13 @@ Scalar = type[np.floating[Any]]
 # team is 0. Then which units of a window of epochs, and how its rows are cut; the addresses of
 # order (n_orders, n_rows), coefficients (n_steps, n_coefficients) and losses (n_epochs,);
 # `reached` is where it stopped. Then what a gradient wants: does it go on from a chunk before, and
-# is this the last?
+# is this the last? Then whether a number that is not finite ends the training (`guarded`), and
+# whether an epoch's loss counts its batches by their rows rather than by their weights (`by_rows`).
 _WORDS = (
     "net", "team",
     "n_rows", "batch_size", "chunk_rows", "first", "last", "reached",
     "order", "n_orders", "coefficients", "n_coefficients", "losses",
-    "more", "ends",
+    "more", "ends", "guarded", "by_rows",
 )  # fmt: skip
 _FLOATS = ("mass", "loss", "batch_mass", "batch_loss", "epoch_mass", "epoch_loss", "diverged")
 JOB = np.dtype((np.record, [(n, np.int64) for n in _WORDS] + [(n, np.float64) for n in _FLOATS]))
@@ -132,26 +133,31 @@ def _restore(net: Any, job: Any, like: Any) -> None:
 @leaf
 def _start_batch(net: Any, job: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
     if new_epoch:
-        _copy(net.parameters, net.backup, net.n_packed, like)
+        if job.guarded:
+            _copy(net.parameters, net.backup, net.n_packed, like)
         job.epoch_loss = 0.0
         job.epoch_mass = 0.0
     job.batch_mass = _mass(net, n_rows, like)
     job.batch_loss = 0.0
-    if job.batch_mass > 0:
+    if job.batch_mass != 0:
         _set_mass(net, job.batch_mass)
 
 
 @leaf
-def _end_batch(net: Any, job: Any) -> None:
-    if job.batch_mass > 0:
+def _end_batch(net: Any, job: Any, n_rows: Any) -> None:
+    if job.batch_mass != 0:
         if net.n_penalties > 0:
             job.batch_loss += _sum(net.tile_penalties, net.n_tiles)
-        job.epoch_loss += job.batch_loss * job.batch_mass
-        job.epoch_mass += job.batch_mass
+        share = float(n_rows) if job.by_rows else job.batch_mass
+        job.epoch_loss += job.batch_loss * share
+        job.epoch_mass += share
 
 
 @leaf
-def _finite_epoch(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
+def _may_go_on(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
+    """Whether everything is finite, or nobody minds."""
+    if not job.guarded:
+        return True
     if not job.batch_loss - job.batch_loss == 0:
         return False
     return not epoch_ends or _finite_parameters(net, like)
@@ -170,13 +176,15 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
 def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None:
     """Do phase two; where the chunk `ends` a batch, with its penalties."""
     net.more, net.penalise, net.update = more, ends, update
+    if net.sparse_columns:
+        call(net.sparse_columns, (job.net,))
     spread(job.team, net.tile, net.n_tiles, job.net)
 
 
 @leaf
 def _unit(net: Any, job: Any, more: Any, ends: Any) -> None:
     """One chunk of a batch: both phases, with the update where the batch `ends`."""
-    if job.batch_mass <= 0:
+    if job.batch_mass == 0:
         return
     loss = _spread_rows(net, job, TRAIN)
     _spread_tiles(net, job, more, ends, ends)
@@ -215,14 +223,14 @@ def run(scalar: Scalar) -> Any:
             low = high
             if high < stop:
                 continue
+            _end_batch(net, job, stop - start)
             start = stop
-            _end_batch(net, job)
             net.coefficients += job.n_coefficients * like.itemsize
             epoch_ends = stop == job.n_rows
-            finite = _finite_epoch(net, job, epoch_ends, like)
-            if epoch_ends or not finite:
+            sound = _may_go_on(net, job, epoch_ends, like)
+            if epoch_ends or not sound:
                 row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
-            if not finite:
+            if not sound:
                 _restore(net, job, like)
                 job.reached = u
                 return

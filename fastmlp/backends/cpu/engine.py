@@ -1,65 +1,27 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
-import time
-from collections.abc import Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import Block, block_of
-from fastmlp.backends.cpu import cost, drive, helpers, launch, rules
+from fastmlp._compile import block_of
+from fastmlp.backends.cpu import drive, rules
 from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
-from fastmlp.backends.cpu.microkernel import ROW_BLOCK, lanes_of
 from fastmlp.backends.cpu.moments import Moments, Panels
-from fastmlp.backends.cpu.panels import pack, transposes, unpack
-from fastmlp.backends.cpu.pilot import pilot_for
-from fastmlp.backends.cpu.plan import Addresses, address, make_plan
-from fastmlp.backends.cpu.product import product
-from fastmlp.backends.cpu.rows import rows as rows_phase
+from fastmlp.backends.cpu.plan import Addresses, address
+from fastmlp.backends.cpu.questions import Evaluation, Objective, Prediction
+from fastmlp.backends.cpu.runner import Runner
+from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.shuffle import shuffle
-from fastmlp.backends.cpu.tiles import tile
-from fastmlp.network import Network
+from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.optimizers import Optimizer, Rates
-from fastmlp.workspace import STRIP_ROWS, aligned, chunk_rows, make_workspace
 
 Array = NDArray[Any]
-# What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
-PREDICT_FLOPS = 5_000_000_000
-FORWARD_BLOCKS = ("product", "pack", "rows")
 
 
-def _phases(network: Network) -> dict[str, Any]:
-    dtype = network.dtype
-    return {
-        "product": partial(block_of, product, dtype, by_column=False),
-        "gradient_product": partial(block_of, product, dtype, by_column=True),
-        "pack": partial(block_of, pack, dtype),
-        "unpack": partial(block_of, unpack, dtype),
-        "transposes": partial(block_of, transposes, dtype),
-        "rows": partial(block_of, rows_phase, dtype),
-        "tile": partial(block_of, tile, dtype),
-    }
-
-
-class Data(NamedTuple):
-    """Rows to work on, validated: C-contiguous, of the network's dtype.
-
-    Attributes
-    ----------
-    x : shape (n_rows, n_features)
-    y : shape (n_rows, n_targets)
-    weight : shape (n_rows,), or (0,) for rows that count alike
-    """
-
-    x: Array
-    y: Array
-    weight: Array
-
-
-class Engine:
+class Engine(Runner):
     """Forward, gradient and update of one network on the CPU.
 
     Parameters
@@ -69,71 +31,44 @@ class Engine:
         At most so many threads; None: as many as the process may use.
     """
 
-    def __init__(self, network: Network, n_threads: int | None = None) -> None:
-        self.network = network
-        limit = launch.thread_limit()
-        self.n_threads = limit if n_threads is None else min(n_threads, limit)
-
     def predict(
-        self, parameters: Array, x: Array, out: Array, *, raw: bool = False
+        self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
     ) -> FewRows | None:
         """Write predictions, or with `raw` the outputs before activation or link, to `out`.
 
         Returns what predicts a few rows again, and sooner, where there are only few.
         """
         network = rules.without_output(self.network) if raw else self.network
-        if len(x) <= FEW_ROWS:
+        if len(x) <= FEW_ROWS and not isinstance(x, SparseRows):
             few = FewRows(network, parameters)
             few.write(x, out)
             return few
-        blocks = Addresses(*rules.activations(network), link=rules.link(network))
-        rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        session = Session(
-            network, blocks, Data(x, x[:, :0], x[:0, 0]), rows=self.n_threads * ROW_BLOCK
-        )
-        session.load(parameters)
-        net, work = session.plan.net[0], self.work(rows, forward=2)
-        for first in range(0, len(x), rows):
-            session.at(slice(first, min(first + rows, len(x))))
-            net.index, net.out = 0, address(out, first * out.shape[1])
-            self.run(drive.predict, session, work)
+        Prediction(self, network, x)(parameters, out)
         return None
+
+    def prediction(self, x: Array | SparseRows) -> Prediction:
+        """Return the predictions for these rows, as a function of the parameters."""
+        return Prediction(self, self.network, x)
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
-        blocks = Addresses(*rules.activations(self.network), loss=rules.loss(self.network))
-        session = Session(self.network, blocks, data)
-        session.load(parameters)
-        work, total = self.work(session.rows, forward=2), 0.0
-        for rows in session.chunks():
-            session.at(rows)
-            total += self.run(drive.evaluate, session, work).loss
-        return float(total / _mass(data))
+        return self.evaluation(data)(parameters)
+
+    def evaluation(self, data: Data) -> Evaluation:
+        """Return the mean loss over the rows of `data`, as a function of the parameters."""
+        return Evaluation(self, data)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
-        network = self.network
-        blocks = Addresses(
-            *rules.activations(network),
-            loss=rules.loss(network),
-            penalties=rules.penalties(network),
-        )
-        session = Session(network, blocks, data, train=True)
-        session.load(parameters)
-        packed = session.keep_gradient()
-        work = self.work(session.rows, forward=4, tiles=2)
-        total, mass = 0.0, _mass(data)
-        for rows in session.chunks():
-            session.at(rows)
-            where = {"more": rows.start > 0, "ends": rows.stop == len(data.x)}
-            total += self.run(drive.gradient, session, work, mass=mass, **where).loss
-        gradient = np.empty_like(parameters)
-        session.block("unpack")(address(session.plan.net), address(gradient), address(packed))
-        return float(total), gradient
+        return self.objective(data)(parameters)
 
-    def moments(self) -> Moments:
-        """Return the state of an optimizer that has taken no step."""
-        return Moments(self.network)
+    def objective(self, data: Data) -> Objective:
+        """Return the objective on all rows of `data`, as a function of the parameters."""
+        return Objective(self, data)
+
+    def moments(self, *, sparse: bool = False) -> Moments:
+        """Return the state of an optimizer that has taken no step, on dense or sparse rows."""
+        return Moments(self.network, sparse=sparse)
 
     def update(
         self,
@@ -151,36 +86,27 @@ class Engine:
         panels.flat(w, out=parameters)
 
     def trainer(
-        self, parameters: Array, moments: Moments, optimizer: Optimizer, data: Data, batch_size: int
+        self,
+        parameters: Array,
+        moments: Moments,
+        optimizer: Optimizer,
+        data: Data,
+        batch_size: int,
+        **options: bool,
     ) -> "Trainer":
-        """Allocate and compile what training on `data` needs."""
-        return Trainer(self, parameters, moments, optimizer, data, batch_size)
-
-    def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
-        """Return the work of a chunk: operations a weight and row in each of the two phases.
-
-        A single strip of rows has nothing to share in phase one.
-        """
-        several = rows > STRIP_ROWS
-        shared = forward * several + tiles
-        return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
-
-    def run(self, driver: Any, session: "Session", work: Work, **fields: Any) -> Any:
-        """Set fields of the session's job, do it with a team where that pays, and return it."""
-        job = session.job[0]
-        for name, value in fields.items():
-            setattr(job, name, value)
-        kind = (driver.__name__, self.network.layout.sizes, session.rows, self.n_threads)
-        pilot = pilot_for(kind)
-        team = cost.pays(work, self.n_threads) and pilot.wants_team()
-        block, start = block_of(driver, self.network.dtype), time.perf_counter()
-        helpers.run(block, session.job, self.n_threads if team else 1, work.flops / cost.RATE)
-        pilot.record(team, work.flops, time.perf_counter() - start)
-        return job
+        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
+        return Trainer(self, parameters, moments, optimizer, data, batch_size, **options)
 
 
 class Trainer:
     """Runs units of training: whole epochs in compiled code, as many units a call as asked for.
+
+    Parameters
+    ----------
+    guarded : bool
+        Whether a number that is not finite ends the training, with the epoch's first parameters.
+    by_rows : bool
+        Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
 
     Attributes
     ----------
@@ -197,6 +123,9 @@ class Trainer:
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
+        *,
+        guarded: bool = True,
+        by_rows: bool = False,
     ) -> None:
         network = engine.network
         blocks = Addresses(
@@ -210,6 +139,8 @@ class Trainer:
         self._session = Session(network, blocks, data, batch_size, moments=moments)
         if self._session.rows < batch_size:
             self._session.keep_gradient()
+        job = self._session.job[0]
+        job.guarded, job.by_rows = guarded, by_rows
         self.load()
         self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
@@ -275,87 +206,3 @@ class Trainer:
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
         return bool(self._session.job[0].diverged)
-
-
-class Session:
-    """A plan for some rows, and all that it points to, kept alive.
-
-    Attributes
-    ----------
-    plan : Plan
-    job : record array of `drive.JOB`, shape (1,)
-    workspace : Workspace
-    rows : int, the rows of a chunk: as many as asked for, else what suits the net
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        blocks: Addresses,
-        data: Data,
-        batch_size: int | None = None,
-        *,
-        rows: int | None = None,
-        moments: Moments | None = None,
-        train: bool = False,
-    ) -> None:
-        train = train or moments is not None
-        layout, n_targets = network.layout, data.y.shape[1]
-        self.data, self._network = data, network
-        self.rows = rows or chunk_rows(layout, batch_size or len(data.x), train=train)
-        lanes = lanes_of(network.dtype.type)
-        self.workspace = make_workspace(
-            layout, self.rows, n_targets, network.dtype, lanes, train=train
-        )
-        if moments is not None:
-            self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
-        strengths = [strength for _, strength in network.penalties] if train else []
-        self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
-        net = self.plan.net[0]
-        names = _phases(network) if train else FORWARD_BLOCKS
-        for name in names:
-            setattr(net, name, self.block(name).address)
-
-        self.job = np.zeros(1, drive.JOB).view(np.recarray)
-        self.job[0].net = address(self.plan.net)
-
-    def block(self, name: str) -> Block:
-        """Return one of the blocks of the phases."""
-        block: Block = _phases(self._network)[name]()
-        return block
-
-    def keep_gradient(self) -> Array:
-        """Allocate a packed gradient, for one that is summed over chunks or asked for."""
-        self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
-        self.plan.net[0].gradient = address(self._gradient)
-        return self._gradient
-
-    def load(self, parameters: Array) -> None:
-        """Pack the parameters, and whatever is computed from them."""
-        workspace, net = self.workspace, address(self.plan.net)
-        self.block("pack")(net, address(parameters), address(workspace.parameters))
-        if workspace.m.size:
-            self.block("transposes")(net)
-
-    def store(self, parameters: Array) -> None:
-        """Unpack the parameters."""
-        net, packed = address(self.plan.net), address(self.workspace.parameters)
-        self.block("unpack")(net, address(parameters), packed)
-
-    def chunks(self) -> Iterator[slice]:
-        """Yield slices of the rows, one chunk after the other."""
-        n = len(self.data.x)
-        for first in range(0, n, self.rows):
-            yield slice(first, min(first + self.rows, n))
-
-    def at(self, rows: slice) -> None:
-        """Point the plan to these rows of the data."""
-        net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
-        net.x = address(data.x, rows.start * data.x.shape[1])
-        net.y = address(data.y, rows.start * n_targets)
-        net.weight = address(data.weight, rows.start) if data.weight.size else 0
-        net.index, net.n_rows = net.identity, rows.stop - rows.start
-
-
-def _mass(data: Data) -> float:
-    return float(data.weight.sum(dtype=np.float64)) if data.weight.size else float(len(data.x))

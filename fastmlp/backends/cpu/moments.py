@@ -23,11 +23,13 @@ class Panels:
     size : int, the numbers of a packed vector, padding included
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, sparse: bool = False) -> None:
         layout, self._dtype = network.layout, network.dtype
         lanes = lanes_of(network.dtype.type)
         self._n_parameters = layout.n_parameters
-        self._workspace = make_workspace(layout, 1, 0, network.dtype, lanes, train=True)
+        self._workspace = make_workspace(
+            layout, 1, 0, network.dtype, lanes, train=True, sparse=sparse
+        )
         nothing = (0,) * layout.n_layers
         self._plan = make_plan(layout, self._workspace, Addresses(nothing, nothing))
         self.size = round_up(len(self._workspace.parameters), PAGE_ROWS)
@@ -56,11 +58,15 @@ class Moments:
     Attributes
     ----------
     m, v : packed vectors, as `Panels` has them
+    network : Network
+    sparse : bool, whether they are those of a training on sparse rows
     """
 
-    def __init__(self, network: Network, flat: Array | None = None) -> None:
-        self._network = network
-        panels = Panels(network)
+    def __init__(
+        self, network: Network, flat: Array | None = None, *, sparse: bool = False
+    ) -> None:
+        self.network, self.sparse = network, sparse
+        panels = Panels(network, sparse=sparse)
         if flat is None:
             self.m, self.v = (
                 aligned(panels.size, network.dtype),
@@ -71,9 +77,9 @@ class Moments:
 
     def flat(self) -> Array:
         """Return a copy in the order of the parameters, shape (2, n_parameters)."""
-        panels = Panels(self._network)
+        panels = Panels(self.network, sparse=self.sparse)
         return np.stack([panels.flat(self.m), panels.flat(self.v)])
 
     def __reduce__(self) -> Any:
         """Panels are as wide as this machine's registers; a copy may live on another."""
-        return Moments, (self._network, self.flat())
+        return Moments, (self.network, self.flat())

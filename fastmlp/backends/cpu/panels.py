@@ -25,7 +25,9 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
             layer = layers[i]
             width, there = layer.n_out, packed - net.parameters
             biases = flat + layer.bias_offset * size
-            for k in range(layer.n_in):
+            # Sparse rows that are not trained on read the first layer's weights where they are.
+            n_in = 0 if i == 0 and net.unpacked else layer.n_in
+            for k in range(n_in):
                 source = flat + (layer.offset + k * width) * size
                 if not layer.turned:
                     target = layer.master + there + k * vector

@@ -53,7 +53,8 @@ LAYER = _record(
 TILE = _record("layer", "first", "last", "panel", "n_panels")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
-# chunk's rows; `scale` is one over the rows of the batch, or over the sum of their weights.
+# chunk's rows; `scale` is one over the rows of the batch, or over the sum of their weights. Last
+# what sparse rows need, where `x` is where each row starts: all 0 for dense ones.
 NET = _record(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
     "layers", "tiles", *BUFFERS, "gradient", "unpacked", "scratch",
@@ -61,6 +62,8 @@ NET = _record(
     "mode", "more", "penalise", "update", "coefficients",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
+    "x_columns", "x_values", "column_starts", "column_rows", "column_values",
+    "sparse_forward", "sparse_columns", "sparse_gradient",
     floats=("scale",),
 )  # fmt: skip
 
@@ -155,7 +158,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     lanes, vector = workspace.lanes, workspace.lanes * workspace.parameters.itemsize
     layers, packed, rows, copied, train = [], 0, 0, 0, workspace.m.size > 0
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        turned = train and is_turned(n_in, n_out, lanes)
+        turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
         has_twin = train and (i > 0 or turned)
         in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
         master = address(workspace.parameters, packed)
@@ -197,8 +200,9 @@ def _tiles(layers: Any, workspace: Workspace) -> Any:
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
     for i, layer in enumerate(layers):
         n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
-        for begin in range(0, n_rows, block):
+        at_once = n_rows if workspace.sparse and i == 0 else block
+        for begin in range(0, n_rows, at_once):
             for panels in groups_of(n_panels):
-                for first in range(begin, min(begin + block, n_rows), TILE_ROWS):
+                for first in range(begin, min(begin + at_once, n_rows), TILE_ROWS):
                     tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels))
     return np.array(tiles, TILE).view(np.recarray)

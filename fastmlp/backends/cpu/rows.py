@@ -149,13 +149,17 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
         for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
             n = min(ROW_BLOCK, stop - start)
             at = part * ROW_BLOCK if net.mode == FORWARD else start
-            index = row(net.index + start * 8, n, np.int64)
-            for r in range(n):
-                place = index[r] if net.index else start + r
-                source = net.x + place * net.n_in * size
-                spread(source, net.inputs + (at + r) * vector, net.panel, net.n_in)
-            inputs = net.inputs
-            for i in range(net.n_layers):
+            inputs, sparse = net.inputs, net.sparse_forward != 0
+            if sparse:
+                call(net.sparse_forward, (address, start, start + n, at))
+                inputs = layers[0].outputs
+            else:
+                index = row(net.index + start * 8, n, np.int64)
+                for r in range(n):
+                    place = index[r] if net.index else start + r
+                    source = net.x + place * net.n_in * size
+                    spread(source, net.inputs + (at + r) * vector, net.panel, net.n_in)
+            for i in range(1 if sparse else 0, net.n_layers):
                 _forward_layer(net, layers[i], inputs, at, n, z, lanes, vector)
                 inputs = layers[i].outputs
             skip = at * net.n_out * size + at // STRIP_ROWS * vector

@@ -43,6 +43,9 @@ class Moves(NamedTuple):
         squares, and writes up to a vector past the last column.
     rows_of : ``rows_of(source, target, panel, width, n)``
         The way back, filled up with zeros; writes whole strips of rows.
+    add_rows : ``add_rows(target, start, matrix, stride, width, places, factors, n)``
+        `start` plus n rows of a matrix, each times a factor: the first `width` lanes of those at
+        `places`, int32, that begin `stride` bytes apart.
     """
 
     spread: Move
@@ -52,6 +55,7 @@ class Moves(NamedTuple):
     outer: Move
     columns_of: Move
     rows_of: Move
+    add_rows: Move
 
 
 def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
@@ -67,6 +71,7 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         outer=_compiled(_emit_outer, 5, lanes, size),
         columns_of=_compiled(_emit_columns_of, 5, lanes, size),
         rows_of=_compiled(_emit_rows_of, 5, lanes, size),
+        add_rows=_compiled(_emit_add_rows, 8, lanes, size),
     )
 
 
@@ -89,7 +94,13 @@ def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
     def of_five(typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
         return signature, generate
 
-    return {3: of_three, 4: of_four, 5: of_five}[n]
+    @intrinsic
+    def of_eight(
+        typing_context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any
+    ) -> Any:
+        return signature, generate
+
+    return {3: of_three, 4: of_four, 5: of_five, 8: of_eight}[n]
 
 
 class _Vectors:
@@ -127,19 +138,22 @@ class _Vectors:
     def everywhere(self, address: Any, offset: int) -> Any:
         """The number at an address, in every lane."""
         place = self.builder.add(address, self.number(offset))
-        number = self.builder.load(
-            self.builder.inttoptr(place, self.kind.element.as_pointer()), align=self.size
-        )
-        undefined = ir.Constant(self.kind, ir.Undefined)
-        one = self.builder.insert_element(undefined, number, ir.Constant(LANE, 0))
-        lanes = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(one, undefined, lanes)
+        pointer = self.builder.inttoptr(place, self.kind.element.as_pointer())
+        return self.splat(self.builder.load(pointer, align=self.size))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a b + c, rounded once."""
         kind = ir.FunctionType(self.kind, [self.kind] * 3)
         name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
+
+    def splat(self, number: Any) -> Any:
+        """A vector of one number."""
+        empty = ir.Constant(self.kind, ir.Undefined)
+        one = self.builder.insert_element(empty, number, ir.Constant(LANE, 0))
+        nowhere = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(one, one, nowhere)
 
     def masked_load(self, address: Any, mask: Any) -> Any:
         pointer = self.at(address)
@@ -300,6 +314,32 @@ def _emit_outer(v: _Vectors, numbers: Any, panel: Any, vector: Any, target: Any,
             v.store(product, place, r * v.bytes)
 
 
+def _emit_add_rows(
+    v: _Vectors,
+    target: Any,
+    start: Any,
+    matrix: Any,
+    stride: Any,
+    width: Any,
+    places: Any,
+    factors: Any,
+    n: Any,
+) -> None:
+    builder, mask, total = v.builder, v.first(width), entry_alloca(v.builder, v.kind)
+    builder.store(v.load(start), total)
+
+    def number(kind: Any, address: Any, i: Any, size: int) -> Any:
+        place = builder.add(address, builder.mul(i, v.number(size)))
+        return builder.load(builder.inttoptr(place, kind.as_pointer()))
+
+    with cgutils.for_range(builder, n) as loop:
+        place = builder.sext(number(LANE, places, loop.index, 4), WORD)
+        numbers = v.masked_load(builder.add(matrix, builder.mul(place, stride)), mask)
+        factor = v.splat(number(v.kind.element, factors, loop.index, v.size))
+        builder.store(v.fma(factor, numbers, builder.load(total)), total)
+    v.store(builder.load(total), target)
+
+
 def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
     def spread(source: int, target: int, panel: int, width: int) -> None:
         numbers = row(source, width, scalar)
@@ -351,4 +391,21 @@ def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
             matrix[:] = 0
             matrix[:, : len(part)] = part.T
 
-    return Moves(spread, collect, transpose, sum_rows, outer, columns_of, rows_of)
+    def add_rows(
+        target: int,
+        start: int,
+        matrix: int,
+        stride: int,
+        width: int,
+        places: int,
+        factors: int,
+        n: int,
+    ) -> None:
+        total = row(start, lanes, scalar).copy()
+        columns, numbers = row(places, n, np.int32), row(factors, n, scalar)
+        for i in range(n):
+            taken = min(width, lanes)
+            total[:taken] += numbers[i] * row(matrix + int(columns[i]) * stride, taken, scalar)
+        row(target, lanes, scalar)[:] = total
+
+    return Moves(spread, collect, transpose, sum_rows, outer, columns_of, rows_of, add_rows)

@@ -1,0 +1,175 @@
+"""fastmlp's estimators beside scikit-learn's: the same data, settings and random state.
+
+Each works in the process of its contestant; fits and predictions go in turns. What is timed is the
+public call, from checking the data to the last attribute. Both give the same numbers, and each turn
+says how many epochs it took.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import PEERS
+from benchmarks.scores import quartiles
+
+LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
+# Further settings for all: the synthetic rows are many, and every epoch is like the next.
+DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {},
+    "breast cancer": {},
+    "diabetes": {},
+    "50,000 x 30": {"max_iter": 10},
+}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "lbfgs": {"solver": "lbfgs"},
+    "sgd": {"solver": "sgd", "learning_rate_init": 0.01},
+    "sgd, adaptive": {
+        "solver": "sgd",
+        "learning_rate": "adaptive",
+        "learning_rate_init": 0.01,
+        "nesterovs_momentum": False,
+    },
+    "early stopping": {"early_stopping": True},
+    "tanh": {"activation": "tanh"},
+    "logistic, 2 layers": {"activation": "logistic", "hidden_layer_sizes": (50, 50)},
+    "10 units": {"hidden_layer_sizes": (10,)},
+    "3 layers": {"hidden_layer_sizes": (64, 64, 64)},
+    "batches of 32": {"batch_size": 32},
+    "lbfgs, tanh, 2 layers": {
+        "solver": "lbfgs",
+        "activation": "tanh",
+        "hidden_layer_sizes": (32, 16),
+    },
+}
+PREDICTED = (1, 100_000)
+
+
+@cache
+def data(name: str, dtype: str) -> tuple[Any, Any]:
+    """Return the rows, standardised, and their targets."""
+    if name in ("digits", "breast cancer", "diabetes"):
+        datasets = import_module("sklearn.datasets")
+        X, y = getattr(datasets, f"load_{name.replace(' ', '_')}")(return_X_y=True)
+        X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1)
+        if name == "diabetes":
+            y = (y - y.mean()) / y.std()
+        return X.astype(dtype), y.astype(dtype) if name == "diabetes" else y
+    rng = np.random.default_rng(0)
+    if name == "sparse text":
+        sparse = import_module("scipy.sparse")
+        X = sparse.random_array((20_000, 50_000), density=0.001, rng=rng, format="csr", dtype=dtype)
+        return X, (X @ rng.normal(size=50_000) > 0).astype(int)
+    X = rng.normal(size=(50_000, 30))
+    return X.astype(dtype), (X[:, 0] * X[:, 1] + X[:, 2] > 0).astype(int)
+
+
+def estimator(contestant: str, name: str, settings: dict[str, Any]) -> Any:
+    """Return a contestant's estimator for a data set."""
+    kind = "MLPRegressor" if name == "diabetes" else "MLPClassifier"
+    return getattr(import_module(LIBRARIES[contestant]), kind)(random_state=0, **settings)
+
+
+def fit(contestant: str, name: str, dtype: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Fit, timed."""
+    X, y = data(name, dtype)
+    model = estimator(contestant, name, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        begin = time.perf_counter()
+        model.fit(X, y)
+        seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "epochs": model.n_iter_, "loss": float(model.loss_)}
+
+
+@cache
+def _trained(contestant: str, name: str, dtype: str) -> Any:
+    model = estimator(contestant, name, {"max_iter": 2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(*data(name, dtype))
+
+
+def predict(contestant: str, name: str, dtype: str, n_rows: int) -> dict[str, Any]:
+    """Return seconds a call."""
+    model = _trained(contestant, name, dtype)
+    X = data(name, dtype)[0]
+    rows = np.resize(X, (n_rows, X.shape[1]))
+    calls = 300 if n_rows == 1 else 1
+    for _ in range(3):
+        model.predict(rows)
+    begin = time.perf_counter()
+    for _ in range(calls):
+        model.predict(rows)
+    return {"seconds": (time.perf_counter() - begin) / calls}
+
+
+def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]) -> Any:
+    """Return a record per task: seconds by contestant and repeat."""
+    pair = {c.name: c for c in contestants if c.name in LIBRARIES}
+    records: list[dict[str, Any]] = []
+    if len(pair) < len(LIBRARIES):
+        return records
+    for task in _tasks(quick):
+        say(f"estimators: {task['what']}, {task['request']['name']}, {task['request']['dtype']}")
+        times: dict[str, list[float]] = {name: [] for name in pair}
+        # The first turn compiles, or fills the caches.
+        for repeat in range(repeats + 1):
+            for name in [*pair] if repeat % 2 else [*pair][::-1]:
+                reply = pair[name].ask(task["verb"], **task["request"])
+                if repeat and "seconds" in reply:
+                    times[name].append(reply["seconds"])
+        records.append({**task, "threads": pair["fastmlp"].n_threads, "times": times})
+    return records
+
+
+def _tasks(quick: bool) -> Iterator[dict[str, Any]]:
+    dtypes = ("float64",) if quick else ("float64", "float32")
+    for name, more in [*DATASETS.items()][: 1 if quick else None]:
+        for dtype in dtypes:
+            for what, settings in [*CONFIGURATIONS.items()][: 2 if quick else None]:
+                request = {"name": name, "dtype": dtype, "settings": {**settings, **more}}
+                yield {"verb": "fit_estimator", "what": what, "request": request}
+            for n_rows in PREDICTED:
+                request = {"name": name, "dtype": dtype, "n_rows": n_rows}
+                what = f"predict {n_rows:,}"
+                yield {"verb": "predict_estimator", "what": what, "request": request}
+    for dtype in () if quick else dtypes:
+        request = {"name": "sparse text", "dtype": dtype, "settings": {"max_iter": 2}}
+        yield {"verb": "fit_estimator", "what": "sparse, 2 epochs", "request": request}
+
+
+def ratios(record: dict[str, Any]) -> Any:
+    """Return quartiles of scikit-learn's time over fastmlp's, turn by turn."""
+    pairs = zip(record["times"]["sklearn"], record["times"]["fastmlp"], strict=False)
+    return quartiles([theirs / ours for theirs, ours in pairs])
+
+
+def lines(results: dict[str, Any]) -> Iterator[str]:
+    """Every task, then medians of fits and predictions."""
+    records = [r for r in results.get("estimators", []) if all(r["times"].values())]
+    if not records:
+        return
+    yield f"\nestimators: {PEERS['sklearn'].title}'s time over fastmlp's, the same call and numbers"
+    yield f"  {'data':<14} {'dtype':<8} {'what':<22} {'fastmlp, ms':>12} {'ratio':>7}  quartiles"
+    for r in records:
+        ours, ratio = quartiles(r["times"]["fastmlp"]), ratios(r)
+        yield (
+            f"  {r['request']['name']:<14} {r['request']['dtype']:<8} {r['what']:<22} "
+            f"{1e3 * ours.median:>12.3g} {ratio.median:>6.2f}x  {ratio.low:.2f} - {ratio.high:.2f}"
+        )
+    for kind in dict.fromkeys(_kind(r) for r in records):
+        found = [ratios(r).median for r in records if _kind(r) == kind]
+        yield (
+            f"  {kind}: median {np.median(found):.2f}x, least {min(found):.2f}x, "
+            f"below 1 in {sum(ratio < 1 for ratio in found)} of {len(found)}"
+        )
+
+
+def _kind(record: dict[str, Any]) -> str:
+    return record["what"] if record["verb"] == "predict_estimator" else "fit"

@@ -1,0 +1,50 @@
+"""Runs drivers on a network's sessions, by one thread or a team."""
+
+import time
+from typing import Any
+
+from fastmlp._compile import block_of
+from fastmlp.backends.cpu import cost, helpers, launch
+from fastmlp.backends.cpu.cost import Work
+from fastmlp.backends.cpu.pilot import pilot_for
+from fastmlp.backends.cpu.session import Session
+from fastmlp.network import Network
+from fastmlp.workspace import STRIP_ROWS
+
+
+class Runner:
+    """A network, and how many threads may work on it.
+
+    Parameters
+    ----------
+    network : Network
+    n_threads : int or None
+        At most so many threads; None: as many as the process may use.
+    """
+
+    def __init__(self, network: Network, n_threads: int | None = None) -> None:
+        self.network = network
+        limit = launch.thread_limit()
+        self.n_threads = limit if n_threads is None else min(n_threads, limit)
+
+    def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
+        """Return the work of a chunk: operations a weight and row in each of the two phases.
+
+        A single strip of rows has nothing to share in phase one.
+        """
+        several = rows > STRIP_ROWS
+        shared = forward * several + tiles
+        return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
+
+    def run(self, driver: Any, session: Session, work: Work, **fields: Any) -> Any:
+        """Set fields of the session's job, do it with a team where that pays, and return it."""
+        job = session.job[0]
+        for name, value in fields.items():
+            setattr(job, name, value)
+        kind = (driver.__name__, self.network.layout.sizes, session.rows, self.n_threads)
+        pilot = pilot_for(kind)
+        team = cost.pays(work, self.n_threads) and pilot.wants_team()
+        block, start = block_of(driver, self.network.dtype), time.perf_counter()
+        helpers.run(block, session.job, self.n_threads if team else 1, work.flops / cost.RATE)
+        pilot.record(team, work.flops, time.perf_counter() - start)
+        return job

@@ -1,0 +1,71 @@
+"""The parameters of an estimator: one flat vector, whose views stand in coefs_ and intercepts_."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.layout import bias_views, make_layout, weight_views
+
+Array = NDArray[Any]
+
+
+class Parameters:
+    """A flat vector and its views.
+
+    The lists `coefs_` and `intercepts_` are what counts: where a user has put arrays of their own
+    into them, these are gathered anew for each call, and written back after a training.
+
+    Attributes
+    ----------
+    flat : (n_parameters,) array
+    coefs, intercepts : views into it, shape (n_in, n_out) and (n_out,) each
+    quick : what predicts a few rows again, or None
+    """
+
+    def __init__(self, coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> None:
+        self.layout = make_layout((coefs[0].shape[0], *(coef.shape[1] for coef in coefs)))
+        parts = [np.ravel(part) for part in (*coefs, *intercepts)]
+        self.flat = np.concatenate(parts).astype(dtype, copy=False)
+        self.coefs = weight_views(self.layout, self.flat)
+        self.intercepts = bias_views(self.layout, self.flat)
+        self.quick: Any = None
+
+    @property
+    def views(self) -> list[Array]:
+        """All views, those of the weights first."""
+        return self.coefs + self.intercepts
+
+    def stand_in(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
+        """Whether these lists hold the views, and no other arrays."""
+        if len(coefs) != len(self.coefs) or len(intercepts) != len(self.intercepts):
+            return False
+        for mine, its in zip(self.coefs, coefs, strict=True):
+            if mine is not its:
+                return False
+        return all(mine is its for mine, its in zip(self.intercepts, intercepts, strict=True))
+
+    def assign(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> None:
+        """Take these numbers over."""
+        for view, numbers in zip(self.views, (*coefs, *intercepts), strict=True):
+            view[...] = numbers
+
+    def write_back(self, coefs: list[Array], intercepts: list[Array]) -> None:
+        """Write the numbers into these lists' arrays, or the views where that cannot be."""
+        for mine, its in ((self.coefs, coefs), (self.intercepts, intercepts)):
+            for i, view in enumerate(mine):
+                if its[i] is view:
+                    continue
+                if its[i].dtype == view.dtype and its[i].flags.writeable:
+                    its[i][...] = view
+                else:
+                    its[i] = view
+
+
+def dtype_of(*arrays: Array) -> np.dtype[Any]:
+    """Return the precision to compute with these arrays in: float32 where all are no wider."""
+    kind = np.result_type(*arrays)
+    if kind in (np.dtype(np.float16), np.dtype(np.float32)):
+        return np.dtype(np.float32)
+    return np.dtype(np.float64)
