@@ -1,5 +1,6 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
+from fastmlp.files import FileError
 from fastmlp.history import History, Report, Status
 from fastmlp.losses import Loss
 from fastmlp.model import MLP
@@ -26,6 +27,7 @@ __all__ = [
     "Cosine",
     "Custom",
     "Exponential",
+    "FileError",
     "History",
     "InverseScaling",
     "Loss",

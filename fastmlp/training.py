@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
+from fastmlp.checkpoint import Checkpoint, Progress
 from fastmlp.history import Callback, History, Report, Status
 from fastmlp.optimizers import Optimizer
 from fastmlp.schedules import rates_of
@@ -29,6 +30,11 @@ class Trainer(Protocol):
 
     @property
     def diverged(self) -> bool: ...
+
+    @property
+    def reached(self) -> int: ...
+
+    def begin(self) -> None: ...
 
     def run(
         self, order: NDArray[np.int64], coefficients: Any, losses: Any, first: int, last: int
@@ -51,6 +57,7 @@ class Request(NamedTuple):
     validate : function that returns the validation loss, or None
     progress : whether to show a bar
     net : what callbacks are given
+    so_far : where a fit that is resumed stood
     """
 
     n_rows: int
@@ -60,6 +67,8 @@ class Request(NamedTuple):
     callbacks: Sequence[Callback]
     progress: bool
     net: Any
+    checkpoint: Checkpoint | None = None
+    so_far: Progress | None = None
 
 
 class Pace:
@@ -88,17 +97,19 @@ class Loop:
         generator: np.random.Generator,
         request: Request,
     ) -> None:
-        self.step = first_step
-        self.history = History()
+        so_far = request.so_far
+        self.step, self._first_step = first_step, so_far.first_step if so_far else first_step
+        self.history = so_far.history if so_far else History()
         self._optimizer, self._request, self._generator = optimizer, request, generator
         self._make_trainer = make_trainer
         self._trainer: Trainer
         self._pace: Pace
         self._total = 0
+        self._start = 0.0
 
     def run(self) -> History:
         """Train; on Ctrl-C, keep what the calls so far did."""
-        start = time.perf_counter()
+        self._start = time.perf_counter() - self.history.seconds
         try:
             self._prepare()
             with _bar(self._request) as bar:
@@ -112,37 +123,48 @@ class Loop:
             _warn(
                 f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning
             )
-        self.history.seconds = time.perf_counter() - start
+        finally:
+            # Whatever ends the fit: SIGTERM's handler may have raised SystemExit.
+            self._write_checkpoint()
+        self.history.seconds = time.perf_counter() - self._start
         return self.history
 
     def _prepare(self) -> None:
         self._trainer = trainer = self._make_trainer()
         self._pace = Pace(trainer.unit_flops)
         n_steps = self._request.epochs * trainer.step_of(trainer.units_per_epoch)
-        self._total = self.step + n_steps
+        self._total = self._first_step + n_steps
 
     def _epochs(self, bar: Any) -> None:
         history, epochs = self.history, self._request.epochs
         while len(history.loss) < epochs and history.status is Status.COMPLETED:
             n_epochs = min(self._window(), epochs - len(history.loss))
             losses = np.full(n_epochs, np.nan)
-            before = self.step
+            before, random = self.step, self._generator.bit_generator.state
             n_done = self._run_window(self._order(n_epochs), losses)
             self._record(losses[:n_done], before)
             if bar is not None and n_done:
                 bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
                 bar.update(n_done)
             if self._trainer.diverged:
+                # As if the epochs that were planned after this one had not been.
+                self._generator.bit_generator.state = random
+                self._order(n_done + 1)
                 self._diverge(losses[n_done])
-            elif self._request.validate or self._request.callbacks:
+                return
+            if self._request.validate or self._request.callbacks:
                 self._report()
+            self._checkpoint()
 
     def _window(self) -> int:
-        """Return how many epochs to plan at once: one where somebody looks after each."""
+        """Return how many epochs to plan at once: one where somebody looks after each, and no more
+        than end with the next checkpoint."""
         request, per_epoch = self._request, self._trainer.units_per_epoch
         if request.callbacks or request.validate:
             return 1
         most = max(1, MAX_ORDER_NUMBERS // request.n_rows)
+        if request.checkpoint is not None:
+            most = min(most, request.checkpoint.window(len(self.history.loss)) or most)
         return max(1, min(most, self._pace.units // per_epoch))
 
     def _order(self, n_epochs: int) -> NDArray[np.int64]:
@@ -153,22 +175,29 @@ class Loop:
         return self._trainer.orders(pairs.view(np.uint32)[:, :n_rows])
 
     def _run_window(self, order: NDArray[np.int64], losses: NDArray[np.float64]) -> int:
-        """Run a window of epochs in calls of about `CALL_SECONDS`; return how many it completed."""
-        trainer, unit = self._trainer, 0
+        """Run a window of epochs; return how many it completed."""
+        trainer, first_step = self._trainer, self.step
+        trainer.begin()
+        try:
+            return self._run_calls(order, losses) // trainer.units_per_epoch
+        finally:
+            # What has been done, also where an interrupt came between a call and its bookkeeping.
+            self.step = first_step + trainer.step_of(trainer.reached)
+
+    def _run_calls(self, order: NDArray[np.int64], losses: NDArray[np.float64]) -> int:
+        """Run the units of a window in calls of about `CALL_SECONDS`; return how many it did."""
+        trainer, first_step, unit = self._trainer, self.step, 0
         total = len(losses) * trainer.units_per_epoch
-        while unit < total:
+        while unit < total and not trainer.diverged:
             last = min(unit + self._pace.units, total)
-            n_steps = trainer.step_of(last - 1) - trainer.step_of(unit) + 1
-            rates = self._rates(np.arange(self.step, self.step + n_steps))
-            coefficients = self._optimizer.coefficients(self.step + 1, rates)
+            step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
+            rates = self._rates(first_step + np.arange(step, end))
+            coefficients = self._optimizer.coefficients(first_step + step + 1, rates)
             start = time.perf_counter()
             reached = trainer.run(order, coefficients, losses, unit, last)
             self._pace.measure(last - unit, time.perf_counter() - start)
-            if trainer.diverged:
-                return reached // trainer.units_per_epoch
-            self.step += trainer.step_of(last) - trainer.step_of(unit)
-            unit = last
-        return len(losses)
+            unit = reached
+        return unit
 
     def _rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         rate = self._optimizer.learning_rate
@@ -200,6 +229,25 @@ class Loop:
         if report.stopping:
             history.status = Status.STOPPED
 
+    def _checkpoint(self) -> None:
+        """Remember the end of this epoch, and write it where it is time to."""
+        checkpoint = self._request.checkpoint
+        if checkpoint is None:
+            return
+        self._trainer.store()
+        self.history.seconds = time.perf_counter() - self._start
+        if checkpoint.take(self._first_step, self.step, self.history):
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        """Write the last end of an epoch, unless that is done; a full disk does not end a fit."""
+        if self._request.checkpoint is None:
+            return
+        try:
+            self._request.checkpoint.write()
+        except OSError as error:
+            _warn(f"no checkpoint was written: {error}", RuntimeWarning)
+
     def _diverge(self, loss: float) -> None:
         """Say so; the backend has gone back to the epoch's first parameters, without momentum."""
         self.history.status = Status.DIVERGED
@@ -227,4 +275,5 @@ def _bar(request: Request) -> AbstractContextManager[Any]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("fit: progress=True needs tqdm: pip install tqdm") from error
-    return tqdm(total=request.epochs, unit="epoch")
+    done = len(request.so_far.history.loss) if request.so_far else 0
+    return tqdm(total=request.epochs, initial=done, unit="epoch")

@@ -3,7 +3,9 @@
 Errors say who, what was expected, what was got and what is known.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from types import FunctionType
 from typing import Any
 
@@ -282,6 +284,34 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
             f"got {type(given).__name__}"
         )
     return (*given, None)[:3]
+
+
+def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
+    """Check where and when to write checkpoints; return when."""
+    checks.boolean(who, "resume", resume)
+    if path is None and resume:
+        raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{who}: checkpoint must be a path, got {path!r}")
+    if isinstance(every, timedelta):
+        if every < timedelta(0):
+            raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")
+        return every
+    if isinstance(every, float):
+        raise TypeError(
+            f"{who}: checkpoint_every must be a number of epochs, an integer, or a time: "
+            f"datetime.timedelta(seconds={every!r})"
+        )
+    return checks.positive_integer(who, "checkpoint_every", every)
+
+
+def own_rules(given: object, who: str) -> Mapping[str, Any]:
+    """Check the mapping that brings a user's rules back: names to functions."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{who}: rules must be a mapping of names to rules, got {given!r}")
+    return given
 
 
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:

@@ -13,16 +13,19 @@ import fastmlp
 ROOT = Path(fastmlp.__file__).parent
 # From the ground up. A folder is one room: inside it imports are free, but never in a circle.
 FLOORS = [
-    {"elementary", "checks"},
+    {"elementary", "checks", "guard", "generators"},
     {"activations", "links", "losses", "penalties", "updates"},
     {"optimizers"},
     {"layout", "initializers", "schedules"},
     {"workspace", "network", "validation"},
-    {"description"},
+    {"description", "spelling"},
     {"_compile"},
     {"backends"},
-    {"history"},
+    {"history", "files"},
+    {"archive"},
+    {"checkpoint"},
     {"training"},
+    {"persistent"},
     {"model"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup"},
@@ -32,7 +35,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MEMORY, MODEL = FLOOR_OF["workspace"], FLOOR_OF["model"]
-OPTIONAL = {"sklearn", "matplotlib", "scipy", "tqdm"}
+OPTIONAL = {"sklearn", "matplotlib", "scipy", "tqdm", "safetensors"}
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
     for path in sorted(ROOT.rglob("*.py"))

@@ -20,6 +20,7 @@ from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.tiles import tile
+from fastmlp.guard import Guard, publish
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
 from fastmlp.workspace import PAGE_ROWS, STRIP_ROWS, chunk_rows, make_workspace, round_up
@@ -66,10 +67,14 @@ class Engine:
     network : Network
     n_threads : int or None
         At most so many threads; None: as many as the process may use.
+    guard : Guard, optional
+        Held while the parameters are read, or written, as a whole.
     """
 
-    def __init__(self, network: Network, n_threads: int | None = None) -> None:
-        self.network = network
+    def __init__(
+        self, network: Network, n_threads: int | None = None, guard: Guard | None = None
+    ) -> None:
+        self.network, self.guard = network, guard or Guard()
         limit = launch.thread_limit()
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
@@ -83,14 +88,15 @@ class Engine:
         network = rules.without_output(self.network) if raw else self.network
         if len(x) <= FEW_ROWS:
             few = FewRows(network, parameters)
-            few.write(x, out)
+            with self.guard.whole:
+                few.write(x, out)
             return few
         blocks = Addresses(*rules.activations(network), link=rules.link(network))
         rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
         session = Session(
             network, blocks, Data(x, x[:, :0], x[:0, 0]), rows=self.n_threads * ROW_BLOCK
         )
-        session.load(parameters)
+        self._load(session, parameters)
         net, work = session.plan.net[0], self.work(rows, forward=2)
         for first in range(0, len(x), rows):
             session.at(slice(first, min(first + rows, len(x))))
@@ -102,7 +108,7 @@ class Engine:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
         blocks = Addresses(*rules.activations(self.network), loss=rules.loss(self.network))
         session = Session(self.network, blocks, data)
-        session.load(parameters)
+        self._load(session, parameters)
         work, total = self.work(session.rows, forward=2), 0.0
         for rows in session.chunks():
             session.at(rows)
@@ -118,7 +124,7 @@ class Engine:
             penalties=rules.penalties(network),
         )
         session = Session(network, blocks, data, train=True)
-        session.load(parameters)
+        self._load(session, parameters)
         session.plan.net[0].gradient = address(session.workspace.gradient)
         work = self.work(session.rows, forward=4, tiles=2)
         total, mass = 0.0, _mass(data)
@@ -147,9 +153,13 @@ class Engine:
         whole = [np.resize(vector, round_up(len(vector), PAGE_ROWS)) for vector in vectors]
         block = rules.optimizer(self.network, optimizer)
         block(*map(address, whole), address(constants), len(whole[0]))
-        for vector, changed in zip(vectors, whole, strict=True):
-            if vector is not gradient:
-                vector[:] = changed[: len(vector)]
+        moments[0], moments[1] = (changed[: len(parameters)] for changed in whole[2:])
+        with self.guard.whole:
+            publish(whole[0][: len(parameters)], parameters)
+
+    def _load(self, session: "Session", parameters: Array) -> None:
+        with self.guard.whole:
+            session.load(parameters)
 
     def trainer(
         self, parameters: Array, moments: Array, optimizer: Optimizer, data: Data, batch_size: int
@@ -232,8 +242,23 @@ class Trainer:
         self._session.load(self._parameters, self._moments)
 
     def store(self) -> None:
-        """Bring the parameters, and the optimizer's state, up to date with the calls so far."""
-        self._session.store(self._parameters, self._moments)
+        """Bring the parameters, and the optimizer's state, up to date with the calls so far.
+
+        Other threads may be reading the parameters.
+        """
+        parameters = np.empty_like(self._parameters)
+        self._session.store(parameters, self._moments)
+        with self._engine.guard.whole:
+            publish(parameters, self._parameters)
+
+    def begin(self) -> None:
+        """Begin a window of epochs: `reached` is 0."""
+        self._session.job[0].reached = 0
+
+    @property
+    def reached(self) -> int:
+        """The unit of the window that the calls of `run` have reached, interrupted or not."""
+        return int(self._session.job[0].reached)
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
@@ -249,7 +274,7 @@ class Trainer:
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
         unit, n_units = self._engine.work(rows, forward=4, tiles=2), last - first
-        job = self._engine.run(
+        self._engine.run(
             drive.run,
             self._session,
             Work(n_units * unit.flops, n_units * unit.n_spreads),
@@ -264,7 +289,7 @@ class Trainer:
             n_coefficients=constants.shape[1],
             losses=address(losses),
         )
-        return int(job.reached)
+        return self.reached
 
     def step_of(self, unit: int) -> int:
         """Return how many steps of a window are complete before this unit."""

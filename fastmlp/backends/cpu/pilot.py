@@ -38,10 +38,14 @@ class Pilot:
         return best if self._since < AGAIN else not best
 
     def record(self, team: bool, work: float, seconds: float) -> None:
-        """Learn from a call that did so much work, in any unit."""
-        self._calls[team] += 1
-        if self._calls[team] > SETTLING[team]:
+        """Learn from a call that did so much work, in any unit.
+
+        Counted last: another thread that sees the count must find the seconds.
+        """
+        n_calls = self._calls[team] + 1
+        if n_calls > SETTLING[team]:
             self._seconds[team] = seconds / max(work, 1)
+        self._calls[team] = n_calls
         known = len(self._seconds) == 2
         best = known and (self._seconds[True] < self._seconds[False]) == team
         self._since = self._since + 1 if best else 0
