@@ -17,6 +17,7 @@ from fastmlp.history import Callback, History
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.losses import Loss
 from fastmlp.network import Network
+from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
 from fastmlp.persistent import Persistent
 from fastmlp.schedules import rates_of
@@ -75,6 +76,8 @@ class MLP(Persistent):
     ------
     TypeError, ValueError
         Where an argument is not what it must be; nothing has been compiled then.
+    MemoryError
+        Where there is not enough memory for the parameters; nothing has been allocated then.
 
     Examples
     --------
@@ -219,6 +222,8 @@ class MLP(Persistent):
             A ValueError, where the checkpoint to resume from is not one, or damaged.
         RuntimeError
             Where another fit of this net is running.
+        MemoryError
+            Where there is not enough memory; the net is unchanged then.
         OSError
             Where the first checkpoint cannot be written. A later one that cannot is a warning.
         """
@@ -365,6 +370,7 @@ class MLP(Persistent):
 
     def _initial_parameters(self, initializer: Rule | None) -> Array:
         layout = self._network.layout
+        validation.room_for_parameters(layout, self.dtype)
         flat = np.zeros(layout.n_parameters, self.dtype)
         rules = validation.initializer(initializer, self._network.activations)
         for rule, view in zip(rules, weight_views(layout, flat), strict=True):
@@ -416,7 +422,20 @@ class MLP(Persistent):
         few = self._engine().predict(self._parameters, x, result, raw=raw)
         if not raw:
             self._few_rows = few
-        return result
+        return self._finite(result, who)
+
+    def _finite(self, predictions: Array, who: str) -> Array:
+        """Return the predictions; warn where not all are finite."""
+        # A sum takes half of the time of `isfinite`, 0.5 % of a prediction; it may overflow.
+        with np.errstate(all="ignore"):
+            suspect = not np.isfinite(predictions.sum())
+        if suspect and not np.isfinite(predictions).all():
+            warn(
+                f"{who}: not all predictions are finite {self.dtype} numbers: rows far outside of "
+                "those trained on, or parameters that are not finite?",
+                RuntimeWarning,
+            )
+        return predictions
 
     def _train(self, data: "Data", batch_size: int, request: training.Request) -> History:
         state = self._trained()

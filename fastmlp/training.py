@@ -1,8 +1,7 @@
 """The training loop: epochs, calls of about 50 ms, callbacks, stopping."""
 
-import sys
+import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp.checkpoint import Checkpoint, Progress
 from fastmlp.history import Callback, History, Report, Status
+from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
 from fastmlp.schedules import rates_of
 
@@ -120,9 +120,7 @@ class Loop:
         except KeyboardInterrupt:
             self.history.status = Status.INTERRUPTED
             epoch = len(self.history.loss)
-            _warn(
-                f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning
-            )
+            warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
         finally:
             # Whatever ends the fit: SIGTERM's handler may have raised SystemExit.
             self._write_checkpoint()
@@ -214,7 +212,7 @@ class Loop:
         history, request = self.history, self._request
         self._trainer.store()
         if request.validate:
-            history.validation_loss.append(request.validate())
+            history.validation_loss.append(self._validation_loss(request.validate))
         report = Report(
             epoch=len(history.loss) - 1,
             loss=history.loss[-1],
@@ -228,6 +226,16 @@ class Loop:
             self._trainer.load()
         if report.stopping:
             history.status = Status.STOPPED
+
+    def _validation_loss(self, validate: Callable[[], float]) -> float:
+        loss = validate()
+        if not math.isfinite(loss):
+            warn(
+                f"the validation loss is {loss}: rows far outside of those trained on? Scale "
+                "validation rows as X",
+                RuntimeWarning,
+            )
+        return loss
 
     def _checkpoint(self) -> None:
         """Remember the end of this epoch, and write it where it is time to."""
@@ -246,25 +254,17 @@ class Loop:
         try:
             self._request.checkpoint.write()
         except OSError as error:
-            _warn(f"no checkpoint was written: {error}", RuntimeWarning)
+            warn(f"no checkpoint was written: {error}", RuntimeWarning)
 
     def _diverge(self, loss: float) -> None:
         """Say so; the backend has gone back to the epoch's first parameters, without momentum."""
         self.history.status = Status.DIVERGED
         self.step = 0
-        _warn(
+        warn(
             f"fit diverged in epoch {len(self.history.loss)} (loss {loss:.3g}): the net keeps its "
             "parameters from before that epoch; try a smaller learning rate, or standardise X",
             RuntimeWarning,
         )
-
-
-def _warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called `fit`."""
-    depth = 2
-    while sys._getframe(depth - 1).f_globals.get("__name__", "").startswith("fastmlp."):
-        depth += 1
-    warnings.warn(message, category, stacklevel=depth)
 
 
 def _bar(request: Request) -> AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastmlp import memory
 from fastmlp.layout import Layout
 
 Buffer = NDArray[Any]
@@ -117,7 +118,13 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False) -> int:
 def make_workspace(
     layout: Layout, rows: int, n_targets: int, dtype: DTypeLike, lanes: int, *, train: bool
 ) -> Workspace:
-    """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs."""
+    """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
+
+    Raises
+    ------
+    MemoryError
+        Where there is not enough memory for all of it; nothing has been allocated then.
+    """
     sizes, panel_rows = layout.sizes, _panel_rows(rows)
     pairs, n_out = list(pairwise(sizes)), sizes[-1]
     units = sum(round_up(n, lanes) for n in sizes[1:])
@@ -130,30 +137,32 @@ def make_workspace(
     copied = [pair for i, pair in enumerate(pairs) if train and (i > 0 or turned[i])]
     state = packed if train else 0
 
-    def buffer(n: int) -> Buffer:
-        return aligned(n, dtype)
-
+    numbers = {
+        "inputs": panel_rows * round_up(sizes[0], lanes),
+        "outputs": panel_rows * units,
+        "deltas": panel_rows * units,
+        "raw": panel_rows * n_out,
+        "value": panel_rows * n_out,
+        "slope": panel_rows * n_out,
+        "loss_slope": panel_rows * n_out,
+        "targets": panel_rows * n_targets,
+        "parameters": packed,
+        "m": state,
+        "v": state,
+        "backup": state,
+        "gradient": state,
+        "copies": sum(copy_size(*pair, lanes) for pair in copied),
+        "zeros": lanes,
+    }
+    n_bytes = np.dtype(dtype).itemsize * sum(numbers.values()) + 16 * panel_rows
+    memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
     return Workspace(
         chunk_rows=rows,
         panel_rows=panel_rows,
         lanes=lanes,
-        inputs=buffer(panel_rows * round_up(sizes[0], lanes)),
-        outputs=buffer(panel_rows * units),
-        deltas=buffer(panel_rows * units),
-        raw=buffer(panel_rows * n_out),
-        value=buffer(panel_rows * n_out),
-        slope=buffer(panel_rows * n_out),
-        loss_slope=buffer(panel_rows * n_out),
-        targets=buffer(panel_rows * n_targets),
         row_losses=aligned(panel_rows, np.float64),
-        parameters=buffer(packed),
-        m=buffer(state),
-        v=buffer(state),
-        backup=buffer(state),
-        gradient=buffer(state),
-        copies=buffer(sum(copy_size(*pair, lanes) for pair in copied)),
-        zeros=buffer(lanes),
         identity=np.arange(panel_rows, dtype=np.int64),
+        **{name: aligned(n, dtype) for name, n in numbers.items()},
     )
 
 

@@ -5,12 +5,13 @@ and costs 80 us a launch), nor in a process forked after a parallel launch (wher
 the child and hangs the grandchild). Helpers are then Python threads.
 """
 
+import ctypes
 import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -72,11 +73,21 @@ def threads(n: int) -> Iterator[None]:
 
 
 def _present(layer: str) -> bool:
+    if layer == "tbb":
+        find_tbb()
     try:
         importlib.import_module(f"numba.np.ufunc.{POOLS[layer]}")
     except (ImportError, KeyError):
         return False
     return True
+
+
+@cache
+def find_tbb() -> None:
+    """Load TBB from where pip puts it, which no loader searches; Numba then finds it by name."""
+    for name in ("libtbb.so.12", "libtbb.12.dylib"):
+        with suppress(OSError):
+            ctypes.CDLL(str(Path(sys.prefix, "lib", name)), mode=ctypes.RTLD_GLOBAL)
 
 
 @cache
