@@ -78,7 +78,7 @@ def pack(content: Content) -> bytes:
     """Return the bytes of a file."""
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
-    arrays = {name: np.ascontiguousarray(array) for name, array in content.arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
     return _safetensors().numpy.save(arrays, {ENTRY: words})
 
 

@@ -15,9 +15,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import ffi
 from numba import types
 from numba.core import cgutils
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable
 from numpy.typing import DTypeLike
 
@@ -35,14 +37,30 @@ _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 
 
-def _renew_lock() -> None:
-    """A thread that held the lock does not exist in a forked child, and would hold it for ever."""
-    global _lock
-    _lock = RLock()
+# In the order in which they are taken; every call of LLVM takes the last one.
+_LOCKS = (
+    _lock,
+    global_compiler_lock._lock,
+    getattr(getattr(ffi.lib, "_lock", None), "_lock", None),
+)
+
+
+def _take_locks() -> None:
+    """Let others finish what they compile before a fork: in the child they would never finish, and
+    would hold their locks, and those of Numba's that nobody can name, for ever."""
+    for lock in _LOCKS:
+        if lock is not None:
+            lock.acquire()
+
+
+def _give_locks() -> None:
+    for lock in reversed(_LOCKS):
+        if lock is not None:
+            lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(before=_take_locks, after_in_parent=_give_locks, after_in_child=_give_locks)
 
 
 class Block:

@@ -42,7 +42,6 @@ def compile_all() -> None:
     entry()
     block_of(share, np.int64)
     block_of(alone, np.int64)
-    launch.find_tbb()
     compiled: Any = gather
     compiled.compile((types.int64,) * 5)
 

@@ -73,8 +73,6 @@ def threads(n: int) -> Iterator[None]:
 
 
 def _present(layer: str) -> bool:
-    if layer == "tbb":
-        find_tbb()
     try:
         importlib.import_module(f"numba.np.ufunc.{POOLS[layer]}")
     except (ImportError, KeyError):
@@ -82,9 +80,11 @@ def _present(layer: str) -> bool:
     return True
 
 
-@cache
 def find_tbb() -> None:
-    """Load TBB from where pip puts it, which no loader searches; Numba then finds it by name."""
+    """Load TBB from where pip puts it, which no loader searches; Numba then finds it by name.
+
+    It must be there before anybody asks Numba for threads.
+    """
     for name in ("libtbb.so.12", "libtbb.12.dylib"):
         with suppress(OSError):
             ctypes.CDLL(str(Path(sys.prefix, "lib", name)), mode=ctypes.RTLD_GLOBAL)
@@ -115,3 +115,4 @@ def _remember_fork() -> None:
 
 
 after_fork(_remember_fork)
+find_tbb()
