@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, FileError, History, Status, files, training
+from fastmlp._compile.jit import INTERPRETED
 from fastmlp.optimizers import OPTIMIZERS
 
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 X = np.random.default_rng(0).uniform(-1, 1, (51, 3))
 Y = np.sin(3 * X[:, 0]) + X[:, 1]
 EPOCHS = 12

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from fastmlp._compile.jit import INTERPRETED
+
 FIT_ON = """
 import gc, os, sys
 import numpy as np
@@ -36,6 +38,7 @@ print(resident() - before, stats.alloc - stats.free, stats.mi_alloc - stats.mi_f
 """
 
 
+@pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_memory_does_not_grow_and_what_is_allocated_is_freed(
     python: Callable[..., str], soak: bool
