@@ -37,30 +37,45 @@ _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 
 
-# In the order in which they are taken; every call of LLVM takes the last one.
-_LOCKS = (
-    _lock,
-    global_compiler_lock._lock,
-    getattr(getattr(ffi.lib, "_lock", None), "_lock", None),
-)
+# How long a fork waits for what others compile: a kernel takes 3 s at most.
+PATIENCE = 10.0
+_OWNERS: list[Any] = [global_compiler_lock, getattr(ffi.lib, "_lock", None)]
+_taken: list[Any] = []
+
+
+def _locks() -> list[Any]:
+    """In the order in which they are taken; every call of LLVM takes the last one."""
+    theirs = [getattr(owner, "_lock", None) for owner in _OWNERS]
+    return [_lock, *(lock for lock in theirs if lock is not None)]
 
 
 def _take_locks() -> None:
     """Let others finish what they compile before a fork: in the child they would never finish, and
-    would hold their locks, and those of Numba's that nobody can name, for ever."""
-    for lock in _LOCKS:
-        if lock is not None:
-            lock.acquire()
+    would hold these locks, and some of Numba's that nobody can name, for ever."""
+    _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
 
 
 def _give_locks() -> None:
-    for lock in reversed(_LOCKS):
-        if lock is not None:
-            lock.release()
+    for lock in reversed(_taken):
+        lock.release()
+
+
+def _give_locks_in_child() -> None:
+    """Give the locks back, and renew those that others did not give up in time."""
+    global _lock
+    _give_locks()
+    _lock = _lock if _lock in _taken else RLock()
+    for owner in _OWNERS:
+        if hasattr(owner, "_lock") and owner._lock not in _taken:
+            owner._lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_take_locks, after_in_parent=_give_locks, after_in_child=_give_locks)
+    os.register_at_fork(
+        before=_take_locks,
+        after_in_parent=_give_locks,
+        after_in_child=_give_locks_in_child,
+    )
 
 
 class Block:
