@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+from fastmlp.files import FileError
 from fastmlp.history import History, Report, Status
 from fastmlp.losses import Loss
 from fastmlp.model import MLP
@@ -29,6 +30,7 @@ __all__ = [
     "Cosine",
     "Custom",
     "Exponential",
+    "FileError",
     "History",
     "InverseScaling",
     "Loss",

@@ -3,6 +3,9 @@
 import math
 from numbers import Integral, Real
 
+# Sums and differences of two such still fit into 64 bits.
+LARGEST = 2**62
+
 
 def real(owner: str, name: str, value: object, expected: str, valid: bool) -> float:
     """Return `value` as a float, or raise with `expected` in the message."""
@@ -32,9 +35,13 @@ def positive_integer(owner: str, name: str, value: object) -> int:
     """Check an integer of 1 or more (NumPy integers too, bool not)."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{owner}: {name} must be an integer of 1 or more, got {value!r}")
-    if value < 1:
+    number = int(value)
+    if number < 1:
         raise ValueError(f"{owner}: {name} must be an integer of 1 or more, got {value!r}")
-    return int(value)
+    if number > LARGEST:
+        bits = number.bit_length() - 1
+        raise ValueError(f"{owner}: {name} must be at most 2**62, got a number above 2**{bits}")
+    return number
 
 
 def boolean(owner: str, name: str, value: object) -> bool:
@@ -56,9 +63,17 @@ def is_positive(value: object) -> bool:
     return _compare(value, 0.0, math.inf, closed=False)
 
 
+def is_finite(value: object) -> bool:
+    """Whether `value` is a number that a float can hold."""
+    return _compare(value, -math.inf, math.inf, closed=False)
+
+
 def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
     """Whether low <= value < high, or low < value < high; never for NaN or no number."""
     if not isinstance(value, Real):
         return False
-    number = value if isinstance(value, int) else float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of an integer beyond 1e308
+        return False
     return (low <= number if closed else low < number) and number < high

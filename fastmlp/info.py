@@ -18,7 +18,7 @@ VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl",
     "neon", "fp-armv8", "sve", "sve2",
 )  # fmt: skip
-OPTIONAL_PACKAGES = ("scikit-learn", "scipy", "matplotlib", "tqdm", "tbb")
+OPTIONAL_PACKAGES = ("scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "tbb")
 
 
 def info() -> dict[str, str]:

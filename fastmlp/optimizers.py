@@ -7,7 +7,7 @@ that the rule is a handful of multiplications.
 To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -63,12 +63,25 @@ def _check_learning_rate(optimizer: Any) -> None:
         raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {wanted}")
     if not callable(rate):
         expected = "a finite number above 0 or a schedule"
-        checks.real(name, "learning_rate", rate, expected, checks.is_positive(rate))
+        number = checks.real(name, "learning_rate", rate, expected, checks.is_positive(rate))
+        object.__setattr__(optimizer, "learning_rate", number)
 
 
 def _check(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
+    """Check settings, and hold them as Python's numbers: 1 - float32(0.9) is not 1 - 0.9."""
     for name in names:
-        check(type(optimizer).__name__, name, getattr(optimizer, name))
+        value = check(type(optimizer).__name__, name, getattr(optimizer, name))
+        object.__setattr__(optimizer, name, value)
+
+
+def _finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{owner}: {name} must be a tuple of numbers, got {value!r}")
+    expected = "finite"
+    return tuple(
+        checks.real(owner, f"{name}[{i}]", number, expected, checks.is_finite(number))
+        for i, number in enumerate(value)
+    )
 
 
 @dataclass(frozen=True)
@@ -419,6 +432,7 @@ class Custom:
         if not callable(self.rule):
             raise TypeError(f"Custom: rule must be a function, got {self.rule!r}")
         _check_learning_rate(self)
+        _check(self, _finite_numbers, "constants")
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return the rate and the constants."""

@@ -22,17 +22,18 @@ Rates = NDArray[np.float64]
 
 
 class _Checked:
-    """Checks each field by the rule that its name calls for."""
+    """Checks each field by the rule that its name calls for, and holds Python's numbers."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):
             check = _CHECKS.get(name)
             if check is not None and not (name == "n_steps" and value is None):
-                check(type(self).__name__, name, value)
+                object.__setattr__(self, name, check(type(self).__name__, name, value))
 
 
-def _horizon(n_steps: int | None, total: int) -> int:
-    return max(total if n_steps is None else n_steps, 1)
+def _horizon(n_steps: int | None, total: int) -> float:
+    """As a float: epochs times steps may be more than 64 bits."""
+    return float(max(total if n_steps is None else n_steps, 1))
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,13 @@ class Warmup:
     n_steps: int = 1000
 
     def __post_init__(self) -> None:
-        checks.positive_integer("Warmup", "n_steps", self.n_steps)
+        n_steps = checks.positive_integer("Warmup", "n_steps", self.n_steps)
+        object.__setattr__(self, "n_steps", n_steps)
         if not callable(self.schedule):
             expected = "a finite number above 0 or a schedule"
             valid = checks.is_positive(self.schedule)
-            checks.real("Warmup", "schedule", self.schedule, expected, valid)
+            rate = checks.real("Warmup", "schedule", self.schedule, expected, valid)
+            object.__setattr__(self, "schedule", rate)
 
     def __call__(self, steps: Steps, total: int) -> Rates:
         later = rates_of(self.schedule, np.maximum(steps - self.n_steps, 0), total - self.n_steps)

@@ -1,8 +1,7 @@
 """The training loop: epochs, calls of about 50 ms, callbacks, stopping."""
 
-import sys
+import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -11,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
+from fastmlp.checkpoint import Checkpoint, Progress
 from fastmlp.history import Callback, History, Report, Status
+from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
 from fastmlp.schedules import rates_of
 
@@ -19,6 +20,8 @@ CALL_SECONDS = 0.05
 # A guess for the first call, low enough that it lasts no longer on a slow core.
 FIRST_FLOPS_PER_SECOND = 1e9
 MAX_ORDER_NUMBERS = 1 << 20
+# From the numbers of steps to their learning rates.
+Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 class Trainer(Protocol):
@@ -29,6 +32,11 @@ class Trainer(Protocol):
 
     @property
     def diverged(self) -> bool: ...
+
+    @property
+    def reached(self) -> int: ...
+
+    def begin(self) -> None: ...
 
     def run(
         self, order: NDArray[np.int64], coefficients: Any, losses: Any, first: int, last: int
@@ -51,6 +59,7 @@ class Request(NamedTuple):
     validate : function that returns the validation loss, or None
     progress : whether to show a bar
     net : what callbacks are given
+    so_far : where a fit that is resumed stood
     """
 
     n_rows: int
@@ -60,6 +69,8 @@ class Request(NamedTuple):
     callbacks: Sequence[Callback]
     progress: bool
     net: Any
+    checkpoint: Checkpoint | None = None
+    so_far: Progress | None = None
 
 
 class Pace:
@@ -96,27 +107,34 @@ class Calls:
         self,
         order: NDArray[np.int64],
         losses: NDArray[np.float64],
-        rates: Callable[[NDArray[np.int64]], NDArray[np.float64]],
+        rates: Rates,
     ) -> int:
         """Do as many epochs as there are losses to fill; return how many were completed.
 
         `rates` returns the learning rates of step numbers; `order` is as `Trainer.run` takes it.
         """
-        trainer, unit = self._trainer, 0
+        trainer, first_step = self._trainer, self.step
+        trainer.begin()
+        try:
+            return self._run(order, losses, rates) // trainer.units_per_epoch
+        finally:
+            # What has been done, also where an interrupt came between a call and its bookkeeping.
+            self.step = first_step + trainer.step_of(trainer.reached)
+
+    def _run(self, order: NDArray[np.int64], losses: NDArray[np.float64], rates: Rates) -> int:
+        """Return how many units were done."""
+        trainer, first_step, unit = self._trainer, self.step, 0
         total = len(losses) * trainer.units_per_epoch
-        while unit < total:
+        while unit < total and not trainer.diverged:
             last = min(unit + self._pace.units, total)
-            n_steps = trainer.step_of(last - 1) - trainer.step_of(unit) + 1
-            steps = np.arange(self.step, self.step + n_steps)
-            coefficients = self._optimizer.coefficients(self.step + 1, rates(steps))
+            step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
+            of_steps = rates(first_step + np.arange(step, end))
+            coefficients = self._optimizer.coefficients(first_step + step + 1, of_steps)
             start = time.perf_counter()
             reached = trainer.run(order, coefficients, losses, unit, last)
             self._pace.measure(last - unit, time.perf_counter() - start)
-            if trainer.diverged:
-                return reached // trainer.units_per_epoch
-            self.step += trainer.step_of(last) - trainer.step_of(unit)
-            unit = last
-        return len(losses)
+            unit = reached
+        return unit
 
 
 class Loop:
@@ -133,16 +151,19 @@ class Loop:
         generator: np.random.Generator,
         request: Request,
     ) -> None:
-        self.step, self.history = first_step, History()
+        so_far = request.so_far
+        self.step, self._first_step = first_step, so_far.first_step if so_far else first_step
+        self.history = so_far.history if so_far else History()
         self._optimizer, self._request, self._generator = optimizer, request, generator
         self._make_trainer = make_trainer
         self._trainer: Trainer
         self._calls: Calls
         self._total = 0
+        self._start = 0.0
 
     def run(self) -> History:
         """Train; on Ctrl-C, keep what the calls so far did."""
-        start = time.perf_counter()
+        self._start = time.perf_counter() - self.history.seconds
         try:
             self._prepare()
             with _bar(self._request) as bar:
@@ -153,24 +174,25 @@ class Loop:
         except KeyboardInterrupt:
             self.history.status = Status.INTERRUPTED
             epoch = len(self.history.loss)
-            _warn(
-                f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning
-            )
-        self.history.seconds = time.perf_counter() - start
+            warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+        finally:
+            # Whatever ends the fit: SIGTERM's handler may have raised SystemExit.
+            self._write_checkpoint()
+        self.history.seconds = time.perf_counter() - self._start
         return self.history
 
     def _prepare(self) -> None:
         self._trainer = trainer = self._make_trainer()
         self._calls = Calls(trainer, self._optimizer, self.step)
         n_steps = self._request.epochs * trainer.step_of(trainer.units_per_epoch)
-        self._total = self.step + n_steps
+        self._total = self._first_step + n_steps
 
     def _epochs(self, bar: Any) -> None:
         history, epochs = self.history, self._request.epochs
         while len(history.loss) < epochs and history.status is Status.COMPLETED:
             n_epochs = min(self._window(), epochs - len(history.loss))
             losses = np.full(n_epochs, np.nan)
-            before = self.step
+            before, random = self.step, self._generator.bit_generator.state
             try:
                 n_done = self._calls.run(self._order(n_epochs), losses, self._rates)
             finally:
@@ -180,17 +202,25 @@ class Loop:
                 bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
                 bar.update(n_done)
             if self._trainer.diverged:
+                # As if the epochs that were planned after this one had not been.
+                self._generator.bit_generator.state = random
+                self._order(n_done + 1)
                 self._diverge(losses[n_done])
-            elif self._request.validate or self._request.callbacks:
+                return
+            if self._request.validate or self._request.callbacks:
                 self._report()
+            self._checkpoint()
 
     def _window(self) -> int:
-        """Return how many epochs to plan at once: one where somebody looks after each."""
+        """Return how many epochs to plan at once: one where somebody looks after each, and no more
+        than end with the next checkpoint."""
         request = self._request
         if request.callbacks or request.validate:
             return 1
         most = max(1, MAX_ORDER_NUMBERS // request.n_rows)
-        return min(most, self._calls.epochs_at_once())
+        if request.checkpoint is not None:
+            most = min(most, request.checkpoint.window(len(self.history.loss)) or most)
+        return max(1, min(most, self._calls.epochs_at_once()))
 
     def _order(self, n_epochs: int) -> NDArray[np.int64]:
         n_rows = self._request.n_rows
@@ -214,7 +244,7 @@ class Loop:
         history, request = self.history, self._request
         self._trainer.store()
         if request.validate:
-            history.validation_loss.append(request.validate())
+            history.validation_loss.append(self._validation_loss(request.validate))
         report = Report(
             epoch=len(history.loss) - 1,
             loss=history.loss[-1],
@@ -229,23 +259,44 @@ class Loop:
         if report.stopping:
             history.status = Status.STOPPED
 
+    def _validation_loss(self, validate: Callable[[], float]) -> float:
+        loss = validate()
+        if not math.isfinite(loss):
+            warn(
+                f"the validation loss is {loss}: rows far outside of those trained on? Scale "
+                "validation rows as X",
+                RuntimeWarning,
+            )
+        return loss
+
+    def _checkpoint(self) -> None:
+        """Remember the end of this epoch, and write it where it is time to."""
+        checkpoint = self._request.checkpoint
+        if checkpoint is None:
+            return
+        self._trainer.store()
+        self.history.seconds = time.perf_counter() - self._start
+        if checkpoint.take(self._first_step, self.step, self.history):
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        """Write the last end of an epoch, unless that is done; a full disk does not end a fit."""
+        if self._request.checkpoint is None:
+            return
+        try:
+            self._request.checkpoint.write()
+        except OSError as error:
+            warn(f"no checkpoint was written: {error}", RuntimeWarning)
+
     def _diverge(self, loss: float) -> None:
         """Say so; the backend has gone back to the epoch's first parameters, without momentum."""
         self.history.status = Status.DIVERGED
         self.step = 0
-        _warn(
+        warn(
             f"fit diverged in epoch {len(self.history.loss)} (loss {loss:.3g}): the net keeps its "
             "parameters from before that epoch; try a smaller learning rate, or standardise X",
             RuntimeWarning,
         )
-
-
-def _warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called `fit`."""
-    depth = 2
-    while sys._getframe(depth - 1).f_globals.get("__name__", "").startswith("fastmlp."):
-        depth += 1
-    warnings.warn(message, category, stacklevel=depth)
 
 
 def _bar(request: Request) -> AbstractContextManager[Any]:
@@ -256,4 +307,5 @@ def _bar(request: Request) -> AbstractContextManager[Any]:
         from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("fit: progress=True needs tqdm: pip install tqdm") from error
-    return tqdm(total=request.epochs, unit="epoch")
+    done = len(request.so_far.history.loss) if request.so_far else 0
+    return tqdm(total=request.epochs, initial=done, unit="epoch")

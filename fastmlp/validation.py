@@ -3,14 +3,27 @@
 Errors say who, what was expected, what was got and what is known.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from itertools import pairwise
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import activations, checks, initializers, links, losses, optimizers, penalties
+from fastmlp import (
+    activations,
+    checks,
+    initializers,
+    links,
+    losses,
+    memory,
+    optimizers,
+    penalties,
+)
+from fastmlp.layout import Layout
 
 Array = NDArray[Any]
 OWNER = "MLP"
@@ -127,6 +140,14 @@ def _penalty(key: object) -> penalties.PenaltyRule:
     return _own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
 
 
+def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
+    """Check that the parameters can be had, and beside them a layer as it is drawn, in float64."""
+    largest = max(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
+    n_bytes = layout.n_parameters * kind.itemsize + 9 * largest
+    what = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
+    memory.require(n_bytes, OWNER, what)
+
+
 def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
     """Return an initializer per layer: the one given, or the default of the layer's activation."""
     if given is None:
@@ -199,7 +220,7 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
         )
     if len(array) == 0:
         raise ValueError(f"{who}: X has no rows")
-    return _finite(np.ascontiguousarray(_cast(array, kind)), who, "X")
+    return _finite(_cast(array, kind, who, "X"), who, "X")
 
 
 def targets(
@@ -228,7 +249,7 @@ def targets(
         raise ValueError(
             f"{who}: y has {table.shape[1]} columns, but the net has {n_outputs} outputs"
         )
-    numbers = _finite(np.ascontiguousarray(_cast(table, kind)), who, "y")
+    numbers = _finite(_cast(table, kind, who, "y"), who, "y")
     _target_values(numbers, function, n_outputs, who)
     return numbers
 
@@ -248,12 +269,13 @@ def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> A
     array = _numbers(given, who, name)
     if array.shape != (n,):
         raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
-    return _finite(np.ascontiguousarray(_cast(array, kind)), who, name)
+    return _finite(_cast(array, kind, who, name), who, name)
 
 
 def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
     """Return `out`, checked, or a new array."""
     if out is None:
+        memory.require(shape[0] * shape[1] * kind.itemsize, who, f"predictions of shape {shape}")
         return np.empty(shape, kind)
     good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind
     if not (good and out.flags.c_contiguous and out.flags.writeable):  # type: ignore[attr-defined]
@@ -282,6 +304,34 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
             f"got {type(given).__name__}"
         )
     return (*given, None)[:3]
+
+
+def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
+    """Check where and when to write checkpoints; return when."""
+    checks.boolean(who, "resume", resume)
+    if path is None and resume:
+        raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{who}: checkpoint must be a path, got {path!r}")
+    if isinstance(every, timedelta):
+        if every < timedelta(0):
+            raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")
+        return every
+    if isinstance(every, float):
+        raise TypeError(
+            f"{who}: checkpoint_every must be a number of epochs, an integer, or a time: "
+            f"datetime.timedelta(seconds={every!r})"
+        )
+    return checks.positive_integer(who, "checkpoint_every", every)
+
+
+def own_rules(given: object, who: str) -> Mapping[str, Any]:
+    """Check the mapping that brings a user's rules back: names to functions."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{who}: rules must be a mapping of names to rules, got {given!r}")
+    return given
 
 
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
@@ -322,10 +372,14 @@ def _numbers(given: object, who: str, name: str) -> Array:
     return array
 
 
-def _cast(array: Array, kind: np.dtype[Any]) -> Array:
+def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
+    """Return the array C-contiguous and of `kind`: itself, or a copy."""
+    if array.dtype == kind and array.flags.c_contiguous:
+        return array
+    memory.require(array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},")
     # Numbers beyond float32 become inf, which the check for finite numbers reports.
     with np.errstate(over="ignore"):
-        return array.astype(kind, copy=False)
+        return np.ascontiguousarray(array.astype(kind, copy=False))
 
 
 def _finite(array: Array, who: str, name: str) -> Array:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastmlp import memory
 from fastmlp.layout import Layout
 
 Buffer = NDArray[Any]
@@ -138,7 +139,13 @@ def make_workspace(
     train: bool,
     sparse: bool = False,
 ) -> Workspace:
-    """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs."""
+    """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
+
+    Raises
+    ------
+    MemoryError
+        Where there is not enough memory for all of it; nothing has been allocated then.
+    """
     sizes, panel_rows = layout.sizes, _panel_rows(rows)
     pairs, n_out = list(pairwise(sizes)), sizes[-1]
     units = sum(round_up(n, lanes) for n in sizes[1:])
@@ -155,31 +162,33 @@ def make_workspace(
     state = packed if train else 0
     columns = panel_rows * n_out + panel_rows // STRIP_ROWS * lanes
 
-    def buffer(n: int) -> Buffer:
-        return aligned(n, dtype)
-
+    numbers = {
+        "inputs": 0 if sparse else panel_rows * round_up(sizes[0], lanes),
+        # A square of the output layer may be read past the last strip.
+        "outputs": panel_rows * units + lanes * lanes,
+        "deltas": panel_rows * units,
+        "raw": columns,
+        "value": columns,
+        "slope": columns,
+        "loss_slope": columns,
+        "targets": panel_rows * n_targets,
+        "parameters": packed,
+        "m": state,
+        "v": state,
+        "backup": state,
+        "copies": sum(copy_size(*pair, lanes) for pair in copied),
+        "zeros": lanes,
+    }
+    n_bytes = np.dtype(dtype).itemsize * sum(numbers.values()) + 16 * panel_rows
+    memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
     return Workspace(
         chunk_rows=rows,
         panel_rows=panel_rows,
         lanes=lanes,
         sparse=sparse,
-        inputs=buffer(0 if sparse else panel_rows * round_up(sizes[0], lanes)),
-        # A square of the output layer may be read past the last strip.
-        outputs=buffer(panel_rows * units + lanes * lanes),
-        deltas=buffer(panel_rows * units),
-        raw=buffer(columns),
-        value=buffer(columns),
-        slope=buffer(columns),
-        loss_slope=buffer(columns),
-        targets=buffer(panel_rows * n_targets),
         row_losses=aligned(panel_rows, np.float64),
-        parameters=buffer(packed),
-        m=buffer(state),
-        v=buffer(state),
-        backup=buffer(state),
-        copies=buffer(sum(copy_size(*pair, lanes) for pair in copied)),
-        zeros=buffer(lanes),
         identity=np.arange(panel_rows, dtype=np.int64),
+        **{name: aligned(n, dtype) for name, n in numbers.items()},
     )
 
 

@@ -12,7 +12,17 @@ import pytest
 import fastmlp
 
 TESTS = Path(__file__).parent
-FOLDERS = [Path(fastmlp.__file__).parents[1], TESTS, TESTS / "backends"]
+FOLDERS = [Path(fastmlp.__file__).parents[1], TESTS, TESTS / "backends", TESTS / "soak"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="the drills of tests/soak at full size")
+
+
+@pytest.fixture
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether to run at full size."""
+    return bool(request.config.getoption("--soak"))
 
 
 @pytest.fixture
@@ -25,11 +35,13 @@ def rng() -> np.random.Generator:
 def python() -> Callable[..., str]:
     """Run a script in a fresh process that shares the cache of this one; return what it prints."""
 
-    def run(script: str, **environment: str) -> str:
+    def run(script: str, *arguments: object, timeout: float = 120, **environment: str) -> str:
         variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))} | environment
         # -P: the folder that the tests run in must not come before PYTHONPATH.
-        command = [sys.executable, "-P", "-W", "error", "-c", script]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+        command = [sys.executable, "-P", "-W", "error", "-c", script, *map(str, arguments)]
+        done = subprocess.run(
+            command, env=variables, capture_output=True, text=True, timeout=timeout
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -13,17 +13,20 @@ import fastmlp
 ROOT = Path(fastmlp.__file__).parent
 # From the ground up. A folder is one room: inside it imports are free, but never in a circle.
 FLOORS = [
-    {"elementary", "checks"},
+    {"elementary", "checks", "guard", "generators", "memory", "notices"},
     {"activations", "links", "losses", "penalties", "updates"},
     {"conventions"},
     {"optimizers"},
     {"layout", "initializers", "schedules"},
     {"workspace", "network", "validation"},
-    {"description"},
+    {"description", "spelling"},
     {"_compile"},
     {"backends"},
-    {"history"},
+    {"history", "files"},
+    {"archive"},
+    {"checkpoint"},
     {"training"},
+    {"persistent"},
     {"model"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup", "estimators"},
@@ -33,7 +36,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MEMORY, MODEL = FLOOR_OF["workspace"], FLOOR_OF["model"]
-OPTIONAL = {"sklearn", "joblib", "skl2onnx", "matplotlib", "scipy", "tqdm"}
+OPTIONAL = {"sklearn", "joblib", "skl2onnx", "matplotlib", "safetensors", "scipy", "tqdm"}
 # A room that is loaded on first use may build on the library that it is the door to.
 DOORS = {"estimators": {"sklearn", "joblib", "scipy"}}
 FILES = {

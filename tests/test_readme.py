@@ -11,6 +11,7 @@ from fastmlp import activations, initializers, losses, optimizers, penalties, sc
 from fastmlp._compile.jit import INTERPRETED
 
 ROOT = Path(__file__).parent.parent
+SECURITY = (ROOT / "SECURITY.md").read_text()
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 COMMANDS = [
@@ -31,7 +32,10 @@ needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is se
 
 
 @needs_compiler
-def test_code_runs_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_runs_in_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it writes files
     namespace: dict[str, Any] = {"__name__": "readme"}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -56,7 +60,7 @@ def test_losses_are_named_with_their_links() -> None:
         assert loss.link is None or f"`{name}` ({loss.link})" in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"])
 def test_links_lead_to_files(page: str) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / page).read_text())
     assert all((ROOT / target).exists() for target in targets)
@@ -64,3 +68,10 @@ def test_links_lead_to_files(page: str) -> None:
 
 def test_changelog_knows_this_version() -> None:
     assert f"## [{fastmlp.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_security_says_what_is_trusted() -> None:
+    rows = re.findall(r"^\| \*\*(.*?)\*\*.*? \| (yes|no) \|", SECURITY, flags=re.MULTILINE)
+    assert dict(rows)["Model files and checkpoints"] == "no"
+    assert dict(rows)["The disk cache"] == "yes"
+    assert "## Reporting" in SECURITY

@@ -15,9 +15,11 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import ffi
 from numba import types
 from numba.core import cgutils
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable
 from numpy.typing import DTypeLike
 
@@ -35,14 +37,45 @@ _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 
 
-def _renew_lock() -> None:
-    """A thread that held the lock does not exist in a forked child, and would hold it for ever."""
+# How long a fork waits for what others compile: a kernel takes 3 s at most.
+PATIENCE = 10.0
+_OWNERS: list[Any] = [global_compiler_lock, getattr(ffi.lib, "_lock", None)]
+_taken: list[Any] = []
+
+
+def _locks() -> list[Any]:
+    """In the order in which they are taken; every call of LLVM takes the last one."""
+    theirs = [getattr(owner, "_lock", None) for owner in _OWNERS]
+    return [_lock, *(lock for lock in theirs if lock is not None)]
+
+
+def _take_locks() -> None:
+    """Let others finish what they compile before a fork: in the child they would never finish, and
+    would hold these locks, and some of Numba's that nobody can name, for ever."""
+    _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
+
+
+def _give_locks() -> None:
+    for lock in reversed(_taken):
+        lock.release()
+
+
+def _give_locks_in_child() -> None:
+    """Give the locks back, and renew those that others did not give up in time."""
     global _lock
-    _lock = RLock()
+    _give_locks()
+    _lock = _lock if _lock in _taken else RLock()
+    for owner in _OWNERS:
+        if hasattr(owner, "_lock") and owner._lock not in _taken:
+            owner._lock = RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(
+        before=_take_locks,
+        after_in_parent=_give_locks,
+        after_in_child=_give_locks_in_child,
+    )
 
 
 class Block:

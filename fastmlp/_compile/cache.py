@@ -60,6 +60,8 @@ def folder() -> Path | None:
     if os.environ.get("FASTMLP_CACHE") == "0":
         return None
     root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
+    if not numba.config.CACHE_DIR and not os.path.isabs(root):
+        return None  # no home: "~" would be a folder here
     path = Path(root) / "fastmlp" / fingerprint()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)

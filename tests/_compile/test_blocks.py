@@ -400,12 +400,14 @@ warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fo
 from fastmlp._compile import blocks, block_of
 from fastmlp.activations import RULES
 from fastmlp.backends.cpu.loops import activation_loop
+from numba.core.compiler_lock import global_compiler_lock
 from threading import Event, Thread
 
 held, done = Event(), Event()
+blocks.PATIENCE = 0.1
 
 def hold():
-    with blocks._lock:
+    with blocks._lock, global_compiler_lock:
         held.set()
         done.wait()
 

@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.runner import Runner
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.sparse import SparseRows
+from fastmlp.guard import publish
 from fastmlp.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -29,6 +30,8 @@ class Engine(Runner):
     network : Network
     n_threads : int or None
         At most so many threads; None: as many as the process may use.
+    guard : Guard, optional
+        Held while the parameters are read, or written, as a whole.
     """
 
     def predict(
@@ -41,7 +44,8 @@ class Engine(Runner):
         network = rules.without_output(self.network) if raw else self.network
         if len(x) <= FEW_ROWS and not isinstance(x, SparseRows):
             few = FewRows(network, parameters)
-            few.write(x, out)
+            with self.guard.whole:
+                few.write(x, out)
             return few
         Prediction(self, network, x)(parameters, out)
         return None
@@ -66,9 +70,10 @@ class Engine(Runner):
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self, data)
 
-    def moments(self, *, sparse: bool = False) -> Moments:
-        """Return the state of an optimizer that has taken no step, on dense or sparse rows."""
-        return Moments(self.network, sparse=sparse)
+    def moments(self, flat: Array | None = None, *, sparse: bool = False) -> Moments:
+        """Return this state of an optimizer, or that of one which has taken no step; for training
+        on dense or sparse rows."""
+        return Moments(self.network, flat, sparse=sparse)
 
     def update(
         self,
@@ -83,7 +88,8 @@ class Engine(Runner):
         panels, block = Panels(self.network), rules.optimizer(self.network, optimizer)
         w, g = panels.packed(parameters), panels.packed(gradient)
         block(*map(address, (w, g, moments.m, moments.v, constants)), panels.size)
-        panels.flat(w, out=parameters)
+        with self.guard.whole:
+            publish(panels.flat(w), parameters)
 
     def trainer(
         self,
@@ -162,8 +168,24 @@ class Trainer:
         self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Bring the parameters up to date with the calls so far."""
-        self._session.store(self._parameters)
+        """Bring the parameters up to date with the calls so far.
+
+        Other threads may be reading them.
+        """
+        # The backup is free between epochs, and after the last call.
+        parameters = self._session.workspace.backup[: len(self._parameters)]
+        self._session.store(parameters)
+        with self._engine.guard.whole:
+            publish(parameters, self._parameters)
+
+    def begin(self) -> None:
+        """Begin a window of epochs: `reached` is 0."""
+        self._session.job[0].reached = 0
+
+    @property
+    def reached(self) -> int:
+        """The unit of the window that the calls of `run` have reached, interrupted or not."""
+        return int(self._session.job[0].reached)
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
@@ -179,7 +201,7 @@ class Trainer:
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
         unit, n_units = self._engine.work(rows, forward=4, tiles=2), last - first
-        job = self._engine.run(
+        self._engine.run(
             drive.run,
             self._session,
             Work(n_units * unit.flops, n_units * unit.n_spreads),
@@ -194,7 +216,7 @@ class Trainer:
             n_coefficients=constants.shape[1],
             losses=address(losses),
         )
-        return int(job.reached)
+        return self.reached
 
     def step_of(self, unit: int) -> int:
         """Return how many steps of a window are complete before this unit."""

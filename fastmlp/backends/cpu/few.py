@@ -144,19 +144,22 @@ class FewRows:
         self._block(self._address, 0, len(x), 0)
 
 
+@leaf
+def _finite(numbers: Any) -> Any:
+    zero = numbers.dtype.type(0)
+    total = zero
+    for number in numbers.flat:
+        total += number * zero
+    return total == zero
+
+
 @kernel("cpu.predict_few", nogil=False)
 def predict_few(place: Any, x: Any, out: Any) -> Any:
     """Write the predictions, or return False: wrong shapes, or numbers that are not finite."""
     net = row(place, 1, NET)[0]
     n = x.shape[0]
-    if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out):
-        return False
-    zero = x.dtype.type(0)
-    total = zero
-    for number in x.flat:
-        total += number * zero
-    if total != zero:
+    if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out) or not _finite(x):
         return False
     net.x, net.out = x.ctypes.data, out.ctypes.data
     call(net.rows, (place, 0, n, 0))
-    return True
+    return _finite(out)

@@ -5,12 +5,13 @@ and costs 80 us a launch), nor in a process forked after a parallel launch (wher
 the child and hangs the grandchild). Helpers are then Python threads.
 """
 
+import ctypes
 import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def _present(layer: str) -> bool:
     return True
 
 
+def find_tbb() -> None:
+    """Load TBB from where pip puts it, which no loader searches; Numba then finds it by name.
+
+    It must be there before anybody asks Numba for threads.
+    """
+    for name in ("libtbb.so.12", "libtbb.12.dylib"):
+        with suppress(OSError):
+            ctypes.CDLL(str(Path(sys.prefix, "lib", name)), mode=ctypes.RTLD_GLOBAL)
+
+
 @cache
 def _cgroup_cpus() -> int:
     """Return the CPUs that the control group may use, rounded up; many where it sets no limit."""
@@ -104,3 +115,4 @@ def _remember_fork() -> None:
 
 
 after_fork(_remember_fork)
+find_tbb()

@@ -11,6 +11,7 @@ Vectors are plain LLVM types: a host without such registers gets several narrowe
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -61,11 +62,15 @@ def vector_bytes() -> int:
     config = numba.config
     if config.CPU_NAME == "generic" and not config.CPU_FEATURES:
         return 16
-    features = config.CPU_FEATURES
-    if features is None:
-        features = llvmlite.binding.get_host_cpu_features().flatten()
-    names = features.split(",")
+    names = (_host_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
     return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+
+
+@cache
+def _host_features() -> str:
+    """Asked once: LLVM is asked under a lock, which a forked child may find taken."""
+    features: str = llvmlite.binding.get_host_cpu_features().flatten()
+    return features
 
 
 def lanes_of(scalar: type[np.floating[Any]]) -> int:

@@ -45,12 +45,16 @@ class Pilot:
         """Learn from a call that did so much work, in any unit; none teaches nothing."""
         if work <= 0:
             return
-        self._calls[team] += 1
-        if self._calls[team] <= SETTLING[team]:
-            return
+        n_calls = self._calls[team] + 1
+        if n_calls > SETTLING[team]:
+            self._learn(team, seconds / work)
+        # Counted last: another thread that sees the count must find the seconds.
+        self._calls[team] = n_calls
+
+    def _learn(self, team: bool, seconds: float) -> None:
         known, before = len(self._seconds) == 2, self._best()
         slowest = SLOWER * self._seconds.get(team, float("inf"))
-        self._seconds[team] = min(seconds / work, slowest)
+        self._seconds[team] = min(seconds, slowest)
         if known and self._best() != before:
             self._again, self._since = AGAIN, 0
         elif known and team != before:

@@ -35,7 +35,7 @@ class Prediction:
     def __call__(self, parameters: Array, out: Array) -> None:
         """Write the predictions at these parameters to `out`, shape (n_rows, n_outputs)."""
         session, n_rows = self._session, len(out)
-        session.load(parameters)
+        self._runner.load(session, parameters)
         net = session.plan.net[0]
         for first in range(0, n_rows, self._rows):
             session.at(slice(first, min(first + self._rows, n_rows)))
@@ -56,7 +56,7 @@ class Evaluation:
     def __call__(self, parameters: Array) -> float:
         """Return the loss at these parameters."""
         session, total = self._session, 0.0
-        session.load(parameters)
+        self._runner.load(session, parameters)
         for rows in session.chunks():
             session.at(rows)
             total += self._runner.run(drive.evaluate, session, self._work).loss
@@ -84,7 +84,7 @@ class Objective:
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters."""
         session, total = self._session, 0.0
-        session.load(parameters)
+        self._runner.load(session, parameters)
         for rows in session.chunks():
             session.at(rows)
             where = {"more": rows.start > 0, "ends": rows.stop == len(session.data.x)}

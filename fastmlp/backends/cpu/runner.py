@@ -3,11 +3,14 @@
 import time
 from typing import Any
 
+from numpy.typing import NDArray
+
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu import cost, helpers, launch
 from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.pilot import pilot_for
 from fastmlp.backends.cpu.session import Session
+from fastmlp.guard import Guard
 from fastmlp.network import Network
 from fastmlp.workspace import STRIP_ROWS
 
@@ -20,12 +23,21 @@ class Runner:
     network : Network
     n_threads : int or None
         At most so many threads; None: as many as the process may use.
+    guard : Guard, optional
+        Held while the parameters are read, or written, as a whole.
     """
 
-    def __init__(self, network: Network, n_threads: int | None = None) -> None:
-        self.network = network
+    def __init__(
+        self, network: Network, n_threads: int | None = None, guard: Guard | None = None
+    ) -> None:
+        self.network, self.guard = network, guard or Guard()
         limit = launch.thread_limit()
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
+
+    def load(self, session: Session, parameters: NDArray[Any]) -> None:
+        """Have a session take the parameters, whole."""
+        with self.guard.whole:
+            session.load(parameters)
 
     def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
         """Return the work of a chunk: operations a weight and row in each of the two phases.

@@ -1,0 +1,165 @@
+"""A net as the content of a file, and back: names of rules, and its parameters layer by layer."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import activations, checks, generators, losses, penalties, spelling, validation
+from fastmlp.files import Content, FileError
+from fastmlp.layout import Layout, bias_views, make_layout, weight_views
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+
+Array = NDArray[Any]
+KIND = "MLP"
+
+
+class State(NamedTuple):
+    """All that a net is.
+
+    Attributes
+    ----------
+    parameters : (n_parameters,) array
+    moments : (2, n_parameters) array, the optimizer's state, or None: not kept, or none yet
+    generator : dict, the state of the generator by `fastmlp.generators`, or None: no state of
+        training is kept, neither number of steps nor moments
+    """
+
+    network: Network
+    optimizer: Optimizer
+    n_steps: int
+    parameters: Array
+    moments: Array | None = None
+    generator: dict[str, Any] | None = None
+
+
+def pack(state: State) -> Content:
+    """Return the content of a file.
+
+    Raises
+    ------
+    ValueError
+        Where a parameter is not finite, or a rule of the user's own has no name.
+    """
+    if not np.isfinite(state.parameters).all():
+        raise ValueError("MLP.save: a parameter is not finite; no file would load it")
+    arrays = _views(state.network.layout, state.parameters)
+    if state.moments is not None:
+        arrays["moments"] = state.moments
+    training = {}
+    if state.generator is not None:
+        training = {"n_steps": state.n_steps, "generator": state.generator}
+    return Content(KIND, {**header_of(state), **training}, arrays)
+
+
+def header_of(state: State) -> dict[str, Any]:
+    """Return what a net is made of, as names: the arguments of `MLP`."""
+    network, table = state.network, activations.RULES
+    *hidden, output = [spelling.of_rule(rule, table) for rule in network.activations]
+    return {
+        "layer_sizes": list(network.layout.sizes),
+        "activation": hidden,
+        "output_activation": network.loss.link or output,
+        "loss": spelling.of_loss(network.loss),
+        "optimizer": spelling.of_optimizer(state.optimizer),
+        "penalties": [
+            [spelling.of_rule(rule, penalties.RULES), strength]
+            for rule, strength in network.penalties
+        ],
+        "dtype": network.dtype.name,
+    }
+
+
+def unpack(content: Content, own: Mapping[str, Any]) -> State:
+    """Return the net that a file holds, every part of it checked.
+
+    Nothing is allocated but for what the file holds in full length.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        Where it is not what it must be.
+    """
+    if content.kind != KIND:
+        raise FileError(f"holds a thing of kind {content.kind!r}, not of {KIND!r}")
+    header = content.header
+    return state_of(
+        content, _network(header, own), spelling.optimizer_from(header["optimizer"], own)
+    )
+
+
+def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
+    """Return the state that a file holds, of a net that is made like this."""
+    n_steps = content.header.get("n_steps", 0)
+    if type(n_steps) is not int or not 0 <= n_steps <= checks.LARGEST:
+        raise FileError(f"n_steps must be an integer of 0 or more, got {n_steps!r}")
+    parameters = _parameters(network, content.arrays)
+    moments = _moments(content.arrays.get("moments"), parameters)
+    random = content.header.get("generator")
+    if random is not None:
+        generators.from_state(random)
+    return State(network, optimizer, n_steps, parameters, moments, random)
+
+
+def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
+    def known(spelled: Any) -> Any:
+        return spelling.rule_from(spelled, activations.RULES, "activation", own)
+
+    sizes = validation.layer_sizes(header["layer_sizes"])
+    hidden = [known(spelled) for spelled in header["activation"]]
+    loss = validation.loss(spelling.rule_from(header["loss"], losses.LOSSES, "loss", own))
+    spelled = header["output_activation"]
+    given = spelled if loss.link else known(spelled)
+    output, link = validation.output_activation(given, str(header["loss"]), loss)
+    return Network(
+        layout=make_layout(sizes),
+        activations=(*validation.hidden_activations(hidden, len(sizes) - 2), output),
+        loss=loss,
+        link=link,
+        penalties=tuple(_penalty(each, own) for each in header["penalties"]),
+        dtype=validation.dtype(header["dtype"]),
+    )
+
+
+def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
+    spelled, strength = entry
+    rule = spelling.rule_from(spelled, penalties.RULES, "penalty", own)
+    (term,) = validation.penalty_terms(0, 0, {rule: strength})
+    return term
+
+
+def _views(layout: Layout, flat: Array) -> dict[str, Array]:
+    weights, biases = weight_views(layout, flat), bias_views(layout, flat)
+    return {f"weights.{i}": view for i, view in enumerate(weights)} | {
+        f"biases.{i}": view for i, view in enumerate(biases)
+    }
+
+
+def _parameters(network: Network, arrays: Mapping[str, Array]) -> Array:
+    """Put the layers together, once all are there in the sizes that the header claims."""
+    layout = network.layout
+    held = sum(array.size for array in arrays.values())
+    if layout.n_parameters > held:
+        raise FileError(f"claims {layout.n_parameters:,} parameters, but holds {held:,} numbers")
+    flat = np.empty(layout.n_parameters, network.dtype)
+    for name, view in _views(layout, flat).items():
+        view[:] = _checked(arrays[name], name, view)
+    return flat
+
+
+def _moments(stored: Array | None, parameters: Array) -> Array | None:
+    if stored is None:
+        return None
+    like = np.broadcast_to(parameters, (2, parameters.size))
+    return _checked(stored, "moments", like).copy()
+
+
+def _checked(array: Array, name: str, like: Array) -> Array:
+    if array.shape != like.shape or array.dtype != like.dtype or not np.isfinite(array).all():
+        raise FileError(
+            f"{name} must be finite {like.dtype} numbers of shape {like.shape}, "
+            f"got {array.dtype} of shape {array.shape}"
+        )
+    return array

@@ -1,0 +1,195 @@
+"""Files: named arrays and a header of names, in one safetensors file.
+
+safetensors holds arrays and a table of strings; ours has one entry, `ENTRY`: JSON with the version
+of the format, the kind of thing that the file holds, and what that kind says of itself. Nothing in
+a file is ever run. A file is written whole or not at all, and read within memory that its own size
+bounds.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+ENTRY = "fastmlp"
+# A reader knows every version up to its own, for ever: see the golden files among the tests.
+FORMAT_VERSION = 1
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "I64": np.dtype(np.int64),
+}
+# JSON takes twenty times its bytes as objects; a net of 1,000 layers has a header of 200 KB.
+MAX_HEADER_BYTES = 4 << 20
+LEFTOVER_SECONDS = 3600.0
+# What reading whatever may stand in a file can raise, before it is told as a FileError.
+DEFECTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+
+
+class FileError(ValueError):
+    """A file is not what it must be: damaged, of another kind, or of a later version.
+
+    Examples
+    --------
+    >>> from fastmlp import FileError
+    >>> issubclass(FileError, ValueError)
+    True
+    """
+
+
+class Content(NamedTuple):
+    """What a file holds.
+
+    Attributes
+    ----------
+    kind : str, such as "MLP"
+    header : what JSON can say
+    arrays : by name, each of a dtype in `DTYPES`
+    """
+
+    kind: str
+    header: dict[str, Any]
+    arrays: dict[str, Array]
+
+
+def write(path: str | os.PathLike[str], content: Content) -> None:
+    """Write a file: all of it, or the file that was there stays.
+
+    Raises
+    ------
+    ImportError
+        Where safetensors is not installed.
+    OSError
+        Where the file cannot be written; one that was there is as it was.
+    """
+    _write_whole(Path(path), pack(content))
+
+
+def pack(content: Content) -> bytes:
+    """Return the bytes of a file."""
+    stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
+    words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
+    arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
+    return _safetensors().numpy.save(arrays, {ENTRY: words})
+
+
+def read(path: str | os.PathLike[str]) -> Content:
+    """Read a file and check its form: not yet what its kind makes of it.
+
+    Raises
+    ------
+    ImportError
+        Where safetensors is not installed.
+    OSError
+        Where there is no file, or it cannot be read.
+    FileError
+        Where it is no file of ours, or a damaged one.
+    """
+    package = _safetensors()
+    raw = Path(path).read_bytes()
+    with refusing(path):
+        return _unpack(raw, package)
+
+
+@contextlib.contextmanager
+def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell whatever goes wrong with the content of a file as a `FileError`."""
+    try:
+        yield
+    except DEFECTS as error:
+        told = isinstance(error, TypeError | ValueError)
+        why = str(error) if told else f"damaged: {type(error).__name__}: {error}"
+        raise FileError(f"{os.fspath(path)}: {why}") from error
+
+
+def _unpack(raw: bytes, package: Any) -> Content:
+    length = int.from_bytes(raw[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise FileError(f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
+    try:
+        tensors = package.deserialize(raw)
+    except package.SafetensorError as error:
+        raise FileError(f"not a safetensors file, or a damaged one: {error}") from error
+    header = json.loads(raw[8 : 8 + length]).get("__metadata__", {}).get(ENTRY)
+    if header is None:
+        raise FileError("a safetensors file that fastmlp did not write")
+    header = json.loads(header, parse_constant=_no_constant)
+    version, kind = header.pop("format_version"), header.pop("kind")
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise FileError(
+            f"format version {version!r}; this fastmlp reads versions 1 to {FORMAT_VERSION}"
+        )
+    return Content(kind, header, {name: _array(tensor) for name, tensor in tensors})
+
+
+def _array(tensor: Mapping[str, Any]) -> Array:
+    kind: Any = DTYPES[tensor["dtype"]]
+    stored = np.frombuffer(tensor["data"], kind.newbyteorder("<"))
+    return stored.reshape(tensor["shape"]).astype(kind, copy=False)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of a header")
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("files need safetensors: pip install 'fastmlp[safetensors]'") from error
+    return safetensors
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write beside the file, to the disk, and put it in its place; the mode is the umask's."""
+    target = Path(os.path.realpath(path))  # a link stays a link
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target}: is not a regular file, and would be replaced")
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(temporary, flags, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left; an hour old, for another may be writing now."""
+    now = time.time()
+    for old in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            state = old.lstat()
+            if stat.S_ISREG(state.st_mode) and now - state.st_mtime > LEFTOVER_SECONDS:
+                old.unlink()
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name durable, where a system lets folders be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,78 @@
+"""The state of NumPy's generators, as what JSON can say, and back."""
+
+from typing import Any
+
+import numpy as np
+
+KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+# Positions in a buffer, with the last that is valid: NumPy reads beyond its memory at a larger one.
+LAST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
+
+
+def state_of(generator: np.random.Generator) -> dict[str, Any]:
+    """Return a generator's state in numbers, lists and names.
+
+    Raises
+    ------
+    ValueError
+        Where the generator is not of one of NumPy's own `KINDS`.
+
+    Examples
+    --------
+    >>> state = state_of(np.random.default_rng(0))
+    >>> bool(from_state(state).random() == np.random.default_rng(0).random())
+    True
+    """
+    state = generator.bit_generator.state
+    if state["bit_generator"] not in KINDS:
+        raise ValueError(
+            f"the state of a generator of kind {state['bit_generator']!r} cannot be written; "
+            f"known: {', '.join(KINDS)}"
+        )
+    return _plain(state)
+
+
+def from_state(state: Any) -> np.random.Generator:
+    """Return a generator in this state, each number of which is checked.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError
+        Where it is no state of one of NumPy's generators.
+    """
+    kind = state["bit_generator"]
+    if kind not in KINDS:
+        raise ValueError(f"unknown generator {kind!r}; known: {', '.join(KINDS)}")
+    bits = getattr(np.random, kind)(0)
+    bits.state = _like(bits.state, state, "state")
+    return np.random.Generator(bits)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value if isinstance(value, str) else int(value)
+
+
+def _like(template: Any, given: Any, name: str) -> Any:
+    """Return what is given, in the form of the template."""
+    if isinstance(template, dict):
+        if not isinstance(given, dict) or given.keys() != template.keys():
+            raise ValueError(f"a generator's {name} must have {sorted(template)}")
+        return {key: _like(template[key], given[key], key) for key in template}
+    if isinstance(template, np.ndarray):
+        if not isinstance(given, list) or len(given) != template.size:
+            raise ValueError(f"a generator's {name} must be {template.size} integers")
+        most = int(np.iinfo(template.dtype).max)
+        return np.array([_integer(number, most, name) for number in given], template.dtype)
+    if isinstance(template, str):
+        return given
+    return _integer(given, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name)
+
+
+def _integer(given: Any, most: int, name: str) -> int:
+    if type(given) is not int or not 0 <= given <= most:
+        raise ValueError(f"a generator's {name} must be an integer from 0 to {most}")
+    return given

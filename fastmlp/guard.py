@@ -1,0 +1,69 @@
+"""What keeps threads apart that use one net at a time."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+class Guard:
+    """The locks of one net; a copy gets its own, and a forked child finds them open.
+
+    Whoever reads or writes all parameters in code that has released the GIL holds `whole`; whoever
+    trains, and so owns the optimizer's state, is the only one to be inside `training`.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock, self._process = threading.Lock(), os.getpid()
+        self._trainer: object = None
+
+    def __reduce__(self) -> Any:
+        return Guard, ()
+
+    @property
+    def whole(self) -> threading.Lock:
+        """The lock of the parameters: a short hold, to copy them in or out.
+
+        The lock itself, for its own `__enter__` is one step: Ctrl-C cannot come after it was taken
+        and before the block begins, and leave it taken for ever.
+        """
+        if self._process != os.getpid():
+            self._renew()
+        return self._lock
+
+    @contextmanager
+    def training(self, who: str) -> Iterator[None]:
+        """Be the only one who trains.
+
+        Raises
+        ------
+        RuntimeError
+            Where another thread, or the caller of this callback, trains the net.
+        """
+        ticket = object()
+        try:
+            with self.whole:
+                if self._trainer is not None:
+                    raise RuntimeError(
+                        f"{who}: a fit of this net is running, which owns its optimizer's state; "
+                        "wait for its end, or train a copy: copy.deepcopy(net)"
+                    )
+                self._trainer = ticket
+            yield
+        finally:
+            if self._trainer is ticket:
+                self._trainer = None
+
+
+def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
+    """Copy values to a C-contiguous target, the GIL held: NumPy would release it.
+
+    A prediction of few rows holds the GIL too, and so sees all of them or none.
+    """
+    target.data.cast("B")[:] = values.data.cast("B")

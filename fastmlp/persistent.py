@@ -1,0 +1,159 @@
+"""What a net keeps on disk: files of its own, and checkpoints of its fits."""
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import archive, checks, files, generators, training, validation
+from fastmlp.archive import State
+from fastmlp.checkpoint import Checkpoint
+from fastmlp.guard import Guard
+from fastmlp.history import History
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastmlp.backends.cpu.engine import Engine
+    from fastmlp.backends.cpu.moments import Moments
+
+
+class Persistent:
+    """A net that can be saved and loaded, and whose fits can be resumed."""
+
+    optimizer: Optimizer
+    n_steps: int
+    _network: Network
+    _parameters: NDArray[Any]
+    _moments: "Moments | None"
+    _generator: np.random.Generator
+    _guard: Guard
+
+    def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
+        """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
+
+        The file is written whole or not at all. It holds names and numbers, no code: rules of your
+        own are kept by their names, and `load` is given the functions again.
+
+        Parameters
+        ----------
+        path : path
+        include_training_state : bool
+            Add the optimizer's state, the number of steps and the generator's state, so that `fit`
+            on the loaded net goes on with the same bits.
+
+        Raises
+        ------
+        OSError
+            Where the file cannot be written; one that was there before is as it was.
+        ValueError
+            Where a rule of your own has no name, as a lambda, or a parameter is not finite.
+        RuntimeError
+            Where a fit is running, and with it the training state: see `checkpoint` of `fit`.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from fastmlp import MLP
+        >>> net, path = MLP((2, 4, 1), seed=0), os.path.join(tempfile.mkdtemp(), "net.safetensors")
+        >>> net.save(path)
+        >>> bool((MLP.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
+        True
+        """
+        checks.boolean("MLP.save", "include_training_state", include_training_state)
+        if include_training_state:
+            with self._guard.training("MLP.save"):
+                state = self._state(self.n_steps)
+        else:
+            state = self._state()
+        files.write(path, archive.pack(state))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        rules: Mapping[str, Any] | None = None,
+        n_threads: int | None = None,
+    ) -> Self:
+        """Return the net that `save`, or a checkpoint of `fit`, wrote to a file.
+
+        Nothing in the file is run, and it takes no more memory than its own size allows: a file
+        from anywhere is a net or a `FileError`. Files of every released version load.
+
+        Parameters
+        ----------
+        path : path
+        rules : mapping of str to callable, Loss or Optimizer, optional
+            Your own rules that the net was made with, by their names.
+        n_threads : int, optional
+            As for `MLP`; a file does not keep it.
+
+        Raises
+        ------
+        FileError
+            A ValueError, where the file is damaged, of another kind or of a later version, or
+            names a rule that is neither fastmlp's nor among `rules`.
+        OSError
+            Where there is no file, or it cannot be read.
+
+        Examples
+        --------
+        >>> from fastmlp import FileError, MLP
+        >>> try:
+        ...     MLP.load("README.md")
+        ... except (FileError, OSError) as error:
+        ...     print("no net")
+        no net
+        """
+        if n_threads is not None:
+            checks.positive_integer("MLP.load", "n_threads", n_threads)
+        own = validation.own_rules(rules, "MLP.load")
+        content = files.read(path)
+        with files.refusing(path):
+            state = archive.unpack(content, own)
+            net = cls._made_of(state, n_threads)
+            net._adopt(state)
+        return net
+
+    def _state(self, n_steps: int | None = None) -> State:
+        """Return a copy of the net; with the state of training, after so many steps, if given."""
+        with self._guard.whole:
+            parameters = self._parameters.copy()
+        if n_steps is None:
+            return State(self._network, self.optimizer, 0, parameters)
+        moments = None if self._moments is None else self._moments.flat()
+        random = generators.state_of(self._generator)
+        return State(self._network, self.optimizer, n_steps, parameters, moments, random)
+
+    def _adopt(self, state: State) -> None:
+        """Take over parameters and, where there is one, the state of training."""
+        self._parameters[:] = state.parameters
+        self._moments, self.n_steps = None, state.n_steps
+        if state.moments is not None:
+            self._moments = self._engine().moments(state.moments)
+        if state.generator is not None:
+            self._generator = generators.from_state(state.generator)
+
+    def _started(
+        self, request: training.Request, keeper: Checkpoint, resume: bool
+    ) -> training.Request:
+        """Return the request with its checkpoint: gone on from, or written for the first time."""
+        so_far = keeper.resume() if resume else None
+        if so_far is not None:
+            self._adopt(so_far.state)
+        else:
+            keeper.take(self.n_steps, self.n_steps, History())
+            keeper.write()
+        return request._replace(checkpoint=keeper, so_far=so_far)
+
+    @classmethod
+    def _made_of(cls, state: State, n_threads: int | None) -> Self:
+        """Return a net of this form, its parameters yet to come."""
+        raise NotImplementedError
+
+    def _engine(self) -> "Engine":
+        """Return the backend, set up for this net."""
+        raise NotImplementedError

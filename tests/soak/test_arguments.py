@@ -1,0 +1,264 @@
+"""Arguments of every kind, right and wrong: each call ends in a fit or in a documented exception.
+
+None ends in a crash, a hang, another exception, or numbers that are not finite without a warning.
+"""
+
+import math
+import warnings
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastmlp import MLP, FileError, Loss, Status
+from fastmlp._compile.jit import INTERPRETED
+from fastmlp.activations import ALIASES
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.initializers import RULES as INITIALIZERS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS, Custom
+from fastmlp.penalties import RULES as PENALTIES
+from fastmlp.schedules import SCHEDULES
+
+DOCUMENTED = (TypeError, ValueError, MemoryError, FileError)
+
+
+def square(z: Any) -> Any:
+    return z * z, z + z
+
+
+def descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return w - rate * g, m, v
+
+
+def wrong_rate(steps: Any, total: Any) -> Any:
+    return "fast"
+
+
+def infinite(generator: Any, shape: Any) -> Any:
+    return np.full(shape, np.inf)
+
+
+JUNK: list[Any] = [
+    None, True, False, 0, 1, -1, 2, 3, 0.5, -0.5, 1.0, 1e-300, 1e300, math.nan, math.inf,
+    -math.inf, 2**31, 2**62, 2**63, 2**64, 10**400, -(10**400), 1 + 1j, "", "relu", "x", b"mse",
+    "float32", "1", [], [1], [[1]], (), (3,), (3, 1), {}, {"l2": 1}, {1: 2}, set(), object(),
+    object, type, len, print, Decimal("0.1"), Fraction(1, 3), np.float32(0.1), np.float64(np.nan),
+    np.int8(3), np.bool_(True), np.zeros(0), np.zeros((0, 3)), np.ones(3), np.ones((3, 3)),
+    np.ones((2, 2, 2)), np.array(2), np.array(["a"]), np.array([None]), np.array([1 + 1j]),
+    np.datetime64("2020-01-01"), np.float32, np.dtype("f4"), timedelta(1), slice(3), Ellipsis,
+    NotImplemented, range(3), iter([1]), lambda: 1, lambda z: z, lambda z: (z, z), square, descent,
+    wrong_rate, infinite, Loss(square),
+]  # fmt: skip
+junk = st.sampled_from(JUNK)
+
+
+class Later(NamedTuple):
+    """An optimizer or a schedule that is still to be made, which may fail."""
+
+    kind: Any
+    rate: Any
+    options: dict[str, Any]
+
+
+def made(value: Any) -> Any:
+    return value.kind(made(value.rate), **value.options) if isinstance(value, Later) else value
+
+
+def often(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Mostly right, that several arguments may be right at a time."""
+    return st.integers(0, 11).flatmap(lambda n: right if n else junk)
+
+
+numbers = st.one_of(st.floats(1e-6, 1e3), st.floats(), st.sampled_from([0, 1, 0.1, 1e30, 1e-30]))
+names = st.sampled_from([*ACTIVATIONS, *ALIASES])
+
+
+@st.composite
+def schedules(draw: Any) -> Any:
+    kind = SCHEDULES[draw(st.sampled_from(sorted(SCHEDULES)))]
+    options = draw(
+        st.dictionaries(
+            st.sampled_from(["n_steps", "factor", "every", "power", "final_rate", "warm"]),
+            often(st.one_of(st.integers(1, 9), numbers)),
+            max_size=1,
+        )
+    )
+    return Later(kind, draw(often(st.floats(1e-5, 1.0))), options)
+
+
+@st.composite
+def optimizers(draw: Any) -> Any:
+    if draw(st.booleans()):
+        return draw(st.sampled_from([*OPTIMIZERS, descent, Custom(descent)]))
+    kind = OPTIMIZERS[draw(st.sampled_from(sorted(OPTIMIZERS)))]
+    keys = ["momentum", "nesterov", "rho", "epsilon", "beta_1", "beta_2", "weight_decay"]
+    options = draw(st.dictionaries(st.sampled_from(keys), often(numbers), max_size=2))
+    known = {key: value for key, value in options.items() if key in kind.__dataclass_fields__}
+    return Later(kind, draw(often(st.one_of(numbers, schedules()))), known)
+
+
+@st.composite
+def settings_of_nets(draw: Any) -> dict[str, Any]:
+    choices = {
+        "activation": st.one_of(names, st.lists(names, min_size=1, max_size=2), st.just(square)),
+        "output_activation": st.one_of(st.none(), names),
+        "loss": st.sampled_from([*LOSSES, *LOSSES.values()]),
+        "optimizer": optimizers(),
+        "l2": st.one_of(st.floats(0, 10), numbers),
+        "l1": numbers,
+        "penalties": st.dictionaries(st.sampled_from(sorted(PENALTIES)), numbers, max_size=2),
+        "initializer": st.sampled_from([*INITIALIZERS, infinite]),
+        "dtype": st.sampled_from(["float32", "float64", np.float32]),
+        "seed": st.integers(0, 9),
+        "n_threads": st.sampled_from([None, 1, 2, 10**6]),
+        "device": st.just("cpu"),
+    }
+    chosen = draw(st.sets(st.sampled_from(sorted(choices)), max_size=5))
+    return {name: draw(often(choices[name])) for name in sorted(chosen)}
+
+
+@st.composite
+def tables(draw: Any, n_rows: int, width: int) -> Any:
+    dtype = draw(st.sampled_from(["f4", "f8", "f2", ">f8", "i1", "u8", "?", "O", "c16", "U3"]))
+    scale = draw(st.sampled_from([0, 1, 1, 1, 1e-45, 1e-310, 1e3, 1e30, 3e38, 1e300]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = (scale * rng.standard_normal((n_rows, width))).astype(dtype)
+    shape = draw(st.sampled_from(["as it is", "as it is", "F", "strided", "list", "constant"]))
+    if shape == "F":
+        return np.asfortranarray(table)
+    if shape == "strided":
+        return np.repeat(table, 2, axis=1)[:, ::2]
+    if shape == "constant":
+        table[:] = table[0]
+    return table.tolist() if shape == "list" else table
+
+
+@st.composite
+def targets(draw: Any, n_rows: int, width: int) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    return draw(
+        st.sampled_from(
+            [
+                rng.uniform(size=(n_rows, width)),
+                rng.integers(width, size=n_rows),
+                rng.integers(2, size=(n_rows, width)),
+                np.eye(width)[rng.integers(width, size=n_rows)],
+                np.zeros(n_rows, int),
+                rng.standard_normal(n_rows) * 1e30,
+                [1.0] * n_rows,
+            ]
+        )
+    )
+
+
+@st.composite
+def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
+    """Sizes and settings of a net; rows, targets and options of a fit."""
+    sizes = draw(st.lists(st.integers(1, 5), min_size=2, max_size=4))
+    n = draw(st.integers(1, 9))
+    x, y = draw(often(tables(n, sizes[0]))), draw(often(targets(n, sizes[-1])))
+    choices = {
+        "batch_size": st.sampled_from([1, 2, 3, 7, 2**40]),
+        "shuffle": st.booleans(),
+        "sample_weight": st.lists(st.floats(0, 3), min_size=n, max_size=n),
+        "validation_data": st.sampled_from([(x, y), [x, y], (x, y, None), (x,), (x, y, y)]),
+        "callbacks": st.sampled_from([(), [], lambda r: None, [lambda r: r.stop()], [None]]),
+        "progress": st.just(False),
+        "checkpoint": st.just("/nonexistent/run.safetensors"),
+        "checkpoint_every": st.sampled_from([1, timedelta(0), timedelta(-1), 0.5]),
+        "resume": st.booleans(),
+    }
+    chosen = draw(st.sets(st.sampled_from(sorted(choices)), max_size=3))
+    options = {name: draw(often(choices[name])) for name in sorted(chosen)}
+    epochs = draw(st.sampled_from([1, 2, 3, 3, 3, 0, -1, 1.5, "1", None, np.int64(2), True]))
+    return (
+        draw(often(st.just(sizes))),
+        draw(settings_of_nets()),
+        x,
+        y,
+        {"epochs": epochs, **options},
+    )
+
+
+def refused(error: Exception, *, unchanged: bool = True) -> str:
+    """An error has words, and leaves a net as it was."""
+    assert str(error)
+    assert unchanged
+    return "refused"
+
+
+def attempt(sizes: Any, arguments: Any, x: Any, y: Any, options: Any) -> str:
+    """Make a net, fit it and use it; return how it ended."""
+    try:
+        net = MLP(sizes, **{name: made(value) for name, value in arguments.items()})
+    except DOCUMENTED as error:
+        return refused(error)
+    before = net.parameters.tobytes()
+    try:
+        history = net.fit(x, y, **options)
+    except DOCUMENTED as error:
+        # A schedule's rates are known step by step, and what callbacks raise epoch by epoch.
+        late = "learning-rate" in str(error) or "callbacks" in options
+        return refused(error, unchanged=late or net.parameters.tobytes() == before)
+    except OSError as error:
+        return refused(error, unchanged="checkpoint" in options)
+    assert np.isfinite(net.parameters).all()
+    assert np.isfinite(history.loss).all()
+    assert np.isfinite(history.learning_rate).all()
+    assert history.status in (Status.COMPLETED, Status.STOPPED, Status.DIVERGED)
+    predictions = net.predict(x)
+    assert predictions.shape == (len(predictions), net.layer_sizes[-1])
+    assert np.array_equal(net.predict(x[:1]), predictions[:1], equal_nan=True)
+    assert net.summary()
+    assert repr(net)
+    silent = [*predictions.ravel(), *history.validation_loss]
+    return history.status.name if np.isfinite(silent).all() else "not finite"
+
+
+def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> None:
+    ends: dict[str, int] = {}
+    n = 20_000 if soak else 60 if INTERPRETED else 600
+
+    @settings(max_examples=n, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+    @given(call=calls())
+    def check(call: Any) -> None:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            end = attempt(*call)
+        ours = [str(each.message) for each in told if issubclass(each.category, RuntimeWarning)]
+        if end == "DIVERGED":
+            assert any("diverged" in words for words in ours)
+        if end == "not finite":
+            assert any("not all predictions are finite" in w or "loss is" in w for w in ours)
+        ends[end] = ends.get(end, 0) + 1
+
+    check()
+    assert ends["COMPLETED"] > n // 20
+    assert ends["refused"] > n // 20
+
+
+@pytest.mark.parametrize("value", JUNK, ids=lambda value: f"{type(value).__name__}-{value!r}"[:40])
+def test_junk_in_the_place_of_any_single_argument(value: Any) -> None:
+    """One argument at a time: what hypothesis draws together hides some of it."""
+    X, y = np.ones((4, 2)), np.zeros(4)
+    names = ["activation", "output_activation", "loss", "optimizer", "l2", "l1", "penalties"]
+    names += ["initializer", "dtype", "seed", "n_threads", "device"]
+    options = ["batch_size", "shuffle", "sample_weight", "validation_data", "callbacks"]
+    options += ["progress", "checkpoint_every", "resume"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            attempt((2, 3, 1), {"seed": 0, name: value}, X, y, {"epochs": 1})
+        for option in options:
+            attempt((2, 3, 1), {"seed": 0}, X, y, {"epochs": 1, option: value})
+        attempt(value, {"seed": 0}, X, y, {"epochs": 1})
+        attempt((2, 3, 1), {"seed": 0}, value, y, {"epochs": 1})
+        attempt((2, 3, 1), {"seed": 0}, X, value, {"epochs": 1})

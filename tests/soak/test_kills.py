@@ -1,0 +1,101 @@
+"""SIGKILL at random moments: files stay whole, and fits end in the same bits."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastmlp._compile.jit import INTERPRETED
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+SAVE_IN_A_LOOP = """
+import os, random, signal, sys, time
+import numpy as np
+from fastmlp import MLP
+path, n_kills = sys.argv[1], int(sys.argv[2])
+random.seed(0)
+net = MLP((400, 400, 1), initializer="zeros", dtype="float64")
+net.save(path)
+
+def save_on(number):
+    while True:
+        number += 1
+        net.parameters[:] = number
+        net.save(path)
+
+last, changed = 0, 0
+for _ in range(n_kills):
+    process = os.fork()
+    if process == 0:
+        save_on(last)
+    time.sleep(random.uniform(0, 0.03))
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    parameters = MLP.load(path).parameters
+    assert (parameters == parameters[0]).all(), "parts of two files"
+    assert parameters[0] >= last, "older than one that was there"
+    changed += parameters[0] > last
+    last = int(parameters[0])
+print(changed)
+"""
+
+FIT_AND_BE_KILLED = """
+import os, random, shutil, signal, sys, time
+import numpy as np
+from datetime import timedelta
+from fastmlp import MLP, Adam, Cosine
+path, n_kills = sys.argv[1], int(sys.argv[2])
+random.seed(0)
+rng = np.random.default_rng(0)
+X = rng.normal(size=(4000, 8)).astype(np.float32)
+y = np.sin(X[:, 0])
+
+def fit(**options):
+    net = MLP((8, 16, 1), optimizer=Adam(Cosine(0.01)), l2=0.1, seed=0, n_threads=1)
+    history = net.fit(X, y, epochs=60, batch_size=16, **options)
+    return net.parameters.tobytes() + repr((history.loss, history.learning_rate)).encode()
+
+expected = fit()
+start = time.perf_counter()
+fit(checkpoint=path, checkpoint_every=1)
+seconds = time.perf_counter() - start
+os.remove(path)
+kills = resumed = 0
+while kills < n_kills:
+    process = os.fork()
+    if process == 0:
+        every = random.choice([1, 3, timedelta(0), timedelta(seconds=seconds / 20)])
+        os._exit(fit(checkpoint=path, checkpoint_every=every, resume=True) != expected)
+    random.random()  # what the child has drawn
+    time.sleep(random.uniform(0, seconds / 3))
+    os.kill(process, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert code in (0, -signal.SIGKILL), code
+    kills += code != 0
+    if os.path.exists(path):
+        shutil.copy(path, path + ".copy")
+        resumed += MLP.load(path).n_steps > 0
+        assert fit(checkpoint=path + ".copy", resume=True) == expected, "other bits"
+    if code == 0:
+        os.remove(path)
+print(kills, resumed)
+"""
+
+
+def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
+    n_kills = 500 if soak else 25
+    changed = int(python(SAVE_IN_A_LOOP, tmp_path / "net.safetensors", n_kills, timeout=600))
+    assert changed > n_kills // 4
+
+
+@pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
+def test_every_resume_ends_in_the_same_bits(
+    python: Callable[..., str], soak: bool, tmp_path: Path
+) -> None:
+    n_kills = 50 if soak else 4
+    told = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, timeout=600)
+    kills, resumed = map(int, told.split())
+    assert kills == n_kills
+    assert resumed >= n_kills // 2

@@ -1,0 +1,235 @@
+"""Threads and processes of every kind, on every threading layer, each in a process of its own.
+
+What is known to abort, kill or hang a program that uses Numba's threads: two Python threads in a
+parallel kernel, a fork after one, a fork of that fork, pools of processes and of threads.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+import numba
+import pytest
+
+from fastmlp.backends.cpu import launch
+
+LAYERS = ["omp", "workqueue", "tbb"]
+pytestmark = [
+    pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="uncompiled, no team gathers"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+BEGIN = """
+import os, signal, sys, threading, warnings
+import numpy as np
+from work import *
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+if __name__ == "__main__":
+    signal.alarm(100)
+    serial = {seed: fitted(seed, n_threads=1) for seed in range(8)}
+"""
+
+SCENARIOS = {
+    "threads": """
+    assert in_threads(lambda i: same(serial[i], i)) == [0] * 8
+    """,
+    "threads after set_num_threads": """
+    import numba
+    numba.set_num_threads(1)
+    assert in_threads(lambda i: same(serial[i], i)) == [0] * 8
+    """,
+    "threads beside another library": """
+    import numba
+    @numba.njit(parallel=True)
+    def of_another_library(numbers):
+        for i in numba.prange(numbers.size):
+            numbers[i] += 1
+    def work(i):
+        # Another library's launches are its own affair: on workqueue two at a time abort.
+        for _ in range(20):
+            of_another_library(np.zeros(1000)) if i == 0 else same(serial[i], i)
+    in_threads(work, 4)
+    """,
+    "fork": """
+    assert same(serial[0]) == 0
+    assert forked(lambda: same(serial[0])) == 0
+    assert same(serial[0]) == 0
+    """,
+    "fork of a fork": """
+    assert same(serial[0]) == 0
+    assert forked(lambda: same(serial[0]) or forked(lambda: same(serial[0]))) == 0
+    """,
+    "fork before any launch": """
+    assert forked(lambda: same(serial[0])) == 0
+    assert same(serial[0]) == 0
+    """,
+    "fork from another thread": """
+    assert same(serial[0]) == 0
+    assert in_threads(lambda i: forked(lambda: same(serial[0])), 2) == [0, 0]
+    """,
+    "fork beside a fit": """
+    stop = threading.Event()
+    def fit_on():
+        while not stop.is_set():
+            same(serial[1], 1)
+    thread = threading.Thread(target=fit_on)
+    thread.start()
+    try:
+        assert [forked(lambda: same(serial[0])) for _ in range(5)] == [0] * 5
+    finally:
+        stop.set()
+    thread.join()
+    """,
+    "fork beside a compilation": """
+    from fastmlp import MLP
+    def new_rule():
+        def rule(z):
+            return z * z, z + z
+        return rule
+    def compiled():
+        net = MLP((5, 4, 1), activation=new_rule(), seed=0, n_threads=1)
+        return int(not np.isfinite(net.predict(X)).all())
+    stop = threading.Event()
+    def compile_on():
+        while not stop.is_set():
+            compiled()
+    thread = threading.Thread(target=compile_on)
+    thread.start()
+    try:
+        for _ in range(5):
+            assert forked(lambda: same(serial[0]) or compiled()) == 0
+    finally:
+        stop.set()
+    thread.join()
+    """,
+    "multiprocessing fork": """
+    import multiprocessing
+    assert same(serial[0]) == 0
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(fitted, range(4)) == [serial[i] for i in range(4)]
+    """,
+    "multiprocessing spawn": """
+    import multiprocessing
+    assert same(serial[0]) == 0
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(fitted, range(4)) == [serial[i] for i in range(4)]
+    """,
+    "multiprocessing forkserver": """
+    import multiprocessing
+    assert same(serial[0]) == 0
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+        assert pool.map(fitted, range(4)) == [serial[i] for i in range(4)]
+    """,
+    "joblib loky": """
+    import joblib
+    assert same(serial[0]) == 0
+    done = joblib.Parallel(2)(joblib.delayed(fitted)(i) for i in range(4))
+    assert done == [serial[i] for i in range(4)]
+    """,
+    "joblib threading": """
+    import joblib
+    done = joblib.Parallel(4, backend="threading")(joblib.delayed(fitted)(i) for i in range(8))
+    assert done == [serial[i] for i in range(8)]
+    """,
+    "joblib multiprocessing": """
+    import joblib
+    assert same(serial[0]) == 0
+    jobs = [joblib.delayed(fitted)(i) for i in range(4)]
+    done = joblib.Parallel(2, backend="multiprocessing")(jobs)
+    assert done == [serial[i] for i in range(4)]
+    """,
+    # As gunicorn does: the application is loaded and used, then workers are forked, and again where
+    # one has died; each serves from several threads until SIGTERM.
+    "workers forked before": """
+    net = MLP((5, 17, 3), loss="cross_entropy", seed=0, n_threads=2)
+    net.fit(X, Y, epochs=2)
+    expected = net.predict(X)
+    def serve():
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        def request(i):
+            for r in range(200):
+                row = (i + r) % 100
+                assert np.array_equal(net.predict(X[row : row + 1])[0], expected[row])
+            assert same(serial[i], i) == 0
+        in_threads(request, 4)
+        os.write(ready, b".")
+        signal.pause()
+    def worker():
+        process = os.fork()
+        if process == 0:
+            try:
+                serve()
+            finally:
+                os._exit(1)
+        return process
+    told, ready = os.pipe()
+    assert same(serial[0]) == 0
+    workers = [worker() for _ in range(2)]
+    for _ in workers:
+        os.read(told, 1)
+    os.kill(workers[0], signal.SIGKILL)
+    os.waitpid(workers[0], 0)
+    workers[0] = worker()
+    os.read(told, 1)
+    for process in workers:
+        os.kill(process, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    """,
+}
+FORKING = {name for name in SCENARIOS if "fork" in name} | {"joblib multiprocessing"}
+
+
+def environment(layer: str) -> dict[str, str]:
+    if not launch._present(layer):
+        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
+    return {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_on_every_layer(
+    scenario: str, layer: str, python: Callable[..., str]
+) -> None:
+    if scenario in FORKING and not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    if "joblib" in scenario and importlib.util.find_spec("joblib") is None:
+        pytest.skip("joblib comes with scikit-learn, which is not installed")
+    python(BEGIN + SCENARIOS[scenario], **environment(layer))
+
+
+MANY_FITS = """
+import sys
+from work import *
+n_fits = int(sys.argv[1])
+serial = [fitted(seed, n_threads=1) for seed in range(8)]
+in_threads(lambda i: [fitted(j % 8) == serial[j % 8] or 1 / 0 for j in range(i, i + n_fits)])
+"""
+
+MANY_PREDICTIONS = """
+import sys
+from work import *
+n = int(sys.argv[1])
+net = MLP((5, 17, 3), loss="cross_entropy", seed=0)
+net.fit(X, Y, epochs=1)
+x = np.random.default_rng(1).normal(size=(n, 5)).astype(np.float32)
+expected, out = net.predict(x), np.empty((n, 3), np.float32)
+def predict(t):
+    for i in range(t, n, 8):
+        net.predict(x[i : i + 1], out[i : i + 1])
+in_threads(predict)
+assert out.tobytes() == expected.tobytes()
+print(n)
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_eight_threads_fit_many_nets(layer: str, python: Callable[..., str], soak: bool) -> None:
+    python(MANY_FITS, 50 if soak else 4, timeout=600, **environment(layer))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_eight_threads_predict_row_by_row(
+    layer: str, python: Callable[..., str], soak: bool
+) -> None:
+    n = 1_000_000 if soak else 20_000
+    assert int(python(MANY_PREDICTIONS, n, timeout=600, **environment(layer))) == n

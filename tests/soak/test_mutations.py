@@ -1,0 +1,83 @@
+"""Hostile model files: each is a net or a FileError, soon, and in little memory."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp import MLP, FileError
+
+CORPUS = sorted((Path(__file__).parents[1] / "golden").glob("*.safetensors"))
+FULL = 100_000
+
+LOAD_ALL = """
+import resource, signal, sys, time, warnings
+import numpy as np
+from fastmlp import MLP, FileError
+from mutations import mutated
+path, n, stride, *corpus = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+warnings.simplefilter("ignore")
+raws = [open(each, "rb").read() for each in corpus]
+for each in corpus:
+    MLP.load(each).predict(np.ones((1, 3)))
+start_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pages = int(open("/proc/self/statm").read().split()[0])
+space = pages * resource.getpagesize() + (256 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (space, space))
+nets = refused = 0
+slowest = 0.0
+for i in range(n):
+    raw = mutated(raws[i % len(raws)], i // len(raws) * stride)
+    with open(path, "wb") as file:
+        file.write(raw)
+    signal.setitimer(signal.ITIMER_PROF, 20)  # of the processor's time: others may pause this
+    start = time.process_time()
+    try:
+        net = MLP.load(path)
+    except FileError:
+        refused += 1
+    else:
+        nets += 1
+        assert np.isfinite(net.parameters).all()
+        assert sum(w.size for w in net.weights) < len(raw)
+        if net.layer_sizes[0] < 100 and nets % 20 == 0:
+            net.predict(np.ones((1, net.layer_sizes[0])))
+            net.summary()
+    slowest = max(slowest, time.process_time() - start)
+growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_rss
+print(nets, refused, growth, round(slowest, 3))
+"""
+
+
+def test_every_mutated_file_is_a_net_or_an_error(
+    python: Callable[..., str], soak: bool, tmp_path: Path
+) -> None:
+    n = FULL if soak else 4_000
+    told = python(LOAD_ALL, tmp_path / "net.safetensors", n, FULL // n, *CORPUS, timeout=600)
+    nets, refused, kilobytes, slowest = map(float, told.split())
+    assert nets + refused == n
+    assert nets > n // 1000
+    assert refused > n // 2
+    assert kilobytes < 64_000
+    assert slowest < 10
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_what_hypothesis_makes_of_a_file(data: st.DataObject) -> None:
+    raw = bytearray(data.draw(st.sampled_from(CORPUS)).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        first = data.draw(st.integers(0, len(raw)))
+        last = first + data.draw(st.integers(0, 16))
+        raw[first:last] = data.draw(st.binary(max_size=16))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(raw)
+        file.flush()
+        try:
+            net = MLP.load(file.name)
+        except FileError:
+            return
+    assert np.isfinite(net.parameters).all()

@@ -1,0 +1,84 @@
+"""Work whose bits are known, for threads and processes of every kind to do."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastmlp import MLP, Custom
+from fastmlp.backends.cpu import cost, helpers, launch
+from fastmlp.backends.cpu.pilot import Pilot
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(100, 5)).astype(np.float32)
+Y = RNG.integers(3, size=100)
+SECONDS = 60
+
+
+def always_in_parallel() -> None:
+    """Have every fit launch a parallel region, where the layer allows one, however small it is."""
+    cost.pays = lambda work, n_threads: n_threads > 1
+    Pilot.wants_team = lambda self: True  # type: ignore[method-assign]
+    helpers.LONG = 0
+    launch.thread_limit = lambda: 64
+
+
+def fitted(seed: int = 0, n_threads: int = 2) -> bytes:
+    """Fit a net in parallel, and predict; return all bits."""
+    always_in_parallel()
+    net = MLP((5, 17, 3), loss="cross_entropy", seed=seed, n_threads=n_threads)
+    history = net.fit(X, Y, epochs=2, batch_size=50)
+    return net.parameters.tobytes() + net.predict(X).tobytes() + repr(history.loss).encode()
+
+
+def same(expected: bytes, seed: int = 0) -> int:
+    """Return 0 where a fit here has the expected bits; die where it hangs."""
+    if hasattr(signal, "alarm") and threading.current_thread() is threading.main_thread():
+        signal.alarm(SECONDS)
+    try:
+        return int(fitted(seed) != expected)
+    finally:
+        if hasattr(signal, "alarm") and threading.current_thread() is threading.main_thread():
+            signal.alarm(0)
+
+
+def forked(work: Callable[[], int]) -> int:
+    """Return the exit code of work in a forked child; a signal's is negative."""
+    process = os.fork()
+    if process == 0:
+        signal.alarm(SECONDS)
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def in_threads(work: Callable[[int], Any], n: int = 8) -> list[Any]:
+    """Return what n threads make of their numbers; raise what one of them raises."""
+    results: list[Any] = [None] * n
+    errors: list[BaseException] = []
+    start = threading.Barrier(n)
+
+    def run(i: int) -> None:
+        start.wait()
+        try:
+            results[i] = work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
+
+
+def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return w + type(w)(1), m, v
+
+
+COUNTER = Custom(count_up)

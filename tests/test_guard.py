@@ -1,0 +1,133 @@
+"""One net and many threads: whole parameters of some step, and one fit at a time."""
+
+import copy
+import os
+import pickle
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, Custom, Status
+from fastmlp._compile.jit import INTERPRETED
+from fastmlp.guard import Guard, publish
+
+WIDTH = 20_000
+
+
+def count_up(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    """One more with every step: all parameters are equal, and tell their step."""
+    return w + type(w)(1), m, v
+
+
+def counter(width: int = WIDTH) -> MLP:
+    """A net whose prediction for rows of ones is its number of steps, times its parameters."""
+    return MLP((width, 1), optimizer=Custom(count_up), initializer="zeros", dtype="float64")
+
+
+@pytest.mark.skipif(INTERPRETED, reason="uncompiled, a call does not hold the GIL to its end")
+@pytest.mark.parametrize("n_rows", [1, 7], ids=["few rows", "many rows"])
+def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(n_rows: int) -> None:
+    net, x = counter(), np.ones((n_rows, WIDTH))
+    seen: set[float] = set()
+    done = threading.Event()
+
+    def predict() -> None:
+        while not done.is_set():
+            seen.update(net.predict(x).ravel().tolist())
+
+    net.predict(x)
+    threads = [threading.Thread(target=predict) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    # A callback has the parameters stored after every epoch.
+    history = net.fit(x, np.zeros(n_rows), epochs=300, callbacks=lambda report: None)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert history.status is Status.COMPLETED
+    assert {value % (WIDTH + 1) for value in seen} == {0.0}
+    assert len(seen) > 1
+    assert net.predict(x).ravel().tolist() == [300 * (WIDTH + 1)] * n_rows
+
+
+def test_without_callbacks_predictions_beside_a_fit_are_those_from_before_it() -> None:
+    net, x = counter(3), np.ones((5, 3))
+    started, seen = threading.Event(), []
+
+    def watch() -> None:
+        started.wait()
+        while net._guard._trainer is not None:
+            seen.append(net.predict(x)[0, 0])
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    with net._guard.training("a test"):
+        started.set()
+        while len(seen) < 3:
+            pass
+    thread.join()
+    assert set(seen) == {0.0}
+
+
+def refused(call: Any) -> None:
+    with pytest.raises(RuntimeError, match="a fit of this net is running"):
+        call()
+
+
+def test_a_second_fit_at_a_time_is_refused() -> None:
+    net, x, y = counter(3), np.ones((5, 3)), np.zeros(5)
+
+    def again(report: Any) -> None:
+        refused(lambda: net.fit(x, y))
+        refused(lambda: net.apply_gradient(np.zeros(4)))
+        thread = threading.Thread(target=refused, args=(lambda: net.fit(x, y),))
+        thread.start()
+        thread.join()
+        copy.deepcopy(net).fit(x, y, epochs=1)
+
+    net.fit(x, y, epochs=2, callbacks=again)
+    assert net.n_steps == 2
+    assert net.fit(x, y, epochs=1).status is Status.COMPLETED
+
+
+def test_a_fit_that_failed_leaves_the_net_free() -> None:
+    net, x = counter(3), np.ones((5, 3))
+
+    def fail(report: Any) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        net.fit(x, np.zeros(5), callbacks=fail)
+    net.fit(x, np.zeros(5), epochs=1)
+    net.apply_gradient(np.zeros(4))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_finds_the_locks_open() -> None:
+    guard = Guard()
+    with guard.training("the parent"), guard.whole:
+        process = os.fork()
+        if process == 0:
+            with guard.training("the child"), guard.whole:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+        assert guard.whole.locked()
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
+def test_a_copy_is_open(make_copy: Any) -> None:
+    guard = Guard()
+    with guard.training("the original"), guard.whole:
+        other = make_copy(guard)
+        with other.training("the copy"), other.whole:
+            assert other is not guard
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_publish_copies(dtype: str) -> None:
+    values, target = np.arange(5, dtype=dtype), np.zeros(5, dtype)
+    publish(values[1:3], target[2:4])
+    assert target.tolist() == [0, 0, 1, 2, 0]

@@ -1,0 +1,368 @@
+"""save and load: every net that can be made comes back, and every defect is a FileError."""
+
+import copy
+import json
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup, files
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.penalties import RULES as PENALTIES
+from fastmlp.schedules import SCHEDULES
+
+GOLDEN = Path(__file__).parent / "golden"
+X = np.arange(60.0).reshape(20, 3) % 7 / 7
+Y = np.arange(20.0) % 5 / 5
+
+
+def make(**settings: Any) -> MLP:
+    return MLP((3, 4, 1), **{"activation": "tanh", "seed": 0, **settings})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "net.safetensors"
+
+
+def reloaded(net: MLP, path: Path, **rules: Any) -> MLP:
+    net.save(path)
+    return MLP.load(path, rules=rules)
+
+
+def assert_same(net: MLP, other: MLP) -> None:
+    assert repr(net) == repr(other)
+    assert net.optimizer == other.optimizer
+    assert net.parameters.dtype == other.parameters.dtype
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+    assert net.predict(X).tobytes() == other.predict(X).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_and_dtype(activation: str, dtype: str, path: Path) -> None:
+    net = make(activation=activation, output_activation=activation, dtype=dtype)
+    assert_same(net, reloaded(net, path))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss(loss: str, path: Path) -> None:
+    net = make(loss=loss)
+    assert_same(net, reloaded(net, path))
+
+
+def test_one_activation_a_layer_and_every_penalty(path: Path) -> None:
+    strengths = {name: 0.1 * (i + 1) for i, name in enumerate(PENALTIES)}
+    net = MLP((3, 4, 5, 1), activation=["relu", "gelu"], penalties=strengths, l2=0.7, seed=1)
+    assert_same(net, reloaded(net, path))
+    assert net.loss_and_gradient(X, Y)[0] == MLP.load(path).loss_and_gradient(X, Y)[0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_and_schedule(optimizer: str, schedule: str, path: Path) -> None:
+    rate = SCHEDULES[schedule](0.125)
+    net = make(optimizer=OPTIMIZERS[optimizer](rate))
+    assert_same(net, reloaded(net, path))
+
+
+def test_settings_are_kept_to_the_last_bit(path: Path) -> None:
+    rate = Warmup(Cosine(np.float32(0.1), n_steps=np.int64(70)), n_steps=3)
+    net = make(optimizer=SGD(rate, momentum=np.float32(0.9), nesterov=True), l1=1 / 3)
+    assert_same(net, reloaded(net, path))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_fit_goes_on_with_the_same_bits(optimizer: str, path: Path) -> None:
+    net = make(optimizer=OPTIMIZERS[optimizer](Cosine(0.01)), l2=0.1)
+    net.fit(X, Y, epochs=3, batch_size=7)
+    net.save(path, include_training_state=True)
+    other = MLP.load(path)
+    assert other.n_steps == net.n_steps == 9
+    histories = [each.fit(X, Y, epochs=3, batch_size=7) for each in (net, other)]
+    assert histories[0].loss == histories[1].loss
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+
+
+def test_by_default_the_file_is_for_predictions(path: Path) -> None:
+    net = make()
+    net.fit(X, Y, epochs=2)
+    net.save(path)
+    small = path.stat().st_size
+    other = MLP.load(path)
+    assert other.n_steps == 0
+    assert net.n_steps == 2
+    net.save(path, include_training_state=True)
+    assert path.stat().st_size > small + 2 * net.parameters.nbytes
+
+
+def test_a_net_that_never_trained_has_a_training_state(path: Path) -> None:
+    net = make()
+    net.save(path, include_training_state=True)
+    other = MLP.load(path)
+    for each in (net, other):
+        each.fit(X, Y, epochs=2, batch_size=7)
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+
+
+def test_the_arrays_are_layers_for_other_programs(path: Path) -> None:
+    net = make()
+    net.save(path)
+    arrays = files.read(path).arrays
+    assert arrays.keys() == {"weights.0", "weights.1", "biases.0", "biases.1"}
+    np.testing.assert_array_equal(arrays["weights.0"], net.weights[0])
+
+
+def test_the_header_has_names_only(path: Path) -> None:
+    make(optimizer=Adam(Cosine(0.01)), l2=0.1).save(path)
+    assert files.read(path).header == {
+        "layer_sizes": [3, 4, 1],
+        "activation": ["tanh"],
+        "output_activation": "identity",
+        "loss": "mse",
+        "optimizer": {
+            "name": "adam",
+            "learning_rate": {
+                "name": "Cosine", "learning_rate": 0.01, "n_steps": None, "final_rate": 0.0,
+            },
+            "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8,
+        },
+        "penalties": [["l2", 0.1]],
+        "dtype": "float32",
+    }  # fmt: skip
+
+
+def cube(z: Any) -> Any:
+    return z * z * z, 3 * z * z
+
+
+def fourth(prediction: Any, target: Any) -> Any:
+    error = prediction - target
+    return error * error * error * error, 4 * error * error * error
+
+
+def descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return w - rate * g, m, v
+
+
+def half(steps: Any, total: Any) -> Any:
+    return np.full(len(steps), 0.5)
+
+
+def tanh(z: Any) -> Any:
+    """Not the library's."""
+    return z, z - z + 1
+
+
+OWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "activation": ({"activation": cube}, {"cube": cube}),
+    "loss": ({"loss": fourth}, {"fourth": fourth}),
+    "loss with settings": (
+        {"loss": Loss(fourth, link="exp", over_outputs="sum")},
+        {"fourth": Loss(fourth, link="exp", over_outputs="sum")},
+    ),
+    "optimizer": ({"optimizer": descent}, {"descent": descent}),
+    "optimizer with settings": (
+        {"optimizer": Custom(descent, learning_rate=Cosine(0.1))}, {"descent": descent},
+    ),
+    "schedule": ({"optimizer": SGD(half)}, {"half": half}),
+    "schedule in a schedule": ({"optimizer": SGD(Warmup(half))}, {"half": half}),
+    "penalty": ({"penalties": {cube: 0.1}}, {"cube": cube}),
+    "of a name of the library": ({"activation": tanh}, {"tanh": tanh}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_rules_of_ones_own_come_back_by_name(own: str, path: Path) -> None:
+    settings, rules = OWN[own]
+    net = make(**settings)
+    assert_same(net, reloaded(net, path, **rules))
+    with pytest.raises(FileError, match=r"is a rule of somebody's own.*rules="):
+        MLP.load(path)
+
+
+class Descent:
+    """An optimizer that is no dataclass of the library."""
+
+    learning_rate = 0.1
+    rule = staticmethod(descent)
+
+    def coefficients(self, first_step: int, rates: Any) -> Any:
+        return rates[:, None]
+
+
+def test_an_optimizer_of_ones_own_comes_back_as_it_is_given(path: Path) -> None:
+    net, optimizer = make(optimizer=Descent()), Descent()
+    assert reloaded(net, path, Descent=optimizer).optimizer is optimizer
+
+
+def test_a_rule_without_a_name_is_refused_at_once(path: Path) -> None:
+    for settings in (
+        {"activation": lambda z: (z, z)},
+        {"optimizer": SGD(lambda s, t: 0.1 + 0 * s)},
+    ):
+        with pytest.raises(ValueError, match=r"'<lambda>' has no name .* define it with `def`"):
+            make(**settings).save(path)
+    with pytest.raises(ValueError, match="'mse' with settings of one's own has no name"):
+        make(loss=Loss(LOSSES["mse"].rule, over_outputs="sum")).save(path)
+    assert not path.exists()
+
+
+def test_parameters_that_are_not_finite_are_not_saved(path: Path) -> None:
+    net = make()
+    net.save(path)
+    before = path.read_bytes()
+    net.parameters[3] = np.nan
+    with pytest.raises(ValueError, match="a parameter is not finite"):
+        net.save(path)
+    assert path.read_bytes() == before
+
+
+def test_arguments_are_checked(path: Path) -> None:
+    make().save(path)
+    with pytest.raises(TypeError, match="rules must be a mapping"):
+        MLP.load(path, rules=[cube])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="n_threads must be an integer"):
+        MLP.load(path, n_threads=1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="include_training_state must be True or False"):
+        make().save(path, include_training_state=1)  # type: ignore[arg-type]
+    assert MLP.load(path, n_threads=1).n_threads == 1
+
+
+def test_the_training_state_of_a_running_fit_is_not_to_be_had(path: Path) -> None:
+    def save(report: Any) -> None:
+        report.net.save(path)
+        report.net.save(path, include_training_state=True)
+
+    net = make()
+    with pytest.raises(RuntimeError, match=r"MLP.save: a fit of this net is running"):
+        net.fit(X, Y, epochs=1, callbacks=save)
+    assert MLP.load(path).predict(X).tobytes() == net.predict(X).tobytes()
+
+
+def edit(path: Path, change: Any) -> None:
+    """Change the header of a file in place."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    outer = json.loads(raw[8 : 8 + length])
+    inner = json.loads(outer["__metadata__"]["fastmlp"])
+    change(inner, outer)
+    outer["__metadata__"]["fastmlp"] = json.dumps(inner)
+    words = json.dumps(outer).encode()
+    path.write_bytes(struct.pack("<Q", len(words)) + words + raw[8 + length :])
+
+
+def deep(inner: Any, outer: Any) -> None:
+    for _ in range(20):
+        inner["optimizer"]["learning_rate"] = {
+            "name": "Warmup", "schedule": inner["optimizer"]["learning_rate"], "n_steps": 1,
+        }  # fmt: skip
+
+
+LIES: dict[str, tuple[Any, str]] = {
+    "more parameters": (lambda i, o: i.update(layer_sizes=[1 << 40, 1 << 21, 1]), "but holds 63"),
+    "other sizes": (lambda i, o: i.update(layer_sizes=[4, 3, 1]), "weights.0 must be"),
+    "no layers": (lambda i, o: i.update(layer_sizes=[]), "layer_sizes needs at least"),
+    "sizes of text": (lambda i, o: i.update(layer_sizes="341"), "layer_sizes must be"),
+    "negative size": (lambda i, o: i.update(layer_sizes=[3, -4, 1]), "layer_sizes"),
+    "another dtype": (lambda i, o: i.update(dtype="float64"), "must be finite float64"),
+    "no dtype": (lambda i, o: i.update(dtype=None), "dtype must be"),
+    "another kind": (lambda i, o: i.update(kind="FOREST"), "of kind 'FOREST'"),
+    "unknown activation": (lambda i, o: i.update(activation=["slu"]), "unknown activation 'slu'"),
+    "too many activations": (lambda i, o: i.update(activation=["relu"] * 2), "names 2 layers"),
+    "an activation by number": (lambda i, o: i.update(activation=[7]), "AttributeError"),
+    "unknown loss": (lambda i, o: i.update(loss="mse2"), "unknown loss"),
+    "link that does not fit": (lambda i, o: i.update(loss="poisson"), "owns its output link"),
+    "unknown optimizer": (lambda i, o: i["optimizer"].update(name="zeus"), "unknown optimizer"),
+    "bad setting": (lambda i, o: i["optimizer"].update(beta_1=2), "beta_1 must be"),
+    "setting too many": (lambda i, o: i["optimizer"].update(speed=2), "unexpected keyword"),
+    "schedules in schedules": (deep, "more than 8 schedules"),
+    "negative penalty": (lambda i, o: i.update(penalties=[["l2", -1]]), "l2 must be"),
+    "penalty of zero": (lambda i, o: i.update(penalties=[["l2", 0]]), "not enough values"),
+    "negative steps": (lambda i, o: i.update(n_steps=-1), "n_steps must be"),
+    "half a step": (lambda i, o: i.update(n_steps=0.5), "n_steps must be"),
+    "bad generator": (
+        lambda i, o: i.update(generator={"bit_generator": "os"}),
+        "unknown generator",
+    ),
+    "a name for code": (lambda i, o: i.update(loss={"own": "os.system"}), "rule of somebody's own"),
+    "no biases": (lambda i, o: o.pop("biases.1"), "damaged file|not a safetensors|biases.1"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_header_is_refused(lie: str, path: Path) -> None:
+    net = make(l2=0.1)
+    net.fit(X, Y, epochs=1)
+    net.save(path, include_training_state=True)
+    change, words = LIES[lie]
+    edit(path, change)
+    with pytest.raises(FileError, match=words) as caught:
+        MLP.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(number: float, path: Path) -> None:
+    make().save(path)
+    content = files.read(path)
+    content.arrays["biases.0"][2] = number
+    files.write(path, content)
+    with pytest.raises(FileError, match=r"biases.0 must be finite float32"):
+        MLP.load(path)
+
+
+def test_a_copy_of_a_net_has_a_guard_of_its_own() -> None:
+    net = make()
+    others = [copy.deepcopy(net) for _ in range(2)]
+    assert len({id(each._guard) for each in (net, *others)}) == 3
+
+
+# Golden files: written once, by the version in their name, and never again.
+
+
+def golden_data() -> tuple[Any, Any]:
+    return np.arange(60.0).reshape(20, 3) % 7 / 7, np.arange(20) % 3
+
+
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_file_of_every_released_format_loads(name: str) -> None:
+    net, expected = MLP.load(GOLDEN / name), EXPECTED[name]
+    x, y = golden_data()
+    tolerance = 1e-5 if net.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(net.predict(x), expected["predictions"], rtol=tolerance)
+    assert repr(net) == expected["repr"]
+    if "losses" in expected:
+        history = net.fit(x, y, epochs=3, batch_size=7)
+        np.testing.assert_allclose(history.loss, expected["losses"], rtol=100 * tolerance)
+
+
+def test_a_checkpoint_of_every_released_format_resumes(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    path.write_bytes((GOLDEN / "1-checkpoint.safetensors").read_bytes())
+    x, y = golden_data()
+    net = MLP((3, 5, 3), activation="tanh", loss="cross_entropy", seed=9, dtype="float64")
+    history = net.fit(x, y, epochs=6, batch_size=7, checkpoint=path, resume=True)
+    expected = EXPECTED["1-checkpoint.safetensors"]["all_losses"]
+    np.testing.assert_allclose(history.loss, expected, rtol=1e-10)
+
+
+def test_two_threads_may_save_one_net(path: Path) -> None:
+    net = MLP((30, 100, 1), seed=0)
+    threads = [threading.Thread(target=lambda: [net.save(path) for _ in range(20)])] * 1
+    threads += [threading.Thread(target=lambda: [net.save(path) for _ in range(20)])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert MLP.load(path).parameters.tobytes() == net.parameters.tobytes()
+    assert [each.name for each in path.parent.iterdir()] == [path.name]

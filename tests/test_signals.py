@@ -1,0 +1,100 @@
+"""Handlers of signals run within half a second, whatever is being computed, and nothing is lost."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from fastmlp import MLP
+from fastmlp.backends.cpu import cost, helpers
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="sizes that take plain Python hours"
+)
+X = np.random.default_rng(0).standard_normal((20_000, 64)).astype(np.float32)
+Y = X[:, 0].copy()
+MILLIONS = np.zeros((4_000_000, 4), np.float32)
+
+
+def one_row_a_step() -> Any:
+    MLP((64, 64, 1), seed=0).fit(X, Y, epochs=10**6, batch_size=1)
+
+
+def all_rows_a_step() -> Any:
+    MLP((64, 256, 1), seed=0).fit(X, Y, epochs=10**6, batch_size=len(X))
+
+
+def with_checkpoints(path: Path) -> Any:
+    MLP((64, 64, 1), seed=0).fit(X, Y, epochs=10**6, checkpoint=path)
+
+
+def predictions() -> Any:
+    net = MLP((4, 64, 64, 1), seed=0)
+    while True:
+        net.predict(MILLIONS)
+
+
+def gradients() -> Any:
+    net = MLP((64, 512, 512, 1), seed=0)
+    while True:
+        net.loss_and_gradient(X, Y)
+
+
+class Ended(BaseException):
+    """What the handler raises."""
+
+
+@pytest.fixture
+def heard() -> Iterator[list[float]]:
+    """When SIGTERM's handler ran; it ends what it interrupts, as a server's does."""
+    times: list[float] = []
+
+    def handle(*_: object) -> None:
+        times.append(time.monotonic())
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, handle)
+    yield times
+    signal.signal(signal.SIGTERM, before)
+
+
+def seconds_until_heard(work: Callable[[], Any], heard: list[float]) -> float:
+    """Compile first: LLVM hears nothing for a second at a time."""
+    helpers.compile_all()
+    cost.blocks()
+    MLP((64, 64, 1), seed=0).fit(X, Y, epochs=1)
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(1.0, send)
+    timer.start()
+    with pytest.raises(Ended):
+        work()
+    timer.join()
+    return heard[0] - sent[0]
+
+
+@pytest.mark.parametrize("work", [one_row_a_step, all_rows_a_step, predictions, gradients])
+def test_a_handler_runs_within_half_a_second(work: Any, heard: list[float]) -> None:
+    assert seconds_until_heard(work, heard) < 0.5
+
+
+def test_a_handler_that_raises_leaves_a_checkpoint(heard: list[float], tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    assert seconds_until_heard(lambda: with_checkpoints(path), heard) < 0.5
+    net = MLP.load(path)
+    assert net.n_steps > 0
+    assert np.isfinite(net.predict(X)).all()
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert sys.exception() is None
