@@ -71,7 +71,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
     >>> from sklearn.datasets import load_digits
     >>> from fastmlp import MLPClassifier
     >>> X, y = load_digits(return_X_y=True)
-    >>> classifier = MLPClassifier(random_state=0, max_iter=20, tol=0.1).fit(X / 16, y)
+    >>> classifier = MLPClassifier(random_state=0, early_stopping=True).fit(X / 16, y)
     >>> classifier.predict(X[:3] / 16)
     array([0, 1, 2])
     """

@@ -69,8 +69,9 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
     >>> from fastmlp import MLPRegressor
     >>> X = np.linspace(-1, 1, 200)[:, None]
     >>> regressor = MLPRegressor(solver="lbfgs", random_state=0, max_iter=500)
-    >>> regressor.fit(X, np.sin(3 * X[:, 0])).score(X, np.sin(3 * X[:, 0])).round(2)
-    1.0
+    >>> y = np.sin(3 * X[:, 0])
+    >>> regressor.fit(X, y).score(X, y) > 0.99
+    True
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
