@@ -335,7 +335,7 @@ EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
 
 
 def test_files_from_before_a_setting_load_with_its_default() -> None:
-    path = GOLDEN / "1-training-PCG64.safetensors"
+    path = GOLDEN / "1-training-PCG64DXSM.safetensors"
     assert "epsilon_hat" not in files.read(path).header["optimizer"]
     optimizer = MLP.load(path).optimizer
     assert isinstance(optimizer, Adam)

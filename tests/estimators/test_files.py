@@ -1,6 +1,7 @@
 """fastmlp.save and fastmlp.load of estimators: all of them comes back, and nothing else does."""
 
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ import fastmlp
 from fastmlp import MLP, AdamW, Cosine, FileError, MLPClassifier, MLPRegressor, files
 from fastmlp.activations import gelu
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*Maximum iterations")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Maximum iterations"),
+    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
+]
 GOLDEN = Path(__file__).parents[1] / "golden"
 SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
 # Left behind by a training, and made anew by the next.
@@ -43,6 +47,11 @@ def reloaded(model: Any, path: Path, *, training: bool = False, **options: Any) 
     return fastmlp.load(path, **options)
 
 
+def words(model: Any) -> str:
+    """The parameters, without where objects lie in memory."""
+    return re.sub(" at 0x[0-9A-Fa-f]+", "", repr(model))
+
+
 def predictions(model: Any, rows: Any = X) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -53,7 +62,7 @@ def predictions(model: Any, rows: Any = X) -> bytes:
 
 def assert_same(model: Any, other: Any) -> None:
     assert type(model) is type(other)
-    assert repr(model.get_params()) == repr(other.get_params())
+    assert words(model) == words(other)
     assert predictions(model) == predictions(other)
     assert predictions(model, X[:1]) == predictions(other, X[:1])
     names = {n for n in vars(model) if n.endswith("_") or n == "_no_improvement_count"}
@@ -110,7 +119,7 @@ def test_without_the_state_of_training_there_is_none(path: Path) -> None:
 LABELS = {
     "int": np.arange(53) % 3,
     "int8": (np.arange(53) % 3 - 1).astype(np.int8),
-    "uint64": (np.arange(53) % 3 + 2**63).astype(np.uint64),
+    "uint64": (np.arange(53) % 3).astype(np.uint64) + np.uint64(2**63),
     "float64": np.arange(53) % 4 - 2.0,
     "float32": np.arange(53, dtype=np.float32) % 2,
     "bool": np.arange(53) % 2 == 0,
@@ -139,7 +148,7 @@ def test_labels_of_every_dtype(labels: str, path: Path) -> None:
 def test_labels_that_no_file_has_are_refused(path: Path) -> None:
     model = fitted("binary")
     model.classes_ = np.array(["2020-01-01", "2021-01-01"], "datetime64[D]")
-    with pytest.raises(ValueError, match="labels cannot be written to a file: .*datetime64"):
+    with pytest.raises(ValueError, match=r"labels cannot be written to a file: .*datetime64"):
         fastmlp.save(model, path)
     assert not path.exists()
 
@@ -155,7 +164,7 @@ PARAMETERS: list[dict[str, Any]] = [
     {"class_weight": {0: 0.5, 10: 1, 20: 2.0}, "verbose": 0, "n_jobs": -1},
     {"class_weight": "balanced", "scoring": "accuracy", "early_stopping": True},
     {"solver": AdamW(Cosine(0.01), weight_decay=0.1), "random_state": None},
-    {"activation": cube, "pickle_state": True, "learning_rate_init": np.float64(0.1)},
+    {"activation": cube, "pickle_state": True, "learning_rate_init": 0.1},
     {"hidden_layer_sizes": ()},
 ]
 
@@ -210,7 +219,9 @@ def test_names_of_features_and_the_output_that_was_set(path: Path) -> None:
 
 
 def test_float32_and_weights_of_ones_own(path: Path) -> None:
-    model = MLPRegressor((4,), random_state=0, max_iter=3).fit(np.float32(X), X[:, 0])
+    model = MLPRegressor(hidden_layer_sizes=(4,), random_state=0, max_iter=3).fit(
+        np.float32(X), X[:, 0]
+    )
     assert reloaded(model, path).coefs_[0].dtype == np.float32
     model.coefs_[0] = np.ones_like(model.coefs_[0])
     other = reloaded(model, path)
@@ -366,10 +377,11 @@ def golden_data() -> Any:
     return np.arange(60.0).reshape(20, 3) % 7 / 7
 
 
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_estimator_of_every_released_format_loads(name: str) -> None:
     model, expected, x = fastmlp.load(GOLDEN / name), EXPECTED[name], golden_data()
-    assert repr(model) == expected["repr"]
+    assert words(model) == expected["repr"]
     outputs = getattr(model, "predict_proba", model.predict)(x)
     np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-10)
     assert model.predict(x).tolist() == expected["predictions"] or isinstance(model, MLPRegressor)
