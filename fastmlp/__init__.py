@@ -41,18 +41,21 @@ __all__ = [
     "Status",
     "StepDecay",
     "Warmup",
+    "load",
+    "save",
 ]
 
 # Not in __all__: a star would load scikit-learn, or fail where there is none.
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+_ROOMS = dict.fromkeys(_ESTIMATORS, "estimators") | {"load": "store", "save": "store"}
 
 
 def __getattr__(name: str) -> Any:
-    """Load the estimators on first use: scikit-learn takes a second."""
-    if name not in _ESTIMATORS:
+    """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""
+    if name not in _ROOMS:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
     try:
-        return getattr(import_module("fastmlp.estimators"), name)
+        return getattr(import_module(f"fastmlp.{_ROOMS[name]}"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
             raise
@@ -62,4 +65,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ESTIMATORS])
+    return sorted([*globals(), *_ROOMS])

@@ -45,7 +45,7 @@ def pack(state: State) -> Content:
     """
     if not np.isfinite(state.parameters).all():
         raise ValueError("MLP.save: a parameter is not finite; no file would load it")
-    arrays = _views(state.network.layout, state.parameters)
+    arrays = layers_of(state.network.layout, state.parameters)
     if state.moments is not None:
         arrays["moments"] = state.moments
     training = {}
@@ -83,7 +83,9 @@ def unpack(content: Content, own: Mapping[str, Any]) -> State:
         Where it is not what it must be.
     """
     if content.kind != KIND:
-        raise FileError(f"holds a thing of kind {content.kind!r}, not of {KIND!r}")
+        raise FileError(
+            f"holds a thing of kind {content.kind!r}, not of {KIND!r}; see fastmlp.load"
+        )
     header = content.header
     return state_of(
         content, _network(header, own), spelling.optimizer_from(header["optimizer"], own)
@@ -95,8 +97,8 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     n_steps = content.header.get("n_steps", 0)
     if type(n_steps) is not int or not 0 <= n_steps <= checks.LARGEST:
         raise FileError(f"n_steps must be an integer of 0 or more, got {n_steps!r}")
-    parameters = _parameters(network, content.arrays)
-    moments = _moments(content.arrays.get("moments"), parameters)
+    parameters = parameters_of(network, content.arrays)
+    moments = moments_of(content.arrays.get("moments"), parameters)
     random = content.header.get("generator")
     if random is not None:
         generators.from_state(random)
@@ -130,33 +132,36 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
     return term
 
 
-def _views(layout: Layout, flat: Array) -> dict[str, Array]:
+def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
+    """Return views into flat parameters, by the names that they have in a file."""
     weights, biases = weight_views(layout, flat), bias_views(layout, flat)
     return {f"weights.{i}": view for i, view in enumerate(weights)} | {
         f"biases.{i}": view for i, view in enumerate(biases)
     }
 
 
-def _parameters(network: Network, arrays: Mapping[str, Array]) -> Array:
+def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
     """Put the layers together, once all are there in the sizes that the header claims."""
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
         raise FileError(f"claims {layout.n_parameters:,} parameters, but holds {held:,} numbers")
     flat = np.empty(layout.n_parameters, network.dtype)
-    for name, view in _views(layout, flat).items():
-        view[:] = _checked(arrays[name], name, view)
+    for name, view in layers_of(layout, flat).items():
+        view[:] = checked(arrays[name], name, view)
     return flat
 
 
-def _moments(stored: Array | None, parameters: Array) -> Array | None:
+def moments_of(stored: Array | None, parameters: Array) -> Array | None:
+    """Return an optimizer's state, shape (2, n_parameters), if any is stored."""
     if stored is None:
         return None
     like = np.broadcast_to(parameters, (2, parameters.size))
-    return _checked(stored, "moments", like).copy()
+    return checked(stored, "moments", like).copy()
 
 
-def _checked(array: Array, name: str, like: Array) -> Array:
+def checked(array: Array, name: str, like: Array) -> Array:
+    """Return the array, which must be finite numbers, and of this shape and dtype."""
     if array.shape != like.shape or array.dtype != like.dtype or not np.isfinite(array).all():
         raise FileError(
             f"{name} must be finite {like.dtype} numbers of shape {like.shape}, "

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import archive, files
+from fastmlp import archive, files, spelling
 from fastmlp.archive import State
 from fastmlp.files import Content, FileError
 from fastmlp.history import History, Status
@@ -96,6 +96,8 @@ class Checkpoint:
         here = self._capture(0)
         wanted = {**archive.header_of(here), **self._fit._asdict()}
         there = {**content.header, **fit._asdict()}
+        with files.refusing(self._path):
+            there["optimizer"] = spelling.completed(there["optimizer"])
         for name, value in wanted.items():
             if there.get(name) != value:
                 raise ValueError(

@@ -75,11 +75,23 @@ def write(path: str | os.PathLike[str], content: Content) -> None:
 
 
 def pack(content: Content) -> bytes:
-    """Return the bytes of a file."""
+    """Return the bytes of a file.
+
+    Raises
+    ------
+    ValueError
+        Where the names in it are too many for a reader.
+    """
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
-    return _safetensors().numpy.save(arrays, {ENTRY: words})
+    raw: bytes = _safetensors().numpy.save(arrays, {ENTRY: words})
+    if (length := _header_bytes(raw)) > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"names and settings would take {length:,} bytes of a file, of which no reader takes "
+            f"more than {MAX_HEADER_BYTES:,}"
+        )
+    return raw
 
 
 def read(path: str | os.PathLike[str]) -> Content:
@@ -112,7 +124,7 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _unpack(raw: bytes, package: Any) -> Content:
-    length = int.from_bytes(raw[:8], "little")
+    length = _header_bytes(raw)
     if length > MAX_HEADER_BYTES:
         raise FileError(f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
     try:
@@ -129,6 +141,10 @@ def _unpack(raw: bytes, package: Any) -> Content:
             f"format version {version!r}; this fastmlp reads versions 1 to {FORMAT_VERSION}"
         )
     return Content(kind, header, {name: _array(tensor) for name, tensor in tensors})
+
+
+def _header_bytes(raw: bytes) -> int:
+    return int.from_bytes(raw[:8], "little")
 
 
 def _array(tensor: Mapping[str, Any]) -> Array:

@@ -48,6 +48,36 @@ def from_state(state: Any) -> np.random.Generator:
     return np.random.Generator(bits)
 
 
+def of_random_state(random: np.random.RandomState) -> dict[str, Any]:
+    """Return the state of one of NumPy's older generators, as `state_of` does of the newer ones."""
+    state: Any = random.get_state(legacy=False)
+    normal = {"has_gauss": int(state["has_gauss"]), "gauss": float(state["gauss"])}
+    return state_of(np.random.Generator(random._bit_generator)) | normal
+
+
+def random_state_from(state: Any) -> np.random.RandomState:
+    """Return an older generator in this state, each number of which is checked.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError
+        Where it is no state of one of NumPy's generators.
+
+    Examples
+    --------
+    >>> state = of_random_state(np.random.RandomState(0))
+    >>> bool(random_state_from(state).normal() == np.random.RandomState(0).normal())
+    True
+    """
+    bits = dict(state)
+    has, value = bits.pop("has_gauss"), bits.pop("gauss")
+    if has not in (0, 1) or type(value) is not float or not np.isfinite(value):
+        raise ValueError("a generator's gauss must be a finite number, and has_gauss 0 or 1")
+    random = np.random.RandomState(from_state(bits).bit_generator)
+    random.set_state({**random.get_state(legacy=False), "has_gauss": int(has), "gauss": value})
+    return random
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}

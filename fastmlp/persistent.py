@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastmlp import archive, checks, files, generators, training, validation
 from fastmlp.archive import State
 from fastmlp.checkpoint import Checkpoint
+from fastmlp.files import Content
 from fastmlp.guard import Guard
 from fastmlp.history import History
 from fastmlp.network import Network
@@ -113,9 +114,14 @@ class Persistent:
         own = validation.own_rules(rules, "MLP.load")
         content = files.read(path)
         with files.refusing(path):
-            state = archive.unpack(content, own)
-            net = cls._made_of(state, n_threads)
-            net._adopt(state)
+            return cls._unpacked(content, own, n_threads)
+
+    @classmethod
+    def _unpacked(cls, content: Content, own: Mapping[str, Any], n_threads: int | None) -> Self:
+        """Return the net that a file holds."""
+        state = archive.unpack(content, own)
+        net = cls._made_of(state, n_threads)
+        net._adopt(state)
         return net
 
     def _state(self, n_steps: int | None = None) -> State:

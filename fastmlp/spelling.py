@@ -94,6 +94,15 @@ def optimizer_from(spelled: Any, own: Own) -> Optimizer:
     return Custom(rule, constants=tuple(settings.pop("constants")), **settings)
 
 
+def completed(spelled: Any) -> Any:
+    """Return what is spelled with the settings that have come since, at their defaults."""
+    if not isinstance(spelled, dict):
+        return spelled
+    kind = {**OPTIMIZERS, **SCHEDULES}.get(spelled.get("name"))
+    since = {} if kind is None else {f.name: _setting(f.default) for f in fields(kind)}
+    return since | {name: completed(value) for name, value in spelled.items()}
+
+
 def _settings(thing: Any) -> dict[str, Any]:
     return {field.name: _setting(getattr(thing, field.name)) for field in fields(thing)}
 

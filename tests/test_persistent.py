@@ -131,7 +131,7 @@ def test_the_header_has_names_only(path: Path) -> None:
             "learning_rate": {
                 "name": "Cosine", "learning_rate": 0.01, "n_steps": None, "final_rate": 0.0,
             },
-            "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8,
+            "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "epsilon_hat": False,
         },
         "penalties": [["l2", 0.1]],
         "dtype": "float32",
@@ -332,6 +332,14 @@ def golden_data() -> tuple[Any, Any]:
 
 
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+
+
+def test_files_from_before_a_setting_load_with_its_default() -> None:
+    path = GOLDEN / "1-training-PCG64DXSM.safetensors"
+    assert "epsilon_hat" not in files.read(path).header["optimizer"]
+    optimizer = MLP.load(path).optimizer
+    assert isinstance(optimizer, Adam)
+    assert optimizer.epsilon_hat is False
 
 
 @pytest.mark.parametrize("name", EXPECTED)

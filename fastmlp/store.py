@@ -1,0 +1,128 @@
+"""Files of everything that can be kept: nets, and fitted estimators."""
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from fastmlp import archive, checks, files, validation
+from fastmlp.model import MLP
+
+ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+
+
+def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
+    """Write a net or a fitted estimator to a safetensors file, for `load`.
+
+    Needs the extra `safetensors`. The file is written whole or not at all. It holds names and
+    numbers, no code: rules of your own are kept by their names, and `load` is given them again.
+
+    Of an estimator, it holds the parameters, with a RandomState's state, what `fit` left, and what
+    `set_output` was told; not attributes of your own, nor requests for metadata.
+
+    Parameters
+    ----------
+    model : MLP, MLPClassifier or MLPRegressor
+        An estimator must be fitted, and of just that class.
+    path : path
+    include_training_state : bool
+        Add the optimizer's state, and of a net the generator's, so that `fit` or `partial_fit` on
+        the loaded model goes on with the same bits.
+
+    Raises
+    ------
+    TypeError
+        Where the model is something else.
+    OSError
+        Where the file cannot be written; one that was there before is as it was.
+    ValueError
+        Where a rule of your own has no name, as a lambda, another setting cannot be written, a
+        parameter is not finite, or an estimator is not fitted.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import fastmlp
+    >>> net = fastmlp.MLP((2, 4, 1), seed=0)
+    >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
+    >>> fastmlp.save(net, path)
+    >>> bool((fastmlp.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
+    True
+    """
+    if isinstance(model, MLP):
+        return model.save(path, include_training_state=include_training_state)
+    if not _is_estimator(model):
+        known = ", ".join(("MLP", *ESTIMATORS))
+        raise TypeError(f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}")
+    from fastmlp.estimators import archive as estimators
+
+    checks.boolean("fastmlp.save", "include_training_state", include_training_state)
+    files.write(path, estimators.pack(model, training=include_training_state))
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    rules: Mapping[str, Any] | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Return the net or the estimator that a file holds.
+
+    Nothing in the file is run, and it takes no more memory than its own size allows: a file from
+    anywhere is a model or a `FileError`. Files of every released version load.
+
+    Parameters
+    ----------
+    path : path
+    rules : mapping of str to callable, Loss or Optimizer, optional
+        Your own rules that the model was made with, by their names; objects by their class's.
+    n_threads : int, optional
+        As for `MLP`; of an estimator, its `n_jobs`.
+
+    Returns
+    -------
+    MLP, MLPClassifier or MLPRegressor
+
+    Raises
+    ------
+    FileError
+        A ValueError, where the file is damaged, of a later version, or names a rule that is neither
+        fastmlp's nor among `rules`.
+    OSError
+        Where there is no file, or it cannot be read.
+    ImportError
+        Where it is an estimator, and scikit-learn is not installed.
+
+    Examples
+    --------
+    >>> import fastmlp
+    >>> try:
+    ...     fastmlp.load("README.md")
+    ... except (fastmlp.FileError, OSError) as error:
+    ...     print("no model")
+    no model
+    """
+    if n_threads is not None:
+        checks.positive_integer("fastmlp.load", "n_threads", n_threads)
+    own = validation.own_rules(rules, "fastmlp.load")
+    content = files.read(path)
+    if content.kind == archive.KIND:
+        with files.refusing(path):
+            return MLP._unpacked(content, own, n_threads)
+    with files.refusing(path):
+        checks.known("file", "kind", content.kind, (archive.KIND, *ESTIMATORS))
+    try:
+        from fastmlp.estimators import archive as estimators
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{os.fspath(path)} holds an estimator, which needs scikit-learn: "
+            "pip install 'fastmlp[sklearn]'"
+        ) from error
+    with files.refusing(path):
+        return estimators.unpack(content, own, n_threads)
+
+
+def _is_estimator(model: Any) -> bool:
+    """Whether it is one of ours; where they are not imported yet, nothing is."""
+    room = sys.modules.get("fastmlp.estimators")
+    return room is not None and type(model) in [getattr(room, name) for name in ESTIMATORS]
