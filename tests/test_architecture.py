@@ -36,9 +36,18 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MEMORY, MODEL = FLOOR_OF["workspace"], FLOOR_OF["model"]
-OPTIONAL = {"sklearn", "joblib", "skl2onnx", "matplotlib", "safetensors", "scipy", "tqdm"}
+OPTIONAL = {
+    "sklearn",
+    "joblib",
+    "threadpoolctl",
+    "skl2onnx",
+    "matplotlib",
+    "safetensors",
+    "scipy",
+    "tqdm",
+}
 # A room that is loaded on first use may build on the library that it is the door to.
-DOORS = {"estimators": {"sklearn", "joblib", "scipy"}}
+DOORS = {"estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"}}
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
     for path in sorted(ROOT.rglob("*.py"))

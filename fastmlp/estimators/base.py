@@ -14,6 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp.estimators import solvers
+from fastmlp.estimators.blas import one_thread
 from fastmlp.estimators.held_out import HeldOut, split
 from fastmlp.estimators.parameters import Parameters, dtype_of
 from fastmlp.estimators.stochastic import Epochs, moments_of
@@ -253,7 +254,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Run SciPy's L-BFGS-B, as scikit-learn does in float64 for data of any precision."""
         self._objective = self._objective_on(X, y, sample_weight)
         try:
-            super()._fit_lbfgs(X, y, sample_weight, *buffers)
+            with one_thread:
+                super()._fit_lbfgs(X, y, sample_weight, *buffers)
         finally:
             del self._objective
 

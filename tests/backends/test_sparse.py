@@ -26,6 +26,7 @@ NETS = {
     "tanh": ((40, 20, 3), "tanh"),
     "identity": ((40, 5, 4, 3), "identity"),
     "few units": ((40, 3, 3), "relu"),
+    "many units": ((40, 150, 3), "tanh"),
     "no hidden layer": ((40, 3), "relu"),
 }
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET, RELU, TILE
-from fastmlp.backends.cpu.vectors import moves
+from fastmlp.backends.cpu.vectors import WIDE, moves
 from fastmlp.workspace import aligned
 
 Array = NDArray[Any]
@@ -80,24 +80,38 @@ def sparse_forward(scalar: Scalar) -> Any:
     """Make the block that computes the first layer of rows first to last, from row `at` on.
 
     Where nothing is trained it reads the flat W: to pack 50,000 rows for a prediction took 0.5 s.
+    Several panels at once then: 20,000 rows of 50 numbers and 100 units took 0.17 s one by one.
     """
     lanes = lanes_of(scalar)
-    add_rows = moves(scalar, lanes).add_rows
+    add_rows, add_wide_rows = moves(scalar, lanes).add_rows, moves(scalar, lanes).add_wide_rows
     size = np.dtype(scalar).itemsize
     vector = lanes * size
 
     def forward(address: Any, first: Any, last: Any, at: Any) -> None:
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layer = row(net.layers, 1, LAYER)[0]
-        weights, panel, stride = layer.weights, layer.weight_panel, vector
+        weights, panel, stride, n_wide = layer.weights, layer.weight_panel, vector, 0
         if net.unpacked:
+            n_wide = layer.n_out // (WIDE * lanes) * WIDE
             weights, panel = net.unpacked + layer.offset * size, vector
             stride = layer.n_out * size
         for r in range(first, last):
             outputs = layer.outputs + (at + r - first) * vector
             begin, end = _row_of(net, r)
             columns, values = net.x_columns + begin * 4, net.x_values + begin * size
-            for p in range(layer.n_panels):
+            for p in range(0, n_wide, WIDE):
+                add_wide_rows(
+                    outputs + p * net.panel,
+                    net.panel,
+                    layer.biases + p * layer.master_panel,
+                    layer.master_panel,
+                    weights + p * panel,
+                    stride,
+                    columns,
+                    values,
+                    end - begin,
+                )
+            for p in range(n_wide, layer.n_panels):
                 add_rows(
                     outputs + p * net.panel,
                     layer.biases + p * layer.master_panel,

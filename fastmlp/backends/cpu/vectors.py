@@ -4,7 +4,8 @@ Each has a Python body, so kernels run uncompiled too. Loops of a few numbers co
 where LLVM could not know how few they are; a masked vector costs one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from fastmlp.workspace import STRIP_ROWS
 Move = Callable[..., None]
 WORD, LANE, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
 CHAINS = 8
+# Panels of a row that are read at once: 256 bytes of it in a stride with AVX2.
+WIDE = 8
 
 
 class Moves(NamedTuple):
@@ -46,6 +49,9 @@ class Moves(NamedTuple):
     add_rows : ``add_rows(target, start, matrix, stride, width, places, factors, n)``
         `start` plus n rows of a matrix, each times a factor: the first `width` lanes of those at
         `places`, int32, that begin `stride` bytes apart.
+    add_wide_rows : ``add_wide_rows(target, panel, start, start_panel, matrix, stride, places, \
+        factors, n)``
+        The same for `WIDE` whole vectors of each row, to and from panels.
     """
 
     spread: Move
@@ -56,6 +62,7 @@ class Moves(NamedTuple):
     columns_of: Move
     rows_of: Move
     add_rows: Move
+    add_wide_rows: Move
 
 
 def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
@@ -72,6 +79,7 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         columns_of=_compiled(_emit_columns_of, 5, lanes, size),
         rows_of=_compiled(_emit_rows_of, 5, lanes, size),
         add_rows=_compiled(_emit_add_rows, 8, lanes, size),
+        add_wide_rows=_compiled(_emit_add_wide_rows, 9, lanes, size),
     )
 
 
@@ -100,7 +108,14 @@ def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
     ) -> Any:
         return signature, generate
 
-    return {3: of_three, 4: of_four, 5: of_five, 8: of_eight}[n]
+    @intrinsic
+    def of_nine(
+        typing_context: Any,
+        a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any,
+    ) -> Any:  # fmt: skip
+        return signature, generate
+
+    return {3: of_three, 4: of_four, 5: of_five, 8: of_eight, 9: of_nine}[n]
 
 
 class _Vectors:
@@ -327,6 +342,41 @@ def _emit_add_rows(
 ) -> None:
     builder, mask, total = v.builder, v.first(width), entry_alloca(v.builder, v.kind)
     builder.store(v.load(start), total)
+    with _each_row(v, matrix, stride, places, factors, n) as (place, factor):
+        builder.store(v.fma(factor, v.masked_load(place, mask), builder.load(total)), total)
+    v.store(builder.load(total), target)
+
+
+def _emit_add_wide_rows(
+    v: _Vectors,
+    target: Any,
+    panel: Any,
+    start: Any,
+    start_panel: Any,
+    matrix: Any,
+    stride: Any,
+    places: Any,
+    factors: Any,
+    n: Any,
+) -> None:
+    """The totals stay in registers, and a row's numbers come one after the other."""
+    builder, totals = v.builder, [entry_alloca(v.builder, v.kind) for _ in range(WIDE)]
+    for c, total in enumerate(totals):
+        builder.store(v.load(builder.add(start, builder.mul(start_panel, v.number(c)))), total)
+    with _each_row(v, matrix, stride, places, factors, n) as (place, factor):
+        for c, total in enumerate(totals):
+            numbers = v.load(place, c * v.bytes)
+            builder.store(v.fma(factor, numbers, builder.load(total)), total)
+    for c, total in enumerate(totals):
+        v.store(builder.load(total), builder.add(target, builder.mul(panel, v.number(c))))
+
+
+@contextmanager
+def _each_row(
+    v: _Vectors, matrix: Any, stride: Any, places: Any, factors: Any, n: Any
+) -> Iterator[tuple[Any, Any]]:
+    """A loop over n rows: where each begins, and its factor in every lane."""
+    builder = v.builder
 
     def number(kind: Any, address: Any, i: Any, size: int) -> Any:
         place = builder.add(address, builder.mul(i, v.number(size)))
@@ -334,10 +384,8 @@ def _emit_add_rows(
 
     with cgutils.for_range(builder, n) as loop:
         place = builder.sext(number(LANE, places, loop.index, 4), WORD)
-        numbers = v.masked_load(builder.add(matrix, builder.mul(place, stride)), mask)
         factor = v.splat(number(v.kind.element, factors, loop.index, v.size))
-        builder.store(v.fma(factor, numbers, builder.load(total)), total)
-    v.store(builder.load(total), target)
+        yield builder.add(matrix, builder.mul(place, stride)), factor
 
 
 def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
@@ -408,4 +456,22 @@ def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
             total[:taken] += numbers[i] * row(matrix + int(columns[i]) * stride, taken, scalar)
         row(target, lanes, scalar)[:] = total
 
-    return Moves(spread, collect, transpose, sum_rows, outer, columns_of, rows_of, add_rows)
+    def add_wide_rows(
+        target: int,
+        panel: int,
+        start: int,
+        start_panel: int,
+        matrix: int,
+        stride: int,
+        places: int,
+        factors: int,
+        n: int,
+    ) -> None:
+        vector = lanes * np.dtype(scalar).itemsize
+        for c in range(WIDE):
+            ways = (target + c * panel, start + c * start_panel, matrix + c * vector)
+            add_rows(*ways, stride, lanes, places, factors, n)
+
+    return Moves(
+        spread, collect, transpose, sum_rows, outer, columns_of, rows_of, add_rows, add_wide_rows
+    )
