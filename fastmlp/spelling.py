@@ -99,8 +99,9 @@ def completed(spelled: Any) -> Any:
     if not isinstance(spelled, dict):
         return spelled
     kind = {**OPTIMIZERS, **SCHEDULES}.get(spelled.get("name"))
-    since = {} if kind is None else {f.name: _setting(f.default) for f in fields(kind)}
-    return since | {name: completed(value) for name, value in spelled.items()}
+    settings = {} if kind is None else {f.name: _setting(f.default) for f in fields(kind)}
+    since = {name: value for name, value in settings.items() if name not in spelled}
+    return {name: completed(value) for name, value in spelled.items()} | since
 
 
 def _settings(thing: Any) -> dict[str, Any]:
