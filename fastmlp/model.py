@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -240,7 +241,8 @@ class MLP(Persistent):
         validate = None
         if validation_data is not None:
             held_out = self._data(*validation.validation_pair(validation_data, who), who)
-            validate = lambda: self._engine().loss(self._parameters, held_out)  # noqa: E731
+            evaluation = cache(lambda: self._engine().evaluation(held_out))
+            validate = lambda: evaluation()(self._parameters)  # noqa: E731
         batch = min(int(batch_size), len(data.x))
         # Where a batch is all rows, their order is but rounding.
         shuffled = shuffle and batch < len(data.x)
