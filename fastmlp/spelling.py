@@ -98,10 +98,10 @@ def completed(spelled: Any) -> Any:
     """Return what is spelled with the settings that have come since, at their defaults."""
     if not isinstance(spelled, dict):
         return spelled
-    kind = {**OPTIMIZERS, **SCHEDULES}.get(spelled.get("name"))
-    settings = {} if kind is None else {f.name: _setting(f.default) for f in fields(kind)}
-    since = {name: value for name, value in settings.items() if name not in spelled}
-    return {name: completed(value) for name, value in spelled.items()} | since
+    told = {name: completed(value) for name, value in spelled.items()}
+    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
+    known = fields(kinds[told["name"]]) if told.get("name") in kinds else ()
+    return told | {f.name: _setting(f.default) for f in known if f.name not in told}
 
 
 def _settings(thing: Any) -> dict[str, Any]:

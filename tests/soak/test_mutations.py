@@ -12,7 +12,7 @@ import fastmlp
 from fastmlp import MLP, FileError
 
 CORPUS = sorted((Path(__file__).parents[1] / "golden").glob("*.safetensors"))
-FULL = 100_000
+FULL = 160_000
 
 LOAD_ALL = """
 import resource, signal, sys, time, warnings
