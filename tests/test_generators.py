@@ -99,3 +99,25 @@ def test_a_generator_of_ones_own_cannot_be_written() -> None:
 
     with pytest.raises(ValueError, match="kind 'Own' cannot be written; known: PCG64"):
         generators.state_of(np.random.Generator(Own(0)))
+
+
+@pytest.mark.parametrize("kind", generators.KINDS)
+@pytest.mark.parametrize("n_normals", [0, 1, 2])
+def test_an_older_generator_goes_on_after_json(kind: str, n_normals: int) -> None:
+    """It makes normal numbers by twos, and keeps the second."""
+    random = np.random.RandomState(used(kind).bit_generator)
+    random.normal(size=n_normals)
+    state = json.loads(json.dumps(generators.of_random_state(random)))
+    back = generators.random_state_from(state)
+    assert back.normal(size=3).tobytes() == random.normal(size=3).tobytes()
+    assert back.bytes(9) == random.bytes(9)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("has_gauss", 2), ("has_gauss", "1"), ("gauss", float("inf")), ("gauss", 1), ("gauss", None)],
+)
+def test_a_normal_number_that_cannot_be_is_refused(name: str, wrong: Any) -> None:
+    state = generators.of_random_state(np.random.RandomState(0))
+    with pytest.raises(ValueError, match="gauss must be a finite number, and has_gauss 0 or 1"):
+        generators.random_state_from({**state, name: wrong})

@@ -81,7 +81,13 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """How many names `get_feature_names_out` makes."""
         return int(self.coefs_[-1].shape[0])
 
-    def _fit(
+    def _fit(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return self._train(*arguments, **options)
+        except OverflowError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from error
+
+    def _train(
         self,
         X: Any,
         y: Any,

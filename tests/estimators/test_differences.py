@@ -134,6 +134,12 @@ def loss_of_several_outputs() -> None:
         assert np.isfinite([loss, single]).all()
 
 
+def integers_that_no_float_holds() -> None:
+    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL), alpha=10**400)
+    assert theirs[2] == ("OverflowError", "int too large to convert to float")
+    assert ours[2] == ("ValueError", "MLPRegressor: int too large to convert to float")
+
+
 def split_of_several_classes() -> None:
     y = np.repeat([0, 1, 2], [45, 6, 2])
     theirs, ours = outcomes("MLPClassifier", lambda m: m.fit(X, y), early_stopping=True)
@@ -164,6 +170,7 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
     "`partial_fit` of a regressor with `lbfgs`": lbfgs_by_epochs,
     "an unknown activation or solver": names_in_messages,
     "overflow in training": warnings_of_numpy,
+    "an integer that no float holds": integers_that_no_float_holds,
     "squared error of several outputs": loss_of_several_outputs,
     "early stopping with several classes": split_of_several_classes,
     "the optimizer's state under `warm_start`": momentum_under_warm_start,

@@ -8,9 +8,13 @@ import pytest
 import sklearn.neural_network
 
 from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp._compile.jit import INTERPRETED
 
 OURS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+]
 
 
 def load_suite() -> ModuleType:
