@@ -33,7 +33,9 @@ def test_a_fit_by_lbfgs_has_one_thread_of_blas(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(MLPRegressor, "_loss_grad_lbfgs", watched)
     X = np.random.default_rng(0).normal(size=(20, 3))
-    MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", max_iter=50, tol=0.1, random_state=0).fit(X, X[:, 0])
+    MLPRegressor(hidden_layer_sizes=(4,), solver="lbfgs", max_iter=50, tol=0.1, random_state=0).fit(
+        X, X[:, 0]
+    )
     assert set(seen) == {1}
     assert set(blas_threads()) == {3}
 
