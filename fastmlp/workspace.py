@@ -157,6 +157,8 @@ def make_workspace(
     sizes_packed = [
         packed_size(*pair, lanes, turned=t) for pair, t in zip(pairs, turned, strict=True)
     ]
+    if sparse and not train:  # its weights are read where they are
+        sizes_packed[0] = packed_size(0, sizes[1], lanes)
     packed = sum(sizes_packed) + lanes * lanes
     copied = [pair for i, pair in enumerate(pairs) if train and (i > 0 or turned[i])]
     state = packed if train else 0

@@ -149,6 +149,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
+        # Copies that only early stopping looks at, and `_hold_out` makes.
+        del self._best_coefs, self._best_intercepts
         if solvers.is_stochastic(self.solver):
             self._open_books()
         self._adopt()

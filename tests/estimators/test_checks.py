@@ -1,12 +1,14 @@
 """scikit-learn's checks of an estimator, in the configurations that take different ways."""
 
 import warnings
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn import neural_network
+from sklearn.utils import estimator_checks
+from sklearn.utils._testing import assert_allclose_dense_sparse
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -48,7 +50,10 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 # Early stopping cannot be had with partial_fit, one row or one class.
 EARLY = {"early_stopping": True, "max_iter": 50, "learning_rate_init": 0.05}
 PLAIN = {MLPClassifier: PlainClassifier(**EARLY), MLPRegressor: PlainRegressor(**EARLY)}
-# They compare to 1e-7, and float32 has steps of 1.2e-7.
+# They compare to 1e-7, and float32 has steps of 1.2e-7: weighted and repeated rows are summed in
+# another order. scikit-learn's own pass by their seed, the classifier with a difference of 0.8e-7
+# (2.6e-7 after 200 epochs), the regressor also because its targets in float64 make it sum in
+# float64: with all in float32 it differs as ours does, by 1e-7 to 2e-3 after 200 epochs.
 TOO_EXACT = {
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weight_equivalence_on_sparse_data",
@@ -81,7 +86,8 @@ def test_check_with_early_stopping(estimator: Any, check: Any) -> None:
 
 
 @parametrize_with_checks([NarrowClassifier(max_iter=100), NarrowRegressor(max_iter=100)])
-def test_check_in_float32(estimator: Any, check: Any) -> None:
+def test_check_in_float32(estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if check.func.__name__ in TOO_EXACT:
-        pytest.skip("it compares to less than a unit in the last place of float32")
+        compare = partial(assert_allclose_dense_sparse, rtol=1e-5, atol=1e-6)
+        monkeypatch.setattr(estimator_checks, "assert_allclose_dense_sparse", compare)
     check(estimator)

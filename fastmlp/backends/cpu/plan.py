@@ -160,6 +160,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
         has_twin = train and (i > 0 or turned)
+        n_packed = 0 if workspace.sparse and i == 0 and not train else n_in
         in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
         master = address(workspace.parameters, packed)
         twin = address(workspace.copies, copied) if has_twin else 0
@@ -167,15 +168,15 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
             master_shape, strides = (n_out, in_panels), (n_out * vector, in_panels * lanes * vector)
             biases, ways = master + in_panels * strides[0], (twin, strides[1], master, strides[0])
         else:
-            master_shape = (n_in, out_panels)
-            strides = ((n_in + 1) * vector, out_panels * lanes * vector)
-            biases, ways = master + n_in * vector, (master, strides[0], twin, strides[1])
+            master_shape = (n_packed, out_panels)
+            strides = ((n_packed + 1) * vector, out_panels * lanes * vector)
+            biases, ways = master + n_packed * vector, (master, strides[0], twin, strides[1])
         values = [address(buffer, rows) for buffer in (workspace.outputs, workspace.deltas)]
         offsets = (layout.weights[i], layout.biases[i])
         packs = (master, *master_shape, strides[0], biases, twin, strides[1], *ways)
         form = (turned, blocks.forms[i], blocks.activations[i])
         layers.append((n_in, n_out, out_panels, *packs, *values, *offsets, *form))
-        packed += packed_size(n_in, n_out, lanes, turned=turned)
+        packed += packed_size(n_packed, n_out, lanes, turned=turned)
         rows += workspace.panel_rows * out_panels * lanes
         copied += copy_size(n_in, n_out, lanes) if has_twin else 0
     return np.array(layers, LAYER).view(np.recarray)
