@@ -16,10 +16,10 @@ from numba.extending import intrinsic
 
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
+from fastmlp.backends.cpu.vector_code import LANE, WORD, Vectors
 from fastmlp.workspace import STRIP_ROWS
 
 Move = Callable[..., None]
-WORD, LANE, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
 CHAINS = 8
 # Panels of a row that are read at once: 256 bytes of it in a stride with AVX2.
 WIDE = 8
@@ -85,7 +85,7 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
 
 def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit(_Vectors(builder, lanes, size), *arguments)
+        emit(Vectors(builder, lanes, size), *arguments)
         return context.get_dummy_value()
 
     signature = types.void(*[types.intp] * n)
@@ -118,82 +118,7 @@ def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
     return {3: of_three, 4: of_four, 5: of_five, 8: of_eight, 9: of_nine}[n]
 
 
-class _Vectors:
-    """Loads, stores and masks of vectors by address."""
-
-    def __init__(self, builder: Any, lanes: int, size: int) -> None:
-        self.builder, self.lanes, self.size = builder, lanes, size
-        self.bytes = lanes * size
-        self.kind = ir.VectorType(ir.FloatType() if size == 4 else ir.DoubleType(), lanes)
-        self.bits = ir.VectorType(BIT, lanes)
-        self.zero = ir.Constant(self.kind, None)
-
-    def number(self, n: int) -> Any:
-        return ir.Constant(WORD, n)
-
-    def at(self, address: Any, offset: int = 0) -> Any:
-        place = self.builder.add(address, self.number(offset)) if offset else address
-        return self.builder.inttoptr(place, self.kind.as_pointer())
-
-    def load(self, address: Any, offset: int = 0) -> Any:
-        return self.builder.load(self.at(address, offset), align=self.size)
-
-    def store(self, value: Any, address: Any, offset: int = 0) -> None:
-        self.builder.store(value, self.at(address, offset), align=self.size)
-
-    def first(self, n: Any) -> Any:
-        """A mask of the first n lanes."""
-        builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
-        one = builder.insert_element(
-            ir.Constant(ints, ir.Undefined), builder.trunc(n, LANE), ir.Constant(LANE, 0)
-        )
-        n_everywhere = builder.shuffle_vector(one, one, ir.Constant(ints, [0] * self.lanes))
-        return builder.icmp_signed("<", ir.Constant(ints, list(range(self.lanes))), n_everywhere)
-
-    def everywhere(self, address: Any, offset: int) -> Any:
-        """The number at an address, in every lane."""
-        place = self.builder.add(address, self.number(offset))
-        pointer = self.builder.inttoptr(place, self.kind.element.as_pointer())
-        return self.splat(self.builder.load(pointer, align=self.size))
-
-    def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """a b + c, rounded once."""
-        kind = ir.FunctionType(self.kind, [self.kind] * 3)
-        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(function, [a, b, c])
-
-    def splat(self, number: Any) -> Any:
-        """A vector of one number."""
-        empty = ir.Constant(self.kind, ir.Undefined)
-        one = self.builder.insert_element(empty, number, ir.Constant(LANE, 0))
-        nowhere = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(one, one, nowhere)
-
-    def masked_load(self, address: Any, mask: Any) -> Any:
-        pointer = self.at(address)
-        kind = ir.FunctionType(self.kind, [pointer.type, LANE, self.bits, self.kind])
-        load = self.function("load", kind)
-        align = ir.Constant(LANE, self.size)
-        return self.builder.call(load, [pointer, align, mask, self.zero])
-
-    def masked_store(self, value: Any, address: Any, mask: Any) -> None:
-        pointer = self.at(address)
-        kind = ir.FunctionType(ir.VoidType(), [self.kind, pointer.type, LANE, self.bits])
-        store = self.function("store", kind)
-        self.builder.call(store, [value, pointer, ir.Constant(LANE, self.size), mask])
-
-    def function(self, verb: str, kind: Any) -> Any:
-        name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.size}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
-
-    def parts(self, width: Any) -> tuple[Any, Any]:
-        """How many whole vectors there are in a row, and how many numbers are left."""
-        lanes = self.number(self.lanes)
-        return self.builder.udiv(width, lanes), self.builder.urem(width, lanes)
-
-
-def _emit_spread(v: _Vectors, source: Any, target: Any, panel: Any, width: Any) -> None:
+def _emit_spread(v: Vectors, source: Any, target: Any, panel: Any, width: Any) -> None:
     builder = v.builder
     whole, rest = v.parts(width)
     with cgutils.for_range(builder, whole) as loop:
@@ -205,7 +130,7 @@ def _emit_spread(v: _Vectors, source: Any, target: Any, panel: Any, width: Any) 
         v.store(v.masked_load(last, v.first(rest)), place)
 
 
-def _emit_collect(v: _Vectors, source: Any, panel: Any, target: Any, width: Any) -> None:
+def _emit_collect(v: Vectors, source: Any, panel: Any, target: Any, width: Any) -> None:
     builder = v.builder
     whole, rest = v.parts(width)
     with cgutils.for_range(builder, whole) as loop:
@@ -217,7 +142,7 @@ def _emit_collect(v: _Vectors, source: Any, panel: Any, target: Any, width: Any)
         v.masked_store(numbers, last, v.first(rest))
 
 
-def _transposed(v: _Vectors, rows: list[Any]) -> list[Any]:
+def _transposed(v: Vectors, rows: list[Any]) -> list[Any]:
     """Swap halves, quarters, ... of pairs of rows: log2(lanes) rounds of shuffles."""
     builder, lanes, rows = v.builder, v.lanes, list(rows)
 
@@ -236,7 +161,7 @@ def _transposed(v: _Vectors, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _emit_transpose(v: _Vectors, source: Any, target: Any, n: Any) -> None:
+def _emit_transpose(v: Vectors, source: Any, target: Any, n: Any) -> None:
     builder, rows = v.builder, []
     for r in range(v.lanes):
         there = builder.icmp_signed("<", v.number(r), n)
@@ -245,7 +170,7 @@ def _emit_transpose(v: _Vectors, source: Any, target: Any, n: Any) -> None:
         v.store(column, target, r * v.bytes)
 
 
-def _emit_columns_of(v: _Vectors, source: Any, panel: Any, target: Any, width: Any, n: Any) -> None:
+def _emit_columns_of(v: Vectors, source: Any, panel: Any, target: Any, width: Any, n: Any) -> None:
     """The last rows first, the first columns first: what is written past a column's end is written
     over."""
     builder, square = v.builder, v.number(v.lanes * v.bytes)
@@ -265,7 +190,7 @@ def _emit_columns_of(v: _Vectors, source: Any, panel: Any, target: Any, width: A
                     v.store(column, builder.add(down, across))
 
 
-def _emit_rows_of(v: _Vectors, source: Any, target: Any, panel: Any, width: Any, n: Any) -> None:
+def _emit_rows_of(v: Vectors, source: Any, target: Any, panel: Any, width: Any, n: Any) -> None:
     builder, square = v.builder, v.number(v.lanes * v.bytes)
     with cgutils.for_range(builder, _ceil(v, width)) as panels:
         first = builder.mul(panels.index, v.number(v.lanes))
@@ -287,12 +212,12 @@ def _emit_rows_of(v: _Vectors, source: Any, target: Any, panel: Any, width: Any,
                     v.store(numbers, place, r * v.bytes)
 
 
-def _ceil(v: _Vectors, n: Any) -> Any:
+def _ceil(v: Vectors, n: Any) -> Any:
     """How many vectors hold n numbers."""
     return v.builder.udiv(v.builder.add(n, v.number(v.lanes - 1)), v.number(v.lanes))
 
 
-def _emit_sum_rows(v: _Vectors, matrix: Any, start: Any, target: Any, n: Any) -> None:
+def _emit_sum_rows(v: Vectors, matrix: Any, start: Any, target: Any, n: Any) -> None:
     builder, chains = v.builder, v.number(CHAINS)
     sums = [entry_alloca(builder, v.kind) for _ in range(CHAINS)]
     for total in sums:
@@ -316,7 +241,7 @@ def _emit_sum_rows(v: _Vectors, matrix: Any, start: Any, target: Any, n: Any) ->
     v.store(value, target)
 
 
-def _emit_outer(v: _Vectors, numbers: Any, panel: Any, vector: Any, target: Any, n: Any) -> None:
+def _emit_outer(v: Vectors, numbers: Any, panel: Any, vector: Any, target: Any, n: Any) -> None:
     """Added to zero as a product's sums are: -0 becomes 0 there too."""
     builder, factor = v.builder, v.load(vector)
     last = builder.udiv(builder.sub(n, v.number(1)), v.number(v.lanes))
@@ -330,7 +255,7 @@ def _emit_outer(v: _Vectors, numbers: Any, panel: Any, vector: Any, target: Any,
 
 
 def _emit_add_rows(
-    v: _Vectors,
+    v: Vectors,
     target: Any,
     start: Any,
     matrix: Any,
@@ -348,7 +273,7 @@ def _emit_add_rows(
 
 
 def _emit_add_wide_rows(
-    v: _Vectors,
+    v: Vectors,
     target: Any,
     panel: Any,
     start: Any,
@@ -373,7 +298,7 @@ def _emit_add_wide_rows(
 
 @contextmanager
 def _each_row(
-    v: _Vectors, matrix: Any, stride: Any, places: Any, factors: Any, n: Any
+    v: Vectors, matrix: Any, stride: Any, places: Any, factors: Any, n: Any
 ) -> Iterator[tuple[Any, Any]]:
     """A loop over n rows: where each begins, and its factor in every lane."""
     builder = v.builder
