@@ -118,5 +118,6 @@ def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> No
         ends[end] = ends.get(end, 0) + 1
 
     check()
-    assert ends["fitted"] > n // 10
+    # Not all were refused: of few that are drawn, few fit.
+    assert ends["fitted"] > n // 20
     assert ends["refused"] > n // 20
