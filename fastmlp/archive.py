@@ -153,18 +153,27 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """Return an optimizer's state, shape (2, n_parameters), if any is stored."""
+    """Return an optimizer's state, shape (2, n_parameters), if any is stored.
+
+    It may overflow where the parameters do not: squares of large gradients.
+    """
     if stored is None:
         return None
     like = np.broadcast_to(parameters, (2, parameters.size))
-    return checked(stored, "moments", like).copy()
+    return _shaped(stored, "moments", like).copy()
 
 
 def checked(array: Array, name: str, like: Array) -> Array:
     """Return the array, which must be finite numbers, and of this shape and dtype."""
-    if array.shape != like.shape or array.dtype != like.dtype or not np.isfinite(array).all():
+    if not np.isfinite(_shaped(array, name, like)).all():
+        raise FileError(f"{name} must be finite {like.dtype} numbers of shape {like.shape}")
+    return array
+
+
+def _shaped(array: Array, name: str, like: Array) -> Array:
+    if array.shape != like.shape or array.dtype != like.dtype:
         raise FileError(
-            f"{name} must be finite {like.dtype} numbers of shape {like.shape}, "
+            f"{name} must be {like.dtype} numbers of shape {like.shape}, "
             f"got {array.dtype} of shape {array.shape}"
         )
     return array

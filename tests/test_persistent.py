@@ -224,6 +224,17 @@ def test_parameters_that_are_not_finite_are_not_saved(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_moments_that_overflowed_are_as_they_were(path: Path) -> None:
+    net = make()
+    net.fit(X, Y, epochs=1)
+    net.save(path, include_training_state=True)
+    content = files.read(path)
+    content.arrays["moments"][1, 3] = np.inf
+    files.write(path, content)
+    MLP.load(path).save(path, include_training_state=True)
+    assert files.read(path).arrays["moments"][1, 3] == np.inf
+
+
 def test_arguments_are_checked(path: Path) -> None:
     make().save(path)
     with pytest.raises(TypeError, match="rules must be a mapping"):
@@ -271,7 +282,7 @@ LIES: dict[str, tuple[Any, str]] = {
     "no layers": (lambda i, o: i.update(layer_sizes=[]), "layer_sizes needs at least"),
     "sizes of text": (lambda i, o: i.update(layer_sizes="341"), "layer_sizes must be"),
     "negative size": (lambda i, o: i.update(layer_sizes=[3, -4, 1]), "layer_sizes"),
-    "another dtype": (lambda i, o: i.update(dtype="float64"), "must be finite float64"),
+    "another dtype": (lambda i, o: i.update(dtype="float64"), "must be float64"),
     "no dtype": (lambda i, o: i.update(dtype=None), "dtype must be"),
     "another kind": (lambda i, o: i.update(kind="FOREST"), "of kind 'FOREST'"),
     "unknown activation": (lambda i, o: i.update(activation=["slu"]), "unknown activation 'slu'"),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from fastmlp import checks, spelling
@@ -22,7 +21,7 @@ def of(books: Any) -> dict[str, Any]:
     if isinstance(books, solvers.CoreOptimizer):
         return {"kind": "core", "core": spelling.of_optimizer(books.core), "t": books.t}
     kind = "sgd" if isinstance(books, SGDOptimizer) else "adam"
-    told = {name: _plain(getattr(books, name)) for name in FIELDS[kind]}
+    told = {name: _plain(name, getattr(books, name)) for name in FIELDS[kind]}
     now = {"learning_rate": float(books.learning_rate), "t": solvers.steps_of(books)}
     return {"kind": kind, **told, **now}
 
@@ -67,7 +66,7 @@ def _sgd(settings: dict[str, Any]) -> SGDOptimizer:
     return SGDOptimizer([], **settings)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, bool | np.bool_):
+def _plain(name: str, value: Any) -> Any:
+    if name == "nesterov":
         return bool(value)
-    return value if isinstance(value, str) else float(value)
+    return value if name == "lr_schedule" else float(value)
