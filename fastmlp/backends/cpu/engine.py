@@ -23,16 +23,7 @@ Array = NDArray[Any]
 
 
 class Engine(Runner):
-    """Forward, gradient and update of one network on the CPU.
-
-    Parameters
-    ----------
-    network : Network
-    n_threads : int or None
-        At most so many threads; None: as many as the process may use.
-    guard : Guard, optional
-        Held while the parameters are read, or written, as a whole.
-    """
+    """Forward, gradient and update of one network on the CPU, made as a `Runner` is."""
 
     def predict(
         self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
