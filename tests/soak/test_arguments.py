@@ -124,8 +124,10 @@ def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> No
         ends[end] = ends.get(end, 0) + 1
 
     check()
-    assert ends["COMPLETED"] > n // 20
-    assert ends["refused"] > n // 20
+    # Neither end is rare, but of the few that are drawn uncompiled there may be none.
+    if n >= 600:
+        assert ends["COMPLETED"] > n // 20
+        assert ends["refused"] > n // 20
 
 
 @pytest.mark.parametrize("value", JUNK, ids=lambda value: f"{type(value).__name__}-{value!r}"[:40])

@@ -118,6 +118,7 @@ def test_every_call_ends_in_a_fit_or_in_a_documented_exception(soak: bool) -> No
         ends[end] = ends.get(end, 0) + 1
 
     check()
-    # Not all were refused: of few that are drawn, few fit.
-    assert ends["fitted"] > n // 20
-    assert ends["refused"] > n // 20
+    # Neither end is rare, but of the few that are drawn uncompiled there may be none.
+    if n >= 300:
+        assert ends["fitted"] > n // 20
+        assert ends["refused"] > n // 20
