@@ -24,6 +24,10 @@ class HeldOut:
     rows : (X, y, sample_weight or None), targets binarized
     labels : the targets as a scorer takes them
     metric : function of outputs, targets and weights that returns the score
+
+    Attributes
+    ----------
+    X, labels, weight : what a scorer takes
     """
 
     def __init__(
@@ -35,25 +39,19 @@ class HeldOut:
         parameters: Parameters,
         network: Network,
     ) -> None:
-        self.X, self.targets, self.weight = rows
+        self.X, self._targets, self.weight = rows
         self.labels, self._metric, self._flat = labels, metric, parameters.flat
-        engine, data = engine_of(estimator, network), data_of(network, *rows)
-        self._evaluation, self._prediction = engine.evaluation(data), engine.prediction(data.x)
-        self._shape = (len(data.x), network.layout.sizes[-1])
+        data = data_of(network, *rows)
+        self._evaluation = engine_of(estimator, network).evaluation(data)
+        self._outputs = np.empty((len(data.x), network.layout.sizes[-1]), self._flat.dtype)
 
     def loss(self) -> float:
         """Return the mean loss, without penalty, at the parameters of now."""
-        return self._evaluation(self._flat)
-
-    def outputs(self) -> Array:
-        """Return the net's predictions, shape (n_rows, n_outputs)."""
-        outputs = np.empty(self._shape, self._flat.dtype)
-        self._prediction(self._flat, outputs)
-        return outputs
+        return self._evaluation(self._flat, self._outputs)
 
     def score(self) -> float:
-        """Return the metric at the parameters of now."""
-        return float(self._metric(self.outputs(), self.targets, self.weight))
+        """Return the metric at the parameters for which the loss was last asked."""
+        return float(self._metric(self._outputs, self._targets, self.weight))
 
 
 def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:

@@ -137,8 +137,8 @@ def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple
     flat, back = np.frombuffer(bits, dtype), np.empty_like(parameters)
     session, packed = trainer._session, workspace_of(trainer).parameters
     where = address(session.plan.net)
-    session.block("pack")(where, address(flat), address(packed))
-    session.block("unpack")(where, address(back), address(packed))
+    session.blocks["pack"](where, address(flat), address(packed))
+    session.blocks["unpack"](where, address(back), address(packed))
     assert back.tobytes() == bits
 
 

@@ -41,10 +41,6 @@ class Engine(Runner):
         Prediction(self, network, x)(parameters, out)
         return None
 
-    def prediction(self, x: Array | SparseRows) -> Prediction:
-        """Return the predictions for these rows, as a function of the parameters."""
-        return Prediction(self, self.network, x)
-
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
         return self.evaluation(data)(parameters)
@@ -137,8 +133,8 @@ class Trainer:
         self._session = Session(network, blocks, data, batch_size, moments=moments)
         if self._session.rows < batch_size:
             self._session.keep_gradient()
-        job = self._session.job[0]
-        job.guarded, job.by_rows = guarded, by_rows
+        job = self._session.job
+        job["guarded"], job["by_rows"] = guarded, by_rows
         self.load()
         self._session.at(slice(0, len(data.x)))
         rows = self._session.rows
@@ -164,7 +160,7 @@ class Trainer:
 
         Other threads may be reading those of a guarded training.
         """
-        if not self._session.job[0].guarded:
+        if not self._session.job["guarded"]:
             self._session.store(self._parameters)
             return
         # The backup is free between epochs, and after the last call.
@@ -175,12 +171,12 @@ class Trainer:
 
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
-        self._session.job[0].reached = 0
+        self._session.job["reached"] = 0
 
     @property
     def reached(self) -> int:
         """The unit of the window that the calls of `run` have reached, interrupted or not."""
-        return int(self._session.job[0].reached)
+        return int(self._session.job["reached"])
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
@@ -222,4 +218,4 @@ class Trainer:
     @property
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
-        return bool(self._session.job[0].diverged)
+        return bool(self._session.job["diverged"])

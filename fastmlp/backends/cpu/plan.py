@@ -153,6 +153,15 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
     return int(array.ctypes.data) + offset * array.itemsize
 
 
+def fields_of(record: NDArray[Any]) -> Any:
+    """Return a view of a record of shape (1,) whose fields go by their names, as in ``it["x"]``.
+
+    It takes 0.4 us to set one so, 1.3 as an attribute of a record array, of which a call sets 20.
+    """
+    kinds = record.dtype.fields or {}
+    return record.view([(name, kind) for name, (kind, *_) in kinds.items()])[0]
+
+
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Return the table of layers; fields in the order of `LAYER`."""
     lanes, vector = workspace.lanes, workspace.lanes * workspace.parameters.itemsize

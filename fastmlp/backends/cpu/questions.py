@@ -36,30 +36,37 @@ class Prediction:
         """Write the predictions at these parameters to `out`, shape (n_rows, n_outputs)."""
         session, n_rows = self._session, len(out)
         self._runner.load(session, parameters)
-        net = session.plan.net[0]
+        net = session.net
         for first in range(0, n_rows, self._rows):
             session.at(slice(first, min(first + self._rows, n_rows)))
-            net.index, net.out = 0, address(out, first * out.shape[1])
+            net["index"], net["out"] = 0, address(out, first * out.shape[1])
             self._runner.run(drive.predict, session, self._work)
 
 
 class Evaluation:
-    """The mean loss over some rows, weighted, without penalties; plan and buffers made once."""
+    """The mean loss over some rows, weighted, without penalties; plan and buffers made once.
+
+    Predictions of the same rows come with it where asked for.
+    """
 
     def __init__(self, runner: Runner, data: Data) -> None:
         network = runner.network
-        blocks = Addresses(*rules.activations(network), loss=rules.loss(network))
+        blocks = Addresses(
+            *rules.activations(network), loss=rules.loss(network), link=rules.link(network)
+        )
         self._runner, self._mass = runner, data.mass
         self._session = Session(network, blocks, data)
         self._work = runner.work(self._session.rows, forward=2)
 
-    def __call__(self, parameters: Array) -> float:
-        """Return the loss at these parameters."""
+    def __call__(self, parameters: Array, out: Array | None = None) -> float:
+        """Return the loss at these parameters; write predictions to `out`, if there is one."""
         session, total = self._session, 0.0
         self._runner.load(session, parameters)
         for rows in session.chunks():
             session.at(rows)
-            total += self._runner.run(drive.evaluate, session, self._work).loss
+            if out is not None:
+                session.net["out"] = address(out, rows.start * out.shape[1])
+            total += self._runner.run(drive.evaluate, session, self._work)["loss"]
         return float(total / self._mass)
 
 
@@ -89,8 +96,7 @@ class Objective:
             session.at(rows)
             where = {"more": rows.start > 0, "ends": rows.stop == len(session.data.x)}
             job = self._runner.run(drive.gradient, session, self._work, mass=self._mass, **where)
-            total += job.loss
+            total += job["loss"]
         gradient = np.empty_like(parameters)
-        net, packed = address(session.plan.net), address(self._packed)
-        session.block("unpack")(net, address(gradient), packed)
+        session.unpack(self._packed, gradient)
         return float(total), gradient

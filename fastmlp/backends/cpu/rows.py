@@ -103,17 +103,6 @@ def _scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any
 
 
 @leaf
-def _write_predictions(net: Any, columns: Any, start: Any, n: Any, like: Any) -> None:
-    """Columns to the rows that were asked for."""
-    width = net.n_out
-    source = row(columns, n * width, like.dtype)
-    target = row(net.out + start * width * like.itemsize, n * width, like.dtype)
-    for j in range(width):
-        for r in range(n):
-            target[r * width + j] = source[j * n + r]
-
-
-@leaf
 def _backward_layer(net: Any, layer: Any, below: Any, n: Any, at: Any, vector: Any) -> None:
     """Errors of the layer below: the product with W transposed, times that layer's slopes."""
     down = at * vector
@@ -131,11 +120,11 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that runs phase one on strips first to last, as far as the mode asks for.
 
     Where nothing is to be kept, all rows of a team's part go through the same few rows of the
-    buffers, which stay in cache; the link writes the predictions where asked.
+    buffers, which stay in cache. Predictions are written where the record says, if it does.
     """
     lanes = lanes_of(scalar)
     its = moves(scalar, lanes)
-    spread, columns_of, rows_of = its.spread, its.columns_of, its.rows_of
+    spread, collect, columns_of, rows_of = its.spread, its.collect, its.columns_of, its.rows_of
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     waiting = LARGEST[1] * ROW_BLOCK * vector
@@ -169,15 +158,20 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                 place = net.value + skip
                 call(outer.activation, (values, place, net.slope + skip, n * net.n_out))
                 values = place
-            if net.mode == FORWARD:
+            if net.mode != FORWARD:
+                targets = _gather_targets(net, start, n, at, like)
+                losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
+                call(net.loss, (values, targets, net.loss_slope + skip, losses, *shape))
+                _sum_losses(net, start, n, at, like)
+            if net.out:
                 place = net.loss_slope + skip
                 call(net.link, (values, place, n, net.n_out))
-                _write_predictions(net, place, start, n, like)
-                continue
-            targets = _gather_targets(net, start, n, at, like)
-            losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
-            call(net.loss, (values, targets, net.loss_slope + skip, losses, *shape))
-            _sum_losses(net, start, n, at, like)
+                # Back to rows by way of the panels: number by number took 4 ns each.
+                panels = outer.outputs + at * vector
+                rows_of(place, panels, net.panel, net.n_out, n)
+                for r in range(n):
+                    target = net.out + (start + r) * net.n_out * size
+                    collect(panels + r * vector, net.panel, target, net.n_out)
             if net.mode == TRAIN:
                 _scale_errors(net, outer, start, n, skip, like)
                 errors = outer.deltas + at * vector

@@ -49,14 +49,14 @@ class Runner:
         return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
 
     def run(self, driver: Any, session: Session, work: Work, **fields: Any) -> Any:
-        """Set fields of the session's job, do it with a team where that pays, and return it."""
-        job = session.job[0]
+        """Set fields of the session's job, do it with a team where that pays, and return them."""
+        job = session.job
         for name, value in fields.items():
-            setattr(job, name, value)
+            job[name] = value
         kind = (driver.__name__, self.network.layout.sizes, session.rows, self.n_threads)
         pilot = pilot_for(kind)
         team = cost.pays(work, self.n_threads) and pilot.wants_team()
         block, start = block_of(driver, self.network.dtype), time.perf_counter()
-        helpers.run(block, session.job, self.n_threads if team else 1, work.flops / cost.RATE)
+        helpers.run(block, session.record, self.n_threads if team else 1, work.flops / cost.RATE)
         pilot.record(team, work.flops, time.perf_counter() - start)
         return job

@@ -12,7 +12,7 @@ from fastmlp.backends.cpu import drive
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
-from fastmlp.backends.cpu.plan import Addresses, address, make_plan
+from fastmlp.backends.cpu.plan import Addresses, address, fields_of, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.sparse import (
@@ -71,7 +71,9 @@ class Session:
     Attributes
     ----------
     plan : Plan
-    job : record array of `drive.JOB`, shape (1,)
+    record : record array of `drive.JOB`, shape (1,)
+    job, net : the fields of the job's record, and of the plan's, by their names
+    blocks : the blocks of the phases by their names
     workspace : Workspace
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
     """
@@ -102,54 +104,55 @@ class Session:
             self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
         strengths = [strength for _, strength in network.penalties] if train else []
         self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
-        net = self.plan.net[0]
-        names = _phases(network) if train else FORWARD_BLOCKS
-        for name in names:
-            setattr(net, name, self.block(name).address)
-
+        self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
+        self._packed = address(self.workspace.parameters)
+        phases = _phases(network)
+        names = phases if train else FORWARD_BLOCKS
+        self.blocks: dict[str, Block] = {name: phases[name]() for name in names}
+        for name, block in self.blocks.items():
+            self.net[name] = block.address
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
         self._at: slice | None = None
-        self.job = np.zeros(1, drive.JOB).view(np.recarray)
-        self.job[0].net = address(self.plan.net)
+        self.record = np.zeros(1, drive.JOB)
+        self.job = fields_of(self.record)
+        self.job["net"] = self._address
 
     def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
         """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
-        net, dtype = self.plan.net[0], self._network.dtype
-        net.x_columns, net.x_values = address(x.columns), address(x.values)
-        net.sparse_forward = block_of(sparse_forward, dtype).address
+        net, dtype = self.net, self._network.dtype
+        net["x_columns"], net["x_values"] = address(x.columns), address(x.values)
+        net["sparse_forward"] = block_of(sparse_forward, dtype).address
         if not train:
             return
         self._columns = columns = ColumnBuffers(x, self.rows)
-        net.column_starts, net.column_rows = address(columns.starts), address(columns.rows)
-        net.column_values = address(columns.values)
-        net.sparse_columns = block_of(sparse_columns, dtype).address
-        net.sparse_gradient = block_of(sparse_gradient, dtype).address
-
-    def block(self, name: str) -> Block:
-        """Return one of the blocks of the phases."""
-        block: Block = _phases(self._network)[name]()
-        return block
+        net["column_starts"], net["column_rows"] = address(columns.starts), address(columns.rows)
+        net["column_values"] = address(columns.values)
+        net["sparse_columns"] = block_of(sparse_columns, dtype).address
+        net["sparse_gradient"] = block_of(sparse_gradient, dtype).address
 
     def keep_gradient(self) -> Array:
         """Allocate a packed gradient, for one that is summed over chunks or asked for."""
         self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
-        self.plan.net[0].gradient = address(self._gradient)
+        self.net["gradient"] = address(self._gradient)
         return self._gradient
 
     def load(self, parameters: Array) -> None:
         """Pack the parameters, and whatever is computed from them."""
-        workspace, net = self.workspace, address(self.plan.net)
+        flat, workspace = address(parameters), self.workspace
         if workspace.sparse and not workspace.m.size:
-            self.plan.net[0].unpacked = address(parameters)
-        self.block("pack")(net, address(parameters), address(workspace.parameters))
+            self.net["unpacked"] = flat
+        self.blocks["pack"](self._address, flat, self._packed)
         if workspace.m.size:
-            self.block("transposes")(net)
+            self.blocks["transposes"](self._address)
 
     def store(self, parameters: Array) -> None:
         """Unpack the parameters."""
-        net, packed = address(self.plan.net), address(self.workspace.parameters)
-        self.block("unpack")(net, address(parameters), packed)
+        self.unpack(self.workspace.parameters, parameters)
+
+    def unpack(self, packed: Array, flat: Array) -> None:
+        """Copy a packed vector, such as the gradient, to a flat one."""
+        self.blocks["unpack"](self._address, address(flat), address(packed))
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""
@@ -158,15 +161,15 @@ class Session:
             yield slice(first, min(first + self.rows, n))
 
     def at(self, rows: slice) -> None:
-        """Point the plan to these rows of the data: 17 us, but where it points there already."""
+        """Point the plan to these rows of the data: 7 us, but where it points there already."""
         if rows == self._at:
             return
         self._at = rows
-        net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
+        net, data, n_targets = self.net, self.data, self.data.y.shape[1]
         if isinstance(data.x, SparseRows):
-            net.x = address(data.x.starts, rows.start)
+            net["x"] = address(data.x.starts, rows.start)
         else:
-            net.x = address(data.x, rows.start * data.x.shape[1])
-        net.y = address(data.y, rows.start * n_targets)
-        net.weight = address(data.weight, rows.start) if data.weight.size else 0
-        net.index, net.n_rows = net.identity, rows.stop - rows.start
+            net["x"] = address(data.x, rows.start * data.x.shape[1])
+        net["y"] = address(data.y, rows.start * n_targets)
+        net["weight"] = address(data.weight, rows.start) if data.weight.size else 0
+        net["index"], net["n_rows"] = net["identity"], rows.stop - rows.start
