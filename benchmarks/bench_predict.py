@@ -10,7 +10,7 @@ from benchmarks.peers import load
 from benchmarks.workloads import BY_NAME
 
 
-@pytest.mark.parametrize("n_rows", [1, 1_000 if QUICK else 100_000])
+@pytest.mark.parametrize("n_rows", [1, 32, 1_000 if QUICK else 100_000])
 def test_predict(benchmark: Any, peer: str, n_rows: int) -> None:
     workload = BY_NAME["16-64-64-2@64"]
     run = load(peer).make(workload.quick())

@@ -100,7 +100,7 @@ def _race(
         results["training"] += race.train(workload, trainers, effort, say)
         for heat in heats(results)[-len(options.threads) :]:
             print("\n".join(report.heat_lines(heat)), flush=True)
-    for n_rows in (1, 100_000) if "predict" in options.parts else ():
+    for n_rows in race.N_ROWS if "predict" in options.parts else ():
         results["predictions"] += race.predict(contestants, n_rows, effort, say)
     for threads in options.threads if "estimators" in options.parts else []:
         group = [c for c in contestants if c.n_threads == threads]

@@ -8,6 +8,7 @@ from benchmarks.workloads import Workload
 
 Say = Callable[[str], None]
 PREDICTED = "16-64-64-2@64"
+N_ROWS = (1, 32, 1_000, 100_000)
 
 
 class Effort(NamedTuple):
@@ -71,7 +72,7 @@ def predict(contestants: list[Contestant], n_rows: int, effort: Effort, say: Say
         ways = reply.get("names", [])
         records += [{**key, "way": way, "seconds": []} for way in ways]
     by_key = {(c.name, c.n_threads): c for c in contestants}
-    calls = 500 if n_rows == 1 else 3
+    calls = 500 if n_rows <= 1_000 else 3
     for repeat in range(effort.repeats):
         for record in _rotated(records, repeat):
             contestant = by_key[record["contestant"], record["threads"]]

@@ -15,6 +15,7 @@ from fastmlp.checkpoint import EVERY, Checkpoint, Fit, digest
 from fastmlp.description import Description, name_of
 from fastmlp.guard import Guard
 from fastmlp.history import Callback, History
+from fastmlp.idle import Idle
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.losses import Loss
 from fastmlp.network import Network
@@ -134,7 +135,7 @@ class MLP(Persistent):
         self.n_threads = n_threads
         self.n_steps = 0
         self._generator = validation.generator(seed)
-        self._guard = Guard()
+        self._guard, self._idle = Guard(), Idle()
         self._moments: Moments | None = None
         self._few_rows: FewRows | None = None
         self._parameters = self._initial_parameters(initializer)
@@ -384,7 +385,7 @@ class MLP(Persistent):
     def _engine(self) -> "Engine":
         from fastmlp.backends.cpu.engine import Engine
 
-        return Engine(self._network, self.n_threads, self._guard)
+        return Engine(self._network, self.n_threads, self._guard, self._idle)
 
     def _trained(self) -> "tuple[Array, Moments, Optimizer]":
         """Return what a step changes, and by what."""

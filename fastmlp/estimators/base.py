@@ -302,7 +302,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             network = features_of(network)
             flat = Parameters(self.coefs_[:-1], self.intercepts_[:-1], dtype).flat
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
-        few = engine_of(self, network).predict(flat, rows_of(X, dtype), out)
+        engine = engine_of(self, network, parameters.idle)
+        few = engine.predict(flat, rows_of(X, dtype), out)
         if few is not None and flat is parameters.flat:
             parameters.quick = (few, self.activation, self.out_activation_)
         return out

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.idle import Idle
 from fastmlp.layout import bias_views, make_layout, weight_views
 
 Array = NDArray[Any]
@@ -22,6 +23,7 @@ class Parameters:
     flat : (n_parameters,) array
     coefs, intercepts : views into it, shape (n_in, n_out) and (n_out,) each
     quick : what predicts a few rows again, or None
+    idle : Idle, what predicts more rows again
     """
 
     def __init__(self, coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> None:
@@ -31,6 +33,7 @@ class Parameters:
         self.coefs = weight_views(self.layout, self.flat)
         self.intercepts = bias_views(self.layout, self.flat)
         self.quick: Any = None
+        self.idle = Idle()
 
     @property
     def views(self) -> list[Array]:

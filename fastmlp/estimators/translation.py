@@ -12,6 +12,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.conventions import SKLEARN_LOSSES
+from fastmlp.idle import Idle
 from fastmlp.layout import make_layout
 from fastmlp.links import LINKS
 from fastmlp.network import Network
@@ -58,9 +59,9 @@ def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
     return SparseRows(rows.data.astype(dtype, copy=False), rows.indices, rows.indptr, X.shape[1])
 
 
-def engine_of(estimator: Any, network: Network) -> Engine:
+def engine_of(estimator: Any, network: Network, idle: Idle | None = None) -> Engine:
     """Return the core's engine for a network, with as many threads as the estimator may use."""
-    return Engine(network, n_threads_of(estimator.n_jobs))
+    return Engine(network, n_threads_of(estimator.n_jobs), idle=idle)
 
 
 def n_threads_of(n_jobs: int | None) -> int | None:

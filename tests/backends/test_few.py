@@ -15,7 +15,7 @@ from fastmlp import MLP
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import few
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
+from fastmlp.backends.cpu.few import MOST_ROWS, FewRows
 from fastmlp.layout import make_layout
 from fastmlp.links import LINKS
 from fastmlp.losses import LOSSES
@@ -24,7 +24,7 @@ from fastmlp.network import Network
 DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 SIZES = (5, 19, 6, 3)
-N_ROWS = 11
+N_ROWS = MOST_ROWS + 9
 
 
 def network_of(
@@ -350,10 +350,10 @@ def test_the_rows_taken_are_bounded_by_the_products(monkeypatch: pytest.MonkeyPa
     sizes, products = (10, 10, 10), 200
     network = network_of(sizes, "tanh", "identity", "identity", "float32")
     parameters = np.zeros(network.layout.n_parameters, np.float32)
-    for allowed, most in ((1, 1), (products, 1), (3 * products, 3), (99 * products, FEW_ROWS)):
+    for allowed, most in ((1, 1), (products, 1), (3 * products, 3), (99 * products, MOST_ROWS)):
         monkeypatch.setattr(few, "FEW_PRODUCTS", allowed)
         quick = FewRows(network, parameters)
-        for n in range(1, FEW_ROWS + 2):
+        for n in range(1, MOST_ROWS + 2):
             taken = quick(np.ones((n, 10), np.float32), None)
             assert (taken is not None) == (n <= most)
 

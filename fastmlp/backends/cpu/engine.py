@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu import drive, rules
 from fastmlp.backends.cpu.cost import Work
-from fastmlp.backends.cpu.few import FEW_ROWS, FewRows
+from fastmlp.backends.cpu.few import FewRows, are_few
 from fastmlp.backends.cpu.moments import Moments, Panels
 from fastmlp.backends.cpu.plan import Addresses, address
 from fastmlp.backends.cpu.questions import Evaluation, Objective, Prediction
@@ -16,14 +16,37 @@ from fastmlp.backends.cpu.runner import Runner
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.sparse import SparseRows
-from fastmlp.guard import publish
+from fastmlp.guard import Guard, publish
+from fastmlp.idle import Idle
+from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 
 
+# Packed parameters up to 4 MB are kept for the next prediction.
+KEPT = 1 << 20
+
+
 class Engine(Runner):
-    """Forward, gradient and update of one network on the CPU, made as a `Runner` is."""
+    """Forward, gradient and update of one network on the CPU.
+
+    Parameters
+    ----------
+    network, n_threads, guard : as for a `Runner`
+    idle : Idle, optional
+        Where predictions leave what the next ones may use.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        n_threads: int | None = None,
+        guard: Guard | None = None,
+        idle: Idle | None = None,
+    ) -> None:
+        super().__init__(network, n_threads, guard)
+        self._idle = idle or Idle()
 
     def predict(
         self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
@@ -33,12 +56,17 @@ class Engine(Runner):
         Returns what predicts a few rows again, and sooner, where there are only few.
         """
         network = rules.without_output(self.network) if raw else self.network
-        if len(x) <= FEW_ROWS and not isinstance(x, SparseRows):
+        if are_few(len(x), network.layout) and not isinstance(x, SparseRows):
             few = FewRows(network, parameters)
             with self.guard.whole:
                 few.write(x, out)
             return few
-        Prediction(self, network, x)(parameters, out)
+        sparse = x if isinstance(x, SparseRows) else None
+        key = (network, self.n_threads, sparse is None)
+        prediction = self._idle.take(key) or Prediction(self, network, sparse)
+        prediction(parameters, x, out)
+        if network.layout.n_parameters <= KEPT:
+            self._idle.give(key, prediction)
         return None
 
     def loss(self, parameters: Array, data: Data) -> float:

@@ -22,11 +22,16 @@ from fastmlp._compile import (
 from fastmlp.backends.cpu import rules
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET, Addresses, address, make_plan
+from fastmlp.layout import Layout
 from fastmlp.network import Network
 from fastmlp.workspace import aligned, make_workspace
 
 Array = NDArray[Any]
+# Of any net, up to so many rows cost less than packing its weights.
 FEW_ROWS = 4
+# Up to so many of a small net, where the other way's fixed 40 us are what counts: 64 rows of
+# 16-64-64-2 take 31 us, and 55 in panels.
+MOST_ROWS = 64
 # The GIL is held for at most so many multiply-adds: about 30 us.
 FEW_PRODUCTS = 500_000
 
@@ -88,6 +93,16 @@ def few(scalar: type[np.floating[Any]]) -> Any:
     return predict_few
 
 
+def most_rows(layout: Layout) -> int:
+    """Return how many rows at once may hold the GIL."""
+    return max(1, min(MOST_ROWS, FEW_PRODUCTS // layout.n_weights))
+
+
+def are_few(n_rows: int, layout: Layout) -> bool:
+    """Whether so many rows are best predicted straight from the flat parameters."""
+    return n_rows <= max(FEW_ROWS, most_rows(layout))
+
+
 class FewRows:
     """Predicts few rows of one network, with all that a call needs made beforehand.
 
@@ -109,7 +124,7 @@ class FewRows:
         self._block = block_of(few, dtype)
         net.rows = self._block.address
         self._address = address(self._plan.net)
-        self.most = max(1, min(FEW_ROWS, FEW_PRODUCTS // layout.n_weights))
+        self.most = most_rows(layout)
 
     def __reduce__(self) -> Any:
         """Addresses mean nothing in a copy or in another process."""

@@ -22,25 +22,35 @@ PREDICT_FLOPS = 5_000_000_000
 
 
 class Prediction:
-    """The predictions for some rows, plan and buffers made once."""
+    """The predictions of a network for any rows of one kind, plan and buffers made once.
 
-    def __init__(self, runner: Runner, network: Network, x: Array | SparseRows) -> None:
+    Parameters
+    ----------
+    sparse : SparseRows, optional
+        Some of the rows, where all are sparse.
+    """
+
+    def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:
         blocks = Addresses(*rules.activations(network), link=rules.link(network))
+        nothing = np.empty((0, network.layout.sizes[0]), network.dtype)
+        self._no_rows = Data(nothing, np.empty((0, 0), network.dtype), nothing.ravel())
+        data = self._no_rows if sparse is None else self._no_rows._replace(x=sparse)
         self._runner = runner
-        self._rows = max(1, min(len(x), PREDICT_FLOPS // (2 * network.layout.n_weights)))
-        data = Data(x, np.empty((len(x), 0), x.dtype), np.empty(0, x.dtype))
         self._session = Session(network, blocks, data, rows=runner.n_threads * ROW_BLOCK)
-        self._work = runner.work(self._rows, forward=2)
+        self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
 
-    def __call__(self, parameters: Array, out: Array) -> None:
-        """Write the predictions at these parameters to `out`, shape (n_rows, n_outputs)."""
-        session, n_rows = self._session, len(out)
-        self._runner.load(session, parameters)
-        net = session.net
-        for first in range(0, n_rows, self._rows):
-            session.at(slice(first, min(first + self._rows, n_rows)))
+    def __call__(self, parameters: Array, x: Array | SparseRows, out: Array) -> None:
+        """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs)."""
+        runner, session, n_rows = self._runner, self._session, len(out)
+        runner.load(session, parameters)
+        session.take(self._no_rows._replace(x=x))
+        work, net = runner.work(min(n_rows, self._most), forward=2), session.net
+        for first in range(0, n_rows, self._most):
+            session.at(slice(first, min(first + self._most, n_rows)))
             net["index"], net["out"] = 0, address(out, first * out.shape[1])
-            self._runner.run(drive.predict, session, self._work)
+            runner.run(drive.predict, session, work)
+        # Whoever keeps the buffers does not keep the rows.
+        session.take(self._no_rows)
 
 
 class Evaluation:

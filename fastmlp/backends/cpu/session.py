@@ -91,7 +91,7 @@ class Session:
     ) -> None:
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
-        self.data, self._network = data, network
+        self._network = network
         sparse = isinstance(data.x, SparseRows)
         self.rows = rows or chunk_rows(
             layout, batch_size or len(data.x), train=train, sparse=sparse
@@ -113,7 +113,7 @@ class Session:
             self.net[name] = block.address
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
-        self._at: slice | None = None
+        self.take(data)
         self.record = np.zeros(1, drive.JOB)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
@@ -121,7 +121,6 @@ class Session:
     def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
         """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
         net, dtype = self.net, self._network.dtype
-        net["x_columns"], net["x_values"] = address(x.columns), address(x.values)
         net["sparse_forward"] = block_of(sparse_forward, dtype).address
         if not train:
             return
@@ -130,6 +129,14 @@ class Session:
         net["column_values"] = address(columns.values)
         net["sparse_columns"] = block_of(sparse_columns, dtype).address
         net["sparse_gradient"] = block_of(sparse_gradient, dtype).address
+
+    def take(self, data: Data) -> None:
+        """Go over to these rows, of the kind and the dtype of those before."""
+        self.data: Data = data
+        self._at: slice | None = None
+        if isinstance(data.x, SparseRows):
+            self.net["x_columns"] = address(data.x.columns)
+            self.net["x_values"] = address(data.x.values)
 
     def keep_gradient(self) -> Array:
         """Allocate a packed gradient, for one that is summed over chunks or asked for."""
