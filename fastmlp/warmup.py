@@ -9,6 +9,7 @@ import numpy as np
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
+from fastmlp.backends.cpu.few import MOST_ROWS
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.losses import LOSSES
 from fastmlp.model import MLP
@@ -95,8 +96,10 @@ def _exercise(net: MLP) -> None:
     X = y = np.eye(WIDTH)
     # A batch of all rows would not be shuffled.
     net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
-    net.predict(np.repeat(X, 3, axis=0))
-    for _ in range(2):  # few rows, which have a way of their own from the second time on
+    net.predict(np.repeat(X, MOST_ROWS, axis=0))
+    for _ in range(
+        2
+    ):  # few rows, which have a way of their own, and another from the second time on
         net.predict(X[:1])
     _, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(gradient)

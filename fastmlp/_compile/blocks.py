@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 from fastmlp._compile.cache import CodeCache
 from fastmlp._compile.intrinsics import emitted
 from fastmlp._compile.jit import INLINED, INTERPRETED
-from fastmlp._compile.width import Compiler
+from fastmlp._compile.pipeline import Compiler
 
 Loop = Any
 Factory = Callable[..., Loop]

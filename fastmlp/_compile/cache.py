@@ -20,6 +20,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
@@ -83,7 +84,8 @@ class CodeCache:
 
     def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
         """Return the stored code for `signature`, or None: not there, damaged, unreadable."""
-        target_context.refresh()
+        # Numba refreshes the whole context here, which imports SciPy for what nobody calls: 0.3 s.
+        rtsys.initialize(target_context)
         path = self._path(signature, target_context.codegen())
         try:
             stored = path.read_bytes() if path else b""

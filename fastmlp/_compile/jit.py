@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from fastmlp._compile.cache import CodeCache
-from fastmlp._compile.width import Compiler
+from fastmlp._compile.pipeline import Compiler, LeafCompiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = bool(numba.config.DISABLE_JIT)
@@ -29,7 +29,7 @@ def leaf(function: Function) -> Function:
     Python, it would crash.
     """
     bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(**OPTIONS, **bare)(function)
+    return numba.njit(**OPTIONS, **bare, pipeline_class=LeafCompiler)(function)
 
 
 def kernel(

@@ -350,6 +350,24 @@ def test_a_second_process_compiles_nothing(tmp_path: Path, python: Callable[...,
     assert {Path(path).suffix for path in before} == {".code"}
 
 
+LATE = (
+    TRAIN
+    + """
+import sys
+late = [name for name in ("numba.np.linalg", "scipy.linalg") if name in sys.modules]
+print(late)
+"""
+)
+
+
+def test_stored_code_is_loaded_without_what_compiling_imports(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    """Numba's registries, and SciPy, which they import where it is there: half of a start."""
+    assert "numba.np.linalg" in python(LATE, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()[-1]
+    assert python(LATE, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()[-1] == "[]"
+
+
 def test_processes_that_start_at_once_do_not_disturb_each_other(
     tmp_path: Path, python: Callable[..., str]
 ) -> None:

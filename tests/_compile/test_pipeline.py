@@ -1,0 +1,78 @@
+"""Blocks use the widest vectors of the processor; leaves live in their callers alone."""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import pytest
+from numba.core.errors import TypingError
+
+from fastmlp import elementary
+from fastmlp._compile import leaf, row
+from fastmlp._compile.blocks import Block
+from fastmlp.backends.cpu import loops
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing has a width"
+)
+with_avx512 = pytest.mark.skipif(
+    not llvm.get_host_cpu_features().get("avx512f") or bool(numba.config.CPU_NAME),
+    reason="the processor, or the one that is compiled for, has no AVX-512",
+)
+
+
+@pytest.fixture(scope="module")
+def block() -> Block:
+    return Block(loops.link_loop(np.float32, elementary.tanh, by_row=False), None)
+
+
+@only_compiled
+def test_a_block_asks_for_full_width(block: Block) -> None:
+    assert '"prefer-vector-width"="512"' in block._code.inspect_llvm()
+
+
+@only_compiled
+@with_avx512
+def test_a_block_has_full_width(block: Block) -> None:
+    assert "<16 x float>" in block._code.inspect_llvm()
+
+
+@leaf
+def add_one(x: Any) -> Any:
+    return x + 1
+
+
+@leaf
+def add_two(x: Any) -> Any:
+    return add_one(add_one(x))
+
+
+def add_three(address: Any) -> None:
+    numbers = row(address, 1, np.int64)
+    numbers[0] = add_one(add_two(numbers[0]))
+
+
+@only_compiled
+def test_a_leaf_has_no_machine_code_of_its_own() -> None:
+    block, numbers = Block(add_three, None), np.array([4])
+    block(numbers.ctypes.data)
+    assert numbers[0] == 7
+    assert "call i64" not in block._code.inspect_llvm()
+    for each in (add_one, add_two):
+        (compiled,) = each.overloads.values()
+        engine = compiled.library.codegen._engine
+        assert not engine.is_symbol_defined(compiled.fndesc.llvm_func_name)
+
+
+@only_compiled
+def test_what_is_wrong_in_a_leaf_is_said_as_ever() -> None:
+    @leaf
+    def wrong(x: Any) -> Any:
+        return x.nothing
+
+    def block(address: Any) -> None:
+        wrong(address)
+
+    with pytest.raises(TypingError, match="nothing"):
+        Block(block, None)
