@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, orders, train
 
-from fastmlp.backends.cpu import cost, launch
+from fastmlp.backends.cpu import cost, launch, session
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS, SGD
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+each_share = pytest.mark.parametrize("shared", ["rows", "panels"])
+each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
 )
@@ -26,14 +28,16 @@ SAME_BITS_ON = """
 import os
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import cost, helpers
+from fastmlp.backends.cpu import cost, helpers, session
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS
 
 cost.pays = lambda work, n_threads: n_threads > 1
+session.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
 helpers.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
-net = Net((17, 33, 5), loss="cross_entropy", penalties={"l2": 0.1, "l1": 0.1}, dtype="float32")
+sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
+net = Net(sizes, dtype="float32", **rules)
 parameters, data = net.draw(rng, 200, weighted=True)
 order = orders(rng, 2, 200)
 for n_threads in (1, 2, 3, 4):
@@ -72,12 +76,17 @@ for n_steps in (10, 10, 1000):
 """
 
 
+def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str) -> None:
+    monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(session, "layers_pay", lambda *sizes: shared == "panels")
+
+
 @pytest.fixture
 def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A serial and a parallel engine for a net, however small the work."""
 
-    def engines(net: Net) -> tuple[Engine, Engine]:
-        monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
+    def engines(net: Net, shared: str = "rows") -> tuple[Engine, Engine]:
+        force_a_team(monkeypatch, shared)
         return Engine(net.network, 1), Engine(net.network, 2)
 
     return engines
@@ -85,11 +94,13 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @needs_threads
 @each_dtype
+@each_activation
+@each_share
 def test_loss_and_gradient_have_the_same_bits_in_parallel(
-    dtype: str, twins: Any, rng: np.random.Generator
+    shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
 ) -> None:
-    net = Net((17, 33, 5), penalties=PENALTY_SETS[-1], dtype=dtype)
-    serial, parallel = twins(net)
+    net = Net((17, 90, 33, 5), activation, penalties=PENALTY_SETS[-1], dtype=dtype)
+    serial, parallel = twins(net, shared)
     parameters, data = net.draw(rng, 200, weighted=True)
     assert serial.loss(parameters, data) == parallel.loss(parameters, data)
     value, gradient = serial.loss_and_gradient(parameters, data)
@@ -114,12 +125,13 @@ def test_predictions_have_the_same_bits_in_parallel(
 
 @needs_threads
 @each_dtype
+@each_share
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_has_the_same_bits_in_parallel(
-    dtype: str, name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+    dtype: str, shared: str, name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
-    net = Net((17, 33, 5), penalties=PENALTY_SETS[-1], dtype=dtype)
+    force_a_team(monkeypatch, shared)
+    net = Net((17, 90, 33, 5), penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
     serial = train(net, parameters, data, optimizer, order, 70)
@@ -136,8 +148,12 @@ def test_any_number_of_threads_gives_the_same_bits(
     layer: str, launched: str, python: Callable[..., str]
 ) -> None:
     environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
-    lines = python(SAME_BITS_ON, **environment).split()
-    assert len(lines) == 4
+    lines = [
+        line
+        for shared in ("rows", "panels")
+        for line in python(SAME_BITS_ON, SHARED=shared, **environment).split()
+    ]
+    assert len(lines) == 8
     assert len(set(lines)) == 1
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.plan import LAYER, NET
-from fastmlp.backends.cpu.rows import EVALUATE, FORWARD, TRAIN
+from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.rows import BACK, EVALUATE, FORTH, FORWARD, GATHER, SCORE, TRAIN, WHOLE
 from fastmlp.backends.cpu.team import spread
 from fastmlp.workspace import STRIP_ROWS
 
@@ -164,11 +165,41 @@ def _may_go_on(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
 
 
 @leaf
+def _spread_stage(net: Any, job: Any, stage: Any, layer: Any, n_panels: Any) -> None:
+    """Do a stage of phase one, shared by strips of rows or by groups of panels."""
+    net.stage, net.layer = stage, layer
+    n = _n_strips(net.n_rows)
+    if n_panels > 0:
+        n = (n_panels + LARGEST[1] - 1) // LARGEST[1]
+    spread(job.team, net.rows, n, job.net)
+
+
+@leaf
+def _spread_layers(net: Any, job: Any) -> None:
+    """Do phase one a layer at a time.
+
+    Each of the team then reads its own weights only, which lie in its cache. By rows everybody
+    reads all, half of which another core has just written: 0.4 of the 2.1 ms of 784-512-512-10.
+    """
+    layers, last = row(net.layers, net.n_layers, LAYER), net.n_layers - 1
+    _spread_stage(net, job, GATHER, 0, 0)
+    for i in range(net.n_layers):
+        _spread_stage(net, job, FORTH, i, layers[i].n_panels)
+    _spread_stage(net, job, SCORE, 0, 0)
+    for i in range(last if net.mode == TRAIN else 0, 0, -1):
+        _spread_stage(net, job, BACK, i, layers[i - 1].n_panels)
+    net.stage = WHOLE
+
+
+@leaf
 def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     """Do phase one; return the loss of the chunk's rows, weighted."""
     net.mode = mode
     n_strips = _n_strips(net.n_rows)
-    spread(job.team, net.rows, n_strips, job.net)
+    if net.by_layers and job.team != 0 and mode != FORWARD:
+        _spread_layers(net, job)
+    else:
+        spread(job.team, net.rows, n_strips, job.net)
     return 0.0 if mode == FORWARD else _sum(net.strip_losses, n_strips)
 
 

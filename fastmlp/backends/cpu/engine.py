@@ -158,7 +158,9 @@ class Trainer:
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters = parameters
-        self._session = Session(network, blocks, data, batch_size, moments=moments)
+        self._session = Session(
+            network, blocks, data, batch_size, moments=moments, members=engine.n_threads
+        )
         if self._session.rows < batch_size:
             self._session.keep_gradient()
         job = self._session.job

@@ -50,16 +50,18 @@ LAYER = _record(
     "offset", "bias_offset", "turned", "form", "activation",
 )  # fmt: skip
 # A piece of phase two's work: rows first to last of some panels of a layer's packed parameters.
-TILE = _record("layer", "first", "last", "panel", "n_panels")
+# `slot` is its number in the order of the parameters, whoever works on it.
+TILE = _record("layer", "first", "last", "panel", "n_panels", "slot")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
-# chunk's rows; `scale` is one over the rows of the batch, or over the sum of their weights. Last
-# what sparse rows need, where `x` is where each row starts: all 0 for dense ones.
+# chunk's rows; `by_layers` is whether a team shares phase one a layer at a time, where `stage` and
+# `layer` say what is to be done; `scale` is one over the rows of the batch, or over the sum of
+# their weights. Last what sparse rows need, where `x` is where each row starts: 0 for dense ones.
 NET = _record(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
     "layers", "tiles", *BUFFERS, "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
-    "mode", "more", "penalise", "update", "coefficients",
+    "mode", "more", "penalise", "update", "coefficients", "by_layers", "stage", "layer",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
@@ -112,11 +114,17 @@ def make_plan(
     blocks: Addresses,
     strengths: Sequence[float] = (),
     n_targets: int = 0,
+    members: int = 1,
 ) -> Plan:
-    """Lay a net, its buffers and its rules out for the kernels."""
+    """Lay a net, its buffers and its rules out for the kernels.
+
+    With several `members` of a team, the tiles are in such an order that each has its own panels of
+    every layer.
+    """
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
-    tiles = _tiles(layers, workspace) if workspace.m.size else np.zeros(0, TILE).view(np.recarray)
+    tiles = _tiles(layers, workspace, members) if workspace.m.size else np.zeros(0, TILE)
+    tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
         "layers": layers,
@@ -200,19 +208,22 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
-def _tiles(layers: Any, workspace: Workspace) -> Any:
+def _tiles(layers: Any, workspace: Workspace, members: int) -> Any:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
-    tiles = []
+    tiles: list[tuple[int, ...]] = []
+    owners: list[int] = []
     row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
     for i, layer in enumerate(layers):
         n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
         at_once = n_rows if workspace.sparse and i == 0 else block
         for begin in range(0, n_rows, at_once):
-            for panels in groups_of(n_panels):
+            groups = groups_of(n_panels)
+            for g, panels in enumerate(groups):
                 for first in range(begin, min(begin + at_once, n_rows), TILE_ROWS):
-                    tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels))
-    return np.array(tiles, TILE).view(np.recarray)
+                    tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels, len(tiles)))
+                    owners.append(g * members // len(groups))
+    return np.array(tiles, TILE)[np.argsort(owners, kind="stable")]

@@ -94,7 +94,9 @@ class Objective:
             penalties=rules.penalties(network),
         )
         self._runner, self._mass = runner, data.mass
-        self._session = session = Session(network, blocks, data, train=True)
+        self._session = session = Session(
+            network, blocks, data, train=True, members=runner.n_threads
+        )
         self._packed = session.keep_gradient()
         self._work = runner.work(session.rows, forward=4, tiles=2)
 

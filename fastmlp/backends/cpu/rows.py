@@ -19,20 +19,26 @@ from fastmlp.backends.cpu.product import LARGEST, next_panels
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
-FORWARD, EVALUATE, TRAIN = 0, 1, 2
+FORWARD, EVALUATE, TRAIN = range(3)
+# What of it to do: all, or one of its stages.
+WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
 
 
 @leaf
 def _forward_layer(
-    net: Any, layer: Any, inputs: Any, at: Any, n: Any, z: Any, lanes: Any, vector: Any
-) -> None:
-    """Outputs, and with an activation's block also slopes, of n rows from row `at` on."""
+    net: Any, layer: Any, inputs: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, lanes: Any,
+    vector: Any,
+) -> None:  # fmt: skip
+    """Outputs, and with an activation's block also slopes, of n rows from row `at` on.
+
+    Of the layer's panels from `panel` on, those that there are of the most.
+    """
     down, z_panel = at * vector, ROW_BLOCK * vector
     lanes_at_once = n * lanes
-    waits, p = layer.form == BLOCK, 0
-    while p < layer.n_panels:
+    waits, p, stop = layer.form == BLOCK, panel, min(panel + most, layer.n_panels)
+    while p < stop:
         # Products wait on the stack for their activation: 12 or 16 KiB in the first-level cache.
-        n_panels = layer.n_panels - p
+        n_panels = stop - p
         if waits:
             n_panels = next_panels(n_panels)
         w = layer.weights + p * layer.weight_panel
@@ -103,16 +109,19 @@ def _scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any
 
 
 @leaf
-def _backward_layer(net: Any, layer: Any, below: Any, n: Any, at: Any, vector: Any) -> None:
+def _backward_layer(
+    net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, vector: Any
+) -> None:
     """Errors of the layer below: the product with W transposed, times that layer's slopes."""
-    down = at * vector
+    down, n_panels = at * vector + panel * net.panel, min(most, below.n_panels - panel)
     epilogue, operand = STORE, below.deltas
     if below.form == BLOCK:
         epilogue = TIMES
     elif below.form == RELU_LAYER:
         epilogue, operand = WHERE_POSITIVE, below.outputs
-    right = (layer.transposed, layer.transposed_panel, layer.deltas + down, net.panel, layer.n_out)
-    last = (epilogue, operand + down, below.n_panels, n)
+    weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
+    right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
+    last = (epilogue, operand + down, n_panels, n)
     call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
 
 
@@ -121,6 +130,8 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
 
     Where nothing is to be kept, all rows of a team's part go through the same few rows of the
     buffers, which stay in cache. Predictions are written where the record says, if it does.
+
+    A stage is a part of it: of one layer, forth or back, first to last are groups of panels.
     """
     lanes = lanes_of(scalar)
     its = moves(scalar, lanes)
@@ -133,50 +144,59 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
         z = stack(waiting)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layers = row(net.layers, net.n_layers, LAYER)
-        outer = layers[net.n_layers - 1]
-        stop = min(last * STRIP_ROWS, net.n_rows)
-        for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
+        outer, sparse, stage = layers[net.n_layers - 1], net.sparse_forward != 0, net.stage
+        begin, stop = first * STRIP_ROWS, min(last * STRIP_ROWS, net.n_rows)
+        panel, n_panels = 0, net.max_width
+        if stage == FORTH or stage == BACK:
+            begin, stop = 0, net.n_rows
+            panel, n_panels = first * LARGEST[1], (last - first) * LARGEST[1]
+        for start in range(begin, stop, ROW_BLOCK):
             n = min(ROW_BLOCK, stop - start)
             at = part * ROW_BLOCK if net.mode == FORWARD else start
-            inputs, sparse = net.inputs, net.sparse_forward != 0
             if sparse:
                 call(net.sparse_forward, (address, start, start + n, at))
-                inputs = layers[0].outputs
-            else:
+            elif stage == WHOLE or stage == GATHER:
                 index = row(net.index + start * 8, n, np.int64)
                 for r in range(n):
                     place = index[r] if net.index else start + r
                     source = net.x + place * net.n_in * size
                     spread(source, net.inputs + (at + r) * vector, net.panel, net.n_in)
-            for i in range(1 if sparse else 0, net.n_layers):
-                _forward_layer(net, layers[i], inputs, at, n, z, lanes, vector)
-                inputs = layers[i].outputs
-            skip = at * net.n_out * size + at // STRIP_ROWS * vector
-            values = net.raw + skip
-            columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
-            if outer.activation:
-                place = net.value + skip
-                call(outer.activation, (values, place, net.slope + skip, n * net.n_out))
-                values = place
-            if net.mode != FORWARD:
-                targets = _gather_targets(net, start, n, at, like)
-                losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
-                call(net.loss, (values, targets, net.loss_slope + skip, losses, *shape))
-                _sum_losses(net, start, n, at, like)
-            if net.out:
-                place = net.loss_slope + skip
-                call(net.link, (values, place, n, net.n_out))
-                # Back to rows by way of the panels: number by number took 4 ns each.
-                panels = outer.outputs + at * vector
-                rows_of(place, panels, net.panel, net.n_out, n)
-                for r in range(n):
-                    target = net.out + (start + r) * net.n_out * size
-                    collect(panels + r * vector, net.panel, target, net.n_out)
-            if net.mode == TRAIN:
-                _scale_errors(net, outer, start, n, skip, like)
-                errors = outer.deltas + at * vector
-                rows_of(net.loss_slope + skip, errors, net.panel, net.n_out, n)
-                for i in range(net.n_layers - 1, 0, -1):
-                    _backward_layer(net, layers[i], layers[i - 1], n, at, vector)
+            low, high = (1 if sparse else 0), net.n_layers
+            if stage != WHOLE:
+                low, high = net.layer, net.layer + (1 if stage == FORTH else 0)
+            for i in range(low, high):
+                inputs = layers[i - 1].outputs if i > 0 else net.inputs
+                _forward_layer(net, layers[i], inputs, panel, n_panels, at, n, z, lanes, vector)
+            if stage == WHOLE or stage == SCORE:
+                skip = at * net.n_out * size + at // STRIP_ROWS * vector
+                values = net.raw + skip
+                columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
+                if outer.activation:
+                    place = net.value + skip
+                    call(outer.activation, (values, place, net.slope + skip, n * net.n_out))
+                    values = place
+                if net.mode != FORWARD:
+                    targets = _gather_targets(net, start, n, at, like)
+                    losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
+                    call(net.loss, (values, targets, net.loss_slope + skip, losses, *shape))
+                    _sum_losses(net, start, n, at, like)
+                if net.out:
+                    place = net.loss_slope + skip
+                    call(net.link, (values, place, n, net.n_out))
+                    # Back to rows by way of the panels: number by number took 4 ns each.
+                    panels = outer.outputs + at * vector
+                    rows_of(place, panels, net.panel, net.n_out, n)
+                    for r in range(n):
+                        target = net.out + (start + r) * net.n_out * size
+                        collect(panels + r * vector, net.panel, target, net.n_out)
+                if net.mode == TRAIN:
+                    _scale_errors(net, outer, start, n, skip, like)
+                    errors = outer.deltas + at * vector
+                    rows_of(net.loss_slope + skip, errors, net.panel, net.n_out, n)
+            high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), 0
+            if stage != WHOLE:
+                high, low = net.layer, net.layer - (1 if stage == BACK else 0)
+            for i in range(high, low, -1):
+                _backward_layer(net, layers[i], layers[i - 1], panel, n_panels, n, at, vector)
 
     return work_on_rows

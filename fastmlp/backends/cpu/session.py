@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of
 from fastmlp.backends.cpu import drive
+from fastmlp.backends.cpu.cost import layers_pay
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
@@ -76,6 +77,10 @@ class Session:
     blocks : the blocks of the phases by their names
     workspace : Workspace
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
+
+    Parameters
+    ----------
+    members : int, of the team that may work in it
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class Session:
         rows: int | None = None,
         moments: Moments | None = None,
         train: bool = False,
+        members: int = 1,
     ) -> None:
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
@@ -103,8 +109,14 @@ class Session:
         if moments is not None:
             self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
         strengths = [strength for _, strength in network.penalties] if train else []
-        self.plan = make_plan(layout, self.workspace, blocks, strengths, n_targets)
+        by_layers = (
+            train and not sparse and layers_pay(layout, self.rows, network.dtype, lanes, members)
+        )
+        self.plan = make_plan(
+            layout, self.workspace, blocks, strengths, n_targets, members if by_layers else 1
+        )
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
+        self.net["by_layers"] = by_layers
         self._packed = address(self.workspace.parameters)
         phases = _phases(network)
         names = phases if train else FORWARD_BLOCKS

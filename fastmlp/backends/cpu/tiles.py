@@ -103,7 +103,9 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             else:
                 _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
             if net.penalise:
-                _penalise(net, piece, layer, w, g, net.tile_penalties + t * 8, vector, lanes)
+                _penalise(
+                    net, piece, layer, w, g, net.tile_penalties + piece.slot * 8, vector, lanes
+                )
             rows = piece.last - piece.first
             ends = piece.last == layer.master_rows
             for p in range(piece.n_panels):
