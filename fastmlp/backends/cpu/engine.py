@@ -24,7 +24,7 @@ from fastmlp.optimizers import Optimizer, Rates
 Array = NDArray[Any]
 
 
-# Packed parameters up to 4 MB are kept for the next prediction.
+# So many packed parameters, 4 MB of float32, are kept for the next prediction.
 KEPT = 1 << 20
 
 
@@ -65,7 +65,7 @@ class Engine(Runner):
         key = (network, self.n_threads, sparse is None)
         prediction = self._idle.take(key) or Prediction(self, network, sparse)
         prediction(parameters, x, out)
-        if network.layout.n_parameters <= KEPT:
+        if prediction.size <= KEPT:
             self._idle.give(key, prediction)
         return None
 

@@ -28,6 +28,10 @@ class Prediction:
     ----------
     sparse : SparseRows, optional
         Some of the rows, where all are sparse.
+
+    Attributes
+    ----------
+    size : int, the packed parameters; those that sparse rows read are not
     """
 
     def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:
@@ -37,6 +41,7 @@ class Prediction:
         data = self._no_rows if sparse is None else self._no_rows._replace(x=sparse)
         self._runner = runner
         self._session = Session(network, blocks, data, rows=runner.n_threads * ROW_BLOCK)
+        self.size = len(self._session.workspace.parameters)
         self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
 
     def __call__(self, parameters: Array, x: Array | SparseRows, out: Array) -> None:
