@@ -19,20 +19,25 @@ random.seed(0)
 net = MLP((400, 400, 1), initializer="zeros", dtype="float64")
 net.save(path)
 
-def save_on(number):
+def save_on(number, told):
     while True:
         number += 1
         net.parameters[:] = number
         net.save(path)
+        os.write(told, b".")
 
 last, changed = 0, 0
-for _ in range(n_kills):
+for i in range(n_kills):
+    tells, told = os.pipe()
     process = os.fork()
     if process == 0:
-        save_on(last)
+        save_on(last, told)
+    if i % 2:
+        os.read(tells, 1)  # a file has been replaced, however busy the machine is
     time.sleep(random.uniform(0, 0.03))
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
+    os.close(tells), os.close(told)
     parameters = MLP.load(path).parameters
     assert (parameters == parameters[0]).all(), "parts of two files"
     assert parameters[0] >= last, "older than one that was there"
@@ -63,7 +68,7 @@ fit(checkpoint=path, checkpoint_every=1)
 seconds = time.perf_counter() - start
 os.remove(path)
 kills = resumed = 0
-while kills < n_kills:
+while kills < n_kills or resumed < n_kills // 2:
     process = os.fork()
     if process == 0:
         every = random.choice([1, 3, timedelta(0), timedelta(seconds=seconds / 20)])
@@ -87,7 +92,7 @@ print(kills, resumed)
 def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path: Path) -> None:
     n_kills = 500 if soak else 25
     changed = int(python(SAVE_IN_A_LOOP, tmp_path / "net.safetensors", n_kills, timeout=600))
-    assert changed > n_kills // 4
+    assert changed >= n_kills // 2
 
 
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
@@ -97,5 +102,5 @@ def test_every_resume_ends_in_the_same_bits(
     n_kills = 50 if soak else 4
     told = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, timeout=600)
     kills, resumed = map(int, told.split())
-    assert kills == n_kills
+    assert kills >= n_kills
     assert resumed >= n_kills // 2
