@@ -1,0 +1,116 @@
+"""Products of matrices by a whole block: tiles staged in shared memory, sums in registers."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function
+from fastmlp.backends.cuda.rules import Rules
+
+
+class Shape(NamedTuple):
+    """How a block makes a tile of a product.
+
+    Attributes
+    ----------
+    across, down : threads along columns and rows
+    rows, columns : the sums of each thread
+    depth : how much of the depth is staged at once
+    """
+
+    across: int
+    down: int
+    rows: int
+    columns: int
+    depth: int = 16
+
+    @property
+    def n_threads(self) -> int:
+        """The threads of a block."""
+        return self.across * self.down
+
+    @property
+    def tile_rows(self) -> int:
+        """The rows of a block's tile."""
+        return self.down * self.rows
+
+    @property
+    def tile_columns(self) -> int:
+        """The columns of a block's tile."""
+        return self.across * self.columns
+
+
+def make_product(rules: Rules, shape: Shape) -> Any:
+    """Make ``f(memory, a, a_row, a_depth, b, b_column, b_depth, start, more, n_rows, n_columns,
+    depth, out, out_row, last_row, out_last, t)``.
+
+    It writes the sums over the depth, in its order, of a's rows times b's columns, for at most one
+    tile. A sum begins with a number of its column, from `start` on, if that is not -1; with `more`
+    from what is there; else from 0. The row `last_row` goes to `out_last`. What lies outside is
+    staged as 0. All threads of the block take part.
+    """
+    scalar, n_threads, step = SCALARS[rules.dtype], shape.n_threads, shape.depth
+    zero = np.dtype(rules.dtype).type(0)
+    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
+    tile_rows, tile_columns = shape.tile_rows, shape.tile_columns
+    # One more, so that what is staged by columns does not meet in one bank.
+    a_stride, b_stride = tile_rows + 1, tile_columns + 1
+    a_size, b_size, n_sums = step * a_stride, step * b_stride, rows * columns
+
+    def stage(
+        memory: Any, staged: Any, source: Any, its: Any, along: Any, n: Any, tile: Any,
+        stride: Any, done: Any, depth: Any, t: Any,
+    ) -> None:  # fmt: skip
+        for q in range(t, tile * step, n_threads):
+            # Neighbours among the threads read neighbours in memory, where there are any.
+            d, i = q % step, q // step
+            if along != 1:
+                d, i = q // tile, q % tile
+            value = zero
+            if i < n and done + d < depth:
+                value = memory[source + i * its + (done + d) * along]
+            staged[d * stride + i] = value
+
+    stage = device_function(stage)
+
+    def product(
+        memory: Any, a: Any, a_row: Any, a_depth: Any, b: Any, b_column: Any, b_depth: Any,
+        start: Any, more: Any, n_rows: Any, n_columns: Any, depth: Any, out: Any, out_row: Any,
+        last_row: Any, out_last: Any, t: Any,
+    ) -> None:  # fmt: skip
+        left = cuda.shared.array(a_size, scalar)
+        right = cuda.shared.array(b_size, scalar)
+        sums = cuda.local.array(n_sums, scalar)
+        tx, ty = t % across, t // across
+        for i in range(rows):
+            for j in range(columns):
+                r, c = ty + i * down, tx + j * across
+                first = zero
+                if r < n_rows and c < n_columns:
+                    if start >= 0:
+                        first = memory[start + c]
+                    elif more != 0:
+                        at = out + r * out_row if r != last_row else out_last
+                        first = memory[at + c]
+                sums[i * columns + j] = first
+        for done in range(0, depth, step):
+            stage(memory, left, a, a_row, a_depth, n_rows, tile_rows, a_stride, done, depth, t)
+            stage(
+                memory, right, b, b_column, b_depth, n_columns, tile_columns, b_stride, done,
+                depth, t,
+            )  # fmt: skip
+            cuda.syncthreads()
+            for d in range(step):
+                for i in range(rows):
+                    x = left[d * a_stride + ty + i * down]
+                    for j in range(columns):
+                        sums[i * columns + j] += x * right[d * b_stride + tx + j * across]
+            cuda.syncthreads()
+        for i in range(rows):
+            for j in range(columns):
+                r, c = ty + i * down, tx + j * across
+                if r < n_rows and c < n_columns:
+                    at = out + r * out_row if r != last_row else out_last
+                    memory[at + c] = sums[i * columns + j]
+
+    return device_function(product)
