@@ -26,7 +26,9 @@ def require(n_bytes: int, who: str, what: str) -> None:
         return
     most = available()
     if most is not None and n_bytes > most:
-        raise MemoryError(f"{who}: {what} needs {readable(n_bytes)}, and {readable(most)} are available")
+        raise MemoryError(
+            f"{who}: {what} needs {readable(n_bytes)}, and {readable(most)} are available"
+        )
 
 
 def available() -> int | None:

@@ -27,6 +27,7 @@ FLOORS = [
     {"checkpoint"},
     {"training"},
     {"persistent"},
+    {"placed"},
     {"model"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup", "estimators"},

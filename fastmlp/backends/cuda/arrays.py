@@ -55,9 +55,7 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     return array
 
 
-def targets(
-    y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str
-) -> Any:
+def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
     """Return y as `validation.targets` does; on the device, if it lies there in the right form.
 
     It is looked at on the host. Labels of another dtype are converted there.
@@ -106,7 +104,8 @@ def _check_form(given: Any, dtype: np.dtype[Any], who: str, name: str) -> None:
     kind = np.dtype(interface["typestr"])
     if kind != dtype:
         raise TypeError(
-            f"{who}: {name} on a device is used as it is and must be {dtype}, got {kind}; convert it"
+            f"{who}: {name} on a device is used as it is and must be {dtype}, got {kind}; "
+            "convert it there"
         )
     if not _contiguous(given, None):
         raise ValueError(f"{who}: {name} on a device is used as it is and must be C-contiguous")

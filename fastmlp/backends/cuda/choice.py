@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from fastmlp.backends.cuda import adapter, small, wide
 from fastmlp.backends.cuda.adapter import Card
+from fastmlp.backends.cuda.form import Form
 from fastmlp.backends.cuda.plan import N_TILES, Need, make_plan
 from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.staged import Shape
@@ -32,7 +33,7 @@ class Design(NamedTuple):
 
     kind: str
     small: small.Form
-    wide: wide.Form
+    wide: Form
 
 
 def design_for(
@@ -49,14 +50,14 @@ def design_for(
     return Design(kind, small.Form(fits, n_threads), form_for(network, batch, card))
 
 
-def form_for(network: Network, n_rows: int, card: Card) -> wide.Form:
+def form_for(network: Network, n_rows: int, card: Card) -> Form:
     """Return the shapes of blocks: large tiles where there are enough of them for the card."""
     if adapter.SIMULATED:
-        return wide.Form(SIMULATED_SHAPE, SIMULATED_SHAPE)
+        return Form(SIMULATED_SHAPE, SIMULATED_SHAPE)
     enough = card.n_multiprocessors
     many_rows = n_rows >= enough * MANY_ROWS.tile_rows
     tiles = n_tiles(network, MANY_WEIGHTS)
-    return wide.Form(
+    return Form(
         MANY_ROWS if many_rows else FEW_ROWS, MANY_WEIGHTS if tiles >= enough else FEW_WEIGHTS
     )
 
@@ -81,7 +82,7 @@ def small_kernel(rules: Rules, form: small.Form) -> Any:
 
 
 @cache
-def wide_kernels(rules: Rules, form: wide.Form) -> wide.Kernels:
+def wide_kernels(rules: Rules, form: Form) -> wide.Kernels:
     """Return the kernels of design two, made once per process and rules."""
     return wide.make_kernels(rules, form)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
+from fastmlp.activations import identity
 from fastmlp.backends.cuda import adapter, arrays, choice
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.moments import DeviceMoments
@@ -14,7 +15,6 @@ from fastmlp.backends.cuda.questions import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.activations import identity
 from fastmlp.guard import Guard, publish
 from fastmlp.links import LINKS
 from fastmlp.network import Network
@@ -107,7 +107,9 @@ class Engine:
         n_threads = choice.SIMULATED_THREADS if adapter.SIMULATED else 256
         kernel = choice.apply_kernel(rules, n_threads)
         with self.card.current():
-            session = Session(self.card, [self.network], need, shared=False, who="MLP.apply_gradient")
+            session = Session(
+                self.card, [self.network], need, shared=False, who="MLP.apply_gradient"
+            )
             session.put(PARAMETERS, np.ascontiguousarray(parameters))
             session.put(GRADIENT, np.ascontiguousarray(gradient))
             session.put(M, moments.state)

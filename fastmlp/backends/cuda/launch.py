@@ -4,6 +4,7 @@ from typing import Any
 
 from fastmlp.backends.cuda import adapter, choice, wide
 from fastmlp.backends.cuda.choice import Design
+from fastmlp.backends.cuda.form import Form
 from fastmlp.backends.cuda.plan import BATCH, N_ROWS
 from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.session import Session
@@ -44,7 +45,9 @@ def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any)
     kernel[len(session.plans), design.small.threads, 0, n_bytes](*arguments)
 
 
-def launch_chunk(rules: Rules, form: wide.Form, session: Session, x: Any, y: Any, *, train: bool) -> None:
+def launch_chunk(
+    rules: Rules, form: Form, session: Session, x: Any, y: Any, *, train: bool
+) -> None:
     """Launch the rows of a question and, but for predictions, what becomes of their losses."""
     phase = choice.wide_kernels(rules, form).phase
     arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])

@@ -22,6 +22,7 @@ class DeviceMoments:
     """
 
     def __init__(self, network: Network, index: int, flat: Array | None = None) -> None:
+        adapter.require(index)
         self.network, self.card = network, adapter.card_of(index)
         n = network.layout.n_parameters
         host = np.zeros(2 * n, network.dtype) if flat is None else np.ascontiguousarray(flat)

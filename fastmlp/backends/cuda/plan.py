@@ -46,7 +46,7 @@ ROW_LOSSES = next(_next)
 PARTS = next(_next)
 N_PARTS = next(_next)
 LOSSES = next(_next)
-# What rows are for (see below), and whether a gradient goes on from a chunk before, and is the last.
+# What rows are for (see below); whether a gradient goes on from a chunk before; if it is the last.
 MODE = next(_next)
 MORE = next(_next)
 ENDS = next(_next)
@@ -172,9 +172,7 @@ def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
     return plan, Sizes(space.end, sums.end, 0)
 
 
-def _lay_out_layers(
-    network: Network, need: Need, plan: NDArray[np.int64], space: _Ruler
-) -> None:
+def _lay_out_layers(network: Network, need: Need, plan: NDArray[np.int64], space: _Ruler) -> None:
     layout, sizes = network.layout, network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
     stride = _odd if need.block else int

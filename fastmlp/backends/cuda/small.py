@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cuda import rules as device_rules
-from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel
+from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
 from fastmlp.backends.cuda.plan import (
-    B,
     BACKUP,
+    BAD,
     BATCH,
     BATCH_LOSS,
     BATCH_MASS,
-    BAD,
     CODE,
     COEFFICIENTS,
     COPY,
@@ -36,7 +35,6 @@ from fastmlp.backends.cuda.plan import (
     LAYER_WORDS,
     LAYERS,
     LOSSES,
-    M,
     N_COEFFICIENTS,
     N_IN,
     N_LANES,
@@ -56,10 +54,12 @@ from fastmlp.backends.cuda.plan import (
     SCRATCH,
     SLOPE,
     STRENGTHS,
-    V,
-    W,
     WEIGHTED,
     WEIGHTS,
+    B,
+    M,
+    V,
+    W,
 )
 from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.tile import make_tiles
@@ -126,13 +126,13 @@ def _make_train(rules: Rules, n_threads: int) -> Any:
             cuda.syncthreads()
             sound = sums[BATCH_LOSS] - sums[BATCH_LOSS] == 0 and sums[BAD] == 0
             if t == 0 and (stop == n_rows or not sound):
-                sums[plan[LOSSES] + epoch] = sums[EPOCH_LOSS] / sums[EPOCH_MASS]
+                sums[unsigned(plan[LOSSES] + epoch)] = sums[EPOCH_LOSS] / sums[EPOCH_MASS]
             # Nobody may start the next batch, and write, while others read.
             cuda.syncthreads()
             if not sound:
                 copy(memory, plan[BACKUP], plan[PARAMETERS], n, t)
                 for i in range(t, 2 * n, n_threads):
-                    memory[plan[M] + i] = 0
+                    memory[unsigned(plan[M] + i)] = 0
                 if t == 0:
                     sums[DIVERGED] = 1.0
                     sums[REACHED] = unit
@@ -151,15 +151,20 @@ def _make_copies(n_threads: int) -> tuple[Any, Any]:
         for i in range(plan[N_LAYERS]):
             a = LAYERS + i * LAYER_WORDS
             n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
-            w, b = plan[PARAMETERS] + plan[a + W], plan[PARAMETERS] + plan[a + B]
+            w, b = (
+                plan[PARAMETERS] + plan[a + W],
+                plan[PARAMETERS] + plan[a + B],
+            )
             for q in range(t, (n_in + 1) * n_out, n_threads):
                 k = q // n_out
                 j = q - k * n_out
                 place = base + plan[a + COPY] + k * plan[a + COPY_STRIDE] + j
-                space[place] = memory[w + q] if k < n_in else memory[b + j]
+                space[unsigned(place)] = (
+                    memory[unsigned(w + q)] if k < n_in else memory[unsigned(b + j)]
+                )
             ones = base + plan[a + ENTER] + n_in
             for r in range(t, plan[BATCH], n_threads):
-                space[ones + r * plan[a + ENTER_STRIDE]] = 1
+                space[unsigned(ones + r * plan[a + ENTER_STRIDE])] = 1
         cuda.syncthreads()
 
     def store(memory: Any, plan: Any, space: Any, base: Any, target: Any, t: Any) -> None:
@@ -171,7 +176,7 @@ def _make_copies(n_threads: int) -> tuple[Any, Any]:
                 k = q // n_out
                 j = q - k * n_out
                 place = base + plan[a + COPY] + k * plan[a + COPY_STRIDE] + j
-                memory[w + q if k < n_in else b + j] = space[place]
+                memory[unsigned(w + q if k < n_in else b + j)] = space[unsigned(place)]
 
     return device_function(load), device_function(store)
 
@@ -181,7 +186,7 @@ def _make_bookkeeping(n_threads: int) -> tuple[Any, Any]:
 
     def copy(memory: Any, source: Any, target: Any, n: Any, t: Any) -> None:
         for i in range(t, n, n_threads):
-            memory[target + i] = memory[source + i]
+            memory[unsigned(target + i)] = memory[unsigned(source + i)]
 
     def finite(sums: Any, plan: Any, space: Any, base: Any, t: Any) -> None:
         for i in range(plan[N_LAYERS]):
@@ -190,7 +195,7 @@ def _make_bookkeeping(n_threads: int) -> tuple[Any, Any]:
             for q in range(t, (n_in + 1) * n_out, n_threads):
                 k = q // n_out
                 place = base + plan[a + COPY] + k * plan[a + COPY_STRIDE] + q - k * n_out
-                if not space[place] - space[place] == 0:
+                if not space[unsigned(place)] - space[unsigned(place)] == 0:
                     sums[BAD] = 1.0
 
     return device_function(copy), device_function(finite)
@@ -240,7 +245,7 @@ def _make_gather(n_threads: int) -> tuple[Any, Any]:
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
-            space[enter + r * stride + k] = x[plan[index + r], k]
+            space[unsigned(enter + r * stride + k)] = x[plan[unsigned(index + r)], k]
         cuda.syncthreads()
 
     def masses(memory: Any, sums: Any, plan: Any, index: Any, n: Any, t: Any) -> Any:
@@ -250,12 +255,12 @@ def _make_gather(n_threads: int) -> tuple[Any, Any]:
         for lane in range(t, N_LANES, n_threads):
             part = 0.0
             for r in range(lane, n, N_LANES):
-                part += memory[weights + plan[index + r]]
-            sums[LANES + N_LANES + lane] = part
+                part += memory[unsigned(weights + plan[unsigned(index + r)])]
+            sums[unsigned(LANES + N_LANES + lane)] = part
         cuda.syncthreads()
         total = 0.0
         for lane in range(N_LANES):
-            total += sums[LANES + N_LANES + lane]
+            total += sums[unsigned(LANES + N_LANES + lane)]
         return total
 
     return device_function(gather), device_function(masses)
@@ -270,26 +275,28 @@ def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
     def forward(plan: Any, space: Any, base: Any, i: Any, n: Any, t: Any) -> None:
         a = LAYERS + i * LAYER_WORDS
         after = a + LAYER_WORDS
-        n_in, n_out, code = plan[a + N_IN], plan[a + N_OUT], plan[a + CODE]
+        n_in, n_out, code = (
+            plan[a + N_IN],
+            plan[a + N_OUT],
+            plan[a + CODE],
+        )
         enter, stride = base + plan[a + ENTER], plan[a + ENTER_STRIDE]
         copy, across = base + plan[a + COPY], plan[a + COPY_STRIDE]
         z, z_stride = base + plan[after + ENTER], plan[after + ENTER_STRIDE]
         # The biases are one row more, but added first, as on the CPU.
         bias = copy + n_in * across
         if fits(n, n_out):
-            large(
-                space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t
-            )
+            large(space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t)
         else:
-            fine(
-                space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t
-            )
+            fine(space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t)
         cuda.syncthreads()
         slope = base + plan[after + SLOPE]
         for q in range(t, n * n_out, n_threads):
             r = q // n_out
             place = r * z_stride + q - r * n_out
-            space[z + place], space[slope + place] = activate(code, space[z + place])
+            space[unsigned(z + place)], space[unsigned(slope + place)] = activate(
+                code, space[unsigned(z + place)]
+            )
 
     def backward(plan: Any, space: Any, base: Any, i: Any, n: Any, t: Any) -> None:
         a = LAYERS + i * LAYER_WORDS
@@ -297,7 +304,10 @@ def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
         n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
         delta, stride = base + plan[a + DELTA], plan[a + DELTA_STRIDE]
         copy, across = base + plan[a + COPY], plan[a + COPY_STRIDE]
-        out, out_stride = base + plan[before + DELTA], plan[before + DELTA_STRIDE]
+        out, out_stride = (
+            base + plan[before + DELTA],
+            plan[before + DELTA_STRIDE],
+        )
         if fits(n, n_in):
             large(
                 space, delta, stride, 1, copy, across, 1, -1, 0, n, n_in, n_out, out, out_stride, t
@@ -311,7 +321,9 @@ def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
-            space[out + r * out_stride + k] *= space[slope + r * slope_stride + k]
+            space[unsigned(out + r * out_stride + k)] *= space[
+                unsigned(slope + r * slope_stride + k)
+            ]
 
     return device_function(forward), device_function(backward)
 
@@ -327,23 +339,23 @@ def _make_losses(rules: Rules, n_threads: int) -> Any:
         a = LAYERS + (plan[N_LAYERS] - 1) * LAYER_WORDS
         after, width, values = a + LAYER_WORDS, plan[N_OUTPUTS], plan[ROW_LOSSES]
         for r in range(t, n, n_threads):
-            row = plan[index + r]
+            row = plan[unsigned(index + r)]
             weight = 1.0
             if plan[WEIGHTED] != 0:
-                weight = float(memory[plan[WEIGHTS] + row])
+                weight = float(memory[unsigned(plan[WEIGHTS] + row)])
             o = r * plan[after + ENTER_STRIDE]
             d = base + plan[a + DELTA] + r * plan[a + DELTA_STRIDE]
             row_loss(
                 space, base + plan[after + ENTER] + o, space, base + plan[after + SLOPE] + o,
                 space, d, sums, values + r, y, row, width, weight / mass,
             )  # fmt: skip
-            sums[values + r] *= weight
+            sums[unsigned(values + r)] *= weight
         cuda.syncthreads()
         for lane in range(t, N_LANES, n_threads):
             part = 0.0
             for r in range(lane, n, N_LANES):
-                part += sums[values + r]
-            sums[LANES + lane] = part
+                part += sums[unsigned(values + r)]
+            sums[unsigned(LANES + lane)] = part
 
     return device_function(losses)
 
@@ -363,22 +375,22 @@ def _make_update(rules: Rules, n_threads: int) -> Any:
         n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
         enter, stride = base + plan[a + ENTER], plan[a + ENTER_STRIDE]
         delta, across = base + plan[a + DELTA], plan[a + DELTA_STRIDE]
-        g, copy, wide = base + plan[a + COPY_GRADIENT], base + plan[a + COPY], plan[a + COPY_STRIDE]
+        g, copy, wide = (
+            base + plan[a + COPY_GRADIENT],
+            base + plan[a + COPY],
+            plan[a + COPY_STRIDE],
+        )
         if fits(n_in + 1, n_out):
-            large(
-                space, enter, 1, stride, delta, 1, across, -1, 0, n_in + 1, n_out, n, g, wide, t
-            )
+            large(space, enter, 1, stride, delta, 1, across, -1, 0, n_in + 1, n_out, n, g, wide, t)
         else:
-            fine(
-                space, enter, 1, stride, delta, 1, across, -1, 0, n_in + 1, n_out, n, g, wide, t
-            )
+            fine(space, enter, 1, stride, delta, 1, across, -1, 0, n_in + 1, n_out, n, g, wide, t)
         cuda.syncthreads()
         values, scale = 0.0, 1.0 / mass
         for q in range(t, (n_in + 1) * n_out, n_threads):
             k = q // n_out
             j = q - k * n_out
             place = k * wide + j
-            w, slope = space[copy + place], space[g + place]
+            w, slope = space[unsigned(copy + place)], space[unsigned(g + place)]
             flat = plan[a + W] + q
             if k == n_in:
                 flat = plan[a + B] + j
@@ -387,12 +399,12 @@ def _make_update(rules: Rules, n_threads: int) -> Any:
                 values += value
                 slope += more
             m, v = plan[M] + flat, plan[V] + flat
-            space[copy + place], memory[m], memory[v] = change(
-                memory, at, w, slope, memory[m], memory[v]
+            space[unsigned(copy + place)], memory[unsigned(m)], memory[unsigned(v)] = change(
+                memory, at, w, slope, memory[unsigned(m)], memory[unsigned(v)]
             )
         if plan[N_PENALTIES] > 0:
             part = plan[PARTS] + t
-            sums[part] = values if i == 0 else sums[part] + values
+            sums[unsigned(part)] = values if i == 0 else sums[unsigned(part)] + values
 
     return device_function(update)
 
@@ -404,11 +416,11 @@ def _make_end(rules: Rules) -> Any:
         if t == 0:
             total = 0.0
             for lane in range(N_LANES):
-                total += sums[LANES + lane]
+                total += sums[unsigned(LANES + lane)]
             loss = total / mass
             if plan[N_PENALTIES] > 0:
                 for part in range(plan[N_PARTS]):
-                    loss += sums[plan[PARTS] + part]
+                    loss += sums[unsigned(plan[PARTS] + part)]
             sums[BATCH_MASS] = mass
             sums[BATCH_LOSS] = loss
             sums[EPOCH_LOSS] += loss * mass

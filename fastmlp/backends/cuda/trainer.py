@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda import adapter, arrays, choice
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu.plan import address
 from fastmlp.backends.cpu.shuffle import shuffle
+from fastmlp.backends.cuda import adapter, arrays, choice
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.launch import launch
@@ -17,10 +17,10 @@ from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
     LOSSES,
-    M,
     PARAMETERS,
     REACHED,
     WEIGHTS,
+    M,
     Need,
 )
 from fastmlp.backends.cuda.rules import rules_of
