@@ -63,7 +63,15 @@ unsigned = int if SIMULATED else device_function(_unsigned)
 
 def kernel(function: Function) -> Any:
     """Make a function a kernel; it compiles when it is first launched."""
-    return MODULE.jit(function)
+    if not SIMULATED:
+        return MODULE.jit(function)
+
+    def simulated(*arguments: Any) -> None:
+        # The simulator's arrays look twice at every index: the tests took three times as long.
+        with np.errstate(all="ignore"):
+            function(*[getattr(getattr(a, "_item", a), "_ary", a) for a in arguments])
+
+    return MODULE.jit(simulated)
 
 
 def installed() -> bool:
@@ -111,7 +119,8 @@ def count(who: str = "MLP") -> int:
     try:
         return len(MODULE.gpus)
     except Exception as error:  # Of other classes from one version of the module to the next.
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        told = " ".join(str(error).split()) or repr(error)
+        first = told.removeprefix("Error at driver init: ").partition(".")[0]
         raise RuntimeError(
             f'{who}: device="cuda" needs the NVIDIA driver, which does not load ({first}): '
             'install it, see that nvidia-smi runs, or use device="cpu"'
@@ -131,7 +140,7 @@ class Card:
     def __init__(self, index: int) -> None:
         self.index = index
         if SIMULATED:
-            self.n_multiprocessors, self.shared_bytes = 2, 1 << 20
+            self.n_multiprocessors, self.shared_bytes = 1, 1 << 20
             return
         its = MODULE.gpus[index]
         self.n_multiprocessors = int(its.MULTIPROCESSOR_COUNT)
@@ -171,8 +180,15 @@ def is_device_array(array: Any) -> bool:
 def adopted(array: Any) -> Any:
     """Return a view of an array of another library that lies on the device, not copied."""
     if SIMULATED:
-        return array
+        return np.asarray(_Named(array.__cuda_array_interface__))
     return MODULE.as_cuda_array(array)
+
+
+class _Named:
+    """Memory of the host by its address: what the simulator has for that of a device."""
+
+    def __init__(self, interface: dict[str, Any]) -> None:
+        self.__array_interface__ = interface
 
 
 def synchronize() -> None:

@@ -18,7 +18,7 @@ SMALL_FLOPS = 4_000_000
 FEW_ROWS, MANY_ROWS = Shape(32, 8, 2, 4), Shape(16, 16, 4, 4)
 FEW_WEIGHTS, MANY_WEIGHTS = Shape(16, 16, 2, 2), Shape(16, 16, 4, 4)
 # The simulator takes 0.3 s for a block of 256 threads.
-SIMULATED_SHAPE = Shape(4, 2, 2, 2, 4)
+SIMULATED_SHAPE = Shape(2, 2, 2, 2, 3)
 SIMULATED_THREADS = 8
 
 

@@ -102,6 +102,12 @@ class Session:
         self.sums[net, place : place + 1].copy_to_device(np.array([value]))
 
 
+def bytes_of(network: Network, need: Need) -> int:
+    """Return how much memory of the device one net takes, without the orders of its rows."""
+    sizes = make_plan(network, need)[1]
+    return (sizes.memory + sizes.space) * network.dtype.itemsize + 8 * sizes.sums
+
+
 def require(card: Card, n_bytes: int, who: str) -> None:
     """Check that so many bytes can be had on the device.
 

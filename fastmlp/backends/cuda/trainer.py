@@ -102,10 +102,7 @@ class Trainer:
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows): those
         of the CPU."""
-        words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
-        n_orders, n = words.shape
-        block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
-        return result
+        return orders_of(words)
 
     def load(self) -> None:
         """Take the parameters as they stand."""
@@ -199,3 +196,11 @@ def _n_parts(network: Network, n: int) -> int:
 
 def _bytes_to_move(data: Rows) -> int:
     return sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray))
+
+
+def orders_of(words: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
+    words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
+    n_orders, n = words.shape
+    block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
+    return result

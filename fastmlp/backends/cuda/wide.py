@@ -147,9 +147,10 @@ def make_apply(rules: Rules, n_threads: int) -> Any:
         first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
         for i in range(first, plan[N_PARAMETERS], cuda.gridDim.x * n_threads):
             w, m, v = plan[PARAMETERS] + i, plan[M] + i, plan[V] + i
+            g = memory[unsigned(plan[GRADIENT] + i)]
             memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = change(
-                memory, plan[COEFFICIENTS], memory[unsigned(w)], memory[unsigned(plan[GRADIENT] + i)],
-                memory[unsigned(m)], memory[unsigned(v)],
+                memory, plan[COEFFICIENTS], memory[unsigned(w)], g, memory[unsigned(m)],
+                memory[unsigned(v)],
             )  # fmt: skip
 
     return kernel(apply)
