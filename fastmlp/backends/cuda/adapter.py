@@ -96,7 +96,7 @@ def require(index: int, who: str = "MLP") -> None:
             f'{who}: device="cuda" needs a package: pip install "fastmlp[cuda]", '
             'or use device="cpu"'
         )
-    n_devices = count()
+    n_devices = count(who)
     if index >= n_devices:
         known = ", ".join(f"cuda:{i}" for i in range(n_devices))
         raise RuntimeError(

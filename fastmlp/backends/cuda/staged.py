@@ -66,7 +66,9 @@ def make_product(rules: Rules, shape: Shape) -> Any:
         staging: Any, place: Any, memory: Any, source: Any, its: Any, along: Any, n: Any,
         tile: Any, stride: Any, done: Any, depth: Any, t: Any,
     ) -> None:  # fmt: skip
-        for q in range(t, tile * step, n_threads):
+        # With a range, which NVVM unrolled, the kernels took 255 registers, and some spilled.
+        q = t
+        while q < tile * step:
             # Neighbours among the threads read neighbours in memory, where there are any.
             d, i = q % step, q // step
             if along != 1:
@@ -75,6 +77,7 @@ def make_product(rules: Rules, shape: Shape) -> Any:
             if i < n and done + d < depth:
                 value = memory[unsigned(source + i * its + (done + d) * along)]
             staging[unsigned(place + d * stride + i)] = value
+            q += n_threads
 
     stage = device_function(stage)
 
