@@ -5,6 +5,7 @@ private part of the module is here too, so that its successor can take its place
 """
 
 import importlib
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -196,6 +197,21 @@ def synchronize() -> None:
     MODULE.synchronize()
 
 
+def configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int = 0) -> Any:
+    """Return a kernel with its launch's sizes, to be called with its arguments."""
+    if SIMULATED:
+        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+    return _configured(dispatcher, n_blocks, n_threads, shared_bytes)
+
+
+@cache
+def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int) -> Any:
+    # The module warns of grids of few blocks: a small net is one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+
+
 def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
     """Return the form of a kernel that a launch with these arguments would run."""
     return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
@@ -208,13 +224,11 @@ def lift_shared_limit(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int)
     """
     if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES:
         return
-    driver = importlib.import_module("cuda.bindings.driver")
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    handle = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc().handle
-    device = driver.CUdevice(MODULE.current_context().device.id)
-    (status, *_) = driver.cuKernelSetAttribute(attribute, n_bytes, handle, device)
-    if int(status) != 0:
-        raise RuntimeError(f"the driver refuses {n_bytes} bytes of shared memory: {status}")
+    theirs = importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
+    attribute = theirs.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    function = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc()
+    # Raises where the driver refuses.
+    theirs.driver.cuKernelSetAttribute(attribute, n_bytes, function.handle, function.device.id)
 
 
 def most_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_threads: int) -> int:

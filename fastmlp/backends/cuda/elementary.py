@@ -39,8 +39,14 @@ FORMS: dict[Function, Function] = {
 
 
 def _register() -> None:
-    """Tell the CUDA compiler of the forms; the simulator runs the functions as they are."""
-    overload = importlib.import_module(f"{MODULE.__name__}.extending").overload
+    """Tell the CUDA compiler of the forms; the simulator runs the functions as they are.
+
+    Numba's own module cannot be told, and is only imported: `adapter.require` lets nobody use it.
+    """
+    extending = importlib.import_module(f"{MODULE.__name__}.extending")
+    if not hasattr(extending, "overload"):
+        return
+    overload = extending.overload
 
     def tell(function: Function, form: Function) -> None:
         @overload(function, strict=False)

@@ -22,18 +22,18 @@ def launch(
     n_threads = design.wide.n_threads
     if design.kind == "wide":
         n_blocks = resident_blocks(session, kernels.run, arguments, n_threads)
-        kernels.run[n_blocks, n_threads](*arguments)
+        adapter.configured(kernels.run, n_blocks, n_threads)(*arguments)
         return
     per_epoch = -(-int(session.plans[0, N_ROWS]) // int(session.plans[0, BATCH]))
     n_blocks = blocks_for(session)
-    phase = kernels.phase
+    phase = adapter.configured(kernels.phase, n_blocks, n_threads)
     for step in range(first, last):
-        phase[n_blocks, n_threads](*arguments, step, wide.ROWS_PHASE)
-        phase[n_blocks, n_threads](*arguments, step, wide.WEIGHTS_PHASE)
+        phase(*arguments, step, wide.ROWS_PHASE)
+        phase(*arguments, step, wide.WEIGHTS_PHASE)
         if (step + 1) % per_epoch == 0:
-            phase[n_blocks, n_threads](*arguments, step, wide.SETTLE_PHASE)
-            phase[n_blocks, n_threads](*arguments, step, wide.END_PHASE)
-    phase[n_blocks, n_threads](*arguments, last, wide.END_PHASE)
+            phase(*arguments, step, wide.SETTLE_PHASE)
+            phase(*arguments, step, wide.END_PHASE)
+    phase(*arguments, last, wide.END_PHASE)
 
 
 def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any) -> None:
@@ -42,19 +42,20 @@ def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any)
     arguments = (x, y, session.memory, session.sums, session.device_plans)
     n_bytes = session.sizes.space * session.memory.dtype.itemsize if design.small.shared else 0
     adapter.lift_shared_limit(kernel, arguments, n_bytes)
-    kernel[len(session.plans), design.small.threads, 0, n_bytes](*arguments)
+    n_blocks, n_threads = len(session.plans), design.small.threads
+    adapter.configured(kernel, n_blocks, n_threads, n_bytes)(*arguments)
 
 
 def launch_chunk(
     rules: Rules, form: Form, session: Session, x: Any, y: Any, *, train: bool
 ) -> None:
     """Launch the rows of a question and, but for predictions, what becomes of their losses."""
-    phase = choice.wide_kernels(rules, form).phase
+    kernel = choice.wide_kernels(rules, form).phase
     arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
-    n_blocks = blocks_for(session)
-    phase[n_blocks, form.n_threads](*arguments, 0, wide.ROWS_PHASE)
+    phase = adapter.configured(kernel, blocks_for(session), form.n_threads)
+    phase(*arguments, 0, wide.ROWS_PHASE)
     if train:
-        phase[n_blocks, form.n_threads](*arguments, 0, wide.WEIGHTS_PHASE)
+        phase(*arguments, 0, wide.WEIGHTS_PHASE)
 
 
 def blocks_for(session: Session) -> int:

@@ -87,7 +87,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from fastmlp.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
-    rules, asking, scalar = rules_of(network, Adam(0.01)), rules_of(network), SCALARS[dtype]
+    rules, scalar = rules_of(network, Adam(0.01)), SCALARS[dtype]
 
     def arrays(*dimensions: int) -> Any:
         kinds = (scalar, scalar, scalar, types.float64, types.int64)
@@ -106,8 +106,6 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         made = wide.make_kernels(rules, form)
         yield f"phase, {name}", made.phase, types.void(*one, *numbers)
         yield f"run, {name}", made.run, types.void(*one)
-        question = wide.make_kernels(asking, form).phase
-        yield f"question, {name}", question, types.void(*one, *numbers)
     apply = wide.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
 
