@@ -9,9 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import checks, training, validation
+from fastmlp import checks, devices, training, validation
 from fastmlp.archive import State
-from fastmlp.backends import backend
 from fastmlp.checkpoint import EVERY, Checkpoint, Fit, digest
 from fastmlp.description import Description, name_of
 from fastmlp.guard import Guard
@@ -127,7 +126,7 @@ class MLP(Placed):
         )
         self.optimizer = validation.optimizer(optimizer)
         self.device = validation.device(device)
-        backend.require(self.device)
+        devices.require(self.device)
         if n_threads is not None:
             checks.positive_integer("MLP", "n_threads", n_threads)
         self.n_threads = n_threads

@@ -7,9 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import archive, checks, files, generators, training, validation
+from fastmlp import archive, checks, devices, files, generators, training, validation
 from fastmlp.archive import State
-from fastmlp.backends import backend
 from fastmlp.checkpoint import Checkpoint
 from fastmlp.files import Content
 from fastmlp.guard import Guard
@@ -111,7 +110,7 @@ class Persistent:
         """
         if n_threads is not None:
             checks.positive_integer("MLP.load", "n_threads", n_threads)
-        backend.require(validation.device(device), "MLP.load")
+        devices.require(validation.device(device), "MLP.load")
         own = validation.own_rules(rules, "MLP.load")
         content = files.read(path)
         with files.refusing(path):

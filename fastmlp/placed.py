@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
-from fastmlp.backends import backend
+from fastmlp import devices, validation
 from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
 from fastmlp.persistent import Persistent
@@ -57,7 +56,7 @@ class Placed(Persistent):
         """
         who = "MLP.to"
         target = validation.device(device)
-        backend.require(target, who)
+        devices.require(target, who)
         with self._guard.training(who):
             state = None if self._moments is None else self._moments.flat()
             before, self.device = self.device, target
@@ -71,7 +70,7 @@ class Placed(Persistent):
 
     def _engine(self) -> Any:
         """Return the backend of the net's device."""
-        return backend.backend_of(self.device, self._network, self.n_threads, self._guard)
+        return devices.backend_of(self.device, self._network, self.n_threads, self._guard)
 
     def _trained(self) -> tuple[Array, Any, Optimizer]:
         """Return what a step changes, and by what."""

@@ -22,6 +22,7 @@ FLOORS = [
     {"description", "spelling"},
     {"_compile"},
     {"backends"},
+    {"devices"},
     {"history", "files"},
     {"archive"},
     {"checkpoint"},

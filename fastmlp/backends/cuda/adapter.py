@@ -197,10 +197,24 @@ def synchronize() -> None:
     MODULE.synchronize()
 
 
-def configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int = 0) -> Any:
-    """Return a kernel with its launch's sizes, to be called with its arguments."""
+def configured(
+    dispatcher: Any,
+    arguments: tuple[Any, ...],
+    n_blocks: int,
+    n_threads: int,
+    shared_bytes: int = 0,
+) -> Any:
+    """Return a kernel with its launch's sizes, compiled for these arguments, to be called so.
+
+    Raises
+    ------
+    TypeError
+        Where a rule does not compile for a GPU.
+    """
     if SIMULATED:
         return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+    if not dispatcher.overloads:
+        compiled_for(dispatcher, arguments)
     return _configured(dispatcher, n_blocks, n_threads, shared_bytes)
 
 
@@ -214,7 +228,13 @@ def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: in
 
 def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
     """Return the form of a kernel that a launch with these arguments would run."""
-    return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
+    try:
+        return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
+    except Exception as error:  # The compiler's own errors are of many kinds, KeyError among them.
+        raise TypeError(
+            "a rule of this net does not compile for a GPU; it must be a function of scalars that "
+            f"calls only functions of fastmlp.elementary and of math: {error}"
+        ) from error
 
 
 def lift_shared_limit(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int) -> None:

@@ -115,8 +115,8 @@ class Engine:
             session.put(M, moments.state)
             session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
             n_blocks = 2 * self.card.n_multiprocessors
-            launch = adapter.configured(kernel, n_blocks, n_threads)
-            launch(session.memory[0], session.device_plans[0])
+            arguments = (session.memory[0], session.device_plans[0])
+            adapter.configured(kernel, arguments, n_blocks, n_threads)(*arguments)
             adapter.synchronize()
             values = np.ascontiguousarray(arrays.to_host(session.get(PARAMETERS, n)))
             moments.state.copy_to_device(session.get(M, 2 * n))

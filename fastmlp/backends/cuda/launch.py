@@ -22,11 +22,11 @@ def launch(
     n_threads = design.wide.n_threads
     if design.kind == "wide":
         n_blocks = resident_blocks(session, kernels.run, arguments, n_threads)
-        adapter.configured(kernels.run, n_blocks, n_threads)(*arguments)
+        adapter.configured(kernels.run, arguments, n_blocks, n_threads)(*arguments)
         return
     per_epoch = -(-int(session.plans[0, N_ROWS]) // int(session.plans[0, BATCH]))
     n_blocks = blocks_for(session)
-    phase = adapter.configured(kernels.phase, n_blocks, n_threads)
+    phase = adapter.configured(kernels.phase, (*arguments, 0, 0), n_blocks, n_threads)
     for step in range(first, last):
         phase(*arguments, step, wide.ROWS_PHASE)
         phase(*arguments, step, wide.WEIGHTS_PHASE)
@@ -43,7 +43,7 @@ def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any)
     n_bytes = session.sizes.space * session.memory.dtype.itemsize if design.small.shared else 0
     adapter.lift_shared_limit(kernel, arguments, n_bytes)
     n_blocks, n_threads = len(session.plans), design.small.threads
-    adapter.configured(kernel, n_blocks, n_threads, n_bytes)(*arguments)
+    adapter.configured(kernel, arguments, n_blocks, n_threads, n_bytes)(*arguments)
 
 
 def launch_chunk(
@@ -52,7 +52,7 @@ def launch_chunk(
     """Launch the rows of a question and, but for predictions, what becomes of their losses."""
     kernel = choice.wide_kernels(rules, form).phase
     arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
-    phase = adapter.configured(kernel, blocks_for(session), form.n_threads)
+    phase = adapter.configured(kernel, (*arguments, 0, 0), blocks_for(session), form.n_threads)
     phase(*arguments, 0, wide.ROWS_PHASE)
     if train:
         phase(*arguments, 0, wide.WEIGHTS_PHASE)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import fastmlp.backends.cuda.elementary  # noqa: F401  (tells the compiler of the CUDA forms)
-from fastmlp.backends.cuda.adapter import device_function
+from fastmlp.backends.cuda.adapter import SIMULATED, device_function
+from fastmlp.backends.cuda.elementary import FORMS
 from fastmlp.links import Link
 from fastmlp.losses import Loss
 from fastmlp.network import Network
@@ -66,6 +66,8 @@ def compiled(rule: Function) -> Any:
         Where it is no function.
     """
     function = getattr(rule, "py_func", rule)
+    # Links may be elementary functions, whose own bodies are NumPy's.
+    function = function if SIMULATED else FORMS.get(function, function)
     if not isinstance(function, FunctionType):
         raise TypeError(f"the rule {rule!r} does not compile: it is a {type(rule).__name__}")
     return device_function(function)

@@ -59,6 +59,20 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
         net("cuda")
 
 
+def test_a_rule_that_does_not_compile() -> None:
+    class Dispatcher:
+        typeof_pyval = staticmethod(type)
+
+        def compile(self, kinds: Any) -> None:
+            raise KeyError(np.exp)
+
+    words = (
+        r"a rule of this net does not compile for a GPU; it must .* of fastmlp.elementary and of"
+    )
+    with pytest.raises(TypeError, match=words):
+        adapter.compiled_for(Dispatcher(), (1, 2.0))
+
+
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     has([object()], monkeypatch)
     with pytest.raises(RuntimeError, match="MLP: there is no device cuda:1; known: cuda:0"):
