@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda import adapter, finite
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.losses import Loss
 
@@ -51,7 +51,9 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     if array.ndim != 2 or array.shape[1] != n_features or array.shape[0] == 0:
         # The words are those for arrays on the host.
         validation.features(np.zeros(array.shape, dtype), n_features, dtype, who)
-    validation.features(to_host(array), n_features, dtype, who)
+    if not finite.all_finite(array):
+        # To say which number it is.
+        validation.features(to_host(array), n_features, dtype, who)
     return array
 
 

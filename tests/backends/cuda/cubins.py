@@ -80,7 +80,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import choice, small, wide
+    from fastmlp.backends.cuda import choice, finite, small, wide
     from fastmlp.backends.cuda.adapter import SCALARS
     from fastmlp.backends.cuda.form import Form
     from fastmlp.backends.cuda.rules import rules_of
@@ -106,6 +106,8 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         made = wide.make_kernels(rules, form)
         yield f"phase, {name}", made.phase, types.void(*one, *numbers)
         yield f"run, {name}", made.run, types.void(*one)
+    matrix = types.Array(scalar, 2, "C")
+    yield "finite", finite._look(), types.void(matrix, types.float64[::1])
     apply = wide.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
 
@@ -122,13 +124,11 @@ def main() -> None:
                 sys.stdout.flush()
 
 
-def scalar_signature(dtype: str, n: int = 1) -> Any:
-    """The signature of a kernel that takes vectors of a dtype."""
+def vector_signature() -> Any:
+    """The signature of a kernel that takes a vector in float32."""
     from numba import types
 
-    return types.void(
-        *[types.Array(types.float32 if dtype == "float32" else types.float64, 1, "C")] * n
-    )
+    return types.void(types.float32[::1])
 
 
 if __name__ == "__main__":

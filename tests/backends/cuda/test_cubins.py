@@ -94,7 +94,7 @@ def test_rules_stay_in_float32() -> None:
         cubins.without_a_card(OURS)
         function, take = compiled(rule), _taker(n_in)
         closed = _closed(function, take, n_out)
-        ptx = cubins.ptx_of(closed, cubins.scalar_signature("float32"), OURS)
+        ptx = cubins.ptx_of(closed, cubins.vector_signature(), OURS)
         assert ".f64" not in ptx, name
 
 
