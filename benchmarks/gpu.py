@@ -315,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
     def write() -> None:
         asked.out.write_text(json.dumps(told, indent=1) + "\n")
 
-    # After each part: a loan may end before all is done.
+    # After each part, so that a run that is cut short leaves what it has.
     told["parity"] = part(parity)
     write()
     told["races"] = []
