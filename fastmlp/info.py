@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib import metadata
+from importlib.util import find_spec
 
 import llvmlite
 import llvmlite.binding
@@ -18,7 +19,10 @@ VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl",
     "neon", "fp-armv8", "sve", "sve2",
 )  # fmt: skip
-OPTIONAL_PACKAGES = ("scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "tbb")
+OPTIONAL_PACKAGES = (
+    "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "tbb", "numba-cuda",
+)  # fmt: skip
+CUDA_PACKAGES = ("numba_cuda", "numba_cuda_mlir")
 
 
 def info() -> dict[str, str]:
@@ -42,6 +46,7 @@ def info() -> dict[str, str]:
         "threading layer": _threading_layer(),
         "threads": f"{launch.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",
         "cache": _cache(),
+        "GPU": _gpu(),
         "optional packages": _optional_packages(),
     }
 
@@ -81,6 +86,19 @@ def _cache() -> str:
     if os.environ.get("FASTMLP_CACHE") == "0":
         return "off (FASTMLP_CACHE=0)"
     return "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
+
+
+def _gpu() -> str:
+    """What there is of CUDA; without a package nothing of it is imported."""
+    if not any(find_spec(name) for name in CUDA_PACKAGES):
+        return 'none: no package; pip install "fastmlp[cuda]"'
+    from fastmlp.backends.cuda import adapter
+
+    try:
+        n_devices = adapter.count("fastmlp info")
+    except RuntimeError as error:
+        return f"none: {str(error).partition(': ')[2]}"
+    return f"{n_devices} seen by the driver"
 
 
 def _optional_packages() -> str:

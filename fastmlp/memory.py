@@ -26,7 +26,9 @@ def require(n_bytes: int, who: str, what: str) -> None:
         return
     most = available()
     if most is not None and n_bytes > most:
-        raise MemoryError(f"{who}: {what} needs {_size(n_bytes)}, and {_size(most)} are available")
+        raise MemoryError(
+            f"{who}: {what} needs {readable(n_bytes)}, and {readable(most)} are available"
+        )
 
 
 def available() -> int | None:
@@ -70,7 +72,8 @@ def _table(path: Path) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in rows if len(row) > 1}
 
 
-def _size(n_bytes: int) -> str:
+def readable(n_bytes: int) -> str:
+    """Return a number of bytes in three digits and a unit."""
     number, unit = float(n_bytes), 0
     while number >= 1000 and unit < len(UNITS) - 1:
         number, unit = number / 1000, unit + 1

@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import checks, training, validation
+from fastmlp import checks, devices, training, validation
 from fastmlp.archive import State
 from fastmlp.checkpoint import EVERY, Checkpoint, Fit, digest
 from fastmlp.description import Description, name_of
@@ -19,22 +19,15 @@ from fastmlp.idle import Idle
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.losses import Loss
 from fastmlp.network import Network
-from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
-from fastmlp.persistent import Persistent
+from fastmlp.placed import Placed
 from fastmlp.schedules import rates_of
-
-if TYPE_CHECKING:
-    from fastmlp.backends.cpu.engine import Engine
-    from fastmlp.backends.cpu.few import FewRows
-    from fastmlp.backends.cpu.moments import Moments
-    from fastmlp.backends.cpu.session import Data
 
 Array = NDArray[Any]
 Rule = str | Callable[..., Any]
 
 
-class MLP(Persistent):
+class MLP(Placed):
     """A multi-layer perceptron: trains, predicts, and shows its parameters.
 
     Parameters
@@ -65,7 +58,9 @@ class MLP(Persistent):
         For the initial weights and the shuffling. None: different every time.
     n_threads : int, optional
         At most so many; None: as many as the process may use. Results do not depend on it.
-    device : "cpu"
+    device : "cpu", "cuda" or "cuda:<number>"
+        Where it trains and predicts; "cuda" is an NVIDIA GPU, and needs the extra `cuda`. `to`
+        moves a net.
 
     Attributes
     ----------
@@ -80,6 +75,8 @@ class MLP(Persistent):
     ------
     TypeError, ValueError
         Where an argument is not what it must be; nothing has been compiled then.
+    ImportError, RuntimeError
+        Where a GPU is asked for, and the package, the driver or the device is missing.
     MemoryError
         Where there is not enough memory for the parameters; nothing has been allocated then.
 
@@ -130,14 +127,15 @@ class MLP(Persistent):
         )
         self.optimizer = validation.optimizer(optimizer)
         self.device = validation.device(device)
+        devices.require(self.device)
         if n_threads is not None:
             checks.positive_integer("MLP", "n_threads", n_threads)
         self.n_threads = n_threads
         self.n_steps = 0
         self._generator = validation.generator(seed)
         self._guard, self._idle = Guard(), Idle()
-        self._moments: Moments | None = None
-        self._few_rows: FewRows | None = None
+        self._moments = None
+        self._few_rows = None
         self._parameters = self._initial_parameters(initializer)
 
     @property
@@ -186,7 +184,9 @@ class MLP(Persistent):
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers
-            Not copied if it is C-contiguous and of the net's dtype.
+            Not copied if it is C-contiguous and of the net's dtype. On a GPU it is copied there,
+            once for the fit, or taken as it is, if it is an array there (one that has
+            ``__cuda_array_interface__``, of CuPy or PyTorch).
         y : (n_rows,) or (n_rows, n_outputs) array
             For "cross_entropy" integer labels from 0, or one-hot rows.
         epochs : int
@@ -238,10 +238,10 @@ class MLP(Persistent):
         checks.boolean(who, "progress", progress)
         every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
         listeners = validation.callbacks(callbacks, who)
-        data = self._data(X, y, sample_weight, who)
+        data = self._engine().data(X, y, sample_weight, who)
         validate = None
         if validation_data is not None:
-            held_out = self._data(*validation.validation_pair(validation_data, who), who)
+            held_out = self._engine().data(*validation.validation_pair(validation_data, who), who)
             evaluation = cache(lambda: self._engine().evaluation(held_out))
             validate = lambda: evaluation()(self._parameters)  # noqa: E731
         batch = min(int(batch_size), len(data.x))
@@ -269,7 +269,8 @@ class MLP(Persistent):
         Returns
         -------
         (n_rows, n_outputs) array
-            `out`, or a new array.
+            `out`, or a new array: of the host, but for an X that lies on the GPU, whose predictions
+            lie there too.
 
         Raises
         ------
@@ -315,8 +316,10 @@ class MLP(Persistent):
         >>> net.loss_and_gradient([[1.0], [3.0]], [1.0, 2.0])
         (2.5, array([-7., -3.]))
         """
-        data = self._data(X, y, sample_weight, "MLP.loss_and_gradient")
-        return self._engine().loss_and_gradient(self._parameters, data)
+        engine = self._engine()
+        data = engine.data(X, y, sample_weight, "MLP.loss_and_gradient")
+        value, slopes = engine.loss_and_gradient(self._parameters, data)
+        return value, slopes
 
     def apply_gradient(self, gradient: ArrayLike) -> None:
         """Take one optimizer step with a gradient of your own making.
@@ -382,17 +385,6 @@ class MLP(Persistent):
             view[:] = validation.initial_weights(rule, self._generator, view.shape)
         return flat
 
-    def _engine(self) -> "Engine":
-        from fastmlp.backends.cpu.engine import Engine
-
-        return Engine(self._network, self.n_threads, self._guard, self._idle)
-
-    def _trained(self) -> "tuple[Array, Moments, Optimizer]":
-        """Return what a step changes, and by what."""
-        if self._moments is None:
-            self._moments = self._engine().moments()
-        return self._parameters, self._moments, self.optimizer
-
     @classmethod
     def _made_of(cls, state: State, n_threads: int | None) -> Self:
         network = state.network
@@ -410,39 +402,7 @@ class MLP(Persistent):
         net._network = network
         return net
 
-    def _data(self, X: Any, y: Any, sample_weight: Any, who: str) -> "Data":
-        from fastmlp.backends.cpu.session import Data
-
-        sizes, dtype = self.layer_sizes, self.dtype
-        x = validation.features(X, sizes[0], dtype, who)
-        table = validation.targets(y, len(x), sizes[-1], self._network.loss, dtype, who)
-        return Data(x, table, validation.weights(sample_weight, len(x), dtype, who))
-
-    def _predict(self, X: Any, out: Any, *, raw: bool, who: str) -> Array:
-        x = validation.features(X, self.layer_sizes[0], self.dtype, who)
-        result = validation.out_array(out, (len(x), self.layer_sizes[-1]), self.dtype, who)
-        quick = None if raw else self._few_rows
-        if quick is not None and len(x) <= quick.most and quick(x.copy(), result) is not None:
-            return result
-        few = self._engine().predict(self._parameters, x, result, raw=raw)
-        if not raw:
-            self._few_rows = few
-        return self._finite(result, who)
-
-    def _finite(self, predictions: Array, who: str) -> Array:
-        """Return the predictions; warn where not all are finite."""
-        # A sum takes half of the time of `isfinite`, 0.5 % of a prediction; it may overflow.
-        with np.errstate(all="ignore"):
-            suspect = not np.isfinite(predictions.sum())
-        if suspect and not np.isfinite(predictions).all():
-            warn(
-                f"{who}: not all predictions are finite {self.dtype} numbers: rows far outside of "
-                "those trained on, or parameters that are not finite?",
-                RuntimeWarning,
-            )
-        return predictions
-
-    def _train(self, data: "Data", batch_size: int, request: training.Request) -> History:
+    def _train(self, data: Any, batch_size: int, request: training.Request) -> History:
         state = self._trained()
         loop = training.Loop(
             lambda: self._engine().trainer(*state, data, batch_size),

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import archive, checks, files, generators, training, validation
+from fastmlp import archive, checks, devices, files, generators, training, validation
 from fastmlp.archive import State
 from fastmlp.checkpoint import Checkpoint
 from fastmlp.files import Content
@@ -15,10 +15,6 @@ from fastmlp.guard import Guard
 from fastmlp.history import History
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
-
-if TYPE_CHECKING:
-    from fastmlp.backends.cpu.engine import Engine
-    from fastmlp.backends.cpu.moments import Moments
 
 
 class Persistent:
@@ -28,7 +24,7 @@ class Persistent:
     n_steps: int
     _network: Network
     _parameters: NDArray[Any]
-    _moments: "Moments | None"
+    _moments: Any
     _generator: np.random.Generator
     _guard: Guard
 
@@ -78,6 +74,7 @@ class Persistent:
         *,
         rules: Mapping[str, Any] | None = None,
         n_threads: int | None = None,
+        device: str = "cpu",
     ) -> Self:
         """Return the net that `save`, or a checkpoint of `fit`, wrote to a file.
 
@@ -90,6 +87,8 @@ class Persistent:
         rules : mapping of str to callable, Loss or Optimizer, optional
             Your own rules that the net was made with, by their names.
         n_threads : int, optional
+            As for `MLP`; a file does not keep it.
+        device : "cpu", "cuda" or "cuda:<number>"
             As for `MLP`; a file does not keep it.
 
         Raises
@@ -111,10 +110,12 @@ class Persistent:
         """
         if n_threads is not None:
             checks.positive_integer("MLP.load", "n_threads", n_threads)
+        devices.require(validation.device(device), "MLP.load")
         own = validation.own_rules(rules, "MLP.load")
         content = files.read(path)
         with files.refusing(path):
-            return cls._unpacked(content, own, n_threads)
+            net = cls._unpacked(content, own, n_threads)
+        return net if device == "cpu" else net.to(device)
 
     @classmethod
     def _unpacked(cls, content: Content, own: Mapping[str, Any], n_threads: int | None) -> Self:
@@ -160,6 +161,10 @@ class Persistent:
         """Return a net of this form, its parameters yet to come."""
         raise NotImplementedError
 
-    def _engine(self) -> "Engine":
+    def to(self, device: str) -> Self:
+        """Move the net to another device."""
+        raise NotImplementedError
+
+    def _engine(self) -> Any:
         """Return the backend, set up for this net."""
         raise NotImplementedError

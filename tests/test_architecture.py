@@ -22,11 +22,13 @@ FLOORS = [
     {"description", "spelling"},
     {"_compile"},
     {"backends"},
+    {"devices"},
     {"history", "files"},
     {"archive"},
     {"checkpoint"},
     {"training"},
     {"persistent"},
+    {"placed"},
     {"model"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup", "estimators"},

@@ -35,6 +35,22 @@ def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert info()["threading layer"].startswith("workqueue (not used: helpers")
 
 
+def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmlp.backends.cuda import adapter
+
+    monkeypatch.setattr("fastmlp.info.CUDA_PACKAGES", ("no_such_package",))
+    assert info()["GPU"] == 'none: no package; pip install "fastmlp[cuda]"'
+    monkeypatch.setattr("fastmlp.info.CUDA_PACKAGES", ("numba",))
+    monkeypatch.setattr(adapter, "count", lambda who: 2)
+    assert info()["GPU"] == "2 seen by the driver"
+
+    def fail(who: str) -> int:
+        raise RuntimeError(f"{who}: the driver is not there")
+
+    monkeypatch.setattr(adapter, "count", fail)
+    assert info()["GPU"] == "none: the driver is not there"
+
+
 @pytest.fixture
 def _fresh_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "folder", cache.folder.__wrapped__)

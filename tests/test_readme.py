@@ -75,3 +75,9 @@ def test_security_says_what_is_trusted() -> None:
     assert dict(rows)["Model files and checkpoints"] == "no"
     assert dict(rows)["The disk cache"] == "yes"
     assert "## Reporting" in SECURITY
+
+
+def test_what_has_not_run_on_a_card_says_so() -> None:
+    """Until a run of benchmarks.gpu is kept beside it."""
+    measured = (ROOT / "benchmarks" / "gpu.json").exists()
+    assert measured != ("This part has not run on a card yet" in README)

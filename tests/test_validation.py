@@ -108,7 +108,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: net(seed="a"), TypeError, "MLP: seed must be None, an integer of 0 or more"),
     (lambda: net(seed=-1), ValueError, "MLP: seed must be None, an integer of 0 or more.* got -1"),
     (lambda: net(n_threads=0), ValueError, "n_threads must be an integer of 1 or more, got 0"),
-    (lambda: net(device="gpu"), ValueError, "unknown device 'gpu'; known: cpu"),
+    (lambda: net(device="gpu"), ValueError, "unknown device 'gpu'; known: cpu, cuda"),
     (
         lambda: net().fit(X, Y, epochs=0),
         ValueError,

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu import drive, rules
 from fastmlp.backends.cpu.cost import Work
@@ -47,6 +48,13 @@ class Engine(Runner):
     ) -> None:
         super().__init__(network, n_threads, guard)
         self._idle = idle or Idle()
+
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
+        """Return rows, validated."""
+        sizes, dtype = self.network.layout.sizes, self.network.dtype
+        x = validation.features(X, sizes[0], dtype, who)
+        table = validation.targets(y, len(x), sizes[-1], self.network.loss, dtype, who)
+        return Data(x, table, validation.weights(sample_weight, len(x), dtype, who))
 
     def predict(
         self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False

@@ -1,0 +1,333 @@
+"""The GPU path on a card: is it right, is it clean, how fast is it; one command, one JSON file.
+
+    python -m benchmarks.gpu [--out gpu.json] [--quick]
+
+It compares losses and weights with the CPU's over 100 steps, runs the same twice for the same bits,
+runs compute-sanitizer where it is on PATH, and times fastmlp's designs beside PyTorch's eager mode,
+``torch.compile(mode="reduce-overhead")`` and CUDA graphs, where PyTorch is installed. A part that
+fails is told in the file, and the others go on.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import machine
+from fastmlp import MLP, Adam
+
+PARITY_STEPS = 100
+SECONDS = 1.0
+REPEATS = 5
+DESIGNS = ("small", "wide", "phases")
+
+
+class Load(NamedTuple):
+    """A net, or many, on a card.
+
+    Attributes
+    ----------
+    wanted : how many times faster than a CUDA graph of PyTorch's it must be
+    """
+
+    sizes: tuple[int, ...]
+    batch: int
+    activation: str = "relu"
+    n_nets: int = 1
+    wanted: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Sizes, batch and the number of nets."""
+        nets = f"{self.n_nets} nets of " if self.n_nets > 1 else ""
+        return f"{nets}{'-'.join(map(str, self.sizes))}@{self.batch}, {self.activation}"
+
+    @property
+    def n_rows(self) -> int:
+        """Thirty-two batches."""
+        return 32 * self.batch
+
+    def data(self) -> tuple[Any, Any]:
+        """Draw rows, and targets that depend on them."""
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(self.n_rows, self.sizes[0])).astype(np.float32)
+        y = np.tanh(x @ rng.normal(size=(self.sizes[0], self.sizes[-1])) / 3)
+        return x, y.astype(np.float32)
+
+    def net(self, seed: int = 0, device: str = "cuda", dtype: str = "float32") -> MLP:
+        """Make a net of this form."""
+        return MLP(
+            self.sizes,
+            activation=self.activation,
+            optimizer=Adam(1e-3),
+            seed=seed,
+            device=device,
+            dtype=dtype,
+        )
+
+
+LOADS = (
+    Load((17, 64, 64, 6), 64, "tanh", wanted=3.0),
+    Load((13, 32, 32, 1), 64, "tanh", n_nets=64, wanted=10.0),
+    Load((23, 256, 256, 1), 256, wanted=1.0),
+    Load((784, 512, 512, 10), 128),
+    Load((128, 1024, 1024, 10), 512),
+)
+
+
+def missing_card() -> str | None:
+    """Return in words why there is no card, or None."""
+    from fastmlp.backends.cuda import adapter
+
+    try:
+        adapter.require(0, "benchmarks.gpu")
+    except (ImportError, RuntimeError) as error:
+        return str(error)
+    return "benchmarks.gpu: the simulator is no card" if adapter.SIMULATED else None
+
+
+def trained(load: Load, device: str, dtype: str, kind: str | None, n_steps: int) -> Any:
+    """Train for so many steps; return the losses of the epochs and the parameters."""
+    net = load.net(device=device, dtype=dtype)
+    x, y = (part.astype(dtype) for part in load.data())
+    engine = net._engine()
+    options = {} if kind is None else {"kind": kind}
+    data = engine.data(x, y, None, "benchmarks.gpu")
+    parameters, moments, optimizer = net._trained()
+    trainer = engine.trainer(parameters, moments, optimizer, data, load.batch, **options)
+    n_epochs = -(-n_steps // 32)
+    order = np.array([np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)])
+    coefficients = optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
+    losses = np.zeros(n_epochs)
+    trainer.begin()
+    first = 0
+    # A backend may count smaller units than steps.
+    units = trainer.units_per_epoch * n_epochs
+    trainer.run(order, coefficients, losses, first, units)
+    trainer.store()
+    return losses, parameters.copy()
+
+
+def parity() -> list[dict[str, Any]]:
+    """Compare every design with the CPU, and with itself."""
+    told = []
+    for load, dtype in itertools.product(LOADS[:4], ("float32", "float64")):
+        cpu_losses, cpu_parameters = trained(load, "cpu", dtype, None, PARITY_STEPS)
+        for kind in DESIGNS:
+            if kind == "small" and not fits(load, dtype):
+                continue
+            runs = [trained(load, "cuda", dtype, kind, PARITY_STEPS) for _ in range(2)]
+            losses, parameters = runs[0]
+            told.append(
+                {
+                    "net": load.name,
+                    "dtype": dtype,
+                    "design": kind,
+                    "steps": PARITY_STEPS,
+                    "loss": float(np.abs(losses / cpu_losses - 1).max()),
+                    "weights": float(np.abs(parameters - cpu_parameters).max()),
+                    "same bits twice": bool(np.array_equal(parameters, runs[1][1])),
+                }
+            )
+    return told
+
+
+def fits(load: Load, dtype: str = "float32") -> bool:
+    """Whether one block has room for the net in shared memory."""
+    from fastmlp.backends.cuda import adapter, choice
+
+    needed = choice.space_bytes(load.net(dtype=dtype)._network, load.batch)
+    return needed <= adapter.card_of(0).shared_bytes
+
+
+def sanitized() -> dict[str, Any]:
+    """Run the drill under compute-sanitizer's tools."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        return {"skipped": "compute-sanitizer is not on PATH"}
+    told = {}
+    for tool in ("memcheck", "racecheck"):
+        command = [program, "--tool", tool, "--error-exitcode", "3", sys.executable, "-m"]
+        done = subprocess.run(
+            [*command, "benchmarks.gpu", "--drill"], capture_output=True, text=True, timeout=900
+        )
+        told[tool] = {"clean": done.returncode == 0, "tail": (done.stdout + done.stderr)[-2000:]}
+    return told
+
+
+def drill() -> None:
+    """Few steps of everything, for a tool that watches."""
+    load = Load((5, 17, 9, 3), 10, "tanh")
+    for kind in DESIGNS:
+        trained(load, "cuda", "float32", kind, 32)
+    net = load.net()
+    x, y = load.data()
+    net.predict(x)
+    net.loss_and_gradient(x, y)
+    net.apply_gradient(np.ones_like(net.parameters))
+    together(load._replace(n_nets=3), 1)
+
+
+def together(load: Load, epochs: int) -> None:
+    """Train many nets in one launch."""
+    from fastmlp.backends.cuda import adapter
+    from fastmlp.backends.cuda.many import Member, train_together
+
+    members = []
+    for seed in range(load.n_nets):
+        net = load.net(seed)
+        parameters, moments, optimizer = net._trained()
+        members.append(Member(net._network, parameters, moments, optimizer, net._generator))
+    x, y = load.data()
+    train_together(adapter.card_of(0), members, x, y, epochs=epochs, batch_size=load.batch)
+
+
+def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: float) -> Any:
+    """Time `run(n)`, n units of so many steps each: median and extremes of repeats."""
+    run(1)
+    n, spent = 1, 0.0
+    while spent < seconds / REPEATS:
+        n = n if spent == 0 else max(2 * n, int(n * seconds / REPEATS / spent))
+        start = time.perf_counter()
+        run(n)
+        spent = time.perf_counter() - start
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run(n)
+        times.append((time.perf_counter() - start) / n / steps_per_unit)
+    return {"median": statistics.median(times), "least": min(times), "most": max(times)}
+
+
+def trainer_of(load: Load, kind: str) -> Callable[[int], None]:
+    """Return what trains for so many epochs, its data on the device."""
+    net = load.net()
+    engine = net._engine()
+    data = engine.data(*load.data(), None, "benchmarks.gpu")
+    state = net._trained()
+    trainer = engine.trainer(*state, data, load.batch, kind=kind)
+    rng = np.random.default_rng(0)
+
+    def run(n_epochs: int) -> None:
+        n_rows, n_steps = load.n_rows, n_epochs * trainer.units_per_epoch
+        words = rng.integers(1 << 32, size=(n_epochs, n_rows), dtype=np.uint32)
+        coefficients = state[2].coefficients(1, np.full(n_steps, 1e-3))
+        trainer.begin()
+        trainer.run(trainer.orders(words), coefficients, np.zeros(n_epochs), 0, n_steps)
+
+    return run
+
+
+def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
+    """Return what makes each contestant; a call of it trains for so many epochs."""
+    found: dict[str, Callable[[], Callable[[int], None]]] = {}
+    if load.n_nets > 1:
+        found["fastmlp, a block each"] = lambda: lambda n: together(load, n)
+    else:
+        for kind in DESIGNS:
+            if kind != "small" or fits(load):
+                found[f"fastmlp, {kind}"] = lambda kind=kind: trainer_of(load, kind)  # type: ignore[misc]
+    try:
+        from benchmarks.peers import torch_cuda
+    except ImportError:
+        return found
+    for variant in torch_cuda.VARIANTS:
+        found[f"PyTorch, {variant}"] = lambda v=variant: torch_cuda.make(load, v)  # type: ignore[misc]
+    return found
+
+
+def race(load: Load, seconds: float) -> dict[str, Any]:
+    """Time all contestants on one load."""
+    times = {
+        name: part(lambda m=make: timed(m, seconds)) for name, make in contestants(load).items()
+    }
+    ours = least(times, "fastmlp")
+    graph = least({n: t for n, t in times.items() if "graph" in n}, "PyTorch")
+    told: dict[str, Any] = {"net": load.name, "seconds per step": times, "wanted": load.wanted}
+    if ours and graph:
+        told["times a graph"] = graph / ours
+        told["held"] = load.wanted is None or graph / ours >= load.wanted
+    return told
+
+
+def timed(make: Callable[[], Callable[[int], None]], seconds: float) -> Any:
+    """Make a contestant, and time its epochs of 32 steps."""
+    return seconds_per_step(make(), 32, seconds)
+
+
+def least(times: dict[str, Any], of: str) -> float | None:
+    """Return the least median of those whose name begins so."""
+    medians = [t["median"] for n, t in times.items() if n.startswith(of) and "median" in t]
+    return min(medians, default=None)
+
+
+def part(do: Callable[[], Any]) -> Any:
+    """Do a part; return what came of it, or how it failed."""
+    try:
+        return do()
+    except Exception as error:
+        return {"error": repr(error), "traceback": traceback.format_exc()[-3000:]}
+
+
+def card_facts() -> dict[str, Any]:
+    """Return what card it is."""
+    from fastmlp.backends.cuda import adapter
+
+    its = adapter.MODULE.gpus[0]
+    name = its.name.decode() if isinstance(its.name, bytes) else str(its.name)
+    capability = ".".join(map(str, its.compute_capability))
+    card = adapter.card_of(0)
+    return {
+        "name": name,
+        "compute capability": capability,
+        "multiprocessors": card.n_multiprocessors,
+        "shared bytes of a block": card.shared_bytes,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do all of it; return 1 where there is no card."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--quick", action="store_true", help="a tenth of the time for each figure")
+    parser.add_argument("--drill", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(arguments)
+    missing = missing_card()
+    if missing:
+        print(missing, file=sys.stderr)
+        return 1
+    if asked.drill:
+        drill()
+        return 0
+    told = {"machine": machine.describe(), "card": part(card_facts)}
+    seconds = SECONDS / 10 if asked.quick else SECONDS
+
+    def write() -> None:
+        asked.out.write_text(json.dumps(told, indent=1) + "\n")
+
+    # After each part, so that a run that is cut short leaves what it has.
+    told["parity"] = part(parity)
+    write()
+    told["races"] = []
+    for load in LOADS:
+        told["races"].append(part(lambda load=load: race(load, seconds)))
+        write()
+        print(json.dumps(told["races"][-1], indent=1))
+    told["sanitizer"] = part(sanitized)
+    write()
+    print(f"written to {asked.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

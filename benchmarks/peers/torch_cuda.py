@@ -1,0 +1,133 @@
+"""PyTorch on a GPU: eager, compiled, and as CUDA graphs of a step and of an epoch.
+
+Many nets are one batched product each, weights stacked: the fastest form that PyTorch has for them.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+VARIANTS = ("eager", "reduce-overhead", "graph of a step", "graph of an epoch")
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+Tensor = torch.Tensor
+
+
+def make(load: Any, variant: str) -> Callable[[int], None]:
+    """Return what trains for so many epochs."""
+    contestant = Contestant(load)
+    return {
+        "eager": contestant.eager,
+        "reduce-overhead": contestant.compiled,
+        "graph of a step": contestant.graph_of_a_step,
+        "graph of an epoch": contestant.graph_of_an_epoch,
+    }[variant]()
+
+
+class Contestant:
+    """Parameters, rows and an optimizer on the device."""
+
+    def __init__(self, load: Any) -> None:
+        torch.set_float32_matmul_precision("highest")
+        self.load = load
+        self.x, self.y = (torch.from_numpy(part).cuda() for part in load.data())
+        lead = (load.n_nets,) if load.n_nets > 1 else ()
+        self.p = []
+        for n_in, n_out in pairwise(load.sizes):
+            weights = torch.randn(*lead, n_in, n_out, device="cuda") / n_in**0.5
+            biases = torch.zeros(*lead, 1, n_out, device="cuda")
+            self.p += [weights.requires_grad_(), biases.requires_grad_()]
+        # On the device all of it, so that a graph may hold it.
+        self.optimizer = torch.optim.Adam(self.p, lr=1e-3, fused=True, capturable=True)
+        self.steps = load.n_rows // load.batch
+        self.shuffled = (torch.empty_like(self.x), torch.empty_like(self.y))
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        product = torch.baddbmm if self.load.n_nets > 1 else torch.addmm
+        act, last = ACTIVATIONS[self.load.activation], len(self.p) - 2
+        if self.load.n_nets > 1:
+            x = x.expand(self.load.n_nets, *x.shape)
+        for i in range(0, last + 1, 2):
+            x = product(self.p[i + 1], x, self.p[i])
+            x = act(x) if i < last else x
+        # Each net's mean, added up: so each has the gradient of its own.
+        return ((x - y) ** 2).mean(dim=(-2, -1)).sum()
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        loss = self.loss(x, y)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def shuffle(self) -> None:
+        order = torch.randperm(len(self.x), device="cuda")
+        for source, target in zip((self.x, self.y), self.shuffled, strict=True):
+            torch.index_select(source, 0, order, out=target)
+
+    def batches(self) -> Any:
+        x, y = (part.split(self.load.batch) for part in self.shuffled)
+        return zip(x, y, strict=True)
+
+    def epochs(self, epoch: Callable[[], None]) -> Callable[[int], None]:
+        def run(n: int) -> None:
+            for _ in range(n):
+                self.shuffle()
+                epoch()
+            torch.cuda.synchronize()
+
+        return run
+
+    def eager(self) -> Callable[[int], None]:
+        def epoch() -> None:
+            for x, y in self.batches():
+                self.step(x, y)
+
+        return self.epochs(epoch)
+
+    def compiled(self) -> Callable[[int], None]:
+        torch._dynamo.reset()
+        step = torch.compile(self.step, mode="reduce-overhead")
+
+        def epoch() -> None:
+            for x, y in self.batches():
+                torch.compiler.cudagraph_mark_step_begin()
+                step(x, y)
+
+        run = self.epochs(epoch)
+        run(2)
+        return run
+
+    def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        return graph
+
+    def graph_of_a_step(self) -> Callable[[int], None]:
+        self.shuffle()
+        x, y = (part[: self.load.batch].clone() for part in self.shuffled)
+        graph = self._captured(lambda: self.step(x, y))
+
+        def epoch() -> None:
+            for next_x, next_y in self.batches():
+                x.copy_(next_x)
+                y.copy_(next_y)
+                graph.replay()
+
+        return self.epochs(epoch)
+
+    def graph_of_an_epoch(self) -> Callable[[int], None]:
+        self.shuffle()
+
+        def all_steps() -> None:
+            for x, y in self.batches():
+                self.step(x, y)
+
+        return self.epochs(self._captured(all_steps).replay)

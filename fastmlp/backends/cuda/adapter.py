@@ -1,0 +1,258 @@
+"""The one door to the CUDA module: numba-cuda's, its successor's, or Numba's simulator.
+
+Kernels are written in what the three have in common, and take `cuda` from here. What needs a
+private part of the module is here too, so that its successor can take its place.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numba import config, types
+
+Function = Callable[..., Any]
+# What every block may have, without asking for more.
+PLAIN_SHARED_BYTES = 48 * 1024
+SIMULATED = bool(config.ENABLE_CUDASIM)
+SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
+
+
+class _Simulated:
+    """What a kernel calls `cuda`, in the simulator.
+
+    The simulator swaps the module in the globals of a function while it runs; where many threads
+    call a function of another module, one swaps back while others are inside.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        kernels = importlib.import_module("numba.cuda.simulator.kernel")
+        return getattr(kernels._get_kernel_context(), name)
+
+
+def _module() -> Any:
+    """The CUDA module; Numba's own, which is deprecated and may lack a compiler, comes last."""
+    if find_spec("numba_cuda") is None and find_spec("numba_cuda_mlir") is not None:
+        return importlib.import_module("numba_cuda_mlir.cuda")
+    return importlib.import_module("numba.cuda")
+
+
+MODULE: Any = _module()
+cuda: Any = _Simulated() if SIMULATED else MODULE
+
+
+def device_function(function: Function) -> Any:
+    """Make a function one that kernels call: part of the kernel, so that its arrays stay in
+    registers and the compiler sees which of them are shared."""
+    if SIMULATED:
+        return function
+    return MODULE.jit(device=True, forceinline=True)(function)
+
+
+def _unsigned(i: Any) -> Any:
+    return np.uint64(i)
+
+
+# An index that is not negative, said so: for others the compiler adds, at every access, what lets
+# -1 be the last. In the innermost loops that was a third of the instructions.
+unsigned = int if SIMULATED else device_function(_unsigned)
+
+
+def kernel(function: Function) -> Any:
+    """Make a function a kernel; it compiles when it is first launched."""
+    if not SIMULATED:
+        return MODULE.jit(function)
+
+    def simulated(*arguments: Any) -> None:
+        # Compiled code never warns of an overflow.
+        with np.errstate(all="ignore"):
+            function(*arguments)
+
+    return MODULE.jit(simulated)
+
+
+def installed() -> bool:
+    """Whether a CUDA module is there that can compile, or the simulator."""
+    return SIMULATED or any(find_spec(name) for name in ("numba_cuda", "numba_cuda_mlir"))
+
+
+def require(index: int, who: str = "MLP") -> None:
+    """Check that this device can be had.
+
+    Raises
+    ------
+    ImportError
+        Where there is no CUDA module.
+    RuntimeError
+        Where there is no driver, or no such device.
+    """
+    if SIMULATED:
+        return
+    if not installed():
+        raise ImportError(
+            f'{who}: device="cuda" needs a package: pip install "fastmlp[cuda]", '
+            'or use device="cpu"'
+        )
+    n_devices = count(who)
+    if index >= n_devices:
+        known = ", ".join(f"cuda:{i}" for i in range(n_devices))
+        raise RuntimeError(
+            f"{who}: there is no device cuda:{index}; known: {known}"
+            if known
+            else f'{who}: the NVIDIA driver sees no device: check nvidia-smi, or use device="cpu"'
+        )
+
+
+def count(who: str = "MLP") -> int:
+    """Return how many devices the driver sees.
+
+    Raises
+    ------
+    RuntimeError
+        Where there is no driver, or it does not answer.
+    """
+    if SIMULATED:
+        return 1
+    try:
+        return len(MODULE.gpus)
+    except Exception as error:  # Of other classes from one version of the module to the next.
+        told = " ".join(str(error).split()) or repr(error)
+        first = told.removeprefix("Error at driver init: ").partition(".")[0]
+        raise RuntimeError(
+            f'{who}: device="cuda" needs the NVIDIA driver, which does not load ({first}): '
+            'install it, see that nvidia-smi runs, or use device="cpu"'
+        ) from error
+
+
+class Card:
+    """A device: what it has, and its memory.
+
+    Attributes
+    ----------
+    index : int
+    n_multiprocessors : int
+    shared_bytes : int, the most shared memory that one block may have
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        if SIMULATED:
+            self.n_multiprocessors, self.shared_bytes = 1, 1 << 20
+            return
+        its = MODULE.gpus[index]
+        self.n_multiprocessors = int(its.MULTIPROCESSOR_COUNT)
+        self.shared_bytes = int(its.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Make it the device that allocations and launches go to, for a while."""
+        return nullcontext() if SIMULATED else MODULE.gpus[self.index]
+
+    def free_bytes(self) -> int:
+        """Return how many bytes can still be allocated on it."""
+        if SIMULATED:
+            return 1 << 40
+        with self.current():
+            return int(MODULE.current_context().get_memory_info()[0])
+
+    def empty(self, shape: Any, dtype: Any) -> Any:
+        """Return an uninitialised array on the device."""
+        return MODULE.device_array(shape, dtype)
+
+    def copied(self, array: Any) -> Any:
+        """Return a copy of a host array on the device."""
+        return MODULE.to_device(array)
+
+
+@cache
+def card_of(index: int) -> Card:
+    """Return the device of this number, which `require` has found."""
+    return Card(index)
+
+
+def is_device_array(array: Any) -> bool:
+    """Whether an object lies on a device and says where."""
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def adopted(array: Any) -> Any:
+    """Return a view of an array of another library that lies on the device, not copied."""
+    if SIMULATED:
+        return np.asarray(_Named(array.__cuda_array_interface__))
+    return MODULE.as_cuda_array(array)
+
+
+class _Named:
+    """Memory of the host by its address: what the simulator has for that of a device."""
+
+    def __init__(self, interface: dict[str, Any]) -> None:
+        self.__array_interface__ = interface
+
+
+def synchronize() -> None:
+    """Wait for what was launched."""
+    MODULE.synchronize()
+
+
+def configured(
+    dispatcher: Any,
+    arguments: tuple[Any, ...],
+    n_blocks: int,
+    n_threads: int,
+    shared_bytes: int = 0,
+) -> Any:
+    """Return a kernel with its launch's sizes, compiled for these arguments, to be called so.
+
+    Raises
+    ------
+    TypeError
+        Where a rule does not compile for a GPU.
+    """
+    if SIMULATED:
+        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+    if not dispatcher.overloads:
+        compiled_for(dispatcher, arguments)
+    return _configured(dispatcher, n_blocks, n_threads, shared_bytes)
+
+
+@cache
+def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int) -> Any:
+    # The module warns of grids of few blocks: a small net is one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+
+
+def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return the form of a kernel that a launch with these arguments would run."""
+    try:
+        return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
+    except Exception as error:  # The compiler's own errors are of many kinds, KeyError among them.
+        raise TypeError(
+            "a rule of this net does not compile for a GPU; it must be a function of scalars that "
+            f"calls only functions of fastmlp.elementary and of math: {error}"
+        ) from error
+
+
+def lift_shared_limit(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int) -> None:
+    """Let a kernel have so much dynamic shared memory, where it is launched with these arguments.
+
+    More than 48 KiB must be asked for, function by function; the module has no word for it.
+    """
+    if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES:
+        return
+    theirs = importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
+    attribute = theirs.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    function = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc()
+    # Raises where the driver refuses.
+    theirs.driver.cuKernelSetAttribute(attribute, n_bytes, function.handle, function.device.id)
+
+
+def most_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_threads: int) -> int:
+    """Return how many blocks of a kernel can be resident at once."""
+    if SIMULATED:
+        return 1
+    return int(compiled_for(dispatcher, arguments).max_cooperative_grid_blocks(n_threads))

@@ -1,0 +1,123 @@
+"""Rows on the device: brought there from the host, or taken where they lie."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp.backends.cuda import adapter, finite
+from fastmlp.backends.cuda.adapter import Card
+from fastmlp.losses import Loss
+
+Array = NDArray[Any]
+
+
+class Rows(NamedTuple):
+    """Rows to work on, validated, where they are: on the host or on the device.
+
+    Attributes
+    ----------
+    x : shape (n_rows, n_features)
+    y : shape (n_rows, n_targets)
+    weight : shape (n_rows,), or (0,) for rows that count alike; on the host
+    """
+
+    x: Any
+    y: Any
+    weight: Array
+
+    @property
+    def mass(self) -> float:
+        """The number of rows, or the sum of their weights."""
+        if self.weight.size:
+            return float(self.weight.sum(dtype=np.float64))
+        return float(len(self.x))
+
+
+def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
+    """Return X as `validation.features` does; on the device, if it lies there, not copied.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where X is not what it must be: on a device it must have the net's dtype, and be
+        C-contiguous, for it is used as it is.
+    """
+    if not adapter.is_device_array(x):
+        return validation.features(x, n_features, dtype, who)
+    _check_form(x, dtype, who, "X")
+    array = adapter.adopted(x)
+    if array.ndim != 2 or array.shape[1] != n_features or array.shape[0] == 0:
+        # The words are those for arrays on the host.
+        validation.features(np.zeros(array.shape, dtype), n_features, dtype, who)
+    if not finite.all_finite(array):
+        # To say which number it is.
+        validation.features(to_host(array), n_features, dtype, who)
+    return array
+
+
+def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
+    """Return y as `validation.targets` does; on the device, if it lies there in the right form.
+
+    It is looked at on the host. Labels of another dtype are converted there.
+    """
+    if not adapter.is_device_array(y):
+        return validation.targets(y, n_rows, n_outputs, loss, dtype, who)
+    array = adapter.adopted(y)
+    table = validation.targets(to_host(array), n_rows, n_outputs, loss, dtype, who)
+    as_is = array.dtype == dtype and tuple(array.shape) == table.shape and _contiguous(y, array)
+    return array if as_is else table
+
+
+def weights(given: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
+    """Return sample weights on the host."""
+    if adapter.is_device_array(given):
+        given = to_host(adapter.adopted(given))
+    return validation.weights(given, n_rows, dtype, who)
+
+
+def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:
+    """Check `out` on the device, to be written where it lies."""
+    _check_form(out, dtype, who, "out")
+    array = adapter.adopted(out)
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{who}: out must have shape {shape}, got {tuple(array.shape)}")
+    return array
+
+
+def to_host(array: Any) -> Array:
+    """Return an array of the host, or a copy of one on the device."""
+    if isinstance(array, np.ndarray) or not hasattr(array, "copy_to_host"):
+        return np.asarray(array)
+    copy: Array = array.copy_to_host()
+    return copy
+
+
+def to_device(card: Card, array: Any) -> Any:
+    """Return an array on the device: itself, or a copy of one of the host."""
+    if hasattr(array, "copy_to_host"):
+        return array
+    return card.copied(np.ascontiguousarray(array))
+
+
+def _check_form(given: Any, dtype: np.dtype[Any], who: str, name: str) -> None:
+    interface = given.__cuda_array_interface__
+    kind = np.dtype(interface["typestr"])
+    if kind != dtype:
+        raise TypeError(
+            f"{who}: {name} on a device is used as it is and must be {dtype}, got {kind}; "
+            "convert it there"
+        )
+    if not _contiguous(given, None):
+        raise ValueError(f"{who}: {name} on a device is used as it is and must be C-contiguous")
+
+
+def _contiguous(given: Any, array: Any) -> bool:
+    interface = given.__cuda_array_interface__
+    strides = interface.get("strides")
+    if strides is None:
+        return True
+    shape, size = tuple(interface["shape"]), np.dtype(interface["typestr"]).itemsize
+    expected = tuple(int(size * np.prod(shape[i + 1 :], dtype=np.int64)) for i in range(len(shape)))
+    return tuple(strides) == expected

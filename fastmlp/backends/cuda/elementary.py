@@ -1,0 +1,65 @@
+"""The CUDA forms of `fastmlp.elementary`: libdevice's functions, in the precision of the argument.
+
+Their errors are those of the CUDA C++ Programming Guide: 1 to 2 units in the last place.
+"""
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastmlp import elementary
+from fastmlp.backends.cuda.adapter import MODULE, SIMULATED
+
+Function = Callable[..., Any]
+
+
+def logistic(x: Any) -> Any:
+    one = type(x)(1)
+    e = math.exp(-abs(x))
+    return (e if x < 0 else one) / (one + e)
+
+
+def softplus(x: Any) -> Any:
+    zero = type(x)(0)
+    return (zero if x < zero else x) + math.log1p(math.exp(-abs(x)))
+
+
+FORMS: dict[Function, Function] = {
+    elementary.exp: lambda x: math.exp(x),
+    elementary.expm1: lambda x: math.expm1(x),
+    elementary.log: lambda x: math.log(x),
+    elementary.log1p: lambda x: math.log1p(x),
+    elementary.sqrt: lambda x: math.sqrt(x),
+    elementary.tanh: lambda x: math.tanh(x),
+    elementary.erf: lambda x: math.erf(x),
+    elementary.logistic: logistic,
+    elementary.softplus: softplus,
+}
+
+
+def _register() -> None:
+    """Tell the CUDA compiler of the forms; the simulator runs the functions as they are.
+
+    Numba's own module cannot be told, and is only imported: `adapter.require` lets nobody use it.
+    """
+    extending = importlib.import_module(f"{MODULE.__name__}.extending")
+    if not hasattr(extending, "overload"):
+        return
+    overload = extending.overload
+
+    def tell(function: Function, form: Function) -> None:
+        @overload(function, strict=False)
+        def choose(x: Any) -> Function:
+            return form
+
+    for function, form in FORMS.items():
+        tell(function, form)
+
+    @overload(elementary.exponentials, strict=False)
+    def choose_exponentials(raw: Any, out: Any) -> Function:
+        return elementary.exponentials
+
+
+if not SIMULATED:
+    _register()

@@ -1,0 +1,133 @@
+"""Questions about rows: predictions, losses, gradients; each is a function of the parameters.
+
+Rows go through the device in chunks, so that the room for activations does not grow with them.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cuda import adapter, arrays, choice
+from fastmlp.backends.cuda.adapter import Card
+from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.launch import launch_chunk
+from fastmlp.backends.cuda.plan import (
+    BATCH_MASS,
+    EPOCH_LOSS,
+    EVALUATE,
+    GRADIENT,
+    PARAMETERS,
+    PREDICT,
+    TRAIN,
+    WEIGHTS,
+    Need,
+)
+from fastmlp.backends.cuda.rules import rules_of
+from fastmlp.backends.cuda.session import Session, require
+from fastmlp.guard import Guard
+from fastmlp.network import Network
+
+Array = NDArray[Any]
+# Activations of a chunk: 64 MB in float32.
+CHUNK_NUMBERS = 1 << 24
+# In so many parts the values of penalties are added up, whatever the number of blocks.
+N_PARTS = 1 << 13
+
+
+class Question:
+    """Rows on the device, and what it takes to put them through the net."""
+
+    def __init__(
+        self, card: Card, network: Network, guard: Guard, data: Rows, mode: int, who: str
+    ) -> None:
+        self._card, self._guard, self._mode, self.mass = card, guard, mode, data.mass
+        self._rules, self.n_rows = rules_of(network), len(data.x)
+        width = 4 * sum(network.layout.sizes)
+        self._chunk = max(1, min(self.n_rows, CHUNK_NUMBERS // width))
+        self._form = choice.form_for(network, self._chunk, card)
+        shape = self._form.weights
+        need = Need(
+            self._chunk,
+            self._chunk,
+            n_weights=len(data.weight),
+            n_parts=N_PARTS if network.penalties and mode == TRAIN else 0,
+            tile=(shape.tile_rows, shape.tile_columns),
+        )
+        require(card, sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray)), who)
+        self._session = Session(card, [network], need, shared=False, who=who)
+        self._session.set(MODE=mode)
+        with card.current():
+            self._x, self._y = arrays.to_device(card, data.x), arrays.to_device(card, data.y)
+            if data.weight.size:
+                self._session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+
+    def ask(self, parameters: Array) -> None:
+        """Put all rows through the net with these parameters."""
+        session = self._session
+        with self._guard.whole:
+            values = parameters.copy()
+        session.put(PARAMETERS, values)
+        session.set_sum(EPOCH_LOSS, 0.0)
+        session.set_sum(BATCH_MASS, self.mass if self._mode == TRAIN else 1.0)
+        for first in range(0, self.n_rows, self._chunk):
+            n = min(self._chunk, self.n_rows - first)
+            ends = first + n == self.n_rows
+            session.set(N_ROWS=n, BATCH=n, FIRST_ROW=first, MORE=first > 0, ENDS=ends)
+            session.send_heads()
+            train = self._mode != PREDICT
+            launch_chunk(self._rules, self._form, session, self._x, self._y, train=train)
+        adapter.synchronize()
+
+
+class Prediction:
+    """The predictions for some rows."""
+
+    def __init__(self, card: Card, network: Network, guard: Guard, x: Any, out: Any) -> None:
+        weight = np.empty(0, network.dtype)
+        self._card, self._out = card, out
+        with card.current():
+            device = arrays.to_device(card, out)
+        self._device = device
+        self._question = Question(
+            card, network, guard, Rows(x, device, weight), PREDICT, "MLP.predict"
+        )
+
+    def __call__(self, parameters: Array) -> Any:
+        """Write the predictions at these parameters to `out`, and return it."""
+        with self._card.current():
+            self._question.ask(parameters)
+            if self._device is not self._out:
+                self._device.copy_to_host(self._out)
+        return self._out
+
+
+class Evaluation:
+    """The mean loss over some rows, weighted, without penalties."""
+
+    def __init__(self, card: Card, network: Network, guard: Guard, data: Rows) -> None:
+        plain = network._replace(penalties=())
+        self._card = card
+        self._question = Question(card, plain, guard, data, EVALUATE, "MLP.fit")
+
+    def __call__(self, parameters: Array) -> float:
+        """Return the loss at these parameters."""
+        with self._card.current():
+            self._question.ask(parameters)
+            return self._question._session.sum_at(EPOCH_LOSS) / self._question.mass
+
+
+class Objective:
+    """The objective on all rows of some data, penalties included, and its gradient."""
+
+    def __init__(self, card: Card, network: Network, guard: Guard, data: Rows) -> None:
+        self._card = card
+        self._question = Question(card, network, guard, data, TRAIN, "MLP.loss_and_gradient")
+
+    def __call__(self, parameters: Array) -> tuple[float, Array]:
+        """Return the objective and its gradient, flat, at these parameters."""
+        with self._card.current():
+            self._question.ask(parameters)
+            session = self._question._session
+            value = session.sum_at(EPOCH_LOSS) / self._question.mass
+            return value, arrays.to_host(session.get(GRADIENT, len(parameters))).copy()

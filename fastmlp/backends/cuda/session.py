@@ -1,0 +1,128 @@
+"""A plan, and the memory on the device that it speaks of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cuda import plan as places
+from fastmlp.backends.cuda.adapter import Card
+from fastmlp.backends.cuda.plan import (
+    ENDS,
+    ORDER,
+    STRENGTHS,
+    Need,
+    Sizes,
+    make_plan,
+)
+from fastmlp.memory import readable
+from fastmlp.network import Network
+
+Array = NDArray[Any]
+
+
+class Session:
+    """The memory of nets of one form, one plan for each.
+
+    Attributes
+    ----------
+    plans : int64, shape (n_nets, n_words), on the host
+    memory, sums, device_plans : on the device, a row for each net
+    sizes : Sizes
+    """
+
+    def __init__(
+        self, card: Card, networks: Sequence[Network], need: Need, *, shared: bool, who: str
+    ) -> None:
+        self.card = card
+        made = [make_plan(network, need) for network in networks]
+        self.sizes: Sizes = made[0][1]
+        self.plans = np.stack([plan for plan, _ in made])
+        self.plans[:, ENDS] = 1
+        dtype = networks[0].dtype
+        n_memory = self.sizes.memory + (0 if shared else self.sizes.space)
+        n_nets = len(networks)
+        words = self.plans.nbytes + 8 * n_nets * self.sizes.sums
+        require(card, n_nets * n_memory * dtype.itemsize + words, who)
+        with card.current():
+            self.memory = card.copied(np.zeros((n_nets, n_memory), dtype))
+            sums = np.zeros((n_nets, self.sizes.sums))
+            for net, network in enumerate(networks):
+                start = int(self.plans[net, STRENGTHS])
+                strengths = [strength for _, strength in network.penalties]
+                sums[net, start : start + len(strengths)] = strengths
+            self.sums = card.copied(sums)
+            self.device_plans = card.copied(self.plans)
+        self.head = int(self.plans[0, ORDER])
+
+    def set(self, net: int = 0, **words: int) -> None:
+        """Set words of a plan, given by the names of their places, on the host."""
+        for name, value in words.items():
+            self.plans[net, _place(name)] = value
+
+    def send_heads(self) -> None:
+        """Bring the plans on the device up to date, but for the orders of the rows."""
+        for net in range(len(self.plans)):
+            self.device_plans[net, : self.head].copy_to_device(
+                np.ascontiguousarray(self.plans[net, : self.head])
+            )
+
+    def send_orders(self, orders: Sequence[NDArray[np.int64]]) -> None:
+        """Put the orders of the rows, one array a net, behind the heads."""
+        longest = max(order.size for order in orders)
+        plans = np.zeros((len(self.plans), self.head + longest), np.int64)
+        for net, order in enumerate(orders):
+            plans[net, : self.head] = self.plans[net, : self.head]
+            plans[net, self.head : self.head + order.size] = order.reshape(-1)
+        self.plans = plans
+        with self.card.current():
+            if self.device_plans.shape == plans.shape:
+                self.device_plans.copy_to_device(plans)
+            else:
+                self.device_plans = self.card.copied(plans)
+
+    def put(self, place: int, values: Any, net: int = 0) -> None:
+        """Copy flat values, of host or device, to where the plan has a place for them."""
+        start = int(self.plans[net, place])
+        target = self.memory[net, start : start + len(values)]
+        target.copy_to_device(values)
+
+    def get(self, place: int, n: int, net: int = 0) -> Any:
+        """Return n numbers of memory from a place on: a view on the device."""
+        start = int(self.plans[net, place])
+        return self.memory[net, start : start + n]
+
+    def sum_at(self, place: int, net: int = 0) -> float:
+        """Return one of the sums; waits for what was launched."""
+        return float(self.sums[net, place : place + 1].copy_to_host()[0])
+
+    def set_sum(self, place: int, value: float, net: int = 0) -> None:
+        """Set one of the sums."""
+        self.sums[net, place : place + 1].copy_to_device(np.array([value]))
+
+
+def bytes_of(network: Network, need: Need) -> int:
+    """Return how much memory of the device one net takes, without the orders of its rows."""
+    sizes = make_plan(network, need)[1]
+    return (sizes.memory + sizes.space) * network.dtype.itemsize + 8 * sizes.sums
+
+
+def require(card: Card, n_bytes: int, who: str) -> None:
+    """Check that so many bytes can be had on the device.
+
+    Raises
+    ------
+    MemoryError
+        Saying how much is needed, and how much there is.
+    """
+    free = card.free_bytes()
+    if n_bytes > free:
+        raise MemoryError(
+            f"{who}: this takes {readable(n_bytes)} of the memory of cuda:{card.index}, where "
+            f"{readable(free)} are free; use a smaller batch_size or fewer rows, or free some there"
+        )
+
+
+def _place(name: str) -> int:
+    return int(getattr(places, name))

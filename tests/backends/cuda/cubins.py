@@ -1,0 +1,137 @@
+"""Kernels as PTX and as cubins, without a card: for tests, and to look at by hand.
+
+    python tests/backends/cuda/cubins.py
+
+prints what each kernel takes of each architecture.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ARCHITECTURES = ((7, 5), (8, 0), (9, 0))
+DTYPES = ("float32", "float64")
+
+
+class Resources(NamedTuple):
+    """What a kernel takes: registers of a thread, bytes that spill, bytes of shared memory."""
+
+    registers: int
+    spilled: int
+    shared: int
+
+
+def without_a_card(capability: tuple[int, int]) -> None:
+    """Have the compiler take this for the device that is there, of which it asks what it can."""
+    from numba.cuda import dispatcher
+
+    class Device:
+        compute_capability = capability
+
+    dispatcher.get_current_device = Device
+
+
+def ptx_of(kernel: Any, signature: Any, capability: tuple[int, int]) -> str:
+    """Compile a kernel to PTX."""
+    from numba import cuda
+
+    without_a_card(capability)
+    function = getattr(kernel, "py_func", kernel)
+    code, _ = cuda.compile(
+        function, signature, cc=capability, output="ptx", abi="numba", device=False
+    )
+    return str(code)
+
+
+def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, Resources]:
+    """Link PTX by nvJitLink, with the library that waits for a grid where it is needed."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    parts = [ObjectCode.from_ptx(ptx.encode())]
+    if "cudaCG" in ptx:
+        parts.append(ObjectCode.from_library(str(_device_runtime())))
+    options = LinkerOptions(arch="sm_{}{}".format(*capability), ptxas_options=["-v"], verbose=True)
+    linker = Linker(*parts, options=options)
+    code = linker.link("cubin").code
+    return bytes(code), _resources(linker.get_info_log())
+
+
+def _device_runtime() -> Path:
+    (folder,) = find_spec("nvidia").submodule_search_locations  # type: ignore[union-attr]
+    return next(Path(folder).rglob("libcudadevrt.a"))
+
+
+def _resources(log: str) -> Resources:
+    """Read the log: of the parts of a cooperative kernel the largest, which is the kernel."""
+    registers = max(int(n) for n in re.findall(r"[Uu]sed (\d+) registers", log))
+    stores = [int(n) for n in re.findall(r"(\d+) bytes spill stores", log)]
+    loads = [int(n) for n in re.findall(r"(\d+) bytes spill loads", log)]
+    shared = [int(n) for n in re.findall(r"(\d+) bytes smem", log)]
+    return Resources(registers, max(stores + loads, default=0), max(shared, default=0))
+
+
+def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield every kernel, as a card would run it, with a name and the signature of its launch."""
+    from nets import Net
+    from numba import types
+
+    from fastmlp.backends.cuda import choice, finite, small, wide
+    from fastmlp.backends.cuda.adapter import SCALARS
+    from fastmlp.backends.cuda.form import Form
+    from fastmlp.backends.cuda.rules import rules_of
+    from fastmlp.optimizers import Adam
+
+    network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
+    rules, scalar = rules_of(network, Adam(0.01)), SCALARS[dtype]
+
+    def arrays(*dimensions: int) -> Any:
+        kinds = (scalar, scalar, scalar, types.float64, types.int64)
+        return [types.Array(k, n, "C") for k, n in zip(kinds, dimensions, strict=True)]
+
+    for shared in (True, False):
+        name = f"small, {'shared' if shared else 'global'} memory"
+        kernel = small.make_kernel(rules, small.Form(shared))
+        yield name, kernel, types.void(*arrays(2, 2, 2, 2, 2))
+    one = arrays(2, 2, 1, 1, 1)
+    numbers = (types.int64, types.int64)
+    for name, form in (
+        ("16x128 rows, 32x32 weights", Form(choice.FEW_ROWS, choice.FEW_WEIGHTS)),
+        ("64x64 rows, 64x64 weights", Form(choice.MANY_ROWS, choice.MANY_WEIGHTS)),
+    ):
+        made = wide.make_kernels(rules, form)
+        yield f"phase, {name}", made.phase, types.void(*one, *numbers)
+        yield f"run, {name}", made.run, types.void(*one)
+    matrix = types.Array(scalar, 2, "C")
+    yield "finite", finite._look(), types.void(matrix, types.float64[::1])
+    apply = wide.make_apply(rules, 256)
+    yield "apply", apply, types.void(one[2], one[4])
+
+
+def main() -> None:
+    """Print a table."""
+    for dtype in DTYPES:
+        for name, kernel, signature in kernels(dtype):
+            for capability in ARCHITECTURES:
+                code, its = cubin_of(ptx_of(kernel, signature, capability), capability)
+                sm = "sm_{}{}".format(*capability)
+                row = f"| {dtype} | {name} | {sm} | {its.registers} | {its.spilled} |"
+                sys.stdout.write(f"{row} {its.shared} | {len(code)} |\n")
+                sys.stdout.flush()
+
+
+def vector_signature() -> Any:
+    """The signature of a kernel that takes a vector in float32."""
+    from numba import types
+
+    return types.void(types.float32[::1])
+
+
+if __name__ == "__main__":
+    np.seterr(all="ignore")
+    sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    main()

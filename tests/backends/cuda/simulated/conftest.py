@@ -1,0 +1,7 @@
+"""Settings for Numba's simulator of CUDA."""
+
+import sys
+
+# One of its threads looks, without a pause, whether the others wait for each other, and gives way
+# to them only as often as this says: the default is 5 ms.
+sys.setswitchinterval(2e-5)

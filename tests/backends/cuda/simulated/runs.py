@@ -1,0 +1,87 @@
+"""The same training on the CPU and in the simulator."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from nets import Net, orders
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.engine import Engine as CPU
+from fastmlp.backends.cuda import trainer as cuda_trainer
+from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.engine import Engine as GPU
+from fastmlp.optimizers import Adam
+
+Array = NDArray[Any]
+DESIGNS = ("small", "phases")
+N_ROWS, BATCH, N_EPOCHS = 7, 4, 2
+
+
+class Run(NamedTuple):
+    """What a training leaves behind."""
+
+    parameters: Array
+    moments: Array
+    losses: Array
+    reached: int
+    diverged: bool
+
+
+def gpu(net: Net) -> GPU:
+    """The backend under test."""
+    return GPU(net.network, 0)
+
+
+def trained(
+    engine: Any,
+    parameters: Array,
+    data: Any,
+    optimizer: Any,
+    order: Array,
+    *,
+    batch: int = BATCH,
+    cuts: tuple[int, ...] = (),
+    **options: Any,
+) -> Run:
+    """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
+    parameters, moments = parameters.copy(), engine.moments()
+    trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
+    end = trainer.units_per_epoch * len(order)
+    coefficients = optimizer.coefficients(1, np.full(end, optimizer.learning_rate))
+    losses, reached = np.zeros(len(order)), 0
+    trainer.begin()
+    for first, last in pairwise([0, *cuts, end]):
+        if reached == first:
+            reached = trainer.run(order, coefficients[first:last], losses, first, last)
+    trainer.store()
+    assert reached == trainer.reached
+    return Run(parameters, moments.flat(), losses, reached, trainer.diverged)
+
+
+def pair(
+    net: Net, optimizer: Any = None, *, design: str, weighted: bool = False, seed: int = 0
+) -> tuple[Run, Run]:
+    """The same training on the CPU, and by a design in the simulator."""
+    optimizer = optimizer or Adam(0.03)
+    rng = np.random.default_rng(seed)
+    parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
+    order = orders(rng, N_EPOCHS, N_ROWS)
+    on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order)
+    rows = Rows(*data)
+    on_gpu = trained(gpu(net), parameters, rows, optimizer, order, kind=design)
+    return on_cpu, on_gpu
+
+
+def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
+    """Alike to rounding."""
+    for name in ("parameters", "moments", "losses"):
+        expected, got = getattr(on_cpu, name), getattr(on_gpu, name)
+        assert got.dtype == expected.dtype
+        np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    assert (on_gpu.reached, on_gpu.diverged) == (on_cpu.reached, on_cpu.diverged)
+
+
+def launches_of(most_steps: int, monkeypatch: Any) -> None:
+    """Have launches end after so many steps."""
+    monkeypatch.setattr(cuda_trainer, "MOST_STEPS", most_steps)

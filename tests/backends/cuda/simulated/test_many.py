@@ -1,0 +1,82 @@
+"""Many nets in one launch, each in the bits of its own fit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, SGD, Adam
+from fastmlp.backends.cuda import adapter, many
+from fastmlp.backends.cuda.many import Member, train_together
+from fastmlp.backends.cuda.moments import DeviceMoments
+
+ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
+
+
+def nets(device: str = "cuda") -> list[MLP]:
+    def made(seed: int, **settings: Any) -> MLP:
+        basis = {"activation": "tanh", "dtype": "float64", "seed": seed, "device": device}
+        return MLP((3, 4, 1), **{**basis, **settings})
+
+    return [
+        made(0, optimizer=SGD(0.1), l2=0.1),
+        made(1, optimizer=SGD(0.01), l2=0.5),
+        made(2, optimizer=SGD(1e200), l2=0.1),
+        made(3, optimizer=Adam(0.1), activation="relu"),
+    ]
+
+
+def member(net: MLP, rows: Any) -> Member:
+    state = DeviceMoments(net._network, 0)
+    weight = np.empty(0)
+    return Member(
+        net._network, net._parameters, state, net.optimizer, net._generator, 0, rows, weight
+    )
+
+
+@pytest.mark.filterwarnings("ignore:fit diverged")
+@pytest.mark.parametrize(("shuffle", "order_numbers"), [(True, 1), (True, 1 << 20), (False, 1)])
+def test_each_net_ends_as_by_itself(
+    shuffle: bool, order_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", order_numbers)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
+    together, alone = nets(), nets()
+    members = [member(net, rows) for net, rows in zip(together, ROWS, strict=True)]
+    how = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
+    outcomes = train_together(adapter.card_of(0), members, x, y, **how)
+    for net, rows, outcome, its in zip(alone, ROWS, outcomes, members, strict=True):
+        chosen = slice(None) if rows is None else rows
+        history = net.fit(x[chosen], y[chosen], **how)
+        assert outcome.loss == history.loss
+        assert outcome.n_steps == net.n_steps
+        assert (outcome.diverged_at is None) == (history.status.name == "COMPLETED")
+        assert np.array_equal(its.parameters, net.parameters)
+        assert np.array_equal(its.moments.flat(), net._moments.flat())
+        assert its.generator.bit_generator.state == net._generator.bit_generator.state
+
+
+def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=(6, 1))
+    sizes: list[int] = []
+    made = many.Group.__init__
+
+    def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
+        sizes.append(len(members))
+        made(self, card, members, *rest)
+
+    monkeypatch.setattr(many.Group, "__init__", noted)
+    monkeypatch.setattr(many, "_how_many", lambda *_: 2)
+    same = [MLP((3, 4, 1), seed=i, dtype="float64") for i in range(3)]
+    train_together(
+        adapter.card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6
+    )
+    assert sizes == [2, 1]
+    monkeypatch.undo()
+    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 10)
+    with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
+        train_together(adapter.card_of(0), [member(same[0], None)], x, y, epochs=1, batch_size=6)

@@ -1,0 +1,191 @@
+"""A net on a GPU, to its user, in the simulator: the same calls, and the same numbers."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, Adam, Status
+from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda.moments import DeviceMoments
+
+N_ROWS = 10
+
+
+@pytest.fixture
+def rows() -> Any:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(N_ROWS, 3)), rng.integers(2, size=N_ROWS)
+
+
+def net(device: str = "cuda", **settings: Any) -> MLP:
+    return MLP(
+        (3, 4, 2),
+        activation="tanh",
+        **{"loss": "cross_entropy", "dtype": "float64", "seed": 1, "device": device}
+        | {"optimizer": Adam(0.05), "l2": 0.1}
+        | settings,
+    )
+
+
+def test_a_fit_with_all_its_company(rows: Any) -> None:
+    x, y = rows
+    nets, histories = [net("cpu"), net("cuda:0")], []
+    for each in nets:
+        reports: list[Any] = []
+        told = reports.append
+        histories.append(
+            each.fit(
+                x, y, epochs=2, batch_size=4, sample_weight=np.linspace(0, 2, N_ROWS),
+                validation_data=(x[:4], y[:4]), callbacks=told,
+            )
+        )  # fmt: skip
+        assert [report.epoch for report in reports] == [0, 1]
+    np.testing.assert_allclose(histories[1].loss, histories[0].loss, rtol=1e-10)
+    np.testing.assert_allclose(
+        histories[1].validation_loss, histories[0].validation_loss, rtol=1e-10
+    )
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
+    np.testing.assert_allclose(nets[1].predict(x), nets[0].predict(x), rtol=1e-10)
+    np.testing.assert_allclose(nets[1].predict_raw(x), nets[0].predict_raw(x), rtol=1e-10)
+    value, slopes = nets[0].loss_and_gradient(x, y)
+    told_value, told_slopes = nets[1].loss_and_gradient(x, y)
+    assert told_value == pytest.approx(value, rel=1e-10)
+    np.testing.assert_allclose(told_slopes, slopes, rtol=1e-9, atol=1e-12)
+    for each in nets:
+        each.apply_gradient(slopes)
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
+
+
+def test_a_callback_stops_and_its_edits_count(rows: Any) -> None:
+    def stop(report: Any) -> None:
+        report.net.parameters[:] = 0
+        report.stop()
+
+    its = net()
+    assert its.fit(*rows, epochs=9, callbacks=stop).status is Status.STOPPED
+    assert not its.parameters.any()
+
+
+def test_ctrl_c_leaves_a_usable_net(rows: Any) -> None:
+    def interrupt(report: Any) -> None:
+        raise KeyboardInterrupt
+
+    its = net()
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
+        history = its.fit(*rows, epochs=9, batch_size=5, callbacks=interrupt)
+    assert history.status is Status.INTERRUPTED
+    assert its.n_steps == 2
+    other = net("cpu")
+    other.fit(*rows, epochs=1, batch_size=5)
+    np.testing.assert_allclose(its.parameters, other.parameters, rtol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:fit diverged")
+def test_a_divergence_is_that_of_the_cpu(rows: Any) -> None:
+    nets = [net(device, loss="mse", optimizer="sgd", l2=0.0) for device in ("cpu", "cuda")]
+    for each in nets:
+        each.parameters[:] = 1e200
+        history = each.fit(rows[0], np.eye(2)[rows[1]], epochs=3, batch_size=4)
+        assert history.status is Status.DIVERGED
+        assert (each.parameters == 1e200).all()
+    states = [each._generator.bit_generator.state for each in nets]
+    assert states[0] == states[1]
+
+
+def test_moving_keeps_the_state(rows: Any) -> None:
+    there, here = net(), net("cpu")
+    for each in (there, here):
+        each.fit(*rows, epochs=1, batch_size=4)
+    assert isinstance(there._moments, DeviceMoments)
+    assert there.to("cpu") is there
+    assert there.device == "cpu"
+    here.to("cuda")
+    for each in (there, here):
+        each.fit(*rows, epochs=1, batch_size=4)
+    np.testing.assert_allclose(there.parameters, here.parameters, rtol=1e-10)
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        there.to("tpu")
+
+
+def test_files_copies_and_pickles_keep_the_state(rows: Any, tmp_path: Path) -> None:
+    its = net()
+    its.fit(*rows, epochs=1, batch_size=4)
+    path = tmp_path / "net.safetensors"
+    its.save(path, include_training_state=True)
+    loaded = [MLP.load(path), MLP.load(path, device="cuda")]
+    assert [each.device for each in loaded] == ["cpu", "cuda"]
+    others = [*loaded, copy.deepcopy(its), pickle.loads(pickle.dumps(its))]
+    its.fit(*rows, epochs=1, batch_size=4)
+    for each in others:
+        each.fit(*rows, epochs=1, batch_size=4)
+        np.testing.assert_allclose(each.parameters, its.parameters, rtol=1e-10)
+
+
+def test_a_fit_goes_on_from_a_checkpoint_in_the_same_bits(rows: Any, tmp_path: Path) -> None:
+    def interrupt(report: Any) -> None:
+        if report.epoch == 1:
+            raise KeyboardInterrupt
+
+    arguments = {"epochs": 3, "batch_size": 4, "checkpoint_every": 1}
+    path = tmp_path / "run.safetensors"
+    with pytest.warns(UserWarning, match="interrupted"):
+        net().fit(*rows, checkpoint=path, callbacks=interrupt, **arguments)
+    resumed, whole = net(), net()
+    resumed.fit(*rows, checkpoint=path, resume=True, **arguments)
+    whole.fit(*rows, **{**arguments, "checkpoint": tmp_path / "other.safetensors"})
+    assert np.array_equal(resumed.parameters, whole.parameters)
+
+
+class Elsewhere:
+    """An array of another library on the device: the simulator's devices are the host."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        its = array.__array_interface__
+        names = ("shape", "typestr", "data", "version", "strides")
+        self.__cuda_array_interface__ = {name: its[name] for name in names}
+
+
+def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
+    x, y = rows
+    its, other = net(), net("cpu")
+    targets = np.eye(2)[y]
+    data = its._engine().data(Elsewhere(x), Elsewhere(targets), None, "test")
+    assert np.shares_memory(data.x, x)
+    assert np.shares_memory(data.y, targets)
+    for each, there in ((its, Elsewhere), (other, lambda array: array)):
+        each.fit(there(x), there(y), epochs=1, batch_size=4)
+    np.testing.assert_allclose(its.parameters, other.parameters, rtol=1e-10)
+    out = np.empty((N_ROWS, 2))
+    there = Elsewhere(out)
+    assert its.predict(Elsewhere(x), out=there) is there
+    np.testing.assert_allclose(out, other.predict(x), rtol=1e-10)
+    assert adapter.is_device_array(x) is False
+
+
+def test_arrays_of_the_device_are_checked(rows: Any) -> None:
+    x, y = rows
+    its = net()
+    with pytest.raises(TypeError, match=r"X on a device .* must be float64, got float32"):
+        its.predict(Elsewhere(x.astype(np.float32)))
+    with pytest.raises(ValueError, match=r"X on a device .* must be C-contiguous"):
+        its.predict(Elsewhere(x[:, ::-1]))
+    with pytest.raises(ValueError, match="X has 2 features, but the net has 3 inputs"):
+        its.predict(Elsewhere(np.ascontiguousarray(x[:, :2])))
+    with pytest.raises(ValueError, match=r"out must have shape \(10, 2\), got \(9, 2\)"):
+        its.predict(x, out=Elsewhere(np.empty((9, 2))))
+    with pytest.raises(ValueError, match="X must be finite"):
+        its.fit(Elsewhere(x * np.nan), y)
+
+
+def test_too_little_memory_is_an_error_with_the_sizes(
+    rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 1000)
+    words = r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
+    with pytest.raises(MemoryError, match=words):
+        net().fit(*rows)

@@ -1,0 +1,56 @@
+"""Predictions, losses and gradients in the simulator."""
+
+import numpy as np
+import pytest
+from nets import Net
+from runs import gpu
+
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.backends.cpu.engine import Engine as CPU
+from fastmlp.backends.cuda import questions
+from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.losses import LOSSES
+
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
+@each_loss
+@pytest.mark.parametrize("raw", [False, True])
+def test_predictions(loss: str, raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(loss=loss, sizes=(3, 4, 3))
+    parameters, data = net.draw(rng, 7)
+    expected = np.empty((7, 3))
+    CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
+    # Three rows at a time.
+    monkeypatch.setattr(questions, "CHUNK_NUMBERS", 120)
+    got = gpu(net).predictions(parameters, data.x, None, raw=raw)
+    np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_predictions_with_an_output_activation(activation: str) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(output_activation=activation)
+    parameters, data = net.draw(rng, 3)
+    expected = np.empty((3, 2))
+    CPU(net.network, 1).predict(parameters, data.x, expected)
+    np.testing.assert_allclose(gpu(net).predictions(parameters, data.x, None), expected, rtol=1e-12)
+
+
+@each_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(loss=loss, sizes=(3, 4, 3), penalties={"l2": 0.3, "l1": 0.1})
+    parameters, data = net.draw(rng, 7, weighted=weighted)
+    cpu = CPU(net.network, 1)
+    value, slopes = cpu.loss_and_gradient(parameters, data)
+    monkeypatch.setattr(questions, "CHUNK_NUMBERS", 120)
+    told, gradient = gpu(net).loss_and_gradient(parameters, Rows(*data))
+    assert told == pytest.approx(value, rel=1e-12)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-10, atol=1e-12)
+    evaluation = gpu(net).evaluation(Rows(*data))
+    for factor in (1.0, 0.5):
+        expected = cpu.loss(parameters * factor, data)
+        assert evaluation(parameters * factor) == pytest.approx(expected, rel=1e-12)

@@ -1,0 +1,189 @@
+"""Training in the simulator: every rule, by both designs, as on the CPU."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import PENALTY_SETS, Net, orders
+from runs import BATCH, CPU, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
+
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.backends.cuda import choice
+from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.conventions import SKLEARN_LOSSES
+from fastmlp.elementary import exp
+from fastmlp.links import LINKS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS, SGD, Adam, Custom
+
+each_design = pytest.mark.parametrize("design", DESIGNS)
+FORMS: list[Any] = [
+    *(kind(0.03) for kind in OPTIMIZERS.values()),
+    SGD(0.03, momentum=0.9),
+    SGD(0.03, momentum=0.9, nesterov=True),
+]
+
+
+@each_design
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation: str, design: str) -> None:
+    assert_alike(*pair(Net(activation=activation), design=design))
+
+
+@each_design
+@pytest.mark.parametrize("output", ["sigmoid", "tanh", "softplus"])
+def test_output_activations(output: str, design: str) -> None:
+    assert_alike(*pair(Net(sizes=(2, 3, 2), output_activation=output), design=design))
+
+
+@each_design
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses(loss: str, design: str) -> None:
+    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design=design, weighted=True))
+
+
+@pytest.mark.parametrize("loss", SKLEARN_LOSSES)
+def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOSSES, loss, SKLEARN_LOSSES[loss])
+    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="small"))
+
+
+@each_design
+@pytest.mark.parametrize("penalties", PENALTY_SETS, ids=lambda p: "+".join(p) or "plain")
+def test_penalties(penalties: dict[str, float], design: str) -> None:
+    assert_alike(*pair(Net(penalties=penalties), design=design, weighted=True))
+
+
+@each_design
+@pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+def test_optimizers(optimizer: Any, design: str) -> None:
+    assert_alike(*pair(Net(sizes=(2, 3, 1)), optimizer, design=design))
+
+
+@each_design
+@pytest.mark.parametrize("sizes", [(3, 2), (1, 1), (2, 9, 5, 3, 2), (11, 1, 10)])
+def test_sizes(sizes: tuple[int, ...], design: str) -> None:
+    assert_alike(*pair(Net(sizes=sizes), design=design))
+
+
+@each_design
+def test_float32(design: str) -> None:
+    net = Net(sizes=(3, 5, 2), loss="cross_entropy", dtype="float32", penalties={"l2": 0.1})
+    assert_alike(*pair(net, design=design), tolerance=2e-5)
+
+
+def gaussian(z: Any) -> Any:
+    value = exp(-z * z)
+    return value, type(z)(-2) * z * value
+
+
+def asymmetric(prediction: Any, target: Any) -> Any:
+    error = prediction - target
+    weight = type(error)(1 if error > 0 else 3)
+    return weight * error * error, type(error)(2) * weight * error
+
+
+def fourth(w: Any) -> Any:
+    return w * w * w * w, type(w)(4) * w * w * w
+
+
+def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return (w - rate if g > 0 else w + rate), m, v
+
+
+@each_design
+def test_rules_of_the_users_own(design: str) -> None:
+    class Own(Net):
+        @property
+        def network(self) -> Any:
+            network = super().network
+            return network._replace(
+                activations=(gaussian, network.activations[-1]),
+                loss=network.loss._replace(rule=asymmetric),
+                penalties=((fourth, 0.1),),
+                link=LINKS["identity"],
+            )
+
+    assert_alike(*pair(Own(), Custom(sign_descent, 0.01), design=design))
+
+
+@pytest.mark.parametrize("design", [*DESIGNS, "wide"])
+@pytest.mark.parametrize("most_steps", [1, 2, 100])
+def test_where_calls_and_launches_end_changes_no_bit(
+    design: str, most_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(penalties={"l2": 0.1})
+    parameters, data = net.draw(rng, N_ROWS)
+    order = orders(rng, 2, N_ROWS)
+    # The cooperative launch has one block here, that in phases two.
+    once = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind="phases")
+    launches_of(most_steps, monkeypatch)
+    cut = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind=design, cuts=(1, 3))
+    assert np.array_equal(once.parameters, cut.parameters)
+    assert np.array_equal(once.moments, cut.moments)
+    np.testing.assert_allclose(once.losses, cut.losses, rtol=1e-14)
+
+
+def test_shared_or_global_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    net = Net()
+    parameters, data = net.draw(rng, N_ROWS)
+    order = orders(rng, 1, N_ROWS)
+    shared = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind="small")
+    engine = gpu(net)
+    monkeypatch.setattr(engine.card, "shared_bytes", 0)
+    without = trained(engine, parameters, Rows(*data), Adam(0.1), order, kind="small")
+    assert np.array_equal(shared.parameters, without.parameters)
+    assert not choice.design_for(net.network, BATCH, engine.card).small.shared
+
+
+@pytest.mark.parametrize("design", [*DESIGNS, "wide"])
+@pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
+def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: float) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(sizes=(3, 2), output_activation="identity")
+    parameters, data = net.draw(rng, N_ROWS)
+    # One step an epoch, so that the parameters are looked at before the next loss is.
+    batch = BATCH if rate < 1e300 else N_ROWS
+    data.y[:] *= 100
+    order = orders(rng, 3, N_ROWS)
+    runs = [
+        trained(engine, parameters, rows, SGD(rate), order, batch=batch, **options)
+        for engine, rows, options in [
+            (CPU(net.network, 1), data, {}),
+            (gpu(net), Rows(*data), {"kind": design}),
+        ]
+    ]
+    for run in runs:
+        assert run.diverged
+        assert not run.moments.any()
+        assert np.array_equal(run.parameters, parameters)
+    assert runs[0].reached == runs[1].reached
+
+
+@each_design
+def test_a_batch_of_zero_weights_takes_no_step(design: str) -> None:
+    rng = np.random.default_rng(0)
+    net = Net()
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    data.weight[:BATCH] = 0
+    order = np.arange(N_ROWS)[None]
+    on_cpu = trained(CPU(net.network, 1), parameters, data, Adam(0.1), order)
+    on_gpu = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind=design)
+    assert_alike(on_cpu, on_gpu)
+
+
+def test_the_rates_of_a_launch_are_those_of_its_steps() -> None:
+    """A rate of 0 changes nothing, whichever launch the step is in."""
+    rng = np.random.default_rng(0)
+    net = Net()
+    parameters, data = net.draw(rng, N_ROWS)
+    changed = parameters.copy()
+    trainer = gpu(net).trainer(changed, gpu(net).moments(), SGD(0.1), Rows(*data), BATCH)
+    losses = np.zeros(1)
+    trainer.begin()
+    trainer.run(np.arange(N_ROWS)[None], np.zeros((3, 1)), losses, 0, 3)
+    trainer.store()
+    assert np.array_equal(parameters, changed)
+    assert losses[0] > 0

@@ -1,0 +1,143 @@
+"""Every CUDA kernel compiles to PTX and links, without a card, for each architecture in use."""
+
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import config
+
+sys.path.insert(0, str(Path(__file__).parent))
+import cubins
+
+from fastmlp.activations import RULES as ACTIVATIONS
+from fastmlp.conventions import SKLEARN_LOSSES
+from fastmlp.links import LINKS
+from fastmlp.losses import LOSSES
+from fastmlp.optimizers import OPTIMIZERS, SGD
+from fastmlp.penalties import RULES as PENALTIES
+
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("numba_cuda") is None, reason='needs the extra "cuda": .ci/run installs it'
+    ),
+    pytest.mark.skipif(
+        bool(config.DISABLE_JIT or config.ENABLE_CUDASIM), reason="nothing is compiled"
+    ),
+]
+OURS = (9, 0)
+# Of a thread: 256 of them share 65,536. Nothing spills.
+MOST_REGISTERS, SMALL_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
+# Of float64 in a kernel of float32: the sums of losses, and what makes a factor of them.
+SUMS = {
+    *("abs", "add", "cvt", "div", "fma", "ld", "mov", "mul", "neg", "rcp", "selp", "setp", "st"),
+    *("sub", "copysign"),
+}
+each_dtype = pytest.mark.parametrize("dtype", cubins.DTYPES)
+
+
+def float64_instructions(ptx: str) -> set[str]:
+    """The instructions that have to do with float64, without their qualifiers."""
+    lines = [line for line in ptx.splitlines() if ".f64" in line and ".reg" not in line]
+    found = (re.match(r"\s*(?:@!?%p\d+\s+)?([a-z0-9]+)\.", line) for line in lines)
+    return {match[1] for match in found if match}
+
+
+@each_dtype
+def test_kernels_link_within_bounds(dtype: str) -> None:
+    """PTX of the oldest architecture, which the later ones take too."""
+    for name, kernel, signature in cubins.kernels(dtype):
+        ptx = cubins.ptx_of(kernel, signature, cubins.ARCHITECTURES[0])
+        check_ptx(ptx, dtype, name)
+        for capability in cubins.ARCHITECTURES:
+            check_cubin(ptx, capability, name)
+
+
+def check_ptx(ptx: str, dtype: str, name: str) -> None:
+    """Sums are in registers: nothing of a thread's own lies in memory; float32 stays float32."""
+    assert "ld.local" not in ptx, name
+    if dtype == "float32":
+        assert float64_instructions(ptx) <= SUMS, (name, float64_instructions(ptx) - SUMS)
+
+
+def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
+    """It links, within the bounds."""
+    code, its = cubins.cubin_of(ptx, capability)
+    assert code[:4] == b"\x7fELF", name
+    assert its.registers <= (SMALL_REGISTERS if name.startswith("small") else MOST_REGISTERS), name
+    assert its.spilled == 0, (name, its)
+    assert its.shared <= MOST_SHARED, (name, its)
+
+
+def device_rules() -> dict[str, tuple[Any, int, int]]:
+    """Every rule of scalars, how many numbers it takes, and how many it returns."""
+    found: dict[str, tuple[Any, int, int]] = {}
+    for table, n_in in ((ACTIVATIONS, 1), (PENALTIES, 1)):
+        found |= {name: (rule, n_in, 2) for name, rule in table.items()}
+    for name, loss in (LOSSES | SKLEARN_LOSSES).items():
+        if not loss.by_row:
+            found[f"{name} loss"] = (loss.rule, 2, 2)
+    found |= {f"{n} link": (k.rule, 1, 1) for n, k in LINKS.items() if not k.by_row}
+    for optimizer in (*(kind() for kind in OPTIMIZERS.values()), SGD(0.1, momentum=0.9)):
+        n = optimizer.rule.__code__.co_argcount
+        found[optimizer.rule.__name__] = (optimizer.rule, n, 3)
+    return found
+
+
+def test_rules_stay_in_float32() -> None:
+    from fastmlp.backends.cuda.rules import _taker, compiled
+
+    for name, (rule, n_in, n_out) in device_rules().items():
+        cubins.without_a_card(OURS)
+        function, take = compiled(rule), _taker(n_in)
+        closed = _closed(function, take, n_out)
+        ptx = cubins.ptx_of(closed, cubins.vector_signature(), OURS)
+        assert ".f64" not in ptx, name
+
+
+def _closed(function: Any, take: Any, n_out: int) -> Any:
+    """A kernel of one array that calls a rule on its first numbers."""
+
+    def one(x: Any) -> None:
+        x[0] = function(*take(x, 0))
+
+    def several(x: Any) -> None:
+        results = function(*take(x, 0))
+        x[0], x[1] = results[0], results[1]
+
+    return one if n_out == 1 else several
+
+
+@each_dtype
+def test_losses_and_their_links_compile(dtype: str) -> None:
+    """Those of whole rows among them, as a kernel calls them."""
+    from nets import Net
+    from numba import types
+
+    from fastmlp.backends.cuda import rules
+    from fastmlp.backends.cuda.adapter import SCALARS
+
+    scalar = SCALARS[dtype]
+    arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
+    for name, its in (LOSSES | SKLEARN_LOSSES).items():
+        link = LINKS[its.link or "identity"]
+        of_net = rules.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
+        cubins.without_a_card(OURS)
+        loss, predict = rules.row_loss(of_net, np.dtype(dtype).type), rules.row_link(of_net)
+        ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)
+        if dtype == "float32" and name not in ("binary_log_loss", "log_loss"):
+            # Those two clip in float64, by the eps of the precision.
+            assert float64_instructions(ptx) <= SUMS, name
+
+
+def _row(loss: Any, predict: Any) -> Any:
+    """A kernel that takes the loss of one row of three outputs, and its predictions."""
+
+    def row(x: Any, y: Any, values: Any) -> None:
+        loss(x, 0, x, 3, x, 6, values, 0, y, 0, 3, 0.5)
+        predict(x, 0, y, 1, 3)
+
+    return row
