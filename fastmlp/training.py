@@ -14,6 +14,7 @@ from fastmlp.checkpoint import Checkpoint, Progress
 from fastmlp.history import Callback, History, Report, Status
 from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
+from fastmlp.pool import Stopped
 from fastmlp.schedules import rates_of
 
 CALL_SECONDS = 0.05
@@ -46,6 +47,8 @@ class Trainer(Protocol):
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]: ...
 
+    def plain_order(self) -> NDArray[np.int64]: ...
+
     def load(self) -> None: ...
 
     def store(self) -> None: ...
@@ -57,7 +60,7 @@ class Request(NamedTuple):
     Attributes
     ----------
     validate : function that returns the validation loss, or None
-    progress : whether to show a bar
+    progress : whether to show a bar, or one that others show
     net : what callbacks are given
     so_far : where a fit that is resumed stood
     """
@@ -67,7 +70,7 @@ class Request(NamedTuple):
     shuffle: bool
     validate: Callable[[], float] | None
     callbacks: Sequence[Callback]
-    progress: bool
+    progress: Any
     net: Any
     checkpoint: Checkpoint | None = None
     so_far: Progress | None = None
@@ -171,6 +174,8 @@ class Loop:
                     self._epochs(bar)
                 finally:
                     self._trainer.store()
+        except Stopped:
+            self.history.status = Status.INTERRUPTED
         except KeyboardInterrupt:
             self.history.status = Status.INTERRUPTED
             epoch = len(self.history.loss)
@@ -225,7 +230,7 @@ class Loop:
     def _order(self, n_epochs: int) -> NDArray[np.int64]:
         n_rows = self._request.n_rows
         if not self._request.shuffle:
-            return np.arange(n_rows, dtype=np.int64)[None]
+            return self._trainer.plain_order()
         pairs = self._generator.integers(1 << 64, size=(n_epochs, -(-n_rows // 2)), dtype=np.uint64)
         return self._trainer.orders(pairs.view(np.uint32)[:, :n_rows])
 
@@ -251,6 +256,7 @@ class Loop:
             validation_loss=history.validation_loss[-1] if request.validate else None,
             learning_rate=history.learning_rate[-1],
             net=request.net,
+            history=history,
         )
         for callback in request.callbacks:
             callback(report)
@@ -301,11 +307,25 @@ class Loop:
 
 def _bar(request: Request) -> AbstractContextManager[Any]:
     """Return a tqdm bar over the epochs, or nothing, to be used in a with statement."""
+    if not isinstance(request.progress, bool):
+        return nullcontext(request.progress)
     if not request.progress:
         return nullcontext()
+    done = len(request.so_far.history.loss) if request.so_far else 0
+    bar: AbstractContextManager[Any] = new_bar(request.epochs, done, "fit")
+    return bar
+
+
+def new_bar(epochs: int, done: int, who: str) -> Any:
+    """Return a tqdm bar over so many epochs.
+
+    Raises
+    ------
+    ImportError
+        Where tqdm is missing.
+    """
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError("fit: progress=True needs tqdm: pip install tqdm") from error
-    done = len(request.so_far.history.loss) if request.so_far else 0
-    return tqdm(total=request.epochs, initial=done, unit="epoch")
+        raise ImportError(f"{who}: progress=True needs tqdm: pip install tqdm") from error
+    return tqdm(total=epochs, initial=done, unit="epoch")

@@ -15,7 +15,7 @@ ROOT = Path(fastmlp.__file__).parent
 FLOORS = [
     {"elementary", "checks", "guard", "generators", "memory", "notices"},
     {"activations", "links", "losses", "penalties", "updates"},
-    {"conventions"},
+    {"conventions", "pool"},
     {"optimizers"},
     {"layout", "initializers", "schedules"},
     {"workspace", "network", "validation"},
@@ -28,6 +28,7 @@ FLOORS = [
     {"training"},
     {"persistent"},
     {"model"},
+    {"many"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup", "estimators"},
     {"demo", "store"},

@@ -51,18 +51,26 @@ class Data(NamedTuple):
     x : shape (n_rows, n_features), or rows of a sparse matrix
     y : shape (n_rows, n_targets)
     weight : shape (n_rows,), or (0,) for rows that count alike
+    rows : int64, which of the rows to work on, and in which order; None: all of them
     """
 
     x: Array | SparseRows
     y: Array
     weight: Array
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows to work on."""
+        return len(self.x if self.rows is None else self.rows)
 
     @property
     def mass(self) -> float:
-        """The number of rows, or the sum of their weights."""
-        if self.weight.size:
-            return float(self.weight.sum(dtype=np.float64))
-        return float(len(self.x))
+        """The number of rows to work on, or the sum of their weights."""
+        if not self.weight.size:
+            return float(self.n_rows)
+        weight = self.weight if self.rows is None else self.weight[self.rows]
+        return float(weight.sum(dtype=np.float64))
 
 
 class Session:
@@ -92,7 +100,7 @@ class Session:
         self.data, self._network = data, network
         sparse = isinstance(data.x, SparseRows)
         self.rows = rows or chunk_rows(
-            layout, batch_size or len(data.x), train=train, sparse=sparse
+            layout, batch_size or data.n_rows, train=train, sparse=sparse
         )
         lanes = lanes_of(network.dtype.type)
         self.workspace = make_workspace(
@@ -153,7 +161,7 @@ class Session:
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""
-        n = len(self.data.x)
+        n = self.data.n_rows
         for first in range(0, n, self.rows):
             yield slice(first, min(first + self.rows, n))
 
@@ -163,10 +171,12 @@ class Session:
             return
         self._at = rows
         net, data, n_targets = self.plan.net[0], self.data, self.data.y.shape[1]
+        start = rows.start if data.rows is None else 0
         if isinstance(data.x, SparseRows):
-            net.x = address(data.x.starts, rows.start)
+            net.x = address(data.x.starts, start)
         else:
-            net.x = address(data.x, rows.start * data.x.shape[1])
-        net.y = address(data.y, rows.start * n_targets)
-        net.weight = address(data.weight, rows.start) if data.weight.size else 0
-        net.index, net.n_rows = net.identity, rows.stop - rows.start
+            net.x = address(data.x, start * data.x.shape[1])
+        net.y = address(data.y, start * n_targets)
+        net.weight = address(data.weight, start) if data.weight.size else 0
+        net.index = net.identity if data.rows is None else address(data.rows, rows.start)
+        net.n_rows = rows.stop - rows.start
