@@ -181,12 +181,12 @@ class Trainer:
 
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
-        self._session.job[0].reached = 0
+        self._session.job["reached"] = 0
 
     @property
     def reached(self) -> int:
         """The unit of the window that the calls of `run` have reached, interrupted or not."""
-        return int(self._session.job[0].reached)
+        return int(self._session.job["reached"][0])
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
@@ -228,4 +228,4 @@ class Trainer:
     @property
     def diverged(self) -> bool:
         """Whether the last call met a number that is not finite."""
-        return bool(self._session.job[0].diverged)
+        return bool(self._session.job["diverged"][0])

@@ -6,6 +6,7 @@ they take a third of that, and serial and parallel launches run the same machine
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from fastmlp.layout import Layout
 from fastmlp.workspace import (
     STRIP_ROWS,
     Workspace,
+    aligned,
     copy_size,
     is_turned,
     packed_size,
@@ -121,11 +123,11 @@ def make_plan(
     tables: dict[str, Any] = {
         "layers": layers,
         "tiles": tiles,
-        "strip_losses": np.zeros(workspace.panel_rows // STRIP_ROWS, np.float64),
-        "tile_penalties": np.zeros(len(tiles), np.float64),
+        "strip_losses": aligned(workspace.panel_rows // STRIP_ROWS, np.float64),
+        "tile_penalties": aligned(len(tiles), np.float64),
         "penalties": np.array(blocks.penalties, np.int64),
         "strengths": np.array(strengths, np.float64),
-        "scales": np.zeros(n_penalties, np.float64),
+        "scales": aligned(n_penalties, np.float64),
     }
     fields = {
         "n_layers": layout.n_layers,
@@ -144,7 +146,8 @@ def make_plan(
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
     # All fields at once: setting them one by one took 0.1 ms of each predict.
-    net = np.array([tuple(fields.get(name, 0) for name in NET.names or ())], NET)
+    net = aligned(1, NET)
+    net[0] = tuple(fields.get(name, 0) for name in NET.names or ())
     return Plan(net=net.view(np.recarray), **tables)
 
 
@@ -196,14 +199,22 @@ def _tiles(layers: Any, workspace: Workspace) -> Any:
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
-    tiles = []
     row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
-    for i, layer in enumerate(layers):
-        n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
-        at_once = n_rows if workspace.sparse and i == 0 else block
+    shapes = tuple(zip(layers["master_rows"].tolist(), layers["master_panels"].tolist(), strict=True))
+    return _cut(shapes, block, workspace.sparse).view(np.recarray)
+
+
+@lru_cache(maxsize=256)
+def _cut(shapes: tuple[tuple[int, int], ...], block: int, sparse: bool) -> NDArray[Any]:
+    """Return the tiles of layers of so many rows and panels: the same for every net of a kind."""
+    tiles = []
+    for i, (n_rows, n_panels) in enumerate(shapes):
+        at_once = n_rows if sparse and i == 0 else block
         for begin in range(0, n_rows, at_once):
             for panels in groups_of(n_panels):
                 for first in range(begin, min(begin + at_once, n_rows), TILE_ROWS):
                     tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels))
-    return np.array(tiles, TILE).view(np.recarray)
+    table = np.array(tiles, TILE)
+    table.flags.writeable = False
+    return table

@@ -54,7 +54,7 @@ class Runner:
         pool.check()
         job, n_threads = session.job[0], min(self.n_threads, pool.share() or self.n_threads)
         for name, value in fields.items():
-            setattr(job, name, value)
+            job[name] = value  # as an attribute, it takes 3 us more
         kind = (driver.__name__, self.network.layout.sizes, session.rows, n_threads)
         pilot = pilot_for(kind)
         team = cost.pays(work, n_threads) and pilot.wants_team()
