@@ -311,7 +311,9 @@ def _task(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | No
     def fit() -> History:
         request = net._request(data, held_out, epochs, batch_size, shuffle)
         own_bar: Any = False if bar is None else bar
-        history = net._train(data, batch_size, request._replace(callbacks=callbacks, progress=own_bar))
+        history = net._train(
+            data, batch_size, request._replace(callbacks=callbacks, progress=own_bar)
+        )
         if bar is not None:
             bar.net_ends(epochs - len(history.loss))
         return history

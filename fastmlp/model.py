@@ -246,7 +246,7 @@ class MLP(Persistent):
         request = request._replace(callbacks=listeners, progress=progress)
         with self._guard.training(who):
             if checkpoint is not None:
-                hashed = digest(data.x, data.y, data.weight)
+                hashed = digest(*map(np.asarray, (data.x, data.y, data.weight)))
                 fit = Fit(int(epochs), batch, request.shuffle, data.n_rows, hashed)
                 keeper = Checkpoint(checkpoint, every, fit, self._state)
                 request = self._started(request, keeper, resume)

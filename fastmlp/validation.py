@@ -267,7 +267,7 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
 def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
     """Return the indices of rows, shape (n,), from such or from a mask of shape (n_rows,)."""
     array = _numbers(given, who, name)
-    if array.ndim != 1 or array.dtype.kind == "f":
+    if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
         raise TypeError(
             f"{who}: {name} must be indices of rows, or a mask, in one dimension, got dtype "
             f"{array.dtype} and shape {array.shape}"

@@ -201,7 +201,9 @@ def _tiles(layers: Any, workspace: Workspace) -> Any:
     """
     row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
-    shapes = tuple(zip(layers["master_rows"].tolist(), layers["master_panels"].tolist(), strict=True))
+    shapes = tuple(
+        zip(layers["master_rows"].tolist(), layers["master_panels"].tolist(), strict=True)
+    )
     return _cut(shapes, block, workspace.sparse).view(np.recarray)
 
 

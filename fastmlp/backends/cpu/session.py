@@ -30,7 +30,7 @@ Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "rows")
 
 
-PHASES: dict[str, tuple[Any, dict[str, bool]]] = {
+PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "product": (product, {"by_column": False}),
     "gradient_product": (product, {"by_column": True}),
     "pack": (pack, {}),
