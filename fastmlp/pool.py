@@ -7,6 +7,7 @@ what runs in them is serial. A thread that finds no fit left gives its core to t
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from fastmlp import notices
@@ -51,6 +52,7 @@ class Pool:
         self._failed: tuple[int, BaseException] | None = None
         self._running = 0
         self._stopping, self._lock = threading.Event(), threading.Lock()
+        self.turn = threading.Lock()
         self._ended = threading.Semaphore(0)
 
     @property
@@ -138,6 +140,16 @@ def check() -> None:
     pool: Pool | None = getattr(_here, "pool", None)
     if pool is not None and pool.stopping:
         raise Stopped
+
+
+def turn() -> AbstractContextManager[Any]:
+    """Return a context in which only one thread of a pool is at a time, for what holds the GIL.
+
+    Threads whose fits are alike prepare them at the same time, and hand the GIL to and fro so that
+    they also end at the same time, again and again: in turns they fall out of step.
+    """
+    pool: Pool | None = getattr(_here, "pool", None)
+    return nullcontext() if pool is None else pool.turn
 
 
 def share() -> int | None:

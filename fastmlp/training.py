@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
+from fastmlp import pool, validation
 from fastmlp.checkpoint import Checkpoint, Progress
 from fastmlp.history import Callback, History, Report, Status
 from fastmlp.notices import warn
@@ -187,7 +187,8 @@ class Loop:
         return self.history
 
     def _prepare(self) -> None:
-        self._trainer = trainer = self._make_trainer()
+        with pool.turn():
+            self._trainer = trainer = self._make_trainer()
         self._calls = Calls(trainer, self._optimizer, self.step)
         n_steps = self._request.epochs * trainer.step_of(trainer.units_per_epoch)
         self._total = self._first_step + n_steps
@@ -236,6 +237,8 @@ class Loop:
 
     def _rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         rate = self._optimizer.learning_rate
+        if not callable(rate):
+            return np.full(len(steps), float(rate))
         return validation.rates(rates_of(rate, steps, self._total), len(steps), rate)
 
     def _record(self, losses: NDArray[np.float64], first_step: int) -> None:

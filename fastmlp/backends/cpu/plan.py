@@ -158,15 +158,18 @@ def address(array: NDArray[Any], offset: int = 0) -> int:
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Return the table of layers; fields in the order of `LAYER`."""
-    lanes, vector = workspace.lanes, workspace.lanes * workspace.parameters.itemsize
+    size = workspace.parameters.itemsize
+    lanes, vector = workspace.lanes, workspace.lanes * size
+    parameters, copies = address(workspace.parameters), address(workspace.copies)
+    buffers = address(workspace.outputs), address(workspace.deltas)
     layers, packed, rows, copied, train = [], 0, 0, 0, workspace.m.size > 0
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
         has_twin = train and (i > 0 or turned)
         n_packed = 0 if workspace.sparse and i == 0 and not train else n_in
         in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
-        master = address(workspace.parameters, packed)
-        twin = address(workspace.copies, copied) if has_twin else 0
+        master = parameters + packed * size
+        twin = copies + copied * size if has_twin else 0
         if turned:
             master_shape, strides = (n_out, in_panels), (n_out * vector, in_panels * lanes * vector)
             biases, ways = master + in_panels * strides[0], (twin, strides[1], master, strides[0])
@@ -174,7 +177,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
             master_shape = (n_packed, out_panels)
             strides = ((n_packed + 1) * vector, out_panels * lanes * vector)
             biases, ways = master + n_packed * vector, (master, strides[0], twin, strides[1])
-        values = [address(buffer, rows) for buffer in (workspace.outputs, workspace.deltas)]
+        values = [buffer + rows * size for buffer in buffers]
         offsets = (layout.weights[i], layout.biases[i])
         packs = (master, *master_shape, strides[0], biases, twin, strides[1], *ways)
         form = (turned, blocks.forms[i], blocks.activations[i])
