@@ -48,7 +48,10 @@ __all__ = [
 
 # Not in __all__: a star would load scikit-learn, or fail where there is none.
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
-_ROOMS = dict.fromkeys(_ESTIMATORS, "estimators") | {
+_ROOMS = {
+    **dict.fromkeys(_ESTIMATORS, "estimators"),
+    **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "ensembles"),
+    "MLPSearchCV": "search",
     "fit_many": "many",
     "load": "store",
     "save": "store",

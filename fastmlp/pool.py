@@ -51,6 +51,7 @@ class Pool:
         self._outcomes: list[Outcome | None] = []
         self._failed: tuple[int, BaseException] | None = None
         self._running = 0
+        self._threads: list[threading.Thread] = []
         self._stopping, self._lock = threading.Event(), threading.Lock()
         self.turn = threading.Lock()
         self._ended = threading.Semaphore(0)
@@ -72,36 +73,42 @@ class Pool:
         compiled code. So does an error in one of them, which is raised when all have ended, with a
         note that says which `name` it was.
         """
-        self._tasks, self._outcomes = tasks, [None] * len(tasks)
-        by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
-        self._waiting.extend(by_cost)
         try:
-            self._run()
+            self.begin(tasks)
+            self._wait()
         except KeyboardInterrupt:
             self.interrupted = True
+        finally:
+            self.end()
         if self._failed is not None:
             i, error = self._failed
             error.add_note(f"in {name} {i}")
             raise error
         return self._outcomes
 
-    def _run(self) -> None:
-        n = min(self._n_threads, len(self._tasks))
-        self._running = n
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(n)]
-        started = 0
-        try:
-            for thread in threads:
-                thread.start()
-                started += 1
-            for _ in range(n):
-                # Short waits: elsewhere than on Linux a long one hears no signals.
-                while not self._ended.acquire(timeout=LOOK_SECONDS):
-                    pass
-        finally:
-            self._stopping.set()
-            for thread in threads[:started]:
+    def begin(self, tasks: Sequence[Task]) -> None:
+        """Start the tasks, the costly ones first; `end` must follow."""
+        self._tasks, self._outcomes = tasks, [None] * len(tasks)
+        by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
+        self._waiting.extend(by_cost)
+        self._running = min(self._n_threads, len(tasks))
+        for _ in range(self._running):
+            self._threads.append(threading.Thread(target=self._work, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Have the tasks that still run end at their next call of compiled code, and wait."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.ident is not None:
                 thread.join()
+
+    def _wait(self) -> None:
+        for _ in self._threads:
+            # Short waits: elsewhere than on Linux a long one hears no signals.
+            while not self._ended.acquire(timeout=LOOK_SECONDS):
+                pass
 
     def _work(self) -> None:
         _here.pool = self

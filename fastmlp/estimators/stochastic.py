@@ -11,6 +11,7 @@ from fastmlp.backends.cpu.moments import Moments
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
 from fastmlp.network import Network
+from fastmlp.pool import Stopped
 from fastmlp.training import MAX_ORDER_NUMBERS, Calls, Trainer
 
 Array = NDArray[Any]
@@ -60,6 +61,8 @@ class Epochs:
             self._estimator.n_iter_ = 0
             while self._estimator.n_iter_ < self._most and not self._window():
                 pass
+        except Stopped:
+            raise
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
         finally:
