@@ -21,6 +21,19 @@ def warn(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, stacklevel=depth)
 
 
+def warn_at(message: str, category: type[Warning], stacklevel: int) -> None:
+    """Warn as `warnings.warn` does, or where warnings are collected, add it there.
+
+    Threads may not: the filters are the process's, and each thread that puts its own aside brings
+    back older ones.
+    """
+    collection: Warnings | None = getattr(_here, "collection", None)
+    if collection is not None:
+        collection.append((message, category))
+        return
+    warnings.warn(message, category, stacklevel=stacklevel + 1)
+
+
 @contextmanager
 def collected() -> Iterator[Warnings]:
     """Collect this thread's warnings, for one whose callers are not the user's."""

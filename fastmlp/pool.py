@@ -47,7 +47,7 @@ class Pool:
         self.interrupted = False
         self._n_threads = n_threads
         self._waiting: deque[int] = deque()
-        self._tasks: Sequence[Task] = ()
+        self._tasks: list[Task] = []
         self._outcomes: list[Outcome | None] = []
         self._failed: tuple[int, BaseException] | None = None
         self._running = 0
@@ -65,6 +65,11 @@ class Pool:
     def stopping(self) -> bool:
         """Whether tasks are to end."""
         return self._stopping.is_set()
+
+    @property
+    def outcomes(self) -> list[Outcome | None]:
+        """What has become of the tasks so far."""
+        return self._outcomes
 
     def run(self, tasks: Sequence[Task], name: str = "task") -> list[Outcome | None]:
         """Do the tasks, the costly ones first; return their outcomes in the order given.
@@ -88,7 +93,7 @@ class Pool:
 
     def begin(self, tasks: Sequence[Task]) -> None:
         """Start the tasks, the costly ones first; `end` must follow."""
-        self._tasks, self._outcomes = tasks, [None] * len(tasks)
+        self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
         by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
         self._waiting.extend(by_cost)
         self._running = min(self._n_threads, len(tasks))
@@ -96,6 +101,13 @@ class Pool:
             self._threads.append(threading.Thread(target=self._work, daemon=True))
         for thread in self._threads:
             thread.start()
+
+    def add(self, task: Task) -> None:
+        """Have one more task done, after those that wait; for a task to call."""
+        with self._lock:
+            self._tasks.append(task)
+            self._outcomes.append(None)
+            self._waiting.append(len(self._tasks) - 1)
 
     def end(self) -> None:
         """Have the tasks that still run end at their next call of compiled code, and wait."""

@@ -489,5 +489,5 @@ print(len(begun))
 def test_signals_end_the_call_and_leave_every_net_usable(
     how: str, python: Callable[..., str]
 ) -> None:
-    limit = 20 if INTERPRETED else 0.7
+    limit = 20  # it would take hours
     assert python(INTERRUPTED, how, limit) == "2\n"

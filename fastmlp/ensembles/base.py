@@ -13,6 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp.estimators.translation import fit_cost, n_threads_of
 from fastmlp.many import pool_of
+from fastmlp.notices import warn
 from fastmlp.pool import Task
 
 Array = NDArray[Any]
@@ -54,10 +55,14 @@ class Ensemble(BaseEstimator):
             cost = fit_cost(members[-1], *X.shape)
             tasks.append(Task(cost, partial(_fit, members[-1], X, y, weight, rows)))
         pool = pool_of(n_threads_of(self.n_jobs))
-        pool.run(tasks, "member")
+        outcomes = pool.run(tasks, "member")
         if pool.interrupted:
             raise KeyboardInterrupt
+        for outcome in outcomes:
+            for message, category in outcome.warnings if outcome else ():
+                warn(message, category)
         self.estimators_ = members
+        self.n_iter_ = np.array([member.n_iter_ for member in members])
 
     def _member(self, seed: int) -> Any:
         told = self.get_params(deep=False).items()

@@ -43,6 +43,8 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
     Attributes
     ----------
     estimators_ : list of MLPClassifier, length n_members
+    n_iter_ : (n_members,) array of int
+        Epochs of each member, or iterations of "lbfgs".
     classes_ : (n_classes,) array of labels
     n_features_in_, feature_names_in_
         As in scikit-learn.

@@ -39,6 +39,8 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     Attributes
     ----------
     estimators_ : list of MLPRegressor, length n_members
+    n_iter_ : (n_members,) array of int
+        Epochs of each member, or iterations of "lbfgs".
     n_features_in_, feature_names_in_
         As in scikit-learn.
 
@@ -58,7 +60,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     >>> from fastmlp import MLPEnsembleRegressor
     >>> X = np.linspace(-1, 1, 100)[:, None]
     >>> y = np.sin(3 * X[:, 0])
-    >>> ensemble = MLPEnsembleRegressor((16,), n_members=4, solver="lbfgs", random_state=0)
+    >>> ensemble = MLPEnsembleRegressor(n_members=4, solver="lbfgs", max_iter=500, random_state=0)
     >>> ensemble.fit(X, y).score(X, y) > 0.99
     True
     >>> far, near = ensemble.predict_std([[3.0], [0.0]])

@@ -1,6 +1,5 @@
 """Training by batches and epochs: scikit-learn's rules of stopping around the core's epochs."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from fastmlp.backends.cpu.moments import Moments
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
 from fastmlp.network import Network
+from fastmlp.notices import warn_at
 from fastmlp.pool import Stopped
 from fastmlp.training import MAX_ORDER_NUMBERS, Calls, Trainer
 
@@ -64,7 +64,7 @@ class Epochs:
         except Stopped:
             raise
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
         finally:
             self._store()
 
@@ -129,7 +129,7 @@ class Epochs:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
                 "optimization hasn't converged yet."
             )
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+            warn_at(message, ConvergenceWarning, stacklevel=2)
         return False
 
     def _is_over(self) -> bool:

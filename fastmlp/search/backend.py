@@ -12,6 +12,7 @@ from joblib.parallel import ParallelBackendBase
 from sklearn.pipeline import Pipeline
 
 from fastmlp.estimators.translation import fit_cost
+from fastmlp.notices import warn
 from fastmlp.pool import Pool, Task
 
 
@@ -66,9 +67,13 @@ class PoolBackend(ParallelBackendBase):
         return self._n_threads
 
     def submit(self, func: Any, callback: Any = None) -> Job:
-        """Take a call; it runs when all are there."""
+        """Take a call; it runs when all are there, or after those that run already."""
         job = Job(func, callback)
-        self._tasks.append(Task(cost_of(func), job))
+        task = Task(cost_of(func), job)
+        if self._pool is None:
+            self._tasks.append(task)
+        else:
+            self._pool.add(task)
         return job
 
     def retrieve_result_callback(self, out: Job) -> Any:
@@ -93,13 +98,17 @@ class PoolBackend(ParallelBackendBase):
 
     def terminate(self) -> None:
         """End the pool; calls that run end at their next call of compiled code."""
-        if self._pool is not None:
-            self._pool.end()
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        pool.end()
+        for outcome in pool.outcomes:
+            for message, category in outcome.warnings if outcome else ():
+                warn(message, category)
 
 
 def cost_of(calls: Any) -> float:
-    """Return about how long a batch of fits takes, in operations; 1 where it is of something else."""
+    """Return about how long a batch of fits takes, in operations; 1 where it is of others."""
     try:
         return sum(_cost_of_fit(*arguments[:2], **named) for _, arguments, named in calls.items)
     except (AttributeError, IndexError, TypeError, ValueError):

@@ -46,11 +46,11 @@ class MLPSearchCV(BaseSearchCV):
     n_iter : int, default 10
         How many candidates are drawn; under halving, to begin with.
     halving : bool, default False
-        Whether to begin with few rows, or epochs, and to give more of them to the better part of the
-        candidates only, again and again. `scoring` is then one metric.
+        Whether to begin with few rows, or epochs, and to give more of them to the better part of
+        the candidates only, again and again. `scoring` is then one metric.
     factor, resource, max_resources, min_resources, aggressive_elimination
-        Of the halving searches. ``resource="max_iter"`` counts in epochs, and needs
-        `max_resources`.
+        Of the halving searches; `min_resources` is "exhaust" by default in both. With
+        ``resource="max_iter"`` they count in epochs, and need `max_resources`.
     scoring, refit, cv, verbose, error_score, return_train_score
         As for `GridSearchCV`.
     random_state : int, RandomState instance or None
@@ -172,6 +172,8 @@ class MLPSearchCV(BaseSearchCV):
             Itself.
         """
         search = self._search()
+        # The costliest can be told only when all are there; halving searches set it to 2 n_jobs.
+        search.pre_dispatch = "all"
         n_threads = n_threads_of(self.n_jobs) or thread_limit()
         # scikit-learn sets the warnings' filters in each thread, and threads put them back in any
         # order.
@@ -195,7 +197,6 @@ class MLPSearchCV(BaseSearchCV):
                 return HalvingGridSearchCV(self.estimator, grid, **options)
             n = self.n_iter
             return HalvingRandomSearchCV(self.estimator, distributions, n_candidates=n, **options)
-        options["pre_dispatch"] = "all"
         if grid is not None:
             return GridSearchCV(self.estimator, grid, **options)
         options |= {"n_iter": self.n_iter, "random_state": self.random_state}
