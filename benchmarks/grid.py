@@ -87,6 +87,17 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
+def table(records: list[dict[str, Any]]) -> Iterator[str]:
+    """The same as a sentence for the README."""
+    for r in records:
+        if "seconds" in r["fastmlp"] and "seconds" in r["sklearn"]:
+            yield (
+                f"\nA search of {candidates(r)} candidates x {FOLDS} folds on digits, float64: "
+                f"`MLPSearchCV` {r['fastmlp']['seconds']:.3g} s, `GridSearchCV` in processes "
+                f"{r['sklearn']['seconds']:.3g} s, {ratio(r):.2f}x; {different(r)} scores differ."
+            )
+
+
 def candidates(record: dict[str, Any]) -> int:
     """Return how many candidates there are."""
     return len(record["fastmlp"]["scores"][0])

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks import grid
 from benchmarks.peers import PEERS
 from benchmarks.scores import counted, peak_of, quartiles
-from benchmarks.sweeps import SWEEPS, Nets
+from benchmarks.sweeps import SWEEPS, Nets, Sweep
 
 MODULES = {
     "fastmlp": "fastmlp_many",
@@ -110,7 +110,7 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
 def _sweep_lines(
     name: str, threads: int, records: list[dict[str, Any]], results: dict[str, Any]
 ) -> Iterator[str]:
-    sweep = SWEEPS[name].quick() if results.get("quick") else SWEEPS[name]
+    sweep = _sweep_of(name, results)
     yield f"\n{sweep.description}, {counted(threads)}"
     yield HEADER
     for r in sorted(records, key=lambda r: quartiles(r["seconds"]).median):
@@ -127,6 +127,34 @@ def _sweep_lines(
             )
         if r["one_thread"]:
             yield f"  {counted(threads)} over one: {speed_up(r):.2f}x"
+
+
+def table(results: dict[str, Any], threads: int) -> Iterator[str]:
+    """All of it, in Markdown."""
+    found = results.get("many") or {}
+    records = [r for r in found.get("sweeps", []) if r["seconds"] and r["threads"] == threads]
+    if records:
+        yield "\nMany nets in one call, whole trainings from the start:\n"
+        yield "| nets | by | ms a net | of peak | time over fastmlp's |"
+        yield "|---|---|--:|--:|--:|"
+    for r in records:
+        sweep = _sweep_of(r["sweep"], results)
+        its = [other for other in records if other["sweep"] == r["sweep"]]
+        share = f"{percent_of_peak(r, sweep, results):.0f} %"
+        cells = [f"{1e3 * seconds_a_net(r, sweep.n_nets):.3g}", share, f"{over_ours(r, its):.2f}x"]
+        yield f"| {sweep.description} | {title(r)} | {' | '.join(cells)} |"
+    for r in (r for r in records if r["alone"]):
+        share = over_alone(r, _sweep_of(r["sweep"], results).n_nets)
+        gain = f"; {counted(threads)} over one: {speed_up(r):.2f}x" if r["one_thread"] else ""
+        yield (
+            f"\n{r['sweep']}: time of a net, times the threads, over that of its own fit on one: "
+            f"{share:.2f}{gain}."
+        )
+    yield from grid.table([r for r in found.get("grids", []) if r["threads"] == threads])
+
+
+def _sweep_of(name: str, results: dict[str, Any]) -> Sweep:
+    return SWEEPS[name].quick() if results.get("quick") else SWEEPS[name]
 
 
 def title(record: dict[str, Any]) -> str:

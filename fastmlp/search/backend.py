@@ -76,6 +76,9 @@ class PoolBackend(ParallelBackendBase):
             self._pool.add(task)
         return job
 
+    # Its name until joblib 1.5.
+    apply_async = submit
+
     def retrieve_result_callback(self, out: Job) -> Any:
         """Return what a call returned."""
         return out.result()
