@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ from fastmlp.schedules import rates_of
 CALL_SECONDS = 0.05
 # A guess for the first call, low enough that it lasts no longer on a slow core.
 FIRST_FLOPS_PER_SECOND = 1e9
+# How many times as fast a first call may be taken to be: batches of weight 0 take no time at all.
+MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
@@ -77,15 +80,29 @@ class Request(NamedTuple):
 
 
 class Pace:
-    """How many units a call should do to last about `CALL_SECONDS`."""
+    """How many units a call should do to last about `CALL_SECONDS`.
+
+    What one fit has learnt of a unit's time serves the next: of nets that train for a few
+    milliseconds each, one call then does it all.
+    """
 
     def __init__(self, unit_flops: int) -> None:
-        self.units = max(1, int(CALL_SECONDS * FIRST_FLOPS_PER_SECOND / unit_flops))
+        self._learnt = _learnt(unit_flops)
+        slow = unit_flops / FIRST_FLOPS_PER_SECOND
+        seconds = self._learnt.get("unit", slow)
+        self.units = max(1, int(CALL_SECONDS / max(seconds, slow / MOST_TRUSTED)))
 
     def measure(self, units: int, seconds: float) -> None:
         """Learn from a call; at most fourfold at a time, for a short call measures overhead."""
+        self._learnt["unit"] = seconds / units
         ideal = units * CALL_SECONDS / max(seconds, 1e-9)
         self.units = max(1, int(min(ideal, 4 * self.units)))
+
+
+@lru_cache(maxsize=256)
+def _learnt(unit_flops: int) -> dict[str, float]:
+    """Return the seconds that a unit of so many operations took last, under "unit"."""
+    return {}
 
 
 class Calls:
