@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold_start, estimators, machine, race, readme, report
+from benchmarks import cold_start, estimators, machine, many, race, readme, report
 from benchmarks.contestant import Contestant
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
 from benchmarks.scores import heats
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "predict", "estimators", "cold")
+PARTS = ("train", "predict", "estimators", "many", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -69,6 +69,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "training": [],
         "predictions": [],
         "estimators": [],
+        "many": {},
         "cold_starts": [],
     }
     contestants = start(names, options.threads, shim=options.mkl_shim)
@@ -105,6 +106,8 @@ def _race(
     for threads in options.threads if "estimators" in options.parts else []:
         group = [c for c in contestants if c.n_threads == threads]
         results["estimators"] += estimators.race(group, min(repeats, 3), options.quick, say)
+    if "many" in options.parts:
+        results["many"] = many.race(contestants, min(repeats, 5), options.quick, say)
     results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
     results["idle_cpu"] = sum(contestant.idle_cpu for contestant in contestants)
 

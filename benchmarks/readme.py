@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import many
 from benchmarks.peers import PEERS
 from benchmarks.report import digits
 from benchmarks.scores import Heat, Score, counted, geometric_means, heats, quartiles
@@ -33,6 +34,7 @@ def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
         yield f"\n![Time of the peers over fastmlp's, by workload]({picture})"
     yield from _training(all_heats, threads)
     yield from _predictions(results, threads)
+    yield from many.table(results, threads)
     yield from _cold_starts(results)
 
 

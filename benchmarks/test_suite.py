@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import compare, estimators, peak, picture, readme, report, scores
+from benchmarks import compare, estimators, grid, many, peak, picture, readme, report, scores
 from benchmarks.contestant import Contestant, cpu_seconds
 from benchmarks.peers import PEERS
 from benchmarks.workloads import BY_NAME, WORKLOADS
@@ -177,3 +178,57 @@ def test_both_estimators_take_the_same_epochs() -> None:
     )
     assert ours["epochs"] == theirs["epochs"]
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-9)
+
+
+def sweep_record(name: str, contestant: str, seconds: list[float]) -> dict[str, Any]:
+    key = {"sweep": name, "contestant": contestant, "threads": 2, "seconds": seconds}
+    return {**key, "first_seconds": 9.0, "loss": 0.5, "one_thread": [], "alone": []}
+
+
+def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
+    ours = sweep_record("32 nets", "fastmlp", [0.32, 0.16, 0.32])
+    ours |= {"one_thread": [0.304], "alone": [0.008]}
+    lost = {**sweep_record("32 nets", "torch", []), "error": "no memory"}
+    search = {"seconds": 2.0, "scores": [[0.5, 0.6]] * grid.FOLDS, "best": {"alpha": 1}}
+    slow = {**search, "seconds": 30.0, "scores": [[0.5, 0.7]] * grid.FOLDS}
+    results["many"] = {
+        "sweeps": [ours, sweep_record("32 nets", "jax", [1.6, 1.6, 1.6]), lost],
+        "grids": [{"threads": 2, "quick": False, "fastmlp": search, "sklearn": slow}],
+    }
+    text = "\n".join(many.lines(results))
+    assert "JAX, vmap                       50" in text
+    assert "5.00x" in text
+    assert "PyTorch: no memory" in text
+    assert "8 ms; in the sweep, times the threads, 1.250 of it" in text
+    assert "2 threads over one: 1.90x" in text
+    assert "15.00x; 5 of 10 scores differ, the same best" in text
+    page = "\n".join(readme.lines(results, None))
+    assert "| JAX, vmap | 50 | 7 % | 5.00x |" in page
+    assert "15.00x; 5 scores differ" in page
+    assert not list(many.lines({}))
+
+
+MODES = [("jax", "jax"), ("torch", "torch"), ("sklearn", "sklearn")]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "library"), MODES)
+def test_many_nets_of_all_end_in_the_same_place(name: str, library: str) -> None:
+    pytest.importorskip(library)
+    ours, theirs = (many.make(who, "32 nets", True) for who in ("fastmlp", name))
+    for nets in (ours, theirs):
+        nets.train(1, shuffle=False)
+    if name == "sklearn":  # it draws its own start
+        assert theirs.losses == pytest.approx(ours.losses, rel=0.2)
+        return
+    errors = np.abs(ours.parameters() - theirs.parameters())
+    assert errors.shape == (4, 64 * 64 + 64 + 64 * 10 + 10)
+    # In float32 Adam makes whole steps, of either sign, of a gradient that is rounding noise.
+    assert np.quantile(errors, 0.99) < 3e-4
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
+
+
+def test_both_searches_find_the_same() -> None:
+    ours, theirs = (grid.search(name, quick=True) for name in ("fastmlp", "sklearn"))
+    assert ours["best"] == theirs["best"]
+    assert np.allclose(ours["scores"], theirs["scores"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import estimators
+from benchmarks import estimators, grid, many
 from benchmarks import peak as fma
 from benchmarks.peers import load
 from benchmarks.peers.run import Unsupported
@@ -26,6 +26,7 @@ class Worker:
         self.run: Any = None
         self.predictors: dict[str, Callable[[Any], Any]] = {}
         self.x: Any = None
+        self.many: Any = None
 
     def about(self) -> dict[str, Any]:
         """What the library says it runs on."""
@@ -112,6 +113,26 @@ class Worker:
         for _ in range(calls):
             predict(x)
         return {"seconds": (time.perf_counter() - begin) / calls}
+
+    def prepare_many(self, name: str, quick: bool) -> dict[str, Any]:
+        """Make many nets and train them once; return the seconds and their mean loss."""
+        self.many = many.Trainer(self.name, name, quick)
+        begin = time.perf_counter()
+        self.many.train("seconds")
+        first = time.perf_counter() - begin
+        return {"first_seconds": first, "loss": float(np.mean(self.many.nets.losses))}
+
+    def train_many(self, what: str) -> dict[str, Any]:
+        """Train them again, timed; or one by its own fit, alone."""
+        if what == "alone":
+            return {"seconds": self.many.single.alone()}
+        begin = time.perf_counter()
+        self.many.train(what)
+        return {"seconds": time.perf_counter() - begin}
+
+    def search(self, quick: bool) -> dict[str, Any]:
+        """Search a grid; return seconds, scores and the best."""
+        return grid.search(self.name, quick)
 
     def fit_estimator(self, **task: Any) -> dict[str, Any]:
         """Fit the library's scikit-learn estimator; return seconds and epochs."""

@@ -41,13 +41,21 @@ __all__ = [
     "Status",
     "StepDecay",
     "Warmup",
+    "fit_many",
     "load",
     "save",
 ]
 
 # Not in __all__: a star would load scikit-learn, or fail where there is none.
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
-_ROOMS = dict.fromkeys(_ESTIMATORS, "estimators") | {"load": "store", "save": "store"}
+_ROOMS = {
+    **dict.fromkeys(_ESTIMATORS, "estimators"),
+    **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "ensembles"),
+    "MLPSearchCV": "search",
+    "fit_many": "many",
+    "load": "store",
+    "save": "store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -75,6 +75,8 @@ class Report:
         Of the epoch's last step.
     net : MLP
         The net as it is now; its parameters may be read and written.
+    history : History
+        The fit so far, this epoch included; to be read.
     """
 
     epoch: int
@@ -82,6 +84,7 @@ class Report:
     validation_loss: float | None
     learning_rate: float
     net: Any
+    history: History = field(default_factory=History)
     stopping: bool = False
 
     def stop(self) -> None:

@@ -239,20 +239,16 @@ class MLP(Placed):
         every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
         listeners = validation.callbacks(callbacks, who)
         data = self._engine().data(X, y, sample_weight, who)
-        validate = None
+        held_out = None
         if validation_data is not None:
             held_out = self._engine().data(*validation.validation_pair(validation_data, who), who)
-            evaluation = cache(lambda: self._engine().evaluation(held_out))
-            validate = lambda: evaluation()(self._parameters)  # noqa: E731
-        batch = min(int(batch_size), len(data.x))
-        # Where a batch is all rows, their order is but rounding.
-        shuffled = shuffle and batch < len(data.x)
-        request = training.Request(
-            len(data.x), int(epochs), shuffled, validate, listeners, progress, self
-        )
+        batch = min(int(batch_size), data.n_rows)
+        request = self._request(data, held_out, int(epochs), batch, shuffle)
+        request = request._replace(callbacks=listeners, progress=progress)
         with self._guard.training(who):
             if checkpoint is not None:
-                fit = Fit(int(epochs), batch, shuffled, len(data.x), digest(*map(np.asarray, data)))
+                hashed = digest(*map(np.asarray, (data.x, data.y, data.weight)))
+                fit = Fit(int(epochs), batch, request.shuffle, data.n_rows, hashed)
                 keeper = Checkpoint(checkpoint, every, fit, self._state)
                 request = self._started(request, keeper, resume)
             return self._train(data, batch, request)
@@ -401,6 +397,18 @@ class MLP(Placed):
         )
         net._network = network
         return net
+
+    def _request(
+        self, data: Any, held_out: Any, epochs: int, batch_size: int, shuffle: bool
+    ) -> training.Request:
+        """Return what a fit is asked to do, so far without callbacks and a bar."""
+        validate = None
+        if held_out is not None:
+            evaluation = cache(lambda: self._engine().evaluation(held_out))
+            validate = lambda: evaluation()(self._parameters)  # noqa: E731
+        # Where a batch is all rows, their order is but rounding.
+        shuffled = shuffle and batch_size < data.n_rows
+        return training.Request(data.n_rows, epochs, shuffled, validate, (), False, self)
 
     def _train(self, data: Any, batch_size: int, request: training.Request) -> History:
         state = self._trained()

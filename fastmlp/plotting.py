@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Curves that span more than this factor are told apart only on a logarithmic axis.
 LOG_SCALE_FACTOR = 20
-INK, FAINT, WRONG = "#333333", "#d9d9d9", "#c62828"
+INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
 
 
 def plot_history(
@@ -114,6 +114,176 @@ def plot_digits(
     return drawn
 
 
+def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None = None) -> "Axes":
+    """Plot what each candidate of a search scored on the held-out folds, and their spread.
+
+    Without `parameter` the candidates come in the order of their rank, the best one first. With it,
+    each stands above its value of that parameter, whose axis is logarithmic where the values are
+    positive numbers that span more than a factor of 20. The best candidate is marked.
+
+    Parameters
+    ----------
+    search : fitted MLPSearchCV, or any other of scikit-learn's searches
+    ax : matplotlib Axes, optional
+        Where to draw; by default, on a new figure.
+    parameter : str, optional
+        The name of a parameter that was searched.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is missing.
+    ValueError
+        Where the search is not fitted, has several metrics, or knows no such parameter.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from types import SimpleNamespace
+    >>> results = {"mean_test_score": [0.8, 0.9], "std_test_score": [0.1, 0.05],
+    ...            "params": [{"alpha": 0.1}, {"alpha": 1.0}]}
+    >>> ax = plot_search(SimpleNamespace(cv_results_=results), parameter="alpha")
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('alpha', 'score')
+    """
+    results = getattr(search, "cv_results_", None)
+    if results is None or "mean_test_score" not in results:
+        raise ValueError("plot_search: search must be fitted, with one metric")
+    scores = np.asarray(results["mean_test_score"], float)
+    spread = np.asarray(results["std_test_score"], float)
+    order = np.argsort(-scores, kind="stable")
+    scores, spread = scores[order], spread[order]
+    ax = _new_axes() if ax is None else ax
+    if parameter is None:
+        places = np.arange(1, len(scores) + 1)
+        ax.set_xlabel("candidate, by rank")
+        _whole_ticks(ax)
+    else:
+        places = _places(ax, [_value(params, parameter) for params in results["params"]])[order]
+        ax.set_xlabel(parameter)
+    style: dict[str, Any] = {
+        "linestyle": "",
+        "marker": "o",
+        "markersize": 4,
+        "capsize": 2,
+        "elinewidth": 1,
+    }
+    ax.errorbar(places, scores, spread, color=INK, ecolor=SOFT, label="mean and spread", **style)
+    ax.plot(places[:1], scores[:1], "o", color=WRONG, markersize=7, label="best")
+    ax.set_ylabel("score")
+    _tidy(ax)
+    return ax
+
+
+def plot_ensemble(
+    ensemble: Any,
+    X: NDArray[Any],
+    feature: int = 0,
+    ax: "Axes | None" = None,
+    *,
+    label: int = -1,
+    n_points: int = 200,
+) -> "Axes":
+    """Plot an ensemble's mean along one feature, and how far its members are apart.
+
+    The other features stay at their means. A quarter of the range is added on each side, where
+    members that were trained on no rows there disagree.
+
+    Parameters
+    ----------
+    ensemble : fitted MLPEnsembleRegressor or MLPEnsembleClassifier
+    X : (n_samples, n_features) array
+        Rows whose range and means are taken; marks on the axis show where they lie.
+    feature : int, default 0
+        The column of X to go along.
+    ax : matplotlib Axes, optional
+        Where to draw; by default, on a new figure.
+    label : int, default -1
+        Which output, or which class's probability, to draw.
+    n_points : int, default 200
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is missing.
+
+    Examples
+    --------
+    >>> import matplotlib, numpy as np
+    >>> matplotlib.use("Agg")
+    >>> from types import SimpleNamespace
+    >>> line = SimpleNamespace(predict=lambda X: X[:, 0], predict_std=lambda X: 0 * X[:, 0])
+    >>> ax = plot_ensemble(line, np.array([[0.0], [4.0]]))
+    >>> [float(x) for x in ax.get_lines()[0].get_xdata()[[0, -1]]]
+    [-1.0, 5.0]
+    """
+    X = np.asarray(X, float)
+    low, high = X[:, feature].min(), X[:, feature].max()
+    margin = (high - low) / 4
+    along = np.linspace(low - margin, high + margin, n_points)
+    rows = np.repeat(X.mean(axis=0)[None], n_points, axis=0)
+    rows[:, feature] = along
+    classifies = hasattr(ensemble, "predict_proba")
+    mean = ensemble.predict_proba(rows) if classifies else ensemble.predict(rows)
+    mean, spread = (_column(table, label) for table in (mean, ensemble.predict_std(rows)))
+    ax = _new_axes() if ax is None else ax
+    (line,) = ax.plot(along, mean, linewidth=1.8, label="mean of the members")
+    for times, alpha in ((2, 0.15), (1, 0.25)):
+        name = f"{times} standard deviation{'s' if times > 1 else ''}"
+        band = [mean - times * spread, mean + times * spread]
+        if classifies:
+            band = [np.clip(edge, 0, 1) for edge in band]
+        ax.fill_between(along, *band, color=line.get_color(), alpha=alpha, linewidth=0, label=name)
+    marks: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": INK, "alpha": 0.4}
+    shown = X[:: max(1, len(X) // 200), feature]
+    ax.plot(shown, np.full(len(shown), 0.01), "|", markersize=8, label="rows", **marks)
+    ax.set_xlabel(f"feature {feature}")
+    ax.set_ylabel(
+        f"probability of class {label % _width(ensemble)}" if classifies else "prediction"
+    )
+    _tidy(ax)
+    return ax
+
+
+def _value(candidate: Any, parameter: str) -> Any:
+    if parameter not in candidate:
+        raise ValueError(
+            f"plot_search: no parameter {parameter!r} was searched; there are "
+            f"{', '.join(sorted(candidate))}"
+        )
+    return candidate[parameter]
+
+
+def _places(ax: "Axes", values: list[Any]) -> NDArray[Any]:
+    """Return where values stand on the axis: numbers at their own place, others one by one."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = np.asarray(values, float)
+        if numbers.min() > 0 and numbers.max() > LOG_SCALE_FACTOR * numbers.min():
+            ax.set_xscale("log")
+        return numbers
+    names = [str(value) for value in values]
+    known = sorted(set(names), key=names.index)
+    ax.set_xticks(range(len(known)), known)
+    return np.array([known.index(name) for name in names])
+
+
+def _column(table: NDArray[Any], label: int) -> NDArray[Any]:
+    return table if table.ndim == 1 else table[:, label]
+
+
+def _width(classifier: Any) -> int:
+    return len(classifier.classes_)
+
+
 def _draw_digit(ax: "Axes", image: NDArray[Any], label: int, prediction: int) -> None:
     right = prediction == label
     color = INK if right else WRONG
@@ -136,15 +306,23 @@ def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
 
 
 def _dress(ax: "Axes") -> None:
-    from matplotlib.ticker import MaxNLocator
-
     log = _calls_for_log(ax)
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
     ax.set_yscale("log" if log else "linear")
     if log:
         ax.yaxis.set_major_formatter("{x:g}")
+    _whole_ticks(ax)
+    _tidy(ax)
+
+
+def _whole_ticks(ax: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _tidy(ax: "Axes") -> None:
     ax.grid(color=FAINT, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)

@@ -4,21 +4,25 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
+from fastmlp import pool, validation
 from fastmlp.checkpoint import Checkpoint, Progress
 from fastmlp.history import Callback, History, Report, Status
 from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
+from fastmlp.pool import Stopped
 from fastmlp.schedules import rates_of
 
 CALL_SECONDS = 0.05
 # A guess for the first call, low enough that it lasts no longer on a slow core.
 FIRST_FLOPS_PER_SECOND = 1e9
+# How many times as fast a first call may be taken to be: batches of weight 0 take no time at all.
+MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
@@ -46,6 +50,8 @@ class Trainer(Protocol):
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]: ...
 
+    def plain_order(self) -> NDArray[np.int64]: ...
+
     def load(self) -> None: ...
 
     def store(self) -> None: ...
@@ -57,7 +63,7 @@ class Request(NamedTuple):
     Attributes
     ----------
     validate : function that returns the validation loss, or None
-    progress : whether to show a bar
+    progress : whether to show a bar, or one that others show
     net : what callbacks are given
     so_far : where a fit that is resumed stood
     """
@@ -67,22 +73,36 @@ class Request(NamedTuple):
     shuffle: bool
     validate: Callable[[], float] | None
     callbacks: Sequence[Callback]
-    progress: bool
+    progress: Any
     net: Any
     checkpoint: Checkpoint | None = None
     so_far: Progress | None = None
 
 
 class Pace:
-    """How many units a call should do to last about `CALL_SECONDS`."""
+    """How many units a call should do to last about `CALL_SECONDS`.
+
+    What one fit has learnt of a unit's time serves the next: of nets that train for a few
+    milliseconds each, one call then does it all.
+    """
 
     def __init__(self, unit_flops: int) -> None:
-        self.units = max(1, int(CALL_SECONDS * FIRST_FLOPS_PER_SECOND / unit_flops))
+        self._learnt = _learnt(unit_flops)
+        slow = unit_flops / FIRST_FLOPS_PER_SECOND
+        seconds = self._learnt.get("unit", slow)
+        self.units = max(1, int(CALL_SECONDS / max(seconds, slow / MOST_TRUSTED)))
 
     def measure(self, units: int, seconds: float) -> None:
         """Learn from a call; at most fourfold at a time, for a short call measures overhead."""
+        self._learnt["unit"] = seconds / units
         ideal = units * CALL_SECONDS / max(seconds, 1e-9)
         self.units = max(1, int(min(ideal, 4 * self.units)))
+
+
+@lru_cache(maxsize=256)
+def _learnt(unit_flops: int) -> dict[str, float]:
+    """Return the seconds that a unit of so many operations took last, under "unit"."""
+    return {}
 
 
 class Calls:
@@ -171,6 +191,8 @@ class Loop:
                     self._epochs(bar)
                 finally:
                     self._trainer.store()
+        except Stopped:
+            self.history.status = Status.INTERRUPTED
         except KeyboardInterrupt:
             self.history.status = Status.INTERRUPTED
             epoch = len(self.history.loss)
@@ -182,7 +204,8 @@ class Loop:
         return self.history
 
     def _prepare(self) -> None:
-        self._trainer = trainer = self._make_trainer()
+        with pool.turn():
+            self._trainer = trainer = self._make_trainer()
         self._calls = Calls(trainer, self._optimizer, self.step)
         n_steps = self._request.epochs * trainer.step_of(trainer.units_per_epoch)
         self._total = self._first_step + n_steps
@@ -225,12 +248,14 @@ class Loop:
     def _order(self, n_epochs: int) -> NDArray[np.int64]:
         n_rows = self._request.n_rows
         if not self._request.shuffle:
-            return np.arange(n_rows, dtype=np.int64)[None]
+            return self._trainer.plain_order()
         pairs = self._generator.integers(1 << 64, size=(n_epochs, -(-n_rows // 2)), dtype=np.uint64)
         return self._trainer.orders(pairs.view(np.uint32)[:, :n_rows])
 
     def _rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         rate = self._optimizer.learning_rate
+        if not callable(rate):
+            return np.full(len(steps), float(rate))
         return validation.rates(rates_of(rate, steps, self._total), len(steps), rate)
 
     def _record(self, losses: NDArray[np.float64], first_step: int) -> None:
@@ -251,6 +276,7 @@ class Loop:
             validation_loss=history.validation_loss[-1] if request.validate else None,
             learning_rate=history.learning_rate[-1],
             net=request.net,
+            history=history,
         )
         for callback in request.callbacks:
             callback(report)
@@ -301,11 +327,25 @@ class Loop:
 
 def _bar(request: Request) -> AbstractContextManager[Any]:
     """Return a tqdm bar over the epochs, or nothing, to be used in a with statement."""
+    if not isinstance(request.progress, bool):
+        return nullcontext(request.progress)
     if not request.progress:
         return nullcontext()
+    done = len(request.so_far.history.loss) if request.so_far else 0
+    bar: AbstractContextManager[Any] = new_bar(request.epochs, done, "fit")
+    return bar
+
+
+def new_bar(epochs: int, done: int, who: str) -> Any:
+    """Return a tqdm bar over so many epochs.
+
+    Raises
+    ------
+    ImportError
+        Where tqdm is missing.
+    """
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError("fit: progress=True needs tqdm: pip install tqdm") from error
-    done = len(request.so_far.history.loss) if request.so_far else 0
-    return tqdm(total=request.epochs, initial=done, unit="epoch")
+        raise ImportError(f"{who}: progress=True needs tqdm: pip install tqdm") from error
+    return tqdm(total=epochs, initial=done, unit="epoch")

@@ -269,6 +269,28 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
     return numbers
 
 
+def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
+    """Return the indices of rows, shape (n,), from such or from a mask of shape (n_rows,)."""
+    array = _numbers(given, who, name)
+    if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
+        raise TypeError(
+            f"{who}: {name} must be indices of rows, or a mask, in one dimension, got dtype "
+            f"{array.dtype} and shape {array.shape}"
+        )
+    if array.dtype.kind == "b":
+        if len(array) != n_rows:
+            raise ValueError(f"{who}: {name} masks {len(array)} rows, but X has {n_rows}")
+        array = np.flatnonzero(array)
+    if len(array) == 0:
+        raise ValueError(f"{who}: {name} has no rows")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= n_rows:
+        raise ValueError(
+            f"{who}: {name} must be from 0 to {n_rows - 1}, got {low if low < 0 else high}"
+        )
+    return np.ascontiguousarray(array, np.int64)
+
+
 def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
     """Return finite numbers of shape (n,) and of `kind`."""
     array = _numbers(given, who, name)

@@ -15,7 +15,7 @@ ROOT = Path(fastmlp.__file__).parent
 FLOORS = [
     {"elementary", "checks", "guard", "generators", "idle", "memory", "notices"},
     {"activations", "links", "losses", "penalties", "updates"},
-    {"conventions"},
+    {"conventions", "pool"},
     {"optimizers"},
     {"layout", "initializers", "schedules"},
     {"workspace", "network", "validation"},
@@ -30,8 +30,10 @@ FLOORS = [
     {"persistent"},
     {"placed"},
     {"model"},
+    {"many"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup", "estimators"},
+    {"ensembles", "search"},
     {"demo", "store"},
     {"cli"},
     {"__main__"},
@@ -49,7 +51,11 @@ OPTIONAL = {
     "tqdm",
 }
 # A room that is loaded on first use may build on the library that it is the door to.
-DOORS = {"estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"}}
+DOORS = {
+    "estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"},
+    "ensembles": {"sklearn", "scipy"},
+    "search": {"sklearn", "joblib"},
+}
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
     for path in sorted(ROOT.rglob("*.py"))

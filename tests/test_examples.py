@@ -22,6 +22,7 @@ def test_there_are_examples() -> None:
         "probabilities",
         "lbfgs",
         "pipeline",
+        "many_nets",
     }
 
 

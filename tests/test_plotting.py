@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastmlp import History
-from fastmlp.plotting import plot_digits, plot_history
+from fastmlp.plotting import plot_digits, plot_ensemble, plot_history, plot_search
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -93,3 +94,83 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r'pip install "fastmlp\[plot\]"'):
         plot_history(History(loss=[1.0]))
+
+
+SCORES = {
+    "mean_test_score": np.array([0.8, 0.9, 0.7]),
+    "std_test_score": np.array([0.1, 0.2, 0.0]),
+    "params": [
+        {"alpha": 0.01, "sizes": (4,)},
+        {"alpha": 1.0, "sizes": (8, 8)},
+        {"alpha": 1, "sizes": (4,)},
+    ],
+}
+SEARCH = SimpleNamespace(cv_results_=SCORES)
+
+
+def points(ax: Any) -> list[tuple[float, float]]:
+    line = ax.containers[0].lines[0]
+    return list(zip(line.get_xdata().tolist(), line.get_ydata().tolist(), strict=True))
+
+
+def test_search_draws_candidates_by_rank_and_marks_the_best() -> None:
+    ax = plot_search(SEARCH)
+    assert points(ax) == [(1, 0.9), (2, 0.8), (3, 0.7)]
+    assert curves(ax)["best"] == [0.9]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("candidate, by rank", "score")
+    bars = ax.containers[0].lines[2][0].get_segments()
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.7, 1.1], [0.7, 0.9], [0.7, 0.7]])
+
+
+def test_search_draws_numbers_at_their_place_and_other_values_one_by_one() -> None:
+    ax = plot_search(SEARCH, parameter="alpha")
+    assert points(ax) == [(1, 0.9), (0.01, 0.8), (1, 0.7)]
+    assert ax.get_xscale() == "log"
+    ax = plot_search(SEARCH, parameter="sizes")
+    assert points(ax) == [(1, 0.9), (0, 0.8), (0, 0.7)]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["(4,)", "(8, 8)"]
+
+
+def test_search_wants_a_fitted_one_and_a_known_parameter() -> None:
+    with pytest.raises(ValueError, match="must be fitted"):
+        plot_search(SimpleNamespace())
+    with pytest.raises(
+        ValueError, match="no parameter 'beta' was searched; there are alpha, sizes"
+    ):
+        plot_search(SEARCH, parameter="beta")
+
+
+class Line:
+    """Predicts the first column, with a spread of the second."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0]
+
+    def predict_std(self, X: Any) -> Any:
+        return X[:, 1]
+
+
+class Chances(Line):
+    classes_ = ("no", "yes")
+
+    def predict_proba(self, X: Any) -> Any:
+        return np.column_stack([X[:, 0], 1 - X[:, 0]])
+
+    def predict_std(self, X: Any) -> Any:
+        return np.full((len(X), 2), 0.75)
+
+
+def test_ensemble_draws_mean_and_spread_beyond_the_rows() -> None:
+    ax = plot_ensemble(Line(), np.array([[0.0, 2.0], [4.0, 4.0]]), n_points=7)
+    assert curves(ax)["mean of the members"] == [-1, 0, 1, 2, 3, 4, 5]
+    wide, narrow = (band.get_paths()[0].vertices[:, 1] for band in ax.collections)
+    assert (wide.min(), wide.max(), narrow.max()) == (-7, 11, 8)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("feature 0", "prediction")
+
+
+def test_ensemble_draws_probabilities_of_a_class_between_0_and_1() -> None:
+    ax = plot_ensemble(Chances(), np.array([[0.2], [0.6]]), n_points=3)
+    np.testing.assert_allclose(curves(ax)["mean of the members"], [0.9, 0.6, 0.3])
+    assert ax.get_ylabel() == "probability of class 1"
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0, 1)

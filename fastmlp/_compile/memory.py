@@ -4,6 +4,7 @@ Each has a Python body, so kernels run uncompiled too.
 """
 
 import ctypes
+import threading
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def entry_alloca(builder: Any, kind: Any) -> Any:
     return place
 
 
-_stack: dict[int, Any] = {}
+_interpreted = threading.local()
 
 
 def stack(n_bytes: Any) -> Any:
@@ -60,9 +61,10 @@ def stack(n_bytes: Any) -> Any:
 
     Call it in the block itself: what a leaf takes is gone, or not, when the leaf returns.
     """
-    if n_bytes not in _stack:
-        _stack[n_bytes] = np.zeros(n_bytes, np.uint8)
-    return int(_stack[n_bytes].ctypes.data)
+    taken = _interpreted.__dict__
+    if n_bytes not in taken:
+        taken[n_bytes] = np.zeros(n_bytes, np.uint8)
+    return int(taken[n_bytes].ctypes.data)
 
 
 @emitted(fma)

@@ -26,6 +26,7 @@ from fastmlp.estimators.translation import (
     network_of,
     rows_of,
 )
+from fastmlp.notices import warn_at
 from fastmlp.optimizers import Optimizer
 
 Array = NDArray[Any]
@@ -213,9 +214,10 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if self.batch_size == "auto":
             return min(200, n_rows)
         if self.batch_size > n_rows:
-            warnings.warn(
+            warn_at(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be "
                 "clipped",
+                UserWarning,
                 stacklevel=2,
             )
         return min(int(self.batch_size), n_rows)

@@ -1,6 +1,5 @@
 """Training by batches and epochs: scikit-learn's rules of stopping around the core's epochs."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from fastmlp.backends.cpu.moments import Moments
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
 from fastmlp.network import Network
+from fastmlp.notices import warn_at
+from fastmlp.pool import Stopped
 from fastmlp.training import MAX_ORDER_NUMBERS, Calls, Trainer
 
 Array = NDArray[Any]
@@ -60,8 +61,10 @@ class Epochs:
             self._estimator.n_iter_ = 0
             while self._estimator.n_iter_ < self._most and not self._window():
                 pass
+        except Stopped:
+            raise
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
         finally:
             self._store()
 
@@ -126,7 +129,7 @@ class Epochs:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
                 "optimization hasn't converged yet."
             )
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+            warn_at(message, ConvergenceWarning, stacklevel=2)
         return False
 
     def _is_over(self) -> bool:

@@ -15,6 +15,7 @@ from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.idle import Idle
 from fastmlp.layout import make_layout
 from fastmlp.links import LINKS
+from fastmlp.many import cost_of
 from fastmlp.network import Network
 from fastmlp.penalties import l2
 
@@ -62,6 +63,20 @@ def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
 def engine_of(estimator: Any, network: Network, idle: Idle | None = None) -> Engine:
     """Return the core's engine for a network, with as many threads as the estimator may use."""
     return Engine(network, n_threads_of(estimator.n_jobs), idle=idle)
+
+
+def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
+    """Return about how long a fit takes, in operations, if it goes on to the last epoch.
+
+    What it cannot know from its settings it takes to be 1: they may also be wrong.
+    """
+    try:
+        hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
+        batch = 200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+        layout = make_layout((n_features, *hidden, 1))
+        return cost_of(layout, n_rows, int(estimator.max_iter), min(batch, n_rows))
+    except (AttributeError, TypeError, ValueError, ArithmeticError):
+        return 1.0
 
 
 def n_threads_of(n_jobs: int | None) -> int | None:

@@ -219,7 +219,7 @@ def test_read_only_rows_are_as_good_as_others(rng: np.random.Generator) -> None:
     net = Net()
     parameters, data = net.draw(rng, 20, weighted=True)
     expected, slopes = evaluate(net, parameters, data)
-    for array in (parameters, *data):
+    for array in (parameters, *data[:3]):
         array.setflags(write=False)
     value, gradient = evaluate(net, parameters, data)
     assert value == expected

@@ -174,19 +174,25 @@ class Trainer:
         job = self._session.job
         job["guarded"], job["by_rows"] = guarded, by_rows
         self.load()
-        self._session.at(slice(0, len(data.x)))
+        self._session.at(slice(0, data.n_rows))
         rows = self._session.rows
-        self.units_per_epoch = drive.units_per_epoch(len(data.x), batch_size, rows)
+        self.units_per_epoch = drive.units_per_epoch(data.n_rows, batch_size, rows)
         self.unit_flops = 6 * network.layout.n_weights * rows
         # Compiles, so that the first timed call measures work.
-        self.run(np.zeros((1, len(data.x)), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
+        self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
         words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
         n_orders, n = words.shape
         block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
-        return result
+        rows = self._session.data.rows
+        return result if rows is None else rows[result]
+
+    def plain_order(self) -> NDArray[np.int64]:
+        """Return the rows in the order of the data, shape (1, n_rows)."""
+        data = self._session.data
+        return (np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows)[None]
 
     def load(self) -> None:
         """Take the parameters as they stand: before the first call of `run`, and after somebody
@@ -223,7 +229,7 @@ class Trainer:
 
         Parameters
         ----------
-        order : int64, shape (n_epochs or 1, n_rows)
+        order : int64, shape (n_epochs or 1, n_rows), C-contiguous: where the rows lie in the data
         coefficients : shape (n_steps, n_coefficients), for the steps of this call
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
@@ -234,7 +240,7 @@ class Trainer:
             drive.run,
             self._session,
             Work(n_units * unit.flops, n_units * unit.n_spreads),
-            n_rows=len(data.x),
+            n_rows=data.n_rows,
             batch_size=self._batch_size,
             chunk_rows=rows,
             first=first,
@@ -250,7 +256,7 @@ class Trainer:
     def step_of(self, unit: int) -> int:
         """Return how many steps of a window are complete before this unit."""
         epoch, within = divmod(unit, self.units_per_epoch)
-        steps_per_epoch = -(-len(self._session.data.x) // self._batch_size)
+        steps_per_epoch = -(-self._session.data.n_rows // self._batch_size)
         return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
 
     @property

@@ -10,9 +10,16 @@ from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.panels import pack, unpack
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
 from fastmlp.network import Network
-from fastmlp.workspace import PAGE_ROWS, aligned, make_workspace, round_up
+from fastmlp.workspace import PAGE_ROWS, aligned, make_workspace, numbers_packed, round_up
 
 Array = NDArray[Any]
+
+
+def packed_numbers(network: Network, *, sparse: bool) -> int:
+    """Return the numbers of a packed vector, padding included."""
+    lanes = lanes_of(network.dtype.type)
+    n = numbers_packed(network.layout, lanes, train=True, sparse=sparse)
+    return round_up(n, PAGE_ROWS)
 
 
 class Panels:
@@ -32,7 +39,7 @@ class Panels:
         )
         nothing = (0,) * layout.n_layers
         self._plan = make_plan(layout, self._workspace, Addresses(nothing, nothing))
-        self.size = round_up(len(self._workspace.parameters), PAGE_ROWS)
+        self.size = packed_numbers(network, sparse=sparse)
 
     def packed(self, flat: Array) -> Array:
         """Return a new packed vector, padded with zeros."""
@@ -66,13 +73,11 @@ class Moments:
         self, network: Network, flat: Array | None = None, *, sparse: bool = False
     ) -> None:
         self.network, self.sparse = network, sparse
-        panels = Panels(network, sparse=sparse)
         if flat is None:
-            self.m, self.v = (
-                aligned(panels.size, network.dtype),
-                aligned(panels.size, network.dtype),
-            )
+            n = packed_numbers(network, sparse=sparse)
+            self.m, self.v = aligned(n, network.dtype), aligned(n, network.dtype)
         else:
+            panels = Panels(network, sparse=sparse)
             self.m, self.v = (panels.packed(np.ascontiguousarray(row)) for row in flat)
 
     def flat(self) -> Array:

@@ -6,6 +6,7 @@ they take a third of that, and serial and parallel launches run the same machine
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from fastmlp.layout import Layout
 from fastmlp.workspace import (
     STRIP_ROWS,
     Workspace,
+    aligned,
     copy_size,
     is_turned,
     packed_size,
@@ -129,11 +131,11 @@ def make_plan(
     tables: dict[str, Any] = {
         "layers": layers,
         "tiles": tiles,
-        "strip_losses": np.zeros(workspace.panel_rows // STRIP_ROWS, np.float64),
-        "tile_penalties": np.zeros(len(tiles), np.float64),
+        "strip_losses": aligned(workspace.panel_rows // STRIP_ROWS, np.float64),
+        "tile_penalties": aligned(len(tiles), np.float64),
         "penalties": np.array(blocks.penalties, np.int64),
         "strengths": np.array(strengths, np.float64),
-        "scales": np.zeros(n_penalties, np.float64),
+        "scales": aligned(n_penalties, np.float64),
     }
     fields = {
         "n_layers": layout.n_layers,
@@ -152,7 +154,8 @@ def make_plan(
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
     # All fields at once: setting them one by one took 0.1 ms of each predict.
-    net = np.array([tuple(fields.get(name, 0) for name in NET.names or ())], NET)
+    net = aligned(1, NET)
+    net[0] = tuple(fields.get(name, 0) for name in NET.names or ())
     return Plan(net=net.view(np.recarray), **tables)
 
 
@@ -172,15 +175,18 @@ def fields_of(record: NDArray[Any]) -> Any:
 
 def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Return the table of layers; fields in the order of `LAYER`."""
-    lanes, vector = workspace.lanes, workspace.lanes * workspace.parameters.itemsize
+    size = workspace.parameters.itemsize
+    lanes, vector = workspace.lanes, workspace.lanes * size
+    parameters, copies = address(workspace.parameters), address(workspace.copies)
+    buffers = address(workspace.outputs), address(workspace.deltas)
     layers, packed, rows, copied, train = [], 0, 0, 0, workspace.m.size > 0
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
         has_twin = train and (i > 0 or turned)
         n_packed = 0 if workspace.sparse and i == 0 and not train else n_in
         in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
-        master = address(workspace.parameters, packed)
-        twin = address(workspace.copies, copied) if has_twin else 0
+        master = parameters + packed * size
+        twin = copies + copied * size if has_twin else 0
         if turned:
             master_shape, strides = (n_out, in_panels), (n_out * vector, in_panels * lanes * vector)
             biases, ways = master + in_panels * strides[0], (twin, strides[1], master, strides[0])
@@ -188,7 +194,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
             master_shape = (n_packed, out_panels)
             strides = ((n_packed + 1) * vector, out_panels * lanes * vector)
             biases, ways = master + n_packed * vector, (master, strides[0], twin, strides[1])
-        values = [address(buffer, rows) for buffer in (workspace.outputs, workspace.deltas)]
+        values = [buffer + rows * size for buffer in buffers]
         offsets = (layout.weights[i], layout.biases[i])
         packs = (master, *master_shape, strides[0], biases, twin, strides[1], *ways)
         form = (turned, blocks.forms[i], blocks.activations[i])
@@ -213,17 +219,29 @@ def _tiles(layers: Any, workspace: Workspace, members: int) -> Any:
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
-    tiles: list[tuple[int, ...]] = []
-    owners: list[int] = []
     row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
     block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
-    for i, layer in enumerate(layers):
-        n_rows, n_panels = int(layer.master_rows), int(layer.master_panels)
-        at_once = n_rows if workspace.sparse and i == 0 else block
+    shapes = tuple(
+        zip(layers["master_rows"].tolist(), layers["master_panels"].tolist(), strict=True)
+    )
+    return _cut(shapes, block, workspace.sparse, members)
+
+
+@lru_cache(maxsize=256)
+def _cut(
+    shapes: tuple[tuple[int, int], ...], block: int, sparse: bool, members: int
+) -> NDArray[Any]:
+    """Return the tiles of layers of so many rows and panels: the same for every net of a kind."""
+    tiles: list[tuple[int, ...]] = []
+    owners: list[int] = []
+    for i, (n_rows, n_panels) in enumerate(shapes):
+        at_once = n_rows if sparse and i == 0 else block
         for begin in range(0, n_rows, at_once):
             groups = groups_of(n_panels)
             for g, panels in enumerate(groups):
                 for first in range(begin, min(begin + at_once, n_rows), TILE_ROWS):
                     tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels, len(tiles)))
                     owners.append(g * members // len(groups))
-    return np.array(tiles, TILE)[np.argsort(owners, kind="stable")]
+    table = np.array(tiles, TILE)[np.argsort(owners, kind="stable")]
+    table.flags.writeable = False
+    return table

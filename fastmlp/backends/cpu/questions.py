@@ -111,7 +111,7 @@ class Objective:
         self._runner.load(session, parameters)
         for rows in session.chunks():
             session.at(rows)
-            where = {"more": rows.start > 0, "ends": rows.stop == len(session.data.x)}
+            where = {"more": rows.start > 0, "ends": rows.stop == session.data.n_rows}
             job = self._runner.run(drive.gradient, session, self._work, mass=self._mass, **where)
             total += job["loss"]
         gradient = np.empty_like(parameters)

@@ -5,6 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fastmlp import pool
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu import cost, helpers, launch
 from fastmlp.backends.cpu.cost import Work
@@ -50,13 +51,14 @@ class Runner:
 
     def run(self, driver: Any, session: Session, work: Work, **fields: Any) -> Any:
         """Set fields of the session's job, do it with a team where that pays, and return them."""
-        job = session.job
+        pool.check()
+        job, n_threads = session.job, min(self.n_threads, pool.share() or self.n_threads)
         for name, value in fields.items():
             job[name] = value
-        kind = (driver.__name__, self.network.layout.sizes, session.rows, self.n_threads)
+        kind = (driver.__name__, self.network.layout.sizes, session.rows, n_threads)
         pilot = pilot_for(kind)
-        team = cost.pays(work, self.n_threads) and pilot.wants_team()
+        team = cost.pays(work, n_threads) and pilot.wants_team()
         block, start = block_of(driver, self.network.dtype), time.perf_counter()
-        helpers.run(block, session.record, self.n_threads if team else 1, work.flops / cost.RATE)
+        helpers.run(block, session.record, n_threads if team else 1, work.flops / cost.RATE)
         pilot.record(team, work.flops, time.perf_counter() - start)
         return job

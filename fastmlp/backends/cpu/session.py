@@ -1,7 +1,7 @@
 """Rows, a net and its buffers, laid out for the kernels: what every verb of the engine works in."""
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,17 +31,21 @@ Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "rows")
 
 
-def _phases(network: Network) -> dict[str, Any]:
-    dtype = network.dtype
-    return {
-        "product": partial(block_of, product, dtype, by_column=False),
-        "gradient_product": partial(block_of, product, dtype, by_column=True),
-        "pack": partial(block_of, pack, dtype),
-        "unpack": partial(block_of, unpack, dtype),
-        "transposes": partial(block_of, transposes, dtype),
-        "rows": partial(block_of, rows_phase, dtype),
-        "tile": partial(block_of, tile, dtype),
-    }
+PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "product": (product, {"by_column": False}),
+    "gradient_product": (product, {"by_column": True}),
+    "pack": (pack, {}),
+    "unpack": (unpack, {}),
+    "transposes": (transposes, {}),
+    "rows": (rows_phase, {}),
+    "tile": (tile, {}),
+}
+
+
+@cache
+def _phase(name: str, dtype: np.dtype[Any]) -> Block:
+    factory, options = PHASES[name]
+    return block_of(factory, dtype, **options)
 
 
 class Data(NamedTuple):
@@ -52,18 +56,26 @@ class Data(NamedTuple):
     x : shape (n_rows, n_features), or rows of a sparse matrix
     y : shape (n_rows, n_targets)
     weight : shape (n_rows,), or (0,) for rows that count alike
+    rows : int64, which of the rows to work on, and in which order; None: all of them
     """
 
     x: Array | SparseRows
     y: Array
     weight: Array
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows to work on."""
+        return len(self.x if self.rows is None else self.rows)
 
     @property
     def mass(self) -> float:
-        """The number of rows, or the sum of their weights."""
-        if self.weight.size:
-            return float(self.weight.sum(dtype=np.float64))
-        return float(len(self.x))
+        """The number of rows to work on, or the sum of their weights."""
+        if not self.weight.size:
+            return float(self.n_rows)
+        weight = self.weight if self.rows is None else self.weight[self.rows]
+        return float(weight.sum(dtype=np.float64))
 
 
 class Session:
@@ -100,7 +112,7 @@ class Session:
         self._network = network
         sparse = isinstance(data.x, SparseRows)
         self.rows = rows or chunk_rows(
-            layout, batch_size or len(data.x), train=train, sparse=sparse
+            layout, batch_size or data.n_rows, train=train, sparse=sparse
         )
         lanes = lanes_of(network.dtype.type)
         self.workspace = make_workspace(
@@ -118,15 +130,14 @@ class Session:
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.net["by_layers"] = by_layers
         self._packed = address(self.workspace.parameters)
-        phases = _phases(network)
-        names = phases if train else FORWARD_BLOCKS
-        self.blocks: dict[str, Block] = {name: phases[name]() for name in names}
+        names = PHASES if train else FORWARD_BLOCKS
+        self.blocks = {name: _phase(name, network.dtype) for name in names}
         for name, block in self.blocks.items():
             self.net[name] = block.address
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
         self.take(data)
-        self.record = np.zeros(1, drive.JOB)
+        self.record = aligned(1, drive.JOB)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
 
@@ -175,7 +186,7 @@ class Session:
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the rows, one chunk after the other."""
-        n = len(self.data.x)
+        n = self.data.n_rows
         for first in range(0, n, self.rows):
             yield slice(first, min(first + self.rows, n))
 
@@ -185,10 +196,12 @@ class Session:
             return
         self._at = rows
         net, data, n_targets = self.net, self.data, self.data.y.shape[1]
+        start = rows.start if data.rows is None else 0
         if isinstance(data.x, SparseRows):
-            net["x"] = address(data.x.starts, rows.start)
+            net["x"] = address(data.x.starts, start)
         else:
-            net["x"] = address(data.x, rows.start * data.x.shape[1])
-        net["y"] = address(data.y, rows.start * n_targets)
-        net["weight"] = address(data.weight, rows.start) if data.weight.size else 0
-        net["index"], net["n_rows"] = net["identity"], rows.stop - rows.start
+            net["x"] = address(data.x, start * data.x.shape[1])
+        net["y"] = address(data.y, start * n_targets)
+        net["weight"] = address(data.weight, start) if data.weight.size else 0
+        net["index"] = net["identity"] if data.rows is None else address(data.rows, rows.start)
+        net["n_rows"] = rows.stop - rows.start

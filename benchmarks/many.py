@@ -1,0 +1,198 @@
+"""Many nets in one go: fastmlp's `fit_many` beside its peers, and beside itself.
+
+A turn trains all nets from the start. fastmlp's also makes them, as a user would.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from benchmarks import grid
+from benchmarks.peers import PEERS
+from benchmarks.scores import counted, peak_of, quartiles
+from benchmarks.sweeps import SWEEPS, Nets, Sweep
+
+MODULES = {
+    "fastmlp": "fastmlp_many",
+    "jax": "jax_many",
+    "sklearn": "sklearn_many",
+    "torch": "torch_many",
+}
+TITLES = {"jax": "JAX, vmap", "sklearn": "scikit-learn, processes", "torch": "PyTorch, vmap"}
+HEADER = (
+    f"  {'contestant':<24} {'ms a net':>9} {'GFLOP/s':>8} {'% peak':>7} {'/ fastmlp':>10}  loss"
+)
+# PyTorch takes 20 s and more for one turn.
+LONG_SECONDS, LONG_REPEATS = 5.0, 2
+
+
+def make(contestant: str, name: str, quick: bool, **options: Any) -> Nets:
+    """Return a contestant's nets."""
+    sweep = SWEEPS[name].quick() if quick else SWEEPS[name]
+    nets: Nets = import_module(f"benchmarks.peers.{MODULES[contestant]}").many(sweep, **options)
+    return nets
+
+
+def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]) -> Any:
+    """Return a record per sweep and contestant, and one of the grid."""
+    group = [c for c in contestants if c.name in MODULES]
+    records = []
+    for name, sweep in SWEEPS.items():
+        entrants = [c for c in group if c.name == "fastmlp" or not sweep.mixed]
+        records += _sweep(name, entrants, repeats, quick, say)
+    return {"sweeps": records, "grids": grid.race(contestants, quick, say)}
+
+
+def _sweep(
+    name: str, contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    records, ready = [], []
+    for contestant in contestants:
+        say(f"{name}: preparing {contestant.title}, threads {contestant.n_threads}")
+        reply = contestant.ask("prepare_many", name=name, quick=quick)
+        record = {
+            "sweep": name,
+            "contestant": contestant.name,
+            "threads": contestant.n_threads,
+            **reply,
+            "seconds": [],
+            "one_thread": [],
+            "alone": [],
+        }
+        records.append(record)
+        if "loss" in reply:
+            ready.append((contestant, record))
+    for repeat in range(repeats):
+        for contestant, record in ready[repeat % len(ready) :] + ready[: repeat % len(ready)]:
+            if record["first_seconds"] > LONG_SECONDS and repeat >= LONG_REPEATS:
+                continue
+            _turn(contestant, record)
+    return records
+
+
+def _turn(contestant: Any, record: dict[str, Any]) -> None:
+    verbs = ["seconds"]
+    if contestant.name == "fastmlp":
+        verbs += ["alone", "one_thread"] if contestant.n_threads > 1 else ["alone"]
+    for verb in verbs:
+        reply = contestant.ask("train_many", what=verb)
+        record[verb] += [reply["seconds"]] if "seconds" in reply else []
+
+
+class Trainer:
+    """A contestant's nets in its own process."""
+
+    def __init__(self, contestant: str, name: str, quick: bool) -> None:
+        self.nets = make(contestant, name, quick)
+        self.single: Any = None
+        if contestant == "fastmlp":
+            self.single = make(contestant, name, quick, n_threads=1)
+        self.epochs = (SWEEPS[name].quick() if quick else SWEEPS[name]).epochs
+
+    def train(self, what: str) -> None:
+        """Train all nets, on all threads or on one."""
+        (self.single if what == "one_thread" else self.nets).train(self.epochs)
+
+
+def lines(results: dict[str, Any]) -> Iterator[str]:
+    """Every sweep, then the grid."""
+    found = results.get("many") or {}
+    records = [r for r in found.get("sweeps", []) if r["seconds"]]
+    for name, threads in dict.fromkeys((r["sweep"], r["threads"]) for r in records):
+        its = [r for r in records if (r["sweep"], r["threads"]) == (name, threads)]
+        yield from _sweep_lines(name, threads, its, results)
+    for r in found.get("sweeps", []):
+        if "error" in r or "unsupported" in r:
+            yield f"  {PEERS[r['contestant']].title}: {r.get('error') or r['unsupported']}"
+    yield from grid.lines(found.get("grids", []))
+
+
+def _sweep_lines(
+    name: str, threads: int, records: list[dict[str, Any]], results: dict[str, Any]
+) -> Iterator[str]:
+    sweep = _sweep_of(name, results)
+    yield f"\n{sweep.description}, {counted(threads)}"
+    yield HEADER
+    for r in sorted(records, key=lambda r: quartiles(r["seconds"]).median):
+        yield (
+            f"  {title(r):<24} {1e3 * seconds_a_net(r, sweep.n_nets):>9.3g} "
+            f"{rate(r, sweep) / 1e9:>8.0f} {percent_of_peak(r, sweep, results):>7.1f} "
+            f"{over_ours(r, records):>9.2f}x  {r['loss']:.4f}"
+        )
+    for r in records:
+        if r["alone"]:
+            yield (
+                f"  a net's own fit on one thread: {1e3 * min(r['alone']):.3g} ms; "
+                f"in the sweep, times the threads, {over_alone(r, sweep.n_nets):.3f} of it"
+            )
+        if r["one_thread"]:
+            yield f"  {counted(threads)} over one: {speed_up(r):.2f}x"
+
+
+def table(results: dict[str, Any], threads: int) -> Iterator[str]:
+    """All of it, in Markdown."""
+    found = results.get("many") or {}
+    records = [r for r in found.get("sweeps", []) if r["seconds"] and r["threads"] == threads]
+    if records:
+        yield "\nMany nets in one call, whole trainings from the start:\n"
+        yield "| nets | by | ms a net | of peak | time over fastmlp's |"
+        yield "|---|---|--:|--:|--:|"
+    for r in records:
+        sweep = _sweep_of(r["sweep"], results)
+        its = [other for other in records if other["sweep"] == r["sweep"]]
+        share = f"{percent_of_peak(r, sweep, results):.0f} %"
+        cells = [f"{1e3 * seconds_a_net(r, sweep.n_nets):.3g}", share, f"{over_ours(r, its):.2f}x"]
+        yield f"| {sweep.description} | {title(r)} | {' | '.join(cells)} |"
+    for r in (r for r in records if r["alone"]):
+        share = over_alone(r, _sweep_of(r["sweep"], results).n_nets)
+        gain = f"; {counted(threads)} over one: {speed_up(r):.2f}x" if r["one_thread"] else ""
+        yield (
+            f"\n{r['sweep']}: time of a net, times the threads, over that of its own fit on one: "
+            f"{share:.2f}{gain}."
+        )
+    yield from grid.table([r for r in found.get("grids", []) if r["threads"] == threads])
+
+
+def _sweep_of(name: str, results: dict[str, Any]) -> Sweep:
+    return SWEEPS[name].quick() if results.get("quick") else SWEEPS[name]
+
+
+def title(record: dict[str, Any]) -> str:
+    """Return who it is, and by what."""
+    return TITLES.get(record["contestant"], "fastmlp, fit_many")
+
+
+def seconds_a_net(record: dict[str, Any], n_nets: int) -> float:
+    """Return the median turn's seconds over the number of nets."""
+    return float(quartiles(record["seconds"]).median / n_nets)
+
+
+def rate(record: dict[str, Any], sweep: Any) -> float:
+    """Return operations a second."""
+    return float(sweep.net_flops / seconds_a_net(record, sweep.n_nets))
+
+
+def percent_of_peak(record: dict[str, Any], sweep: Any, results: dict[str, Any]) -> float:
+    """Return the share of the multiply-add peak of the record's threads; NaN where unknown."""
+    peak = peak_of(results, sweep.workload.dtype, record["threads"])
+    return 100 * rate(record, sweep) / (1e9 * peak)
+
+
+def over_ours(record: dict[str, Any], records: list[dict[str, Any]]) -> float:
+    """Return the time over fastmlp's; NaN where it did not take part."""
+    ours = [r for r in records if r["contestant"] == "fastmlp"]
+    if not ours:
+        return float("nan")
+    theirs = quartiles(record["seconds"]).median
+    return float(theirs / quartiles(ours[0]["seconds"]).median)
+
+
+def over_alone(record: dict[str, Any], n_nets: int) -> float:
+    """Return the best time of a net in the sweep, times the threads, over that of its own fit."""
+    in_sweep = min(record["seconds"]) / n_nets * record["threads"]
+    return float(in_sweep / min(record["alone"]))
+
+
+def speed_up(record: dict[str, Any]) -> float:
+    """Return the best time on one thread over the best on all."""
+    return float(min(record["one_thread"]) / min(record["seconds"]))

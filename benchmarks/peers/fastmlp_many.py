@@ -1,0 +1,66 @@
+"""fastmlp: `fit_many`."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.sweeps import Nets, Sweep
+from benchmarks.workloads import Array, flat
+from fastmlp import MLP, Adam, fit_many
+
+
+class FitMany(Nets):
+    """Nets, as a user writes them; making them is part of the training."""
+
+    def __init__(self, sweep: Sweep, n_threads: int | None = None) -> None:
+        self.sweep, self.n_threads = sweep, n_threads
+        self.x, self.y = sweep.data()
+        layers = sweep.starts()
+        self.starts = [flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)]
+        self.nets: list[MLP] = []
+
+    def net(self, i: int, n_threads: int | None = None) -> MLP:
+        load, (rate, l2) = self.sweep.workload, self.sweep.settings()[i]
+        net = MLP(
+            load.sizes,
+            activation=load.activation,
+            loss=load.loss,
+            optimizer=Adam(rate),
+            l2=l2,
+            dtype=load.dtype,
+            seed=i,
+            n_threads=n_threads,
+        )
+        net.parameters[:] = self.starts[i]
+        return net
+
+    def train(self, epochs: int, *, shuffle: bool = True) -> None:
+        self.nets = [self.net(i) for i in range(self.sweep.n_nets)]
+        options: Any = {"epochs": epochs, "batch_size": self.sweep.workload.batch}
+        histories = fit_many(
+            self.nets, self.x, self.y, shuffle=shuffle, n_threads=self.n_threads, **options
+        )
+        self.losses = np.array([history.loss[-1] for history in histories])
+
+    def parameters(self) -> Array:
+        return np.stack([net.parameters for net in self.nets])
+
+    def alone(self, repeats: int = 5) -> float:
+        """Return the seconds of a net's own fit on one thread: the best, mean over all settings."""
+        n = min(len(set(self.sweep.settings())), self.sweep.n_nets)
+        options: Any = {"epochs": self.sweep.epochs, "batch_size": self.sweep.workload.batch}
+        best = []
+        for i in range(n):
+            times = []
+            for _ in range(repeats):
+                net = self.net(i, n_threads=1)
+                begin = time.perf_counter()
+                net.fit(self.x, self.y, **options)
+                times.append(time.perf_counter() - begin)
+            best.append(min(times))
+        return float(np.mean(best))
+
+
+def many(sweep: Sweep, n_threads: int | None = None) -> FitMany:
+    return FitMany(sweep, n_threads)

@@ -1,0 +1,362 @@
+"""fit_many: many nets in one call, one on each core, over shared data."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import checks, training, validation
+from fastmlp.history import Callback, History, Report, Status
+from fastmlp.layout import Layout
+from fastmlp.model import MLP
+from fastmlp.notices import warn
+from fastmlp.pool import Pool, Task
+
+if TYPE_CHECKING:
+    from fastmlp.backends.cpu.session import Data
+
+WHO = "fit_many"
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
+# What a fit takes, in operations at full speed: to begin, a step beside its arithmetic, an element
+# of a layer's outputs, and a parameter's update. They order the nets, no more.
+FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
+
+
+class Job(NamedTuple):
+    """One net's part of the call, checked."""
+
+    net: MLP
+    data: "Data"
+    held_out: "Data | None"
+    epochs: int
+    batch_size: int
+
+
+def fit_many(
+    nets: Iterable[MLP],
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    epochs: int | Sequence[int] = 100,
+    batch_size: int | Sequence[int] = 32,
+    shuffle: bool = True,
+    rows: Any = None,
+    validation_rows: Any = None,
+    sample_weight: Any = None,
+    callbacks: Callback | Iterable[Callback] = (),
+    progress: bool = False,
+    n_threads: int | None = None,
+) -> list[History]:
+    """Train many nets on X and y at once, one on each core.
+
+    Each net ends in the bits that its own `fit` would give, whatever the number of threads, the
+    order of the nets, and the others among them. The costliest begin first; where fewer nets are
+    left than threads, those that are left share the threads. X is in memory once, however many
+    nets there are, and a net takes room beside its parameters only while it trains.
+
+    Parameters
+    ----------
+    nets : sequence of MLP
+        Of any sizes, depths, rules, optimizers, penalties, dtypes and seeds; each net once.
+    X : (n_rows, n_features) array of real numbers
+        Not copied if it is C-contiguous and of the nets' dtype; else once for each dtype.
+    y : (n_rows,) or (n_rows, n_outputs) array
+        What the losses of all nets take.
+    epochs, batch_size : int, or a sequence of int, one per net
+    shuffle : bool
+        Take the rows in a new order each epoch.
+    rows : (n,) array of int or bool, or a sequence of one per net, optional
+        The rows to train on, of a fold or a bootstrap sample, none of which is copied: indices in
+        any order, or a mask of shape (n_rows,). None stands for all rows. A net ends as it would
+        with ``fit(X[rows], y[rows], ...)``.
+    validation_rows : as `rows`, optional
+        The rows to validate on after each epoch; None stands for no validation.
+    sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
+        How much each row counts, in training and in validation.
+    callbacks : callable or sequence of callables
+        Each is called with a `Report` after every epoch of every net; `Report.net` says of which,
+        and ``report.stop()`` ends that net's fit. Never two at a time, but from several threads.
+    progress : bool
+        Show a tqdm bar of all epochs.
+    n_threads : int, optional
+        How many nets to train at once; None: as many as the process may use threads. A net whose
+        own `n_threads` is less than its share uses no more than that.
+
+    Returns
+    -------
+    list of History, one per net
+        Ctrl-C ends the call with a warning; nets that had not begun are as they were, with an empty
+        history, and all are usable. A net that diverges warns, and does not disturb the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is not what it must be; all nets are unchanged then, and nothing has been
+        compiled. The message names the net.
+    RuntimeError
+        Where a net is being fitted already; all nets are unchanged then.
+    Exception
+        What a callback raises. The fits that run then end, as with Ctrl-C, before it is raised.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, fit_many
+    >>> X = np.linspace(-1, 1, 64)[:, None]
+    >>> nets = [MLP((1, 8 * n, 1), seed=n) for n in (1, 2, 4)]
+    >>> histories = fit_many(nets, X, X**2, epochs=20, batch_size=[8, 16, 32])
+    >>> [len(history.loss) for history in histories]
+    [20, 20, 20]
+    """
+    checks.boolean(WHO, "shuffle", shuffle)
+    checks.boolean(WHO, "progress", progress)
+    if n_threads is not None:
+        checks.positive_integer(WHO, "n_threads", n_threads)
+    listeners = validation.callbacks(callbacks, WHO)
+    jobs = _jobs(_nets(nets), X, y, epochs, batch_size, rows, validation_rows, sample_weight)
+    if not jobs:
+        return []
+    return _train(jobs, shuffle, _one_at_a_time(listeners), progress, n_threads)
+
+
+def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:
+    """Return about how long a fit takes, in operations at full speed."""
+    steps = epochs * -(-n_rows // batch_size)
+    by_row = 6 * layout.n_weights + OUTPUT_FLOPS * sum(layout.sizes[1:])
+    by_step = STEP_FLOPS + UPDATE_FLOPS * layout.n_parameters
+    return float(FIT_FLOPS + epochs * n_rows * by_row + steps * by_step)
+
+
+def pool_of(n_threads: int | None) -> Pool:
+    """Return a pool of so many threads; None: of as many as the process may use."""
+    from fastmlp.backends.cpu import launch
+
+    return Pool(launch.thread_limit() if n_threads is None else int(n_threads))
+
+
+def _nets(given: Any) -> list[MLP]:
+    if isinstance(given, MLP) or not isinstance(given, Iterable):
+        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {given!r}")
+    nets, places = list(given), dict[int, int]()
+    for i, net in enumerate(nets):
+        if not isinstance(net, MLP):
+            raise TypeError(f"{WHO}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
+        if places.setdefault(id(net), i) != i:
+            raise ValueError(f"{WHO}: nets[{i}] is the net that nets[{places[id(net)]}] is")
+    return nets
+
+
+def _jobs(
+    nets: list[MLP],
+    X: Any,
+    y: Any,
+    epochs: Any,
+    batch_size: Any,
+    rows: Any,
+    validation_rows: Any,
+    sample_weight: Any,
+) -> list[Job]:
+    """Check everything, and return each net's part."""
+    n = len(nets)
+    each_epochs = _integers(epochs, "epochs", n)
+    each_batch_size = _integers(batch_size, "batch_size", n)
+    shared = Shared(X, y)
+    each_weight = _each(sample_weight, "sample_weight", n)
+    each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
+    held_out = _numbered(validation_rows, "validation_rows", n)
+    each_held_out = [_index(given, shared, i, "validation_rows") for i, given in held_out]
+    jobs = []
+    for i, net in enumerate(nets):
+        who = _who(i)
+        whole = shared.data(net, each_weight[i], who)
+        parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
+        for part in parts if each_held_out[i] is not None else parts[:1]:
+            if part.mass == 0:
+                raise ValueError(f"{who}: sample_weight must not be 0 in all of its rows")
+        batch = min(each_batch_size[i], parts[0].n_rows)
+        validated = None if each_held_out[i] is None else parts[1]
+        jobs.append(Job(net, parts[0], validated, each_epochs[i], batch))
+    return jobs
+
+
+class Shared:
+    """X, y and weights as the nets take them: made once for all nets that take them alike."""
+
+    def __init__(self, X: Any, y: Any) -> None:
+        self._x, self._y = X, y
+        self._made: dict[Any, Any] = {}
+        # What is known by its identity must stay alive.
+        self._kept: list[Any] = []
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of X; 0 where it is no array."""
+        return len(self._x) if hasattr(self._x, "__len__") else 0
+
+    def data(self, net: MLP, weight: Any, who: str) -> "Data":
+        """Return all rows, for a net."""
+        from fastmlp.backends.cpu.session import Data
+
+        sizes, dtype, loss = net.layer_sizes, net.dtype, net._network.loss
+        features = partial(validation.features, self._x, sizes[0], dtype, who)
+        x = self.once(("x", sizes[0], dtype), features)
+        key = ("y", sizes[-1], dtype, loss.targets)
+        table = self.once(
+            key, partial(validation.targets, self._y, len(x), sizes[-1], loss, dtype, who)
+        )
+        weights = partial(validation.weights, weight, len(x), dtype, who)
+        self._kept.append(weight)
+        return Data(x, table, self.once(("weight", id(weight), dtype), weights))
+
+    def index(self, given: Any, who: str, name: str) -> Rows:
+        """Return checked indices of rows."""
+        self._kept.append(given)
+        make = partial(validation.row_index, given, self.n_rows, who, name)
+        index: Rows = self.once(("index", id(given)), make)
+        return index
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made under this key, or make it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _index(given: Any, shared: Shared, i: int, name: str) -> Rows | None:
+    return None if given is None else shared.index(given, _who(i), name)
+
+
+def _who(i: int) -> str:
+    return f"{WHO}: nets[{i}]"
+
+
+def _integers(given: Any, name: str, n: int) -> list[int]:
+    """Return one integer per net, from one for all or from a sequence."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return [checks.positive_integer(WHO, name, given)] * n
+    numbers = list(given)
+    _as_many(numbers, name, n)
+    return [checks.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
+
+
+def _numbered(given: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
+    return enumerate(_each(given, name, n))
+
+
+def _each(given: Any, name: str, n: int) -> list[Any]:
+    """Return one array or None per net, from one for all or from a sequence of them."""
+    if given is None or not isinstance(given, Sequence | np.ndarray):
+        return [given] * n
+    if len(given) == 0 or (np.ndim(given[0]) == 0 and given[0] is not None):
+        return [given] * n
+    parts = list(given)
+    _as_many(parts, name, n)
+    return parts
+
+
+def _as_many(given: Sequence[Any], name: str, n: int) -> None:
+    if len(given) != n:
+        raise ValueError(f"{WHO}: there are {n} nets, but {name} has {len(given)} entries")
+
+
+def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks, of which never two run at once."""
+    lock = threading.Lock()
+
+    def locked(callback: Callback, report: Report) -> None:
+        with lock:
+            callback(report)
+
+    return [partial(locked, callback) for callback in callbacks]
+
+
+def _train(
+    jobs: list[Job],
+    shuffle: bool,
+    callbacks: Sequence[Callback],
+    progress: bool,
+    n_threads: int | None,
+) -> list[History]:
+    """Train all nets, each of which nobody else trains meanwhile."""
+    pool = pool_of(n_threads)
+    with ExitStack() as stack:
+        for i, job in enumerate(jobs):
+            stack.enter_context(job.net._guard.training(_who(i)))
+        bar = stack.enter_context(_bar(jobs, progress))
+        tasks = [_task(job, shuffle, callbacks, bar) for job in jobs]
+        outcomes = pool.run(tasks, "nets")
+    for i, outcome in enumerate(outcomes):
+        for message, category in outcome.warnings if outcome else ():
+            warn(f"{_who(i)}: {message}", category)
+    histories = [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
+    if pool.interrupted:
+        done = sum(history.status is not Status.INTERRUPTED for history in histories)
+        begun = sum(outcome is not None for outcome in outcomes)
+        warn(
+            f"{WHO} interrupted: {done} of {len(jobs)} nets are done, {begun - done} keep what "
+            "they have learnt so far, and the others are as they were",
+            UserWarning,
+        )
+    return histories
+
+
+def _task(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | None") -> Task:
+    net, data, held_out, epochs, batch_size = job
+
+    def fit() -> History:
+        request = net._request(data, held_out, epochs, batch_size, shuffle)
+        own_bar: Any = False if bar is None else bar
+        history = net._train(
+            data, batch_size, request._replace(callbacks=callbacks, progress=own_bar)
+        )
+        if bar is not None:
+            bar.net_ends(epochs - len(history.loss))
+        return history
+
+    layout = net._network.layout
+    return Task(cost_of(layout, data.n_rows, epochs, batch_size), fit)
+
+
+class Bar:
+    """One bar for all nets: what a loop asks of its own."""
+
+    def __init__(self, bar: Any, n_nets: int) -> None:
+        self._bar, self._n_nets, self._n_done = bar, n_nets, 0
+        self._lock = threading.Lock()
+        self._tell()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def update(self, n_epochs: int) -> None:
+        """Count epochs that are done."""
+        with self._lock:
+            self._bar.update(n_epochs)
+
+    def net_ends(self, n_epochs: int) -> None:
+        """Count a net that is done, so many epochs before its time."""
+        with self._lock:
+            self._n_done += 1
+            self._tell()
+            self._bar.update(n_epochs)
+
+    def set_postfix(self, **numbers: Any) -> None:
+        """Losses of different nets are not to be compared."""
+
+    def _tell(self) -> None:
+        self._bar.set_postfix_str(f"{self._n_done} of {self._n_nets} nets", refresh=False)
+
+
+def _bar(jobs: list[Job], progress: bool) -> AbstractContextManager[Any]:
+    """Return a bar over the epochs of all nets, or nothing, to be used in a with statement."""
+    if not progress:
+        return nullcontext()
+    return Bar(training.new_bar(sum(job.epochs for job in jobs), 0, WHO), len(jobs))
