@@ -33,6 +33,8 @@ SOURCES = (
     "penalties.py",
     "optimizers.py",
     "updates.py",
+    "conventions.py",
+    "workspace.py",
     "_compile/*.py",
     "backends/cpu/*.py",
 )

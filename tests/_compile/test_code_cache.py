@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import pytest
 
-from fastmlp import activations, elementary, links, losses, penalties
+from fastmlp import activations, conventions, elementary, links, losses, penalties, workspace
 from fastmlp._compile import cache, kernel
 from fastmlp.optimizers import OPTIMIZERS
 
@@ -292,10 +292,12 @@ def kernel_sources() -> list[str]:
     """Every file of the package whose code is compiled: those of the rules and the kernels."""
     tables = [activations.RULES, penalties.RULES]
     rules = [rule for table in tables for rule in table.values()]
-    rules += [row.rule for table in (links.LINKS, losses.LOSSES) for row in table.values()]
+    tables_of_rows = (links.LINKS, losses.LOSSES, conventions.SKLEARN_LOSSES)
+    rules += [row.rule for table in tables_of_rows for row in table.values()]
     rules += [kind().rule for kind in OPTIMIZERS.values()]
     files = {Path(inspect.getfile(rule)) for rule in [*rules, *elementary.FUNCTIONS]}
-    for folder in ("_compile", "backends"):
+    files.add(Path(inspect.getfile(workspace)))  # whose sizes are compiled into kernels
+    for folder in ("_compile", "backends/cpu"):
         files |= set((cache.PACKAGE / folder).rglob("*.py"))
     empty = {path for path in files if path.name == "__init__.py"}
     return sorted(str(path.relative_to(cache.PACKAGE)) for path in files - empty)
