@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.guard import Guard
@@ -22,7 +23,7 @@ class Moments(Protocol):
 
 
 class Data(Protocol):
-    """Rows to work on, validated; a NamedTuple of x, y and weight."""
+    """Rows to work on, validated; a NamedTuple of x, y, weight, and rows: which of them, or None."""
 
     @property
     def x(self) -> Any: ...
@@ -32,6 +33,12 @@ class Data(Protocol):
 
     @property
     def weight(self) -> Any: ...
+
+    @property
+    def rows(self) -> NDArray[np.int64] | None: ...
+
+    @property
+    def n_rows(self) -> int: ...
 
     @property
     def mass(self) -> float: ...

@@ -21,18 +21,33 @@ class Rows(NamedTuple):
     x : shape (n_rows, n_features)
     y : shape (n_rows, n_targets)
     weight : shape (n_rows,), or (0,) for rows that count alike; on the host
+    rows : int64, which of the rows to work on, and in which order; None: all of them
     """
 
     x: Any
     y: Any
     weight: Array
+    rows: NDArray[np.int64] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows to work on."""
+        return len(self.x if self.rows is None else self.rows)
 
     @property
     def mass(self) -> float:
-        """The number of rows, or the sum of their weights."""
-        if self.weight.size:
-            return float(self.weight.sum(dtype=np.float64))
-        return float(len(self.x))
+        """The number of rows to work on, or the sum of their weights."""
+        if not self.weight.size:
+            return float(self.n_rows)
+        weight = self.weight if self.rows is None else self.weight[self.rows]
+        return float(weight.sum(dtype=np.float64))
+
+    def gathered(self) -> "Rows":
+        """Return the rows to work on as all of them: in a copy, on the host, where they are not."""
+        if self.rows is None:
+            return self
+        weight = self.weight[self.rows] if self.weight.size else self.weight
+        return Rows(to_host(self.x)[self.rows], to_host(self.y)[self.rows], weight)
 
 
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:

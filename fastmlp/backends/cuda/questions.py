@@ -41,6 +41,7 @@ class Question:
     def __init__(
         self, card: Card, network: Network, guard: Guard, data: Rows, mode: int, who: str
     ) -> None:
+        data = data.gathered()
         self._card, self._guard, self._mode, self.mass = card, guard, mode, data.mass
         self._rules, self.n_rows = rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import pool
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu.plan import address
 from fastmlp.backends.cpu.shuffle import shuffle
@@ -64,7 +65,8 @@ class Trainer:
     ) -> None:
         self._card, self._guard = card, guard
         self._parameters, self._moments = parameters, moments
-        self._batch, self._n_rows = min(batch_size, len(data.x)), len(data.x)
+        self._rows, self._n_rows = data.rows, data.n_rows
+        self._batch = min(batch_size, self._n_rows)
         self._rules = rules_of(network, optimizer)
         self.design = design = choice.design_for(network, self._batch, card, kind)
         self.units_per_epoch = -(-self._n_rows // self._batch)
@@ -102,7 +104,13 @@ class Trainer:
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows): those
         of the CPU."""
-        return orders_of(words)
+        orders = orders_of(words)
+        return orders if self._rows is None else self._rows[orders]
+
+    def plain_order(self) -> NDArray[np.int64]:
+        """Return the rows in the order of the data, shape (1, n_rows)."""
+        rows = self._rows
+        return (np.arange(self._n_rows, dtype=np.int64) if rows is None else rows)[None]
 
     def load(self) -> None:
         """Take the parameters as they stand."""
@@ -154,6 +162,7 @@ class Trainer:
         with self._card.current():
             self._send_order(order)
             for start in range(first, last, MOST_STEPS):
+                pool.check()
                 stop = min(start + MOST_STEPS, last)
                 self._launch(constants[start - first : stop - first], start, stop)
                 reached = self.reached
