@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastmlp.guard import Guard
 from fastmlp.idle import Idle
 from fastmlp.network import Network
+from fastmlp.once import Once, each_time
 from fastmlp.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -23,7 +24,7 @@ class Moments(Protocol):
 
 
 class Data(Protocol):
-    """Rows to work on, validated; a NamedTuple of x, y, weight, and rows: which of them, or None."""
+    """Rows to work on, validated; a NamedTuple of x, y, weight and rows: which of them, or None."""
 
     @property
     def x(self) -> Any: ...
@@ -47,8 +48,8 @@ class Data(Protocol):
 class Backend(Protocol):
     """Forward, gradient and update of one network on some device."""
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Any:
-        """Return rows, validated, where the device wants them."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Any:
+        """Return rows, validated, where the device wants them; `once` keeps what nets share."""
         ...
 
     def evaluation(self, data: Any) -> Callable[[Array], float]:

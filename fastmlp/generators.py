@@ -1,12 +1,26 @@
-"""The state of NumPy's generators, as what JSON can say, and back."""
+"""NumPy's generators: what shuffling draws, and their state as what JSON can say, and back."""
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 # Positions in a buffer, with the last that is valid: NumPy reads beyond its memory at a larger one.
 LAST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
+
+
+def shuffling_words(generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
+    """Draw the random words of so many orders of n rows, shape (n_orders, n), as two to a number of
+    64 bits: the same ones, however many orders are drawn at a time.
+
+    Examples
+    --------
+    >>> shuffling_words(np.random.default_rng(0), 2, 5).shape
+    (2, 5)
+    """
+    pairs = generator.integers(1 << 64, size=(n_orders, -(-n // 2)), dtype=np.uint64)
+    return pairs.view(np.uint32)[:, :n]
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:

@@ -1,40 +1,25 @@
-"""fit_many: many nets in one call, one on each core, over shared data."""
+"""fit_many: many nets in one call, one on each core or in each block of a GPU, over shared data."""
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks, training, validation
+from fastmlp.cards import Fit, lanes_of
 from fastmlp.history import Callback, History, Report, Status
-from fastmlp.layout import Layout
+from fastmlp.jobs import Job
 from fastmlp.model import MLP
 from fastmlp.notices import warn
-from fastmlp.pool import Pool, Task
-
-if TYPE_CHECKING:
-    from fastmlp.backends.cpu.session import Data
+from fastmlp.pool import Outcome, Pool, Task
 
 WHO = "fit_many"
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
-# What a fit takes, in operations at full speed: to begin, a step beside its arithmetic, an element
-# of a layer's outputs, and a parameter's update. They order the nets, no more.
-FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
-
-
-class Job(NamedTuple):
-    """One net's part of the call, checked."""
-
-    net: MLP
-    data: "Data"
-    held_out: "Data | None"
-    epochs: int
-    batch_size: int
 
 
 def fit_many(
@@ -59,12 +44,19 @@ def fit_many(
     left than threads, those that are left share the threads. X is in memory once, however many
     nets there are, and a net takes room beside its parameters only while it trains.
 
+    Nets whose device is a GPU train there, beside those on the CPU. Those that are small enough to
+    be one block, as in their own fits, train many in a launch, a block each: with those of the same
+    layers, rules, dtype, epochs and batch size, and where neither `validation_rows` nor `callbacks`
+    ask for a look at them before the end. The others train one after the other.
+
     Parameters
     ----------
     nets : sequence of MLP
-        Of any sizes, depths, rules, optimizers, penalties, dtypes and seeds; each net once.
+        Of any sizes, depths, rules, optimizers, penalties, dtypes, devices and seeds; each net
+        once.
     X : (n_rows, n_features) array of real numbers
-        Not copied if it is C-contiguous and of the nets' dtype; else once for each dtype.
+        Not copied if it is C-contiguous and of the nets' dtype; else once for each dtype. On a GPU
+        it is copied there for each launch, or each net that trains by itself.
     y : (n_rows,) or (n_rows, n_outputs) array
         What the losses of all nets take.
     epochs, batch_size : int, or a sequence of int, one per net
@@ -85,7 +77,8 @@ def fit_many(
         Show a tqdm bar of all epochs.
     n_threads : int, optional
         How many nets to train at once; None: as many as the process may use threads. A net whose
-        own `n_threads` is less than its share uses no more than that.
+        own `n_threads` is less than its share uses no more than that. Nets on GPUs do not count:
+        each GPU has one thread more, which waits for it.
 
     Returns
     -------
@@ -100,6 +93,9 @@ def fit_many(
         compiled. The message names the net.
     RuntimeError
         Where a net is being fitted already; all nets are unchanged then.
+    MemoryError
+        Where a net, or the rows, do not fit into memory. The fits that run then end, as with
+        Ctrl-C, before it is raised.
     Exception
         What a callback raises. The fits that run then end, as with Ctrl-C, before it is raised.
 
@@ -122,14 +118,6 @@ def fit_many(
     if not jobs:
         return []
     return _train(jobs, shuffle, _one_at_a_time(listeners), progress, n_threads)
-
-
-def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:
-    """Return about how long a fit takes, in operations at full speed."""
-    steps = epochs * -(-n_rows // batch_size)
-    by_row = 6 * layout.n_weights + OUTPUT_FLOPS * sum(layout.sizes[1:])
-    by_step = STEP_FLOPS + UPDATE_FLOPS * layout.n_parameters
-    return float(FIT_FLOPS + epochs * n_rows * by_row + steps * by_step)
 
 
 def pool_of(n_threads: int | None) -> Pool:
@@ -198,20 +186,10 @@ class Shared:
         """The rows of X; 0 where it is no array."""
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
-    def data(self, net: MLP, weight: Any, who: str) -> "Data":
-        """Return all rows, for a net."""
-        from fastmlp.backends.cpu.session import Data
-
-        sizes, dtype, loss = net.layer_sizes, net.dtype, net._network.loss
-        features = partial(validation.features, self._x, sizes[0], dtype, who)
-        x = self.once(("x", sizes[0], dtype), features)
-        key = ("y", sizes[-1], dtype, loss.targets)
-        table = self.once(
-            key, partial(validation.targets, self._y, len(x), sizes[-1], loss, dtype, who)
-        )
-        weights = partial(validation.weights, weight, len(x), dtype, who)
+    def data(self, net: MLP, weight: Any, who: str) -> Any:
+        """Return all rows, for a net, where its device wants them."""
         self._kept.append(weight)
-        return Data(x, table, self.once(("weight", id(weight), dtype), weights))
+        return net._engine().data(self._x, self._y, weight, who, self.once)
 
     def index(self, given: Any, who: str, name: str) -> Rows:
         """Return checked indices of rows."""
@@ -288,8 +266,9 @@ def _train(
         for i, job in enumerate(jobs):
             stack.enter_context(job.net._guard.training(_who(i)))
         bar = stack.enter_context(_bar(jobs, progress))
-        tasks = [_task(job, shuffle, callbacks, bar) for job in jobs]
-        outcomes = pool.run(tasks, "nets")
+        fits = [_fit(job, shuffle, callbacks, bar) for job in jobs]
+        how = {"shuffle": shuffle, "watched": bool(callbacks), "bar": bar}
+        outcomes = _outcomes(pool, jobs, fits, how)
     for i, outcome in enumerate(outcomes):
         for message, category in outcome.warnings if outcome else ():
             warn(f"{_who(i)}: {message}", category)
@@ -305,7 +284,22 @@ def _train(
     return histories
 
 
-def _task(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | None") -> Task:
+def _outcomes(
+    pool: Pool, jobs: list[Job], fits: list[Fit], how: dict[str, Any]
+) -> list[Outcome | None]:
+    """Do the fits, those on the CPU in the pool, those on each GPU beside it."""
+    on_cpu = [i for i, job in enumerate(jobs) if job.net.device == "cpu"]
+    lanes = lanes_of(jobs, fits, **how)
+    tasks = [Task(jobs[i].cost, fits[i], f"nets {i}") for i in on_cpu]
+    ended = pool.run([*tasks, *(lane.task for lane in lanes)])
+    found = dict(zip(on_cpu, ended, strict=False))
+    for lane in lanes:
+        found |= lane.outcomes
+    return [found.get(i) for i in range(len(jobs))]
+
+
+def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | None") -> Fit:
+    """Return what trains a net as its own fit does."""
     net, data, held_out, epochs, batch_size = job
 
     def fit() -> History:
@@ -318,8 +312,7 @@ def _task(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | No
             bar.net_ends(epochs - len(history.loss))
         return history
 
-    layout = net._network.layout
-    return Task(cost_of(layout, data.n_rows, epochs, batch_size), fit)
+    return fit
 
 
 class Bar:

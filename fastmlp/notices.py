@@ -37,11 +37,12 @@ def warn_at(message: str, category: type[Warning], stacklevel: int) -> None:
 @contextmanager
 def collected() -> Iterator[Warnings]:
     """Collect this thread's warnings, for one whose callers are not the user's."""
+    before: Warnings | None = getattr(_here, "collection", None)
     _here.collection = []
     try:
         yield _here.collection
     finally:
-        _here.collection = None
+        _here.collection = before
 
 
 _here = threading.local()

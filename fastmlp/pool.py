@@ -21,10 +21,18 @@ class Stopped(KeyboardInterrupt):
 
 
 class Task(NamedTuple):
-    """A fit: about how long it takes, in any unit, and what to call."""
+    """A fit: about how long it takes, in any unit, and what to call.
+
+    Attributes
+    ----------
+    name : what a note to its error says it is
+    apart : whether it gets a thread beside the pool's, for it leaves the cores to others
+    """
 
     cost: float
     run: Callable[[], Any]
+    name: str = ""
+    apart: bool = False
 
 
 class Outcome(NamedTuple):
@@ -76,7 +84,7 @@ class Pool:
 
         Ctrl-C, or any other exception in the caller, ends those that run at their next call of
         compiled code. So does an error in one of them, which is raised when all have ended, with a
-        note that says which `name` it was.
+        note that says which `name` it was, or what the task's own name is.
         """
         try:
             self.begin(tasks)
@@ -87,18 +95,22 @@ class Pool:
             self.end()
         if self._failed is not None:
             i, error = self._failed
-            error.add_note(f"in {name} {i}")
+            error.add_note(f"in {self._tasks[i].name or f'{name} {i}'}")
             raise error
         return self._outcomes
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Start the tasks, the costly ones first; `end` must follow."""
+        """Start the tasks, the costly ones first, those apart at once; `end` must follow."""
         self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
         by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
-        self._waiting.extend(by_cost)
-        self._running = min(self._n_threads, len(tasks))
+        self._waiting.extend(i for i in by_cost if not tasks[i].apart)
+        self._running = min(self._n_threads, len(self._waiting))
         for _ in range(self._running):
             self._threads.append(threading.Thread(target=self._work, daemon=True))
+        for i in by_cost:
+            if tasks[i].apart:
+                thread = threading.Thread(target=self._work_apart, args=(i,), daemon=True)
+                self._threads.append(thread)
         for thread in self._threads:
             thread.start()
 
@@ -134,6 +146,13 @@ class Pool:
         finally:
             with self._lock:
                 self._running -= 1
+            self._ended.release()
+
+    def _work_apart(self, i: int) -> None:
+        _here.pool = self
+        try:
+            self._do(i)
+        finally:
             self._ended.release()
 
     def _do(self, i: int) -> None:

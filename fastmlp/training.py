@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp import pool, validation
 from fastmlp.checkpoint import Checkpoint, Progress
+from fastmlp.generators import shuffling_words
 from fastmlp.history import Callback, History, Report, Status
 from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
@@ -249,20 +250,14 @@ class Loop:
         n_rows = self._request.n_rows
         if not self._request.shuffle:
             return self._trainer.plain_order()
-        pairs = self._generator.integers(1 << 64, size=(n_epochs, -(-n_rows // 2)), dtype=np.uint64)
-        return self._trainer.orders(pairs.view(np.uint32)[:, :n_rows])
+        return self._trainer.orders(shuffling_words(self._generator, n_epochs, n_rows))
 
     def _rates(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        rate = self._optimizer.learning_rate
-        if not callable(rate):
-            return np.full(len(steps), float(rate))
-        return validation.rates(rates_of(rate, steps, self._total), len(steps), rate)
+        return rates_at(self._optimizer, steps, self._total)
 
     def _record(self, losses: NDArray[np.float64], first_step: int) -> None:
         steps_per_epoch = self._trainer.step_of(self._trainer.units_per_epoch)
-        last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
-        self.history.loss += losses.tolist()
-        self.history.learning_rate += self._rates(last_steps).tolist()
+        record(self.history, losses, self._rates, first_step, steps_per_epoch)
 
     def _report(self) -> None:
         """Validate, and tell the callbacks."""
@@ -316,13 +311,39 @@ class Loop:
 
     def _diverge(self, loss: float) -> None:
         """Say so; the backend has gone back to the epoch's first parameters, without momentum."""
-        self.history.status = Status.DIVERGED
         self.step = 0
-        warn(
-            f"fit diverged in epoch {len(self.history.loss)} (loss {loss:.3g}): the net keeps its "
-            "parameters from before that epoch; try a smaller learning rate, or standardise X",
-            RuntimeWarning,
-        )
+        record_divergence(self.history, loss)
+
+
+def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    """Return the learning rates of step numbers; `total` is the one at which the fit ends."""
+    rate = optimizer.learning_rate
+    if not callable(rate):
+        return np.full(len(steps), float(rate))
+    return validation.rates(rates_of(rate, steps, total), len(steps), rate)
+
+
+def record(
+    history: History,
+    losses: NDArray[np.float64],
+    rates: Rates,
+    first_step: int,
+    steps_per_epoch: int,
+) -> None:
+    """Add epochs that are done: their losses, and the learning rates of their last steps."""
+    last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
+    history.loss += losses.tolist()
+    history.learning_rate += rates(last_steps).tolist()
+
+
+def record_divergence(history: History, loss: float) -> None:
+    """Add that the next epoch diverged, and warn."""
+    history.status = Status.DIVERGED
+    warn(
+        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net keeps its "
+        "parameters from before that epoch; try a smaller learning rate, or standardise X",
+        RuntimeWarning,
+    )
 
 
 def _bar(request: Request) -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ import fastmlp
 ROOT = Path(fastmlp.__file__).parent
 # From the ground up. A folder is one room: inside it imports are free, but never in a circle.
 FLOORS = [
-    {"elementary", "checks", "guard", "generators", "idle", "memory", "notices"},
+    {"elementary", "checks", "guard", "generators", "idle", "memory", "notices", "once"},
     {"activations", "links", "losses", "penalties", "updates"},
     {"conventions", "pool"},
     {"optimizers"},
@@ -30,6 +30,8 @@ FLOORS = [
     {"persistent"},
     {"placed"},
     {"model"},
+    {"jobs"},
+    {"cards"},
     {"many"},
     {"__init__"},  # only re-exports what lies below; the doors may come in by it
     {"plotting", "info", "warmup", "estimators"},

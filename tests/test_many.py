@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many, many, pool
+from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many, jobs, pool
 from fastmlp.backends.cpu import cost, launch
 
 INTERPRETED = bool(numba.config.DISABLE_JIT)
@@ -179,9 +179,9 @@ def test_no_nets_is_no_work() -> None:
 
 def test_the_costly_begin_first() -> None:
     layouts = [net._network.layout for net in mixed()]
-    assert many.cost_of(layouts[1], 100, 10, 32) > many.cost_of(layouts[2], 100, 10, 32)
-    assert many.cost_of(layouts[1], 100, 20, 32) > many.cost_of(layouts[1], 100, 10, 32)
-    assert many.cost_of(layouts[1], 100, 10, 8) > many.cost_of(layouts[1], 100, 10, 32)
+    assert jobs.cost_of(layouts[1], 100, 10, 32) > jobs.cost_of(layouts[2], 100, 10, 32)
+    assert jobs.cost_of(layouts[1], 100, 20, 32) > jobs.cost_of(layouts[1], 100, 10, 32)
+    assert jobs.cost_of(layouts[1], 100, 10, 8) > jobs.cost_of(layouts[1], 100, 10, 32)
     order: list[int] = []
     tasks = [pool.Task(cost, lambda i=i: order.append(i)) for i, cost in enumerate([1, 3, 2, 3])]
     pool.Pool(1).run(tasks)

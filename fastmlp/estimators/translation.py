@@ -13,9 +13,9 @@ from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.idle import Idle
+from fastmlp.jobs import cost_of
 from fastmlp.layout import make_layout
 from fastmlp.links import LINKS
-from fastmlp.many import cost_of
 from fastmlp.network import Network
 from fastmlp.penalties import l2
 

@@ -20,6 +20,7 @@ from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.guard import Guard, publish
 from fastmlp.idle import Idle
 from fastmlp.network import Network
+from fastmlp.once import Once, each_time
 from fastmlp.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -49,12 +50,19 @@ class Engine(Runner):
         super().__init__(network, n_threads, guard)
         self._idle = idle or Idle()
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Data:
-        """Return rows, validated."""
-        sizes, dtype = self.network.layout.sizes, self.network.dtype
-        x = validation.features(X, sizes[0], dtype, who)
-        table = validation.targets(y, len(x), sizes[-1], self.network.loss, dtype, who)
-        return Data(x, table, validation.weights(sample_weight, len(x), dtype, who))
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Data:
+        """Return rows, validated; `once` keeps what several nets share."""
+        sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
+        x = once(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
+        table = once(
+            ("y", sizes[-1], dtype, loss.targets),
+            lambda: validation.targets(y, len(x), sizes[-1], loss, dtype, who),
+        )
+        weight = once(
+            ("weight", id(sample_weight), dtype),
+            lambda: validation.weights(sample_weight, len(x), dtype, who),
+        )
+        return Data(x, table, weight)
 
     def predict(
         self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False

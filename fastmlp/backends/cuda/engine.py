@@ -18,6 +18,7 @@ from fastmlp.backends.cuda.trainer import Trainer
 from fastmlp.guard import Guard, publish
 from fastmlp.links import LINKS
 from fastmlp.network import Network
+from fastmlp.once import Once, each_time
 from fastmlp.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -43,14 +44,23 @@ class Engine:
         self.network, self.guard = network, guard or Guard()
         self.card = adapter.card_of(index)
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
-        """Return rows, validated, where they lie."""
-        layout, dtype = self.network.layout, self.network.dtype
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Rows:
+        """Return rows, validated, where they lie; `once` keeps what several nets share."""
+        sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
+        where = self.card.index
         with self.card.current():
-            x = arrays.features(X, layout.sizes[0], dtype, who)
-            n_rows, n_outputs = len(x), layout.sizes[-1]
-            table = arrays.targets(y, n_rows, n_outputs, self.network.loss, dtype, who)
-            return Rows(x, table, arrays.weights(sample_weight, n_rows, dtype, who))
+            x = once(
+                ("x", sizes[0], dtype, where), lambda: arrays.features(X, sizes[0], dtype, who)
+            )
+            table = once(
+                ("y", sizes[-1], dtype, loss.targets, where),
+                lambda: arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
+            )
+            weight = once(
+                ("weight", id(sample_weight), dtype, where),
+                lambda: arrays.weights(sample_weight, len(x), dtype, who),
+            )
+        return Rows(x, table, weight)
 
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"

@@ -5,15 +5,16 @@ penalties and generator, and ends in the bits of its own fit by the same design.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
-from fastmlp.backends.cuda import arrays, choice
+from fastmlp import pool, validation
+from fastmlp.backends.cuda import adapter, arrays, choice
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.launch import launch_small
 from fastmlp.backends.cuda.moments import DeviceMoments
@@ -30,6 +31,8 @@ from fastmlp.backends.cuda.plan import (
 from fastmlp.backends.cuda.rules import Rules, rules_of
 from fastmlp.backends.cuda.session import Session, bytes_of, require
 from fastmlp.backends.cuda.trainer import orders_of
+from fastmlp.generators import shuffling_words
+from fastmlp.guard import Guard, publish
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 from fastmlp.schedules import rates_of
@@ -37,7 +40,7 @@ from fastmlp.schedules import rates_of
 Array = NDArray[Any]
 CALL_SECONDS = 0.05
 # Of one launch, of each net: their coefficients and losses have room for so many.
-MOST_STEPS = 1 << 12
+MOST_STEPS, FIRST_STEPS = 1 << 12, 64
 MOST_ORDER_NUMBERS = 1 << 20
 
 
@@ -51,6 +54,7 @@ class Member(NamedTuple):
     n_steps : done so far
     rows : int64, which rows of X and y it is trained on, or None for all
     weight : of all rows of X, or of length 0 for rows that count alike
+    guard : Guard, held while the parameters are written as a whole; None: nobody reads them
     """
 
     network: Network
@@ -61,6 +65,7 @@ class Member(NamedTuple):
     n_steps: int = 0
     rows: NDArray[np.int64] | None = None
     weight: Array = np.empty(0)
+    guard: Guard | None = None
 
 
 @dataclass
@@ -72,11 +77,13 @@ class Outcome:
     loss : each epoch's mean objective, that of the epoch in which it diverged left out
     diverged_at : the loss of that epoch, or None
     n_steps : done in all; 0 for one that diverged, whose state starts anew
+    seconds : from the beginning of its group to its end; 0 for one that had not begun
     """
 
     n_steps: int
     loss: list[float] = field(default_factory=list)
     diverged_at: float | None = None
+    seconds: float = 0.0
 
 
 def train_together(
@@ -88,12 +95,16 @@ def train_together(
     epochs: int,
     batch_size: int,
     shuffle: bool = True,
-) -> list[Outcome]:
+    outcomes: Sequence[Outcome] = (),
+    told: Callable[[int], object] | None = None,
+) -> Sequence[Outcome]:
     """Train nets for so many epochs each, those of one form at once, as many as memory holds.
 
     Parameters
     ----------
     x, y : validated rows, on the host or the device
+    outcomes : of the members, to be written to, for who wants them after an exception
+    told : called with the number of epochs that a launch has ended, or None
 
     Returns
     -------
@@ -108,9 +119,10 @@ def train_together(
     forms: dict[Any, list[int]] = {}
     for i, member in enumerate(members):
         its = member.network
-        key = (its.layout.sizes, its.activations, rules_of(its, member.optimizer))
+        weighted = len(member.weight) > 0
+        key = (its.layout.sizes, its.activations, rules_of(its, member.optimizer), weighted)
         forms.setdefault(key, []).append(i)
-    outcomes = [Outcome(member.n_steps) for member in members]
+    outcomes = outcomes or [Outcome(member.n_steps) for member in members]
     with card.current():
         require(card, sum(a.nbytes for a in (x, y) if isinstance(a, np.ndarray)), "fit_many")
         device_x, device_y = arrays.to_device(card, x), arrays.to_device(card, y)
@@ -119,9 +131,9 @@ def train_together(
             at_once = _how_many(card, chosen[0], len(x), batch_size)
             for start in range(0, len(chosen), at_once):
                 part = slice(start, start + at_once)
-                told = [outcomes[i] for i in places[part]]
-                group = Group(card, chosen[part], told, device_x, device_y, batch_size)
-                group.train(epochs, shuffle=shuffle)
+                theirs = [outcomes[i] for i in places[part]]
+                group = Group(card, chosen[part], theirs, device_x, device_y, batch_size)
+                group.train(epochs, shuffle=shuffle, told=told)
     return outcomes
 
 
@@ -183,11 +195,8 @@ class _Run:
     def _draw(self, n_epochs: int) -> NDArray[np.int64]:
         if not self._shuffled:
             return self.rows[None]
-        n = len(self.rows)
-        pairs = self.member.generator.integers(
-            1 << 64, size=(n_epochs, -(-n // 2)), dtype=np.uint64
-        )
-        return self.rows[orders_of(pairs.view(np.uint32)[:, :n])]
+        words = shuffling_words(self.member.generator, n_epochs, len(self.rows))
+        return self.rows[orders_of(words)]
 
     def coefficients(self, last: int, total: int) -> Array:
         """Return the optimizer's of the steps from `unit` to `last`, shape (n_steps, n)."""
@@ -197,17 +206,18 @@ class _Run:
         rates = validation.rates(rates_of(rate, steps, total), len(steps), rate)
         return optimizer.coefficients(step + 1, rates)
 
-    def advance(self, reached: int, diverged: bool, losses: Array) -> None:
-        """Take note of a call; `losses` begin with the epoch of `unit`."""
+    def advance(self, reached: int, diverged: bool, losses: Array) -> int:
+        """Take note of a call; `losses` begin with the epoch of `unit`. Return the epochs ended."""
         low, high = self.unit // self.per_epoch, reached // self.per_epoch
-        self.outcome.loss += losses[: high - low].tolist()
         self.unit, self.outcome.n_steps = reached, self._start + reached
+        self.outcome.loss += losses[: high - low].tolist()
         if diverged:
             # As if the epochs that were planned after this one had not been.
             self.member.generator.bit_generator.state = self._random
             self._draw(high + 1)
             self.outcome.diverged_at, self.outcome.n_steps = float(losses[high - low]), 0
             self.unit = self.end
+        return high - low
 
 
 class Group:
@@ -222,6 +232,7 @@ class Group:
         y: Any,
         batch_size: int,
     ) -> None:
+        self._begun = time.perf_counter()
         first, n_rows = members[0], len(x)
         self._x, self._y = x, y
         self._runs = [
@@ -235,7 +246,7 @@ class Group:
         networks = [member.network for member in members]
         self._session = session = Session(card, networks, need, shared=form.shared, who="fit_many")
         self._losses = int(session.plans[0, LOSSES])
-        self._pace = 64
+        self._pace = min(FIRST_STEPS, MOST_STEPS)
         for i, run in enumerate(self._runs):
             member = run.member
             session.set(i, N_ROWS=len(run.rows), BATCH=run.batch)
@@ -244,21 +255,37 @@ class Group:
             if len(member.weight):
                 session.put(WEIGHTS, np.ascontiguousarray(member.weight), i)
 
-    def train(self, epochs: int, *, shuffle: bool) -> None:
+    def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
         """Train for so many epochs, and bring parameters and state up to date."""
         window = max(1, MOST_ORDER_NUMBERS // max(len(run.rows) for run in self._runs))
         totals = [run.outcome.n_steps + epochs * run.per_epoch for run in self._runs]
         try:
             for done in range(0, epochs, window):
-                orders = [run.begin(min(window, epochs - done), shuffle) for run in self._runs]
-                for i, order in enumerate(orders):
-                    self._session.set(i, N_ORDERS=len(order))
-                    self._session.set_sum(REACHED, 0.0, i)
-                self._session.send_orders(orders)
-                while any(run.unit < run.end for run in self._runs):
+                self._begin(min(window, epochs - done), shuffle)
+                while self._going:
+                    pool.check()
                     self._call(totals)
+                    n_ended = self._advance()
+                    if told is not None:
+                        told(n_ended)
         finally:
+            if self._going:
+                # An interrupt may have come between a launch and its bookkeeping.
+                self._advance()
             self._store()
+
+    @property
+    def _going(self) -> bool:
+        return any(run.unit < run.end for run in self._runs)
+
+    def _begin(self, n_epochs: int, shuffle: bool) -> None:
+        """Begin a window of epochs."""
+        for i in range(len(self._runs)):
+            self._session.set_sum(REACHED, 0.0, i)
+        orders = [run.begin(n_epochs, shuffle) for run in self._runs]
+        for i, order in enumerate(orders):
+            self._session.set(i, N_ORDERS=len(order))
+        self._session.send_orders(orders)
 
     def _call(self, totals: Sequence[int]) -> None:
         """Do so many steps of every net as take about `CALL_SECONDS`."""
@@ -272,16 +299,24 @@ class Group:
                 session.put(COEFFICIENTS, constants.astype(session.memory.dtype), i)
         session.send_heads()
         launch_small(self.design, self._rules, session, self._x, self._y)
-        sums = session.sums.copy_to_host()
-        for run, told in zip(self._runs, sums, strict=True):
-            if run.unit < run.end:
-                run.advance(int(told[REACHED]), bool(told[DIVERGED]), told[self._losses :])
+        adapter.synchronize()
         ideal = self._pace * CALL_SECONDS / max(time.perf_counter() - start, 1e-9)
         self._pace = max(1, min(MOST_STEPS, int(min(ideal, 4 * self._pace))))
 
+    def _advance(self) -> int:
+        """Take note of what the device has done; return how many epochs have ended."""
+        n_ended = 0
+        for run, sums in zip(self._runs, self._session.sums.copy_to_host(), strict=True):
+            if run.unit < run.end:
+                reached, diverged = int(sums[REACHED]), bool(sums[DIVERGED])
+                n_ended += run.advance(reached, diverged, sums[self._losses :])
+        return n_ended
+
     def _store(self) -> None:
         for i, run in enumerate(self._runs):
-            parameters = run.member.parameters
-            n = len(parameters)
-            parameters[:] = arrays.to_host(self._session.get(PARAMETERS, n, i))
-            run.member.moments.state.copy_to_device(self._session.get(M, 2 * n, i))
+            member, n = run.member, len(run.member.parameters)
+            values = np.ascontiguousarray(arrays.to_host(self._session.get(PARAMETERS, n, i)))
+            member.moments.state.copy_to_device(self._session.get(M, 2 * n, i))
+            with member.guard.whole if member.guard else nullcontext():
+                publish(values, member.parameters)
+            run.outcome.seconds = time.perf_counter() - self._begun

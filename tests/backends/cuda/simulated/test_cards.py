@@ -1,0 +1,200 @@
+"""fit_many with nets on a GPU: the bits of each net's own fit there, beside nets on the CPU."""
+
+import _thread
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
+from fastmlp.backends.cuda import adapter, choice, many
+from fastmlp.pool import Stopped
+
+N_ROWS = 10
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(N_ROWS, 3)), RNG.normal(size=N_ROWS)
+WEIGHT = RNG.uniform(0, 2, N_ROWS)
+FOLD, MASK = np.array([0, 3, 4, 5, 8, 9]), np.arange(N_ROWS) % 3 > 0
+ROWS = [None, FOLD, MASK, None, FOLD]
+
+
+def net(seed: int, **settings: Any) -> MLP:
+    basis = {"activation": "tanh", "dtype": "float64", "seed": seed, "device": "cuda"}
+    return MLP((3, 4, 1), **{**basis, **settings})
+
+
+def nets() -> list[MLP]:
+    return [
+        net(0, optimizer=SGD(Cosine(0.1)), l2=0.1),
+        net(1, optimizer=SGD(0.01), l2=0.5, device="cuda:0"),
+        net(2, optimizer=Adam(0.1), device="cpu"),
+        net(3, optimizer=SGD(1e200), l2=0.1),
+        net(4, optimizer=Adam(0.1), activation="relu", dtype="float32"),
+    ]
+
+
+def state_of(its: MLP) -> Any:
+    """Everything that a further fit depends on."""
+    moments = None if its._moments is None else its._moments.flat().tobytes()
+    return its.parameters.tobytes(), its.n_steps, moments, its._generator.bit_generator.state
+
+
+def alone(its: MLP, rows: Any, weight: Any = None, **how: Any) -> Any:
+    chosen = slice(None) if rows is None else rows
+    weights = None if weight is None else weight[chosen]
+    return its.fit(X[chosen], Y[chosen], sample_weight=weights, **how)
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many nets each launch trained."""
+    sizes: list[int] = []
+    made = many.Group.__init__
+
+    def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
+        sizes.append(len(members))
+        made(self, card, members, *rest)
+
+    monkeypatch.setattr(many.Group, "__init__", noted)
+    return sizes
+
+
+@pytest.mark.filterwarnings("ignore:fit diverged")
+@pytest.mark.parametrize("weight", [None, WEIGHT, [WEIGHT, None, None, WEIGHT, None]])
+@pytest.mark.parametrize("batch_size", [4, N_ROWS])
+def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: list[int]) -> None:
+    together, own = nets(), nets()
+    how = {"epochs": 3, "batch_size": batch_size}
+    with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
+        histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **how)
+    # Of one optimizer: nets with weights, nets without; of the other one net.
+    assert sorted(groups) == ([1, 1, 2] if isinstance(weight, list) else [1, 3])
+    weights = weight if isinstance(weight, list) else [weight] * len(own)
+    for i, its in enumerate(own):
+        expected = alone(its, ROWS[i], weights[i], **how)
+        got = histories[i]
+        assert (got.loss, got.learning_rate) == (expected.loss, expected.learning_rate)
+        assert got.status is expected.status
+        assert got.seconds > 0
+        assert state_of(together[i]) == state_of(its)
+    assert [i for i, h in enumerate(histories) if h.status is Status.DIVERGED] == [3]
+
+
+def test_a_further_call_goes_on() -> None:
+    together, own = nets()[:3], nets()[:3]
+    for shuffle in (True, False):
+        fit_many(together, X, Y, epochs=[2, 1, 2], batch_size=4, shuffle=shuffle)
+        for its, epochs in zip(own, [2, 1, 2], strict=True):
+            its.fit(X, Y, epochs=epochs, batch_size=4, shuffle=shuffle)
+    assert [state_of(its) for its in together] == [state_of(its) for its in own]
+
+
+def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
+    together, own, seen = nets()[:3], nets()[:3], []
+
+    def stop(report: Any) -> None:
+        seen.append(together.index(report.net))
+        if report.net is together[1]:
+            report.stop()
+
+    held_out = [None, FOLD, FOLD]
+    split = {"rows": ROWS[:3], "validation_rows": held_out, "sample_weight": WEIGHT}
+    histories = fit_many(together, X, Y, epochs=2, batch_size=4, callbacks=stop, **split)
+    assert groups == []
+    assert sorted(seen) == [0, 0, 1, 2, 2]
+    for i, its in enumerate(own):
+        told = None if i == 0 else (X[FOLD], Y[FOLD], WEIGHT[FOLD])
+        epochs = 1 if i == 1 else 2
+        expected = alone(its, ROWS[i], WEIGHT, epochs=epochs, batch_size=4, validation_data=told)
+        assert histories[i].validation_loss == expected.validation_loss
+        assert state_of(together[i]) == state_of(its)
+    assert [h.status.name for h in histories] == ["COMPLETED", "STOPPED", "COMPLETED"]
+
+
+def test_nets_of_other_designs_have_their_own_fits(
+    groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "SMALL_FLOPS", 6 * 16 * 4)
+    together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
+    fit_many(together, X, Y, epochs=1, batch_size=4, rows=FOLD)
+    assert groups == [2]
+    for its in own:
+        alone(its, FOLD, epochs=1, batch_size=4)
+    assert [state_of(its) for its in together] == [state_of(its) for its in own]
+
+
+def test_one_bar_counts_the_epochs_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        fit_many(nets(), X, Y, epochs=2, progress=True)
+    text = capsys.readouterr().err
+    assert "10/10" in text
+    assert "5 of 5 nets" in text
+
+
+def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if it had come in a launch: what the device has done by then counts."""
+    monkeypatch.setattr(many, "MOST_STEPS", 2)
+    monkeypatch.setattr(many, "CALL_SECONDS", 1e9)
+    monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", 1)
+    launched, n_launches = many.launch_small, []
+
+    def launch(*arguments: Any) -> None:
+        launched(*arguments)
+        n_launches.append(1)
+        if len(n_launches) == 3:
+            raise Stopped
+
+    monkeypatch.setattr(many, "launch_small", launch)
+    together = [net(0), net(1), net(2, activation="relu")]
+    before = copy.deepcopy(together)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        histories = fit_many(together, X, Y, epochs=9, batch_size=4)
+    # Epochs of three steps, a window each; launches of two steps.
+    assert [its.n_steps for its in together] == [5, 5, 0]
+    assert [len(history.loss) for history in histories] == [1, 1, 0]
+    assert all(history.status is Status.INTERRUPTED for history in histories)
+    assert np.array_equal(together[2].parameters, before[2].parameters)
+    monkeypatch.undo()
+    for its, old in zip(together[:2], before, strict=False):
+        old.fit(X, Y, epochs=1, batch_size=4)
+        assert not np.array_equal(its.parameters, old.parameters)
+    fit_many(together, X, Y, epochs=1, batch_size=4)
+    assert [its.n_steps for its in together] == [8, 8, 3]
+
+
+def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched, sent = many.launch_small, []
+
+    def launch(*arguments: Any) -> None:
+        launched(*arguments)
+        if not sent:
+            sent.append(True)
+            _thread.interrupt_main()
+
+    monkeypatch.setattr(many, "launch_small", launch)
+    together = [net(0), net(1)]
+    with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
+        histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
+    assert all(history.status is Status.INTERRUPTED for history in histories)
+    for its, history in zip(together, histories, strict=True):
+        assert its.n_steps // 3 == len(history.loss)
+    assert all(its.n_steps > 0 for its in together)
+    for its in together:
+        assert np.isfinite(its.predict(X)).all()
+
+
+def test_an_error_names_the_net_or_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(report: Any) -> None:
+        raise LookupError("of the user's")
+
+    with pytest.raises(LookupError, match="of the user's") as caught:
+        fit_many([net(0)], X, Y, epochs=1, callbacks=fail)
+    assert caught.value.__notes__ == ["in nets 0", "in nets on cuda:0"]
+    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 10)
+    with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
+        fit_many([net(0)], X, Y, epochs=1)
