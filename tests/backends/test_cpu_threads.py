@@ -15,7 +15,12 @@ from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS, SGD
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_share = pytest.mark.parametrize("shared", ["rows", "panels"])
+each_share = pytest.mark.parametrize(
+    # Uncompiled no team gathers, and nothing is shared.
+    "shared",
+    ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
+)
+SIZES = (17, 33, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
@@ -99,7 +104,7 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_loss_and_gradient_have_the_same_bits_in_parallel(
     shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
 ) -> None:
-    net = Net((17, 90, 33, 5), activation, penalties=PENALTY_SETS[-1], dtype=dtype)
+    net = Net(SIZES, activation, penalties=PENALTY_SETS[-1], dtype=dtype)
     serial, parallel = twins(net, shared)
     parameters, data = net.draw(rng, 200, weighted=True)
     assert serial.loss(parameters, data) == parallel.loss(parameters, data)
@@ -131,7 +136,7 @@ def test_training_has_the_same_bits_in_parallel(
     dtype: str, shared: str, name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     force_a_team(monkeypatch, shared)
-    net = Net((17, 90, 33, 5), penalties=PENALTY_SETS[-1], dtype=dtype)
+    net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
     serial = train(net, parameters, data, optimizer, order, 70)
