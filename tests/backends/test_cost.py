@@ -116,6 +116,23 @@ def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_ofte
     assert cost._recent(2) == QUICK
 
 
+@only_compiled
+def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[float] = []
+    now, poor = [100.0], QUICK._replace(speedup=1.0)
+    monkeypatch.setattr(cost, "_known", {})
+    monkeypatch.setattr(cost, "measure", lambda n: measured.append(now[0]) or poor)
+    monkeypatch.setattr(cost, "_seconds", lambda *_: 0.0)
+    monkeypatch.setattr(cost.time, "monotonic", lambda: now[0])
+    for turn in (100, 110, 120):
+        for step in range(6):
+            now[0] = turn + step / 16
+            cost._recent(2)
+    assert measured == [100, 100.25, 110, 110.25, 120, 120.25]
+
+
 LANES = 16
 
 

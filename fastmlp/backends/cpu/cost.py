@@ -211,10 +211,16 @@ def _recent(n_threads: int) -> Costs | None:
 
 
 def _validity(costs: Costs, last: _Finding | None) -> float:
-    """Return for how long to believe it: a poor speedup the longer, the more often it was found."""
+    """Return for how long to believe it: a poor speedup the longer, the more often it was found.
+
+    In a row, that is: after a pause, another library's threads may spin on for 0.2 s, and fits of
+    0.3 s in turns with it never had a team.
+    """
     if costs.speedup >= CLEAR_SPEEDUP:
         return SECONDS_VALID
     if last is None or last.costs.speedup >= CLEAR_SPEEDUP:
+        return SECONDS_DOUBTED
+    if time.monotonic() - last.when > 2 * last.valid:
         return SECONDS_DOUBTED
     return min(2 * last.valid, SECONDS_VALID)
 
