@@ -15,7 +15,7 @@ import numpy as np
 from fastmlp._compile import Block, block_of, fma, leaf, load_acquire, row
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.backends.cpu import helpers, launch
-from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.product import groups_of_panels
 from fastmlp.backends.cpu.team import CONSTANT, CONSTANTS, JOINED, spread
 from fastmlp.layout import Layout
 from fastmlp.workspace import STRIP_ROWS
@@ -94,7 +94,7 @@ def layers_pay(layout: Layout, rows: int, dtype: np.dtype[Any], lanes: int, memb
 
 def _groups(width: int, lanes: int) -> int:
     """Return how many groups of panels a layer's numbers make."""
-    return -(-width // (lanes * LARGEST[1]))
+    return groups_of_panels(-(-width // lanes))
 
 
 def _largest_part(n: int, members: int) -> float:

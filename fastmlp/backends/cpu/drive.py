@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.plan import LAYER, NET
-from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.product import groups_of_panels
 from fastmlp.backends.cpu.rows import BACK, EVALUATE, FORTH, FORWARD, GATHER, SCORE, TRAIN, WHOLE
 from fastmlp.backends.cpu.team import spread
 from fastmlp.workspace import STRIP_ROWS
@@ -42,6 +42,7 @@ def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
 
 
 _units_per_epoch = leaf(units_per_epoch)
+_groups_of_panels = leaf(groups_of_panels)
 
 
 @leaf
@@ -170,7 +171,7 @@ def _spread_stage(net: Any, job: Any, stage: Any, layer: Any, n_panels: Any) -> 
     net.stage, net.layer = stage, layer
     n = _n_strips(net.n_rows)
     if n_panels > 0:
-        n = (n_panels + LARGEST[1] - 1) // LARGEST[1]
+        n = _groups_of_panels(n_panels)
     spread(job.team, net.rows, n, job.net)
 
 

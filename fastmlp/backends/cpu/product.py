@@ -27,6 +27,11 @@ def panels_at_once(left: int) -> int:
 next_panels = leaf(panels_at_once)
 
 
+def groups_of_panels(n_panels: int) -> int:
+    """Return in how many pieces a team shares a layer's panels: whole tiles, but the last."""
+    return (n_panels + LARGEST[1] - 1) // LARGEST[1]
+
+
 def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
