@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from typing import Any
 
-# As many threads may predict with one net at once and find something made.
+# As many threads may do the same thing at once, and each finds something made.
 MOST = 8
 
 
@@ -32,3 +32,42 @@ class Idle:
         """Keep a thing that its call has ended with, if there are not enough."""
         if len(self._things) < MOST:
             self._things.append((key, thing))
+
+
+class Kept:
+    """Large things for whoever wants their like next; for any number of threads.
+
+    Parameters
+    ----------
+    most : int, the bytes of all together; the oldest goes first
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._things: dict[int, tuple[Any, Any, int]] = {}
+
+    def take(self, key: Any) -> Any:
+        """Return a thing that was given with this key, or None."""
+        for name, (its_key, thing, _) in list(self._things.items()):
+            # Popping is one step, so that no two threads take the same.
+            if its_key == key and self._things.pop(name, None) is not None:
+                return thing
+        return None
+
+    def give(self, key: Any, thing: Any, n_bytes: int) -> None:
+        """Keep a thing of so many bytes that its call has ended with, unless that is too large."""
+        if n_bytes > self._most:
+            return
+        self._things[id(thing)] = key, thing, n_bytes
+        while self.n_bytes > self._most or len(self._things) > MOST:
+            for oldest in list(self._things)[:1]:
+                self._things.pop(oldest, None)
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of all that is kept."""
+        return sum(n_bytes for _, _, n_bytes in list(self._things.values()))
+
+    def clear(self) -> None:
+        """Let everything go."""
+        self._things.clear()

@@ -57,6 +57,8 @@ class Trainer(Protocol):
 
     def store(self) -> None: ...
 
+    def end(self) -> None: ...
+
 
 class Request(NamedTuple):
     """What a fit is asked to do, checked.
@@ -192,6 +194,7 @@ class Loop:
                     self._epochs(bar)
                 finally:
                     self._trainer.store()
+            self._trainer.end()
         except Stopped:
             self.history.status = Status.INTERRUPTED
         except KeyboardInterrupt:

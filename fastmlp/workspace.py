@@ -39,6 +39,8 @@ class Workspace(NamedTuple):
         Rows of a chunk, and of its panels: rounded up to whole strips.
     lanes : int
         Columns of a panel.
+    train : bool
+        Whether there is what training needs, and not a forward pass alone.
     sparse : bool
         Whether the rows' features are sparse: then there are no `inputs`, and the first layer is
         not turned.
@@ -50,7 +52,7 @@ class Workspace(NamedTuple):
         A block of rows has its columns one after the other, and room for a vector at their end.
     targets : columns of n_targets numbers a row
     row_losses : (panel_rows,) float64
-    parameters, m, v, backup : packed parameters, the optimizer's state, a copy of the parameters
+    parameters, backup : packed parameters, and a copy of them
     copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
         has none
     zeros : one vector
@@ -60,6 +62,7 @@ class Workspace(NamedTuple):
     chunk_rows: int
     panel_rows: int
     lanes: int
+    train: bool
     sparse: bool
     inputs: Buffer
     outputs: Buffer
@@ -71,8 +74,6 @@ class Workspace(NamedTuple):
     targets: Buffer
     row_losses: Buffer
     parameters: Buffer
-    m: Buffer
-    v: Buffer
     backup: Buffer
     copies: Buffer
     zeros: Buffer
@@ -170,7 +171,6 @@ def make_workspace(
     ]
     packed = numbers_packed(layout, lanes, train=train, sparse=sparse)
     copied = [pair for i, pair in enumerate(pairs) if train and (i > 0 or turned[i])]
-    state = packed if train else 0
     columns = panel_rows * n_out + panel_rows // STRIP_ROWS * lanes
 
     numbers = {
@@ -184,9 +184,7 @@ def make_workspace(
         "loss_slope": columns,
         "targets": panel_rows * n_targets,
         "parameters": packed,
-        "m": state,
-        "v": state,
-        "backup": state,
+        "backup": packed if train else 0,
         "copies": sum(copy_size(*pair, lanes) for pair in copied),
         "zeros": lanes,
     }
@@ -196,6 +194,7 @@ def make_workspace(
         chunk_rows=rows,
         panel_rows=panel_rows,
         lanes=lanes,
+        train=train,
         sparse=sparse,
         row_losses=aligned(panel_rows, np.float64),
         identity=np.arange(panel_rows, dtype=np.int64),

@@ -13,7 +13,7 @@ import pytest
 from fastmlp import MLP
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.backends.cpu import questions
-from fastmlp.idle import MOST, Idle
+from fastmlp.idle import MOST, Idle, Kept
 
 
 class Rows(np.ndarray):
@@ -47,6 +47,31 @@ def test_a_copy_begins_with_none(duplicate: Any) -> None:
     idle.give("a", 1)
     assert duplicate(idle).take("a") is None
     assert idle.take("a") == 1
+
+
+def test_of_large_things_the_oldest_goes_first() -> None:
+    kept = Kept(100)
+    for thing, n_bytes in ((1, 40), (2, 40), (3, 40)):
+        kept.give(thing % 2, thing, n_bytes)
+    assert kept.n_bytes == 80
+    assert (kept.take(0), kept.take(1), kept.take(1)) == (2, 3, None)
+    assert kept.n_bytes == 0
+
+
+def test_what_is_too_large_is_not_kept_and_takes_nobodys_place() -> None:
+    kept = Kept(100)
+    kept.give("a", 1, 100)
+    kept.give("a", 2, 101)
+    assert (kept.take("a"), kept.take("a")) == (1, None)
+
+
+def test_small_things_are_kept_by_their_number() -> None:
+    kept = Kept(100)
+    for thing in range(2 * MOST):
+        kept.give("a", thing, 1)
+    assert kept.n_bytes == MOST
+    kept.clear()
+    assert kept.take("a") is None
 
 
 @pytest.fixture

@@ -360,8 +360,11 @@ def test_rows_and_x_are_not_copied_and_a_net_that_is_done_leaves_only_itself() -
     assert peak < 0.8 * data.nbytes, f"{peak} bytes at most, where X takes {data.nbytes}"
 
 
-def test_a_session_is_freed_when_its_net_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from fastmlp.backends.cpu import engine
+    from fastmlp.idle import MOST
 
     alive: list[Any] = []
     most: list[int] = []
@@ -373,12 +376,18 @@ def test_a_session_is_freed_when_its_net_is_done(monkeypatch: pytest.MonkeyPatch
             most.append(sum(each() is not None for each in alive))
 
     monkeypatch.setattr(engine, "Session", Watched)
+    engine.TRAININGS.clear()
     gc.disable()
     try:
         fit_many([MLP((3, 4, 1), seed=i) for i in range(10)], X, Y, epochs=1, n_threads=1)
+        assert len(alive) == 1
+        nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST)]
+        fit_many(nets, X, Y, epochs=1, n_threads=1)
     finally:
         gc.enable()
-    assert max(most) <= 2
+    assert len(alive) == 1 + len(nets)
+    assert max(most) <= MOST + 2
+    engine.TRAININGS.clear()
     assert not any(each() is not None for each in alive)
 
 

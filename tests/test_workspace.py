@@ -97,7 +97,7 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     # Panels with a row for the biases; the last layer turned, its biases after its panels; and room
     # for a square that reaches past the end.
     packed = (8 * 4 + 8 * 8 + (8 * 2 + 4) + 4 * 4,)
-    for of_parameters in ("parameters", "m", "v", "backup"):
+    for of_parameters in ("parameters", "backup"):
         assert getattr(buffers, of_parameters).shape == packed
     assert buffers.zeros.shape == (4,)
     arrays = [b for b in buffers if isinstance(b, np.ndarray) and b is not buffers.row_losses]
@@ -168,5 +168,4 @@ def test_identity_counts_the_rows_of_a_chunk(rows: int, panel_rows: int) -> None
 def test_a_forward_pass_allocates_its_parameters_and_nothing_else_of_their_size() -> None:
     buffers = make_workspace(make_layout((3, 4, 2)), 1, 1, np.float32, 16, train=False)
     assert buffers.parameters.size > 0
-    unused = (buffers.copies, buffers.backup, buffers.m, buffers.v)
-    assert [b.size for b in unused] == [0] * 4
+    assert buffers.copies.size == buffers.backup.size == 0

@@ -67,6 +67,7 @@ class Epochs:
             warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
         finally:
             self._store()
+        self._trainer.end()
 
     def _window(self) -> bool:
         """Run epochs up to where the rule may stop them; return whether it does."""

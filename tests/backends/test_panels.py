@@ -106,8 +106,8 @@ def assert_in_step(
     turned layer's padding is that of the padding of its inputs, which 1/2 is of a sigmoid: it may
     be anything, and nothing reads it (see the test of NaNs in its place).
     """
-    workspace = workspace_of(trainer)
-    packed = (workspace.parameters, workspace.m, workspace.v)
+    workspace, state = workspace_of(trainer), trainer._session.moments
+    packed = (workspace.parameters, state.m, state.v)
     turned = trainer._session.plan.layers.turned.any()
     real = places_of_numbers(trainer, net) if turned and not fresh else (slice(None),) * 2
     for vector, flat in zip(packed, (parameters, *moments), strict=False):
@@ -220,7 +220,7 @@ def test_nothing_reads_what_is_in_the_padding(
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, optimizer, rng)
         workspace, (packed, copies) = workspace_of(trainer), places_of_numbers(trainer, net)
-        for vector in (workspace.parameters, workspace.m, workspace.v):
+        for vector in (workspace.parameters, moments.m, moments.v):
             vector[: packed.size][~packed] = fill
         workspace.copies[~copies] = fill
         take_steps(trainer, optimizer)

@@ -201,7 +201,7 @@ def test_a_net_knows_its_tables_and_buffers() -> None:
     net = plan.net[0]
     for name in ("layers", "tiles", "strip_losses", "tile_penalties", "penalties", "strengths"):
         assert net[name] == address(getattr(plan, name))
-    for name in ("inputs", "raw", "loss_slope", "parameters", "m", "v", "backup", "zeros"):
+    for name in ("inputs", "raw", "loss_slope", "parameters", "backup", "zeros"):
         assert net[name] == address(getattr(buffers, name))
     assert (net.n_layers, net.n_in, net.n_out, net.n_targets) == (2, 3, 2, 1)
     assert net.n_packed == buffers.parameters.size

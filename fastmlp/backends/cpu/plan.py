@@ -27,7 +27,7 @@ from fastmlp.workspace import (
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
-    "parameters", "m", "v", "backup", "zeros", "identity",
+    "parameters", "backup", "zeros", "identity",
 )  # fmt: skip
 # A tile of phase two: up to so many rows of a layer's weights, in the panels of one tile of sums.
 TILE_ROWS = 64
@@ -61,7 +61,7 @@ TILE = _record("layer", "first", "last", "panel", "n_panels", "slot")
 # their weights. Last what sparse rows need, where `x` is where each row starts: 0 for dense ones.
 NET = _record(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
-    "layers", "tiles", *BUFFERS, "gradient", "unpacked", "scratch",
+    "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients", "by_layers", "stage", "layer",
     "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
@@ -125,7 +125,7 @@ def make_plan(
     """
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
-    tiles = _tiles(layers, workspace, members) if workspace.m.size else np.zeros(0, TILE)
+    tiles = _tiles(layers, workspace, members) if workspace.train else np.zeros(0, TILE)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
@@ -179,7 +179,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     lanes, vector = workspace.lanes, workspace.lanes * size
     parameters, copies = address(workspace.parameters), address(workspace.copies)
     buffers = address(workspace.outputs), address(workspace.deltas)
-    layers, packed, rows, copied, train = [], 0, 0, 0, workspace.m.size > 0
+    layers, packed, rows, copied, train = [], 0, 0, 0, workspace.train
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
         has_twin = train and (i > 0 or turned)

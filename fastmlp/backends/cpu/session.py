@@ -88,7 +88,9 @@ class Session:
     job, net : the fields of the job's record, and of the plan's, by their names
     blocks : the blocks of the phases by their names
     workspace : Workspace
+    moments : Moments, or None: the state that is trained
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
+    n_bytes : int, of the workspace
 
     Parameters
     ----------
@@ -107,6 +109,8 @@ class Session:
         train: bool = False,
         members: int = 1,
     ) -> None:
+        self.data: Data
+        self._at: slice | None
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
@@ -118,8 +122,6 @@ class Session:
         self.workspace = make_workspace(
             layout, self.rows, n_targets, network.dtype, lanes, train=train, sparse=sparse
         )
-        if moments is not None:
-            self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
         strengths = [strength for _, strength in network.penalties] if train else []
         by_layers = (
             train and not sparse and layers_pay(layout, self.rows, network.dtype, lanes, members)
@@ -129,6 +131,7 @@ class Session:
         )
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.net["by_layers"] = by_layers
+        self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         names = PHASES if train else FORWARD_BLOCKS
         self.blocks = {name: _phase(name, network.dtype) for name in names}
@@ -136,6 +139,7 @@ class Session:
             self.net[name] = block.address
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
+        self.n_bytes = sum(it.nbytes for it in self.workspace if isinstance(it, np.ndarray))
         self.take(data)
         self.record = aligned(1, drive.JOB)
         self.job = fields_of(self.record)
@@ -153,10 +157,23 @@ class Session:
         net["sparse_columns"] = block_of(sparse_columns, dtype).address
         net["sparse_gradient"] = block_of(sparse_gradient, dtype).address
 
+    def adopt(self, moments: Moments | None) -> None:
+        """Train this state of an optimizer from now on, or none."""
+        self.moments = moments
+        self.net["m"], self.net["v"] = (
+            (0, 0) if moments is None else (address(moments.m), address(moments.v))
+        )
+
+    def rest(self) -> None:
+        """Let go of the rows, of which some of the same width may be taken later, and the state."""
+        del self.data
+        self._at = None
+        self.adopt(None)
+
     def take(self, data: Data) -> None:
         """Go over to these rows, of the kind and the dtype of those before."""
-        self.data: Data = data
-        self._at: slice | None = None
+        self.data = data
+        self._at = None
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
@@ -170,10 +187,10 @@ class Session:
     def load(self, parameters: Array) -> None:
         """Pack the parameters, and whatever is computed from them."""
         flat, workspace = address(parameters), self.workspace
-        if workspace.sparse and not workspace.m.size:
+        if workspace.sparse and not workspace.train:
             self.net["unpacked"] = flat
         self.blocks["pack"](self._address, flat, self._packed)
-        if workspace.m.size:
+        if workspace.train:
             self.blocks["transposes"](self._address)
 
     def store(self, parameters: Array) -> None:

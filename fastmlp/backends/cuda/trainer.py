@@ -130,6 +130,9 @@ class Trainer:
         with self._guard.whole:
             publish(values, self._parameters)
 
+    def end(self) -> None:
+        """The training is over; what lies on the card goes with this object."""
+
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
         with self._card.current():
