@@ -9,11 +9,14 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numba.extending import register_jitable
 
 from fastmlp import activations, links, losses, penalties
 from fastmlp._compile import block_of, blocks, cache, call, row
 from fastmlp._compile.blocks import Block
+from fastmlp._compile.jit import INLINED
 from fastmlp.backends.cpu import loops
+from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.tiles import tile
@@ -89,6 +92,8 @@ def update_factory(optimizer: Any) -> Any:
 
 def block_ir(factory: Callable[..., Any], *rule: Any) -> str:
     """LLVM's final text of the float32 block, compiled afresh."""
+    for each in rule:
+        register_jitable(**INLINED)(each)
     return str(Block(factory(np.float32, *rule), None)._code.inspect_llvm())
 
 
@@ -152,14 +157,17 @@ def test_a_loss_of_one_output_is_its_rule(dtype: str, name: str) -> None:
 
 @each_dtype
 @each_penalty
-def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str) -> None:
-    rule, w = penalties.RULES[name], numbers(dtype)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing: int) -> None:
+    rule, lanes = penalties.RULES[name], lanes_of(np.dtype(dtype).type)
+    w, width = np.resize(numbers(dtype), 11 * lanes), lanes - missing
     gradient, total, scale = np.ones_like(w), np.ones(1), np.full(1, 0.25)
-    run(block_of(loops.penalty_loop, dtype, rule), w, gradient, scale, total, w.size)
+    block, values, zeros = block_of(loops.penalty_loop, dtype, rule), w.copy(), np.zeros_like(w)
+    run(block, w, gradient, scale, total, values, zeros, w.size // lanes, width)
     pairs = [rule(weight) for weight in w]
     assert_close(gradient, [1 + w.dtype.type(0.25) * slope for _, slope in pairs], dtype)
-    expected = 1 + 0.25 * sum(float(value) for value, _ in pairs)
-    assert total[0] == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
+    counted = np.array([float(value) for value, _ in pairs]).reshape(-1, lanes)[:, :width]
+    assert total[0] == pytest.approx(1 + 0.25 * counted.sum(), rel=TOLERANCE[dtype], abs=0)
 
 
 @each_dtype

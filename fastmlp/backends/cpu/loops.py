@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import coefficients_at, row, rows
+from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.vectors import moves
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]
@@ -80,18 +82,31 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
 
 
 def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
-    """Add scale * slope of n weights to their gradient, and the sum of their values to `total`."""
+    """Add scale * slope of weights to their gradient, and the sum of their values to `total`.
 
-    def loop(w: Any, gradient: Any, scale: Any, total: Any, n: Any) -> None:
-        w, gradient, total = row(w, n, scalar), row(gradient, n, scalar), row(total, 1, np.float64)
+    They are rows of a panel, for which `values` has room; past the width of a row values do not
+    count. Summed in one chain, they took 80 of the 1,000 us of a step of 784-100-100-10 at 200, by
+    columns 14.
+    """
+    lanes = lanes_of(scalar)
+    sum_rows = moves(scalar, lanes).sum_rows
+
+    def loop(
+        w: Any, gradient: Any, scale: Any, total: Any, values: Any, zeros: Any, n_rows: Any,
+        width: Any,
+    ) -> None:  # fmt: skip
+        n = n_rows * lanes
+        w, gradient, value = row(w, n, scalar), row(gradient, n, scalar), row(values, n, scalar)
         exact = row(scale, 1, np.float64)[0]
         factor = scalar(exact)
-        values = 0.0
         for i in range(n):
-            value, slope = rule(w[i])
-            values += value
+            value[i], slope = rule(w[i])
             gradient[i] += factor * slope
-        total[0] += values * exact
+        sum_rows(values, zeros, values, n_rows)
+        all_values = 0.0
+        for j in range(width):
+            all_values += value[j]
+        row(total, 1, np.float64)[0] += exact * all_values
 
     return loop
 

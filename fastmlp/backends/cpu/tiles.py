@@ -35,23 +35,19 @@ def _differentiate(
 
 @leaf
 def _penalise(
-    net: Any, piece: Any, layer: Any, w: Any, g: Any, total: Any, vector: Any, lanes: Any
+    net: Any, piece: Any, layer: Any, w: Any, g: Any, values: Any, vector: Any, lanes: Any
 ) -> None:
-    """Add each penalty's slope to the gradient, and its value to the total; padding has none."""
+    """Add each penalty's slope to the gradient, and its values to the tile's sum."""
     penalties = row(net.penalties, net.n_penalties, np.int64)
+    total = net.tile_penalties + piece.slot * 8
     row(total, 1, np.float64)[0] = 0.0
     rows, width = piece.last - piece.first, layer.n_in if layer.turned else layer.n_out
     for i in range(net.n_penalties):
         scale = net.scales + i * 8
         for p in range(piece.n_panels):
-            w_panel, g_panel = w + p * layer.master_panel, g + p * PANEL_ROWS * vector
+            weights = (w + p * layer.master_panel, g + p * PANEL_ROWS * vector)
             n = min(lanes, width - (piece.panel + p) * lanes)
-            if n == lanes:
-                call(penalties[i], (w_panel, g_panel, scale, total, rows * lanes))
-            else:
-                for r in range(rows):
-                    skip = r * vector
-                    call(penalties[i], (w_panel + skip, g_panel + skip, scale, total, n))
+            call(penalties[i], (*weights, scale, total, values, net.zeros, rows, n))
 
 
 @leaf
@@ -82,7 +78,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     gradient_bytes = LARGEST[1] * panel_bytes
 
     def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
-        g = stack(gradient_bytes)
+        g, values = stack(gradient_bytes), stack(panel_bytes)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
         for t in range(begin, end):
@@ -103,9 +99,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             else:
                 _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
             if net.penalise:
-                _penalise(
-                    net, piece, layer, w, g, net.tile_penalties + piece.slot * 8, vector, lanes
-                )
+                _penalise(net, piece, layer, w, g, values, vector, lanes)
             rows = piece.last - piece.first
             ends = piece.last == layer.master_rows
             for p in range(piece.n_panels):
