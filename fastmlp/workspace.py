@@ -20,6 +20,8 @@ Buffer = NDArray[Any]
 CHUNK_NUMBERS = 4_000_000
 CHUNK_FLOPS = 25_000_000_000
 CACHE_NUMBERS = 200_000
+# Less is a step that a team does not share, or that takes longer for being cut.
+LOTS_FLOPS = 10_000_000
 MIN_CHUNK_ROWS = 64
 # Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
 STRIP_ROWS = 8
@@ -131,6 +133,29 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool
     if not train or in_cache * per_row > 8 * layout.n_weights:
         most = min(most, max(MIN_CHUNK_ROWS, in_cache))
     return _even_chunk(n_rows, most)
+
+
+def lot_rows(layout: Layout, n_rows: int) -> int:
+    """Return how many rows of a batch, at most, one thread takes through all of a step but the
+    update; 0 where it is not to be cut so.
+
+    For large batches of small nets: a lot's outputs and errors stay in the second-level cache, its
+    own gradient is nothing beside them, and four times so many lots share out evenly.
+    """
+    if 6 * layout.n_weights * n_rows < LOTS_FLOPS:
+        return 0
+    per_row = sum(layout.sizes)
+    in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
+    n_lots = round_up(-(-n_rows // in_cache), 4)
+    rows = round_up(-(-n_rows // n_lots), STRIP_ROWS)
+    return rows if rows * per_row > 8 * layout.n_weights else 0
+
+
+def rows_of_lots(layout: Layout, n_rows: int, lot: int, n_packed: int) -> int:
+    """Return how many rows to take at once by lots: what takes 0.25 s, as in `chunk_rows`, and no
+    more than there is room for lots' gradients."""
+    by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * lot
+    return min(n_rows, max(1, min(by_time, by_memory) // lot) * lot)
 
 
 def _even_chunk(n_rows: int, most: int) -> int:

@@ -214,13 +214,48 @@ def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None
 
 
 @leaf
-def _unit(net: Any, job: Any, more: Any, ends: Any) -> None:
-    """One chunk of a batch: both phases, with the update where the batch `ends`."""
-    if job.batch_mass == 0:
-        return
+def _add_partials(net: Any, n_lots: Any, more: Any, like: Any) -> None:
+    """Sum the lots' gradients in their order, after those of the chunks before with `more`."""
+    total = row(net.gradient, net.n_packed, like.dtype)
+    if not more:
+        total[:] = 0
+    for lot in range(n_lots):
+        skip = lot * net.n_packed * like.itemsize
+        partial = row(net.partials + skip, net.n_packed, like.dtype)
+        for i in range(net.n_packed):
+            total[i] += partial[i]
+
+
+@leaf
+def _spread_lots(net: Any, job: Any, more: Any, ends: Any, update: Any, like: Any) -> Any:
+    """Do both phases by lots, and where the batch `ends` what its gradient is for, which is little
+    beside them; return the loss of the chunk's rows, weighted."""
+    n_rows = net.n_rows
+    n_lots = (n_rows + net.lot_rows - 1) // net.lot_rows
+    spread(job.team, net.lots, n_lots, job.net)
+    _add_partials(net, n_lots, more, like)
+    if ends:
+        net.n_rows, net.more, net.penalise, net.update = 0, 1, 1, update
+        call(net.tile, (job.net, 0, net.n_tiles, 0))
+        net.n_rows = n_rows
+    return _sum(net.strip_losses, _n_strips(n_rows))
+
+
+@leaf
+def _differentiate(net: Any, job: Any, more: Any, ends: Any, update: Any, like: Any) -> Any:
+    """Do both phases of a chunk of a batch; return the loss of its rows, weighted."""
+    if net.lot_rows > 0:
+        return _spread_lots(net, job, more, ends, update, like)
     loss = _spread_rows(net, job, TRAIN)
-    _spread_tiles(net, job, more, ends, ends)
-    job.batch_loss += loss / job.batch_mass
+    _spread_tiles(net, job, more, ends, update)
+    return loss
+
+
+@leaf
+def _unit(net: Any, job: Any, more: Any, ends: Any, like: Any) -> None:
+    """One chunk of a batch: both phases, with the update where the batch `ends`."""
+    if job.batch_mass != 0:
+        job.batch_loss += _differentiate(net, job, more, ends, ends, like) / job.batch_mass
 
 
 def run(scalar: Scalar) -> Any:
@@ -251,7 +286,7 @@ def run(scalar: Scalar) -> Any:
             net.n_rows = high - low
             if low == start:
                 _start_batch(net, job, stop - start, start == 0, like)
-            _unit(net, job, low > start, high == stop)
+            _unit(net, job, low > start, high == stop, like)
             low = high
             if high < stop:
                 continue
@@ -301,10 +336,9 @@ def gradient(scalar: Scalar) -> Any:
 
     def gradient_job(address: Any) -> None:
         job = row(address, 1, JOB)[0]
-        net = row(job.net, 1, NET)[0]
+        net, like = row(job.net, 1, NET)[0], row(address, 0, scalar)
         _set_mass(net, job.mass)
-        job.loss = _spread_rows(net, job, TRAIN) / job.mass
-        _spread_tiles(net, job, job.more, job.ends, 0)
+        job.loss = _differentiate(net, job, job.more, job.ends, 0, like) / job.mass
         if job.ends and net.n_penalties > 0:
             job.loss += _sum(net.tile_penalties, net.n_tiles)
 

@@ -199,7 +199,7 @@ class Trainer:
         session = Session(
             engine.network, blocks, data, batch_size, moments=moments, members=engine.n_threads
         )
-        if session.rows < batch_size:
+        if session.rows < batch_size and not session.has_lots:
             session.keep_gradient()
         return session
 
@@ -265,7 +265,9 @@ class Trainer:
         """
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
-        unit, n_units = self._engine.work(rows, forward=4, tiles=2), last - first
+        by_lots = self._session.has_lots
+        unit = self._engine.work(rows, forward=4, tiles=2, by_lots=by_lots)
+        n_units = last - first
         self._engine.run(
             drive.run,
             self._session,

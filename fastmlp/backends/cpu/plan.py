@@ -58,7 +58,9 @@ TILE = _record("layer", "first", "last", "panel", "n_panels", "slot")
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
 # chunk's rows; `by_layers` is whether a team shares phase one a layer at a time, where `stage` and
 # `layer` say what is to be done; `scale` is one over the rows of the batch, or over the sum of
-# their weights. Last what sparse rows need, where `x` is where each row starts: 0 for dense ones.
+# their weights. Then what sparse rows need, where `x` is where each row starts: 0 for dense ones.
+# Last the block of lots, the rows of one (0: there are none), and the addresses of each thread's
+# record and of the lots' gradients.
 NET = _record(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
     "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
@@ -68,6 +70,7 @@ NET = _record(
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
+    "lots", "lot_rows", "parts", "partials",
     floats=("scale",),
 )  # fmt: skip
 

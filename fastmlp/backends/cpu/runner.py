@@ -40,14 +40,15 @@ class Runner:
         with self.guard.whole:
             session.load(parameters)
 
-    def work(self, rows: int, forward: int = 0, tiles: int = 0) -> Work:
+    def work(self, rows: int, forward: int = 0, tiles: int = 0, *, by_lots: bool = False) -> Work:
         """Return the work of a chunk: operations a weight and row in each of the two phases.
 
-        A single strip of rows has nothing to share in phase one.
+        A single strip of rows has nothing to share in phase one. By lots both are shared at once.
         """
         several = rows > STRIP_ROWS
         shared = forward * several + tiles
-        return Work(shared * self.network.layout.n_weights * rows, several + (tiles > 0))
+        n_spreads = 1 if by_lots else several + (tiles > 0)
+        return Work(shared * self.network.layout.n_weights * rows, n_spreads)
 
     def run(self, driver: Any, session: Session, work: Work, **fields: Any) -> Any:
         """Set fields of the session's job, do it with a team where that pays, and return them."""

@@ -1,7 +1,7 @@
 """Rows, a net and its buffers, laid out for the kernels: what every verb of the engine works in."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastmlp._compile import Block, block_of
 from fastmlp.backends.cpu import drive
 from fastmlp.backends.cpu.cost import layers_pay
+from fastmlp.backends.cpu.lots import Parts, lots
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
@@ -25,7 +26,14 @@ from fastmlp.backends.cpu.sparse import (
 )
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
-from fastmlp.workspace import aligned, chunk_rows, make_workspace
+from fastmlp.workspace import (
+    aligned,
+    chunk_rows,
+    lot_rows,
+    make_workspace,
+    numbers_packed,
+    rows_of_lots,
+)
 
 Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "rows")
@@ -90,6 +98,7 @@ class Session:
     workspace : Workspace
     moments : Moments, or None: the state that is trained
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
+    has_lots : bool, whether a chunk is cut into lots
     n_bytes : int, of the workspace
 
     Parameters
@@ -115,20 +124,31 @@ class Session:
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
         sparse = isinstance(data.x, SparseRows)
-        self.rows = rows or chunk_rows(
-            layout, batch_size or data.n_rows, train=train, sparse=sparse
-        )
-        lanes = lanes_of(network.dtype.type)
-        self.workspace = make_workspace(
-            layout, self.rows, n_targets, network.dtype, lanes, train=train, sparse=sparse
-        )
-        strengths = [strength for _, strength in network.penalties] if train else []
+        most, lanes = batch_size or data.n_rows, lanes_of(network.dtype.type)
+        dense, lot = train and not sparse, 0
+        if dense:
+            lot = lot_rows(layout, most)
+        if lot:
+            n_packed = numbers_packed(layout, lanes, train=True)
+            self.rows = rows_of_lots(layout, most, lot, n_packed)
+        else:
+            self.rows = rows or chunk_rows(layout, most, train=train, sparse=sparse)
+        self.has_lots = lot > 0
+        size = (layout, lot or self.rows, n_targets, network.dtype, lanes)
+        new_workspace = partial(make_workspace, *size, train=train, sparse=sparse)
+        self.workspace = new_workspace()
         by_layers = (
-            train and not sparse and layers_pay(layout, self.rows, network.dtype, lanes, members)
+            dense and not lot and layers_pay(layout, self.rows, network.dtype, lanes, members)
         )
-        self.plan = make_plan(
-            layout, self.workspace, blocks, strengths, n_targets, members if by_layers else 1
+        new_plan = partial(
+            make_plan,
+            layout,
+            blocks=blocks,
+            strengths=[strength for _, strength in network.penalties] if train else [],
+            n_targets=n_targets,
+            members=members if by_layers else 1,
         )
+        self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.net["by_layers"] = by_layers
         self.adopt(moments)
@@ -140,6 +160,13 @@ class Session:
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
         self.n_bytes = sum(it.nbytes for it in self.workspace if isinstance(it, np.ndarray))
+        if lot:
+            how = (new_plan, new_workspace, self.workspace)
+            self._parts = Parts(*how, members, self.rows, lot)
+            self._parts.tell(self.net, self.blocks)
+            self.net["lots"] = block_of(lots, network.dtype).address
+            self.n_bytes += self._parts.n_bytes
+            self.keep_gradient()
         self.take(data)
         self.record = aligned(1, drive.JOB)
         self.job = fields_of(self.record)

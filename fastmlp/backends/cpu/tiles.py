@@ -34,6 +34,19 @@ def _differentiate(
 
 
 @leaf
+def _recall(
+    net: Any, layer: Any, w: Any, g: Any, n: Any, n_panels: Any, vector: Any, like: Any
+) -> None:
+    """The gradient of the tile's weights that has been summed before."""
+    for p in range(n_panels):
+        panel = w + p * layer.master_panel
+        source = row(panel - net.parameters + net.gradient, n, like.dtype)
+        target = row(g + p * PANEL_ROWS * vector, n, like.dtype)
+        for i in range(n):
+            target[i] = source[i]
+
+
+@leaf
 def _penalise(
     net: Any, piece: Any, layer: Any, w: Any, g: Any, values: Any, vector: Any, lanes: Any
 ) -> None:
@@ -67,7 +80,8 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
 
     It sums a tile's gradient over the chunk of rows, from zero or, with `more`, going on from the
     chunk before; `penalise` adds the penalties; `update` applies the optimizer at once (the fused
-    step), else the gradient is left whole for whom needs it.
+    step), else the gradient is left whole for whom needs it. With `more` and no rows, it is as it
+    has been left.
     """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
@@ -88,6 +102,9 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             w = layer.master + piece.panel * layer.master_panel + piece.first * vector
             if net.sparse_gradient and piece.layer == 0:
                 call(net.sparse_gradient, (address, t, g, panel_bytes))
+            elif net.n_rows == 0:
+                n = (piece.last - piece.first) * lanes
+                _recall(net, layer, w, g, n, piece.n_panels, vector, like)
             elif net.n_rows == 1 and not net.more:
                 # 32-64-32-1 at 1 row: 1.7 us a step so, as a product of matrices 2.2.
                 left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
