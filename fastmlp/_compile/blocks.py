@@ -1,13 +1,14 @@
 """Rules as compiled blocks: a rule in a plain loop over memory, called by its address.
 
 One kernel then serves every rule: it calls an address once per block of a few hundred numbers.
-Only the rules in use are compiled, 0.2 to 0.3 s each, or 3 ms from the disk cache. All arguments
+Only the rules in use are compiled, 10 to 50 ms each, or 1 ms from the disk cache. All arguments
 of a block are integers: addresses and counts.
 """
 
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock
 from types import FunctionType
 from typing import Any
@@ -26,6 +27,8 @@ from numpy.typing import DTypeLike
 from fastmlp._compile.cache import CodeCache
 from fastmlp._compile.intrinsics import emitted
 from fastmlp._compile.jit import INLINED, INTERPRETED
+from fastmlp._compile.native import NativeCode
+from fastmlp._compile.operands import Unsupported
 from fastmlp._compile.pipeline import Compiler
 
 Loop = Any
@@ -79,9 +82,22 @@ if hasattr(os, "register_at_fork"):
 
 
 class Block:
-    """A compiled block, alive as long as somebody may call its address."""
+    """A compiled block, alive as long as somebody may call its address.
 
-    def __init__(self, loop: Loop, cache: CodeCache | None) -> None:
+    Parameters
+    ----------
+    loop : function of integers that returns nothing
+    cache : CodeCache or None
+    light : bool
+        Whether it takes time to compile rather than to run: a driver, or a phase.
+    ours : bool
+        Whether the translator may have it, which checks nothing: a rule of a user's may count from
+        the end of a row, by an index that is negative.
+    """
+
+    def __init__(
+        self, loop: Loop, cache: CodeCache | None, *, light: bool = False, ours: bool = True
+    ) -> None:
         self._code: Any = None
         self._entry: Callable[..., None]
         self.address: int
@@ -91,24 +107,29 @@ class Block:
             # Compiled code never warns of an overflow.
             self._entry = np.errstate(all="ignore")(loop)
             return
-        signature = types.void(*[types.intp] * loop.__code__.co_argcount)
-        code: Any = CFunc(
-            loop,
-            (signature.args, types.void),
-            {},
-            {"error_model": "numpy"},
-            pipeline_class=Compiler,
-        )
-        if cache is not None:
-            code._cache = cache
-        code.compile()
-        self._code = code
+        if ours:
+            with suppress(Unsupported):
+                self._code = NativeCode(loop, cache, light=light)
+                self.address, self._entry = self._code.address, self._code.entry
+                return
+        self._code = code = compiled_by_numba(loop, cache)
         self.address = code.address
         self._entry = code.ctypes
 
     def __call__(self, *arguments: int) -> None:
         """Run the block with addresses and counts, the GIL released; a call costs 1 us."""
         self._entry(*arguments)
+
+
+def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
+    """Compile what the translator does not know, or may not have."""
+    signature = types.void(*[types.intp] * loop.__code__.co_argcount)
+    kind = (signature.args, types.void)
+    code: Any = CFunc(loop, kind, {}, {"error_model": "numpy"}, pipeline_class=Compiler)
+    if cache is not None:
+        code._cache = cache
+    code.compile()
+    return code
 
 
 def block_of(
@@ -141,7 +162,7 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
     settings = sorted(options.items())
     if rule is None:
         key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
-        return Block(factory(dtype.type, **options), CodeCache(key))
+        return Block(factory(dtype.type, **options), CodeCache(key), light=True)
     name = getattr(rule, "__qualname__", repr(rule))
     words = (
         f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
@@ -158,7 +179,7 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
             f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}:{settings}"
         )
     try:
-        return Block(factory(dtype.type, rule, **options), cache)
+        return Block(factory(dtype.type, rule, **options), cache, ours=cache is not None)
     except Exception as error:  # Numba's own errors are of many kinds, AssertionError among them.
         raise TypeError(f"{words}: {error}") from error
 

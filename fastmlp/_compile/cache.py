@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,26 +89,25 @@ class CodeCache:
         """Return the stored code for `signature`, or None: not there, damaged, unreadable."""
         # Numba refreshes the whole context here, which imports SciPy for what nobody calls: 0.3 s.
         rtsys.initialize(target_context)
-        path = self._path(signature, target_context.codegen())
-        try:
-            stored = path.read_bytes() if path else b""
-        except OSError:
-            return None
-        payload = stored[DIGEST_BYTES:]
-        if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
-            return None
-        return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        stored = _read_whole(self._path(signature, target_context.codegen()))
+        return None if stored is None else CompileResult._rebuild(target_context, *stored)
 
     def save_overload(self, signature: Any, result: CompileResult) -> None:
         """Store the code, or leave everything as it was where that fails."""
         path = self._path(signature, result.codegen)
         if path is None or result.lifted or result.library.has_dynamic_globals:
             return
-        payload = dumps(result._reduce())
-        try:
-            _write_whole(path, hashlib.sha256(payload).digest() + payload)
-        except OSError:
-            return
+        _write_whole(path, dumps(result._reduce()))
+
+    def load(self, codegen: Any) -> Any:
+        """Return what `save` has stored, or None."""
+        return _read_whole(self._path("", codegen))
+
+    def save(self, codegen: Any, state: Any) -> None:
+        """Store plain objects, or leave everything as it was where that fails."""
+        path = self._path("", codegen)
+        if path is not None:
+            _write_whole(path, pickle.dumps(state))
 
     def enable(self) -> None:
         """Nothing to do: a kernel without a cache has no CodeCache."""
@@ -120,12 +120,25 @@ class CodeCache:
         return where / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.code" if where else None
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+def _read_whole(path: Path | None) -> Any:
+    """Return a file's objects, or None: not there, damaged, unreadable."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        stored = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    payload = stored[DIGEST_BYTES:]
+    if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
+        return None
+    return pickle.loads(payload)
+
+
+def _write_whole(path: Path, payload: bytes) -> None:
+    with suppress(OSError):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise

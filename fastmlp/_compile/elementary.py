@@ -21,10 +21,12 @@ from numba.extending import overload, register_jitable
 from fastmlp import elementary
 from fastmlp._compile.bits import copysign, octave, polynomial, scaled, where
 from fastmlp._compile.coefficients import FLOAT32, FLOAT64, Coefficients
+from fastmlp._compile.expressions import FORMS
 from fastmlp._compile.jit import INLINED
 from fastmlp._compile.memory import fma
 
 Form = Callable[..., Any]
+COEFFICIENTS = {np.float32: FLOAT32, np.float64: FLOAT64}
 TABLES = {types.float32: (np.float32, FLOAT32), types.float64: (np.float64, FLOAT64)}
 
 
@@ -37,6 +39,7 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
             # For integers, the body that is not compiled is compiled after all.
             return form(*TABLES[x]) if x in TABLES else function
 
+        FORMS[function] = cache(lambda scalar: form(scalar, COEFFICIENTS[scalar]))
         return form
 
     return register

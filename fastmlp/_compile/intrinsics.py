@@ -7,6 +7,8 @@ from numba import types
 from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
 
 Typing = Callable[..., Any]
+# The typing of each emitted function, and whether it wants to know constants.
+EMITTED: dict[Any, tuple[Typing, bool]] = {}
 
 
 def emitted(function: Callable[..., Any], *, prefer_literal: bool = False) -> Callable[..., Typing]:
@@ -21,6 +23,7 @@ def emitted(function: Callable[..., Any], *, prefer_literal: bool = False) -> Ca
         template = make_intrinsic_template(function, define, name, prefer_literal=prefer_literal)
         infer(template)
         infer_global(function, types.Function(template))
+        EMITTED[function] = define, prefer_literal
         return define
 
     return register

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from fastmlp._compile.cache import CodeCache
-from fastmlp._compile.pipeline import Compiler, LeafCompiler
+from fastmlp._compile.pipeline import Compiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = bool(numba.config.DISABLE_JIT)
@@ -23,13 +23,8 @@ INLINED = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compil
 
 
 def leaf(function: Function) -> Function:
-    """Compile a function that only compiled code calls.
-
-    It has no wrapper for other callers, which saves a quarter of the cold start: called from
-    Python, it would crash.
-    """
-    bare = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(**OPTIONS, **bare, pipeline_class=LeafCompiler)(function)
+    """Compile a function that compiled code calls, the translator's or Numba's."""
+    return numba.njit(**OPTIONS)(function)
 
 
 def kernel(

@@ -1,4 +1,4 @@
-"""Blocks use the widest vectors of the processor; leaves live in their callers alone."""
+"""Blocks use the widest vectors of the processor, whoever compiles them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from numba.core.errors import TypingError
 
 from fastmlp import elementary
 from fastmlp._compile import leaf, row
-from fastmlp._compile.blocks import Block
+from fastmlp._compile.blocks import Block, compiled_by_numba
 from fastmlp.backends.cpu import loops
 
 only_compiled = pytest.mark.skipif(
@@ -22,20 +22,24 @@ with_avx512 = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def block() -> Block:
-    return Block(loops.link_loop(np.float32, elementary.tanh, by_row=False), None)
+@pytest.fixture(scope="module", params=["translated", "by Numba"])
+def text(request: pytest.FixtureRequest) -> str:
+    """LLVM's final text of a block."""
+    loop = loops.link_loop(np.float32, elementary.tanh, by_row=False)
+    if request.param == "by Numba":
+        return str(compiled_by_numba(loop, None).inspect_llvm())
+    return str(Block(loop, None)._code.inspect_llvm())
 
 
 @only_compiled
-def test_a_block_asks_for_full_width(block: Block) -> None:
-    assert '"prefer-vector-width"="512"' in block._code.inspect_llvm()
+def test_a_block_asks_for_full_width(text: str) -> None:
+    assert '"prefer-vector-width"="512"' in text
 
 
 @only_compiled
 @with_avx512
-def test_a_block_has_full_width(block: Block) -> None:
-    assert "<16 x float>" in block._code.inspect_llvm()
+def test_a_block_has_full_width(text: str) -> None:
+    assert "<16 x float>" in text
 
 
 @leaf
@@ -54,15 +58,13 @@ def add_three(address: Any) -> None:
 
 
 @only_compiled
-def test_a_leaf_has_no_machine_code_of_its_own() -> None:
-    block, numbers = Block(add_three, None), np.array([4])
-    block(numbers.ctypes.data)
+@pytest.mark.parametrize("compiled", [Block, compiled_by_numba])
+def test_leaves_become_part_of_a_block(compiled: Any) -> None:
+    block, numbers = compiled(add_three, None), np.array([4])
+    code = block._code if isinstance(block, Block) else block
+    getattr(block, "ctypes", block)(numbers.ctypes.data)
     assert numbers[0] == 7
-    assert "call i64" not in block._code.inspect_llvm()
-    for each in (add_one, add_two):
-        (compiled,) = each.overloads.values()
-        engine = compiled.library.codegen._engine
-        assert not engine.is_symbol_defined(compiled.fndesc.llvm_func_name)
+    assert "call i64" not in code.inspect_llvm()
 
 
 @only_compiled
