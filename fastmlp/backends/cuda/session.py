@@ -118,6 +118,9 @@ def require(card: Card, n_bytes: int, who: str) -> None:
     """
     free = card.free_bytes()
     if n_bytes > free:
+        card.reclaim()
+        free = card.free_bytes()
+    if n_bytes > free:
         raise MemoryError(
             f"{who}: this takes {readable(n_bytes)} of the memory of cuda:{card.index}, where "
             f"{readable(free)} are free; use a smaller batch_size or fewer rows, or free some there"
