@@ -8,7 +8,8 @@ from nets import Net, orders
 from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
-from fastmlp.backends.cuda import adapter, finite, questions
+from fastmlp import MLP, fit_many
+from fastmlp.backends.cuda import adapter, finite, many, questions
 from fastmlp.backends.cuda.adapter import cuda, kernel
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.optimizers import SGD, Adam
@@ -80,6 +81,23 @@ def test_questions_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch)
     watched(ORDERS[order](), monkeypatch)
     for got, told in zip(answers(), expected, strict=True):
         assert np.array_equal(got, told)
+
+
+@each_order
+def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=6)
+    monkeypatch.setattr(many, "ENOUGH", 1)
+
+    def trained() -> list[MLP]:
+        nets = [MLP((3, 4, 1), seed=i, dtype="float64", device="cuda") for i in range(2)]
+        fit_many(nets, x, y, epochs=2, batch_size=4)
+        return nets
+
+    expected = trained()
+    watched(ORDERS[order](), monkeypatch)
+    for net, like in zip(trained(), expected, strict=True):
+        assert np.array_equal(net.parameters, like.parameters)
 
 
 def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
