@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
+from shared import Shared
 
 from fastmlp.backends.cuda.plan import BAD
 
@@ -196,27 +197,17 @@ class Block:
 
 
 def watched(order: Order, monkeypatch: Any) -> None:
-    """Have the simulator run blocks so, with shared memory that begins as NaN."""
+    """Have the simulator run blocks so."""
     watch = Watch()
 
     def block(f: Any, grid: Any, size: Any, debug: bool) -> Block:
         return Block(order, watch, f, grid, size)
 
-    class Shared(kernelapi.FakeCUDAShared):
-        def __init__(self, n_bytes: int) -> None:
-            super().__init__(n_bytes)
-            self._dynshared[:] = -1
-
+    class Ours(Shared):
         def array(self, shape: Any, dtype: Any) -> Any:
-            if shape == 0:
-                return Watched(super().array(shape, dtype), "shared", watch, shared=True)
-            # Of one line of the program, as the simulator has it.
             frame = sys._getframe(1)
-            place = (frame.f_code, frame.f_lineno)
-            if place not in self._allocations:
-                like = kernelapi.numpy_support.as_dtype(dtype)
-                self._allocations[place] = np.full(shape, np.nan, like)
-            return Watched(self._allocations[place], "shared", watch, shared=True)
+            array = self.at((frame.f_code, frame.f_lineno), shape, dtype)
+            return Watched(array, "shared", watch, shared=True)
 
     monkeypatch.setattr(kernel, "BlockManager", block)
-    monkeypatch.setattr(kernelapi, "FakeCUDAShared", Shared)
+    monkeypatch.setattr(kernelapi, "FakeCUDAShared", Ours)
