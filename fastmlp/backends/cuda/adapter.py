@@ -5,6 +5,7 @@ private part of the module is here too, so that its successor can take its place
 """
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,10 +16,14 @@ from typing import Any
 import numpy as np
 from numba import config, types
 
+from fastmlp.memory import readable
+
 Function = Callable[..., Any]
 # What every block may have, without asking for more.
 PLAIN_SHARED_BYTES = 48 * 1024
 SIMULATED = bool(config.ENABLE_CUDASIM)
+# What the kernels are compiled for in the tests; the compiler for CUDA 13 knows nothing older.
+OLDEST = (7, 5)
 SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
 
 
@@ -97,6 +102,11 @@ def require(index: int, who: str = "MLP") -> None:
             f'{who}: device="cuda" needs a package: pip install "fastmlp[cuda]", '
             'or use device="cpu"'
         )
+    if _first_user not in (None, os.getpid()):
+        raise RuntimeError(
+            f"{who}: this process was forked from one that had used a GPU, where CUDA does not "
+            'work: start it by multiprocessing\'s "spawn"'
+        )
     n_devices = count(who)
     if index >= n_devices:
         known = ", ".join(f"cuda:{i}" for i in range(n_devices))
@@ -105,6 +115,9 @@ def require(index: int, who: str = "MLP") -> None:
             if known
             else f'{who}: the NVIDIA driver sees no device: check nvidia-smi, or use device="cpu"'
         )
+    unfit = _unfit(index)
+    if unfit:
+        raise RuntimeError(f"{who}: {unfit}")
 
 
 def count(who: str = "MLP") -> int:
@@ -121,11 +134,46 @@ def count(who: str = "MLP") -> int:
         return len(MODULE.gpus)
     except Exception as error:  # Of other classes from one version of the module to the next.
         told = " ".join(str(error).split()) or repr(error)
+        if "CUDA_ERROR_NO_DEVICE" in told:
+            return 0
         first = told.removeprefix("Error at driver init: ").partition(".")[0]
         raise RuntimeError(
             f'{who}: device="cuda" needs the NVIDIA driver, which does not load ({first}): '
             'install it, see that nvidia-smi runs, or use device="cpu"'
         ) from error
+
+
+def _unfit(index: int) -> str | None:
+    """Return in words why a device that is there cannot be used, or None."""
+    capability = tuple(MODULE.gpus[index].compute_capability)
+    if capability < OLDEST:
+        its, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
+        return (
+            f"cuda:{index} has compute capability {its}, and fastmlp's kernels need {oldest} or "
+            'more; use device="cpu"'
+        )
+    driver, package = _versions()
+    if driver < package:
+        return (
+            f"the NVIDIA driver is for CUDA {driver}, and the package for CUDA {package}: install "
+            f'a newer driver, or pip install "numba-cuda[cu{driver}]"'
+        )
+    return None
+
+
+def _versions() -> tuple[int, int]:
+    """The versions of CUDA that the driver and the package are for."""
+    package = importlib.import_module("cuda.bindings").__version__.partition(".")[0]
+    return int(_private().driver.get_version()[0]), int(package)
+
+
+def _private() -> Any:
+    """The module's own part that speaks to the driver."""
+    return importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
+
+
+# The process that used a device first: in those forked from it, CUDA does not work.
+_first_user: int | None = None
 
 
 class Card:
@@ -139,7 +187,8 @@ class Card:
     """
 
     def __init__(self, index: int) -> None:
-        self.index = index
+        global _first_user
+        self.index, _first_user = index, os.getpid()
         if SIMULATED:
             self.n_multiprocessors, self.shared_bytes = 1, 1 << 20
             return
@@ -158,13 +207,48 @@ class Card:
         with self.current():
             return int(MODULE.current_context().get_memory_info()[0])
 
+    def reclaim(self) -> None:
+        """Give back what is freed: the module keeps up to ten arrays, a fifth of the memory."""
+        if SIMULATED:
+            return
+        with self.current():
+            # A memory manager of another library, RMM's say, need not have such a list.
+            manager = getattr(MODULE.current_context(), "memory_manager", None)
+            freed = getattr(manager, "deallocations", None)
+            if freed is not None:
+                freed.clear()
+
     def empty(self, shape: Any, dtype: Any) -> Any:
-        """Return an uninitialised array on the device."""
-        return MODULE.device_array(shape, dtype)
+        """Return an uninitialised array on the device.
+
+        Raises
+        ------
+        MemoryError
+            Where there is no room for it.
+        """
+        n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        return self._allocated(lambda: MODULE.device_array(shape, dtype), n_bytes)
 
     def copied(self, array: Any) -> Any:
-        """Return a copy of a host array on the device."""
-        return MODULE.to_device(array)
+        """Return a copy of a host array on the device.
+
+        Raises
+        ------
+        MemoryError
+            Where there is no room for it.
+        """
+        return self._allocated(lambda: MODULE.to_device(array), array.nbytes)
+
+    def _allocated(self, allocate: Callable[[], Any], n_bytes: int) -> Any:
+        try:
+            return allocate()
+        except Exception as error:
+            if "OUT_OF_MEMORY" not in str(error):
+                raise
+            raise MemoryError(
+                f"cuda:{self.index} has no room for {readable(n_bytes)} in one piece: use a "
+                "smaller batch_size or fewer rows, or free some there"
+            ) from error
 
 
 @cache
@@ -178,11 +262,33 @@ def is_device_array(array: Any) -> bool:
     return hasattr(array, "__cuda_array_interface__")
 
 
-def adopted(array: Any) -> Any:
-    """Return a view of an array of another library that lies on the device, not copied."""
+def adopted(array: Any, name: str) -> Any:
+    """Return a view of an array of another library that lies on the device, not copied.
+
+    Work on it that its library has begun is waited for.
+
+    Raises
+    ------
+    ValueError
+        Where it lies on another device than the one in use; `name` begins the sentence.
+    """
+    interface = array.__cuda_array_interface__
     if SIMULATED:
-        return np.asarray(_Named(array.__cuda_array_interface__))
+        return np.asarray(_Named(interface))
+    address, here = interface["data"][0], MODULE.current_context().device.id
+    there = _device_of(address) if address else here
+    if there != here:
+        raise ValueError(f"{name} lies on cuda:{there}, the net on cuda:{here}: move one of them")
+    if "stream" not in interface:
+        # Before version 3 of the interface, which is PyTorch's, it does not say what to wait for.
+        synchronize()
     return MODULE.as_cuda_array(array)
+
+
+def _device_of(address: int) -> int:
+    theirs = _private()
+    ordinal = theirs.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(theirs.driver.cuPointerGetAttribute(ordinal, theirs.binding.CUdeviceptr(address)))
 
 
 class _Named:
@@ -231,6 +337,9 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
     try:
         return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
     except Exception as error:  # The compiler's own errors are of many kinds, KeyError among them.
+        if "CUDA_ERROR" in str(error) or type(error).__name__.upper().startswith("CUDA"):
+            # The driver's: the rules have compiled.
+            raise
         raise TypeError(
             "a rule of this net does not compile for a GPU; it must be a function of scalars that "
             f"calls only functions of fastmlp.elementary and of math: {error}"
@@ -244,7 +353,7 @@ def lift_shared_limit(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int)
     """
     if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES:
         return
-    theirs = importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
+    theirs = _private()
     attribute = theirs.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     function = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc()
     # Raises where the driver refuses.

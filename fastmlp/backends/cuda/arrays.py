@@ -62,7 +62,7 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     if not adapter.is_device_array(x):
         return validation.features(x, n_features, dtype, who)
     _check_form(x, dtype, who, "X")
-    array = adapter.adopted(x)
+    array = adapter.adopted(x, f"{who}: X")
     if array.ndim != 2 or array.shape[1] != n_features or array.shape[0] == 0:
         # The words are those for arrays on the host.
         validation.features(np.zeros(array.shape, dtype), n_features, dtype, who)
@@ -79,7 +79,7 @@ def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any
     """
     if not adapter.is_device_array(y):
         return validation.targets(y, n_rows, n_outputs, loss, dtype, who)
-    array = adapter.adopted(y)
+    array = adapter.adopted(y, f"{who}: y")
     table = validation.targets(to_host(array), n_rows, n_outputs, loss, dtype, who)
     as_is = array.dtype == dtype and tuple(array.shape) == table.shape and _contiguous(y, array)
     return array if as_is else table
@@ -88,14 +88,16 @@ def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any
 def weights(given: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
     """Return sample weights on the host."""
     if adapter.is_device_array(given):
-        given = to_host(adapter.adopted(given))
+        given = to_host(adapter.adopted(given, f"{who}: sample_weight"))
     return validation.weights(given, n_rows, dtype, who)
 
 
 def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:
     """Check `out` on the device, to be written where it lies."""
     _check_form(out, dtype, who, "out")
-    array = adapter.adopted(out)
+    if out.__cuda_array_interface__["data"][1]:
+        raise ValueError(f"{who}: out must be writeable")
+    array = adapter.adopted(out, f"{who}: out")
     if tuple(array.shape) != shape:
         raise ValueError(f"{who}: out must have shape {shape}, got {tuple(array.shape)}")
     return array

@@ -18,9 +18,11 @@ from fastmlp.backends.cuda import adapter, arrays, choice
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.launch import launch_small
 from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda.orders import ENOUGH, arrange, orders_of, packed
 from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
+    LAST,
     LOSSES,
     PARAMETERS,
     REACHED,
@@ -30,7 +32,6 @@ from fastmlp.backends.cuda.plan import (
 )
 from fastmlp.backends.cuda.rules import Rules, rules_of
 from fastmlp.backends.cuda.session import Session, bytes_of, require
-from fastmlp.backends.cuda.trainer import orders_of
 from fastmlp.generators import shuffling_words
 from fastmlp.guard import Guard, publish
 from fastmlp.network import Network
@@ -38,10 +39,13 @@ from fastmlp.optimizers import Optimizer
 from fastmlp.schedules import rates_of
 
 Array = NDArray[Any]
+Words = NDArray[np.uint32]
+NO_WORDS: Words = np.empty(0, np.uint32)
 CALL_SECONDS = 0.05
 # Of one launch, of each net: their coefficients and losses have room for so many.
 MOST_STEPS, FIRST_STEPS = 1 << 12, 64
-MOST_ORDER_NUMBERS = 1 << 20
+# Of one window, of each net: as many rows as a launch takes of 64 a step.
+MOST_ORDER_NUMBERS = 1 << 18
 
 
 class Member(NamedTuple):
@@ -156,8 +160,9 @@ def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
     """Return how many nets of this form the memory of the device holds."""
     rules = rules_of(member.network, member.optimizer)
     need = _need(member, rules, n_rows, min(batch_size, n_rows), 256)
-    order = 8 * max(n_rows, MOST_ORDER_NUMBERS)
-    each = bytes_of(member.network, need) + order
+    # Orders, the words they are made of, and which rows there are.
+    orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
+    each = bytes_of(member.network, need) + orders
     require(card, each, "fit_many")
     return max(1, int(0.9 * card.free_bytes()) // each)
 
@@ -177,26 +182,40 @@ class _Run:
         self.batch = min(batch_size, len(self.rows))
         self.per_epoch = -(-len(self.rows) // self.batch)
         self.unit = self.end = self._start = 0
+        # The generator's state before the words of this window, and before those of the next.
         self._random: Any = None
+        self._ahead: tuple[Any, Words] | None = None
 
     @property
     def alive(self) -> bool:
         """Whether it has not diverged."""
         return self.outcome.diverged_at is None
 
-    def begin(self, n_epochs: int, shuffle: bool) -> NDArray[np.int64]:
-        """Begin a window, and return its orders of rows."""
+    def begin(self, n_epochs: int, shuffle: bool) -> Words:
+        """Begin a window; return the words of its orders, none where rows stay as they are."""
         self.unit, self._start = 0, self.outcome.n_steps
         self.end = n_epochs * self.per_epoch if self.alive else 0
-        self._random = self.member.generator.bit_generator.state
-        self._shuffled = shuffle and self.batch < len(self.rows) and self.alive
-        return self._draw(n_epochs)
+        self._shuffled = shuffle and self.batch < len(self.rows)
+        self.look_ahead(n_epochs)
+        (self._random, words), self._ahead = self._ahead or (None, NO_WORDS), None
+        return words
 
-    def _draw(self, n_epochs: int) -> NDArray[np.int64]:
-        if not self._shuffled:
-            return self.rows[None]
-        words = shuffling_words(self.member.generator, n_epochs, len(self.rows))
-        return self.rows[orders_of(words)]
+    def look_ahead(self, n_epochs: int) -> None:
+        """Draw the words of the next window, unless that is done."""
+        if self._ahead is None and self.alive and self._shuffled and n_epochs:
+            self._ahead = self.member.generator.bit_generator.state, self._draw(n_epochs)
+
+    def look_back(self) -> None:
+        """Undo what no window has used."""
+        if self._ahead is not None:
+            self.member.generator.bit_generator.state, self._ahead = self._ahead[0], None
+
+    def _draw(self, n_epochs: int) -> Words:
+        return shuffling_words(self.member.generator, n_epochs, len(self.rows))
+
+    def order(self, words: Words) -> NDArray[np.int64]:
+        """Return the orders that the words make, or the one of the rows as they are."""
+        return self.rows[orders_of(words)] if words.size else self.rows[None]
 
     def coefficients(self, last: int, total: int) -> Array:
         """Return the optimizer's of the steps from `unit` to `last`, shape (n_steps, n)."""
@@ -213,11 +232,21 @@ class _Run:
         self.outcome.loss += losses[: high - low].tolist()
         if diverged:
             # As if the epochs that were planned after this one had not been.
-            self.member.generator.bit_generator.state = self._random
-            self._draw(high + 1)
+            self._ahead = None
+            if self._random is not None:
+                self.member.generator.bit_generator.state = self._random
+                self._draw(high + 1)
             self.outcome.diverged_at, self.outcome.n_steps = float(losses[high - low]), 0
             self.unit = self.end
         return high - low
+
+
+def _hashable(key: Any) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 class Group:
@@ -247,13 +276,13 @@ class Group:
         self._session = session = Session(card, networks, need, shared=form.shared, who="fit_many")
         self._losses = int(session.plans[0, LOSSES])
         self._pace = min(FIRST_STEPS, MOST_STEPS)
+        session.put_all(PARAMETERS, np.stack([member.parameters for member in members]))
+        if len(first.weight):
+            session.put_all(WEIGHTS, np.stack([member.weight for member in members]))
         for i, run in enumerate(self._runs):
-            member = run.member
             session.set(i, N_ROWS=len(run.rows), BATCH=run.batch)
-            session.put(PARAMETERS, np.ascontiguousarray(member.parameters), i)
-            session.put(M, member.moments.state, i)
-            if len(member.weight):
-                session.put(WEIGHTS, np.ascontiguousarray(member.weight), i)
+            session.put(M, run.member.moments.state, i)
+        self._device_rows: Any = None
 
     def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
         """Train for so many epochs, and bring parameters and state up to date."""
@@ -261,10 +290,11 @@ class Group:
         totals = [run.outcome.n_steps + epochs * run.per_epoch for run in self._runs]
         try:
             for done in range(0, epochs, window):
-                self._begin(min(window, epochs - done), shuffle)
+                n_epochs = min(window, epochs - done)
+                self._begin(n_epochs, shuffle)
                 while self._going:
                     pool.check()
-                    self._call(totals)
+                    self._call(totals, min(window, epochs - done - n_epochs))
                     n_ended = self._advance()
                     if told is not None:
                         told(n_ended)
@@ -272,6 +302,8 @@ class Group:
             if self._going:
                 # An interrupt may have come between a launch and its bookkeeping.
                 self._advance()
+            for run in self._runs:
+                run.look_back()
             self._store()
 
     @property
@@ -280,28 +312,54 @@ class Group:
 
     def _begin(self, n_epochs: int, shuffle: bool) -> None:
         """Begin a window of epochs."""
-        for i in range(len(self._runs)):
-            self._session.set_sum(REACHED, 0.0, i)
-        orders = [run.begin(n_epochs, shuffle) for run in self._runs]
-        for i, order in enumerate(orders):
-            self._session.set(i, N_ORDERS=len(order))
-        self._session.send_orders(orders)
+        session, runs = self._session, self._runs
+        session.set_sums(REACHED, 0.0)
+        words = [run.begin(n_epochs, shuffle) for run in runs]
+        n_orders = [n_epochs if its.size else 1 for its in words]
+        for i, its in enumerate(words):
+            session.set(i, N_ORDERS=n_orders[i], SHUFFLED=its.size > 0)
+        if sum(n_orders) < ENOUGH:
+            session.send_orders([run.order(its) for run, its in zip(runs, words, strict=True)])
+            return
+        if self._device_rows is None:
+            rows = packed([run.rows for run in runs], np.int64)
+            self._device_rows = session.card.copied(rows)
+        longest = max(n * len(run.rows) for n, run in zip(n_orders, runs, strict=True))
+        session.reserve_orders(longest)
+        session.send_heads()
+        arrange(session.card, words, self._device_rows, session.device_plans, max(n_orders))
 
-    def _call(self, totals: Sequence[int]) -> None:
-        """Do so many steps of every net as take about `CALL_SECONDS`."""
+    def _call(self, totals: Sequence[int], upcoming: int) -> None:
+        """Do so many steps of every net as take about `CALL_SECONDS`; meanwhile, draw what the next
+        window's orders are made of."""
         session, start = self._session, time.perf_counter()
-        for i, (run, total) in enumerate(zip(self._runs, totals, strict=True)):
+        for i, run in enumerate(self._runs):
             last = min(run.unit + self._pace, run.end)
             losses = self._losses - run.unit // run.per_epoch
             session.set(i, FIRST=run.unit, LAST=last, LOSSES=losses)
-            if last > run.unit:
-                constants = run.coefficients(last, total).reshape(-1)
-                session.put(COEFFICIENTS, constants.astype(session.memory.dtype), i)
+        constants = packed(self._coefficients(totals), session.memory.dtype)
+        session.put_all(COEFFICIENTS, constants)
         session.send_heads()
         launch_small(self.design, self._rules, session, self._x, self._y)
+        for run in self._runs:
+            run.look_ahead(upcoming)
         adapter.synchronize()
         ideal = self._pace * CALL_SECONDS / max(time.perf_counter() - start, 1e-9)
         self._pace = max(1, min(MOST_STEPS, int(min(ideal, 4 * self._pace))))
+
+    def _coefficients(self, totals: Sequence[int]) -> list[Array]:
+        """Return the coefficients of a call for each net: made once for nets that share them."""
+        made: dict[Any, Array] = {}
+        found = []
+        for i, (run, total) in enumerate(zip(self._runs, totals, strict=True)):
+            last = int(self._session.plans[i, LAST])
+            key: Any = (run.member.optimizer, run.outcome.n_steps, last - run.unit, total)
+            # A schedule of the user's own may have no hash.
+            key = key if _hashable(key) else i
+            if key not in made:
+                made[key] = run.coefficients(last, total) if last > run.unit else np.empty(0)
+            found.append(made[key])
+        return found
 
     def _advance(self) -> int:
         """Take note of what the device has done; return how many epochs have ended."""

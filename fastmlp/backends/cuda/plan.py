@@ -51,7 +51,9 @@ MODE = next(_next)
 MORE = next(_next)
 ENDS = next(_next)
 N_TILES = next(_next)
+# Where the orders of the rows begin in the plan; whether the device is to make them from words.
 ORDER = next(_next)
+SHUFFLED = next(_next)
 LAYERS = next(_next)
 
 # Of a layer, from LAYERS + i * LAYER_WORDS on; one more than the net has holds the outputs.

@@ -88,7 +88,8 @@ class Prediction:
         weight = np.empty(0, network.dtype)
         self._card, self._out = card, out
         with card.current():
-            device = arrays.to_device(card, out)
+            on_host = isinstance(out, np.ndarray) and not hasattr(out, "copy_to_host")
+            device = card.empty(out.shape, out.dtype) if on_host else out
         self._device = device
         self._question = Question(
             card, network, guard, Rows(x, device, weight), PREDICT, "MLP.predict"

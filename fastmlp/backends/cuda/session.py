@@ -8,14 +8,9 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cuda import plan as places
 from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.plan import (
-    ENDS,
-    ORDER,
-    STRENGTHS,
-    Need,
-    Sizes,
-    make_plan,
-)
+from fastmlp.backends.cuda.copies import spread
+from fastmlp.backends.cuda.orders import packed
+from fastmlp.backends.cuda.plan import ENDS, ORDER, STRENGTHS, Need, Sizes, make_plan
 from fastmlp.memory import readable
 from fastmlp.network import Network
 
@@ -27,7 +22,7 @@ class Session:
 
     Attributes
     ----------
-    plans : int64, shape (n_nets, n_words), on the host
+    plans : int64, shape (n_nets, head), on the host, without the orders of the rows
     memory, sums, device_plans : on the device, a row for each net
     sizes : Sizes
     """
@@ -38,12 +33,14 @@ class Session:
         self.card = card
         made = [make_plan(network, need) for network in networks]
         self.sizes: Sizes = made[0][1]
-        self.plans = np.stack([plan for plan, _ in made])
-        self.plans[:, ENDS] = 1
+        plans = np.stack([plan for plan, _ in made])
+        plans[:, ENDS] = 1
+        self.head = int(plans[0, ORDER])
+        self.plans = plans[:, : self.head].copy()
         dtype = networks[0].dtype
         n_memory = self.sizes.memory + (0 if shared else self.sizes.space)
         n_nets = len(networks)
-        words = self.plans.nbytes + 8 * n_nets * self.sizes.sums
+        words = plans.nbytes + 8 * n_nets * self.sizes.sums
         require(card, n_nets * n_memory * dtype.itemsize + words, who)
         with card.current():
             self.memory = card.copied(np.zeros((n_nets, n_memory), dtype))
@@ -53,8 +50,7 @@ class Session:
                 strengths = [strength for _, strength in network.penalties]
                 sums[net, start : start + len(strengths)] = strengths
             self.sums = card.copied(sums)
-            self.device_plans = card.copied(self.plans)
-        self.head = int(self.plans[0, ORDER])
+            self.device_plans = card.copied(plans)
 
     def set(self, net: int = 0, **words: int) -> None:
         """Set words of a plan, given by the names of their places, on the host."""
@@ -63,24 +59,36 @@ class Session:
 
     def send_heads(self) -> None:
         """Bring the plans on the device up to date, but for the orders of the rows."""
-        for net in range(len(self.plans)):
-            self.device_plans[net, : self.head].copy_to_device(
-                np.ascontiguousarray(self.plans[net, : self.head])
-            )
+        self._send(self.plans, self.device_plans, 0)
 
     def send_orders(self, orders: Sequence[NDArray[np.int64]]) -> None:
         """Put the orders of the rows, one array a net, behind the heads."""
-        longest = max(order.size for order in orders)
-        plans = np.zeros((len(self.plans), self.head + longest), np.int64)
-        for net, order in enumerate(orders):
-            plans[net, : self.head] = self.plans[net, : self.head]
-            plans[net, self.head : self.head + order.size] = order.reshape(-1)
-        self.plans = plans
+        behind = packed(orders, np.int64)
         with self.card.current():
-            if self.device_plans.shape == plans.shape:
-                self.device_plans.copy_to_device(plans)
-            else:
-                self.device_plans = self.card.copied(plans)
+            self.reserve_orders(behind.shape[1])
+            whole = np.zeros(self.device_plans.shape, np.int64)
+            whole[:, : self.head], whole[:, self.head :][:, : behind.shape[1]] = self.plans, behind
+            self.device_plans.copy_to_device(whole)
+
+    def reserve_orders(self, n: int) -> None:
+        """See that there is room for so many numbers behind the head of each plan."""
+        if self.device_plans.shape[1] < self.head + n:
+            self.device_plans = None
+            self.device_plans = self.card.empty((len(self.plans), self.head + n), np.int64)
+
+    def put_all(self, place: int, values: Array) -> None:
+        """Copy a row of values for each net, from the host, to where the plans have a place."""
+        self._send(values, self.memory, int(self.plans[0, place]))
+
+    def set_sums(self, place: int, value: float) -> None:
+        """Set one of the sums of every net."""
+        self._send(np.full((len(self.plans), 1), value), self.sums, place)
+
+    def _send(self, values: Array, target: Any, start: int) -> None:
+        if len(values) == 1:
+            target[0, start : start + values.shape[1]].copy_to_device(values[0])
+        else:
+            spread(self.card, values, target, start)
 
     def put(self, place: int, values: Any, net: int = 0) -> None:
         """Copy flat values, of host or device, to where the plan has a place for them."""
@@ -117,6 +125,9 @@ def require(card: Card, n_bytes: int, who: str) -> None:
         Saying how much is needed, and how much there is.
     """
     free = card.free_bytes()
+    if n_bytes > free:
+        card.reclaim()
+        free = card.free_bytes()
     if n_bytes > free:
         raise MemoryError(
             f"{who}: this takes {readable(n_bytes)} of the memory of cuda:{card.index}, where "

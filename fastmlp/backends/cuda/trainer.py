@@ -6,14 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import pool
-from fastmlp._compile import block_of
-from fastmlp.backends.cpu.plan import address
-from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cuda import adapter, arrays, choice
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.launch import launch
 from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda.orders import orders_of
 from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
@@ -208,11 +206,3 @@ def _n_parts(network: Network, n: int) -> int:
 
 def _bytes_to_move(data: Rows) -> int:
     return sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray))
-
-
-def orders_of(words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
-    words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
-    n_orders, n = words.shape
-    block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
-    return result

@@ -52,7 +52,7 @@ from fastmlp.backends.cuda.staged import make_product
 def make_weights_phase(rules: Rules, form: Form) -> Any:
     """Make phase two: gradient and update by tiles, and the sum of the batch's losses."""
     tile = _make_tile(rules, form)
-    account = _make_account(form)
+    account = _make_account(rules, form)
     find_batch = device_function(batch_of)
 
     def weights_phase(staging: Any, memory: Any, sums: Any, plan: Any, step: Any) -> None:
@@ -75,9 +75,12 @@ def make_weights_phase(rules: Rules, form: Form) -> Any:
     return device_function(weights_phase)
 
 
-def _make_account(form: Form) -> Any:
-    """Make the sum of the losses of a batch, which ends the training where it is not finite."""
-    n_threads = form.n_threads
+def _make_account(rules: Rules, form: Form) -> Any:
+    """Make the sum of the losses of a batch, which ends the training where it is not finite.
+
+    A question is asked again, of other parameters: it never ends.
+    """
+    n_threads, training = form.n_threads, rules.update is not None
 
     def account(sums: Any, plan: Any, step: Any, n: Any, mass: Any, t: Any) -> None:
         for lane in range(t, N_LANES, n_threads):
@@ -98,7 +101,7 @@ def _make_account(form: Form) -> Any:
             sums[EPOCH_LOSS] += loss * mass
             sums[EPOCH_MASS] += mass
             sums[REACHED] = step + 1
-            if not loss - loss == 0:
+            if training and not loss - loss == 0:
                 sums[BAD] = 1.0
 
     return device_function(account)

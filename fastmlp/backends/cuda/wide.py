@@ -62,8 +62,9 @@ def make_kernels(rules: Rules, form: Form) -> Kernels:
 
     def phase(x: Any, y: Any, memory: Any, sums: Any, plan: Any, step: Any, which: Any) -> None:
         staging = cuda.shared.array(size, scalar)
-        # Blocks of the phase that found it may see it or not: what they write is put back.
-        if sums[BAD] != 0 and which != END_PHASE:
+        # Blocks of the phase that finds it may see it or not: what they write is put back. But of
+        # one block all threads must see the same, or some would wait for others that are gone.
+        if training and which != END_PHASE and cuda.syncthreads_or(int(sums[BAD] != 0)) != 0:
             return
         if which == ROWS_PHASE:
             rows_phase(staging, x, y, memory, sums, plan, step)

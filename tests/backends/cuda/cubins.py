@@ -80,7 +80,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import choice, finite, small, wide
+    from fastmlp.backends.cuda import choice, copies, finite, orders, small, wide
     from fastmlp.backends.cuda.adapter import SCALARS
     from fastmlp.backends.cuda.form import Form
     from fastmlp.backends.cuda.rules import rules_of
@@ -108,6 +108,9 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         yield f"run, {name}", made.run, types.void(*one)
     matrix = types.Array(scalar, 2, "C")
     yield "finite", finite._look(), types.void(matrix, types.float64[::1])
+    yield "spread", copies._spread(), types.void(matrix, matrix, types.int64)
+    words, rows = types.Array(types.uint32, 2, "C"), types.Array(types.int64, 2, "C")
+    yield "arrange", orders._arrange(), types.void(words, rows, rows, types.int64)
     apply = wide.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
 

@@ -1,10 +1,12 @@
 """What a user is told where there is no GPU, and that nobody pays for one who has none."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +15,12 @@ from fastmlp import MLP
 from fastmlp.backends.cuda import adapter
 
 ROOT = Path(__file__).parents[3]
+
+
+class Device(NamedTuple):
+    """A device, as the module has it."""
+
+    compute_capability: tuple[int, int] = (9, 0)
 
 
 class Module:
@@ -57,6 +65,123 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     has([], monkeypatch)
     with pytest.raises(RuntimeError, match=r"MLP: the NVIDIA driver sees no device: check nvidia"):
         net("cuda")
+
+
+def test_a_driver_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where CUDA_VISIBLE_DEVICES is empty: the driver does not even begin."""
+    has(
+        OSError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE"), monkeypatch
+    )
+    with pytest.raises(RuntimeError, match=r"MLP: the NVIDIA driver sees no device: check nvidia"):
+        net("cuda")
+
+
+def test_a_device_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    has([Device((7, 0))], monkeypatch)
+    with pytest.raises(RuntimeError, match=r"MLP: cuda:0 has compute capability 7.0, .* need 7.5"):
+        net("cuda")
+
+
+def test_a_driver_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    has([Device()], monkeypatch)
+    monkeypatch.setattr(adapter, "_versions", lambda: (12, 13))
+    words = (
+        r"MLP: the NVIDIA driver is for CUDA 12, .* CUDA 13: .* or pip install .numba-cuda\[cu12"
+    )
+    with pytest.raises(RuntimeError, match=words):
+        net("cuda")
+    monkeypatch.setattr(adapter, "_versions", lambda: (13, 12))
+    assert net("cuda").device == "cuda"
+
+
+def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    has([Device()], monkeypatch)
+    monkeypatch.setattr(adapter, "_first_user", os.getppid())
+    with pytest.raises(RuntimeError, match=r"MLP: this process was forked from .* \"spawn\""):
+        net("cuda")
+
+
+def card(monkeypatch: pytest.MonkeyPatch) -> adapter.Card:
+    made = object.__new__(adapter.Card)
+    made.index = 3
+    monkeypatch.setattr(adapter, "SIMULATED", False)
+    return made
+
+
+def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may take it between the question and the allocation."""
+
+    def device_array(*_: Any) -> Any:
+        raise OSError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+
+    has([Device()], monkeypatch)
+    monkeypatch.setattr(adapter.MODULE, "device_array", device_array, raising=False)
+    with pytest.raises(MemoryError, match=r"cuda:3 has no room for 8 KB in one piece: use a small"):
+        card(monkeypatch).empty((10, 100), np.float64)
+
+
+def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmlp.backends.cuda.session import require
+
+    free = [10]
+    its = card(monkeypatch)
+    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: free[0])
+    monkeypatch.setattr(adapter.Card, "reclaim", lambda self: free.insert(0, 100))
+    require(its, 50, "MLP.fit")
+    with pytest.raises(
+        MemoryError, match=r"MLP.fit: this takes 200 bytes of .* cuda:3, where 100 bytes"
+    ):
+        require(its, 200, "MLP.fit")
+
+
+class Array:
+    """An array of another library."""
+
+    def __init__(self, **more: Any) -> None:
+        its = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
+        self.__cuda_array_interface__ = its | more
+
+
+def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
+    """Have arrays on that device; the calls to the module are noted."""
+    calls: list[str] = []
+    has([Device()], monkeypatch)
+    monkeypatch.setattr(adapter, "SIMULATED", False)
+    monkeypatch.setattr(adapter, "_device_of", lambda address: ordinal)
+    context = SimpleNamespace(device=SimpleNamespace(id=0))
+    for name, does in (
+        ("current_context", lambda: context),
+        ("synchronize", lambda: calls.append("synchronize")),
+        ("as_cuda_array", lambda array: calls.append("taken")),
+    ):
+        monkeypatch.setattr(adapter.MODULE, name, does, raising=False)
+    return calls
+
+
+def test_an_array_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    adopting(monkeypatch, ordinal=1)
+    with pytest.raises(ValueError, match=r"MLP.fit: X lies on cuda:1, the net on cuda:0: move"):
+        adapter.adopted(Array(), "MLP.fit: X")
+
+
+def test_work_that_an_array_waits_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = adopting(monkeypatch, ordinal=0)
+    adapter.adopted(Array(), "X")
+    assert calls == ["synchronize", "taken"]
+    # It says what to wait for, or that there is nothing, and the module obeys.
+    adapter.adopted(Array(stream=None, version=3), "X")
+    assert calls == ["synchronize", "taken", "taken"]
+
+
+def test_an_error_of_the_driver_is_no_rule_that_does_not_compile() -> None:
+    class Dispatcher:
+        typeof_pyval = staticmethod(type)
+
+        def compile(self, kinds: Any) -> None:
+            raise OSError("[2] Call to cuLibraryLoadData results in CUDA_ERROR_OUT_OF_MEMORY")
+
+    with pytest.raises(OSError, match="cuLibraryLoadData"):
+        adapter.compiled_for(Dispatcher(), (1, 2.0))
 
 
 def test_a_rule_that_does_not_compile() -> None:

@@ -2,6 +2,10 @@
 
 import sys
 
+from numba.cuda.simulator import kernelapi
+from shared import Shared
+
 # One of its threads looks, without a pause, whether the others wait for each other, and gives way
 # to them only as often as this says: the default is 5 ms.
 sys.setswitchinterval(2e-5)
+kernelapi.FakeCUDAShared = Shared

@@ -35,11 +35,13 @@ def member(net: MLP, rows: Any) -> Member:
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
+@pytest.mark.parametrize("enough", [1, 1 << 20], ids=["orders of the device", "of the host"])
 @pytest.mark.parametrize(("shuffle", "order_numbers"), [(True, 1), (True, 1 << 20), (False, 1)])
 def test_each_net_ends_as_by_itself(
-    shuffle: bool, order_numbers: int, monkeypatch: pytest.MonkeyPatch
+    shuffle: bool, order_numbers: int, enough: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", order_numbers)
+    monkeypatch.setattr(many, "ENOUGH", enough)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
     together, alone = nets(), nets()

@@ -176,6 +176,10 @@ def test_arrays_of_the_device_are_checked(rows: Any) -> None:
         its.predict(Elsewhere(x[:, ::-1]))
     with pytest.raises(ValueError, match="X has 2 features, but the net has 3 inputs"):
         its.predict(Elsewhere(np.ascontiguousarray(x[:, :2])))
+    locked = Elsewhere(np.empty((N_ROWS, 2)))
+    locked.__cuda_array_interface__["data"] = (locked.array.ctypes.data, True)
+    with pytest.raises(ValueError, match=r"MLP\.predict: out must be writeable"):
+        its.predict(x, out=locked)
     with pytest.raises(ValueError, match=r"out must have shape \(10, 2\), got \(9, 2\)"):
         its.predict(x, out=Elsewhere(np.empty((9, 2))))
     with pytest.raises(ValueError, match="X must be finite"):

@@ -54,3 +54,16 @@ def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.Mon
     for factor in (1.0, 0.5):
         expected = cpu.loss(parameters * factor, data)
         assert evaluation(parameters * factor) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_question_whose_answer_is_not_finite_ends_none_after_it() -> None:
+    """As after an epoch whose validation loss overflows, or a line search that went too far."""
+    rng = np.random.default_rng(0)
+    net = Net(output_activation="identity")
+    parameters, data = net.draw(rng, 7)
+    engine = gpu(net)
+    evaluation, objective = engine.evaluation(Rows(*data)), engine.objective(Rows(*data))
+    before = evaluation(parameters), objective(parameters)[0]
+    assert np.isinf(evaluation(parameters * 1e200))
+    assert np.isinf(objective(parameters * 1e200)[0])
+    assert (evaluation(parameters), objective(parameters)[0]) == before

@@ -1,0 +1,213 @@
+"""Blocks of the simulator whose threads run one at a time, in an order of choice, watched.
+
+The simulator's own blocks let threads run as they come, nearly always the first one first: a
+missing barrier is not seen there, nor are blocks of a launch that read what others write. Here each
+thread runs to its next barrier alone, and what it reads and writes of global and shared memory is
+noted: two threads that touch a number, one of them to change it, must be of one block with a
+barrier between them.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numba.cuda.simulator import kernel, kernelapi
+from numpy.typing import NDArray
+from shared import Shared
+
+from fastmlp.backends.cuda.plan import BAD
+
+Order = Callable[[Sequence[Any]], Sequence[Any]]
+# Of a kernel's arguments: the sums.
+SUMS = 3
+
+
+def in_random_order(seed: int) -> Order:
+    """An order that is another one after each barrier."""
+    rng = np.random.default_rng(seed)
+    return lambda threads: [threads[i] for i in rng.permutation(len(threads))]
+
+
+ORDERS: dict[str, Callable[[], Order]] = {
+    "backward": lambda: lambda threads: threads[::-1],
+    "random": lambda: in_random_order(1),
+}
+
+
+class Touched:
+    """Who has touched a number in a launch."""
+
+    def __init__(self) -> None:
+        self.writer: Any = None
+        # Of the block that runs now, since its last barrier; and of all.
+        self.interval, self.readers = -1, set[int]()
+        self.blocks = set[Any]()
+
+
+class Watch:
+    """What a launch has touched so far."""
+
+    def __init__(self) -> None:
+        self.cells: dict[Any, Touched] = {}
+
+    def read(self, key: Any, name: str) -> None:
+        """Note a number that is read."""
+        cell, t = self.cells.setdefault(key, Touched()), threading.current_thread()
+        self._after_the_write(cell, t, name)
+        if cell.interval != t.interval or t.block not in cell.blocks:
+            cell.interval, cell.readers = t.interval, set()
+        cell.readers.add(t.thread_id)
+        cell.blocks.add(t.block)
+
+    def write(self, key: Any, name: str) -> None:
+        """Note a number that is changed."""
+        cell, t = self.cells.setdefault(key, Touched()), threading.current_thread()
+        self._after_the_write(cell, t, name)
+        others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
+        assert not others, f"{name} is changed by one thread and read by {others} of its block"
+        assert cell.blocks <= {t.block}, f"{name} is changed by one block and read by others"
+        cell.writer = (t.block, t.interval, t.thread_id)
+
+    def _after_the_write(self, cell: Touched, t: Any, name: str) -> None:
+        if cell.writer is None or cell.writer[::2] == (t.block, t.thread_id):
+            return
+        block, interval, thread = cell.writer
+        assert block == t.block, f"{name} is changed by block {block} and touched by {t.block}"
+        assert interval < t.interval, f"{name} is changed by thread {thread}, no barrier behind it"
+
+
+class Watched:
+    """An array of a kernel."""
+
+    def __init__(self, array: NDArray[Any], name: str, watch: Watch, *, shared: bool) -> None:
+        self.array, self.shape = array, array.shape
+        self._name, self._watch, self._shared = name, watch, shared
+        self._base, self._strides = array.__array_interface__["data"][0], array.strides
+        # What a launch finds is not finite, other blocks of it may see or not: see wide.py.
+        self._flag = BAD if name == f"argument {SUMS}" else -1
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def _key(self, key: Any) -> Any:
+        place = key if isinstance(key, tuple) else (key,)
+        assert min(place) >= 0, f"{self._name}[{key}]"
+        if place[-1] == self._flag:
+            return None
+        block = threading.current_thread().block if self._shared else None
+        at = self._base + sum(int(i) * n for i, n in zip(place, self._strides, strict=True))
+        return block, at
+
+    def __getitem__(self, key: Any) -> Any:
+        value = self.array[key]
+        if isinstance(value, np.ndarray):
+            if isinstance(key, tuple | slice):
+                return value
+            return Watched(value, self._name, self._watch, shared=self._shared)
+        place = self._key(key)
+        if place is not None:
+            self._watch.read(place, f"{self._name}[{key}]")
+        return value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        before = self.array[key].tobytes()
+        self.array[key] = value
+        place = self._key(key)
+        if place is not None and self.array[key].tobytes() != before:
+            self._watch.write(place, f"{self._name}[{key}]")
+
+
+class Thread(kernel.BlockThread):
+    """A thread that runs when it is told to, to its next barrier."""
+
+    def __init__(self, target: Any, manager: Any, block: Any, thread: Any) -> None:
+        super().__init__(target, manager, block, thread, False)
+        self.go, self.over, self.place, self.block = threading.Semaphore(0), False, None, block
+        self.interval = 0
+
+    def run(self) -> None:
+        self.go.acquire()
+        try:
+            if not self.abort:
+                super().run()
+        finally:
+            self.over = True
+            self._manager.back.release()
+
+    def syncthreads(self) -> None:
+        frame, place = sys._getframe(1), []
+        while frame is not None:
+            place.append((frame.f_code.co_filename, frame.f_lineno))
+            frame = frame.f_back
+        self.place = place
+        self._manager.back.release()
+        self.go.acquire()
+        if self.abort:
+            raise RuntimeError("another thread has failed")
+        self.interval += 1
+
+
+class Block:
+    """Stands in for the simulator's `BlockManager`."""
+
+    def __init__(self, order: Order, watch: Watch, f: Any, grid: Any, block: Any) -> None:
+        self._order, self._watch, self._f = order, watch, f
+        self._grid_dim, self._block_dim = grid, block
+        self.block_state = np.zeros(block, np.bool_)
+        self.back = threading.Semaphore(0)
+
+    def run(self, grid_point: Any, *arguments: Any) -> None:
+        """Run all threads of the block."""
+        if not any(grid_point):
+            self._watch.cells.clear()
+        given = [self._watched(i, argument) for i, argument in enumerate(arguments)]
+        threads = [
+            Thread(lambda: self._f(*given), self, grid_point, place)
+            for place in np.ndindex(*self._block_dim)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while not all(thread.over for thread in threads):
+                self._turn(threads)
+        finally:
+            for thread in threads:
+                thread.abort = True
+                thread.go.release()
+            for thread in threads:
+                thread.join()
+
+    def _turn(self, threads: Sequence[Thread]) -> None:
+        for thread in self._order(threads):
+            thread.go.release()
+            self.back.acquire()
+            if thread.exception:
+                raise thread.exception[0].with_traceback(thread.exception[1])
+        assert len({thread.over for thread in threads}) == 1, "some wait for threads that are gone"
+        places = [thread.place for thread in threads]
+        assert places.count(places[0]) == len(places), "threads wait at different barriers"
+
+    def _watched(self, i: int, argument: Any) -> Any:
+        item = getattr(argument, "_item", None)
+        if item is None:
+            return argument
+        return Watched(item._ary, f"argument {i}", self._watch, shared=False)
+
+
+def watched(order: Order, monkeypatch: Any) -> None:
+    """Have the simulator run blocks so."""
+    watch = Watch()
+
+    def block(f: Any, grid: Any, size: Any, debug: bool) -> Block:
+        return Block(order, watch, f, grid, size)
+
+    class Ours(Shared):
+        def array(self, shape: Any, dtype: Any) -> Any:
+            frame = sys._getframe(1)
+            array = self.at((frame.f_code, frame.f_lineno), shape, dtype)
+            return Watched(array, "shared", watch, shared=True)
+
+    monkeypatch.setattr(kernel, "BlockManager", block)
+    monkeypatch.setattr(kernelapi, "FakeCUDAShared", Ours)

@@ -1,0 +1,54 @@
+"""What benchmarks.gpu does on a card, done in the simulator, so that it runs there at once."""
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu
+
+LOAD = gpu.Load((2, 2, 1), 1, "tanh")
+
+
+def test_parity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PARITY_STEPS", 1)
+    told = gpu.parity([LOAD])
+    assert [(its["dtype"], its["design"], its["held"]) for its in told] == [
+        (dtype, design, True) for dtype in ("float32", "float64") for design in gpu.DESIGNS
+    ]
+    assert all(json.dumps(its) for its in told)
+
+
+def test_contestants_train() -> None:
+    for load in (LOAD, LOAD._replace(n_nets=2)):
+        ours = [make for name, make in gpu.contestants(load).items() if "fastmlp" in name]
+        for make in ours:
+            make()(1)
+
+
+def test_what_must_hold_stands_beside_what_was_measured() -> None:
+    parity: list[Any] = [[{"net": "a", "dtype": "float32", "design": "small", "held": True}]]
+    parity += [[{"net": "b", "dtype": "float32", "design": "wide", "error": "KeyError()"}]]
+    races: list[Any] = [{"net": "a", "wanted": {"times a graph": 3.0}, "held": False}, {}]
+    sanitizer: list[Any] = [{"memcheck": {"held": True}}]
+    assert gpu.verdicts({"parity": parity, "races": races, "sanitizer": sanitizer}) == {
+        "parity: a, float32, small": True,
+        "parity: b, float32, wide": None,
+        "race: a": False,
+        "memcheck": True,
+        "racecheck": None,
+    }
+
+
+def test_a_race_is_held_where_a_graph_is_that_much_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(make: Any, seconds: float) -> Any:
+        return {"median": make()}
+
+    monkeypatch.setattr(gpu, "timed", timed)
+    times = {"fastmlp, small": 1.0, "fastmlp, wide": 2.0, "PyTorch, eager": 0.1}
+    graphs = {"PyTorch, graph of a step": 4.0, "PyTorch, graph of an epoch": 3.0}
+    made = {name: lambda seconds=seconds: seconds for name, seconds in (times | graphs).items()}
+    monkeypatch.setattr(gpu, "contestants", lambda load: made)
+    for wanted, held in ((3.0, True), (3.1, False), (None, True)):
+        told = gpu.race(LOAD._replace(wanted=wanted), 1.0)
+        assert (told["times a graph"], told["held"]) == (3.0, held)

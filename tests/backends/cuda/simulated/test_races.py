@@ -1,0 +1,145 @@
+"""No kernel depends on the order of its threads: see races.py."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import Net, orders
+from races import ORDERS, watched
+from runs import N_ROWS, Run, gpu, trained
+
+from fastmlp import MLP, fit_many
+from fastmlp.backends.cuda import adapter, finite, many, questions
+from fastmlp.backends.cuda.adapter import cuda, kernel
+from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.optimizers import SGD, Adam
+
+each_order = pytest.mark.parametrize("order", ORDERS)
+PENALTIES = {"l2": 0.1, "l1": 0.1}
+
+
+def train(net: Net, design: str, *, weighted: bool, shared: bool = True, rate: float = 0.1) -> Run:
+    rng = np.random.default_rng(0)
+    parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
+    engine = gpu(net)
+    optimizer: Any = SGD(rate) if rate > 1 else Adam(rate)
+    with pytest.MonkeyPatch.context() as patch:
+        if not shared:
+            patch.setattr(engine.card, "shared_bytes", 0)
+        return trained(
+            engine, parameters, Rows(*data), optimizer, orders(rng, 2, N_ROWS), kind=design
+        )
+
+
+@each_order
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("design", ["small", "small, global", "phases", "wide"])
+def test_training(design: str, loss: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, _, rest = design.partition(", ")
+    weighted = loss == "mse"
+    net = Net(sizes=(3, 5, 4, 3), loss=loss, penalties=PENALTIES)
+    expected = train(net, kind, weighted=weighted, shared=not rest)
+    watched(ORDERS[order](), monkeypatch)
+    got = train(net, kind, weighted=weighted, shared=not rest)
+    for name in ("parameters", "moments", "losses"):
+        assert np.array_equal(getattr(got, name), getattr(expected, name)), name
+
+
+@each_order
+@pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
+@pytest.mark.parametrize("design", ["small", "phases", "wide"])
+def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for threads that have seen it, and are gone."""
+    watched(ORDERS[order](), monkeypatch)
+    run = train(Net(output_activation="identity"), design, weighted=False, rate=rate)
+    assert run.diverged
+    assert np.isfinite(run.parameters).all()
+
+
+@each_order
+def test_questions_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
+    parameters, data = net.draw(rng, 7, weighted=True)
+    monkeypatch.setattr(questions, "CHUNK_NUMBERS", 120)
+
+    def answers() -> Any:
+        engine, its = gpu(net), parameters.copy()
+        yield engine.predictions(its, data.x, None)
+        yield engine.evaluation(Rows(*data))(its)
+        value, slopes = engine.loss_and_gradient(its, Rows(*data))
+        yield value
+        yield slopes
+        moments = engine.moments()
+        engine.update(its, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
+        yield its
+        yield moments.flat()
+        yield finite.all_finite(adapter.MODULE.to_device(data.x))
+        yield finite.all_finite(adapter.MODULE.to_device(data.x * np.nan))
+
+    expected = list(answers())
+    watched(ORDERS[order](), monkeypatch)
+    for got, told in zip(answers(), expected, strict=True):
+        assert np.array_equal(got, told)
+
+
+@each_order
+def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 3)), rng.normal(size=6)
+    monkeypatch.setattr(many, "ENOUGH", 1)
+
+    def trained() -> list[MLP]:
+        nets = [MLP((3, 4, 1), seed=i, dtype="float64", device="cuda") for i in range(2)]
+        fit_many(nets, x, y, epochs=2, batch_size=4)
+        return nets
+
+    expected = trained()
+    watched(ORDERS[order](), monkeypatch)
+    for net, like in zip(trained(), expected, strict=True):
+        assert np.array_equal(net.parameters, like.parameters)
+
+
+def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(body: Any, n_blocks: int = 1) -> None:
+        made, numbers = kernel(body), np.zeros((1, 4))
+        adapter.configured(made, (numbers,), n_blocks, 2)(adapter.MODULE.to_device(numbers))
+
+    def unordered(x: Any) -> None:
+        x[0, cuda.threadIdx.x] = 1.0
+        x[0, 2 + cuda.threadIdx.x] = x[0, 1 - cuda.threadIdx.x]
+
+    def ordered(x: Any) -> None:
+        x[0, cuda.threadIdx.x] = 1.0
+        cuda.syncthreads()
+        x[0, 2 + cuda.threadIdx.x] = x[0, 1 - cuda.threadIdx.x]
+
+    def late(x: Any) -> None:
+        seen = x[0, 1 - cuda.threadIdx.x]
+        x[0, cuda.threadIdx.x] = seen + 1.0
+
+    def of_blocks(x: Any) -> None:
+        if cuda.threadIdx.x == 0:
+            x[0, 0] = 1.0 + x[0, 0]
+
+    def gone(x: Any) -> None:
+        if cuda.threadIdx.x == 0:
+            cuda.syncthreads()
+
+    def apart(x: Any) -> None:
+        if cuda.threadIdx.x == 0:
+            cuda.syncthreads()
+        if cuda.threadIdx.x == 1:
+            cuda.syncthreads()
+
+    watched(ORDERS["random"](), monkeypatch)
+    launch(ordered)
+    for body, n_blocks, words in (
+        (unordered, 1, "no barrier behind it|is changed by one thread and read by"),
+        (late, 1, "no barrier behind it|is changed by one thread and read by"),
+        (of_blocks, 2, "is changed by one block and read by|is changed by block"),
+        (gone, 1, "some wait for threads that are gone"),
+        (apart, 1, "threads wait at different barriers"),
+    ):
+        with pytest.raises(AssertionError, match=words):
+            launch(body, n_blocks)
