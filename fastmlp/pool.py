@@ -135,7 +135,7 @@ class Pool:
                 pass
 
     def _work(self) -> None:
-        _here.pool = self
+        _here.pool, _here.kept = self, {}
         try:
             while not self.stopping:
                 try:
@@ -149,7 +149,7 @@ class Pool:
             self._ended.release()
 
     def _work_apart(self, i: int) -> None:
-        _here.pool = self
+        _here.pool, _here.kept = self, {}
         try:
             self._do(i)
         finally:
@@ -194,6 +194,12 @@ def share() -> int | None:
     """Return how many threads this thread may use; None where no pool shares them out."""
     pool: Pool | None = getattr(_here, "pool", None)
     return None if pool is None else pool.share
+
+
+def kept() -> dict[Any, Any] | None:
+    """Return what this thread of a pool keeps from one fit for the next; None in other threads."""
+    things: dict[Any, Any] | None = getattr(_here, "kept", None)
+    return things
 
 
 _here = threading.local()

@@ -1,11 +1,12 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
+from fastmlp import pool, validation
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu import drive, rules
 from fastmlp.backends.cpu.cost import Work
@@ -28,6 +29,8 @@ Array = NDArray[Any]
 
 # So many packed parameters, 4 MB of float32, are kept for the next prediction.
 KEPT = 1 << 20
+# A thread of a pool keeps the buffers of so many kinds of nets.
+KINDS = 4
 
 
 class Engine(Runner):
@@ -174,9 +177,7 @@ class Trainer:
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters = parameters
-        self._session = Session(
-            network, blocks, data, batch_size, moments=moments, members=engine.n_threads
-        )
+        self._session = self._session_for(blocks, data, moments)
         if self._session.rows < batch_size:
             self._session.keep_gradient()
         job = self._session.job
@@ -188,6 +189,29 @@ class Trainer:
         self.unit_flops = 6 * network.layout.n_weights * rows
         # Compiles, so that the first timed call measures work.
         self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
+
+    def _session_for(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
+        """Return a session: in a pool the one in which this thread trained a net like this before,
+        as long as nobody trains in it."""
+        engine, kept = self._engine, pool.kept()
+        network, members = engine.network, engine.n_threads
+        rules = (*map(tuple, (blocks.activations, blocks.forms, blocks.penalties)), blocks.loss)
+        shape = (network.layout, network.dtype, self._batch_size, data.n_rows, data.y.shape[1])
+        key = (*rules, *shape, members)
+        session, trainer = (kept or {}).pop(key, (None, None))
+        if session is None or trainer() is not None:
+            session = Session(
+                network, blocks, data, self._batch_size, moments=moments, members=members
+            )
+        else:
+            strengths = [strength for _, strength in network.penalties]
+            session.serve(data, moments, strengths, blocks.optimizer)
+        small = len(session.workspace.parameters) <= KEPT and not isinstance(data.x, SparseRows)
+        if kept is not None and small:
+            kept[key] = session, weakref.ref(self)
+            if len(kept) > KINDS:
+                del kept[next(iter(kept))]
+        return session
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""

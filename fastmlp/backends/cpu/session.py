@@ -1,6 +1,6 @@
 """Rows, a net and its buffers, laid out for the kernels: what every verb of the engine works in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -160,6 +160,15 @@ class Session:
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
+
+    def serve(self, data: Data, moments: Moments, strengths: Sequence[float], update: int) -> None:
+        """Train another net that is made alike: its state, its penalties' strengths, and the
+        address of its optimizer's block, in the same buffers."""
+        self.workspace = self.workspace._replace(m=moments.m, v=moments.v)
+        self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
+        self.net["optimizer"] = update
+        self.plan.strengths[:] = strengths
+        self.take(data)
 
     def keep_gradient(self) -> Array:
         """Allocate a packed gradient, for one that is summed over chunks or asked for."""
