@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_array
+from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X, assert_same
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV, KFold
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.search import trial
-from tests.search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X, assert_same
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
