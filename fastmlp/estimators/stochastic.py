@@ -98,9 +98,9 @@ class Epochs:
             return self._trainer.plain_order()
         orders = np.empty((n_epochs, n_rows), np.int64)
         for order in orders:
-            places = np.arange(n_rows)
-            estimator._random_state.shuffle(places)
-            np.take(self._order, places, out=order)
+            # scikit-learn shuffles places, and takes these from the order before.
+            order[:] = self._order
+            estimator._random_state.shuffle(order)
             self._order = order
         return orders
 
