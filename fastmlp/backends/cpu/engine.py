@@ -187,8 +187,9 @@ class Trainer:
         rows = self._session.rows
         self.units_per_epoch = drive.units_per_epoch(data.n_rows, batch_size, rows)
         self.unit_flops = 6 * network.layout.n_weights * rows
-        # Compiles, so that the first timed call measures work.
-        self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
+        if self._is_new:
+            # Compiles, so that the first timed call measures work.
+            self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
     def _session_for(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
         """Return a session: in a pool the one in which this thread trained a net like this before,
@@ -199,7 +200,8 @@ class Trainer:
         shape = (network.layout, network.dtype, self._batch_size, data.n_rows, data.y.shape[1])
         key = (*rules, *shape, members)
         session, trainer = (kept or {}).pop(key, (None, None))
-        if session is None or trainer() is not None:
+        self._is_new = session is None or trainer() is not None
+        if self._is_new:
             session = Session(
                 network, blocks, data, self._batch_size, moments=moments, members=members
             )
