@@ -181,7 +181,7 @@ class Trainer:
         if self._session.rows < batch_size:
             self._session.keep_gradient()
         job = self._session.job
-        job["guarded"], job["by_rows"] = guarded, by_rows
+        job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, False
         self.load()
         self._session.at(slice(0, data.n_rows))
         rows = self._session.rows
