@@ -73,7 +73,7 @@ class Trials:
     def _do(self, call: Any, arguments: Any, named: dict[str, Any]) -> Any:
         estimator, X, y = arguments
         if is_plain(estimator, X, y, named):
-            with config_context(**call.config):
+            with config_context(**getattr(call, "config", {})):
                 fold = self._fold(estimator, X, y, named["train"], named["test"])
                 if fold is not None:
                     return self._try(fold, estimator, X, y, **named)
