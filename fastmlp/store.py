@@ -3,12 +3,20 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from fastmlp import archive, checks, files, validation
 from fastmlp.model import MLP
 
-ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+# What is kept beside nets, and the room that makes files of it.
+ESTIMATORS = {
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "MLPEnsembleClassifier": "ensembles",
+    "MLPEnsembleRegressor": "ensembles",
+    "MLPSearchCV": "search",
+}
 
 
 def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
@@ -18,11 +26,13 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
     numbers, no code: rules of your own are kept by their names, and `load` is given them again.
 
     Of an estimator, it holds the parameters, with a RandomState's state, what `fit` left, and what
-    `set_output` was told; not attributes of your own, nor requests for metadata.
+    `set_output` was told; not attributes of your own, nor requests for metadata. Of an ensemble it
+    holds all members, of a search the settings, `cv_results_` and the best estimator.
 
     Parameters
     ----------
-    model : MLP, MLPClassifier or MLPRegressor
+    model : MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor or \
+    MLPSearchCV
         An estimator must be fitted, and of just that class.
     path : path
     include_training_state : bool
@@ -51,13 +61,13 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
     """
     if isinstance(model, MLP):
         return model.save(path, include_training_state=include_training_state)
-    if not _is_estimator(model):
+    room = _room_of(model)
+    if room is None:
         known = ", ".join(("MLP", *ESTIMATORS))
         raise TypeError(f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}")
-    from fastmlp.estimators import archive as estimators
-
     checks.boolean("fastmlp.save", "include_training_state", include_training_state)
-    files.write(path, estimators.pack(model, training=include_training_state))
+    packer = import_module(f"fastmlp.{room}.archive")
+    files.write(path, packer.pack(model, training=include_training_state))
 
 
 def load(
@@ -81,7 +91,7 @@ def load(
 
     Returns
     -------
-    MLP, MLPClassifier or MLPRegressor
+    MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor or MLPSearchCV
 
     Raises
     ------
@@ -112,17 +122,19 @@ def load(
     with files.refusing(path):
         checks.known("file", "kind", content.kind, (archive.KIND, *ESTIMATORS))
     try:
-        from fastmlp.estimators import archive as estimators
+        unpacker = import_module(f"fastmlp.{ESTIMATORS[content.kind]}.archive")
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{os.fspath(path)} holds an estimator, which needs scikit-learn: "
             "pip install 'fastmlp[sklearn]'"
         ) from error
     with files.refusing(path):
-        return estimators.unpack(content, own, n_threads)
+        return unpacker.unpack(content, own, n_threads)
 
 
-def _is_estimator(model: Any) -> bool:
-    """Whether it is one of ours; where they are not imported yet, nothing is."""
-    room = sys.modules.get("fastmlp.estimators")
-    return room is not None and type(model) in [getattr(room, name) for name in ESTIMATORS]
+def _room_of(model: Any) -> str | None:
+    """Return where files are made of it; of what is not imported yet, there is nothing."""
+    for name, room in ESTIMATORS.items():
+        if type(model) is getattr(sys.modules.get(f"fastmlp.{room}"), name, None):
+            return room
+    return None

@@ -391,6 +391,50 @@ def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     assert not any(each() is not None for each in alive)
 
 
+def alike() -> list[MLP]:
+    """Nets that take the same buffers."""
+    optimizers: list[Any] = [Adam(0.01), SGD(1e30), "rmsprop", SGD(0.1), Adam(Cosine(0.02))]
+    return [MLP((3, 9, 2), seed=i, optimizer=o, l2=0.1 * i) for i, o in enumerate(optimizers, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fit diverged")
+@pytest.mark.parametrize("batch_size", [7, N])
+def test_nets_that_are_alike_train_in_the_same_buffers(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastmlp.backends.cpu import engine
+
+    nets, own, made = alike(), alike(), []
+    y = np.stack([Y, -Y], axis=1)
+    session = engine.Session
+    engine.TRAININGS.clear()
+    monkeypatch.setattr(engine, "Session", lambda *a, **o: made.append(0) or session(*a, **o))
+    options: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
+    histories = fit_many(nets, X, y, rows=ROWS, n_threads=1, **options)
+    assert len(made) == 1
+    expected = [net.fit(X[ROWS], y[ROWS], **options) for net in own]
+    assert bits(nets) == bits(own)
+    assert [h.loss for h in histories] == [h.loss for h in expected]
+    assert Status.DIVERGED in [h.status for h in histories]
+
+
+def test_a_callback_may_fit_a_net_that_is_alike() -> None:
+    inner, outer = [MLP((3, 8, 1), seed=i) for i in (1, 2, 3)], MLP((3, 8, 1), seed=0)
+    expected = copy.deepcopy(outer)
+
+    def train_another(report: Report) -> None:
+        inner[report.epoch].fit(X, Y, epochs=2, batch_size=7)
+
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 7}
+    fit_many([outer], X, Y, callbacks=train_another, **options)
+    expected.fit(X, Y, callbacks=lambda report: None, **options)
+    assert bits([outer]) == bits([expected])
+    own = [MLP((3, 8, 1), seed=i) for i in (1, 2, 3)]
+    for net in own:
+        net.fit(X, Y, epochs=2, batch_size=7)
+    assert bits(inner) == bits(own)
+
+
 # --- threads ---
 
 

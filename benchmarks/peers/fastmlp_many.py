@@ -17,11 +17,12 @@ class FitMany(Nets):
         self.sweep, self.n_threads = sweep, n_threads
         self.x, self.y = sweep.data()
         layers = sweep.starts()
+        self.settings = sweep.settings()
         self.starts = [flat([(w[i], b[i]) for w, b in layers]) for i in range(sweep.n_nets)]
         self.nets: list[MLP] = []
 
     def net(self, i: int, n_threads: int | None = None) -> MLP:
-        load, (rate, l2) = self.sweep.workload, self.sweep.settings()[i]
+        load, (rate, l2) = self.sweep.workload, self.settings[i]
         net = MLP(
             load.sizes,
             activation=load.activation,
@@ -48,7 +49,7 @@ class FitMany(Nets):
 
     def alone(self, repeats: int = 5) -> float:
         """Return the seconds of a net's own fit on one thread: the best, mean over all settings."""
-        n = min(len(set(self.sweep.settings())), self.sweep.n_nets)
+        n = min(len(set(self.settings)), self.sweep.n_nets)
         options: Any = {"epochs": self.sweep.epochs, "batch_size": self.sweep.workload.batch}
         best = []
         for i in range(n):

@@ -42,9 +42,7 @@ def pack(estimator: Any, *, training: bool) -> Content:
     header = {
         "layer_sizes": list(network.layout.sizes),
         "dtype": network.dtype.name,
-        "parameters": {
-            name: settings.of(value) for name, value in estimator.get_params(deep=False).items()
-        },
+        "parameters": parameters_of(estimator),
         **_form_of(estimator),
         "attributes": _attributes_of(estimator),
     }
@@ -64,10 +62,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
         Where it is not what it must be.
     """
     header, arrays = content.header, content.arrays
-    told = header["parameters"].items()
-    parameters = {name: settings.value_from(spelled, own) for name, spelled in told}
-    if n_threads is not None:
-        parameters["n_jobs"] = n_threads
+    parameters = parameters_from(header["parameters"], own, n_threads)
     estimator = KINDS[content.kind](**parameters)
     sizes = validation.layer_sizes(header["layer_sizes"])
     _take_form(estimator, sizes, header)
@@ -82,6 +77,44 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     return estimator
 
 
+def parameters_of(estimator: Any) -> dict[str, Any]:
+    """Spell the arguments of an estimator's `__init__`.
+
+    Raises
+    ------
+    ValueError
+        Where one has no name.
+    """
+    told = estimator.get_params(deep=False).items()
+    return {name: settings.of(value) for name, value in told}
+
+
+def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
+    """Return the arguments that are spelled so, with as many threads as are asked for."""
+    parameters = {name: settings.value_from(value, own) for name, value in spelled.items()}
+    return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
+
+
+def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the arrays of what stands at a place in another's file."""
+    arrays = {f"{place}.{name}": array for name, array in content.arrays.items()}
+    return {"kind": content.kind, **content.header}, arrays
+
+
+def content_at(header: Mapping[str, Any], arrays: Mapping[str, Any], place: str) -> Content:
+    """Return what stands at a place in another's file."""
+    start = f"{place}."
+    its = {name.removeprefix(start): it for name, it in arrays.items() if name.startswith(start)}
+    told = dict(header)
+    return Content(told.pop("kind"), told, its)
+
+
+def feature_names_of(estimator: Any) -> dict[str, Any]:
+    """Return the names of the features, where there are any, for a header."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return {} if names is None else {"feature_names": names.tolist()}
+
+
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
     """Return the estimator's network, its settings checked."""
     estimator._validate_params()
@@ -94,8 +127,7 @@ def _form_of(estimator: Any) -> dict[str, Any]:
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
         form["labels"] = labels.of(estimator)
-    if hasattr(estimator, "feature_names_in_"):
-        form["feature_names"] = estimator.feature_names_in_.tolist()
+    form |= feature_names_of(estimator)
     if hasattr(estimator, "_sklearn_output_config"):
         form["transform_output"] = estimator._sklearn_output_config["transform"]
     return form
@@ -111,7 +143,7 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
     if estimator.out_activation_ not in outputs:
         raise FileError(f"out_activation must be {outputs}, got {estimator.out_activation_!r}")
     if "feature_names" in header:
-        estimator.feature_names_in_ = _names(header["feature_names"], sizes[0])
+        estimator.feature_names_in_ = names_from(header["feature_names"], sizes[0])
     if "transform_output" in header:
         container = header["transform_output"]
         if container not in CONTAINERS:
@@ -130,7 +162,8 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
     return "softmax" if binarizer.y_type_ == "multiclass" else "logistic"
 
 
-def _names(given: Any, n_features: int) -> Any:
+def names_from(given: Any, n_features: int) -> Any:
+    """Return the names of so many features."""
     if type(given) is not list or any(type(name) is not str for name in given):
         raise FileError("feature_names must be a list of names")
     if len(given) != n_features:

@@ -1,6 +1,7 @@
 """What both estimators share: scikit-learn's methods around the core's training."""
 
 import warnings
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from fastmlp.notices import warn_at
 from fastmlp.optimizers import Optimizer
 
 Array = NDArray[Any]
+Rows = NDArray[np.int64]
 # What training leaves behind and predictions do not need.
 TRAINING_STATE = (
     "_optimizer",
@@ -50,6 +52,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
     _held_out: HeldOut | None
+    _names: ClassVar[list[str]]
 
     more_constraints: ClassVar[dict[str, Any]] = {
         "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
@@ -58,6 +61,13 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         "scoring": [None, str, callable],
         "pickle_state": ["boolean"],
     }
+
+    @classmethod
+    def _get_param_names(cls) -> list[str]:
+        """Return the names of the parameters, sorted: 0.15 ms to find out, four times a fit."""
+        if "_names" not in vars(cls):
+            cls._names = super()._get_param_names()
+        return list(cls._names)
 
     def transform(self, X: Any) -> Array:
         """Return the activations of the last hidden layer.
@@ -83,8 +93,11 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return int(self.coefs_[-1].shape[0])
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
+        return self._refusing_overflow(self._train, *arguments, **options)
+
+    def _refusing_overflow(self, train: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            return self._train(*arguments, **options)
+            return train(*arguments, **options)
         except OverflowError as error:
             raise ValueError(f"{type(self).__name__}: {error}") from error
 
@@ -96,12 +109,41 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Any:
-        hidden = self._hidden_sizes()
+        self._hidden_sizes()  # Which it refuses before it looks at the data.
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_input(X, y, incremental, reset=first_pass)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
         weight = self._checked_weight(sample_weight, X, y)
-        units = [X.shape[1], *hidden, y.shape[1]]
+        return self._learn(X, y, weight, incremental, first_pass, validation)
+
+    def _fit_part(self, X: Any, y: Array, rows: Rows, form: Mapping[str, Any]) -> Any:
+        """Fit on some rows of data that are checked already, as `fit` does on a copy of them.
+
+        Parameters
+        ----------
+        X : (n_samples, n_features) array of float32 or float64, C-contiguous
+        y : (n_samples, n_outputs) array, binarized; what is not in `rows` is not looked at
+        rows : (n,) array of int64
+        form : what `fit` has found out from them: labels, names and number of features
+        """
+        self.__dict__.update(form)
+        weight = self._checked_weight(None, X, y[rows])
+        if weight is None and solvers.is_stochastic(self.solver) and not self.early_stopping:
+            return self._refusing_overflow(self._learn, X, y, None, rows=rows)
+        return self._refusing_overflow(self._learn, X[rows], y[rows], weight)
+
+    def _learn(
+        self,
+        X: Any,
+        y: Array,
+        weight: Any,
+        incremental: bool = False,
+        first_pass: bool = True,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+        rows: Rows | None = None,
+    ) -> Any:
+        """Train on checked data, targets binarized; on these rows of them, where they are given."""
+        units = [X.shape[1], *self._hidden_sizes(), y.shape[1]]
         self._random_state = check_random_state(self.random_state)
         if first_pass:
             self.n_outputs_ = y.shape[1]
@@ -110,7 +152,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             self._check_sizes(units)
         held_out = self._validation_rows(*validation)
         if solvers.is_stochastic(self.solver):
-            self._fit_epochs(X, y, weight, incremental, held_out)
+            self._fit_epochs(X, y, weight, incremental, held_out, rows)
         else:
             self._fit_lbfgs(X, y, weight, None, None, None, None, units)
         if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
@@ -181,7 +223,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return Parameters(self.coefs_, self.intercepts_, dtype)
 
     def _fit_epochs(
-        self, X: Any, y: Array, weight: Any, incremental: bool, validation: Any
+        self, X: Any, y: Array, weight: Any, incremental: bool, validation: Any, rows: Any = None
     ) -> None:
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = solvers.books_of(self)
@@ -192,18 +234,19 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         parameters = self._live_parameters()
         network = network_of(self, parameters.layout.sizes, parameters.flat.dtype)
         core = solvers.core_of(self._optimizer)
+        data = data_of(network, X, y, weight)._replace(rows=rows)
         trainer = engine_of(self, network).trainer(
             parameters.flat,
             moments_of(self._optimizer, network, sparse=issparse(X)),
             core,
-            data_of(network, X, y, weight),
-            self._batch_rows(X.shape[0]),
+            data,
+            self._batch_rows(data.n_rows),
             guarded=False,
             by_rows=True,
         )
         self._held_out = self._hold_out(validation, parameters, network)
         try:
-            Epochs(self, trainer, core, X.shape[0], self._held_out, incremental).run()
+            Epochs(self, trainer, core, data, self._held_out, incremental).run()
             if self.early_stopping:
                 parameters.assign(self._best_coefs, self._best_intercepts)
         finally:
@@ -298,7 +341,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
         parameters = self._live_parameters()
         dtype = dtype_of(np.empty(0, X.dtype), parameters.flat)
-        network = network_of(self, parameters.layout.sizes, dtype)
+        # Without penalties, so that nets which differ in them alone have their buffers in common.
+        network = network_of(self, parameters.layout.sizes, dtype)._replace(penalties=())
         flat = parameters.flat.astype(dtype, copy=False)
         if hidden:
             network = features_of(network)

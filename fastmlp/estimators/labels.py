@@ -30,12 +30,24 @@ def of(classifier: Any) -> dict[str, Any]:
     ValueError
         Where they are of a dtype that no file has.
     """
-    classes, binarizer = classifier.classes_, classifier._label_binarizer
+    binarizer = classifier._label_binarizer
+    return of_classes(classifier.classes_) | {
+        "several": binarizer.y_type_.startswith("multilabel"),
+        "sparse": bool(binarizer.sparse_input_),
+    }
+
+
+def of_classes(classes: Array) -> dict[str, Any]:
+    """Spell labels, shape (n_classes,).
+
+    Raises
+    ------
+    ValueError
+        Where they are of a dtype that no file has.
+    """
     spelled = {
         "dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name,
         "values": classes.tolist(),
-        "several": binarizer.y_type_.startswith("multilabel"),
-        "sparse": bool(binarizer.sparse_input_),
     }
     try:
         classes_from(spelled)

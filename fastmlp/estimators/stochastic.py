@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.backends.cpu.moments import Moments
+from fastmlp.backends.cpu.session import Data
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
 from fastmlp.network import Network
@@ -29,7 +30,7 @@ class Epochs:
     estimator : the estimator, whose attributes are the books
     trainer : Trainer of the core
     core : Optimizer of the core
-    n_rows : int
+    data : Data, the rows to train on
     held_out : HeldOut, optional
     incremental : bool
         One epoch only, and no warnings.
@@ -40,20 +41,20 @@ class Epochs:
         estimator: Any,
         trainer: Trainer,
         core: Any,
-        n_rows: int,
+        data: Data,
         held_out: HeldOut | None,
         incremental: bool,
     ) -> None:
         self._estimator, self._trainer, self._core = estimator, trainer, core
-        self._n_rows, self._held_out, self._incremental = n_rows, held_out, incremental
+        self._n_rows, self._held_out, self._incremental = data.n_rows, held_out, incremental
         self._stops_early = estimator.early_stopping and not incremental
         books = estimator._optimizer
         self._calls = Calls(trainer, core, solvers.steps_of(books))
         self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         self._most = 1 if incremental else int(estimator.max_iter)
         last = self._calls.step + self._most * self._steps_per_epoch
-        self._rule = solvers.Rule(books, self._steps_per_epoch, n_rows, last)
-        self._order = np.arange(n_rows, dtype=np.int64)
+        self._rule = solvers.Rule(books, self._steps_per_epoch, data.n_rows, last)
+        self._order = trainer.plain_order()[0]
 
     def run(self) -> None:
         """Train until the rule stops it; on Ctrl-C, keep what is learnt."""
@@ -95,12 +96,12 @@ class Epochs:
         """Return the rows' orders, each the one before it shuffled again."""
         estimator, n_rows = self._estimator, self._n_rows
         if not estimator.shuffle:
-            return self._order[None]
+            return self._trainer.plain_order()
         orders = np.empty((n_epochs, n_rows), np.int64)
         for order in orders:
-            places = np.arange(n_rows)
-            estimator._random_state.shuffle(places)
-            np.take(self._order, places, out=order)
+            # scikit-learn shuffles places, and takes these from the order before.
+            order[:] = self._order
+            estimator._random_state.shuffle(order)
             self._order = order
         return orders
 

@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from fastmlp.estimators.translation import fit_cost
 from fastmlp.notices import warn
 from fastmlp.pool import Pool, Task
+from fastmlp.search.trial import Trials
 
 
 class Job:
@@ -56,19 +57,23 @@ class PoolBackend(ParallelBackendBase):
         self._n_threads = n_threads
         self._tasks: list[Task] = []
         self._pool: Pool | None = None
+        self._trials = Trials()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return how many threads there are, whatever is asked for."""
-        return self._n_threads
+        """Return how many threads there are, whatever is asked for.
+
+        Two for one: alone, joblib would do the calls itself, and know no trials.
+        """
+        return max(2, self._n_threads)
 
     def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> int:
         """Return how many threads there are."""
         self.parallel = parallel
-        return self._n_threads
+        return self.effective_n_jobs(n_jobs)
 
     def submit(self, func: Any, callback: Any = None) -> Job:
         """Take a call; it runs when all are there, or after those that run already."""
-        job = Job(func, callback)
+        job = Job(self._trials.of(func), callback)
         task = Task(cost_of(func), job)
         if self._pool is None:
             self._tasks.append(task)

@@ -15,7 +15,7 @@ from fastmlp._compile.blocks import Block
 from fastmlp._compile.native import NativeCode
 from fastmlp._compile.operands import Unsupported
 from fastmlp._compile.source import definition_of
-from fastmlp.backends.cpu import drive, loops, shuffle, sparse, team
+from fastmlp.backends.cpu import drive, loops, lots, shuffle, sparse, team
 from fastmlp.backends.cpu.few import few
 from fastmlp.backends.cpu.session import PHASES
 from fastmlp.optimizers import OPTIMIZERS
@@ -308,6 +308,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (sparse, ("sparse_forward", "sparse_columns", "sparse_gradient")),
         (team, ("share", "enter", "alone")),
         (shuffle, ("shuffle",)),
+        (lots, ("lots",)),
     ):
         table.update({name: getattr(module, name) for name in names})
     table["few"] = few

@@ -113,7 +113,6 @@ def test_fewer_rows_more_rows_and_weights_may_follow(made: list[Session], rng: A
 @pytest.mark.parametrize(
     "other",
     [
-        {"optimizer": SGD(0.01)},
         {"activation": "tanh"},
         {"l2": 0.1},
         {"loss": "mae"},
@@ -128,6 +127,26 @@ def test_what_differs_makes_its_own(other: dict[str, Any], made: list[Session], 
         net = MLP((3, 5, 2), seed=0, **each)
         fitted(net, *rows_of(net, rng))
     assert len(made) == (1 if other == {"n_threads": 2} and net.n_threads == 1 else 2)
+
+
+def test_strengths_and_optimizers_are_those_of_the_net(made: list[Session], rng: Any) -> None:
+    options: list[dict[str, Any]] = [
+        {"optimizer": optimizer, "l2": l2}
+        for optimizer in (Adam(0.01), SGD(0.01), SGD(0.01, 0.9), AdamW(0.02))
+        for l2 in (0.1, 10.0)
+    ]
+    x, y = rows_of(net_of(KINDS[0]), rng)
+    expected = []
+    for each in options:
+        engine.TRAININGS.clear()
+        expected.append(fitted(MLP((3, 20, 2), seed=0, **each), x, y))
+    made.clear()
+    engine.TRAININGS.clear()
+    for each, (parameters, losses) in zip(options, expected, strict=True):
+        again, its_losses = fitted(MLP((3, 20, 2), seed=0, **each), x, y)
+        assert np.array_equal(again, parameters)
+        assert its_losses == losses
+    assert len(made) == 1
 
 
 def test_after_a_training_that_diverged(made: list[Session], rng: Any) -> None:

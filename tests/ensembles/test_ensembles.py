@@ -16,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import fastmlp
 from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
 from fastmlp._compile.jit import INTERPRETED
 
@@ -196,11 +195,6 @@ def test_an_error_in_a_member_names_it() -> None:
             X, REAL
         )
     assert caught.value.__notes__ == ["in member 0"]
-
-
-def test_it_is_not_a_file_yet() -> None:
-    with pytest.raises(TypeError, match="must be one of fastmlp's MLP, MLPClassifier"):
-        fastmlp.save(ensemble(MLPEnsembleRegressor).fit(X, REAL), "no.safetensors")
 
 
 @needs_compiler

@@ -177,12 +177,14 @@ class Trainer:
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters = parameters
-        self._key = (network, blocks, batch_size, data.y.shape[1], engine.n_threads)
+        # Made alike: of other strengths of penalties, and another optimizer, there is one number.
+        rules_of_rows = blocks._replace(optimizer=0)
+        shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
+        self._key = (*rules_of_rows, *shape)
         found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)
         self._session = found or self._new_session(blocks, data, moments)
         if found:
-            found.take(data)
-            found.adopt(moments)
+            found.serve(network, blocks.optimizer, data, moments)
         job = self._session.job
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()

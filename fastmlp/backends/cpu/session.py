@@ -191,6 +191,13 @@ class Session:
             (0, 0) if moments is None else (address(moments.m), address(moments.v))
         )
 
+    def serve(self, network: Network, optimizer: int, data: Data, moments: Moments) -> None:
+        """Train another net that is made alike, with the optimizer's block at this address."""
+        self.plan.strengths[:] = [strength for _, strength in network.penalties]
+        self.net["optimizer"] = optimizer
+        self.adopt(moments)
+        self.take(data)
+
     def rest(self) -> None:
         """Let go of the rows, of which some of the same width may be taken later, and the state."""
         del self.data
