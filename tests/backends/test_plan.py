@@ -41,12 +41,12 @@ SIZE = 8  # bytes of a number
 
 
 def plan_of(
-    layout: Layout, lanes: int, rows: int = 5, *, train: bool = True
+    layout: Layout, lanes: int, rows: int = 5, *, train: bool = True, members: int = 1
 ) -> tuple[Plan, Workspace]:
     buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train)
     forms = [i % 3 for i in range(layout.n_layers)]
     blocks = Addresses(range(layout.n_layers), forms, penalties=(7, 8))
-    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1), buffers
+    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, members), buffers
 
 
 @for_every_layout
@@ -205,6 +205,22 @@ def test_a_net_knows_its_tables_and_buffers() -> None:
         assert net[name] == address(getattr(buffers, name))
     assert (net.n_layers, net.n_in, net.n_out, net.n_targets) == (2, 3, 2, 1)
     assert net.n_packed == buffers.parameters.size
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(2, 5))
+def test_members_of_a_team_have_the_same_tiles_in_even_shares(
+    layout: Layout, lanes: int, members: int
+) -> None:
+    alone, shared = plan_of(layout, lanes)[0], plan_of(layout, lanes, members=members)[0]
+    tiles = shared.tiles[shared.tiles.first < shared.tiles.last]
+    assert np.array_equal(np.sort(tiles, order="slot"), alone.tiles)
+    assert len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles
+    shares = shared.tiles.reshape(members, -1)
+    work = (shares.last - shares.first) * shares.n_panels
+    largest = work.max()
+    loads = work.sum(axis=1)
+    assert loads.max() - loads.min() <= largest
 
 
 def test_a_forward_pass_has_no_tiles() -> None:

@@ -146,7 +146,7 @@ class Session:
             blocks=blocks,
             strengths=[strength for _, strength in network.penalties] if train else [],
             n_targets=n_targets,
-            members=members if by_layers else 1,
+            members=members if dense and not lot else 1,
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)

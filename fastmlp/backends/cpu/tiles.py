@@ -97,6 +97,8 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
         for t in range(begin, end):
             piece = pieces[t]
+            if piece.first == piece.last:
+                continue
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
             w = layer.master + piece.panel * layer.master_panel + piece.first * vector
