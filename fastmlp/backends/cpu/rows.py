@@ -75,15 +75,18 @@ def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
 def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
     """The weighted loss of each strip of rows."""
     loss = row(net.row_losses + at * 8, n, np.float64)
-    index = row(net.index + first * 8, n, np.int64)
     n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
     sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
-    sums[:] = 0.0
-    for r in range(n):
-        weight = 1.0
-        if net.weight:
-            weight = float(row(net.weight + index[r] * like.itemsize, 1, like.dtype)[0])
-        sums[r // STRIP_ROWS] += loss[r] * weight
+    if net.weight:
+        index = row(net.index + first * 8, n, np.int64)
+        for r in range(n):
+            loss[r] *= row(net.weight + index[r] * like.itemsize, 1, like.dtype)[0]
+    for strip in range(n_strips):
+        # In a register: through memory, 32 rows took 5 % of a step of 4-16-3.
+        total = 0.0
+        for r in range(strip * STRIP_ROWS, min((strip + 1) * STRIP_ROWS, n)):
+            total += loss[r]
+        sums[strip] = total
 
 
 @leaf
@@ -173,7 +176,9 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                 columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
                 if outer.activation:
                     place = net.value + skip
-                    call(outer.activation, (values, place, net.slope + skip, n * net.n_out))
+                    # Whole vectors, for which there is room: what is left is done one by one.
+                    count = (n * net.n_out + lanes - 1) // lanes * lanes
+                    call(outer.activation, (values, place, net.slope + skip, count))
                     values = place
                 if net.mode != FORWARD:
                     targets = _gather_targets(net, start, n, at, like)
