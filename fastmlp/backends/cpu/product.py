@@ -48,7 +48,7 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
 
     strip, few = STRIP, FEW
     largest, four_2, eight_1 = tiles(*LARGEST), tiles(few, 2), tiles(strip, 1)
-    one_4, one_1 = tiles(1, 4), tiles(1, 1)
+    one_4, one_2, one_1 = tiles(1, 4), tiles(1, 2), tiles(1, 1)
     # Where the largest tile is wider, two panels that are left are the smaller one's.
     two_are_less = LARGEST[1] > 2
 
@@ -70,6 +70,9 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
                 if n == 1 and left >= 4:
                     one_4(*at, *how)
                     step = 4
+                elif n == 1 and left >= 2:
+                    one_2(*at, *how)
+                    step = 2
                 elif n == 1:
                     one_1(*at, *how)
                     step = 1
