@@ -1,7 +1,7 @@
 """Rules as compiled blocks: a rule in a plain loop over memory, called by its address.
 
 One kernel then serves every rule: it calls an address once per block of a few hundred numbers.
-Only the rules in use are compiled, 10 to 50 ms each, or 1 ms from the disk cache. All arguments
+Only the rules in use are compiled, 20 to 50 ms each, or 1 to 5 from the disk cache. All arguments
 of a block are integers: addresses and counts.
 """
 

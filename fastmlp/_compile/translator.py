@@ -2,7 +2,7 @@
 
 Drivers, phases and rules work on numbers in registers and in memory, and on records. Numba's
 compiler took 3.5 s of a first fit for them, and left LLVM four times as much to clean up, for it
-can do far more; here it takes 0.3 s. This one knows what they are written in, a dozen kinds of
+can do far more; here it takes 0.2 s. This one knows what they are written in, a dozen kinds of
 statements. A name has one type; a leaf that returns something becomes part of its caller, any
 other a function. Whatever it does not know raises `Unsupported`, and Numba compiles it.
 

@@ -69,9 +69,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     ensemble.n_features_in_ = members[0].n_features_in_
     if "labels" in header:
         ensemble.classes_ = labels.classes_from(header["labels"])
-    if "feature_names" in header:
-        names = archive.names_from(header["feature_names"], ensemble.n_features_in_)
-        ensemble.feature_names_in_ = names
+    archive.take_feature_names(ensemble, header, ensemble.n_features_in_)
     _check(ensemble, header["n_features"])
     return ensemble
 

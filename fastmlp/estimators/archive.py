@@ -1,6 +1,6 @@
 """A fitted estimator as the content of a file, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,8 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     return estimator
 
 
-def parameters_of(estimator: Any) -> dict[str, Any]:
-    """Spell the arguments of an estimator's `__init__`.
+def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
+    """Spell the arguments of an estimator's `__init__`, but these.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def parameters_of(estimator: Any) -> dict[str, Any]:
         Where one has no name.
     """
     told = estimator.get_params(deep=False).items()
-    return {name: settings.of(value) for name, value in told}
+    return {name: settings.of(value) for name, value in told if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
@@ -142,8 +142,7 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
         outputs = (_take_labels(estimator, header["labels"]),)
     if estimator.out_activation_ not in outputs:
         raise FileError(f"out_activation must be {outputs}, got {estimator.out_activation_!r}")
-    if "feature_names" in header:
-        estimator.feature_names_in_ = names_from(header["feature_names"], sizes[0])
+    take_feature_names(estimator, header, sizes[0])
     if "transform_output" in header:
         container = header["transform_output"]
         if container not in CONTAINERS:
@@ -162,13 +161,16 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
     return "softmax" if binarizer.y_type_ == "multiclass" else "logistic"
 
 
-def names_from(given: Any, n_features: int) -> Any:
-    """Return the names of so many features."""
+def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: int) -> None:
+    """Take over the names of so many features, where there are any."""
+    if "feature_names" not in header:
+        return
+    given = header["feature_names"]
     if type(given) is not list or any(type(name) is not str for name in given):
         raise FileError("feature_names must be a list of names")
     if len(given) != n_features:
         raise FileError(f"{len(given)} names of {n_features} features")
-    return np.array(given, object)
+    estimator.feature_names_in_ = np.array(given, object)
 
 
 def _attributes_of(estimator: Any) -> dict[str, Any]:

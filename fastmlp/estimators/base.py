@@ -246,7 +246,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         )
         self._held_out = self._hold_out(validation, parameters, network)
         try:
-            Epochs(self, trainer, core, data, self._held_out, incremental).run()
+            Epochs(self, trainer, core, data.n_rows, self._held_out, incremental).run()
             if self.early_stopping:
                 parameters.assign(self._best_coefs, self._best_intercepts)
         finally:

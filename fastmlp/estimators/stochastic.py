@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.backends.cpu.moments import Moments
-from fastmlp.backends.cpu.session import Data
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
 from fastmlp.network import Network
@@ -30,7 +29,7 @@ class Epochs:
     estimator : the estimator, whose attributes are the books
     trainer : Trainer of the core
     core : Optimizer of the core
-    data : Data, the rows to train on
+    n_rows : int, to train on
     held_out : HeldOut, optional
     incremental : bool
         One epoch only, and no warnings.
@@ -41,19 +40,19 @@ class Epochs:
         estimator: Any,
         trainer: Trainer,
         core: Any,
-        data: Data,
+        n_rows: int,
         held_out: HeldOut | None,
         incremental: bool,
     ) -> None:
         self._estimator, self._trainer, self._core = estimator, trainer, core
-        self._n_rows, self._held_out, self._incremental = data.n_rows, held_out, incremental
+        self._n_rows, self._held_out, self._incremental = n_rows, held_out, incremental
         self._stops_early = estimator.early_stopping and not incremental
         books = estimator._optimizer
         self._calls = Calls(trainer, core, solvers.steps_of(books))
         self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         self._most = 1 if incremental else int(estimator.max_iter)
         last = self._calls.step + self._most * self._steps_per_epoch
-        self._rule = solvers.Rule(books, self._steps_per_epoch, data.n_rows, last)
+        self._rule = solvers.Rule(books, self._steps_per_epoch, n_rows, last)
         self._order = trainer.plain_order()[0]
 
     def run(self) -> None:

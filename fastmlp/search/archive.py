@@ -7,12 +7,12 @@ import numpy as np
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators import MLPClassifier, MLPRegressor, archive, settings
+from fastmlp.estimators import archive, settings
+from fastmlp.estimators.archive import KINDS
 from fastmlp.files import Content, FileError
 from fastmlp.search.search_cv import MLPSearchCV
 
 Own = Mapping[str, Any]
-KINDS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 # What `fit` leaves beside the results, the best estimator, and what follows from these.
 ATTRIBUTES = (
     "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
@@ -39,8 +39,7 @@ def pack(search: Any, *, training: bool) -> Content:
             f"fastmlp.save: a search of {type(search.estimator).__name__} cannot be written to a "
             f"file, only one of {' or '.join(KINDS)}; pickle takes it"
         )
-    told = search.get_params(deep=False)
-    estimator = told.pop("estimator")
+    estimator = search.estimator
     results, arrays = _results_of(search.cv_results_)
     there = vars(search)
     header: dict[str, Any] = {
@@ -48,7 +47,7 @@ def pack(search: Any, *, training: bool) -> Content:
             "kind": type(estimator).__name__,
             "parameters": archive.parameters_of(estimator),
         },
-        "parameters": {name: settings.of(value) for name, value in told.items()},
+        "parameters": archive.parameters_of(search, but=("estimator",)),
         "results": results,
         "attributes": {name: settings.of(there[name]) for name in ATTRIBUTES if name in there},
         **archive.feature_names_of(search),
@@ -84,9 +83,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
         if its.kind != spelled["kind"]:
             raise FileError(f"the best of {spelled['kind']!r} is of kind {its.kind!r}")
         search.best_estimator_ = archive.unpack(its, own, n_threads)
-        if "feature_names" in header:
-            n_features = search.best_estimator_.n_features_in_
-            search.feature_names_in_ = archive.names_from(header["feature_names"], n_features)
+        archive.take_feature_names(search, header, search.best_estimator_.n_features_in_)
     if hasattr(search, "best_index_"):
         search.best_params_ = results["params"][search.best_index_]
     scorers, _ = search._search()._get_scorers()

@@ -8,10 +8,12 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from numba.extending import register_jitable
 
 from fastmlp import activations, elementary, links, losses
 from fastmlp._compile import block_of, call, coefficients_at, leaf, row, rows
 from fastmlp._compile.blocks import Block
+from fastmlp._compile.jit import INLINED
 from fastmlp._compile.native import NativeCode
 from fastmlp._compile.operands import Unsupported
 from fastmlp._compile.source import definition_of
@@ -335,6 +337,61 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
 def test_every_block_of_the_library_is_translated(name: str, scalar: Any) -> None:
     """Numba would take five times as long, or more."""
     assert native(own_blocks()[name](scalar)).address
+
+
+N_NUMBERS = 1000
+
+
+def rules_with_arguments() -> dict[str, Any]:
+    """Rules of the library in their loops: the rule, the loop of it, and what the loop works on.
+
+    Matrices have five columns of 200 rows; class labels are numbers from 0 to 4.
+    """
+    table: dict[str, Any] = {}
+    for name, rule in activations.RULES.items():
+        table[name] = rule, loops.activation_loop, (), "rww", (N_NUMBERS,)
+    for name, link in links.LINKS.items():
+        table[f"link {name}"] = link.rule, loops.link_loop, (link.by_row,), "rw", (200, 5)
+    for name, loss in losses.LOSSES.items():
+        how, kind = (loss.by_row, loss.over_outputs == "mean"), loss.targets == "classes"
+        shape = (200, 5, 1 if kind else 5)
+        table[f"loss {name}"] = loss.rule, loops.loss_loop, how, "rcwl" if kind else "ruwl", shape
+    for name, optimizer in OPTIMIZERS.items():
+        n = optimizer().coefficients(1, np.ones(1)).shape[1]
+        rule = optimizer().rule
+        how = (n, N_MOMENTS.get(rule, 2))
+        table[f"optimizer {name}"] = rule, loops.update_loop, how, "rrruu", (N_NUMBERS,)
+    return table
+
+
+def numbers_for(kind: str, scalar: Any) -> Any:
+    """Numbers to read, of the unit interval, of classes, to write to, or losses to add to."""
+    rng = np.random.default_rng(0)
+    if kind == "r":
+        odd = [0, -0.0, np.nan, np.inf, -np.inf, 1e-40, 3e38, -3e38]
+        return np.concatenate([odd, rng.normal(scale=4, size=N_NUMBERS - len(odd))]).astype(scalar)
+    if kind == "u":
+        return rng.uniform(size=N_NUMBERS).astype(scalar)
+    if kind == "c":
+        return rng.integers(5, size=N_NUMBERS).astype(scalar)
+    return np.zeros(N_NUMBERS, np.float64 if kind == "l" else scalar)
+
+
+@pytest.mark.parametrize("scalar", [np.float32, np.float64])
+@pytest.mark.parametrize("name", rules_with_arguments())
+def test_rules_have_the_bits_that_numba_gives_them(name: str, scalar: Any) -> None:
+    rule, factory, how, kinds, shape = rules_with_arguments()[name]
+    register_jitable(**INLINED)(rule)
+    found = []
+    for ours in (True, False):
+        block = Block(factory(scalar, rule, *how), None, ours=ours)
+        arrays = [numbers_for(kind, scalar) for kind in kinds]
+        block(*(array.ctypes.data for array in arrays), *shape)
+        found.append(arrays)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+        numbers = ~np.isnan(one)
+        np.testing.assert_array_equal(np.signbit(one[numbers]), np.signbit(other[numbers]))
 
 
 def test_code_says_in_llvm_what_it_became() -> None:

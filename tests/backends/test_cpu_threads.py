@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, orders, train
 
-from fastmlp.backends.cpu import cost, launch, session
+from fastmlp.backends.cpu import cost, cut, launch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS, SGD
@@ -33,12 +33,12 @@ SAME_BITS_ON = """
 import os
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import cost, helpers, session
+from fastmlp.backends.cpu import cost, cut, helpers
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS
 
 cost.pays = lambda work, n_threads: n_threads > 1
-session.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
+cut.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
 helpers.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
@@ -83,7 +83,7 @@ for n_steps in (10, 10, 1000):
 
 def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str) -> None:
     monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(session, "layers_pay", lambda *sizes: shared == "panels")
+    monkeypatch.setattr(cut, "layers_pay", lambda *sizes: shared == "panels")
 
 
 @pytest.fixture

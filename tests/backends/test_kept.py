@@ -86,13 +86,16 @@ def test_another_net_of_its_kind_gets_the_same_bits_in_spoilt_buffers(
 
 
 def test_batches_in_several_chunks_sum_their_gradient_anew(
-    made: list[Session], rng: Any, monkeypatch: pytest.MonkeyPatch
+    kept: Any, made: list[Session], rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastmlp.workspace.CHUNK_NUMBERS", 64 * 25)
     net = net_of(KINDS[1])
     x, y = rows_of(net, rng, 200)
     expected, _ = fitted(net, x, y, 200)
     assert made[0].rows < 200
+    # The gradient is one of the buffers.
+    buffers = [it for it in made[0].workspace if isinstance(it, np.ndarray)]
+    assert kept.n_bytes == sum(it.nbytes for it in (*buffers, made[0]._gradient))
     spoil(made[0])
     made[0]._gradient.fill(np.nan)
     again, _ = fitted(net_of(KINDS[1]), x, y, 200)

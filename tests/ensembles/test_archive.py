@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from again import reloaded
 from ensembles.test_ensembles import BINARY, CLASSES, LABELS, REAL, TASKS, N, X, ensemble
 from sklearn.exceptions import NotFittedError
 
@@ -22,11 +23,6 @@ pytestmark = [
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ensemble.safetensors"
-
-
-def reloaded(model: Any, path: Path, **options: Any) -> Any:
-    fastmlp.save(model, path)
-    return fastmlp.load(path, **options)
 
 
 @pytest.mark.parametrize("bootstrap", [False, True])

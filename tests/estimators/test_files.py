@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from again import reloaded
 from pairs import TASKS, X
 from scipy.sparse import csr_array, csr_matrix
 from sklearn import neural_network
@@ -40,11 +41,6 @@ def fitted(task: str = "multiclass", **settings: Any) -> Any:
     name, y, its = TASKS[task]
     settings = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 4, **its, **settings}
     return getattr(fastmlp, name)(**settings).fit(X, y)
-
-
-def reloaded(model: Any, path: Path, *, training: bool = False, **options: Any) -> Any:
-    fastmlp.save(model, path, include_training_state=training)
-    return fastmlp.load(path, **options)
 
 
 def words(model: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from again import reloaded
 from scipy.stats import uniform
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X
 from sklearn.exceptions import NotFittedError
@@ -27,11 +28,6 @@ REGRESSOR = MLPRegressor(hidden_layer_sizes=(6,), **SETTINGS)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "search.safetensors"
-
-
-def reloaded(model: Any, path: Path, **options: Any) -> Any:
-    fastmlp.save(model, path)
-    return fastmlp.load(path, **options)
 
 
 SEARCHES: list[Any] = [

@@ -1,7 +1,8 @@
 """The compiled drivers: blocks that do a whole job, alone or with a team.
 
 Training is counted in units. A unit is one chunk of rows of one batch, as a rule the whole batch:
-phase one on its rows, then phase two, fused with the update where the chunk completes the batch.
+phase one on its rows, then phase two, fused with the update where the chunk completes the batch; or
+both by lots, and the update after them.
 Whole epochs of units run in one call, which Python keeps to about 50 ms.
 """
 
@@ -12,9 +13,19 @@ import numpy as np
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import groups_of_panels
-from fastmlp.backends.cpu.rows import BACK, EVALUATE, FORTH, FORWARD, GATHER, SCORE, TRAIN, WHOLE
+from fastmlp.backends.cpu.rows import (
+    BACK,
+    EVALUATE,
+    FORTH,
+    FORWARD,
+    GATHER,
+    SCORE,
+    TRAIN,
+    WHOLE,
+    n_strips_of,
+)
 from fastmlp.backends.cpu.team import spread
-from fastmlp.workspace import STRIP_ROWS
+from fastmlp.backends.cpu.tiles import copy
 
 Scalar = type[np.floating[Any]]
 
@@ -67,18 +78,6 @@ def _sum(address: Any, n: Any) -> Any:
 
 
 @leaf
-def _n_strips(n_rows: Any) -> Any:
-    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
-
-
-@leaf
-def _copy(source: Any, target: Any, n: Any, like: Any) -> None:
-    a, b = row(source, n, like.dtype), row(target, n, like.dtype)
-    for i in range(n):
-        b[i] = a[i]
-
-
-@leaf
 def _all_finite(address: Any, n: Any, like: Any) -> Any:
     """Whether n numbers are finite: x - x is 0, or NaN. Counted to the end, which vectorises."""
     values, n_others = row(address, n, like.dtype), 0
@@ -125,7 +124,7 @@ def _set_mass(net: Any, mass: Any) -> None:
 def _restore(net: Any, job: Any, like: Any) -> None:
     """Go back to the parameters of the start of the epoch, and forget the optimizer's state."""
     n = net.n_packed
-    _copy(net.backup, net.parameters, n, like)
+    copy(net.backup, net.parameters, n, like)
     row(net.m, n, like.dtype)[:] = 0
     row(net.v, n, like.dtype)[:] = 0
     call(net.transposes, (job.net,))
@@ -136,7 +135,7 @@ def _restore(net: Any, job: Any, like: Any) -> None:
 def _start_batch(net: Any, job: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
     if new_epoch:
         if job.guarded:
-            _copy(net.parameters, net.backup, net.n_packed, like)
+            copy(net.parameters, net.backup, net.n_packed, like)
         job.epoch_loss = 0.0
         job.epoch_mass = 0.0
     job.batch_mass = _mass(net, n_rows, like)
@@ -169,7 +168,7 @@ def _may_go_on(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
 def _spread_stage(net: Any, job: Any, stage: Any, layer: Any, n_panels: Any) -> None:
     """Do a stage of phase one, shared by strips of rows or by groups of panels."""
     net.stage, net.layer = stage, layer
-    n = _n_strips(net.n_rows)
+    n = n_strips_of(net.n_rows)
     if n_panels > 0:
         n = _groups_of_panels(n_panels)
     spread(job.team, net.rows, n, job.net)
@@ -196,7 +195,7 @@ def _spread_layers(net: Any, job: Any) -> None:
 def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     """Do phase one; return the loss of the chunk's rows, weighted."""
     net.mode = mode
-    n_strips = _n_strips(net.n_rows)
+    n_strips = n_strips_of(net.n_rows)
     if net.by_layers and job.team != 0 and mode != FORWARD:
         _spread_layers(net, job)
     else:
@@ -238,7 +237,7 @@ def _spread_lots(net: Any, job: Any, more: Any, ends: Any, update: Any, like: An
         net.n_rows, net.more, net.penalise, net.update = 0, 1, 1, update
         call(net.tile, (job.net, 0, net.n_tiles, 0))
         net.n_rows = n_rows
-    return _sum(net.strip_losses, _n_strips(n_rows))
+    return _sum(net.strip_losses, n_strips_of(n_rows))
 
 
 @leaf

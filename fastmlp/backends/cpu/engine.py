@@ -201,7 +201,7 @@ class Trainer:
         session = Session(
             engine.network, blocks, data, batch_size, moments=moments, members=engine.n_threads
         )
-        if session.rows < batch_size and not session.has_lots:
+        if session.rows < batch_size:
             session.keep_gradient()
         return session
 

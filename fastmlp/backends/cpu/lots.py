@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import call, row
 from fastmlp.backends.cpu.plan import NET, Plan, address, fields_of
-from fastmlp.backends.cpu.rows import TRAIN
+from fastmlp.backends.cpu.rows import TRAIN, n_strips_of
 from fastmlp.workspace import STRIP_ROWS, Workspace, aligned
 
 # What is each thread's own; the others are the net's.
@@ -42,8 +42,7 @@ def lots(scalar: type[np.floating[Any]]) -> Any:
             own.n_rows = min(net.lot_rows, net.n_rows - begin)
             own.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
             own.gradient = net.partials + lot * net.n_packed * size
-            n_strips = (own.n_rows + STRIP_ROWS - 1) // STRIP_ROWS
-            call(net.rows, (mine, 0, n_strips, 0))
+            call(net.rows, (mine, 0, n_strips_of(own.n_rows), 0))
             call(net.tile, (mine, 0, net.n_tiles, 0))
 
     return work_on_lots

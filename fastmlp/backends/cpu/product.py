@@ -36,8 +36,8 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
     Its arguments are those of a sweep, with the number of panels before that of rows. C, and the
-    operand, must have room for the rows rounded up to `STRIP`. Each further shape of a tile costs
-    the first fit 0.05 s.
+    operand, must have room for the rows rounded up to `STRIP`. The block compiles in 0.27 s; a
+    shape of few sums, as that of one row and two panels, is 0.02 of it.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize

@@ -25,6 +25,12 @@ WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
 
 
 @leaf
+def n_strips_of(n_rows: Any) -> Any:
+    """How many strips so many rows make."""
+    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
+
+
+@leaf
 def _forward_layer(
     net: Any, layer: Any, inputs: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, lanes: Any,
     vector: Any,
@@ -75,7 +81,7 @@ def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
 def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
     """The weighted loss of each strip of rows."""
     loss = row(net.row_losses + at * 8, n, np.float64)
-    n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
+    n_strips = n_strips_of(n)
     sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
     if net.weight:
         index = row(net.index + first * 8, n, np.int64)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of
 from fastmlp.backends.cpu import drive
-from fastmlp.backends.cpu.cost import layers_pay
+from fastmlp.backends.cpu.cut import Cut, cut_of
 from fastmlp.backends.cpu.lots import Parts, lots
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
@@ -26,14 +26,7 @@ from fastmlp.backends.cpu.sparse import (
 )
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.network import Network
-from fastmlp.workspace import (
-    aligned,
-    chunk_rows,
-    lot_rows,
-    make_workspace,
-    numbers_packed,
-    rows_of_lots,
-)
+from fastmlp.workspace import aligned, make_workspace
 
 Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "rows")
@@ -99,7 +92,6 @@ class Session:
     moments : Moments, or None: the state that is trained
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
     has_lots : bool, whether a chunk is cut into lots
-    n_bytes : int, of the workspace
 
     Parameters
     ----------
@@ -120,37 +112,29 @@ class Session:
     ) -> None:
         self.data: Data
         self._at: slice | None
+        self._gradient: Array
+        self._parts: Parts | None
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
         sparse = isinstance(data.x, SparseRows)
-        most, lanes = batch_size or data.n_rows, lanes_of(network.dtype.type)
-        dense, lot = train and not sparse, 0
-        if dense:
-            lot = lot_rows(layout, most)
-        if lot:
-            n_packed = numbers_packed(layout, lanes, train=True)
-            self.rows = rows_of_lots(layout, most, lot, n_packed)
-        else:
-            self.rows = rows or chunk_rows(layout, most, train=train, sparse=sparse)
-        self.has_lots = lot > 0
-        size = (layout, lot or self.rows, n_targets, network.dtype, lanes)
+        most = batch_size or data.n_rows
+        cut = Cut(rows) if rows else cut_of(network, most, members, train=train, sparse=sparse)
+        self.rows, self.has_lots = cut.rows, cut.lot > 0
+        size = (layout, cut.at_once, n_targets, network.dtype, lanes_of(network.dtype.type))
         new_workspace = partial(make_workspace, *size, train=train, sparse=sparse)
         self.workspace = new_workspace()
-        by_layers = (
-            dense and not lot and layers_pay(layout, self.rows, network.dtype, lanes, members)
-        )
         new_plan = partial(
             make_plan,
             layout,
             blocks=blocks,
             strengths=[strength for _, strength in network.penalties] if train else [],
             n_targets=n_targets,
-            members=members if dense and not lot else 1,
+            members=cut.members,
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
-        self.net["by_layers"] = by_layers
+        self.net["by_layers"] = cut.by_layers
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         names = PHASES if train else FORWARD_BLOCKS
@@ -159,18 +143,28 @@ class Session:
             self.net[name] = block.address
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
-        self.n_bytes = sum(it.nbytes for it in self.workspace if isinstance(it, np.ndarray))
-        if lot:
+        self._gradient, self._parts = np.empty(0, network.dtype), None
+        if cut.lot:
             how = (new_plan, new_workspace, self.workspace)
-            self._parts = Parts(*how, members, self.rows, lot)
-            self._parts.tell(self.net, self.blocks)
-            self.net["lots"] = block_of(lots, network.dtype).address
-            self.n_bytes += self._parts.n_bytes
-            self.keep_gradient()
+            self._make_lots(Parts(*how, members, cut.rows, cut.lot))
         self.take(data)
         self.record = aligned(1, drive.JOB)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
+
+    def _make_lots(self, parts: Parts) -> None:
+        """Point the plan to what each of a team has for itself, and to the block of lots."""
+        self._parts = parts
+        parts.tell(self.net, self.blocks)
+        self.net["lots"] = block_of(lots, self._network.dtype).address
+        self.keep_gradient()
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of its buffers."""
+        arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
+        own = sum(it.nbytes for it in (*arrays, self._gradient))
+        return own + (self._parts.n_bytes if self._parts else 0)
 
     def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
         """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
@@ -213,9 +207,10 @@ class Session:
             self.net["x_values"] = address(data.x.values)
 
     def keep_gradient(self) -> Array:
-        """Allocate a packed gradient, for one that is summed over chunks or asked for."""
-        self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
-        self.net["gradient"] = address(self._gradient)
+        """Return the packed gradient, made where it is summed over chunks or asked for."""
+        if not self._gradient.size:
+            self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
+            self.net["gradient"] = address(self._gradient)
         return self._gradient
 
     def load(self, parameters: Array) -> None:

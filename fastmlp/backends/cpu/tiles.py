@@ -34,16 +34,21 @@ def _differentiate(
 
 
 @leaf
+def copy(source: Any, target: Any, n: Any, like: Any) -> None:
+    """Copy n numbers."""
+    a, b = row(source, n, like.dtype), row(target, n, like.dtype)
+    for i in range(n):
+        b[i] = a[i]
+
+
+@leaf
 def _recall(
     net: Any, layer: Any, w: Any, g: Any, n: Any, n_panels: Any, vector: Any, like: Any
 ) -> None:
     """The gradient of the tile's weights that has been summed before."""
     for p in range(n_panels):
         panel = w + p * layer.master_panel
-        source = row(panel - net.parameters + net.gradient, n, like.dtype)
-        target = row(g + p * PANEL_ROWS * vector, n, like.dtype)
-        for i in range(n):
-            target[i] = source[i]
+        copy(panel - net.parameters + net.gradient, g + p * PANEL_ROWS * vector, n, like)
 
 
 @leaf
@@ -69,10 +74,8 @@ def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
     skip = w - net.parameters
     if net.update:
         call(net.optimizer, (w, g, net.m + skip, net.v + skip, net.coefficients, n))
-        return
-    source, target = row(g, n, like.dtype), row(net.gradient + skip, n, like.dtype)
-    for i in range(n):
-        target[i] = source[i]
+    else:
+        copy(g, net.gradient + skip, n, like)
 
 
 def tile(scalar: type[np.floating[Any]]) -> Any:

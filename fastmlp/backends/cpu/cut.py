@@ -1,0 +1,43 @@
+"""How the rows of a call are cut, and what a team shares of each piece."""
+
+from typing import NamedTuple
+
+from fastmlp.backends.cpu.cost import layers_pay
+from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.network import Network
+from fastmlp.workspace import chunk_rows, lot_rows, numbers_packed, rows_of_lots
+
+
+class Cut(NamedTuple):
+    """What rows and tiles come in.
+
+    Attributes
+    ----------
+    rows : of a chunk
+    lot : rows of a lot; 0 where a chunk is not cut into lots
+    members : of a team, by which tiles are shared out; 1 where no team shares them
+    by_layers : whether a team shares phase one a layer at a time
+    """
+
+    rows: int
+    lot: int = 0
+    members: int = 1
+    by_layers: bool = False
+
+    @property
+    def at_once(self) -> int:
+        """The rows for which there must be buffers."""
+        return self.lot or self.rows
+
+
+def cut_of(network: Network, most: int, members: int, *, train: bool, sparse: bool) -> Cut:
+    """Return how to cut up to `most` rows for a team of so many."""
+    layout = network.layout
+    if sparse or not train:
+        return Cut(chunk_rows(layout, most, train=train, sparse=sparse))
+    lanes, lot = lanes_of(network.dtype.type), lot_rows(layout, most)
+    if lot:
+        n_packed = numbers_packed(layout, lanes, train=True)
+        return Cut(rows_of_lots(layout, most, lot, n_packed), lot)
+    rows = chunk_rows(layout, most, train=True)
+    return Cut(rows, 0, members, layers_pay(layout, rows, network.dtype, lanes, members))
