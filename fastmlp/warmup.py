@@ -10,6 +10,7 @@ from fastmlp._compile.jit import INTERPRETED
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
 from fastmlp.backends.cpu.few import MOST_ROWS
+from fastmlp.backends.cpu.session import compile_others
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.losses import LOSSES
 from fastmlp.model import MLP
@@ -60,6 +61,8 @@ def warmup(
             say(f"{dtype}: {part}")
             for net in nets:
                 _exercise(net)
+        say(f"{dtype}: blocks for large batches, wide nets and sparse rows")
+        compile_others(np.dtype(dtype))
     if parallel and not INTERPRETED:
         say("parallel kernels")
         _compile_for_teams()
@@ -97,9 +100,8 @@ def _exercise(net: MLP) -> None:
     # A batch of all rows would not be shuffled.
     net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
     net.predict(np.repeat(X, MOST_ROWS, axis=0))
-    for _ in range(
-        2
-    ):  # few rows, which have a way of their own, and another from the second time on
+    # Few rows, which have a way of their own, and another from the second time on.
+    for _ in range(2):
         net.predict(X[:1])
     _, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(gradient)

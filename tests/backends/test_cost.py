@@ -3,12 +3,10 @@
 from itertools import pairwise
 
 import numba
-import numpy as np
 import pytest
 
 from fastmlp.backends.cpu import cost, launch
 from fastmlp.backends.cpu.cost import Costs, Work
-from fastmlp.layout import make_layout
 
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
@@ -131,24 +129,3 @@ def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
             now[0] = turn + step / 16
             cost._recent(2)
     assert measured == [100, 100.25, 110, 110.25, 120, 120.25]
-
-
-LANES = 16
-
-
-@pytest.mark.parametrize(
-    ("sizes", "rows", "members", "expected"),
-    [
-        ((784, 512, 512, 10), 128, 2, True),
-        ((1024, 2048, 2048, 1000), 32, 2, True),
-        ((784, 512, 512, 10), 128, 1, False),  # nobody to share with
-        ((16, 64, 64, 2), 64, 2, False),  # few weights, many joins
-        ((32, 16, 16, 10), 100_000, 2, False),  # one panel a layer
-        ((4, 32, 16, 4), 10_000, 4, False),
-    ],
-)
-def test_layers_are_shared_by_panels_where_weights_are_what_counts(
-    sizes: tuple[int, ...], rows: int, members: int, expected: bool
-) -> None:
-    layout = make_layout(sizes)
-    assert cost.layers_pay(layout, rows, np.dtype(np.float32), LANES, members) is expected

@@ -21,6 +21,7 @@ each_share = pytest.mark.parametrize(
     ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
 )
 SIZES = (17, 33, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
+each_half = pytest.mark.parametrize("halved", [0, 1, 2])
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
@@ -39,6 +40,7 @@ from fastmlp.optimizers import OPTIMIZERS
 
 cost.pays = lambda work, n_threads: n_threads > 1
 cut.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
+cut.halved_layer = lambda step: int(os.environ["HALVED"])
 helpers.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
@@ -81,17 +83,18 @@ for n_steps in (10, 10, 1000):
 """
 
 
-def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str) -> None:
+def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, halved: int) -> None:
     monkeypatch.setattr(cost, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(cut, "layers_pay", lambda *sizes: shared == "panels")
+    monkeypatch.setattr(cut, "halved_layer", lambda step: halved)
 
 
 @pytest.fixture
 def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A serial and a parallel engine for a net, however small the work."""
 
-    def engines(net: Net, shared: str = "rows") -> tuple[Engine, Engine]:
-        force_a_team(monkeypatch, shared)
+    def engines(net: Net, shared: str = "rows", halved: int = 0) -> tuple[Engine, Engine]:
+        force_a_team(monkeypatch, shared, halved)
         return Engine(net.network, 1), Engine(net.network, 2)
 
     return engines
@@ -101,11 +104,12 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
 @each_dtype
 @each_activation
 @each_share
+@each_half
 def test_loss_and_gradient_have_the_same_bits_in_parallel(
-    shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
+    halved: int, shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
 ) -> None:
     net = Net(SIZES, activation, penalties=PENALTY_SETS[-1], dtype=dtype)
-    serial, parallel = twins(net, shared)
+    serial, parallel = twins(net, shared, halved)
     parameters, data = net.draw(rng, 200, weighted=True)
     assert serial.loss(parameters, data) == parallel.loss(parameters, data)
     value, gradient = serial.loss_and_gradient(parameters, data)
@@ -131,11 +135,17 @@ def test_predictions_have_the_same_bits_in_parallel(
 @needs_threads
 @each_dtype
 @each_share
+@each_half
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_has_the_same_bits_in_parallel(
-    dtype: str, shared: str, name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+    dtype: str,
+    shared: str,
+    halved: int,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
 ) -> None:
-    force_a_team(monkeypatch, shared)
+    force_a_team(monkeypatch, shared, halved)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
@@ -153,13 +163,14 @@ def test_any_number_of_threads_gives_the_same_bits(
     layer: str, launched: str, python: Callable[..., str]
 ) -> None:
     environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
-    lines = [
-        line
-        for shared in ("rows", "panels")
-        for line in python(SAME_BITS_ON, SHARED=shared, **environment).split()
-    ]
-    assert len(lines) == 8
-    assert len(set(lines)) == 1
+    for halved in ("0", "1", "2"):
+        lines = [
+            line
+            for shared in ("rows", "panels")
+            for line in python(SAME_BITS_ON, SHARED=shared, HALVED=halved, **environment).split()
+        ]
+        assert len(lines) == 8
+        assert len(set(lines)) == 1
 
 
 @only_compiled

@@ -37,22 +37,32 @@ layouts = st.lists(st.integers(1, 300) | st.integers(1, 6), min_size=2, max_size
 )
 widths = st.sampled_from([2, 4, 8, 16])
 for_every_layout = settings(derandomize=True, deadline=None, max_examples=50)
+which_halves = st.integers(0, 2)
 SIZE = 8  # bytes of a number
 
 
 def plan_of(
-    layout: Layout, lanes: int, rows: int = 5, *, train: bool = True, members: int = 1
+    layout: Layout,
+    lanes: int,
+    rows: int = 5,
+    *,
+    train: bool = True,
+    members: int = 1,
+    halved: int = 0,
 ) -> tuple[Plan, Workspace]:
     buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train)
     forms = [i % 3 for i in range(layout.n_layers)]
     blocks = Addresses(range(layout.n_layers), forms, penalties=(7, 8))
-    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, members), buffers
+    halved = min(halved, layout.n_layers)
+    if halved and is_turned(*layout.sizes[halved - 1 : halved + 1], lanes):
+        halved = 0
+    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, members, halved), buffers
 
 
 @for_every_layout
-@given(layouts, widths)
-def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int) -> None:
-    plan, _ = plan_of(layout, lanes)
+@given(layouts, widths, which_halves)
+def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int, halved: int) -> None:
+    plan, _ = plan_of(layout, lanes, halved=halved)
     covered = [np.zeros((each.master_panels, each.master_rows), int) for each in plan.layers]
     biases = [np.zeros(1 if each.turned else each.n_panels, int) for each in plan.layers]
     for piece in plan.tiles:
@@ -71,20 +81,42 @@ def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int) -
 
 
 @for_every_layout
-@given(layouts, widths)
-def test_a_tile_is_small(layout: Layout, lanes: int) -> None:
-    tiles = plan_of(layout, lanes)[0].tiles
+@given(layouts, widths, which_halves)
+def test_a_tile_is_small(layout: Layout, lanes: int, halved: int) -> None:
+    tiles = plan_of(layout, lanes, halved=halved)[0].tiles
     assert (tiles.last > tiles.first).all()
     assert (tiles.last - tiles.first <= TILE_ROWS).all()
     assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST[1])).all()
 
 
 @for_every_layout
-@given(layouts, widths)
-def test_tiles_start_at_whole_panels_and_squares(layout: Layout, lanes: int) -> None:
+@given(layouts, widths, which_halves)
+def test_tiles_start_at_whole_panels_and_squares(layout: Layout, lanes: int, halved: int) -> None:
     # The gradient reads its inputs by panel, the transposition its weights by square.
     assert TILE_ROWS % lanes == 0
-    assert (plan_of(layout, lanes)[0].tiles["first"] % TILE_ROWS == 0).all()
+    assert (plan_of(layout, lanes, halved=halved)[0].tiles["first"] % lanes == 0).all()
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 2))
+def test_a_tile_is_of_one_half(layout: Layout, lanes: int, halved: int) -> None:
+    plan, _ = plan_of(layout, lanes, members=2, halved=halved)
+    net, i = plan.net[0], plan.net[0].halved - 1
+    assert net.middle % lanes == 0
+    if i < 0:
+        assert net.middle == 0
+        return
+    assert 0 <= net.middle < plan.layers[i].n_in
+    own = plan.tiles[(plan.tiles.layer == i) & (plan.tiles.first < plan.tiles.last)]
+    assert ((own.last <= net.middle) | (own.first >= net.middle)).all()
+
+
+def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
+    plan, _ = plan_of(make_layout((320, 40)), 16, members=2, halved=1)
+    first, second = plan.tiles.reshape(2, -1)
+    assert plan.net[0].middle == 160
+    assert first.last.max() == 160
+    assert second.first.min() == 160
 
 
 @for_every_layout
@@ -208,11 +240,12 @@ def test_a_net_knows_its_tables_and_buffers() -> None:
 
 
 @for_every_layout
-@given(layouts, widths, st.integers(2, 5))
+@given(layouts, widths, st.integers(2, 5), which_halves)
 def test_members_of_a_team_have_the_same_tiles_in_even_shares(
-    layout: Layout, lanes: int, members: int
+    layout: Layout, lanes: int, members: int, halved: int
 ) -> None:
-    alone, shared = plan_of(layout, lanes)[0], plan_of(layout, lanes, members=members)[0]
+    alone = plan_of(layout, lanes, halved=halved)[0]
+    shared = plan_of(layout, lanes, members=members, halved=halved)[0]
     tiles = shared.tiles[shared.tiles.first < shared.tiles.last]
     assert np.array_equal(np.sort(tiles, order="slot"), alone.tiles)
     assert len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles

@@ -6,7 +6,6 @@ another process may keep one busy.
 
 import threading
 import time
-from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -15,10 +14,7 @@ import numpy as np
 from fastmlp._compile import Block, block_of, fma, leaf, load_acquire, row
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.backends.cpu import helpers, launch
-from fastmlp.backends.cpu.product import groups_of_panels
 from fastmlp.backends.cpu.team import CONSTANT, CONSTANTS, JOINED, spread
-from fastmlp.layout import Layout
-from fastmlp.workspace import STRIP_ROWS
 
 # What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
 RATE = 1.2e11
@@ -34,9 +30,6 @@ SECONDS_VALID = 5.0
 SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 # Seconds of shareable work before a process thinks of teams: to compile one takes 0.7 s, once.
 WORTH_COMPILING = 0.1
-# Bytes a second of what another core has just written, and a join as a guess: seen in a step of
-# 784-512-512-10, of which 1.8 MB of weights took 0.4 ms on their way.
-FETCHED, JOIN_SECONDS = 4e9, 1e-6
 ROUNDS, SPREADS, ITEMS = 3, 25, 8
 NUMBERS, REPEATS = 128, 40
 DRILL = np.dtype(
@@ -69,37 +62,6 @@ def pays(work: Work, n_threads: int) -> bool:
         return False
     saved = seconds * (1 - 1 / costs.speedup)
     return saved > costs.launch + JOINS * work.n_spreads * costs.join
-
-
-def layers_pay(layout: Layout, rows: int, dtype: np.dtype[Any], lanes: int, members: int) -> bool:
-    """Whether a team is to share phase one of a step by panels of each layer, rather than by rows.
-
-    By rows all read the weights and their transposes, most of which another core has just written.
-    By panels each reads its own, and of the transposes its part; but panels are few, and do not
-    always share out evenly, and everybody joins after each layer.
-    """
-    if members < 2:
-        return False
-    by_rows, by_panels = 0.0, 2 * layout.n_layers * JOIN_SECONDS
-    strips = -(-rows // STRIP_ROWS)
-    for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        ways, n_bytes = (2 if i > 0 else 1), n_in * n_out * dtype.itemsize
-        seconds, fetched = 2 * n_in * n_out * rows / RATE, n_bytes * (1 - 1 / members) / FETCHED
-        by_rows += ways * (seconds * _largest_part(strips, members) + fetched)
-        by_panels += seconds * _largest_part(_groups(n_out, lanes), members)
-        if i > 0:
-            by_panels += seconds * _largest_part(_groups(n_in, lanes), members) + fetched / members
-    return by_panels < by_rows
-
-
-def _groups(width: int, lanes: int) -> int:
-    """Return how many groups of panels a layer's numbers make."""
-    return groups_of_panels(-(-width // lanes))
-
-
-def _largest_part(n: int, members: int) -> float:
-    """Return which part of n pieces one of the members has to do."""
-    return -(-n // members) / n
 
 
 def measure(n_threads: int) -> Costs:

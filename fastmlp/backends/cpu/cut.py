@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.cost import layers_pay
 from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.shares import Step, halved_layer, layers_pay
 from fastmlp.network import Network
 from fastmlp.workspace import chunk_rows, lot_rows, numbers_packed, rows_of_lots
 
@@ -17,12 +17,14 @@ class Cut(NamedTuple):
     lot : rows of a lot; 0 where a chunk is not cut into lots
     members : of a team, by which tiles are shared out; 1 where no team shares them
     by_layers : whether a team shares phase one a layer at a time
+    halved : the layer, counted from 1, that is done by halves of its inputs; 0 for none
     """
 
     rows: int
     lot: int = 0
     members: int = 1
     by_layers: bool = False
+    halved: int = 0
 
     @property
     def at_once(self) -> int:
@@ -40,4 +42,6 @@ def cut_of(network: Network, most: int, members: int, *, train: bool, sparse: bo
         n_packed = numbers_packed(layout, lanes, train=True)
         return Cut(rows_of_lots(layout, most, lot, n_packed), lot)
     rows = chunk_rows(layout, most, train=True)
-    return Cut(rows, 0, members, layers_pay(layout, rows, network.dtype, lanes, members))
+    step = Step(layout, rows, network.dtype, lanes)
+    halved = halved_layer(step)
+    return Cut(rows, 0, members, layers_pay(step, members, halved), halved)

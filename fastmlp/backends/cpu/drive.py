@@ -182,8 +182,9 @@ def _spread_layers(net: Any, job: Any) -> None:
     reads all, half of which another core has just written: 0.4 of the 2.1 ms of 784-512-512-10.
     """
     layers, last = row(net.layers, net.n_layers, LAYER), net.n_layers - 1
-    _spread_stage(net, job, GATHER, 0, 0)
-    for i in range(net.n_layers):
+    if net.halved == 0:
+        _spread_stage(net, job, GATHER, 0, 0)
+    for i in range(max(net.halved - 1, 0), net.n_layers):
         _spread_stage(net, job, FORTH, i, layers[i].n_panels)
     _spread_stage(net, job, SCORE, 0, 0)
     for i in range(last if net.mode == TRAIN else 0, 0, -1):
@@ -196,10 +197,19 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     """Do phase one; return the loss of the chunk's rows, weighted."""
     net.mode = mode
     n_strips = n_strips_of(net.n_rows)
+    if net.halved > 1:
+        _spread_stage(net, job, GATHER, 0, 0)
+        net.stage = WHOLE
+    if net.halved > 0:
+        spread(job.team, net.halves, 2 * n_strips, job.net)
     if net.by_layers and job.team != 0 and mode != FORWARD:
         _spread_layers(net, job)
     else:
         spread(job.team, net.rows, n_strips, job.net)
+        if net.halved > 1:
+            below = row(net.layers, net.n_layers, LAYER)[net.halved - 2]
+            _spread_stage(net, job, BACK, net.halved - 1, below.n_panels)
+            net.stage = WHOLE
     return 0.0 if mode == FORWARD else _sum(net.strip_losses, n_strips)
 
 

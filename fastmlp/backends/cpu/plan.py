@@ -59,8 +59,9 @@ TILE = _record("layer", "first", "last", "panel", "n_panels", "slot")
 # chunk's rows; `by_layers` is whether a team shares phase one a layer at a time, where `stage` and
 # `layer` say what is to be done; `scale` is one over the rows of the batch, or over the sum of
 # their weights. Then what sparse rows need, where `x` is where each row starts: 0 for dense ones.
-# Last the block of lots, the rows of one (0: there are none), and the addresses of each thread's
-# record and of the lots' gradients.
+# Then the block of lots, the rows of one (0: there are none), and the addresses of each thread's
+# record and of the lots' gradients. Last the block of halves, the number of the layer that they are
+# of, counted from 1 (0: none), and the input at which the second begins.
 NET = _record(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
     "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
@@ -71,6 +72,7 @@ NET = _record(
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
     "lots", "lot_rows", "parts", "partials",
+    "halves", "halved", "middle",
     floats=("scale",),
 )  # fmt: skip
 
@@ -120,15 +122,17 @@ def make_plan(
     strengths: Sequence[float] = (),
     n_targets: int = 0,
     members: int = 1,
+    halved: int = 0,
 ) -> Plan:
     """Lay a net, its buffers and its rules out for the kernels.
 
     With several `members` of a team, the tiles are in such an order that each has its own panels of
-    every layer, and as much work, by way of some that are empty.
+    every layer, and as much work, by way of some that are empty. Layer number `halved`, counted
+    from 1, is done by halves of its inputs.
     """
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
-    tiles = _tiles(layers, workspace, members) if workspace.train else np.zeros(0, TILE)
+    tiles = _tiles(layers, workspace, members, halved) if workspace.train else np.zeros(0, TILE)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
@@ -149,6 +153,8 @@ def make_plan(
         "n_packed": len(workspace.parameters),
         "n_tiles": len(tiles),
         "n_penalties": n_penalties,
+        "halved": halved,
+        "middle": middle_of(layout.sizes[halved - 1], lanes) if halved else 0,
         "panel": workspace.panel_rows * lanes * size,
         "loss": blocks.loss,
         "link": blocks.link,
@@ -208,6 +214,11 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     return np.array(layers, LAYER).view(np.recarray)
 
 
+def middle_of(n_in: int, lanes: int) -> int:
+    """Return where the second half of a layer's inputs begins: in front of a whole panel."""
+    return -(-n_in // lanes) // 2 * lanes
+
+
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
     """Cut a layer's panels into groups that a tile of sums takes at once: first panel, number."""
     groups, panel = [], 0
@@ -217,7 +228,7 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
-def _tiles(layers: Any, workspace: Workspace, members: int) -> Any:
+def _tiles(layers: Any, workspace: Workspace, members: int, halved: int) -> Any:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
@@ -227,24 +238,35 @@ def _tiles(layers: Any, workspace: Workspace, members: int) -> Any:
     shapes = tuple(
         zip(layers["master_rows"].tolist(), layers["master_panels"].tolist(), strict=True)
     )
-    return _cut(shapes, block, workspace.sparse, members)
+    middle = middle_of(shapes[halved - 1][0], workspace.lanes) if halved else 0
+    return _cut(shapes, block, workspace.sparse, members, halved, middle)
 
 
 @lru_cache(maxsize=256)
 def _cut(
-    shapes: tuple[tuple[int, int], ...], block: int, sparse: bool, members: int
+    shapes: tuple[tuple[int, int], ...],
+    block: int,
+    sparse: bool,
+    members: int,
+    halved: int,
+    middle: int,
 ) -> NDArray[Any]:
     """Return the tiles of layers of so many rows and panels: the same for every net of a kind."""
     tiles: list[tuple[int, ...]] = []
     owners: list[int] = []
     for i, (n_rows, n_panels) in enumerate(shapes):
         at_once = n_rows if sparse and i == 0 else block
-        for begin in range(0, n_rows, at_once):
-            groups = groups_of(n_panels)
-            for g, panels in enumerate(groups):
-                for first in range(begin, min(begin + at_once, n_rows), TILE_ROWS):
-                    tiles.append((i, first, min(first + TILE_ROWS, n_rows), *panels, len(tiles)))
-                    owners.append(g * members // len(groups))
+        parts = [(0, middle), (middle, n_rows)] if i + 1 == halved else [(0, n_rows)]
+        groups = groups_of(n_panels)
+        shares = len(parts) * len(groups)
+        for part, (low, high) in enumerate(parts):
+            for begin in range(low, high, at_once):
+                end = min(begin + at_once, high)
+                for g, panels in enumerate(groups):
+                    for first in range(begin, end, TILE_ROWS):
+                        last = min(first + TILE_ROWS, end)
+                        tiles.append((i, first, last, *panels, len(tiles)))
+                        owners.append((part * len(groups) + g) * members // shares)
     table = _shared_out(np.array(tiles, TILE), np.array(owners), members)
     table.flags.writeable = False
     return table

@@ -31,7 +31,7 @@ def n_strips_of(n_rows: Any) -> Any:
 
 
 @leaf
-def _forward_layer(
+def forward_layer(
     net: Any, layer: Any, inputs: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, lanes: Any,
     vector: Any,
 ) -> None:  # fmt: skip
@@ -62,6 +62,29 @@ def _forward_layer(
                 values = outputs + q * net.panel
                 call(layer.activation, (z + q * z_panel, values, slopes, lanes_at_once))
         p += n_panels
+
+
+@leaf
+def _add_halves(
+    net: Any, layer: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, vector: Any, like: Any
+) -> None:
+    """The same, of a layer of which both halves of the sums are there."""
+    count = n * (vector // like.itemsize)
+    for p in range(panel, min(panel + most, layer.n_panels)):
+        there = p * net.panel + at * vector
+        to = z if layer.form == BLOCK else layer.outputs + there
+        sums = row(to, count, like.dtype)
+        one = row(layer.outputs + there, count, like.dtype)
+        other = row(layer.deltas + there, count, like.dtype)
+        if layer.form == RELU_LAYER:
+            for i in range(count):
+                total = one[i] + other[i]
+                sums[i] = like.dtype.type(0) if total < 0 else total
+        else:
+            for i in range(count):
+                sums[i] = one[i] + other[i]
+        if layer.form == BLOCK:
+            call(layer.activation, (z, layer.outputs + there, layer.deltas + there, count))
 
 
 @leaf
@@ -164,18 +187,21 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             at = part * ROW_BLOCK if net.mode == FORWARD else start
             if sparse:
                 call(net.sparse_forward, (address, start, start + n, at))
-            elif stage == WHOLE or stage == GATHER:
+            elif stage == GATHER or (stage == WHOLE and net.halved == 0):
                 index = row(net.index + start * 8, n, np.int64)
                 for r in range(n):
                     place = index[r] if net.index else start + r
                     source = net.x + place * net.n_in * size
                     spread(source, net.inputs + (at + r) * vector, net.panel, net.n_in)
-            low, high = (1 if sparse else 0), net.n_layers
+            low, high = (1 if sparse else max(net.halved - 1, 0)), net.n_layers
             if stage != WHOLE:
                 low, high = net.layer, net.layer + (1 if stage == FORTH else 0)
             for i in range(low, high):
+                if i + 1 == net.halved:
+                    _add_halves(net, layers[i], panel, n_panels, at, n, z, vector, like)
+                    continue
                 inputs = layers[i - 1].outputs if i > 0 else net.inputs
-                _forward_layer(net, layers[i], inputs, panel, n_panels, at, n, z, lanes, vector)
+                forward_layer(net, layers[i], inputs, panel, n_panels, at, n, z, lanes, vector)
             if stage == WHOLE or stage == SCORE:
                 skip = at * net.n_out * size + at // STRIP_ROWS * vector
                 values = net.raw + skip
@@ -204,7 +230,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                     _scale_errors(net, outer, start, n, skip, like)
                     errors = outer.deltas + at * vector
                     rows_of(net.loss_slope + skip, errors, net.panel, net.n_out, n)
-            high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), 0
+            high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), max(net.halved - 1, 0)
             if stage != WHOLE:
                 high, low = net.layer, net.layer - (1 if stage == BACK else 0)
             for i in range(high, low, -1):

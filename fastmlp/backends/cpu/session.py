@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastmlp._compile import Block, block_of
 from fastmlp.backends.cpu import drive
 from fastmlp.backends.cpu.cut import Cut, cut_of
+from fastmlp.backends.cpu.halves import halves
 from fastmlp.backends.cpu.lots import Parts, lots
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
@@ -41,6 +42,16 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "rows": (rows_phase, {}),
     "tile": (tile, {}),
 }
+
+
+# What some nets and rows need: compiled on first use.
+OTHERS = (lots, halves, sparse_forward, sparse_columns, sparse_gradient)
+
+
+def compile_others(dtype: np.dtype[Any]) -> None:
+    """Compile the blocks that a session makes only where it needs them."""
+    for factory in OTHERS:
+        block_of(factory, dtype)
 
 
 @cache
@@ -131,10 +142,13 @@ class Session:
             strengths=[strength for _, strength in network.penalties] if train else [],
             n_targets=n_targets,
             members=cut.members,
+            halved=cut.halved,
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.net["by_layers"] = cut.by_layers
+        if cut.halved:
+            self.net["halves"] = block_of(halves, network.dtype).address
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         names = PHASES if train else FORWARD_BLOCKS

@@ -1,0 +1,74 @@
+"""The first wide layer of a step by halves of its depth: which layer, where, and the block.
+
+A team that shares it by rows sends each other half of its weights, which have just been written;
+by panels, half of its inputs. Here each half of the inputs belongs to one side: who gathers them,
+or computes them from the layer below, also multiplies them with their rows of the weights, and
+later has those weights' gradient. What travels is a half of the sums, and they are two chains
+that are added up after. So is it on one thread, for the same bits.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastmlp._compile import call, leaf, row, stack
+from fastmlp.backends.cpu.microkernel import ROW_BLOCK, STORE, lanes_of
+from fastmlp.backends.cpu.plan import LAYER, NET
+from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.rows import forward_layer, n_strips_of
+from fastmlp.backends.cpu.vectors import moves
+from fastmlp.workspace import STRIP_ROWS
+
+
+@leaf
+def _products(
+    net: Any, layer: Any, half: Any, low: Any, high: Any, lanes: Any, at: Any, n: Any, vector: Any
+) -> None:
+    """Sums over inputs low to high of n rows: the first half's to the layer's outputs, with its
+    biases, the second's to where its errors will be."""
+    down = at * vector
+    to, start, start_panel = layer.outputs, layer.biases, layer.master_panel
+    if half:
+        to, start, start_panel = layer.deltas, net.zeros, 0
+    inputs = net.inputs
+    if net.halved > 1:
+        inputs = row(net.layers, net.n_layers, LAYER)[net.halved - 2].outputs
+    left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
+    weights = (layer.weights + low * vector, layer.weight_panel)
+    c = (to + down, net.panel)
+    call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_panels, n))
+
+
+def halves(scalar: type[np.floating[Any]]) -> Any:
+    """Make the block that does parts first to last: strips of the one half, then the other's."""
+    lanes = lanes_of(scalar)
+    spread = moves(scalar, lanes).spread
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    waiting = LARGEST[1] * ROW_BLOCK * vector
+
+    def work_on_halves(address: Any, first: Any, last: Any, part: Any) -> None:
+        z = stack(waiting)
+        net = row(address, 1, NET)[0]
+        layers = row(net.layers, net.n_layers, LAYER)
+        layer, n_strips = layers[net.halved - 1], n_strips_of(net.n_rows)
+        for half in range(2):
+            low = half * net.middle
+            high = layer.n_in if half else net.middle
+            begin = max(first - half * n_strips, 0) * STRIP_ROWS
+            end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, net.n_rows)
+            for at in range(begin, end, ROW_BLOCK):
+                n = min(ROW_BLOCK, end - at)
+                if net.halved == 1:
+                    index = row(net.index + at * 8, n, np.int64)
+                    for r in range(n):
+                        source = net.x + (index[r] * net.n_in + low) * size
+                        target = net.inputs + (at + r) * vector + low // lanes * net.panel
+                        spread(source, target, net.panel, high - low)
+                else:
+                    panel, most = low // lanes, (high - low + lanes - 1) // lanes
+                    below = layers[net.halved - 2]
+                    forward_layer(net, below, net.inputs, panel, most, at, n, z, lanes, vector)
+                _products(net, layer, half, low, high, lanes, at, n, vector)
+
+    return work_on_halves

@@ -1,0 +1,147 @@
+"""What each of a team does of phase one: rows, panels of each layer, or halves of one's inputs.
+
+Estimates of what a step takes each way, in seconds: arithmetic, as evenly as it can be shared, and
+what the members fetch of what others have just written.
+
+==========  ======================================================  ==========================
+a layer     each of a team has                                      fetches
+==========  ======================================================  ==========================
+by rows     rows of its outputs and errors; panels of its weights   weights both ways, inputs
+by panels   panels of its outputs, its inputs' errors, its weights  inputs, errors, transposes
+by halves   a half of its inputs, and those rows of its weights     sums of a half, errors
+==========  ======================================================  ==========================
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.backends.cpu.plan import middle_of
+from fastmlp.backends.cpu.product import groups_of_panels
+from fastmlp.layout import Layout
+from fastmlp.workspace import STRIP_ROWS, is_turned
+
+# What a core does a second; bytes that it gets of another's: 784-512-512-10 sent 1.8 MB of weights
+# in 0.4 ms, and a virtual machine's cores may be near each other, or not, for seconds; a join.
+RATE, FETCHED, JOIN_SECONDS = 1.2e11, 4e9, 1e-6
+# Operations of a step, 6 a weight and row: below, no team shares it.
+LEAST_FLOPS = 10_000_000
+
+
+class Step(NamedTuple):
+    """A net and its rows.
+
+    Attributes
+    ----------
+    layout : Layout
+    rows : int, of a chunk
+    dtype : np.dtype
+    lanes : int, numbers of a vector
+    """
+
+    layout: Layout
+    rows: int
+    dtype: np.dtype[Any]
+    lanes: int
+
+
+def halved_layer(step: Step) -> int:
+    """Return the number of the layer, from 1, that is best done by halves of its inputs; 0: none.
+
+    That changes the order of its sums, so it depends on the net and its rows alone: what is best
+    for two threads is done on any number.
+    """
+    if 6 * step.layout.n_weights * step.rows < LEAST_FLOPS:
+        return 0
+    return min((0, *_can_be_halved(step)), key=lambda halved: _soonest(step, 2, halved))
+
+
+def layers_pay(step: Step, members: int, halved: int = 0) -> bool:
+    """Whether a team is to share phase one by panels of each layer, rather than by rows.
+
+    But for the layer that is done by halves, and what is below.
+    """
+    if members < 2:
+        return False
+    return _seconds(step, members, halved, by_panels=True) < _seconds(step, members, halved)
+
+
+def _can_be_halved(step: Step) -> Iterator[int]:
+    """The first layer, or the second, unless it is turned, or has fewer than two panels."""
+    for i, (n_in, n_out) in enumerate([*pairwise(step.layout.sizes)][:2]):
+        if middle_of(n_in, step.lanes) and not is_turned(n_in, n_out, step.lanes):
+            yield i + 1
+
+
+def _soonest(step: Step, members: int, halved: int) -> float:
+    ways = (_seconds(step, members, halved, by_panels=by_panels) for by_panels in (False, True))
+    return min(ways)
+
+
+def _seconds(step: Step, members: int, halved: int, *, by_panels: bool = False) -> float:
+    """What phase one takes, with what phase two fetches."""
+    total = 0.0
+    for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
+        if i + 1 == halved:
+            busy, numbers, joins = _by_halves(step, members, i, n_in, n_out)
+        elif i + 1 < halved:
+            busy, numbers, joins = _below_halves(step, members, n_in, n_out)
+        elif by_panels:
+            busy, numbers, joins = _by_panels(step, members, i, n_in, n_out)
+        else:
+            busy, numbers, joins = _by_rows(step, members, i, n_in, n_out)
+        seconds = 2 * n_in * n_out * step.rows / RATE
+        fetched = numbers * (1 - 1 / members) * step.dtype.itemsize / FETCHED
+        total += seconds * busy + fetched + joins * JOIN_SECONDS
+    return total
+
+
+# Each returns which part of one product the busiest has to do, of how many numbers it fetches what
+# is not its own, and how often all join.
+_Costs = tuple[float, float, int]
+
+
+def _by_rows(step: Step, members: int, i: int, n_in: int, n_out: int) -> _Costs:
+    ways = 2 if i > 0 else 1
+    numbers = ways * n_in * n_out + step.rows * (n_in + n_out / members)
+    return ways * _part_of_strips(step, members), numbers, 0
+
+
+def _by_panels(step: Step, members: int, i: int, n_in: int, n_out: int) -> _Costs:
+    busy, numbers = _part_of_panels(step, members, n_out), float(step.rows * n_in)
+    if i == 0:
+        return busy, numbers, 2
+    transposes = n_in * n_out / members
+    return busy + _part_of_panels(step, members, n_in), numbers + step.rows * n_out + transposes, 2
+
+
+def _by_halves(step: Step, members: int, i: int, n_in: int, n_out: int) -> _Costs:
+    busy = _larger_half(step, n_in) * _part_of_strips(step, max(members // 2, 1))
+    if i > 0:
+        busy += _part_of_panels(step, members, n_in)
+    return busy, 2 * step.rows * n_out, 1 + i
+
+
+def _below_halves(step: Step, members: int, n_in: int, n_out: int) -> _Costs:
+    busy = _larger_half(step, n_out) * _part_of_strips(step, max(members // 2, 1))
+    return busy, step.rows * n_in, 1
+
+
+def _part_of_strips(step: Step, members: int) -> float:
+    return _largest_part(-(-step.rows // STRIP_ROWS), members)
+
+
+def _part_of_panels(step: Step, members: int, width: int) -> float:
+    return _largest_part(groups_of_panels(-(-width // step.lanes)), members)
+
+
+def _larger_half(step: Step, width: int) -> float:
+    middle = middle_of(width, step.lanes)
+    return max(middle, width - middle) / width
+
+
+def _largest_part(n: int, members: int) -> float:
+    """Return which part of n pieces one of the members has to do."""
+    return -(-n // members) / n

@@ -1,0 +1,54 @@
+"""What a team shares a step by: rows, panels, or halves of a layer's inputs."""
+
+import numpy as np
+import pytest
+
+from fastmlp.backends.cpu.shares import Step, halved_layer, layers_pay
+from fastmlp.layout import make_layout
+
+
+def step_of(sizes: tuple[int, ...], rows: int) -> Step:
+    return Step(make_layout(sizes), rows, np.dtype(np.float32), 16)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "members", "expected"),
+    [
+        ((784, 512, 512, 10), 128, 2, True),
+        ((1024, 2048, 2048, 1000), 32, 2, True),
+        ((784, 512, 512, 10), 128, 1, False),  # nobody to share with
+        ((16, 64, 64, 2), 64, 2, False),  # few weights, many joins
+        ((32, 16, 16, 10), 100_000, 2, False),  # one panel a layer
+        ((4, 32, 16, 4), 10_000, 4, False),
+    ],
+)
+def test_layers_are_shared_by_panels_where_weights_are_what_counts(
+    sizes: tuple[int, ...], rows: int, members: int, expected: bool
+) -> None:
+    assert layers_pay(step_of(sizes, rows), members) is expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "expected"),
+    [
+        ((784, 100, 100, 10), 200, 1),  # many inputs, fewer sums
+        ((784, 32, 10), 128, 1),
+        ((32, 256, 256, 10), 256, 2),  # the second's weights are what counts
+        ((64, 512, 64, 10), 128, 2),
+        ((20, 100, 400, 10), 128, 0),  # sums would be more than inputs and weights
+        ((784, 4), 1000, 0),  # held transposed
+        ((16, 900), 1000, 0),  # one panel of inputs
+        ((16, 64, 64, 2), 64, 0),  # nothing to share
+        ((784, 100, 100, 10), 8, 0),
+    ],
+)
+def test_the_layer_done_by_halves_is_the_one_that_saves_most(
+    sizes: tuple[int, ...], rows: int, expected: int
+) -> None:
+    assert halved_layer(step_of(sizes, rows)) == expected
+
+
+def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
+    step = step_of((28, 300, 300, 300, 300, 300, 1), 100)
+    assert halved_layer(step) == 2
+    assert layers_pay(step, 2, 2)
