@@ -44,8 +44,8 @@ each_epilogue = pytest.mark.parametrize("epilogue", EPILOGUES)
 
 
 @cache
-def swept(dtype: Any, shape: tuple[int, int], by_column: bool) -> Block:
-    multiply = sweep(Tile(dtype, lanes_of(dtype), *shape, by_column))
+def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = False) -> Block:
+    multiply = sweep(Tile(dtype, lanes_of(dtype), *shape, by_column, narrow))
 
     def sweep_once(
         c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
@@ -144,6 +144,25 @@ def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
             assert (these.c[[0, -1]] == UNTOUCHED).all()
             assert np.array_equal(these.c[1:-1, written:ROW_BLOCK], operand[:, written:ROW_BLOCK])
             assert (these.c[1:-1, ROW_BLOCK:] == UNTOUCHED).all()
+
+
+@each_dtype
+@each_reading
+@each_epilogue
+@pytest.mark.parametrize("vectors", [1, 2])
+@pytest.mark.skipif(vector_bytes() < 64, reason="only AVX-512 has narrow tiles")
+def test_a_narrow_tile_has_the_bits_of_a_whole_one_and_zeros_after_them(
+    vectors: int, epilogue: str, by_column: bool, dtype: Any, rng: Any
+) -> None:
+    shape, code, half = (product.STRIP, vectors), EPILOGUES[epilogue], lanes_of(dtype) // 2
+    for depth in DEPTHS:
+        these = draw(rng, dtype, vectors, HEIGHTS[-1], depth)
+        these.c[1:-1] = rng.normal(size=these.c[1:-1].shape)
+        again = these._replace(c=these.c.copy())
+        whole = multiply(swept(dtype, shape, by_column), these, by_column, code)
+        narrow = multiply(swept(dtype, shape, by_column, True), again, by_column, code)
+        assert np.array_equal(narrow[:, :-half], whole[:, :-half])
+        assert not narrow[:, -half:].any()
 
 
 @each_dtype

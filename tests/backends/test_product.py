@@ -65,7 +65,7 @@ def multiply(
         compiled(
             address(c) + r * vector, c[0].nbytes, address(origin) + r * stride, stride,
             origin[0].nbytes, address(right), right[0].nbytes, place, left[0].nbytes,
-            depth, epilogue, address(c) + r * vector, len(right), min(ROW_BLOCK, height - r),
+            depth, epilogue, address(c) + r * vector, b.shape[1], min(ROW_BLOCK, height - r),
         )  # fmt: skip
     return c
 
@@ -116,10 +116,13 @@ def test_no_element_depends_on_how_the_product_is_tiled(
 @each_dtype
 @each_reading
 @pytest.mark.parametrize("n_panels", range(1, 8))
+@pytest.mark.parametrize("last", ["one", "half", "whole"])
 def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
-    dtype: Any, by_column: bool, n_panels: int, rng: Any
+    dtype: Any, by_column: bool, n_panels: int, last: str, rng: Any
 ) -> None:
-    width, depth, most = n_panels * lanes_of(dtype), DEPTHS[-2], min(MOST_ROWS, ROW_BLOCK)
+    lanes = lanes_of(dtype)
+    width = (n_panels - 1) * lanes + {"one": 1, "half": lanes // 2, "whole": lanes}[last]
+    depth, most = DEPTHS[-2], min(MOST_ROWS, ROW_BLOCK)
     start, a, b = draw(rng, dtype, *shapes(most, width, depth))
     alone = [from_panels(multiply(start[[r]], a[[r]], b, by_column), 1, width) for r in range(most)]
     for height in range(1, most + 1):
@@ -157,7 +160,7 @@ def test_a_product_of_no_rows_writes_nothing(dtype: Any) -> None:
     vector = np.full(lanes_of(dtype), UNTOUCHED, dtype)
     place = address(vector)
     compiled = block_of(product, dtype, by_column=False)
-    compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, 1, 0)
+    compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0)
     assert (vector == UNTOUCHED).all()
 
 

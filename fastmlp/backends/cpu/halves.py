@@ -36,11 +36,11 @@ def _products(
     left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
     weights = (layer.weights + low * vector, layer.weight_panel)
     c = (to + down, net.panel)
-    call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_panels, n))
+    call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n))
 
 
 def halves(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that does parts first to last: strips of the one half, then the other's."""
+    """Make the block that does parts first to last: the strips of one half, then the other's."""
     lanes = lanes_of(scalar)
     spread = moves(scalar, lanes).spread
     size = np.dtype(scalar).itemsize

@@ -17,6 +17,9 @@ STRIP = 8
 # With 16 registers, 4 x 2 has too few to hide loads behind: 91 GFLOP/s of 110, 4 x 3 runs at 106.
 LARGEST = (8, 2) if vector_bytes() == 64 else (4, 3)
 FEW = 4
+# Whether a panel of which no more than half is used is computed so: where a half vector takes half
+# the time.
+NARROW = vector_bytes() == 64
 
 
 def panels_at_once(left: int) -> int:
@@ -35,30 +38,37 @@ def groups_of_panels(n_panels: int) -> int:
 def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
-    Its arguments are those of a sweep, with the number of panels before that of rows. C, and the
-    operand, must have room for the rows rounded up to `STRIP`. The block compiles in 0.27 s; a
-    shape of few sums, as that of one row and two panels, is 0.02 of it.
+    Its arguments are those of a sweep, with the number of columns before that of rows. C, and the
+    operand, must have room for whole panels, and for the rows rounded up to `STRIP`.
+    The block compiles in 0.27 s; a shape of few sums, as that of one row and two panels, is 0.02
+    of it.
     """
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
 
-    def tiles(rows: int, vectors: int) -> Any:
-        return sweep(Tile(scalar, lanes, rows, vectors, by_column))
+    def tiles(rows: int, vectors: int, *, narrow: bool = False) -> Any:
+        return sweep(Tile(scalar, lanes, rows, vectors, by_column, narrow))
 
     strip, few = STRIP, FEW
     largest, four_2, eight_1 = tiles(*LARGEST), tiles(few, 2), tiles(strip, 1)
     one_4, one_2, one_1 = tiles(1, 4), tiles(1, 2), tiles(1, 1)
+    narrow_1, narrow_2, most_narrow = eight_1, largest, 0
+    if NARROW:
+        narrow_1, narrow_2 = tiles(strip, 1, narrow=True), tiles(strip, 2, narrow=True)
+        most_narrow = lanes // 2
     # Where the largest tile is wider, two panels that are left are the smaller one's.
     two_are_less = LARGEST[1] > 2
 
     def multiply(
         c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
         b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
-        n_panels: Any, n_rows: Any,
+        n_columns: Any, n_rows: Any,
     ) -> None:  # fmt: skip
         # First the rows that fill strips, then the few that are left.
         done, rest = 0, n_rows % strip
+        n_panels = (n_columns + lanes - 1) // lanes
+        narrow = n_columns - (n_panels - 1) * lanes <= most_narrow
         while done < n_rows:
             n = n_rows - rest if done < n_rows - rest else rest
             right, p = b, 0
@@ -76,8 +86,12 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
                 elif n == 1:
                     one_1(*at, *how)
                     step = 1
+                elif step == 1 and narrow:
+                    narrow_1(*at, *how)
                 elif step == 1:
                     eight_1(*at, *how)
+                elif narrow and left == 2 and n > few:
+                    narrow_2(*at, *how)
                 elif step == 2 and (two_are_less or n <= few):
                     four_2(*at, *how)
                 else:

@@ -53,7 +53,7 @@ def forward_layer(
         to, panel = (z, z_panel) if waits else (outputs, net.panel)
         epilogue = RELU if layer.form == RELU_LAYER else STORE
         left = (inputs + down, net.panel, layer.n_in, epilogue, 0)
-        shape = (n_panels, n)
+        shape = (min(n_panels * lanes, layer.n_out - p * lanes), n)
         weights = (w, layer.weight_panel)
         call(net.product, (to, panel, bias, 0, layer.master_panel, *weights, *left, *shape))
         if waits:
@@ -142,10 +142,19 @@ def _scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any
 
 @leaf
 def _backward_layer(
-    net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, vector: Any
+    net: Any,
+    layer: Any,
+    below: Any,
+    panel: Any,
+    most: Any,
+    n: Any,
+    at: Any,
+    vector: Any,
+    like: Any,
 ) -> None:
     """Errors of the layer below: the product with W transposed, times that layer's slopes."""
-    down, n_panels = at * vector + panel * net.panel, min(most, below.n_panels - panel)
+    down, lanes = at * vector + panel * net.panel, vector // like.itemsize
+    n_columns = min(most * lanes, below.n_out - panel * lanes)
     epilogue, operand = STORE, below.deltas
     if below.form == BLOCK:
         epilogue = TIMES
@@ -153,7 +162,7 @@ def _backward_layer(
         epilogue, operand = WHERE_POSITIVE, below.outputs
     weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
     right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
-    last = (epilogue, operand + down, n_panels, n)
+    last = (epilogue, operand + down, n_columns, n)
     call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
 
 
@@ -234,6 +243,6 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             if stage != WHOLE:
                 high, low = net.layer, net.layer - (1 if stage == BACK else 0)
             for i in range(high, low, -1):
-                _backward_layer(net, layers[i], layers[i - 1], panel, n_panels, n, at, vector)
+                _backward_layer(net, layers[i], layers[i - 1], panel, n_panels, n, at, vector, like)
 
     return work_on_rows

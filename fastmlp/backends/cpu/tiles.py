@@ -29,7 +29,8 @@ def _differentiate(
         start = (w - net.parameters + net.gradient, vector, layer.master_panel)
     a = (left + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
     b = (right + piece.panel * net.panel, net.panel)
-    shape = (piece.n_panels, piece.last - piece.first)
+    width = (layer.n_in if layer.turned else layer.n_out) - piece.panel * lanes
+    shape = (min(piece.n_panels * lanes, width), piece.last - piece.first)
     call(net.gradient_product, (g, PANEL_ROWS * vector, *start, *b, *a, *shape))
 
 
