@@ -38,7 +38,7 @@ def test_layers_are_shared_by_panels_where_weights_are_what_counts(
         ((20, 100, 400, 10), 128, 0),  # sums would be more than inputs and weights
         ((784, 4), 1000, 0),  # held transposed
         ((16, 900), 1000, 0),  # one panel of inputs
-        ((16, 64, 64, 2), 64, 0),  # nothing to share
+        ((16, 64, 64, 2), 32, 0),  # little to share
         ((784, 100, 100, 10), 8, 0),
     ],
 )

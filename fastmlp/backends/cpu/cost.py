@@ -46,10 +46,17 @@ class Costs(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A job: how much of it can be shared, and how often the team joins."""
+    """A job: how much of it can be shared, how often the team joins, and the seconds that each of
+    it takes to fetch what others wrote; None: unknown, and guessed from the joins."""
 
     flops: float
     n_spreads: int
+    fetched: float | None = None
+
+    def times(self, n: int) -> "Work":
+        """Return so much work n times."""
+        fetched = None if self.fetched is None else n * self.fetched
+        return Work(n * self.flops, n * self.n_spreads, fetched)
 
 
 def pays(work: Work, n_threads: int) -> bool:
@@ -61,7 +68,12 @@ def pays(work: Work, n_threads: int) -> bool:
     if costs is None:
         return False
     saved = seconds * (1 - 1 / costs.speedup)
-    return saved > costs.launch + JOINS * work.n_spreads * costs.join
+    joined = work.n_spreads * costs.join
+    if work.fetched is None:
+        return saved > costs.launch + JOINS * joined
+    # Half of the estimate, which is for cores that are far from each other: whoever tries it finds
+    # out. With halves, 16-64-64-2 took 17.3 us a step on two near ones, 22 on one.
+    return saved > costs.launch + joined + work.fetched / 2
 
 
 def measure(n_threads: int) -> Costs:

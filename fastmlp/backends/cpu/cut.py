@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.microkernel import lanes_of
-from fastmlp.backends.cpu.shares import Step, halved_layer, layers_pay
+from fastmlp.backends.cpu.shares import Effort, Step, effort, halved_layer, layers_pay
 from fastmlp.network import Network
 from fastmlp.workspace import chunk_rows, lot_rows, numbers_packed, rows_of_lots
 
@@ -18,6 +18,7 @@ class Cut(NamedTuple):
     members : of a team, by which tiles are shared out; 1 where no team shares them
     by_layers : whether a team shares phase one a layer at a time
     halved : the layer, counted from 1, that is done by halves of its inputs; 0 for none
+    effort : what a step takes a team, where it has been estimated
     """
 
     rows: int
@@ -25,6 +26,7 @@ class Cut(NamedTuple):
     members: int = 1
     by_layers: bool = False
     halved: int = 0
+    effort: Effort | None = None
 
     @property
     def at_once(self) -> int:
@@ -44,4 +46,6 @@ def cut_of(network: Network, most: int, members: int, *, train: bool, sparse: bo
     rows = chunk_rows(layout, most, train=True)
     step = Step(layout, rows, network.dtype, lanes)
     halved = halved_layer(step)
-    return Cut(rows, 0, members, layers_pay(step, members, halved), halved)
+    by_layers = layers_pay(step, members, halved)
+    estimate = effort(step, members, halved, by_panels=by_layers) if members > 1 else None
+    return Cut(rows, 0, members, by_layers, halved, estimate)

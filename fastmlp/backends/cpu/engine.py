@@ -269,11 +269,12 @@ class Trainer:
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
         by_lots = self._session.has_lots
         unit = self._engine.work(rows, forward=4, tiles=2, by_lots=by_lots)
-        n_units = last - first
+        if self._session.effort:
+            unit = Work(unit.flops, self._session.effort.joins, self._session.effort.fetched)
         self._engine.run(
             drive.run,
             self._session,
-            Work(n_units * unit.flops, n_units * unit.n_spreads),
+            unit.times(last - first),
             n_rows=data.n_rows,
             batch_size=self._batch_size,
             chunk_rows=rows,

@@ -103,6 +103,7 @@ class Session:
     moments : Moments, or None: the state that is trained
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
     has_lots : bool, whether a chunk is cut into lots
+    effort : Effort, or None: what a step takes a team
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ class Session:
         sparse = isinstance(data.x, SparseRows)
         most = batch_size or data.n_rows
         cut = Cut(rows) if rows else cut_of(network, most, members, train=train, sparse=sparse)
-        self.rows, self.has_lots = cut.rows, cut.lot > 0
+        self.rows, self.has_lots, self.effort = cut.rows, cut.lot > 0, cut.effort
         size = (layout, cut.at_once, n_targets, network.dtype, lanes_of(network.dtype.type))
         new_workspace = partial(make_workspace, *size, train=train, sparse=sparse)
         self.workspace = new_workspace()

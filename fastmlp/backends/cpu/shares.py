@@ -26,8 +26,9 @@ from fastmlp.workspace import STRIP_ROWS, is_turned
 # What a core does a second; bytes that it gets of another's: 784-512-512-10 sent 1.8 MB of weights
 # in 0.4 ms, and a virtual machine's cores may be near each other, or not, for seconds; a join.
 RATE, FETCHED, JOIN_SECONDS = 1.2e11, 4e9, 1e-6
-# Operations of a step, 6 a weight and row: below, no team shares it.
-LEAST_FLOPS = 10_000_000
+# Operations of a step, 6 a weight and row: below, halves take one thread 2 % longer, and two gain
+# little.
+LEAST_FLOPS = 2_000_000
 
 
 class Step(NamedTuple):
@@ -45,6 +46,19 @@ class Step(NamedTuple):
     rows: int
     dtype: np.dtype[Any]
     lanes: int
+
+
+class Effort(NamedTuple):
+    """What a step takes a team: seconds of arithmetic in phase one, and to fetch; its joins."""
+
+    busy: float
+    fetched: float
+    joins: int
+
+    @property
+    def seconds(self) -> float:
+        """What all of it takes, with a guess for joins."""
+        return self.busy + self.fetched + self.joins * JOIN_SECONDS
 
 
 def halved_layer(step: Step) -> int:
@@ -65,7 +79,26 @@ def layers_pay(step: Step, members: int, halved: int = 0) -> bool:
     """
     if members < 2:
         return False
-    return _seconds(step, members, halved, by_panels=True) < _seconds(step, members, halved)
+    by_panels, by_rows = (effort(step, members, halved, by_panels=way) for way in (True, False))
+    return by_panels.seconds < by_rows.seconds
+
+
+def effort(step: Step, members: int, halved: int = 0, *, by_panels: bool = False) -> Effort:
+    """Estimate phase one, with what phase two fetches and joins."""
+    busy, fetched, joins = 0.0, 0.0, 2
+    for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
+        if i + 1 == halved:
+            part, numbers, more = _by_halves(step, members, i, n_in, n_out)
+        elif i + 1 < halved:
+            part, numbers, more = _below_halves(step, members, n_in, n_out)
+        elif by_panels:
+            part, numbers, more = _by_panels(step, members, i, n_in, n_out)
+        else:
+            part, numbers, more = _by_rows(step, members, i, n_in, n_out)
+        busy += 2 * n_in * n_out * step.rows / RATE * part
+        fetched += numbers * (1 - 1 / members) * step.dtype.itemsize / FETCHED
+        joins += more
+    return Effort(busy, fetched, joins)
 
 
 def _can_be_halved(step: Step) -> Iterator[int]:
@@ -76,26 +109,7 @@ def _can_be_halved(step: Step) -> Iterator[int]:
 
 
 def _soonest(step: Step, members: int, halved: int) -> float:
-    ways = (_seconds(step, members, halved, by_panels=by_panels) for by_panels in (False, True))
-    return min(ways)
-
-
-def _seconds(step: Step, members: int, halved: int, *, by_panels: bool = False) -> float:
-    """What phase one takes, with what phase two fetches."""
-    total = 0.0
-    for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
-        if i + 1 == halved:
-            busy, numbers, joins = _by_halves(step, members, i, n_in, n_out)
-        elif i + 1 < halved:
-            busy, numbers, joins = _below_halves(step, members, n_in, n_out)
-        elif by_panels:
-            busy, numbers, joins = _by_panels(step, members, i, n_in, n_out)
-        else:
-            busy, numbers, joins = _by_rows(step, members, i, n_in, n_out)
-        seconds = 2 * n_in * n_out * step.rows / RATE
-        fetched = numbers * (1 - 1 / members) * step.dtype.itemsize / FETCHED
-        total += seconds * busy + fetched + joins * JOIN_SECONDS
-    return total
+    return min(effort(step, members, halved, by_panels=way).seconds for way in (False, True))
 
 
 # Each returns which part of one product the busiest has to do, of how many numbers it fetches what
