@@ -87,13 +87,17 @@ class Placed(Persistent):
             return self._finite(
                 self._engine().predictions(self._parameters, X, out, raw=raw, who=who), who
             )
+        engine = self._engine()
+        plain = None if raw else engine.predict_plain(self._parameters, X, out)
+        if plain is not None:
+            return plain
         layout, dtype = self._network.layout, self._network.dtype
         x = validation.features(X, layout.sizes[0], dtype, who)
         result = validation.out_array(out, (len(x), layout.sizes[-1]), dtype, who)
         quick = None if raw else self._few_rows
         if quick is not None and len(x) <= quick.most and quick(x.copy(), result) is not None:
             return result
-        few = self._engine().predict(self._parameters, x, result, raw=raw)
+        few = engine.predict(self._parameters, x, result, raw=raw)
         if not raw:
             self._few_rows = few
         return self._finite(result, who)

@@ -9,8 +9,9 @@ import numpy as np
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
-from fastmlp.backends.cpu.few import MOST_ROWS
+from fastmlp.backends.cpu.few import FEW_ROWS, MOST_ROWS
 from fastmlp.backends.cpu.session import compile_others
+from fastmlp.backends.cpu.streamed import STREAM_BYTES
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.losses import LOSSES
 from fastmlp.model import MLP
@@ -61,7 +62,8 @@ def warmup(
             say(f"{dtype}: {part}")
             for net in nets:
                 _exercise(net)
-        say(f"{dtype}: blocks for large batches, wide nets and sparse rows")
+        say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
+        _predict_wide(dtype)
         compile_others(np.dtype(dtype))
     if parallel and not INTERPRETED:
         say("parallel kernels")
@@ -85,6 +87,13 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
 
 def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
     return MLP(sizes, dtype=dtype, seed=0, n_threads=1, **settings)
+
+
+def _predict_wide(dtype: str) -> None:
+    """Predict with a net that is too wide for a stream."""
+    width = 1 + STREAM_BYTES // (WIDTH * np.dtype(dtype).itemsize)
+    net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
+    net.predict(np.ones((FEW_ROWS + 1, WIDTH)))
 
 
 def _optimizers() -> Iterator[Optimizer]:

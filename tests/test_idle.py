@@ -12,7 +12,7 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp._compile.jit import INTERPRETED
-from fastmlp.backends.cpu import questions
+from fastmlp.backends.cpu import few, streamed
 from fastmlp.idle import MOST, Idle, Kept
 
 
@@ -76,15 +76,16 @@ def test_small_things_are_kept_by_their_number() -> None:
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """How often buffers for predictions were made."""
+    """How often buffers for predictions of more than 64 rows were made."""
+    monkeypatch.setattr(few, "MOST_ROWS", 64)
     seen: list[Any] = []
-    original = questions.Prediction.__init__
+    original = streamed.Streamed.__init__
 
     def counted(self: Any, *arguments: Any, **options: Any) -> None:
         seen.append(arguments)
         original(self, *arguments, **options)
 
-    monkeypatch.setattr(questions.Prediction, "__init__", counted)
+    monkeypatch.setattr(streamed.Streamed, "__init__", counted)
     return seen
 
 
@@ -109,6 +110,7 @@ def test_raw_outputs_and_another_number_of_threads_have_their_own(made: list[Any
     assert len(made) == 4
 
 
+@pytest.mark.usefixtures("made")
 def test_the_rows_are_let_go() -> None:
     net = MLP((3, 5, 2), seed=0)
     x = np.ones((100, 3), np.float32).view(Rows)
@@ -119,6 +121,7 @@ def test_the_rows_are_let_go() -> None:
     assert gone() is None
 
 
+@pytest.mark.usefixtures("made")
 def test_threads_do_not_share_what_is_in_use() -> None:
     net, rng = MLP((3, 16, 2), seed=0), np.random.default_rng(0)
     parts = [rng.normal(size=(500, 3)).astype(np.float32) for _ in range(4)]

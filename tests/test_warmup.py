@@ -45,8 +45,10 @@ for width, n_rows in ((3, 5), (64, 200)):
         net.fit(X, y, epochs=1, batch_size=n_rows - 1)  # in an order of its own
         net.predict(X), net.predict_raw(X)
         net.predict(X[:1]), net.predict(X[:1])
+        net.predict(np.ones((2000, width)))
         net.apply_gradient(net.loss_and_gradient(X, y)[1])
     assert bool(helpers.gather.signatures) == (wide and launch.parallel_is_safe())
+MLP((2, 1 << 18, 1), seed=0).predict(np.ones((50, 2)))
 cost.measure(launch.thread_limit())
 """
 

@@ -72,7 +72,7 @@ def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> Non
     assert (numbers > 0).all()  # by itself, a block has the caller's mode
     numbers[:] = ROOT[dtype]
     job = np.array([(0, block.address, 75, numbers.ctypes.data)], JOB)
-    block_of(alone, np.int64)(0, block_of(drive, dtype).address, job.ctypes.data)
+    block_of(alone, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
 
@@ -81,7 +81,7 @@ def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> Non
 def test_a_denormal_argument_is_zero_in_a_driver(dtype: Any) -> None:
     numbers = np.full(75, np.finfo(dtype).smallest_subnormal, dtype)
     job = np.array([(0, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
-    block_of(alone, np.int64)(0, block_of(drive, dtype).address, job.ctypes.data)
+    block_of(alone, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
 

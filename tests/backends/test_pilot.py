@@ -75,3 +75,15 @@ def test_calls_of_unlike_lengths_are_compared_by_their_work() -> None:
 def test_jobs_of_a_kind_share_what_was_learnt() -> None:
     assert pilot_for(("a job", 1)) is pilot_for(("a job", 1))
     assert pilot_for(("a job", 1)) is not pilot_for(("a job", 2))
+
+
+def test_a_call_that_woke_its_helpers_counts_only_if_the_next_one_does_too() -> None:
+    pilot = Pilot()
+    choices(pilot, 100, alone=2.0, together=1.0)
+    for _ in range(20):  # calls that come one by one, and others in a row
+        pilot.record(True, 10, 9.0, awake=False)
+        assert choices(pilot, 1, alone=2.0, together=1.0)
+    assert choices(pilot, 10, alone=2.0, together=1.0).count(True) >= 9
+    for _ in range(20):
+        pilot.record(True, 10, 9.0, awake=False)
+    assert not pilot.wants_team()

@@ -118,7 +118,7 @@ import signal, threading, time
 from drills import Drill
 from fastmlp.backends.cpu import helpers
 helpers.run(Drill(8, 1).driver, Drill(8, 1).job, 2, 1.0)
-drill = Drill(64, 200_000)
+drill = Drill(64, 2_000_000)
 threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
 try:
     helpers.run(drill.driver, drill.job, 2, 1.0)

@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.runner import Runner
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.shuffle import shuffle
 from fastmlp.backends.cpu.sparse import SparseRows
+from fastmlp.backends.cpu.streamed import Streamed, place_for, streams
 from fastmlp.guard import Guard, publish
 from fastmlp.idle import Idle, Kept
 from fastmlp.network import Network
@@ -76,16 +77,37 @@ class Engine(Runner):
         """
         network = rules.without_output(self.network) if raw else self.network
         if are_few(len(x), network.layout) and not isinstance(x, SparseRows):
-            few = FewRows(network, parameters)
+            few = FewRows(network, parameters, len(x))
             with self.guard.whole:
                 few.write(x, out)
             return few
         sparse = x if isinstance(x, SparseRows) else None
+        if sparse is None and streams(network):
+            self._stream(network, parameters, x, out)
+            return None
         key = (network, self.n_threads, sparse is None)
         prediction = self._idle.take(key) or Prediction(self, network, sparse)
         prediction(parameters, x, out)
         if prediction.size <= KEPT:
             self._idle.give(key, prediction)
+        return None
+
+    def _stream(self, network: Network, parameters: Array, x: Any, out: Array) -> bool:
+        key = (network, self.n_threads)
+        streamed = self._idle.take(key) or Streamed(self, network)
+        finite = streamed(parameters, x, out)
+        self._idle.give(key, streamed)
+        return finite
+
+    def predict_plain(self, parameters: Array, x: object, out: object) -> Array | None:
+        """Return predictions of many rows, without a check or a copy beforehand; None where this is
+        not the way, or a number is not finite: then `out` may have been written."""
+        network = self.network
+        if not streams(network) or not isinstance(x, np.ndarray) or are_few(len(x), network.layout):
+            return None
+        result = place_for(x, out, network)
+        if result is not None and self._stream(network, parameters, x, result):
+            return result
         return None
 
     def loss(self, parameters: Array, data: Data) -> float:

@@ -1,7 +1,8 @@
 """Predictions for few rows: straight from the flat parameters, for packing them would cost more.
 
 One row of 16-64-64-2 takes 5,000 multiply-adds; copying its weights into panels, as many moves.
-The sums run in the order of the panels' kernels, so the bits are those of any other call.
+Up to four go one by one, more by vectors of them. The sums run in the order of the panels' kernels,
+so the bits are those of any other call.
 """
 
 from typing import Any
@@ -19,21 +20,20 @@ from fastmlp._compile import (
     restore_denormals,
     row,
 )
-from fastmlp.backends.cpu import rules
+from fastmlp.backends.cpu.flat import FLAT, FLAT_LAYER, make_flat
 from fastmlp.backends.cpu.microkernel import lanes_of
-from fastmlp.backends.cpu.plan import LAYER, NET, Addresses, address, make_plan
+from fastmlp.backends.cpu.plan import address
+from fastmlp.backends.cpu.stream import n_vectors, stream
 from fastmlp.layout import Layout
 from fastmlp.network import Network
-from fastmlp.workspace import aligned, make_workspace
 
 Array = NDArray[Any]
-# Of any net, up to so many rows cost less than packing its weights.
+# Up to so many rows take less time one by one than as a vector of them, 1.1 and 1.4 us of
+# 16-64-64-2; and of any net less than packing its weights.
 FEW_ROWS = 4
-# Up to so many of a small net, where the other way's fixed 40 us are what counts: 64 rows of
-# 16-64-64-2 take 31 us, and 55 in panels.
-MOST_ROWS = 64
-# The GIL is held for at most so many multiply-adds: about 30 us.
-FEW_PRODUCTS = 500_000
+MOST_ROWS = 1024
+# The GIL is held for at most so many multiply-adds: about 30 us, row by row and by vectors.
+FEW_PRODUCTS, STREAM_PRODUCTS = 500_000, 1_600_000
 
 
 @leaf
@@ -51,13 +51,13 @@ def _add_four(z: Any, weights: Any, width: Any, x: Any, like: Any) -> None:
 
 @leaf
 def _products(net: Any, layer: Any, inputs: Any, z: Any, like: Any) -> None:
-    """Pre-activations of one row."""
+    """Pre-activations of one row, or their positive parts."""
     size, width, n_in = like.itemsize, layer.n_out, layer.n_in
-    biases = row(net.unpacked + layer.bias_offset * size, width, like.dtype)
+    biases = row(net.parameters + layer.biases, width, like.dtype)
     sums, x = row(z, width, like.dtype), row(inputs, n_in, like.dtype)
     for j in range(width):
         sums[j] = biases[j]
-    weights = net.unpacked + layer.offset * size
+    weights = net.parameters + layer.weights
     whole = n_in - n_in % 4
     for k in range(0, whole, 4):
         four = row(inputs + k * size, 4, like.dtype)
@@ -66,6 +66,11 @@ def _products(net: Any, layer: Any, inputs: Any, z: Any, like: Any) -> None:
         w = row(weights + k * width * size, width, like.dtype)
         for j in range(width):
             sums[j] = fma(x[k], w[j], sums[j])
+    if layer.positive:
+        zero = like.dtype.type(0)
+        for j in range(width):
+            # NaN stays NaN.
+            sums[j] = zero if sums[j] < zero else sums[j]
 
 
 def few(scalar: type[np.floating[Any]]) -> Any:
@@ -73,33 +78,58 @@ def few(scalar: type[np.floating[Any]]) -> Any:
     size = np.dtype(scalar).itemsize
 
     def predict_few(address: Any, first: Any, last: Any, part: Any) -> None:
-        mode = flush_denormals()
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        layers = row(net.layers, net.n_layers, LAYER)
-        step = net.max_width * size
-        values, slopes = net.scratch + 2 * step, net.scratch + 3 * step
+        net, like = row(address, 1, FLAT)[0], row(address, 0, scalar)
+        layers = row(net.layers, net.n_layers, FLAT_LAYER)
+        one, other = net.room, net.room + net.value_bytes
+        slopes = other + net.value_bytes
         for r in range(first, last):
-            inputs = net.x + r * net.n_in * size
+            inputs, z = net.x + r * net.n_in * size, one
             for i in range(net.n_layers):
-                layer, z = layers[i], net.scratch + i % 2 * step
+                layer = layers[i]
                 _products(net, layer, inputs, z, like)
                 inputs = z
+                z = other if z == one else one
                 if layer.activation:
-                    call(layer.activation, (z, values, slopes, layer.n_out))
-                    inputs = values
-            call(net.link, (inputs, net.out + r * net.n_out * size, 1, net.n_out))
-        restore_denormals(mode)
+                    call(layer.activation, (inputs, z, slopes, layer.n_out))
+                    inputs, z = z, inputs
+            place = net.out + r * net.n_out * size
+            if net.link:
+                call(net.link, (inputs, place, 1, net.n_out))
+            else:
+                raw, out = row(inputs, net.n_out, scalar), row(place, net.n_out, scalar)
+                for j in range(net.n_out):
+                    out[j] = raw[j]
 
     return predict_few
 
 
+def whole(scalar: type[np.floating[Any]]) -> Any:
+    """Make the driver that predicts all rows of a `FLAT` record on one thread, one by one or by
+    vectors of them."""
+    lanes = lanes_of(scalar)
+
+    def predict_all(address: Any) -> None:
+        mode = flush_denormals()
+        net = row(address, 1, FLAT)[0]
+        if net.rows == 0 or net.n_rows <= FEW_ROWS:
+            call(net.few, (address, 0, net.n_rows, 0))
+        else:
+            call(net.rows, (address, 0, n_vectors(net.n_rows, lanes), 0))
+        restore_denormals(mode)
+
+    return predict_all
+
+
 def most_rows(layout: Layout) -> int:
     """Return how many rows at once may hold the GIL."""
-    return max(1, min(MOST_ROWS, FEW_PRODUCTS // layout.n_weights))
+    one_by_one = FEW_PRODUCTS // layout.n_weights
+    if one_by_one <= FEW_ROWS:
+        return max(1, one_by_one)
+    return max(FEW_ROWS, min(MOST_ROWS, STREAM_PRODUCTS // layout.n_weights))
 
 
 def are_few(n_rows: int, layout: Layout) -> bool:
-    """Whether so many rows are best predicted straight from the flat parameters."""
+    """Whether so many rows are best predicted by one thread from the live parameters."""
     return n_rows <= max(FEW_ROWS, most_rows(layout))
 
 
@@ -110,21 +140,27 @@ class FewRows:
     ----------
     network : Network
     parameters : flat array, alive and live: changes count
+    n_rows : int, how many may be asked for: to take vectors of them compiles 0.3 s more
+
+    Attributes
+    ----------
+    most : int, the rows of a call at most
     """
 
-    def __init__(self, network: Network, parameters: Array) -> None:
+    def __init__(self, network: Network, parameters: Array, n_rows: int = MOST_ROWS) -> None:
         layout, dtype = network.layout, network.dtype
         self.parameters, self.dtype, self._n_out = parameters, dtype, layout.sizes[-1]
-        self._scratch = aligned(4 * max(layout.sizes), dtype)
-        self._workspace = make_workspace(layout, 1, 0, dtype, lanes_of(dtype.type), train=False)
-        blocks = Addresses(*rules.activations(network, fused=False), link=rules.link(network))
-        self._plan = make_plan(layout, self._workspace, blocks)
-        net = self._plan.net[0]
-        net.unpacked, net.scratch = address(parameters), address(self._scratch)
-        self._block = block_of(few, dtype)
-        net.rows = self._block.address
-        self._address = address(self._plan.net)
         self.most = most_rows(layout)
+        streams = self.most > FEW_ROWS and n_rows > FEW_ROWS
+        self._flat = make_flat(network, parameters, blocks=streams)
+        net = self._flat.net[0]
+        self._whole = block_of(whole, dtype)
+        net.few, net.whole = block_of(few, dtype).address, self._whole.address
+        if streams:
+            net.rows = block_of(stream, dtype).address
+        else:
+            self.most = min(self.most, FEW_ROWS)
+        self._address = address(self._flat.net)
 
     def __reduce__(self) -> Any:
         """Addresses mean nothing in a copy or in another process."""
@@ -153,28 +189,30 @@ class FewRows:
         return None
 
     def write(self, x: Array, out: Array) -> None:
-        """Write predictions of any number of rows, the GIL released: for one thread only."""
-        net = self._plan.net[0]
-        net.x, net.out = address(x), address(out)
-        self._block(self._address, 0, len(x), 0)
+        """Write predictions of up to `most` rows, the GIL released: for one thread only."""
+        net = self._flat.net[0]
+        net.x, net.out, net.n_rows = address(x), address(out), len(x)
+        self._whole(self._address)
 
 
 @leaf
-def _finite(numbers: Any) -> Any:
-    zero = numbers.dtype.type(0)
-    total = zero
-    for number in numbers.flat:
-        total += number * zero
-    return total == zero
+def _finite(place: Any, n: Any, like: Any) -> Any:
+    """Whether all numbers are: by bits that vectorise, where a sum is one chain."""
+    numbers, zero, faults = row(place, n, like.dtype), like.dtype.type(0), 0
+    for i in range(n):
+        faults |= numbers[i] * zero != zero
+    return faults == 0
 
 
 @kernel("cpu.predict_few", nogil=False)
 def predict_few(place: Any, x: Any, out: Any) -> Any:
     """Write the predictions, or return False: wrong shapes, or numbers that are not finite."""
-    net = row(place, 1, NET)[0]
+    net = row(place, 1, FLAT)[0]
     n = x.shape[0]
-    if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out) or not _finite(x):
+    net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
+    if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out):
         return False
-    net.x, net.out = x.ctypes.data, out.ctypes.data
-    call(net.rows, (place, 0, n, 0))
-    return _finite(out)
+    if not _finite(net.x, x.size, x):
+        return False
+    call(net.whole, (place,))
+    return _finite(net.out, out.size, out)

@@ -3,10 +3,12 @@
 A region is launched in 17 us while OpenMP's threads still spin, but it ends only when all of them
 have come: 20 ms after the last one they sleep, and a call of 0.1 ms then took 4 to 7 ms beside a
 busy process. So regions are for long calls. Python threads come within 40 to 400 us while their
-leader works, and nobody waits for them: the same call took 0.05 ms longer than on one thread.
+leader works, and nobody waits for them: the same call took 0.05 ms longer than on one thread. For
+calls in a row they wait awake, each in a seat, and come in 1 us: such a launch takes 20.
 """
 
 import threading
+from functools import cache
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,12 +19,25 @@ from numpy.typing import NDArray
 from fastmlp._compile import Block, block_of, call, kernel
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.backends.cpu import launch
-from fastmlp.backends.cpu.team import JOINED, STOPPED, alone, enter, make_team, share
+from fastmlp.backends.cpu.seats import SPINS, Seats, post, serve
+from fastmlp.backends.cpu.team import (
+    JOINED,
+    LEFT,
+    MOST,
+    POSTED,
+    STOPPED,
+    alone,
+    entry,
+    make_team,
+    share,
+)
 
 Team = NDArray[np.int64]
 
 # Estimated seconds of work from which a call opens a region.
 LONG = 0.005
+# Those below which it does not wait for helpers that sleep.
+SHORT = 0.0005
 
 
 @kernel("cpu.gather", parallel=True)
@@ -32,85 +47,127 @@ def gather(n_threads: Any, enter: Any, team: Any, driver: Any, job: Any) -> None
         call(enter, (team, driver, job))
 
 
-def entry() -> Block:
-    """Return the block by which threads enter a team."""
-    return block_of(enter, np.int64)
+@cache
+def _block(factory: Any) -> Block:
+    """Return a team's block, sooner than `block_of`: a call of 0.1 ms asks for several."""
+    return block_of(factory, np.int64)
 
 
 def compile_all() -> None:
     """Compile what a team needs, without launching any."""
     entry()
-    block_of(share, np.int64)
-    block_of(alone, np.int64)
+    for factory in (share, alone, post, serve):
+        _block(factory)
     compiled: Any = gather
     compiled.compile((types.int64,) * 5)
 
 
-def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> None:
+def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> bool:
     """Do a job, a record array of shape (1,) with a field `team`, on up to so many threads.
 
-    `seconds` is about how long it takes. Threads that other calls of this process keep busy are
-    not counted on. Interpreted, a call is always alone: its words of memory are not atomic.
+    `seconds` is about how long it takes; 0: not known. Threads that other calls of this process
+    keep busy are not counted on. Interpreted, a call is always alone: its words of memory are not
+    atomic. Returns whether helpers were awake, where a team was wanted.
     """
     address = job.ctypes.data
     with launch.reserved(1 if INTERPRETED else wanted) as n:
         if n < 2:
             job["team"] = 0
-            block_of(alone, np.int64)(0, driver.address, address)
-            return
+            _block(alone)(0, 1, driver.address, address)
+            return True
         team = make_team(n)
         job["team"] = team.ctypes.data
         if seconds >= LONG and launch.parallel_is_safe():
             with launch.threads(n):
                 gather(n, entry().address, team.ctypes.data, driver.address, address)
-        else:
-            _POOL.run(driver, address, team, n)
+            return True
+        return _pool().run(driver, address, team, n, patient=not 0 < seconds < SHORT)
 
 
 class Pool:
-    """Python threads that sleep until a call wants help. Idle ones cost nothing."""
+    """Python threads that wait for the next call awake, and soon sleep until one wants help. Idle
+    ones cost nothing.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    spins : int, for how long they wait awake
+    """
+
+    def __init__(self, spins: int = SPINS) -> None:
         self._calls: SimpleQueue[tuple[Team, int, int]] = SimpleQueue()
         self._size = 0
+        self._seats = Seats(spins)
+        # Teams that a helper may still be in.
+        self._teams: dict[int, Team] = {}
 
-    def run(self, driver: Block, job: int, team: Team, n: int) -> None:
-        """Lead a team of up to n; the helpers enter while the leader works.
+    def run(self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True) -> bool:
+        """Lead a team of up to n; the helpers enter while the leader works. Return whether all were
+        awake; who is `patient` waits a little for the others too.
 
-        One that wakes too late finds the team stopped; its own reference keeps the record alive.
+        One that wakes too late finds the team stopped. A reference that goes with the call keeps
+        the record alive for one who slept, and one of the pool's for one who waited in a seat.
         """
         self._grow(n - 1)
         team[JOINED // 8] = 1  # the leader's place is taken: a helper must never run the driver
+        address = team.ctypes.data
+        self._teams[address] = team
         try:
-            for _ in range(n - 1):
+            seats = (self._seats.first, min(self._size, MOST), n - 1)
+            _block(post)(*seats, address, driver.address, job)
+            asleep = n - 1 - int(team[POSTED // 8])
+            for _ in range(asleep):
                 self._calls.put((team, driver.address, job))
-            block_of(alone, np.int64)(team.ctypes.data, driver.address, job)
+            if asleep:
+                self._seats.queue[0] = self._calls.qsize()
+            members = n if patient else n - asleep
+            _block(alone)(address, members, driver.address, job)
+            return asleep == 0
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
+            if team[POSTED // 8] < 0:
+                self._teams.pop(address, None)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget the teams that all who were called have left."""
+        for address, team in list(self._teams.items()):
+            if team[POSTED // 8] == team[LEFT // 8]:
+                self._teams.pop(address, None)
 
     def _grow(self, size: int) -> None:
         while self._size < size:
-            thread = threading.Thread(target=self._help, name="fastmlp helper", daemon=True)
+            seat = self._size
+            thread = threading.Thread(
+                target=self._help, args=(seat,), name="fastmlp helper", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError:  # out of threads, or at the interpreter's end
                 return
             self._size += 1
 
-    def _help(self) -> None:
-        enter_team = entry()
+    def _help(self, number: int) -> None:
+        block, place = _block(serve), self._seats.place(number)
         while True:
             team, driver, job = self._calls.get()
-            enter_team(team.ctypes.data, driver, job)
+            self._seats.queue[0] = self._calls.qsize()
+            block(place, team.ctypes.data, driver, job)
+            del team
 
 
-_POOL = Pool()
+_POOLS: list[Pool] = []
+
+
+def _pool() -> Pool:
+    """Return the pool, made when the first team gathers: it compiles."""
+    if not _POOLS:
+        _POOLS.append(Pool())
+    return _POOLS[0]
 
 
 def _renew_pool() -> None:
     """The threads of the pool do not exist in a forked child."""
-    global _POOL
-    _POOL = Pool()
+    _POOLS.clear()
 
 
 launch.after_fork(_renew_pool)

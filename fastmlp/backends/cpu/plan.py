@@ -36,7 +36,7 @@ CACHE_BYTES = 512 * 1024
 LINEAR, BLOCK, RELU = range(3)
 
 
-def _record(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
+def record_of(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
     fields = [(name, np.int64) for name in names] + [(name, np.float64) for name in floats]
     return np.dtype((np.record, fields))
 
@@ -45,7 +45,7 @@ def _record(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
 # other form of the weights (`twin`), one of which serves the way forward (`weights`) and one the
 # way back (`transposed`); the layer's values; offsets into the flat vector; whether it is turned;
 # and what to do with its products: `form`, and the address of the activation's block.
-LAYER = _record(
+LAYER = record_of(
     "n_in", "n_out", "n_panels",
     "master", "master_rows", "master_panels", "master_panel", "biases", "twin", "twin_panel",
     "weights", "weight_panel", "transposed", "transposed_panel", "outputs", "deltas",
@@ -53,7 +53,7 @@ LAYER = _record(
 )  # fmt: skip
 # A piece of phase two's work: rows first to last of some panels of a layer's packed parameters.
 # `slot` is its number in the order of the parameters, whoever works on it.
-TILE = _record("layer", "first", "last", "panel", "n_panels", "slot")
+TILE = record_of("layer", "first", "last", "panel", "n_panels", "slot")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
 # chunk's rows; `by_layers` is whether a team shares phase one a layer at a time, where `stage` and
@@ -62,7 +62,7 @@ TILE = _record("layer", "first", "last", "panel", "n_panels", "slot")
 # Then the block of lots, the rows of one (0: there are none), and the addresses of each thread's
 # record and of the lots' gradients. Last the block of halves, the number of the layer that they are
 # of, counted from 1 (0: none), and the input at which the second begins.
-NET = _record(
+NET = record_of(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
     "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",

@@ -36,9 +36,11 @@ def activations(network: Network, *, fused: bool = True) -> tuple[list[int], lis
     return addresses, forms
 
 
-def link(network: Network) -> int:
-    """Return the address of the link's block."""
+def link(network: Network, *, needed: bool = True) -> int:
+    """Return the address of the link's block; 0 where it is the identity, and not needed."""
     rule, by_row = network.link
+    if not needed and network.link == LINKS["identity"]:
+        return 0
     return block_of(loops.link_loop, network.dtype, rule, by_row=by_row).address
 
 

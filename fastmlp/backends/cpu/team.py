@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import (
+    Block,
     block_of,
     call,
     exchange_if,
@@ -37,7 +38,9 @@ from fastmlp._compile import (
 # Bytes. Neighbouring pairs of cache lines travel together on x86; 128 on Apple's cores anyway.
 LINE = 128
 # The leader's words on line 0, `joined` on line 1, constants on line 2, then a line for each part.
+# Of helpers who waited in seats: how many were called, -1 before, and how many have left.
 GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
+POSTED, LEFT = JOINED + 8, JOINED + 16
 COMMAND = np.dtype(
     (np.record, [(name, np.int64) for name in ("generation", "block", "n", "address")])
 )
@@ -59,9 +62,14 @@ def make_team(limit: int) -> NDArray[np.int64]:
     memory = np.zeros(n + words, np.int64)
     skip = -memory.ctypes.data % LINE // 8
     team = memory[skip : skip + n]
-    constants = (min(limit, MOST), give_way(), block_of(share, np.int64).address)
-    team[CONSTANT // 8 : CONSTANT // 8 + len(constants)] = constants
+    team[POSTED // 8] = -1
+    team[CONSTANT // 8 : CONSTANT // 8 + 3] = min(limit, MOST), give_way(), _share_address()
     return team
+
+
+@cache
+def _share_address() -> int:
+    return block_of(share, np.int64).address
 
 
 @cache
@@ -154,14 +162,14 @@ def _assist(team: Any, helper: Any) -> None:
 
 
 @leaf
-def _muster(team: Any) -> None:
-    """Wait for the team to come, for 0.2 ms at most.
+def _muster(team: Any, members: Any) -> None:
+    """Wait for so many of the team to come, for 0.2 ms at most.
 
     A step of 80 ms has two spreads: without, its first one often had one thread, and took twice as
     long.
     """
-    limit, spins = row(team + CONSTANT, 1, CONSTANTS)[0].limit, 0
-    while load_acquire(team + JOINED) < limit and spins < MUSTER:
+    spins = 0
+    while load_acquire(team + JOINED) < members and spins < MUSTER:
         pause()
         spins += 1
 
@@ -173,7 +181,7 @@ def enter(scalar: Any) -> Any:
         mode = flush_denormals()
         ticket = fetch_add(team + JOINED, 1)
         if ticket == 0:
-            _muster(team)
+            _muster(team, row(team + CONSTANT, 1, CONSTANTS)[0].limit)
             call(driver, (job,))
             store_release(team + GENERATION, STOPPED)
         elif ticket < row(team + CONSTANT, 1, CONSTANTS)[0].limit:
@@ -183,13 +191,19 @@ def enter(scalar: Any) -> Any:
     return enter_team
 
 
-def alone(scalar: Any) -> Any:
-    """Make the block that runs a driver in the way of a leader whose helpers come by themselves."""
+def entry() -> Block:
+    """Return the block by which threads enter a team."""
+    return block_of(enter, np.int64)
 
-    def run_driver(team: Any, driver: Any, job: Any) -> None:
+
+def alone(scalar: Any) -> Any:
+    """Make the block that runs a driver in the way of a leader whose helpers come by themselves,
+    once so many members are there, itself included, or late."""
+
+    def run_driver(team: Any, members: Any, driver: Any, job: Any) -> None:
         mode = flush_denormals()
-        if team != 0:
-            _muster(team)
+        if members > 1:
+            _muster(team, members)
         call(driver, (job,))
         restore_denormals(mode)
 

@@ -142,7 +142,7 @@ def _emit_collect(v: Vectors, source: Any, panel: Any, target: Any, width: Any) 
         v.masked_store(numbers, last, v.first(rest))
 
 
-def _transposed(v: Vectors, rows: list[Any]) -> list[Any]:
+def transposed(v: Vectors, rows: list[Any]) -> list[Any]:
     """Swap halves, quarters, ... of pairs of rows: log2(lanes) rounds of shuffles."""
     builder, lanes, rows = v.builder, v.lanes, list(rows)
 
@@ -166,7 +166,7 @@ def _emit_transpose(v: Vectors, source: Any, target: Any, n: Any) -> None:
     for r in range(v.lanes):
         there = builder.icmp_signed("<", v.number(r), n)
         rows.append(builder.select(there, v.load(source, r * v.bytes), v.zero))
-    for r, column in enumerate(_transposed(v, rows)):
+    for r, column in enumerate(transposed(v, rows)):
         v.store(column, target, r * v.bytes)
 
 
@@ -181,7 +181,7 @@ def _emit_columns_of(v: Vectors, source: Any, panel: Any, target: Any, width: An
         with cgutils.for_range(builder, n_squares) as squares:
             last = builder.sub(builder.sub(n_squares, v.number(1)), squares.index)
             place = builder.add(rows_of_panel, builder.mul(last, square))
-            columns = _transposed(v, [v.load(place, r * v.bytes) for r in range(v.lanes)])
+            columns = transposed(v, [v.load(place, r * v.bytes) for r in range(v.lanes)])
             down = builder.add(target, builder.mul(last, v.number(v.bytes)))
             for c, column in enumerate(columns):
                 j = builder.add(first, v.number(c))
@@ -206,7 +206,7 @@ def _emit_rows_of(v: Vectors, source: Any, target: Any, panel: Any, width: Any, 
                 columns.append(builder.select(there, v.load(place), v.zero))
             place = builder.add(rows_of_panel, builder.mul(squares.index, square))
             begin = builder.mul(squares.index, v.number(v.lanes))
-            for r, numbers in enumerate(_transposed(v, columns)):
+            for r, numbers in enumerate(transposed(v, columns)):
                 strip = builder.add(begin, v.number(r // STRIP_ROWS * STRIP_ROWS))
                 with builder.if_then(builder.icmp_unsigned("<", strip, n), likely=True):
                     v.store(numbers, place, r * v.bytes)

@@ -1,0 +1,111 @@
+"""Helpers that wait awake: who is called from a seat, who sleeps, and which teams are kept."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numba
+import pytest
+from drills import Drill
+
+from fastmlp.backends.cpu.helpers import Pool
+from fastmlp.backends.cpu.seats import EMPTY, WAITING
+from fastmlp.backends.cpu.team import JOINED, LEFT, LINE, POSTED, make_team
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled, a call is always alone"
+)
+FOR_EVER = 1 << 60
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    """A pool whose helpers wait in their seats until they are told to leave them."""
+    pool = Pool(FOR_EVER)
+    yield pool
+    pool._seats.queue[0] = 1
+
+
+def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
+    """Have a pool do a drill; return the team's record, and whether helpers were awake."""
+    drill, team = Drill(8, 3), make_team(n)
+    drill.job["team"] = team.ctypes.data
+    awake = pool.run(drill.driver, drill.job.ctypes.data, team, n, **options)
+    assert drill.exact
+    return team, awake
+
+
+def states(pool: Pool, n: int) -> list[int]:
+    words = LINE // 8
+    seats = pool._seats._memory[(pool._seats.first - pool._seats._memory.ctypes.data) // 8 :]
+    return [int(state) for state in seats[: n * words : words]]
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within the time that a busy machine may take."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
+
+
+def test_who_sleeps_is_woken_and_who_waits_is_called(pool: Pool) -> None:
+    team, awake = lead(pool)
+    assert (awake, team[POSTED // 8]) == (False, 0)
+    for _ in range(3):
+        assert soon(lambda: states(pool, 1) == [WAITING])
+        team, awake = lead(pool)
+        assert (awake, team[POSTED // 8]) == (True, 1)
+
+
+def test_those_in_seats_and_those_asleep_make_one_team(pool: Pool) -> None:
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    team, awake = lead(pool, 3)
+    assert (awake, team[POSTED // 8]) == (False, 1)
+    assert soon(lambda: states(pool, 2) == [WAITING] * 2)
+    team, awake = lead(pool, 3, patient=False)
+    assert (awake, team[POSTED // 8]) == (True, 2)
+
+
+def test_a_team_is_kept_until_its_helpers_have_left(pool: Pool) -> None:
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    team, _ = lead(pool)
+    assert soon(lambda: bool(team[LEFT // 8] == 1))
+    place = team.ctypes.data
+    assert set(pool._teams) <= {place}
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    lead(pool)
+    assert place not in pool._teams
+    assert len(pool._teams) <= 1
+
+
+def test_a_call_for_those_who_sleep_ends_the_wait(pool: Pool) -> None:
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    pool._seats.queue[0] = 1
+    assert soon(lambda: states(pool, 1) == [EMPTY])
+    team, awake = lead(pool)
+    assert (awake, team[POSTED // 8]) == (False, 0)
+
+
+def test_nobody_waits_for_long() -> None:
+    pool = Pool(spins=0)
+    for _ in range(20):
+        lead(pool)
+    assert soon(lambda: pool._calls.empty() and states(pool, 1) == [EMPTY])
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_who_never_wakes_is_not_waited_for(patient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool = Pool(FOR_EVER)
+    for _ in range(3):
+        team, awake = lead(pool, patient=patient)
+        assert (awake, team[POSTED // 8], team[JOINED // 8]) == (False, 0, 1)
+    assert not pool._teams
