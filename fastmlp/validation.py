@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,9 @@ def optimizer(given: object) -> optimizers.Optimizer:
     if isinstance(given, str):
         checks.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS)
         return optimizers.OPTIMIZERS[given]()
+    # One of ours first: to look for a protocol's members takes a seventh of making a net.
+    if type(given) in optimizers.OPTIMIZERS.values():
+        return cast(optimizers.Optimizer, given)
     if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
         return given
     if callable(given) and not isinstance(given, type):

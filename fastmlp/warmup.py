@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp._compile import INTERPRETED, block_of
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
 from fastmlp.backends.cpu.few import FEW_ROWS, MOST_ROWS
 from fastmlp.backends.cpu.session import compile_others
+from fastmlp.backends.cpu.shuffle import shuffle_again
 from fastmlp.backends.cpu.streamed import STREAM_BYTES
 from fastmlp.conventions import SKLEARN_LOSSES
 from fastmlp.losses import LOSSES
@@ -57,6 +58,7 @@ def warmup(
     """
     say = report or (lambda line: None)
     start = time.perf_counter()
+    block_of(shuffle_again, np.int64)
     for dtype in dtypes:
         for part, nets in _parts(dtype):
             say(f"{dtype}: {part}")
@@ -82,6 +84,7 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
         ("losses and links", [_net(dtype, loss=loss) for loss in losses]),
         ("penalties", [_net(dtype, penalties=penalties)]),
         ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
+        ("optimizers with a penalty", [_net(dtype, **pair) for pair in _penalised()]),
     ]
 
 
@@ -101,6 +104,12 @@ def _optimizers() -> Iterator[Optimizer]:
         yield kind()
     yield SGD(momentum=0.9)
     yield SGD(momentum=0.9, nesterov=True)
+
+
+def _penalised() -> Iterator[dict[str, Any]]:
+    for kind in OPTIMIZERS.values():
+        for name in PENALTIES:
+            yield {"optimizer": kind(), "penalties": {name: 1e-4}}
 
 
 def _exercise(net: MLP) -> None:

@@ -38,6 +38,8 @@ for width, n_rows in ((3, 5), (64, 200)):
     settings = [dict(activation=name) for name in RULES]
     settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]
     settings += [dict(optimizer=name) for name in OPTIMIZERS]
+    settings += [dict(optimizer=name, l2=0.1) for name in OPTIMIZERS]
+    settings += [dict(optimizer=name, l1=0.1) for name in OPTIMIZERS]
     settings += [dict(optimizer=SGD(0.01, momentum=0.5, nesterov=n)) for n in (False, True)]
     for chosen in settings:
         net = MLP((width, 7, width), seed=0, **chosen)

@@ -6,6 +6,7 @@ from fastmlp._compile.blocks import Block, block_of, call
 from fastmlp._compile.denormals import flush_denormals, restore_denormals
 from fastmlp._compile.jit import INTERPRETED, kernel, leaf
 from fastmlp._compile.memory import coefficients_at, fma, row, rows, stack
+from fastmlp._compile.words import next_word
 
 __all__ = [
     "INTERPRETED",
@@ -20,6 +21,7 @@ __all__ = [
     "kernel",
     "leaf",
     "load_acquire",
+    "next_word",
     "pause",
     "restore_denormals",
     "row",

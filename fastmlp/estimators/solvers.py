@@ -44,7 +44,8 @@ def is_stochastic(solver: Any) -> bool:
 def books_of(estimator: Any) -> Any:
     """Return new books for the estimator's solver."""
     rate = estimator.learning_rate_init
-    if isinstance(estimator.solver, Optimizer):
+    # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
+    if not isinstance(estimator.solver, str):
         return CoreOptimizer(estimator.solver)
     if estimator.solver == "sgd":
         schedule, power = estimator.learning_rate, estimator.power_t

@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.estimators import solvers
 from fastmlp.estimators.held_out import HeldOut
+from fastmlp.estimators.orders import shuffled_again
 from fastmlp.network import Network
 from fastmlp.notices import warn_at
 from fastmlp.pool import Stopped
@@ -93,15 +94,12 @@ class Epochs:
 
     def _orders(self, n_epochs: int) -> NDArray[np.int64]:
         """Return the rows' orders, each the one before it shuffled again."""
-        estimator, n_rows = self._estimator, self._n_rows
+        estimator = self._estimator
         if not estimator.shuffle:
             return self._trainer.plain_order()
-        orders = np.empty((n_epochs, n_rows), np.int64)
-        for order in orders:
-            # scikit-learn shuffles places, and takes these from the order before.
-            order[:] = self._order
-            estimator._random_state.shuffle(order)
-            self._order = order
+        # scikit-learn shuffles places, and takes these from the order before.
+        orders = shuffled_again(estimator._random_state, self._order, n_epochs)
+        self._order = orders[-1]
         return orders
 
     def _record(self, losses: Array) -> bool:

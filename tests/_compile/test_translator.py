@@ -309,7 +309,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (drive, ("run", "evaluate", "predict", "gradient")),
         (sparse, ("sparse_forward", "sparse_columns", "sparse_gradient")),
         (team, ("share", "enter", "alone")),
-        (shuffle, ("shuffle",)),
+        (shuffle, ("shuffle", "shuffle_again")),
         (lots, ("lots",)),
     ):
         table.update({name: getattr(module, name) for name in names})
@@ -326,6 +326,10 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     for name, kind in OPTIMIZERS.items():
         n = kind().coefficients(1, np.ones(1)).shape[1]
         rule, state = kind().rule, N_MOMENTS.get(kind().rule, 2)
+        if state == 2:
+            table[f"penalised {name}"] = lambda scalar, its=(rule, n): loops.penalised_update_loop(
+                scalar, *its, "l1"
+            )
         table[f"optimizer {name}"] = lambda scalar, its=(rule, n, state): loops.update_loop(
             scalar, *its
         )

@@ -117,6 +117,26 @@ def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
 
 
 @each_form
+@pytest.mark.parametrize("sizes", [(3, 5, 2), (20, 9, 33, 17, 1)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_penalty_and_the_step_in_one_have_the_bits_of_one_after_the_other(
+    optimizer: Any,
+    sizes: tuple[int, ...],
+    dtype: str,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Net(sizes, penalties={"l2": 0.1}, dtype=dtype)
+    parameters, data = net.draw(rng, N_ROWS)
+    order = orders(rng, 2, N_ROWS)
+    in_one = train(net, parameters, data, optimizer, order, 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.rules.penalised_optimizer", lambda *rules: 0)
+    apart = train(net, parameters, data, optimizer, order, 7)
+    assert_same_bits(in_one, apart)
+    assert np.array_equal(in_one.losses, apart.losses)
+
+
+@each_form
 def test_training_cut_anywhere_has_the_same_bits(
     optimizer: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

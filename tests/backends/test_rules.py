@@ -169,3 +169,23 @@ def test_a_rule_that_moves_state_is_known_to_use_it() -> None:
         _, m, v = optimizer.rule(1.0, 2.0, 0.5, 0.25, *constants)
         moved = 2 if v != 0.25 else 1 if m != 0.5 else 0
         assert N_MOMENTS.get(optimizer.rule, 2) == moved
+
+
+def test_a_penalty_of_ours_and_an_update_with_two_numbers_of_state_are_one_block() -> None:
+    l1, l2 = ((PENALTIES[name], 0.1) for name in ("l1", "l2"))
+    adam, found = OPTIMIZERS["adam"](), set[int]()
+    for penalty in (l1, l2):
+        network = network_of("identity", penalties=(penalty,))
+        found.add(rules.penalised_optimizer(network, adam))
+        assert rules.penalised_optimizer(network, SGD(momentum=0.5)) == 0
+    assert len(found - {0}) == 2
+
+
+def test_no_penalty_two_of_them_or_a_users_own_are_not_part_of_the_update() -> None:
+    def own(w: Any) -> Any:
+        return w * w, w + w
+
+    both = tuple((rule, 0.1) for rule in PENALTIES.values())
+    for chosen in ((), both, ((own, 0.1),)):
+        network = network_of("identity", penalties=chosen)
+        assert rules.penalised_optimizer(network, OPTIMIZERS["adam"]()) == 0

@@ -195,18 +195,19 @@ class Trainer:
             *rules.activations(network),
             loss=rules.loss(network),
             optimizer=rules.optimizer(network, optimizer).address,
+            penalised=rules.penalised_optimizer(network, optimizer),
             penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters = parameters
         # Made alike: of other strengths of penalties, and another optimizer, there is one number.
-        rules_of_rows = blocks._replace(optimizer=0)
+        rules_of_rows = blocks._replace(optimizer=0, penalised=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
         found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)
         self._session = found or self._new_session(blocks, data, moments)
         if found:
-            found.serve(network, blocks.optimizer, data, moments)
+            found.serve(network, blocks, data, moments)
         job = self._session.job
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()

@@ -11,6 +11,7 @@ import numpy as np
 from fastmlp._compile import coefficients_at, row, rows
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.vectors import moves
+from fastmlp.penalties import RULES
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]
@@ -102,6 +103,35 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
         for i in range(n):
             value[i], slope = rule(w[i])
             gradient[i] += factor * slope
+        sum_rows(values, zeros, values, n_rows)
+        all_values = 0.0
+        for j in range(width):
+            all_values += value[j]
+        row(total, 1, np.float64)[0] += exact * all_values
+
+    return loop
+
+
+def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penalty: str) -> Loop:
+    """A penalty, as in `penalty_loop`, and the step of a rule that uses both numbers of state.
+
+    Its division and root keep one unit of the core busy; what the penalty takes goes on beside it.
+    13-32-32-1 at 32 with an l2: 4.06 us a step one after the other, 3.94 in one.
+    """
+    lanes, find = lanes_of(scalar), RULES[penalty]
+    sum_rows = moves(scalar, lanes).sum_rows
+
+    def loop(
+        w: Any, g: Any, m: Any, v: Any, coefficients: Any, scale: Any, total: Any, values: Any,
+        zeros: Any, n_rows: Any, width: Any,
+    ) -> None:  # fmt: skip
+        n = n_rows * lanes
+        w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
+        value, exact = row(values, n, scalar), row(scale, 1, np.float64)[0]
+        constants, factor = coefficients_at(coefficients, n_coefficients, scalar), scalar(exact)
+        for i in range(n):
+            value[i], slope = find(w[i])
+            w[i], m[i], v[i] = rule(w[i], g[i] + factor * slope, m[i], v[i], *constants)
         sum_rows(values, zeros, values, n_rows)
         all_values = 0.0
         for j in range(width):

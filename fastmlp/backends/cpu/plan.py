@@ -67,7 +67,7 @@ NET = record_of(
     "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients", "by_layers", "stage", "layer",
-    "loss", "link", "optimizer", "n_penalties", "penalties", "strengths", "scales",
+    "loss", "link", "optimizer", "penalised", "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
@@ -88,6 +88,7 @@ class Addresses(NamedTuple):
     loss: int = 0
     link: int = 0
     optimizer: int = 0
+    penalised: int = 0
     penalties: Sequence[int] = ()
 
 
@@ -159,6 +160,7 @@ def make_plan(
         "loss": blocks.loss,
         "link": blocks.link,
         "optimizer": blocks.optimizer,
+        "penalised": blocks.penalised,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }

@@ -9,6 +9,7 @@ from fastmlp.backends.cpu.plan import BLOCK, LINEAR, RELU
 from fastmlp.links import LINKS
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
+from fastmlp.penalties import RULES as PENALTIES
 from fastmlp.updates import N_MOMENTS
 
 
@@ -62,3 +63,18 @@ def optimizer(network: Network, optimizer: Optimizer) -> Block:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
     options = {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
     return block_of(loops.update_loop, network.dtype, optimizer.rule, **options)
+
+
+def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
+    """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
+    0 where there is not one penalty of ours and an update with both numbers of state."""
+    names = [
+        name for name, rule in PENALTIES.items() if [rule] == [r for r, _ in network.penalties]
+    ]
+    if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
+        return 0
+    options = {
+        "n_coefficients": optimizer.coefficients(1, np.ones(1)).shape[1],
+        "penalty": names[0],
+    }
+    return block_of(loops.penalised_update_loop, network.dtype, optimizer.rule, **options).address

@@ -200,10 +200,10 @@ class Session:
             (0, 0) if moments is None else (address(moments.m), address(moments.v))
         )
 
-    def serve(self, network: Network, optimizer: int, data: Data, moments: Moments) -> None:
-        """Train another net that is made alike, with the optimizer's block at this address."""
+    def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
+        """Train another net that is made alike, with the optimizer's blocks among these."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
-        self.net["optimizer"] = optimizer
+        self.net["optimizer"], self.net["penalised"] = blocks.optimizer, blocks.penalised
         self.adopt(moments)
         self.take(data)
 

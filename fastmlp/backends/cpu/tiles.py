@@ -70,6 +70,20 @@ def _penalise(
 
 
 @leaf
+def _step_penalised(
+    net: Any, piece: Any, layer: Any, p: Any, w: Any, g: Any, values: Any, lanes: Any
+) -> None:
+    """Add a penalty to panel p of the tile's gradient and take the optimizer's step, in one."""
+    total, skip = net.tile_penalties + piece.slot * 8, w - net.parameters
+    if p == 0:
+        row(total, 1, np.float64)[0] = 0.0
+    rows, width = piece.last - piece.first, layer.n_in if layer.turned else layer.n_out
+    n = min(lanes, width - (piece.panel + p) * lanes)
+    state = (net.m + skip, net.v + skip, net.coefficients)
+    call(net.penalised, (w, g, *state, net.scales, total, values, net.zeros, rows, n))
+
+
+@leaf
 def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
     """Take the optimizer's step with n numbers of the gradient, or leave them for whom needs it."""
     skip = w - net.parameters
@@ -121,12 +135,15 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                     outer(numbers, net.panel, errors, g + p * panel_bytes, rows)
             else:
                 _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
-            if net.penalise:
+            in_one = net.penalise and net.update and net.penalised != 0
+            if net.penalise and not in_one:
                 _penalise(net, piece, layer, w, g, values, vector, lanes)
             rows = piece.last - piece.first
             ends = piece.last == layer.master_rows
             for p in range(piece.n_panels):
                 panel, slopes, n = w + p * layer.master_panel, g + p * panel_bytes, rows * lanes
+                if in_one:
+                    _step_penalised(net, piece, layer, p, panel, slopes, values, lanes)
                 if ends and not layer.turned:
                     # The biases are one row more.
                     biases = panel + rows * vector
@@ -134,7 +151,10 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                     deltas = layer.deltas + (piece.panel + p) * net.panel
                     sum_rows(deltas, start, slopes + rows * vector, net.n_rows)
                     n += lanes
-                _finish(net, panel, slopes, n, like)
+                if not in_one:
+                    _finish(net, panel, slopes, n, like)
+                elif n > rows * lanes:
+                    _finish(net, panel + rows * vector, slopes + rows * vector, lanes, like)
                 if net.update and layer.twin:
                     for r in range(piece.first, piece.last, lanes):
                         source = panel + (r - piece.first) * vector
