@@ -2,7 +2,7 @@
 
 import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp._compile.atomics import exchange_if, fetch_add, load_acquire, pause, store_release
-from fastmlp._compile.blocks import Block, block_of, call
+from fastmlp._compile.blocks import Block, block_of, call, is_ours
 from fastmlp._compile.denormals import flush_denormals, restore_denormals
 from fastmlp._compile.jit import INTERPRETED, kernel, leaf
 from fastmlp._compile.memory import coefficients_at, fma, row, rows, stack
@@ -18,6 +18,7 @@ __all__ = [
     "fetch_add",
     "flush_denormals",
     "fma",
+    "is_ours",
     "kernel",
     "leaf",
     "load_acquire",

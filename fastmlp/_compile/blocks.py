@@ -133,7 +133,12 @@ def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
 
 
 def block_of(
-    factory: Factory, dtype: DTypeLike, rule: Callable[..., Any] | None = None, **options: Any
+    factory: Factory,
+    dtype: DTypeLike,
+    rule: Callable[..., Any] | None = None,
+    *,
+    light: bool = False,
+    **options: Any,
 ) -> Block:
     """Return the block that `factory` makes, compiled once per process, dtype and rule.
 
@@ -145,6 +150,8 @@ def block_of(
     rule : callable, optional
         One of the library's rules, whose code the disk cache keeps, or a user's, whose code it
         does not: a key that notices every change of the functions it calls is not to be had.
+    light : bool
+        As for a `Block`; what has no rule is.
 
     Raises
     ------
@@ -154,11 +161,13 @@ def block_of(
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     with _lock:
         if key not in _blocks:
-            _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
+            _blocks[key] = _compile(factory, np.dtype(dtype), rule, options, light=light)
         return _blocks[key]
 
 
-def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
+def _compile(
+    factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any], *, light: bool
+) -> Block:
     settings = sorted(options.items())
     if rule is None:
         key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
@@ -174,17 +183,18 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
     if not compiled:
         register_jitable(**INLINED)(rule)
     cache = None
-    if _is_ours(rule):
+    if is_ours(rule):
         cache = CodeCache(
             f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}:{settings}"
         )
     try:
-        return Block(factory(dtype.type, rule, **options), cache, ours=cache is not None)
+        loop = factory(dtype.type, rule, **options)
+        return Block(loop, cache, light=light, ours=cache is not None)
     except Exception as error:  # Numba's own errors are of many kinds, AssertionError among them.
         raise TypeError(f"{words}: {error}") from error
 
 
-def _is_ours(rule: Any) -> bool:
+def is_ours(rule: Any) -> bool:
     """Whether the library defines this very function, so that the fingerprint covers it."""
     module = sys.modules.get(rule.__module__ or "")
     ours = (rule.__module__ or "").split(".")[0] == "fastmlp"

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.plan import address
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.optimizers import OPTIMIZERS, SGD, Custom
-from fastmlp.workspace import is_turned, round_up
+from fastmlp.workspace import has_copy, is_turned, round_up
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -72,15 +72,16 @@ def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
     return np.concatenate(parts)
 
 
-def copies_by_hand(net: Net, flat: Any, lanes: int) -> Any:
+def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
     """Panels of each W transposed, or of a turned W, their rows rounded up to whole squares.
 
-    A first layer that is not turned sends no errors down: it needs none.
+    A first layer that is not turned sends no errors down, and a last one that is goes forth as it
+    lies: they need none. Nor does, of one row, any that is not turned.
     """
     parts = [flat[:0]]
     for i, w in enumerate(weight_views(make_layout(net.sizes), flat)):
         turned = is_turned(*w.shape, lanes)
-        if i > 0 or turned:
+        if has_copy(i, len(net.sizes) - 1, rows, turned=turned):
             other = w if turned else w.T
             parts.append(to_panels(other, lanes, round_up(len(other), lanes)).ravel())
     return np.concatenate(parts)
@@ -89,8 +90,9 @@ def copies_by_hand(net: Net, flat: Any, lanes: int) -> Any:
 def places_of_numbers(trainer: Trainer, net: Net) -> tuple[Any, Any]:
     """Where the packed parameters, and the copies, hold numbers and no padding."""
     ones = np.ones(make_layout(net.sizes).n_parameters, net.dtype)
-    lanes = workspace_of(trainer).lanes
-    return packed_by_hand(net, ones, lanes) != 0, copies_by_hand(net, ones, lanes) != 0
+    workspace = workspace_of(trainer)
+    lanes, rows = workspace.lanes, workspace.chunk_rows
+    return packed_by_hand(net, ones, lanes) != 0, copies_by_hand(net, ones, lanes, rows) != 0
 
 
 def compared(a: Any, b: Any, where: Any) -> tuple[Any, Any]:
@@ -114,7 +116,7 @@ def assert_in_step(
         expected = packed_by_hand(net, flat, workspace.lanes)
         assert np.array_equal(*compared(vector[: expected.size], expected, real[0]))
         assert not vector[expected.size :].any()
-    expected = copies_by_hand(net, parameters, workspace.lanes)
+    expected = copies_by_hand(net, parameters, workspace.lanes, workspace.chunk_rows)
     assert np.array_equal(*compared(workspace.copies, expected, real[1]))
 
 
@@ -190,13 +192,13 @@ def test_turned_layers_train_as_others(
     net, adam = Net(sizes, "tanh", penalties=PENALTY_SETS[-1], dtype=dtype), OPTIMIZERS["adam"]()
     state = rng.bit_generator.state
     results = []
-    for few_outputs in (4, 0):
-        monkeypatch.setattr("fastmlp.workspace.FEW_OUTPUTS", few_outputs)
+    for most in (4, 0):
+        monkeypatch.setattr("fastmlp.workspace.few_outputs", lambda lanes, n=most: min(n, lanes))
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, adam, rng)
         turned = [bool(layer.turned) for layer in trainer._session.plan.layers]
         lanes = workspace_of(trainer).lanes
-        few = [b <= min(few_outputs, lanes) and a > b for a, b in pairwise(sizes)]
+        few = [b <= min(most, lanes) and a > b for a, b in pairwise(sizes)]
         assert turned == few
         take_steps(trainer, adam)
         trainer.store()

@@ -196,12 +196,13 @@ class Trainer:
             loss=rules.loss(network),
             optimizer=rules.optimizer(network, optimizer).address,
             penalised=rules.penalised_optimizer(network, optimizer),
+            row_optimizer=rules.row_optimizer(network, optimizer) if batch_size == 1 else 0,
             penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters = parameters
         # Made alike: of other strengths of penalties, and another optimizer, there is one number.
-        rules_of_rows = blocks._replace(optimizer=0, penalised=0)
+        rules_of_rows = blocks._replace(optimizer=0, row_optimizer=0, penalised=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
         found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)

@@ -20,6 +20,8 @@ from fastmlp.workspace import (
     Workspace,
     aligned,
     copy_size,
+    few_outputs,
+    has_copy,
     is_turned,
     packed_size,
     round_up,
@@ -56,18 +58,20 @@ LAYER = record_of(
 TILE = record_of("layer", "first", "last", "panel", "n_panels", "slot")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
-# chunk's rows; `by_layers` is whether a team shares phase one a layer at a time, where `stage` and
-# `layer` say what is to be done; `scale` is one over the rows of the batch, or over the sum of
-# their weights. Then what sparse rows need, where `x` is where each row starts: 0 for dense ones.
-# Then the block of lots, the rows of one (0: there are none), and the addresses of each thread's
-# record and of the lots' gradients. Last the block of halves, the number of the layer that they are
-# of, counted from 1 (0: none), and the input at which the second begins.
+# chunk's rows, and `error_panel` those of the errors of few outputs, transposed; `by_layers` is
+# whether a team shares phase one a layer at a time, where `stage` and `layer` say what is to be
+# done; `scale` is one over the rows of the batch, or over the sum of their weights. Then what
+# sparse rows need, where `x` is where each row starts: 0 for dense ones. Then the block of lots,
+# the rows of one (0: there are none), and the addresses of each thread's record and of the lots'
+# gradients. Last the block of halves, the number of the layer that they are of, counted from 1
+# (0: none), and the input at which the second begins.
 NET = record_of(
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
-    "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
+    "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients", "by_layers", "stage", "layer",
-    "loss", "link", "optimizer", "penalised", "n_penalties", "penalties", "strengths", "scales",
+    "loss", "link", "optimizer", "row_optimizer", "penalised",
+    "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
@@ -89,6 +93,7 @@ class Addresses(NamedTuple):
     link: int = 0
     optimizer: int = 0
     penalised: int = 0
+    row_optimizer: int = 0
     penalties: Sequence[int] = ()
 
 
@@ -157,10 +162,12 @@ def make_plan(
         "halved": halved,
         "middle": middle_of(layout.sizes[halved - 1], lanes) if halved else 0,
         "panel": workspace.panel_rows * lanes * size,
+        "error_panel": few_outputs(lanes) * lanes * size,
         "loss": blocks.loss,
         "link": blocks.link,
         "optimizer": blocks.optimizer,
         "penalised": blocks.penalised,
+        "row_optimizer": blocks.row_optimizer,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
@@ -193,7 +200,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     layers, packed, rows, copied, train = [], 0, 0, 0, workspace.train
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
-        has_twin = train and (i > 0 or turned)
+        has_twin = train and has_copy(i, layout.n_layers, workspace.chunk_rows, turned=turned)
         n_packed = 0 if workspace.sparse and i == 0 and not train else n_in
         in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
         master = parameters + packed * size

@@ -13,6 +13,7 @@ from fastmlp.backends.cpu.microkernel import (
     WHERE_POSITIVE,
     lanes_of,
 )
+from fastmlp.backends.cpu.outputs import error_unit, outputs
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
 from fastmlp.backends.cpu.product import LARGEST, next_panels
@@ -141,6 +142,14 @@ def _scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any
 
 
 @leaf
+def _slopes(below: Any) -> Any:
+    """By which epilogue a layer's slopes go into its errors, and where they lie."""
+    if below.form == RELU_LAYER:
+        return WHERE_POSITIVE, below.outputs
+    return TIMES if below.form == BLOCK else STORE, below.deltas
+
+
+@leaf
 def _backward_layer(
     net: Any,
     layer: Any,
@@ -149,21 +158,41 @@ def _backward_layer(
     most: Any,
     n: Any,
     at: Any,
+    lanes: Any,
     vector: Any,
-    like: Any,
 ) -> None:
     """Errors of the layer below: the product with W transposed, times that layer's slopes."""
-    down, lanes = at * vector + panel * net.panel, vector // like.itemsize
-    n_columns = min(most * lanes, below.n_out - panel * lanes)
-    epilogue, operand = STORE, below.deltas
-    if below.form == BLOCK:
-        epilogue = TIMES
-    elif below.form == RELU_LAYER:
-        epilogue, operand = WHERE_POSITIVE, below.outputs
+    down, n_columns = (
+        at * vector + panel * net.panel,
+        min(most * lanes, below.n_out - panel * lanes),
+    )
+    epilogue, operand = _slopes(below)
     weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
     right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
     last = (epilogue, operand + down, n_columns, n)
     call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
+
+
+@leaf
+def _backward_few(
+    net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, lanes: Any,
+    vector: Any,
+) -> None:  # fmt: skip
+    """The same where the errors lie as panels of D transposed."""
+    n_columns = min(most * lanes, below.n_out - panel * lanes)
+    epilogue, operand = _slopes(below)
+    weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
+    r, stop = at, at + n
+    while r < stop:
+        # From where a panel begins, but for the first rows.
+        lane = r % lanes
+        count = min(stop - r, lanes - lane) if lane > 0 else stop - r
+        down, size = r * vector + panel * net.panel, vector // lanes
+        errors = layer.deltas + r // lanes * net.error_panel + lane * size
+        right = (*weights, errors, net.error_panel, layer.n_out)
+        last = (epilogue, operand + down, n_columns, count)
+        call(net.gradient_product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
+        r += count
 
 
 def rows(scalar: type[np.floating[Any]]) -> Any:
@@ -175,10 +204,12 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     A stage is a part of it: of one layer, forth or back, first to last are groups of panels.
     """
     lanes = lanes_of(scalar)
-    its = moves(scalar, lanes)
+    its, dots = moves(scalar, lanes), outputs(scalar, lanes).dots
+    back_dots = outputs(scalar, lanes).back_dots
     spread, collect, columns_of, rows_of = its.spread, its.collect, its.columns_of, its.rows_of
     size = np.dtype(scalar).itemsize
     vector = lanes * size
+    unit = error_unit(lanes)
     waiting = LARGEST[1] * ROW_BLOCK * vector
 
     def work_on_rows(address: Any, first: Any, last: Any, part: Any) -> None:
@@ -186,6 +217,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         layers = row(net.layers, net.n_layers, LAYER)
         outer, sparse, stage = layers[net.n_layers - 1], net.sparse_forward != 0, net.stage
+        few = outer.turned != 0
         begin, stop = first * STRIP_ROWS, min(last * STRIP_ROWS, net.n_rows)
         panel, n_panels = 0, net.max_width
         if stage == FORTH or stage == BACK:
@@ -205,7 +237,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             low, high = (1 if sparse else max(net.halved - 1, 0)), net.n_layers
             if stage != WHOLE:
                 low, high = net.layer, net.layer + (1 if stage == FORTH else 0)
-            for i in range(low, high):
+            for i in range(low, min(high, net.n_layers - outer.turned)):
                 if i + 1 == net.halved:
                     _add_halves(net, layers[i], panel, n_panels, at, n, z, vector, like)
                     continue
@@ -214,7 +246,13 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             if stage == WHOLE or stage == SCORE:
                 skip = at * net.n_out * size + at // STRIP_ROWS * vector
                 values = net.raw + skip
-                columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
+                if few:
+                    inputs = layers[net.n_layers - 2].outputs if net.n_layers > 1 else net.inputs
+                    weights = (outer.master, outer.biases)
+                    shape = (outer.n_in, net.n_out, n)
+                    dots(inputs + at * vector, net.panel, *weights, values, *shape)
+                else:
+                    columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
                 if outer.activation:
                     place = net.value + skip
                     # Whole vectors, for which there is room: what is left is done one by one.
@@ -237,12 +275,32 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                         collect(panels + r * vector, net.panel, target, net.n_out)
                 if net.mode == TRAIN:
                     _scale_errors(net, outer, start, n, skip, like)
-                    errors = outer.deltas + at * vector
-                    rows_of(net.loss_slope + skip, errors, net.panel, net.n_out, n)
+                    errors = net.loss_slope + skip
+                    if few:
+                        for r in range(0, n, unit):
+                            place = outer.deltas + (at + r) // lanes * net.error_panel
+                            place += (at + r) % lanes * size
+                            for j in range(net.n_out):
+                                numbers = errors + (j * n + r) * size
+                                collect(numbers, 0, place + j * vector, unit)
+                    else:
+                        rows_of(errors, outer.deltas + at * vector, net.panel, net.n_out, n)
             high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), max(net.halved - 1, 0)
             if stage != WHOLE:
                 high, low = net.layer, net.layer - (1 if stage == BACK else 0)
             for i in range(high, low, -1):
-                _backward_layer(net, layers[i], layers[i - 1], panel, n_panels, n, at, vector, like)
+                layer, below = layers[i], layers[i - 1]
+                if layer.transposed == 0:
+                    # One row, back through W as it lies.
+                    first_row, count = panel * lanes, min(n_panels, below.n_panels - panel) * lanes
+                    weights = (layer.master + first_row * vector, layer.master_panel)
+                    (epilogue, operand), down = _slopes(below), panel * net.panel
+                    places = (layer.deltas, below.deltas + down, operand + down, net.panel)
+                    shape = (epilogue, layer.n_out, min(count, layer.n_in - first_row))
+                    back_dots(*weights, *places, *shape)
+                elif few and i == net.n_layers - 1:
+                    _backward_few(net, layer, below, panel, n_panels, n, at, lanes, vector)
+                else:
+                    _backward_layer(net, layer, below, panel, n_panels, n, at, lanes, vector)
 
     return work_on_rows

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from fastmlp._compile import Block, block_of
+from fastmlp._compile import Block, block_of, is_ours
 from fastmlp.activations import identity, relu
 from fastmlp.backends.cpu import loops
 from fastmlp.backends.cpu.plan import BLOCK, LINEAR, RELU
+from fastmlp.backends.cpu.single import row_update
 from fastmlp.links import LINKS
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
@@ -60,21 +61,33 @@ def penalties(network: Network) -> list[int]:
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
     """Return the block of the optimizer's rule, which moves no state that the rule does not use."""
-    n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    options = {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
-    return block_of(loops.update_loop, network.dtype, optimizer.rule, **options)
+    rule, n = optimizer.rule, _n_coefficients(optimizer)
+    n_moments = N_MOMENTS.get(rule, 2)
+    loop = loops.update_loop
+    return block_of(loop, network.dtype, rule, n_coefficients=n, n_moments=n_moments)
 
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
     """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
     0 where there is not one penalty of ours and an update with both numbers of state."""
-    names = [
-        name for name, rule in PENALTIES.items() if [rule] == [r for r, _ in network.penalties]
-    ]
+    rules = [rule for rule, _ in network.penalties]
+    names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
         return 0
-    options = {
-        "n_coefficients": optimizer.coefficients(1, np.ones(1)).shape[1],
-        "penalty": names[0],
-    }
-    return block_of(loops.penalised_update_loop, network.dtype, optimizer.rule, **options).address
+    loop, n = loops.penalised_update_loop, _n_coefficients(optimizer)
+    rule, dtype = optimizer.rule, network.dtype
+    return block_of(loop, dtype, rule, n_coefficients=n, penalty=names[0]).address
+
+
+def row_optimizer(network: Network, optimizer: Optimizer) -> int:
+    """Return the address of the block that takes the optimizer's step from one row; 0 for a rule of
+    a user's, and for one with state, beside which a gradient in memory is little."""
+    rule = optimizer.rule
+    if N_MOMENTS.get(rule, 2) or not is_ours(rule):
+        return 0
+    n = _n_coefficients(optimizer)
+    return block_of(row_update, network.dtype, rule, light=True, n_coefficients=n).address
+
+
+def _n_coefficients(optimizer: Optimizer) -> int:
+    return optimizer.coefficients(1, np.ones(1)).shape[1]

@@ -203,7 +203,8 @@ class Session:
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
         """Train another net that is made alike, with the optimizer's blocks among these."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
-        self.net["optimizer"], self.net["penalised"] = blocks.optimizer, blocks.penalised
+        for name in ("optimizer", "row_optimizer", "penalised"):
+            self.net[name] = getattr(blocks, name)
         self.adopt(moments)
         self.take(data)
 

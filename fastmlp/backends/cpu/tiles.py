@@ -6,6 +6,7 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import STORE, lanes_of
+from fastmlp.backends.cpu.outputs import outputs
 from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_ROWS
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.vectors import moves
@@ -16,12 +17,18 @@ PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
 @leaf
+def _has_few_outputs(net: Any, piece: Any, layer: Any) -> Any:
+    """Whether a piece is of a last layer that is turned."""
+    return layer.turned and piece.layer == net.n_layers - 1
+
+
+@leaf
 def _differentiate(
     net: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any, vector: Any, lanes: Any
 ) -> None:
     """The gradient of the tile's weights over the chunk: from zero, or going on with `more`.
 
-    By X^T D, or by D^T X where the layer is turned.
+    By X^T D, or by D^T X where the layer is turned; of the last one, D^T is there.
     """
     left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
     start = (net.zeros, 0, 0)
@@ -31,6 +38,10 @@ def _differentiate(
     b = (right + piece.panel * net.panel, net.panel)
     width = (layer.n_in if layer.turned else layer.n_out) - piece.panel * lanes
     shape = (min(piece.n_panels * lanes, width), piece.last - piece.first)
+    if _has_few_outputs(net, piece, layer):
+        a = (layer.deltas, net.error_panel, net.n_rows, STORE, 0)
+        call(net.product, (g, PANEL_ROWS * vector, *start, *b, *a, *shape))
+        return
     call(net.gradient_product, (g, PANEL_ROWS * vector, *start, *b, *a, *shape))
 
 
@@ -84,6 +95,34 @@ def _step_penalised(
 
 
 @leaf
+def _steps_from_row(net: Any, piece: Any) -> Any:
+    """Whether one row's errors go into the optimizer's step without their gradient in memory."""
+    if net.row_optimizer == 0 or net.n_rows != 1 or net.n_penalties > 0:
+        return False
+    if net.sparse_gradient and piece.layer == 0:
+        return False
+    return net.update and not net.more
+
+
+@leaf
+def _step_from_row(
+    net: Any, piece: Any, layer: Any, inputs: Any, w: Any, vector: Any, lanes: Any, like: Any
+) -> None:
+    """Take the optimizer's step with a tile, from the products of its numbers of one row."""
+    left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
+    numbers, stride = left + piece.first // lanes * net.panel, like.itemsize
+    if _has_few_outputs(net, piece, layer):
+        numbers, stride = left + piece.first * vector, vector
+    rows, errors = piece.last - piece.first, right + piece.panel * net.panel
+    step = (errors, net.coefficients, rows, piece.n_panels)
+    call(net.row_optimizer, (w, layer.master_panel, numbers, net.panel, stride, *step))
+    if piece.last == layer.master_rows and not layer.turned:
+        for p in range(piece.n_panels):
+            biases = w + p * layer.master_panel + rows * vector
+            _finish(net, biases, errors + p * net.panel, lanes, like)
+
+
+@leaf
 def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
     """Take the optimizer's step with n numbers of the gradient, or leave them for whom needs it."""
     skip = w - net.parameters
@@ -104,8 +143,9 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
-    its = moves(scalar, lanes)
-    transpose, sum_rows, outer = its.transpose, its.sum_rows, its.outer
+    its, add_row = moves(scalar, lanes), outputs(scalar, lanes).add_row
+    transpose, sum_rows, outer, spread = its.transpose, its.sum_rows, its.outer, its.spread
+    size = vector // lanes
     panel_bytes = PANEL_ROWS * vector
     gradient_bytes = LARGEST[1] * panel_bytes
 
@@ -120,12 +160,15 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
             w = layer.master + piece.panel * layer.master_panel + piece.first * vector
-            if net.sparse_gradient and piece.layer == 0:
+            at_once = _steps_from_row(net, piece)
+            if at_once:
+                _step_from_row(net, piece, layer, inputs, w, vector, lanes, like)
+            elif net.sparse_gradient and piece.layer == 0:
                 call(net.sparse_gradient, (address, t, g, panel_bytes))
             elif net.n_rows == 0:
                 n = (piece.last - piece.first) * lanes
                 _recall(net, layer, w, g, n, piece.n_panels, vector, like)
-            elif net.n_rows == 1 and not net.more:
+            elif net.n_rows == 1 and not net.more and not _has_few_outputs(net, piece, layer):
                 # 32-64-32-1 at 1 row: 1.7 us a step so, as a product of matrices 2.2.
                 left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
                 numbers = left + piece.first // lanes * net.panel
@@ -136,25 +179,26 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             else:
                 _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
             in_one = net.penalise and net.update and net.penalised != 0
-            if net.penalise and not in_one:
+            if net.penalise and not in_one and not at_once:
                 _penalise(net, piece, layer, w, g, values, vector, lanes)
             rows = piece.last - piece.first
             ends = piece.last == layer.master_rows
             for p in range(piece.n_panels):
                 panel, slopes, n = w + p * layer.master_panel, g + p * panel_bytes, rows * lanes
-                if in_one:
-                    _step_penalised(net, piece, layer, p, panel, slopes, values, lanes)
-                if ends and not layer.turned:
-                    # The biases are one row more.
-                    biases = panel + rows * vector
-                    start = biases - net.parameters + net.gradient if net.more else net.zeros
-                    deltas = layer.deltas + (piece.panel + p) * net.panel
-                    sum_rows(deltas, start, slopes + rows * vector, net.n_rows)
-                    n += lanes
-                if not in_one:
-                    _finish(net, panel, slopes, n, like)
-                elif n > rows * lanes:
-                    _finish(net, panel + rows * vector, slopes + rows * vector, lanes, like)
+                if not at_once:
+                    if in_one:
+                        _step_penalised(net, piece, layer, p, panel, slopes, values, lanes)
+                    if ends and not layer.turned:
+                        # The biases are one row more.
+                        biases = panel + rows * vector
+                        start = biases - net.parameters + net.gradient if net.more else net.zeros
+                        deltas = layer.deltas + (piece.panel + p) * net.panel
+                        sum_rows(deltas, start, slopes + rows * vector, net.n_rows)
+                        n += lanes
+                    if not in_one:
+                        _finish(net, panel, slopes, n, like)
+                    elif n > rows * lanes:
+                        _finish(net, panel + rows * vector, slopes + rows * vector, lanes, like)
                 if net.update and layer.twin:
                     for r in range(piece.first, piece.last, lanes):
                         source = panel + (r - piece.first) * vector
@@ -163,7 +207,14 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                         transpose(source, target + (piece.panel + p) * square, n)
             if layer.turned and ends and piece.panel + piece.n_panels == layer.master_panels:
                 start = layer.biases - net.parameters + net.gradient if net.more else net.zeros
-                sum_rows(layer.deltas, start, g, net.n_rows)
+                if _has_few_outputs(net, piece, layer):
+                    spread(net.zeros, g, 0, lanes)
+                    for j in range(layer.n_out):
+                        skip = j * size if net.more else 0
+                        errors, total = layer.deltas + j * vector, g + j * size
+                        add_row(errors, net.error_panel, start + skip, total, net.n_rows)
+                else:
+                    sum_rows(layer.deltas, start, g, net.n_rows)
                 _finish(net, layer.biases, g, lanes, like)
 
     return work_on_tiles

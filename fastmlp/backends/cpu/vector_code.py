@@ -81,3 +81,8 @@ class Vectors:
         """How many whole vectors there are in a row, and how many numbers are left."""
         lanes = self.number(self.lanes)
         return self.builder.udiv(width, lanes), self.builder.urem(width, lanes)
+
+    def ceil(self, n: Any) -> Any:
+        """How many vectors hold n numbers."""
+        lanes = self.number(self.lanes)
+        return self.builder.udiv(self.builder.add(n, self.number(self.lanes - 1)), lanes)

@@ -71,19 +71,21 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         return _interpreted(scalar, lanes)
     size = np.dtype(scalar).itemsize
     return Moves(
-        spread=_compiled(_emit_spread, 4, lanes, size),
-        collect=_compiled(_emit_collect, 4, lanes, size),
-        transpose=_compiled(_emit_transpose, 3, lanes, size),
-        sum_rows=_compiled(_emit_sum_rows, 4, lanes, size),
-        outer=_compiled(_emit_outer, 5, lanes, size),
-        columns_of=_compiled(_emit_columns_of, 5, lanes, size),
-        rows_of=_compiled(_emit_rows_of, 5, lanes, size),
-        add_rows=_compiled(_emit_add_rows, 8, lanes, size),
-        add_wide_rows=_compiled(_emit_add_wide_rows, 9, lanes, size),
+        spread=compiled_move(_emit_spread, 4, lanes, size),
+        collect=compiled_move(_emit_collect, 4, lanes, size),
+        transpose=compiled_move(_emit_transpose, 3, lanes, size),
+        sum_rows=compiled_move(_emit_sum_rows, 4, lanes, size),
+        outer=compiled_move(_emit_outer, 5, lanes, size),
+        columns_of=compiled_move(_emit_columns_of, 5, lanes, size),
+        rows_of=compiled_move(_emit_rows_of, 5, lanes, size),
+        add_rows=compiled_move(_emit_add_rows, 8, lanes, size),
+        add_wide_rows=compiled_move(_emit_add_wide_rows, 9, lanes, size),
     )
 
 
-def _compiled(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
+def compiled_move(emit: Callable[..., None], n: int, lanes: int, size: int) -> Move:
+    """Return a function of n addresses and counts that is emitted by vectors."""
+
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit(Vectors(builder, lanes, size), *arguments)
         return context.get_dummy_value()
@@ -174,8 +176,8 @@ def _emit_columns_of(v: Vectors, source: Any, panel: Any, target: Any, width: An
     """The last rows first, the first columns first: what is written past a column's end is written
     over."""
     builder, square = v.builder, v.number(v.lanes * v.bytes)
-    n_squares = _ceil(v, n)
-    with cgutils.for_range(builder, _ceil(v, width)) as panels:
+    n_squares = v.ceil(n)
+    with cgutils.for_range(builder, v.ceil(width)) as panels:
         first = builder.mul(panels.index, v.number(v.lanes))
         rows_of_panel = builder.add(source, builder.mul(panels.index, panel))
         with cgutils.for_range(builder, n_squares) as squares:
@@ -192,10 +194,10 @@ def _emit_columns_of(v: Vectors, source: Any, panel: Any, target: Any, width: An
 
 def _emit_rows_of(v: Vectors, source: Any, target: Any, panel: Any, width: Any, n: Any) -> None:
     builder, square = v.builder, v.number(v.lanes * v.bytes)
-    with cgutils.for_range(builder, _ceil(v, width)) as panels:
+    with cgutils.for_range(builder, v.ceil(width)) as panels:
         first = builder.mul(panels.index, v.number(v.lanes))
         rows_of_panel = builder.add(target, builder.mul(panels.index, panel))
-        with cgutils.for_range(builder, _ceil(v, n)) as squares:
+        with cgutils.for_range(builder, v.ceil(n)) as squares:
             down = builder.add(source, builder.mul(squares.index, v.number(v.bytes)))
             columns = []
             for c in range(v.lanes):
@@ -210,11 +212,6 @@ def _emit_rows_of(v: Vectors, source: Any, target: Any, panel: Any, width: Any, 
                 strip = builder.add(begin, v.number(r // STRIP_ROWS * STRIP_ROWS))
                 with builder.if_then(builder.icmp_unsigned("<", strip, n), likely=True):
                     v.store(numbers, place, r * v.bytes)
-
-
-def _ceil(v: Vectors, n: Any) -> Any:
-    """How many vectors hold n numbers."""
-    return v.builder.udiv(v.builder.add(n, v.number(v.lanes - 1)), v.number(v.lanes))
 
 
 def _emit_sum_rows(v: Vectors, matrix: Any, start: Any, target: Any, n: Any) -> None:
