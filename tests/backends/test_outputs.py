@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, lanes_of
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.outputs import error_unit, outputs
-from fastmlp.backends.cpu.rows import TRAIN
+from fastmlp.backends.cpu.scores import TRAIN
 from fastmlp.workspace import STRIP_ROWS, few_outputs, round_up
 
 UNTOUCHED = 77.0

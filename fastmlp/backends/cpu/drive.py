@@ -13,17 +13,8 @@ import numpy as np
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import groups_of_panels
-from fastmlp.backends.cpu.rows import (
-    BACK,
-    EVALUATE,
-    FORTH,
-    FORWARD,
-    GATHER,
-    SCORE,
-    TRAIN,
-    WHOLE,
-    n_strips_of,
-)
+from fastmlp.backends.cpu.rows import BACK, FORTH, GATHER, SCORE, WHOLE
+from fastmlp.backends.cpu.scores import EVALUATE, FORWARD, TRAIN, n_strips_of
 from fastmlp.backends.cpu.team import spread
 from fastmlp.backends.cpu.tiles import copy
 

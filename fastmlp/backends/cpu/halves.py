@@ -15,7 +15,8 @@ from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, STORE, lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import LARGEST
-from fastmlp.backends.cpu.rows import forward_layer, n_strips_of
+from fastmlp.backends.cpu.rows import forward_layer
+from fastmlp.backends.cpu.scores import n_strips_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import coefficients_at, row, rows
+from fastmlp._compile import coefficients_at, leaf, row, rows
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.penalties import RULES
@@ -82,6 +82,15 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
+@leaf
+def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
+    """Add n values times a factor to a total of float64."""
+    all_values = 0.0
+    for j in range(n):
+        all_values += values[j]
+    row(total, 1, np.float64)[0] += factor * all_values
+
+
 def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     """Add scale * slope of weights to their gradient, and the sum of their values to `total`.
 
@@ -104,10 +113,7 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
             value[i], slope = rule(w[i])
             gradient[i] += factor * slope
         sum_rows(values, zeros, values, n_rows)
-        all_values = 0.0
-        for j in range(width):
-            all_values += value[j]
-        row(total, 1, np.float64)[0] += exact * all_values
+        _add(value, width, exact, total)
 
     return loop
 
@@ -133,10 +139,7 @@ def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penal
             value[i], slope = find(w[i])
             w[i], m[i], v[i] = rule(w[i], g[i] + factor * slope, m[i], v[i], *constants)
         sum_rows(values, zeros, values, n_rows)
-        all_values = 0.0
-        for j in range(width):
-            all_values += value[j]
-        row(total, 1, np.float64)[0] += exact * all_values
+        _add(value, width, exact, total)
 
     return loop
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import call, row
 from fastmlp.backends.cpu.plan import NET, Plan, address, fields_of
-from fastmlp.backends.cpu.rows import TRAIN, n_strips_of
+from fastmlp.backends.cpu.scores import TRAIN, n_strips_of
 from fastmlp.workspace import STRIP_ROWS, Workspace, aligned
 
 # What is each thread's own; the others are the net's.

@@ -70,7 +70,7 @@ NET = record_of(
     "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
     "mode", "more", "penalise", "update", "coefficients", "by_layers", "stage", "layer",
-    "loss", "link", "optimizer", "row_optimizer", "penalised",
+    "loss", "link", "optimizer", "row_optimizer", "row_back", "penalised",
     "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",

@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.plan import Addresses, address, fields_of, make_plan
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.rows import rows as rows_phase
+from fastmlp.backends.cpu.single import row_back
 from fastmlp.backends.cpu.sparse import (
     ColumnBuffers,
     SparseRows,
@@ -45,7 +46,7 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 # What some nets and rows need: compiled on first use.
-OTHERS = (lots, halves, sparse_forward, sparse_columns, sparse_gradient)
+OTHERS = (lots, halves, row_back, sparse_forward, sparse_columns, sparse_gradient)
 
 
 def compile_others(dtype: np.dtype[Any]) -> None:
@@ -148,6 +149,8 @@ class Session:
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.net["by_layers"] = cut.by_layers
+        if train and self.rows == 1:
+            self.net["row_back"] = block_of(row_back, network.dtype).address
         if cut.halved:
             self.net["halves"] = block_of(halves, network.dtype).address
         self.adopt(moments)

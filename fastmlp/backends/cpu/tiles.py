@@ -132,6 +132,98 @@ def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
         copy(g, net.gradient + skip, n, like)
 
 
+def _gradients(scalar: type[np.floating[Any]]) -> Any:
+    """Make the function that brings a tile's gradient to the stack, but for its biases."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    outer = moves(scalar, lanes).outer
+
+    def find_gradient(
+        address: Any, net: Any, t: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any,
+        like: Any,
+    ) -> None:  # fmt: skip
+        rows = piece.last - piece.first
+        if net.sparse_gradient and piece.layer == 0:
+            call(net.sparse_gradient, (address, t, g, PANEL_ROWS * vector))
+        elif net.n_rows == 0:
+            _recall(net, layer, w, g, rows * lanes, piece.n_panels, vector, like)
+        elif net.n_rows == 1 and not net.more and not _has_few_outputs(net, piece, layer):
+            # 32-64-32-1 at 1 row: 1.7 us a step so, as a product of matrices 2.2.
+            left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
+            numbers = left + piece.first // lanes * net.panel
+            for p in range(piece.n_panels):
+                errors = right + (piece.panel + p) * net.panel
+                outer(numbers, net.panel, errors, g + p * PANEL_ROWS * vector, rows)
+        else:
+            _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
+
+    return leaf(find_gradient)
+
+
+def _steps(scalar: type[np.floating[Any]]) -> Any:
+    """Make the function that takes the step with one panel of a tile, and with its biases."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    sum_rows = moves(scalar, lanes).sum_rows
+
+    def step(
+        net: Any, piece: Any, layer: Any, p: Any, w: Any, g: Any, values: Any, like: Any
+    ) -> None:
+        n = (piece.last - piece.first) * lanes
+        in_one = net.penalise and net.update and net.penalised != 0
+        if in_one:
+            _step_penalised(net, piece, layer, p, w, g, values, lanes)
+        n_before = n if in_one else 0
+        if piece.last == layer.master_rows and not layer.turned:
+            # The biases are one row more.
+            biases, slopes = w + n // lanes * vector, g + n // lanes * vector
+            start = biases - net.parameters + net.gradient if net.more else net.zeros
+            sum_rows(layer.deltas + (piece.panel + p) * net.panel, start, slopes, net.n_rows)
+            n += lanes
+        if n > n_before:
+            skip = n_before // lanes * vector
+            _finish(net, w + skip, g + skip, n - n_before, like)
+
+    return leaf(step)
+
+
+def _turned_biases(scalar: type[np.floating[Any]]) -> Any:
+    """Make the function that takes the step with the biases of a layer that is turned."""
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    vector = lanes * size
+    its, add_row = moves(scalar, lanes), outputs(scalar, lanes).add_row
+    spread, sum_rows = its.spread, its.sum_rows
+
+    def step(net: Any, piece: Any, layer: Any, g: Any, like: Any) -> None:
+        start = layer.biases - net.parameters + net.gradient if net.more else net.zeros
+        if _has_few_outputs(net, piece, layer):
+            spread(net.zeros, g, 0, lanes)
+            for j in range(layer.n_out):
+                skip = j * size if net.more else 0
+                errors, total = layer.deltas + j * vector, g + j * size
+                add_row(errors, net.error_panel, start + skip, total, net.n_rows)
+        else:
+            sum_rows(layer.deltas, start, g, net.n_rows)
+        _finish(net, layer.biases, g, lanes, like)
+
+    return leaf(step)
+
+
+def _twins(scalar: type[np.floating[Any]]) -> Any:
+    """Make the function that brings the other form of the weights in step with a tile's panel."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    square, transpose = lanes * vector, moves(scalar, lanes).transpose
+
+    def bring_in_step(piece: Any, layer: Any, p: Any, w: Any) -> None:
+        for r in range(piece.first, piece.last, lanes):
+            target = layer.twin + r // lanes * layer.twin_panel + (piece.panel + p) * square
+            transpose(w + (r - piece.first) * vector, target, layer.master_rows - r)
+
+    return leaf(bring_in_step)
+
+
 def tile(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that does with tiles first to last what the `NET` record asks for.
 
@@ -142,12 +234,10 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     """
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    square = lanes * vector
-    its, add_row = moves(scalar, lanes), outputs(scalar, lanes).add_row
-    transpose, sum_rows, outer, spread = its.transpose, its.sum_rows, its.outer, its.spread
-    size = vector // lanes
     panel_bytes = PANEL_ROWS * vector
     gradient_bytes = LARGEST[1] * panel_bytes
+    find_gradient, step, bring_in_step = _gradients(scalar), _steps(scalar), _twins(scalar)
+    step_with_turned_biases = _turned_biases(scalar)
 
     def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
         g, values = stack(gradient_bytes), stack(panel_bytes)
@@ -163,58 +253,18 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             at_once = _steps_from_row(net, piece)
             if at_once:
                 _step_from_row(net, piece, layer, inputs, w, vector, lanes, like)
-            elif net.sparse_gradient and piece.layer == 0:
-                call(net.sparse_gradient, (address, t, g, panel_bytes))
-            elif net.n_rows == 0:
-                n = (piece.last - piece.first) * lanes
-                _recall(net, layer, w, g, n, piece.n_panels, vector, like)
-            elif net.n_rows == 1 and not net.more and not _has_few_outputs(net, piece, layer):
-                # 32-64-32-1 at 1 row: 1.7 us a step so, as a product of matrices 2.2.
-                left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
-                numbers = left + piece.first // lanes * net.panel
-                for p in range(piece.n_panels):
-                    errors = right + (piece.panel + p) * net.panel
-                    rows = piece.last - piece.first
-                    outer(numbers, net.panel, errors, g + p * panel_bytes, rows)
             else:
-                _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
-            in_one = net.penalise and net.update and net.penalised != 0
-            if net.penalise and not in_one and not at_once:
-                _penalise(net, piece, layer, w, g, values, vector, lanes)
-            rows = piece.last - piece.first
-            ends = piece.last == layer.master_rows
+                find_gradient(address, net, t, piece, layer, inputs, w, g, like)
+                if net.penalise and not (net.update and net.penalised):
+                    _penalise(net, piece, layer, w, g, values, vector, lanes)
             for p in range(piece.n_panels):
-                panel, slopes, n = w + p * layer.master_panel, g + p * panel_bytes, rows * lanes
+                panel = w + p * layer.master_panel
                 if not at_once:
-                    if in_one:
-                        _step_penalised(net, piece, layer, p, panel, slopes, values, lanes)
-                    if ends and not layer.turned:
-                        # The biases are one row more.
-                        biases = panel + rows * vector
-                        start = biases - net.parameters + net.gradient if net.more else net.zeros
-                        deltas = layer.deltas + (piece.panel + p) * net.panel
-                        sum_rows(deltas, start, slopes + rows * vector, net.n_rows)
-                        n += lanes
-                    if not in_one:
-                        _finish(net, panel, slopes, n, like)
-                    elif n > rows * lanes:
-                        _finish(net, panel + rows * vector, slopes + rows * vector, lanes, like)
+                    step(net, piece, layer, p, panel, g + p * panel_bytes, values, like)
                 if net.update and layer.twin:
-                    for r in range(piece.first, piece.last, lanes):
-                        source = panel + (r - piece.first) * vector
-                        target = layer.twin + r // lanes * layer.twin_panel
-                        n = layer.master_rows - r
-                        transpose(source, target + (piece.panel + p) * square, n)
-            if layer.turned and ends and piece.panel + piece.n_panels == layer.master_panels:
-                start = layer.biases - net.parameters + net.gradient if net.more else net.zeros
-                if _has_few_outputs(net, piece, layer):
-                    spread(net.zeros, g, 0, lanes)
-                    for j in range(layer.n_out):
-                        skip = j * size if net.more else 0
-                        errors, total = layer.deltas + j * vector, g + j * size
-                        add_row(errors, net.error_panel, start + skip, total, net.n_rows)
-                else:
-                    sum_rows(layer.deltas, start, g, net.n_rows)
-                _finish(net, layer.biases, g, lanes, like)
+                    bring_in_step(piece, layer, p, panel)
+            last = piece.panel + piece.n_panels == layer.master_panels
+            if layer.turned and last and piece.last == layer.master_rows:
+                step_with_turned_biases(net, piece, layer, g, like)
 
     return work_on_tiles
