@@ -64,9 +64,39 @@ def test_those_in_seats_and_those_asleep_make_one_team(pool: Pool) -> None:
     assert soon(lambda: states(pool, 1) == [WAITING])
     team, awake = lead(pool, 3)
     assert (awake, team[POSTED // 8]) == (False, 1)
-    assert soon(lambda: states(pool, 2) == [WAITING] * 2)
+
+    def both_wait() -> bool:
+        # Who leaves a seat for a call to those who sleep may take it before one of them wakes.
+        if states(pool, 2) != [WAITING] * 2:
+            lead(pool, 3)
+        return states(pool, 2) == [WAITING] * 2
+
+    assert soon(both_wait)
     team, awake = lead(pool, 3, patient=False)
     assert (awake, team[POSTED // 8]) == (True, 2)
+
+
+def test_a_call_that_is_taken_at_once_leaves_nobody_counted(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, size = pool._count_calls, pool._calls.qsize
+    main = threading.get_ident()
+    taken = threading.Event()
+
+    def count_late() -> None:
+        if threading.get_ident() != main:
+            count()
+            taken.set()
+            return
+        # The leader's count comes after the helper's.
+        assert taken.wait(60)
+        count()
+
+    monkeypatch.setattr(pool, "_count_calls", count_late)
+    lead(pool)
+    assert size() == 0
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    assert pool._seats.queue[0] == 0
 
 
 def test_a_team_is_kept_until_its_helpers_have_left(pool: Pool) -> None:

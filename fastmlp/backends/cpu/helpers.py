@@ -97,6 +97,7 @@ class Pool:
         self._calls: SimpleQueue[tuple[Team, int, int]] = SimpleQueue()
         self._size = 0
         self._seats = Seats(spins)
+        self._lock = threading.Lock()
         # Teams that a helper may still be in.
         self._teams: dict[int, Team] = {}
 
@@ -118,7 +119,7 @@ class Pool:
             for _ in range(asleep):
                 self._calls.put((team, driver.address, job))
             if asleep:
-                self._seats.queue[0] = self._calls.qsize()
+                self._count_calls()
             members = n if patient else n - asleep
             _block(alone)(address, members, driver.address, job)
             return asleep == 0
@@ -127,6 +128,15 @@ class Pool:
             if team[POSTED // 8] < 0:
                 self._teams.pop(address, None)
             self._let_go()
+
+    def _count_calls(self) -> None:
+        """Tell those in seats how many calls wait; after each change of the queue.
+
+        Under a lock: a number read before a helper took its call, and written after, would have
+        sent everybody from the seats until the next call for those who sleep.
+        """
+        with self._lock:
+            self._seats.queue[0] = self._calls.qsize()
 
     def _let_go(self) -> None:
         """Forget the teams that all who were called have left."""
@@ -150,7 +160,7 @@ class Pool:
         block, place = _block(serve), self._seats.place(number)
         while True:
             team, driver, job = self._calls.get()
-            self._seats.queue[0] = self._calls.qsize()
+            self._count_calls()
             block(place, team.ctypes.data, driver, job)
             del team
 
