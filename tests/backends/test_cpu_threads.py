@@ -20,7 +20,7 @@ each_share = pytest.mark.parametrize(
     "shared",
     ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
 )
-SIZES = (17, 33, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
+SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
 each_half = pytest.mark.parametrize("halved", [0, 1, 2])
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
