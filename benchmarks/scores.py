@@ -55,9 +55,11 @@ class Heat(NamedTuple):
 
     @property
     def fastest_peer(self) -> Score | None:
-        """The peer with the least time."""
+        """The peer with the least time, in turns of the same round: where a machine has two speeds
+        for seconds at a time, medians of times may be of one or of the other."""
         peers = [s for s in self.scores if s.contestant != "fastmlp"]
-        return min(peers, key=lambda s: s.us.median, default=None)
+        by_ratio = self.ours is not None
+        return min(peers, key=lambda s: (s.ratio if by_ratio else s.us).median, default=None)
 
     def of(self, name: str) -> Score | None:
         """Return a contestant's score, if it has one."""

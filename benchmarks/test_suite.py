@@ -97,6 +97,20 @@ def test_ratios_are_those_of_interleaved_repeats(results: dict[str, Any]) -> Non
     assert means["torch"] == (pytest.approx(40), 1, 1)
 
 
+def test_the_fastest_peer_is_that_of_the_same_rounds(results: dict[str, Any]) -> None:
+    heat = scores.heats(results)[0]
+    (jax,) = [s for s in heat.scores if s.contestant == "jax"]
+    # Its median is of slower rounds.
+    near = jax._replace(
+        contestant="torch",
+        us=scores.Quartiles(*(10 * x for x in jax.us)),
+        ratio=scores.Quartiles(*(x / 2 for x in jax.ratio)),
+    )
+    both = heat._replace(scores=[heat.ours, jax, near])
+    assert both.fastest_peer == near
+    assert heat._replace(scores=[near, jax]).fastest_peer == jax
+
+
 def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any]) -> None:
     text = "\n".join(report.all_lines(results))
     assert text.count("\n* JAX") == 2
