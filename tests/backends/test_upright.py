@@ -120,24 +120,19 @@ def test_the_positive_part_keeps_nan(dtype: Any) -> None:
 
 # Rows that end where memory ends: to touch the next byte is to crash.
 AT_THE_EDGE = """
-import ctypes, mmap
 import numpy as np
+from edge import memory_with_an_edge
 from fastmlp.backends.cpu.microkernel import lanes_of
 from test_upright import address, move
 
-page = mmap.PAGESIZE
-memory = mmap.mmap(-1, 2 * page)
-begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-protect = ctypes.CDLL(None, use_errno=True).mprotect
-protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-assert protect(begin + page, page, 0) == 0
+memory, end, page = memory_with_an_edge()
 for dtype in (np.float32, np.float64):
     lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
     stand, lie = move("stand", dtype), move("lie", dtype)
     for width in range(1, 2 * lanes + 2):
         units, check = np.zeros((3 * lanes, lanes), dtype), np.zeros(lanes, dtype)
         for n in (1, lanes - 1, lanes):
-            edge = begin + page - n * width * size
+            edge = end - n * width * size
             line = np.frombuffer(memory, dtype, n * width, page - n * width * size)
             line[:] = np.arange(n * width)
             stand(edge, width, 0, n - 1, address(units), units[0].nbytes, address(check))

@@ -158,22 +158,17 @@ def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
 
 # Rows that end where memory ends: to touch the next byte is to crash.
 AT_THE_EDGE = """
-import ctypes, mmap
 import numpy as np
+from edge import memory_with_an_edge
 from fastmlp.backends.cpu.microkernel import lanes_of
 from test_vectors import address, move
 
-page = mmap.PAGESIZE
-memory = mmap.mmap(-1, 2 * page)
-begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-protect = ctypes.CDLL(None, use_errno=True).mprotect
-protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-assert protect(begin + page, page, 0) == 0
+memory, end, page = memory_with_an_edge()
 for dtype in (np.float32, np.float64):
     lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
     for width in range(1, 3 * lanes + 1):
         panels = np.zeros((4, 1, lanes), dtype)
-        edge = begin + page - width * size
+        edge = end - width * size
         line = np.frombuffer(memory, dtype, width, page - width * size)
         line[:] = np.arange(1, width + 1)
         move("spread", dtype)(edge, address(panels), panels[0].nbytes, width)

@@ -163,6 +163,7 @@ def _spread_stage(net: Any, job: Any, stage: Any, layer: Any, n_panels: Any) -> 
     if n_panels > 0:
         n = _groups_of_panels(n_panels)
     spread(job.team, net.rows, n, job.net)
+    net.stage = WHOLE
 
 
 @leaf
@@ -175,12 +176,12 @@ def _spread_layers(net: Any, job: Any) -> None:
     layers, last = row(net.layers, net.n_layers, LAYER), net.n_layers - 1
     if net.halved == 0:
         _spread_stage(net, job, GATHER, 0, 0)
-    for i in range(max(net.halved - 1, 0), net.n_layers):
+    # A last layer that is turned goes forth with its scores.
+    for i in range(max(net.halved - 1, 0), net.n_layers - layers[last].turned):
         _spread_stage(net, job, FORTH, i, layers[i].n_panels)
     _spread_stage(net, job, SCORE, 0, 0)
     for i in range(last if net.mode == TRAIN else 0, 0, -1):
         _spread_stage(net, job, BACK, i, layers[i - 1].n_panels)
-    net.stage = WHOLE
 
 
 @leaf
@@ -190,7 +191,6 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     n_strips = n_strips_of(net.n_rows)
     if net.halved > 1:
         _spread_stage(net, job, GATHER, 0, 0)
-        net.stage = WHOLE
     if net.halved > 0:
         spread(job.team, net.halves, 2 * n_strips, job.net)
     if net.by_layers and job.team != 0 and mode != FORWARD:
@@ -200,7 +200,6 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
         if net.halved > 1:
             below = row(net.layers, net.n_layers, LAYER)[net.halved - 2]
             _spread_stage(net, job, BACK, net.halved - 1, below.n_panels)
-            net.stage = WHOLE
     return 0.0 if mode == FORWARD else _sum(net.strip_losses, n_strips)
 
 

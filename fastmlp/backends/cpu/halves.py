@@ -1,4 +1,4 @@
-"""The first wide layer of a step by halves of its depth: which layer, where, and the block.
+"""One layer of a step, the first or the second, by halves of its inputs.
 
 A team that shares it by rows sends each other half of its weights, which have just been written;
 by panels, half of its inputs. Here each half of the inputs belongs to one side: who gathers them,
@@ -15,9 +15,8 @@ from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, STORE, lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import LARGEST
-from fastmlp.backends.cpu.rows import forward_layer
+from fastmlp.backends.cpu.rows import forward_layer, gathering
 from fastmlp.backends.cpu.scores import n_strips_of
-from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
 
@@ -43,9 +42,8 @@ def _products(
 def halves(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that does parts first to last: the strips of one half, then the other's."""
     lanes = lanes_of(scalar)
-    spread = moves(scalar, lanes).spread
-    size = np.dtype(scalar).itemsize
-    vector = lanes * size
+    vector = lanes * np.dtype(scalar).itemsize
+    gather = gathering(scalar)
     waiting = LARGEST[1] * ROW_BLOCK * vector
 
     def work_on_halves(address: Any, first: Any, last: Any, part: Any) -> None:
@@ -61,11 +59,7 @@ def halves(scalar: type[np.floating[Any]]) -> Any:
             for at in range(begin, end, ROW_BLOCK):
                 n = min(ROW_BLOCK, end - at)
                 if net.halved == 1:
-                    index = row(net.index + at * 8, n, np.int64)
-                    for r in range(n):
-                        source = net.x + (index[r] * net.n_in + low) * size
-                        target = net.inputs + (at + r) * vector + low // lanes * net.panel
-                        spread(source, target, net.panel, high - low)
+                    gather(net, at, n, at, low, high)
                 else:
                     panel, most = low // lanes, (high - low + lanes - 1) // lanes
                     below = layers[net.halved - 2]

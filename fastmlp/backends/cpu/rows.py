@@ -126,6 +126,24 @@ def _backward_few(
         r += count
 
 
+def gathering(scalar: type[np.floating[Any]]) -> Any:
+    """Make the function that copies numbers low to high of n rows' features to their panels; low
+    is where a panel begins."""
+    lanes = lanes_of(scalar)
+    size = np.dtype(scalar).itemsize
+    spread = moves(scalar, lanes).spread
+
+    def gather(net: Any, start: Any, n: Any, at: Any, low: Any, high: Any) -> None:
+        index = row(net.index + start * 8, n, np.int64)
+        panels = net.inputs + low // lanes * net.panel
+        for r in range(n):
+            place = index[r] if net.index else start + r
+            source = net.x + (place * net.n_in + low) * size
+            spread(source, panels + (at + r) * lanes * size, net.panel, high - low)
+
+    return leaf(gather)
+
+
 def rows(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that runs phase one on strips first to last, as far as the mode asks for.
 
@@ -135,9 +153,8 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
     A stage is a part of it: of one layer, forth or back, first to last are groups of panels.
     """
     lanes = lanes_of(scalar)
-    size = np.dtype(scalar).itemsize
-    vector = lanes * size
-    spread, score = moves(scalar, lanes).spread, scores(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    gather, score = gathering(scalar), scores(scalar)
     waiting = LARGEST[1] * ROW_BLOCK * vector
 
     def work_on_rows(address: Any, first: Any, last: Any, part: Any) -> None:
@@ -156,11 +173,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             if sparse:
                 call(net.sparse_forward, (address, start, start + n, at))
             elif stage == GATHER or (stage == WHOLE and net.halved == 0):
-                index = row(net.index + start * 8, n, np.int64)
-                for r in range(n):
-                    place = index[r] if net.index else start + r
-                    source = net.x + place * net.n_in * size
-                    spread(source, net.inputs + (at + r) * vector, net.panel, net.n_in)
+                gather(net, start, n, at, 0, net.n_in)
             low, high = (1 if sparse else max(net.halved - 1, 0)), net.n_layers
             if stage != WHOLE:
                 low, high = net.layer, net.layer + (1 if stage == FORTH else 0)

@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.backends.cpu.cost import RATE
 from fastmlp.backends.cpu.plan import middle_of
 from fastmlp.backends.cpu.product import groups_of_panels
 from fastmlp.layout import Layout
 from fastmlp.workspace import STRIP_ROWS, is_turned
 
-# What a core does a second; bytes that it gets of another's: 784-512-512-10 sent 1.8 MB of weights
+# Bytes a second that a core gets of what another wrote: 784-512-512-10 sent 1.8 MB of weights
 # in 0.4 ms, and a virtual machine's cores may be near each other, or not, for seconds; a join.
-RATE, FETCHED, JOIN_SECONDS = 1.2e11, 4e9, 1e-6
+FETCHED, JOIN_SECONDS = 4e9, 1e-6
 # Operations of a step, 6 a weight and row: below, halves take one thread 2 % longer, and two gain
 # little.
-LEAST_FLOPS = 2_000_000
+HALVES_FLOPS = 2_000_000
 
 
 class Step(NamedTuple):
@@ -67,7 +68,7 @@ def halved_layer(step: Step) -> int:
     That changes the order of its sums, so it depends on the net and its rows alone: what is best
     for two threads is done on any number.
     """
-    if 6 * step.layout.n_weights * step.rows < LEAST_FLOPS:
+    if 6 * step.layout.n_weights * step.rows < HALVES_FLOPS:
         return 0
     return min((0, *_can_be_halved(step)), key=lambda halved: _soonest(step, 2, halved))
 
