@@ -1,13 +1,9 @@
 """Every buffer that training and prediction need, allocated before the first step.
 
 Matrices lie in panels: a panel is `lanes` columns, its rows one after the other, the last panel
-filled up with zeros. A chunk's panels have `panel_rows` rows. The packed parameters hold, layer
-after layer, the panels of W with the biases as one row more: a panel has n_in + 1 rows. Training
-turns a layer of few outputs, whose panels would be padding: it holds the panels of W transposed,
-n_out rows each, and the biases after them.
+filled up with zeros. A chunk's panels have `panel_rows` rows.
 """
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import memory
 from fastmlp.layout import Layout
+from fastmlp.packing import CLOSE, Packed, Spacing, numbers_packed, packed_layers, round_up
 
 Buffer = NDArray[Any]
 CHUNK_NUMBERS = 4_000_000
@@ -37,7 +34,7 @@ class Workspace(NamedTuple):
     Attributes
     ----------
     chunk_rows, panel_rows : int
-        Rows of a chunk, and of its panels: rounded up to whole strips.
+        Rows of a chunk, and of its panels: rounded up to whole strips, with room between panels.
     lanes : int
         Columns of a panel.
     train : bool
@@ -45,6 +42,7 @@ class Workspace(NamedTuple):
     sparse : bool
         Whether the rows' features are sparse: then there are no `inputs`, and the first layer is
         not turned.
+    packed : where each layer's parameters lie in `parameters`
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; its slopes, then the back-propagated errors in their place.
@@ -65,6 +63,7 @@ class Workspace(NamedTuple):
     lanes: int
     train: bool
     sparse: bool
+    packed: tuple[Packed, ...]
     inputs: Buffer
     outputs: Buffer
     deltas: Buffer
@@ -79,59 +78,6 @@ class Workspace(NamedTuple):
     copies: Buffer
     zeros: Buffer
     identity: Buffer
-
-
-def round_up(n: int, unit: int) -> int:
-    """Return the smallest multiple of `unit` that is not below n."""
-    return -(-n // unit) * unit
-
-
-def few_outputs(lanes: int) -> int:
-    """Return up to how many outputs are few: that leave most of a vector empty.
-
-    64-64-10 at 64 rows takes 15.6 us a step with ten, 16.3 with eight of them; 16-32-5 at 32 2.0,
-    where with four it took 2.4.
-    """
-    return min(lanes, max(4, 5 * lanes // 8))
-
-
-def is_turned(n_in: int, n_out: int, lanes: int) -> bool:
-    """Whether training holds a layer's weights transposed."""
-    return n_out <= few_outputs(lanes) and n_in > n_out
-
-
-def has_copy(i: int, n_layers: int, rows: int, *, turned: bool) -> bool:
-    """Whether training on chunks of so many rows holds the weights of layer i in both forms.
-
-    A first layer sends no errors down; a last one that is turned goes forth as it lies; and one
-    row's errors go back as it lies: of 32-64-32-1, copies took a quarter of a step.
-    """
-    return i < n_layers - 1 if turned else i > 0 and rows > 1
-
-
-def packed_size(n_in: int, n_out: int, lanes: int, *, turned: bool = False) -> int:
-    """Return how many numbers a layer's packed weights and biases have."""
-    if turned:
-        return round_up(n_in, lanes) * n_out + lanes
-    return round_up(n_out, lanes) * (n_in + 1)
-
-
-def copy_size(n_in: int, n_out: int, lanes: int) -> int:
-    """Return how many numbers the other form of a layer's weights has: whole square blocks."""
-    return round_up(n_out, lanes) * round_up(n_in, lanes)
-
-
-def numbers_packed(layout: Layout, lanes: int, *, train: bool, sparse: bool = False) -> int:
-    """Return how many numbers all packed parameters have, and the room after them that a
-    transposition of the last block may read."""
-    sizes = []
-    for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        first_sparse = sparse and i == 0
-        turned = train and is_turned(n_in, n_out, lanes) and not first_sparse
-        # Sparse rows' first weights are read where they are, where nothing trains them.
-        n_packed = 0 if first_sparse and not train else n_in
-        sizes.append(packed_size(n_packed, n_out, lanes, turned=turned))
-    return sum(sizes) + lanes * lanes
 
 
 def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
@@ -195,6 +141,7 @@ def make_workspace(
     *,
     train: bool,
     sparse: bool = False,
+    spacing: Spacing = CLOSE,
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
 
@@ -203,20 +150,10 @@ def make_workspace(
     MemoryError
         Where there is not enough memory for all of it; nothing has been allocated then.
     """
-    sizes, panel_rows = layout.sizes, _panel_rows(rows)
-    pairs, n_out = list(pairwise(sizes)), sizes[-1]
+    sizes, n_out, panel_rows = layout.sizes, layout.sizes[-1], _panel_rows(rows + spacing.rows)
     units = sum(round_up(n, lanes) for n in sizes[1:])
-    # A block of a transposition may read `lanes` rows past the last panel.
-    turned = [
-        train and is_turned(*pair, lanes) and not (sparse and i == 0)
-        for i, pair in enumerate(pairs)
-    ]
-    packed = numbers_packed(layout, lanes, train=train, sparse=sparse)
-    copied = [
-        pair
-        for i, pair in enumerate(pairs)
-        if train and has_copy(i, layout.n_layers, rows, turned=turned[i])
-    ]
+    layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
+    packed = numbers_packed(layers, lanes)
     columns = panel_rows * n_out + panel_rows // STRIP_ROWS * lanes
 
     numbers = {
@@ -232,7 +169,7 @@ def make_workspace(
         "targets": panel_rows * n_targets,
         "parameters": packed,
         "backup": packed if train else 0,
-        "copies": sum(copy_size(*pair, lanes) for pair in copied),
+        "copies": sum(layer.copy_size for layer in layers) * lanes,
         "zeros": lanes,
     }
     n_bytes = np.dtype(dtype).itemsize * sum(numbers.values()) + 16 * panel_rows
@@ -243,6 +180,7 @@ def make_workspace(
         lanes=lanes,
         train=train,
         sparse=sparse,
+        packed=layers,
         row_losses=aligned(panel_rows, np.float64),
         identity=np.arange(panel_rows, dtype=np.int64),
         **_aligned_together(numbers, dtype),

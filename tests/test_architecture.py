@@ -18,6 +18,7 @@ FLOORS = [
     {"conventions", "pool"},
     {"optimizers"},
     {"layout", "initializers", "schedules"},
+    {"packing"},
     {"workspace", "network", "validation"},
     {"description", "spelling"},
     {"_compile"},

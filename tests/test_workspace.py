@@ -1,7 +1,5 @@
 """Buffers: how many rows a chunk takes, and what is allocated for it."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,17 +7,15 @@ from hypothesis import strategies as st
 
 from fastmlp import workspace
 from fastmlp.layout import Layout, make_layout
+from fastmlp.packing import CLOSE, Spacing
 from fastmlp.workspace import (
     ALIGNMENT,
     PAGE_ROWS,
     STRIP_ROWS,
+    Workspace,
     aligned,
     chunk_rows,
-    copy_size,
-    is_turned,
     make_workspace,
-    packed_size,
-    round_up,
 )
 
 layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
@@ -77,12 +73,6 @@ def test_a_batch_a_little_over_a_chunk_is_one_chunk() -> None:
     assert chunk_rows(make_layout((1024, 2048, 2048, 1000)), 512, train=True) == 512
 
 
-@given(st.integers(0, 10**6), st.integers(1, 100))
-def test_rounding_up_is_the_next_multiple(n: int, unit: int) -> None:
-    assert round_up(n, unit) % unit == 0
-    assert n <= round_up(n, unit) < n + unit
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     buffers = make_workspace(make_layout((3, 7, 5, 2)), 11, 6, dtype, 4, train=True)
@@ -105,30 +95,6 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     assert {b.dtype.type for b in arrays} == {dtype, np.int64}
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([2, 4, 8, 16]))
-def test_packed_layers_have_a_row_more_and_whole_panels(n_in: int, n_out: int, lanes: int) -> None:
-    assert packed_size(n_in, n_out, lanes) % (lanes * (n_in + 1)) == 0
-    assert 0 <= packed_size(n_in, n_out, lanes) - n_out * (n_in + 1) < lanes * (n_in + 1)
-    assert copy_size(n_in, n_out, lanes) % lanes**2 == 0
-    assert copy_size(n_in, n_out, lanes) >= n_in * n_out
-
-
-@given(st.integers(1, 300), st.integers(1, 4), st.sampled_from([4, 8, 16]))
-def test_a_turned_layer_pads_its_inputs_in_place_of_its_outputs(
-    n_in: int, n_out: int, lanes: int
-) -> None:
-    size = packed_size(n_in, n_out, lanes, turned=True)
-    assert size % lanes == 0
-    assert 0 <= size - n_out * n_in - lanes < n_out * lanes
-
-
-@pytest.mark.parametrize("lanes", [2, 4, 8, 16])
-def test_a_layer_of_few_outputs_and_more_inputs_is_turned(lanes: int) -> None:
-    turned = {n for n in range(1, 40) for n_in in (n + 1, 100) if is_turned(n_in, n, lanes)}
-    assert turned == set(range(1, {2: 2, 4: 4, 8: 5, 16: 10}[lanes] + 1))
-    assert not any(is_turned(n_in, n, lanes) for n in range(1, 40) for n_in in range(1, n + 1))
-
-
 @given(st.integers(1, 5000))
 def test_panels_of_rows_are_never_a_multiple_of_a_page_apart(rows: int) -> None:
     buffers = make_workspace(make_layout((1, 1)), rows, 1, np.float32, 16, train=False)
@@ -137,30 +103,16 @@ def test_panels_of_rows_are_never_a_multiple_of_a_page_apart(rows: int) -> None:
     assert rows <= buffers.panel_rows < rows + 2 * STRIP_ROWS
 
 
-@pytest.mark.parametrize(
-    ("sizes", "copied"),
-    [
-        ((3, 2), []),
-        ((3, 20), []),
-        ((3, 20, 12), [1]),
-        ((9, 3, 3), [0, 1]),
-        ((9, 3, 2), [0]),
-        ((40, 3, 1), [0]),
-        ((40, 30, 1), []),
-    ],
-)
-def test_layers_that_are_read_in_both_forms_have_a_copy(
-    sizes: tuple[int, ...], copied: list[int]
-) -> None:
-    """All but a first one that is not turned, and a last one that is."""
-    buffers = make_workspace(make_layout(sizes), 5, 1, np.float32, 16, train=True)
-    pairs = list(pairwise(sizes))
-    assert buffers.copies.size == sum(copy_size(*pairs[i], 16) for i in copied)
+@pytest.mark.parametrize("rows", [3, 8, 17])
+def test_panels_have_room_between_them_where_a_team_shares_them(rows: int) -> None:
+    def buffers(spacing: Spacing) -> Workspace:
+        layout = make_layout((40, 20, 9))
+        return make_workspace(layout, rows, 1, np.float32, 4, train=True, spacing=spacing)
 
-
-def test_one_row_needs_copies_of_turned_layers_alone() -> None:
-    buffers = make_workspace(make_layout((9, 3, 20, 12, 2)), 1, 1, np.float32, 16, train=True)
-    assert buffers.copies.size == copy_size(9, 3, 16)
+    close, apart = buffers(CLOSE), buffers(Spacing(16, 1))
+    assert apart.panel_rows - close.panel_rows == 16
+    for name in ("inputs", "outputs", "deltas", "parameters", "backup", "copies"):
+        assert getattr(apart, name).size > getattr(close, name).size
 
 
 @given(st.integers(0, 1000), st.sampled_from([np.float32, np.float64]))

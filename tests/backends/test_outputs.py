@@ -16,7 +16,8 @@ from fastmlp.backends.cpu.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE,
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.outputs import error_unit, outputs
 from fastmlp.backends.cpu.scores import TRAIN
-from fastmlp.workspace import STRIP_ROWS, few_outputs, round_up
+from fastmlp.packing import few_outputs, round_up
+from fastmlp.workspace import STRIP_ROWS
 
 UNTOUCHED = 77.0
 DEPTHS = (1, 3, 16, 40) if INTERPRETED else range(1, 70)

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.plan import address
 from fastmlp.layout import bias_views, make_layout, weight_views
 from fastmlp.optimizers import OPTIMIZERS, SGD, Custom
-from fastmlp.workspace import has_copy, is_turned, round_up
+from fastmlp.packing import has_copy, is_turned, round_up
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -193,7 +193,7 @@ def test_turned_layers_train_as_others(
     state = rng.bit_generator.state
     results = []
     for most in (4, 0):
-        monkeypatch.setattr("fastmlp.workspace.few_outputs", lambda lanes, n=most: min(n, lanes))
+        monkeypatch.setattr("fastmlp.packing.few_outputs", lambda lanes, n=most: min(n, lanes))
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, adam, rng)
         turned = [bool(layer.turned) for layer in trainer._session.plan.layers]

@@ -20,17 +20,8 @@ from fastmlp.backends.cpu.plan import (
 )
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.layout import Layout, make_layout
-from fastmlp.workspace import (
-    PAGE_ROWS,
-    STRIP_ROWS,
-    Workspace,
-    copy_size,
-    has_copy,
-    is_turned,
-    make_workspace,
-    packed_size,
-    round_up,
-)
+from fastmlp.packing import CLOSE, Spacing, is_turned, round_up
+from fastmlp.workspace import PAGE_ROWS, STRIP_ROWS, Workspace, make_workspace
 
 # Layers of few outputs, which may be turned, as often as others.
 layouts = st.lists(st.integers(1, 300) | st.integers(1, 6), min_size=2, max_size=5).map(
@@ -39,6 +30,7 @@ layouts = st.lists(st.integers(1, 300) | st.integers(1, 6), min_size=2, max_size
 widths = st.sampled_from([2, 4, 8, 16])
 for_every_layout = settings(derandomize=True, deadline=None, max_examples=50)
 which_halves = st.integers(0, 2)
+spacings = st.sampled_from([CLOSE, Spacing(8, 0), Spacing(16, 1), Spacing(16, 2)])
 SIZE = 8  # bytes of a number
 
 
@@ -50,8 +42,9 @@ def plan_of(
     train: bool = True,
     members: int = 1,
     halved: int = 0,
+    spacing: Spacing = CLOSE,
 ) -> tuple[Plan, Workspace]:
-    buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train)
+    buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train, spacing=spacing)
     forms = [i % 3 for i in range(layout.n_layers)]
     blocks = Addresses(range(layout.n_layers), forms, penalties=(7, 8))
     halved = min(halved, layout.n_layers)
@@ -121,36 +114,36 @@ def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
 
 
 @for_every_layout
-@given(layouts, widths)
-def test_layers_lie_one_after_the_other_in_the_packed_vector(layout: Layout, lanes: int) -> None:
-    plan, buffers = plan_of(layout, lanes)
-    layers = plan.layers
+@given(layouts, widths, st.booleans(), spacings)
+def test_layers_lie_one_after_the_other_in_the_packed_vector(
+    layout: Layout, lanes: int, train: bool, spacing: Spacing
+) -> None:
+    plan, buffers = plan_of(layout, lanes, train=train, spacing=spacing)
+    layers, packed, vector = plan.layers, buffers.packed, lanes * SIZE
     begin = address(buffers.parameters)
-    ends = layers.master + layers.master_panels * layers.master_panel
-    ends += layers.turned * lanes * SIZE  # biases after the panels, not in them
+    ends = begin + np.cumsum([held.size for held in packed]) * vector
     assert [*layers.master] == [begin, *ends[:-1]]
     # A square that is transposed may reach past the end by one less than its rows.
-    assert ends[-1] + lanes * (lanes - 1) * SIZE <= begin + buffers.parameters.nbytes
-    for layer, end in zip(layers, ends, strict=True):
-        size = packed_size(layer.n_in, layer.n_out, lanes, turned=bool(layer.turned))
-        assert end - layer.master == size * SIZE
+    assert ends[-1] + (lanes - 1) * vector <= begin + buffers.parameters.nbytes
+    for layer, held in zip(layers, packed, strict=True):
+        assert layer.turned == held.turned == (train and is_turned(layer.n_in, layer.n_out, lanes))
+        assert (layer.master_rows, layer.master_panels) == (held.rows, held.panels)
+        assert layer.master_panel == held.panel * vector
+        assert layer.biases == layer.master + held.biases * vector
+        assert (layer.middle, layer.gap) == (held.middle, held.gap * vector)
 
 
 @for_every_layout
-@given(layouts, widths, st.booleans())
-def test_a_layer_is_held_as_it_is_or_turned(layout: Layout, lanes: int, train: bool) -> None:
-    vector = lanes * SIZE
-    for layer in plan_of(layout, lanes, train=train)[0].layers:
-        assert layer.turned == (train and is_turned(layer.n_in, layer.n_out, lanes))
-        if layer.turned:
-            assert layer.master_rows == layer.n_out
-            assert layer.master_panels == round_up(layer.n_in, lanes) // lanes
-            assert layer.master_panel == layer.n_out * vector
-            assert layer.biases == layer.master + layer.master_panels * layer.master_panel
-        else:
-            assert (layer.master_rows, layer.master_panels) == (layer.n_in, layer.n_panels)
-            assert layer.master_panel == (layer.n_in + 1) * vector
-            assert layer.biases == layer.master + layer.n_in * vector
+@given(layouts, widths, st.integers(1, 3), spacings)
+def test_a_tile_knows_where_its_parameters_lie(
+    layout: Layout, lanes: int, members: int, spacing: Spacing
+) -> None:
+    halved = min(spacing.halved, layout.n_layers)
+    plan, buffers = plan_of(layout, lanes, members=members, halved=halved, spacing=spacing)
+    for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
+        layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
+        place = layer.master + held.place(piece.panel, piece.first) * lanes * SIZE
+        assert plan.net[0].parameters + piece.down == place
 
 
 @for_every_layout
@@ -179,23 +172,17 @@ def test_a_layer_knows_its_sizes_and_its_rule_and_where_its_numbers_lie(
 
 
 @for_every_layout
-@given(layouts, widths)
-def test_copies_lie_one_after_the_other(layout: Layout, lanes: int) -> None:
-    plan, buffers = plan_of(layout, lanes)
-    layers = [
-        layer
-        for i, layer in enumerate(plan.layers)
-        if has_copy(i, layout.n_layers, buffers.chunk_rows, turned=bool(layer.turned))
-    ]
-    assert [layer.twin for layer in plan.layers if layer.twin] == [it.twin for it in layers]
-    sizes = [copy_size(layer.n_in, layer.n_out, lanes) * SIZE for layer in layers]
-    begins = [*(it.twin for it in layers), address(buffers.copies) + buffers.copies.nbytes]
-    assert begins == [address(buffers.copies) + sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    # Panels of the transpose, their rows filled up to whole squares.
-    heights = [round_up(layer.master_panels * lanes, lanes) for layer in layers]
-    assert [it.twin_panel for it in layers] == [n * lanes * SIZE for n in heights]
-    panels = [round_up(layer.master_rows, lanes) // lanes for layer in layers]
-    assert [n * it.twin_panel for n, it in zip(panels, layers, strict=True)] == sizes
+@given(layouts, widths, spacings)
+def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spacing) -> None:
+    plan, buffers = plan_of(layout, lanes, spacing=spacing)
+    begin = end = address(buffers.copies)
+    for layer, held in zip(plan.layers, buffers.packed, strict=True):
+        assert layer.twin == (end if held.copy_size else 0)
+        assert layer.twin_panel == held.copy_panel * lanes * SIZE
+        # Panels of the transpose, their rows filled up to whole squares.
+        n_panels = round_up(layer.master_rows, lanes) // lanes if layer.twin else 0
+        end += n_panels * layer.twin_panel
+    assert end - begin == buffers.copies.nbytes
 
 
 @for_every_layout
@@ -207,9 +194,11 @@ def test_a_forward_pass_has_no_copies_and_turns_no_layer(layout: Layout, lanes: 
 
 
 @for_every_layout
-@given(layouts, widths, st.integers(1, 40))
-def test_buffers_of_layers_lie_one_after_the_other(layout: Layout, lanes: int, rows: int) -> None:
-    plan, buffers = plan_of(layout, lanes, rows)
+@given(layouts, widths, st.integers(1, 40), spacings)
+def test_buffers_of_layers_lie_one_after_the_other(
+    layout: Layout, lanes: int, rows: int, spacing: Spacing
+) -> None:
+    plan, buffers = plan_of(layout, lanes, rows, spacing=spacing)
     panel = plan.net[0].panel
     assert panel == buffers.panel_rows * lanes * SIZE
     assert panel // (lanes * SIZE) % PAGE_ROWS != 0

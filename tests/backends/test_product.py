@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.microkernel import (
     vector_bytes,
 )
 from fastmlp.backends.cpu.product import STRIP, product
-from fastmlp.workspace import round_up
+from fastmlp.packing import round_up
 
 UNTOUCHED = 77.0
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]

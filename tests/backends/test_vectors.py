@@ -12,7 +12,8 @@ from panelled import INTERPRETED, address, block, to_panels
 from fastmlp._compile import Block
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.vectors import CHAINS, moves
-from fastmlp.workspace import STRIP_ROWS, round_up
+from fastmlp.packing import round_up
+from fastmlp.workspace import STRIP_ROWS
 
 UNTOUCHED = 77.0
 WIDTHS = range(0, 70)

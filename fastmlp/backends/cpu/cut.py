@@ -2,10 +2,12 @@
 
 from typing import NamedTuple
 
+from fastmlp.backends.cpu.cost import LEAST_FLOPS
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.shares import Effort, Step, effort, halved_layer, layers_pay
 from fastmlp.network import Network
-from fastmlp.workspace import chunk_rows, lot_rows, numbers_packed, rows_of_lots
+from fastmlp.packing import APART_BYTES, CLOSE, Spacing, numbers_packed, packed_layers
+from fastmlp.workspace import chunk_rows, lot_rows, rows_of_lots
 
 
 class Cut(NamedTuple):
@@ -19,6 +21,7 @@ class Cut(NamedTuple):
     by_layers : whether a team shares phase one a layer at a time
     halved : the layer, counted from 1, that is done by halves of its inputs; 0 for none
     effort : what a step takes a team, where it has been estimated
+    spacing : room between what different members write
     """
 
     rows: int
@@ -27,6 +30,7 @@ class Cut(NamedTuple):
     by_layers: bool = False
     halved: int = 0
     effort: Effort | None = None
+    spacing: Spacing = CLOSE
 
     @property
     def at_once(self) -> int:
@@ -41,11 +45,21 @@ def cut_of(network: Network, most: int, members: int, *, train: bool, sparse: bo
         return Cut(chunk_rows(layout, most, train=train, sparse=sparse))
     lanes, lot = lanes_of(network.dtype.type), lot_rows(layout, most)
     if lot:
-        n_packed = numbers_packed(layout, lanes, train=True)
+        n_packed = numbers_packed(packed_layers(layout, lanes, lot, train=True), lanes)
         return Cut(rows_of_lots(layout, most, lot, n_packed), lot)
     rows = chunk_rows(layout, most, train=True)
     step = Step(layout, rows, network.dtype, lanes)
     halved = halved_layer(step)
     by_layers = layers_pay(step, members, halved)
-    estimate = effort(step, members, halved, by_panels=by_layers) if members > 1 else None
-    return Cut(rows, 0, members, by_layers, halved, estimate)
+    if members == 1:
+        return Cut(rows, halved=halved)
+    estimate = effort(step, members, halved, by_panels=by_layers)
+    return Cut(rows, 0, members, by_layers, halved, estimate, _spacing(step, halved, estimate))
+
+
+def _spacing(step: Step, halved: int, estimate: Effort) -> Spacing:
+    """Return the room for a team, where there may be one; a row's errors go back without."""
+    flops = 6 * step.layout.n_weights * step.rows
+    if step.rows == 1 or flops <= LEAST_FLOPS * estimate.joins:
+        return CLOSE
+    return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), halved)

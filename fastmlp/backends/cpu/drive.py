@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row
+from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import groups_of_panels
 from fastmlp.backends.cpu.rows import BACK, FORTH, GATHER, SCORE, WHOLE
@@ -78,16 +79,15 @@ def _all_finite(address: Any, n: Any, like: Any) -> Any:
 
 
 @leaf
-def _finite_parameters(net: Any, like: Any) -> Any:
+def _finite_parameters(net: Any, lanes: Any, like: Any) -> Any:
     """Whether all parameters are finite; padding, which nothing reads, may be anything: a rule of
     the user's may have a slope or a step of 0 / 0 where everything is 0."""
-    layers = row(net.layers, net.n_layers, LAYER)
+    layers, vector = row(net.layers, net.n_layers, LAYER), lanes * like.itemsize
     for i in range(net.n_layers):
         layer = layers[i]
-        # Biases are one row more, or after the panels of a turned layer.
-        n_rows = layer.master_rows + (0 if layer.turned else 1)
-        vector = layer.master_panel // n_rows
-        lanes, across = vector // like.itemsize, layer.n_in if layer.turned else layer.n_out
+        # Biases are one row more, or after the panels of a turned layer. Gaps are zeros.
+        n_rows = layer.master_rows + layer.gap // vector + (0 if layer.turned else 1)
+        across = layer.n_in if layer.turned else layer.n_out
         for p in range(layer.master_panels):
             panel, width = layer.master + p * layer.master_panel, across - p * lanes
             if width >= lanes:
@@ -146,13 +146,13 @@ def _end_batch(net: Any, job: Any, n_rows: Any) -> None:
 
 
 @leaf
-def _may_go_on(net: Any, job: Any, epoch_ends: Any, like: Any) -> Any:
+def _may_go_on(net: Any, job: Any, epoch_ends: Any, lanes: Any, like: Any) -> Any:
     """Whether everything is finite, or nobody minds."""
     if not job.guarded:
         return True
     if not job.batch_loss - job.batch_loss == 0:
         return False
-    return not epoch_ends or _finite_parameters(net, like)
+    return not epoch_ends or _finite_parameters(net, lanes, like)
 
 
 @leaf
@@ -264,6 +264,7 @@ def run(scalar: Scalar) -> Any:
     in which order each epoch takes the rows, `coefficients` holds the optimizer's for each step of
     this call, `losses` receives the mean objective of each epoch that ends.
     """
+    lanes = lanes_of(scalar)
 
     def run_job(address: Any) -> None:
         job = row(address, 1, JOB)[0]
@@ -293,7 +294,7 @@ def run(scalar: Scalar) -> Any:
             start = stop
             net.coefficients += job.n_coefficients * like.itemsize
             epoch_ends = stop == job.n_rows
-            sound = _may_go_on(net, job, epoch_ends, like)
+            sound = _may_go_on(net, job, epoch_ends, lanes, like)
             if epoch_ends or not sound:
                 row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
             if not sound:

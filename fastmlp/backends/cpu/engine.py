@@ -141,7 +141,8 @@ class Engine(Runner):
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         constants = np.ascontiguousarray(coefficients, self.network.dtype)
-        panels, block = Panels(self.network), rules.optimizer(self.network, optimizer)
+        panels = Panels(self.network, spacing=moments.spacing)
+        block = rules.optimizer(self.network, optimizer)
         w, g = panels.packed(parameters), panels.packed(gradient)
         block(*map(address, (w, g, moments.m, moments.v, constants)), panels.size)
         with self.guard.whole:

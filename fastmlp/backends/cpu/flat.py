@@ -10,7 +10,8 @@ from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import RELU, address, record_of
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.network import Network
-from fastmlp.workspace import ALIGNMENT, aligned, round_up
+from fastmlp.packing import round_up
+from fastmlp.workspace import ALIGNMENT, aligned
 
 # A block of rows is so many vectors of them: a tile of sums is as wide.
 VECTORS = LARGEST[1]

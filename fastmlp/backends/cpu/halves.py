@@ -13,6 +13,7 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import ROW_BLOCK, STORE, lanes_of
+from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.rows import forward_layer, gathering
@@ -34,7 +35,7 @@ def _products(
     if net.halved > 1:
         inputs = row(net.layers, net.n_layers, LAYER)[net.halved - 2].outputs
     left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
-    weights = (layer.weights + low * vector, layer.weight_panel)
+    weights = (layer.weights + down_to(layer, low, vector), layer.weight_panel)
     c = (to + down, net.panel)
     call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n))
 

@@ -10,16 +10,17 @@ from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.panels import pack, unpack
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
 from fastmlp.network import Network
-from fastmlp.workspace import PAGE_ROWS, aligned, make_workspace, numbers_packed, round_up
+from fastmlp.packing import CLOSE, Spacing, numbers_packed, packed_layers, round_up
+from fastmlp.workspace import PAGE_ROWS, aligned, make_workspace
 
 Array = NDArray[Any]
 
 
-def packed_numbers(network: Network, *, sparse: bool) -> int:
+def packed_numbers(network: Network, *, sparse: bool, spacing: Spacing = CLOSE) -> int:
     """Return the numbers of a packed vector, padding included."""
     lanes = lanes_of(network.dtype.type)
-    n = numbers_packed(network.layout, lanes, train=True, sparse=sparse)
-    return round_up(n, PAGE_ROWS)
+    layers = packed_layers(network.layout, lanes, 1, train=True, sparse=sparse, spacing=spacing)
+    return round_up(numbers_packed(layers, lanes), PAGE_ROWS)
 
 
 class Panels:
@@ -30,16 +31,16 @@ class Panels:
     size : int, the numbers of a packed vector, padding included
     """
 
-    def __init__(self, network: Network, *, sparse: bool = False) -> None:
+    def __init__(self, network: Network, *, sparse: bool = False, spacing: Spacing = CLOSE) -> None:
         layout, self._dtype = network.layout, network.dtype
         lanes = lanes_of(network.dtype.type)
         self._n_parameters = layout.n_parameters
         self._workspace = make_workspace(
-            layout, 1, 0, network.dtype, lanes, train=True, sparse=sparse
+            layout, 1, 0, network.dtype, lanes, train=True, sparse=sparse, spacing=spacing
         )
         nothing = (0,) * layout.n_layers
         self._plan = make_plan(layout, self._workspace, Addresses(nothing, nothing))
-        self.size = packed_numbers(network, sparse=sparse)
+        self.size = packed_numbers(network, sparse=sparse, spacing=spacing)
 
     def packed(self, flat: Array) -> Array:
         """Return a new packed vector, padded with zeros."""
@@ -64,26 +65,55 @@ class Moments:
 
     Attributes
     ----------
-    m, v : packed vectors, as `Panels` has them
     network : Network
     sparse : bool, whether they are those of a training on sparse rows
+    spacing : Spacing, of the panels
     """
 
     def __init__(
         self, network: Network, flat: Array | None = None, *, sparse: bool = False
     ) -> None:
-        self.network, self.sparse = network, sparse
-        if flat is None:
-            n = packed_numbers(network, sparse=sparse)
-            self.m, self.v = aligned(n, network.dtype), aligned(n, network.dtype)
-        else:
-            panels = Panels(network, sparse=sparse)
-            self.m, self.v = (panels.packed(np.ascontiguousarray(row)) for row in flat)
+        self.network, self.sparse, self.spacing = network, sparse, CLOSE
+        self._packed = None if flat is None else self._pack(flat)
+
+    @property
+    def m(self) -> Array:
+        """The first numbers, a packed vector as `Panels` has them."""
+        return self._both()[0]
+
+    @property
+    def v(self) -> Array:
+        """The second numbers, a packed vector as `Panels` has them."""
+        return self._both()[1]
+
+    def arrange(self, spacing: Spacing) -> None:
+        """Let the panels have this spacing from now on."""
+        if spacing == self.spacing:
+            return
+        flat = None if self._packed is None else self.flat()
+        self.spacing = spacing
+        self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
         """Return a copy in the order of the parameters, shape (2, n_parameters)."""
-        panels = Panels(self.network, sparse=self.sparse)
-        return np.stack([panels.flat(self.m), panels.flat(self.v)])
+        panels = self._panels()
+        return np.stack([panels.flat(packed) for packed in self._both()])
+
+    def _both(self) -> tuple[Array, Array]:
+        """Zeros are made where they are asked for: when it is known how they are to lie."""
+        if self._packed is None:
+            n = packed_numbers(self.network, sparse=self.sparse, spacing=self.spacing)
+            dtype = self.network.dtype
+            self._packed = aligned(n, dtype), aligned(n, dtype)
+        return self._packed
+
+    def _pack(self, flat: Array) -> tuple[Array, Array]:
+        panels = self._panels()
+        m, v = (panels.packed(np.ascontiguousarray(row)) for row in flat)
+        return m, v
+
+    def _panels(self) -> Panels:
+        return Panels(self.network, sparse=self.sparse, spacing=self.spacing)
 
     def __reduce__(self) -> Any:
         """Panels are as wide as this machine's registers; a copy may live on another."""

@@ -4,10 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import row, stack
+from fastmlp._compile import leaf, row, stack
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.vectors import moves
+
+
+@leaf
+def down_to(layer: Any, r: Any, vector: Any) -> Any:
+    """How far into a panel of a layer's packed parameters row r lies."""
+    return r * vector + (layer.gap if r >= layer.middle else 0)
 
 
 def pack(scalar: type[np.floating[Any]]) -> Any:
@@ -30,7 +36,7 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
             for k in range(n_in):
                 source = flat + (layer.offset + k * width) * size
                 if not layer.turned:
-                    target = layer.master + there + k * vector
+                    target = layer.master + there + down_to(layer, k, vector)
                     spread(source, target, layer.master_panel, width)
                     continue
                 spread(source, block + k % lanes * vector, 0, width)
@@ -62,7 +68,7 @@ def unpack(scalar: type[np.floating[Any]]) -> Any:
             for k in range(layer.n_in):
                 target = flat + (layer.offset + k * width) * size
                 if not layer.turned:
-                    source = layer.master + there + k * vector
+                    source = layer.master + there + down_to(layer, k, vector)
                     collect(source, layer.master_panel, target, width)
                     continue
                 if k % lanes == 0:
@@ -78,7 +84,8 @@ def transposes(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that brings every copy of weights in step with the packed parameters."""
     lanes = lanes_of(scalar)
     transpose = moves(scalar, lanes).transpose
-    square = lanes * lanes * np.dtype(scalar).itemsize
+    vector = lanes * np.dtype(scalar).itemsize
+    square = lanes * vector
 
     def transpose_all(address: Any) -> None:
         net = row(address, 1, NET)[0]
@@ -89,7 +96,7 @@ def transposes(scalar: type[np.floating[Any]]) -> Any:
                 continue
             for p in range(layer.master_panels):
                 for r in range(0, layer.master_rows, lanes):
-                    source = layer.master + p * layer.master_panel + r // lanes * square
+                    source = layer.master + p * layer.master_panel + down_to(layer, r, vector)
                     target = layer.twin + r // lanes * layer.twin_panel + p * square
                     transpose(source, target, layer.master_rows - r)
 

@@ -15,17 +15,8 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.product import panels_at_once
 from fastmlp.layout import Layout
-from fastmlp.workspace import (
-    STRIP_ROWS,
-    Workspace,
-    aligned,
-    copy_size,
-    few_outputs,
-    has_copy,
-    is_turned,
-    packed_size,
-    round_up,
-)
+from fastmlp.packing import Packed, few_outputs, middle_of, round_up
+from fastmlp.workspace import STRIP_ROWS, Workspace, aligned
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
@@ -43,19 +34,22 @@ def record_of(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
     return np.dtype((np.record, fields))
 
 
-# Sizes; the packed parameters (`master`: its rows, panels, bytes of a panel; the biases) and the
-# other form of the weights (`twin`), one of which serves the way forward (`weights`) and one the
-# way back (`transposed`); the layer's values; offsets into the flat vector; whether it is turned;
-# and what to do with its products: `form`, and the address of the activation's block.
+# Sizes; the packed parameters (`master`: its rows, panels, bytes of a panel; the row from which on
+# they lie `gap` bytes further; the biases) and the other form of the weights (`twin`), one of which
+# serves the way forward (`weights`) and one the way back (`transposed`); the layer's values;
+# offsets into the flat vector; whether it is turned; and what to do with its products: `form`, and
+# the address of the activation's block.
 LAYER = record_of(
     "n_in", "n_out", "n_panels",
-    "master", "master_rows", "master_panels", "master_panel", "biases", "twin", "twin_panel",
+    "master", "master_rows", "master_panels", "master_panel", "middle", "gap", "biases",
+    "twin", "twin_panel",
     "weights", "weight_panel", "transposed", "transposed_panel", "outputs", "deltas",
     "offset", "bias_offset", "turned", "form", "activation",
 )  # fmt: skip
-# A piece of phase two's work: rows first to last of some panels of a layer's packed parameters.
-# `slot` is its number in the order of the parameters, whoever works on it.
-TILE = record_of("layer", "first", "last", "panel", "n_panels", "slot")
+# A piece of phase two's work: rows first to last of some panels of a layer's packed parameters,
+# which begin `down` bytes after the first. `slot` is its number in the order of the parameters,
+# whoever works on it.
+TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot")
 # What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
 # what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
 # chunk's rows, and `error_panel` those of the errors of few outputs, transposed; `by_layers` is
@@ -138,7 +132,7 @@ def make_plan(
     """
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
-    tiles = _tiles(layers, workspace, members, halved) if workspace.train else np.zeros(0, TILE)
+    tiles = _tiles(workspace, members, halved) if workspace.train else np.zeros(0, TILE)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
@@ -195,37 +189,25 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     """Return the table of layers; fields in the order of `LAYER`."""
     size = workspace.parameters.itemsize
     lanes, vector = workspace.lanes, workspace.lanes * size
-    parameters, copies = address(workspace.parameters), address(workspace.copies)
-    buffers = address(workspace.outputs), address(workspace.deltas)
-    layers, packed, rows, copied, train = [], 0, 0, 0, workspace.train
-    for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
-        turned = train and is_turned(n_in, n_out, lanes) and not (workspace.sparse and i == 0)
-        has_twin = train and has_copy(i, layout.n_layers, workspace.chunk_rows, turned=turned)
-        n_packed = 0 if workspace.sparse and i == 0 and not train else n_in
-        in_panels, out_panels = round_up(n_in, lanes) // lanes, round_up(n_out, lanes) // lanes
-        master = parameters + packed * size
-        twin = copies + copied * size if has_twin else 0
-        if turned:
-            master_shape, strides = (n_out, in_panels), (n_out * vector, in_panels * lanes * vector)
-            biases, ways = master + in_panels * strides[0], (twin, strides[1], master, strides[0])
-        else:
-            master_shape = (n_packed, out_panels)
-            strides = ((n_packed + 1) * vector, out_panels * lanes * vector)
-            biases, ways = master + n_packed * vector, (master, strides[0], twin, strides[1])
-        values = [buffer + rows * size for buffer in buffers]
+    master, copies = address(workspace.parameters), address(workspace.copies)
+    values = [address(workspace.outputs), address(workspace.deltas)]
+    layers = []
+    for i, (held, (n_in, n_out)) in enumerate(
+        zip(workspace.packed, pairwise(layout.sizes), strict=True)
+    ):
+        twin, n_panels = copies if held.copy_size else 0, round_up(n_out, lanes) // lanes
+        panel, twin_panel = held.panel * vector, held.copy_panel * vector
+        biases, ways = master + held.biases * vector, (master, panel, twin, twin_panel)
+        if held.turned:
+            ways = (twin, twin_panel, master, panel)
+        shape = (held.rows, held.panels, panel, held.middle, held.gap * vector)
+        packs = (master, *shape, biases, twin, twin_panel, *ways)
         offsets = (layout.weights[i], layout.biases[i])
-        packs = (master, *master_shape, strides[0], biases, twin, strides[1], *ways)
-        form = (turned, blocks.forms[i], blocks.activations[i])
-        layers.append((n_in, n_out, out_panels, *packs, *values, *offsets, *form))
-        packed += packed_size(n_packed, n_out, lanes, turned=turned)
-        rows += workspace.panel_rows * out_panels * lanes
-        copied += copy_size(n_in, n_out, lanes) if has_twin else 0
+        form = (held.turned, blocks.forms[i], blocks.activations[i])
+        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form))
+        master, copies = master + held.size * vector, copies + held.copy_size * vector
+        values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, LAYER).view(np.recarray)
-
-
-def middle_of(n_in: int, lanes: int) -> int:
-    """Return where the second half of a layer's inputs begins: in front of a whole panel."""
-    return -(-n_in // lanes) // 2 * lanes
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
@@ -237,36 +219,37 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
-def _tiles(layers: Any, workspace: Workspace, members: int, halved: int) -> Any:
+def _tiles(workspace: Workspace, members: int, halved: int) -> Any:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
-    row_bytes = workspace.chunk_rows * workspace.parameters.itemsize
-    block = max(1, CACHE_BYTES // (row_bytes * TILE_ROWS)) * TILE_ROWS
-    shapes = tuple(
-        zip(layers["master_rows"].tolist(), layers["master_panels"].tolist(), strict=True)
-    )
-    middle = middle_of(shapes[halved - 1][0], workspace.lanes) if halved else 0
-    return _cut(shapes, block, workspace.sparse, members, halved, middle)
+    size, packed = workspace.parameters.itemsize, workspace.packed
+    block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
+    middle = middle_of(packed[halved - 1].rows, workspace.lanes) if halved else 0
+    vector = workspace.lanes * size
+    return _cut(packed, vector, block, workspace.sparse, members, halved, middle)
 
 
 @lru_cache(maxsize=256)
 def _cut(
-    shapes: tuple[tuple[int, int], ...],
+    packed: tuple[Packed, ...],
+    vector: int,
     block: int,
     sparse: bool,
     members: int,
     halved: int,
     middle: int,
 ) -> NDArray[Any]:
-    """Return the tiles of layers of so many rows and panels: the same for every net of a kind."""
+    """Return the tiles of layers that are held so: the same for every net of a kind."""
     tiles: list[tuple[int, ...]] = []
     owners: list[int] = []
-    for i, (n_rows, n_panels) in enumerate(shapes):
+    begin_of_layer = 0
+    for i, held in enumerate(packed):
+        n_rows = held.rows
         at_once = n_rows if sparse and i == 0 else block
         parts = [(0, middle), (middle, n_rows)] if i + 1 == halved else [(0, n_rows)]
-        groups = groups_of(n_panels)
+        groups = groups_of(held.panels)
         shares = len(parts) * len(groups)
         for part, (low, high) in enumerate(parts):
             for begin in range(low, high, at_once):
@@ -274,8 +257,10 @@ def _cut(
                 for g, panels in enumerate(groups):
                     for first in range(begin, end, TILE_ROWS):
                         last = min(first + TILE_ROWS, end)
-                        tiles.append((i, first, last, *panels, len(tiles)))
+                        down = begin_of_layer + held.place(panels[0], first)
+                        tiles.append((i, first, last, *panels, down * vector, len(tiles)))
                         owners.append((part * len(groups) + g) * members // shares)
+        begin_of_layer += held.size
     table = _shared_out(np.array(tiles, TILE), np.array(owners), members)
     table.flags.writeable = False
     return table

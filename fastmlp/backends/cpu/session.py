@@ -134,8 +134,11 @@ class Session:
         most = batch_size or data.n_rows
         cut = Cut(rows) if rows else cut_of(network, most, members, train=train, sparse=sparse)
         self.rows, self.has_lots, self.effort = cut.rows, cut.lot > 0, cut.effort
+        self._spacing = cut.spacing
         size = (layout, cut.at_once, n_targets, network.dtype, lanes_of(network.dtype.type))
-        new_workspace = partial(make_workspace, *size, train=train, sparse=sparse)
+        new_workspace = partial(
+            make_workspace, *size, train=train, sparse=sparse, spacing=cut.spacing
+        )
         self.workspace = new_workspace()
         new_plan = partial(
             make_plan,
@@ -199,9 +202,11 @@ class Session:
     def adopt(self, moments: Moments | None) -> None:
         """Train this state of an optimizer from now on, or none."""
         self.moments = moments
-        self.net["m"], self.net["v"] = (
-            (0, 0) if moments is None else (address(moments.m), address(moments.v))
-        )
+        if moments is None:
+            self.net["m"] = self.net["v"] = 0
+            return
+        moments.arrange(self._spacing)
+        self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
 
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
         """Train another net that is made alike, with the optimizer's blocks among these."""

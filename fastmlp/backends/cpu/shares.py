@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.cost import RATE
-from fastmlp.backends.cpu.plan import middle_of
 from fastmlp.backends.cpu.product import groups_of_panels
 from fastmlp.layout import Layout
-from fastmlp.workspace import STRIP_ROWS, is_turned
+from fastmlp.packing import is_turned, middle_of
+from fastmlp.workspace import STRIP_ROWS
 
 # Bytes a second that a core gets of what another wrote: 784-512-512-10 sent 1.8 MB of weights
 # in 0.4 ms, and a virtual machine's cores may be near each other, or not, for seconds; a join.

@@ -249,7 +249,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                 continue
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
-            w = layer.master + piece.panel * layer.master_panel + piece.first * vector
+            w = net.parameters + piece.down
             at_once = _steps_from_row(net, piece)
             if at_once:
                 _step_from_row(net, piece, layer, inputs, w, vector, lanes, like)
