@@ -11,7 +11,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import memory
 from fastmlp.layout import Layout
-from fastmlp.packing import CLOSE, Packed, Spacing, numbers_packed, packed_layers, round_up
+from fastmlp.packing import (
+    APART_BYTES,
+    CLOSE,
+    Packed,
+    Spacing,
+    numbers_packed,
+    packed_layers,
+    round_up,
+)
 
 Buffer = NDArray[Any]
 CHUNK_NUMBERS = 4_000_000
@@ -22,6 +30,9 @@ LOTS_FLOPS = 10_000_000
 MIN_CHUNK_ROWS = 64
 # Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
 STRIP_ROWS = 8
+# A sweep has at most so many rows: sums that are cut wait on the stack. With 64, B came from the
+# third-level cache twice as often: 1024-2048-2048-1000 forward and back 122 ms, with 128 100 ms.
+ROW_BLOCK = 128
 # Rows of 64 bytes in a page.
 PAGE_ROWS = 64
 # Neighbouring pairs of cache lines travel together on x86, and are a line on Apple's cores.
@@ -43,14 +54,18 @@ class Workspace(NamedTuple):
         Whether the rows' features are sparse: then there are no `inputs`, and the first layer is
         not turned.
     packed : where each layer's parameters lie in `parameters`
+    twofold : bool
+        Whether `inputs` are there twice, for the two halves of a second layer.
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
         Values after the activation; its slopes, then the back-propagated errors in their place.
-    raw, value, slope, loss_slope : columns of n_out numbers a row, and a vector for each strip
+    desk_bytes : int
+        From what one part of a team has of the next six buffers to what the next part has.
+    raw, value, slope, loss_slope : columns of n_out numbers a row
         The output layer: before and after its activation, and the slopes of that and of the loss.
         A block of rows has its columns one after the other, and room for a vector at their end.
     targets : columns of n_targets numbers a row
-    row_losses : (panel_rows,) float64
+    row_losses : float64, a number a row
     parameters, backup : packed parameters, and a copy of them
     copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
         and a last one that is have none, nor has for one row what is not turned
@@ -64,9 +79,11 @@ class Workspace(NamedTuple):
     train: bool
     sparse: bool
     packed: tuple[Packed, ...]
+    twofold: bool
     inputs: Buffer
     outputs: Buffer
     deltas: Buffer
+    desk_bytes: int
     raw: Buffer
     value: Buffer
     slope: Buffer
@@ -142,22 +159,27 @@ def make_workspace(
     train: bool,
     sparse: bool = False,
     spacing: Spacing = CLOSE,
+    parts: int = 1,
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
+
+    As many parts of a team may do output layers at a time.
 
     Raises
     ------
     MemoryError
         Where there is not enough memory for all of it; nothing has been allocated then.
     """
-    sizes, n_out, panel_rows = layout.sizes, layout.sizes[-1], _panel_rows(rows + spacing.rows)
+    sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
     units = sum(round_up(n, lanes) for n in sizes[1:])
     layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
     packed = numbers_packed(layers, lanes)
-    columns = panel_rows * n_out + panel_rows // STRIP_ROWS * lanes
-
+    twofold = spacing.halved > 1
+    size = np.dtype(dtype).itemsize
+    desk = _desk_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
+    columns = parts * desk // size
     numbers = {
-        "inputs": 0 if sparse else panel_rows * round_up(sizes[0], lanes),
+        "inputs": 0 if sparse else (1 + twofold) * panel_rows * round_up(sizes[0], lanes),
         # A square of the output layer may be read past the last strip.
         "outputs": panel_rows * units + lanes * lanes,
         # As may a square of its errors, transposed, be written.
@@ -166,13 +188,13 @@ def make_workspace(
         "value": columns,
         "slope": columns,
         "loss_slope": columns,
-        "targets": panel_rows * n_targets,
+        "targets": columns,
         "parameters": packed,
         "backup": packed if train else 0,
         "copies": sum(layer.copy_size for layer in layers) * lanes,
         "zeros": lanes,
     }
-    n_bytes = np.dtype(dtype).itemsize * sum(numbers.values()) + 16 * panel_rows
+    n_bytes = size * sum(numbers.values()) + parts * desk + 8 * panel_rows
     memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
     return Workspace(
         chunk_rows=rows,
@@ -181,7 +203,9 @@ def make_workspace(
         train=train,
         sparse=sparse,
         packed=layers,
-        row_losses=aligned(panel_rows, np.float64),
+        twofold=twofold,
+        desk_bytes=desk,
+        row_losses=aligned(parts * desk // 8, np.float64),
         identity=np.arange(panel_rows, dtype=np.int64),
         **_aligned_together(numbers, dtype),
     )
@@ -196,6 +220,15 @@ def _panel_rows(rows: int) -> int:
     return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
 
 
+def _desk_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
+    """Return the bytes from one part's columns of so many numbers a row to the next part's: a block
+    of rows and a vector, or a block of losses in float64, and room between what two threads write.
+    """
+    block = min(round_up(rows, STRIP_ROWS), ROW_BLOCK)
+    n_bytes = max((block * width + lanes) * size, block * 8)
+    return round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
+
+
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
     """Return zeros as `aligned` does, by name, of one piece of memory: 4 us a buffer sooner."""
     kind, place, buffers = np.dtype(dtype), 0, {}
@@ -208,13 +241,13 @@ def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Bu
 
 
 def aligned(n: int, dtype: DTypeLike) -> Buffer:
-    """Return n zeros on cache lines of their own.
+    """Return n zeros on cache lines of their own, with room after them.
 
     A vector that straddles two lines costs double, and a line that two threads write to, which
     train nets of their own, goes to and fro between their cores.
     """
     kind = np.dtype(dtype)
     size = n * kind.itemsize
-    memory = np.zeros(round_up(size, ALIGNMENT) + ALIGNMENT, np.uint8)
+    memory = np.zeros(ALIGNMENT + round_up(size, ALIGNMENT) + APART_BYTES, np.uint8)
     skip = -memory.ctypes.data % ALIGNMENT
     return memory[skip : skip + size].view(kind)

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from fastmlp import workspace
 from fastmlp.layout import Layout, make_layout
-from fastmlp.packing import CLOSE, Spacing
+from fastmlp.packing import APART_BYTES, CLOSE, Spacing
 from fastmlp.workspace import (
     ALIGNMENT,
     PAGE_ROWS,
+    ROW_BLOCK,
     STRIP_ROWS,
     Workspace,
     aligned,
@@ -81,9 +82,6 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     # And room for a square more.
     for of_layers in (buffers.deltas, buffers.outputs):
         assert of_layers.shape == (16 * (8 + 8 + 4) + 4 * 4,)
-    for of_outputs in (buffers.raw, buffers.value, buffers.slope, buffers.loss_slope):
-        assert of_outputs.shape == (16 * 2 + 2 * 4,)
-    assert buffers.targets.shape == (16 * 6,)
     assert buffers.copies.shape == (8 * 8,)
     # Panels with a row for the biases; the last layer turned, its biases after its panels; and room
     # for a square that reaches past the end.
@@ -111,6 +109,10 @@ def test_panels_have_room_between_them_where_a_team_shares_them(rows: int) -> No
 
     close, apart = buffers(CLOSE), buffers(Spacing(16, 1))
     assert apart.panel_rows - close.panel_rows == 16
+    assert not close.twofold
+    assert not apart.twofold
+    assert buffers(Spacing(16, 2)).twofold
+    assert buffers(Spacing(16, 2)).inputs.size == 2 * apart.inputs.size
     for name in ("inputs", "outputs", "deltas", "parameters", "backup", "copies"):
         assert getattr(apart, name).size > getattr(close, name).size
 
@@ -123,10 +125,23 @@ def test_buffers_are_zeros_that_begin_on_a_cache_line(n: int, dtype: type) -> No
     assert not numbers.any()
 
 
-def test_losses_of_rows_are_float64() -> None:
-    buffers = make_workspace(make_layout((3, 2)), 11, 1, np.float32, 16, train=True)
-    assert buffers.row_losses.shape == (16,)
+@pytest.mark.parametrize("rows", [1, 11, 128, 5000])
+@pytest.mark.parametrize(("n_out", "n_targets"), [(2, 1), (2, 6), (1, 1), (900, 900)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_part_of_a_team_has_a_desk_for_a_block_of_rows(
+    rows: int, n_out: int, n_targets: int, dtype: type
+) -> None:
+    layout, size, most = make_layout((3, n_out)), np.dtype(dtype).itemsize, min(rows, ROW_BLOCK)
+    alone = make_workspace(layout, rows, n_targets, dtype, 4, train=True)
+    buffers = make_workspace(layout, rows, n_targets, dtype, 4, train=True, parts=3)
     assert buffers.row_losses.dtype == np.float64
+    assert buffers.desk_bytes % ALIGNMENT == 0
+    # Room for a vector after the columns, and between what two threads write.
+    used = max((most * n_out + 4) * size, most * n_targets * size, most * 8)
+    assert used <= alone.desk_bytes <= buffers.desk_bytes - APART_BYTES
+    for name in ("raw", "value", "slope", "loss_slope", "targets", "row_losses"):
+        assert getattr(alone, name).nbytes == alone.desk_bytes
+        assert getattr(buffers, name).nbytes == 3 * buffers.desk_bytes
 
 
 @pytest.mark.parametrize(("rows", "panel_rows"), [(1, 8), (8, 8), (30, 32), (57, 72), (64, 72)])

@@ -16,7 +16,6 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.microkernel import (
     DEPTH_BLOCK,
     RELU,
-    ROW_BLOCK,
     STORE,
     TIMES,
     WHERE_POSITIVE,
@@ -25,6 +24,7 @@ from fastmlp.backends.cpu.microkernel import (
     sweep,
     vector_bytes,
 )
+from fastmlp.workspace import ROW_BLOCK
 
 SHAPES = sorted(
     {(r, v) for r in (product.FEW, product.STRIP) for v in (1, 2, 3)} | {(1, 1), (1, 4)}
@@ -274,6 +274,7 @@ def gradients() -> list[tuple[Any, float]]:
 GRADIENTS = """
 import json
 from fastmlp.backends.cpu.microkernel import vector_bytes
+from fastmlp.workspace import ROW_BLOCK
 from test_microkernel import gradients
 
 print(json.dumps([vector_bytes(), [(a.astype(float).tolist(), d) for a, d in gradients()]]))

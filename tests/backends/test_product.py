@@ -15,7 +15,6 @@ from fastmlp._compile import block_of, row
 from fastmlp.backends.cpu.microkernel import (
     DEPTH_BLOCK,
     RELU,
-    ROW_BLOCK,
     STORE,
     TIMES,
     WHERE_POSITIVE,
@@ -24,6 +23,7 @@ from fastmlp.backends.cpu.microkernel import (
 )
 from fastmlp.backends.cpu.product import STRIP, product
 from fastmlp.packing import round_up
+from fastmlp.workspace import ROW_BLOCK
 
 UNTOUCHED = 77.0
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]

@@ -104,7 +104,10 @@ def _finite_parameters(net: Any, lanes: Any, like: Any) -> Any:
 
 @leaf
 def _set_mass(net: Any, mass: Any) -> None:
-    net.scale = 1.0 / mass
+    scale = 1.0 / mass
+    # Not written again: helpers would fetch its line anew.
+    if net.scale != scale:
+        net.scale = scale
     strengths = row(net.strengths, net.n_penalties, np.float64)
     scales = row(net.scales, net.n_penalties, np.float64)
     for p in range(net.n_penalties):
@@ -189,8 +192,6 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     """Do phase one; return the loss of the chunk's rows, weighted."""
     net.mode = mode
     n_strips = n_strips_of(net.n_rows)
-    if net.halved > 1:
-        _spread_stage(net, job, GATHER, 0, 0)
     if net.halved > 0:
         spread(job.team, net.halves, 2 * n_strips, job.net)
     if net.by_layers and job.team != 0 and mode != FORWARD:
@@ -206,7 +207,9 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
 @leaf
 def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None:
     """Do phase two; where the chunk `ends` a batch, with its penalties."""
-    net.more, net.penalise, net.update = more, ends, update
+    # Not written again: helpers would fetch their line anew.
+    if net.more != more or net.penalise != ends or net.update != update:
+        net.more, net.penalise, net.update = more, ends, update
     if net.sparse_columns:
         call(net.sparse_columns, (job.net,))
     spread(job.team, net.tile, net.n_tiles, job.net)

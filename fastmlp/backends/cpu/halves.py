@@ -12,18 +12,27 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
-from fastmlp.backends.cpu.microkernel import ROW_BLOCK, STORE, lanes_of
+from fastmlp.backends.cpu.microkernel import STORE, lanes_of
 from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.rows import forward_layer, gathering
 from fastmlp.backends.cpu.scores import n_strips_of
-from fastmlp.workspace import STRIP_ROWS
+from fastmlp.workspace import ROW_BLOCK, STRIP_ROWS
 
 
 @leaf
 def _products(
-    net: Any, layer: Any, half: Any, low: Any, high: Any, lanes: Any, at: Any, n: Any, vector: Any
+    net: Any,
+    layer: Any,
+    inputs: Any,
+    half: Any,
+    low: Any,
+    high: Any,
+    lanes: Any,
+    at: Any,
+    n: Any,
+    vector: Any,
 ) -> None:
     """Sums over inputs low to high of n rows: the first half's to the layer's outputs, with its
     biases, the second's to where its errors will be."""
@@ -31,9 +40,6 @@ def _products(
     to, start, start_panel = layer.outputs, layer.biases, layer.master_panel
     if half:
         to, start, start_panel = layer.deltas, net.zeros, 0
-    inputs = net.inputs
-    if net.halved > 1:
-        inputs = row(net.layers, net.n_layers, LAYER)[net.halved - 2].outputs
     left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
     weights = (layer.weights + down_to(layer, low, vector), layer.weight_panel)
     c = (to + down, net.panel)
@@ -52,6 +58,10 @@ def halves(scalar: type[np.floating[Any]]) -> Any:
         net = row(address, 1, NET)[0]
         layers = row(net.layers, net.n_layers, LAYER)
         layer, n_strips = layers[net.halved - 1], n_strips_of(net.n_rows)
+        # Who does both halves gathers once.
+        apart = 0 if last - first == 2 * n_strips else net.inputs_apart
+        if first == 0:
+            net.second_inputs = net.inputs + apart
         for half in range(2):
             low = half * net.middle
             high = layer.n_in if half else net.middle
@@ -59,12 +69,16 @@ def halves(scalar: type[np.floating[Any]]) -> Any:
             end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, net.n_rows)
             for at in range(begin, end, ROW_BLOCK):
                 n = min(ROW_BLOCK, end - at)
+                inputs = net.inputs + half * apart
                 if net.halved == 1:
-                    gather(net, at, n, at, low, high)
+                    gather(net, inputs, at, n, at, low, high)
                 else:
+                    if half == 0 or apart > 0:
+                        gather(net, inputs, at, n, at, 0, net.n_in)
                     panel, most = low // lanes, (high - low + lanes - 1) // lanes
                     below = layers[net.halved - 2]
-                    forward_layer(net, below, net.inputs, panel, most, at, n, z, lanes, vector)
-                _products(net, layer, half, low, high, lanes, at, n, vector)
+                    forward_layer(net, below, inputs, panel, most, at, n, z, lanes, vector)
+                    inputs = below.outputs
+                _products(net, layer, inputs, half, low, high, lanes, at, n, vector)
 
     return work_on_halves

@@ -24,12 +24,10 @@ from numba.extending import intrinsic
 
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
+from fastmlp.workspace import ROW_BLOCK
 
 WORD, LANE = ir.IntType(64), ir.IntType(32)
 STORE, RELU, TIMES, WHERE_POSITIVE = range(4)
-# A sweep has at most so many rows: sums that are cut wait on the stack. With 64, B came from the
-# third-level cache twice as often: 1024-2048-2048-1000 forward and back 122 ms, with 128 100 ms.
-ROW_BLOCK = 128
 
 
 class Tile(NamedTuple):

@@ -60,17 +60,18 @@ TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot")
 # gradients. Last the block of halves, the number of the layer that they are of, counted from 1
 # (0: none), and the input at which the second begins.
 NET = record_of(
-    "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
+    "index", "n_rows", "mode", "stage", "layer", "coefficients", "by_layers", "n_tiles",
+    "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "panel",
     "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
-    "strip_losses", "tile_penalties", "x", "y", "weight", "out", "index", "n_rows",
-    "mode", "more", "penalise", "update", "coefficients", "by_layers", "stage", "layer",
+    "strip_losses", "tile_penalties", "x", "y", "weight", "out",
+    "more", "penalise", "update",
     "loss", "link", "optimizer", "row_optimizer", "row_back", "penalised",
     "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
     "lots", "lot_rows", "parts", "partials",
-    "halves", "halved", "middle",
+    "desk", "halves", "halved", "middle", "inputs_apart", "second_inputs",
     floats=("scale",),
 )  # fmt: skip
 
@@ -156,6 +157,8 @@ def make_plan(
         "halved": halved,
         "middle": middle_of(layout.sizes[halved - 1], lanes) if halved else 0,
         "panel": workspace.panel_rows * lanes * size,
+        "desk": workspace.desk_bytes,
+        "inputs_apart": workspace.inputs.nbytes // 2 if workspace.twofold else 0,
         "error_panel": few_outputs(lanes) * lanes * size,
         "loss": blocks.loss,
         "link": blocks.link,

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu import drive, rules
-from fastmlp.backends.cpu.microkernel import ROW_BLOCK
 from fastmlp.backends.cpu.plan import Addresses, address
 from fastmlp.backends.cpu.runner import Runner
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.network import Network
+from fastmlp.workspace import ROW_BLOCK
 
 Array = NDArray[Any]
 # What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
@@ -40,7 +40,9 @@ class Prediction:
         self._no_rows = Data(nothing, np.empty((0, 0), network.dtype), nothing.ravel())
         data = self._no_rows if sparse is None else self._no_rows._replace(x=sparse)
         self._runner = runner
-        self._session = Session(network, blocks, data, rows=runner.n_threads * ROW_BLOCK)
+        self._session = Session(
+            network, blocks, data, rows=runner.n_threads * ROW_BLOCK, members=runner.n_threads
+        )
         self.size = len(self._session.workspace.parameters)
         self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
 
@@ -70,7 +72,7 @@ class Evaluation:
             *rules.activations(network), loss=rules.loss(network), link=rules.link(network)
         )
         self._runner, self._mass = runner, data.mass
-        self._session = Session(network, blocks, data)
+        self._session = Session(network, blocks, data, members=runner.n_threads)
         self._work = runner.work(self._session.rows, forward=2)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:

@@ -7,7 +7,6 @@ import numpy as np
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import (
     RELU,
-    ROW_BLOCK,
     STORE,
     TIMES,
     WHERE_POSITIVE,
@@ -18,7 +17,7 @@ from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
 from fastmlp.backends.cpu.product import LARGEST, next_panels
 from fastmlp.backends.cpu.scores import FORWARD, TRAIN, scores
 from fastmlp.backends.cpu.vectors import moves
-from fastmlp.workspace import STRIP_ROWS
+from fastmlp.workspace import ROW_BLOCK, STRIP_ROWS
 
 # What of it to do: all, or one of its stages.
 WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
@@ -133,9 +132,9 @@ def gathering(scalar: type[np.floating[Any]]) -> Any:
     size = np.dtype(scalar).itemsize
     spread = moves(scalar, lanes).spread
 
-    def gather(net: Any, start: Any, n: Any, at: Any, low: Any, high: Any) -> None:
+    def gather(net: Any, inputs: Any, start: Any, n: Any, at: Any, low: Any, high: Any) -> None:
         index = row(net.index + start * 8, n, np.int64)
-        panels = net.inputs + low // lanes * net.panel
+        panels = inputs + low // lanes * net.panel
         for r in range(n):
             place = index[r] if net.index else start + r
             source = net.x + (place * net.n_in + low) * size
@@ -173,7 +172,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             if sparse:
                 call(net.sparse_forward, (address, start, start + n, at))
             elif stage == GATHER or (stage == WHOLE and net.halved == 0):
-                gather(net, start, n, at, 0, net.n_in)
+                gather(net, net.inputs, start, n, at, 0, net.n_in)
             low, high = (1 if sparse else max(net.halved - 1, 0)), net.n_layers
             if stage != WHOLE:
                 low, high = net.layer, net.layer + (1 if stage == FORTH else 0)
@@ -184,7 +183,7 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
                 inputs = layers[i - 1].outputs if i > 0 else net.inputs
                 forward_layer(net, layers[i], inputs, panel, n_panels, at, n, z, lanes, vector)
             if stage == WHOLE or stage == SCORE:
-                score(net, layers, start, n, at, like)
+                score(net, layers, start, n, at, part, like)
             high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), max(net.halved - 1, 0)
             if stage != WHOLE:
                 high, low = net.layer, net.layer - (1 if stage == BACK else 0)

@@ -24,10 +24,9 @@ def n_strips_of(n_rows: Any) -> Any:
 
 
 @leaf
-def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
-    """Copy the rows' targets to columns in their part of the buffer, and return where that is."""
-    n_targets, size = net.n_targets, like.itemsize
-    place = net.targets + at * n_targets * size
+def _gather_targets(net: Any, first: Any, n: Any, skip: Any, like: Any) -> Any:
+    """Copy the rows' targets to columns in the part's buffer, and return where that is."""
+    n_targets, size, place = net.n_targets, like.itemsize, net.targets + skip
     targets, index = row(place, n * n_targets, like.dtype), row(net.index + first * 8, n, np.int64)
     for r in range(n):
         y = row(net.y + index[r] * n_targets * size, n_targets, like.dtype)
@@ -37,9 +36,9 @@ def _gather_targets(net: Any, first: Any, n: Any, at: Any, like: Any) -> Any:
 
 
 @leaf
-def _sum_losses(net: Any, first: Any, n: Any, at: Any, like: Any) -> None:
+def _sum_losses(net: Any, first: Any, n: Any, at: Any, skip: Any, like: Any) -> None:
     """The weighted loss of each strip of rows."""
-    loss = row(net.row_losses + at * 8, n, np.float64)
+    loss = row(net.row_losses + skip, n, np.float64)
     n_strips = n_strips_of(n)
     sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
     if net.weight:
@@ -136,16 +135,15 @@ def _errors(scalar: type[np.floating[Any]]) -> Any:
 def scores(scalar: type[np.floating[Any]]) -> Any:
     """Make the function that does the output layer of n rows, as far as the mode asks for.
 
-    Predictions are written where the record says, if it does.
+    Each part of a team has columns of its own. Predictions are written where the record says, if it
+    does.
     """
     lanes = lanes_of(scalar)
-    size = np.dtype(scalar).itemsize
     write_values, write_predictions = _values(scalar), _predictions(scalar)
     place_errors = _errors(scalar)
 
-    def score(net: Any, layers: Any, start: Any, n: Any, at: Any, like: Any) -> None:
-        outer = layers[net.n_layers - 1]
-        skip = at * net.n_out * size + at // STRIP_ROWS * lanes * size
+    def score(net: Any, layers: Any, start: Any, n: Any, at: Any, part: Any, like: Any) -> None:
+        outer, skip = layers[net.n_layers - 1], part * net.desk
         values, slopes = net.raw + skip, net.loss_slope + skip
         write_values(net, layers, outer, n, at, values)
         if outer.activation:
@@ -155,10 +153,10 @@ def scores(scalar: type[np.floating[Any]]) -> Any:
             call(outer.activation, (values, place, net.slope + skip, count))
             values = place
         if net.mode != FORWARD:
-            targets = _gather_targets(net, start, n, at, like)
-            losses, shape = net.row_losses + at * 8, (n, net.n_out, net.n_targets)
+            targets = _gather_targets(net, start, n, skip, like)
+            losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
             call(net.loss, (values, targets, slopes, losses, *shape))
-            _sum_losses(net, start, n, at, like)
+            _sum_losses(net, start, n, at, skip, like)
         if net.out:
             write_predictions(net, outer, start, n, at, values, slopes)
         if net.mode == TRAIN:

@@ -137,7 +137,12 @@ class Session:
         self._spacing = cut.spacing
         size = (layout, cut.at_once, n_targets, network.dtype, lanes_of(network.dtype.type))
         new_workspace = partial(
-            make_workspace, *size, train=train, sparse=sparse, spacing=cut.spacing
+            make_workspace,
+            *size,
+            train=train,
+            sparse=sparse,
+            spacing=cut.spacing,
+            parts=1 if cut.lot else members,
         )
         self.workspace = new_workspace()
         new_plan = partial(
