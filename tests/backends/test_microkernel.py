@@ -14,8 +14,11 @@ from fastmlp._compile import Block
 from fastmlp.backends.cpu import microkernel, product
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.microkernel import (
+    BY_COLUMN,
     DEPTH_BLOCK,
+    PLUS,
     RELU,
+    RELU_PLUS,
     STORE,
     TIMES,
     WHERE_POSITIVE,
@@ -33,14 +36,29 @@ SHAPES = sorted(
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 HEIGHTS = [1, 9] if INTERPRETED else [1, 2, 7, 8, 9, 31, ROW_BLOCK]
-EPILOGUES = {"store": STORE, "relu": RELU, "times": TIMES, "where_positive": WHERE_POSITIVE}
+EPILOGUES = {
+    "store": STORE,
+    "relu": RELU,
+    "times": TIMES,
+    "where_positive": WHERE_POSITIVE,
+    "plus": PLUS,
+    "relu_plus": RELU_PLUS,
+}
 STARTS = ["matrix", "bias", "zeros"]
 UNTOUCHED, PANEL_ROWS = 77.0, ROW_BLOCK + 16
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
-each_epilogue = pytest.mark.parametrize("epilogue", EPILOGUES)
+each_epilogue = pytest.mark.parametrize(
+    ("by_column", "epilogue"),
+    [
+        pytest.param(by_column, name, id=f"{'by_column' if by_column else 'by_row'}-{name}")
+        for by_column in (False, True)
+        for name, code in EPILOGUES.items()
+        if not by_column or code in BY_COLUMN
+    ],
+)
 
 
 @cache
@@ -110,7 +128,9 @@ def multiply(
 
 def finished(value: Any, epilogue: int, operand: Any) -> Any:
     """What the epilogue makes of a product."""
-    if epilogue == RELU:
+    if epilogue in (PLUS, RELU_PLUS):
+        value = value + operand
+    if epilogue in (RELU, RELU_PLUS):
         return np.maximum(value, 0)
     if epilogue == TIMES:
         return value * operand
@@ -119,7 +139,6 @@ def finished(value: Any, epilogue: int, operand: Any) -> Any:
 
 @each_dtype
 @each_shape
-@each_reading
 @each_epilogue
 @pytest.mark.parametrize("start", STARTS)
 def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
@@ -139,6 +158,7 @@ def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
             beside = from_panels(operand, height, these.b.shape[1]).astype(np.float64)
             exact, size = finished(base + a @ b, code, beside), abs(base) + abs(a) @ abs(b)
             size = size * abs(beside) if code == TIMES else size
+            size = size + abs(beside) if code in (PLUS, RELU_PLUS) else size
             assert (abs(actual - exact) <= rounding(depth, dtype) * size).all()
             written = -(-height // shape[0]) * shape[0]
             assert (these.c[[0, -1]] == UNTOUCHED).all()
@@ -147,7 +167,6 @@ def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
 
 
 @each_dtype
-@each_reading
 @each_epilogue
 @pytest.mark.parametrize("vectors", [1, 2])
 @pytest.mark.skipif(vector_bytes() < 64, reason="only AVX-512 has narrow tiles")
@@ -195,7 +214,6 @@ def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
 
 @each_dtype
 @each_shape
-@each_reading
 @each_epilogue
 def test_a_row_has_the_same_bits_alone_and_among_others(
     dtype: Any, shape: Any, by_column: bool, epilogue: str, rng: Any

@@ -192,15 +192,16 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     """Do phase one; return the loss of the chunk's rows, weighted."""
     net.mode = mode
     n_strips = n_strips_of(net.n_rows)
-    if net.halved > 0:
+    net.divided = net.halved if job.team != 0 else 0
+    if net.divided > 0:
         spread(job.team, net.halves, 2 * n_strips, job.net)
     if net.by_layers and job.team != 0 and mode != FORWARD:
         _spread_layers(net, job)
     else:
         spread(job.team, net.rows, n_strips, job.net)
-        if net.halved > 1:
-            below = row(net.layers, net.n_layers, LAYER)[net.halved - 2]
-            _spread_stage(net, job, BACK, net.halved - 1, below.n_panels)
+        if net.divided > 1:
+            below = row(net.layers, net.n_layers, LAYER)[net.divided - 2]
+            _spread_stage(net, job, BACK, net.divided - 1, below.n_panels)
     return 0.0 if mode == FORWARD else _sum(net.strip_losses, n_strips)
 
 

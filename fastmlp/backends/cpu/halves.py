@@ -4,7 +4,8 @@ A team that shares it by rows sends each other half of its weights, which have j
 by panels, half of its inputs. Here each half of the inputs belongs to one side: who gathers them,
 or computes them from the layer below, also multiplies them with their rows of the weights, and
 later has those weights' gradient. What travels is a half of the sums, and they are two chains
-that are added up after. So is it on one thread, for the same bits.
+that are added up after. So is it on one thread, for the same bits: there the second chain is added
+to the first as it is stored, in phase one, which a team's halves come before (`divided`).
 """
 
 from typing import Any
@@ -77,7 +78,7 @@ def halves(scalar: type[np.floating[Any]]) -> Any:
                         gather(net, inputs, at, n, at, 0, net.n_in)
                     panel, most = low // lanes, (high - low + lanes - 1) // lanes
                     below = layers[net.halved - 2]
-                    forward_layer(net, below, inputs, panel, most, at, n, z, lanes, vector)
+                    forward_layer(net, below, inputs, 0, panel, most, at, n, z, lanes, vector)
                     inputs = below.outputs
                 _products(net, layer, inputs, half, low, high, lanes, at, n, vector)
 

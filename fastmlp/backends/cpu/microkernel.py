@@ -27,7 +27,9 @@ from fastmlp._compile.memory import entry_alloca
 from fastmlp.workspace import ROW_BLOCK
 
 WORD, LANE = ir.IntType(64), ir.IntType(32)
-STORE, RELU, TIMES, WHERE_POSITIVE = range(4)
+STORE, RELU, TIMES, WHERE_POSITIVE, PLUS, RELU_PLUS = range(6)
+# What products by column are for knows fewer: each is code for every shape of tile.
+BY_COLUMN = (STORE, TIMES, WHERE_POSITIVE)
 
 
 class Tile(NamedTuple):
@@ -91,9 +93,11 @@ def sweep(tile: Tile) -> Callable[..., None]:
 
     ``product(c, c_panel, start, start_row, start_panel, b, b_panel, a, a_panel, depth, epilogue,
     operand, n_rows)`` takes addresses, and strides in bytes. C = start + A B, or in the epilogue
-    its positive part (RELU), its product with the operand (TIMES), or C where the operand is
-    positive and 0 elsewhere (WHERE_POSITIVE). The operand lies like C; `start` may lie like C, be
-    one row for all (a bias: `start_row` 0) or one vector. C must have room for whole tiles.
+    its positive part (RELU), its product with the operand (TIMES), C where the operand is positive
+    and 0 elsewhere (WHERE_POSITIVE), its sum with the operand (PLUS), or the positive part of that
+    (RELU_PLUS); by column those of `BY_COLUMN` alone. The operand lies like C, or is C; `start` may
+    lie like C, be one row for all (a bias: `start_row` 0) or one vector. C must have room for whole
+    tiles.
     """
     return _interpreted(tile) if INTERPRETED else _compiled(tile)
 
@@ -242,7 +246,11 @@ class _Emitter:
             RELU: self.positive_part,
             TIMES: lambda value, cell: builder.fmul(value, self.operand_at(cell)),
             WHERE_POSITIVE: self.where_positive,
+            PLUS: self.sum,
+            RELU_PLUS: lambda value, cell: self.positive_part(self.sum(value, cell), cell),
         }
+        if self.tile.by_column:
+            changes = {number: changes[number] for number in BY_COLUMN if number != STORE}
         after = builder.append_basic_block("stored")
         plain = builder.append_basic_block("plain")
         choice = builder.switch(self.epilogue, plain)
@@ -260,6 +268,9 @@ class _Emitter:
         zero = ir.Constant(value.type, None)
         below = self.builder.fcmp_ordered("<", value, zero)
         return self.builder.select(below, zero, value)
+
+    def sum(self, value: Any, cell: Any) -> Any:
+        return self.builder.fadd(value, self.operand_at(cell))
 
     def where_positive(self, value: Any, cell: Any) -> Any:
         zero = ir.Constant(value.type, None)
@@ -369,7 +380,9 @@ def _interpreted(tile: Tile) -> Callable[..., None]:
                     of_b = vector_at(b + v * b_panel + k * lanes * size)
                     value += number_of_a(a, a_panel, of_a, k) * of_b
                 at = v * c_panel + r * lanes * size
-                if epilogue == RELU:
+                if epilogue in (PLUS, RELU_PLUS):
+                    value = value + vector_at(operand + at)
+                if epilogue in (RELU, RELU_PLUS):
                     value = np.where(value < 0, 0, value)
                 elif epilogue == TIMES:
                     value = value * vector_at(operand + at)

@@ -50,18 +50,21 @@ LAYER = record_of(
 # which begin `down` bytes after the first. `slot` is its number in the order of the parameters,
 # whoever works on it.
 TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot")
-# What there is one of. First the net and its buffers, then the rows of the chunk at hand, then
-# what to do with them, then the addresses of the blocks. `panel` is the bytes of a panel of a
-# chunk's rows, and `error_panel` those of the errors of few outputs, transposed; `by_layers` is
-# whether a team shares phase one a layer at a time, where `stage` and `layer` say what is to be
-# done; `scale` is one over the rows of the batch, or over the sum of their weights. Then what
-# sparse rows need, where `x` is where each row starts: 0 for dense ones. Then the block of lots,
-# the rows of one (0: there are none), and the addresses of each thread's record and of the lots'
-# gradients. Last the block of halves, the number of the layer that they are of, counted from 1
-# (0: none), and the input at which the second begins.
+# What there is one of. First what changes from batch to batch and from stage to stage, all on one
+# line, which helpers fetch: the rows of the chunk at hand, what to do with them, whether a team
+# shares phase one a layer at a time (`by_layers`: then `stage` and `layer` say what is to be done),
+# and of which layer a team has done halves, counted from 1. Then the net and its buffers; `panel`
+# is the bytes of a panel of a chunk's rows, and `error_panel` those of the errors of few outputs,
+# transposed; then the data, and what is to be done in phase two; then the addresses of the blocks.
+# Then what sparse rows need, where `x` is where each row starts: 0 for dense ones. Then the block
+# of lots, the rows of one (0: there are none), and the addresses of each thread's record and of the
+# lots' gradients. Then from one part's `desk`, for the output layer, to the next's; the block of
+# halves, the number of the layer that they are of (0: none), the input at which the second begins,
+# from the first's gathered rows to the second's (0: they are the same), and where those are now.
+# Last `scale`, one over the rows of the batch, or over the sum of their weights.
 NET = record_of(
-    "index", "n_rows", "mode", "stage", "layer", "coefficients", "by_layers", "n_tiles",
-    "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "panel",
+    "index", "n_rows", "mode", "stage", "layer", "coefficients", "by_layers", "divided",
+    "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
     "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
     "strip_losses", "tile_penalties", "x", "y", "weight", "out",
     "more", "penalise", "update",

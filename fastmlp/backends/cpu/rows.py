@@ -6,12 +6,15 @@ import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import (
+    PLUS,
     RELU,
+    RELU_PLUS,
     STORE,
     TIMES,
     WHERE_POSITIVE,
     lanes_of,
 )
+from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
 from fastmlp.backends.cpu.product import LARGEST, next_panels
@@ -25,12 +28,13 @@ WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
 
 @leaf
 def forward_layer(
-    net: Any, layer: Any, inputs: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, lanes: Any,
-    vector: Any,
+    net: Any, layer: Any, inputs: Any, middle: Any, panel: Any, most: Any, at: Any, n: Any, z: Any,
+    lanes: Any, vector: Any,
 ) -> None:  # fmt: skip
     """Outputs, and with an activation's block also slopes, of n rows from row `at` on.
 
-    Of the layer's panels from `panel` on, those that there are of the most.
+    Of the layer's panels from `panel` on, those that there are of the most. With a `middle`, sums
+    over the inputs from there on are chains of their own, and added up.
     """
     down, z_panel = at * vector, ROW_BLOCK * vector
     lanes_at_once = n * lanes
@@ -44,11 +48,19 @@ def forward_layer(
         bias = layer.biases + p * layer.master_panel
         outputs = layer.outputs + p * net.panel + down
         to, panel = (z, z_panel) if waits else (outputs, net.panel)
-        epilogue = RELU if layer.form == RELU_LAYER else STORE
-        left = (inputs + down, net.panel, layer.n_in, epilogue, 0)
+        is_relu, operand = layer.form == RELU_LAYER, 0
         shape = (min(n_panels * lanes, layer.n_out - p * lanes), n)
-        weights = (w, layer.weight_panel)
-        call(net.product, (to, panel, bias, 0, layer.master_panel, *weights, *left, *shape))
+        c, start, a, n_in = (to, panel), (bias, 0, layer.master_panel), inputs + down, layer.n_in
+        epilogue = RELU if is_relu else STORE
+        if middle > 0:
+            left = (a, net.panel, middle, STORE, 0)
+            call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
+            w += down_to(layer, middle, vector)
+            start, n_in, operand = (net.zeros, 0, 0), n_in - middle, to
+            a += middle // lanes * net.panel
+            epilogue = RELU_PLUS if is_relu else PLUS
+        left = (a, net.panel, n_in, epilogue, operand)
+        call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
         if waits:
             for q in range(n_panels):
                 slopes = layer.deltas + (p + q) * net.panel + down
@@ -171,20 +183,22 @@ def rows(scalar: type[np.floating[Any]]) -> Any:
             at = part * ROW_BLOCK if net.mode == FORWARD else start
             if sparse:
                 call(net.sparse_forward, (address, start, start + n, at))
-            elif stage == GATHER or (stage == WHOLE and net.halved == 0):
+            elif stage == GATHER or (stage == WHOLE and net.divided == 0):
                 gather(net, net.inputs, start, n, at, 0, net.n_in)
-            low, high = (1 if sparse else max(net.halved - 1, 0)), net.n_layers
+            low, high = (1 if sparse else max(net.divided - 1, 0)), net.n_layers
             if stage != WHOLE:
                 low, high = net.layer, net.layer + (1 if stage == FORTH else 0)
             for i in range(low, min(high, net.n_layers - outer.turned)):
-                if i + 1 == net.halved:
+                if i + 1 == net.divided:
                     _add_halves(net, layers[i], panel, n_panels, at, n, z, vector, like)
                     continue
                 inputs = layers[i - 1].outputs if i > 0 else net.inputs
-                forward_layer(net, layers[i], inputs, panel, n_panels, at, n, z, lanes, vector)
+                middle = net.middle if i + 1 == net.halved else 0
+                of = (panel, n_panels, at, n)
+                forward_layer(net, layers[i], inputs, middle, *of, z, lanes, vector)
             if stage == WHOLE or stage == SCORE:
                 score(net, layers, start, n, at, part, like)
-            high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), max(net.halved - 1, 0)
+            high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), max(net.divided - 1, 0)
             if stage != WHOLE:
                 high, low = net.layer, net.layer - (1 if stage == BACK else 0)
             for i in range(high, low, -1):

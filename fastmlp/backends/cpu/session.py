@@ -159,7 +159,7 @@ class Session:
         self.net["by_layers"] = cut.by_layers
         if train and self.rows == 1:
             self.net["row_back"] = block_of(row_back, network.dtype).address
-        if cut.halved:
+        if cut.halved and members > 1:
             self.net["halves"] = block_of(halves, network.dtype).address
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)

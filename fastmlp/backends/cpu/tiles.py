@@ -249,7 +249,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                 continue
             layer = layers[piece.layer]
             inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
-            if piece.layer == 0 and net.halved > 1 and piece.panel * lanes >= net.middle:
+            if piece.layer == 0 and net.divided > 1 and piece.panel * lanes >= net.middle:
                 inputs = net.second_inputs
             w = net.parameters + piece.down
             at_once = _steps_from_row(net, piece)
