@@ -27,9 +27,9 @@ from fastmlp.workspace import STRIP_ROWS
 # Bytes a second that a core gets of what another wrote: 784-512-512-10 sent 1.8 MB of weights
 # in 0.4 ms, and a virtual machine's cores may be near each other, or not, for seconds; a join.
 FETCHED, JOIN_SECONDS = 4e9, 1e-6
-# Operations of a step, 6 a weight and row: below, halves take one thread 1 % longer, and two gain
-# little. 16-64-64-2 at 16 rows, 0.5 MFLOP, takes two 5.5 us with them, 8.7 without, and one 6.9.
-HALVES_FLOPS = 400_000
+# Operations of a step: below, two threads gain little, and halves take one 1 % longer. 16-64-64-2
+# at 16 rows, 0.5 MFLOP, takes two 5.5 us with them, 8.7 without, and one 6.9.
+SHARED_FLOPS = 400_000
 
 
 class Step(NamedTuple):
@@ -47,6 +47,11 @@ class Step(NamedTuple):
     rows: int
     dtype: np.dtype[Any]
     lanes: int
+
+    @property
+    def flops(self) -> int:
+        """The operations of its products, 6 a weight and row."""
+        return 6 * self.layout.n_weights * self.rows
 
 
 class Effort(NamedTuple):
@@ -68,7 +73,7 @@ def halved_layer(step: Step) -> int:
     That changes the order of its sums, so it depends on the net and its rows alone: what is best
     for two threads is done on any number.
     """
-    if step.rows < STRIP_ROWS or 6 * step.layout.n_weights * step.rows < HALVES_FLOPS:
+    if step.rows < STRIP_ROWS or step.flops < SHARED_FLOPS:
         return 0
     return min((0, *_can_be_halved(step)), key=lambda halved: _soonest(step, 2, halved))
 
