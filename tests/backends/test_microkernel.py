@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from epilogues import each_epilogue, finished, magnitude
 from nets import Net, distance, oracle_gradient
 from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
 
@@ -14,13 +15,9 @@ from fastmlp._compile import Block
 from fastmlp.backends.cpu import microkernel, product
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.microkernel import (
-    BY_COLUMN,
     DEPTH_BLOCK,
-    PLUS,
     RELU,
-    RELU_PLUS,
     STORE,
-    TIMES,
     WHERE_POSITIVE,
     Tile,
     lanes_of,
@@ -36,29 +33,12 @@ SHAPES = sorted(
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 HEIGHTS = [1, 9] if INTERPRETED else [1, 2, 7, 8, 9, 31, ROW_BLOCK]
-EPILOGUES = {
-    "store": STORE,
-    "relu": RELU,
-    "times": TIMES,
-    "where_positive": WHERE_POSITIVE,
-    "plus": PLUS,
-    "relu_plus": RELU_PLUS,
-}
 STARTS = ["matrix", "bias", "zeros"]
 UNTOUCHED, PANEL_ROWS = 77.0, ROW_BLOCK + 16
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
-each_epilogue = pytest.mark.parametrize(
-    ("by_column", "epilogue"),
-    [
-        pytest.param(by_column, name, id=f"{'by_column' if by_column else 'by_row'}-{name}")
-        for by_column in (False, True)
-        for name, code in EPILOGUES.items()
-        if not by_column or code in BY_COLUMN
-    ],
-)
 
 
 @cache
@@ -126,23 +106,12 @@ def multiply(
     return from_panels(these.c[1:-1], height, these.b.shape[1])
 
 
-def finished(value: Any, epilogue: int, operand: Any) -> Any:
-    """What the epilogue makes of a product."""
-    if epilogue in (PLUS, RELU_PLUS):
-        value = value + operand
-    if epilogue in (RELU, RELU_PLUS):
-        return np.maximum(value, 0)
-    if epilogue == TIMES:
-        return value * operand
-    return np.where(operand > 0, value, 0) if epilogue == WHERE_POSITIVE else value
-
-
 @each_dtype
 @each_shape
 @each_epilogue
 @pytest.mark.parametrize("start", STARTS)
 def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
-    dtype: Any, shape: Any, by_column: bool, epilogue: str, start: str, rng: Any
+    dtype: Any, shape: Any, by_column: bool, epilogue: int, start: str, rng: Any
 ) -> None:
     for depth in DEPTHS:
         for height in HEIGHTS:
@@ -150,15 +119,13 @@ def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
             operand = rng.normal(size=these.c[1:-1].shape).astype(dtype)
             these.c[1:-1, :ROW_BLOCK] = operand[:, :ROW_BLOCK]
             base = {"matrix": these.start, "bias": these.start[0], "zeros": None}[start]
-            code = EPILOGUES[epilogue]
             compiled = swept(dtype, shape, by_column)
-            actual = multiply(compiled, these, by_column, code, start=base)
+            actual = multiply(compiled, these, by_column, epilogue, start=base)
             a, b = these.a.astype(np.float64), these.b.astype(np.float64)
             base = 0.0 if base is None else base.astype(np.float64)
             beside = from_panels(operand, height, these.b.shape[1]).astype(np.float64)
-            exact, size = finished(base + a @ b, code, beside), abs(base) + abs(a) @ abs(b)
-            size = size * abs(beside) if code == TIMES else size
-            size = size + abs(beside) if code in (PLUS, RELU_PLUS) else size
+            exact = finished(base + a @ b, epilogue, beside)
+            size = magnitude(abs(base) + abs(a) @ abs(b), epilogue, beside)
             assert (abs(actual - exact) <= rounding(depth, dtype) * size).all()
             written = -(-height // shape[0]) * shape[0]
             assert (these.c[[0, -1]] == UNTOUCHED).all()
@@ -171,15 +138,15 @@ def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
 @pytest.mark.parametrize("vectors", [1, 2])
 @pytest.mark.skipif(vector_bytes() < 64, reason="only AVX-512 has narrow tiles")
 def test_a_narrow_tile_has_the_bits_of_a_whole_one_and_zeros_after_them(
-    vectors: int, epilogue: str, by_column: bool, dtype: Any, rng: Any
+    vectors: int, epilogue: int, by_column: bool, dtype: Any, rng: Any
 ) -> None:
-    shape, code, half = (product.STRIP, vectors), EPILOGUES[epilogue], lanes_of(dtype) // 2
+    shape, half = (product.STRIP, vectors), lanes_of(dtype) // 2
     for depth in DEPTHS:
         these = draw(rng, dtype, vectors, HEIGHTS[-1], depth)
         these.c[1:-1] = rng.normal(size=these.c[1:-1].shape)
         again = these._replace(c=these.c.copy())
-        whole = multiply(swept(dtype, shape, by_column), these, by_column, code)
-        narrow = multiply(swept(dtype, shape, by_column, True), again, by_column, code)
+        whole = multiply(swept(dtype, shape, by_column), these, by_column, epilogue)
+        narrow = multiply(swept(dtype, shape, by_column, True), again, by_column, epilogue)
         assert np.array_equal(narrow[:, :-half], whole[:, :-half])
         assert not narrow[:, -half:].any()
 
@@ -216,15 +183,15 @@ def test_a_sum_that_is_cut_and_goes_on_from_c_has_the_same_bits(
 @each_shape
 @each_epilogue
 def test_a_row_has_the_same_bits_alone_and_among_others(
-    dtype: Any, shape: Any, by_column: bool, epilogue: str, rng: Any
+    dtype: Any, shape: Any, by_column: bool, epilogue: int, rng: Any
 ) -> None:
-    compiled, code = swept(dtype, shape, by_column), EPILOGUES[epilogue]
+    compiled = swept(dtype, shape, by_column)
     these = draw(rng, dtype, shape[1], HEIGHTS[-1], DEPTHS[-1])
-    together = multiply(compiled, these, by_column, code).copy()
+    together = multiply(compiled, these, by_column, epilogue).copy()
     for r in {0, 1, 5, HEIGHTS[-1] - 1}:
         one = these._replace(a=these.a[[r]], start=these.start[[r]])
         these.c[...] = UNTOUCHED
-        assert np.array_equal(multiply(compiled, one, by_column, code)[0], together[r])
+        assert np.array_equal(multiply(compiled, one, by_column, epilogue)[0], together[r])
 
 
 @each_dtype

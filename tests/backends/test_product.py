@@ -7,20 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from epilogues import each_epilogue, finished, magnitude
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from panelled import INTERPRETED, address, assembly, block, chains, from_panels, rounding, to_panels
 
 from fastmlp._compile import block_of, row
 from fastmlp.backends.cpu.microkernel import (
-    BY_COLUMN,
     DEPTH_BLOCK,
-    PLUS,
-    RELU,
-    RELU_PLUS,
     STORE,
-    TIMES,
-    WHERE_POSITIVE,
     lanes_of,
     vector_bytes,
 )
@@ -32,26 +27,9 @@ UNTOUCHED = 77.0
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
 MOST_ROWS, MOST_COLUMNS = (10, 40) if INTERPRETED else (70, 130)
-EPILOGUES = {
-    "store": STORE,
-    "relu": RELU,
-    "times": TIMES,
-    "where_positive": WHERE_POSITIVE,
-    "plus": PLUS,
-    "relu_plus": RELU_PLUS,
-}
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
-each_epilogue = pytest.mark.parametrize(
-    ("by_column", "epilogue"),
-    [
-        pytest.param(by_column, name, id=f"{'by_column' if by_column else 'by_row'}-{name}")
-        for by_column in (False, True)
-        for name, code in EPILOGUES.items()
-        if not by_column or code in BY_COLUMN
-    ],
-)
 for_many_shapes = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 60)
 some_shape = given(st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS))
 only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, there is no machine code")
@@ -101,22 +79,15 @@ def shapes(height: int, width: int, depth: int) -> Any:
 @for_many_shapes
 @some_shape
 def test_a_product_of_any_shape_is_that_of_numpy(
-    dtype: Any, by_column: bool, epilogue: str, height: int, width: int, depth: int
+    dtype: Any, by_column: bool, epilogue: int, height: int, width: int, depth: int
 ) -> None:
-    rng, code = np.random.default_rng(0), EPILOGUES[epilogue]
+    rng = np.random.default_rng(0)
     start, a, b, operand = draw(rng, dtype, *shapes(height, width, depth), (height, width))
     c = to_panels(operand, lanes_of(dtype), round_up(height, ROW_BLOCK))
-    actual = from_panels(multiply(start, a, b, by_column, code, c), height, width)
+    actual = from_panels(multiply(start, a, b, by_column, epilogue, c), height, width)
     start, a, b, operand = (m.astype(np.float64) for m in (start, a, b, operand))
-    exact, size = start + a @ b, abs(start) + abs(a) @ abs(b)
-    if code in (PLUS, RELU_PLUS):
-        exact, size = exact + operand, size + abs(operand)
-    if code in (RELU, RELU_PLUS):
-        exact = np.maximum(exact, 0)
-    elif code == TIMES:
-        exact, size = exact * operand, size * abs(operand)
-    elif code == WHERE_POSITIVE:
-        exact = np.where(operand > 0, exact, 0)
+    exact = finished(start + a @ b, epilogue, operand)
+    size = magnitude(abs(start) + abs(a) @ abs(b), epilogue, operand)
     assert (abs(actual - exact) <= rounding(depth, dtype) * size).all()
 
 

@@ -27,14 +27,36 @@ WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
 
 
 @leaf
+def _multiply(
+    net: Any, layer: Any, a: Any, middle: Any, p: Any, n_panels: Any, c: Any, n: Any, lanes: Any,
+    vector: Any,
+) -> None:  # fmt: skip
+    """Sums of n rows of panels p and following, or their positive parts, to `c`, panels so far from
+    each other. With a `middle`, those from there on are chains of their own, and added up."""
+    is_relu = layer.form == RELU_LAYER
+    shape = (min(n_panels * lanes, layer.n_out - p * lanes), n)
+    start = (layer.biases + p * layer.master_panel, 0, layer.master_panel)
+    w, n_in = layer.weights + p * layer.weight_panel, layer.n_in
+    epilogue, operand = (RELU if is_relu else STORE), 0
+    if middle > 0:
+        left = (a, net.panel, middle, STORE, 0)
+        call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
+        start, n_in = (net.zeros, 0, 0), n_in - middle
+        w += down_to(layer, middle, vector)
+        a += middle // lanes * net.panel
+        epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
+    left = (a, net.panel, n_in, epilogue, operand)
+    call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
+
+
+@leaf
 def forward_layer(
     net: Any, layer: Any, inputs: Any, middle: Any, panel: Any, most: Any, at: Any, n: Any, z: Any,
     lanes: Any, vector: Any,
 ) -> None:  # fmt: skip
     """Outputs, and with an activation's block also slopes, of n rows from row `at` on.
 
-    Of the layer's panels from `panel` on, those that there are of the most. With a `middle`, sums
-    over the inputs from there on are chains of their own, and added up.
+    Of the layer's panels from `panel` on, those that there are of the most.
     """
     down, z_panel = at * vector, ROW_BLOCK * vector
     lanes_at_once = n * lanes
@@ -44,23 +66,9 @@ def forward_layer(
         n_panels = stop - p
         if waits:
             n_panels = next_panels(n_panels)
-        w = layer.weights + p * layer.weight_panel
-        bias = layer.biases + p * layer.master_panel
         outputs = layer.outputs + p * net.panel + down
-        to, panel = (z, z_panel) if waits else (outputs, net.panel)
-        is_relu, operand = layer.form == RELU_LAYER, 0
-        shape = (min(n_panels * lanes, layer.n_out - p * lanes), n)
-        c, start, a, n_in = (to, panel), (bias, 0, layer.master_panel), inputs + down, layer.n_in
-        epilogue = RELU if is_relu else STORE
-        if middle > 0:
-            left = (a, net.panel, middle, STORE, 0)
-            call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
-            w += down_to(layer, middle, vector)
-            start, n_in, operand = (net.zeros, 0, 0), n_in - middle, to
-            a += middle // lanes * net.panel
-            epilogue = RELU_PLUS if is_relu else PLUS
-        left = (a, net.panel, n_in, epilogue, operand)
-        call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
+        c = (z, z_panel) if waits else (outputs, net.panel)
+        _multiply(net, layer, inputs + down, middle, p, n_panels, c, n, lanes, vector)
         if waits:
             for q in range(n_panels):
                 slopes = layer.deltas + (p + q) * net.panel + down
