@@ -31,6 +31,17 @@ def test_a_team_pays_from_some_work_a_join(costs: dict[int, Costs | None]) -> No
 
 
 @only_compiled
+def test_what_is_fetched_counts_by_how_far_cores_are(costs: dict[int, Costs | None]) -> None:
+    # 8.3 us a step, of which a team of near cores, with 1 us of joins, has to fetch 12 us' worth.
+    work = Work(1_000_000 * 2000, 4 * 2000, 12e-6 * 2000)
+    assert not cost.pays(work, 2)
+    costs[2] = QUICK._replace(join=0.15e-6)
+    assert cost.pays(work, 2)
+    costs[2] = QUICK._replace(join=0.9e-6)
+    assert not cost.pays(work._replace(fetched=6e-6 * 2000), 2)
+
+
+@only_compiled
 def test_one_short_call_pays_the_launch(costs: dict[int, Costs | None]) -> None:
     assert not cost.pays(Work(200_000, 1), 2)
     assert cost.pays(Work(5_000_000, 1), 2)

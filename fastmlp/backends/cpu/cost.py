@@ -15,6 +15,7 @@ from fastmlp._compile import Block, block_of, fma, leaf, load_acquire, row
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.backends.cpu import helpers, launch
 from fastmlp.backends.cpu.team import CONSTANT, CONSTANTS, JOINED, spread
+from fastmlp.packing import APART_BYTES
 
 # What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
 RATE = 1.2e11
@@ -22,8 +23,12 @@ RATE = 1.2e11
 # 0.4 us a join, 16-64-64-2 at 64 rows (2 MFLOP) took 23.6 us on two threads and 15.8 on one;
 # 4-32-16-4 at 10,000 (40 MFLOP) 465 and 665.
 JOINS = 20
-# A team is not worth a thought, nor a measurement, below so much work a join.
-LEAST_FLOPS = 20_000
+# Seconds of a join where cores are far from each other, and what one takes at least, with what
+# whoever comes first waits for the other: where they are near a drill finds 0 to 0.06 us.
+FAR_JOIN, LEAST_JOIN = 4e-7, 2e-7
+# A team is not worth a thought, nor a measurement, below so much work a join: 8-32-32-1 at 32 rows
+# has 118,000, and takes two threads 4.6 us, one 3.3.
+LEAST_FLOPS = 120_000
 SECONDS_VALID = 5.0
 # A drill that found no second core is done again sooner, at first: what disturbed it for 1 ms kept
 # a fit of 1024-2048-2048-1000 on one thread for 5 s.
@@ -32,6 +37,8 @@ SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 WORTH_COMPILING = 0.1
 ROUNDS, SPREADS, ITEMS = 3, 25, 8
 NUMBERS, REPEATS = 128, 40
+# Without room between rows, joins of 0.2 us looked like 0.8 to 1.4.
+ITEM_BYTES = NUMBERS * 8 + APART_BYTES
 DRILL = np.dtype(
     (np.record, [(n, np.int64) for n in ("team", "block", "n_spreads", "n", "address")])
 )
@@ -68,12 +75,13 @@ def pays(work: Work, n_threads: int) -> bool:
     if costs is None:
         return False
     saved = seconds * (1 - 1 / costs.speedup)
-    joined = work.n_spreads * costs.join
+    joined = work.n_spreads * max(costs.join, LEAST_JOIN)
     if work.fetched is None:
         return saved > costs.launch + JOINS * joined
-    # Half of the estimate, which is for cores that are far from each other: whoever tries it finds
-    # out. With halves, 16-64-64-2 took 17.3 us a step on two near ones, 22 on one.
-    return saved > costs.launch + joined + work.fetched / 2
+    # The estimate is for cores far from each other, and a join tells how far they are. Half of it:
+    # whoever tries finds out. 64-32-10 at 64 takes 6.7 us on two near ones, 8.8 on one.
+    fetched = work.fetched / 2 * min(costs.join / FAR_JOIN, 1.0)
+    return saved > costs.launch + joined + fetched
 
 
 def measure(n_threads: int) -> Costs:
@@ -105,12 +113,12 @@ def drill(scalar: Any) -> Any:
 
 
 def exercise(scalar: Any) -> Any:
-    """Make the block that keeps a core busy: 0.3 us an item, on a row of its own."""
+    """Make the block that keeps a core busy: 0.3 us an item, on a row far from the others'."""
 
     def exercise_rows(address: Any, first: Any, last: Any, part: Any) -> None:
         factor, summand = scalar(0.5), scalar(1)
         for item in range(first, last):
-            numbers = row(address + item * NUMBERS * 8, NUMBERS, scalar)
+            numbers = row(address + item * ITEM_BYTES, NUMBERS, scalar)
             for _ in range(REPEATS):
                 for i in range(NUMBERS):
                     numbers[i] = fma(numbers[i], factor, summand)
@@ -139,7 +147,7 @@ def _round(n: int) -> tuple[float, float, float, float]:
 
 def _seconds(n_threads: int, n_spreads: int, n_items: int) -> float:
     driver, block = blocks()
-    numbers = np.zeros((n_items, NUMBERS))
+    numbers = np.zeros((n_items, ITEM_BYTES // 8))
     job = np.array([(0, block.address, n_spreads, n_items, numbers.ctypes.data)], DRILL)
     if n_threads > 1:
         # Helpers that sleep are woken first: a speedup of 1.9 was measured as 1.15 with them.
