@@ -177,10 +177,10 @@ def _spread_layers(net: Any, job: Any) -> None:
     reads all, half of which another core has just written: 0.4 of the 2.1 ms of 784-512-512-10.
     """
     layers, last = row(net.layers, net.n_layers, LAYER), net.n_layers - 1
-    if net.halved == 0:
+    if net.divided == 0:
         _spread_stage(net, job, GATHER, 0, 0)
     # A last layer that is turned goes forth with its scores.
-    for i in range(max(net.halved - 1, 0), net.n_layers - layers[last].turned):
+    for i in range(max(net.divided - 1, 0), net.n_layers - layers[last].turned):
         _spread_stage(net, job, FORTH, i, layers[i].n_panels)
     _spread_stage(net, job, SCORE, 0, 0)
     for i in range(last if net.mode == TRAIN else 0, 0, -1):

@@ -40,7 +40,7 @@ class Panels:
         )
         nothing = (0,) * layout.n_layers
         self._plan = make_plan(layout, self._workspace, Addresses(nothing, nothing))
-        self.size = packed_numbers(network, sparse=sparse, spacing=spacing)
+        self.size = round_up(len(self._workspace.parameters), PAGE_ROWS)
 
     def packed(self, flat: Array) -> Array:
         """Return a new packed vector, padded with zeros."""

@@ -136,7 +136,10 @@ def make_plan(
     """
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
-    tiles = _tiles(workspace, members, halved) if workspace.train else np.zeros(0, TILE)
+    middle = middle_of(layout.sizes[halved - 1], workspace.lanes) if halved else 0
+    tiles = np.zeros(0, TILE)
+    if workspace.train:
+        tiles = _tiles(workspace, members, halved, middle)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
@@ -158,7 +161,7 @@ def make_plan(
         "n_tiles": len(tiles),
         "n_penalties": n_penalties,
         "halved": halved,
-        "middle": middle_of(layout.sizes[halved - 1], lanes) if halved else 0,
+        "middle": middle,
         "panel": workspace.panel_rows * lanes * size,
         "desk": workspace.desk_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.twofold else 0,
@@ -225,14 +228,13 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
-def _tiles(workspace: Workspace, members: int, halved: int) -> Any:
+def _tiles(workspace: Workspace, members: int, halved: int, middle: int) -> Any:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
     size, packed = workspace.parameters.itemsize, workspace.packed
     block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
-    middle = middle_of(packed[halved - 1].rows, workspace.lanes) if halved else 0
     vector = workspace.lanes * size
     return _cut(packed, vector, block, workspace.sparse, members, halved, middle)
 

@@ -157,16 +157,9 @@ class Session:
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.net["by_layers"] = cut.by_layers
-        if train and self.rows == 1:
-            self.net["row_back"] = block_of(row_back, network.dtype).address
-        if cut.halved and members > 1:
-            self.net["halves"] = block_of(halves, network.dtype).address
+        self._point_to_blocks(train=train, by_halves=cut.halved > 0 and members > 1)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
-        names = PHASES if train else FORWARD_BLOCKS
-        self.blocks = {name: _phase(name, network.dtype) for name in names}
-        for name, block in self.blocks.items():
-            self.net[name] = block.address
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
         self._gradient, self._parts = np.empty(0, network.dtype), None
@@ -177,6 +170,17 @@ class Session:
         self.record = aligned(1, drive.JOB)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
+
+    def _point_to_blocks(self, *, train: bool, by_halves: bool) -> None:
+        """Point the plan to the blocks of the phases, and to those that some nets and rows need."""
+        net, dtype = self.net, self._network.dtype
+        self.blocks = {name: _phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
+        for name, block in self.blocks.items():
+            net[name] = block.address
+        if train and self.rows == 1:
+            net["row_back"] = block_of(row_back, dtype).address
+        if by_halves:
+            net["halves"] = block_of(halves, dtype).address
 
     def _make_lots(self, parts: Parts) -> None:
         """Point the plan to what each of a team has for itself, and to the block of lots."""
