@@ -1,7 +1,15 @@
 """Compile policy: the jit options, the disk cache, and rules as compiled blocks."""
 
 import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
-from fastmlp._compile.atomics import exchange_if, fetch_add, load_acquire, pause, store_release
+from fastmlp._compile.atomics import (
+    exchange_if,
+    fence,
+    fetch,
+    fetch_add,
+    load_acquire,
+    pause,
+    store_release,
+)
 from fastmlp._compile.blocks import Block, block_of, call, is_ours
 from fastmlp._compile.denormals import flush_denormals, restore_denormals
 from fastmlp._compile.jit import INTERPRETED, kernel, leaf
@@ -15,6 +23,8 @@ __all__ = [
     "call",
     "coefficients_at",
     "exchange_if",
+    "fence",
+    "fetch",
     "fetch_add",
     "flush_denormals",
     "fma",

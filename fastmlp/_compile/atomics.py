@@ -49,6 +49,15 @@ def exchange_if(address: Any, expected: Any, value: Any) -> Any:
     return same
 
 
+def fence() -> None:
+    """Let others see all that this thread wrote before, past the caches too, which a
+    `store_release` alone does not put in order, before anything that it writes after."""
+
+
+def fetch(address: Any) -> None:
+    """Ask memory for the line at the address, into the second-level cache, and do not wait."""
+
+
 def pause() -> None:
     """Rest for some tens of cycles (140 on recent Intel cores)."""
 
@@ -90,6 +99,29 @@ def _exchange_if(typing_context: Any, address: Any, expected: Any, value: Any) -
         return builder.extract_value(pair, 1)
 
     return types.boolean(types.int64, types.int64, types.int64), generate
+
+
+@emitted(fence)
+def _fence(typing_context: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@emitted(fetch)
+def _fetch(typing_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        # To read, into the second level, data.
+        words = [ir.Constant(number, word) for word in (0, 2, 1)]
+        builder.call(prefetch, [builder.inttoptr(arguments[0], place), *words])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @emitted(pause)

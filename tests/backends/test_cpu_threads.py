@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, orders, train
 
-from fastmlp.backends.cpu import cost, cut, launch
+from fastmlp.backends.cpu import cost, cut, launch, plan
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.optimizers import OPTIMIZERS, SGD
@@ -154,6 +154,24 @@ def test_training_has_the_same_bits_in_parallel(
     assert np.array_equal(serial.parameters, parallel.parameters)
     assert np.array_equal(serial.moments, parallel.moments)
     assert np.array_equal(serial.losses, parallel.losses)
+
+
+@each_dtype
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam"])
+def test_what_goes_past_the_caches_has_the_same_bits(
+    name: str, n_threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    force_a_team(monkeypatch, "rows", 0)
+    net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
+    parameters, data = net.draw(rng, 130, weighted=True)
+    how = (net, parameters, data, OPTIMIZERS[name](0.03), orders(rng, 2, 130), 70)
+    kept = train(*how)
+    monkeypatch.setattr(plan, "PAST_BYTES", 0)
+    past = train(*how, n_threads=n_threads)
+    assert np.array_equal(kept.parameters, past.parameters)
+    assert np.array_equal(kept.moments, past.moments)
+    assert np.array_equal(kept.losses, past.losses)
 
 
 @only_compiled

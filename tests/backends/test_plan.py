@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from fastmlp.backends.cpu.drive import JOB
 from fastmlp.backends.cpu.plan import (
+    ALL,
     LAYER,
     NET,
+    NONE,
+    OTHERS,
     TILE,
     TILE_ROWS,
     Addresses,
@@ -18,7 +21,7 @@ from fastmlp.backends.cpu.plan import (
     address,
     make_plan,
 )
-from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.product import LARGEST, groups_of_panels
 from fastmlp.layout import Layout, make_layout
 from fastmlp.packing import CLOSE, Spacing, is_turned, round_up
 from fastmlp.workspace import PAGE_ROWS, STRIP_ROWS, Workspace, make_workspace
@@ -42,6 +45,7 @@ def plan_of(
     train: bool = True,
     members: int = 1,
     halved: int = 0,
+    by_layers: bool = False,
     spacing: Spacing = CLOSE,
 ) -> tuple[Plan, Workspace]:
     buffers = make_workspace(layout, rows, 1, np.float64, lanes, train=train, spacing=spacing)
@@ -50,7 +54,8 @@ def plan_of(
     halved = min(halved, layout.n_layers)
     if halved and is_turned(*layout.sizes[halved - 1 : halved + 1], lanes):
         halved = 0
-    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, members, halved), buffers
+    how = (blocks, (0.1, 0.2), 1, members, halved, by_layers)
+    return make_plan(layout, buffers, *how), buffers
 
 
 @for_every_layout
@@ -111,6 +116,43 @@ def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
     assert plan.net[0].middle == 160
     assert first.last.max() == 160
     assert second.first.min() == 160
+
+
+@for_every_layout
+@given(layouts, widths, st.integers(1, 3), which_halves)
+def test_each_member_keeps_the_transposes_of_its_own_rows(
+    layout: Layout, lanes: int, members: int, halved: int
+) -> None:
+    plan, _ = plan_of(layout, lanes, members=members, halved=halved, by_layers=True)
+    for i, layer in enumerate(plan.layers):
+        shares = [share[share.layer == i] for share in plan.tiles.reshape(members, -1)]
+        whole = i < max(plan.net[0].halved, 1) or layer.turned
+        groups = groups_of_panels(-(-layer.master_rows // lanes))
+        for member, share in enumerate(shares):
+            # Those of its part of the layer below, as a team shares it on the way back.
+            low, high = (part * groups // members for part in (member, member + 1))
+            rows = np.array([0, layer.master_rows] if whole else [low, high])
+            unit = 1 if whole else LARGEST[1] * lanes
+            own = share[share.first < share.last]
+            assert (own.kept == rows[0] * unit).all()
+            assert (own.kept_last == rows[1] * unit).all()
+
+
+def test_what_no_cache_holds_goes_past_them() -> None:
+    small, large = make_layout((10, 20, 30)), make_layout((1000, 1000, 1000))
+    assert plan_of(small, 16)[0].net[0].past == NONE
+    assert plan_of(small, 16, members=2, by_layers=True)[0].net[0].past == OTHERS
+    assert plan_of(small, 16, members=1, by_layers=True)[0].net[0].past == NONE
+    assert plan_of(large, 16, members=2, by_layers=True)[0].net[0].past == ALL
+
+
+@for_every_layout
+@given(layouts, widths, spacings)
+def test_transposes_lie_at_whole_vectors(layout: Layout, lanes: int, spacing: Spacing) -> None:
+    # A store past the caches faults elsewhere.
+    for layer in plan_of(layout, lanes, spacing=spacing)[0].layers:
+        assert layer.twin % (lanes * SIZE) == 0
+        assert layer.twin_panel % (lanes * SIZE) == 0
 
 
 @for_every_layout

@@ -13,7 +13,7 @@ from fastmlp._compile import Block
 from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.vectors import CHAINS, moves
 from fastmlp.packing import round_up
-from fastmlp.workspace import STRIP_ROWS
+from fastmlp.workspace import STRIP_ROWS, aligned
 
 UNTOUCHED = 77.0
 WIDTHS = range(0, 70)
@@ -35,7 +35,8 @@ def move(name: str, dtype: Any) -> Block:
         chosen(a, b, c, d, e)
 
     with_five = ("outer", "columns_of", "rows_of")
-    return block(of_three if name == "transpose" else of_five if name in with_five else of_four)
+    with_three = ("transpose", "transpose_past")
+    return block(of_three if name in with_three else of_five if name in with_five else of_four)
 
 
 @each_dtype
@@ -78,14 +79,16 @@ def test_collecting_what_was_spread_gives_every_bit_back(dtype: Any, rng: Any) -
 
 
 @each_dtype
-def test_a_square_is_transposed_and_missing_rows_are_zeros(dtype: Any, rng: Any) -> None:
+@pytest.mark.parametrize("name", ["transpose", "transpose_past"])
+def test_a_square_is_transposed_and_missing_rows_are_zeros(name: str, dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     for n in range(1, lanes + 3):
         # Rows that do not count are read, and may hold anything.
         source = np.full((lanes, lanes), np.nan, dtype)
         source[:n] = rng.normal(size=source[:n].shape)
-        target = np.full((lanes + 2, lanes), UNTOUCHED, dtype)
-        move("transpose", dtype)(address(source), address(target, 1), n)
+        target = aligned((lanes + 2) * lanes, dtype).reshape(-1, lanes)
+        target[:] = UNTOUCHED
+        move(name, dtype)(address(source), address(target, 1), n)
         assert np.array_equal(target[1:-1], np.where(np.arange(lanes) < n, source.T, 0))
         assert (target[[0, -1]] == UNTOUCHED).all()
 

@@ -23,6 +23,7 @@ from fastmlp.idle import Idle, Kept
 from fastmlp.network import Network
 from fastmlp.once import Once, each_time
 from fastmlp.optimizers import Optimizer, Rates
+from fastmlp.updates import N_MOMENTS
 
 Array = NDArray[Any]
 
@@ -198,12 +199,13 @@ class Trainer:
             optimizer=rules.optimizer(network, optimizer).address,
             penalised=rules.penalised_optimizer(network, optimizer),
             row_optimizer=rules.row_optimizer(network, optimizer) if batch_size == 1 else 0,
+            n_moments=N_MOMENTS.get(optimizer.rule, 2),
             penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
         self._parameters = parameters
         # Made alike: of other strengths of penalties, and another optimizer, there is one number.
-        rules_of_rows = blocks._replace(optimizer=0, row_optimizer=0, penalised=0)
+        rules_of_rows = blocks._replace(optimizer=0, row_optimizer=0, penalised=0, n_moments=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
         found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)

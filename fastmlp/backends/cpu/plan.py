@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.product import panels_at_once
+from fastmlp.backends.cpu.product import LARGEST, groups_of_panels, panels_at_once
 from fastmlp.layout import Layout
 from fastmlp.packing import Packed, few_outputs, middle_of, round_up
 from fastmlp.workspace import STRIP_ROWS, Workspace, aligned
@@ -25,6 +25,13 @@ BUFFERS = (
 # A tile of phase two: up to so many rows of a layer's weights, in the panels of one tile of sums.
 TILE_ROWS = 64
 CACHE_BYTES = 512 * 1024
+# So many bytes of parameters, state and transposes do not stay in a third-level cache, of 32 MB
+# often: then transposes are written past the caches, which otherwise would fetch their lines first.
+# At 32 rows 100-1440-1440-10, of 35 MB, takes two threads 3.22 and so 2.95 ms, 128-1024-1024-10, of
+# 18 MB, 1.45 and 1.5, 784-512-512-10, of 9 MB, 0.65 and 0.66.
+PAST_BYTES = 24 << 20
+# Whose transposes go past the caches: nobody's, those that another of a team reads, all.
+NONE, OTHERS, ALL = range(3)
 # What a layer does to its products: nothing, an activation's block, or the epilogue of relu.
 LINEAR, BLOCK, RELU = range(3)
 
@@ -48,8 +55,8 @@ LAYER = record_of(
 )  # fmt: skip
 # A piece of phase two's work: rows first to last of some panels of a layer's packed parameters,
 # which begin `down` bytes after the first. `slot` is its number in the order of the parameters,
-# whoever works on it.
-TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot")
+# whoever works on it; and who does reads the transposes of rows `kept` to `kept_last` again.
+TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot", "kept", "kept_last")
 # What there is one of. First what changes from batch to batch and from stage to stage, all on one
 # line, which helpers fetch: the rows of the chunk at hand, what to do with them, whether a team
 # shares phase one a layer at a time (`by_layers`: then `stage` and `layer` say what is to be done),
@@ -60,13 +67,14 @@ TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot")
 # of lots, the rows of one (0: there are none), and the addresses of each thread's record and of the
 # lots' gradients. Then from one part's `desk`, for the output layer, to the next's; the block of
 # halves, the number of the layer that they are of (0: none), the input at which the second begins,
-# from the first's gathered rows to the second's (0: they are the same), and where those are now.
+# from the first's gathered rows to the second's (0: they are the same), and where those are now;
+# and whose transposes go past the caches.
 # Last `scale`, one over the rows of the batch, or over the sum of their weights.
 NET = record_of(
     "index", "n_rows", "mode", "stage", "layer", "coefficients", "by_layers", "divided",
     "n_layers", "n_in", "n_out", "n_targets", "max_width", "n_packed", "n_tiles", "panel",
-    "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "gradient", "unpacked", "scratch",
-    "strip_losses", "tile_penalties", "x", "y", "weight", "out",
+    "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "n_moments", "gradient", "unpacked",
+    "scratch", "strip_losses", "tile_penalties", "x", "y", "weight", "out",
     "more", "penalise", "update",
     "loss", "link", "optimizer", "row_optimizer", "row_back", "penalised",
     "n_penalties", "penalties", "strengths", "scales",
@@ -74,7 +82,7 @@ NET = record_of(
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
     "lots", "lot_rows", "parts", "partials",
-    "desk", "halves", "halved", "middle", "inputs_apart", "second_inputs",
+    "desk", "halves", "halved", "middle", "inputs_apart", "second_inputs", "past",
     floats=("scale",),
 )  # fmt: skip
 
@@ -82,7 +90,8 @@ NET = record_of(
 class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
-    `forms` says of each layer whether it is linear, takes its activation's block, or is a relu.
+    `forms` says of each layer whether it is linear, takes its activation's block, or is a relu;
+    `n_moments` how many numbers of state the optimizer's rule uses.
     """
 
     activations: Sequence[int]
@@ -92,6 +101,7 @@ class Addresses(NamedTuple):
     optimizer: int = 0
     penalised: int = 0
     row_optimizer: int = 0
+    n_moments: int = 0
     penalties: Sequence[int] = ()
 
 
@@ -127,19 +137,20 @@ def make_plan(
     n_targets: int = 0,
     members: int = 1,
     halved: int = 0,
+    by_layers: bool = False,
 ) -> Plan:
     """Lay a net, its buffers and its rules out for the kernels.
 
     With several `members` of a team, the tiles are in such an order that each has its own panels of
     every layer, and as much work, by way of some that are empty. Layer number `halved`, counted
-    from 1, is done by halves of its inputs.
+    from 1, is done by halves of its inputs; those above it, if `by_layers`, by panels.
     """
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
     middle = middle_of(layout.sizes[halved - 1], workspace.lanes) if halved else 0
     tiles = np.zeros(0, TILE)
     if workspace.train:
-        tiles = _tiles(workspace, members, halved, middle)
+        tiles = _tiles(workspace, members, halved, middle, by_layers=by_layers)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
@@ -166,11 +177,14 @@ def make_plan(
         "desk": workspace.desk_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.twofold else 0,
         "error_panel": few_outputs(lanes) * lanes * size,
+        "past": _past(workspace, by_layers and members > 1),
+        "by_layers": by_layers,
         "loss": blocks.loss,
         "link": blocks.link,
         "optimizer": blocks.optimizer,
         "penalised": blocks.penalised,
         "row_optimizer": blocks.row_optimizer,
+        "n_moments": blocks.n_moments,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
@@ -219,6 +233,15 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     return np.array(layers, LAYER).view(np.recarray)
 
 
+def _past(workspace: Workspace, by_layers: bool) -> int:
+    """Return whose transposes go past the caches."""
+    # Parameters, two numbers of state each, and the transposes.
+    n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
+    if n_bytes >= PAST_BYTES:
+        return ALL
+    return OTHERS if by_layers else NONE
+
+
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
     """Cut a layer's panels into groups that a tile of sums takes at once: first panel, number."""
     groups, panel = [], 0
@@ -228,26 +251,28 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
-def _tiles(workspace: Workspace, members: int, halved: int, middle: int) -> Any:
+def _tiles(workspace: Workspace, members: int, halved: int, middle: int, *, by_layers: bool) -> Any:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
     Rows come by so many that their inputs stay in the second-level cache while all errors pass.
     """
-    size, packed = workspace.parameters.itemsize, workspace.packed
+    size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
-    vector = workspace.lanes * size
-    return _cut(packed, vector, block, workspace.sparse, members, halved, middle)
+    how = (packed, lanes, size, block, workspace.sparse, members, halved, middle, by_layers)
+    return _cut(*how)
 
 
 @lru_cache(maxsize=256)
 def _cut(
     packed: tuple[Packed, ...],
-    vector: int,
+    lanes: int,
+    size: int,
     block: int,
     sparse: bool,
     members: int,
     halved: int,
     middle: int,
+    by_layers: bool,
 ) -> NDArray[Any]:
     """Return the tiles of layers that are held so: the same for every net of a kind."""
     tiles: list[tuple[int, ...]] = []
@@ -266,12 +291,31 @@ def _cut(
                     for first in range(begin, end, TILE_ROWS):
                         last = min(first + TILE_ROWS, end)
                         down = begin_of_layer + held.place(panels[0], first)
-                        tiles.append((i, first, last, *panels, down * vector, len(tiles)))
+                        place = (down * lanes * size, len(tiles))
+                        tiles.append((i, first, last, *panels, *place, 0, n_rows))
                         owners.append((part * len(groups) + g) * members // shares)
         begin_of_layer += held.size
     table = _shared_out(np.array(tiles, TILE), np.array(owners), members)
+    if by_layers:
+        _keep_own(table.reshape(members, -1), packed, lanes, max(halved, 1))
     table.flags.writeable = False
     return table
+
+
+def _keep_own(
+    shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
+) -> None:
+    """Write to each member's tiles of the layers that go back by panels which rows it reads then:
+    those of its own groups of panels of the layer below."""
+    for i, held in enumerate(packed):
+        if i < first_layer or held.turned:
+            continue
+        n_groups = groups_of_panels(round_up(held.rows, lanes) // lanes)
+        for member, share in enumerate(shares):
+            ends = (part * n_groups // len(shares) for part in (member, member + 1))
+            its = share["layer"] == i
+            for name, end in zip(("kept", "kept_last"), ends, strict=True):
+                share[name][its] = end * LARGEST[1] * lanes
 
 
 def _shared_out(tiles: NDArray[Any], owners: NDArray[Any], members: int) -> NDArray[Any]:

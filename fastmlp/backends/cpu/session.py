@@ -153,10 +153,10 @@ class Session:
             n_targets=n_targets,
             members=cut.members,
             halved=cut.halved,
+            by_layers=cut.by_layers,
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
-        self.net["by_layers"] = cut.by_layers
         self._point_to_blocks(train=train, by_halves=cut.halved > 0 and members > 1)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
@@ -220,7 +220,7 @@ class Session:
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
         """Train another net that is made alike, with the optimizer's blocks among these."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
-        for name in ("optimizer", "row_optimizer", "penalised"):
+        for name in ("optimizer", "row_optimizer", "penalised", "n_moments"):
             self.net[name] = getattr(blocks, name)
         self.adopt(moments)
         self.take(data)

@@ -4,16 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, leaf, row, stack
+from fastmlp._compile import call, fence, fetch, leaf, row, stack
 from fastmlp.backends.cpu.microkernel import STORE, lanes_of
 from fastmlp.backends.cpu.outputs import outputs
-from fastmlp.backends.cpu.plan import LAYER, NET, TILE, TILE_ROWS
+from fastmlp.backends.cpu.plan import ALL, LAYER, NET, NONE, OTHERS, TILE, TILE_ROWS
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
+# Bytes of a cache line.
+LINE = 64
 
 
 @leaf
@@ -31,18 +33,55 @@ def _differentiate(
     By X^T D, or by D^T X where the layer is turned; of the last one, D^T is there.
     """
     left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
-    start = (net.zeros, 0, 0)
+    # What does not stay in a cache is asked for while products take place, a strip of rows at a
+    # time: at 32 rows 784-2048-2048-10 takes 15.0 ms without, 14.0 so.
+    at_once = TILE_ROWS
+    if net.past == ALL and net.update:
+        at_once = STRIP_ROWS
+    first = piece.first
+    while first < piece.last:
+        last = min(first + at_once, piece.last)
+        if at_once < TILE_ROWS:
+            down = (first - piece.first) * vector
+            _ask(net, w + down, layer.master_panel, piece.n_panels, (last - first) * vector)
+        _differentiate_rows(net, piece, layer, left, right, w, g, first, last, vector, lanes)
+        first = last
+
+
+@leaf
+def _differentiate_rows(
+    net: Any, piece: Any, layer: Any, left: Any, right: Any, w: Any, g: Any, first: Any, last: Any,
+    vector: Any, lanes: Any,
+) -> None:  # fmt: skip
+    """The same for some rows of the tile; of a last layer that is turned, for all of them."""
+    down = (first - piece.first) * vector
+    start, start_row, start_panel = net.zeros, 0, 0
     if net.more:
-        start = (w - net.parameters + net.gradient, vector, layer.master_panel)
-    a = (left + piece.first // lanes * net.panel, net.panel, net.n_rows, STORE, 0)
+        start, start_row = w - net.parameters + net.gradient + down, vector
+        start_panel = layer.master_panel
+    to = (g + down, PANEL_ROWS * vector, start, start_row, start_panel)
     b = (right + piece.panel * net.panel, net.panel)
     width = (layer.n_in if layer.turned else layer.n_out) - piece.panel * lanes
-    shape = (min(piece.n_panels * lanes, width), piece.last - piece.first)
+    shape = (min(piece.n_panels * lanes, width), last - first)
     if _has_few_outputs(net, piece, layer):
-        a = (layer.deltas, net.error_panel, net.n_rows, STORE, 0)
-        call(net.product, (g, PANEL_ROWS * vector, *start, *b, *a, *shape))
+        errors = layer.deltas + first * vector
+        call(net.product, (*to, *b, errors, net.error_panel, net.n_rows, STORE, 0, *shape))
         return
-    call(net.gradient_product, (g, PANEL_ROWS * vector, *start, *b, *a, *shape))
+    columns = left + first // lanes * net.panel + first % lanes * (vector // lanes)
+    call(net.gradient_product, (*to, *b, columns, net.panel, net.n_rows, STORE, 0, *shape))
+
+
+@leaf
+def _ask(net: Any, w: Any, panel: Any, n_panels: Any, n_bytes: Any) -> None:
+    """Ask memory for parameters in some panels, and for their state."""
+    skip = w - net.parameters
+    for p in range(n_panels):
+        for down in range(p * panel, p * panel + n_bytes, LINE):
+            fetch(w + down)
+            if net.n_moments > 0:
+                fetch(net.m + skip + down)
+            if net.n_moments > 1:
+                fetch(net.v + skip + down)
 
 
 @leaf
@@ -214,12 +253,17 @@ def _twins(scalar: type[np.floating[Any]]) -> Any:
     """Make the function that brings the other form of the weights in step with a tile's panel."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    square, transpose = lanes * vector, moves(scalar, lanes).transpose
+    square, its = lanes * vector, moves(scalar, lanes)
+    transpose, transpose_past = its.transpose, its.transpose_past
 
-    def bring_in_step(piece: Any, layer: Any, p: Any, w: Any) -> None:
+    def bring_in_step(piece: Any, layer: Any, p: Any, w: Any, past: Any) -> None:
         for r in range(piece.first, piece.last, lanes):
+            source, left = w + (r - piece.first) * vector, layer.master_rows - r
             target = layer.twin + r // lanes * layer.twin_panel + (piece.panel + p) * square
-            transpose(w + (r - piece.first) * vector, target, layer.master_rows - r)
+            if past == ALL or (past == OTHERS and (r < piece.kept or r >= piece.kept_last)):
+                transpose_past(source, target, left)
+            else:
+                transpose(source, target, left)
 
     return leaf(bring_in_step)
 
@@ -243,6 +287,8 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
         g, values = stack(gradient_bytes), stack(panel_bytes)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
+        # One thread alone has no others.
+        past = NONE if net.past == OTHERS and net.divided == 0 else net.past
         for t in range(begin, end):
             piece = pieces[t]
             if piece.first == piece.last:
@@ -264,9 +310,11 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
                 if not at_once:
                     step(net, piece, layer, p, panel, g + p * panel_bytes, values, like)
                 if net.update and layer.twin:
-                    bring_in_step(piece, layer, p, panel)
+                    bring_in_step(piece, layer, p, panel, past)
             last = piece.panel + piece.n_panels == layer.master_panels
             if layer.turned and last and piece.last == layer.master_rows:
                 step_with_turned_biases(net, piece, layer, g, like)
+        if past != NONE:
+            fence()
 
     return work_on_tiles

@@ -31,6 +31,12 @@ class Vectors:
     def store(self, value: Any, address: Any, offset: int = 0) -> None:
         self.builder.store(value, self.at(address, offset), align=self.size)
 
+    def stream(self, value: Any, address: Any, offset: int = 0) -> None:
+        """Store to a whole vector's boundary, past the caches: a `fence` puts it in order."""
+        store = self.builder.store(value, self.at(address, offset), align=self.bytes)
+        once = self.builder.module.add_metadata([ir.Constant(LANE, 1)])
+        store.set_metadata("nontemporal", once)
+
     def first(self, n: Any) -> Any:
         """A mask of the first n lanes."""
         builder, ints = self.builder, ir.VectorType(LANE, self.lanes)

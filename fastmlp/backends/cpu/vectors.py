@@ -36,6 +36,9 @@ class Moves(NamedTuple):
         The way back.
     transpose : ``transpose(source, target, n)``
         One square block; rows of the source from the n-th on count as zeros.
+    transpose_past : ``transpose_past(source, target, n)``
+        The same, past the caches, to memory that this core does not read soon: a `fence` comes
+        before another may read it.
     sum_rows : ``sum_rows(matrix, start, target, n)``
         `start` plus the sum of n rows of a panel. Eight sums of every eighth row, added up in
         order: one chain of additions would wait four cycles for each.
@@ -57,6 +60,7 @@ class Moves(NamedTuple):
     spread: Move
     collect: Move
     transpose: Move
+    transpose_past: Move
     sum_rows: Move
     outer: Move
     columns_of: Move
@@ -74,6 +78,7 @@ def moves(scalar: type[np.floating[Any]], lanes: int) -> Moves:
         spread=compiled_move(_emit_spread, 4, lanes, size),
         collect=compiled_move(_emit_collect, 4, lanes, size),
         transpose=compiled_move(_emit_transpose, 3, lanes, size),
+        transpose_past=compiled_move(_emit_transpose_past, 3, lanes, size),
         sum_rows=compiled_move(_emit_sum_rows, 4, lanes, size),
         outer=compiled_move(_emit_outer, 5, lanes, size),
         columns_of=compiled_move(_emit_columns_of, 5, lanes, size),
@@ -164,12 +169,21 @@ def transposed(v: Vectors, rows: list[Any]) -> list[Any]:
 
 
 def _emit_transpose(v: Vectors, source: Any, target: Any, n: Any) -> None:
+    for r, column in enumerate(_columns_of_square(v, source, n)):
+        v.store(column, target, r * v.bytes)
+
+
+def _emit_transpose_past(v: Vectors, source: Any, target: Any, n: Any) -> None:
+    for r, column in enumerate(_columns_of_square(v, source, n)):
+        v.stream(column, target, r * v.bytes)
+
+
+def _columns_of_square(v: Vectors, source: Any, n: Any) -> list[Any]:
     builder, rows = v.builder, []
     for r in range(v.lanes):
         there = builder.icmp_signed("<", v.number(r), n)
         rows.append(builder.select(there, v.load(source, r * v.bytes), v.zero))
-    for r, column in enumerate(transposed(v, rows)):
-        v.store(column, target, r * v.bytes)
+    return transposed(v, rows)
 
 
 def _emit_columns_of(v: Vectors, source: Any, panel: Any, target: Any, width: Any, n: Any) -> None:
@@ -395,5 +409,14 @@ def _interpreted(scalar: type[np.floating[Any]], lanes: int) -> Moves:
             add_rows(*ways, stride, lanes, places, factors, n)
 
     return Moves(
-        spread, collect, transpose, sum_rows, outer, columns_of, rows_of, add_rows, add_wide_rows
+        spread,
+        collect,
+        transpose,
+        transpose,
+        sum_rows,
+        outer,
+        columns_of,
+        rows_of,
+        add_rows,
+        add_wide_rows,
     )
