@@ -1,6 +1,8 @@
 """Pictures of a fit, with matplotlib: ``pip install "fastmlp[plot]"``."""
 
+import warnings
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,9 +119,11 @@ def plot_digits(
 def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None = None) -> "Axes":
     """Plot what each candidate of a search scored on the held-out folds, and their spread.
 
-    Without `parameter` the candidates come in the order of their rank, the best one first. With it,
-    each stands above its value of that parameter, whose axis is logarithmic where the values are
-    positive numbers that span more than a factor of 20. The best candidate is marked.
+    Without `parameter` the candidates come in the order of their scores, the highest first. With
+    it, each that has a value of that parameter stands above it, on an axis that is logarithmic
+    where the values are positive numbers that span more than a factor of 20. What the search took
+    for the best candidate is marked: under halving, or where `refit` is a function, it need not
+    have the highest score.
 
     Parameters
     ----------
@@ -157,15 +161,19 @@ def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None 
     scores = np.asarray(results["mean_test_score"], float)
     spread = np.asarray(results["std_test_score"], float)
     order = np.argsort(-scores, kind="stable")
-    scores, spread = scores[order], spread[order]
-    ax = _new_axes() if ax is None else ax
+    best = getattr(search, "best_index_", order[0])
     if parameter is None:
-        places = np.arange(1, len(scores) + 1)
+        ax = _new_axes() if ax is None else ax
+        places = np.arange(1.0, len(scores) + 1)
         ax.set_xlabel("candidate, by rank")
         _whole_ticks(ax)
     else:
-        places = _places(ax, [_value(params, parameter) for params in results["params"]])[order]
+        values = _values(results["params"], parameter)
+        order = np.array([i for i in order if i in values])
+        ax = _new_axes() if ax is None else ax
+        places = _places(ax, list(values.values()))[np.searchsorted([*values], order)]
         ax.set_xlabel(parameter)
+    marked, scores, spread = order == best, scores[order], spread[order]
     style: dict[str, Any] = {
         "linestyle": "",
         "marker": "o",
@@ -174,7 +182,7 @@ def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None 
         "elinewidth": 1,
     }
     ax.errorbar(places, scores, spread, color=INK, ecolor=SOFT, label="mean and spread", **style)
-    ax.plot(places[:1], scores[:1], "o", color=WRONG, markersize=7, label="best")
+    ax.plot(places[marked], scores[marked], "o", color=WRONG, markersize=7, label="best")
     ax.set_ylabel("score")
     _tidy(ax)
     return ax
@@ -182,7 +190,7 @@ def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None 
 
 def plot_ensemble(
     ensemble: Any,
-    X: NDArray[Any],
+    X: Any,
     feature: int = 0,
     ax: "Axes | None" = None,
     *,
@@ -197,7 +205,7 @@ def plot_ensemble(
     Parameters
     ----------
     ensemble : fitted MLPEnsembleRegressor or MLPEnsembleClassifier
-    X : (n_samples, n_features) array
+    X : (n_samples, n_features) array or data frame
         Rows whose range and means are taken; marks on the axis show where they lie.
     feature : int, default 0
         The column of X to go along.
@@ -233,8 +241,11 @@ def plot_ensemble(
     rows = np.repeat(X.mean(axis=0)[None], n_points, axis=0)
     rows[:, feature] = along
     classifies = hasattr(ensemble, "predict_proba")
-    mean = ensemble.predict_proba(rows) if classifies else ensemble.predict(rows)
-    mean, spread = (_column(table, label) for table in (mean, ensemble.predict_std(rows)))
+    with warnings.catch_warnings():
+        # The rows of a data frame are an array here.
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        mean = ensemble.predict_proba(rows) if classifies else ensemble.predict(rows)
+        mean, spread = (_column(table, label) for table in (mean, ensemble.predict_std(rows)))
     ax = _new_axes() if ax is None else ax
     (line,) = ax.plot(along, mean, linewidth=1.8, label="mean of the members")
     for times, alpha in ((2, 0.15), (1, 0.25)):
@@ -246,26 +257,29 @@ def plot_ensemble(
     marks: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": INK, "alpha": 0.4}
     shown = X[:: max(1, len(X) // 200), feature]
     ax.plot(shown, np.full(len(shown), 0.01), "|", markersize=8, label="rows", **marks)
-    ax.set_xlabel(f"feature {feature}")
+    names = getattr(ensemble, "feature_names_in_", None)
+    ax.set_xlabel(f"feature {feature}" if names is None else names[feature])
     ax.set_ylabel(
-        f"probability of class {label % _width(ensemble)}" if classifies else "prediction"
+        f"probability of class {ensemble.classes_[label]}" if classifies else "prediction"
     )
     _tidy(ax)
     return ax
 
 
-def _value(candidate: Any, parameter: str) -> Any:
-    if parameter not in candidate:
+def _values(candidates: Sequence[Any], parameter: str) -> dict[int, Any]:
+    """Return the values of a parameter, by the numbers of the candidates that have one."""
+    values = {i: each[parameter] for i, each in enumerate(candidates) if parameter in each}
+    if not values:
         raise ValueError(
             f"plot_search: no parameter {parameter!r} was searched; there are "
-            f"{', '.join(sorted(candidate))}"
+            f"{', '.join(sorted({name for each in candidates for name in each}))}"
         )
-    return candidate[parameter]
+    return values
 
 
 def _places(ax: "Axes", values: list[Any]) -> NDArray[Any]:
     """Return where values stand on the axis: numbers at their own place, others one by one."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    if all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
         numbers = np.asarray(values, float)
         if numbers.min() > 0 and numbers.max() > LOG_SCALE_FACTOR * numbers.min():
             ax.set_xscale("log")
@@ -278,10 +292,6 @@ def _places(ax: "Axes", values: list[Any]) -> NDArray[Any]:
 
 def _column(table: NDArray[Any], label: int) -> NDArray[Any]:
     return table if table.ndim == 1 else table[:, label]
-
-
-def _width(classifier: Any) -> int:
-    return len(classifier.classes_)
 
 
 def _draw_digit(ax: "Axes", image: NDArray[Any], label: int, prediction: int) -> None:

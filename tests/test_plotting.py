@@ -1,12 +1,14 @@
 """Pictures: what is drawn, on which scale, and how a missing matplotlib is reported."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 from fastmlp import History
@@ -131,6 +133,24 @@ def test_search_draws_numbers_at_their_place_and_other_values_one_by_one() -> No
     assert [text.get_text() for text in ax.get_xticklabels()] == ["(4,)", "(8, 8)"]
 
 
+def test_search_marks_what_the_search_took_for_the_best() -> None:
+    search = SimpleNamespace(cv_results_=SCORES, best_index_=2)
+    for parameter, place in ((None, 3), ("alpha", 1)):
+        ax = plot_search(search, parameter=parameter)
+        (best,) = (line for line in ax.get_lines() if line.get_label() == "best")
+        assert best.get_xydata().tolist() == [[place, 0.7]]
+
+
+def test_search_draws_candidates_that_have_the_parameter_and_numbers_of_numpy() -> None:
+    drawn = [{"alpha": 1.0}, {"units": np.int64(64)}, {"units": np.int64(8)}]
+    search = SimpleNamespace(cv_results_={**SCORES, "params": drawn})
+    ax = plot_search(search, parameter="units")
+    assert points(ax) == [(64, 0.9), (8, 0.7)]
+    assert curves(ax)["best"] == [0.9]
+    with pytest.raises(ValueError, match="there are alpha, units"):
+        plot_search(search, parameter="beta")
+
+
 def test_search_wants_a_fitted_one_and_a_known_parameter() -> None:
     with pytest.raises(ValueError, match="must be fitted"):
         plot_search(SimpleNamespace())
@@ -171,6 +191,21 @@ def test_ensemble_draws_mean_and_spread_beyond_the_rows() -> None:
 def test_ensemble_draws_probabilities_of_a_class_between_0_and_1() -> None:
     ax = plot_ensemble(Chances(), np.array([[0.2], [0.6]]), n_points=3)
     np.testing.assert_allclose(curves(ax)["mean of the members"], [0.9, 0.6, 0.3])
-    assert ax.get_ylabel() == "probability of class 1"
+    assert ax.get_ylabel() == "probability of class yes"
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0, 1)
+
+
+def test_ensemble_of_named_features_says_the_name_and_does_not_warn() -> None:
+    class Named(Line):
+        feature_names_in_ = ("width", "height")
+
+        def predict(self, X: Any) -> Any:
+            warnings.warn("X does not have valid feature names, but", UserWarning, stacklevel=1)
+            return X[:, 0]
+
+    frame = pd.DataFrame({"width": [0.0, 4.0], "height": [2.0, 4.0]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax = plot_ensemble(Named(), frame, 1)
+    assert ax.get_xlabel() == "height"
