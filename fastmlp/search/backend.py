@@ -12,7 +12,7 @@ from joblib.parallel import ParallelBackendBase
 from sklearn.pipeline import Pipeline
 
 from fastmlp.estimators.translation import fit_cost
-from fastmlp.notices import warn
+from fastmlp.notices import raised, warn
 from fastmlp.pool import Pool, Task
 from fastmlp.search.trial import Trials
 
@@ -28,7 +28,9 @@ class Job:
     def __call__(self) -> None:
         """Do it, and tell joblib."""
         try:
-            self._result = self._call()
+            # Where a warning is an error, it fails that fit, and not the search at its end.
+            with raised():
+                self._result = self._call()
         except Exception as error:
             self._error = error
         self._callback(self)

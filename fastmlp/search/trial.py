@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import config_context
+from sklearn import config_context, get_config
 from sklearn.base import clone
 from sklearn.metrics._scorer import _PassthroughScorer
 from sklearn.model_selection._validation import _fit_and_score, _score
@@ -87,7 +87,8 @@ class Trials:
         estimator.set_params(**clone(parameters or {}, safe=False))
         begin = time.perf_counter()
         try:
-            self._once(("sound", id(parameters)), parameters, estimator._validate_params)
+            if not get_config()["skip_parameter_validation"]:
+                self._once(("sound", id(parameters)), parameters, estimator._validate_params)
             estimator._fit_part(fold.X, fold.y, fold.train, fold.form)
         except Exception:
             if named["error_score"] == "raise":
@@ -148,7 +149,9 @@ def is_plain(estimator: Any, X: Any, y: Any, named: dict[str, Any]) -> bool:
 
 
 def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
-    """Return X and y as `fit` takes them; None where it would refuse them."""
+    """Return X and y as `fit` takes them; None where it would refuse them, or `predict` would."""
+    if getattr(getattr(X, "dtype", None), "kind", "f") in "US":
+        return None  # Which `fit` takes for numbers.
     options: dict[str, Any] = {"multi_output": True, "dtype": (np.float64, np.float32)}
     try:
         X, y = validate_data(clone(estimator), X, y, **options)
@@ -171,7 +174,7 @@ def make_fold(
         rows, targets = estimator._validate_input(*part, False, reset=True)
     except (TypeError, ValueError):
         return None
-    if rows.dtype != X.dtype:
+    if rows.dtype != X.dtype or hasattr(targets, "tocsr"):
         return None
     table = np.zeros((len(X), targets.size // len(targets)), targets.dtype)
     table[train] = targets.reshape(len(targets), -1)

@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X, assert_same
+from sklearn import config_context
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
 from fastmlp._compile.jit import INTERPRETED
@@ -145,3 +148,45 @@ def test_data_that_no_fit_takes_are_refused_in_its_words(
     with pytest.raises(ValueError, match=message):
         MLPSearchCV(OURS, GRID, cv=3, error_score="raise").fit(data, LABELS)
     assert not shared
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the t")
+@pytest.mark.filterwarnings("ignore:Scoring failed")
+def test_numbers_that_are_strings_have_no_score_for_no_prediction_takes_them(
+    shared: list[Any],
+) -> None:
+    search = MLPSearchCV(OURS, GRID, cv=3, refit=False).fit(X.astype(str), LABELS)
+    assert np.isnan(search.cv_results_["mean_test_score"]).all()
+    assert not shared
+
+
+def test_sparse_targets_of_a_regressor_fail_fit_by_fit() -> None:
+    sparse = csr_array(np.stack([REAL, X[:, 0]], axis=1))
+    with pytest.raises(ValueError, match="All the 12 fits failed"):
+        MLPSearchCV(REGRESSOR, GRID, cv=3).fit(X, sparse)
+
+
+def test_parameters_are_not_checked_where_scikit_learn_is_told_so(shared: list[Any]) -> None:
+    grid = {"alpha": [1e-3, -1.0]}
+    with config_context(skip_parameter_validation=True):
+        search = MLPSearchCV(OURS, grid, cv=3).fit(X, LABELS)
+        assert_same(search, GridSearchCV(OURS, grid, cv=3).fit(X, LABELS))
+    assert len(shared) == 6
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_warning_that_is_an_error_fails_its_fit(whole: bool) -> None:
+    steady = classifier(tol=10.0, n_iter_no_change=1)
+    estimator = steady if whole else make_pipeline(StandardScaler(), steady)
+    name = "max_iter" if whole else "mlpclassifier__max_iter"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Stochastic Optimizer: Max")
+        search = MLPSearchCV(estimator, {name: [2, 50]}, cv=3).fit(X, LABELS)
+        expected = GridSearchCV(estimator, {name: [2, 50]}, cv=3).fit(X, LABELS)
+    scores = search.cv_results_["mean_test_score"]
+    assert list(np.isnan(scores)) == [True, False]
+    assert np.array_equal(scores, expected.cv_results_["mean_test_score"], equal_nan=True)
+    assert search.best_params_ == expected.best_params_
