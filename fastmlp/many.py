@@ -15,7 +15,7 @@ from fastmlp.history import Callback, History, Report, Status
 from fastmlp.jobs import Job
 from fastmlp.model import MLP
 from fastmlp.notices import warn
-from fastmlp.pool import Outcome, Pool, Task
+from fastmlp.pool import Outcome, Pool, Task, share
 
 WHO = "fit_many"
 Array = NDArray[Any]
@@ -121,10 +121,10 @@ def fit_many(
 
 
 def pool_of(n_threads: int | None) -> Pool:
-    """Return a pool of so many threads; None: of as many as the process may use."""
+    """Return a pool of so many threads; None: of as many as are free to this thread."""
     from fastmlp.backends.cpu import launch
 
-    return Pool(launch.thread_limit() if n_threads is None else int(n_threads))
+    return Pool(share() or launch.thread_limit() if n_threads is None else int(n_threads))
 
 
 def _nets(given: Any) -> list[MLP]:

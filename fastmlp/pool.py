@@ -54,6 +54,7 @@ class Pool:
     def __init__(self, n_threads: int) -> None:
         self.interrupted = False
         self._n_threads = n_threads
+        self._outer: Pool | None = None
         self._waiting: deque[int] = deque()
         self._tasks: list[Task] = []
         self._outcomes: list[Outcome | None] = []
@@ -71,8 +72,8 @@ class Pool:
 
     @property
     def stopping(self) -> bool:
-        """Whether tasks are to end."""
-        return self._stopping.is_set()
+        """Whether tasks are to end, as where they are part of a task that is to."""
+        return self._stopping.is_set() or (self._outer is not None and self._outer.stopping)
 
     @property
     def outcomes(self) -> list[Outcome | None]:
@@ -84,8 +85,10 @@ class Pool:
 
         Ctrl-C, or any other exception in the caller, ends those that run at their next call of
         compiled code. So does an error in one of them, which is raised when all have ended, with a
-        note that says which `name` it was, or what the task's own name is.
+        note that says which `name` it was, or what the task's own name is. In a task of another
+        pool, such as the fit of an ensemble in a search, they end with that one.
         """
+        self._outer = getattr(_here, "pool", None)
         try:
             self.begin(tasks)
             self._wait()
@@ -97,6 +100,7 @@ class Pool:
             i, error = self._failed
             error.add_note(f"in {self._tasks[i].name or f'{name} {i}'}")
             raise error
+        check()
         return self._outcomes
 
     def begin(self, tasks: Sequence[Task]) -> None:

@@ -460,6 +460,15 @@ def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
     assert pool.share() is None
 
 
+def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
+    many, taken = sys.modules[fit_many.__module__], list[int]()
+    tasks = [pool.Task(1, lambda: taken.append(many.pool_of(None)._n_threads)) for _ in range(8)]
+    pool.Pool(2).run(tasks)
+    assert set(taken[:6]) == {1}
+    assert many.pool_of(3)._n_threads == 3
+    assert many.pool_of(None)._n_threads == launch.thread_limit()
+
+
 LAYER = """
 import sys, warnings, numpy as np
 from fastmlp import MLP, fit_many

@@ -60,6 +60,30 @@ def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
     assert ended == ["stopped"]
 
 
+def test_a_pool_in_a_task_ends_with_it() -> None:
+    begun, ended = threading.Event(), list[str]()
+
+    def endless() -> None:
+        begun.set()
+        limit = time.monotonic() + 10
+        while time.monotonic() < limit:
+            pool.check()
+            time.sleep(0.001)
+        ended.append("by itself")
+
+    def inner() -> None:
+        Pool(2).run([Task(1, endless), Task(1, endless)])
+        ended.append("inner")
+
+    def fail() -> None:
+        begun.wait(10)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        Pool(2).run([Task(1, inner), Task(1, fail)])
+    assert not ended
+
+
 def test_an_exit_in_the_caller_ends_all_threads() -> None:
     crew = Pool(2)
 
