@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastmlp.estimators import solvers
 from fastmlp.estimators.blas import one_thread
 from fastmlp.estimators.held_out import HeldOut, split
-from fastmlp.estimators.parameters import Parameters, dtype_of
+from fastmlp.estimators.parameters import Parameters, dtype_of, sizes_of
 from fastmlp.estimators.stochastic import Epochs, moments_of
 from fastmlp.estimators.translation import (
     ACTIVATIONS,
@@ -182,7 +183,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _check_sizes(self, units: list[int]) -> None:
         """Refuse to go on with a net of other sizes, or of sizes that were asked for since."""
-        sizes = [self.coefs_[0].shape[0], *(coef.shape[1] for coef in self.coefs_)]
+        sizes = list(sizes_of(self.coefs_))
         if sizes != list(units):
             raise ValueError(
                 f"{type(self).__name__} has layers of {sizes} units from an earlier fit, but the "
@@ -200,7 +201,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _adopt(self) -> None:
         """Put all parameters into one vector, and its views in their place."""
-        self._parameters = Parameters(self.coefs_, self.intercepts_, self.coefs_[0].dtype)
+        dtype = dtype_of(*self.coefs_, *self.intercepts_)
+        self._parameters = Parameters(self.coefs_, self.intercepts_, dtype)
         self.coefs_ = list(self._parameters.coefs)
         self.intercepts_ = list(self._parameters.intercepts)
 
@@ -271,9 +273,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             return None
         if self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
-        if not hasattr(self, "_best_coefs"):
-            self._best_coefs = [coef.copy() for coef in self.coefs_]
-            self._best_intercepts = [intercept.copy() for intercept in self.intercepts_]
+        self._best_coefs = [coef.copy() for coef in parameters.coefs]
+        self._best_intercepts = [intercept.copy() for intercept in parameters.intercepts]
         labels = self._labels_of(rows[1])
         return HeldOut(self, rows, labels, self._metric, parameters, network)
 
@@ -305,6 +306,8 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _fit_lbfgs(self, X: Any, y: Array, sample_weight: Any, *buffers: Any) -> None:
         """Run SciPy's L-BFGS-B, as scikit-learn does in float64 for data of any precision."""
+        # scikit-learn packs what lies in the lists, which may be one number for a whole layer.
+        self._live_parameters().write_back(self.coefs_, self.intercepts_)
         self._objective = self._objective_on(X, y, sample_weight)
         try:
             with one_thread:
@@ -340,6 +343,10 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _outputs(self, X: Any, hidden: bool = False) -> Array:
         """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
         parameters = self._live_parameters()
+        if X.shape[1] != parameters.layout.sizes[0]:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but coefs_[0] has {parameters.layout.sizes[0]} rows"
+            )
         dtype = dtype_of(np.empty(0, X.dtype), parameters.flat)
         # Without penalties, so that nets which differ in them alone have their buffers in common.
         network = network_of(self, parameters.layout.sizes, dtype)._replace(penalties=())
@@ -377,4 +384,6 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "coefs_"):
-            self._adopt()
+            # Arrays of the user's own that do not fit together: what computes with them says so.
+            with suppress(ValueError):
+                self._adopt()

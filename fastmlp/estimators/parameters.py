@@ -24,11 +24,17 @@ class Parameters:
     coefs, intercepts : views into it, shape (n_in, n_out) and (n_out,) each
     quick : what predicts a few rows again, or None
     idle : Idle, what predicts more rows again
+
+    Raises
+    ------
+    ValueError
+        Where the arrays are not those of layers one after the other.
     """
 
     def __init__(self, coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> None:
-        self.layout = make_layout((coefs[0].shape[0], *(coef.shape[1] for coef in coefs)))
-        parts = [np.ravel(part) for part in (*coefs, *intercepts)]
+        self.layout = make_layout(sizes_of(coefs))
+        biases = rows_of_biases(intercepts, self.layout.sizes[1:])
+        parts = [np.ravel(part) for part in (*coefs, *biases)]
         self.flat = np.concatenate(parts).astype(dtype, copy=False)
         self.coefs = weight_views(self.layout, self.flat)
         self.intercepts = bias_views(self.layout, self.flat)
@@ -60,10 +66,53 @@ class Parameters:
             for i, view in enumerate(mine):
                 if its[i] is view:
                     continue
-                if its[i].dtype == view.dtype and its[i].flags.writeable:
+                if can_hold(its[i], view):
                     its[i][...] = view
                 else:
                     its[i] = view
+
+
+def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
+    """Return the sizes of the layers between which these matrices stand.
+
+    What does not fit together would have kernels read past the end of the flat vector.
+    """
+    shapes = [np.shape(coef) for coef in coefs]
+    for i, shape in enumerate(shapes):
+        if len(shape) != 2:
+            raise ValueError(f"coefs_[{i}] must be an array of two dimensions, got {coefs[i]!r}")
+        if i and shape[0] != shapes[i - 1][1]:
+            raise ValueError(
+                f"coefs_[{i}] has {shape[0]} rows, but coefs_[{i - 1}] has {shapes[i - 1][1]} "
+                "columns"
+            )
+    return (shapes[0][0], *(shape[1] for shape in shapes))
+
+
+def rows_of_biases(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]:
+    """Return the biases of layers of these widths; one number stands for all of a layer."""
+    if len(intercepts) != len(widths):
+        raise ValueError(
+            f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in intercepts_"
+        )
+    for i, (bias, width) in enumerate(zip(intercepts, widths, strict=True)):
+        if np.shape(bias) not in ((width,), (1, width), (1,), ()):
+            raise ValueError(
+                f"intercepts_[{i}] has the shape {np.shape(bias)}, but coefs_[{i}] has {width} "
+                "columns"
+            )
+    return [
+        np.broadcast_to(bias, (1, width)) for bias, width in zip(intercepts, widths, strict=True)
+    ]
+
+
+def can_hold(array: Any, view: Array) -> bool:
+    """Whether numbers that are written into the array are those of the view."""
+    return (
+        isinstance(array, np.ndarray)
+        and (array.dtype, array.size) == (view.dtype, view.size)
+        and array.flags.writeable
+    )
 
 
 def dtype_of(*arrays: Array) -> np.dtype[Any]:

@@ -154,10 +154,10 @@ class Epochs:
 def moments_of(books: Any, network: Network, *, sparse: bool) -> Moments:
     """Return the optimizer's state, which lies beside its books."""
     moments: Moments | None = getattr(books, "moments", None)
-    sizes = network.layout.sizes, network.dtype
-    if moments is None or (moments.network.layout.sizes, moments.network.dtype) != sizes:
+    if moments is None or moments.network.layout.sizes != network.layout.sizes:
         moments = Moments(network, sparse=sparse)
-    elif moments.sparse != sparse:
-        moments = Moments(network, moments.flat(), sparse=sparse)
+    elif (moments.sparse, moments.network.dtype) != (sparse, network.dtype):
+        # The precision changes where a user has put weights of another one into the lists.
+        moments = Moments(network, moments.flat().astype(network.dtype, copy=False), sparse=sparse)
     books.moments = moments
     return moments

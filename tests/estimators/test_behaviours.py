@@ -425,6 +425,128 @@ def test_15_what_is_written_to_the_weights_counts(name: str, change: Callable[..
     same(name, call, warm_start=True)
 
 
+def in_float32(model: Any) -> None:
+    model.coefs_ = [part.astype(np.float32) for part in model.coefs_]
+    model.intercepts_ = [part.astype(np.float32) for part in model.intercepts_]
+
+
+def first_in_integers(model: Any) -> None:
+    model.coefs_[0] = np.rint(model.coefs_[0] * 3).astype(int)
+
+
+def one_bias_for_a_layer(model: Any) -> None:
+    model.intercepts_[0] = np.array([0.5])
+
+
+def flat_biases(model: Any) -> None:
+    model.intercepts_[0] = model.intercepts_[0][None]
+
+
+def fewer_units(model: Any) -> None:
+    model.coefs_[0], model.coefs_[1] = model.coefs_[0][:, :2], model.coefs_[1][:2]
+    model.intercepts_[0] = model.intercepts_[0][:2]
+
+
+@pytest.mark.parametrize(
+    "change", [in_float32, first_in_integers, one_bias_for_a_layer, flat_biases, fewer_units]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_15_weights_of_other_kinds_and_shapes_count(name: str, change: Any) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, target_of(name)).predict(X[:1])
+        change(model)
+        carried = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        outputs = "predict_proba" if name == "MLPClassifier" else "predict"
+        return {str(i): getattr(m, outputs)(X) for i, m in enumerate([model, *carried])}
+
+    *_, error = same(name, call)
+    assert error is None
+
+
+def test_15_the_state_goes_along_with_weights_of_another_precision() -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, REAL)
+        in_float32(model)
+        return model.partial_fit(X, REAL).coefs_[0].astype(np.float64)
+
+    *_, error = same("MLPRegressor", call, tolerance=1e-6)
+    assert error is None
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: str) -> None:
+    weights = []
+    for bias in (np.array([0.5]), np.full(4, 0.5)):
+        model = MLPRegressor(**SMALL, warm_start=True, solver=solver)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X, REAL)
+            model.intercepts_[0] = bias
+            model.fit(X, REAL)
+        weights.append(np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_]))
+    assert np.array_equal(*weights)
+
+
+def columns_too_many(model: Any) -> None:
+    model.coefs_[0] = np.hstack([model.coefs_[0]] * 2)
+
+
+def rows_too_many(model: Any) -> None:
+    model.coefs_[1] = np.vstack([model.coefs_[1]] * 2)
+
+
+def rows_too_few(model: Any) -> None:
+    model.coefs_[0] = model.coefs_[0][:3]
+
+
+def biases_too_many(model: Any) -> None:
+    model.intercepts_[0] = np.r_[model.intercepts_[0], 0.0]
+
+
+def upright_biases(model: Any) -> None:
+    model.intercepts_[0] = model.intercepts_[0][:, None]
+
+
+def flat_weights(model: Any) -> None:
+    model.coefs_[0] = model.coefs_[0].ravel()
+
+
+def a_layer_too_few(model: Any) -> None:
+    model.coefs_.pop()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        columns_too_many,
+        rows_too_many,
+        rows_too_few,
+        biases_too_many,
+        upright_biases,
+        flat_weights,
+        a_layer_too_few,
+    ],
+)
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("name", NAMES)
+def test_15_weights_that_do_not_fit_together(name: str, solver: str, change: Any) -> None:
+    """A kernel would read and write past their end."""
+    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
+    model = kind(**{**SMALL, "solver": solver, "warm_start": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, target_of(name))
+    model.predict(X[:1])
+    change(model)
+    for rows in (X, X[:1]):
+        with pytest.raises(ValueError, match=r"coefs_|intercepts_"):
+            model.predict(rows)
+        with pytest.raises(ValueError, match=r"coefs_|intercepts_"):
+            pickle.loads(pickle.dumps(model)).predict(rows)
+    with pytest.raises(ValueError, match=r"coefs_|intercepts_|layers of"):
+        model.fit(X, target_of(name))
+
+
 VERBOSE: dict[str, dict[str, Any]] = {
     "to the end": {},
     "no progress": {"tol": 10, "n_iter_no_change": 2, "max_iter": 20},
