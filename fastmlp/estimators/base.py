@@ -49,6 +49,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     coefs_: list[Array]
     intercepts_: list[Array]
+    loss_: float
     validation_loss_curve_: list[float] | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
@@ -290,7 +291,12 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
         )
         weight = None if weight is None else _check_sample_weight(weight, X)
-        return X, self._binarized(y), weight
+        targets = self._binarized(y)
+        if targets.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y_val has {targets.shape[1]} columns, but there are {self.n_outputs_} outputs"
+            )
+        return X, targets, weight
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:
@@ -314,6 +320,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 super()._fit_lbfgs(X, y, sample_weight, *buffers)
         finally:
             del self._objective
+        self.loss_ = np.float64(self.loss_)
 
     def _objective_on(self, X: Any, y: Array, sample_weight: Any) -> Any:
         sizes = self._live_parameters().layout.sizes

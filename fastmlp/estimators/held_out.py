@@ -28,6 +28,11 @@ class HeldOut:
     Attributes
     ----------
     X, labels, weight : what a scorer takes
+
+    Raises
+    ------
+    ValueError
+        Where no row has a weight.
     """
 
     def __init__(
@@ -40,6 +45,9 @@ class HeldOut:
         network: Network,
     ) -> None:
         self.X, self._targets, self.weight = rows
+        if self.weight is not None and not self.weight.any():
+            # What scikit-learn's metrics say.
+            raise ValueError("Sample weights must contain at least one non-zero number.")
         self.labels, self._metric, self._flat = labels, metric, parameters.flat
         data = data_of(network, *rows)
         self._evaluation = engine_of(estimator, network).evaluation(data)

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn import neural_network
 from sklearn.base import _fit_context
 from sklearn.utils.metaestimators import available_if
@@ -217,4 +218,25 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         return r2(outputs, targets, weight)
 
     def _binarized(self, y: Any) -> Array:
+        y = _numbers(y)
         return y.reshape(-1, 1) if y.ndim == 1 else y
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
+        """Check the data and, where an earlier fit goes on, that its outputs are the loss's."""
+        out = "exp" if self.loss == "poisson" else "identity"
+        if not reset and self.out_activation_ != out:
+            raise ValueError(
+                f"MLPRegressor has the out_activation_ {self.out_activation_!r} from an earlier "
+                f"fit, but loss={self.loss!r} asks for {out!r}: call fit with warm_start=False to "
+                "begin anew"
+            )
+        X, y = super()._validate_input(X, y, incremental, reset)
+        return X, _numbers(y)
+
+
+def _numbers(targets: Any) -> Array:
+    """Return targets as a dense array; NumPy would make numbers of texts and of dates too."""
+    dense: Array = targets.toarray() if issparse(targets) else targets
+    if dense.dtype.kind not in "biuf":
+        raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
+    return dense

@@ -174,6 +174,35 @@ def test_3_and_4_targets(target: str) -> None:
     same(name, call)
 
 
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("kind", ["U", "S", "M8[s]", "m8[s]", "V8"])
+def test_3_targets_that_are_no_numbers(kind: str, solver: str, early: bool) -> None:
+    y = np.rint(X[:, 0]).astype(int).astype(kind)
+    model = MLPRegressor(**SMALL, solver=solver, early_stopping=early)
+    for call in (model.fit, *([model.partial_fit] if solver == "adam" and not early else [])):
+        with pytest.raises(TypeError, match=r"y must hold numbers, got an array of"):
+            call(X, y)
+    with pytest.raises(TypeError, match=r"y must hold numbers"):
+        model.fit(X, REAL, X_val=X, y_val=y)
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csc_array", "coo_array"])
+def test_3_sparse_targets_of_a_regressor(form: str) -> None:
+    y = getattr(scipy.sparse, form)(np.maximum(X[:, :2], 0))
+
+    def call(model: Any) -> Any:
+        return numbers_of(model.fit(X, y).partial_fit(X, y))
+
+    *_, error = same("MLPRegressor", call)
+    assert error is None
+
+
+def test_3_an_objective_is_a_number_of_numpy() -> None:
+    same("MLPRegressor", lambda m: type(m.fit(X, REAL).loss_), solver="lbfgs")
+    same("MLPRegressor", lambda m: type(m.fit(X, REAL).loss_))
+
+
 @pytest.mark.parametrize("labels", [LABELS, X[:, 0] > 0, LABELS.astype(object)])
 def test_4_labels_with_early_stopping(labels: Any) -> None:
     *_, error = same("MLPClassifier", lambda m: numbers_of(m.fit(X, labels)), early_stopping=True)
@@ -208,6 +237,14 @@ SAMPLE_WEIGHTS: dict[str, Any] = {
 def test_5_sample_weights(weight: str, name: str, early: bool) -> None:
     given = SAMPLE_WEIGHTS[weight]
     same(name, lambda m: fitted(m, sample_weight=given), early_stopping=early, batch_size=20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_5_rows_to_validate_on_that_have_no_weight(name: str) -> None:
+    weight = np.zeros(len(X))
+    weight[3] = 1  # One of those to train on.
+    *_, error = same(name, lambda m: fitted(m, sample_weight=weight), early_stopping=True)
+    assert "at least one non-zero number" in error[1]
 
 
 @pytest.mark.parametrize("name", NAMES)

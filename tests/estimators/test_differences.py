@@ -59,6 +59,54 @@ def other_sizes_under_warm_start() -> None:
     assert "[6, 4, 2]" in ours[2][1]
 
 
+def another_loss_under_warm_start() -> None:
+    counts = np.abs(np.rint(REAL))
+    for before, after in (("poisson", "squared_error"), ("squared_error", "poisson")):
+        for again in ("fit", "partial_fit"):
+
+            def call(model: Any, after: str = after, again: str = again) -> Any:
+                model.fit(X, counts).set_params(loss=after)
+                return getattr(model, again)(X, counts)
+
+            settings = {"loss": before, "warm_start": True}
+            theirs, ours = outcomes("MLPRegressor", call, **settings)
+            assert theirs[2] is None
+            assert theirs[0].out_activation_ == ("exp" if before == "poisson" else "identity")
+            assert ours[2][0] == "ValueError"
+            assert repr(theirs[0].out_activation_) in ours[2][1]
+            assert repr(after) in ours[2][1]
+
+
+def early_stopping_under_warm_start() -> None:
+    first: list[Any] = []
+
+    def call(model: Any) -> Any:
+        first.append([part.copy() for part in model.fit(X, LABELS).coefs_])
+        return model.fit(X, LABELS)
+
+    settings = {"warm_start": True, "early_stopping": True, "n_iter_no_change": 3}
+    settings |= {"solver": "sgd", "learning_rate_init": 0.5, "max_iter": 30}
+    theirs, ours = outcomes("MLPClassifier", call, **settings)
+    scores = ours[0].validation_scores_
+    assert scores == pytest.approx(theirs[0].validation_scores_)
+    assert max(scores[: -ours[0].n_iter_]) >= max(scores[-ours[0].n_iter_ :])
+    same = [
+        np.array_equal(model.coefs_[0], before[0])
+        for model, before in zip((theirs[0], ours[0]), first, strict=True)
+    ]
+    assert same == [False, True]
+
+
+def targets_that_are_text() -> None:
+    for y in (REAL.astype(str), np.full(len(X), "2026-01-01", "M8[D]")):
+        theirs, ours = outcomes("MLPRegressor", lambda m, y=y: m.fit(X, y))
+        assert theirs[2][0] == "UFuncTypeError"
+        assert ours[2] == (
+            "TypeError",
+            f"MLPRegressor: y must hold numbers, got an array of {y.dtype}",
+        )
+
+
 def state_in_pickles() -> None:
     theirs, ours = outcomes(
         "MLPRegressor", lambda m: len(pickle.dumps(m.fit(X, REAL))), hidden_layer_sizes=(200,)
@@ -164,6 +212,11 @@ def curve_of_partial_fits() -> None:
 DIFFERENCES: dict[str, Callable[[], None]] = {
     "a batch whose weights sum to zero": batch_of_no_weight,
     "other layer sizes under `warm_start`": other_sizes_under_warm_start,
+    "another `loss` under `warm_start` or in `partial_fit`": another_loss_under_warm_start,
+    "`early_stopping` under `warm_start`, no score above the earlier fits' best": (
+        early_stopping_under_warm_start
+    ),
+    "a regressor's targets that are text or dates": targets_that_are_text,
     "what a pickle holds": state_in_pickles,
     "float32 rows with float64 targets": float64_targets_of_float32_rows,
     "`lbfgs` on float32 rows": lbfgs_in_float32,
