@@ -187,12 +187,16 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
         outputs = self._quick_outputs(X)
-        if outputs is None or len(self.classes_) < 2:
+        if outputs is None:
+            return super().predict(X)
+        # Its labels are what counts in scikit-learn, too: `classes_` may have been written to.
+        classes: Array = self._label_binarizer.classes_
+        if len(classes) < 2:
             return super().predict(X)
         if self.n_outputs_ == 1:
-            return self.classes_[(outputs[:, 0] > 0.5).astype(np.intp)]
+            return classes[(outputs[:, 0] > 0.5).astype(np.intp)]
         if self._label_binarizer.y_type_ == "multiclass":
-            return self.classes_[outputs.argmax(axis=1)]
+            return classes[outputs.argmax(axis=1)]
         return super().predict(X)
 
     def predict_proba(self, X: Any) -> Array:

@@ -219,6 +219,17 @@ def test_4_a_probability_of_one_half_is_the_first_class() -> None:
     assert same("MLPClassifier", call)[0] == ["no"] * 3
 
 
+@pytest.mark.parametrize("labels", [LABELS, np.digitize(X[:, 0], [-0.5, 0.5])])
+def test_4_one_row_has_the_label_that_it_has_among_many(labels: Any) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, labels).predict(X[:1])
+        model.classes_ = np.array(["a", "b", "c"])[: len(model.classes_)]
+        return {"one": model.predict(X[:1]), "all": model.predict(X)}
+
+    *_, error = same("MLPClassifier", call)
+    assert error is None
+
+
 SAMPLE_WEIGHTS: dict[str, Any] = {
     "array": WEIGHTS,
     "list": WEIGHTS.tolist(),
