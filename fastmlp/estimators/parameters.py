@@ -33,7 +33,7 @@ class Parameters:
 
     def __init__(self, coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> None:
         self.layout = make_layout(sizes_of(coefs))
-        biases = rows_of_biases(intercepts, self.layout.sizes[1:])
+        biases = biases_of(intercepts, self.layout.sizes[1:])
         parts = [np.ravel(part) for part in (*coefs, *biases)]
         self.flat = np.concatenate(parts).astype(dtype, copy=False)
         self.coefs = weight_views(self.layout, self.flat)
@@ -89,21 +89,21 @@ def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
     return (shapes[0][0], *(shape[1] for shape in shapes))
 
 
-def rows_of_biases(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]:
+def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]:
     """Return the biases of layers of these widths; one number stands for all of a layer."""
     if len(intercepts) != len(widths):
         raise ValueError(
             f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in intercepts_"
         )
+    biases = []
     for i, (bias, width) in enumerate(zip(intercepts, widths, strict=True)):
-        if np.shape(bias) not in ((width,), (1, width), (1,), ()):
+        shape = np.shape(bias)
+        if shape not in ((width,), (1, width), (1,), ()):
             raise ValueError(
-                f"intercepts_[{i}] has the shape {np.shape(bias)}, but coefs_[{i}] has {width} "
-                "columns"
+                f"intercepts_[{i}] has the shape {shape}, but coefs_[{i}] has {width} columns"
             )
-    return [
-        np.broadcast_to(bias, (1, width)) for bias, width in zip(intercepts, widths, strict=True)
-    ]
+        biases.append(bias if shape == (width,) else np.broadcast_to(bias, (1, width)))
+    return biases
 
 
 def can_hold(array: Any, view: Array) -> bool:
