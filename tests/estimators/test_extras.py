@@ -117,7 +117,7 @@ def test_validation_rows_that_cannot_be() -> None:
         clone(SMALL).fit(X, LABELS, X_val=NEW, y_val=np.full(len(NEW), "maybe"))
     with pytest.raises(ValueError, match="3 features"):
         clone(SMALL).fit(X, LABELS, X_val=NEW[:, :3], y_val=NEW_LABELS)
-    regressor = MLPRegressor((5,), max_iter=8)
+    regressor = MLPRegressor(hidden_layer_sizes=(5,), max_iter=8)
     for y, y_val in ((REAL, NEW[:, :2]), (X[:, :3], NEW[:, :2]), (X[:, :2], NEW[:, 0])):
         with pytest.raises(ValueError, match=r"y_val has \d columns, but there are \d outputs"):
             regressor.fit(X, y, X_val=NEW, y_val=y_val)
