@@ -68,6 +68,10 @@ class MLP(Placed):
         All weights, then all biases, in one vector. Writing to it changes the net.
     weights, biases : lists of arrays
         Views into `parameters`, shape (n_in, n_out) and (n_out,) each.
+    optimizer : Optimizer
+        May be set, to all that the constructor takes, between fits. With one of the same rule, as
+        of another rate, a fit goes on with the optimizer's state; one of another rule starts from
+        step 0, with a state of its own.
     n_steps : int
         Optimizer steps done so far. A further fit goes on with the optimizer's state.
 
@@ -125,7 +129,7 @@ class MLP(Placed):
             penalties=validation.penalty_terms(l2, l1, penalties),
             dtype=validation.dtype(dtype),
         )
-        self.optimizer = validation.optimizer(optimizer)
+        self._optimizer = validation.optimizer(optimizer)
         self.device = validation.device(device)
         devices.require(self.device)
         if n_threads is not None:
@@ -147,6 +151,19 @@ class MLP(Placed):
     def dtype(self) -> np.dtype[Any]:
         """The dtype of parameters and predictions."""
         return self._network.dtype
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; another rule's, if set, starts from step 0 with a state of its own."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, given: str | Optimizer | Callable[..., Any]) -> None:
+        optimizer = validation.optimizer(given)
+        with self._guard.training("MLP.optimizer"):
+            if optimizer.rule is not self._optimizer.rule:
+                self._moments, self.n_steps = None, 0
+            self._optimizer = optimizer
 
     @property
     def parameters(self) -> Array:

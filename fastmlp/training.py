@@ -276,10 +276,14 @@ class Loop:
             net=request.net,
             history=history,
         )
-        for callback in request.callbacks:
-            callback(report)
         if request.callbacks:
-            self._trainer.load()
+            request.net.n_steps = self.step
+            try:
+                for callback in request.callbacks:
+                    callback(report)
+            finally:
+                # What a callback wrote before it raised counts, too.
+                self._trainer.load()
         if report.stopping:
             history.status = Status.STOPPED
 

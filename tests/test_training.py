@@ -1,6 +1,8 @@
 """The loop: callbacks, stopping, interruption, divergence, going on."""
 
+import copy
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -104,6 +106,75 @@ def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net() -> None:
         net.fit(X, Y, epochs=3, callbacks=callback)
     assert np.isfinite(net.predict(X)).all()
     assert net.n_steps == 2
+
+
+def test_what_a_callback_wrote_before_it_raised_counts() -> None:
+    def callback(report: Report) -> None:
+        report.net.parameters.fill(0.5)
+        raise LookupError("mine")
+
+    net = make_net()
+    with pytest.raises(LookupError, match="mine"):
+        net.fit(X, Y, epochs=3, callbacks=callback)
+    assert (net.parameters == 0.5).all()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam", "rmsprop"])
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_made_by_a_callback_goes_on_as_the_net_does(optimizer: str, make_copy: Any) -> None:
+    copies, steps = [], []
+
+    def callback(report: Report) -> None:
+        steps.append(report.net.n_steps)
+        if report.epoch == 2:
+            copies.append(make_copy(report.net))
+
+    net = make_net(optimizer=optimizer)
+    net.fit(X, Y, epochs=5, batch_size=10, callbacks=callback)
+    (other,) = copies
+    other.fit(X, Y, epochs=2, batch_size=10)
+    assert steps == [5, 10, 15, 20, 25]
+    assert other.parameters.tobytes() == net.parameters.tobytes()
+
+
+@pytest.mark.parametrize("after", OPTIMIZERS)
+def test_another_optimizer_starts_with_a_state_of_its_own(after: str) -> None:
+    net = make_net(optimizer=SGD(0.01, momentum=0.9))
+    net.fit(X, Y, epochs=3)
+    fresh = make_net(optimizer=after)
+    fresh.parameters[:] = net.parameters
+    net.optimizer = after
+    assert net.n_steps == 0
+    histories = [each.fit(X, Y, epochs=2, shuffle=False) for each in (net, fresh)]
+    assert histories[0].loss == histories[1].loss
+    assert net.parameters.tobytes() == fresh.parameters.tobytes()
+
+
+def test_another_rate_goes_on_with_the_optimizers_state() -> None:
+    nets = [make_net(optimizer=Adam(rate)) for rate in (0.01, lambda s, n: 0.01 / (1 + s // 15))]
+    nets[1].fit(X, Y, epochs=6, batch_size=10)
+    nets[0].fit(X, Y, epochs=3, batch_size=10)
+    nets[0].optimizer = Adam(0.005)
+    assert nets[0].n_steps == 15
+    nets[0].fit(X, Y, epochs=3, batch_size=10)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_an_optimizer_is_checked_where_it_is_set() -> None:
+    net = make_net()
+    with pytest.raises(ValueError, match="unknown optimizer 'adm'"):
+        net.optimizer = "adm"
+    with pytest.raises(TypeError, match="optimizer must be a name"):
+        net.optimizer = None
+    assert net.optimizer == Adam(0.01)
+
+
+def test_an_optimizer_is_not_set_while_a_fit_runs() -> None:
+    def callback(report: Report) -> None:
+        report.net.optimizer = Adam(0.001)
+
+    with pytest.raises(RuntimeError, match=r"MLP.optimizer: a fit of this net is running"):
+        make_net().fit(X, Y, epochs=2, callbacks=callback)
 
 
 def test_validation_loss_is_the_loss_after_the_epoch_without_penalties() -> None:
