@@ -258,7 +258,8 @@ class MLP(Placed):
         data = self._engine().data(X, y, sample_weight, who)
         held_out = None
         if validation_data is not None:
-            held_out = self._engine().data(*validation.validation_pair(validation_data, who), who)
+            pair = validation.validation_pair(validation_data, who)
+            held_out = self._engine().data(*pair, f"{who}: validation_data")
         batch = min(int(batch_size), data.n_rows)
         request = self._request(data, held_out, int(epochs), batch, shuffle)
         request = request._replace(callbacks=listeners, progress=progress)
@@ -277,8 +278,8 @@ class MLP(Placed):
         ----------
         X : (n_rows, n_features) array of real numbers
         out : (n_rows, n_outputs) array of the net's dtype, optional
-            Where to write them. Where X holds a number that is not finite, which is an error, some
-            may have been written.
+            Where to write them: X itself, or what shares no memory with X. Where X holds a number
+            that is not finite, which is an error, some may have been written.
 
         Returns
         -------
@@ -396,7 +397,7 @@ class MLP(Placed):
         flat = np.zeros(layout.n_parameters, self.dtype)
         rules = validation.initializer(initializer, self._network.activations)
         for rule, view in zip(rules, weight_views(layout, flat), strict=True):
-            view[:] = validation.initial_weights(rule, self._generator, view.shape)
+            validation.initial_weights(rule, self._generator, view)
         return flat
 
     @classmethod

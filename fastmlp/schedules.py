@@ -181,6 +181,9 @@ class Warmup:
     def __post_init__(self) -> None:
         n_steps = checks.positive_integer("Warmup", "n_steps", self.n_steps)
         object.__setattr__(self, "n_steps", n_steps)
+        if isinstance(self.schedule, type):
+            wanted = f"{self.schedule.__name__}(...)"
+            raise TypeError(f"Warmup: schedule must be a schedule, not its class: {wanted}")
         if not callable(self.schedule):
             expected = "a finite number above 0 or a schedule"
             valid = checks.is_positive(self.schedule)

@@ -4,11 +4,11 @@ Errors say who, what was expected, what was got and what is known.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import timedelta
 from itertools import pairwise
 from types import FunctionType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ FINITE_BLOCK = 1 << 16
 
 def layer_sizes(sizes: object) -> tuple[int, ...]:
     """Check layer sizes: two or more integers of 1 or more, inputs first."""
-    if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+    if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(sizes, Iterable):
         raise TypeError(
             f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}"
         )
@@ -77,11 +77,21 @@ def loss(given: object) -> losses.Loss:
         checks.known(OWNER, "loss", given, losses.LOSSES)
         return losses.LOSSES[given]
     if isinstance(given, losses.Loss):
-        if given.link is not None:
-            checks.known(OWNER, "link", given.link, links.LINKS)
-        return given
+        return given if given in losses.LOSSES.values() else _own_loss(given)
     form = "loss(prediction, target) -> (value, slope)"
     return losses.Loss(_own_rule("loss", form, given, 2, 2))
+
+
+def _own_loss(given: losses.Loss) -> losses.Loss:
+    if given.link is not None:
+        checks.known(OWNER, "link", given.link, links.LINKS)
+    checks.known("Loss", "targets", given.targets, get_args(losses.Targets))
+    checks.known("Loss", "over_outputs", given.over_outputs, ("mean", "sum"))
+    if checks.boolean("Loss", "by_row", given.by_row):
+        _function("loss", "rule(outputs, targets, slopes, values)", given.rule)
+    else:
+        _own_rule("loss", "rule(output, target) -> (value, slope)", given.rule, 2, 2)
+    return given
 
 
 def output_activation(
@@ -108,6 +118,9 @@ def optimizer(given: object) -> optimizers.Optimizer:
     # One of ours first: to look for a protocol's members takes a seventh of making a net.
     if type(given) in optimizers.OPTIMIZERS.values():
         return cast(optimizers.Optimizer, given)
+    if isinstance(given, optimizers.Custom):
+        form = "rule(w, g, m, v, rate, *constants) -> (w, m, v)"
+        _own_rule("optimizer", form, given.rule, 5 + len(given.constants), 3)
     if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
         return given
     if callable(given) and not isinstance(given, type):
@@ -130,9 +143,9 @@ def penalty_terms(
     terms = []
     for key, strength in [("l2", l2), ("l1", l1), *(more or {}).items()]:
         name = key if isinstance(key, str) else getattr(key, "__name__", "penalty")
-        number = checks.non_negative(OWNER, name, strength)
+        rule, number = _penalty(key), checks.non_negative(OWNER, name, strength)
         if number > 0:
-            terms.append((_penalty(key), number))
+            terms.append((rule, number))
     return tuple(terms)
 
 
@@ -164,15 +177,19 @@ def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> l
     return [given] * len(rules)
 
 
-def initial_weights(rule: Any, generator: np.random.Generator, shape: tuple[int, int]) -> Array:
-    """Return what an initializer makes of a shape, checked."""
-    weights = np.asarray(rule(generator, shape))
-    if weights.shape != shape or not np.isfinite(weights).all():
-        raise ValueError(
-            f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite "
-            f"numbers of shape {shape}, got shape {weights.shape}"
-        )
-    return weights
+def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> None:
+    """Write what an initializer makes of a layer's shape to the layer, checked."""
+    weights = np.asarray(rule(generator, out.shape))
+    wanted = (
+        f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite {out.dtype} "
+        f"numbers of shape {out.shape}"
+    )
+    if weights.shape != out.shape or weights.dtype.kind not in "fiub":
+        raise ValueError(f"{wanted}, got {weights.dtype} of shape {weights.shape}")
+    with np.errstate(over="ignore"):
+        out[:] = weights
+    if not (good := np.isfinite(out)).all():
+        raise ValueError(f"{wanted}, got {out[~good][0]}")
 
 
 def dtype(given: Any) -> np.dtype[Any]:
@@ -189,6 +206,8 @@ def dtype(given: Any) -> np.dtype[Any]:
 def generator(seed: Any) -> np.random.Generator:
     """Return NumPy's generator of this seed."""
     try:
+        if isinstance(seed, bool | np.bool_):
+            raise TypeError("it would do as 0 or 1")
         return np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
         raise type(error)(
@@ -267,8 +286,9 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
     if given is None:
         return np.empty(0, kind)
     numbers = vector(given, n_rows, kind, "sample_weight", who)
-    if (numbers < 0).any() or not numbers.any():
-        raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
+    # Denormals are zeros inside a kernel.
+    if (numbers < 0).any() or numbers.max() < np.finfo(kind).tiny:
+        raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}")
     return numbers
 
 
@@ -366,28 +386,40 @@ def own_rules(given: object, who: str) -> Mapping[str, Any]:
 
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
     """Check what a learning-rate schedule returned."""
-    array = np.asarray(given, np.float64)
-    if array.shape != (n_steps,) or not (np.isfinite(array).all() and (array >= 0).all()):
+    try:
+        array = np.asarray(given, np.float64)
+        good = array.shape == (n_steps,) and np.isfinite(array).all() and (array >= 0).all()
+    except (TypeError, ValueError):
+        good = False
+    if not good:
         raise ValueError(
             f"learning-rate schedule {schedule!r} must return {n_steps} finite rates of 0 or more, "
-            f"got {array!r}"
+            f"got {given!r}"
         )
     return array
 
 
 def _own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int) -> Any:
     """Check a user's rule by calling it uncompiled."""
-    if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
-        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}")
+    _function(kind, form, rule)
     try:
         result = getattr(rule, "py_func", rule)(*[np.float64(0.5)] * n_arguments)
     except Exception as error:
         raise TypeError(
             f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
         ) from error
-    if not isinstance(result, tuple) or len(result) != n_results:
+    if not isinstance(result, tuple) or len(result) != n_results or not all(map(_scalar, result)):
         raise TypeError(f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}")
     return rule
+
+
+def _function(kind: str, form: str, rule: Any) -> None:
+    if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
+        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}")
+
+
+def _scalar(value: object) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"  # type: ignore[arg-type]
 
 
 def _numbers(given: object, who: str, name: str) -> Array:
@@ -422,7 +454,9 @@ def _finite(array: Array, who: str, name: str) -> Array:
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
             place = f"row {row}, column {column}" if array.ndim == 2 else f"row {row}"
-            raise ValueError(f"{who}: {name} must be finite, got {flat[where]} in {place}")
+            raise ValueError(
+                f"{who}: {name} must be finite as {array.dtype}, got {flat[where]} in {place}"
+            )
     return array
 
 

@@ -31,16 +31,16 @@ def test_what_is_not_finite_is_named_with_its_place(number: float) -> None:
     x[7, 2] = y[8] = number
     net = make()
     for call in (lambda: net.fit(x, Y), lambda: net.predict(x), lambda: net.predict(x[7:8])):
-        with pytest.raises(ValueError, match=r"X must be finite, got .*, column 2"):
+        with pytest.raises(ValueError, match=r"X must be finite as float32, got .*, column 2"):
             call()
-    with pytest.raises(ValueError, match=r"y must be finite, got .* in row 8"):
+    with pytest.raises(ValueError, match=r"y must be finite as float32, got .* in row 8"):
         net.fit(X, y)
 
 
 def test_a_number_beyond_float32_is_not_finite_there() -> None:
     x = X.copy()
     x[3, 1] = 1e300
-    with pytest.raises(ValueError, match="X must be finite, got inf in row 3, column 1"):
+    with pytest.raises(ValueError, match="X must be finite as float32, got inf in row 3, column 1"):
         make().predict(x)
     assert np.isfinite(make(dtype="float64").predict(x)).all()
 

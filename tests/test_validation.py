@@ -9,7 +9,7 @@ from numba import config
 from numba.core import event
 from scipy.sparse import csr_matrix
 
-from fastmlp import MLP, SGD, Adam
+from fastmlp import MLP, SGD, Adam, Cosine, Custom, Loss, Warmup
 from fastmlp.activations import RULES
 from fastmlp.initializers import RULES as INITIALIZERS
 from fastmlp.losses import LOSSES
@@ -24,6 +24,10 @@ def net(**settings: Any) -> MLP:
 
 def classifier() -> MLP:
     return MLP((3, 4, 3), loss="cross_entropy")
+
+
+def own_loss(prediction: Any, target: Any) -> Any:
+    return prediction - target, prediction
 
 
 def spoilt(value: float) -> Any:
@@ -97,7 +101,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net(initializer=lambda generator, shape: np.ones(2)),
         ValueError,
-        r"must return finite numbers of shape \(3, 4\), got shape \(2,\)",
+        r"must return finite float32 numbers of shape \(3, 4\), got float64 of shape \(2,\)",
     ),
     (
         lambda: net(dtype="float16"),
@@ -151,22 +155,22 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net().fit(spoilt(np.nan), Y),
         ValueError,
-        "X must be finite, got nan in row 4, column 2",
+        "X must be finite as float32, got nan in row 4, column 2",
     ),
     (
         lambda: net().predict(spoilt(-np.inf)),
         ValueError,
-        "X must be finite, got -inf in row 4, column 2",
+        "X must be finite as float32, got -inf in row 4, column 2",
     ),
     (
         lambda: net().fit(spoilt(1e300), Y),
         ValueError,
-        "X must be finite, got inf in row 4, column 2",
+        "X must be finite as float32, got inf in row 4, column 2",
     ),
     (
         lambda: net().fit(X, [1, 1, np.nan, 1, 1, 1]),
         ValueError,
-        "y must be finite, got nan in row 2",
+        "y must be finite as float32, got nan in row 2",
     ),
     (lambda: net().fit(X, Y[:5]), ValueError, "X has 6 rows, but y has 5"),
     (
@@ -234,9 +238,88 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net().apply_gradient([np.nan] * 21),
         ValueError,
-        "gradient must be finite, got nan in row 0",
+        "gradient must be finite as float32, got nan in row 0",
     ),
     (lambda: net().predict(X, out=[1]), ValueError, "out must be a writeable .* got list"),
+    (lambda: MLP({4, 3, 1}), TypeError, "layer_sizes must be a sequence of integers"),
+    (lambda: MLP({3: 4, 1: 1}), TypeError, "layer_sizes must be a sequence of integers"),
+    (lambda: MLP(b"abc"), TypeError, "layer_sizes must be a sequence of integers, .* got b'abc'"),
+    (lambda: net(loss=Loss("mse")), TypeError, "loss must be a name or a function rule.* 'mse'"),
+    (
+        lambda: net(loss=Loss(lambda p: (p, p))),
+        TypeError,
+        r"loss must be a function rule\(output, target\) -> \(value, slope\); calling it failed",
+    ),
+    (
+        lambda: net(loss=Loss(max, by_row=True)),
+        TypeError,
+        r"loss must be .* function rule\(outputs, targets, slopes, values\), got <built-in",
+    ),
+    (
+        lambda: net(loss=Loss(own_loss, targets="clases")),
+        ValueError,
+        "Loss: unknown targets 'clases'; known: classes, count, real, unit",
+    ),
+    (
+        lambda: net(loss=Loss(own_loss, over_outputs="max")),
+        ValueError,
+        "Loss: unknown over_outputs 'max'; known: mean, sum",
+    ),
+    (lambda: net(loss=Loss(own_loss, by_row=1)), TypeError, "Loss: by_row must be True or False"),
+    (
+        lambda: net(activation=lambda z: ("a", z)),
+        TypeError,
+        r"activation\(z\) -> \(value, slope\), but it returned \('a', ",
+    ),
+    (
+        lambda: net(activation=lambda z: (np.array([z, z]), z)),
+        TypeError,
+        r"activation\(z\) -> \(value, slope\), but it returned \(array",
+    ),
+    (
+        lambda: net(optimizer=Custom(lambda w: w)),
+        TypeError,
+        r"optimizer must be a function rule\(w, g, m, v, rate, \*constants\).* calling it failed",
+    ),
+    (
+        lambda: net(optimizer=Custom(lambda w, g, m, v, rate: (w, m, v), constants=(1.0,))),
+        TypeError,
+        "optimizer must be a function .* calling it failed: .* takes 5 .* but 6 were given",
+    ),
+    (lambda: net(penalties={"l3": 0}), ValueError, "unknown penalty 'l3'; known: l1, l2"),
+    (lambda: net(penalties={5: 0}), TypeError, "penalty must be a name or a function .* got 5"),
+    (
+        lambda: net(initializer=lambda generator, shape: np.full(shape, 1e300)),
+        ValueError,
+        r"must return finite float32 numbers of shape \(3, 4\), got inf",
+    ),
+    (
+        lambda: net(initializer=lambda generator, shape: np.full(shape, 1j)),
+        ValueError,
+        r"must return finite float32 numbers of shape \(3, 4\), got complex128 of shape",
+    ),
+    (lambda: net(seed=True), TypeError, "seed must be None, an integer of 0 or more.* got True"),
+    (lambda: Warmup(Cosine), TypeError, r"Warmup: schedule must be a .* its class: Cosine\(...\)"),
+    (
+        lambda: net(optimizer=Adam(lambda steps, total: ["a"])).apply_gradient(np.ones(21)),
+        ValueError,
+        r"learning-rate schedule .* must return 1 finite rates of 0 or more, got \['a'\]",
+    ),
+    (
+        lambda: net().fit(X, Y, sample_weight=1e-40 * Y),
+        ValueError,
+        "sample_weight must be 0 or more, and not all 0 as float32",
+    ),
+    (
+        lambda: net().fit(X, Y, validation_data=(X[:, :2], Y)),
+        ValueError,
+        "MLP.fit: validation_data: X has 2 features",
+    ),
+    (
+        lambda: net().fit(X, Y, validation_data=(X, Y, -Y)),
+        ValueError,
+        "MLP.fit: validation_data: sample_weight must be 0 or more",
+    ),
 ]
 
 
