@@ -45,6 +45,8 @@ def plot_history(
     ------
     ImportError
         Where matplotlib is missing.
+    TypeError
+        Where it is no history, as the list of them that `fit_many` returns.
 
     Examples
     --------
@@ -55,8 +57,14 @@ def plot_history(
     >>> ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()
     ('epoch', 'loss', 'log')
     """
+    if not isinstance(history, History):
+        raise TypeError(
+            f"plot_history: history must be the History of one fit, got {type(history).__name__}"
+        )
     ax = _new_axes() if ax is None else ax
-    line = {"linewidth": 1.8, **line}
+    # A single epoch has no line to be seen.
+    dot = {"marker": "o"} if len(history.loss) == 1 else {}
+    line = {"linewidth": 1.8, **dot, **line}
     (curve,) = ax.plot(_epochs(history.loss), history.loss, label=label, **line)
     if history.validation_loss:
         style = {**line, "color": curve.get_color(), "linestyle": "--"}
@@ -329,7 +337,7 @@ def _dress(ax: "Axes") -> None:
 def _whole_ticks(ax: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
 
 
 def _tidy(ax: "Axes") -> None:

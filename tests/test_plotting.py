@@ -42,6 +42,19 @@ def test_history_without_validation_is_one_curve() -> None:
     assert list(curves(plot_history(History(loss=[1.0])))) == ["training"]
 
 
+def test_a_single_epoch_is_seen() -> None:
+    ax = plot_history(History(loss=[1.0], validation_loss=[1.1]))
+    assert [line.get_marker() for line in ax.get_lines()] == ["o", "o"]
+    low, high = ax.get_xlim()
+    assert [place for place in ax.get_xticks() if low <= place <= high] == [1]
+
+
+def test_what_is_no_history_is_refused_without_a_figure() -> None:
+    with pytest.raises(TypeError, match="history must be the History of one fit, got list"):
+        plot_history([History(loss=[1.0])])
+    assert not pyplot.get_fignums()
+
+
 @pytest.mark.parametrize(
     ("loss", "scale"),
     [
