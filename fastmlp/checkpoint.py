@@ -78,8 +78,9 @@ class Checkpoint:
         self._pending: Progress | None = None
         self._last_epoch, self._last_time = 0, time.monotonic()
 
-    def resume(self) -> Progress | None:
-        """Return where the file stands, or None where there is none yet.
+    def resume(self, *, validated: bool) -> Progress | None:
+        """Return where the file stands, or None where there is none yet; `validated` says whether
+        the fit has validation data.
 
         Raises
         ------
@@ -106,7 +107,14 @@ class Checkpoint:
                 )
         with files.refusing(self._path):
             progress = _progress(content, here)
-        self._last_epoch = len(progress.history.loss)
+        history = progress.history
+        if history.loss and bool(history.validation_loss) != validated:
+            there_is, here_is = ("no ", "") if validated else ("", "no ")
+            raise ValueError(
+                f"MLP.fit: {self._path} is a checkpoint of another fit: it has {there_is}"
+                f"validation data, here there is {here_is}validation_data; resume=False starts over"
+            )
+        self._last_epoch = len(history.loss)
         return progress
 
     def window(self, n_epochs: int) -> int | None:
@@ -170,6 +178,9 @@ def _progress(content: Content, like: State) -> Progress:
     series = {name: content.arrays[name] for name in SERIES}
     if any(each.ndim != 1 or each.dtype != np.float64 for each in series.values()):
         raise FileError("losses and learning rates must be float64 vectors")
+    n_epochs, n_validated, n_rates = (len(series[name]) for name in SERIES)
+    if n_rates != n_epochs or n_validated not in (0, n_epochs):
+        raise FileError("losses and learning rates must be one for each epoch")
     first = told["first_step"]
     if state.generator is None or type(first) is not int or not 0 <= first <= state.n_steps:
         raise FileError("the state of the fit is not whole")

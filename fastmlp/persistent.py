@@ -148,7 +148,7 @@ class Persistent:
         self, request: training.Request, keeper: Checkpoint, resume: bool
     ) -> training.Request:
         """Return the request with its checkpoint: gone on from, or written for the first time."""
-        so_far = keeper.resume() if resume else None
+        so_far = keeper.resume(validated=request.validate is not None) if resume else None
         if so_far is not None:
             self._adopt(so_far.state)
         else:

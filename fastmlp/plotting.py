@@ -68,6 +68,7 @@ def plot_history(
     (curve,) = ax.plot(_epochs(history.loss), history.loss, label=label, **line)
     if history.validation_loss:
         style = {**line, "color": curve.get_color(), "linestyle": "--"}
+        style |= {"markerfacecolor": "none"} if dot else {}
         name = "validation" if label == "training" else f"{label}, validation"
         ax.plot(_epochs(history.validation_loss), history.validation_loss, label=name, **style)
     _dress(ax)

@@ -188,6 +188,7 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "batch size": ({}, {"batch_size": 11}, "its batch_size is 10, here it is 11"),
     "shuffle": ({}, {"shuffle": False}, "its shuffle is True"),
     "weights": ({}, {"sample_weight": np.ones(51)}, "its data is"),
+    "validation": ({}, {"validation_data": (X, Y)}, "it has no validation data, here there is val"),
     "optimizer": ({"optimizer": "sgd"}, {}, "its optimizer is {'name': 'adam'"),
     "rate": ({"optimizer": Adam(0.5)}, {}, "'learning_rate': 0.001"),
     "activation": ({"output_activation": "relu"}, {}, "its output_activation is 'identity'"),
@@ -212,6 +213,24 @@ def test_other_data_are_not_resumed(path: Path) -> None:
     fit(make(), checkpoint=path)
     with pytest.raises(ValueError, match="its data is"):
         make().fit(X, Y + 1e-7, epochs=EPOCHS, batch_size=10, checkpoint=path, resume=True)
+
+
+def test_a_fit_with_validation_data_is_not_resumed_without(path: Path) -> None:
+    fit(make(), checkpoint=path, validation_data=(X, Y))
+    with pytest.raises(
+        ValueError, match="it has validation data, here there is no validation_data"
+    ):
+        fit(make(), checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["loss", "validation_loss", "learning_rate"])
+def test_series_that_do_not_fit_each_other_are_a_file_error(name: str, path: Path) -> None:
+    fit(make(), checkpoint=path, validation_data=(X, Y))
+    content = files.read(path)
+    content.arrays[name] = content.arrays[name][1:]
+    files.write(path, content)
+    with pytest.raises(FileError, match="must be one for each epoch"):
+        fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
 
 
 def test_a_model_file_is_no_checkpoint(path: Path) -> None:

@@ -45,6 +45,7 @@ def test_history_without_validation_is_one_curve() -> None:
 def test_a_single_epoch_is_seen() -> None:
     ax = plot_history(History(loss=[1.0], validation_loss=[1.1]))
     assert [line.get_marker() for line in ax.get_lines()] == ["o", "o"]
+    assert ax.get_lines()[0].get_markerfacecolor() != ax.get_lines()[1].get_markerfacecolor()
     low, high = ax.get_xlim()
     assert [place for place in ax.get_xticks() if low <= place <= high] == [1]
 
