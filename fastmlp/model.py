@@ -245,6 +245,8 @@ class MLP(Placed):
             Where another fit of this net is running.
         MemoryError
             Where there is not enough memory; the net is unchanged then.
+        ImportError
+            Where `progress` is asked for without tqdm, or a checkpoint without safetensors.
         OSError
             Where the first checkpoint cannot be written. A later one that cannot is a warning.
         """

@@ -375,5 +375,7 @@ def new_bar(epochs: int, done: int, who: str) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError(f"{who}: progress=True needs tqdm: pip install tqdm") from error
+        raise ImportError(
+            f"{who}: progress=True needs tqdm: pip install 'fastmlp[progress]'"
+        ) from error
     return tqdm(total=epochs, initial=done, unit="epoch")

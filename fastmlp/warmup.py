@@ -1,11 +1,12 @@
 """Compiling ahead: fill the disk cache with every kernel and every rule."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastmlp import checks, validation
 from fastmlp._compile import INTERPRETED, block_of
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
@@ -48,18 +49,21 @@ def warmup(
 
     Raises
     ------
-    ValueError
-        Where a dtype is neither float32 nor float64.
+    TypeError, ValueError
+        Where an argument is not what it must be, as a dtype that is neither float32 nor float64;
+        nothing has been compiled then.
 
     Examples
     --------
     >>> from fastmlp.warmup import warmup
     >>> seconds = warmup(dtypes=["float32"], parallel=False)  # doctest: +SKIP
     """
+    kinds = _checked(dtypes)
+    checks.boolean("warmup", "parallel", parallel)
     say = report or (lambda line: None)
     start = time.perf_counter()
     block_of(shuffle_again, np.int64)
-    for dtype in dtypes:
+    for dtype in kinds:
         for part, nets in _parts(dtype):
             say(f"{dtype}: {part}")
             for net in nets:
@@ -71,6 +75,13 @@ def warmup(
         say("parallel kernels")
         _compile_for_teams()
     return time.perf_counter() - start
+
+
+def _checked(dtypes: Sequence[str]) -> list[str]:
+    """Return the names of dtypes; of one name, each letter would be another's."""
+    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
+    return [validation.dtype(dtype).name for dtype in dtypes]
 
 
 def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:

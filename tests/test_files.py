@@ -123,10 +123,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_really_full_leaves_the_old_file(small_disk: Path) -> None:
     path = small_disk / "thing.safetensors"
     files.write(path, CONTENT)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'$"):
         files.write(path, CONTENT._replace(arrays={"x": np.zeros(20_000)}))
     assert files.read(path).arrays["x"].shape == (2, 3)
     assert listing(small_disk) == [path.name]
+
+
+def test_an_error_names_the_file_that_was_asked_for(path: Path) -> None:
+    there = path.parent / "no" / "thing.safetensors"
+    with pytest.raises(FileNotFoundError) as caught:
+        files.write(there, CONTENT)
+    assert caught.value.filename == str(there)
+    assert str(caught.value).endswith(f"{str(there)!r}")
 
 
 def test_leftovers_of_killed_processes_go_after_an_hour(path: Path) -> None:

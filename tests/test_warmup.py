@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,9 +80,22 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
     assert set(tmp_path.rglob("*.code")) == stored
 
 
-def test_unknown_dtype_is_refused() -> None:
-    with pytest.raises(ValueError, match="float16"):
-        warmup(dtypes=["float16"])
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"dtypes": ["float32", "float16"]}, ValueError, "float16"),
+        ({"dtypes": "float32"}, TypeError, "dtypes must be a sequence of dtypes, got 'float32'"),
+        ({"dtypes": 32}, TypeError, "dtypes must be a sequence of dtypes, got 32"),
+        ({"parallel": 1}, TypeError, "parallel must be True or False, got 1"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_compiled(
+    options: dict[str, Any], error: type, words: str
+) -> None:
+    told: list[str] = []
+    with pytest.raises(error, match=words):
+        warmup(**options, report=told.append)
+    assert told == []
 
 
 def test_reports_nothing_and_returns_seconds_by_default(
