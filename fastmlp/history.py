@@ -69,6 +69,7 @@ class Report:
     epoch : int
         Counted from 0 in each fit.
     loss : float
+        The epoch's mean objective, as in `History`.
     validation_loss : float or None
         None without validation data.
     learning_rate : float
@@ -77,6 +78,17 @@ class Report:
         The net as it is now; its parameters may be read and written.
     history : History
         The fit so far, this epoch included; to be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP
+    >>> X = np.linspace(-1, 1, 20)[:, None]
+    >>> def third(report):
+    ...     if report.epoch == 2:
+    ...         report.stop()
+    >>> MLP((1, 8, 1), seed=0).fit(X, X**2, epochs=100, callbacks=third).status.name
+    'STOPPED'
     """
 
     epoch: int

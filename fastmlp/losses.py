@@ -36,6 +36,18 @@ class Loss(NamedTuple):
         Whether `rule` takes whole rows.
     over_outputs : {"mean", "sum"}
         How the values of a row's outputs become one.
+
+    `MLP` checks it, and raises a TypeError or a ValueError where a part is not what it must be.
+
+    Examples
+    --------
+    >>> from fastmlp import MLP, Loss
+    >>> def squared_log_error(raw, target):
+    ...     error = raw - target
+    ...     return error * error, error + error
+    >>> net = MLP((2, 4, 1), loss=Loss(squared_log_error, link="exp", over_outputs="sum"))
+    >>> net
+    MLP((2, 4, 1), activation='relu', output_activation='exp', loss='squared_log_error', ...)
     """
 
     rule: Callable[..., Any]

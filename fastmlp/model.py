@@ -206,8 +206,9 @@ class MLP(Placed):
             ``__cuda_array_interface__``, of CuPy or PyTorch).
         y : (n_rows,) or (n_rows, n_outputs) array
             For "cross_entropy" integer labels from 0, or one-hot rows.
-        epochs : int
-        batch_size : int
+        epochs : int of 1 or more
+            How often to go through all rows.
+        batch_size : int of 1 or more
             Rows per step; the last batch of an epoch may be shorter.
         shuffle : bool
             Take the rows in a new order each epoch.
@@ -249,6 +250,16 @@ class MLP(Placed):
             Where `progress` is asked for without tqdm, or a checkpoint without safetensors.
         OSError
             Where the first checkpoint cannot be written. A later one that cannot is a warning.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP
+        >>> X = np.linspace(-1, 1, 50)[:, None]
+        >>> net = MLP((1, 16, 1), activation="tanh", seed=0)
+        >>> history = net.fit(X, X**3, epochs=20, validation_data=(X[::5], X[::5] ** 3))
+        >>> len(history.loss), history.validation_loss[-1] < history.validation_loss[0]
+        (20, True)
         """
         who = "MLP.fit"
         checks.positive_integer(who, "epochs", epochs)
@@ -285,14 +296,22 @@ class MLP(Placed):
 
         Returns
         -------
-        (n_rows, n_outputs) array
+        (n_rows, n_outputs) array of the net's dtype
             `out`, or a new array: of the host, but for an X that lies on the GPU, whose predictions
-            lie there too.
+            lie there too. A prediction that is not finite warns, with a RuntimeWarning.
 
         Raises
         ------
         TypeError, ValueError
             Where X or `out` is not what it must be.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> net = MLP((2, 4, 3), loss="cross_entropy", seed=0)
+        >>> probabilities = net.predict([[0.5, 1.0], [2.0, 0.0]])
+        >>> probabilities.shape, probabilities.sum(axis=1).round(6)
+        ((2, 3), array([1., 1.], dtype=float32))
         """
         quick = None if self._few_rows is None else self._few_rows(X, out)
         if quick is not None:
@@ -319,7 +338,7 @@ class MLP(Placed):
         Returns
         -------
         objective : float
-        gradient : (n_parameters,) array, in the order of `parameters`
+        gradient : (n_parameters,) array of the net's dtype, in the order of `parameters`
 
         Raises
         ------

@@ -2,7 +2,8 @@
 
 A schedule is called with an array of step numbers, counted from 0 over the life of the net, and
 with the number of steps after which the current fit will end, and returns the rates of those
-steps. Any function of that form will do.
+steps. Any function of that form will do. A setting that is no number, or out of its range, is a
+TypeError or a ValueError.
 
 >>> from fastmlp import Adam, Cosine, Warmup
 >>> Adam(Warmup(Cosine(0.01), n_steps=100)).learning_rate
@@ -40,6 +41,10 @@ def _horizon(n_steps: int | None, total: int) -> float:
 class Constant(_Checked):
     """The same rate at every step.
 
+    Parameters
+    ----------
+    learning_rate : float above 0
+
     Examples
     --------
     >>> Constant(0.1)(np.arange(3), 3)
@@ -55,6 +60,12 @@ class Constant(_Checked):
 @dataclass(frozen=True)
 class StepDecay(_Checked):
     """The rate is multiplied by `factor` after every `every` steps.
+
+    Parameters
+    ----------
+    learning_rate : float above 0
+    factor : float above 0, default 0.1
+    every : int of 1 or more, default 1000
 
     Examples
     --------
@@ -74,6 +85,12 @@ class StepDecay(_Checked):
 class Exponential(_Checked):
     """The rate shrinks smoothly, by `factor` in `every` steps.
 
+    Parameters
+    ----------
+    learning_rate : float above 0
+    factor : float above 0, default 0.96
+    every : int of 1 or more, default 1000
+
     Examples
     --------
     >>> Exponential(1.0, factor=0.25, every=2)(np.arange(3), 3)
@@ -92,6 +109,11 @@ class Exponential(_Checked):
 class InverseScaling(_Checked):
     """The rate at step t (from 0) is ``learning_rate / (t + 1)^power``.
 
+    Parameters
+    ----------
+    learning_rate : float above 0
+    power : float of 0 or more, default 0.5
+
     Examples
     --------
     >>> InverseScaling(1.0, power=1.0)(np.arange(4), 4)
@@ -108,7 +130,15 @@ class InverseScaling(_Checked):
 
 @dataclass(frozen=True)
 class Cosine(_Checked):
-    """Half a cosine from the rate down to `final_rate` over `n_steps` (default: the whole fit).
+    """Half a cosine from the rate down to `final_rate`, where it stays.
+
+    Parameters
+    ----------
+    learning_rate : float above 0
+    n_steps : int of 1 or more, optional
+        How many steps it takes, counted from the net's first; None: as many as there will have
+        been at the end of the current fit, so that a further fit begins on its way down.
+    final_rate : float of 0 or more, default 0
 
     References
     ----------
@@ -133,8 +163,15 @@ class Cosine(_Checked):
 class OneCycle(_Checked):
     """Up from ``learning_rate / 25`` to the rate, then down to ``learning_rate / 250,000``.
 
-    Both ways are half a cosine; `warm` is the share of the `n_steps` (default: the whole fit) that
-    the way up takes.
+    Both ways are half a cosine.
+
+    Parameters
+    ----------
+    learning_rate : float above 0
+    n_steps : int of 1 or more, optional
+        As for `Cosine`.
+    warm : float in [0, 1), default 0.3
+        The share of the steps that the way up takes.
 
     References
     ----------
@@ -167,7 +204,7 @@ class Warmup:
     ----------
     schedule : float or schedule
         What follows; its steps count from the end of the warm-up.
-    n_steps : int of 1 or more
+    n_steps : int of 1 or more, default 1000
 
     Examples
     --------
