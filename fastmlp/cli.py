@@ -8,6 +8,8 @@ from pathlib import Path
 from fastmlp import __version__
 
 PICTURES = (".png", ".pdf", ".svg")
+# scikit-learn takes no more.
+MOST_SEED = 2**32 - 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,7 +89,9 @@ def _positive(text: str) -> int:
 
 
 def _seed(text: str) -> int:
-    return _at_least(0, text)
+    if (seed := _at_least(0, text)) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_SEED}, got {text!r}")
+    return seed
 
 
 def _at_least(least: int, text: str) -> int:

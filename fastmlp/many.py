@@ -155,13 +155,14 @@ def _jobs(
     each_batch_size = _integers(batch_size, "batch_size", n)
     shared = Shared(X, y)
     each_weight = _each(sample_weight, "sample_weight", n)
+    # First: what is wrong with X would be told as rows out of range.
+    wholes = [shared.data(net, each_weight[i], _who(i)) for i, net in enumerate(nets)]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
     held_out = _numbered(validation_rows, "validation_rows", n)
     each_held_out = [_index(given, shared, i, "validation_rows") for i, given in held_out]
     jobs = []
-    for i, net in enumerate(nets):
+    for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
         who = _who(i)
-        whole = shared.data(net, each_weight[i], who)
         parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
         for part in parts if each_held_out[i] is not None else parts[:1]:
             if part.mass == 0:

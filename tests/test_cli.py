@@ -89,6 +89,7 @@ def test_missing_extra_is_one_sentence(
         (["--epochs", "0"], "must be an integer of 1 or more, got '0'"),
         (["--epochs", "two"], "must be an integer of 1 or more, got 'two'"),
         (["--seed", "-1"], "argument --seed"),
+        (["--seed", str(2**32)], "must be at most 4294967295, got '4294967296'"),
         (["--output", "demo.txt"], "must end in .png, .pdf, .svg, got 'demo.txt'"),
         (["--output", "no/such/folder/demo.png"], "there is no folder 'no/such/folder'"),
     ],

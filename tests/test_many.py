@@ -304,6 +304,7 @@ def test_one_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
         ({"callbacks": 3}, TypeError, "fit_many: callbacks must be functions"),
         ({"rows": [[0], [1], [2]]}, ValueError, "there are 2 nets, but rows has 3 entries"),
         ({"rows": [None, [0, N]]}, ValueError, rf"nets\[1\]: rows must be from 0 to {N - 1}, got"),
+        ({"X": X[:0], "rows": [0]}, ValueError, r"nets\[0\]: X has no rows"),
         ({"rows": [-1]}, ValueError, r"nets\[0\]: rows must be from 0"),
         ({"rows": [0.5]}, TypeError, r"nets\[0\]: rows must be indices of rows"),
         ({"rows": []}, ValueError, r"nets\[0\]: rows has no rows"),

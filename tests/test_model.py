@@ -253,6 +253,16 @@ def test_predict_writes_to_out_and_returns_it() -> None:
     np.testing.assert_array_equal(out, net.predict(x))
 
 
+@pytest.mark.parametrize("n_rows", [1, 3, 33, 3000])
+def test_predictions_may_be_written_over_x(n_rows: int) -> None:
+    net, x = MLP((3, 8, 3), seed=0), np.random.default_rng(0).normal(size=(n_rows, 3))
+    expected = net.predict(x)
+    for _ in range(2):
+        given = x.astype(np.float32)
+        assert net.predict(given, out=given) is given
+        assert given.tobytes() == expected.tobytes()
+
+
 def test_one_activation_per_layer() -> None:
     x, _ = wave(9)
     net = MLP((3, 4, 5, 1), activation=["relu", "tanh"], dtype="float64", seed=0)
