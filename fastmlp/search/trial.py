@@ -134,12 +134,13 @@ class Trials:
 
 
 def is_plain(estimator: Any, X: Any, y: Any, named: dict[str, Any]) -> bool:
-    """Whether `Trials` do such a call: an estimator of ours and dense rows, and nothing more."""
+    """Whether `Trials` do such a call: an estimator of ours and dense data, and nothing more."""
     context = named.get("callback_ctx")
     return (
         type(estimator) in PLAIN
         and y is not None
-        and not hasattr(X, "tocsr")
+        # Of sparse targets scikit-learn's metrics make no score.
+        and not (hasattr(X, "tocsr") or hasattr(y, "tocsr"))
         and not named.get("fit_params")
         and not named.get("score_params")
         and named["verbose"] <= 1
