@@ -20,18 +20,19 @@ class Guard:
         self._renew()
 
     def _renew(self) -> None:
-        self._lock, self._process = threading.Lock(), os.getpid()
+        self._lock, self._process = threading.RLock(), os.getpid()
         self._trainer: object = None
 
     def __reduce__(self) -> Any:
         return Guard, ()
 
     @property
-    def whole(self) -> threading.Lock:
+    def whole(self) -> threading.RLock:
         """The lock of the parameters: a short hold, to copy them in or out.
 
         The lock itself, for its own `__enter__` is one step: Ctrl-C cannot come after it was taken
-        and before the block begins, and leave it taken for ever.
+        and before the block begins, and leave it taken for ever. Its thread may take it again: a
+        signal's handler that predicts comes between two steps of a holder, who copies in one.
         """
         if self._process != os.getpid():
             self._renew()

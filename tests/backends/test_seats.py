@@ -10,9 +10,10 @@ import numba
 import pytest
 from drills import Drill
 
+from fastmlp.backends.cpu import helpers
 from fastmlp.backends.cpu.helpers import Pool
 from fastmlp.backends.cpu.seats import EMPTY, WAITING
-from fastmlp.backends.cpu.team import JOINED, LEFT, LINE, POSTED, make_team
+from fastmlp.backends.cpu.team import JOINED, LEFT, LINE, MOST, POSTED, make_team
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled, a call is always alone"
@@ -146,3 +147,63 @@ def test_who_never_wakes_is_not_waited_for(patient: bool, monkeypatch: pytest.Mo
         team, awake = lead(pool, patient=patient)
         assert (awake, team[POSTED // 8], team[JOINED // 8]) == (False, 0, 1)
     assert not pool._teams
+
+
+class Seated(Pool):
+    """A pool that notes which seats its helpers take, and has none of them help."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[int] = []
+
+    def _help(self, number: int) -> None:
+        self.taken.append(number)
+
+
+def test_calls_that_start_helpers_at_once_give_each_a_seat_of_its_own() -> None:
+    for _ in range(20):
+        pool, together = Seated(), threading.Barrier(4)
+
+        def grow(pool: Seated = pool, together: threading.Barrier = together) -> None:
+            together.wait()
+            pool._grow(3)
+
+        threads = [threading.Thread(target=grow) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert soon(lambda pool=pool: len(pool.taken) >= pool._size)  # type: ignore[misc]
+        assert sorted(pool.taken) == [0, 1, 2]
+
+
+def test_an_interrupt_while_a_helper_starts_leaves_its_seat_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, start = Seated(), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool._grow(1)
+    pool._grow(1)
+    assert soon(lambda: len(pool.taken) == 2)
+    assert sorted(pool.taken) == [0, 1]
+
+
+def test_a_team_has_no_more_helpers_than_there_are_seats(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[int] = []
+
+    class Noted(Pool):
+        def run(self, driver: Any, job: int, team: Any, n: int, *, patient: bool = True) -> bool:
+            wanted.append(n)
+            return True
+
+    monkeypatch.setattr(helpers, "_pool", Noted)
+    drill = Drill(8, 3)
+    helpers.run(drill.driver, drill.job, 2 * MOST)
+    assert wanted == [MOST]

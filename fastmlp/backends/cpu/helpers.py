@@ -70,7 +70,7 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> bool:
     atomic. Returns whether helpers were awake, where a team was wanted.
     """
     address = job.ctypes.data
-    with launch.reserved(1 if INTERPRETED else wanted) as n:
+    with launch.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
         if n < 2:
             job["team"] = 0
             _block(alone)(0, 1, driver.address, address)
@@ -95,9 +95,10 @@ class Pool:
 
     def __init__(self, spins: int = SPINS) -> None:
         self._calls: SimpleQueue[tuple[Team, int, int]] = SimpleQueue()
-        self._size = 0
+        self._size = self._n_seats = 0
         self._seats = Seats(spins)
-        self._lock = threading.Lock()
+        # A signal's handler may ask for a team while this thread holds it.
+        self._lock = threading.RLock()
         # Teams that a helper may still be in.
         self._teams: dict[int, Team] = {}
 
@@ -113,7 +114,7 @@ class Pool:
         address = team.ctypes.data
         self._teams[address] = team
         try:
-            seats = (self._seats.first, min(self._size, MOST), n - 1)
+            seats = (self._seats.first, min(self._n_seats, MOST), n - 1)
             _block(post)(*seats, address, driver.address, job)
             asleep = n - 1 - int(team[POSTED // 8])
             for _ in range(asleep):
@@ -145,16 +146,27 @@ class Pool:
                 self._teams.pop(address, None)
 
     def _grow(self, size: int) -> None:
-        while self._size < size:
-            seat = self._size
-            thread = threading.Thread(
-                target=self._help, args=(seat,), name="fastmlp helper", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # out of threads, or at the interpreter's end
-                return
-            self._size += 1
+        """Have at least so many helpers, if there are threads for them.
+
+        No two share a seat: both would enter the team that is called there, and the second find its
+        record let go when the first has left. A seat is given before its helper starts, for an
+        interrupt may come while `start` waits.
+        """
+        if self._size >= size:
+            return
+        with self._lock:
+            while self._size < size:
+                seat = self._n_seats
+                self._n_seats += 1
+                thread = threading.Thread(
+                    target=self._help, args=(seat,), name="fastmlp helper", daemon=True
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # out of threads, or at the interpreter's end
+                    self._n_seats = seat
+                    return
+                self._size += 1
 
     def _help(self, number: int) -> None:
         block, place = _block(serve), self._seats.place(number)

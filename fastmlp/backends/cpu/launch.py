@@ -21,7 +21,8 @@ POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 CHOICES = {"threadsafe": ("tbb", "omp"), "forksafe": ("tbb", "workqueue"), "safe": ("tbb",)}
 
 _state = {"forked": False, "busy": 0}
-_lock = threading.Lock()
+# A signal's handler may ask while this thread holds it.
+_lock = threading.RLock()
 
 
 def threading_layer() -> str:
@@ -120,7 +121,7 @@ def _remember_fork() -> None:
     global _lock
     pool = sys.modules.get("numba.np.ufunc.parallel")
     _state["forked"] = _state["forked"] or bool(getattr(pool, "_is_initialized", False))
-    _lock, _state["busy"] = threading.Lock(), 0
+    _lock, _state["busy"] = threading.RLock(), 0
 
 
 after_fork(_remember_fork)
