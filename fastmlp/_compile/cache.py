@@ -36,6 +36,7 @@ SOURCES = (
     "updates.py",
     "conventions.py",
     "workspace.py",
+    "packing.py",
     "_compile/*.py",
     "backends/cpu/*.py",
 )

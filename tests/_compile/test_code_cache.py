@@ -14,7 +14,16 @@ from typing import Any
 import numba
 import pytest
 
-from fastmlp import activations, conventions, elementary, links, losses, penalties, workspace
+from fastmlp import (
+    activations,
+    conventions,
+    elementary,
+    links,
+    losses,
+    packing,
+    penalties,
+    workspace,
+)
 from fastmlp._compile import cache, kernel
 from fastmlp.optimizers import OPTIMIZERS
 
@@ -296,7 +305,8 @@ def kernel_sources() -> list[str]:
     rules += [row.rule for table in tables_of_rows for row in table.values()]
     rules += [kind().rule for kind in OPTIMIZERS.values()]
     files = {Path(inspect.getfile(rule)) for rule in [*rules, *elementary.FUNCTIONS]}
-    files.add(Path(inspect.getfile(workspace)))  # whose sizes are compiled into kernels
+    # Sizes of theirs are compiled into kernels.
+    files |= {Path(inspect.getfile(module)) for module in (workspace, packing)}
     for folder in ("_compile", "backends/cpu"):
         files |= set((cache.PACKAGE / folder).rglob("*.py"))
     empty = {path for path in files if path.name == "__init__.py"}
