@@ -94,6 +94,9 @@ class Placed(Persistent):
         layout, dtype = self._network.layout, self._network.dtype
         x = validation.features(X, layout.sizes[0], dtype, who)
         result = validation.out_array(out, (len(x), layout.sizes[-1]), dtype, who)
+        if out is not None and np.may_share_memory(x, result):
+            # Else predictions would go over rows that are still to be read.
+            x = x.copy()
         quick = None if raw else self._few_rows
         if quick is not None and len(x) <= quick.most and quick(x.copy(), result) is not None:
             return result

@@ -253,14 +253,21 @@ def test_predict_writes_to_out_and_returns_it() -> None:
     np.testing.assert_array_equal(out, net.predict(x))
 
 
-@pytest.mark.parametrize("n_rows", [1, 3, 33, 3000])
-def test_predictions_may_be_written_over_x(n_rows: int) -> None:
-    net, x = MLP((3, 8, 3), seed=0), np.random.default_rng(0).normal(size=(n_rows, 3))
-    expected = net.predict(x)
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+@pytest.mark.parametrize("n_rows", [3, 30, 1500])
+@pytest.mark.parametrize("sizes", [(4, 8, 4), (2, 3, 4), (4, 3, 2), (130, 4, 130)])
+def test_predictions_may_go_over_the_rows_themselves(
+    sizes: tuple[int, ...], n_rows: int, shift: int, rng: np.random.Generator
+) -> None:
+    n_in, n_out = sizes[0], sizes[-1]
+    net, room = MLP(sizes, seed=0), rng.normal(size=(n_rows + 2) * max(sizes)).astype(np.float32)
+    x = room[max(sizes) :][: n_rows * n_in].reshape(n_rows, n_in)
+    out = room[max(sizes) + shift * n_out :][: n_rows * n_out].reshape(n_rows, n_out)
     for _ in range(2):
-        given = x.astype(np.float32)
-        assert net.predict(given, out=given) is given
-        assert given.tobytes() == expected.tobytes()
+        rows = x.copy()
+        expected = net.predict(rows)
+        assert net.predict(x, out=out) is out
+        np.testing.assert_array_equal(out, expected)
 
 
 def test_one_activation_per_layer() -> None:

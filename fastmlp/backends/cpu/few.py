@@ -206,11 +206,14 @@ def _finite(place: Any, n: Any, like: Any) -> Any:
 
 @kernel("cpu.predict_few", nogil=False)
 def predict_few(place: Any, x: Any, out: Any) -> Any:
-    """Write the predictions, or return False: wrong shapes, or numbers that are not finite."""
+    """Write the predictions, or return False: wrong shapes, rows that would be written over before
+    they are read, or numbers that are not finite."""
     net = row(place, 1, FLAT)[0]
     n = x.shape[0]
     net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
     if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out):
+        return False
+    if net.x < net.out + out.size * out.itemsize and net.out < net.x + x.size * x.itemsize:
         return False
     if not _finite(net.x, x.size, x):
         return False
