@@ -149,6 +149,40 @@ def test_threads_are_given_back_after_an_exception() -> None:
         assert n == launch.thread_limit()
 
 
+class InterruptedLock:
+    """A lock as which an interrupt comes the n-th time that it is taken: before or after."""
+
+    def __init__(self, n: int, *, before: bool) -> None:
+        self._n, self._before = n, before
+
+    def __enter__(self) -> None:
+        self._n -= 1
+        if self._n == 0 and self._before:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        if self._n == 0 and not self._before:
+            self._n = -1
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("n", [1, 2])
+def test_threads_are_given_back_after_an_interrupt_on_the_way_in_or_out(
+    n: int, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = launch._state["busy"]
+    monkeypatch.setattr(launch, "_lock", InterruptedLock(n, before=before))
+    try:
+        with launch.reserved(1):
+            assert launch._state["busy"] == busy + 1
+    except KeyboardInterrupt:
+        pass
+    else:
+        pytest.fail("no interrupt came")
+    assert launch._state["busy"] == busy
+
+
 def test_threads_puts_the_number_back() -> None:
     before = numba.get_num_threads()
     with launch.threads(1):
