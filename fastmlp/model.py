@@ -291,8 +291,8 @@ class MLP(Placed):
         ----------
         X : (n_rows, n_features) array of real numbers
         out : (n_rows, n_outputs) array of the net's dtype, optional
-            Where to write them: X itself, or what shares no memory with X. Where X holds a number
-            that is not finite, which is an error, some may have been written.
+            Where to write them; it may share memory with X. Where X holds a number that is not
+            finite, which is an error, some may have been written.
 
         Returns
         -------
