@@ -32,7 +32,7 @@ SOURCES = (
     "links.py",
     "losses.py",
     "penalties.py",
-    "optimizers.py",
+    "optimizers/*.py",
     "updates.py",
     "conventions.py",
     "workspace.py",

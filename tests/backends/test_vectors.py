@@ -11,7 +11,8 @@ from panelled import INTERPRETED, address, block, to_panels
 
 from fastmlp._compile import Block
 from fastmlp.backends.cpu.microkernel import lanes_of
-from fastmlp.backends.cpu.vectors import CHAINS, moves
+from fastmlp.backends.cpu.plain_moves import CHAINS
+from fastmlp.backends.cpu.vectors import moves
 from fastmlp.packing import round_up
 from fastmlp.workspace import STRIP_ROWS, aligned
 

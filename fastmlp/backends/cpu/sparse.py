@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.plain_moves import WIDE
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET, RELU, TILE
-from fastmlp.backends.cpu.vectors import WIDE, moves
+from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import aligned
 
 Array = NDArray[Any]
