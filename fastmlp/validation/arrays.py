@@ -1,0 +1,190 @@
+"""Checks of the rows that a net is given, and of where its predictions go."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import losses, memory
+
+Array = NDArray[Any]
+FINITE_BLOCK = 1 << 16
+
+
+def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array:
+    """Return X as a C-contiguous (n_rows, n_features) array of `kind`, not copied if it is one.
+
+    Raises
+    ------
+    TypeError
+        Where X is no array of real numbers.
+    ValueError
+        Where its shape is wrong, it has no rows, or a number in it is not finite.
+    """
+    array = _numbers(x, who, "X")
+    if array.ndim != 2:
+        hint = "; for one feature use X.reshape(-1, 1)" if array.ndim == 1 else ""
+        raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}")
+    if array.shape[1] != n_features:
+        raise ValueError(
+            f"{who}: X has {array.shape[1]} features, but the net has {n_features} inputs"
+        )
+    if len(array) == 0:
+        raise ValueError(f"{who}: X has no rows")
+    return _finite(_cast(array, kind, who, "X"), who, "X")
+
+
+def targets(
+    y: object, n_rows: int, n_outputs: int, function: losses.Loss, kind: np.dtype[Any], who: str
+) -> Array:
+    """Return y as (n_rows, n_outputs), or (n_rows, 1) for class labels, of `kind`.
+
+    Raises
+    ------
+    TypeError
+        Where y is no array of real numbers.
+    ValueError
+        Where shape, length or values are not what the loss takes.
+    """
+    array = _numbers(y, who, "y")
+    if array.ndim not in (1, 2):
+        raise ValueError(
+            f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}"
+        )
+    if len(array) != n_rows:
+        raise ValueError(f"{who}: X has {n_rows} rows, but y has {len(array)}")
+    table = array.reshape(n_rows, -1)
+    if function.targets == "classes" and table.shape[1] == 1:
+        _class_labels(array, n_outputs, who)
+    elif table.shape[1] != n_outputs:
+        raise ValueError(
+            f"{who}: y has {table.shape[1]} columns, but the net has {n_outputs} outputs"
+        )
+    numbers = _finite(_cast(table, kind, who, "y"), who, "y")
+    _target_values(numbers, function, n_outputs, who)
+    return numbers
+
+
+def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
+    """Return sample weights as (n_rows,), or an empty array for None."""
+    if given is None:
+        return np.empty(0, kind)
+    numbers = vector(given, n_rows, kind, "sample_weight", who)
+    # Denormals are zeros inside a kernel.
+    if (numbers < 0).any() or numbers.max() < np.finfo(kind).tiny:
+        raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}")
+    return numbers
+
+
+def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
+    """Return the indices of rows, shape (n,), from such or from a mask of shape (n_rows,)."""
+    array = _numbers(given, who, name)
+    if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
+        raise TypeError(
+            f"{who}: {name} must be indices of rows, or a mask, in one dimension, got dtype "
+            f"{array.dtype} and shape {array.shape}"
+        )
+    if array.dtype.kind == "b":
+        if len(array) != n_rows:
+            raise ValueError(f"{who}: {name} masks {len(array)} rows, but X has {n_rows}")
+        array = np.flatnonzero(array)
+    if len(array) == 0:
+        raise ValueError(f"{who}: {name} has no rows")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= n_rows:
+        raise ValueError(
+            f"{who}: {name} must be from 0 to {n_rows - 1}, got {low if low < 0 else high}"
+        )
+    return np.ascontiguousarray(array, np.int64)
+
+
+def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
+    """Return finite numbers of shape (n,) and of `kind`."""
+    array = _numbers(given, who, name)
+    if array.shape != (n,):
+        raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
+    return _finite(_cast(array, kind, who, name), who, name)
+
+
+def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
+    """Return `out`, checked, or a new array."""
+    if out is None:
+        memory.require(shape[0] * shape[1] * kind.itemsize, who, f"predictions of shape {shape}")
+        return np.empty(shape, kind)
+    good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind
+    if not (good and out.flags.c_contiguous and out.flags.writeable):  # type: ignore[attr-defined]
+        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(
+            f"{who}: out must be a writeable C-contiguous {kind} array of shape {shape}, got {got}"
+        )
+    return out  # type: ignore[return-value]
+
+
+def _numbers(given: object, who: str, name: str) -> Array:
+    if hasattr(given, "toarray"):
+        raise TypeError(f"{who}: {name} is a sparse matrix; use {name}.toarray()")
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{who}: {name} must be an array of numbers: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
+    """Return the array C-contiguous and of `kind`: itself, or a copy."""
+    if array.dtype == kind and array.flags.c_contiguous:
+        return array
+    memory.require(array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},")
+    # Numbers beyond float32 become inf, which the check for finite numbers reports.
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array.astype(kind, copy=False))
+
+
+def _finite(array: Array, who: str, name: str) -> Array:
+    """Check in blocks, so that no mask as large as the data is made."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, FINITE_BLOCK):
+        good = np.isfinite(flat[start : start + FINITE_BLOCK])
+        if not good.all():
+            where = start + int(np.argmin(good))
+            width = array.shape[1] if array.ndim == 2 else 1
+            row, column = divmod(where, width)
+            place = f"row {row}, column {column}" if array.ndim == 2 else f"row {row}"
+            raise ValueError(
+                f"{who}: {name} must be finite as {array.dtype}, got {flat[where]} in {place}"
+            )
+    return array
+
+
+def _class_labels(array: Array, n_outputs: int, who: str) -> None:
+    if array.dtype.kind == "f":
+        raise TypeError(
+            f"{who}: class labels must be integers from 0 to {n_outputs - 1}, "
+            f"got dtype {array.dtype}"
+        )
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= n_outputs:
+        raise ValueError(
+            f"{who}: class labels must be from 0 to {n_outputs - 1}, for a net of {n_outputs} "
+            f"outputs, got {low if low < 0 else high}"
+        )
+
+
+def _target_values(table: Array, function: losses.Loss, n_outputs: int, who: str) -> None:
+    if function.targets == "unit" and ((table < 0) | (table > 1)).any():
+        raise ValueError(f"{who}: y must be in [0, 1] for this loss, got {_worst(table)}")
+    if function.targets == "count" and (table < 0).any():
+        raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")
+    if function.targets == "classes" and table.shape[1] == n_outputs > 1:
+        off = np.abs(table.sum(axis=1) - 1) > 1e-3
+        if off.any() or (table < 0).any():
+            raise ValueError(
+                f"{who}: rows of y must be one-hot or probabilities that sum to 1, "
+                f"got {table[int(np.argmax(off))]}"
+            )
+
+
+def _worst(table: Array) -> float:
+    return float(table.min() if table.min() < 0 else table.max())

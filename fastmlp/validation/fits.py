@@ -1,0 +1,65 @@
+"""Checks of how a fit is to go."""
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+
+
+def callbacks(given: object, who: str) -> tuple[Callable[..., Any], ...]:
+    """Check callbacks: a function, or a sequence of functions."""
+    if callable(given):
+        return (given,)
+    functions = tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(callable(function) for function in functions):
+        raise TypeError(f"{who}: callbacks must be functions of one argument, got {given!r}")
+    return functions
+
+
+def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
+    """Return (X, y, sample_weight or None) of validation data given as two or three."""
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise TypeError(
+            f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
+            f"got {type(given).__name__}"
+        )
+    return (*given, None)[:3]
+
+
+def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
+    """Check where and when to write checkpoints; return when."""
+    checks.boolean(who, "resume", resume)
+    if path is None and resume:
+        raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{who}: checkpoint must be a path, got {path!r}")
+    if isinstance(every, timedelta):
+        if every < timedelta(0):
+            raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")
+        return every
+    if isinstance(every, float):
+        raise TypeError(
+            f"{who}: checkpoint_every must be a number of epochs, an integer, or a time: "
+            f"datetime.timedelta(seconds={every!r})"
+        )
+    return checks.positive_integer(who, "checkpoint_every", every)
+
+
+def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
+    """Check what a learning-rate schedule returned."""
+    try:
+        array = np.asarray(given, np.float64)
+        good = array.shape == (n_steps,) and np.isfinite(array).all() and (array >= 0).all()
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"learning-rate schedule {schedule!r} must return {n_steps} finite rates of 0 or more, "
+            f"got {given!r}"
+        )
+    return array
