@@ -30,6 +30,7 @@ FLOORS = [
     {"training"},
     {"persistent"},
     {"placed"},
+    {"trainable"},
     {"model"},
     {"jobs"},
     {"cards"},
