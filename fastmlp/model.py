@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import checks, devices, validation
+from fastmlp import devices, validation
 from fastmlp.archive import State
 from fastmlp.description import Description, name_of
 from fastmlp.guard import Guard
@@ -126,8 +126,6 @@ class MLP(Trainable):
         self._optimizer = validation.optimizer(optimizer)
         self.device = validation.device(device)
         devices.require(self.device)
-        if n_threads is not None:
-            checks.positive_integer("MLP", "n_threads", n_threads)
         self.n_threads = n_threads
         self.n_steps = 0
         self._generator = validation.generator(seed)

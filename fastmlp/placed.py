@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import devices, validation
+from fastmlp import checks, devices, validation
 from fastmlp.idle import Idle
 from fastmlp.notices import warn
 from fastmlp.optimizers import Optimizer
@@ -24,12 +24,25 @@ class Placed(Persistent):
     ----------
     device : str
         "cpu", "cuda" or "cuda:<number>".
+    n_threads : int or None
+        How many threads its calls may use on the CPU; None: as many as the process may. May be set.
     """
 
     device: str
-    n_threads: int | None
+    _n_threads: int | None
     _few_rows: "FewRows | None"
     _idle: Idle
+
+    @property
+    def n_threads(self) -> int | None:
+        """How many threads its calls may use; None: as many as the process may."""
+        return self._n_threads
+
+    @n_threads.setter
+    def n_threads(self, given: int | None) -> None:
+        if given is not None:
+            given = checks.positive_integer("MLP", "n_threads", given)
+        self._n_threads = given
 
     def to(self, device: str) -> Self:
         """Move the net, and the optimizer's state with it, to another device; return it.

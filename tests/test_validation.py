@@ -112,6 +112,8 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: net(seed="a"), TypeError, "MLP: seed must be None, an integer of 0 or more"),
     (lambda: net(seed=-1), ValueError, "MLP: seed must be None, an integer of 0 or more.* got -1"),
     (lambda: net(n_threads=0), ValueError, "n_threads must be an integer of 1 or more, got 0"),
+    (lambda: setattr(net(), "n_threads", 0), ValueError, "n_threads must be an integer of 1"),
+    (lambda: setattr(net(), "n_threads", 1.0), TypeError, "n_threads must be an integer of 1"),
     (lambda: net(device="gpu"), ValueError, "unknown device 'gpu'; known: cpu, cuda"),
     (
         lambda: net().fit(X, Y, epochs=0),

@@ -149,7 +149,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         return self
 
     def predict(self, X: Any) -> Array:
-        """Return the labels of the largest mean probabilities, or all of at least one half.
+        """Return the labels of the largest mean probabilities, or all above one half.
 
         Parameters
         ----------
@@ -172,6 +172,16 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
         return self._probabilities(X).mean(axis=0)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); of 0, -inf.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        """
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
 
     def predict_std(self, X: Any) -> Array:
         """Return the members' standard deviation of the probabilities, (n_samples, n_classes).

@@ -89,6 +89,7 @@ def test_a_classifiers_mean_spread_and_entropy(y: Any) -> None:
     each = np.stack([member.predict_proba(X) for member in fitted.estimators_])
     mean = each.mean(0)
     np.testing.assert_allclose(fitted.predict_proba(X), mean, rtol=1e-12)
+    np.testing.assert_allclose(fitted.predict_log_proba(X), np.log(mean), rtol=1e-9)
     np.testing.assert_allclose(fitted.predict_std(X), each.std(0), rtol=1e-9, atol=1e-15)
     entropy = -(mean * np.log(mean)).sum(1)
     if y is LABELS:
