@@ -1,11 +1,14 @@
 """What a model asks of a backend, and the one place where a device's name becomes a backend."""
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import signals
 from fastmlp.guard import Guard
 from fastmlp.idle import Idle
 from fastmlp.network import Network
@@ -110,9 +113,13 @@ def backend_of(
 ) -> Any:
     """Return the backend of a device, set up for a network."""
     if device == "cpu":
-        from fastmlp.backends.cpu.engine import Engine
+        return _module("cpu").Engine(network, n_threads, guard, idle)
+    return _module("cuda").Engine(network, index_of(device), guard)
 
-        return Engine(network, n_threads, guard, idle)
-    from fastmlp.backends.cuda import engine
 
-    return engine.Engine(network, index_of(device), guard)
+@cache
+def _module(backend: str) -> Any:
+    """Load a backend on first use, and Numba with it; what Ctrl-C would leave half of, a later
+    import might not make whole."""
+    with signals.deferred():
+        return import_module(f"fastmlp.backends.{backend}.engine")

@@ -114,7 +114,12 @@ def fit_many(
     if n_threads is not None:
         checks.positive_integer(WHO, "n_threads", n_threads)
     listeners = validation.callbacks(callbacks, WHO)
-    jobs = _jobs(_nets(nets), X, y, epochs, batch_size, rows, validation_rows, sample_weight)
+    each = _nets(nets)
+    try:
+        jobs = _jobs(each, X, y, epochs, batch_size, rows, validation_rows, sample_weight)
+    except KeyboardInterrupt:
+        # The first of a process loads Numba there: 0.3 s.
+        return _interrupted([None] * len(each))
     if not jobs:
         return []
     return _train(jobs, shuffle, _one_at_a_time(listeners), progress, n_threads)
@@ -273,15 +278,25 @@ def _train(
     for i, outcome in enumerate(outcomes):
         for message, category in outcome.warnings if outcome else ():
             warn(f"{_who(i)}: {message}", category)
-    histories = [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
     if pool.interrupted:
-        done = sum(history.status is not Status.INTERRUPTED for history in histories)
-        begun = sum(outcome is not None for outcome in outcomes)
-        warn(
-            f"{WHO} interrupted: {done} of {len(jobs)} nets are done, {begun - done} keep what "
-            "they have learnt so far, and the others are as they were",
-            UserWarning,
-        )
+        return _interrupted(outcomes)
+    return _histories(outcomes)
+
+
+def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
+    return [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
+
+
+def _interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
+    """Return the histories of what Ctrl-C ended, and warn."""
+    histories = _histories(outcomes)
+    done = sum(history.status is not Status.INTERRUPTED for history in histories)
+    begun = sum(outcome is not None for outcome in outcomes)
+    warn(
+        f"{WHO} interrupted: {done} of {len(histories)} nets are done, {begun - done} keep what "
+        "they have learnt so far, and the others are as they were",
+        UserWarning,
+    )
     return histories
 
 

@@ -133,11 +133,11 @@ class Trainable(Placed):
         checks.boolean(who, "progress", progress)
         every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
         listeners = validation.callbacks(callbacks, who)
-        data = self._engine().data(X, y, sample_weight, who)
-        held_out = None
-        if validation_data is not None:
-            pair = validation.validation_pair(validation_data, who)
-            held_out = self._engine().data(*pair, f"{who}: validation_data")
+        try:
+            data, held_out = self._rows(X, y, sample_weight, validation_data)
+        except KeyboardInterrupt:
+            # The first of a process loads Numba there: 0.3 s.
+            return training.interrupted(History())
         batch = min(int(batch_size), data.n_rows)
         request = self._request(data, held_out, int(epochs), batch, shuffle)
         request = request._replace(callbacks=listeners, progress=progress)
@@ -216,6 +216,14 @@ class Trainable(Placed):
             coefficients = self.optimizer.coefficients(self.n_steps + 1, rates)
             self._engine().update(*self._trained(), slopes, coefficients)
             self.n_steps += 1
+
+    def _rows(self, X: Any, y: Any, sample_weight: Any, validation_data: Any) -> tuple[Any, Any]:
+        """Return the rows to train on and those to validate on, if any, checked."""
+        data, held_out = self._engine().data(X, y, sample_weight, "MLP.fit"), None
+        if validation_data is not None:
+            pair = validation.validation_pair(validation_data, "MLP.fit")
+            held_out = self._engine().data(*pair, "MLP.fit: validation_data")
+        return data, held_out
 
     def _request(
         self, data: Any, held_out: Any, epochs: int, batch_size: int, shuffle: bool

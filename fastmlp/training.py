@@ -198,9 +198,7 @@ class Loop:
         except Stopped:
             self.history.status = Status.INTERRUPTED
         except KeyboardInterrupt:
-            self.history.status = Status.INTERRUPTED
-            epoch = len(self.history.loss)
-            warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+            interrupted(self.history)
         finally:
             # Whatever ends the fit: SIGTERM's handler may have raised SystemExit.
             self._write_checkpoint()
@@ -320,6 +318,14 @@ class Loop:
         """Say so; the backend has gone back to the epoch's first parameters, without momentum."""
         self.step = 0
         record_divergence(self.history, loss)
+
+
+def interrupted(history: History) -> History:
+    """Add that Ctrl-C ended the fit, and warn."""
+    history.status = Status.INTERRUPTED
+    epoch = len(history.loss)
+    warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+    return history
 
 
 def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:

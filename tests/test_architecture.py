@@ -13,7 +13,7 @@ import fastmlp
 ROOT = Path(fastmlp.__file__).parent
 # From the ground up. A folder is one room: inside it imports are free, but never in a circle.
 FLOORS = [
-    {"elementary", "checks", "guard", "generators", "idle", "memory", "notices", "once"},
+    {"elementary", "checks", "guard", "generators", "idle", "memory", "notices", "once", "signals"},
     {"activations", "links", "losses", "penalties", "updates"},
     {"conventions", "pool"},
     {"optimizers"},

@@ -1,5 +1,9 @@
-"""Compile policy: the jit options, the disk cache, and rules as compiled blocks."""
+"""Compile policy: the jit options, the disk cache, and rules as compiled blocks.
 
+Its first import loads Numba whole.
+"""
+
+import fastmlp._compile.compiler
 import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled forms)
 from fastmlp._compile.atomics import (
     exchange_if,

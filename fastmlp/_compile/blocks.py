@@ -24,9 +24,10 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import register_jitable
 from numpy.typing import DTypeLike
 
+from fastmlp import signals
 from fastmlp._compile.cache import CodeCache
 from fastmlp._compile.intrinsics import emitted
-from fastmlp._compile.jit import INLINED, INTERPRETED
+from fastmlp._compile.jit import INLINED, INTERPRETED, numbas_lock
 from fastmlp._compile.native import NativeCode
 from fastmlp._compile.operands import Unsupported
 from fastmlp._compile.pipeline import Compiler
@@ -55,12 +56,14 @@ def _locks() -> list[Any]:
 def _take_locks() -> None:
     """Let others finish what they compile before a fork: in the child they would never finish, and
     would hold these locks, and some of Numba's that nobody can name, for ever."""
-    _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
+    with signals.deferred():
+        _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
 
 
 def _give_locks() -> None:
-    for lock in reversed(_taken):
-        lock.release()
+    with signals.deferred():
+        for lock in reversed(_taken):
+            lock.release()
 
 
 def _give_locks_in_child() -> None:
@@ -159,7 +162,11 @@ def block_of(
         Where the rule does not compile.
     """
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
-    with _lock:
+    block = _blocks.get(key)
+    if block is not None:
+        return block
+    # The locks first, one step each: Ctrl-C is heard while others compile.
+    with _lock, numbas_lock(), signals.deferred():
         if key not in _blocks:
             _blocks[key] = _compile(factory, np.dtype(dtype), rule, options, light=light)
         return _blocks[key]

@@ -6,11 +6,15 @@ because a division by zero inside prange would otherwise return 0 in silence.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
+from fastmlp import signals
 from fastmlp._compile.cache import CodeCache
 from fastmlp._compile.pipeline import Compiler
 
@@ -39,6 +43,24 @@ def kernel(
         options = {**OPTIONS, "nogil": nogil, "parallel": parallel}
         compiled: Any = numba.njit(**options)(function)
         compiled._cache = CodeCache(name)
+        compiled.compile = _whole(compiled.compile)
         return compiled
 
     return compile_later
+
+
+def numbas_lock() -> AbstractContextManager[Any]:
+    """Return the lock in which Numba compiles, taken in one step: by Numba's way, Ctrl-C could come
+    after it was taken and before the block begins, and leave it taken for ever."""
+    return getattr(global_compiler_lock, "_lock", None) or nullcontext()
+
+
+def _whole(compile: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a compilation, or what loads its result, end before a signal's handler runs."""
+
+    @wraps(compile)
+    def compile_whole(*arguments: Any) -> Any:
+        with numbas_lock(), signals.deferred():
+            return compile(*arguments)
+
+    return compile_whole

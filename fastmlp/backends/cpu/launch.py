@@ -62,10 +62,14 @@ class reserved:
     def __enter__(self) -> int:
         wanted = self._wanted
         limit = max(thread_limit(), wanted)
-        with _lock:
-            n = max(1, min(wanted, limit - _state["busy"]))
-            _state["busy"] += n
-            self._n = n
+        try:
+            with _lock:
+                n = max(1, min(wanted, limit - _state["busy"]))
+                _state["busy"] += n
+                self._n = n
+        except BaseException:  # Ctrl-C, as the lock is given back: no __exit__ follows
+            self.__exit__()
+            raise
         return n
 
     def __exit__(self, *_: object) -> None:

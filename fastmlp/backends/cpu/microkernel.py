@@ -22,6 +22,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastmlp import signals
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
 from fastmlp.workspace import ROW_BLOCK
@@ -73,7 +74,9 @@ def vector_bytes() -> int:
 @cache
 def _host_features() -> str:
     """Asked once: LLVM is asked under a lock, which a forked child may find taken."""
-    features: str = llvmlite.binding.get_host_cpu_features().flatten()
+    # LLVM's lock is Python's to take, in steps between which Ctrl-C would leave it taken.
+    with signals.deferred():
+        features: str = llvmlite.binding.get_host_cpu_features().flatten()
     return features
 
 
