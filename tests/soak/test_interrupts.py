@@ -1,5 +1,7 @@
-"""Ctrl-C at any moment of a process's first work, while code is loaded or compiled: the process goes
-on, the next fit has the same bits, and no lock is left taken."""
+"""Ctrl-C at any moment of a process's first work, while code is loaded or compiled.
+
+The process goes on, the next fit has the same bits, and no lock is left taken.
+"""
 
 import os
 from collections.abc import Callable
@@ -13,8 +15,8 @@ pytestmark = [
     pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing is compiled"),
 ]
 
-# A moment is the entry of a function: those of Numba, of LLVM's callbacks, of imports and finalizers
-# are among them. Numba is not imported before the fork.
+# A moment is the entry of a function: of Numba's, of LLVM's callbacks, of imports, of finalizers.
+# Numba is not imported before the fork.
 INTERRUPT = """
 import faulthandler, os, random, signal, sys, threading, warnings
 import numpy as np
