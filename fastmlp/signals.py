@@ -51,13 +51,12 @@ class deferred:
             return
         try:
             _replace_handlers()
-        except ValueError as error:
+            self._outermost, _inside = True, me
+        except BaseException as error:
+            _put_back_handlers()
             # An embedded Python may be wrong about which thread is the main one.
-            if "main thread" in str(error):
-                return
-            raise
-        self._outermost = True
-        _inside = me
+            if not (isinstance(error, ValueError) and "main thread" in str(error)):
+                raise
 
     def __exit__(self, *_: object) -> None:
         global _inside
@@ -66,6 +65,9 @@ class deferred:
         _inside = None
         try:
             _put_back_handlers()
+        except BaseException:  # from a handler that has been put back
+            _put_back_handlers()
+            raise
         finally:
             _run_handlers()
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -149,3 +150,33 @@ def test_signals_at_any_step_of_it_are_all_heard(heard: list[int]) -> None:
     thread.join()
     assert heard
     assert handlers() == before
+
+
+@pytest.mark.usefixtures("heard")
+def test_ctrl_c_at_every_call_that_it_makes_is_heard_and_leaves_the_handlers() -> None:
+    signal.signal(FIRST, signal.default_int_handler)
+    before, moment, seen = handlers(), 0, 0
+
+    def trace(*_: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == moment:
+            sys.settrace(None)
+            signal.raise_signal(FIRST)
+
+    def enter_and_leave() -> None:
+        tracer = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with signals.deferred():
+                pass
+        finally:
+            sys.settrace(tracer)
+
+    enter_and_leave()
+    for moment in range(1, seen + 1):
+        seen = 0
+        with pytest.raises(KeyboardInterrupt):
+            enter_and_leave()
+        assert handlers() == before
+    assert moment > len(before)
