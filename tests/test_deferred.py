@@ -174,8 +174,8 @@ def test_ctrl_c_at_every_call_that_it_makes_is_heard_and_leaves_the_handlers() -
             sys.settrace(tracer)
 
     enter_and_leave()
-    for moment in range(1, seen + 1):
-        seen = 0
+    for each in range(1, seen + 1):
+        moment, seen = each, 0
         with pytest.raises(KeyboardInterrupt):
             enter_and_leave()
         assert handlers() == before
