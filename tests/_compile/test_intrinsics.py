@@ -16,6 +16,8 @@ from fastmlp._compile import (
     call,
     coefficients_at,
     exchange_if,
+    fence,
+    fetch,
     fetch_add,
     flush_denormals,
     fma,
@@ -115,6 +117,19 @@ def use_pause(numbers: Any, address: Any, block: Any) -> Any:
     return numbers[1]
 
 
+def use_fence(numbers: Any, address: Any, block: Any) -> Any:
+    store_release(address, 7)
+    fence()
+    return load_acquire(address)
+
+
+def use_fetch(numbers: Any, address: Any, block: Any) -> Any:
+    fetch(address)
+    # There need be nothing there.
+    fetch(0)
+    return load_acquire(address + 8)
+
+
 def use_row(numbers: Any, address: Any, block: Any) -> Any:
     view = row(address + 8, 3, np.float64)
     view[1] = 7
@@ -144,6 +159,8 @@ USES: dict[str, Callable[..., Any]] = {
     "call": use_call,
     "coefficients_at": use_coefficients_at,
     "exchange_if": use_exchange_if,
+    "fence": use_fence,
+    "fetch": use_fetch,
     "fetch_add": use_fetch_add,
     "flush_denormals": use_modes,
     "fma": use_fma,
