@@ -85,6 +85,8 @@ def _cache() -> str:
         return str(folder)
     if os.environ.get("FASTMLP_CACHE") == "0":
         return "off (FASTMLP_CACHE=0)"
+    if not cache.sources():
+        return "none: fastmlp's files lie in no folder, as in a zip or a frozen program"
     return "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
 
 

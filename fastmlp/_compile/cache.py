@@ -4,6 +4,7 @@ Numba's own cache keeps the machine code of a callee whose file changed, raises 
 cannot be written or a file is damaged, and lets two processes that start together overwrite each
 other's entries of one index. Here the folder is named after a hash of every kernel source, a file
 holds its own checksum, is written whole or not at all, and any failure means: compile in memory.
+A folder that was filled and may not be written any more, as in a container's image, is read.
 
 The files are pickles: who can write to the folder can run code in your process.
 """
@@ -41,14 +42,25 @@ SOURCES = (
     "backends/cpu/*.py",
 )
 DIGEST_BYTES = 32
+SUFFIX = ".code"
+
+
+def sources(package: Path = PACKAGE) -> list[Path]:
+    """Return every kernel source below `package`, or its bytecode where that is what there is;
+    nothing where the package lies in a zip or in a frozen program."""
+    return [
+        path
+        for pattern in SOURCES
+        for kind in (pattern, f"{pattern}c")
+        for path in sorted(package.glob(kind))
+    ]
 
 
 def fingerprint(package: Path = PACKAGE) -> str:
     """Hash every kernel source below `package`, the versions and the options of the compiler."""
     digest = hashlib.sha256()
-    for pattern in SOURCES:
-        for path in sorted(package.glob(pattern)):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sources(package):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     config = numba.config
     options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT)
     versions = (numba.__version__, llvmlite.__version__, sys.version)
@@ -60,9 +72,10 @@ def fingerprint(package: Path = PACKAGE) -> str:
 def folder() -> Path | None:
     """Return this version's cache folder, made if need be; None where there can be none.
 
-    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it.
+    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources there
+    is none: the hash would not tell one version from another.
     """
-    if os.environ.get("FASTMLP_CACHE") == "0":
+    if os.environ.get("FASTMLP_CACHE") == "0" or not sources():
         return None
     root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
     if not numba.config.CACHE_DIR and not os.path.isabs(root):
@@ -72,8 +85,14 @@ def folder() -> Path | None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError:
-        return None
+        return path if _is_filled(path) else None
     return path
+
+
+def _is_filled(path: Path) -> bool:
+    with suppress(OSError):
+        return any(name.endswith(SUFFIX) for name in os.listdir(path))
+    return False
 
 
 class CodeCache:
@@ -118,7 +137,7 @@ class CodeCache:
     def _path(self, signature: Any, codegen: Any) -> Path | None:
         key = repr((self.name, str(signature), codegen.magic_tuple()))
         where = folder()
-        return where / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.code" if where else None
+        return where / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{SUFFIX}" if where else None
 
 
 def _read_whole(path: Path | None) -> Any:

@@ -1,5 +1,6 @@
 """The disk cache: never old code, never a failure, never half a file."""
 
+import compileall
 import inspect
 import os
 import platform
@@ -449,3 +450,49 @@ def test_nothing_but_the_owner_may_read_the_folder(
     python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path))
     (folder,) = (tmp_path / "fastmlp").iterdir()
     assert folder.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
+
+
+def shut(folder: Path) -> str:
+    """A program that may read below `folder`, and write nothing, whoever runs it."""
+    return f"""
+import os, sys, tempfile
+def refuse(*_, **__):
+    raise OSError(30, "Read-only file system")
+tempfile.TemporaryFile = tempfile.mkstemp = refuse
+{EVALUATE}
+from fastmlp._compile import cache
+print(str(cache.folder()).startswith({str(folder)!r}))
+"""
+
+
+def test_a_filled_folder_that_may_not_be_written_is_read(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert python(shut(tmp_path), **home).split() == [*RIGHT.split(), "True", "False"]
+    python(EVALUATE, **home)
+    before = files_in(tmp_path)
+    assert python(shut(tmp_path), **home).split() == [*RIGHT.split(), "False", "True"]
+    assert files_in(tmp_path) == before
+
+
+def test_a_package_in_a_zip_has_no_folder(
+    tmp_path: Path, package: Path, python: Callable[..., str]
+) -> None:
+    # Its hash would be the same whatever is in it: the code of one version would serve the next.
+    home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    home["PYTHONPATH"] = shutil.make_archive(str(tmp_path / "fastmlp"), "zip", package.parent)
+    where = "from fastmlp.info import info; print(info()['cache'])"
+    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
+    assert not (tmp_path / "cache").exists()
+    assert python(where, **home).startswith("none: fastmlp's files lie in no folder")
+
+
+def test_the_fingerprint_knows_bytecode_that_has_no_source(package: Path) -> None:
+    compileall.compile_dir(package, quiet=1, legacy=True, workers=1)
+    for path in package.rglob("*.py"):
+        path.unlink()
+    before = cache.fingerprint(package)
+    path = package / "activations.pyc"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert cache.fingerprint(package) != before
