@@ -1,6 +1,7 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from fastmlp.files import FileError
@@ -48,10 +49,13 @@ __all__ = [
 
 # Not in __all__: a star would load scikit-learn, or fail where there is none.
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
-_ROOMS = {
+_OF_SKLEARN = {
     **dict.fromkeys(_ESTIMATORS, "estimators"),
     **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "ensembles"),
     "MLPSearchCV": "search",
+}
+_ROOMS = {
+    **_OF_SKLEARN,
     "fit_many": "many",
     "load": "store",
     "save": "store",
@@ -73,4 +77,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    """Name what can be had: `help` and `inspect.getmembers` get all of it, and end at an error."""
+    missing = _OF_SKLEARN if find_spec("sklearn") is None else {}
+    return sorted({*globals(), *_ROOMS} - missing.keys())

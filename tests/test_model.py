@@ -378,3 +378,18 @@ def test_x_of_the_right_dtype_is_not_written_to_and_may_be_read_only() -> None:
     net = MLP((3, 4, 1), seed=0)
     net.fit(x, y, epochs=1)
     assert net.predict(x).shape == (60, 1)
+
+
+def test_help_and_inspection_work_without_scikit_learn() -> None:
+    script = """
+import inspect, pydoc, sys
+sys.modules["sklearn"] = None
+import fastmlp
+print("MLPClassifier" in dir(fastmlp), "fit_many" in dir(fastmlp))
+print("MLP" in dict(inspect.getmembers(fastmlp)))
+print("class MLP" in pydoc.plain(pydoc.render_doc(fastmlp)))
+del sys.modules["sklearn"]
+print("MLPClassifier" in dir(fastmlp), "MLPSearchCV" in dir(fastmlp))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "True"] + ["True"] * 4
