@@ -14,12 +14,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
-import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from fastmlp import signals
@@ -73,10 +73,14 @@ def vector_bytes() -> int:
 
 @cache
 def _host_features() -> str:
-    """Asked once: LLVM is asked under a lock, which a forked child may find taken."""
+    """Asked once: LLVM is asked under a lock, which a forked child may find taken.
+
+    By way of Numba, which strikes out what ``NUMBA_ENABLE_AVX=0`` does without, and says nothing
+    where LLVM knows nothing: a vector of registers that are not there ends the process.
+    """
     # LLVM's lock is Python's to take, in steps between which Ctrl-C would leave it taken.
     with signals.deferred():
-        features: str = llvmlite.binding.get_host_cpu_features().flatten()
+        features: str = get_host_cpu_features()
     return features
 
 
