@@ -14,6 +14,7 @@ from fastmlp import notices
 
 # How long the caller sleeps between two looks for signals, where nothing wakes it.
 LOOK_SECONDS = 0.1
+WORKER = "fastmlp worker"
 
 
 class Stopped(KeyboardInterrupt):
@@ -110,13 +111,24 @@ class Pool:
         self._waiting.extend(i for i in by_cost if not tasks[i].apart)
         self._running = min(self._n_threads, len(self._waiting))
         for _ in range(self._running):
-            self._threads.append(threading.Thread(target=self._work, daemon=True))
+            self._threads.append(threading.Thread(target=self._work, name=WORKER, daemon=True))
         for i in by_cost:
             if tasks[i].apart:
                 thread = threading.Thread(target=self._work_apart, args=(i,), daemon=True)
                 self._threads.append(thread)
-        for thread in self._threads:
+        self._threads = [thread for thread in self._threads if self._started(thread)]
+
+    def _started(self, thread: threading.Thread) -> bool:
+        """Start a thread; where there can be no more, those of the pool that run do its work."""
+        try:
             thread.start()
+        except RuntimeError:
+            if thread.name != WORKER or not any(other.ident for other in self._threads):
+                raise
+            with self._lock:
+                self._running -= 1
+            return False
+        return True
 
     def add(self, task: Task) -> None:
         """Have one more task done, after those that wait; for a task to call."""

@@ -150,3 +150,32 @@ def test_turns_are_taken_one_by_one() -> None:
 
     Pool(4).run([Task(1, lambda i=i: take(i)) for i in range(8)])
     assert set(most) == {1}
+
+
+def start_at_most(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process have no more than n threads beside its first one."""
+    start, begun = threading.Thread.start, list[threading.Thread]()
+
+    def limited(thread: threading.Thread) -> None:
+        if len(begun) == n:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_where_threads_run_out_those_that_run_do_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_at_most(1, monkeypatch)
+    pool = Pool(4)
+    outcomes = pool.run([Task(1.0, lambda i=i: i * i) for i in range(6)])
+    assert [outcome.result for outcome in outcomes if outcome] == [0, 1, 4, 9, 16, 25]
+    assert not pool.interrupted
+
+
+def test_where_there_is_no_thread_at_all_the_error_is_pythons(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_at_most(0, monkeypatch)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Pool(2).run([Task(1.0, int)] * 3)
