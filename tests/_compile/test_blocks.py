@@ -16,9 +16,9 @@ from fastmlp._compile import block_of, blocks, cache, call, row
 from fastmlp._compile.blocks import Block
 from fastmlp._compile.jit import INLINED
 from fastmlp.backends.cpu import loops
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.product import product
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.tiles import tile
 from fastmlp.optimizers import OPTIMIZERS, SGD
 from fastmlp.updates import N_MOMENTS

@@ -15,16 +15,8 @@ from panelled import INTERPRETED, address, block, chains, from_panels, rounding,
 from fastmlp._compile import Block
 from fastmlp.backends.cpu import microkernel, product
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.microkernel import (
-    DEPTH_BLOCK,
-    RELU,
-    STORE,
-    WHERE_POSITIVE,
-    Tile,
-    lanes_of,
-    sweep,
-    vector_bytes,
-)
+from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, RELU, STORE, WHERE_POSITIVE, Tile, sweep
+from fastmlp.backends.cpu.registers import lanes_of, vector_bytes
 from fastmlp.workspace import ROW_BLOCK
 
 SHAPES = sorted(
@@ -261,7 +253,7 @@ def gradients() -> list[tuple[Any, float]]:
 
 GRADIENTS = """
 import json
-from fastmlp.backends.cpu.microkernel import vector_bytes
+from fastmlp.backends.cpu.registers import vector_bytes
 from fastmlp.workspace import ROW_BLOCK
 from test_microkernel import gradients
 

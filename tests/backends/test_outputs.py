@@ -12,9 +12,10 @@ from panelled import INTERPRETED, address, block, rounding, to_panels
 from fastmlp import SGD
 from fastmlp._compile import Block
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE, lanes_of
+from fastmlp.backends.cpu.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.outputs import error_unit, outputs
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.scores import TRAIN
 from fastmlp.packing import few_outputs, round_up
 from fastmlp.workspace import STRIP_ROWS

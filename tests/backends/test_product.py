@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 from panelled import INTERPRETED, address, assembly, block, chains, from_panels, rounding, to_panels
 
 from fastmlp._compile import block_of, row
-from fastmlp.backends.cpu.microkernel import (
-    DEPTH_BLOCK,
-    STORE,
-    lanes_of,
-    vector_bytes,
-)
+from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, STORE
 from fastmlp.backends.cpu.product import STRIP, product
+from fastmlp.backends.cpu.registers import lanes_of, vector_bytes
 from fastmlp.packing import round_up
 from fastmlp.workspace import ROW_BLOCK
 

@@ -11,8 +11,8 @@ from fastmlp import SGD
 from fastmlp._compile import block_of
 from fastmlp.backends.cpu import rules
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.single import row_update
 from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.updates import sgd

@@ -12,8 +12,8 @@ from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, engine, helpers, launch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.flat import VECTORS
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.questions import Prediction
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.streamed import Streamed, place_for, streams
 from fastmlp.links import LINKS
 

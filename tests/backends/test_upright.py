@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from panelled import INTERPRETED, address, block, chains
 
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.upright import tile, upright
 from fastmlp.workspace import aligned
 
@@ -122,7 +122,7 @@ def test_the_positive_part_keeps_nan(dtype: Any) -> None:
 AT_THE_EDGE = """
 import numpy as np
 from edge import memory_with_an_edge
-from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.registers import lanes_of
 from test_upright import address, move
 
 memory, end, page = memory_with_an_edge()

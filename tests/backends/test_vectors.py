@@ -10,8 +10,8 @@ import pytest
 from panelled import INTERPRETED, address, block, to_panels
 
 from fastmlp._compile import Block
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plain_moves import CHAINS
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.packing import round_up
 from fastmlp.workspace import STRIP_ROWS, aligned
@@ -165,7 +165,7 @@ def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
 AT_THE_EDGE = """
 import numpy as np
 from edge import memory_with_an_edge
-from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.registers import lanes_of
 from test_vectors import address, move
 
 memory, end, page = memory_with_an_edge()

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.shares import (
     SHARED_FLOPS,
     Effort,

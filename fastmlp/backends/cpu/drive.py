@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import groups_of_panels
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.rows import BACK, FORTH, GATHER, SCORE, WHOLE
 from fastmlp.backends.cpu.scores import EVALUATE, FORWARD, TRAIN, n_strips_of
 from fastmlp.backends.cpu.team import spread

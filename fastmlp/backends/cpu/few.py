@@ -21,8 +21,8 @@ from fastmlp._compile import (
     row,
 )
 from fastmlp.backends.cpu.flat import FLAT, FLAT_LAYER, make_flat
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import address
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.stream import n_vectors, stream
 from fastmlp.layout import Layout
 from fastmlp.network import Network

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu import rules
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import RELU, address, record_of
 from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.network import Network
 from fastmlp.packing import round_up
 from fastmlp.workspace import ALIGNMENT, aligned

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
-from fastmlp.backends.cpu.microkernel import STORE, lanes_of
+from fastmlp.backends.cpu.microkernel import STORE
 from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.rows import forward_layer, gathering
 from fastmlp.backends.cpu.scores import n_strips_of
 from fastmlp.workspace import ROW_BLOCK, STRIP_ROWS

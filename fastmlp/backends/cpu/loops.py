@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import coefficients_at, leaf, row, rows
-from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.penalties import RULES
 

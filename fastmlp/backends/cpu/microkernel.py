@@ -11,20 +11,17 @@ Vectors are plain LLVM types: a host without such registers gets several narrowe
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from fastmlp import signals
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
+from fastmlp.backends.cpu.registers import vector_bytes
 from fastmlp.workspace import ROW_BLOCK
 
 WORD, LANE = ir.IntType(64), ir.IntType(32)
@@ -60,33 +57,6 @@ class Tile(NamedTuple):
     def size(self) -> int:
         """Bytes of a number."""
         return np.dtype(self.scalar).itemsize
-
-
-def vector_bytes() -> int:
-    """Return the bytes of the host's vector registers, as Numba compiles for it."""
-    config = numba.config
-    if config.CPU_NAME == "generic" and not config.CPU_FEATURES:
-        return 16
-    names = (_host_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
-    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
-
-
-@cache
-def _host_features() -> str:
-    """Asked once: LLVM is asked under a lock, which a forked child may find taken.
-
-    By way of Numba, which strikes out what ``NUMBA_ENABLE_AVX=0`` does without, and says nothing
-    where LLVM knows nothing: a vector of registers that are not there ends the process.
-    """
-    # LLVM's lock is Python's to take, in steps between which Ctrl-C would leave it taken.
-    with signals.deferred():
-        features: str = get_host_cpu_features()
-    return features
-
-
-def lanes_of(scalar: type[np.floating[Any]]) -> int:
-    """Return how many numbers a vector register holds: the columns of a panel."""
-    return vector_bytes() // np.dtype(scalar).itemsize
 
 
 # With 32 registers, so that a block of B, 16 KiB, leaves room in the first-level cache: 64 x 32 x

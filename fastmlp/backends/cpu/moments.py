@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import block_of
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.panels import pack, unpack
 from fastmlp.backends.cpu.plan import Addresses, address, make_plan
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.network import Network
 from fastmlp.packing import CLOSE, Spacing, numbers_packed, packed_layers, round_up
 from fastmlp.workspace import PAGE_ROWS, aligned, make_workspace

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import leaf, row, stack
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plan import LAYER, NET
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 
 

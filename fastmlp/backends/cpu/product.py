@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp._compile import leaf
-from fastmlp.backends.cpu.microkernel import Tile, lanes_of, sweep, vector_bytes
+from fastmlp.backends.cpu.microkernel import Tile, sweep
+from fastmlp.backends.cpu.registers import lanes_of, vector_bytes
 
 Sweep = Callable[..., None]
 # Rows that a call with many of them takes at once; the tiles' rows divide them.

@@ -5,19 +5,12 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
-from fastmlp.backends.cpu.microkernel import (
-    PLUS,
-    RELU,
-    RELU_PLUS,
-    STORE,
-    TIMES,
-    WHERE_POSITIVE,
-    lanes_of,
-)
+from fastmlp.backends.cpu.microkernel import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
 from fastmlp.backends.cpu.product import LARGEST, next_panels
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.scores import FORWARD, TRAIN, scores
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import ROW_BLOCK, STRIP_ROWS

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.outputs import error_unit, outputs
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 

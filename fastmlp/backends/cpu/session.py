@@ -12,11 +12,11 @@ from fastmlp.backends.cpu import drive
 from fastmlp.backends.cpu.cut import Cut, cut_of
 from fastmlp.backends.cpu.halves import halves
 from fastmlp.backends.cpu.lots import Parts, lots
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.moments import Moments
 from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.plan import Addresses, address, fields_of, make_plan
 from fastmlp.backends.cpu.product import product
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.rows import rows as rows_phase
 from fastmlp.backends.cpu.single import row_back
 from fastmlp.backends.cpu.sparse import (

@@ -11,9 +11,9 @@ import numpy as np
 
 from fastmlp._compile import coefficients_at, fma, leaf, row, stack
 from fastmlp.backends.cpu.loops import Loop, Rule
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.outputs import outputs
 from fastmlp.backends.cpu.plan import LAYER, NET
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.rows import slopes_of
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.plain_moves import WIDE
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET, RELU, TILE
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import aligned
 

@@ -11,8 +11,8 @@ import numpy as np
 from fastmlp._compile import call, leaf, row
 from fastmlp.backends.cpu.drive import JOB
 from fastmlp.backends.cpu.flat import FLAT, FLAT_LAYER, VECTORS
-from fastmlp.backends.cpu.microkernel import lanes_of
 from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.team import spread
 from fastmlp.backends.cpu.upright import tile, upright
 

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, fence, fetch, leaf, row, stack
-from fastmlp.backends.cpu.microkernel import STORE, lanes_of
+from fastmlp.backends.cpu.microkernel import STORE
 from fastmlp.backends.cpu.outputs import outputs
 from fastmlp.backends.cpu.plan import ALL, LAYER, NET, NONE, OTHERS, TILE, TILE_ROWS
 from fastmlp.backends.cpu.product import LARGEST
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 

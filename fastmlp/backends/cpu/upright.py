@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from fastmlp._compile import INTERPRETED, row
 from fastmlp._compile.memory import entry_alloca
-from fastmlp.backends.cpu.microkernel import lanes_of
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.vector_code import Vectors
 from fastmlp.backends.cpu.vectors import transposed
 
