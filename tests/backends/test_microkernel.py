@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import llvmlite.binding
+import numba
 import numpy as np
 import pytest
 from epilogues import each_epilogue, finished, magnitude
@@ -13,7 +14,7 @@ from nets import Net, distance, oracle_gradient
 from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
 
 from fastmlp._compile import Block
-from fastmlp.backends.cpu import microkernel, product
+from fastmlp.backends.cpu import product
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, RELU, STORE, WHERE_POSITIVE, Tile, sweep
 from fastmlp.backends.cpu.registers import lanes_of, vector_bytes
@@ -221,8 +222,8 @@ def test_where_positive_lets_nothing_pass_for_zero_or_nan(dtype: Any, shape: Any
 def test_vectors_are_as_wide_as_the_features_that_numba_compiles_for(
     name: Any, features: Any, n_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(microkernel.numba.config, "CPU_NAME", name)
-    monkeypatch.setattr(microkernel.numba.config, "CPU_FEATURES", features)
+    monkeypatch.setattr(numba.config, "CPU_NAME", name)
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", features)
     assert vector_bytes() == n_bytes
     assert (lanes_of(np.float32), lanes_of(np.float64)) == (n_bytes // 4, n_bytes // 8)
 
