@@ -16,7 +16,7 @@ def describe() -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "cores": cores(),
         "caches": caches(),
         "governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load": os.getloadavg()[0],
@@ -25,6 +25,11 @@ def describe() -> dict[str, Any]:
         "fastmlp": fastmlp_state(),
         "versions": {name: found for name in LIBRARIES if (found := installed(name))},
     }
+
+
+def cores() -> int:
+    """Return how many cores the process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fastmlp_state() -> str:

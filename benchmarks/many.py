@@ -18,9 +18,12 @@ MODULES = {
     "sklearn": "sklearn_many",
     "torch": "torch_many",
 }
-TITLES = {"jax": "JAX, vmap", "sklearn": "scikit-learn, processes", "torch": "PyTorch, vmap"}
+TITLES = {"jax": "JAX", "sklearn": "scikit-learn, processes", "torch": "PyTorch, vmap"}
+# Whom a sweep of nets with settings of their own takes; the others have one optimizer for all of
+# them, or take minutes.
+MIXED = ("fastmlp", "jax")
 HEADER = (
-    f"  {'contestant':<24} {'ms a net':>9} {'GFLOP/s':>8} {'% peak':>7} {'/ fastmlp':>10}  loss"
+    f"  {'contestant':<25} {'ms a net':>9} {'GFLOP/s':>8} {'% peak':>7} {'/ fastmlp':>10}  loss"
 )
 # PyTorch takes 20 s and more for one turn.
 LONG_SECONDS, LONG_REPEATS = 5.0, 2
@@ -33,12 +36,18 @@ def make(contestant: str, name: str, quick: bool, **options: Any) -> Nets:
     return nets
 
 
+def ways(contestant: str) -> list[str | None]:
+    """Return the ways that a contestant has to train many nets, of which the fastest counts."""
+    module = import_module(f"benchmarks.peers.{MODULES[contestant]}")
+    return list(getattr(module, "WAYS", [None]))
+
+
 def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]) -> Any:
     """Return a record per sweep and contestant, and one of the grid."""
     group = [c for c in contestants if c.name in MODULES]
     records = []
     for name, sweep in SWEEPS.items():
-        entrants = [c for c in group if c.name == "fastmlp" or not sweep.mixed]
+        entrants = [c for c in group if c.name in MIXED or not sweep.mixed]
         records += _sweep(name, entrants, repeats, quick, say)
     return {"sweeps": records, "grids": grid.race(contestants, quick, say)}
 
@@ -82,8 +91,8 @@ def _turn(contestant: Any, record: dict[str, Any]) -> None:
 class Trainer:
     """A contestant's nets in its own process."""
 
-    def __init__(self, contestant: str, name: str, quick: bool) -> None:
-        self.nets = make(contestant, name, quick)
+    def __init__(self, contestant: str, name: str, quick: bool, way: str | None = None) -> None:
+        self.nets = make(contestant, name, quick, **({"way": way} if way else {}))
         self.single: Any = None
         if contestant == "fastmlp":
             self.single = make(contestant, name, quick, n_threads=1)
@@ -115,7 +124,7 @@ def _sweep_lines(
     yield HEADER
     for r in sorted(records, key=lambda r: quartiles(r["seconds"]).median):
         yield (
-            f"  {title(r):<24} {1e3 * seconds_a_net(r, sweep.n_nets):>9.3g} "
+            f"  {title(r):<25} {1e3 * seconds_a_net(r, sweep.n_nets):>9.3g} "
             f"{rate(r, sweep) / 1e9:>8.0f} {percent_of_peak(r, sweep, results):>7.1f} "
             f"{over_ours(r, records):>9.2f}x  {r['loss']:.4f}"
         )
@@ -159,7 +168,8 @@ def _sweep_of(name: str, results: dict[str, Any]) -> Sweep:
 
 def title(record: dict[str, Any]) -> str:
     """Return who it is, and by what."""
-    return TITLES.get(record["contestant"], "fastmlp, fit_many")
+    name = TITLES.get(record["contestant"], "fastmlp, fit_many")
+    return f"{name}, {record['way']}" if record.get("way") else name
 
 
 def seconds_a_net(record: dict[str, Any], n_nets: int) -> float:

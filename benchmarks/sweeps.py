@@ -16,7 +16,7 @@ class Sweep(NamedTuple):
     workload : the net, its rows and its steps
     data_set : "digits", or "teacher" for the workload's own
     rates, penalties : of which the nets take one after the other
-    mixed : whether only libraries that take any mixture can train it
+    mixed : whether each net has a rate and a penalty of its own
     """
 
     name: str

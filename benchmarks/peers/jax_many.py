@@ -1,5 +1,6 @@
-"""JAX: one jitted `vmap` over whole trainings, each a `lax.scan` over all steps."""
+"""JAX: whole trainings, each a `lax.scan`: all in one jitted `vmap`, or a net on each core."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks.machine import cores
 from benchmarks.peers.jax_scan import objective, update
 from benchmarks.sweeps import Nets, Sweep
 from benchmarks.workloads import Array
@@ -21,27 +23,37 @@ class Vmapped(Nets):
         self.x, self.y = jnp.asarray(x), jnp.asarray(y, np.int32 if y.ndim == 1 else y.dtype)
         self.rng = np.random.default_rng(0)
         self.starts = [(jnp.asarray(w), jnp.asarray(b)) for w, b in sweep.starts()]
-        self._train = jax.jit(jax.vmap(self._training, in_axes=(0, 0)))
+        self.settings = jnp.asarray(sweep.settings(), x.dtype)
+        self._train = jax.jit(jax.vmap(self._training))
         self.p: Any = None
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
-        load, shape = self.sweep.workload, (self.sweep.n_nets, epochs, self.sweep.workload.n_rows)
-        orders = np.broadcast_to(np.arange(load.n_rows, dtype=np.int32), shape)
-        if shuffle:
-            orders = self.rng.permuted(orders, axis=-1)
-        steps = orders.reshape(shape[0], -1, load.batch)
-        self.p, losses = self._train(self.starts, steps)
+        n = self.sweep.n_nets
+        steps = np.stack([self._steps(self.rng, epochs, shuffle) for _ in range(n)])
+        self.p, losses = self._train(self.starts, self.settings, steps)
         losses.block_until_ready()
-        self.losses = np.asarray(losses)[:, -load.n_steps :].mean(1)
+        self.losses = np.asarray(losses)[:, -self.sweep.workload.n_steps :].mean(1)
 
-    def _training(self, p: Any, orders: Any) -> tuple[Any, Any]:
+    def _steps(self, rng: np.random.Generator, epochs: int, shuffle: bool) -> Array:
+        """Return one net's rows, shape (steps, batch)."""
         load = self.sweep.workload
+        orders = np.tile(np.arange(load.n_rows, dtype=np.int32), (epochs, 1))
+        if shuffle:
+            rng.permuted(orders, axis=1, out=orders)
+        return orders.reshape(-1, load.batch)
+
+    def _training(self, p: Any, setting: Any, orders: Any) -> tuple[Any, Any]:
+        rate, l2 = setting
+        load = self.sweep.workload
+        load = load._replace(rule=load.rule._replace(rate=rate))
 
         def step(state: Any, index: Any) -> tuple[Any, Any]:
             p, m, v, t = state
             x = self.x.at[index].get(mode="promise_in_bounds")
             y = self.y.at[index].get(mode="promise_in_bounds")
             loss, g = jax.value_and_grad(lambda q: objective(load, q, x, y))(p)
+            if self.sweep.mixed:
+                g = [(gw + l2 / load.batch * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
             t = t + 1
             parts, tree = jax.tree.flatten(p)
             others = [jax.tree.leaves(part) for part in (g, m, v)]
@@ -59,5 +71,31 @@ class Vmapped(Nets):
         return np.concatenate([np.asarray(part).reshape(n, -1) for part in parts], 1)
 
 
-def many(sweep: Sweep) -> Vmapped:
-    return Vmapped(sweep)
+class OnThreads(Vmapped):
+    """A program for one net, run by a Python thread on each core: compiled code holds no lock."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        super().__init__(sweep)
+        alone = {"xla_cpu_multi_thread_eigen": False}
+        self._train = jax.jit(self._training, compiler_options=alone)
+        self.nets = [
+            jax.tree.map(lambda part, i=i: part[i], self.starts) for i in range(sweep.n_nets)
+        ]
+        self.pool = ThreadPoolExecutor(cores())
+
+    def train(self, epochs: int, *, shuffle: bool = True) -> None:
+        def one(i: int) -> Any:
+            steps = self._steps(np.random.default_rng(i), epochs, shuffle)
+            return jax.block_until_ready(self._train(self.nets[i], self.settings[i], steps))
+
+        done = list(self.pool.map(one, range(self.sweep.n_nets)))
+        self.p = jax.tree.map(lambda *parts: np.stack(parts), *[p for p, _ in done])
+        last = self.sweep.workload.n_steps
+        self.losses = np.array([np.asarray(losses)[-last:].mean() for _, losses in done])
+
+
+WAYS = {"vmap": Vmapped, "a net on each core": OnThreads}
+
+
+def many(sweep: Sweep, way: str = "vmap") -> Vmapped:
+    return WAYS[way](sweep)

@@ -1,6 +1,5 @@
 """scikit-learn: a fit for each net, by joblib in as many processes as there are threads."""
 
-import os
 import warnings
 from typing import Any
 
@@ -8,6 +7,7 @@ import joblib
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+from benchmarks.machine import cores
 from benchmarks.sweeps import Nets, Sweep
 from benchmarks.workloads import Array
 
@@ -20,8 +20,9 @@ class Fits(Nets):
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
         self.x, self.y = sweep.data()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.pool = joblib.Parallel(n_jobs=cores)
+        # Said, as the environment's number of threads, which is for the whole process, goes before.
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            self.pool = joblib.Parallel(n_jobs=cores())
         self.fitted: list[Any] = []
 
     def train(self, epochs: int, *, shuffle: bool = True) -> None:
