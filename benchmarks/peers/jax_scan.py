@@ -69,7 +69,6 @@ class JaxScan:
         self._epoch = jax.jit(self._scan, donate_argnums=0)
         self._loop = jax.jit(self._repeat, donate_argnums=0)
         self._slopes = jax.jit(jax.value_and_grad(partial(self._objective)))
-        self._predict = jax.jit(lambda p, x: forward(workload.activation, self._layers(p), x))
         self.reset()
 
     def reset(self) -> None:
@@ -114,8 +113,16 @@ class JaxScan:
         return jnp.asarray(x)
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
-        p = self.state[0]
-        return {"jit": lambda x: self._predict(p, x).block_until_ready()}
+        # The parameters are constants of the program, not six more arguments to look at.
+        layers, name = self._layers(self.state[0]), self.workload.activation
+        all_rows = jax.jit(lambda x: forward(name, layers, x))
+        by_blocks = jax.jit(
+            lambda x: lax.map(lambda row: forward(name, layers, row), x, batch_size=1_000)
+        )
+        return {
+            "jit": lambda x: all_rows(x).block_until_ready(),
+            "jit, blocks of 1,000": lambda x: by_blocks(x).block_until_ready(),
+        }
 
     def _layers(self, p: Any) -> Any:
         if self.variant != "one flat vector":

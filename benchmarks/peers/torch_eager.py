@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 from benchmarks.workloads import Array, Workload, flat
 
-VARIANTS = ("gather each step", "gather each epoch")
+VARIANTS = ("gather each step", "gather each epoch", "gather each epoch, one thread")
+N_THREADS = torch.get_num_threads()
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_}
 LOSSES = {
     "mse": F.mse_loss,
     "cross_entropy": F.cross_entropy,
@@ -52,6 +54,8 @@ class TorchEager:
 
     def __init__(self, workload: Workload, variant: str) -> None:
         self.workload, self.variant = workload, variant
+        # Small nets are faster on one: 4-16-3 takes 236 us a step, and 271 on two.
+        self.n_threads = 1 if variant.endswith("one thread") else N_THREADS
         self.x, self.y = (torch.from_numpy(part) for part in workload.data())
         self.reset()
 
@@ -93,7 +97,7 @@ class TorchEager:
             yield x, y
             return
         order = torch.randperm(load.n_rows)
-        if self.variant == "gather each epoch":
+        if self.variant.startswith("gather each epoch"):
             x, y = x.index_select(0, order), y.index_select(0, order)
             yield from zip(x.split(load.batch), y.split(load.batch), strict=True)
         else:
@@ -101,6 +105,7 @@ class TorchEager:
                 yield x.index_select(0, index), y.index_select(0, index)
 
     def epochs(self, n: int) -> None:
+        torch.set_num_threads(self.n_threads)
         for _ in range(n):
             for x, y in self.batches():
                 self.step(x, y)
@@ -130,8 +135,15 @@ class TorchEager:
 
     def predictors(self) -> dict[str, Callable[[Any], Any]]:
         p, name = [part.detach() for part in self.p], self.workload.activation
-        eager = torch.inference_mode()(lambda x: forward(name, p, x))
-        return {"inference_mode": eager, "jit": self._traced()}
+        inference, products = torch.inference_mode(), _products(name, p)
+        return {
+            "inference_mode": inference(lambda x: forward(name, p, x)),
+            "addmm, in place": inference(products),
+            "blocks of 1,000": inference(
+                lambda x: torch.cat([products(b) for b in x.split(1_000)])
+            ),
+            "jit": self._traced(),
+        }
 
     def _traced(self) -> Callable[[Any], Any]:
         module, inference = _Net(self.workload.activation, self.p).eval(), torch.inference_mode()
@@ -139,6 +151,19 @@ class TorchEager:
             warnings.simplefilter("ignore")
             traced = torch.jit.freeze(torch.jit.trace(module, self.x[:2]))
         return inference(lambda x: traced(x))
+
+
+def _products(activation: str, p: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a forward pass of plain products; activations need no memory of their own."""
+    weights, act = [w.T.contiguous() for w in p[::2]], IN_PLACE[activation]
+    *hidden, (last, bias) = zip(weights, p[1::2], strict=True)
+
+    def predict(x: Tensor) -> Tensor:
+        for w, b in hidden:
+            x = act(torch.addmm(b, x, w))
+        return torch.addmm(bias, x, last)
+
+    return predict
 
 
 class _Net(torch.nn.Module):
