@@ -17,6 +17,8 @@ from benchmarks.peers import load
 from benchmarks.peers.run import Unsupported
 from benchmarks.workloads import BY_NAME, Workload
 
+TURNS = 3
+
 
 class Worker:
     """The contestant's module, and the run and predictors it has made last."""
@@ -41,49 +43,33 @@ class Worker:
         product = getattr(self.module, "sgemm", None)
         return {"gflops": max(product(size) for _ in range(3)) if product else None}
 
-    def prepare(self, workload: str, quick: bool, all_variants: bool) -> dict[str, Any]:
-        """Make the run of every variant, keep the fastest."""
+    def prepare(
+        self, workload: str, quick: bool, all_variants: bool, variant: str | None = None
+    ) -> dict[str, Any]:
+        """Make the run of every variant, or of one, and keep the fastest, in turns of all."""
         self.run = None
         load_ = BY_NAME[workload].quick() if quick else BY_NAME[workload]
-        variants = self.module.VARIANTS if all_variants else self.module.VARIANTS[:1]
-        replies = [self._try(load_, variant) for variant in variants]
-        # Only the last run is at hand; the fastest is made again, from the library's caches.
+        variants = [variant] if variant else self.module.VARIANTS
+        runs, replies = {}, {}
+        for name in variants if all_variants else variants[:1]:
+            try:
+                runs[name], replies[name] = _first(self.module, load_, name)
+            except Unsupported:
+                if name == variants[0]:
+                    raise
         # A variant that computes nonsense is not a way to do the work.
-        sound = [reply for reply in replies if np.isfinite(reply["loss"])]
+        sound = [name for name, reply in replies.items() if np.isfinite(reply["loss"])]
         if not sound:
             raise ArithmeticError("the loss is not finite after one epoch")
-        best = min(sound, key=lambda reply: reply["epoch_seconds"])
-        if best is not replies[-1]:
-            self._try(load_, best["variant"])
-        tried = {reply["variant"]: reply["epoch_seconds"] for reply in replies}
-        return {**best, "tried": tried}
-
-    def _try(self, workload: Workload, variant: str) -> dict[str, Any]:
-        self.run = None
-        begin = time.perf_counter()
-        self.run = self.module.make(workload, variant)
-        self.run.epochs(1)
-        first = time.perf_counter() - begin
-        self.run.reset()
-        times = [self._time(1)]
-        loss = self.run.loss()
-        while sum(times) < 0.1 and len(times) < 50:
-            times.append(self._time(1))
-        # Several epochs in one call: fewer entries from Python.
-        seconds = min(times)
-        n = min(max(1, int(0.1 / seconds)), 1000)
-        seconds = min(self._time(n) / n for _ in range(2)) if n > 1 else seconds
-        return {
-            "variant": variant,
-            "first_seconds": first,
-            "epoch_seconds": seconds,
-            "loss": loss,
-        }
+        # In turns, as a machine may have slower seconds.
+        turns = [[_epoch_seconds(runs[name]) for name in sound] for _ in range(TURNS)]
+        tried = dict(zip(sound, np.median(turns, axis=0).tolist(), strict=True))
+        best = min(tried, key=lambda name: tried[name])
+        self.run = runs[best]
+        return {**replies[best], "epoch_seconds": tried[best], "tried": tried}
 
     def _time(self, n: int) -> float:
-        begin = time.perf_counter()
-        self.run.epochs(n)
-        return time.perf_counter() - begin
+        return _seconds(self.run, n)
 
     def turn(self, n: int) -> dict[str, Any]:
         """Train n epochs, timed, after one from the start, to wake pools, caches and memory."""
@@ -114,12 +100,25 @@ class Worker:
         return {"seconds": (time.perf_counter() - begin) / calls}
 
     def prepare_many(self, name: str, quick: bool) -> dict[str, Any]:
-        """Make many nets and train them once; return the seconds and their mean loss."""
-        self.many = many.Trainer(self.name, name, quick)
+        """Make many nets in each way, keep the fastest; return its seconds and their mean loss."""
+        replies = [self._try_many(name, quick, way) for way in many.ways(self.name)]
+        best = min(replies, key=lambda reply: reply["again_seconds"])
+        if best is not replies[-1]:
+            self._try_many(name, quick, best["way"])
+        return best
+
+    def _try_many(self, name: str, quick: bool, way: str | None) -> dict[str, Any]:
+        self.many = many.Trainer(self.name, name, quick, way)
         begin = time.perf_counter()
         self.many.train("seconds")
         first = time.perf_counter() - begin
-        return {"first_seconds": first, "loss": float(np.mean(self.many.nets.losses))}
+        again = first
+        if len(many.ways(self.name)) > 1:
+            begin = time.perf_counter()
+            self.many.train("seconds")
+            again = time.perf_counter() - begin
+        loss = float(np.mean(self.many.nets.losses))
+        return {"way": way, "first_seconds": first, "again_seconds": again, "loss": loss}
 
     def train_many(self, what: str) -> dict[str, Any]:
         """Train them again, timed; or one by its own fit, alone."""
@@ -140,6 +139,30 @@ class Worker:
     def predict_estimator(self, **task: Any) -> dict[str, Any]:
         """Predict with the library's scikit-learn estimator; return seconds a call."""
         return estimators.predict(self.name, **task)
+
+
+def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, dict[str, Any]]:
+    """Return a run, what its first epoch took, and the loss that one leaves."""
+    begin = time.perf_counter()
+    run = module.make(workload, variant)
+    run.epochs(1)
+    first = time.perf_counter() - begin
+    run.reset()
+    run.epochs(1)
+    return run, {"variant": variant, "first_seconds": first, "loss": run.loss()}
+
+
+def _epoch_seconds(run: Any) -> float:
+    """Return seconds an epoch, of several in one call: fewer entries from Python."""
+    run.reset()
+    n = min(max(1, int(0.1 / _seconds(run, 1))), 1000)
+    return _seconds(run, n) / n
+
+
+def _seconds(run: Any, n: int) -> float:
+    begin = time.perf_counter()
+    run.epochs(n)
+    return time.perf_counter() - begin
 
 
 def answer(worker: Worker, line: str) -> dict[str, Any]:
