@@ -28,6 +28,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     add("--threads", nargs="+", type=int, default=[min(2, cores)], help="one number or several")
     add("--repeats", type=int, default=7, help="turns of each contestant on a workload")
+    add(
+        "--passes",
+        type=int,
+        default=2,
+        help="over all workloads, minutes apart, with the turns shared",
+    )
     add("--minutes", type=float, default=20, help="bounds the timed turns; compiling is on top")
     add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
@@ -90,19 +96,26 @@ def _race(
 ) -> None:
     workloads = chosen_workloads(options.workloads)
     repeats = 3 if options.quick else options.repeats
+    passes = 1 if options.quick else options.passes
     seconds = 0 if options.quick else 60 * options.minutes / len(workloads)
-    effort = race.Effort(repeats, seconds, options.quick)
+    effort = race.Effort(-(-repeats // passes), seconds / passes, options.quick)
     trainers = [c for c in contestants if PEERS[c.name].trains]
     results["peers"] = {c.name: c.about for c in reversed(contestants)}
     results["peaks"] = race.peaks(contestants, options.quick)
     for line in report.machine_lines(results):
         print(line, flush=True)
-    for workload in workloads if "train" in options.parts else []:
-        results["training"] += race.train(workload, trainers, effort, say)
-        for heat in heats(results)[-len(options.threads) :]:
+    by_workload: dict[str, Any] = {}
+    for workload in passes * workloads if "train" in options.parts else []:
+        earlier = by_workload.get(workload.name)
+        records = race.train(workload, trainers, effort, say, earlier)
+        by_workload[workload.name] = records
+        results["training"] = [r for group in by_workload.values() for r in group]
+        for heat in heats({**results, "training": records}):
             print("\n".join(report.heat_lines(heat)), flush=True)
     for n_rows in race.N_ROWS if "predict" in options.parts else ():
-        results["predictions"] += race.predict(contestants, n_rows, effort, say)
+        results["predictions"] += race.predict(
+            contestants, n_rows, effort._replace(repeats=repeats), say
+        )
     for threads in options.threads if "estimators" in options.parts else []:
         group = [c for c in contestants if c.n_threads == threads]
         results["estimators"] += estimators.race(group, min(repeats, 3), options.quick, say)

@@ -8,6 +8,8 @@ from benchmarks.workloads import Workload
 
 Say = Callable[[str], None]
 PREDICTED = "16-64-64-2@64"
+# What the first pass found is what is told, and counts for the turns' lengths.
+KEPT = ("variant", "tried", "first_seconds", "loss", "epoch_seconds")
 N_ROWS = (1, 32, 1_000, 100_000)
 
 
@@ -30,13 +32,25 @@ class Effort(NamedTuple):
         return min(max(self.workload_seconds / (self.repeats * n_contestants), 0.02), 0.5)
 
 
-def train(workload: Workload, contestants: list[Contestant], effort: Effort, say: Say) -> list[Any]:
-    """Return one record per contestant: seconds per step by repeat, or why there are none."""
-    records = [_prepare(workload, contestant, effort, say) for contestant in contestants]
+def train(
+    workload: Workload,
+    contestants: list[Contestant],
+    effort: Effort,
+    say: Say,
+    earlier: list[Any] | None = None,
+) -> list[Any]:
+    """Return one record per contestant: seconds per step by repeat, or why there are none.
+
+    With the records of an earlier pass, the same variants go on where those end.
+    """
+    records = earlier or [{"contestant": c.name, "threads": c.n_threads} for c in contestants]
+    if not earlier:
+        for record in records:
+            record |= {"workload": workload.name, "step_seconds": []}
+    for contestant, record in zip(contestants, records, strict=True):
+        _prepare(workload, contestant, record, effort, say)
     ready = [(c, r) for c, r in zip(contestants, records, strict=True) if "epoch_seconds" in r]
     steps = workload.quick().n_steps if effort.quick else workload.n_steps
-    for record in records:
-        record["step_seconds"] = []
     for repeat in range(effort.repeats):
         for contestant, record in _rotated(ready, repeat):
             n = max(1, int(effort.turn_seconds(len(ready)) / record["epoch_seconds"]))
@@ -47,13 +61,15 @@ def train(workload: Workload, contestants: list[Contestant], effort: Effort, say
 
 
 def _prepare(
-    workload: Workload, contestant: Contestant, effort: Effort, say: Say
-) -> dict[str, Any]:
+    workload: Workload, contestant: Contestant, record: dict[str, Any], effort: Effort, say: Say
+) -> None:
+    """Choose a variant, or make the chosen one again; add what is known to the record."""
+    if record.keys() & {"unsupported", "error"}:
+        return
     say(f"{workload.name}: preparing {contestant.title}, threads {contestant.n_threads}")
     request = {"workload": workload.name, "quick": effort.quick, "all_variants": not effort.quick}
-    reply = contestant.ask("prepare", **request)
-    key = {"contestant": contestant.name, "threads": contestant.n_threads}
-    return {"workload": workload.name, **key, **reply}
+    reply = contestant.ask("prepare", **request, variant=record.get("variant"))
+    record.update({**reply, **{key: record[key] for key in KEPT if key in record}})
 
 
 def _rotated(items: list[Any], by: int) -> Iterable[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import many
 from benchmarks.peers import PEERS
 from benchmarks.report import digits
-from benchmarks.scores import Heat, Score, counted, geometric_means, heats, quartiles
+from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak_of, quartiles
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 README = Path(__file__).parent.parent / "README.md"
@@ -45,8 +45,25 @@ def _intro(results: dict[str, Any], threads: int) -> Iterator[str]:
         f"Measured on {m['date']}: {m['cores']} cores of {m['cpu']}, {counted(threads)}, "
         f"Python {m['python']}, fastmlp {m['fastmlp']}; {versions}."
     )
+    if results.get("mkl_shim") and "torch" in results["peers"]:
+        yield (
+            "PyTorch's MKL was told to take this processor for Intel's (`--mkl-shim`): its sgemm "
+            "ran at " + _sgemm(results, threads) + "."
+        )
     if results.get("quick"):
         yield "\n**A quick run: few rows and repeats, to try the suite, not to compare.**"
+
+
+def _sgemm(results: dict[str, Any], threads: int) -> str:
+    """Return PyTorch's and NumPy's GFLOP/s, beside the peak."""
+    rates = {
+        r["contestant"]: r["gflops"]
+        for r in results["peaks"]
+        if r["what"] == "sgemm" and r["threads"] == threads
+    }
+    peak = peak_of(results, "float32", threads)
+    beside = f", NumPy's at {rates['numpy']:.0f}" if "numpy" in rates else ""
+    return f"{rates.get('torch', float('nan')):.0f} GFLOP/s{beside}, of {peak:.0f}"
 
 
 def _cell(score: Score | None) -> str:

@@ -98,6 +98,7 @@ def machine_lines(results: dict[str, Any]) -> Iterator[str]:
     m = results["machine"]
     yield f"{m['date']}: {m['cpu']}, {m['cores']} cores; {m['caches']}; governor {m['governor']}"
     yield f"Python {m['python']}, fastmlp {m['fastmlp']}, load before {m['load']:.2f}"
+    yield f"PyTorch's MKL {'with' if results.get('mkl_shim') else 'without'} the shim (--mkl-shim)"
     for name, about in results["peers"].items():
         yield f"  {PEERS[name].title}: {about}"
     for r in results["peaks"]:
