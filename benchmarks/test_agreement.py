@@ -8,14 +8,17 @@ import pytest
 from benchmarks.conftest import QUICK
 from benchmarks.peers import PEERS, TRAINERS, load, missing
 from benchmarks.peers.run import Unsupported
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS, Rule, Workload, flat
 
 LIMIT = 5e7 if QUICK else 1e9
-SMALL = [w for w in WORKLOADS if w.flops < LIMIT and w.dtype == "float32"]
+# Both dtypes are tried: nets that are there in float64, too, once.
+NAMES = {w.name for w in WORKLOADS}
+SMALL = [w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64") + "-f64" != w.name]
+SMALL += [w for w in WORKLOADS if w.flops < LIMIT and w.name.removesuffix("-f64") not in NAMES]
 # Compiling takes some 20 s each: one workload of every rule and loss.
 COMPILED = ["8-32-32-1@32", "784-100-100-10@200", "28-300x5-1@100", "100-512x3-1@256"]
 VARIANTS = [
-    (name, i) for name in TRAINERS if name != "fastmlp" for i in range(1 if name == "numpy" else 3)
+    (name, i) for name in TRAINERS if name != "fastmlp" for i in range(1 if name == "numpy" else 4)
 ]
 
 
@@ -56,3 +59,43 @@ def test_ten_steps(name: str, variant: int, workload: Workload, dtype: str) -> N
     if dtype == "float64":
         # scikit-learn has its epsilon at another place.
         assert error.max() < (2e-3 if name == "sklearn" else 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("n_epochs", [1, 2])
+@pytest.mark.parametrize("variant", range(4))
+@pytest.mark.parametrize("name", TRAINERS)
+def test_an_epoch_takes_each_row_once(name: str, variant: int, n_epochs: int) -> None:
+    """At a small rate the order hardly counts: what is timed ends where ordered steps do."""
+    if reason := missing(name):
+        pytest.skip(reason)
+    if variant >= len(load(name).VARIANTS):
+        pytest.skip("no such variant")
+    rate, start = 1e-4, flat(ORDERLY.start())
+    change = [
+        trained(name, ORDERLY, variant, rate, n_epochs) - start,
+        trained("fastmlp", ORDERLY, 0, rate, n_epochs, ordered=True) - start,
+    ]
+    assert np.abs(change[1]).max() > 1e-5
+    # A row left out, or taken twice, is 1 part in 88; the order's share is of the rate's size.
+    assert np.abs(change[0] - change[1]).max() < 2e-3 * np.abs(change[1]).max()
+    shuffled, ordered = (trained(name, ORDERLY, variant, 0.5, 1, ordered=o) for o in (False, True))
+    assert np.abs(shuffled - ordered).max() > 1e-4
+
+
+# Eleven steps: eight in a call of torch.compile's, and three.
+ORDERLY = Workload((3, 8, 2), 8, 88, "tanh", dtype="float64", rule=Rule("sgd", 0.01))
+
+
+def trained(
+    name: str, workload: Workload, variant: int, rate: float, n: int, *, ordered: bool = False
+) -> Any:
+    """Return the parameters after n epochs: as they are timed, or step by step."""
+    workload = workload._replace(rule=workload.rule._replace(rate=rate))
+    module = load(name)
+    run = module.make(workload, module.VARIANTS[variant])
+    for _ in range(n if ordered else 0):
+        run.steps(workload.n_steps)
+    if not ordered:
+        run.epochs(n)
+    return run.parameters()
