@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,13 +19,18 @@ PARTS = ("train", "predict", "estimators", "many", "cold")
 
 def arguments() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__)
     add = parser.add_argument
     add("--workloads", nargs="+", metavar="NAME", help="parts of names; default: all")
     add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    add("--threads", nargs="+", type=int, default=[min(2, cores)], help="one number or several")
+    add(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[min(2, machine.cores())],
+        help="one number or several",
+    )
     add("--repeats", type=int, default=7, help="turns of each contestant on a workload")
     add(
         "--passes",
@@ -42,6 +46,28 @@ def arguments() -> argparse.ArgumentParser:
     add("--picture", type=Path, help="draw the ratios to a file")
     add("--readme", action="store_true", help="rewrite the tables in README.md")
     return parser
+
+
+def checked(words: list[str] | None) -> argparse.Namespace:
+    """Return the options; what would fail, or lose its results, after an hour is refused here."""
+    parser = arguments()
+    options = parser.parse_args(words)
+    if options.from_json:
+        if not options.json:
+            parser.error("--from-json needs --json FILE")
+        if not options.json.is_file():
+            parser.error(f"there is no file {options.json}")
+    if not all(1 <= n <= machine.cores() for n in options.threads):
+        parser.error(f"--threads: from 1 to {machine.cores()}, the cores of this process")
+    for name in ("repeats", "passes", "minutes"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name} must be above 0")
+    for path in filter(None, (options.json, options.picture)):
+        if not path.parent.is_dir():
+            parser.error(f"there is no folder {path.parent}")
+    if options.picture and not options.from_json and "train" not in options.parts:
+        parser.error("--picture shows training: --parts leaves it out")
+    return options
 
 
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
@@ -77,14 +103,20 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "estimators": [],
         "many": {},
         "cold_starts": [],
+        "peers": {},
+        "peaks": [],
     }
     contestants = start(names, options.threads, shim=options.mkl_shim)
     try:
         _race(options, contestants, results)
+    except KeyboardInterrupt:
+        results["interrupted"] = True
+        say("interrupted: what there is so far follows")
     finally:
         for contestant in contestants:
             contestant.close()
-    if "cold" in options.parts:
+    results["idle_cpu"] = sum(contestant.idle_cpu for contestant in contestants)
+    if "cold" in options.parts and "interrupted" not in results:
         say("cold starts")
         results["cold_starts"] = cold_start.measure(names, 1 if options.quick else 5)
     results["seconds"] = time.perf_counter() - begin
@@ -122,15 +154,12 @@ def _race(
     if "many" in options.parts:
         results["many"] = many.race(contestants, min(repeats, 5), options.quick, say)
     results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
-    results["idle_cpu"] = sum(contestant.idle_cpu for contestant in contestants)
 
 
 def main(words: list[str] | None = None) -> None:
     """Measure or load, print, and write what was asked for."""
-    options = arguments().parse_args(words)
+    options = checked(words)
     if options.from_json:
-        if not options.json:
-            raise SystemExit("--from-json needs --json FILE")
         results = json.loads(options.json.read_text())
     else:
         results = measure(options)
@@ -139,6 +168,8 @@ def main(words: list[str] | None = None) -> None:
         print(line)
     if options.json and not options.from_json:
         options.json.write_text(json.dumps(results, indent=1))
+    if results.get("interrupted"):
+        raise SystemExit("interrupted: no picture and no tables are written of part of a run")
     if options.picture:
         draw(results, options.picture)
     if options.readme:

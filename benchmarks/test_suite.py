@@ -1,5 +1,6 @@
 """The suite itself: its arithmetic, its tables, its picture, and its sleeping contestants."""
 
+import json
 import os
 import sys
 import time
@@ -178,6 +179,43 @@ def test_contestants_sleep_until_they_are_asked() -> None:
     finally:
         contestant.close()
     assert contestant.ask("about") == {"error": "its process has ended"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--from-json", "needs --json"),
+        ("--from-json --json nowhere.json", "no file nowhere.json"),
+        ("--json nowhere/all.json", "no folder nowhere"),
+        ("--threads 0", "from 1 to"),
+        ("--threads 100000", "from 1 to"),
+        ("--repeats 0", "--repeats must be above 0"),
+        ("--minutes -1", "--minutes must be above 0"),
+        ("--parts many --picture all.png", "--parts leaves it out"),
+    ],
+)
+def test_wrong_arguments_are_told_at_once(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        compare.main(words.split())
+    assert message in capsys.readouterr().err
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def race_until(options: Any, contestants: Any, results: dict[str, Any]) -> None:
+        results["training"].append(record("fastmlp", "2-4-1@4", [1e-6]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "start", lambda *_, **__: [])
+    monkeypatch.setattr(compare, "_race", race_until)
+    path = tmp_path / "all.json"
+    with pytest.raises(SystemExit, match="interrupted"):
+        compare.main(["--json", str(path), "--readme"])
+    assert len(json.loads(path.read_text())["training"]) == 1
+    assert "2-4-1@4" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
