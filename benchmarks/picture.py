@@ -18,6 +18,9 @@ COLORS = {
 TICKS = [digit * 10.0**power for power in range(-2, 4) for digit in (1, 2, 5)]
 MARKERS = {"jax": "o", "compile": "s", "torch": "D", "sklearn": "^", "numpy": "v"}
 
+# Peers that take the same time stay apart.
+OFFSETS = {name: 0.11 * (i - 2) for i, name in enumerate(COLORS)}
+
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Write a picture of the heats at the most threads."""
@@ -60,13 +63,17 @@ def _draw_heat(axes: Any, row: int, heat: Heat) -> None:
     for score in heat.scores:
         if score.contestant != "fastmlp":
             style = {"color": COLORS[score.contestant], "marker": MARKERS[score.contestant]}
-            axes.plot(score.ratio.median, row, markersize=5.5, zorder=3, **style)
+            place = row + OFFSETS[score.contestant]
+            axes.plot(score.ratio.median, place, markersize=5, zorder=3, **style)
     text = f"{best.ratio.median:.2f}x"
     axes.text(1.01, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9)
 
 
 def _label(axes: Any, shown: list[Heat]) -> None:
+    from matplotlib.patches import Patch
+
     axes.set_xscale("log")
+    axes.set_xlim(left=min(axes.get_xlim()[0], 0.85))
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(shown)), [h.workload.description for h in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -0.6)
@@ -79,8 +86,8 @@ def _label(axes: Any, shown: list[Heat]) -> None:
     for name in names:
         style = {"color": COLORS[name], "marker": MARKERS[name], "linestyle": ""}
         axes.plot([], [], label=PEERS[name].title, **style)
-    axes.bar([0], [0], color="#b8dfc0", label="fastest peer, with quartiles (red: it is ahead)")
     handles, _ = axes.get_legend_handles_labels()
+    handles.append(Patch(color="#b8dfc0", label="fastest peer, with quartiles (red: it is ahead)"))
     axes.figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
 
 
