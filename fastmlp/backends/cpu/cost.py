@@ -25,8 +25,8 @@ JOINS = 20
 # Seconds of a join where cores are far from each other, and what one takes at least, with what
 # whoever comes first waits for the other: where they are near a drill finds 0 to 0.06 us.
 FAR_JOIN, LEAST_JOIN = 4e-7, 2e-7
-# A team is not worth a thought, nor a measurement, below so much work a join: 8-32-32-1 at 32 rows
-# has 118,000, and takes two threads 4.6 us, one 3.3.
+# A team is not worth a thought, nor a measurement, below so much work a join: 16-64-64-2 at 16 rows
+# has 126,000, and takes two threads 5.6 us, one 6.9.
 LEAST_FLOPS = 120_000
 SECONDS_VALID = 5.0
 # A drill that found no second core is done again sooner, at first: what disturbed it for 1 ms kept
