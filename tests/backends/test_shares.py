@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from nets import Net
 
+from fastmlp.backends.cpu.cut import cut_of
 from fastmlp.backends.cpu.shares import Step, halved_layer, layers_pay
 from fastmlp.layout import make_layout
+from fastmlp.packing import CLOSE
 
 
 def step_of(sizes: tuple[int, ...], rows: int) -> Step:
@@ -53,3 +56,15 @@ def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
     step = step_of((28, 300, 300, 300, 300, 300, 1), 100)
     assert halved_layer(step) == 2
     assert layers_pay(step, 2, 2)
+
+
+@pytest.mark.parametrize(("sizes", "rows"), [((8, 32, 32, 1), 32), ((16, 64, 64, 2), 8)])
+def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
+    sizes: tuple[int, ...], rows: int
+) -> None:
+    cut = cut_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
+    assert (cut.members, cut.effort, cut.spacing) == (1, None, CLOSE)
+    twice = cut_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
+    assert twice.members == 2
+    assert twice.effort is not None
+    assert twice.spacing != CLOSE

@@ -56,18 +56,17 @@ def cut_of(network: Network, most: int, members: int, *, train: bool, sparse: bo
     rows = chunk_rows(layout, most, train=True)
     step = Step(layout, rows, network.dtype, lanes)
     halved = halved_layer(step)
-    by_layers = layers_pay(step, members, halved)
     if members == 1 or step.flops < SHARED_FLOPS:
         # Without an estimate no team is tried: 8-32-32-1 at 32 rows takes two threads 4.7 us, or
-        # 5.5 where they are far from each other, and one 3.3.
+        # 5.5 where they are far from each other, and one 3.3, and 2 % more with room for two.
         return Cut(rows, halved=halved)
+    by_layers = layers_pay(step, members, halved)
     estimate = effort(step, members, halved, by_panels=by_layers)
     return Cut(rows, 0, members, by_layers, halved, estimate, _spacing(step, halved))
 
 
 def _spacing(step: Step, halved: int) -> Spacing:
-    """Return the room for a team, where one gains: one thread takes 8-32-32-1 2 % longer with it.
-    A row's errors go back without."""
-    if step.rows == 1 or step.flops < SHARED_FLOPS:
+    """Return the room for a team; a row's errors go back without."""
+    if step.rows == 1:
         return CLOSE
     return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), halved)

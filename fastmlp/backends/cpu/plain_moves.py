@@ -16,6 +16,14 @@ WIDE = 8
 
 def plain_moves(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
     """Return the moves in the order of `vectors.Moves`."""
+    spread, collect, transpose = _copies(scalar, lanes)
+    moved = (spread, collect, transpose, transpose)
+    others = (_sums, _turns, _sums_of_chosen_rows)
+    return (*moved, *(move for make in others for move in make(scalar, lanes)))
+
+
+def _copies(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
+    """Rows into panels and back, and squares."""
 
     def spread(source: int, target: int, panel: int, width: int) -> None:
         numbers = row(source, width, scalar)
@@ -36,6 +44,12 @@ def plain_moves(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
         block[:n] = row(source, n * lanes, scalar).reshape(n, lanes)
         row(target, lanes * lanes, scalar)[:] = block.T.ravel()
 
+    return spread, collect, transpose
+
+
+def _sums(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
+    """What biases, and the weights of one row, have as gradients."""
+
     def sum_rows(matrix: int, start: int, target: int, n: int) -> None:
         numbers = row(matrix, n * lanes, scalar).reshape(n, lanes)
         whole = n // CHAINS * CHAINS
@@ -53,6 +67,12 @@ def plain_moves(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
             number = row(numbers + r // lanes * panel, lanes, scalar)[r % lanes]
             row(target + r * lanes * np.dtype(scalar).itemsize, lanes, scalar)[:] = number * factor
 
+    return sum_rows, outer
+
+
+def _turns(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
+    """Rows of panels into columns and back."""
+
     def columns_of(source: int, panel: int, target: int, width: int, n: int) -> None:
         columns = row(target, n * width, scalar).reshape(width, n)
         for j in range(width):
@@ -66,6 +86,12 @@ def plain_moves(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
             part = columns[p * lanes : (p + 1) * lanes]
             matrix[:] = 0
             matrix[:, : len(part)] = part.T
+
+    return columns_of, rows_of
+
+
+def _sums_of_chosen_rows(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
+    """Products with sparse rows."""
 
     def add_rows(
         target: int,
@@ -100,15 +126,4 @@ def plain_moves(scalar: type[np.floating[Any]], lanes: int) -> tuple[Move, ...]:
             ways = (target + c * panel, start + c * start_panel, matrix + c * vector)
             add_rows(*ways, stride, lanes, places, factors, n)
 
-    return (
-        spread,
-        collect,
-        transpose,
-        transpose,
-        sum_rows,
-        outer,
-        columns_of,
-        rows_of,
-        add_rows,
-        add_wide_rows,
-    )
+    return add_rows, add_wide_rows
