@@ -34,10 +34,11 @@ SAME_BITS_ON = """
 import os
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import cost, cut, helpers
+from fastmlp.backends.cpu import cost, cut, helpers, runner
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.optimizers import OPTIMIZERS
 
+runner.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
 cost.pays = lambda work, n_threads: n_threads > 1
 cut.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
 cut.halved_layer = lambda step: int(os.environ["HALVED"])
@@ -175,12 +176,14 @@ def test_what_goes_past_the_caches_has_the_same_bits(
 
 
 @only_compiled
+@pytest.mark.parametrize("piece_flops", [1, 1 << 60], ids=["pieces", "parts"])
 @pytest.mark.parametrize("launched", ["region", "threads"])
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
 def test_any_number_of_threads_gives_the_same_bits(
-    layer: str, launched: str, python: Callable[..., str]
+    layer: str, launched: str, piece_flops: int, python: Callable[..., str]
 ) -> None:
     environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
+    environment["PIECE_FLOPS"] = str(piece_flops)
     for halved in ("0", "1", "2"):
         lines = [
             line

@@ -62,12 +62,13 @@ def compile_all() -> None:
     compiled.compile((types.int64,) * 5)
 
 
-def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> bool:
+def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int = 1) -> bool:
     """Do a job, a record array of shape (1,) with a field `team`, on up to so many threads.
 
-    `seconds` is about how long it takes; 0: not known. Threads that other calls of this process
-    keep busy are not counted on. Interpreted, a call is always alone: its words of memory are not
-    atomic. Returns whether helpers were awake, where a team was wanted.
+    `seconds` is about how long it takes; 0: not known. A thread's part of the work is cut into so
+    many `pieces`. Threads that other calls of this process keep busy are not counted on.
+    Interpreted, a call is always alone: its words of memory are not atomic. Returns whether helpers
+    were awake, where a team was wanted.
     """
     address = job.ctypes.data
     with launch.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
@@ -75,7 +76,7 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0) -> bool:
             job["team"] = 0
             _block(alone)(0, 1, driver.address, address)
             return True
-        team = make_team(n)
+        team = make_team(n, pieces)
         job["team"] = team.ctypes.data
         if seconds >= LONG and launch.parallel_is_safe():
             with launch.threads(n):

@@ -10,6 +10,11 @@ work: a helper that comes late, is off its core, or never comes costs nothing an
 A part is claimed by raising its `claim` to the generation. The leader leaves a generation when all
 its parts are done, hence claimed: a helper with an old generation in hand finds no part to claim,
 and one that has claimed reads a command that stands still until it is done.
+
+Cores are not always as fast as each other: some are made smaller, other processes take some of the
+time of one, and one of a virtual machine may share its execution units with others. So long
+parts are cut into pieces, which their thread takes from the front, and one that has nothing left to
+do from the back. A block then gets its thread's number in place of the part's.
 """
 
 import ctypes
@@ -37,33 +42,38 @@ from fastmlp._compile import (
 
 # Bytes. Neighbouring pairs of cache lines travel together on x86; 128 on Apple's cores anyway.
 LINE = 128
-# The leader's words on line 0, `joined` on line 1, constants on line 2, then a line for each part.
+# The leader's words on line 0, `joined` on line 1, constants on line 2, then a line for each part:
+# its claim, the generation that is done; and of pieces, those taken and how many are done.
 # Of helpers who waited in seats: how many were called, -1 before, and how many have left.
 GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
 POSTED, LEFT = JOINED + 8, JOINED + 16
+DONE, TAKEN, FINISHED = 8, 16, 24
 COMMAND = np.dtype(
     (np.record, [(name, np.int64) for name in ("generation", "block", "n", "address")])
 )
-CONSTANTS = np.dtype((np.record, [(name, np.int64) for name in ("limit", "give_way", "share")]))
-MOST = 255
+CONSTANTS = np.dtype(
+    (np.record, [(name, np.int64) for name in ("limit", "give_way", "share", "pieces")])
+)
+MOST, MOST_PIECES = 255, 16
 STOPPED = -1
 # Spins of about 50 ns before a waiting thread offers its core to others, and between offers.
 PATIENCE, AGAIN = 2000, 50
 MUSTER = 5000
 
 
-def make_team(limit: int) -> NDArray[np.int64]:
+def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     """Return the record of a team of at most `limit` threads that nobody has entered yet.
 
-    It starts at a multiple of LINE bytes. One serves one call: a helper that comes after its end
-    must still find it ended.
+    A part is cut into so many `pieces`, `MOST_PIECES` at most. The record starts at a multiple of
+    LINE bytes. One serves one call: a helper that comes after its end must still find it ended.
     """
     words, n = LINE // 8, PARTS // 8 + min(limit, MOST) * LINE // 8
     memory = np.zeros(n + words, np.int64)
     skip = -memory.ctypes.data % LINE // 8
     team = memory[skip : skip + n]
     team[POSTED // 8] = -1
-    team[CONSTANT // 8 : CONSTANT // 8 + 3] = min(limit, MOST), give_way(), _share_address()
+    constants = min(limit, MOST), give_way(), _share_address(), min(pieces, MOST_PIECES)
+    team[CONSTANT // 8 : CONSTANT // 8 + 4] = constants
     return team
 
 
@@ -105,7 +115,54 @@ def _take(team: Any, generation: Any, members: Any, t: Any) -> None:
         command = row(team, 1, COMMAND)[0]
         first, last = t * command.n // members, (t + 1) * command.n // members
         call(command.block, (command.address, first, last, t))
-        store_release(claim + 8, generation)
+        store_release(claim + DONE, generation)
+
+
+@leaf
+def _next_piece(word: Any, generation: Any, pieces: Any, back: Any) -> Any:
+    """Take a piece of a part, the first or with `back` the last of those left, and return its
+    number, or -1. The word holds the generation, and how many are taken from either end."""
+    while True:
+        before = load_acquire(word)
+        front, rear = before >> 8 & MOST, before & MOST
+        if before >> 16 < generation:
+            front, rear = 0, 0
+        if before >> 16 > generation or front + rear >= pieces:
+            return -1
+        after = generation << 16 | (front + 1 - back) << 8 | rear + back
+        if exchange_if(word, before, after):
+            return pieces - 1 - rear if back else front
+
+
+@leaf
+def _do_pieces(team: Any, generation: Any, members: Any, t: Any, thread: Any) -> None:
+    """Do what is left of part t: a thread's own, or another's."""
+    line, pieces = team + PARTS + t * LINE, row(team + CONSTANT, 1, CONSTANTS)[0].pieces
+    while True:
+        piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
+        if piece < 0:
+            return
+        command = row(team, 1, COMMAND)[0]
+        start, stop = t * command.n // members, (t + 1) * command.n // members
+        first = start + piece * (stop - start) // pieces
+        last = start + (piece + 1) * (stop - start) // pieces
+        if first < last:
+            call(command.block, (command.address, first, last, thread))
+        fetch_add(line + FINISHED, 1)
+
+
+@leaf
+def _do_all_pieces(team: Any, generation: Any, members: Any, thread: Any) -> None:
+    """Do a thread's own part, and then what the others have left."""
+    for i in range(members):
+        _do_pieces(team, generation, members, (thread + i) % members, thread)
+
+
+@leaf
+def _wait(team: Any, word: Any, value: Any) -> None:
+    spins = 0
+    while load_acquire(word) != value:
+        spins = _rest(team, spins)
 
 
 @leaf
@@ -124,21 +181,28 @@ def share(scalar: Any) -> Any:
     """Make the block by which a leader spreads work over its team."""
 
     def share_work(team: Any, block: Any, n: Any, address: Any) -> None:
-        members = min(load_acquire(team + JOINED), row(team + CONSTANT, 1, CONSTANTS)[0].limit, n)
+        constants = row(team + CONSTANT, 1, CONSTANTS)[0]
+        members, pieces = min(load_acquire(team + JOINED), constants.limit, n), constants.pieces
         if members < 2:
             call(block, (address, 0, n, 0))
             return
         command = row(team, 1, COMMAND)[0]
         generation = (command.generation >> 8) + 1
         command.block, command.n, command.address = block, n, address
+        if pieces > 1:
+            for t in range(members):
+                store_release(team + PARTS + t * LINE + FINISHED, 0)
+            store_release(team + GENERATION, generation << 8 | members)
+            _do_all_pieces(team, generation, members, 0)
+            for t in range(members):
+                _wait(team, team + PARTS + t * LINE + FINISHED, pieces)
+            return
         store_release(team + GENERATION, generation << 8 | members)
         call(block, (address, 0, n // members, 0))
         for t in range(1, members):
             _take(team, generation, members, t)
         for t in range(1, members):
-            spins = 0
-            while load_acquire(team + PARTS + t * LINE + 8) != generation:
-                spins = _rest(team, spins)
+            _wait(team, team + PARTS + t * LINE + DONE, generation)
 
     return share_work
 
@@ -154,7 +218,9 @@ def _assist(team: Any, helper: Any) -> None:
             spins = _rest(team, spins)
             continue
         seen, spins, members = word, 0, word & MOST
-        if helper < members:
+        if helper < members and row(team + CONSTANT, 1, CONSTANTS)[0].pieces > 1:
+            _do_all_pieces(team, word >> 8, members, helper)
+        elif helper < members:
             for t in range(helper, members):
                 _take(team, word >> 8, members, t)
             for t in range(1, helper):
