@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp.estimators import solvers
 from fastmlp.estimators.blas import one_thread
+from fastmlp.estimators.copies import Copies
 from fastmlp.estimators.held_out import HeldOut, split
 from fastmlp.estimators.parameters import Parameters, dtype_of, sizes_of
 from fastmlp.estimators.stochastic import Epochs, moments_of
@@ -28,23 +28,15 @@ from fastmlp.estimators.translation import (
     network_of,
     rows_of,
 )
+from fastmlp.guard import Guard
 from fastmlp.notices import warn_at
 from fastmlp.optimizers import Optimizer
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
-# What training leaves behind and predictions do not need.
-TRAINING_STATE = (
-    "_optimizer",
-    "_best_coefs",
-    "_best_intercepts",
-    "_random_state",
-    "_coef_indptr",
-    "_intercept_indptr",
-)
 
 
-class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Comes before scikit-learn's class and puts the core in the place of its loops over NumPy."""
 
     coefs_: list[Array]
@@ -95,7 +87,11 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return int(self.coefs_[-1].shape[0])
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
-        return self._refusing_overflow(self._train, *arguments, **options)
+        # One at a time, the others wait: where another lays out the optimizer's state anew, kernels
+        # of this one would go on in memory that is let go.
+        guard = self.__dict__.setdefault("_guard", Guard())
+        with guard.whole, guard.training(type(self).__name__):
+            return self._refusing_overflow(self._train, *arguments, **options)
 
     def _refusing_overflow(self, train: Any, *arguments: Any, **options: Any) -> Any:
         try:
@@ -238,7 +234,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         network = network_of(self, parameters.layout.sizes, parameters.flat.dtype)
         core = solvers.core_of(self._optimizer)
         data = data_of(network, X, y, weight)._replace(rows=rows)
-        trainer = engine_of(self, network).trainer(
+        trainer = engine_of(self, network, parameters).trainer(
             parameters.flat,
             moments_of(self._optimizer, network, sparse=issparse(X)),
             core,
@@ -338,7 +334,7 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _unpack(self, packed_parameters: Array) -> None:
         """Take the parameters over, in the precision that they have had."""
         parameters = self._live_parameters()
-        parameters.flat[:] = packed_parameters
+        parameters.take(packed_parameters)
         parameters.write_back(self.coefs_, self.intercepts_)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
@@ -357,12 +353,13 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         dtype = dtype_of(np.empty(0, X.dtype), parameters.flat)
         # Without penalties, so that nets which differ in them alone have their buffers in common.
         network = network_of(self, parameters.layout.sizes, dtype)._replace(penalties=())
-        flat = parameters.flat.astype(dtype, copy=False)
-        if hidden:
-            network = features_of(network)
-            flat = Parameters(self.coefs_[:-1], self.intercepts_[:-1], dtype).flat
+        with parameters.guard.whole:
+            flat = parameters.flat.astype(dtype, copy=False)
+            if hidden:
+                network = features_of(network)
+                flat = Parameters(self.coefs_[:-1], self.intercepts_[:-1], dtype).flat
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
-        engine = engine_of(self, network, parameters.idle)
+        engine = engine_of(self, network, parameters)
         few = engine.predict(flat, rows_of(X, dtype), out)
         if few is not None and flat is parameters.flat:
             parameters.quick = (few, self.activation, self.out_activation_)
@@ -379,18 +376,3 @@ class CompiledMLP(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if not parameters.stand_in(self.coefs_, self.intercepts_):
             return None
         return few(X, None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        state.pop("_parameters", None)
-        if not self.pickle_state:
-            for name in TRAINING_STATE:
-                state.pop(name, None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "coefs_"):
-            # Arrays of the user's own that do not fit together: what computes with them says so.
-            with suppress(ValueError):
-                self._adopt()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.guard import Guard, publish
 from fastmlp.idle import Idle
 from fastmlp.layout import bias_views, make_layout, weight_views
 
@@ -24,6 +25,7 @@ class Parameters:
     coefs, intercepts : views into it, shape (n_in, n_out) and (n_out,) each
     quick : what predicts a few rows again, or None
     idle : Idle, what predicts more rows again
+    guard : Guard, for whoever predicts while they are trained
 
     Raises
     ------
@@ -39,12 +41,7 @@ class Parameters:
         self.coefs = weight_views(self.layout, self.flat)
         self.intercepts = bias_views(self.layout, self.flat)
         self.quick: Any = None
-        self.idle = Idle()
-
-    @property
-    def views(self) -> list[Array]:
-        """All views, those of the weights first."""
-        return self.coefs + self.intercepts
+        self.idle, self.guard = Idle(), Guard()
 
     def stand_in(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
         """Whether these lists hold the views, and no other arrays."""
@@ -57,8 +54,12 @@ class Parameters:
 
     def assign(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> None:
         """Take these numbers over."""
-        for view, numbers in zip(self.views, (*coefs, *intercepts), strict=True):
-            view[...] = numbers
+        self.take(np.concatenate([np.ravel(part) for part in (*coefs, *intercepts)]))
+
+    def take(self, numbers: Array) -> None:
+        """Take these numbers over, shape (n_parameters,), all at once for those who predict."""
+        with self.guard.whole:
+            publish(np.ascontiguousarray(numbers, self.flat.dtype), self.flat)
 
     def write_back(self, coefs: list[Array], intercepts: list[Array]) -> None:
         """Write the numbers into these lists' arrays, or the views where that cannot be."""

@@ -43,7 +43,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         What early stopping looks at: a scorer, its name, or "loss". None: R2.
     pickle_state : bool, default False
         Whether a pickle holds the state of the training, so that `partial_fit` goes on as if there
-        had been none. It triples the size.
+        had been none. It triples the size. `copy.deepcopy` keeps the state in any case.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.sparse import SparseRows
 from fastmlp.conventions import SKLEARN_LOSSES
-from fastmlp.idle import Idle
+from fastmlp.estimators.parameters import Parameters
 from fastmlp.jobs import cost_of
 from fastmlp.layout import make_layout
 from fastmlp.links import LINKS
@@ -60,9 +60,15 @@ def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
     return SparseRows(rows.data.astype(dtype, copy=False), rows.indices, rows.indptr, X.shape[1])
 
 
-def engine_of(estimator: Any, network: Network, idle: Idle | None = None) -> Engine:
-    """Return the core's engine for a network, with as many threads as the estimator may use."""
-    return Engine(network, n_threads_of(estimator.n_jobs), idle=idle)
+def engine_of(estimator: Any, network: Network, shared: Parameters | None = None) -> Engine:
+    """Return the core's engine for a network, with as many threads as the estimator may use.
+
+    Engines of parameters that are `shared` see them whole, and leave each other their buffers.
+    """
+    n_threads = n_threads_of(estimator.n_jobs)
+    if shared is None:
+        return Engine(network, n_threads)
+    return Engine(network, n_threads, shared.guard, shared.idle)
 
 
 def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:

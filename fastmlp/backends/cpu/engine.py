@@ -168,8 +168,8 @@ class Trainer:
     Parameters
     ----------
     guarded : bool
-        Whether a number that is not finite ends the training, with the epoch's first parameters,
-        and other threads may read the parameters meanwhile. It takes a copy of them.
+        Whether a number that is not finite ends the training, with the epoch's first parameters. It
+        takes a copy of them.
     by_rows : bool
         Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
 
@@ -259,13 +259,8 @@ class Trainer:
         self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Bring the parameters up to date with the calls so far.
-
-        Other threads may be reading those of a guarded training.
-        """
-        if not self._session.job["guarded"]:
-            self._session.store(self._parameters)
-            return
+        """Bring the parameters, which other threads may be reading, up to date with the calls so
+        far."""
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
