@@ -10,6 +10,8 @@ from fastmlp import __version__
 PICTURES = (".png", ".pdf", ".svg")
 # scikit-learn takes no more.
 MOST_SEED = 2**32 - 1
+# What shells say of a program that SIGINT, 2, has ended.
+INTERRUPTED = 128 + 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 1 where an optional package is missing or a file cannot be written.
+        0, or 1 where an optional package is missing or a file cannot be written, or 130 after
+        Ctrl-C.
 
     Examples
     --------
@@ -38,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, OSError) as error:
         print(f"fastmlp: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("fastmlp: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

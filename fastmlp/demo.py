@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -77,6 +78,8 @@ def run_demo(
     ------
     ImportError
         Where scikit-learn or matplotlib is missing.
+    KeyboardInterrupt
+        Where Ctrl-C ended it.
 
     Examples
     --------
@@ -134,7 +137,10 @@ def _fitted(
     net = MLP(
         (64, N_HIDDEN, 10), loss="cross_entropy", optimizer=Adam(LEARNING_RATE), l2=L2, seed=seed
     )
-    return net, net.fit(data.X, data.y, epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks)
+    with _unfinished():
+        return net, net.fit(
+            data.X, data.y, epochs=epochs, batch_size=BATCH_SIZE, callbacks=callbacks
+        )
 
 
 def _read(net: MLP, data: Digits) -> Array:
@@ -178,9 +184,20 @@ def _train_classifier(data: Digits, epochs: int, seed: int) -> Any:
         n_iter_no_change=epochs + 1,
         random_state=seed,
     )
-    with warnings.catch_warnings():
+    with _unfinished():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return classifier.fit(data.X, data.y)
+
+
+@contextmanager
+def _unfinished() -> Iterator[None]:
+    """Have Ctrl-C end the demo: both libraries' fits warn of it, and go on to what comes next."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "(fit|Training) interrupted", UserWarning)
+        try:
+            yield
+        except UserWarning as interrupted:
+            raise KeyboardInterrupt from interrupted
 
 
 def _compare(ours: Outcome, theirs: Outcome, data: Digits) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp import checks, validation
+from fastmlp import checks, notices, validation
 from fastmlp._compile import INTERPRETED, block_of
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu import cost, helpers
@@ -15,6 +15,7 @@ from fastmlp.backends.cpu.session import compile_others
 from fastmlp.backends.cpu.shuffle import shuffle_again
 from fastmlp.backends.cpu.streamed import STREAM_BYTES
 from fastmlp.conventions import SKLEARN_LOSSES
+from fastmlp.history import Status
 from fastmlp.losses import LOSSES
 from fastmlp.model import MLP
 from fastmlp.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -52,6 +53,8 @@ def warmup(
     TypeError, ValueError
         Where an argument is not what it must be, as a dtype that is neither float32 nor float64;
         nothing has been compiled then.
+    KeyboardInterrupt
+        Where Ctrl-C ended it; what has been compiled is kept.
 
     Examples
     --------
@@ -126,8 +129,11 @@ def _penalised() -> Iterator[dict[str, Any]]:
 def _exercise(net: MLP) -> None:
     """Call each compiled entry point once, with targets that every loss takes."""
     X = y = np.eye(WIDTH)
-    # A batch of all rows would not be shuffled.
-    net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
+    with notices.collected():  # Nobody keeps the net, whatever a warning would say of it.
+        # A batch of all rows would not be shuffled.
+        history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
+    if history.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
     net.predict(np.repeat(X, MOST_ROWS, axis=0))
     # Few rows, which have a way of their own, and another from the second time on.
     for _ in range(2):

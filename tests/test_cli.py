@@ -2,14 +2,17 @@
 
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp import MLP, SGD
 from fastmlp._compile.jit import INTERPRETED
 from fastmlp.cli import main
 from fastmlp.demo import run_demo
@@ -116,6 +119,44 @@ def test_warmup_says_where_the_code_lies(
     monkeypatch.setattr("fastmlp._compile.cache.folder", lambda: Path("somewhere"))
     assert main(["warmup"]) == 0
     assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
+
+
+def interrupt(*_: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "fastmlp.demo._Progress.__call__",
+        "sklearn.neural_network.MLPClassifier._update_no_improvement_count",
+    ],
+)
+def test_ctrl_c_in_a_fit_ends_the_demo(
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(moment, interrupt)
+    path = tmp_path / "picture.png"
+    assert main(["demo", "--output", str(path)]) == 130
+    assert capsys.readouterr().err == "fastmlp: interrupted\n"
+    assert not path.exists()
+
+
+def test_ctrl_c_in_a_fit_ends_the_warmup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rates(steps: Any, total: int) -> Any:
+        interrupt()
+        return np.ones(len(steps))
+
+    nets = [MLP((2, 2), optimizer=SGD(rates))]
+    monkeypatch.setattr("fastmlp.warmup._parts", lambda dtype: [("nets", nets)] * 2)
+    assert main(["warmup"]) == 130
+    assert capsys.readouterr() == ("float32: nets\n", "fastmlp: interrupted\n")
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
