@@ -27,6 +27,30 @@ class Layout(NamedTuple):
         return len(self.sizes) - 1
 
 
+class Views(list[Vector]):
+    """Views of a flat vector. To set one is to write to it, for another array would not count.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> flat = np.zeros(3)
+    >>> views = Views([flat[:1], flat[1:]])
+    >>> views[1] = 7.0
+    >>> flat
+    array([0., 7., 7.])
+    """
+
+    def __setitem__(self, place: Any, numbers: Any) -> None:
+        views, several = self[place], isinstance(place, slice)
+        pairs = zip(views, numbers, strict=True) if several else [(views, numbers)]
+        for view, its in pairs:
+            view[...] = its
+
+    def __reduce__(self) -> Any:
+        """A copy, or a pickle, is a plain list: it has no vector to write to."""
+        return list, (list(self),)
+
+
 def make_layout(sizes: tuple[int, ...]) -> Layout:
     """Lay out the parameters of a net with layers of these sizes.
 

@@ -11,7 +11,7 @@ from fastmlp.archive import State
 from fastmlp.description import Description, name_of
 from fastmlp.guard import Guard
 from fastmlp.idle import Idle
-from fastmlp.layout import bias_views, make_layout, weight_views
+from fastmlp.layout import Views, bias_views, make_layout, weight_views
 from fastmlp.losses import Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
@@ -61,7 +61,8 @@ class MLP(Trainable):
     parameters : (n_parameters,) array
         All weights, then all biases, in one vector. Writing to it changes the net.
     weights, biases : lists of arrays
-        Views into `parameters`, shape (n_in, n_out) and (n_out,) each.
+        Views into `parameters`, shape (n_in, n_out) and (n_out,) each. Writing to one, or setting
+        it, changes the net.
     optimizer : Optimizer
         May be set, to all that the constructor takes, between fits. With one of the same rule, as
         of another rate, a fit goes on with the optimizer's state; one of another rule starts from
@@ -152,12 +153,12 @@ class MLP(Trainable):
     @property
     def weights(self) -> list[Array]:
         """The weight matrices, shape (n_in, n_out) each, as live views."""
-        return weight_views(self._network.layout, self._parameters)
+        return Views(weight_views(self._network.layout, self._parameters))
 
     @property
     def biases(self) -> list[Array]:
         """The bias vectors, shape (n_out,) each, as live views."""
-        return bias_views(self._network.layout, self._parameters)
+        return Views(bias_views(self._network.layout, self._parameters))
 
     def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Return predictions: values, or the probabilities of a loss that owns a link.
@@ -216,6 +217,12 @@ class MLP(Trainable):
 
     def __repr__(self) -> str:
         return self._description().short()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # joblib maps large arrays into its workers, to be read only.
+        if not self._parameters.flags.writeable:
+            self._parameters = np.array(self._parameters)
 
     def _description(self) -> Description:
         names = (self._loss_name, self._output_name)

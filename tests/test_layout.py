@@ -1,11 +1,15 @@
 """The flat vector of parameters: its views alias it, cover it, and do not overlap."""
 
+import copy
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.layout import Layout, bias_views, make_layout, weight_views
+from fastmlp.layout import Layout, Views, bias_views, make_layout, weight_views
 
 layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
     lambda sizes: make_layout(tuple(sizes))
@@ -51,6 +55,29 @@ def test_counts_are_those_of_the_views(layout: Layout) -> None:
     assert sum(view.size for view in weight_views(layout, flat)) == layout.n_weights
     assert sum(view.size for view in views_of(layout, flat)) == layout.n_parameters
     assert len(layout.weights) == len(layout.biases) == layout.n_layers
+
+
+def test_a_view_that_is_set_is_written_to() -> None:
+    layout, flat = make_layout((2, 4, 1)), np.zeros(17)
+    weights = Views(weight_views(layout, flat))
+    weights[0] = np.ones((2, 4))
+    weights[1] += 2
+    weights[-1] *= 2
+    assert flat.tolist() == [1.0] * 8 + [4.0] * 4 + [0.0] * 5
+    weights[:] = [np.full((2, 4), 5), 6]
+    assert flat.tolist() == [5.0] * 8 + [6.0] * 4 + [0.0] * 5
+    with pytest.raises(ValueError, match=r"broadcast.*\(4,2\)"):
+        weights[0] = np.ones((4, 2))
+    with pytest.raises(ValueError, match="zip"):
+        weights[:] = [0]
+
+
+@pytest.mark.parametrize("carry", [copy.deepcopy, lambda views: pickle.loads(pickle.dumps(views))])
+def test_views_are_carried_as_a_plain_list(carry: Any) -> None:
+    flat = np.arange(17)
+    other = carry(Views(weight_views(make_layout((2, 4, 1)), flat)))
+    assert type(other) is list
+    assert np.array_equal(other[1], flat[8:12, None])
 
 
 def test_offsets_of_a_worked_example() -> None:

@@ -1,6 +1,7 @@
 """MLP as users meet it: real data, live parameters, the same bits everywhere."""
 
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import asdict
@@ -109,6 +110,27 @@ def test_parameters_are_live() -> None:
     net.parameters[:] = 0
     assert (net.predict(x) == 0).all()
     assert net.weights[0].base is not None
+
+
+def test_weights_that_are_set_count() -> None:
+    x, _ = wave()
+    net = MLP((3, 4, 1), seed=0)
+    net.predict(x)
+    net.weights[0] = np.zeros((3, 4))
+    net.biases[0], net.biases[1] = np.zeros(4), 7
+    assert (net.predict(x) == 7).all()
+
+
+def test_a_pickle_in_memory_that_is_only_read_trains() -> None:
+    x, y = wave()
+    net, buffers = MLP((3, 4, 1), seed=0), list[Any]()
+    pickled = pickle.dumps(net, protocol=5, buffer_callback=buffers.append)
+    # As joblib's workers get arrays above a megabyte.
+    other = pickle.loads(pickled, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    assert buffers
+    for each in (net, other):
+        each.fit(x, y, epochs=2)
+    assert other.parameters.tobytes() == net.parameters.tobytes()
 
 
 def test_parameters_hold_all_weights_then_all_biases() -> None:
