@@ -1,6 +1,7 @@
 """Checks of single numbers, with one form of words: who, what was expected, what was got."""
 
 import math
+import os
 from numbers import Integral, Real
 
 # Sums and differences of two such still fit into 64 bits.
@@ -49,6 +50,12 @@ def boolean(owner: str, name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: {name} must be True or False, got {value!r}")
     return value
+
+
+def path(owner: str, name: str, value: object) -> None:
+    """Check a path: a str or an os.PathLike."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}")
 
 
 def known(owner: str, kind: str, name: object, table: object) -> None:

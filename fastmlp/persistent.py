@@ -43,6 +43,10 @@ class Persistent:
 
         Raises
         ------
+        TypeError
+            Where an argument is not what it must be.
+        ImportError
+            Where safetensors is not installed.
         OSError
             Where the file cannot be written; one that was there before is as it was.
         ValueError
@@ -59,6 +63,7 @@ class Persistent:
         >>> bool((MLP.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
         True
         """
+        checks.path("MLP.save", "path", path)
         checks.boolean("MLP.save", "include_training_state", include_training_state)
         if include_training_state:
             with self._guard.training("MLP.save"):
@@ -96,8 +101,12 @@ class Persistent:
         FileError
             A ValueError, where the file is damaged, of another kind or of a later version, or
             names a rule that is neither fastmlp's nor among `rules`.
+        TypeError, ValueError
+            Where an argument is not what it must be.
         OSError
             Where there is no file, or it cannot be read.
+        ImportError
+            Where safetensors is not installed.
 
         Examples
         --------
@@ -108,6 +117,7 @@ class Persistent:
         ...     print("no net")
         no net
         """
+        checks.path("MLP.load", "path", path)
         if n_threads is not None:
             checks.positive_integer("MLP.load", "n_threads", n_threads)
         devices.require(validation.device(device), "MLP.load")

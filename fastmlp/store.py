@@ -42,7 +42,9 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
     Raises
     ------
     TypeError
-        Where the model is something else.
+        Where the model is something else, or another argument not what it must be.
+    ImportError
+        Where safetensors is not installed.
     OSError
         Where the file cannot be written; one that was there before is as it was.
     ValueError
@@ -59,13 +61,14 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
     >>> bool((fastmlp.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
     True
     """
-    if isinstance(model, MLP):
-        return model.save(path, include_training_state=include_training_state)
     room = _room_of(model)
-    if room is None:
+    if room is None and not isinstance(model, MLP):
         known = ", ".join(("MLP", *ESTIMATORS))
         raise TypeError(f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}")
+    checks.path("fastmlp.save", "path", path)
     checks.boolean("fastmlp.save", "include_training_state", include_training_state)
+    if room is None:
+        return model.save(path, include_training_state=include_training_state)
     packer = import_module(f"fastmlp.{room}.archive")
     files.write(path, packer.pack(model, training=include_training_state))
 
@@ -98,10 +101,12 @@ def load(
     FileError
         A ValueError, where the file is damaged, of a later version, or names a rule that is neither
         fastmlp's nor among `rules`.
+    TypeError, ValueError
+        Where an argument is not what it must be.
     OSError
         Where there is no file, or it cannot be read.
     ImportError
-        Where it is an estimator, and scikit-learn is not installed.
+        Where safetensors is not installed, or it is an estimator and scikit-learn is not.
 
     Examples
     --------
@@ -112,6 +117,7 @@ def load(
     ...     print("no model")
     no model
     """
+    checks.path("fastmlp.load", "path", path)
     if n_threads is not None:
         checks.positive_integer("fastmlp.load", "n_threads", n_threads)
     own = validation.own_rules(rules, "fastmlp.load")

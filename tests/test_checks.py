@@ -78,6 +78,12 @@ def test_a_whole_float_is_no_integer() -> None:
         checks.positive_integer("Adam", "beta_1", 3.0)
 
 
+@pytest.mark.parametrize("value", [None, 5, b"net"])
+def test_what_is_no_path_is_a_type_error(value: Any) -> None:
+    with pytest.raises(TypeError, match=words("a path, a str or os.PathLike", value)):
+        checks.path("Adam", "beta_1", value)
+
+
 @pytest.mark.parametrize("value", [True, False])
 def test_a_boolean_comes_back(value: bool) -> None:
     assert checks.boolean("Adam", "beta_1", value) is value

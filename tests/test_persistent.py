@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastmlp
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup, files
 from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.losses import LOSSES
@@ -200,6 +201,18 @@ class Descent:
 def test_an_optimizer_of_ones_own_comes_back_as_it_is_given(path: Path) -> None:
     net, optimizer = make(optimizer=Descent()), Descent()
     assert reloaded(net, path, Descent=optimizer).optimizer is optimizer
+
+
+def test_what_is_no_path_is_told_by_whom() -> None:
+    net: Any = make()
+    for who, call in {
+        "MLP.save": net.save,
+        "MLP.load": MLP.load,
+        "fastmlp.save": lambda path: fastmlp.save(net, path),
+        "fastmlp.load": fastmlp.load,
+    }.items():
+        with pytest.raises(TypeError, match=f"{who}: path must be a path.* got None"):
+            call(None)
 
 
 def test_a_rule_without_a_name_is_refused_at_once(path: Path) -> None:

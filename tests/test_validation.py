@@ -75,7 +75,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "activation must be a function .* calling it failed",
     ),
-    (lambda: net(output_activation="softmax"), ValueError, "unknown activation 'softmax'"),
+    (
+        lambda: net(output_activation="softmax"),
+        ValueError,
+        "unknown activation 'softmax' of the loss 'mse'; it comes with loss='cross_entropy'",
+    ),
     (lambda: net(loss="l3"), ValueError, "unknown loss 'l3'; known: binary_cross_entropy"),
     (lambda: net(loss=max), TypeError, "loss must be a name or a function loss"),
     (
@@ -188,6 +192,36 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "X must hold real numbers, got dtype object",
     ),
     (
+        lambda: net().fit(X.astype(object), Y),
+        TypeError,
+        r"X must hold real numbers, got dtype object; try np.asarray\(X, float\)",
+    ),
+    (
+        lambda: net().fit(None, Y),
+        TypeError,
+        "MLP.fit: X must be an array of real numbers, got NoneType",
+    ),
+    (
+        lambda: net().fit(iter(X), Y),
+        TypeError,
+        "MLP.fit: X must be an array of real numbers, got iterator",
+    ),
+    (
+        lambda: net().fit(np.ma.array(X, mask=X > 0), Y),
+        ValueError,
+        "MLP.fit: X has masked entries",
+    ),
+    (
+        lambda: net().predict(np.ma.array(X, np.float32, mask=X > 0)),
+        ValueError,
+        "MLP.predict: X has masked entries",
+    ),
+    (
+        lambda: net().fit(X, np.ma.array(Y, mask=Y > 0)),
+        ValueError,
+        "MLP.fit: y has masked entries",
+    ),
+    (
         lambda: net().fit([["a", "b", "c"]], [1]),
         TypeError,
         "X must hold real numbers, got dtype <U1",
@@ -231,6 +265,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         lambda: net().predict(X, out=np.ones((6, 1))),
         ValueError,
         "out must be .* float32 .* got float64",
+    ),
+    (
+        lambda: net().predict(X, out=np.broadcast_to(np.float32(0), (6, 1))),
+        ValueError,
+        r"array of shape \(6, 1\), got float32 \(6, 1\), not C-contiguous, read-only",
     ),
     (
         lambda: net().apply_gradient([1.0]),

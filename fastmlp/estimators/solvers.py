@@ -45,6 +45,11 @@ def books_of(estimator: Any) -> Any:
     """Return new books for the estimator's solver."""
     rate = estimator.learning_rate_init
     # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
+    if isinstance(estimator.solver, type):
+        wanted = f"{estimator.solver.__name__}(...)"
+        raise TypeError(
+            f"{type(estimator).__name__}: solver must be an optimizer, not its class: {wanted}"
+        )
     if not isinstance(estimator.solver, str):
         return CoreOptimizer(estimator.solver)
     if estimator.solver == "sgd":

@@ -113,14 +113,24 @@ def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str
         return np.empty(shape, kind)
     good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == kind
     if not (good and out.flags.c_contiguous and out.flags.writeable):  # type: ignore[attr-defined]
-        got = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ValueError(
-            f"{who}: out must be a writeable C-contiguous {kind} array of shape {shape}, got {got}"
+            f"{who}: out must be a writeable C-contiguous {kind} array of shape {shape}, "
+            f"got {_brief(out)}"
         )
     return out  # type: ignore[return-value]
 
 
+def _brief(given: object) -> str:
+    """Return what kind of array it is, or of which type."""
+    if not isinstance(given, np.ndarray):
+        return type(given).__name__
+    order = "" if given.flags.c_contiguous else ", not C-contiguous"
+    return f"{given.dtype} {given.shape}{order}{'' if given.flags.writeable else ', read-only'}"
+
+
 def _numbers(given: object, who: str, name: str) -> Array:
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
     if hasattr(given, "toarray"):
         raise TypeError(f"{who}: {name} is a sparse matrix; use {name}.toarray()")
     try:
@@ -128,7 +138,13 @@ def _numbers(given: object, who: str, name: str) -> Array:
     except ValueError as error:
         raise ValueError(f"{who}: {name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}")
+        if array.dtype.kind == "O" and array.ndim == 0:
+            raise TypeError(
+                f"{who}: {name} must be an array of real numbers, got {type(given).__name__}"
+            )
+        # As of a data frame with columns of several kinds, or of integers with missing ones.
+        hint = f"; try np.asarray({name}, float)" if array.dtype.kind == "O" else ""
+        raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 
 

@@ -1,6 +1,5 @@
 """Checks of how a fit is to go."""
 
-import os
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -36,8 +35,8 @@ def checkpoint(path: object, every: object, resume: object, who: str) -> int | t
     checks.boolean(who, "resume", resume)
     if path is None and resume:
         raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
-    if path is not None and not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{who}: checkpoint must be a path, got {path!r}")
+    if path is not None:
+        checks.path(who, "checkpoint", path)
     if isinstance(every, timedelta):
         if every < timedelta(0):
             raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")

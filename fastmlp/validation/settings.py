@@ -84,6 +84,12 @@ def output_activation(
 ) -> tuple[activations.ActivationRule, links.Link]:
     """Return the output layer's rule and the link to predictions, or say that they do not fit."""
     if function.link is None:
+        if isinstance(given, str) and given in links.LINKS and given not in activations.RULES:
+            owner = next(loss for loss, its in losses.LOSSES.items() if its.link == given)
+            raise ValueError(
+                f"{OWNER}: unknown activation {given!r} of the loss {name!r}; it comes with "
+                f"loss={owner!r}"
+            )
         rule = activation("identity" if given is None else given)
         return rule, links.LINKS["identity"]
     alias = activations.ALIASES.get(given, given) if isinstance(given, str) else given

@@ -74,6 +74,12 @@ def test_unknown_names_say_what_is_known() -> None:
             clone(SMALL).set_params(**{setting: "no such"}).fit(X, LABELS)
 
 
+def test_the_class_of_an_optimizer_is_refused() -> None:
+    message = r"MLPClassifier: solver must be an optimizer, not its class: AdamW\(...\)"
+    with pytest.raises(TypeError, match=message):
+        clone(SMALL).set_params(solver=AdamW).fit(X, LABELS)
+
+
 @pytest.mark.parametrize("n_jobs", [1, 2, -1])
 def test_any_number_of_threads_gives_the_same_bits(n_jobs: int) -> None:
     assert same(clone(SMALL).set_params(n_jobs=n_jobs).fit(X, LABELS), clone(SMALL).fit(X, LABELS))
