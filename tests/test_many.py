@@ -2,10 +2,10 @@
 
 import copy
 import gc
+import re
 import sys
 import threading
 import time
-import tracemalloc
 import warnings
 import weakref
 from collections.abc import Callable
@@ -15,9 +15,11 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from peak import peak_of
 
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many, jobs, pool
-from fastmlp.backends.cpu import cost, launch
+from fastmlp.backends.cpu import cost, helpers, launch
+from fastmlp.backends.cpu.pilot import Pilot
 
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 N = 24 if INTERPRETED else 60
@@ -69,6 +71,34 @@ def test_every_net_ends_as_by_its_own_fit(n_threads: int | None) -> None:
         assert history.seconds > 0
         assert state_of(together[i]) == state_of(net)
         assert together[i].n_threads == net.n_threads
+
+
+@pytest.mark.skipif(INTERPRETED, reason="uncompiled, no team gathers")
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered: list[int] = []
+    run = helpers.run
+
+    def watched(driver: Any, job: Any, wanted: int, seconds: float = 0.0) -> bool:
+        gathered.append(wanted)
+        return run(driver, job, wanted, seconds)
+
+    own, together = mixed(), mixed()
+    # One that is left at the end, in a call for each epoch.
+    epochs = [3, 300, 4, 3, 5]
+    options: dict[str, Any] = {"callbacks": lambda report: None}
+    for i, net in enumerate(own):
+        net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
+    monkeypatch.setattr(launch, "thread_limit", lambda: 4)
+    monkeypatch.setattr(cost, "pays", lambda work, n: n > 1)
+    monkeypatch.setattr(Pilot, "wants_team", lambda self: True)
+    monkeypatch.setattr(helpers, "run", watched)
+    options |= {"epochs": epochs, "batch_size": BATCHES, "n_threads": n_threads}
+    fit_many(together, X, Y, **options)
+    assert n_threads in gathered
+    assert [state_of(net) for net in together] == [state_of(net) for net in own]
 
 
 def test_the_order_of_the_nets_and_the_others_change_no_bit() -> None:
@@ -186,6 +216,15 @@ def test_the_costly_begin_first() -> None:
     tasks = [pool.Task(cost, lambda i=i: order.append(i)) for i, cost in enumerate([1, 3, 2, 3])]
     pool.Pool(1).run(tasks)
     assert order == [1, 3, 2, 0]
+    nets = mixed()
+    begun = dict[int, None]()
+    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCHES, "n_threads": 1}
+    fit_many(nets, X, Y, callbacks=lambda r: begun.setdefault(nets.index(r.net)), **options)
+    costs = [
+        jobs.cost_of(net._network.layout, N, epochs, min(batch, N))
+        for net, epochs, batch in zip(nets, EPOCHS, BATCHES, strict=True)
+    ]
+    assert list(begun) == sorted(range(len(nets)), key=lambda i: -costs[i])
 
 
 # --- callbacks ---
@@ -275,6 +314,9 @@ def test_one_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().err
     assert f"{sum(EPOCHS)}/{sum(EPOCHS)}" in text
     assert "5 of 5 nets" in text
+    # No net has a bar of its own beside it: that would have another total.
+    assert set(re.findall(r"\d+/(\d+) ", text)) == {str(sum(EPOCHS))}
+    assert text.count("\n") == 1
 
 
 # --- errors ---
@@ -354,10 +396,8 @@ def test_rows_and_x_are_not_copied_and_a_net_that_is_done_leaves_only_itself() -
     rows = np.arange(0, len(data), 400)
     nets = [MLP((3, 4, 1), seed=i) for i in range(12)]
     fit_many(nets, data, y, epochs=1, batch_size=50, rows=rows)
-    tracemalloc.start()
-    fit_many(nets, data, y, epochs=1, batch_size=50, rows=rows, validation_rows=rows)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    options: dict[str, Any] = {"rows": rows, "validation_rows": rows}
+    peak = peak_of(lambda: fit_many(nets, data, y, epochs=1, batch_size=50, **options))
     assert peak < 0.8 * data.nbytes, f"{peak} bytes at most, where X takes {data.nbytes}"
 
 

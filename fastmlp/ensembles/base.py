@@ -6,11 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastmlp.estimators.part import look
 from fastmlp.estimators.translation import fit_cost, n_threads_of
 from fastmlp.many import pool_of
 from fastmlp.notices import warn
@@ -50,7 +52,7 @@ class Ensemble(BaseEstimator):
         for _ in range(self.n_members):
             seed = int(random.randint(np.iinfo(np.int32).max))
             # As many as there are, with replacement.
-            rows = random.randint(len(y), size=len(y)) if self.bootstrap else None
+            rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
             members.append(self._member(seed))
             cost = fit_cost(members[-1], *X.shape)
             tasks.append(Task(cost, partial(_fit, members[-1], X, y, weight, rows)))
@@ -75,18 +77,22 @@ class Ensemble(BaseEstimator):
         return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
 
     def _checked_data(self, X: Any, y: Any) -> tuple[Any, Any]:
-        return validate_data(
+        X, y = validate_data(
             self,
             X,
             y,
             accept_sparse=["csr", "csc"],
+            # Once for all members, to which rows must lie so; and which take rows of it.
+            order="C",
             multi_output=True,
             dtype=(np.float64, np.float32),
         )
+        return (X.tocsr() if issparse(X) else X), y
 
 
 def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None) -> None:
-    if rows is not None:
-        X, y = X[rows], y[rows]
-        weight = None if weight is None else weight[rows]
-    member.fit(X, y, sample_weight=weight)
+    if rows is None:
+        member.fit(X, y, sample_weight=weight)
+    else:
+        _, targets = look(member, X, y, rows)
+        member._fit_part(X, targets, rows, {}, weight)

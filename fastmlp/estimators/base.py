@@ -14,21 +14,23 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastmlp.backends.cpu.session import Data
 from fastmlp.estimators import solvers
 from fastmlp.estimators.blas import one_thread
 from fastmlp.estimators.copies import Copies
-from fastmlp.estimators.held_out import HeldOut, split
+from fastmlp.estimators.held_out import HeldOut
 from fastmlp.estimators.parameters import Parameters, dtype_of, sizes_of
+from fastmlp.estimators.part import Part
 from fastmlp.estimators.stochastic import Epochs, moments_of
 from fastmlp.estimators.translation import (
     ACTIVATIONS,
-    data_of,
     engine_of,
     features_of,
     network_of,
     rows_of,
 )
 from fastmlp.guard import Guard
+from fastmlp.network import Network
 from fastmlp.notices import warn_at
 from fastmlp.optimizers import Optimizer
 
@@ -111,48 +113,47 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_input(X, y, incremental, reset=first_pass)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
-        weight = self._checked_weight(sample_weight, X, y)
-        return self._learn(X, y, weight, incremental, first_pass, validation)
+        part = Part(X, y, self._checked_weight(sample_weight, X, y))
+        return self._learn(part, incremental, first_pass, validation)
 
-    def _fit_part(self, X: Any, y: Array, rows: Rows, form: Mapping[str, Any]) -> Any:
+    def _fit_part(
+        self, X: Any, y: Array, rows: Rows, form: Mapping[str, Any], weight: Any = None
+    ) -> Any:
         """Fit on some rows of data that are checked already, as `fit` does on a copy of them.
 
         Parameters
         ----------
-        X : (n_samples, n_features) array of float32 or float64, C-contiguous
+        X : (n_samples, n_features) array of float32 or float64, or sparse matrix
         y : (n_samples, n_outputs) array, binarized; what is not in `rows` is not looked at
         rows : (n,) array of int64
         form : what `fit` has found out from them: labels, names and number of features
+        weight : (n_samples,) array, or None
         """
         self.__dict__.update(form)
-        weight = self._checked_weight(None, X, y[rows])
-        if weight is None and solvers.is_stochastic(self.solver) and not self.early_stopping:
-            return self._refusing_overflow(self._learn, X, y, None, rows=rows)
-        return self._refusing_overflow(self._learn, X[rows], y[rows], weight)
+        part = Part(X, y, weight, rows)
+        its = self._of_classes(part.of(weight), X, part.of(y))
+        return self._refusing_overflow(self._learn, part.weighted(its))
 
     def _learn(
         self,
-        X: Any,
-        y: Array,
-        weight: Any,
+        part: Part,
         incremental: bool = False,
         first_pass: bool = True,
         validation: tuple[Any, Any, Any] = (None, None, None),
-        rows: Rows | None = None,
     ) -> Any:
-        """Train on checked data, targets binarized; on these rows of them, where they are given."""
-        units = [X.shape[1], *self._hidden_sizes(), y.shape[1]]
+        """Train on checked data, targets binarized."""
+        units = [part.X.shape[1], *self._hidden_sizes(), part.y.shape[1]]
         self._random_state = check_random_state(self.random_state)
         if first_pass:
-            self.n_outputs_ = y.shape[1]
-            self._initialize(y, units, X.dtype)
+            self.n_outputs_ = part.y.shape[1]
+            self._initialize(part.y, units, part.X.dtype)
         else:
             self._check_sizes(units)
         held_out = self._validation_rows(*validation)
         if solvers.is_stochastic(self.solver):
-            self._fit_epochs(X, y, weight, incremental, held_out, rows)
+            self._fit_epochs(part, incremental, held_out)
         else:
-            self._fit_lbfgs(X, y, weight, None, None, None, None, units)
+            self._minimize(part, units)
         if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -174,9 +175,12 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _checked_weight(self, given: Any, X: Any, y: Array) -> Any:
         """Return the rows' weights, shape (n_samples,), or None for rows that count alike."""
-        if given is None:
-            return None
-        return _check_sample_weight(given, X)
+        weight = None if given is None else _check_sample_weight(given, X)
+        return self._of_classes(weight, X, y)
+
+    def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
+        """Return the rows' weights, times those of their classes."""
+        return weight
 
     def _check_sizes(self, units: list[int]) -> None:
         """Refuse to go on with a net of other sizes, or of sizes that were asked for since."""
@@ -221,29 +225,27 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
         return Parameters(self.coefs_, self.intercepts_, dtype)
 
-    def _fit_epochs(
-        self, X: Any, y: Array, weight: Any, incremental: bool, validation: Any, rows: Any = None
-    ) -> None:
+    def _fit_epochs(self, part: Part, incremental: bool, validation: Part | None) -> None:
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = solvers.books_of(self)
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
-            (X, y, weight), validation = split(self, (X, y, weight))
+            part, validation = part.split(self)
         parameters = self._live_parameters()
         network = network_of(self, parameters.layout.sizes, parameters.flat.dtype)
         core = solvers.core_of(self._optimizer)
-        data = data_of(network, X, y, weight)._replace(rows=rows)
+        data = part.data(network)
         trainer = engine_of(self, network, parameters).trainer(
             parameters.flat,
-            moments_of(self._optimizer, network, sparse=issparse(X)),
+            moments_of(self._optimizer, network, sparse=issparse(part.X)),
             core,
             data,
             self._batch_rows(data.n_rows),
             guarded=False,
             by_rows=True,
         )
-        self._held_out = self._hold_out(validation, parameters, network)
+        self._held_out = self._hold_out(validation, part, data, parameters, network)
         try:
             Epochs(self, trainer, core, data.n_rows, self._held_out, incremental).run()
             if self.early_stopping:
@@ -264,18 +266,21 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             )
         return min(int(self.batch_size), n_rows)
 
-    def _hold_out(self, rows: Any, parameters: Parameters, network: Any) -> HeldOut | None:
+    def _hold_out(
+        self, its: Part | None, part: Part, data: Data, parameters: Parameters, network: Network
+    ) -> HeldOut | None:
         """Return the rows to validate on, where there are any."""
-        if rows is None:
+        if its is None:
             return None
         if self.validation_loss_curve_ is None:
             self.validation_loss_curve_ = []
         self._best_coefs = [coef.copy() for coef in parameters.coefs]
         self._best_intercepts = [intercept.copy() for intercept in parameters.intercepts]
-        labels = self._labels_of(rows[1])
-        return HeldOut(self, rows, labels, self._metric, parameters, network)
+        # Targets and weights in the core's form are in memory once, too.
+        own = data._replace(rows=its.rows) if its.shares(part) else its.data(network)
+        return HeldOut(self, its, own, parameters, network)
 
-    def _validation_rows(self, X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any] | None:
+    def _validation_rows(self, X: Any, y: Any, weight: Any) -> Part | None:
         """Return what `fit` was given to validate on, checked, targets binarized."""
         if X is None and y is None:
             return None
@@ -292,7 +297,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             raise ValueError(
                 f"y_val has {targets.shape[1]} columns, but there are {self.n_outputs_} outputs"
             )
-        return X, targets, weight
+        return Part(X, targets, weight)
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:
@@ -306,29 +311,29 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return float(scorer(self, X, y, **options))
 
-    def _fit_lbfgs(self, X: Any, y: Array, sample_weight: Any, *buffers: Any) -> None:
+    def _minimize(self, part: Part, units: list[Any]) -> None:
         """Run SciPy's L-BFGS-B, as scikit-learn does in float64 for data of any precision."""
         # scikit-learn packs what lies in the lists, which may be one number for a whole layer.
         self._live_parameters().write_back(self.coefs_, self.intercepts_)
-        self._objective = self._objective_on(X, y, sample_weight)
+        self._objective = self._objective_on(part)
         try:
             with one_thread:
-                super()._fit_lbfgs(X, y, sample_weight, *buffers)
+                self._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
         finally:
             del self._objective
         self.loss_ = np.float64(self.loss_)
 
-    def _objective_on(self, X: Any, y: Array, sample_weight: Any) -> Any:
+    def _objective_on(self, part: Part) -> Any:
         sizes = self._live_parameters().layout.sizes
         network = network_of(self, sizes, np.dtype(np.float64))
-        data = data_of(network, X, y, sample_weight)
-        return engine_of(self, network).objective(data)
+        return engine_of(self, network).objective(part.data(network))
 
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
     ) -> tuple[float, Array]:
         """Return the objective and its gradient at these parameters, shape (n_parameters,)."""
-        objective = getattr(self, "_objective", None) or self._objective_on(X, y, sample_weight)
+        objective = getattr(self, "_objective", None)
+        objective = objective or self._objective_on(Part(X, y, sample_weight))
         return objective(np.ascontiguousarray(packed_coef_inter, np.float64))
 
     def _unpack(self, packed_parameters: Array) -> None:

@@ -224,8 +224,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
             raise ValueError(f"y_val has classes that y has not: {sorted(unknown)}")
         return self._label_binarizer.transform(y).astype(bool)
 
-    def _checked_weight(self, given: Any, X: Any, y: Array) -> Any:
-        weight = super()._checked_weight(given, X, y)
+    def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
         if self.class_weight is None:
             return weight
         labels = self._label_binarizer.inverse_transform(y)

@@ -1,19 +1,17 @@
 """Rows to validate on: the loss and the score of each epoch, without the cost of a public call."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import is_classifier
-from sklearn.model_selection import train_test_split
 
+from fastmlp.backends.cpu.session import Data
 from fastmlp.estimators.parameters import Parameters
-from fastmlp.estimators.translation import data_of, engine_of
+from fastmlp.estimators.part import Part
+from fastmlp.estimators.translation import engine_of
 from fastmlp.network import Network
 
 Array = NDArray[Any]
-Rows = tuple[Any, Any, Any]
 
 
 class HeldOut:
@@ -21,13 +19,12 @@ class HeldOut:
 
     Parameters
     ----------
-    rows : (X, y, sample_weight or None), targets binarized
-    labels : the targets as a scorer takes them
-    metric : function of outputs, targets and weights that returns the score
+    part : Part
+    data : Data, the same as the core takes it
 
     Attributes
     ----------
-    X, labels, weight : what a scorer takes
+    X, labels, weight : what a scorer takes; X is None where no scorer of scikit-learn's is asked
 
     Raises
     ------
@@ -38,20 +35,20 @@ class HeldOut:
     def __init__(
         self,
         estimator: Any,
-        rows: Rows,
-        labels: Any,
-        metric: Callable[..., float],
+        part: Part,
+        data: Data,
         parameters: Parameters,
         network: Network,
     ) -> None:
-        self.X, self._targets, self.weight = rows
+        self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
             # What scikit-learn's metrics say.
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        self.labels, self._metric, self._flat = labels, metric, parameters.flat
-        data = data_of(network, *rows)
+        self.labels = estimator._labels_of(self._targets)
+        self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
+        self._metric, self._flat = estimator._metric, parameters.flat
         self._evaluation = engine_of(estimator, network).evaluation(data)
-        self._outputs = np.empty((len(data.x), network.layout.sizes[-1]), self._flat.dtype)
+        self._outputs = np.empty((data.n_rows, network.layout.sizes[-1]), self._flat.dtype)
 
     def loss(self) -> float:
         """Return the mean loss, without penalty, at the parameters of now."""
@@ -88,25 +85,3 @@ def r2(outputs: Array, targets: Array, weight: Any) -> float:
     scores = np.where(residual == 0, 1.0, 0.0)
     np.divide(residual, total, out=residual, where=total != 0)
     return float(np.mean(np.where(total != 0, 1 - residual, scores)))
-
-
-def split(estimator: Any, rows: Rows) -> tuple[Rows, Rows]:
-    """Return the rows to train on, and those to validate on.
-
-    As in scikit-learn only a binary target is stratified: one of several classes has several
-    columns here.
-    """
-    X, y, weight = rows
-    stratify = y if is_classifier(estimator) and estimator.n_outputs_ == 1 else None
-    parts = train_test_split(
-        *((X, y) if weight is None else (X, y, weight)),
-        random_state=estimator._random_state,
-        test_size=estimator.validation_fraction,
-        stratify=stratify,
-    )
-    if parts[1].shape[0] < 2:
-        raise ValueError(
-            "The validation set is too small. Increase 'validation_fraction' or the size of your "
-            "dataset."
-        )
-    return (*parts[::2], None)[:3], (*parts[1::2], None)[:3]

@@ -21,12 +21,15 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import validate_data
 
 from fastmlp.estimators import MLPClassifier, MLPRegressor
+from fastmlp.estimators.part import look
 from fastmlp.idle import Idle
 from fastmlp.pool import check
 
 Array = NDArray[Any]
 Key = tuple[Any, ...]
 PLAIN = (MLPClassifier, MLPRegressor)
+# Rows to score on, of which there is a copy.
+AT_ONCE = 4096
 # What a trial heeds of the arguments of scikit-learn's; of others it knows nothing.
 KNOWN = {
     "scorer", "train", "test", "verbose", "parameters", "fit_params", "score_params",
@@ -170,22 +173,19 @@ def make_fold(
     """
     estimator, (X, y) = clone(estimator), data
     before = dict(vars(estimator))
-    part = _safe_split(estimator, *given, train)
+    rows = np.arange(len(X), dtype=np.int64)[train]
     try:
-        rows, targets = estimator._validate_input(*part, False, reset=True)
+        dtype, table = look(estimator, *given, rows)
     except (TypeError, ValueError):
         return None
-    if rows.dtype != X.dtype or hasattr(targets, "tocsr"):
+    if dtype != X.dtype:
         return None
-    table = np.zeros((len(X), targets.size // len(targets)), targets.dtype)
-    table[train] = targets.reshape(len(targets), -1)
     form = {name: value for name, value in vars(estimator).items() if name not in before}
     try:
         held_out = estimator._binarized(y[test])
     except ValueError:
         held_out = None
-    rows_of = np.arange(len(X), dtype=np.int64)
-    return Fold(X, table, rows_of[train], rows_of[test], form, held_out)
+    return Fold(X, table, rows, np.arange(len(X), dtype=np.int64)[test], form, held_out)
 
 
 def scores(
@@ -196,12 +196,19 @@ def scores(
     # In which precision it takes other targets is for scikit-learn to say.
     exact = targets is not None and targets.dtype in (np.bool_, np.float64)
     if exact and isinstance(scorer, _PassthroughScorer):
-        outputs = estimator._outputs(fold.X[fold.test])
+        outputs = outputs_of(estimator, fold.X, fold.test)
         # Of others the metrics say what is wrong.
         if len(outputs) > 1 and np.isfinite(outputs).all():
             return estimator._metric(outputs, targets, None)
     part = _safe_split(estimator, X, y, test, named["train"])
     return _score(estimator, *part, scorer, {}, named["error_score"])
+
+
+def outputs_of(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Array:
+    """Return an estimator's predictions for some rows, of which only some at a time are copied."""
+    parts = np.array_split(rows, -(-len(rows) // AT_ONCE) or 1)
+    outputs = [estimator._outputs(X[part]) for part in parts]
+    return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
 
 def failed(named: dict[str, Any], error: str) -> dict[str, Any]:

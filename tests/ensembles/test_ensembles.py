@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from peak import peak_of
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -159,6 +160,32 @@ def test_clone_pickle_pipeline_and_parameters(kind: Any, member: Any, y: Any) ->
     pipe = make_pipeline(StandardScaler(), made).fit(X, y)
     again = pickle.loads(pickle.dumps(pipe))
     assert np.array_equal(again.predict(X), pipe.predict(X))
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("settings", [{}, {"bootstrap": True}, {"early_stopping": True}], ids=str)
+def test_x_is_in_memory_once_for_all_members(settings: dict[str, Any], order: Any) -> None:
+    rows = np.asarray(np.random.default_rng(0).normal(size=(20_000, 64)), order=order)
+    y = rows[:, 0] * rows[:, 1]
+    made = ensemble(MLPEnsembleRegressor, n_members=4, n_jobs=2, **settings)
+    made.set_params(batch_size=500).fit(rows[:2000], y[:2000])  # compiles
+    # Rows that do not lie one after the other are copied, once.
+    most = 0.5 + (order == "F")
+    assert peak_of(lambda: made.fit(rows, y)) < most * rows.nbytes
+
+
+def test_bootstrapped_rows_may_be_sparse_or_a_frame_and_weighted() -> None:
+    settings: dict[str, Any] = {"bootstrap": True, "class_weight": "balanced"}
+    sparse, frame = csr_array(X), pd.DataFrame(X, columns=["a", "b", "c"])
+    dense = ensemble(MLPEnsembleClassifier, **settings).fit(X, CLASSES, WEIGHT)
+    for rows in (sparse, sparse.tocsc(), frame):
+        other = ensemble(MLPEnsembleClassifier, **settings).fit(rows, CLASSES, WEIGHT)
+        np.testing.assert_allclose(other.predict_proba(rows), dense.predict_proba(X))
+    random = check_random_state(0)
+    seed, rows = random.randint(np.iinfo(np.int32).max), random.randint(N, size=N)
+    own = MLPClassifier(**SETTINGS, class_weight="balanced", random_state=seed)
+    assert same(dense.estimators_[0], own.fit(X[rows], CLASSES[rows], WEIGHT[rows]))
 
 
 def test_warnings_come_from_the_caller_and_can_be_errors() -> None:

@@ -1,11 +1,21 @@
-"""Sparse rows stay sparse: what a fit on many features takes."""
+"""X is in memory once: what a fit takes beside it, on dense rows and on sparse ones."""
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+from peak import peak_of
 
+from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp._compile.jit import INTERPRETED
+
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
+    pytest.mark.filterwarnings("ignore:lbfgs failed"),
+]
 
 FIT = """
 import resource
@@ -41,10 +51,32 @@ print((most() - before - 2 * matrix) / parameters)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units")
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 def test_a_sparse_fit_takes_twice_the_matrix_and_four_times_the_parameters(
     python: Callable[..., str],
 ) -> None:
     # They are held flat and in the panels that training works on, and Adam has two numbers each:
     # 160 MB; dense rows would be 800 MB. Of arrays below 32 MB the allocator may keep freed ones.
     assert float(python(FIT)) < 4.4
+
+
+X = np.random.default_rng(0).normal(size=(20_000, 64))
+REAL = X[:, 0] * X[:, 1]
+SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 500}
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"early_stopping": True},
+        {"early_stopping": True, "scoring": "loss"},
+        {"solver": "lbfgs"},
+    ],
+    ids=str,
+)
+def test_a_fit_on_dense_rows_copies_none(kind: Any, settings: dict[str, Any]) -> None:
+    y = REAL > 0 if kind is MLPClassifier else REAL
+    model = kind(**SETTINGS, **settings)
+    model.fit(X[:2000], y[:2000])  # compiles
+    assert peak_of(lambda: model.fit(X, y)) < 0.3 * X.nbytes

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+from peak import peak_of
 from scipy.sparse import csr_array
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X, assert_same
 from sklearn import config_context
@@ -55,6 +57,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (OURS, X.astype(np.float32), REAL > 0),
         (OURS, X.tolist(), LABELS.tolist()),
         (OURS, pd.DataFrame(X, columns=list("abcd")), pd.Series(LABELS, np.arange(len(X)) + 7)),
+        (OURS, pl.DataFrame({name: X[:, i] for i, name in enumerate("abcd")}), LABELS),
         (OURS, X, SEVERAL),
         (OURS, X, RARE),
         (classifier(class_weight="balanced"), X, LABELS),
@@ -84,6 +87,31 @@ def test_x_is_there_once(shared: list[Any]) -> None:
     MLPSearchCV(OURS, GRID, cv=3, refit=False).fit(whole, LABELS)
     assert all(np.shares_memory(fold.X, whole) for fold in shared)
     assert len({id(fold) for fold in shared}) == 3
+
+
+@pytest.mark.parametrize("settings", [{}, {"early_stopping": True}, {"solver": "lbfgs"}], ids=str)
+def test_neither_folds_nor_fits_nor_scores_take_copies_of_x(settings: Any, shared: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(20_000, 64))
+    y = rows[:, 0] * rows[:, 1]
+    estimator = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2, random_state=0, **settings)
+    search = MLPSearchCV(estimator, {"alpha": [0.0, 1.0]}, cv=3, n_jobs=2, refit=False)
+    search.fit(rows[:2000], y[:2000])  # compiles
+    assert peak_of(lambda: search.fit(rows, y)) < 0.6 * rows.nbytes
+    assert len(shared) == 12
+
+
+def test_rows_are_scored_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = GridSearchCV(OURS, GRID, cv=3, return_train_score=True).fit(X, LABELS)
+    monkeypatch.setattr(trial, "AT_ONCE", 7)
+    assert_same(MLPSearchCV(OURS, GRID, cv=3, return_train_score=True).fit(X, LABELS), expected)
+
+
+def test_folds_of_more_rows_than_there_are(shared: list[Any]) -> None:
+    twice = np.concatenate([np.arange(60)] * 2)
+    folds = [(twice, np.arange(60, len(X))), (twice + 30, np.arange(30))]
+    search = MLPSearchCV(OURS, GRID, cv=folds).fit(X, LABELS)
+    assert_same(search, GridSearchCV(OURS, GRID, cv=folds).fit(X, LABELS))
+    assert len(shared) == 8
 
 
 def test_a_fold_without_a_label_counts_it_as_wrong(shared: list[Any]) -> None:
