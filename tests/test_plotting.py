@@ -11,13 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastmlp import History
+from fastmlp import (
+    History,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+)
+from fastmlp._compile.jit import INTERPRETED
 from fastmlp.plotting import plot_digits, plot_ensemble, plot_history, plot_search
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +181,63 @@ def test_search_wants_a_fitted_one_and_a_known_parameter() -> None:
         ValueError, match="no parameter 'beta' was searched; there are alpha, sizes"
     ):
         plot_search(SEARCH, parameter="beta")
+
+
+ROWS = np.random.default_rng(0).normal(size=(60, 2))
+SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
+SEARCHES: list[dict[str, Any]] = [
+    {"param_grid": {"alpha": [0.1, 1.0], "hidden_layer_sizes": [(3,), (4, 2)]}},
+    {"param_distributions": {"alpha": [0.1, 1.0, 10.0]}, "n_iter": 2, "random_state": 0},
+    {"param_grid": {"alpha": [0.1, 1.0, 10.0]}, "halving": True, "factor": 2, "random_state": 0},
+    {"param_grid": {"alpha": [0.1, 1.0]}, "refit": False},
+]
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize("options", SEARCHES, ids=str)
+@pytest.mark.parametrize("parameter", [None, "alpha"])
+def test_a_search_that_was_fitted_is_drawn(options: dict[str, Any], parameter: Any) -> None:
+    estimator = MLPRegressor(**SETTINGS, batch_size=10)
+    search = MLPSearchCV(estimator, cv=2, **options).fit(ROWS, ROWS[:, 0])
+    results = search.cv_results_
+    ax = plot_search(search, parameter=parameter)
+    ax.figure.canvas.draw()
+    scores = [score for _, score in points(ax)]
+    assert scores == sorted(results["mean_test_score"], reverse=True)
+    assert curves(ax)["best"] == [results["mean_test_score"][search.best_index_]]
+    if parameter:
+        values = [candidate["alpha"] for candidate in results["params"]]
+        assert sorted(place for place, _ in points(ax)) == sorted(values)
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+@pytest.mark.parametrize(
+    ("kind", "y"),
+    [
+        (MLPEnsembleRegressor, ROWS[:, 0]),
+        (MLPEnsembleRegressor, ROWS),
+        (MLPEnsembleClassifier, ROWS[:, 0] > 0),
+        (MLPEnsembleClassifier, np.array(["a", "b", "c"])[np.digitize(ROWS[:, 0], [-0.5, 0.5])]),
+        (MLPEnsembleClassifier, (ROWS > 0).astype(int)),
+    ],
+    ids=["one output", "outputs", "two classes", "three classes", "labels"],
+)
+def test_an_ensemble_that_was_fitted_is_drawn(kind: Any, y: Any) -> None:
+    ensemble = kind(n_members=3, **SETTINGS).fit(ROWS, y)
+    ax = plot_ensemble(ensemble, ROWS, 1, n_points=9)
+    ax.figure.canvas.draw()
+    classifies = kind is MLPEnsembleClassifier
+    along = np.column_stack([np.full(9, ROWS[:, 0].mean()), ax.get_lines()[0].get_xdata()])
+    mean = ensemble.predict_proba(along) if classifies else ensemble.predict(along)
+    spread = ensemble.predict_std(along)
+    mean, spread = (each if each.ndim == 1 else each[:, -1] for each in (mean, spread))
+    np.testing.assert_allclose(curves(ax)["mean of the members"], mean)
+    assert spread.min() > 0
+    narrow = ax.collections[1].get_paths()[0].vertices
+    upper = mean + spread if not classifies else np.minimum(mean + spread, 1)
+    assert narrow[:, 1].max() == pytest.approx(upper.max())
 
 
 class Line:

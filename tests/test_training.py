@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from peak import peak_of
 
 from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup, training
 from fastmlp.backends.cpu import cost, helpers
@@ -299,6 +300,47 @@ def test_nothing_is_shown_or_warned_without_being_asked(capfd: pytest.CaptureFix
         warnings.simplefilter("error")
         make_net().fit(X, Y, epochs=2)
     assert capfd.readouterr() == ("", "")
+
+
+MEMORY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a batch": ({}, {}),
+    "all rows": ({}, {"batch_size": 1 << 20}),
+    "all rows of a net that is not cut into lots": ({"l2": 0.1}, {"batch_size": 1 << 20}),
+    "in order": ({}, {"shuffle": False}),
+    "float64": ({"dtype": "float64"}, {}),
+    "labels": ({"loss": "cross_entropy"}, {}),
+    "validated": ({}, {"validation": True}),
+    "weighted": ({}, {"weighted": True}),
+}
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plain Python takes minutes, and memory")
+@pytest.mark.parametrize("case", MEMORY)
+def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grows(
+    case: str,
+) -> None:
+    settings, options = MEMORY[case]
+    net_settings: dict[str, Any] = {"dtype": "float32", **settings}
+
+    def peak(n_rows: int) -> int:
+        x = np.random.default_rng(0).normal(size=(n_rows, 20)).astype(net_settings["dtype"])
+        y: Any = (x[:, :2] > 0).astype(x.dtype)
+        if "loss" in settings:
+            y = (x[:, 0] > 0).astype(int)
+        more: dict[str, Any] = {"batch_size": 200, **options}
+        if more.pop("validation", False):
+            more["validation_data"] = (x, y)
+        if more.pop("weighted", False):
+            more["sample_weight"] = np.ones(n_rows, x.dtype)
+        fit = lambda: MLP((20, 8, 2), seed=0, **net_settings).fit(x, y, epochs=1, **more)  # noqa: E731
+        fit()  # compiles
+        return peak_of(fit)
+
+    few, many = 60_000, 240_000
+    # Eight bytes for a row's place in the order, and four for the word it is drawn by; four more
+    # for its label as a number of the net's.
+    most = 16.5 if case == "labels" else 12.5
+    assert (peak(many) - peak(few)) / (many - few) < most
 
 
 def test_importing_compiles_nothing_and_brings_nothing_heavy() -> None:

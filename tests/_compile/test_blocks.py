@@ -16,10 +16,8 @@ from fastmlp._compile import block_of, blocks, cache, call, row
 from fastmlp._compile.blocks import Block
 from fastmlp._compile.jit import INLINED
 from fastmlp.backends.cpu import loops
-from fastmlp.backends.cpu.panels import pack, transposes, unpack
 from fastmlp.backends.cpu.product import product
 from fastmlp.backends.cpu.registers import lanes_of
-from fastmlp.backends.cpu.tiles import tile
 from fastmlp.optimizers import OPTIMIZERS, SGD
 from fastmlp.updates import N_MOMENTS
 
@@ -31,16 +29,6 @@ FORMS: list[Any] = [
 # Compiled code calls the C library's functions and uncompiled NumPy's: a last digit differs, and
 # 1 + tanh, 1 - tanh^2 carry it over to small results.
 TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
-
-# The rows' kernel is left out: weights of rows and sums of losses are float64 by design.
-KERNELS: dict[str, Callable[..., Any]] = {
-    "product": functools.partial(product, by_column=False),
-    "gradient_product": functools.partial(product, by_column=True),
-    "pack": pack,
-    "unpack": unpack,
-    "transposes": transposes,
-    "tile": tile,
-}
 
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_activation = pytest.mark.parametrize("name", activations.RULES)
@@ -212,14 +200,6 @@ def test_a_link_of_float32_is_never_widened(name: str) -> None:
 @each_form
 def test_an_update_of_float32_is_never_widened(optimizer: Any) -> None:
     assert "double" not in block_ir(update_factory(optimizer), optimizer.rule)
-
-
-@only_compiled
-@pytest.mark.parametrize("name", KERNELS)
-def test_a_kernel_of_float32_is_never_widened(name: str) -> None:
-    text = block_ir(KERNELS[name])
-    assert "float" in text
-    assert "fpext" not in text
 
 
 @only_compiled

@@ -111,6 +111,93 @@ print(before, launch.threading_layer(), numba.threading_layer())
 """
 
 
+# Each way to launch a call, in turn; after each, which layer's threads there are, how many parallel
+# kernels were launched, and how many helpers of ours there are.
+MODES = """
+import os, threading, warnings
+import numba
+from work import MLP, X, Y, always_in_parallel
+from fastmlp.backends.cpu import helpers, launch
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+bits, regions, gather = set(), [], helpers.gather
+
+def counted(*arguments):
+    regions.append(0)
+    gather(*arguments)
+
+def fit(n_threads=None):
+    net = MLP((5, 17, 3), loss="cross_entropy", seed=0, n_threads=n_threads)
+    net.fit(X, Y, epochs=2, batch_size=50)
+    bits.add(net.parameters.tobytes())
+
+def tell(mode):
+    try:
+        layer = numba.threading_layer()
+    except ValueError:
+        layer = "none"
+    ours = sum(thread.name == "fastmlp helper" for thread in threading.enumerate())
+    print(mode, layer, len(regions) > 0, ours > 0, flush=True)
+    regions.clear()
+
+helpers.gather = counted
+fit()
+tell("little")
+always_in_parallel()
+fit(1)
+tell("one")
+fit(2)
+tell("long")
+helpers.LONG = 1 << 60
+fit(2)
+tell("short")
+helpers.LONG = 0
+child = os.fork()
+if child == 0:
+    fit(2)
+    tell("forked")
+    os._exit(len(bits) - 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+fit(2)
+tell("after")
+assert len(bits) == 1
+"""
+NONE = "none False False"
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(launch.os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
+    layer: str, python: Callable[..., str]
+) -> None:
+    if not launch._present(layer):
+        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
+    printed = python(MODES, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+    modes = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    # A little work, and one thread, start no thread of anybody's.
+    assert (modes["little"], modes["one"]) == (NONE, NONE)
+    if layer == "workqueue":
+        # Its own threads are never started.
+        expected = dict.fromkeys(("long", "short", "forked", "after"), "none False True")
+    else:
+        expected = {
+            "long": f"{layer} True False",
+            "short": f"{layer} False True",
+            # The helpers of the parent are not there.
+            "forked": f"{layer} False True",
+            "after": f"{layer} True True",
+        }
+    assert {mode: modes[mode] for mode in expected} == expected
+
+
+@pytest.mark.skipif(not hasattr(launch.os, "sched_setaffinity"), reason="none is told here")
+def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None:
+    script = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); "
+    script += "from fastmlp.backends.cpu import launch; launch._cgroup_cpus = lambda: 8; "
+    assert python(script + "print(launch.thread_limit())") == "1\n"
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_thread_limit_obeys_numba_num_threads(n: int, python: Callable[..., str]) -> None:
     script = "from fastmlp.backends.cpu import launch; launch._cgroup_cpus = lambda: 8; "

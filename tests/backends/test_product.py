@@ -1,8 +1,5 @@
-"""The matrix product of any shape: against NumPy in float64, to the bit, and its machine code."""
+"""The matrix product of any shape: against NumPy in float64, and to the bit."""
 
-import platform
-import re
-import sys
 from typing import Any
 
 import numpy as np
@@ -10,12 +7,12 @@ import pytest
 from epilogues import each_epilogue, finished, magnitude
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from panelled import INTERPRETED, address, assembly, block, chains, from_panels, rounding, to_panels
+from panelled import INTERPRETED, address, chains, from_panels, rounding, to_panels
 
-from fastmlp._compile import block_of, row
+from fastmlp._compile import block_of
 from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, STORE
 from fastmlp.backends.cpu.product import STRIP, product
-from fastmlp.backends.cpu.registers import lanes_of, vector_bytes
+from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.packing import round_up
 from fastmlp.workspace import ROW_BLOCK
 
@@ -28,7 +25,6 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["by_row", "by_column"])
 for_many_shapes = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 60)
 some_shape = given(st.integers(1, MOST_ROWS), st.integers(1, MOST_COLUMNS), st.sampled_from(DEPTHS))
-only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, there is no machine code")
 
 
 def panels_of_a(a: Any, by_column: bool, lanes: int) -> Any:
@@ -148,49 +144,3 @@ def test_a_product_of_no_rows_writes_nothing(dtype: Any) -> None:
     compiled = block_of(product, dtype, by_column=False)
     compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0)
     assert (vector == UNTOUCHED).all()
-
-
-@only_compiled
-@each_reading
-def test_a_product_of_float32_is_never_widened(by_column: bool) -> None:
-    text = str(block(product(np.float32, by_column))._code.inspect_llvm())
-    assert "float" in text
-    assert "double" not in text
-    assert "fpext" not in text
-
-
-def body(text: str) -> str:
-    """The machine code of the first function: Numba adds a door from C, which may call it."""
-    found = re.search(r"^(?:multiply|_ZN)\S+:\n(.*?)^\.Lfunc_end0:", text, re.DOTALL | re.MULTILINE)
-    assert found
-    return found[1]
-
-
-@only_compiled
-@each_dtype
-@each_reading
-@pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux" or vector_bytes() < 32,
-    reason="the words looked for are those of x86 with AVX2, in the assembly of Linux",
-)
-def test_machine_code_multiplies_and_adds_whole_vectors_and_calls_nothing(
-    dtype: Any, by_column: bool
-) -> None:
-    code = body(assembly(block(product(dtype, by_column))))
-    letter = "s" if dtype == np.float32 else "d"
-    register = "zmm" if vector_bytes() == 64 else "ymm"
-    assert re.search(rf"vfmadd\d+p{letter}\b.*%{register}", code)
-    assert not re.search(rf"vfmadd\d+s{letter}\b", code)
-    assert not re.search(r"\bcall", code)
-
-
-@only_compiled
-@each_dtype
-@pytest.mark.skipif(sys.platform != "linux", reason="the assembly is read as that of Linux")
-def test_a_call_would_be_seen(dtype: Any) -> None:
-    def calls(address: Any, n: Any) -> None:
-        numbers = row(address, n, dtype)
-        for i in range(n):
-            numbers[i] = np.tanh(numbers[i])
-
-    assert re.search(r"\b(call|bl)", body(assembly(block(calls))))

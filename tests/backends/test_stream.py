@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from panelled import INTERPRETED
+from peak import peak_of
 from test_few import network_of
 
 from fastmlp import MLP
@@ -16,6 +17,7 @@ from fastmlp.backends.cpu.questions import Prediction
 from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.streamed import Streamed, place_for, streams
 from fastmlp.links import LINKS
+from fastmlp.validation.arrays import FINITE_BLOCK
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SIZES = (5, 19, 6, 3)
@@ -138,6 +140,21 @@ def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: st
     assert np.array_equal(net.predict(x), expected)
     net.parameters[:] = 0
     assert not net.predict(x).any()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
+@pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["streamed", "in panels"])
+@pytest.mark.parametrize("n_rows", [1, 20_000])
+def test_a_place_for_the_predictions_is_all_the_memory_they_take(
+    n_rows: int, sizes: tuple[int, ...]
+) -> None:
+    net = MLP(sizes, seed=0)
+    x = np.random.default_rng(1).normal(size=(n_rows, 3)).astype(np.float32)
+    out = net.predict(x)
+    net.predict(x, out)
+    # Rows that go by panels are looked at by blocks before.
+    assert peak_of(lambda: net.predict(x, out)) < 5_000 + FINITE_BLOCK
+    assert out.nbytes > 2 * (5_000 + FINITE_BLOCK) or n_rows == 1
 
 
 def test_what_is_not_plain_has_its_own_words_or_the_same_predictions() -> None:

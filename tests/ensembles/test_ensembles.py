@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -223,6 +224,34 @@ def test_an_error_in_a_member_names_it() -> None:
             X, REAL
         )
     assert caught.value.__notes__ == ["in member 0"]
+
+
+INTERRUPTED = """
+import os, signal, threading, time, warnings
+import numpy as np
+from fastmlp import MLPEnsembleRegressor
+warnings.simplefilter("ignore")
+X = np.random.default_rng(0).normal(size=(400, 4))
+made = MLPEnsembleRegressor(hidden_layer_sizes=(4,), max_iter=2, n_members=3, n_jobs=2)
+before = made.fit(X, X[:, 0]).predict(X)
+endless = {"hidden_layer_sizes": (64,), "max_iter": 10**7, "batch_size": 1}
+made.set_params(**endless, n_iter_no_change=10**7)
+sent = []
+def send():
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Timer(1.0, send).start()
+try:
+    made.fit(X, X[:, 0])
+except KeyboardInterrupt:
+    print(time.monotonic() - sent[0] < 20, threading.active_count())
+print(np.array_equal(made.predict(X), before))
+"""
+
+
+@needs_compiler
+def test_ctrl_c_ends_a_fit_and_the_members_before_are_kept(python: Callable[..., str]) -> None:
+    assert python(INTERRUPTED) == "True 1\nTrue\n"
 
 
 @needs_compiler
