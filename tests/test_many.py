@@ -81,9 +81,9 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
     gathered: list[int] = []
     run = helpers.run
 
-    def watched(driver: Any, job: Any, wanted: int, seconds: float = 0.0) -> bool:
+    def watched(driver: Any, job: Any, wanted: int, *more: Any) -> bool:
         gathered.append(wanted)
-        return run(driver, job, wanted, seconds)
+        return run(driver, job, wanted, *more)
 
     own, together = mixed(), mixed()
     # One that is left at the end, in a call for each epoch.
