@@ -15,7 +15,7 @@ from fastmlp.history import Callback, History, Report, Status
 from fastmlp.jobs import Job
 from fastmlp.model import MLP
 from fastmlp.notices import warn
-from fastmlp.pool import Outcome, Pool, Task, share
+from fastmlp.pool import Outcome, Pool, Task, check, share
 
 WHO = "fit_many"
 Array = NDArray[Any]
@@ -319,6 +319,7 @@ def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | Non
     net, data, held_out, epochs, batch_size = job
 
     def fit() -> History:
+        check()
         request = net._request(data, held_out, epochs, batch_size, shuffle)
         own_bar: Any = False if bar is None else bar
         history = net._train(

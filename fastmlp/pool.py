@@ -89,7 +89,6 @@ class Pool:
         note that says which `name` it was, or what the task's own name is. In a task of another
         pool, such as the fit of an ensemble in a search, they end with that one.
         """
-        self._outer = getattr(_here, "pool", None)
         try:
             self.begin(tasks)
             self._wait()
@@ -105,7 +104,12 @@ class Pool:
         return self._outcomes
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Start the tasks, the costly ones first, those apart at once; `end` must follow."""
+        """Start the tasks, the costly ones first, those apart at once; `end` must follow.
+
+        In a task of another pool that is to end, those that wait are begun all the same, to say so
+        themselves: whoever else waits for them would wait for ever.
+        """
+        self._outer = getattr(_here, "pool", None)
         self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
         by_cost = sorted(range(len(tasks)), key=lambda i: (-tasks[i].cost, i))
         self._waiting.extend(i for i in by_cost if not tasks[i].apart)
@@ -153,7 +157,7 @@ class Pool:
     def _work(self) -> None:
         _here.pool = self
         try:
-            while not self.stopping:
+            while not self._stopping.is_set():
                 try:
                     i = self._waiting.popleft()
                 except IndexError:

@@ -84,6 +84,38 @@ def test_a_pool_in_a_task_ends_with_it() -> None:
     assert not ended
 
 
+def test_tasks_that_wait_in_a_pool_that_is_to_end_begin_and_can_say_so() -> None:
+    told: list[str] = []
+
+    def tell(release: threading.Event) -> None:
+        try:
+            release.wait(10)
+            pool.check()
+        except Stopped:
+            told.append("stopped")
+
+    def inner() -> None:
+        crew, release = Pool(1), threading.Event()
+        crew.begin([Task(1, lambda: tell(release)) for _ in range(3)])
+        failed.wait(10)
+        limit = time.monotonic() + 10
+        while not crew.stopping and time.monotonic() < limit:
+            time.sleep(0.001)
+        release.set()
+        while crew._waiting and time.monotonic() < limit:
+            time.sleep(0.001)
+        crew.end()
+
+    def fail() -> None:
+        failed.set()
+        raise LookupError
+
+    failed = threading.Event()
+    with pytest.raises(LookupError):
+        Pool(2).run([Task(1, inner), Task(1, fail)])
+    assert told == ["stopped"] * 3
+
+
 def test_an_exit_in_the_caller_ends_all_threads() -> None:
     crew = Pool(2)
 

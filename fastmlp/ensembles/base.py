@@ -16,7 +16,7 @@ from fastmlp.estimators.part import look
 from fastmlp.estimators.translation import fit_cost, n_threads_of
 from fastmlp.many import pool_of
 from fastmlp.notices import warn
-from fastmlp.pool import Task
+from fastmlp.pool import Task, check
 
 Array = NDArray[Any]
 # What the members are not told: their number, and what is each one's own.
@@ -91,6 +91,7 @@ class Ensemble(BaseEstimator):
 
 
 def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None) -> None:
+    check()
     if rows is None:
         member.fit(X, y, sample_weight=weight)
     else:

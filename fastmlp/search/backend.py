@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from fastmlp.estimators.translation import fit_cost
 from fastmlp.notices import raised, warn
-from fastmlp.pool import Pool, Task
+from fastmlp.pool import Pool, Task, check
 from fastmlp.search.trial import Trials
 
 
@@ -23,15 +23,16 @@ class Job:
     def __init__(self, call: Any, callback: Any) -> None:
         self._call, self._callback = call, callback
         self._result: Any = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def __call__(self) -> None:
-        """Do it, and tell joblib."""
+        """Do it, and tell joblib, which waits for ever for a call that it is told nothing of."""
         try:
+            check()
             # Where a warning is an error, it fails that fit, and not the search at its end.
             with raised():
                 self._result = self._call()
-        except Exception as error:
+        except BaseException as error:
             self._error = error
         self._callback(self)
 

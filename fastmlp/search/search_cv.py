@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp.backends.cpu.launch import thread_limit
 from fastmlp.estimators.translation import n_threads_of
+from fastmlp.pool import share
 from fastmlp.search.backend import PoolBackend
 
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
@@ -174,7 +175,7 @@ class MLPSearchCV(BaseSearchCV):
         search = self._search()
         # The costliest can be told only when all are there; halving searches set it to 2 n_jobs.
         search.pre_dispatch = "all"
-        n_threads = n_threads_of(self.n_jobs) or thread_limit()
+        n_threads = n_threads_of(self.n_jobs) or share() or thread_limit()
         # scikit-learn sets the warnings' filters in each thread, and threads put them back in any
         # order.
         with warnings.catch_warnings(), joblib.parallel_config(backend=PoolBackend(n_threads)):

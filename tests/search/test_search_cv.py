@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -170,6 +171,48 @@ def test_fits_that_fail_get_the_error_score() -> None:
     with pytest.raises(ValueError, match="non-finite"):
         MLPSearchCV(OURS, grid, cv=3, n_jobs=2, error_score="raise").fit(X, LABELS)
     assert threading.active_count() < 20
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_exit_in_a_fit_leaves_the_search(whole: bool) -> None:
+    def leave(estimator: Any, X: Any, y: Any) -> float:
+        raise SystemExit(3)
+
+    estimator = OURS if whole else make_pipeline(StandardScaler(), OURS)
+    before = threading.active_count()
+    with pytest.raises(SystemExit):
+        MLPSearchCV(estimator, {}, cv=3, n_jobs=2, scoring=leave).fit(X, LABELS)
+    assert threading.active_count() == before
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("n_inner", [1, 40])
+def test_a_search_in_a_task_ends_with_it_and_takes_its_threads(n_inner: int) -> None:
+    begun, most, ended = threading.Event(), list[int](), list[str]()
+
+    def score(estimator: Any, X: Any, y: Any) -> float:
+        most.append(sum(thread.name == pool.WORKER for thread in threading.enumerate()))
+        begun.set()
+        failing.wait(10)
+        time.sleep(0.05)
+        return 0.0
+
+    def inner() -> None:
+        MLPSearchCV(OURS, {"alpha": [0.1] * n_inner}, cv=2, scoring=score).fit(X, LABELS)
+        ended.append("by itself")
+
+    def fail() -> None:
+        begun.wait(10)
+        failing.set()
+        raise LookupError
+
+    failing = threading.Event()
+    with pytest.raises(LookupError):
+        pool.Pool(2).run([pool.Task(1, inner), pool.Task(1, fail)])
+    assert not ended
+    assert len(most) <= 2
+    assert max(most) == 3
 
 
 @pytest.mark.parametrize(
