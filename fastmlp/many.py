@@ -89,8 +89,8 @@ def fit_many(
     Raises
     ------
     TypeError, ValueError
-        Where an argument is not what it must be; all nets are unchanged then, and nothing has been
-        compiled. The message names the net.
+        Where an argument is not what it must be, or two nets would shuffle by one generator; all
+        nets are unchanged then, and nothing has been compiled. The message names the net.
     RuntimeError
         Where a net is being fitted already; all nets are unchanged then.
     MemoryError
@@ -122,6 +122,8 @@ def fit_many(
         return _interrupted([None] * len(each))
     if not jobs:
         return []
+    if shuffle:
+        _check_generators(jobs)
     return _train(jobs, shuffle, _one_at_a_time(listeners), progress, n_threads)
 
 
@@ -176,6 +178,20 @@ def _jobs(
         validated = None if each_held_out[i] is None else parts[1]
         jobs.append(Job(net, parts[0], validated, each_epochs[i], batch))
     return jobs
+
+
+def _check_generators(jobs: list[Job]) -> None:
+    """Refuse nets that draw their orders of rows from one generator: who draws first, and so the
+    bits, would depend on the threads."""
+    places = dict[int, int]()
+    for i, job in enumerate(jobs):
+        if job.batch_size < job.data.n_rows:
+            first = places.setdefault(id(job.net._generator), i)
+            if first != i:
+                raise ValueError(
+                    f"{_who(i)} shuffles by the generator that nets[{first}] does; make each net "
+                    "with a seed of its own, as one of generator.spawn(n)"
+                )
 
 
 class Shared:

@@ -377,6 +377,18 @@ def test_a_net_twice_is_an_error() -> None:
         fit_many([net, MLP((3, 1)), net], X, Y)
 
 
+def test_nets_that_shuffle_by_one_generator_are_refused() -> None:
+    random = np.random.default_rng(0)
+    nets = [MLP((3, 4, 1), seed=seed) for seed in (1, random, *random.spawn(2), random)]
+    before = bits(nets)
+    with pytest.raises(ValueError, match=r"nets\[4\] shuffles by the generator that nets\[1\]"):
+        fit_many(nets, X, Y, epochs=1, batch_size=7)
+    assert bits(nets) == before
+    fit_many(nets, X, Y, epochs=1, batch_size=7, shuffle=False)
+    fit_many(nets, X, Y, epochs=1, batch_size=[7, N, 7, 7, 7])
+    fit_many(nets[:4], X, Y, epochs=1, batch_size=7)
+
+
 def test_a_net_in_a_fit_is_refused_and_no_other_begins() -> None:
     nets = mixed()
     before = bits(nets[:4])
