@@ -250,7 +250,7 @@ def _numbered(given: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
 
 def _each(given: Any, name: str, n: int) -> list[Any]:
     """Return one array or None per net, from one for all or from a sequence of them."""
-    if given is None or not isinstance(given, Sequence | np.ndarray):
+    if not isinstance(given, Sequence) and not (isinstance(given, np.ndarray) and given.ndim):
         return [given] * n
     if len(given) == 0 or (np.ndim(given[0]) == 0 and given[0] is not None):
         return [given] * n

@@ -354,9 +354,16 @@ def test_one_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
         ({"rows": np.zeros(3, bool)}, ValueError, "rows masks 3 rows, but X has"),
         ({"validation_rows": np.zeros(N, bool)}, ValueError, "validation_rows has no rows"),
         ({"sample_weight": [1.0]}, ValueError, r"nets\[0\]: sample_weight must have shape"),
+        ({"rows": np.array(3)}, TypeError, r"nets\[0\]: rows must be indices of rows"),
+        ({"sample_weight": np.array(1.0)}, ValueError, r"nets\[0\]: sample_weight must have shape"),
         ({"sample_weight": np.zeros(N)}, ValueError, "sample_weight must be 0 or more, and not"),
         (
             {"sample_weight": np.arange(N), "rows": [None, [0, 0]]},
+            ValueError,
+            r"nets\[1\]: sample_weight must not be 0 in all of its rows",
+        ),
+        (
+            {"sample_weight": np.where(np.arange(N), 1, 1e-40), "rows": [None, [0, 0]]},
             ValueError,
             r"nets\[1\]: sample_weight must not be 0 in all of its rows",
         ),

@@ -71,9 +71,10 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
         return np.empty(0, kind)
     numbers = vector(given, n_rows, kind, "sample_weight", who)
     # Denormals are zeros inside a kernel.
-    if (numbers < 0).any() or numbers.max() < np.finfo(kind).tiny:
+    tiny = numbers < np.finfo(kind).tiny
+    if (numbers < 0).any() or tiny.all():
         raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}")
-    return numbers
+    return np.where(tiny, kind.type(0), numbers) if numbers[tiny].any() else numbers
 
 
 def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
