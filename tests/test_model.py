@@ -11,6 +11,8 @@ from typing import Any
 
 import naive
 import numpy as np
+import pandas
+import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -226,6 +228,17 @@ def test_any_shape_and_dtype_trains(
         activations=["tanh"] * (len(widths) - 2),
     )
     np.testing.assert_allclose(prediction, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("frames", [pandas, polars], ids=["pandas", "polars"])
+def test_a_data_frame_of_numbers_is_an_array(frames: Any) -> None:
+    x, _ = wave()
+    frame = frames.DataFrame({"a": x[:, 0], "b": np.arange(60), "c": x[:, 2].astype(np.float32)})
+    nets = [MLP((3, 4, 1), seed=0) for _ in range(2)]
+    rows = np.column_stack([x[:, 0], np.arange(60), x[:, 2].astype(np.float32)])
+    nets[0].fit(frame, frame["a"], epochs=2, sample_weight=frame["b"])
+    nets[1].fit(rows, x[:, 0], epochs=2, sample_weight=np.arange(60))
+    assert nets[0].predict(frame).tobytes() == nets[1].predict(rows).tobytes()
 
 
 def test_permuting_features_and_first_weights_changes_nothing() -> None:
