@@ -6,8 +6,8 @@ and special values are chosen at the end. Every function holds over the whole ra
 precision: denormal numbers are kept, infinities and NaN are those of NumPy.
 
 The reductions are those of Cody & Waite (1980) and of fdlibm (Sun Microsystems, 1993). The errors
-were measured at every 67th float32, and at 13 million float64 about every scale, in units in the
-last place (ulp) of the result.
+were measured at every float32, and at 20 million float64 about every scale (exp and expm1 at 170
+million), in units in the last place (ulp) of the result.
 """
 
 from collections.abc import Callable
@@ -93,7 +93,7 @@ def _log_near(scalar: Any, c: Coefficients) -> Form:
 def _exp(scalar: Any, c: Coefficients) -> Form:
     """exp(x) = 2^n exp(r), in two factors, for 2^n may be infinite or denormal where exp is not.
 
-    Largest error: 1.05 ulp in float32, 1.02 in float64.
+    Largest error: 1.05 ulp in float32, 1.03 in float64.
     """
     reduction, lowest, highest, q, one = (
         _reduction(scalar, c),
@@ -119,7 +119,7 @@ def _exp(scalar: Any, c: Coefficients) -> Form:
 def _expm1(scalar: Any, c: Coefficients) -> Form:
     """expm1(x) = 2^n expm1(r) + (2^n - 1).
 
-    Largest error: 1.28 ulp in float32, 1.51 in float64.
+    Largest error: 1.31 ulp in float32, 1.54 in float64.
     """
     reduction, lowest, highest, q = _reduction(scalar, c), c.expm1_lowest, c.highest, c.exp
     zero, half, two = scalar(0), scalar(0.5), scalar(2)
@@ -141,7 +141,7 @@ def _expm1(scalar: Any, c: Coefficients) -> Form:
 def _log(scalar: Any, c: Coefficients) -> Form:
     """log(2^k (1 + f)) = k log(2) + log(1 + f).
 
-    Largest error: 0.85 ulp in float32, 0.81 in float64.
+    Largest error: 0.87 ulp in float32, 0.81 in float64.
     """
     log_near, tiny, bias, magic = _log_near(scalar, c), c.tiny, c.bias, c.magic
     up, digits = scalar(2.0**54), scalar(54)
@@ -163,7 +163,7 @@ def _log(scalar: Any, c: Coefficients) -> Form:
 def _log1p(scalar: Any, c: Coefficients) -> Form:
     """log(u) for u = 1 + x rounded, what the rounding lost put back into the fraction.
 
-    Largest error: 1.41 ulp in float32, 1.3 in float64.
+    Largest error: 1.42 ulp in float32, 1.3 in float64.
     """
     log_near, bias, magic = _log_near(scalar, c), c.bias, c.magic
     zero, one, infinity, nan = scalar(0), scalar(1), scalar(np.inf), scalar(np.nan)
@@ -187,7 +187,7 @@ def _log1p(scalar: Any, c: Coefficients) -> Form:
 def _tanh(scalar: Any, c: Coefficients) -> Form:
     """tanh(x) = e / (e + 2), with e = expm1(2 abs(x)).
 
-    Largest error: 2.42 ulp in float32, 2.49 in float64.
+    Largest error: 2.52 ulp in float32, 2.49 in float64.
     """
     reduction, highest, q = _reduction(scalar, c), c.tanh_highest, c.exp
     one, two = scalar(1), scalar(2)
@@ -206,7 +206,7 @@ def _tanh(scalar: Any, c: Coefficients) -> Form:
 def _erf(scalar: Any, c: Coefficients) -> Form:
     """erf(x) = x + x p(x^2) near 0, 1 - exp(q(x)) beyond.
 
-    Largest error: 1.62 ulp in float32, 1.08 in float64.
+    Largest error: 1.7 ulp in float32, 1.08 in float64.
     """
     exp_below, split, highest = _exp_below(scalar, c), c.erf_split, c.erf_highest
     p, q, one = c.erf_near, c.erf_far, scalar(1)
@@ -225,7 +225,7 @@ def _erf(scalar: Any, c: Coefficients) -> Form:
 def _logistic(scalar: Any, c: Coefficients) -> Form:
     """1 / (1 + e), or e / (1 + e) below 0, with e = exp(-abs(x)).
 
-    Largest error: 2.25 ulp in float32, 2.34 in float64.
+    Largest error: 2.41 ulp in float32, 2.34 in float64.
     """
     exp_below, zero, one = _exp_below(scalar, c), scalar(0), scalar(1)
 
@@ -240,7 +240,7 @@ def _logistic(scalar: Any, c: Coefficients) -> Form:
 def _softplus(scalar: Any, c: Coefficients) -> Form:
     """x above 0, plus log(1 + e), with e = exp(-abs(x)); 1 + e is halved where it is large.
 
-    Largest error: 1.66 ulp in float32, 1.64 in float64.
+    Largest error: 1.7 ulp in float32, 1.64 in float64.
     """
     exp_below, log_near = _exp_below(scalar, c), _log_near(scalar, c)
     zero, half, one = scalar(0), scalar(0.5), scalar(1)
