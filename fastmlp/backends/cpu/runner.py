@@ -79,10 +79,11 @@ class Runner:
         job, n_threads = session.job, min(self.n_threads, pool.share() or self.n_threads)
         for name, value in fields.items():
             job[name] = value
-        kind = (driver.__name__, self.network.layout.sizes, session.rows, n_threads)
+        network = self.network
+        kind = (driver.__name__, network.layout.sizes, network.dtype, session.rows, n_threads)
         pilot = pilot_for(kind)
         team = cost.pays(work, n_threads) and pilot.wants_team()
-        block, start = _driver(driver, self.network.dtype), time.perf_counter()
+        block, start = _driver(driver, network.dtype), time.perf_counter()
         seconds, n = work.flops / cost.RATE, n_threads if team else 1
         awake = helpers.run(block, session.record, n, seconds, pieces_of(work, n))
         pilot.record(team, work.flops, time.perf_counter() - start, awake=awake)

@@ -288,7 +288,8 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
         g, values = stack(gradient_bytes), stack(panel_bytes)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
-        # One thread alone has no others.
+        # One thread alone has no others. A team without halves, whose transposes are few, counts as
+        # one.
         past = NONE if net.past == OTHERS and net.divided == 0 else net.past
         for t in range(begin, end):
             piece = pieces[t]
