@@ -42,7 +42,8 @@ def fit_many(
     Each net ends in the bits that its own `fit` would give, whatever the number of threads, the
     order of the nets, and the others among them. The costliest begin first; where fewer nets are
     left than threads, those that are left share the threads. X is in memory once, however many
-    nets there are, and a net takes room beside its parameters only while it trains.
+    nets there are, and a net takes room beside its parameters and its optimizer's state, two
+    numbers a parameter, only while it trains.
 
     Nets whose device is a GPU train there, beside those on the CPU. Those that are small enough to
     be one block, as in their own fits, train many in a launch, a block each: with those of the same
