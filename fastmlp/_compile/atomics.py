@@ -66,6 +66,16 @@ def _pointer(builder: Any, address: Any) -> Any:
     return builder.inttoptr(address, WORD.as_pointer())
 
 
+def emit_fetch(builder: Any, address: Any) -> None:
+    """Emit what `fetch` does."""
+    place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+    # To read, into the second level, data.
+    words = [ir.Constant(number, word) for word in (0, 2, 1)]
+    builder.call(prefetch, [builder.inttoptr(address, place), *words])
+
+
 @emitted(load_acquire)
 def _load(typing_context: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -113,12 +123,7 @@ def _fence(typing_context: Any) -> Any:
 @emitted(fetch)
 def _fetch(typing_context: Any, address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-        # To read, into the second level, data.
-        words = [ir.Constant(number, word) for word in (0, 2, 1)]
-        builder.call(prefetch, [builder.inttoptr(arguments[0], place), *words])
+        emit_fetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate

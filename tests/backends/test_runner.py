@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.team import MOST_PIECES
         (4 * PIECE_FLOPS, 1, 2, 2),
         (4 * PIECE_FLOPS, 2, 2, 1),
         (4 * PIECE_FLOPS, 1, 4, 1),
-        (12 * PIECE_FLOPS, 0, 2, 6),  # predictions never join
+        (6 * PIECE_FLOPS, 0, 2, 3),  # predictions never join
         (1e15, 10, 2, MOST_PIECES),
     ],
 )

@@ -20,8 +20,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp._compile import INTERPRETED, row
+from fastmlp._compile.atomics import emit_fetch
 from fastmlp._compile.memory import entry_alloca
-from fastmlp.backends.cpu.registers import vector_bytes
+from fastmlp.backends.cpu.registers import LINE_BYTES, vector_bytes
 from fastmlp.workspace import ROW_BLOCK
 
 WORD, LANE = ir.IntType(64), ir.IntType(32)
@@ -44,6 +45,8 @@ class Tile(NamedTuple):
     narrow : bool
         Whether the last vector is the first half of a panel alone; the other half of C is zeros.
         AVX-512 on units of 256 bits takes half the time for it.
+    ahead : bool
+        Whether it asks memory for the block of B that comes next.
     """
 
     scalar: type[np.floating[Any]]
@@ -52,6 +55,7 @@ class Tile(NamedTuple):
     vectors: int
     by_column: bool
     narrow: bool = False
+    ahead: bool = False
 
     @property
     def size(self) -> int:
@@ -121,6 +125,8 @@ class _Emitter:
             with cgutils.for_range(builder, n_tiles) as tiles:
                 r = builder.mul(tiles.index, self.constant(self.tile.rows))
                 self.start_sums(r, begins)
+                if self.tile.ahead:
+                    self.look_ahead(tiles.index, n_tiles, first, ends)
                 self.go_along(r, first, n)
                 self.finish(r, ends)
 
@@ -139,6 +145,39 @@ class _Emitter:
             place = self.add(base, self.times(row_stride, m))
             place = self.add(place, self.times(panel_stride, v))
             builder.store(self.load(place, 0, self.vectors[v]), total)
+
+    def look_ahead(self, tile: Any, n_tiles: Any, first: Any, ends: Any) -> None:
+        """Find the next block of B, further down or of the next panels, and how many of its lines
+        to ask memory for at each stretch of this tile's rows of A.
+
+        A few at a time: 1024-2048-2048-1000 takes one thread 10.5 ms at 32 rows without, 10.6 if
+        each tile asks for its share at once, and 9.0 so; at 512 rows 108, 105 and 102.
+        """
+        builder, one = self.builder, self.constant(1)
+        n_lines = self.constant(DEPTH_BLOCK * self.vector_bytes // LINE_BYTES)
+        stretches = self.constant(DEPTH_BLOCK // self.tile.lanes)
+        in_all = builder.mul(n_tiles, stretches)
+        at_once = builder.udiv(self.add(n_lines, builder.sub(in_all, one)), in_all)
+        self.lines_before = builder.mul(builder.mul(tile, stretches), at_once)
+        # What one block holds is in a cache.
+        deep = builder.icmp_unsigned(">", self.depth, self.constant(DEPTH_BLOCK))
+        self.lines_at_once = builder.select(deep, at_once, self.constant(0))
+        self.n_lines = n_lines
+        down = self.add(first, self.constant(DEPTH_BLOCK))
+        down = builder.mul(down, self.constant(self.vector_bytes))
+        next_panels = self.times(self.b_panel, self.tile.vectors)
+        self.next_block = self.add(self.b, builder.select(ends, next_panels, down))
+
+    def ask_ahead(self, stretch: Any) -> None:
+        builder = self.builder
+        begin = self.add(self.lines_before, builder.mul(stretch, self.lines_at_once))
+        end = self.add(begin, self.lines_at_once)
+        there = builder.icmp_unsigned("<=", end, self.n_lines)
+        end = builder.select(there, end, begin)
+        with cgutils.for_range_slice(builder, begin, end, self.constant(1)) as (i, _):
+            place = self.add(self.next_block, builder.mul(i, self.constant(LINE_BYTES)))
+            for v in range(self.tile.vectors):
+                emit_fetch(builder, self.add(place, self.times(self.b_panel, v)))
 
     def go_along(self, r: Any, first: Any, n: Any) -> None:
         builder, tile, lanes = self.builder, self.tile, self.constant(self.tile.lanes)
@@ -171,6 +210,8 @@ class _Emitter:
         whole = builder.udiv(n, lanes)
         skip = self.constant(self.tile.lanes * self.vector_bytes)
         with cgutils.for_range(builder, whole) as loop:
+            if self.tile.ahead:
+                self.ask_ahead(loop.index)
             down = builder.mul(loop.index, skip)
             right = self.add(a, builder.mul(loop.index, self.a_panel))
             self.along(right, [self.add(b, down) for b in panels], lanes)

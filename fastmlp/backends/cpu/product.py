@@ -55,7 +55,9 @@ def _sweeps(scalar: type[np.floating[Any]], by_column: bool) -> _Sweeps:
     def tiles(rows: int, vectors: int, *, narrow: bool = False) -> Sweep:
         return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, narrow))
 
-    wide = (tiles(*LARGEST), tiles(FEW, 2), tiles(STRIP, 1))
+    # By column B is read again for other rows of weights, whose tiles come next.
+    largest = sweep(Tile(scalar, lanes_of(scalar), *LARGEST, by_column, ahead=not by_column))
+    wide = (largest, tiles(FEW, 2), tiles(STRIP, 1))
     rows = (tiles(1, 4), tiles(1, 2), tiles(1, 1))
     if not NARROW:
         return _Sweeps(*wide, *rows, narrow_1=wide[2], narrow_2=wide[0])

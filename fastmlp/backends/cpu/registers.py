@@ -9,6 +9,9 @@ from numba.core.codegen import get_host_cpu_features
 
 from fastmlp import signals
 
+# Bytes of a cache line.
+LINE_BYTES = 64
+
 
 def vector_bytes() -> int:
     """Return the bytes of the host's vector registers, as Numba compiles for it."""

@@ -17,10 +17,11 @@ from fastmlp.guard import Guard
 from fastmlp.network import Network
 from fastmlp.workspace import STRIP_ROWS
 
-# Work of 0.3 ms. Beside a process that takes half of one of two cores, such pieces save 20 % of
-# 128-1024-1024-10 at 512 and 13 of 1024-2048-2048-1000; on idle cores nothing. Smaller ones cost
-# 19 % of 23-256-256-1 at 256, where a thread reads again what it wrote, and 9 of the widest at 32.
-PIECE_FLOPS = 40_000_000
+# Work of 0.35 to 0.7 ms a piece, and few of them, for each reads all of a layer's inputs. On cores
+# that multiply 280 GFLOP/s, 16 pieces of 40 MFLOP cost 1024-2048-2048-1000 at 512 rows 15 % over 4
+# of 80, and at 32 rows 11 (of 121 GFLOP/s nothing); 4 are 5 % faster than one, and 11 where another
+# process takes half of one of two cores.
+PIECE_FLOPS = 80_000_000
 # A driver for each dtype; asked for under a lock, it took 0.9 us a call.
 _driver = lru_cache(maxsize=64)(block_of)
 

@@ -54,7 +54,7 @@ COMMAND = np.dtype(
 CONSTANTS = np.dtype(
     (np.record, [(name, np.int64) for name in ("limit", "give_way", "share", "pieces")])
 )
-MOST, MOST_PIECES = 255, 16
+MOST, MOST_PIECES = 255, 4
 STOPPED = -1
 # Spins of about 50 ns before a waiting thread offers its core to others, and between offers.
 PATIENCE, AGAIN = 2000, 50
