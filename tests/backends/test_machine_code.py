@@ -147,6 +147,13 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
 
 @reads_assembly
 @each_dtype
+def test_products_by_row_ask_memory_for_the_next_weights(dtype: Any) -> None:
+    assert "prefetch" in assembly(compiled("product", dtype))
+    assert "prefetch" not in assembly(compiled("gradient_product", dtype))
+
+
+@reads_assembly
+@each_dtype
 @pytest.mark.parametrize("name", [*PRODUCTS, *PHASES, *RULES])
 def test_nothing_is_called_but_blocks_by_their_addresses(name: str, dtype: Any) -> None:
     text = assembly(compiled(name, dtype))
