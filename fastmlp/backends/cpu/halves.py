@@ -45,7 +45,7 @@ def _products(
     left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
     weights = (layer.weights + down_to(layer, low, vector), layer.weight_panel)
     c = (to + down, net.panel)
-    call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n))
+    call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
 
 
 def halves(scalar: type[np.floating[Any]]) -> Any:

@@ -52,12 +52,10 @@ class _Sweeps(NamedTuple):
 
 
 def _sweeps(scalar: type[np.floating[Any]], by_column: bool) -> _Sweeps:
-    def tiles(rows: int, vectors: int, *, narrow: bool = False) -> Sweep:
-        return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, narrow))
+    def tiles(rows: int, vectors: int, **kind: bool) -> Sweep:
+        return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind))
 
-    # By column B is read again for other rows of weights, whose tiles come next.
-    largest = sweep(Tile(scalar, lanes_of(scalar), *LARGEST, by_column, ahead=not by_column))
-    wide = (largest, tiles(FEW, 2), tiles(STRIP, 1))
+    wide = (tiles(*LARGEST, ahead=True), tiles(FEW, 2), tiles(STRIP, 1, ahead=by_column))
     rows = (tiles(1, 4), tiles(1, 2), tiles(1, 1))
     if not NARROW:
         return _Sweeps(*wide, *rows, narrow_1=wide[2], narrow_2=wide[0])
@@ -83,7 +81,7 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
     def multiply(
         c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
         b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
-        n_columns: Any, n_rows: Any,
+        n_columns: Any, n_rows: Any, wanted: Any,
     ) -> None:  # fmt: skip
         # First the rows that fill strips, then the few that are left.
         done, rest = 0, n_rows % strip
@@ -95,7 +93,7 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
             while p < n_panels:
                 left = n_panels - p
                 at = (c, c_panel, start, start_row, start_panel, right, b_panel, a, a_panel)
-                how = (depth, epilogue, operand, n)
+                how = (depth, epilogue, operand, n, wanted)
                 step = next_panels(left)
                 if n == 1 and left >= 4:
                     one_4(*at, *how)

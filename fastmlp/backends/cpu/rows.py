@@ -27,7 +27,7 @@ def _multiply(
     """Sums of n rows of panels p and following, or their positive parts, to `c`, panels so far from
     each other. With a `middle`, those from there on are chains of their own, and added up."""
     is_relu = layer.form == RELU_LAYER
-    shape = (min(n_panels * lanes, layer.n_out - p * lanes), n)
+    shape = (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
     start = (layer.biases + p * layer.master_panel, 0, layer.master_panel)
     w, n_in = layer.weights + p * layer.weight_panel, layer.n_in
     epilogue, operand = (RELU if is_relu else STORE), 0
@@ -112,7 +112,7 @@ def _backward_layer(
     epilogue, operand = slopes_of(below)
     weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
     right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
-    last = (epilogue, operand + down, n_columns, n)
+    last = (epilogue, operand + down, n_columns, n, 0)
     call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
 
 
@@ -133,7 +133,7 @@ def _backward_few(
         down, size = r * vector + panel * net.panel, vector // lanes
         errors = layer.deltas + r // lanes * net.error_panel + lane * size
         right = (*weights, errors, net.error_panel, layer.n_out)
-        last = (epilogue, operand + down, n_columns, count)
+        last = (epilogue, operand + down, n_columns, count, 0)
         call(net.gradient_product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
         r += count
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import call, fence, fetch, leaf, row, stack
+from fastmlp._compile import call, fence, leaf, row, stack
+from fastmlp.backends.cpu.ahead import MOST_STREAMS, WANTED, WANTED_BYTES
 from fastmlp.backends.cpu.microkernel import STORE
 from fastmlp.backends.cpu.outputs import outputs
 from fastmlp.backends.cpu.plan import ALL, LAYER, NET, NONE, OTHERS, TILE, TILE_ROWS
@@ -15,10 +16,6 @@ from fastmlp.workspace import STRIP_ROWS
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
-# Up to so many rows of a batch, what is asked of memory takes longer than its products, and goes by
-# strips: 1024-2048-2048-1000 at 32 rows takes 10.5 ms so, and 13.4 by 32 rows of weights. At 512
-# rows those save 4 %, for they find errors in the first-level cache.
-FEW_ROWS, MORE_AT_ONCE = 64, 32
 
 
 @leaf
@@ -29,62 +26,52 @@ def _has_few_outputs(net: Any, piece: Any, layer: Any) -> Any:
 
 @leaf
 def _differentiate(
-    net: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any, vector: Any, lanes: Any
-) -> None:
+    net: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any, wanted: Any, vector: Any,
+    lanes: Any,
+) -> None:  # fmt: skip
     """The gradient of the tile's weights over the chunk: from zero, or going on with `more`.
 
     By X^T D, or by D^T X where the layer is turned; of the last one, D^T is there.
     """
     left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
-    # What does not stay in a cache is asked for while products take place, a strip of rows at a
-    # time: at 32 rows 784-2048-2048-10 takes 15.0 ms without, 14.0 so.
-    at_once = TILE_ROWS
-    if net.past == ALL and net.update:
-        at_once = MORE_AT_ONCE if net.n_rows > FEW_ROWS else STRIP_ROWS
-    first = piece.first
-    while first < piece.last:
-        last = min(first + at_once, piece.last)
-        if at_once < TILE_ROWS:
-            down = (first - piece.first) * vector
-            _ask(net, w + down, layer.master_panel, piece.n_panels, (last - first) * vector)
-        _differentiate_rows(net, piece, layer, left, right, w, g, first, last, vector, lanes)
-        first = last
-
-
-@leaf
-def _differentiate_rows(
-    net: Any, piece: Any, layer: Any, left: Any, right: Any, w: Any, g: Any, first: Any, last: Any,
-    vector: Any, lanes: Any,
-) -> None:  # fmt: skip
-    """The same for some rows of the tile; of a last layer that is turned, for all of them."""
-    down = (first - piece.first) * vector
     start, start_row, start_panel = net.zeros, 0, 0
     if net.more:
-        start, start_row = w - net.parameters + net.gradient + down, vector
+        start, start_row = w - net.parameters + net.gradient, vector
         start_panel = layer.master_panel
-    to = (g + down, PANEL_ROWS * vector, start, start_row, start_panel)
+    to = (g, PANEL_ROWS * vector, start, start_row, start_panel)
     b = (right + piece.panel * net.panel, net.panel)
     width = (layer.n_in if layer.turned else layer.n_out) - piece.panel * lanes
-    shape = (min(piece.n_panels * lanes, width), last - first)
+    shape = (min(piece.n_panels * lanes, width), piece.last - piece.first)
     if _has_few_outputs(net, piece, layer):
-        errors = layer.deltas + first * vector
-        call(net.product, (*to, *b, errors, net.error_panel, net.n_rows, STORE, 0, *shape))
+        errors = layer.deltas + piece.first * vector
+        call(net.product, (*to, *b, errors, net.error_panel, net.n_rows, STORE, 0, *shape, 0))
         return
-    columns = left + first // lanes * net.panel + first % lanes * (vector // lanes)
-    call(net.gradient_product, (*to, *b, columns, net.panel, net.n_rows, STORE, 0, *shape))
+    columns = left + piece.first // lanes * net.panel + piece.first % lanes * (vector // lanes)
+    if net.past == ALL and net.update:
+        _want(net, piece, layer, w, wanted, vector)
+    else:
+        wanted = 0
+    a = (columns, net.panel, net.n_rows, STORE, 0)
+    call(net.gradient_product, (*to, *b, *a, *shape, wanted))
 
 
 @leaf
-def _ask(net: Any, w: Any, panel: Any, n_panels: Any, n_bytes: Any) -> None:
-    """Ask memory for parameters in some panels, and for their state."""
-    skip = w - net.parameters
-    for p in range(n_panels):
-        for down in range(p * panel, p * panel + n_bytes, LINE_BYTES):
-            fetch(w + down)
-            if net.n_moments > 0:
-                fetch(net.m + skip + down)
-            if net.n_moments > 1:
-                fetch(net.v + skip + down)
+def _want(net: Any, piece: Any, layer: Any, w: Any, wanted: Any, vector: Any) -> None:
+    """Say that products are to ask memory for the tile's parameters and their state, where no cache
+    holds them: at 32 rows 784-2048-2048-10 takes 15.0 ms without, 14.0 so."""
+    record, n = row(wanted, 1, WANTED)[0], 0
+    streams, skip = row(wanted + WANTED.itemsize, MOST_STREAMS, np.int64), w - net.parameters
+    for p in range(piece.n_panels):
+        down = p * layer.master_panel
+        streams[n] = w + down
+        n += 1
+        if net.n_moments > 0:
+            streams[n] = net.m + skip + down
+            n += 1
+        if net.n_moments > 1:
+            streams[n] = net.v + skip + down
+            n += 1
+    record.n_streams, record.n_lines = n, (piece.last - piece.first) * vector // LINE_BYTES
 
 
 @leaf
@@ -182,7 +169,7 @@ def _gradients(scalar: type[np.floating[Any]]) -> Any:
 
     def find_gradient(
         address: Any, net: Any, t: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any,
-        like: Any,
+        wanted: Any, like: Any,
     ) -> None:  # fmt: skip
         rows = piece.last - piece.first
         if net.sparse_gradient and piece.layer == 0:
@@ -197,7 +184,7 @@ def _gradients(scalar: type[np.floating[Any]]) -> Any:
                 errors = right + (piece.panel + p) * net.panel
                 outer(numbers, net.panel, errors, g + p * PANEL_ROWS * vector, rows)
         else:
-            _differentiate(net, piece, layer, inputs, w, g, vector, lanes)
+            _differentiate(net, piece, layer, inputs, w, g, wanted, vector, lanes)
 
     return leaf(find_gradient)
 
@@ -282,12 +269,12 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     panel_bytes = PANEL_ROWS * vector
-    gradient_bytes = LARGEST[1] * panel_bytes
+    gradient_bytes, wanted_bytes = LARGEST[1] * panel_bytes, WANTED_BYTES
     find_gradient, step, bring_in_step = _gradients(scalar), _steps(scalar), _twins(scalar)
     step_with_turned_biases = _turned_biases(scalar)
 
     def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
-        g, values = stack(gradient_bytes), stack(panel_bytes)
+        g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(wanted_bytes)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
         # One thread alone has no others. A team without halves, whose transposes are few, counts as
@@ -306,7 +293,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             if at_once:
                 _step_from_row(net, piece, layer, inputs, w, vector, lanes, like)
             else:
-                find_gradient(address, net, t, piece, layer, inputs, w, g, like)
+                find_gradient(address, net, t, piece, layer, inputs, w, g, wanted, like)
                 if net.penalise and not (net.update and net.penalised):
                     _penalise(net, piece, layer, w, g, values, vector, lanes)
             for p in range(piece.n_panels):
