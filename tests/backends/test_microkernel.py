@@ -45,7 +45,7 @@ def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = Fa
         n_rows: Any,
     ) -> None:  # fmt: skip
         multiply(c, c_panel, start, start_row, start_panel,
-                 b, b_panel, a, a_panel, depth, epilogue, operand, n_rows)  # fmt: skip
+                 b, b_panel, a, a_panel, depth, epilogue, operand, n_rows, 0)  # fmt: skip
 
     return block(sweep_once)
 

@@ -53,7 +53,7 @@ def multiply(
         compiled(
             address(c) + r * vector, c[0].nbytes, address(origin) + r * stride, stride,
             origin[0].nbytes, address(right), right[0].nbytes, place, left[0].nbytes,
-            depth, epilogue, address(c) + r * vector, b.shape[1], min(ROW_BLOCK, height - r),
+            depth, epilogue, address(c) + r * vector, b.shape[1], min(ROW_BLOCK, height - r), 0,
         )  # fmt: skip
     return c
 
@@ -142,5 +142,5 @@ def test_a_product_of_no_rows_writes_nothing(dtype: Any) -> None:
     vector = np.full(lanes_of(dtype), UNTOUCHED, dtype)
     place = address(vector)
     compiled = block_of(product, dtype, by_column=False)
-    compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0)
+    compiled(place, 0, place, 0, 0, place, 0, place, 0, 1, STORE, place, len(vector), 0, 0)
     assert (vector == UNTOUCHED).all()

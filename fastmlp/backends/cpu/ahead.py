@@ -31,7 +31,7 @@ class Share:
         self.builder, at_once = builder, builder.udiv(rounded, n_turns)
         self.begin = builder.mul(turn, at_once)
         end = builder.add(self.begin, at_once)
-        self.end = builder.select(builder.icmp_unsigned("<=", end, n_lines), end, self.begin)
+        self.end = builder.select(builder.icmp_unsigned("<", end, n_lines), end, n_lines)
 
     def ask(self, *places: Any) -> None:
         """Emit the requests, of pieces of memory that begin at these places."""

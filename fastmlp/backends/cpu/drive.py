@@ -283,6 +283,7 @@ def run(scalar: Scalar) -> Any:
         low = start + within % chunks * job.chunk_rows
         order = job.order + epoch % job.n_orders * job.n_rows * 8
         last_order = job.order + (job.n_orders - 1) * job.n_rows * 8
+        net.order_stop = order + job.n_rows * 8
         for u in range(job.first, job.last):
             stop = min(start + job.batch_size, job.n_rows)
             high = min(low + job.chunk_rows, stop)
@@ -303,12 +304,13 @@ def run(scalar: Scalar) -> Any:
                 row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
             if not sound:
                 _restore(net, job, like)
-                job.reached = u
+                job.reached, net.order_stop = u, 0
                 return
             if epoch_ends:
                 epoch, start, low = epoch + 1, 0, 0
                 order = job.order if order == last_order else order + job.n_rows * 8
-        job.reached = job.last
+                net.order_stop = order + job.n_rows * 8
+        job.reached, net.order_stop = job.last, 0
 
     return run_job
 

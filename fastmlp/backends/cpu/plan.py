@@ -68,7 +68,8 @@ TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot", 
 # lots' gradients. Then from one part's `desk`, for the output layer, to the next's; the block of
 # halves, the number of the layer that they are of (0: none), the input at which the second begins,
 # from the first's gathered rows to the second's (0: they are the same), and where those are now;
-# and whose transposes go past the caches.
+# and whose transposes go past the caches; whether memory is asked for the rows of X that come next,
+# and where their order ends.
 # Last `scale`, one over the rows of the batch, or over the sum of their weights.
 NET = record_of(
     "index", "n_rows", "mode", "stage", "layer", "coefficients", "by_layers", "divided",
@@ -83,6 +84,7 @@ NET = record_of(
     "sparse_forward", "sparse_columns", "sparse_gradient",
     "lots", "lot_rows", "parts", "partials",
     "desk", "halves", "halved", "middle", "inputs_apart", "second_inputs", "past",
+    "asks_rows", "order_stop",
     floats=("scale",),
 )  # fmt: skip
 

@@ -59,7 +59,7 @@ def _sweeps(scalar: type[np.floating[Any]], by_column: bool) -> _Sweeps:
     rows = (tiles(1, 4), tiles(1, 2), tiles(1, 1))
     if not NARROW:
         return _Sweeps(*wide, *rows, narrow_1=wide[2], narrow_2=wide[0])
-    return _Sweeps(*wide, *rows, *(tiles(STRIP, n, narrow=True) for n in (1, 2)))
+    return _Sweeps(*wide, *rows, *(tiles(STRIP, n, narrow=True, ahead=by_column) for n in (1, 2)))
 
 
 def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
