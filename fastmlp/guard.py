@@ -22,6 +22,7 @@ class Guard:
     def _renew(self) -> None:
         self._lock, self._process = threading.RLock(), os.getpid()
         self._trainer: object = None
+        self._caller: int | None = None
 
     def __reduce__(self) -> Any:
         return Guard, ()
@@ -60,6 +61,20 @@ class Guard:
         finally:
             if self._trainer is ticket:
                 self._trainer = None
+
+    @contextmanager
+    def calling_back(self) -> Iterator[None]:
+        """Let this thread have the state of the training, which rests while callbacks run."""
+        self._caller = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._caller = None
+
+    @property
+    def is_trained_elsewhere(self) -> bool:
+        """Whether a fit, which called nothing of this thread's, is changing its state just now."""
+        return self._trainer is not None and self._caller != threading.get_ident()
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:

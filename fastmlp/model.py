@@ -218,12 +218,6 @@ class MLP(Trainable):
     def __repr__(self) -> str:
         return self._description().short()
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        # joblib maps large arrays into its workers, to be read only.
-        if not self._parameters.flags.writeable:
-            self._parameters = np.array(self._parameters)
-
     def _description(self) -> Description:
         names = (self._loss_name, self._output_name)
         return Description(self._network, self.optimizer, *names, self.n_steps)

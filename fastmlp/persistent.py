@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Self
 
 import numpy as np
@@ -134,6 +135,34 @@ class Persistent:
         net = cls._made_of(state, n_threads)
         net._adopt(state)
         return net
+
+    def __copy__(self) -> Self:
+        """Return what `copy.deepcopy` does: two nets that had arrays in common would train both."""
+        return deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self)] = other = type(self).__new__(type(self))
+        with self._guard.whole:
+            other.__setstate__(deepcopy(self._content(), memo))
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copied, for pickle writes the arrays later, when a fit may have begun.
+        with self._guard.whole:
+            content = self._content()
+            changing = {name: deepcopy(content[name]) for name in ("_parameters", "_moments")}
+        return content | changing
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # joblib maps large arrays into its workers, to be read only.
+        if not self._parameters.flags.writeable:
+            self._parameters = np.array(self._parameters)
+
+    def _content(self) -> dict[str, Any]:
+        """Return what a copy holds; where another thread fits the net, no state of training."""
+        state = {"_moments": None, "n_steps": 0} if self._guard.is_trained_elsewhere else {}
+        return vars(self) | state
 
     def _state(self, n_steps: int | None = None) -> State:
         """Return a copy of the net; with the state of training, after so many steps, if given."""

@@ -277,8 +277,9 @@ class Loop:
         if request.callbacks:
             request.net.n_steps = self.step
             try:
-                for callback in request.callbacks:
-                    callback(report)
+                with request.net._guard.calling_back():
+                    for callback in request.callbacks:
+                        callback(report)
             finally:
                 # What a callback wrote before it raised counts, too.
                 self._trainer.load()

@@ -92,6 +92,60 @@ def test_a_second_fit_at_a_time_is_refused() -> None:
     assert net.fit(x, y, epochs=1).status is Status.COMPLETED
 
 
+each_copy = pytest.mark.parametrize(
+    "make_copy",
+    [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+
+
+@each_copy
+def test_a_copy_shares_nothing_and_goes_on_as_the_net_does(make_copy: Any) -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 3))
+    net = MLP((3, 5, 3), seed=0)
+    net.fit(x, y, epochs=2)
+    other = make_copy(net)
+    other.weights[0] = 0.0
+    assert net.weights[0].any()
+    other = make_copy(net)
+    for each in (net, other):
+        each.fit(x, y, epochs=2)
+    assert np.array_equal(net.parameters, other.parameters)
+    assert other.n_steps == net.n_steps > 0
+
+
+@each_copy
+def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(make_copy: Any) -> None:
+    net, x = counter(), np.ones((1, WIDTH))
+    copies: list[MLP] = []
+    epochs, made, done = threading.Event(), threading.Event(), threading.Event()
+
+    def copy_it() -> None:
+        epochs.wait()
+        while not done.is_set():
+            copies.append(make_copy(net))
+            made.set()
+
+    def wait_for_one(report: Any) -> None:
+        epochs.set()
+        made.wait()
+
+    thread = threading.Thread(target=copy_it)
+    thread.start()
+    try:
+        net.fit(x, np.zeros(1), epochs=20, callbacks=wait_for_one)
+    finally:
+        epochs.set()
+        done.set()
+        thread.join()
+    beside = [each for each in copies if each._moments is None]
+    assert beside
+    assert all(each.n_steps == 0 for each in beside)
+    assert all(len(set(each.parameters.tolist())) == 1 for each in copies)
+    beside[0].fit(x, np.zeros(1), epochs=1)
+    assert beside[0].n_steps == 1
+
+
 def test_a_fit_that_failed_leaves_the_net_free() -> None:
     net, x = counter(3), np.ones((5, 3))
 

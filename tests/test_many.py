@@ -252,6 +252,19 @@ def test_callbacks_stop_each_net_by_itself_and_never_meet() -> None:
     assert len(seen) == 14
 
 
+def test_a_copy_that_a_callback_makes_goes_on_as_its_net_does() -> None:
+    nets, copies = mixed(), dict[int, MLP]()
+
+    def keep(report: Report) -> None:
+        if report.epoch == 1:
+            copies[nets.index(report.net)] = copy.deepcopy(report.net)
+
+    fit_many(nets, X, Y, epochs=4, callbacks=keep, n_threads=2)
+    together = [copies[i] for i in range(len(nets))]
+    fit_many(together, X, Y, epochs=2, n_threads=2)
+    assert bits(together) == bits(nets)
+
+
 def patience(report: Report) -> None:
     losses = report.history.validation_loss
     if len(losses) - losses.index(min(losses)) > 2:
