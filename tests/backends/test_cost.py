@@ -140,3 +140,24 @@ def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
             now[0] = turn + step / 16
             cost._recent(2)
     assert measured == [100, 100.25, 110, 110.25, 120, 120.25]
+
+
+@pytest.mark.parametrize(("answers", "expected"), [([True], 1), ([False, False, True], 3)])
+def test_a_drill_waits_until_helpers_are_awake(
+    monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: int
+) -> None:
+    monkeypatch.setattr(cost, "WAKING", 60.0)
+    left = [*answers, False]
+    monkeypatch.setattr(cost.helpers, "run", lambda driver, job, n: left.pop(0))
+    cost._wake(2)
+    assert len(answers) + 1 - len(left) == expected
+
+
+def test_a_drill_waits_for_helpers_that_never_come_no_longer_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(cost, "WAKING", 0.0)
+    monkeypatch.setattr(cost.helpers, "run", lambda driver, job, n: bool(calls.append(n)))
+    cost._wake(2)
+    assert calls == [2]
