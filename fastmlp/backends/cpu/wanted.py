@@ -46,10 +46,8 @@ def _want_weights(net: Any, piece: Any, layer: Any, w: Any, wanted: Any, vector:
 @leaf
 def _want_rows(net: Any, t: Any, wanted: Any, size: Any) -> None:
     """This tile's share of the rows of X that come next in their order."""
-    record, streams = (
-        row(wanted, 1, WANTED)[0],
-        row(wanted + WANTED.itemsize, MOST_STREAMS, np.int64),
-    )
+    record = row(wanted, 1, WANTED)[0]
+    streams = row(wanted + WANTED.itemsize, MOST_STREAMS, np.int64)
     after = net.index + net.n_rows * 8
     n_rows = max(min((net.order_stop - after) // 8, net.n_rows), 0)
     low, high, n_tiles = 0, net.n_in, net.n_tiles
