@@ -1,5 +1,6 @@
 """Whether a team pays: by what launching and joining cost."""
 
+import time
 from itertools import pairwise
 
 import numba
@@ -146,10 +147,9 @@ def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
 def test_a_drill_waits_until_helpers_are_awake(
     monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: int
 ) -> None:
-    monkeypatch.setattr(cost, "WAKING", 60.0)
     left = [*answers, False]
     monkeypatch.setattr(cost.helpers, "run", lambda driver, job, n: left.pop(0))
-    cost._wake(2)
+    cost._wake(2, time.perf_counter() + 60)
     assert len(answers) + 1 - len(left) == expected
 
 
@@ -157,7 +157,6 @@ def test_a_drill_waits_for_helpers_that_never_come_no_longer_than_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(cost, "WAKING", 0.0)
     monkeypatch.setattr(cost.helpers, "run", lambda driver, job, n: bool(calls.append(n)))
-    cost._wake(2)
+    cost._wake(2, 0.0)
     assert calls == [2]

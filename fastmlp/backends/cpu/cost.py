@@ -93,7 +93,8 @@ def measure(n_threads: int) -> Costs:
     One is disturbed by a helper that wakes late: joins of 0.1 us looked like 4.5, in the median of
     three too, and for 5 s no team was tried. Whoever tries one finds out what it gains.
     """
-    launches, joins, speedups = zip(*(_round(n_threads) for _ in range(ROUNDS)), strict=True)
+    end = time.perf_counter() + WAKING
+    launches, joins, speedups = zip(*(_round(n_threads, end) for _ in range(ROUNDS)), strict=True)
     return Costs(min(launches), min(joins), max(speedups))
 
 
@@ -137,34 +138,34 @@ def _muster(team: Any) -> None:
         spins += 1
 
 
-def _wake(n_threads: int) -> None:
-    """Call helpers until all wait awake, for `WAKING` at most."""
+def _wake(n_threads: int, end: float) -> None:
+    """Call helpers, again until all wait awake or `time.perf_counter` is at the `end`."""
     driver, block = blocks()
     job = np.array([(0, block.address, 0, 0, 0)], DRILL)
-    end = time.perf_counter() + WAKING
     while not helpers.run(driver, job, n_threads) and time.perf_counter() < end:
         pass
 
 
-def _round(n: int) -> Costs:
+def _round(n: int, end: float) -> Costs:
     """Time a launch, an item alone, and a short and a long spread of the team."""
-    launched = _seconds(n, 0, 0)
+    launched = _seconds(n, 0, 0, end)
     item = _seconds(1, SPREADS * ITEMS, 1) / (SPREADS * ITEMS)
     short, long = (
-        max(_seconds(n, SPREADS, n * items) - launched, 0.0) / SPREADS for items in (1, ITEMS)
+        max(_seconds(n, SPREADS, n * items, end) - launched, 0.0) / SPREADS
+        for items in (1, ITEMS)
     )
     # short = n item / speedup + join, and long has ITEMS times the work.
     share = max((long - short) / (ITEMS - 1), 1e-9)
     return Costs(launched, max(short - share, 0.0), min(max(n * item / share, 1.0), n))
 
 
-def _seconds(n_threads: int, n_spreads: int, n_items: int) -> float:
+def _seconds(n_threads: int, n_spreads: int, n_items: int, end: float = 0.0) -> float:
     driver, block = blocks()
     numbers = np.zeros((n_items, ITEM_BYTES // 8))
     job = np.array([(0, block.address, n_spreads, n_items, numbers.ctypes.data)], DRILL)
     if n_threads > 1:
         # Who has fallen asleep is woken first: a speedup of 1.9 was measured as 1.15 with one.
-        _wake(n_threads)
+        _wake(n_threads, end)
     start = time.perf_counter()
     helpers.run(driver, job, n_threads)
     return time.perf_counter() - start
