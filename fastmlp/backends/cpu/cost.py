@@ -36,10 +36,11 @@ SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 WORTH_COMPILING = 0.1
 ROUNDS, SPREADS, ITEMS = 3, 25, 8
 NUMBERS, REPEATS = 128, 40
-# Seconds for helpers to wake in. After 0.2 s of sleep a virtual machine's second core may take more
-# than the 0.4 ms that a drill waits: of two idle cores it then measured a speedup of 1.0 to 1.2, in
-# half of the moments looked at, and now 2.0 in 36 of 36.
-WAKING = 0.005
+# Seconds for helpers to wake in, each on a core of its own. After 0.2 s of sleep Linux woke half of
+# them on their caller's core, and took 7 to 22 ms to move them to the idle one. Of two idle cores a
+# drill then measured a speedup of 1.0 to 1.2, and 16-64-64-2 at 64 rows was trained by one thread,
+# in 9.9 us for 6.6.
+WAKING = 0.03
 # Without room between rows, joins of 0.2 us looked like 0.8 to 1.4.
 ITEM_BYTES = NUMBERS * 8 + APART_BYTES
 DRILL = np.dtype(
@@ -151,8 +152,7 @@ def _round(n: int, end: float) -> Costs:
     launched = _seconds(n, 0, 0, end)
     item = _seconds(1, SPREADS * ITEMS, 1) / (SPREADS * ITEMS)
     short, long = (
-        max(_seconds(n, SPREADS, n * items, end) - launched, 0.0) / SPREADS
-        for items in (1, ITEMS)
+        max(_seconds(n, SPREADS, n * items, end) - launched, 0.0) / SPREADS for items in (1, ITEMS)
     )
     # short = n item / speedup + join, and long has ITEMS times the work.
     share = max((long - short) / (ITEMS - 1), 1e-9)
