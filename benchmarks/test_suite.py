@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare, estimators, grid, many, peak, picture, race, readme, report, scores
-from benchmarks.contestant import Contestant, cores_first, cpu_seconds
+from benchmarks.contestant import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.peers import PEERS
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
@@ -233,6 +233,13 @@ def test_a_second_pass_goes_on_with_the_first_ones_variant() -> None:
     assert [len(r["step_seconds"]) for r in records] == [4, 0]
     assert {**records[0], "step_seconds": []} == {**first, "step_seconds": []}
     assert records[1].keys() & {"error", "unsupported"}
+
+
+def test_contestants_choose_their_kernels_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*HOLDS, "KEPT"):
+        monkeypatch.setenv(name, "Haswell")
+    assert environment(2)["KEPT"] == "Haswell"
+    assert not set(HOLDS) & set(environment(2))
 
 
 def test_each_core_comes_before_the_second_thread_of_one() -> None:

@@ -8,7 +8,6 @@ import fastmlp._compile.elementary  # noqa: F401  (tells Numba of the compiled f
 from fastmlp._compile.atomics import (
     exchange_if,
     fence,
-    fetch,
     fetch_add,
     load_acquire,
     pause,
@@ -28,7 +27,6 @@ __all__ = [
     "coefficients_at",
     "exchange_if",
     "fence",
-    "fetch",
     "fetch_add",
     "flush_denormals",
     "fma",

@@ -54,10 +54,6 @@ def fence() -> None:
     `store_release` alone does not put in order, before anything that it writes after."""
 
 
-def fetch(address: Any) -> None:
-    """Ask memory for the line at the address, into the second-level cache, and do not wait."""
-
-
 def pause() -> None:
     """Rest for some tens of cycles (140 on recent Intel cores)."""
 
@@ -67,7 +63,7 @@ def _pointer(builder: Any, address: Any) -> Any:
 
 
 def emit_fetch(builder: Any, address: Any) -> None:
-    """Emit what `fetch` does."""
+    """Ask memory for the line at the address, into the second-level cache, and do not wait."""
     place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
     prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
@@ -118,15 +114,6 @@ def _fence(typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
-
-
-@emitted(fetch)
-def _fetch(typing_context: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit_fetch(builder, arguments[0])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
 
 
 @emitted(pause)

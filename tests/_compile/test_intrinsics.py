@@ -17,7 +17,6 @@ from fastmlp._compile import (
     coefficients_at,
     exchange_if,
     fence,
-    fetch,
     fetch_add,
     flush_denormals,
     fma,
@@ -123,13 +122,6 @@ def use_fence(numbers: Any, address: Any, block: Any) -> Any:
     return load_acquire(address)
 
 
-def use_fetch(numbers: Any, address: Any, block: Any) -> Any:
-    fetch(address)
-    # There need be nothing there.
-    fetch(0)
-    return load_acquire(address + 8)
-
-
 def use_row(numbers: Any, address: Any, block: Any) -> Any:
     view = row(address + 8, 3, np.float64)
     view[1] = 7
@@ -160,7 +152,6 @@ USES: dict[str, Callable[..., Any]] = {
     "coefficients_at": use_coefficients_at,
     "exchange_if": use_exchange_if,
     "fence": use_fence,
-    "fetch": use_fetch,
     "fetch_add": use_fetch_add,
     "flush_denormals": use_modes,
     "fma": use_fma,

@@ -9,15 +9,18 @@ from numba import types
 from numba.extending import intrinsic
 from panelled import INTERPRETED, block
 
+from fastmlp import MLP
 from fastmlp._compile import Block, row, stack
-from fastmlp.backends.cpu import ahead
+from fastmlp.backends.cpu import ahead, engine
 from fastmlp.backends.cpu.ahead import MOST_STREAMS, WANTED, WANTED_BYTES, ask_for_wanted
 from fastmlp.backends.cpu.plan import ALL, LAYER, NET, TILE, Addresses, address, make_plan
 from fastmlp.backends.cpu.registers import LINE_BYTES
+from fastmlp.backends.cpu.session import Session, _asks_rows
 from fastmlp.backends.cpu.wanted import want
 from fastmlp.layout import make_layout
 from fastmlp.workspace import make_workspace
 
+only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is asked for")
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
 
 
@@ -124,17 +127,8 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
     assert all(count.max() == 1 and count.sum() == weights for count in seen)
 
 
-@pytest.mark.parametrize("n_lines", [1, 5, 16, 49])
-@pytest.mark.parametrize("n_turns", [1, 3, 16, 64])
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is asked for")
-def test_the_turns_of_a_product_ask_for_each_line_once(
-    monkeypatch: pytest.MonkeyPatch, n_lines: int, n_turns: int
-) -> None:
-    def count(builder: Any, place: Any) -> None:
-        word = builder.inttoptr(place, ir.IntType(64).as_pointer())
-        builder.store(builder.add(builder.load(word), ir.IntType(64)(1)), word)
-
-    monkeypatch.setattr(ahead, "emit_fetch", count)
+def asking() -> Block:
+    """The block that takes all turns of asking for what a record says."""
 
     @intrinsic
     def ask(typing_context: Any, wanted: Any, turn: Any, n: Any) -> Any:
@@ -148,14 +142,59 @@ def test_the_turns_of_a_product_ask_for_each_line_once(
         for turn in range(n):
             ask(wanted, turn, n)
 
+    return block(take_turns)
+
+
+@pytest.mark.parametrize("n_lines", [1, 5, 16, 49])
+@pytest.mark.parametrize("n_turns", [1, 3, 16, 64])
+@only_compiled
+def test_the_turns_of_a_product_ask_for_each_line_once(
+    monkeypatch: pytest.MonkeyPatch, n_lines: int, n_turns: int
+) -> None:
+    def count(builder: Any, place: Any) -> None:
+        word = builder.inttoptr(place, ir.IntType(64).as_pointer())
+        builder.store(builder.add(builder.load(word), ir.IntType(64)(1)), word)
+
+    monkeypatch.setattr(ahead, "emit_fetch", count)
     memory = np.zeros((2, n_lines + 2, LINE_BYTES // 8), np.int64)
     record = np.zeros(WANTED_BYTES // 8, np.int64)
     record[:4] = 2, n_lines, address(memory[0, 1:]), address(memory[1, 1:])
     assert len(record) == WANTED.itemsize // 8 + MOST_STREAMS
-    compiled = block(take_turns)
+    compiled = asking()
     compiled(address(record), n_turns)
     compiled(0, n_turns)
     counts = memory[:, :, 0]
     assert (memory[:, :, 1:] == 0).all()
     assert (counts[:, [0, -1]] == 0).all()
     assert (counts[:, 1:-1] == 1).all()
+
+
+@only_compiled
+def test_what_is_asked_for_stays_as_it_is_and_need_not_be_there() -> None:
+    memory = np.arange(3 * LINE_BYTES // 8)
+    record = np.zeros(WANTED_BYTES // 8, np.int64)
+    record[:4] = 2, 3, address(memory), 0
+    asking()(address(record), 2)
+    assert (memory == np.arange(3 * LINE_BYTES // 8)).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((10_000, 784), True), ((100, 784), False), ((1_000_000, 8), False)]
+)
+def test_rows_are_asked_for_where_they_are_long_and_in_no_cache(
+    shape: tuple[int, int], expected: bool
+) -> None:
+    assert _asks_rows(np.empty(shape, np.float32)) is expected
+
+
+def test_a_fit_leaves_no_order_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A gradient that is asked for later has none, and would read past its own rows.
+    made: list[Session] = []
+    monkeypatch.setattr(
+        engine, "Session", lambda *a, **o: made.append(Session(*a, **o)) or made[-1]
+    )
+    engine.TRAININGS.clear()
+    x = np.random.default_rng(0).normal(size=(20, 7))
+    MLP((7, 3, 1), seed=0).fit(x, x[:, 0], epochs=3, batch_size=6)
+    assert made
+    assert all(session.net["order_stop"] == 0 for session in made)

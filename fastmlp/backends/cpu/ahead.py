@@ -7,13 +7,11 @@ Cores keep some tens of requests at a time, and what comes after more of them wa
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba.core import cgutils
 
-from fastmlp._compile.atomics import emit_fetch
+from fastmlp._compile.atomics import WORD, emit_fetch
 from fastmlp.backends.cpu.registers import LINE_BYTES
 
-WORD = ir.IntType(64)
 # As many streams as a tile of weights has panels, times their parameters and numbers of state.
 MOST_STREAMS = 9
 # What the caller of a product wants in a cache when it is done: `n_streams` pieces of memory of
@@ -40,6 +38,32 @@ class Share:
             skip = builder.mul(line, WORD(LINE_BYTES))
             for place in places:
                 emit_fetch(builder, builder.add(place, skip))
+
+
+class NextBlock:
+    """The block of B that a product needs after this one, asked for along a tile's rows of A.
+
+    128 x 2048 x 2048 ran at 232 GFLOP/s of 280 without, at 254 so.
+
+    Parameters
+    ----------
+    places : where it begins in each panel
+    n_lines : of it in a panel; 0: it is not asked for
+    tile, n_tiles : the number of this tile, and of all that pass over the block at hand
+    stretches : int, of a tile
+    """
+
+    def __init__(
+        self, builder: Any, places: list[Any], n_lines: Any, tile: Any, n_tiles: Any, stretches: int
+    ) -> None:
+        self.builder, self.places, self.n_lines = builder, places, n_lines
+        self.before = builder.mul(tile, WORD(stretches))
+        self.n_turns = builder.mul(n_tiles, WORD(stretches))
+
+    def ask(self, stretch: Any) -> None:
+        """Emit the requests of a stretch."""
+        turn = self.builder.add(self.before, stretch)
+        Share(self.builder, self.n_lines, turn, self.n_turns).ask(*self.places)
 
 
 def ask_for_wanted(builder: Any, wanted: Any, turn: Any, n_turns: Any) -> None:

@@ -248,12 +248,12 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     panel_bytes = PANEL_ROWS * vector
-    gradient_bytes, wanted_bytes = LARGEST[1] * panel_bytes, WANTED_BYTES
+    gradient_bytes = LARGEST[1] * panel_bytes
     find_gradient, step, bring_in_step = _gradients(scalar), _steps(scalar), _twins(scalar)
     step_with_turned_biases = _turned_biases(scalar)
 
     def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
-        g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(wanted_bytes)
+        g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(WANTED_BYTES)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
         # One thread alone has no others. A team without halves, whose transposes are few, counts as
