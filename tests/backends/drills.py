@@ -4,10 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import block_of, fetch_add, row
-from fastmlp.backends.cpu.team import spread
+from fastmlp._compile import block_of, fetch_add, load_acquire, row
+from fastmlp.backends.cpu.team import JOINED, _rest, spread
 
-JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "block", "n", "address", "n_spreads")]))
+JOB = np.dtype(
+    (np.record, [(n, np.int64) for n in ("team", "block", "n", "address", "n_spreads", "members")])
+)
+# Waits for helpers, of about 0.5 us: ten seconds and more.
+LONGEST = 1 << 25
 
 
 def count(scalar: Any) -> Any:
@@ -23,10 +27,15 @@ def count(scalar: Any) -> Any:
 
 
 def repeat(scalar: Any) -> Any:
-    """Make the driver that spreads a block's work over its team, again and again."""
+    """Make the driver that spreads a block's work over its team, again and again, once so many
+    members are there."""
 
     def repeat_job(address: Any) -> None:
-        job = row(address, 1, JOB)[0]
+        job, spins = row(address, 1, JOB)[0], 0
+        for _ in range(LONGEST if job.team != 0 else 0):
+            if load_acquire(job.team + JOINED) >= job.members:
+                break
+            spins = _rest(job.team, spins)
         for _ in range(job.n_spreads):
             spread(job.team, job.block, job.n, job.address)
 
@@ -34,13 +43,17 @@ def repeat(scalar: Any) -> Any:
 
 
 class Drill:
-    """`n_spreads` times `n` items to count, for `helpers.run`."""
+    """`n_spreads` times `n` items to count, for `helpers.run`.
 
-    def __init__(self, n: int, n_spreads: int) -> None:
+    The leader waits for `members` of its team, itself included, however long the system lets
+    them wait for a core; who only works on may be done before any comes.
+    """
+
+    def __init__(self, n: int, n_spreads: int, members: int = 0) -> None:
         self.driver, self.n_spreads = block_of(repeat, np.int64), n_spreads
         self.memory = np.zeros(n + 1, np.int64)
         self.block = block_of(count, np.int64)
-        fields = (0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads)
+        fields = (0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads, members)
         self.job = np.array([fields], JOB)
 
     @property
