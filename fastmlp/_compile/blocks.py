@@ -151,8 +151,9 @@ def block_of(
         ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule, **options)``, returns
         a function that takes integers only.
     rule : callable, optional
-        One of the library's rules, whose code the disk cache keeps, or a user's, whose code it
-        does not: a key that notices every change of the functions it calls is not to be had.
+        One of the library's rules, or a user's. The disk cache keeps code of the library's rules
+        and factories alone: a key that notices every change of the functions that another one
+        calls is not to be had.
     light : bool
         As for a `Block`; what has no rule is.
 
@@ -178,7 +179,8 @@ def _compile(
     settings = sorted(options.items())
     if rule is None:
         key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
-        return Block(factory(dtype.type, **options), CodeCache(key), light=True)
+        cache = CodeCache(key) if is_ours(factory) else None
+        return Block(factory(dtype.type, **options), cache, light=True)
     name = getattr(rule, "__qualname__", repr(rule))
     words = (
         f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
@@ -190,7 +192,7 @@ def _compile(
     if not compiled:
         register_jitable(**INLINED)(rule)
     cache = None
-    if is_ours(rule):
+    if is_ours(rule) and is_ours(factory):
         cache = CodeCache(
             f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}:{settings}"
         )
@@ -201,11 +203,11 @@ def _compile(
         raise TypeError(f"{words}: {error}") from error
 
 
-def is_ours(rule: Any) -> bool:
+def is_ours(function: Any) -> bool:
     """Whether the library defines this very function, so that the fingerprint covers it."""
-    module = sys.modules.get(rule.__module__ or "")
-    ours = (rule.__module__ or "").split(".")[0] == "fastmlp"
-    return ours and getattr(module, rule.__name__, None) is rule
+    module = sys.modules.get(function.__module__ or "")
+    ours = (function.__module__ or "").split(".")[0] == "fastmlp"
+    return ours and getattr(module, function.__name__, None) is function
 
 
 def call(address: Any, arguments: Any) -> None:

@@ -279,6 +279,7 @@ def test_blocks_of_other_options_share_no_code_in_memory_nor_on_disk(
     make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    monkeypatch.setattr(blocks, "is_ours", lambda function: True)
     for _ in range(2):  # compiled, then from the disk
         monkeypatch.setattr(blocks, "_blocks", {})
         made = {number: make(number) for number in (1.5, 2.5, 1.5)}
@@ -311,6 +312,12 @@ def test_a_rule_of_yours_is_compiled(rule: Any) -> None:
 
 def test_a_rule_of_yours_is_not_stored(stored: list[str]) -> None:
     block_of(loops.activation_loop, "float64", triple)
+    assert stored == []
+
+
+@pytest.mark.parametrize("rule", [[], [activations.RULES["relu"]]], ids=["kernel", "rule"])
+def test_a_factory_of_yours_is_not_stored(rule: list[Any], stored: list[str]) -> None:
+    block_of(scaled if rule else constant, "float64", *rule, **{"factor" if rule else "number": 2})
     assert stored == []
 
 
