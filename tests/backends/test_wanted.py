@@ -179,12 +179,19 @@ def test_what_is_asked_for_stays_as_it_is_and_need_not_be_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((10_000, 784), True), ((100, 784), False), ((1_000_000, 8), False)]
+    ("shape", "batch", "expected"),
+    [
+        ((10_000, 784), 200, True),
+        ((100, 784), 10, False),
+        ((1_000_000, 8), 32, False),
+        ((1_000_000, 8), 1, True),
+        ((1_000, 8), 1, False),
+    ],
 )
-def test_rows_are_asked_for_where_they_are_long_and_in_no_cache(
-    shape: tuple[int, int], expected: bool
+def test_rows_are_asked_for_where_they_are_long_or_single_and_in_no_cache(
+    shape: tuple[int, int], batch: int, expected: bool
 ) -> None:
-    assert _asks_rows(np.empty(shape, np.float32)) is expected
+    assert _asks_rows(np.empty(shape, np.float32), batch) is expected
 
 
 def test_a_fit_leaves_no_order_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ Cores keep some tens of requests at a time, and what comes after more of them wa
 from typing import Any
 
 import numpy as np
+from numba import types
 from numba.core import cgutils
 
 from fastmlp._compile.atomics import WORD, emit_fetch
+from fastmlp._compile.intrinsics import emitted
 from fastmlp.backends.cpu.registers import LINE_BYTES
 
 # As many streams as a tile of weights has panels, times their parameters and numbers of state.
@@ -18,6 +20,19 @@ MOST_STREAMS = 9
 # `n_lines` each, and where they begin.
 WANTED = np.dtype((np.record, [("n_streams", np.int64), ("n_lines", np.int64)]))
 WANTED_BYTES = WANTED.itemsize + 8 * MOST_STREAMS
+
+
+def ask(address: Any, n_lines: Any) -> None:
+    """Ask memory for so many lines (uncompiled: nothing)."""
+
+
+@emitted(ask)
+def _ask(typing_context: Any, address: Any, n_lines: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        Share(builder, arguments[1], WORD(0), WORD(1)).ask(arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
 
 
 class Share:

@@ -261,12 +261,23 @@ def _unit(net: Any, job: Any, more: Any, ends: Any, like: Any) -> None:
         job.batch_loss += _differentiate(net, job, more, ends, ends, like) / job.batch_mass
 
 
+@leaf
+def _nothing(net: Any, job: Any) -> None:
+    """All parameters are up to date."""
+
+
 def run(scalar: Scalar) -> Any:
-    """Make the driver of training.
+    """Make the driver of training by batches."""
+    return training(scalar, _unit, _nothing)
+
+
+def training(scalar: Scalar, unit: Any, settle: Any) -> Any:
+    """Make the driver of training whose units are done so.
 
     It does the units from first to last of a window of epochs, or up to a divergence. `order` says
     in which order each epoch takes the rows, `coefficients` holds the optimizer's for each step of
-    this call, `losses` receives the mean objective of each epoch that ends.
+    this call, `losses` receives the mean objective of each epoch that ends. What a unit leaves to
+    do to the parameters is done by `settle`, before anybody looks at them.
     """
     lanes = lanes_of(scalar)
 
@@ -275,7 +286,7 @@ def run(scalar: Scalar) -> Any:
         net, like = row(job.net, 1, NET)[0], row(address, 0, scalar)
         per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
-        net.coefficients = job.coefficients
+        net.coefficients, net.due = job.coefficients, 0
         job.diverged = 0.0
         # Counted on from here: divisions took a tenth of the step of a tiny net.
         epoch, within = job.first // per_epoch, job.first % per_epoch
@@ -291,7 +302,7 @@ def run(scalar: Scalar) -> Any:
             net.n_rows = high - low
             if low == start:
                 _start_batch(net, job, stop - start, start == 0, like)
-            _unit(net, job, low > start, high == stop, like)
+            unit(net, job, low > start, high == stop, like)
             low = high
             if high < stop:
                 continue
@@ -299,6 +310,8 @@ def run(scalar: Scalar) -> Any:
             start = stop
             net.coefficients += job.n_coefficients * like.itemsize
             epoch_ends = stop == job.n_rows
+            if epoch_ends and job.guarded:
+                settle(net, job)
             sound = _may_go_on(net, job, epoch_ends, lanes, like)
             if epoch_ends or not sound:
                 row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
@@ -310,6 +323,7 @@ def run(scalar: Scalar) -> Any:
                 epoch, start, low = epoch + 1, 0, 0
                 order = job.order if order == last_order else order + job.n_rows * 8
                 net.order_stop = order + job.n_rows * 8
+        settle(net, job)
         job.reached, net.order_stop = job.last, 0
 
     return run_job

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._compile import block_of
-from fastmlp.backends.cpu import drive, rules
+from fastmlp.backends.cpu import drive, online, rules
 from fastmlp.backends.cpu.cost import Work
 from fastmlp.backends.cpu.few import FewRows, are_few
 from fastmlp.backends.cpu.moments import Moments, Panels
@@ -162,6 +162,10 @@ class Engine(Runner):
         return Trainer(self, parameters, moments, optimizer, data, batch_size, **options)
 
 
+# What no team shares.
+ALONE = Work(0, 0)
+
+
 class Trainer:
     """Runs units of training: whole epochs in compiled code, as many units a call as asked for.
 
@@ -198,14 +202,15 @@ class Trainer:
             loss=rules.loss(network),
             optimizer=rules.optimizer(network, optimizer).address,
             penalised=rules.penalised_optimizer(network, optimizer),
-            row_optimizer=rules.row_optimizer(network, optimizer) if batch_size == 1 else 0,
             n_moments=N_MOMENTS.get(optimizer.rule, 2),
             penalties=rules.penalties(network),
         )
         self._engine, self._batch_size = engine, batch_size
+        by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
+        self._online = by_rows_of_x and online.is_plain(network, optimizer)
         self._parameters = parameters
         # Made alike: of other strengths of penalties, and another optimizer, there is one number.
-        rules_of_rows = blocks._replace(optimizer=0, row_optimizer=0, penalised=0, n_moments=0)
+        rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
         found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)
@@ -291,10 +296,12 @@ class Trainer:
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
         by_lots = self._session.has_lots
         unit = self._engine.work(rows, forward=4, tiles=2, by_lots=by_lots)
-        if self._session.effort:
+        if self._online:
+            unit = ALONE
+        elif self._session.effort:
             unit = Work(unit.flops, self._session.effort.joins, self._session.effort.fetched)
         self._engine.run(
-            drive.run,
+            online.descend if self._online else drive.run,
             self._session,
             unit.times(last - first),
             n_rows=data.n_rows,

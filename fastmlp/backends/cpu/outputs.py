@@ -131,8 +131,6 @@ def _emit_back_dots(
     epilogue: Any, n_out: Any, n: Any,
 ) -> None:  # fmt: skip
     builder = v.builder
-    times = builder.icmp_unsigned("==", epilogue, v.number(TIMES))
-    where = builder.icmp_unsigned("==", epilogue, v.number(WHERE_POSITIVE))
 
     def use(sums: Any, i: Any) -> None:
         across = builder.mul(i, panel)
@@ -140,13 +138,19 @@ def _emit_back_dots(
         there = v.first(builder.sub(n, builder.mul(i, v.number(v.lanes))))
         sums = builder.select(there, sums, v.zero)
         factor = v.load(builder.add(operand, across))
-        positive = builder.fcmp_ordered(">", factor, v.zero)
-        kept = builder.select(positive, sums, v.zero)
-        value = builder.select(where, kept, sums)
-        value = builder.select(times, builder.fmul(sums, factor), value)
-        v.store(value, builder.add(target, across))
+        v.store(sent_down(v, sums, factor, epilogue), builder.add(target, across))
 
     _each_sum(v, weights, weight_panel, errors, panel, n_out, n, use)
+
+
+def sent_down(v: Vectors, sums: Any, factor: Any, epilogue: Any) -> Any:
+    """What an epilogue makes of a vector of errors, by the slopes or the outputs of a layer."""
+    builder = v.builder
+    times = builder.icmp_unsigned("==", epilogue, v.number(TIMES))
+    where = builder.icmp_unsigned("==", epilogue, v.number(WHERE_POSITIVE))
+    kept = builder.select(builder.fcmp_ordered(">", factor, v.zero), sums, v.zero)
+    value = builder.select(where, kept, sums)
+    return builder.select(times, builder.fmul(sums, factor), value)
 
 
 def _emit_add_row(v: Vectors, numbers: Any, panel: Any, start: Any, target: Any, n: Any) -> None:
@@ -157,15 +161,7 @@ def _emit_add_row(v: Vectors, numbers: Any, panel: Any, start: Any, target: Any,
         one = v.load(builder.add(numbers, builder.mul(loop.index, panel)))
         builder.store(builder.fadd(builder.load(total), one), total)
     last = v.masked_load(builder.add(numbers, builder.mul(whole, panel)), v.first(rest))
-    value = builder.fadd(builder.load(total), last)
-    half = v.lanes // 2
-    while half:
-        order = [(j + half) % v.lanes for j in range(v.lanes)]
-        turned = builder.shuffle_vector(
-            value, value, ir.Constant(ir.VectorType(LANE, v.lanes), order)
-        )
-        value = builder.fadd(value, turned)
-        half //= 2
+    value = v.summed(builder.fadd(builder.load(total), last))
     one = v.first(v.number(1))
     v.masked_store(builder.fadd(value, v.masked_load(start, one)), target, one)
 

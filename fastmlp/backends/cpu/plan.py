@@ -69,7 +69,8 @@ TILE = record_of("layer", "first", "last", "panel", "n_panels", "down", "slot", 
 # halves, the number of the layer that they are of (0: none), the input at which the second begins,
 # from the first's gathered rows to the second's (0: they are the same), and where those are now;
 # and whose transposes go past the caches; whether memory is asked for the rows of X that come next,
-# and where their order ends.
+# and where their order ends. Of single rows whether a step is `due`, where its row lies, and which
+# outputs are its own.
 # Last `scale`, one over the rows of the batch, or over the sum of their weights.
 NET = record_of(
     "index", "n_rows", "mode", "stage", "layer", "coefficients", "by_layers", "divided",
@@ -77,14 +78,14 @@ NET = record_of(
     "error_panel", "layers", "tiles", *BUFFERS, "m", "v", "n_moments", "gradient", "unpacked",
     "scratch", "strip_losses", "tile_penalties", "x", "y", "weight", "out",
     "more", "penalise", "update",
-    "loss", "link", "optimizer", "row_optimizer", "row_back", "penalised",
+    "loss", "link", "optimizer", "row_back", "penalised",
     "n_penalties", "penalties", "strengths", "scales",
     "product", "gradient_product", "transposes", "pack", "unpack", "rows", "tile",
     "x_columns", "x_values", "column_starts", "column_rows", "column_values",
     "sparse_forward", "sparse_columns", "sparse_gradient",
     "lots", "lot_rows", "parts", "partials",
     "desk", "halves", "halved", "middle", "inputs_apart", "second_inputs", "past",
-    "asks_rows", "order_stop",
+    "asks_rows", "order_stop", "due", "previous", "turn",
     floats=("scale",),
 )  # fmt: skip
 
@@ -102,7 +103,6 @@ class Addresses(NamedTuple):
     link: int = 0
     optimizer: int = 0
     penalised: int = 0
-    row_optimizer: int = 0
     n_moments: int = 0
     penalties: Sequence[int] = ()
 
@@ -185,7 +185,6 @@ def make_plan(
         "link": blocks.link,
         "optimizer": blocks.optimizer,
         "penalised": blocks.penalised,
-        "row_optimizer": blocks.row_optimizer,
         "n_moments": blocks.n_moments,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},

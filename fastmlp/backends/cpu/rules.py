@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from fastmlp._compile import Block, block_of, is_ours
+from fastmlp._compile import Block, block_of
 from fastmlp.activations import identity, relu
 from fastmlp.backends.cpu import loops
 from fastmlp.backends.cpu.plan import BLOCK, LINEAR, RELU
-from fastmlp.backends.cpu.single import row_update
 from fastmlp.links import LINKS
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
@@ -77,16 +76,6 @@ def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
     loop, n = loops.penalised_update_loop, _n_coefficients(optimizer)
     rule, dtype = optimizer.rule, network.dtype
     return block_of(loop, dtype, rule, n_coefficients=n, penalty=names[0]).address
-
-
-def row_optimizer(network: Network, optimizer: Optimizer) -> int:
-    """Return the address of the block that takes the optimizer's step from one row; 0 for a rule of
-    a user's, and for one with state, beside which a gradient in memory is little."""
-    rule = optimizer.rule
-    if N_MOMENTS.get(rule, 2) or not is_ours(rule):
-        return 0
-    n = _n_coefficients(optimizer)
-    return block_of(row_update, network.dtype, rule, light=True, n_coefficients=n).address
 
 
 def _n_coefficients(optimizer: Optimizer) -> int:

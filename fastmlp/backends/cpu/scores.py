@@ -54,7 +54,7 @@ def _sum_losses(net: Any, first: Any, n: Any, at: Any, skip: Any, like: Any) -> 
 
 
 @leaf
-def _scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any) -> None:
+def scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any) -> None:
     """Turn the slopes of the loss into errors: times the activation's, and the row's share."""
     width, size = net.n_out, like.itemsize
     count = n * width
@@ -160,7 +160,7 @@ def scores(scalar: type[np.floating[Any]]) -> Any:
         if net.out:
             write_predictions(net, outer, start, n, at, values, slopes)
         if net.mode == TRAIN:
-            _scale_errors(net, outer, start, n, skip, like)
+            scale_errors(net, outer, start, n, skip, like)
             place_errors(net, outer, n, at, slopes)
 
     return leaf(score)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import Block, block_of
-from fastmlp.backends.cpu import drive
+from fastmlp.backends.cpu import drive, online
 from fastmlp.backends.cpu.cut import Cut, cut_of
 from fastmlp.backends.cpu.halves import halves
 from fastmlp.backends.cpu.lots import Parts, lots
@@ -48,7 +48,7 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 # What some nets and rows need: compiled on first use.
-OTHERS = (lots, halves, row_back, sparse_forward, sparse_columns, sparse_gradient)
+OTHERS = (lots, halves, row_back, online.descend, sparse_forward, sparse_columns, sparse_gradient)
 
 
 def compile_others(dtype: np.dtype[Any]) -> None:
@@ -93,13 +93,13 @@ class Data(NamedTuple):
         return float(weight.sum(dtype=np.float64))
 
 
-def _asks_rows(x: Any) -> bool:
+def _asks_rows(x: Any, batch_rows: int) -> bool:
     """Whether memory is asked for a batch's rows of X while the one before is at work: where no
-    second-level cache holds X, and a row is a KiB or more. 784-100-100-10 at 200 takes one thread
-    415 us without, 402 so, 784-128-10 at 128 253 and 240."""
+    second-level cache holds X, and a row is a KiB or more, or the whole batch. 784-100-100-10 at
+    200 takes one thread 415 us without, 402 so, 784-128-10 at 128 253 and 240."""
     if isinstance(x, SparseRows) or x.nbytes <= CACHE_BYTES:
         return False
-    return bool(x[:1].nbytes >= ROW_BYTES)
+    return batch_rows == 1 or bool(x[:1].nbytes >= ROW_BYTES)
 
 
 class Session:
@@ -231,7 +231,7 @@ class Session:
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
         """Train another net that is made alike, with the optimizer's blocks among these."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
-        for name in ("optimizer", "row_optimizer", "penalised", "n_moments"):
+        for name in ("optimizer", "penalised", "n_moments"):
             self.net[name] = getattr(blocks, name)
         self.adopt(moments)
         self.take(data)
@@ -246,7 +246,7 @@ class Session:
         """Go over to these rows, of the kind and the dtype of those before."""
         self.data = data
         self._at = None
-        self.net["asks_rows"] = _asks_rows(data.x)
+        self.net["asks_rows"] = _asks_rows(data.x, self.rows)
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)

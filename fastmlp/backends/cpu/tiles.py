@@ -103,34 +103,6 @@ def _step_penalised(
 
 
 @leaf
-def _steps_from_row(net: Any, piece: Any) -> Any:
-    """Whether one row's errors go into the optimizer's step without their gradient in memory."""
-    if net.row_optimizer == 0 or net.n_rows != 1 or net.n_penalties > 0:
-        return False
-    if net.sparse_gradient and piece.layer == 0:
-        return False
-    return net.update and not net.more
-
-
-@leaf
-def _step_from_row(
-    net: Any, piece: Any, layer: Any, inputs: Any, w: Any, vector: Any, lanes: Any, like: Any
-) -> None:
-    """Take the optimizer's step with a tile, from the products of its numbers of one row."""
-    left, right = (layer.deltas, inputs) if layer.turned else (inputs, layer.deltas)
-    numbers, stride = left + piece.first // lanes * net.panel, like.itemsize
-    if _has_few_outputs(net, piece, layer):
-        numbers, stride = left + piece.first * vector, vector
-    rows, errors = piece.last - piece.first, right + piece.panel * net.panel
-    step = (errors, net.coefficients, rows, piece.n_panels)
-    call(net.row_optimizer, (w, layer.master_panel, numbers, net.panel, stride, *step))
-    if piece.last == layer.master_rows and not layer.turned:
-        for p in range(piece.n_panels):
-            biases = w + p * layer.master_panel + rows * vector
-            _finish(net, biases, errors + p * net.panel, lanes, like)
-
-
-@leaf
 def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
     """Take the optimizer's step with n numbers of the gradient, or leave them for whom needs it."""
     skip = w - net.parameters
@@ -268,17 +240,12 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
             if piece.layer == 0 and net.divided > 1 and piece.panel * lanes >= net.middle:
                 inputs = net.second_inputs
             w = net.parameters + piece.down
-            at_once = _steps_from_row(net, piece)
-            if at_once:
-                _step_from_row(net, piece, layer, inputs, w, vector, lanes, like)
-            else:
-                find_gradient(address, net, t, piece, layer, inputs, w, g, wanted, like)
-                if net.penalise and not (net.update and net.penalised):
-                    _penalise(net, piece, layer, w, g, values, vector, lanes)
+            find_gradient(address, net, t, piece, layer, inputs, w, g, wanted, like)
+            if net.penalise and not (net.update and net.penalised):
+                _penalise(net, piece, layer, w, g, values, vector, lanes)
             for p in range(piece.n_panels):
                 panel = w + p * layer.master_panel
-                if not at_once:
-                    step(net, piece, layer, p, panel, g + p * panel_bytes, values, like)
+                step(net, piece, layer, p, panel, g + p * panel_bytes, values, like)
                 if net.update and layer.twin:
                     bring_in_step(piece, layer, p, panel, past)
             last = piece.panel + piece.n_panels == layer.master_panels

@@ -66,6 +66,16 @@ class Vectors:
         nowhere = ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(one, one, nowhere)
 
+    def summed(self, vector: Any) -> Any:
+        """The sum of a vector's numbers, in every lane: halves, quarters, ... added."""
+        builder, half = self.builder, self.lanes // 2
+        while half:
+            order = [(j + half) % self.lanes for j in range(self.lanes)]
+            places = ir.Constant(ir.VectorType(LANE, self.lanes), order)
+            vector = builder.fadd(vector, builder.shuffle_vector(vector, vector, places))
+            half //= 2
+        return vector
+
     def masked_load(self, address: Any, mask: Any) -> Any:
         pointer = self.at(address)
         kind = ir.FunctionType(self.kind, [pointer.type, LANE, self.bits, self.kind])
