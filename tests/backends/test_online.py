@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Net, distance
+from nets import Net, distance, oracle_gradient
 from panelled import INTERPRETED
 
 from fastmlp import MLP, SGD, Loss
 from fastmlp.backends.cpu import online
 from fastmlp.backends.cpu.engine import Engine, Trainer
 from fastmlp.backends.cpu.moments import Moments
+from fastmlp.backends.cpu.session import Data
 from fastmlp.optimizers import OPTIMIZERS
 
 N_ROWS, RATE = 6, 1e-5
@@ -75,6 +76,23 @@ def test_it_is_what_batches_of_one_row_are(
     bound = 100 * np.finfo(dtype).eps
     for one, other in zip(found, trained(net, SGD(), n_epochs=3, weighted=weighted), strict=True):
         assert distance(one, other) < bound
+
+
+@each_shape
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_it_is_what_the_oracle_does_row_by_row(sizes: tuple[int, ...], activation: str) -> None:
+    net, optimizer = Net(sizes, activation), SGD()
+    parameters, data = net.draw(np.random.default_rng(3), N_ROWS)
+    expected = parameters.copy()
+    for r in range(N_ROWS):
+        one = Data(data.x[r : r + 1], data.y[r : r + 1], data.weight)
+        expected -= RATE * oracle_gradient(net, expected, one)[1]
+    trainer = trainer_of(net, optimizer, parameters, data)
+    trainer.begin()
+    rates = optimizer.coefficients(1, np.full(N_ROWS, RATE))
+    trainer.run(np.arange(N_ROWS)[None], rates, np.zeros(1), 0, N_ROWS)
+    trainer.store()
+    assert distance(parameters, expected) < 1e-14
 
 
 @each_dtype
