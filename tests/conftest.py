@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 import fastmlp
 
 TESTS = Path(__file__).parent
+# A background job of a shell ignores Ctrl-C, as would tests that send one, and their processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 FOLDERS = [Path(fastmlp.__file__).parents[1], TESTS, TESTS / "backends", TESTS / "soak"]
 
 
