@@ -79,15 +79,25 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
     n_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gathered: list[int] = []
+    calls_of_last: list[int] = []
     run = helpers.run
 
     def watched(driver: Any, job: Any, wanted: int, *more: Any) -> bool:
         gathered.append(wanted)
+        if job["batch_size"] == BATCHES[last]:
+            calls_of_last.append(wanted)
+            wait_for_the_others()
         return run(driver, job, wanted, *more)
 
+    def wait_for_the_others() -> None:
+        end = time.monotonic() + 20
+        # Not in its first calls, which are made in turns with the others.
+        while len(calls_of_last) > 2 and pool.share() != n_threads and time.monotonic() < end:
+            time.sleep(0.001)
+
     own, together = mixed(), mixed()
-    # One that is left at the end, in a call for each epoch.
-    epochs = [3, 300, 4, 3, 5]
+    # One waits until the others have ended; each of its epochs is a call.
+    last, epochs = 1, [3, 6, 4, 3, 5]
     options: dict[str, Any] = {"callbacks": lambda report: None}
     for i, net in enumerate(own):
         net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
