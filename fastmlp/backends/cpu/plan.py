@@ -26,10 +26,11 @@ BUFFERS = (
 TILE_ROWS = 64
 CACHE_BYTES = 512 * 1024
 # So many bytes of parameters, state and transposes do not stay in a third-level cache, of 32 MB
-# often: then transposes are written past the caches, which otherwise would fetch their lines first.
-# At 32 rows 100-1440-1440-10, of 35 MB, takes two threads 3.22 and so 2.95 ms, 128-1024-1024-10, of
-# 18 MB, 1.45 and 1.5, 784-512-512-10, of 9 MB, 0.65 and 0.66.
-PAST_BYTES = 24 << 20
+# often and shared: then transposes are written past the caches, which otherwise would fetch their
+# lines first, and what an update reads is asked for. At 32 rows 128-1024-1024-10, of 18 MB, takes
+# one thread 1.37 and so 1.14 ms, two 0.74 and 0.67; 784-512-512-10, of 9 MB, 0.55 and 0.57, and
+# 0.41 and 0.38.
+PAST_BYTES = 12 << 20
 # Whose transposes go past the caches: nobody's, those that another of a team reads, all.
 NONE, OTHERS, ALL = range(3)
 # What a layer does to its products: nothing, an activation's block, or the epilogue of relu.
