@@ -139,8 +139,6 @@ def block_of(
     factory: Factory,
     dtype: DTypeLike,
     rule: Callable[..., Any] | None = None,
-    *,
-    light: bool = False,
     **options: Any,
 ) -> Block:
     """Return the block that `factory` makes, compiled once per process, dtype and rule.
@@ -154,8 +152,6 @@ def block_of(
         One of the library's rules, or a user's. The disk cache keeps code of the library's rules
         and factories alone: a key that notices every change of the functions that another one
         calls is not to be had.
-    light : bool
-        As for a `Block`; what has no rule is.
 
     Raises
     ------
@@ -169,13 +165,11 @@ def block_of(
     # The locks first, one step each: Ctrl-C is heard while others compile.
     with _lock, numbas_lock(), signals.deferred():
         if key not in _blocks:
-            _blocks[key] = _compile(factory, np.dtype(dtype), rule, options, light=light)
+            _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
         return _blocks[key]
 
 
-def _compile(
-    factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any], *, light: bool
-) -> Block:
+def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
     settings = sorted(options.items())
     if rule is None:
         key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
@@ -198,7 +192,7 @@ def _compile(
         )
     try:
         loop = factory(dtype.type, rule, **options)
-        return Block(loop, cache, light=light, ours=cache is not None)
+        return Block(loop, cache, ours=cache is not None)
     except Exception as error:  # Numba's own errors are of many kinds, AssertionError among them.
         raise TypeError(f"{words}: {error}") from error
 

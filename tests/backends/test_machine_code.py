@@ -150,7 +150,7 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
 
 @reads_assembly
 @each_dtype
-@pytest.mark.parametrize("name", ["product", "gradient_product"])
+@pytest.mark.parametrize("name", ["product", "gradient_product", "descend"])
 def test_products_ask_memory_ahead(name: str, dtype: Any) -> None:
     assert "prefetch" in assembly(compiled(name, dtype))
 

@@ -81,7 +81,7 @@ class _Panels:
     """Some panels of W side by side, each of as many chains as there are for it."""
 
     def __init__(self, v: Vectors, count: int, chains: list[Any]) -> None:
-        self.v, self.count, self.turns = v, count, CHAINS // count
+        self.v, self.turns = v, CHAINS // count
         self.totals = [chains[c * self.turns : (c + 1) * self.turns] for c in range(count)]
 
     def begin(self, biases: list[Any], steps: list[Any]) -> None:

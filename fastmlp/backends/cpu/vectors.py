@@ -124,15 +124,7 @@ def compiled_move(emit: Callable[..., None], n: int, lanes: int, size: int) -> M
     ) -> Any:  # fmt: skip
         return signature, generate
 
-    @intrinsic
-    def of_ten(
-        typing_context: Any,
-        a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any,
-    ) -> Any:  # fmt: skip
-        return signature, generate
-
-    by_count = {3: of_three, 4: of_four, 5: of_five, 7: of_seven}
-    return {**by_count, 8: of_eight, 9: of_nine, 10: of_ten}[n]
+    return {3: of_three, 4: of_four, 5: of_five, 7: of_seven, 8: of_eight, 9: of_nine}[n]
 
 
 def _emit_spread(v: Vectors, source: Any, target: Any, panel: Any, width: Any) -> None:
