@@ -1,7 +1,6 @@
 """The disk cache: never old code, never a failure, never half a file."""
 
 import compileall
-import inspect
 import os
 import platform
 import shutil
@@ -15,18 +14,7 @@ from typing import Any
 import numba
 import pytest
 
-from fastmlp import (
-    activations,
-    conventions,
-    elementary,
-    links,
-    losses,
-    packing,
-    penalties,
-    workspace,
-)
 from fastmlp._compile import cache, kernel
-from fastmlp.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is compiled or stored"
@@ -298,27 +286,40 @@ def test_a_folder_that_cannot_be_is_no_failure(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def kernel_sources() -> list[str]:
-    """Every file of the package whose code is compiled: those of the rules and the kernels."""
-    tables = [activations.RULES, penalties.RULES]
-    rules = [rule for table in tables for rule in table.values()]
-    tables_of_rows = (links.LINKS, losses.LOSSES, conventions.SKLEARN_LOSSES)
-    rules += [row.rule for table in tables_of_rows for row in table.values()]
-    rules += [kind().rule for kind in OPTIMIZERS.values()]
-    files = {Path(inspect.getfile(rule)) for rule in [*rules, *elementary.FUNCTIONS]}
-    # Sizes of theirs are compiled into kernels.
-    files |= {Path(inspect.getfile(module)) for module in (workspace, packing)}
-    for folder in ("_compile", "backends/cpu"):
-        files |= set((cache.PACKAGE / folder).rglob("*.py"))
-    empty = {path for path in files if path.name == "__init__.py"}
-    return sorted(str(path.relative_to(cache.PACKAGE)) for path in files - empty)
+IMPORTED = """
+import sys
+import fastmlp.backends.cpu.engine
+names = [name for name in sys.modules if name.partition(".")[0] == "fastmlp"]
+print(*(sys.modules[name].__file__ for name in names))
+"""
 
 
-@pytest.mark.parametrize("source", kernel_sources())
-def test_the_fingerprint_knows_every_kernel_source(source: str, package: Path) -> None:
-    path = package / source
-    path.write_text(path.read_text() + "# changed\n")
-    assert cache.fingerprint(package) != cache.fingerprint()
+def test_the_fingerprint_covers_every_module_that_the_cpu_backend_imports(
+    package: Path, python: Callable[..., str]
+) -> None:
+    imported = {Path(name).relative_to(cache.PACKAGE) for name in python(IMPORTED).split()}
+    assert len(imported) > 50
+    before = cache.fingerprint(package)
+    for path in sorted(imported):
+        text = (package / path).read_text()
+        (package / path).write_text(text + "# changed\n")
+        assert cache.fingerprint(package) != before, path
+        (package / path).write_text(text)
+    assert cache.fingerprint(package) == before
+
+
+@pytest.mark.parametrize("where", ["rules.py", "backends/cpu/kernels/epoch.py"])
+def test_the_fingerprint_covers_a_module_that_is_new(where: str, package: Path) -> None:
+    before = cache.fingerprint(package)
+    (package / where).parent.mkdir(exist_ok=True)
+    (package / where).write_text("STRIP_ROWS = 8\n")
+    assert cache.fingerprint(package) != before
+
+
+def test_the_fingerprint_knows_where_a_module_lies(package: Path) -> None:
+    before = cache.fingerprint(package)
+    (package / "activations.py").rename(package / "backends" / "activations.py")
+    assert cache.fingerprint(package) != before
 
 
 def test_the_fingerprint_is_that_of_the_content_alone(package: Path) -> None:
