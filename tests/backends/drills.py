@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import block_of, fetch_add, load_acquire, row
-from fastmlp.backends.cpu.team import JOINED, _rest, spread
+from fastmlp.backends.cpu.threads.team import JOINED, _rest, spread
+from fastmlp.compiler import block_of, fetch_add, load_acquire, row
 
 JOB = np.dtype(
     (np.record, [(n, np.int64) for n in ("team", "block", "n", "address", "n_spreads", "members")])
@@ -43,7 +43,7 @@ def repeat(scalar: Any) -> Any:
 
 
 class Drill:
-    """`n_spreads` times `n` items to count, for `helpers.run`.
+    """`n_spreads` times `n` items to count, for `worker_pool.run`.
 
     The leader waits for `members` of its team, itself included, however long the system lets
     them wait for a core; who only works on may be done before any comes.

@@ -7,28 +7,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import Block, block_of
-from fastmlp.backends.cpu import drive, online
-from fastmlp.backends.cpu.cut import Cut, cut_of
-from fastmlp.backends.cpu.halves import halves
-from fastmlp.backends.cpu.lots import Parts, lots
-from fastmlp.backends.cpu.moments import Moments
-from fastmlp.backends.cpu.panels import pack, transposes, unpack
-from fastmlp.backends.cpu.plan import CACHE_BYTES, Addresses, address, fields_of, make_plan
-from fastmlp.backends.cpu.product import product
-from fastmlp.backends.cpu.registers import lanes_of
-from fastmlp.backends.cpu.rows import rows as rows_phase
-from fastmlp.backends.cpu.single import row_back
-from fastmlp.backends.cpu.sparse import (
+from fastmlp.backends.cpu.kernels import epoch, single_row
+from fastmlp.backends.cpu.kernels.csr import (
     ColumnBuffers,
     SparseRows,
     sparse_columns,
     sparse_forward,
     sparse_gradient,
 )
-from fastmlp.backends.cpu.tiles import tile
-from fastmlp.network import Network
-from fastmlp.workspace import aligned, make_workspace
+from fastmlp.backends.cpu.kernels.forward_backward import rows as rows_phase
+from fastmlp.backends.cpu.kernels.gradient_update import tile
+from fastmlp.backends.cpu.kernels.microbatches import Parts, lots
+from fastmlp.backends.cpu.kernels.single_row_backward import row_back
+from fastmlp.backends.cpu.kernels.split_k import halves
+from fastmlp.backends.cpu.plan.blocking import Cut, cut_of
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
+from fastmlp.backends.cpu.plan.records import CACHE_BYTES, Addresses, address, fields_of, make_plan
+from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
+from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler import Block, block_of
+from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "rows")
@@ -48,7 +48,15 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 # What some nets and rows need: compiled on first use.
-OTHERS = (lots, halves, row_back, online.descend, sparse_forward, sparse_columns, sparse_gradient)
+OTHERS = (
+    lots,
+    halves,
+    row_back,
+    single_row.descend,
+    sparse_forward,
+    sparse_columns,
+    sparse_gradient,
+)
 
 
 def compile_others(dtype: np.dtype[Any]) -> None:
@@ -108,7 +116,7 @@ class Session:
     Attributes
     ----------
     plan : Plan
-    record : record array of `drive.JOB`, shape (1,)
+    record : record array of `epoch.JOB`, shape (1,)
     job, net : the fields of the job's record, and of the plan's, by their names
     blocks : the blocks of the phases by their names
     workspace : Workspace
@@ -178,7 +186,7 @@ class Session:
             how = (new_plan, new_workspace, self.workspace)
             self._make_lots(Parts(*how, members, cut.rows, cut.lot))
         self.take(data)
-        self.record = aligned(1, drive.JOB)
+        self.record = aligned(1, epoch.JOB)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
 

@@ -1,0 +1,48 @@
+"""Where a function was written, as a syntax tree."""
+
+import ast
+import linecache
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+from fastmlp.compiler.operands import Unsupported
+
+Definition = ast.FunctionDef
+
+
+def definition_of(function: FunctionType) -> Definition:
+    """Return the syntax of a function.
+
+    Raises
+    ------
+    Unsupported
+        Where its source is not to be had, as in a frozen program.
+    """
+    code = function.__code__
+    found = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename)))
+    node = found.get((code.co_name, code.co_firstlineno))
+    if node is None:
+        raise Unsupported(f"no source of {code.co_name}")
+    return node
+
+
+@lru_cache(maxsize=64)
+def _definitions(filename: str, lines: tuple[str, ...]) -> dict[tuple[str, int], Definition]:
+    """Return a file's functions by name and first line, that of a decorator if there is one."""
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:
+        return {}
+    return {
+        (node.name, min([node.lineno, *(mark.lineno for mark in node.decorator_list)])): node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    }
+
+
+def names_of(function: FunctionType) -> dict[str, Any]:
+    """Return what a function sees from outside: its module's names, and its closure's."""
+    names = function.__code__.co_freevars
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return {**function.__globals__, **dict(zip(names, cells, strict=True))}
