@@ -15,13 +15,17 @@ from fastmlp.compiler.atomics import (
 )
 from fastmlp.compiler.blocks import Block, block_of, call, is_ours
 from fastmlp.compiler.denormals import flush_denormals, restore_denormals
-from fastmlp.compiler.jit import INTERPRETED, kernel, leaf
+from fastmlp.compiler.jit import COMPILER, INTERPRETED, kernel, njit
 from fastmlp.compiler.memory import coefficients_at, fma, row, rows, stack
+from fastmlp.compiler.parallel import flushed, prange, restored, thread_number
+from fastmlp.compiler.records import Record, record_at, records_at
 from fastmlp.compiler.words import next_word
 
 __all__ = [
+    "COMPILER",
     "INTERPRETED",
     "Block",
+    "Record",
     "block_of",
     "call",
     "coefficients_at",
@@ -29,16 +33,22 @@ __all__ = [
     "fence",
     "fetch_add",
     "flush_denormals",
+    "flushed",
     "fma",
     "is_ours",
     "kernel",
-    "leaf",
     "load_acquire",
     "next_word",
+    "njit",
     "pause",
+    "prange",
+    "record_at",
+    "records_at",
     "restore_denormals",
+    "restored",
     "row",
     "rows",
     "stack",
     "store_release",
+    "thread_number",
 ]

@@ -27,7 +27,7 @@ from numpy.typing import DTypeLike
 from fastmlp._process import signals
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.intrinsics import emitted
-from fastmlp.compiler.jit import INLINED, INTERPRETED, numbas_lock
+from fastmlp.compiler.jit import COMPILER, INLINED, INTERPRETED, numbas_lock
 from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.pipeline import Compiler
@@ -110,7 +110,7 @@ class Block:
             # Compiled code never warns of an overflow.
             self._entry = np.errstate(all="ignore")(loop)
             return
-        if ours:
+        if ours and COMPILER == "translator":
             with suppress(Unsupported):
                 self._code = NativeCode(loop, cache, light=light)
                 self.address, self._entry = self._code.address, self._code.entry

@@ -48,7 +48,8 @@ def fingerprint(package: Path = PACKAGE) -> str:
         name = path.relative_to(package).as_posix()
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     config = numba.config
-    options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT)
+    compiler = os.environ.get("FASTMLP_COMPILER", "")
+    options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT, compiler)
     versions = (numba.__version__, llvmlite.__version__, sys.version)
     digest.update(repr((options, versions)).encode())
     return digest.hexdigest()[:20]

@@ -10,6 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from fastmlp.compiler import parallel
 from fastmlp.compiler.intrinsics import EMITTED
 from fastmlp.compiler.memory import coefficients_at, row, rows
 from fastmlp.compiler.operands import (
@@ -36,6 +37,7 @@ from fastmlp.compiler.operands import (
     registers_of,
     truth,
 )
+from fastmlp.compiler.records import record_at, records_at
 
 NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
 # What translated code calls in place of a function: ``form(scalar_type)``.
@@ -62,12 +64,13 @@ class Expressions:
     def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
         self.builder, self.outside = builder, outside
         self.names: dict[str, Any] = {}
+        self.thread: Any = 0
 
     def load(self, name: str) -> Any:
         """Return what a local name stands for."""
         raise NotImplementedError
 
-    def call_leaf(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+    def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
         """Call a function of ours, or make it part of this one."""
         raise NotImplementedError
 
@@ -263,6 +266,15 @@ class Expressions:
             raise Unsupported(ast.dump(node))
         if function is row:
             return self.view(*arguments)
+        if function is records_at:
+            return self.view(arguments[0], arguments[1], arguments[2].dtype)
+        if function is record_at:
+            place = converted(self.builder, arguments[0], INT64).value
+            return Record(place, arguments[1].dtype)
+        if function is parallel.thread_number:
+            return self.thread
+        if function in (parallel.flushed, parallel.restored):
+            return 0
         if function is rows:
             address, n, width, dtype = arguments
             ends = (converted(self.builder, one, INT64).value for one in (address, n, width))
@@ -286,10 +298,10 @@ class Expressions:
             return self.emitted(*EMITTED[function], arguments)
         if hasattr(function, "_defn"):
             return self.emitted(function._defn, False, arguments)
-        leaf = getattr(function, "py_func", function)
-        if not isinstance(leaf, FunctionType):
+        called = getattr(function, "source", getattr(function, "py_func", function))
+        if not isinstance(called, FunctionType):
             raise Unsupported(ast.dump(node))
-        return self.call_leaf(leaf, arguments)
+        return self.call_function(called, arguments)
 
     def square_root(self, operand: Any) -> Number:
         """Return the square root of a float."""

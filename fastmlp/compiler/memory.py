@@ -59,7 +59,7 @@ _interpreted = threading.local()
 def stack(n_bytes: Any) -> Any:
     """Return the address of `n_bytes` that live as long as the calling block; n_bytes is literal.
 
-    Call it in the block itself: what a leaf takes is gone, or not, when the leaf returns.
+    Call it in the block itself: the memory of a function that the block calls may be gone after.
     """
     taken = _interpreted.__dict__
     if n_bytes not in taken:
@@ -84,7 +84,7 @@ def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 @emitted(row)
 def _row(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _view(context, builder, signature.return_type, arguments[0], arguments[1:2])
+        return view_of(context, builder, signature.return_type, arguments[0], arguments[1:2])
 
     return types.Array(dtype.dtype, 1, "C")(types.intp, types.intp, dtype), generate
 
@@ -92,12 +92,12 @@ def _row(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
 @emitted(rows)
 def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _view(context, builder, signature.return_type, arguments[0], arguments[1:3])
+        return view_of(context, builder, signature.return_type, arguments[0], arguments[1:3])
 
     return types.Array(dtype.dtype, 2, "C")(types.intp, types.intp, types.intp, dtype), generate
 
 
-def _view(context: Any, builder: Any, kind: Any, address: Any, shape: Any) -> Any:
+def view_of(context: Any, builder: Any, kind: Any, address: Any, shape: Any) -> Any:
     """Build an array of this type and shape at the address, which owns nothing."""
     array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
     size = cgutils.intp_t(context.get_abi_sizeof(number))

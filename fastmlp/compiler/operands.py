@@ -14,6 +14,13 @@ from llvmlite import ir
 class Unsupported(Exception):
     """Code that the translator does not know: Numba compiles it."""
 
+    def at(self, filename: str, line: int) -> "Unsupported":
+        """Return the same with the place in the source, unless it has one."""
+        return self if len(self.args) > 1 else Unsupported(self.args[0], f"{filename}:{line}")
+
+    def __str__(self) -> str:
+        return ", at ".join(map(str, self.args))
+
 
 class Number(NamedTuple):
     """A number in a register."""

@@ -1,13 +1,16 @@
 """From Python to LLVM IR without Numba, for code that only counts, moves and calls.
 
-Drivers, phases and rules work on numbers in registers and in memory, and on records. Numba's
-compiler took 3.5 s of a first fit for them, and left LLVM four times as much to clean up, for it
-can do far more; here it takes 0.2 s. This one knows what they are written in, a dozen kinds of
-statements. A name has one type; a leaf that returns something becomes part of its caller, any
-other a function. Whatever it does not know raises `Unsupported`, and Numba compiles it.
+The kernels work on numbers in registers and in memory, and on records. Numba's compiler took 3.5 s
+of a first fit for them and left LLVM four times as much to clean up; here it takes 0.2 s.
 
-An index is never negative, and a name that is given a value on one way only is used on that way
-only: nobody checks.
+What it understands: assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions
+and of `emitted` ones, arithmetic, comparisons, conditional expressions, fields of records, elements
+of views and tables, tuples. A name has one type. A function that returns something becomes part of
+its caller; any other stays a function.
+
+What it refuses, with the line of the source: whatever else; a name that may not have a value where
+it is used; an index that is known to be negative; a `prange` loop that assigns a name of outside,
+returns or breaks. Numba then compiles the block. Not checked: an index that turns out negative.
 """
 
 import ast
@@ -17,7 +20,9 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from llvmlite import ir
+from numba import prange
 
+from fastmlp.compiler import parallel
 from fastmlp.compiler.expressions import Expressions
 from fastmlp.compiler.memory import entry_alloca
 from fastmlp.compiler.operands import (
@@ -50,7 +55,7 @@ def translate(function: FunctionType, symbol: str) -> ir.Module:
     Raises
     ------
     Unsupported
-        Where the function, or a leaf that it calls, is written in more than this knows.
+        Where the function, or one that it calls, is written in more than this knows.
     """
     unit = Unit()
     unit.define(function, (Number(ir.Constant(WORD, 0), INT64),) * _count(function), symbol)
@@ -85,6 +90,49 @@ class Unit:
             builder.ret_void()
         return self._defined[key]
 
+    def define_loop(self, function: FunctionType, node: ast.For, captured: dict[str, Any]) -> Any:
+        """Return the body of a `prange` loop as a function of the address of the names that it
+        reads, the first count, the last, and the number of the thread."""
+        kind = ir.FunctionType(ir.VoidType(), [WORD] * 4)
+        name = f"{function.__name__}.{node.lineno}.{len(self._defined)}"
+        made = ir.Function(self.module, kind, name)
+        self._defined[function, node] = made
+        set.add(made.attributes, FULL_WIDTH)
+        made.linkage = "internal"
+        builder = ir.IRBuilder(made.append_basic_block("entry"))
+        environment, first, last, thread = made.args
+        registers = loaded(builder, environment, list(captured.values()))
+        operands = in_registers(tuple(captured.values()), iter(registers))
+        body = Body(self, builder, function, operands, list(captured))
+        body.run_loop(node, Number(first, INT64), Number(last, INT64), Number(thread, INT64))
+        builder.ret_void()
+        return made
+
+
+def _environment(operands: list[Any]) -> Any:
+    """Return the type of the struct that holds the registers of several operands."""
+    return ir.LiteralStructType([register.type for register in registers_of(tuple(operands))])
+
+
+def stored(builder: Any, operands: list[Any]) -> Any:
+    """Write the registers of operands to the stack; return the address."""
+    place = entry_alloca(builder, _environment(operands))
+    for i, register in enumerate(registers_of(tuple(operands))):
+        builder.store(register, builder.gep(place, [_field(0), _field(i)], inbounds=True))
+    return builder.ptrtoint(place, WORD)
+
+
+def loaded(builder: Any, address: Any, operands: list[Any]) -> list[Any]:
+    """Return the registers that `stored` has written for such operands."""
+    kind = _environment(operands)
+    place = builder.inttoptr(address, kind.as_pointer())
+    n = len(kind.elements)
+    return [builder.load(builder.gep(place, [_field(0), _field(i)])) for i in range(n)]
+
+
+def _field(i: int) -> Any:
+    return ir.Constant(ir.IntType(32), i)
+
 
 class Slot(NamedTuple):
     """Where a name's operand is kept: on the stack, whence LLVM takes it into registers."""
@@ -104,15 +152,23 @@ class Body(Expressions):
     """The statements of a function, emitted where a builder stands."""
 
     def __init__(
-        self, unit: Unit, builder: Any, function: FunctionType, arguments: tuple[Any, ...]
+        self,
+        unit: Unit,
+        builder: Any,
+        function: FunctionType,
+        arguments: tuple[Any, ...],
+        names: list[str] | None = None,
     ) -> None:
         super().__init__(builder, names_of(function))
-        self._unit, self._definition = unit, definition_of(function)
-        names = [argument.arg for argument in self._definition.args.args]
+        self._unit, self._definition, self._function = unit, definition_of(function), function
+        if names is None:
+            names = [argument.arg for argument in self._definition.args.args]
         if len(names) != len(arguments):
             raise Unsupported(f"arguments of {function.__name__}")
         # Within branches and loops, where a name keeps its type.
         self._depth = 0
+        # Names that have a value here, whichever way led here.
+        self._known: set[str] = set()
         self._loops: list[Loop] = []
         self._result: Slot | None = None
         self._exit = builder.append_basic_block("exit")
@@ -126,17 +182,29 @@ class Body(Expressions):
         self.builder.position_at_end(self._exit)
         return None if self._result is None else self._kept(self._result)
 
+    def run_loop(self, node: ast.For, first: Number, last: Number, thread: Number) -> None:
+        """Emit a loop over a thread's part of a `prange`, as a whole function."""
+        self.thread = thread
+        self._count(node, first, last, 1)
+        self._go_to(self._exit)
+        self.builder.position_at_end(self._exit)
+
     def each(self, statements: list[ast.stmt]) -> None:
         """Emit statements, up to one that leaves."""
         for statement in statements:
             if self.builder.block.is_terminated:
                 return
             emit = getattr(self, f"_{type(statement).__name__}", None)
-            if emit is None:
-                raise Unsupported(ast.dump(statement))
-            emit(statement)
+            try:
+                if emit is None:
+                    raise Unsupported(ast.dump(statement))
+                emit(statement)
+            except Unsupported as error:
+                raise error.at(self._function.__code__.co_filename, statement.lineno) from None
 
     def load(self, name: str) -> Any:
+        if name not in self._known:
+            raise Unsupported(f"{name!r} may have no value here")
         return self._kept(self.names[name])
 
     def _kept(self, slot: Slot) -> Any:
@@ -154,6 +222,7 @@ class Body(Expressions):
     def bind(self, name: str, operand: Any) -> None:
         """Have a name stand for an operand from here on."""
         operand, slot = movable(operand), self.names.get(name)
+        self._known.add(name)
         if slot is not None and kind_of(slot.operand) != kind_of(operand):
             numbers = isinstance(slot.operand, Number) and isinstance(operand, Number)
             if numbers and common(slot.operand, operand) == slot.operand.dtype:
@@ -206,7 +275,7 @@ class Body(Expressions):
         with self._counted(0, Number(view.n, INT64), 1) as i:
             self.builder.store(value, self.element(view, i))
 
-    def call_leaf(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+    def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
         arguments = movable(arguments)
         returns = (n for n in ast.walk(definition_of(function)) if isinstance(n, ast.Return))
         if any(node.value is not None for node in returns):
@@ -249,10 +318,15 @@ class Body(Expressions):
         then, otherwise = (builder.append_basic_block(name) for name in ("then", "otherwise"))
         after = builder.append_basic_block("after")
         builder.cbranch(test, then, otherwise)
+        before, ends = self._known, []
         for block, statements in ((then, node.body), (otherwise, node.orelse)):
             builder.position_at_end(block)
+            self._known = set(before)
             self._inside(statements)
+            if not builder.block.is_terminated:
+                ends.append(self._known)
             self._go_to(after)
+        self._known = set.intersection(*ends) if ends else before
         builder.position_at_end(after)
 
     def _inside(self, statements: list[ast.stmt]) -> None:
@@ -282,9 +356,12 @@ class Body(Expressions):
     def _repeat(self, node: ast.For | ast.While, loop: Loop) -> None:
         if node.orelse:
             raise Unsupported("a loop with an else")
+        # The body may not run, or end at any `break`.
+        before = set(self._known)
         self._loops.append(loop)
         self._inside(node.body)
         self._loops.pop()
+        self._known = before
 
     def _Break(self, node: ast.Break) -> None:
         self.builder.branch(self._loops[-1].after)
@@ -294,15 +371,40 @@ class Body(Expressions):
 
     def _For(self, node: ast.For) -> None:
         call = node.iter
-        if not (isinstance(call, ast.Call) and self.value(call.func) is range):
+        if not isinstance(call, ast.Call):
+            raise Unsupported(ast.dump(call))
+        iterates = self.value(call.func)
+        if iterates is prange:
+            self._share(node, call)
+            return
+        if iterates is not range:
             raise Unsupported(ast.dump(call))
         limits = self.all_of(call.args)
         first, last, step = (0, *limits, 1) if len(limits) == 1 else (*limits, 1)[:3]
         if not (isinstance(step, int) and step):
             raise Unsupported("a step that is not known")
+        self._count(node, first, last, step)
+
+    def _count(self, node: ast.For, first: Any, last: Any, step: int) -> None:
+        before = set(self._known)
         with self._counted(first, last, step) as i:
             self.bind(node.target.id, i)  # type: ignore[attr-defined]
             self._repeat(node, Loop(self._next, self._after))
+        self._known = before
+
+    def _share(self, node: ast.For, call: ast.Call) -> None:
+        """Give a `prange` loop to the team at the address `team`."""
+        arguments = call.args
+        if len(arguments) != 1 or "team" not in self._known:
+            raise Unsupported("prange takes one number, in a kernel with an argument `team`")
+        _check_shared(node, self._known)
+        read = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+        captured = {name: self.load(name) for name in sorted(self._known & read)}
+        body = self._unit.define_loop(self._function, node, captured)
+        environment = Number(stored(self.builder, list(captured.values())), INT64)
+        block = Number(self.builder.ptrtoint(body, WORD), INT64)
+        n = self.value(arguments[0])
+        self.call_function(parallel.spread(), (self.load("team"), block, n, environment))
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
@@ -327,3 +429,23 @@ class Body(Expressions):
         builder.store(more, count)
         builder.branch(head)
         builder.position_at_end(after)
+
+
+def _check_shared(node: ast.For, outside: set[str]) -> None:
+    """Refuse what the threads of a `prange` loop cannot do: assign a name of outside, or leave."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store) and one.id in outside:
+            raise Unsupported(f"a prange loop assigns {one.id!r}, a name of outside")
+        if isinstance(one, ast.Return):
+            raise Unsupported("a prange loop returns")
+    for one in _own_statements(node.body):
+        if isinstance(one, ast.Break):
+            raise Unsupported("a prange loop breaks")
+
+
+def _own_statements(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield statements and those in their branches, but not those of loops inside."""
+    for one in statements:
+        yield one
+        if isinstance(one, ast.If):
+            yield from _own_statements(one.body + one.orelse)

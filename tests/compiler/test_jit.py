@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastmlp.compiler import kernel, leaf
+from fastmlp.compiler import kernel, njit
 from fastmlp.rules import elementary
 
 only_compiled = pytest.mark.skipif(
@@ -16,7 +16,7 @@ only_compiled = pytest.mark.skipif(
 
 def called(function: Any) -> Any:
     """Return compiled code that calls `function` as a leaf: leaves have no door from Python."""
-    inner = leaf(function)
+    inner = njit(function)
     return numba.njit(lambda *arguments: inner(*arguments))
 
 
@@ -32,7 +32,7 @@ def sum_of(numbers: Any) -> Any:
 
 
 @only_compiled
-@pytest.mark.parametrize("compile_later", [leaf, kernel("test.options")])
+@pytest.mark.parametrize("compile_later", [njit, kernel("test.options")])
 def test_kernels_release_the_interpreter_and_use_no_fast_math(compile_later: Any) -> None:
     options = compile_later(divide).targetoptions
     assert options["nogil"]
@@ -43,7 +43,7 @@ def test_kernels_release_the_interpreter_and_use_no_fast_math(compile_later: Any
 
 @only_compiled
 def test_decorating_compiles_nothing() -> None:
-    assert leaf(divide).signatures == []
+    assert njit(divide).signatures == []
     assert kernel("test.later")(divide).signatures == []
 
 

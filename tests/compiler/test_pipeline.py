@@ -9,7 +9,7 @@ import pytest
 from numba.core.errors import TypingError
 
 from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.compiler import leaf, row
+from fastmlp.compiler import njit, row
 from fastmlp.compiler.blocks import Block, compiled_by_numba
 from fastmlp.rules import elementary
 
@@ -42,12 +42,12 @@ def test_a_block_has_full_width(text: str) -> None:
     assert "<16 x float>" in text
 
 
-@leaf
+@njit
 def add_one(x: Any) -> Any:
     return x + 1
 
 
-@leaf
+@njit
 def add_two(x: Any) -> Any:
     return add_one(add_one(x))
 
@@ -69,7 +69,7 @@ def test_leaves_become_part_of_a_block(compiled: Any) -> None:
 
 @only_compiled
 def test_what_is_wrong_in_a_leaf_is_said_as_ever() -> None:
-    @leaf
+    @njit
     def wrong(x: Any) -> Any:
         return x.nothing
 

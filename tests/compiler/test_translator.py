@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.kernels import csr, elementwise, epoch, microbatches, 
 from fastmlp.backends.cpu.predict.small_batch import few
 from fastmlp.backends.cpu.session import PHASES
 from fastmlp.backends.cpu.threads import team
-from fastmlp.compiler import block_of, call, coefficients_at, leaf, row, rows
+from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.native import NativeCode
@@ -292,7 +292,7 @@ def test_a_function_without_source_is_unsupported() -> None:
         native(names["hidden"])
 
 
-@leaf
+@njit
 def decorated(x: Any) -> Any:
     return x
 

@@ -13,7 +13,7 @@ import numpy as np
 from fastmlp.backends.cpu.plan.packing import APART_BYTES
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.threads.team import CONSTANT, CONSTANTS, JOINED, spread
-from fastmlp.compiler import Block, block_of, fma, leaf, load_acquire, row
+from fastmlp.compiler import Block, block_of, fma, load_acquire, njit, row
 from fastmlp.compiler.jit import INTERPRETED
 
 # What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
@@ -130,7 +130,7 @@ def exercise(scalar: Any) -> Any:
     return exercise_rows
 
 
-@leaf
+@njit
 def _muster(team: Any) -> None:
     if team == 0:
         return

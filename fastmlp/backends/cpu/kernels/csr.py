@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.pack_numpy import WIDE
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, leaf, row
+from fastmlp.compiler import call, njit, row
 
 Array = NDArray[Any]
 Scalar = type[np.floating[Any]]
@@ -58,7 +58,7 @@ class ColumnBuffers:
         self.values = aligned(n, x.dtype)
 
 
-@leaf
+@njit
 def _row_of(net: Any, r: Any) -> Any:
     """Where the numbers of row r of the chunk begin and end."""
     place = row(net.index + r * 8, 1, np.int64)[0] if net.index else r
@@ -66,7 +66,7 @@ def _row_of(net: Any, r: Any) -> Any:
     return bounds[0], bounds[1]
 
 
-@leaf
+@njit
 def _activate(layer: Any, panel: Any, slopes: Any, n: Any, like: Any) -> None:
     """Apply the layer's activation to n products, in their place."""
     if layer.form == BLOCK:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import coefficients_at, leaf, row, rows
+from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.rules.penalties import RULES
 
 Rule = Callable[..., Any]
@@ -82,7 +82,7 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
-@leaf
+@njit
 def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
     """Add n values times a factor to a total of float64."""
     all_values = 0.0

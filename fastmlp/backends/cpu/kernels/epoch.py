@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.plan.records import LAYER, NET
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads.team import spread
-from fastmlp.compiler import call, leaf, row
+from fastmlp.compiler import call, njit, row
 
 Scalar = type[np.floating[Any]]
 
@@ -44,11 +44,11 @@ def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
     return full * chunks + (tail + chunk_rows - 1) // chunk_rows
 
 
-_units_per_epoch = leaf(units_per_epoch)
-_groups_of_panels = leaf(groups_of_panels)
+_units_per_epoch = njit(units_per_epoch)
+_groups_of_panels = njit(groups_of_panels)
 
 
-@leaf
+@njit
 def _mass(net: Any, n_rows: Any, like: Any) -> Any:
     """The rows of a batch, or the sum of their weights."""
     if net.weight == 0:
@@ -60,7 +60,7 @@ def _mass(net: Any, n_rows: Any, like: Any) -> Any:
     return total
 
 
-@leaf
+@njit
 def _sum(address: Any, n: Any) -> Any:
     values = row(address, n, np.float64)
     total = 0.0
@@ -69,7 +69,7 @@ def _sum(address: Any, n: Any) -> Any:
     return total
 
 
-@leaf
+@njit
 def _all_finite(address: Any, n: Any, like: Any) -> Any:
     """Whether n numbers are finite: x - x is 0, or NaN. Counted to the end, which vectorises."""
     values, n_others = row(address, n, like.dtype), 0
@@ -78,7 +78,7 @@ def _all_finite(address: Any, n: Any, like: Any) -> Any:
     return n_others == 0
 
 
-@leaf
+@njit
 def _finite_parameters(net: Any, lanes: Any, like: Any) -> Any:
     """Whether all parameters are finite; padding, which nothing reads, may be anything: a rule of
     the user's may have a slope or a step of 0 / 0 where everything is 0."""
@@ -102,7 +102,7 @@ def _finite_parameters(net: Any, lanes: Any, like: Any) -> Any:
     return True
 
 
-@leaf
+@njit
 def _set_mass(net: Any, mass: Any) -> None:
     scale = 1.0 / mass
     # Not written again: helpers would fetch its line anew.
@@ -114,7 +114,7 @@ def _set_mass(net: Any, mass: Any) -> None:
         scales[p] = strengths[p] / mass
 
 
-@leaf
+@njit
 def _restore(net: Any, job: Any, like: Any) -> None:
     """Go back to the parameters of the start of the epoch, and forget the optimizer's state."""
     n = net.n_packed
@@ -125,7 +125,7 @@ def _restore(net: Any, job: Any, like: Any) -> None:
     job.diverged = 1.0
 
 
-@leaf
+@njit
 def _start_batch(net: Any, job: Any, n_rows: Any, new_epoch: Any, like: Any) -> None:
     if new_epoch:
         if job.guarded:
@@ -138,7 +138,7 @@ def _start_batch(net: Any, job: Any, n_rows: Any, new_epoch: Any, like: Any) -> 
         _set_mass(net, job.batch_mass)
 
 
-@leaf
+@njit
 def _end_batch(net: Any, job: Any, n_rows: Any) -> None:
     if job.batch_mass != 0:
         if net.n_penalties > 0:
@@ -148,7 +148,7 @@ def _end_batch(net: Any, job: Any, n_rows: Any) -> None:
         job.epoch_mass += share
 
 
-@leaf
+@njit
 def _may_go_on(net: Any, job: Any, epoch_ends: Any, lanes: Any, like: Any) -> Any:
     """Whether everything is finite, or nobody minds."""
     if not job.guarded:
@@ -158,7 +158,7 @@ def _may_go_on(net: Any, job: Any, epoch_ends: Any, lanes: Any, like: Any) -> An
     return not epoch_ends or _finite_parameters(net, lanes, like)
 
 
-@leaf
+@njit
 def _spread_stage(net: Any, job: Any, stage: Any, layer: Any, n_panels: Any) -> None:
     """Do a stage of phase one, shared by strips of rows or by groups of panels."""
     net.stage, net.layer = stage, layer
@@ -169,7 +169,7 @@ def _spread_stage(net: Any, job: Any, stage: Any, layer: Any, n_panels: Any) -> 
     net.stage = WHOLE
 
 
-@leaf
+@njit
 def _spread_layers(net: Any, job: Any) -> None:
     """Do phase one a layer at a time.
 
@@ -187,7 +187,7 @@ def _spread_layers(net: Any, job: Any) -> None:
         _spread_stage(net, job, BACK, i, layers[i - 1].n_panels)
 
 
-@leaf
+@njit
 def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     """Do phase one; return the loss of the chunk's rows, weighted."""
     net.mode = mode
@@ -205,7 +205,7 @@ def _spread_rows(net: Any, job: Any, mode: Any) -> Any:
     return 0.0 if mode == FORWARD else _sum(net.strip_losses, n_strips)
 
 
-@leaf
+@njit
 def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None:
     """Do phase two; where the chunk `ends` a batch, with its penalties."""
     # Not written again: helpers would fetch their line anew.
@@ -213,10 +213,10 @@ def _spread_tiles(net: Any, job: Any, more: Any, ends: Any, update: Any) -> None
         net.more, net.penalise, net.update = more, ends, update
     if net.sparse_columns:
         call(net.sparse_columns, (job.net,))
-    spread(job.team, net.tile, net.n_tiles, job.net)
+    call(net.tile, (job.team, job.net))
 
 
-@leaf
+@njit
 def _add_partials(net: Any, n_lots: Any, more: Any, like: Any) -> None:
     """Sum the lots' gradients in their order, after those of the chunks before with `more`."""
     total = row(net.gradient, net.n_packed, like.dtype)
@@ -229,7 +229,7 @@ def _add_partials(net: Any, n_lots: Any, more: Any, like: Any) -> None:
             total[i] += partial[i]
 
 
-@leaf
+@njit
 def _spread_lots(net: Any, job: Any, more: Any, ends: Any, update: Any, like: Any) -> Any:
     """Do both phases by lots, and where the batch `ends` what its gradient is for, which is little
     beside them; return the loss of the chunk's rows, weighted."""
@@ -239,12 +239,12 @@ def _spread_lots(net: Any, job: Any, more: Any, ends: Any, update: Any, like: An
     _add_partials(net, n_lots, more, like)
     if ends:
         net.n_rows, net.more, net.penalise, net.update = 0, 1, 1, update
-        call(net.tile, (job.net, 0, net.n_tiles, 0))
+        call(net.tile, (0, job.net))
         net.n_rows = n_rows
     return _sum(net.strip_losses, n_strips_of(n_rows))
 
 
-@leaf
+@njit
 def _differentiate(net: Any, job: Any, more: Any, ends: Any, update: Any, like: Any) -> Any:
     """Do both phases of a chunk of a batch; return the loss of its rows, weighted."""
     if net.lot_rows > 0:
@@ -254,14 +254,14 @@ def _differentiate(net: Any, job: Any, more: Any, ends: Any, update: Any, like: 
     return loss
 
 
-@leaf
+@njit
 def _unit(net: Any, job: Any, more: Any, ends: Any, like: Any) -> None:
     """One chunk of a batch: both phases, with the update where the batch `ends`."""
     if job.batch_mass != 0:
         job.batch_loss += _differentiate(net, job, more, ends, ends, like) / job.batch_mass
 
 
-@leaf
+@njit
 def _nothing(net: Any, job: Any) -> None:
     """All parameters are up to date."""
 

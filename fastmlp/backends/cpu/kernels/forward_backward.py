@@ -20,13 +20,13 @@ from fastmlp.backends.cpu.simd.microkernel import (
 )
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, leaf, row, stack
+from fastmlp.compiler import call, njit, row, stack
 
 # What of it to do: all, or one of its stages.
 WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
 
 
-@leaf
+@njit
 def _multiply(
     net: Any, layer: Any, a: Any, middle: Any, p: Any, n_panels: Any, c: Any, n: Any, lanes: Any,
     vector: Any,
@@ -49,7 +49,7 @@ def _multiply(
     call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
 
 
-@leaf
+@njit
 def forward_layer(
     net: Any, layer: Any, inputs: Any, middle: Any, panel: Any, most: Any, at: Any, n: Any, z: Any,
     lanes: Any, vector: Any,
@@ -77,7 +77,7 @@ def forward_layer(
         p += n_panels
 
 
-@leaf
+@njit
 def _add_halves(
     net: Any, layer: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, vector: Any, like: Any
 ) -> None:
@@ -100,7 +100,7 @@ def _add_halves(
             call(layer.activation, (z, layer.outputs + there, layer.deltas + there, count))
 
 
-@leaf
+@njit
 def slopes_of(below: Any) -> Any:
     """By which epilogue a layer's slopes go into its errors, and where they lie."""
     if below.form == RELU_LAYER:
@@ -108,7 +108,7 @@ def slopes_of(below: Any) -> Any:
     return TIMES if below.form == BLOCK else STORE, below.deltas
 
 
-@leaf
+@njit
 def _backward_layer(
     net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, lanes: Any,
     vector: Any,
@@ -123,7 +123,7 @@ def _backward_layer(
     call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
 
 
-@leaf
+@njit
 def _backward_few(
     net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, lanes: Any,
     vector: Any,
@@ -160,7 +160,7 @@ def gathering(scalar: type[np.floating[Any]]) -> Any:
             source = net.x + (place * net.n_in + low) * size
             spread(source, panels + (at + r) * lanes * size, net.panel, high - low)
 
-    return leaf(gather)
+    return njit(gather)
 
 
 def rows(scalar: type[np.floating[Any]]) -> Any:

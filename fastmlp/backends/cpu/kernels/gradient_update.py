@@ -13,19 +13,19 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import WANTED_BYTES
 from fastmlp.backends.cpu.simd.skinny import outputs
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, fence, leaf, row, stack
+from fastmlp.compiler import call, fence, njit, prange, row, stack
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
-@leaf
+@njit
 def _has_few_outputs(net: Any, piece: Any, layer: Any) -> Any:
     """Whether a piece is of a last layer that is turned."""
     return layer.turned and piece.layer == net.n_layers - 1
 
 
-@leaf
+@njit
 def _differentiate(
     net: Any, t: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any, wanted: Any,
     vector: Any, lanes: Any,
@@ -53,7 +53,7 @@ def _differentiate(
     call(net.gradient_product, (*to, *b, *a, *shape, asked))
 
 
-@leaf
+@njit
 def copy(source: Any, target: Any, n: Any, like: Any) -> None:
     """Copy n numbers."""
     a, b = row(source, n, like.dtype), row(target, n, like.dtype)
@@ -61,7 +61,7 @@ def copy(source: Any, target: Any, n: Any, like: Any) -> None:
         b[i] = a[i]
 
 
-@leaf
+@njit
 def _recall(
     net: Any, layer: Any, w: Any, g: Any, n: Any, n_panels: Any, vector: Any, like: Any
 ) -> None:
@@ -71,7 +71,7 @@ def _recall(
         copy(panel - net.parameters + net.gradient, g + p * PANEL_ROWS * vector, n, like)
 
 
-@leaf
+@njit
 def _penalise(
     net: Any, piece: Any, layer: Any, w: Any, g: Any, values: Any, vector: Any, lanes: Any
 ) -> None:
@@ -88,7 +88,7 @@ def _penalise(
             call(penalties[i], (*weights, scale, total, values, net.zeros, rows, n))
 
 
-@leaf
+@njit
 def _step_penalised(
     net: Any, piece: Any, layer: Any, p: Any, w: Any, g: Any, values: Any, lanes: Any
 ) -> None:
@@ -102,7 +102,7 @@ def _step_penalised(
     call(net.penalised, (w, g, *state, net.scales, total, values, net.zeros, rows, n))
 
 
-@leaf
+@njit
 def _finish(net: Any, w: Any, g: Any, n: Any, like: Any) -> None:
     """Take the optimizer's step with n numbers of the gradient, or leave them for whom needs it."""
     skip = w - net.parameters
@@ -119,12 +119,12 @@ def _gradients(scalar: type[np.floating[Any]]) -> Any:
     outer = moves(scalar, lanes).outer
 
     def find_gradient(
-        address: Any, net: Any, t: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any,
+        net: Any, t: Any, piece: Any, layer: Any, inputs: Any, w: Any, g: Any,
         wanted: Any, like: Any,
     ) -> None:  # fmt: skip
         rows = piece.last - piece.first
         if net.sparse_gradient and piece.layer == 0:
-            call(net.sparse_gradient, (address, t, g, PANEL_ROWS * vector))
+            call(net.sparse_gradient, (net.itself, t, g, PANEL_ROWS * vector))
         elif net.n_rows == 0:
             _recall(net, layer, w, g, rows * lanes, piece.n_panels, vector, like)
         elif net.n_rows == 1 and not net.more and not _has_few_outputs(net, piece, layer):
@@ -137,7 +137,7 @@ def _gradients(scalar: type[np.floating[Any]]) -> Any:
         else:
             _differentiate(net, t, piece, layer, inputs, w, g, wanted, vector, lanes)
 
-    return leaf(find_gradient)
+    return njit(find_gradient)
 
 
 def _steps(scalar: type[np.floating[Any]]) -> Any:
@@ -164,7 +164,7 @@ def _steps(scalar: type[np.floating[Any]]) -> Any:
             skip = n_before // lanes * vector
             _finish(net, w + skip, g + skip, n - n_before, like)
 
-    return leaf(step)
+    return njit(step)
 
 
 def _turned_biases(scalar: type[np.floating[Any]]) -> Any:
@@ -187,7 +187,7 @@ def _turned_biases(scalar: type[np.floating[Any]]) -> Any:
             sum_rows(layer.deltas, start, g, net.n_rows)
         _finish(net, layer.biases, g, lanes, like)
 
-    return leaf(step)
+    return njit(step)
 
 
 def _twins(scalar: type[np.floating[Any]]) -> Any:
@@ -206,7 +206,7 @@ def _twins(scalar: type[np.floating[Any]]) -> Any:
             else:
                 transpose(source, target, left)
 
-    return leaf(bring_in_step)
+    return njit(bring_in_step)
 
 
 def tile(scalar: type[np.floating[Any]]) -> Any:
@@ -224,34 +224,43 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     find_gradient, step, bring_in_step = _gradients(scalar), _steps(scalar), _twins(scalar)
     step_with_turned_biases = _turned_biases(scalar)
 
-    def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
-        g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(WANTED_BYTES)
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
+    @njit
+    def update_tile(net: Any, t: Any, g: Any, values: Any, wanted: Any) -> None:
+        piece, like = row(net.tiles, net.n_tiles, TILE)[t], row(net.tiles, 0, scalar)
+        if piece.first == piece.last:
+            return
+        layers = row(net.layers, net.n_layers, LAYER)
         # One thread alone has no others. A team without halves, whose transposes are few, counts as
         # one.
         past = NONE if net.past == OTHERS and net.divided == 0 else net.past
-        for t in range(begin, end):
-            piece = pieces[t]
-            if piece.first == piece.last:
-                continue
-            layer = layers[piece.layer]
-            inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
-            if piece.layer == 0 and net.divided > 1 and piece.panel * lanes >= net.middle:
-                inputs = net.second_inputs
-            w = net.parameters + piece.down
-            find_gradient(address, net, t, piece, layer, inputs, w, g, wanted, like)
-            if net.penalise and not (net.update and net.penalised):
-                _penalise(net, piece, layer, w, g, values, vector, lanes)
-            for p in range(piece.n_panels):
-                panel = w + p * layer.master_panel
-                step(net, piece, layer, p, panel, g + p * panel_bytes, values, like)
-                if net.update and layer.twin:
-                    bring_in_step(piece, layer, p, panel, past)
-            last = piece.panel + piece.n_panels == layer.master_panels
-            if layer.turned and last and piece.last == layer.master_rows:
-                step_with_turned_biases(net, piece, layer, g, like)
+        layer = layers[piece.layer]
+        inputs = layers[piece.layer - 1].outputs if piece.layer > 0 else net.inputs
+        if piece.layer == 0 and net.divided > 1 and piece.panel * lanes >= net.middle:
+            inputs = net.second_inputs
+        w = net.parameters + piece.down
+        find_gradient(net, t, piece, layer, inputs, w, g, wanted, like)
+        if net.penalise and not (net.update and net.penalised):
+            _penalise(net, piece, layer, w, g, values, vector, lanes)
+        for p in range(piece.n_panels):
+            panel = w + p * layer.master_panel
+            step(net, piece, layer, p, panel, g + p * panel_bytes, values, like)
+            if net.update and layer.twin:
+                bring_in_step(piece, layer, p, panel, past)
+        last = piece.panel + piece.n_panels == layer.master_panels
+        if layer.turned and last and piece.last == layer.master_rows:
+            step_with_turned_biases(net, piece, layer, g, like)
         if past != NONE:
             fence()
+
+    @njit(parallel=True)
+    def update(team: Any, nets: Any) -> None:
+        """Phase two: each tile's gradient over the rows, its penalty and its optimizer step."""
+        for t in prange(nets[0].n_tiles):
+            net = nets[0]
+            g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(WANTED_BYTES)
+            update_tile(net, np.int64(t), g, values, wanted)
+
+    def work_on_tiles(team: Any, address: Any) -> None:
+        update(team, row(address, 1, NET))
 
     return work_on_tiles

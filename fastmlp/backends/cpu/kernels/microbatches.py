@@ -43,7 +43,7 @@ def lots(scalar: type[np.floating[Any]]) -> Any:
             own.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
             own.gradient = net.partials + lot * net.n_packed * size
             call(net.rows, (mine, 0, n_strips_of(own.n_rows), 0))
-            call(net.tile, (mine, 0, net.n_tiles, 0))
+            call(net.tile, (0, mine))
 
     return work_on_lots
 

@@ -11,19 +11,19 @@ from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import error_unit, outputs
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, leaf, row
+from fastmlp.compiler import call, njit, row
 
 # What phase one is for: predictions, losses, or losses and errors.
 FORWARD, EVALUATE, TRAIN = range(3)
 
 
-@leaf
+@njit
 def n_strips_of(n_rows: Any) -> Any:
     """How many strips so many rows make."""
     return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
 
 
-@leaf
+@njit
 def _gather_targets(net: Any, first: Any, n: Any, skip: Any, like: Any) -> Any:
     """Copy the rows' targets to columns in the part's buffer, and return where that is."""
     n_targets, size, place = net.n_targets, like.itemsize, net.targets + skip
@@ -35,7 +35,7 @@ def _gather_targets(net: Any, first: Any, n: Any, skip: Any, like: Any) -> Any:
     return place
 
 
-@leaf
+@njit
 def _sum_losses(net: Any, first: Any, n: Any, at: Any, skip: Any, like: Any) -> None:
     """The weighted loss of each strip of rows."""
     loss = row(net.row_losses + skip, n, np.float64)
@@ -53,7 +53,7 @@ def _sum_losses(net: Any, first: Any, n: Any, at: Any, skip: Any, like: Any) -> 
         sums[strip] = total
 
 
-@leaf
+@njit
 def scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any) -> None:
     """Turn the slopes of the loss into errors: times the activation's, and the row's share."""
     width, size = net.n_out, like.itemsize
@@ -89,7 +89,7 @@ def _values(scalar: type[np.floating[Any]]) -> Any:
         else:
             columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
 
-    return leaf(write_values)
+    return njit(write_values)
 
 
 def _predictions(scalar: type[np.floating[Any]]) -> Any:
@@ -110,7 +110,7 @@ def _predictions(scalar: type[np.floating[Any]]) -> Any:
             target = net.out + (start + r) * net.n_out * size
             collect(panels + r * vector, net.panel, target, net.n_out)
 
-    return leaf(write_predictions)
+    return njit(write_predictions)
 
 
 def _errors(scalar: type[np.floating[Any]]) -> Any:
@@ -129,7 +129,7 @@ def _errors(scalar: type[np.floating[Any]]) -> Any:
             for j in range(net.n_out):
                 collect(errors + (j * n + r) * size, 0, place + j * vector, unit)
 
-    return leaf(place_errors)
+    return njit(place_errors)
 
 
 def scores(scalar: type[np.floating[Any]]) -> Any:
@@ -163,4 +163,4 @@ def scores(scalar: type[np.floating[Any]]) -> Any:
             scale_errors(net, outer, start, n, skip, like)
             place_errors(net, outer, n, at, slopes)
 
-    return leaf(score)
+    return njit(score)

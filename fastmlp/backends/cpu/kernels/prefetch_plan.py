@@ -7,10 +7,12 @@ import numpy as np
 from fastmlp.backends.cpu.plan.records import ALL
 from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, WANTED
 from fastmlp.backends.cpu.simd.target import LINE_BYTES
-from fastmlp.compiler import leaf, row
+from fastmlp.compiler import njit, row
+
+WANTED_SIZE = WANTED.itemsize
 
 
-@leaf
+@njit
 def want(
     net: Any, t: Any, piece: Any, layer: Any, w: Any, wanted: Any, vector: Any, lanes: Any
 ) -> Any:
@@ -24,12 +26,12 @@ def want(
     return 0
 
 
-@leaf
+@njit
 def _want_weights(net: Any, piece: Any, layer: Any, w: Any, wanted: Any, vector: Any) -> None:
     """The tile's parameters and their state, for the update: at 32 rows 784-2048-2048-10 takes
     15.0 ms without, 14.0 so."""
     record, n, skip = row(wanted, 1, WANTED)[0], 0, w - net.parameters
-    streams = row(wanted + WANTED.itemsize, MOST_STREAMS, np.int64)
+    streams = row(wanted + WANTED_SIZE, MOST_STREAMS, np.int64)
     for p in range(piece.n_panels):
         down = p * layer.master_panel
         streams[n] = w + down
@@ -43,11 +45,11 @@ def _want_weights(net: Any, piece: Any, layer: Any, w: Any, wanted: Any, vector:
     record.n_streams, record.n_lines = n, (piece.last - piece.first) * vector // LINE_BYTES
 
 
-@leaf
+@njit
 def _want_rows(net: Any, t: Any, wanted: Any, size: Any) -> None:
     """This tile's share of the rows of X that come next in their order."""
     record = row(wanted, 1, WANTED)[0]
-    streams = row(wanted + WANTED.itemsize, MOST_STREAMS, np.int64)
+    streams = row(wanted + WANTED_SIZE, MOST_STREAMS, np.int64)
     after = net.index + net.n_rows * 8
     n_rows = max(min((net.order_stop - after) // 8, net.n_rows), 0)
     low, high, n_tiles = 0, net.n_in, net.n_tiles

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.simd.fused_step import passes
 from fastmlp.backends.cpu.simd.prefetch import ask
 from fastmlp.backends.cpu.simd.skinny import outputs
 from fastmlp.backends.cpu.simd.target import LINE_BYTES, lanes_of
-from fastmlp.compiler import call, leaf, row
+from fastmlp.compiler import call, njit, row
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.updates import sgd
@@ -32,7 +32,7 @@ def is_plain(network: Network, optimizer: Optimizer) -> bool:
     return optimizer.rule is sgd and not network.penalties
 
 
-@leaf
+@njit
 def _errors_of(net: Any, layers: Any, i: Any) -> Any:
     """Where the errors of layer i lie, and then its steps."""
     return net.loss_slope if i == net.n_layers - 1 else layers[i].deltas
@@ -47,7 +47,7 @@ def _forward(scalar: type[np.floating[Any]]) -> Any:
     def place_of(layer: Any, turn: Any) -> Any:
         return layer.outputs + turn * layer.n_panels * vector
 
-    place_of = leaf(place_of)
+    place_of = njit(place_of)
 
     def go_forth(net: Any, layers: Any, i: Any, before: Any, now: Any, sums: Any) -> None:
         layer, steps = layers[i], _errors_of(net, layers, i)
@@ -59,7 +59,7 @@ def _forward(scalar: type[np.floating[Any]]) -> Any:
             columns = (before, now, steps, sums, layer.n_panels, positive)
             forth(layer.master, layer.master_panel, layer.n_in, *columns)
 
-    go_forth = leaf(go_forth)
+    go_forth = njit(go_forth)
 
     def forward(net: Any, layers: Any, x: Any) -> None:
         before, now, last = net.previous, x, net.n_layers - 1
@@ -83,7 +83,7 @@ def _forward(scalar: type[np.floating[Any]]) -> Any:
                 before = place_of(layers[i], net.turn)
             net.due = 0
 
-    return place_of, leaf(forward), leaf(settle)
+    return place_of, njit(forward), njit(settle)
 
 
 def _backward(scalar: type[np.floating[Any]], place_of: Any) -> Any:
@@ -110,10 +110,10 @@ def _backward(scalar: type[np.floating[Any]], place_of: Any) -> Any:
                     back_dots(layer.master, layer.master_panel, *down, *shape)
             steps(errors, net.coefficients, errors, layer.n_panels)
 
-    return leaf(backward)
+    return njit(backward)
 
 
-@leaf
+@njit
 def _score(net: Any, layers: Any, r: Any, lanes: Any, like: Any) -> Any:
     """Write the errors of the output layer; return the row's loss, weighted."""
     outer, values, size = layers[net.n_layers - 1], net.raw, like.itemsize
@@ -129,7 +129,7 @@ def _score(net: Any, layers: Any, r: Any, lanes: Any, like: Any) -> Any:
     return loss
 
 
-@leaf
+@njit
 def _begin(net: Any, layers: Any, lanes: Any, like: Any) -> None:
     """No step waits: they are zeros, and what they are multiplied with is finite."""
     row(net.loss_slope, layers[net.n_layers - 1].n_panels * lanes, like.dtype)[:] = 0
@@ -139,7 +139,7 @@ def _begin(net: Any, layers: Any, lanes: Any, like: Any) -> None:
         row(layers[i].outputs, SUMS * n, like.dtype)[:] = 0
 
 
-@leaf
+@njit
 def _ask_for_next(net: Any, size: Any) -> None:
     """Ask memory for the row that comes next in the order: of 100,000 of 32 numbers a step of
     32-64-32-1 takes 0.21 us without, 0.18 so."""
@@ -168,4 +168,4 @@ def descend(scalar: type[np.floating[Any]]) -> Any:
         job.batch_loss += _score(net, layers, r, lanes, like) / job.batch_mass
         backward(net, layers)
 
-    return training(scalar, leaf(step), settle)
+    return training(scalar, njit(step), settle)

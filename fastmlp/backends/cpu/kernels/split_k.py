@@ -20,10 +20,10 @@ from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, leaf, row, stack
+from fastmlp.compiler import call, njit, row, stack
 
 
-@leaf
+@njit
 def _products(
     net: Any,
     layer: Any,

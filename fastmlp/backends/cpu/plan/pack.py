@@ -7,10 +7,10 @@ import numpy as np
 from fastmlp.backends.cpu.plan.records import LAYER, NET
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import leaf, row, stack
+from fastmlp.compiler import njit, row, stack
 
 
-@leaf
+@njit
 def down_to(layer: Any, r: Any, vector: Any) -> Any:
     """How far into a panel of a layer's packed parameters row r lies."""
     return r * vector + (layer.gap if r >= layer.middle else 0)

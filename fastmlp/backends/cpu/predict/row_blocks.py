@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.simd.batch_in_lanes import tile, upright
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads.team import spread
-from fastmlp.compiler import call, leaf, row
+from fastmlp.compiler import call, njit, row
 
 Scalar = type[np.floating[Any]]
 
@@ -43,7 +43,7 @@ def _products(scalar: Scalar, vectors: int) -> Any:
             left -= step
             outputs, b, w = outputs + step * unit, b + step * size, w + step * size
 
-    return leaf(multiply)
+    return njit(multiply)
 
 
 def stream(scalar: Scalar) -> Any:
@@ -87,7 +87,7 @@ def stream(scalar: Scalar) -> Any:
     return predict_rows
 
 
-@leaf
+@njit
 def n_vectors(n_rows: Any, lanes: Any) -> Any:
     """How many vectors hold so many rows."""
     return (n_rows + lanes - 1) // lanes

@@ -20,7 +20,7 @@ from fastmlp.compiler import (
     flush_denormals,
     fma,
     kernel,
-    leaf,
+    njit,
     restore_denormals,
     row,
 )
@@ -36,7 +36,7 @@ MOST_ROWS = 1024
 FEW_PRODUCTS, STREAM_PRODUCTS = 500_000, 1_600_000
 
 
-@leaf
+@njit
 def _add_four(z: Any, weights: Any, width: Any, x: Any, like: Any) -> None:
     """Add four rows of W, times four inputs, to the sums."""
     stride = width * like.itemsize
@@ -49,7 +49,7 @@ def _add_four(z: Any, weights: Any, width: Any, x: Any, like: Any) -> None:
         z[j] = fma(x3, w3[j], fma(x2, w2[j], fma(x1, w1[j], fma(x0, w0[j], z[j]))))
 
 
-@leaf
+@njit
 def _products(net: Any, layer: Any, inputs: Any, z: Any, like: Any) -> None:
     """Pre-activations of one row, or their positive parts."""
     size, width, n_in = like.itemsize, layer.n_out, layer.n_in
@@ -195,7 +195,7 @@ class FewRows:
         self._whole(self._address)
 
 
-@leaf
+@njit
 def _finite(place: Any, n: Any, like: Any) -> Any:
     """Whether all numbers are: by bits that vectorise, where a sum is one chain."""
     numbers, zero, faults = row(place, n, like.dtype), like.dtype.type(0), 0

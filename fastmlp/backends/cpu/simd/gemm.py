@@ -11,7 +11,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.simd.microkernel import Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
-from fastmlp.compiler import leaf
+from fastmlp.compiler import njit
 
 Sweep = Callable[..., None]
 # Rows that a call with many of them takes at once; the tiles' rows divide them.
@@ -30,7 +30,7 @@ def panels_at_once(left: int) -> int:
     return 2 if left == 4 else min(left, LARGEST[1])
 
 
-next_panels = leaf(panels_at_once)
+next_panels = njit(panels_at_once)
 
 
 def groups_of_panels(n_panels: int) -> int:

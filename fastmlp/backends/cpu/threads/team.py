@@ -32,13 +32,14 @@ from fastmlp.compiler import (
     exchange_if,
     fetch_add,
     flush_denormals,
-    leaf,
     load_acquire,
+    njit,
     pause,
     restore_denormals,
     row,
     store_release,
 )
+from fastmlp.compiler.parallel import runtime
 
 # Bytes. Neighbouring pairs of cache lines travel together on x86; 128 on Apple's cores anyway.
 LINE = 128
@@ -94,7 +95,7 @@ def give_way() -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-@leaf
+@njit
 def _rest(team: Any, spins: Any) -> Any:
     """Wait a little, the longer the more politely; return the number of spins."""
     pause()
@@ -106,7 +107,7 @@ def _rest(team: Any, spins: Any) -> Any:
     return PATIENCE - AGAIN
 
 
-@leaf
+@njit
 def _take(team: Any, generation: Any, members: Any, t: Any) -> None:
     """Do part t of a generation, unless somebody has claimed it."""
     claim = team + PARTS + t * LINE
@@ -118,7 +119,7 @@ def _take(team: Any, generation: Any, members: Any, t: Any) -> None:
         store_release(claim + DONE, generation)
 
 
-@leaf
+@njit
 def _next_piece(word: Any, generation: Any, pieces: Any, back: Any) -> Any:
     """Take a piece of a part, the first or with `back` the last of those left, and return its
     number, or -1. The word holds the generation, and how many are taken from either end."""
@@ -134,7 +135,7 @@ def _next_piece(word: Any, generation: Any, pieces: Any, back: Any) -> Any:
             return pieces - 1 - rear if back else front
 
 
-@leaf
+@njit
 def _do_pieces(team: Any, generation: Any, members: Any, t: Any, thread: Any) -> None:
     """Do what is left of part t: a thread's own, or another's."""
     line, pieces = team + PARTS + t * LINE, row(team + CONSTANT, 1, CONSTANTS)[0].pieces
@@ -151,21 +152,22 @@ def _do_pieces(team: Any, generation: Any, members: Any, t: Any, thread: Any) ->
         fetch_add(line + FINISHED, 1)
 
 
-@leaf
+@njit
 def _do_all_pieces(team: Any, generation: Any, members: Any, thread: Any) -> None:
     """Do a thread's own part, and then what the others have left."""
     for i in range(members):
         _do_pieces(team, generation, members, (thread + i) % members, thread)
 
 
-@leaf
+@njit
 def _wait(team: Any, word: Any, value: Any) -> None:
     spins = 0
     while load_acquire(word) != value:
         spins = _rest(team, spins)
 
 
-@leaf
+@runtime
+@njit
 def spread(team: Any, block: Any, n: Any, address: Any) -> None:
     """Do a block's work from 0 to n, with those of the team who are there; 0 is no team.
 
@@ -207,7 +209,7 @@ def share(scalar: Any) -> Any:
     return share_work
 
 
-@leaf
+@njit
 def _assist(team: Any, helper: Any) -> None:
     seen, spins = 0, 0
     while True:
@@ -227,7 +229,7 @@ def _assist(team: Any, helper: Any) -> None:
                 _take(team, word >> 8, members, t)
 
 
-@leaf
+@njit
 def _muster(team: Any, members: Any) -> None:
     """Wait for so many of the team to come, for 0.2 ms at most.
 
