@@ -106,7 +106,8 @@ class Objective:
             network, blocks, data, train=True, members=runner.n_threads
         )
         self._packed = session.keep_gradient()
-        self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=session.has_lots)
+        small = session.partition.microbatch_rows > 0
+        self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters."""

@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.compiler import block_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
@@ -23,10 +24,9 @@ from fastmlp.rules.updates import N_MOMENTS
 Array = NDArray[Any]
 
 
-# The buffers of the process's last fits, for the next of such nets: making them takes 0.15 ms, and
-# the system up to 2.4 ms a megabyte to find the memory. 134 MB hold those of 8 million parameters.
-TRAININGS = Kept(1 << 27)
-# What no team shares.
+# The buffers of the process's last fits, for the next fit of such a net.
+TRAININGS = Kept(KEPT_TRAINING_BYTES)
+# Work that no team shares.
 ALONE = Work(0, 0)
 
 
@@ -158,12 +158,13 @@ class Trainer:
         """
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
-        by_lots = self._session.has_lots
-        unit = self._engine.work(rows, forward=4, tiles=2, by_microbatches=by_lots)
+        partition = self._session.partition
+        small, cost = partition.microbatch_rows > 0, partition.cost
+        unit = self._engine.work(rows, forward=4, tiles=2, by_microbatches=small)
         if self._online:
             unit = ALONE
-        elif self._session.effort:
-            unit = Work(unit.flops, self._session.effort.joins, self._session.effort.fetched)
+        elif cost:
+            unit = Work(unit.flops, cost.joins, cost.fetched)
         self._engine.run(
             single_row.descend if self._online else epoch.train,
             self._session,

@@ -10,11 +10,6 @@ from typing import NamedTuple
 
 from fastmlp.network.parameter_layout import Layout
 
-# A core that reads lines in a row fetches the next ones too, up to 8 to 16 of them, be they another
-# core's at work: 16-64-64-2 at 64 rows took two threads 16.4 us without room between what is
-# whose, 15.5 with 2 lines, 13.8 with 8 and 13.3 with 16; where cores were far, 42 and 21 to 30.
-APART_BYTES = 1024
-
 
 class Spacing(NamedTuple):
     """Room between what different threads write.

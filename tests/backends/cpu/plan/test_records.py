@@ -16,14 +16,14 @@ from fastmlp.backends.cpu.plan.records import (
     NONE,
     OTHERS,
     TILE,
-    TILE_ROWS,
     Addresses,
     Plan,
     address,
     make_plan,
 )
-from fastmlp.backends.cpu.plan.workspace import PAGE_ROWS, STRIP_ROWS, Workspace, make_workspace
+from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
+from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS, TILE_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 # Layers of few outputs, which may be turned, as often as others.
