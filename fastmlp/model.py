@@ -133,7 +133,7 @@ class MLP(Trainable):
         self._generator = resolve.generator(seed)
         self._guard, self._idle = Guard(), Idle()
         self._moments = None
-        self._few_rows = None
+        self._predictor = None
         self._parameters = self._initial_parameters(initializer)
 
     @property
@@ -190,9 +190,8 @@ class MLP(Trainable):
         >>> probabilities.shape, probabilities.sum(axis=1).round(6)
         ((2, 3), array([1., 1.], dtype=float32))
         """
-        quick = None if self._few_rows is None else self._few_rows(X, out)
-        if quick is not None:
-            return quick
+        if self._predictor is not None:
+            return self._predictor(X, out)
         return self._predict(X, out, raw=False, who="MLP.predict")
 
     def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.buffer_pool import Idle
-from fastmlp._process.warnings import warn
 from fastmlp.backends import protocol
 from fastmlp.network import resolve
 from fastmlp.persistent import Persistent
@@ -15,7 +14,7 @@ from fastmlp.rules.optimizers import Optimizer
 from fastmlp.validation import scalars
 
 if TYPE_CHECKING:
-    from fastmlp.backends.cpu.predict.small_batch import FewRows
+    from fastmlp.backends.cpu.predict.predictor import Predictor
 
 Array = NDArray[Any]
 
@@ -33,7 +32,7 @@ class Placed(Persistent):
 
     device: str
     _n_threads: int | None
-    _few_rows: "FewRows | None"
+    _predictor: "Predictor | None"
     _idle: Idle
 
     @property
@@ -46,6 +45,7 @@ class Placed(Persistent):
         if given is not None:
             given = scalars.positive_integer("MLP", "n_threads", given)
         self._n_threads = given
+        self._predictor = None
 
     def to(self, device: str) -> Self:
         """Move the net, and the optimizer's state with it, to another device; return it.
@@ -83,7 +83,7 @@ class Placed(Persistent):
             except BaseException:
                 self.device = before
                 raise
-            self._few_rows = None
+            self._predictor = None
         return self
 
     def _engine(self) -> Any:
@@ -99,39 +99,13 @@ class Placed(Persistent):
         return self._parameters, self._moments, self.optimizer
 
     def _predict(self, X: Any, out: Any, *, raw: bool, who: str) -> Any:
-        if self.device != "cpu":
-            return self._finite(
-                self._engine().predictions(self._parameters, X, out, raw=raw, who=who), who
-            )
         engine = self._engine()
-        plain = None if raw else engine.predict_plain(self._parameters, X, out)
-        if plain is not None:
-            return plain
-        layout, dtype = self._network.layout, self._network.dtype
-        x = validation.features(X, layout.sizes[0], dtype, who)
-        result = validation.out_array(out, (len(x), layout.sizes[-1]), dtype, who)
-        if out is not None and np.may_share_memory(x, result):
-            # Else predictions would go over rows that are still to be read.
-            x = x.copy()
-        quick = None if raw else self._few_rows
-        if quick is not None and len(x) <= quick.most and quick(x.copy(), result) is not None:
-            return result
-        few = engine.predict(self._parameters, x, result, raw=raw)
+        if self.device != "cpu":
+            found = engine.predictions(self._parameters, X, out, raw=raw, who=who)
+            # Predictions that lie on the device are not looked at.
+            on_host = isinstance(found, np.ndarray)
+            return validation.warn_if_not_finite(found, who) if on_host else found
+        predictor = engine.predictor(self._parameters, raw=raw)
         if not raw:
-            self._few_rows = few
-        return self._finite(result, who)
-
-    def _finite(self, predictions: Any, who: str) -> Any:
-        """Return the predictions; warn where not all are finite, if they lie on the host."""
-        if not isinstance(predictions, np.ndarray):
-            return predictions
-        # A sum takes half of the time of `isfinite`, 0.5 % of a prediction; it may overflow.
-        with np.errstate(all="ignore"):
-            suspect = not np.isfinite(predictions.sum())
-        if suspect and not np.isfinite(predictions).all():
-            warn(
-                f"{who}: not all predictions are finite {predictions.dtype} numbers: rows far "
-                "outside of those trained on, or parameters that are not finite?",
-                RuntimeWarning,
-            )
-        return predictions
+            self._predictor = predictor
+        return predictor(X, out, who)

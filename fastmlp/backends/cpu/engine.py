@@ -9,13 +9,13 @@ from fastmlp import validation
 from fastmlp._process.buffer_pool import Idle
 from fastmlp._process.locks import Guard, publish
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
-from fastmlp.backends.cpu.evaluation import Evaluation, Objective, Prediction
+from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments, Panels
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.predictor import Streamed, place_for, streams
-from fastmlp.backends.cpu.predict.small_batch import FewRows, are_few
+from fastmlp.backends.cpu.predict.predictor import Predictor
+from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Once, each_time
@@ -25,10 +25,6 @@ from fastmlp.rules.optimizers import Optimizer, Rates
 Array = NDArray[Any]
 
 
-# So many packed parameters, 4 MB of float32, are kept for the next prediction.
-KEPT = 1 << 20
-
-
 class Engine(Runner):
     """Forward, gradient and update of one network on the CPU.
 
@@ -36,7 +32,7 @@ class Engine(Runner):
     ----------
     network, n_threads, guard : as for a `Runner`
     idle : Idle, optional
-        Where predictions leave what the next ones may use.
+        The free list of predictions' buffers.
     """
 
     def __init__(
@@ -63,47 +59,19 @@ class Engine(Runner):
         )
         return Data(x, table, weight)
 
-    def predict(
-        self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
-    ) -> FewRows | None:
-        """Write predictions, or with `raw` the outputs before activation or link, to `out`.
+    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
+        """Return the predictions at live parameters, as a function of the rows.
 
-        Returns what predicts a few rows again, and sooner, where there are only few.
+        With `raw`, predictions are the outputs before the output activation or link.
         """
         network = rule_blocks.without_output(self.network) if raw else self.network
-        if are_few(len(x), network.layout) and not isinstance(x, SparseRows):
-            few = FewRows(network, parameters, len(x))
-            with self.guard.whole:
-                few.write(x, out)
-            return few
-        sparse = x if isinstance(x, SparseRows) else None
-        if sparse is None and streams(network):
-            self._stream(network, parameters, x, out)
-            return None
-        key = (network, self.n_threads, sparse is None)
-        prediction = self._idle.take(key) or Prediction(self, network, sparse)
-        prediction(parameters, x, out)
-        if prediction.size <= KEPT:
-            self._idle.give(key, prediction)
-        return None
+        return Predictor(self, network, parameters, self._idle)
 
-    def _stream(self, network: Network, parameters: Array, x: Any, out: Array) -> bool:
-        key = (network, self.n_threads)
-        streamed = self._idle.take(key) or Streamed(self, network)
-        finite = streamed(parameters, x, out)
-        self._idle.give(key, streamed)
-        return finite
-
-    def predict_plain(self, parameters: Array, x: object, out: object) -> Array | None:
-        """Return predictions of many rows, without a check or a copy beforehand; None where this is
-        not the way, or a number is not finite: then `out` may have been written."""
-        network = self.network
-        if not streams(network) or not isinstance(x, np.ndarray) or are_few(len(x), network.layout):
-            return None
-        result = place_for(x, out, network)
-        if result is not None and self._stream(network, parameters, x, result):
-            return result
-        return None
+    def predict(
+        self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
+    ) -> SmallBatch | None:
+        """Write the predictions for validated rows to out; see `Predictor.write`."""
+        return self.predictor(parameters, raw=raw).write(x, out)
 
     def loss(self, parameters: Array, data: Data) -> float:
         """Return the mean loss over the rows of `data`, weighted, without penalties."""
