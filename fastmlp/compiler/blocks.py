@@ -128,6 +128,11 @@ def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
     """Compile what the translator does not know, or may not have."""
     signature = types.void(*[types.intp] * loop.__code__.co_argcount)
     kind = (signature.args, types.void)
+    if COMPILER == "numba":
+        # Code from the disk cache names functions of the threads' runtime.
+        from numba.np.ufunc.parallel import _launch_threads
+
+        _launch_threads()
     code: Any = CFunc(loop, kind, {}, {"error_model": "numpy"}, pipeline_class=Compiler)
     if cache is not None:
         code._cache = cache
