@@ -31,15 +31,15 @@ ALONE = Work(0, 0)
 
 
 class Trainer:
-    """Runs units of training: whole epochs in compiled code, as many units a call as asked for.
+    """Runs units of training in compiled code, as many units per call as asked for.
 
     Parameters
     ----------
     guarded : bool
-        Whether a number that is not finite ends the training, with the epoch's first parameters. It
-        takes a copy of them.
+        Whether a number that is not finite ends the training and restores the parameters of the
+        epoch's start, of which it keeps a copy.
     by_rows : bool
-        Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
+        Whether an epoch's loss weighs its batches by their rows, not by their rows' weights.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Trainer:
         by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
         self._online = by_rows_of_x and single_row.is_plain(network, optimizer)
         self._parameters = parameters
-        # Made alike: of other strengths of penalties, and another optimizer, there is one number.
+        # Sessions that differ in the strengths of penalties or in the optimizer are made alike.
         rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
@@ -102,7 +102,7 @@ class Trainer:
         return session
 
     def end(self) -> None:
-        """Leave the buffers, without rows and state, to the next training; this one is over."""
+        """End the training; leave its buffers, without rows and state, to the next one."""
         session = self._session
         del self._session
         if not isinstance(session.data.x, SparseRows):
@@ -123,13 +123,12 @@ class Trainer:
         return (np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows)[None]
 
     def load(self) -> None:
-        """Take the parameters as they stand: before the first call of `run`, and after somebody
-        may have changed them."""
+        """Pack the parameters: before the first call of `run`, and after a callback may have changed
+        them."""
         self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Bring the parameters, which other threads may be reading, up to date with the calls so
-        far."""
+        """Write the parameters after the calls so far; other threads see all of them or none."""
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
@@ -148,7 +147,7 @@ class Trainer:
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Do units first to last of a window of epochs; return where it stopped.
+        """Run units first to last of a window of epochs; return the unit it stopped at.
 
         Parameters
         ----------

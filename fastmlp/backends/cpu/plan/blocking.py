@@ -5,7 +5,9 @@ from fastmlp.backends.cpu.tuning import (
     CACHE_NUMBERS,
     CHUNK_FLOPS,
     CHUNK_NUMBERS,
+    CHUNK_PER_WEIGHT,
     MICROBATCH_FLOPS,
+    MICROBATCHES,
     MIN_CHUNK_ROWS,
     STRIP_ROWS,
 )
@@ -25,7 +27,7 @@ def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool
     by_time = CHUNK_FLOPS // (6 * layout.n_weights)
     most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
     in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
-    if not train or in_cache * per_row > 8 * layout.n_weights:
+    if not train or in_cache * per_row > CHUNK_PER_WEIGHT * layout.n_weights:
         most = min(most, max(MIN_CHUNK_ROWS, in_cache))
     return _even_chunk(n_rows, most)
 
@@ -40,9 +42,9 @@ def microbatch_rows(layout: Layout, n_rows: int) -> int:
         return 0
     per_row = sum(layout.sizes)
     in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
-    n_microbatches = round_up(-(-n_rows // in_cache), 4)
+    n_microbatches = round_up(-(-n_rows // in_cache), MICROBATCHES)
     rows = round_up(-(-n_rows // n_microbatches), STRIP_ROWS)
-    return rows if rows * per_row > 8 * layout.n_weights else 0
+    return rows if rows * per_row > CHUNK_PER_WEIGHT * layout.n_weights else 0
 
 
 def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:

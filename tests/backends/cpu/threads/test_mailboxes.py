@@ -39,10 +39,8 @@ def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
 
 
 def states(pool: Pool, n: int) -> list[int]:
-    words = LINE // 8
-    boxes = pool._mailboxes._memory[
-        (pool._mailboxes.first - pool._mailboxes._memory.ctypes.data) // 8 :
-    ]
+    words, boxes = LINE // 8, pool._mailboxes
+    lines = boxes._memory[(boxes.first - boxes._memory.ctypes.data) // 8 :]
     return [int(state) for state in lines[: n * words : words]]
 
 
