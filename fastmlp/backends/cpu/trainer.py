@@ -123,7 +123,7 @@ class Trainer:
         return (np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows)[None]
 
     def load(self) -> None:
-        """Pack the parameters: before the first call of `run`, and after a callback may have changed
+        """Pack the parameters: before the first `run`, and after a callback may have changed
         them."""
         self._session.load(self._parameters)
 
