@@ -33,11 +33,12 @@ from fastmlp._compile.operands import (
     compared,
     converted,
     in_registers,
+    is_tuple,
     kind_of,
     movable,
     registers_of,
 )
-from fastmlp._compile.source import definition_of, names_of
+from fastmlp._compile.source import definition_of, grouped, n_words, names_of
 
 # On processors with AVX-512, LLVM keeps to half a register unless it is told; where vectors are
 # shorter this changes nothing. llvmlite lists no such attribute, but prints it.
@@ -45,7 +46,8 @@ FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
 def translate(function: FunctionType, symbol: str) -> ir.Module:
-    """Return a module that exports a function of integers, returning nothing, as this symbol.
+    """Return a module that exports a function of integers, or of NamedTuples of them, returning
+    nothing, as this symbol; the integers of a NamedTuple are passed one by one.
 
     Raises
     ------
@@ -53,12 +55,9 @@ def translate(function: FunctionType, symbol: str) -> ir.Module:
         Where the function, or a leaf that it calls, is written in more than this knows.
     """
     unit = Unit()
-    unit.define(function, (Number(ir.Constant(WORD, 0), INT64),) * _count(function), symbol)
+    words = (Number(ir.Constant(WORD, 0), INT64),) * n_words(function)
+    unit.define(function, grouped(function, words), symbol)
     return unit.module
-
-
-def _count(function: FunctionType) -> int:
-    return function.__code__.co_argcount
 
 
 class Unit:
@@ -171,7 +170,7 @@ class Body(Expressions):
         if isinstance(target, ast.Name):
             self.bind(target.id, operand)
         elif isinstance(target, ast.Tuple):
-            if type(operand) is not tuple:
+            if not is_tuple(operand):
                 raise Unsupported(ast.dump(target))
             for one, part in zip(target.elts, operand, strict=True):
                 self.assign(one, part)
