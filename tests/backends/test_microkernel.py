@@ -16,8 +16,10 @@ from panelled import INTERPRETED, address, block, chains, from_panels, rounding,
 from fastmlp._compile import Block
 from fastmlp.backends.cpu import product
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, RELU, STORE, WHERE_POSITIVE, Tile, sweep
+from fastmlp.backends.cpu.epilogue import RELU, STORE, WHERE_POSITIVE, Epilogue
+from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.registers import lanes_of, vector_bytes
+from fastmlp.backends.cpu.vector_toolkit import Panels
 from fastmlp.workspace import ROW_BLOCK
 
 SHAPES = sorted(
@@ -40,12 +42,9 @@ def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = Fa
     multiply = sweep(Tile(dtype, lanes_of(dtype), *shape, by_column, narrow))
 
     def sweep_once(
-        c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
-        b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
-        n_rows: Any,
-    ) -> None:  # fmt: skip
-        multiply(c, c_panel, start, start_row, start_panel,
-                 b, b_panel, a, a_panel, depth, epilogue, operand, n_rows, 0)  # fmt: skip
+        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, n_rows: Any
+    ) -> None:
+        multiply(c, start, factors, epilogue, n_rows, 0)
 
     return block(sweep_once)
 

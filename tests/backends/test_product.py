@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from panelled import INTERPRETED, address, chains, from_panels, rounding, to_panels
 
 from fastmlp._compile import block_of
-from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK, STORE
+from fastmlp.backends.cpu.epilogue import STORE
+from fastmlp.backends.cpu.microkernel import DEPTH_BLOCK
 from fastmlp.backends.cpu.product import STRIP, product
 from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.packing import round_up

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
-from fastmlp.backends.cpu.microkernel import STORE
+from fastmlp.backends.cpu.epilogue import STORE
 from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.product import LARGEST

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.ahead import ask
+from fastmlp.backends.cpu.ahead import prefetch_lines
 from fastmlp.backends.cpu.drive import training
-from fastmlp.backends.cpu.outputs import outputs
-from fastmlp.backends.cpu.passes import passes
+from fastmlp.backends.cpu.epilogue import Epilogue
+from fastmlp.backends.cpu.outputs import skinny
+from fastmlp.backends.cpu.passes import Row, fused_steps
 from fastmlp.backends.cpu.plan import BLOCK, LAYER
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
 from fastmlp.backends.cpu.registers import LINE_BYTES, lanes_of
 from fastmlp.backends.cpu.rows import slopes_of
 from fastmlp.backends.cpu.scores import scale_errors
+from fastmlp.backends.cpu.vector_toolkit import Panels
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 from fastmlp.updates import sgd
@@ -42,7 +44,8 @@ def _forward(scalar: type[np.floating[Any]]) -> Any:
     """Make the functions of a pass over one layer, and over all of them for the row at x."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    forth, forth_turned = passes(scalar, lanes).forth, passes(scalar, lanes).forth_turned
+    its = fused_steps(scalar, lanes)
+    forth, forth_transposed = its.forward, its.forward_transposed
 
     def place_of(layer: Any, turn: Any) -> Any:
         return layer.outputs + turn * layer.n_panels * vector
@@ -50,14 +53,15 @@ def _forward(scalar: type[np.floating[Any]]) -> Any:
     place_of = leaf(place_of)
 
     def go_forth(net: Any, layers: Any, i: Any, before: Any, now: Any, sums: Any) -> None:
-        layer, steps = layers[i], _errors_of(net, layers, i)
+        layer = layers[i]
+        numbers = Row(before, now, _errors_of(net, layers, i), sums)
         positive = 1 if layer.form == RELU_LAYER else 0
         if layer.turned:
-            numbers = (before, now, steps, sums, positive)
-            forth_turned(layer.master, layer.biases, layer.n_in, layer.n_out, *numbers)
+            shape = (layer.n_in, layer.n_out)
+            forth_transposed(layer.master, layer.biases, *shape, numbers, positive)
         else:
-            columns = (before, now, steps, sums, layer.n_panels, positive)
-            forth(layer.master, layer.master_panel, layer.n_in, *columns)
+            weights = Panels(layer.master, layer.master_panel)
+            forth(weights, layer.n_in, numbers, layer.n_panels, positive)
 
     go_forth = leaf(go_forth)
 
@@ -90,24 +94,24 @@ def _backward(scalar: type[np.floating[Any]], place_of: Any) -> Any:
     """Make the function that sends errors down, and makes them steps."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    its, back_dots = passes(scalar, lanes), outputs(scalar, lanes).back_dots
-    back_turned, steps = its.back_turned, its.steps
+    its, backward_dots = fused_steps(scalar, lanes), skinny(scalar, lanes).backward_dots
+    backward_transposed, steps = its.backward_transposed, its.steps
 
     def backward(net: Any, layers: Any) -> None:
         for i in range(net.n_layers - 1, -1, -1):
             layer, errors = layers[i], _errors_of(net, layers, i)
             if i > 0:
                 below = layers[i - 1]
-                epilogue, operand = slopes_of(below)
+                number, operand = slopes_of(below)
                 if below.form == RELU_LAYER:
                     operand = place_of(below, net.turn)
+                way = (below.deltas, Epilogue(number, operand))
                 if layer.turned:
-                    way = (operand, below.deltas, epilogue, below.n_panels)
-                    back_turned(layer.master, errors, layer.n_out, *way)
+                    backward_transposed(layer.master, errors, layer.n_out, *way, below.n_panels)
                 else:
-                    down = (errors, below.deltas, operand, vector, epilogue)
-                    shape = (layer.n_out, layer.n_in)
-                    back_dots(layer.master, layer.master_panel, *down, *shape)
+                    weights = Panels(layer.master, layer.master_panel)
+                    deltas = Panels(errors, vector)
+                    backward_dots(weights, deltas, *way, layer.n_out, layer.n_in)
             steps(errors, net.coefficients, errors, layer.n_panels)
 
     return leaf(backward)
@@ -145,7 +149,7 @@ def _ask_for_next(net: Any, size: Any) -> None:
     32-64-32-1 takes 0.21 us without, 0.18 so."""
     if net.asks_rows and net.index + 8 < net.order_stop:
         r, n_bytes = row(net.index, 2, np.int64)[1], net.n_in * size
-        ask(net.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
+        prefetch_lines(net.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
 
 
 def descend(scalar: type[np.floating[Any]]) -> Any:

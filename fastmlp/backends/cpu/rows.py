@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row, stack
-from fastmlp.backends.cpu.microkernel import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
+from fastmlp.backends.cpu.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.panels import down_to
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET
 from fastmlp.backends.cpu.plan import RELU as RELU_LAYER
@@ -143,7 +143,7 @@ def gathering(scalar: type[np.floating[Any]]) -> Any:
     is where a panel begins."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
-    spread = moves(scalar, lanes).spread
+    pack_row = moves(scalar, lanes).pack_row
 
     def gather(net: Any, inputs: Any, start: Any, n: Any, at: Any, low: Any, high: Any) -> None:
         index = row(net.index + start * 8, n, np.int64)
@@ -151,7 +151,7 @@ def gathering(scalar: type[np.floating[Any]]) -> Any:
         for r in range(n):
             place = index[r] if net.index else start + r
             source = net.x + (place * net.n_in + low) * size
-            spread(source, panels + (at + r) * lanes * size, net.panel, high - low)
+            pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
 
     return leaf(gather)
 

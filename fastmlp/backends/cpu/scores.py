@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.outputs import error_unit, outputs
+from fastmlp.backends.cpu.outputs import delta_unit, skinny
 from fastmlp.backends.cpu.registers import lanes_of
+from fastmlp.backends.cpu.vector_toolkit import Panels
 from fastmlp.backends.cpu.vectors import moves
 from fastmlp.workspace import STRIP_ROWS
 
@@ -79,15 +80,15 @@ def _values(scalar: type[np.floating[Any]]) -> Any:
     """Make the function that writes n rows' last pre-activations to columns."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    dots, columns_of = outputs(scalar, lanes).dots, moves(scalar, lanes).columns_of
+    dots, unpack_columns = skinny(scalar, lanes).dots, moves(scalar, lanes).unpack_columns
 
     def write_values(net: Any, layers: Any, outer: Any, n: Any, at: Any, values: Any) -> None:
         if outer.turned:
             inputs = layers[net.n_layers - 2].outputs if net.n_layers > 1 else net.inputs
             weights, shape = (outer.master, outer.biases), (outer.n_in, net.n_out, n)
-            dots(inputs + at * vector, net.panel, *weights, values, *shape)
+            dots(Panels(inputs + at * vector, net.panel), *weights, values, *shape)
         else:
-            columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
+            unpack_columns(outer.outputs + at * vector, net.panel, values, net.n_out, n)
 
     return leaf(write_values)
 
@@ -97,7 +98,7 @@ def _predictions(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    rows_of, collect = moves(scalar, lanes).rows_of, moves(scalar, lanes).collect
+    pack_columns, unpack_row = moves(scalar, lanes).pack_columns, moves(scalar, lanes).unpack_row
 
     def write_predictions(
         net: Any, outer: Any, start: Any, n: Any, at: Any, values: Any, place: Any
@@ -105,10 +106,10 @@ def _predictions(scalar: type[np.floating[Any]]) -> Any:
         call(net.link, (values, place, n, net.n_out))
         # Back to rows by way of the panels: number by number took 4 ns each.
         panels = outer.outputs + at * vector
-        rows_of(place, panels, net.panel, net.n_out, n)
+        pack_columns(place, panels, net.panel, net.n_out, n)
         for r in range(n):
             target = net.out + (start + r) * net.n_out * size
-            collect(panels + r * vector, net.panel, target, net.n_out)
+            unpack_row(panels + r * vector, net.panel, target, net.n_out)
 
     return leaf(write_predictions)
 
@@ -117,17 +118,17 @@ def _errors(scalar: type[np.floating[Any]]) -> Any:
     """Make the function that brings n rows' errors from columns to where products read them."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
-    vector, unit = lanes * size, error_unit(lanes)
-    rows_of, collect = moves(scalar, lanes).rows_of, moves(scalar, lanes).collect
+    vector, unit = lanes * size, delta_unit(lanes)
+    pack_columns, unpack_row = moves(scalar, lanes).pack_columns, moves(scalar, lanes).unpack_row
 
     def place_errors(net: Any, outer: Any, n: Any, at: Any, errors: Any) -> None:
         if outer.turned == 0:
-            rows_of(errors, outer.deltas + at * vector, net.panel, net.n_out, n)
+            pack_columns(errors, outer.deltas + at * vector, net.panel, net.n_out, n)
             return
         for r in range(0, n, unit):
             place = outer.deltas + (at + r) // lanes * net.error_panel + (at + r) % lanes * size
             for j in range(net.n_out):
-                collect(errors + (j * n + r) * size, 0, place + j * vector, unit)
+                unpack_row(errors + (j * n + r) * size, 0, place + j * vector, unit)
 
     return leaf(place_errors)
 

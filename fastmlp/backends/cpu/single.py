@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import row
+from fastmlp.backends.cpu.epilogue import Epilogue
 from fastmlp.backends.cpu.loops import Loop
-from fastmlp.backends.cpu.outputs import outputs
+from fastmlp.backends.cpu.outputs import skinny
 from fastmlp.backends.cpu.plan import LAYER, NET
 from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.rows import slopes_of
+from fastmlp.backends.cpu.vector_toolkit import Panels
 
 
 def row_back(scalar: type[np.floating[Any]]) -> Loop:
@@ -22,7 +24,7 @@ def row_back(scalar: type[np.floating[Any]]) -> Loop:
     A block by itself: few nets need it, and it is a fifth of what phase one would take to compile.
     """
     lanes = lanes_of(scalar)
-    back_dots = outputs(scalar, lanes).back_dots
+    backward_dots = skinny(scalar, lanes).backward_dots
     vector = lanes * np.dtype(scalar).itemsize
 
     def go_back(address: Any, i: Any, panel: Any, most: Any) -> None:
@@ -30,10 +32,13 @@ def row_back(scalar: type[np.floating[Any]]) -> Loop:
         layers = row(net.layers, net.n_layers, LAYER)
         layer, below = layers[i], layers[i - 1]
         first, count = panel * lanes, min(most, below.n_panels - panel) * lanes
-        weights = (layer.master + first * vector, layer.master_panel)
-        (epilogue, operand), down = slopes_of(below), panel * net.panel
-        places = (layer.deltas, below.deltas + down, operand + down, net.panel)
-        shape = (epilogue, layer.n_out, min(count, layer.n_in - first))
-        back_dots(*weights, *places, *shape)
+        weights = Panels(layer.master + first * vector, layer.master_panel)
+        (number, operand), down = slopes_of(below), panel * net.panel
+        deltas, shape = (
+            Panels(layer.deltas, net.panel),
+            (layer.n_out, min(count, layer.n_in - first)),
+        )
+        epilogue = Epilogue(number, operand + down)
+        backward_dots(weights, deltas, below.deltas + down, epilogue, *shape)
 
     return go_back

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._compile import call, leaf, row
-from fastmlp.backends.cpu.plain_moves import WIDE
 from fastmlp.backends.cpu.plan import BLOCK, LAYER, NET, RELU, TILE
 from fastmlp.backends.cpu.registers import lanes_of
-from fastmlp.backends.cpu.vectors import moves
+from fastmlp.backends.cpu.vector_toolkit import Panels
+from fastmlp.backends.cpu.vectors import WIDE, Rows, SparseRow, moves
 from fastmlp.workspace import aligned
 
 Array = NDArray[Any]
@@ -100,28 +100,21 @@ def sparse_forward(scalar: Scalar) -> Any:
             outputs = layer.outputs + (at + r - first) * vector
             begin, end = _row_of(net, r)
             columns, values = net.x_columns + begin * 4, net.x_values + begin * size
+            numbers = SparseRow(columns, values, end - begin)
             for p in range(0, n_wide, WIDE):
                 add_wide_rows(
-                    outputs + p * net.panel,
-                    net.panel,
-                    layer.biases + p * layer.master_panel,
-                    layer.master_panel,
-                    weights + p * panel,
-                    stride,
-                    columns,
-                    values,
-                    end - begin,
+                    Panels(outputs + p * net.panel, net.panel),
+                    Panels(layer.biases + p * layer.master_panel, layer.master_panel),
+                    Rows(weights + p * panel, stride),
+                    numbers,
                 )
             for p in range(n_wide, layer.n_panels):
                 add_rows(
                     outputs + p * net.panel,
                     layer.biases + p * layer.master_panel,
-                    weights + p * panel,
-                    stride,
+                    Rows(weights + p * panel, stride),
                     layer.n_out - p * lanes,
-                    columns,
-                    values,
-                    end - begin,
+                    numbers,
                 )
         down, n = at * vector, (last - first) * lanes
         for p in range(layer.n_panels):
@@ -182,15 +175,13 @@ def sparse_gradient(scalar: Scalar) -> Any:
             before = net.gradient - net.parameters + layer.master
             before += (piece.panel + p) * layer.master_panel
             for k in range(piece.first, piece.last):
+                rows, values = net.column_rows + starts[k] * 4, net.column_values + starts[k] * size
                 add_rows(
                     g + p * g_panel + (k - piece.first) * vector,
                     before + k * vector if net.more else net.zeros,
-                    deltas,
-                    vector,
+                    Rows(deltas, vector),
                     lanes,
-                    net.column_rows + starts[k] * 4,
-                    net.column_values + starts[k] * size,
-                    starts[k + 1] - starts[k],
+                    SparseRow(rows, values, starts[k + 1] - starts[k]),
                 )
 
     return differentiate

@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.flat import FLAT, FLAT_LAYER, VECTORS
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.registers import lanes_of
 from fastmlp.backends.cpu.team import spread
-from fastmlp.backends.cpu.upright import tile, upright
+from fastmlp.backends.cpu.upright import batch_in_lanes, tile
 
 Scalar = type[np.floating[Any]]
 
@@ -51,8 +51,8 @@ def stream(scalar: Scalar) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     wide, narrow = _products(scalar, VECTORS), _products(scalar, 1)
-    its = upright(scalar)
-    stand, lie = its.stand, its.lie
+    its = batch_in_lanes(scalar)
+    stand, lie = its.into_lanes, its.out_of_lanes
 
     def predict_rows(address: Any, first: Any, last: Any, part: Any) -> None:
         net = row(address, 1, FLAT)[0]

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp._compile import call, fence, leaf, row, stack
-from fastmlp.backends.cpu.ahead import WANTED_BYTES
-from fastmlp.backends.cpu.microkernel import STORE
-from fastmlp.backends.cpu.outputs import outputs
+from fastmlp.backends.cpu.ahead import STREAMS_BYTES
+from fastmlp.backends.cpu.epilogue import STORE
+from fastmlp.backends.cpu.outputs import skinny
 from fastmlp.backends.cpu.plan import ALL, LAYER, NET, NONE, OTHERS, TILE, TILE_ROWS
 from fastmlp.backends.cpu.product import LARGEST
 from fastmlp.backends.cpu.registers import lanes_of
@@ -172,13 +172,13 @@ def _turned_biases(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    its, add_row = moves(scalar, lanes), outputs(scalar, lanes).add_row
-    spread, sum_rows = its.spread, its.sum_rows
+    its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
+    pack_row, sum_rows = its.pack_row, its.sum_rows
 
     def step(net: Any, piece: Any, layer: Any, g: Any, like: Any) -> None:
         start = layer.biases - net.parameters + net.gradient if net.more else net.zeros
         if _has_few_outputs(net, piece, layer):
-            spread(net.zeros, g, 0, lanes)
+            pack_row(net.zeros, g, 0, lanes)
             for j in range(layer.n_out):
                 skip = j * size if net.more else 0
                 errors, total = layer.deltas + j * vector, g + j * size
@@ -195,7 +195,7 @@ def _twins(scalar: type[np.floating[Any]]) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square, its = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_past = its.transpose, its.transpose_past
+    transpose, transpose_past = its.transpose, its.transpose_non_temporal
 
     def bring_in_step(piece: Any, layer: Any, p: Any, w: Any, past: Any) -> None:
         for r in range(piece.first, piece.last, lanes):
@@ -225,7 +225,7 @@ def tile(scalar: type[np.floating[Any]]) -> Any:
     step_with_turned_biases = _turned_biases(scalar)
 
     def work_on_tiles(address: Any, begin: Any, end: Any, part: Any) -> None:
-        g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(WANTED_BYTES)
+        g, values, wanted = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
         net, like = row(address, 1, NET)[0], row(address, 0, scalar)
         pieces, layers = row(net.tiles, net.n_tiles, TILE), row(net.layers, net.n_layers, LAYER)
         # One thread alone has no others. A team without halves, whose transposes are few, counts as
