@@ -159,9 +159,9 @@ def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
 
 def fits(load: Load, dtype: str = "float32") -> bool:
     """Whether one block has room for the net in shared memory."""
-    from fastmlp.backends.cuda import adapter, choice
+    from fastmlp.backends.cuda import adapter, design
 
-    needed = choice.space_bytes(load.net(dtype=dtype)._network, load.batch)
+    needed = design.space_bytes(load.net(dtype=dtype)._network, load.batch)
     return needed <= adapter.card_of(0).shared_bytes
 
 

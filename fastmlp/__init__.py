@@ -4,12 +4,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from fastmlp.files import FileError
-from fastmlp.history import History, Report, Status
-from fastmlp.losses import Loss
 from fastmlp.model import MLP
-from fastmlp.optimizers import SGD, Adagrad, Adam, AdamW, Custom, Nadam, RMSprop
-from fastmlp.schedules import (
+from fastmlp.rules.losses import Loss
+from fastmlp.rules.optimizers import SGD, Adagrad, Adam, AdamW, Custom, Nadam, RMSprop
+from fastmlp.rules.schedules import (
     Constant,
     Cosine,
     Exponential,
@@ -18,6 +16,8 @@ from fastmlp.schedules import (
     StepDecay,
     Warmup,
 )
+from fastmlp.serialization.safetensors_file import FileError
+from fastmlp.training.history import History, Report, Status
 
 __version__ = "0.1.0"
 
@@ -51,14 +51,14 @@ __all__ = [
 _ESTIMATORS = ("MLPClassifier", "MLPRegressor")
 _OF_SKLEARN = {
     **dict.fromkeys(_ESTIMATORS, "estimators"),
-    **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "ensembles"),
-    "MLPSearchCV": "search",
+    **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "estimators.ensemble"),
+    "MLPSearchCV": "estimators.search",
 }
 _ROOMS = {
     **_OF_SKLEARN,
-    "fit_many": "many",
-    "load": "store",
-    "save": "store",
+    "fit_many": "many.fit_many",
+    "load": "saving",
+    "save": "saving",
 }
 
 

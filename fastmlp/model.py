@@ -6,15 +6,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import devices, validation
-from fastmlp.archive import State
-from fastmlp.description import Description, name_of
-from fastmlp.guard import Guard
-from fastmlp.idle import Idle
-from fastmlp.layout import Views, bias_views, make_layout, weight_views
-from fastmlp.losses import Loss
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp._process.buffer_pool import Idle
+from fastmlp._process.locks import Guard
+from fastmlp.backends import protocol
+from fastmlp.network import resolve
+from fastmlp.network.parameter_layout import Views, bias_views, make_layout, weight_views
+from fastmlp.network.spec import Network
+from fastmlp.network.summary import Description, name_of
+from fastmlp.rules.losses import Loss
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.serialization.model_state import State
 from fastmlp.trainable import Trainable
 
 Array = NDArray[Any]
@@ -110,26 +111,26 @@ class MLP(Trainable):
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        sizes = validation.layer_sizes(layer_sizes)
-        hidden = validation.hidden_activations(activation, len(sizes) - 2)
-        function = validation.loss(loss)
+        sizes = resolve.layer_sizes(layer_sizes)
+        hidden = resolve.hidden_activations(activation, len(sizes) - 2)
+        function = resolve.loss(loss)
         self._loss_name = name_of(loss if isinstance(loss, str) else function.rule)
-        output, link = validation.output_activation(output_activation, self._loss_name, function)
+        output, link = resolve.output_activation(output_activation, self._loss_name, function)
         self._output_name = name_of(function.link or output)
         self._network = Network(
             layout=make_layout(sizes),
             activations=(*hidden, output),
             loss=function,
             link=link,
-            penalties=validation.penalty_terms(l2, l1, penalties),
-            dtype=validation.dtype(dtype),
+            penalties=resolve.penalty_terms(l2, l1, penalties),
+            dtype=resolve.dtype(dtype),
         )
-        self._optimizer = validation.optimizer(optimizer)
-        self.device = validation.device(device)
-        devices.require(self.device)
+        self._optimizer = resolve.optimizer(optimizer)
+        self.device = resolve.device(device)
+        protocol.require(self.device)
         self.n_threads = n_threads
         self.n_steps = 0
-        self._generator = validation.generator(seed)
+        self._generator = resolve.generator(seed)
         self._guard, self._idle = Guard(), Idle()
         self._moments = None
         self._few_rows = None
@@ -224,11 +225,11 @@ class MLP(Trainable):
 
     def _initial_parameters(self, initializer: Rule | None) -> Array:
         layout = self._network.layout
-        validation.room_for_parameters(layout, self.dtype)
+        resolve.room_for_parameters(layout, self.dtype)
         flat = np.zeros(layout.n_parameters, self.dtype)
-        rules = validation.initializer(initializer, self._network.activations)
+        rules = resolve.initializer(initializer, self._network.activations)
         for rule, view in zip(rules, weight_views(layout, flat), strict=True):
-            validation.initial_weights(rule, self._generator, view)
+            resolve.initial_weights(rule, self._generator, view)
         return flat
 
     @classmethod

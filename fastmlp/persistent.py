@@ -8,14 +8,19 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import archive, checks, devices, files, generators, training, validation
-from fastmlp.archive import State
-from fastmlp.checkpoint import Checkpoint
-from fastmlp.files import Content
-from fastmlp.guard import Guard
-from fastmlp.history import History
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp._process import random_state
+from fastmlp._process.locks import Guard
+from fastmlp.backends import protocol
+from fastmlp.network import resolve
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.serialization import model_state, safetensors_file
+from fastmlp.serialization.model_state import State
+from fastmlp.serialization.safetensors_file import Content
+from fastmlp.training import loop
+from fastmlp.training.checkpoint import Checkpoint
+from fastmlp.training.history import History
+from fastmlp.validation import scalars
 
 
 class Persistent:
@@ -64,14 +69,14 @@ class Persistent:
         >>> bool((MLP.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
         True
         """
-        checks.path("MLP.save", "path", path)
-        checks.boolean("MLP.save", "include_training_state", include_training_state)
+        scalars.path("MLP.save", "path", path)
+        scalars.boolean("MLP.save", "include_training_state", include_training_state)
         if include_training_state:
             with self._guard.training("MLP.save"):
                 state = self._state(self.n_steps)
         else:
             state = self._state()
-        files.write(path, archive.pack(state))
+        safetensors_file.write(path, model_state.pack(state))
 
     @classmethod
     def load(
@@ -118,20 +123,20 @@ class Persistent:
         ...     print("no net")
         no net
         """
-        checks.path("MLP.load", "path", path)
+        scalars.path("MLP.load", "path", path)
         if n_threads is not None:
-            checks.positive_integer("MLP.load", "n_threads", n_threads)
-        devices.require(validation.device(device), "MLP.load")
-        own = validation.own_rules(rules, "MLP.load")
-        content = files.read(path)
-        with files.refusing(path):
+            scalars.positive_integer("MLP.load", "n_threads", n_threads)
+        protocol.require(resolve.device(device), "MLP.load")
+        own = resolve.own_rules(rules, "MLP.load")
+        content = safetensors_file.read(path)
+        with safetensors_file.refusing(path):
             net = cls._unpacked(content, own, n_threads)
         return net if device == "cpu" else net.to(device)
 
     @classmethod
     def _unpacked(cls, content: Content, own: Mapping[str, Any], n_threads: int | None) -> Self:
         """Return the net that a file holds."""
-        state = archive.unpack(content, own)
+        state = model_state.unpack(content, own)
         net = cls._made_of(state, n_threads)
         net._adopt(state)
         return net
@@ -171,7 +176,7 @@ class Persistent:
         if n_steps is None:
             return State(self._network, self.optimizer, 0, parameters)
         moments = None if self._moments is None else self._moments.flat()
-        random = generators.state_of(self._generator)
+        random = random_state.state_of(self._generator)
         return State(self._network, self.optimizer, n_steps, parameters, moments, random)
 
     def _adopt(self, state: State) -> None:
@@ -181,11 +186,9 @@ class Persistent:
         if state.moments is not None:
             self._moments = self._engine().moments(state.moments)
         if state.generator is not None:
-            self._generator = generators.from_state(state.generator)
+            self._generator = random_state.from_state(state.generator)
 
-    def _started(
-        self, request: training.Request, keeper: Checkpoint, resume: bool
-    ) -> training.Request:
+    def _started(self, request: loop.Request, keeper: Checkpoint, resume: bool) -> loop.Request:
         """Return the request with its checkpoint: gone on from, or written for the first time."""
         so_far = keeper.resume(validated=request.validate is not None) if resume else None
         if so_far is not None:

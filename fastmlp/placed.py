@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks, devices, validation
-from fastmlp.idle import Idle
-from fastmlp.notices import warn
-from fastmlp.optimizers import Optimizer
+from fastmlp import validation
+from fastmlp._process.buffer_pool import Idle
+from fastmlp._process.warnings import warn
+from fastmlp.backends import protocol
+from fastmlp.network import resolve
 from fastmlp.persistent import Persistent
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.validation import scalars
 
 if TYPE_CHECKING:
-    from fastmlp.backends.cpu.few import FewRows
+    from fastmlp.backends.cpu.predict.small_batch import FewRows
 
 Array = NDArray[Any]
 
@@ -41,7 +44,7 @@ class Placed(Persistent):
     @n_threads.setter
     def n_threads(self, given: int | None) -> None:
         if given is not None:
-            given = checks.positive_integer("MLP", "n_threads", given)
+            given = scalars.positive_integer("MLP", "n_threads", given)
         self._n_threads = given
 
     def to(self, device: str) -> Self:
@@ -70,8 +73,8 @@ class Placed(Persistent):
         'cpu'
         """
         who = "MLP.to"
-        target = validation.device(device)
-        devices.require(target, who)
+        target = resolve.device(device)
+        protocol.require(target, who)
         with self._guard.training(who):
             state = None if self._moments is None else self._moments.flat()
             before, self.device = self.device, target
@@ -85,7 +88,7 @@ class Placed(Persistent):
 
     def _engine(self) -> Any:
         """Return the backend of the net's device."""
-        return devices.backend_of(
+        return protocol.backend_of(
             self.device, self._network, self.n_threads, self._guard, self._idle
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.history import History
+from fastmlp.training.history import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

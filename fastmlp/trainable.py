@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp import checks, training, validation
-from fastmlp.checkpoint import EVERY, Checkpoint, Fit, digest
-from fastmlp.history import Callback, History
-from fastmlp.optimizers import Optimizer
+from fastmlp import validation
+from fastmlp.network import resolve
 from fastmlp.placed import Placed
-from fastmlp.schedules import rates_of
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.schedules import rates_of
+from fastmlp.training.checkpoint import EVERY, Checkpoint, Fit, digest
+from fastmlp.training.history import Callback, History
+from fastmlp.training.loop import Loop, Request, interrupted
+from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 
@@ -39,7 +42,7 @@ class Trainable(Placed):
 
     @optimizer.setter
     def optimizer(self, given: str | Optimizer | Callable[..., Any]) -> None:
-        optimizer = validation.optimizer(given)
+        optimizer = resolve.optimizer(given)
         with self._guard.training("MLP.optimizer"):
             if optimizer.rule is not self._optimizer.rule:
                 self._moments, self.n_steps = None, 0
@@ -127,17 +130,17 @@ class Trainable(Placed):
         (20, True)
         """
         who = "MLP.fit"
-        checks.positive_integer(who, "epochs", epochs)
-        checks.positive_integer(who, "batch_size", batch_size)
-        checks.boolean(who, "shuffle", shuffle)
-        checks.boolean(who, "progress", progress)
+        scalars.positive_integer(who, "epochs", epochs)
+        scalars.positive_integer(who, "batch_size", batch_size)
+        scalars.boolean(who, "shuffle", shuffle)
+        scalars.boolean(who, "progress", progress)
         every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
         listeners = validation.callbacks(callbacks, who)
         try:
             data, held_out = self._rows(X, y, sample_weight, validation_data)
         except KeyboardInterrupt:
             # The first of a process loads Numba there: 0.3 s.
-            return training.interrupted(History())
+            return interrupted(History())
         batch = min(int(batch_size), data.n_rows)
         request = self._request(data, held_out, int(epochs), batch, shuffle)
         request = request._replace(callbacks=listeners, progress=progress)
@@ -227,7 +230,7 @@ class Trainable(Placed):
 
     def _request(
         self, data: Any, held_out: Any, epochs: int, batch_size: int, shuffle: bool
-    ) -> training.Request:
+    ) -> Request:
         """Return what a fit is asked to do, so far without callbacks and a bar."""
         validate = None
         if held_out is not None:
@@ -235,11 +238,11 @@ class Trainable(Placed):
             validate = lambda: evaluation()(self._parameters)  # noqa: E731
         # Where a batch is all rows, their order is but rounding.
         shuffled = shuffle and batch_size < data.n_rows
-        return training.Request(data.n_rows, epochs, shuffled, validate, (), False, self)
+        return Request(data.n_rows, epochs, shuffled, validate, (), False, self)
 
-    def _train(self, data: Any, batch_size: int, request: training.Request) -> History:
+    def _train(self, data: Any, batch_size: int, request: Request) -> History:
         state = self._trained()
-        loop = training.Loop(
+        loop = Loop(
             lambda: self._engine().trainer(*state, data, batch_size),
             self.optimizer,
             self.n_steps,

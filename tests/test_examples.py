@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp.compiler.jit import INTERPRETED
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -20,10 +20,10 @@ from numba import config
 from sklearn.datasets import load_digits
 
 from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
-from fastmlp.initializers import DEFAULTS
-from fastmlp.initializers import RULES as INITIALIZERS
-from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.rules.initializers import DEFAULTS
+from fastmlp.rules.initializers import RULES as INITIALIZERS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 compiled_only = pytest.mark.skipif(
@@ -162,11 +162,11 @@ print(trained(int(sys.argv[1])).parameters.tobytes().hex())
 def test_the_bits_do_not_depend_on_the_threads_nor_on_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fastmlp.backends.cpu import cost
+    from fastmlp.backends.cpu.dispatch import cost_model
 
-    monkeypatch.setattr(cost, "pays", lambda work, n_threads: False)
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: False)
     serial = trained(1).parameters.tobytes().hex()
-    monkeypatch.setattr(cost, "pays", lambda work, n_threads: True)
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: True)
     assert trained(None).parameters.tobytes().hex() == serial
     for n_threads in (1, 2, 3, 4):
         run = subprocess.run(

@@ -11,14 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fastmlp import (
-    History,
-    MLPEnsembleClassifier,
-    MLPEnsembleRegressor,
-    MLPRegressor,
-    MLPSearchCV,
-)
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp import History, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor, MLPSearchCV
+from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.plotting import plot_digits, plot_ensemble, plot_history, plot_search
 
 matplotlib.use("Agg")

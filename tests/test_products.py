@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD
-from fastmlp.activations import RULES
-from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS
+from fastmlp.rules.activations import RULES
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS
 
 FORMS: list[Any] = [
     *(kind() for kind in OPTIMIZERS.values()),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import fastmlp
-from fastmlp import activations, initializers, losses, optimizers, penalties, schedules
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules import activations, initializers, losses, optimizers, penalties, schedules
 
 ROOT = Path(__file__).parent.parent
 SECURITY = (ROOT / "SECURITY.md").read_text()

@@ -1,9 +1,5 @@
-"""Estimators for scikit-learn: its MLPClassifier and MLPRegressor, trained by fastmlp's core."""
+"""The door to scikit-learn: its estimators, ensembles of them, and a search."""
 
-from fastmlp.estimators.classifier import MLPClassifier
-from fastmlp.estimators.onnx import register_when_imported
-from fastmlp.estimators.regressor import MLPRegressor
+from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
-
-register_when_imported(MLPClassifier, MLPRegressor)

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import losses, memory
+from fastmlp._process import memory
+from fastmlp.rules import losses
 
 Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16

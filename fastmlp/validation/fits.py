@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import checks
+from fastmlp.validation import scalars
 
 
 def callbacks(given: object, who: str) -> tuple[Callable[..., Any], ...]:
@@ -32,11 +32,11 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
 
 def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
     """Check where and when to write checkpoints; return when."""
-    checks.boolean(who, "resume", resume)
+    scalars.boolean(who, "resume", resume)
     if path is None and resume:
         raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
     if path is not None:
-        checks.path(who, "checkpoint", path)
+        scalars.path(who, "checkpoint", path)
     if isinstance(every, timedelta):
         if every < timedelta(0):
             raise ValueError(f"{who}: checkpoint_every must be 0 or more, got {every!r}")
@@ -46,7 +46,7 @@ def checkpoint(path: object, every: object, resume: object, who: str) -> int | t
             f"{who}: checkpoint_every must be a number of epochs, an integer, or a time: "
             f"datetime.timedelta(seconds={every!r})"
         )
-    return checks.positive_integer(who, "checkpoint_every", every)
+    return scalars.positive_integer(who, "checkpoint_every", every)
 
 
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:

@@ -4,11 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp._compile import block_of, fetch_add, load_acquire, row
-from fastmlp.backends.cpu.team import JOINED, _rest, spread
+from fastmlp.backends.cpu.threads.team import JOINED, _rest, spread
+from fastmlp.compiler import block_of, fetch_add, load_acquire, row
 
 JOB = np.dtype(
-    (np.record, [(n, np.int64) for n in ("team", "block", "n", "address", "n_spreads", "members")])
+    (
+        np.record,
+        [
+            (n, np.int64)
+            for n in ("team", "n_parts", "block", "n", "address", "n_spreads", "members")
+        ],
+    )
 )
 # Waits for helpers, of about 0.5 us: ten seconds and more.
 LONGEST = 1 << 25
@@ -43,7 +49,7 @@ def repeat(scalar: Any) -> Any:
 
 
 class Drill:
-    """`n_spreads` times `n` items to count, for `helpers.run`.
+    """`n_spreads` times `n` items to count, for `worker_pool.run`.
 
     The leader waits for `members` of its team, itself included, however long the system lets
     them wait for a core; who only works on may be done before any comes.
@@ -53,7 +59,7 @@ class Drill:
         self.driver, self.n_spreads = block_of(repeat, np.int64), n_spreads
         self.memory = np.zeros(n + 1, np.int64)
         self.block = block_of(count, np.int64)
-        fields = (0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads, members)
+        fields = (0, 0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads, members)
         self.job = np.array([fields], JOB)
 
     @property

@@ -9,15 +9,15 @@ import naive
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.session import Data
-from fastmlp.layout import bias_views, make_layout, weight_views
-from fastmlp.links import LINKS
-from fastmlp.losses import LOSSES
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
-from fastmlp.penalties import RULES as PENALTIES
+from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
+from fastmlp.network.spec import Network
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.penalties import RULES as PENALTIES
 
 Array = NDArray[Any]
 # None, each one alone, and all together.

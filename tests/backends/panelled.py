@@ -7,8 +7,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import Block, fma
-from fastmlp.workspace import aligned
+from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.compiler import Block, fma
 
 Array = NDArray[Any]
 # Uncompiled kernels are a thousand times slower: the same tests there take fewer shapes.

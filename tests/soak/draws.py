@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fastmlp import Loss
-from fastmlp.activations import ALIASES
-from fastmlp.activations import RULES as ACTIVATIONS
-from fastmlp.optimizers import OPTIMIZERS, Custom
-from fastmlp.schedules import SCHEDULES
+from fastmlp.rules.activations import ALIASES
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.optimizers import OPTIMIZERS, Custom
+from fastmlp.rules.schedules import SCHEDULES
 
 
 def square(z: Any) -> Any:

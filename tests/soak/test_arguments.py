@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastmlp import MLP, FileError, Status
-from fastmlp._compile.jit import INTERPRETED
-from fastmlp.initializers import RULES as INITIALIZERS
-from fastmlp.losses import LOSSES
-from fastmlp.penalties import RULES as PENALTIES
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.initializers import RULES as INITIALIZERS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.penalties import RULES as PENALTIES
 
 DOCUMENTED = (TypeError, ValueError, MemoryError, FileError)
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="nothing 
 FIT = """
 import numpy as np
 from fastmlp import MLP
-from fastmlp._compile import cache
+from fastmlp.compiler import cache
 X = np.arange(30.0).reshape(10, 3) % 7
 net = MLP((3, 4, 1), seed=0)
 net.fit(X, X[:, 0], epochs=2, batch_size=4)
@@ -28,7 +28,7 @@ def test_four_processes_that_start_at_once_on_an_empty_cache(
     python: Callable[..., str], soak: bool, tmp_path: Path
 ) -> None:
     if not soak:
-        pytest.skip("20 s a round; a smaller one is in tests/_compile/test_code_cache.py: --soak")
+        pytest.skip("20 s a round; a smaller one is in tests/compiler/test_code_cache.py: --soak")
     for i in range(5):
         home = {"NUMBA_CACHE_DIR": str(tmp_path / str(i))}
         with ThreadPoolExecutor(4) as pool:
@@ -49,7 +49,7 @@ HOMES: dict[str, Callable[[Path], dict[str, str]]] = {
 def test_a_home_of_any_kind_is_no_failure(home: str, tmp_path: Path) -> None:
     variables = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
     variables |= {"FASTMLP_CACHE": "1", **HOMES[home](tmp_path)}
-    script = "from fastmlp._compile import cache; print(cache.folder())"
+    script = "from fastmlp.compiler import cache; print(cache.folder())"
     done = subprocess.run(
         [sys.executable, "-c", script], env=variables, cwd=tmp_path, capture_output=True, text=True
     )
@@ -61,7 +61,7 @@ NO_HOME = """
 import os, sys
 os.setgroups([])
 os.setuid(54321)  # nobody's: no entry, hence no home
-from fastmlp._compile import cache
+from fastmlp.compiler import cache
 print(cache.folder())
 """
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 import fastmlp
-from fastmlp._compile.jit import INTERPRETED
-from fastmlp.estimators.solvers import SOLVERS
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.estimators.mlp.solvers import SOLVERS
 
 # As a scorer, any function will do until it is asked.
 RULES = {each.__name__: each for each in JUNK if callable(each) and hasattr(each, "__name__")}

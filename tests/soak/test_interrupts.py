@@ -20,7 +20,8 @@ pytestmark = [
 INTERRUPT = """
 import faulthandler, os, random, signal, sys, threading, warnings
 import numpy as np
-from fastmlp import MLP, Custom, Status, signals
+from fastmlp import MLP, Custom, Status
+from fastmlp._process import signals
 
 n_moments, own_rule, seed = int(sys.argv[1]), sys.argv[2] == "own", int(sys.argv[3])
 random.seed(seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp.compiler.jit import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numba
 import pytest
 
-from fastmlp.backends.cpu import launch
+from fastmlp.backends.cpu.threads import limits
 
 LAYERS = ["omp", "workqueue", "tbb"]
 pytestmark = [
@@ -180,7 +180,7 @@ FORKING = {name for name in SCENARIOS if "fork" in name} | {"joblib multiprocess
 
 
 def environment(layer: str) -> dict[str, str]:
-    if not launch._present(layer):
+    if not limits._present(layer):
         pytest.skip(f"the {layer} layer does not load here: its library is not installed")
     return {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
 

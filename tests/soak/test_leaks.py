@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastmlp._compile.jit import INTERPRETED
+from fastmlp.compiler.jit import INTERPRETED
 
 FIT_ON = """
 import gc, os, sys

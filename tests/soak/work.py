@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp import MLP, Custom
-from fastmlp.backends.cpu import cost, helpers, launch
-from fastmlp.backends.cpu.pilot import Pilot
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch.autotuner import Pilot
+from fastmlp.backends.cpu.threads import limits, worker_pool
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 5)).astype(np.float32)
@@ -20,10 +21,10 @@ SECONDS = 60
 
 def always_in_parallel() -> None:
     """Have every fit launch a parallel region, where the layer allows one, however small it is."""
-    cost.pays = lambda work, n_threads: n_threads > 1
+    cost_model.pays = lambda work, n_threads: n_threads > 1
     Pilot.wants_team = lambda self: True  # type: ignore[method-assign]
-    helpers.LONG = 0
-    launch.thread_limit = lambda: 64
+    worker_pool.LONG = 0
+    limits.thread_limit = lambda: 64
 
 
 def fitted(seed: int = 0, n_threads: int = 2) -> bytes:

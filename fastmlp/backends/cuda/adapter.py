@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import config, types
 
-from fastmlp.memory import readable
+from fastmlp._process.memory import readable
 
 Function = Callable[..., Any]
 # What every block may have, without asking for more.
@@ -342,7 +342,7 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
             raise
         raise TypeError(
             "a rule of this net does not compile for a GPU; it must be a function of scalars that "
-            f"calls only functions of fastmlp.elementary and of math: {error}"
+            f"calls only functions of fastmlp.rules.elementary and of math: {error}"
         ) from error
 
 

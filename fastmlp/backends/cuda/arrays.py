@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp.backends.cuda import adapter, finite
 from fastmlp.backends.cuda.adapter import Card
-from fastmlp.losses import Loss
+from fastmlp.rules.losses import Loss
 
 Array = NDArray[Any]
 

@@ -1,4 +1,5 @@
-"""The CUDA forms of `fastmlp.elementary`: libdevice's functions, in the precision of the argument.
+"""The CUDA forms of `fastmlp.rules.elementary`: libdevice's functions, in the argument's
+precision.
 
 Their errors are those of the CUDA C++ Programming Guide: 1 to 2 units in the last place.
 """
@@ -8,8 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastmlp import elementary
 from fastmlp.backends.cuda.adapter import MODULE, SIMULATED
+from fastmlp.rules import elementary
 
 Function = Callable[..., Any]
 

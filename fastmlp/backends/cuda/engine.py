@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp.activations import identity
-from fastmlp.backends.cuda import adapter, arrays, choice
+from fastmlp._process.locks import Guard, publish
+from fastmlp.backends.cuda import adapter, arrays, design
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.moments import DeviceMoments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
@@ -15,11 +15,11 @@ from fastmlp.backends.cuda.questions import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.guard import Guard, publish
-from fastmlp.links import LINKS
-from fastmlp.network import Network
-from fastmlp.once import Once, each_time
-from fastmlp.optimizers import Optimizer, Rates
+from fastmlp.backends.protocol import Once, each_time
+from fastmlp.network.spec import Network
+from fastmlp.rules.activations import identity
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 
@@ -114,8 +114,8 @@ class Engine:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         rules, n = rules_of(self.network, optimizer), len(parameters)
         need = Need(1, 1, n_coefficients=rules.n_coefficients, n_steps=1, train=True)
-        n_threads = choice.SIMULATED_THREADS if adapter.SIMULATED else 256
-        kernel = choice.apply_kernel(rules, n_threads)
+        n_threads = design.SIMULATED_THREADS if adapter.SIMULATED else 256
+        kernel = design.apply_kernel(rules, n_threads)
         with self.card.current():
             session = Session(
                 self.card, [self.network], need, shared=False, who="MLP.apply_gradient"

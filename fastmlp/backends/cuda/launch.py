@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fastmlp.backends.cuda import adapter, choice, wide
-from fastmlp.backends.cuda.choice import Design
-from fastmlp.backends.cuda.form import Form
+from fastmlp.backends.cuda import adapter, wide
+from fastmlp.backends.cuda.design import Design, small_kernel, wide_kernels
+from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import BATCH, N_ROWS
 from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.session import Session
@@ -17,7 +17,7 @@ def launch(
     if design.kind == "small":
         launch_small(design, rules, session, x, y)
         return
-    kernels = choice.wide_kernels(rules, design.wide)
+    kernels = wide_kernels(rules, design.wide)
     arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
     n_threads = design.wide.n_threads
     if design.kind == "wide":
@@ -38,7 +38,7 @@ def launch(
 
 def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any) -> None:
     """Launch design one: a block for each net of the session."""
-    kernel = choice.small_kernel(rules, design.small)
+    kernel = small_kernel(rules, design.small)
     arguments = (x, y, session.memory, session.sums, session.device_plans)
     n_bytes = session.sizes.space * session.memory.dtype.itemsize if design.small.shared else 0
     adapter.lift_shared_limit(kernel, arguments, n_bytes)
@@ -50,7 +50,7 @@ def launch_chunk(
     rules: Rules, form: Form, session: Session, x: Any, y: Any, *, train: bool
 ) -> None:
     """Launch the rows of a question and, but for predictions, what becomes of their losses."""
-    kernel = choice.wide_kernels(rules, form).phase
+    kernel = wide_kernels(rules, form).phase
     arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
     phase = adapter.configured(kernel, (*arguments, 0, 0), blocks_for(session), form.n_threads)
     phase(*arguments, 0, wide.ROWS_PHASE)

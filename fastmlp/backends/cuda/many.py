@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import pool, validation
-from fastmlp.backends.cuda import adapter, arrays, choice
+from fastmlp import validation
+from fastmlp._process import task_pool
+from fastmlp._process.locks import Guard, publish
+from fastmlp._process.random_state import shuffling_words
+from fastmlp.backends.cuda import adapter, arrays, design
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.launch import launch_small
 from fastmlp.backends.cuda.moments import DeviceMoments
@@ -32,11 +35,9 @@ from fastmlp.backends.cuda.plan import (
 )
 from fastmlp.backends.cuda.rules import Rules, rules_of
 from fastmlp.backends.cuda.session import Session, bytes_of, require
-from fastmlp.generators import shuffling_words
-from fastmlp.guard import Guard, publish
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
-from fastmlp.schedules import rates_of
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.schedules import rates_of
 
 Array = NDArray[Any]
 Words = NDArray[np.uint32]
@@ -269,7 +270,7 @@ class Group:
         ]
         self._rules = rules_of(first.network, first.optimizer)
         batch = max(run.batch for run in self._runs)
-        self.design = choice.design_for(first.network, batch, card, "small")
+        self.design = design.design_for(first.network, batch, card, "small")
         form = self.design.small
         need = _need(first, self._rules, n_rows, batch, form.threads)
         networks = [member.network for member in members]
@@ -293,7 +294,7 @@ class Group:
                 n_epochs = min(window, epochs - done)
                 self._begin(n_epochs, shuffle)
                 while self._going:
-                    pool.check()
+                    task_pool.check()
                     self._call(totals, min(window, epochs - done - n_epochs))
                     n_ended = self._advance()
                     if told is not None:

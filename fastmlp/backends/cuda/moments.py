@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cuda import adapter, arrays
-from fastmlp.network import Network
+from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 

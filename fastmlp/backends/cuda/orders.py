@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._compile import block_of
-from fastmlp.backends.cpu.plan import address
-from fastmlp.backends.cpu.shuffle import shuffle
+from fastmlp.backends.cpu.kernels.shuffle import shuffle
+from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cuda import adapter
 from fastmlp.backends.cuda.adapter import Card, cuda, kernel, unsigned
 from fastmlp.backends.cuda.plan import N_ORDERS, N_ROWS, ORDER, SHUFFLED
+from fastmlp.compiler import block_of
 
 Words = NDArray[np.uint32]
 N_THREADS = 8 if adapter.SIMULATED else 128

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.network import Network
+from fastmlp.network.spec import Network
 
 _next = count()
 N_LAYERS = next(_next)

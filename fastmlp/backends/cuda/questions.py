@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda import adapter, arrays, choice
+from fastmlp._process.locks import Guard
+from fastmlp.backends.cuda import adapter, arrays, design
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.launch import launch_chunk
@@ -25,8 +26,7 @@ from fastmlp.backends.cuda.plan import (
 )
 from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session, require
-from fastmlp.guard import Guard
-from fastmlp.network import Network
+from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 # Activations of a chunk: 64 MB in float32.
@@ -46,7 +46,7 @@ class Question:
         self._rules, self.n_rows = rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)
         self._chunk = max(1, min(self.n_rows, CHUNK_NUMBERS // width))
-        self._form = choice.form_for(network, self._chunk, card)
+        self._form = design.form_for(network, self._chunk, card)
         shape = self._form.weights
         need = Need(
             self._chunk,

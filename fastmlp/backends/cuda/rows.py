@@ -6,7 +6,7 @@ import numpy as np
 
 from fastmlp.backends.cuda import rules as device_rules
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsigned
-from fastmlp.backends.cuda.form import Form
+from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import (
     BACKUP,
     BATCH,

@@ -12,11 +12,11 @@ import numpy as np
 
 from fastmlp.backends.cuda.adapter import SIMULATED, device_function
 from fastmlp.backends.cuda.elementary import FORMS
-from fastmlp.links import Link
-from fastmlp.losses import Loss
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
-from fastmlp.updates import N_MOMENTS
+from fastmlp.network.spec import Network
+from fastmlp.rules.links import Link
+from fastmlp.rules.losses import Loss
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.updates import N_MOMENTS
 
 Function = Callable[..., Any]
 

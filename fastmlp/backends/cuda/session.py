@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process.memory import readable
 from fastmlp.backends.cuda import plan as places
 from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.copies import spread
 from fastmlp.backends.cuda.orders import packed
 from fastmlp.backends.cuda.plan import ENDS, ORDER, STRENGTHS, Need, Sizes, make_plan
-from fastmlp.memory import readable
-from fastmlp.network import Network
+from fastmlp.backends.cuda.upload import spread
+from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 

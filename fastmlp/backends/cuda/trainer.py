@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import pool
-from fastmlp.backends.cuda import adapter, arrays, choice
+from fastmlp._process import task_pool
+from fastmlp._process.locks import Guard, publish
+from fastmlp.backends.cuda import adapter, arrays
 from fastmlp.backends.cuda.adapter import Card
 from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.design import design_for
 from fastmlp.backends.cuda.launch import launch
 from fastmlp.backends.cuda.moments import DeviceMoments
 from fastmlp.backends.cuda.orders import orders_of
@@ -24,9 +26,8 @@ from fastmlp.backends.cuda.plan import (
 )
 from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session, require
-from fastmlp.guard import Guard, publish
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer, Rates
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 # Of one launch: their coefficients and losses have room for so many.
@@ -40,7 +41,7 @@ class Trainer:
     ----------
     parameters : flat, on the host; taken by `load`, brought up to date by `store`
     kind : str, optional
-        The design, see `choice.Design`; None: what suits net and batch.
+        The design, see `design.Design`; None: what suits net and batch.
 
     Attributes
     ----------
@@ -66,7 +67,7 @@ class Trainer:
         self._rows, self._n_rows = data.rows, data.n_rows
         self._batch = min(batch_size, self._n_rows)
         self._rules = rules_of(network, optimizer)
-        self.design = design = choice.design_for(network, self._batch, card, kind)
+        self.design = design = design_for(network, self._batch, card, kind)
         self.units_per_epoch = -(-self._n_rows // self._batch)
         self.unit_flops = 6 * network.layout.n_weights * self._batch
         small = design.kind == "small"
@@ -163,7 +164,7 @@ class Trainer:
         with self._card.current():
             self._send_order(order)
             for start in range(first, last, MOST_STEPS):
-                pool.check()
+                task_pool.check()
                 stop = min(start + MOST_STEPS, last)
                 self._launch(constants[start - first : stop - first], start, stop)
                 reached = self.reached

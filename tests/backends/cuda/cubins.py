@@ -80,11 +80,11 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import choice, copies, finite, orders, small, wide
+    from fastmlp.backends.cuda import design, finite, orders, small, upload, wide
     from fastmlp.backends.cuda.adapter import SCALARS
-    from fastmlp.backends.cuda.form import Form
+    from fastmlp.backends.cuda.launch_shape import Form
     from fastmlp.backends.cuda.rules import rules_of
-    from fastmlp.optimizers import Adam
+    from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
     rules, scalar = rules_of(network, Adam(0.01)), SCALARS[dtype]
@@ -100,15 +100,15 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     one = arrays(2, 2, 1, 1, 1)
     numbers = (types.int64, types.int64)
     for name, form in (
-        ("16x128 rows, 32x32 weights", Form(choice.FEW_ROWS, choice.FEW_WEIGHTS)),
-        ("64x64 rows, 64x64 weights", Form(choice.MANY_ROWS, choice.MANY_WEIGHTS)),
+        ("16x128 rows, 32x32 weights", Form(design.FEW_ROWS, design.FEW_WEIGHTS)),
+        ("64x64 rows, 64x64 weights", Form(design.MANY_ROWS, design.MANY_WEIGHTS)),
     ):
         made = wide.make_kernels(rules, form)
         yield f"phase, {name}", made.phase, types.void(*one, *numbers)
         yield f"run, {name}", made.run, types.void(*one)
     matrix = types.Array(scalar, 2, "C")
     yield "finite", finite._look(), types.void(matrix, types.float64[::1])
-    yield "spread", copies._spread(), types.void(matrix, matrix, types.int64)
+    yield "spread", upload._spread(), types.void(matrix, matrix, types.int64)
     words, rows = types.Array(types.uint32, 2, "C"), types.Array(types.int64, 2, "C")
     yield "arrange", orders._arrange(), types.void(words, rows, rows, types.int64)
     apply = wide.make_apply(rules, 256)

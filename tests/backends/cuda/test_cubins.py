@@ -13,12 +13,12 @@ from numba import config
 sys.path.insert(0, str(Path(__file__).parent))
 import cubins
 
-from fastmlp.activations import RULES as ACTIVATIONS
-from fastmlp.conventions import SKLEARN_LOSSES
-from fastmlp.links import LINKS
-from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS, SGD
-from fastmlp.penalties import RULES as PENALTIES
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD
+from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
 pytestmark = [
     pytest.mark.skipif(

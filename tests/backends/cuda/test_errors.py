@@ -192,7 +192,8 @@ def test_a_rule_that_does_not_compile() -> None:
             raise KeyError(np.exp)
 
     words = (
-        r"a rule of this net does not compile for a GPU; it must .* of fastmlp.elementary and of"
+        r"a rule of this net does not compile for a GPU; it must "
+        r".* of fastmlp.rules.elementary and of"
     )
     with pytest.raises(TypeError, match=words):
         adapter.compiled_for(Dispatcher(), (1, 2.0))

@@ -11,7 +11,7 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
 from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.engine import Engine as GPU
-from fastmlp.optimizers import Adam
+from fastmlp.rules.optimizers import Adam
 
 Array = NDArray[Any]
 DESIGNS = ("small", "phases")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
-from fastmlp.backends.cuda import adapter, choice, many
-from fastmlp.pool import Stopped
+from fastmlp._process.task_pool import Stopped
+from fastmlp.backends.cuda import adapter, design, many
 
 N_ROWS = 10
 RNG = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
 def test_nets_of_other_designs_have_their_own_fits(
     groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "SMALL_FLOPS", 6 * 16 * 4)
+    monkeypatch.setattr(design, "SMALL_FLOPS", 6 * 16 * 4)
     together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
     fit_many(together, X, Y, epochs=1, batch_size=4, rows=FOLD)
     assert groups == [2]

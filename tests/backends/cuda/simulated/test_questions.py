@@ -5,11 +5,11 @@ import pytest
 from nets import Net
 from runs import gpu
 
-from fastmlp.activations import RULES as ACTIVATIONS
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import questions
 from fastmlp.backends.cuda.arrays import Rows
-from fastmlp.losses import LOSSES
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.losses import LOSSES
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 

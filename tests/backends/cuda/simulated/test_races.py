@@ -12,7 +12,7 @@ from fastmlp import MLP, fit_many
 from fastmlp.backends.cuda import adapter, finite, many, questions
 from fastmlp.backends.cuda.adapter import cuda, kernel
 from fastmlp.backends.cuda.arrays import Rows
-from fastmlp.optimizers import SGD, Adam
+from fastmlp.rules.optimizers import SGD, Adam
 
 each_order = pytest.mark.parametrize("order", ORDERS)
 PENALTIES = {"l2": 0.1, "l1": 0.1}

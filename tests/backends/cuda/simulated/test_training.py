@@ -7,14 +7,14 @@ import pytest
 from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, CPU, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
-from fastmlp.activations import RULES as ACTIVATIONS
-from fastmlp.backends.cuda import choice
 from fastmlp.backends.cuda.arrays import Rows
-from fastmlp.conventions import SKLEARN_LOSSES
-from fastmlp.elementary import exp
-from fastmlp.links import LINKS
-from fastmlp.losses import LOSSES
-from fastmlp.optimizers import OPTIMIZERS, SGD, Adam, Custom
+from fastmlp.backends.cuda.design import design_for
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.elementary import exp
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
 each_design = pytest.mark.parametrize("design", DESIGNS)
 FORMS: list[Any] = [
@@ -135,7 +135,7 @@ def test_shared_or_global_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(engine.card, "shared_bytes", 0)
     without = trained(engine, parameters, Rows(*data), Adam(0.1), order, kind="small")
     assert np.array_equal(shared.parameters, without.parameters)
-    assert not choice.design_for(net.network, BATCH, engine.card).small.shared
+    assert not design_for(net.network, BATCH, engine.card).small.shared
 
 
 @pytest.mark.parametrize("design", [*DESIGNS, "wide"])

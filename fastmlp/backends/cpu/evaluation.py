@@ -1,0 +1,124 @@
+"""Questions that are asked again and again: predictions, loss and gradient of the same rows.
+
+Each is a function of the parameters; its plan and buffers are made once.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
+from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.plan.plan import Addresses
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
+from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.network.spec import Network
+
+Array = NDArray[Any]
+# What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
+PREDICT_FLOPS = 5_000_000_000
+
+
+class Prediction:
+    """The predictions of a network for any rows of one kind, plan and buffers made once.
+
+    Parameters
+    ----------
+    sparse : SparseRows, optional
+        Some of the rows, where all are sparse.
+
+    Attributes
+    ----------
+    size : int, the packed parameters; those that sparse rows read are not
+    """
+
+    def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:
+        blocks = Addresses(*rule_blocks.activations(network), link=rule_blocks.link(network))
+        nothing = np.empty((0, network.layout.sizes[0]), network.dtype)
+        self._no_rows = Data(nothing, np.empty((0, 0), network.dtype), nothing.ravel())
+        data = self._no_rows if sparse is None else self._no_rows._replace(x=sparse)
+        self._runner = runner
+        self._session = Session(
+            network, blocks, data, rows=runner.n_threads * ROW_BLOCK, members=runner.n_threads
+        )
+        self.size = len(self._session.workspace.parameters)
+        self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
+
+    def __call__(self, parameters: Array, x: Array | SparseRows, out: Array) -> None:
+        """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs)."""
+        runner, session, n_rows = self._runner, self._session, len(out)
+        runner.load(session, parameters)
+        session.take(self._no_rows._replace(x=x))
+        work, batch = runner.work(min(n_rows, self._most), forward=2), session.batch
+        for first in range(0, n_rows, self._most):
+            session.at(slice(first, min(first + self._most, n_rows)))
+            batch["index"], batch["out"] = 0, address(out, first * out.shape[1])
+            runner.run(epoch.predict, session, work)
+        # Whoever keeps the buffers does not keep the rows.
+        session.take(self._no_rows)
+
+
+class Evaluation:
+    """The mean loss over some rows, weighted, without penalties; plan and buffers made once.
+
+    Predictions of the same rows come with it where asked for.
+    """
+
+    def __init__(self, runner: Runner, data: Data) -> None:
+        network = runner.network
+        blocks = Addresses(
+            *rule_blocks.activations(network),
+            loss=rule_blocks.loss(network),
+            link=rule_blocks.link(network),
+        )
+        self._runner, self._mass = runner, data.mass
+        self._session = Session(network, blocks, data, members=runner.n_threads)
+        self._work = runner.work(self._session.rows, forward=2)
+
+    def __call__(self, parameters: Array, out: Array | None = None) -> float:
+        """Return the loss at these parameters; write predictions to `out`, if there is one."""
+        session, total = self._session, 0.0
+        self._runner.load(session, parameters)
+        for rows in session.chunks():
+            session.at(rows)
+            if out is not None:
+                session.batch["out"] = address(out, rows.start * out.shape[1])
+            total += self._runner.run(epoch.evaluate, session, self._work)["loss"]
+        return float(total / self._mass)
+
+
+class Objective:
+    """The objective on all rows of some data, penalties included, and its gradient.
+
+    Plan and buffers are made once, for whom asks again and again.
+    """
+
+    def __init__(self, runner: Runner, data: Data) -> None:
+        network = runner.network
+        blocks = Addresses(
+            *rule_blocks.activations(network),
+            loss=rule_blocks.loss(network),
+            penalties=rule_blocks.penalties(network),
+        )
+        self._runner, self._mass = runner, data.mass
+        self._session = session = Session(
+            network, blocks, data, train=True, members=runner.n_threads
+        )
+        self._packed = session.keep_gradient()
+        self._work = runner.work(session.rows, forward=4, tiles=2, by_lots=session.has_lots)
+
+    def __call__(self, parameters: Array) -> tuple[float, Array]:
+        """Return the objective and its gradient, flat, at these parameters."""
+        session, total = self._session, 0.0
+        self._runner.load(session, parameters)
+        for rows in session.chunks():
+            session.at(rows)
+            where = {"more": rows.start > 0, "ends": rows.stop == session.data.n_rows}
+            job = self._runner.run(step.objective, session, self._work, mass=self._mass, **where)
+            total += job["loss"]
+        gradient = np.empty_like(parameters)
+        session.unpack(self._packed, gradient)
+        return float(total), gradient

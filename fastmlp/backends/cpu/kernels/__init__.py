@@ -1,0 +1,1 @@
+"""The mathematics of a step: forward pass, backpropagation and the update, as kernels."""

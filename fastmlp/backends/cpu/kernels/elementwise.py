@@ -1,0 +1,171 @@
+"""Rules in plain loops over memory: what becomes a compiled block.
+
+Each factory takes the scalar type and a rule and returns a loop that takes addresses and counts.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels.parts import Scalar
+from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler import coefficients_at, njit, row, rows
+from fastmlp.rules.penalties import RULES
+
+Rule = Callable[..., Any]
+Loop = Callable[..., None]
+
+
+def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
+    """Values and slopes of n pre-activations."""
+
+    def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
+        z, value, slope = row(z, n, scalar), row(value, n, scalar), row(slope, n, scalar)
+        for i in range(n):
+            value[i], slope[i] = rule(z[i])
+
+    return loop
+
+
+def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
+    """Values or probabilities of n_rows rows of raw outputs, which lie in columns."""
+
+    def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
+        n = n_rows * width
+        raw, value = row(raw, n, scalar), row(value, n, scalar)
+        for i in range(n):
+            value[i] = rule(raw[i])
+
+    def by_rows(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
+        rule(rows(raw, width, n_rows, scalar).T, rows(value, width, n_rows, scalar).T)
+
+    return by_rows if by_row else by_number
+
+
+def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
+    """Losses (float64) and slopes of n_rows rows of outputs and targets, which lie in columns.
+
+    So loops run along rows, and vectorise however few the outputs are.
+    """
+    size = np.dtype(scalar).itemsize
+
+    def by_number(
+        output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
+    ) -> None:
+        loss = row(loss, n_rows, np.float64)
+        share = 1.0 / width if mean else 1.0
+        loss[:] = 0.0
+        for j in range(width):
+            skip = j * n_rows * size
+            p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
+            slopes = row(slope + skip, n_rows, scalar)
+            for r in range(n_rows):
+                value, slope_of_value = rule(p[r], y[r])
+                loss[r] += value
+                slopes[r] = slope_of_value * scalar(share)
+        if share != 1.0:
+            for r in range(n_rows):
+                loss[r] *= share
+
+    def by_rows(
+        output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
+    ) -> None:
+        rule(
+            rows(output, width, n_rows, scalar).T,
+            rows(target, n_targets, n_rows, scalar).T,
+            rows(slope, width, n_rows, scalar).T,
+            row(loss, n_rows, np.float64),
+        )
+
+    return by_rows if by_row else by_number
+
+
+@njit
+def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
+    """Add n values times a factor to a total of float64."""
+    all_values = 0.0
+    for j in range(n):
+        all_values += values[j]
+    row(total, 1, np.float64)[0] += factor * all_values
+
+
+def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
+    """Add scale * slope of weights to their gradient, and the sum of their values to `total`.
+
+    They are rows of a panel, for which `values` has room; past the width of a row values do not
+    count. Summed in one chain, they took 80 of the 1,000 us of a step of 784-100-100-10 at 200, by
+    columns 14.
+    """
+    lanes = lanes_of(scalar)
+    sum_rows = moves(scalar, lanes).sum_rows
+
+    def loop(
+        w: Any, gradient: Any, scale: Any, total: Any, values: Any, zeros: Any, n_rows: Any,
+        width: Any,
+    ) -> None:  # fmt: skip
+        n = n_rows * lanes
+        w, gradient, value = row(w, n, scalar), row(gradient, n, scalar), row(values, n, scalar)
+        exact = row(scale, 1, np.float64)[0]
+        factor = scalar(exact)
+        for i in range(n):
+            value[i], slope = rule(w[i])
+            gradient[i] += factor * slope
+        sum_rows(values, zeros, values, n_rows)
+        _add(value, width, exact, total)
+
+    return loop
+
+
+def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penalty: str) -> Loop:
+    """A penalty, as in `penalty_loop`, and the step of a rule that uses both numbers of state.
+
+    Its division and root keep one unit of the core busy; what the penalty takes goes on beside it.
+    13-32-32-1 at 32 with an l2: 4.06 us a step one after the other, 3.94 in one.
+    """
+    lanes, find = lanes_of(scalar), RULES[penalty]
+    sum_rows = moves(scalar, lanes).sum_rows
+
+    def loop(
+        w: Any, g: Any, m: Any, v: Any, coefficients: Any, scale: Any, total: Any, values: Any,
+        zeros: Any, n_rows: Any, width: Any,
+    ) -> None:  # fmt: skip
+        n = n_rows * lanes
+        w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
+        value, exact = row(values, n, scalar), row(scale, 1, np.float64)[0]
+        constants, factor = coefficients_at(coefficients, n_coefficients, scalar), scalar(exact)
+        for i in range(n):
+            value[i], slope = find(w[i])
+            w[i], m[i], v[i] = rule(w[i], g[i] + factor * slope, m[i], v[i], *constants)
+        sum_rows(values, zeros, values, n_rows)
+        _add(value, width, exact, total)
+
+    return loop
+
+
+def update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, n_moments: int) -> Loop:
+    """One optimizer step of n parameters with gradient g and as much state as the rule uses.
+
+    Reading and writing m and v for nothing doubled the time of plain descent.
+    """
+
+    def without_state(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+        w, g, zero = row(w, n, scalar), row(g, n, scalar), scalar(0)
+        constants = coefficients_at(coefficients, n_coefficients, scalar)
+        for i in range(n):
+            w[i] = rule(w[i], g[i], zero, zero, *constants)[0]
+
+    def with_m(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+        w, g, m, zero = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), scalar(0)
+        constants = coefficients_at(coefficients, n_coefficients, scalar)
+        for i in range(n):
+            w[i], m[i], _ = rule(w[i], g[i], m[i], zero, *constants)
+
+    def with_both(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+        w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
+        constants = coefficients_at(coefficients, n_coefficients, scalar)
+        for i in range(n):
+            w[i], m[i], v[i] = rule(w[i], g[i], m[i], v[i], *constants)
+
+    return (without_state, with_m, with_both)[n_moments]

@@ -1,0 +1,231 @@
+"""The drivers: blocks that do a whole job, alone or with a team.
+
+Training is counted in units. A unit is one chunk of rows of one batch, as a rule the whole batch:
+a step, with the update where the chunk completes the batch. Whole epochs of units run in one call,
+which Python keeps to about 50 ms.
+"""
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels.gradient_update import copying
+from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
+from fastmlp.backends.cpu.kernels.step import forward_backward, set_mass, steps, sum_of
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Layer, Net
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler import call, njit, record_at, records_at, row
+
+
+def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:
+    """Return the number of units of an epoch; the last batch may be shorter."""
+    full, tail = n_rows // batch_size, n_rows % batch_size
+    chunks = (batch_size + chunk_rows - 1) // chunk_rows
+    return full * chunks + (tail + chunk_rows - 1) // chunk_rows
+
+
+_units_per_epoch = njit(units_per_epoch)
+
+
+def _finiteness(scalar: Scalar) -> Kernel:
+    """Make the function that tells whether all parameters are finite."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+
+    @njit
+    def all_finite(address: int, n: int) -> bool:
+        """x - x is 0, or NaN. Counted to the end, which vectorises."""
+        values, n_others = row(address, n, scalar), 0
+        for i in range(n):
+            n_others += 0 if values[i] - values[i] == 0 else 1
+        return n_others == 0
+
+    @njit
+    def finite_parameters(net: Net) -> bool:
+        """Return True if all parameters are finite. Padding, which no kernel uses, may be anything:
+        a user's rule may have a slope or a step of 0 / 0 where everything is 0."""
+        layers = records_at(net.layers, net.n_layers, Layer)
+        for i in range(net.n_layers):
+            layer = layers[i]
+            # Biases are one row more, or after the panels of a transposed layer. Gaps are zeros.
+            n_rows = layer.packed_rows + layer.gap // vector + (0 if layer.is_transposed else 1)
+            across = layer.n_in if layer.is_transposed else layer.n_out
+            for p in range(layer.packed_panels):
+                panel, width = layer.packed + p * layer.packed_panel, across - p * lanes
+                if width >= lanes:
+                    if not all_finite(panel, n_rows * lanes):
+                        return False
+                    continue
+                for k in range(n_rows):
+                    if not all_finite(panel + k * vector, width):
+                        return False
+            if layer.is_transposed and not all_finite(layer.biases, layer.n_out):
+                return False
+        return True
+
+    return finite_parameters
+
+
+def _masses(scalar: Scalar) -> Kernel:
+    """Make the function that sums the weights of a batch's rows."""
+    size = np.dtype(scalar).itemsize
+
+    @njit
+    def mass_of(batch: Batch, n_rows: int) -> float:
+        if batch.weight == 0:
+            return float(n_rows)
+        index = row(batch.index, n_rows, np.int64)
+        total = 0.0
+        for r in range(n_rows):
+            total += row(batch.weight + index[r] * size, 1, scalar)[0]
+        return total
+
+    return mass_of
+
+
+@njit
+def _end_batch(net: Net, job: Job, n_rows: int) -> None:
+    if job.batch_mass != 0:
+        if net.n_penalties > 0:
+            job.batch_loss += sum_of(net.tile_penalties, net.n_tiles)
+        share = float(n_rows) if job.by_rows else job.batch_mass
+        job.epoch_loss += job.batch_loss * share
+        job.epoch_mass += share
+
+
+@njit
+def _nothing(net: Net, job: Job) -> None:
+    """All parameters are up to date."""
+
+
+def train(scalar: Scalar) -> Kernel:
+    """Make the driver of training by batches."""
+    step = steps(scalar)
+
+    @njit
+    def unit(net: Net, job: Job, more: int, ends: int) -> None:
+        """One chunk of a batch: both phases, with the update where the batch `ends`."""
+        if job.batch_mass != 0:
+            job.batch_loss += step(job, net, more, ends, ends) / job.batch_mass
+
+    return training(scalar, unit, _nothing)
+
+
+def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the functions that begin a batch, check it, and go back to the epoch's start."""
+    copy = copying(scalar)
+    mass_of, finite_parameters = _masses(scalar), _finiteness(scalar)
+
+    @njit
+    def start_batch(net: Net, job: Job, n_rows: int, new_epoch: bool) -> None:
+        if new_epoch:
+            if job.guarded:
+                copy(net.parameters, net.backup, net.n_packed)
+            job.epoch_loss = 0.0
+            job.epoch_mass = 0.0
+        job.batch_mass = mass_of(record_at(net.batch, Batch), n_rows)
+        job.batch_loss = 0.0
+        if job.batch_mass != 0:
+            set_mass(net, job.batch_mass)
+
+    @njit
+    def may_go_on(net: Net, job: Job, epoch_ends: bool) -> bool:
+        """Return True if loss and parameters are finite, or if the divergence check is off."""
+        if not job.guarded:
+            return True
+        if not job.batch_loss - job.batch_loss == 0:
+            return False
+        return not epoch_ends or finite_parameters(net)
+
+    @njit
+    def restore(net: Net, job: Job) -> None:
+        """Go back to the parameters of the epoch's start, and clear the optimizer's state."""
+        n = net.n_packed
+        copy(net.backup, net.parameters, n)
+        row(net.m, n, scalar)[:] = 0
+        row(net.v, n, scalar)[:] = 0
+        call(record_at(net.blocks, Blocks).transposes, (job.net,))
+        job.diverged = 1.0
+
+    return start_batch, may_go_on, restore
+
+
+def training(scalar: Scalar, unit: Kernel, settle: Kernel) -> Kernel:
+    """Make the driver of training whose units are done by `unit`.
+
+    It does the units from first to last of a window of epochs, or up to a divergence. `order` says
+    in which order each epoch takes the rows, `coefficients` holds the optimizer's for each step of
+    this call, `losses` receives the mean objective of each epoch that ends. What a unit leaves to
+    do to the parameters is done by `settle` before they are read.
+    """
+    size = np.dtype(scalar).itemsize
+    start_batch, may_go_on, restore = _batches(scalar)
+
+    def epochs(address: int) -> None:
+        job = record_at(address, Job)
+        net = record_at(job.net, Net)
+        batch = record_at(net.batch, Batch)
+        per_epoch = _units_per_epoch(job.n_rows, job.batch_size, job.chunk_rows)
+        chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
+        batch.coefficients, batch.due = job.coefficients, 0
+        job.diverged = 0.0
+        # Counted on from here: divisions took a tenth of the step of a tiny net.
+        epoch, within = job.first // per_epoch, job.first % per_epoch
+        start = within // chunks * job.batch_size
+        low = start + within % chunks * job.chunk_rows
+        order = job.order + epoch % job.n_orders * job.n_rows * 8
+        last_order = job.order + (job.n_orders - 1) * job.n_rows * 8
+        batch.order_stop = order + job.n_rows * 8
+        for u in range(job.first, job.last):
+            stop = min(start + job.batch_size, job.n_rows)
+            high = min(low + job.chunk_rows, stop)
+            batch.index = order + low * 8
+            batch.n_rows = high - low
+            if low == start:
+                start_batch(net, job, stop - start, start == 0)
+            unit(net, job, 1 if low > start else 0, 1 if high == stop else 0)
+            low = high
+            if high < stop:
+                continue
+            _end_batch(net, job, stop - start)
+            start = stop
+            batch.coefficients += job.n_coefficients * size
+            epoch_ends = stop == job.n_rows
+            if epoch_ends and job.guarded:
+                settle(net, job)
+            sound = may_go_on(net, job, epoch_ends)
+            if epoch_ends or not sound:
+                row(job.losses + epoch * 8, 1, np.float64)[0] = job.epoch_loss / job.epoch_mass
+            if not sound:
+                restore(net, job)
+                job.reached, batch.order_stop = u, 0
+                return
+            if epoch_ends:
+                epoch, start, low = epoch + 1, 0, 0
+                order = job.order if order == last_order else order + job.n_rows * 8
+                batch.order_stop = order + job.n_rows * 8
+        settle(net, job)
+        job.reached, batch.order_stop = job.last, 0
+
+    return epochs
+
+
+def evaluate(scalar: Scalar) -> Kernel:
+    """Make the driver that sums the losses of the chunk's rows, weighted."""
+
+    def evaluate_rows(address: int) -> None:
+        job = record_at(address, Job)
+        net = record_at(job.net, Net)
+        record_at(net.batch, Batch).scale = 1.0
+        job.loss = forward_backward(job, net, EVALUATE)
+
+    return evaluate_rows
+
+
+def predict(scalar: Scalar) -> Kernel:
+    """Make the driver that writes the predictions of rows to where the batch's record says."""
+
+    def predict_rows(address: int) -> None:
+        job = record_at(address, Job)
+        forward_backward(job, record_at(job.net, Net), FORWARD)
+
+    return predict_rows

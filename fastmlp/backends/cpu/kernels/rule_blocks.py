@@ -1,0 +1,82 @@
+"""The compiled blocks of a network's rules."""
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels import elementwise
+from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU
+from fastmlp.compiler import Block, block_of
+from fastmlp.network.spec import Network
+from fastmlp.rules.activations import identity, relu
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.updates import N_MOMENTS
+
+
+def without_output(network: Network) -> Network:
+    """Return the same network up to its raw outputs."""
+    return network._replace(
+        activations=(*network.activations[:-1], identity), link=LINKS["identity"]
+    )
+
+
+def activations(network: Network, *, fused: bool = True) -> tuple[list[int], list[int]]:
+    """Return the addresses of the activations' blocks, and the form of each layer.
+
+    Where `fused`, a hidden relu needs no block; and the output layer is linear: its activation
+    comes later, row by row, as its loss does.
+    """
+    addresses, forms = [], []
+    last = len(network.activations) - 1
+    for i, rule in enumerate(network.activations):
+        form = LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
+        needed = rule is not identity and not (fused and form == RELU)
+        block = block_of(elementwise.activation_loop, network.dtype, rule) if needed else None
+        addresses.append(block.address if block else 0)
+        forms.append(form)
+    return addresses, forms
+
+
+def link(network: Network, *, needed: bool = True) -> int:
+    """Return the address of the link's block; 0 where it is the identity, and not needed."""
+    rule, by_row = network.link
+    if not needed and network.link == LINKS["identity"]:
+        return 0
+    return block_of(elementwise.link_loop, network.dtype, rule, by_row=by_row).address
+
+
+def loss(network: Network) -> int:
+    """Return the address of the loss's block."""
+    its = network.loss
+    options = {"by_row": its.by_row, "mean": its.over_outputs == "mean"}
+    return block_of(elementwise.loss_loop, network.dtype, its.rule, **options).address
+
+
+def penalties(network: Network) -> list[int]:
+    """Return the addresses of the penalties' blocks."""
+    chosen = [rule for rule, _ in network.penalties]
+    return [block_of(elementwise.penalty_loop, network.dtype, rule).address for rule in chosen]
+
+
+def optimizer(network: Network, optimizer: Optimizer) -> Block:
+    """Return the block of the optimizer's rule, which moves no state that the rule does not use."""
+    rule, n = optimizer.rule, _n_coefficients(optimizer)
+    n_moments = N_MOMENTS.get(rule, 2)
+    loop = elementwise.update_loop
+    return block_of(loop, network.dtype, rule, n_coefficients=n, n_moments=n_moments)
+
+
+def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
+    """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
+    0 where there is not one penalty of ours and an update with both numbers of state."""
+    rules = [rule for rule, _ in network.penalties]
+    names = [name for name, rule in PENALTIES.items() if [rule] == rules]
+    if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
+        return 0
+    loop, n = elementwise.penalised_update_loop, _n_coefficients(optimizer)
+    rule, dtype = optimizer.rule, network.dtype
+    return block_of(loop, dtype, rule, n_coefficients=n, penalty=names[0]).address
+
+
+def _n_coefficients(optimizer: Optimizer) -> int:
+    return optimizer.coefficients(1, np.ones(1)).shape[1]

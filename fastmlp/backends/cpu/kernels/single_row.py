@@ -1,0 +1,192 @@
+"""Plain descent by one row at a time: the update of a step waits for the next row.
+
+By batches a step reads all weights on the way forward, those above the first layer on the way back,
+and all of them again to update them. Here whatever the next row reads is updated on the way:
+32-64-32-1@1 0.41 -> 0.19 us, 784-100-10@1 6.3 -> 2.6, 784-512-512-10@1 66 -> 36.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels.epoch import training
+from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
+from fastmlp.backends.cpu.kernels.output_layer import losses
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
+from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Job, Layer, Net
+from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
+from fastmlp.backends.cpu.simd.epilogue import Epilogue
+from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
+from fastmlp.backends.cpu.simd.prefetch import prefetch_lines
+from fastmlp.backends.cpu.simd.skinny import skinny
+from fastmlp.backends.cpu.simd.target import LINE_BYTES, lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.updates import sgd
+
+# A layer's outputs have room for this row's, those of the row before, in turns, and sums.
+SUMS = 2
+
+
+def is_plain(network: Network, optimizer: Optimizer) -> bool:
+    """Return True if a step is the rate times the loss's gradient, and nothing else."""
+    return optimizer.rule is sgd and not network.penalties
+
+
+@njit
+def _layers(net: Net) -> Sequence[Layer]:
+    return records_at(net.layers, net.n_layers, Layer)
+
+
+@njit
+def _deltas_of(net: Net, i: int) -> int:
+    """Return the address of layer i's deltas, and later of its steps."""
+    return net.loss_slope if i == net.n_layers - 1 else _layers(net)[i].deltas
+
+
+def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the functions of a pass over all layers, for a row and for the step that waits."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    its = fused_steps(scalar, lanes)
+    forward_panels, forward_transposed = its.forward, its.forward_transposed
+
+    @njit
+    def place_of(layer: Layer, turn: int) -> int:
+        return layer.outputs + turn * layer.n_panels * vector
+
+    @njit
+    def forward_layer(net: Net, i: int, before: int, now: int, sums: int) -> None:
+        """Update a layer's weights with the row before, and multiply this row with them."""
+        layer, numbers = _layers(net)[i], Row(before, now, _deltas_of(net, i), sums)
+        positive = 1 if layer.form == RELU_LAYER else 0
+        if layer.is_transposed:
+            shape = (layer.n_in, layer.n_out)
+            forward_transposed(layer.packed, layer.biases, *shape, numbers, positive)
+        else:
+            weights = Panels(layer.packed, layer.packed_panel)
+            forward_panels(weights, layer.n_in, numbers, layer.n_panels, positive)
+
+    @njit
+    def forward(net: Net, batch: Batch, x: int) -> None:
+        layers, before, now, last = _layers(net), batch.previous, x, net.n_layers - 1
+        for i in range(last):
+            layer = layers[i]
+            old, new = place_of(layer, batch.turn), place_of(layer, 1 - batch.turn)
+            z = place_of(layer, SUMS) if layer.form == BLOCK else new
+            forward_layer(net, i, before, now, z)
+            if layer.form == BLOCK:
+                call(layer.activation, (z, new, layer.deltas, layer.n_panels * lanes))
+            before, now = old, new
+        forward_layer(net, last, before, now, net.raw)
+        batch.previous, batch.turn = x, 1 - batch.turn
+
+    @njit
+    def settle(net: Net, job: Job) -> None:
+        """Take the step that waits: a forward pass whose sums nobody reads."""
+        batch = record_at(net.batch, Batch)
+        if batch.due:
+            layers, before = _layers(net), batch.previous
+            for i in range(net.n_layers):
+                forward_layer(net, i, before, before, place_of(layers[i], SUMS))
+                before = place_of(layers[i], batch.turn)
+            batch.due = 0
+
+    return place_of, forward, settle
+
+
+def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
+    """Make the function that computes all deltas, and turns them into steps."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    its, backward_dots = fused_steps(scalar, lanes), skinny(scalar, lanes).backward_dots
+    backward_transposed, steps = its.backward_transposed, its.steps
+
+    @njit
+    def backward(net: Net, batch: Batch) -> None:
+        layers = _layers(net)
+        for i in range(net.n_layers - 1, -1, -1):
+            layer, deltas = layers[i], _deltas_of(net, i)
+            if i > 0:
+                below = layers[i - 1]
+                number, operand = slope_epilogue(below)
+                if below.form == RELU_LAYER:
+                    operand = place_of(below, batch.turn)
+                to = (below.deltas, Epilogue(number, operand))
+                if layer.is_transposed:
+                    backward_transposed(layer.packed, deltas, layer.n_out, *to, below.n_panels)
+                else:
+                    weights = Panels(layer.packed, layer.packed_panel)
+                    right = Panels(deltas, vector)
+                    backward_dots(weights, right, *to, layer.n_out, layer.n_in)
+            steps(deltas, batch.coefficients, deltas, layer.n_panels)
+
+    return backward
+
+
+def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the functions of a row's loss, of a fit's first row, and of the row that comes next."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    scale_deltas = losses(scalar)[2]
+
+    @njit
+    def loss_of(net: Net, batch: Batch, r: int) -> float:
+        """Write the deltas of the output layer; return the row's loss, weighted."""
+        outer, values = _layers(net)[net.n_layers - 1], net.raw
+        if outer.activation:
+            values = net.value
+            call(outer.activation, (net.raw, values, net.slope, outer.n_panels * lanes))
+        targets, shape = batch.y + r * net.n_targets * size, (1, net.n_out, net.n_targets)
+        block = record_at(net.blocks, Blocks).loss
+        call(block, (values, targets, net.loss_slope, net.row_losses, *shape))
+        scale_deltas(net, outer, (0, 1), 0)
+        loss = row(net.row_losses, 1, np.float64)[0]
+        if batch.weight:
+            loss *= row(batch.weight + r * size, 1, scalar)[0]
+        return loss
+
+    @njit
+    def begin(net: Net, batch: Batch, x: int) -> None:
+        """Have zeros wait as a step, and finite numbers to multiply them with."""
+        layers = _layers(net)
+        row(net.loss_slope, layers[net.n_layers - 1].n_panels * lanes, scalar)[:] = 0
+        for i in range(net.n_layers):
+            n = layers[i].n_panels * lanes
+            row(layers[i].deltas, n, scalar)[:] = 0
+            row(layers[i].outputs, SUMS * n, scalar)[:] = 0
+        batch.due, batch.previous = 1, x
+
+    @njit
+    def prefetch_next(net: Net, batch: Batch) -> None:
+        """Prefetch the row that comes next in the order: of 100,000 rows of 32 numbers,
+        32-64-32-1@1 0.21 -> 0.18 us."""
+        if net.prefetches_rows and batch.index + 8 < batch.order_stop:
+            r, n_bytes = row(batch.index, 2, np.int64)[1], net.n_in * size
+            prefetch_lines(batch.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
+
+    return loss_of, begin, prefetch_next
+
+
+def descend(scalar: Scalar) -> Kernel:
+    """Make the driver of such a training; a unit is a row."""
+    size = np.dtype(scalar).itemsize
+    place_of, forward, settle = _forward(scalar)
+    backward, (loss_of, begin, prefetch_next) = _backward(scalar, place_of), _rows(scalar)
+
+    @njit
+    def step(net: Net, job: Job, more: int, ends: int) -> None:
+        if job.batch_mass == 0:
+            return
+        batch = record_at(net.batch, Batch)
+        r = row(batch.index, 1, np.int64)[0]
+        x = batch.x + r * net.n_in * size
+        if batch.due == 0:
+            begin(net, batch, x)
+        prefetch_next(net, batch)
+        forward(net, batch, x)
+        job.batch_loss += loss_of(net, batch, r) / job.batch_mass
+        backward(net, batch)
+
+    return training(scalar, step, settle)

@@ -1,0 +1,104 @@
+"""Split-K for one layer, the first or the second: its inputs are split in two halves.
+
+Each half of the inputs, its weight rows and their gradient stay on one thread; only partial sums
+cross cores. By rows half of W would cross, by panels half of X. One thread computes the same two
+sums, for the same bits: it adds the second as it stores it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
+from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
+from fastmlp.backends.cpu.plan.pack import row_offset
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
+from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.simd.epilogue import STORE
+from fastmlp.backends.cpu.simd.gemm import LARGEST
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler import (
+    call,
+    flushed,
+    njit,
+    prange,
+    record_at,
+    records_at,
+    restored,
+    stack,
+)
+
+
+def split_k(scalar: Scalar) -> Kernel:
+    """Make the block of the split layer's products, and of what is below it."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    its = layer_kernels(scalar)
+    gather, forward_layer = its.gather, its.forward
+    z_bytes = LARGEST[1] * ROW_BLOCK * vector
+
+    @njit
+    def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span) -> None:
+        """Write one half's sums of n rows: the first's, with biases, to the layer's outputs, the
+        second's to where its deltas will be."""
+        layer = records_at(net.layers, net.n_layers, Layer)[net.split_layer - 1]
+        (low, high), (at, n) = features, rows
+        to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
+        if half:
+            to, start, start_panel = layer.deltas, net.zeros, 0
+        down = at * vector
+        left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
+        weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
+        c = (to + down, net.panel)
+        product = record_at(net.blocks, Blocks).product
+        call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
+
+    @njit
+    def half_of_rows(net: Net, half: int, apart: int, rows: Span, z: int) -> None:
+        """Gather rows, or compute the layer below, for one half of the inputs; and multiply."""
+        layers = records_at(net.layers, net.n_layers, Layer)
+        low, high = half * net.middle, layers[net.split_layer - 1].n_in if half else net.middle
+        inputs = net.inputs + half * apart
+        if net.split_layer == 1:
+            gather(net, inputs, rows, rows[0], (low, high))
+            multiply(net, inputs, half, (low, high), rows)
+        else:
+            if half == 0 or apart > 0:
+                gather(net, inputs, rows, rows[0], (0, net.n_in))
+            below = layers[net.split_layer - 2]
+            panels = (low // lanes, (high - low + lanes - 1) // lanes)
+            forward_layer(net, below, inputs, 0, panels, rows, z)
+            multiply(net, below.outputs, half, (low, high), rows)
+
+    @njit(parallel=True)
+    def multiply_halves(team: int, nets: Sequence[Net], n_parts: int) -> None:
+        """Parts are strips of the first half, then those of the second."""
+        for part in prange(n_parts):
+            flush, z, net = flushed(), stack(z_bytes), nets[0]
+            n_rows = record_at(net.batch, Batch).n_rows
+            n_strips = n_strips_of(n_rows)
+            first, last = part_of(signed(part), n_parts, 2 * n_strips)
+            for half in range(2):
+                begin = max(first - half * n_strips, 0) * STRIP_ROWS
+                end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, n_rows)
+                for at in range(begin, end, ROW_BLOCK):
+                    rows = (at, min(ROW_BLOCK, end - at))
+                    half_of_rows(net, half, net.inputs_apart, rows, z)
+            restored(flush)
+
+    def enter(team: int, net: int, n_parts: int) -> None:
+        multiply_halves(team, records_at(net, 1, Net), n_parts)
+
+    return enter
+
+
+def split_k_backward(scalar: Scalar) -> Kernel:
+    """Make the block that computes the deltas below the split layer, by panels."""
+    backward = backward_by_panels(scalar)
+
+    def enter(team: int, net: int, n_parts: int) -> None:
+        nets = records_at(net, 1, Net)
+        backward(team, nets, n_parts, nets[0].split_layer - 1)
+
+    return enter

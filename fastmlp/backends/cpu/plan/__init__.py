@@ -1,0 +1,1 @@
+"""What the kernels read: records, packed parameters, workspace, blocking, partitioning."""

@@ -1,0 +1,216 @@
+"""What the kernels read: a net, its buffers and its rows, as records of sizes and addresses.
+
+A kernel takes the address of a `Net`, and control as arguments. So it is compiled once per dtype,
+by itself: nested in one another kernels took 11 s, by address they take a third of that.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.compiler import Record
+
+BUFFERS = (
+    "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
+    "parameters", "backup", "zeros",
+)  # fmt: skip
+# A tile of phase two: up to so many rows of a layer's weights, in the panels of one tile of sums.
+TILE_ROWS = 64
+CACHE_BYTES = 512 * 1024
+# So many bytes of parameters, state and transposes do not stay in a third-level cache, often 32 MB
+# and shared. Then transposes use non-temporal stores, which fetch no line first, and what an update
+# reads is prefetched: 128-1024-1024-10@32, 18 MB, 1 thread 1.37 -> 1.14 ms, 2 threads 0.74 -> 0.67.
+# 784-512-512-10@32, 9 MB, would lose: 0.55 -> 0.57, and gain on two: 0.41 -> 0.38.
+NON_TEMPORAL_BYTES = 12 << 20
+# Which transposed weights use non-temporal stores: none, those that other threads read, all.
+NONE, OTHERS, ALL = range(3)
+# How a layer finishes its products: as they are, by its activation's block, or by relu's epilogue.
+LINEAR, BLOCK, RELU = range(3)
+
+
+class Layer(Record):
+    """A layer. The weights lie packed, and where training needs it as a transposed copy."""
+
+    n_in: int
+    n_out: int
+    n_panels: int  # of the outputs: n_out in whole vectors
+    packed: int  # address of the packed weights
+    packed_rows: int
+    packed_panels: int
+    packed_panel: int  # bytes from a panel to the next
+    middle: int  # the row from which on rows lie `gap` bytes further (split-K)
+    gap: int
+    biases: int  # address
+    copy: int  # address of the transposed copy, or 0
+    copy_panel: int  # bytes
+    weights: int  # of both, the one that the forward pass reads: address
+    weight_panel: int  # bytes
+    transposed: int  # and the one that the backward pass reads: address, or 0
+    transposed_panel: int  # bytes
+    outputs: int  # address of the layer's values, in panels of the chunk's rows
+    deltas: int  # address; before the backward pass, slopes of the activation
+    offset: int  # of the weights in the flat parameters
+    bias_offset: int
+    is_transposed: int  # whether `packed` holds W transposed: few outputs
+    form: int  # LINEAR, BLOCK or RELU
+    activation: int  # address of the activation's block, or 0
+
+
+class Tile(Record):
+    """A piece of phase two: some rows of some panels of a layer's packed weights."""
+
+    layer: int
+    first: int  # row
+    last: int  # row after the last; equal to `first`: an empty tile
+    panel: int
+    n_panels: int
+    offset: int  # bytes from the net's first packed parameter
+    slot: int  # its number in the order of the parameters, whichever thread has it
+    cached_first: int  # transposed rows that the same thread reads in the backward pass: stored
+    cached_last: int  # through the cache
+
+
+class Net(Record):
+    """A net and its buffers, fixed while a session lives."""
+
+    n_layers: int
+    n_in: int
+    n_out: int
+    n_targets: int  # numbers of a row's target: n_out, or 1 for class labels
+    max_width: int
+    n_packed: int  # numbers of packed parameters
+    layers: int  # address of `Layer` (n_layers,)
+    n_tiles: int
+    tiles: int  # address of `Tile` (n_tiles,)
+    address: int  # its own
+    batch: int  # address of the `Batch`
+    blocks: int  # address of the `Blocks`
+    panel: int  # bytes of a panel of the chunk's rows
+    delta_panel: int  # bytes of a panel of the output layer's deltas, where they lie transposed
+    inputs: int  # addresses of the buffers: the chunk's rows in panels,
+    raw: int  # pre-activations of the output layer, in columns,
+    value: int  # its values,
+    slope: int  # slopes of its activation,
+    loss_slope: int  # slopes of the loss,
+    targets: int  # targets in columns,
+    row_losses: int  # float64, each row's loss,
+    parameters: int  # the packed parameters,
+    backup: int  # those at the start of the epoch,
+    zeros: int  # and a vector of zeros
+    output_bytes: int  # from one thread's buffers of the output layer to the next one's
+    m: int  # addresses of the optimizer's state, packed like the parameters
+    v: int
+    n_moments: int  # how many of them the rule uses
+    gradient: int  # address of the packed gradient, or 0
+    unpacked: int  # address of the flat parameters, where sparse rows are predicted from them
+    strip_losses: int  # address of float64, the weighted loss of each strip of rows
+    tile_penalties: int  # address of float64 (n_tiles,)
+    n_penalties: int
+    penalties: int  # addresses of the penalties' blocks, their strengths,
+    strengths: int
+    scales: int  # and strengths over the rows of the batch
+    by_panels: int  # whether a team shares phase one by panels of each layer
+    split_layer: int  # number, from 1, of the layer that is computed by split-K; 0: none
+    middle: int  # the first input of its second half
+    inputs_apart: int  # bytes from the first half's gathered rows to the second's; 0: the same
+    non_temporal: int  # NONE, OTHERS or ALL
+    prefetches_rows: int  # whether the rows of X that come next are prefetched
+    x_columns: int  # of sparse rows: addresses of columns and values,
+    x_values: int
+    column_starts: int  # and of the chunk's numbers by column (CSC): pointers, rows, values
+    column_rows: int
+    column_values: int
+    microbatch_rows: int  # 0: none
+    replicas: int  # addresses of each thread's own `Net` for microbatches
+    partials: int  # address of the microbatches' gradients (n_microbatches, n_packed)
+
+
+class Batch(Record):
+    """The rows at hand. What changes from batch to batch lies on one line, which workers fetch."""
+
+    index: int  # address of int64 (n_rows,): where the chunk's rows lie in x; 0: in order
+    n_rows: int
+    coefficients: int  # address of this step's coefficients of the optimizer
+    order_stop: int  # address after the epoch's order of rows
+    scale: float  # one over the rows of the batch, or over the sum of their weights
+    previous: int  # of single rows: address of the row before,
+    turn: int  # which half of the layers' outputs is the row's own,
+    due: int  # and whether a step waits
+    x: int  # addresses of the data: (n, n_in), or where each sparse row starts,
+    y: int  # (n, n_targets),
+    weight: int  # (n,), or 0,
+    out: int  # and where predictions go, (n_rows, n_out), or 0
+
+
+class Blocks(Record):
+    """Addresses of compiled code."""
+
+    forward_backward: int  # (team, net, n_parts, mode, split): phase one, by rows
+    by_panels: int  # (team, net, n_parts, mode, split): phase one, by panels of each layer
+    split_k: int  # (team, net, n_parts): the split layer's products, and what is below
+    split_k_backward: int  # (team, net, n_parts): the deltas below it
+    microbatches: int  # (team, net): both phases, but the update
+    update: int  # (team, net, n_rows, more, ends, apply, split): phase two
+    row_backward: int  # (net, layer, panel, n_panels): deltas of a single row
+    product: int  # C = start + A B
+    gradient_product: int  # the same, A read by columns
+    transposes: int  # (net,): every transposed copy
+    pack: int  # (net, flat, packed)
+    unpack: int  # (net, flat, packed)
+    sparse_forward: int  # (net, first, last, at): the first layer's products
+    sparse_columns: int  # (net,): the chunk's numbers by column
+    sparse_gradient: int  # (net, tile, gradient, gradient_panel, more)
+    loss: int  # (outputs, targets, slopes, losses, n_rows, n_out, n_targets)
+    link: int  # (raw, values, n_rows, n_out)
+    optimizer: int  # (w, g, m, v, coefficients, n)
+    penalised: int  # a penalty and the optimizer's step in one; 0: there is no such block
+
+
+class Job(Record):
+    """What a driver is asked to do, and what came of it."""
+
+    net: int  # address of its `Net`, or of its `FlatNet`
+    team: int  # address of the team's record; 0: the calling thread alone
+    n_parts: int  # into how many parts kernels cut what a team shares
+    n_rows: int  # of the data
+    batch_size: int
+    chunk_rows: int  # rows of a chunk
+    first: int  # the units to do, of a window of epochs: first,
+    last: int  # and the one after the last
+    reached: int  # the unit at which the driver stopped
+    order: int  # addresses: int64 (n_orders, n_rows), the rows' order in each epoch,
+    n_orders: int
+    coefficients: int  # the optimizer's (n_steps, n_coefficients),
+    n_coefficients: int
+    losses: int  # and float64 (n_epochs,), the mean objective of each epoch
+    more: int  # of a gradient: whether it goes on from the chunks before,
+    ends: int  # and whether this is the last chunk
+    guarded: int  # whether a number that is not finite ends the training
+    by_rows: int  # whether an epoch's loss counts batches by rows rather than by weights
+    mass: float  # rows of the data, or the sum of their weights
+    loss: float  # weighted
+    batch_mass: float
+    batch_loss: float
+    epoch_mass: float
+    epoch_loss: float
+    diverged: float  # 1 where a number was not finite
+
+
+def address(array: NDArray[Any], offset: int = 0) -> int:
+    """Return where element `offset` of a C-contiguous array lies."""
+    return int(array.ctypes.data) + offset * array.itemsize
+
+
+def fields_of(record: NDArray[Any]) -> Any:
+    """Return a view of a record of shape (1,) whose fields go by their names, as in ``it["x"]``.
+
+    It takes 0.4 us to set one so, 1.3 as an attribute of a record array, of which a call sets 20.
+    """
+    kinds: Any = record.dtype.fields
+    return record.view([(name, kinds[name][0]) for name in kinds])[0]
+
+
+def record_of(*names: str, floats: tuple[str, ...] = ()) -> np.dtype[Any]:
+    fields = [(name, np.int64) for name in names] + [(name, np.float64) for name in floats]
+    return np.dtype((np.record, fields))

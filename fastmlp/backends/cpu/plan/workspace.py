@@ -1,0 +1,253 @@
+"""Every buffer that training and prediction need, allocated before the first step.
+
+Matrices lie in panels: a panel is `lanes` columns, its rows one after the other, the last panel
+filled up with zeros. A chunk's panels have `panel_rows` rows.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastmlp._process import memory
+from fastmlp.backends.cpu.plan.packing import (
+    APART_BYTES,
+    CLOSE,
+    Packed,
+    Spacing,
+    numbers_packed,
+    packed_layers,
+    round_up,
+)
+from fastmlp.network.parameter_layout import Layout
+
+Buffer = NDArray[Any]
+CHUNK_NUMBERS = 4_000_000
+CHUNK_FLOPS = 25_000_000_000
+CACHE_NUMBERS = 200_000
+# Less is a step that a team does not share, or that takes longer for being cut.
+LOTS_FLOPS = 10_000_000
+MIN_CHUNK_ROWS = 64
+# Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
+STRIP_ROWS = 8
+# A sweep has at most so many rows: sums that are cut wait on the stack. With 64, B came from the
+# third-level cache twice as often: 1024-2048-2048-1000 forward and back 122 ms, with 128 100 ms.
+ROW_BLOCK = 128
+# Rows of 64 bytes in a page.
+PAGE_ROWS = 64
+# Neighbouring pairs of cache lines travel together on x86, and are a line on Apple's cores.
+ALIGNMENT = 128
+
+
+class Workspace(NamedTuple):
+    """Buffers for a chunk of rows, each one flat array.
+
+    Attributes
+    ----------
+    chunk_rows, panel_rows : int
+        Rows of a chunk, and of its panels: rounded up to whole strips, with room between panels.
+    lanes : int
+        Columns of a panel.
+    train : bool
+        Whether there is what training needs, and not a forward pass alone.
+    sparse : bool
+        Whether the rows' features are sparse: then there are no `inputs`, and the first layer is
+        not turned.
+    packed : where each layer's parameters lie in `parameters`
+    twofold : bool
+        Whether `inputs` are there twice, for the two halves of a second layer.
+    inputs : panels of the rows' features
+    outputs, deltas : panels of each layer's outputs, one layer after the other
+        Values after the activation; its slopes, then the back-propagated errors in their place.
+    desk_bytes : int
+        From what one part of a team has of the next six buffers to what the next part has.
+    raw, value, slope, loss_slope : columns of n_out numbers a row
+        The output layer: before and after its activation, and the slopes of that and of the loss.
+        A block of rows has its columns one after the other, and room for a vector at their end.
+    targets : columns of n_targets numbers a row
+    row_losses : float64, a number a row
+    parameters, backup : packed parameters, and a copy of them
+    copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
+        and a last one that is have none, nor has for one row what is not turned
+    zeros : one vector
+    identity : (panel_rows,) int64: 0, 1, 2, ...
+    """
+
+    chunk_rows: int
+    panel_rows: int
+    lanes: int
+    train: bool
+    sparse: bool
+    packed: tuple[Packed, ...]
+    twofold: bool
+    inputs: Buffer
+    outputs: Buffer
+    deltas: Buffer
+    desk_bytes: int
+    raw: Buffer
+    value: Buffer
+    slope: Buffer
+    loss_slope: Buffer
+    targets: Buffer
+    row_losses: Buffer
+    parameters: Buffer
+    backup: Buffer
+    copies: Buffer
+    zeros: Buffer
+    identity: Buffer
+
+
+def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
+    """Return how many rows to take at once.
+
+    At most what `CHUNK_NUMBERS` of activations hold and what one core trains on in about 0.25 s
+    (`CHUNK_FLOPS`), so that memory does not grow with the data and Ctrl-C is heard in time.
+    Training takes fewer where the net is so small beside the chunk that its gradient is summed
+    at no cost: then outputs and errors stay in the second-level cache (`CACHE_NUMBERS`).
+    """
+    per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
+    by_memory = CHUNK_NUMBERS // per_row
+    by_time = CHUNK_FLOPS // (6 * layout.n_weights)
+    most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
+    in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
+    if not train or in_cache * per_row > 8 * layout.n_weights:
+        most = min(most, max(MIN_CHUNK_ROWS, in_cache))
+    return _even_chunk(n_rows, most)
+
+
+def lot_rows(layout: Layout, n_rows: int) -> int:
+    """Return how many rows of a batch, at most, one thread takes through all of a step but the
+    update; 0 where it is not to be cut so.
+
+    For large batches of small nets: a lot's outputs and errors stay in the second-level cache, its
+    own gradient is nothing beside them, and four times so many lots share out evenly.
+    """
+    if 6 * layout.n_weights * n_rows < LOTS_FLOPS:
+        return 0
+    per_row = sum(layout.sizes)
+    in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
+    n_lots = round_up(-(-n_rows // in_cache), 4)
+    rows = round_up(-(-n_rows // n_lots), STRIP_ROWS)
+    return rows if rows * per_row > 8 * layout.n_weights else 0
+
+
+def rows_of_lots(layout: Layout, n_rows: int, lot: int, n_packed: int) -> int:
+    """Return how many rows to take at once by lots: what takes 0.25 s, as in `chunk_rows`, and no
+    more than there is room for lots' gradients."""
+    by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * lot
+    return min(n_rows, max(1, min(by_time, by_memory) // lot) * lot)
+
+
+def _even_chunk(n_rows: int, most: int) -> int:
+    """Return the rows of equal chunks of about `most` rows: a quarter more saves a short last one.
+
+    512 rows in chunks of 499 and 13 took 156 ms a step of 1024-2048-2048-1000, in one 144.
+    """
+    n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
+    rows = -(-n_rows // n_chunks)
+    # Whole strips, where there is room for them.
+    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
+
+
+def make_workspace(
+    layout: Layout,
+    rows: int,
+    n_targets: int,
+    dtype: DTypeLike,
+    lanes: int,
+    *,
+    train: bool,
+    sparse: bool = False,
+    spacing: Spacing = CLOSE,
+    parts: int = 1,
+) -> Workspace:
+    """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
+
+    As many parts of a team may do output layers at a time.
+
+    Raises
+    ------
+    MemoryError
+        Where there is not enough memory for all of it; nothing has been allocated then.
+    """
+    sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
+    units = sum(round_up(n, lanes) for n in sizes[1:])
+    layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
+    packed = numbers_packed(layers, lanes)
+    twofold = spacing.halved > 1
+    size = np.dtype(dtype).itemsize
+    desk = _desk_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
+    columns = parts * desk // size
+    numbers = {
+        "inputs": 0 if sparse else (1 + twofold) * panel_rows * round_up(sizes[0], lanes),
+        # A square of the output layer may be read past the last strip.
+        "outputs": panel_rows * units + lanes * lanes,
+        # As may a square of its errors, transposed, be written.
+        "deltas": panel_rows * units + lanes * lanes,
+        "raw": columns,
+        "value": columns,
+        "slope": columns,
+        "loss_slope": columns,
+        "targets": columns,
+        "parameters": packed,
+        "backup": packed if train else 0,
+        "copies": sum(layer.copy_size for layer in layers) * lanes,
+        "zeros": lanes,
+    }
+    n_bytes = size * sum(numbers.values()) + parts * desk + 8 * panel_rows
+    memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
+    return Workspace(
+        chunk_rows=rows,
+        panel_rows=panel_rows,
+        lanes=lanes,
+        train=train,
+        sparse=sparse,
+        packed=layers,
+        twofold=twofold,
+        desk_bytes=desk,
+        row_losses=aligned(parts * desk // 8, np.float64),
+        identity=np.arange(panel_rows, dtype=np.int64),
+        **_aligned_together(numbers, dtype),
+    )
+
+
+def _panel_rows(rows: int) -> int:
+    """Return the rows of a panel: whole strips, and no multiple of 4 KiB.
+
+    Panels a multiple of 4 KiB apart share the same few sets of a cache.
+    """
+    whole = round_up(rows, STRIP_ROWS)
+    return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
+
+
+def _desk_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
+    """Return the bytes from one part's columns of so many numbers a row to the next part's: a block
+    of rows and a vector, or a block of losses in float64, and room between what two threads write.
+    """
+    block = min(round_up(rows, STRIP_ROWS), ROW_BLOCK)
+    n_bytes = max((block * width + lanes) * size, block * 8)
+    return round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
+
+
+def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
+    """Return zeros as `aligned` does, by name, of one piece of memory: 4 us a buffer sooner."""
+    kind, place, buffers = np.dtype(dtype), 0, {}
+    sizes = {name: round_up(n * kind.itemsize, ALIGNMENT) for name, n in numbers.items()}
+    memory = aligned(sum(sizes.values()), np.uint8)
+    for name, n in numbers.items():
+        buffers[name] = memory[place : place + n * kind.itemsize].view(kind)
+        place += sizes[name]
+    return buffers
+
+
+def aligned(n: int, dtype: DTypeLike) -> Buffer:
+    """Return n zeros on cache lines of their own, with room after them.
+
+    A vector that straddles two lines costs double, and a line that two threads write to, which
+    train nets of their own, goes to and fro between their cores.
+    """
+    kind = np.dtype(dtype)
+    size = n * kind.itemsize
+    memory = np.zeros(ALIGNMENT + round_up(size, ALIGNMENT) + APART_BYTES, np.uint8)
+    skip = -memory.ctypes.data % ALIGNMENT
+    return memory[skip : skip + size].view(kind)

@@ -1,0 +1,1 @@
+"""Predictions of few rows and of many, without a training workspace."""

@@ -1,0 +1,1 @@
+"""Vector code: the microkernel, products of matrices, packing and transposes."""

@@ -1,0 +1,108 @@
+"""Products with the batch in lanes: a vector holds one unit of many rows.
+
+A block has `vectors` x `lanes` rows, and is `width` times `vectors` vectors: unit by unit. A weight
+is broadcast from where it lies in the flat parameters, which nobody packs; a layer of two outputs
+takes two rows of a tile, where panels of outputs would fill up a vector. Every element is one chain
+of fused multiply-adds in the order of k: the bits of the panels' products.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.vector import Scalar, Vector, Vectors, Word
+from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+
+
+class BatchInLanes(NamedTuple):
+    """Functions of addresses, for blocks whose units are `unit` bytes apart: the loops below."""
+
+    into_lanes: VectorFunction
+    out_of_lanes: VectorFunction
+
+
+def batch_in_lanes(scalar: Scalar) -> BatchInLanes:
+    """Return the ways into blocks and out of them."""
+    loops = (into_lanes, out_of_lanes)
+    return BatchInLanes(*(vector_function(loop, scalar, lanes_of(scalar)) for loop in loops))
+
+
+def tile(scalar: Scalar, vectors: int, units: int) -> VectorFunction:
+    """Return the product of a block with the weights of so many units next to each other.
+
+    ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses and sizes of
+    the layer, and whether the positive part is stored.
+    """
+
+    def multiply(
+        v: Vectors, outputs: Word, biases: Word, weights: Word, n_out: Word, inputs: Word,
+        n_in: Word, positive: Word,
+    ) -> None:  # fmt: skip
+        # Sums by unit and by vector, which stay in registers.
+        sums = [
+            [v.variable(v.broadcast(biases + j * v.size)) for _ in range(vectors)]
+            for j in range(units)
+        ]
+        for k in v.range(n_in):
+            unit = inputs + k * (vectors * v.bytes)
+            rows = [v.load(unit + i * v.bytes) for i in range(vectors)]
+            for j, totals in enumerate(sums):
+                weight = v.broadcast(weights + k * (n_out * v.size) + j * v.size)
+                for total, numbers in zip(totals, rows, strict=True):
+                    total.value = v.fma(weight, numbers, total.value)
+        for j, totals in enumerate(sums):
+            for i, total in enumerate(totals):
+                part = v.positive_part(total.value)
+                value = v.select(v.equal(positive, 0), total.value, part)
+                v.store(value, outputs + (j * vectors + i) * v.bytes)
+
+    return vector_function(multiply, scalar, lanes_of(scalar))
+
+
+def _check(v: Vectors, values: Sequence[Vector], check: Word) -> None:
+    """Add zero times the values: NaN, if one is not finite."""
+    total = v.load(check)
+    for value in values:
+        total = v.fma(value, v.zero, total)
+    v.store(total, check)
+
+
+def into_lanes(
+    v: Vectors, source: Word, width: Word, first: Word, last: Word, target: Word, unit: Word,
+    check: Word,
+) -> None:  # fmt: skip
+    """Copy `lanes` rows of `width` contiguous numbers, from row `first` on, and row `last` again
+    past it, to a vector of each unit; up to a vector of further units gets zeros. The vector at
+    `check` stays 0 as long as all numbers are finite."""
+    rows = [
+        source + v.choose(last > first + r, first + r, last) * (width * v.size)
+        for r in range(v.lanes)
+    ]
+    for p in v.range(v.n_vectors(width)):
+        begin = p * v.lanes
+        mask = v.first(width - begin)
+        columns = v.transposed([v.load_masked(row + begin * v.size, mask) for row in rows])
+        _check(v, columns, check)
+        for k, column in enumerate(columns):
+            v.store(column, target + begin * unit + unit * k)
+
+
+def out_of_lanes(
+    v: Vectors, source: Word, width: Word, first: Word, last: Word, target: Word, unit: Word,
+    check: Word,
+) -> None:  # fmt: skip
+    """Copy such vectors back to rows first to last, and no more than `lanes` of them."""
+    for p in v.range(v.n_vectors(width)):
+        begin = p * v.lanes
+        left, columns = width - begin, []
+        for j in range(v.lanes):
+            # Past the last unit its values again: what they make is not stored.
+            skip = v.choose(left > j, unit * j, 0)
+            columns.append(v.load(source + begin * unit + skip))
+        _check(v, columns, check)
+        mask, place = v.first(left), target + begin * v.size
+        for r, row in enumerate(v.transposed(columns)):
+            at = first + r
+            there = place + at * (width * v.size)
+            v.when(at <= last, partial(v.store_masked, row, there, mask), likely=True)

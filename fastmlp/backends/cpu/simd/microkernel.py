@@ -1,0 +1,248 @@
+"""The innermost loops: tiles of a matrix product in vector registers.
+
+A tile keeps rows x vectors accumulators in registers and goes along the sums, `DEPTH_BLOCK` steps
+at a time: a block of B stays in the first-level cache while all rows of A pass by. Every element is
+one chain of fused multiply-adds in the order of k, so its bits depend on no tile and no block.
+All matrices lie in `Panels`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import NamedTuple
+
+from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
+from fastmlp.backends.cpu.simd.epilogue import BY_COLUMN, RELU_PLUS, STORE, Epilogue, finished
+from fastmlp.backends.cpu.simd.prefetch import Turn, prefetch_share, prefetch_streams
+from fastmlp.backends.cpu.simd.target import LINE_BYTES, vector_bytes
+from fastmlp.backends.cpu.simd.vector import (
+    Condition,
+    Panels,
+    Scalar,
+    Variable,
+    Vector,
+    Vectors,
+    Word,
+)
+from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+
+
+class Tile(NamedTuple):
+    """What a microkernel is compiled for.
+
+    Attributes
+    ----------
+    scalar : np.float32 or np.float64
+    lanes : int, numbers of a vector
+    rows, vectors : int, the shape of the tile
+    by_column : bool
+        How the left matrix A is read: its rows, of which `depth` numbers go into a sum; or its
+        columns, as A transposed, of which `depth` rows go into a sum.
+    narrow : bool
+        Whether the last vector is the first half of a panel alone; the other half of C is zeros.
+        AVX-512 on units of 256 bits takes half the time for it.
+    prefetches : bool
+        Whether it prefetches the block of B that comes next; by column, the streams of its caller.
+    """
+
+    scalar: Scalar
+    lanes: int
+    rows: int
+    vectors: int
+    by_column: bool
+    narrow: bool = False
+    prefetches: bool = False
+
+
+# With 32 registers, so that a block of B, 16 KiB, leaves room in the first-level cache: 64 x 32 x
+# 2048 ran at 131 GFLOP/s without blocks, and at 189. With 16, a tile's beginning and end cost more
+# than a block of 36 KiB in the second: 90 GFLOP/s of 110 with 128 steps, 93 with 384.
+DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
+
+
+class Start(NamedTuple):
+    """What sums begin with: where it begins, bytes between its rows, and between its panels.
+
+    It may lie like C, be one row for all (a bias: `row_stride` 0) or one vector.
+    """
+
+    address: Word
+    row_stride: Word
+    stride: Word
+
+
+class Factors(NamedTuple):
+    """The panels of B and of A, and how many products go into a sum."""
+
+    b: Word
+    b_stride: Word
+    a: Word
+    a_stride: Word
+    depth: Word
+
+
+@cache
+def sweep(tile: Tile) -> VectorFunction:
+    """Return the product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
+
+    ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by way of an
+    epilogue; by column one of `BY_COLUMN`. `c` are Panels with room for whole tiles. `streams` is
+    the address of a record of what to prefetch, or 0.
+    """
+
+    def product(
+        v: Vectors, c: Panels, start: Start, factors: Factors, epilogue: Epilogue, n_rows: Word,
+        streams: Word,
+    ) -> None:  # fmt: skip
+        _Sweep(v, tile, c, start, factors, epilogue, n_rows).run(streams)
+
+    return vector_function(product, tile.scalar, tile.lanes)
+
+
+class _Sweep:
+    """One sweep: for each block of the sums, for each tile of rows."""
+
+    def __init__(
+        self, v: Vectors, tile: Tile, c: Panels, start: Start, factors: Factors,
+        epilogue: Epilogue, n_rows: Word,
+    ) -> None:  # fmt: skip
+        self.v, self.tile, self.n_rows = v, tile, n_rows
+        self.c, self.start, self.factors, self.epilogue = c, start, factors, epilogue
+        self.vectors = [v] * tile.vectors
+        if tile.narrow:
+            self.vectors[-1] = v.of_lanes(tile.lanes // 2)
+        # The accumulators, by row and panel.
+        self.sums: dict[tuple[int, int], Variable] = {
+            (m, j): of.variable(of.zero)
+            for m in range(tile.rows)
+            for j, of in enumerate(self.vectors)
+        }
+        # Where sums wait between blocks.
+        self.waiting = Panels(v.scratch(ROW_BLOCK * tile.vectors), ROW_BLOCK * v.bytes)
+
+    def run(self, streams: Word) -> None:
+        v, tile, depth = self.v, self.tile, self.factors.depth
+        last = (depth - 1) // DEPTH_BLOCK
+        n_blocks, n_tiles = last + 1, (self.n_rows + (tile.rows - 1)) // tile.rows
+        for block in v.range(n_blocks):
+            begins, ends = v.equal(block, 0), v.equal(block, last)
+            first = block * DEPTH_BLOCK
+            n = v.choose(ends, depth - first, DEPTH_BLOCK)
+            for t in v.range(n_tiles):
+                r = t * tile.rows
+                self.begin(r, begins)
+                if tile.by_column:
+                    if tile.prefetches:
+                        turn = Turn(block * n_tiles + t, n_blocks * n_tiles)
+                        prefetch_streams(v, streams, turn)
+                    self.along_columns(r, first, n)
+                else:
+                    self.along_rows(r, first, n, self.prefetch_of(first, ends, t, n_tiles))
+                self.finish(r, ends)
+
+    def begin(self, r: Word, begins: Condition) -> None:
+        """Load the sums: from the matrix `start`, or from where the block before stopped."""
+        v, start, waiting = self.v, self.start, self.waiting
+        base = v.choose(begins, start.address, waiting.address)
+        row_stride = v.choose(begins, start.row_stride, v.bytes)
+        stride = v.choose(begins, start.stride, waiting.stride)
+        base = base + r * row_stride
+        for (m, j), total in self.sums.items():
+            total.value = self.vectors[j].load(base + row_stride * m + stride * j)
+
+    def prefetch_of(
+        self, first: Word, ends: Condition, t: Word, n_tiles: Word
+    ) -> Callable[[Word], None]:
+        """Return what prefetches the next block of B, further down or of the next panels, along a
+        tile's panels of A, where sums take several blocks.
+
+        128 x 2048 x 2048 ran at 232 GFLOP/s of 280 without, at 254 so.
+        """
+        v, b, stride = self.v, self.factors.b, self.factors.b_stride
+        if not self.tile.prefetches:
+            return lambda panel: None
+        down = (first + DEPTH_BLOCK) * v.bytes
+        begin = b + v.choose(ends, stride * self.tile.vectors, down)
+        places = [begin + stride * j for j in range(self.tile.vectors)]
+        in_block = DEPTH_BLOCK * v.bytes // LINE_BYTES
+        n_lines = v.choose(self.factors.depth > DEPTH_BLOCK, in_block, 0)
+        n_panels = DEPTH_BLOCK // self.tile.lanes
+        before, n_turns = t * n_panels, n_tiles * n_panels
+        return lambda panel: prefetch_share(v, places, n_lines, Turn(before + panel, n_turns))
+
+    def rows_of_b(self, first: Word) -> list[Word]:
+        """Return where the block of B begins in each panel."""
+        down = self.factors.b + first * self.v.bytes
+        return [down + self.factors.b_stride * j for j in range(self.tile.vectors)]
+
+    def along_columns(self, r: Word, first: Word, n: Word) -> None:
+        v, of, lanes, size = self.v, self.factors, self.tile.lanes, self.v.size
+        a = of.a + r // lanes * of.a_stride + r % lanes * size + first * v.bytes
+        # A tile of more rows than lanes finds the columns of A from the next panels; rows past the
+        # last read the first panel again, as there may be no other.
+        panels: list[Word | int] = [0]
+        for lane in range(lanes, self.tile.rows, lanes):
+            skip = of.a_stride * (lane // lanes)
+            panels.append(v.choose(r + lane < self.n_rows, skip, 0))
+        columns = [panels[m // lanes] + m % lanes * size for m in range(self.tile.rows)]
+        self.accumulate(a, columns, v.bytes, self.rows_of_b(first), n)
+
+    def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
+        """A row is cut into panels of `lanes` numbers; the last one may be shorter."""
+        v, of, lanes = self.v, self.factors, self.tile.lanes
+        a, panels_of_b = of.a + r * v.bytes + first // lanes * of.a_stride, self.rows_of_b(first)
+        rows = [m * v.bytes for m in range(self.tile.rows)]
+
+        def along(panel: Word, n: Word | int) -> None:
+            right, down = a + panel * of.a_stride, panel * (lanes * v.bytes)
+            self.accumulate(right, rows, v.size, [b + down for b in panels_of_b], n)
+
+        whole = n // lanes
+        for panel in v.range(whole):
+            prefetch(panel)
+            along(panel, lanes)
+        along(whole, n % lanes)
+
+    def accumulate(
+        self, a: Word, rows: Sequence[Word | int], step: int, b: Sequence[Word], n: Word | int
+    ) -> None:
+        """Add n products to each sum: for each k, a column of the tile of A times a row of the tile
+        of B. Row m of A begins at ``a + rows[m]``, and its numbers are `step` bytes apart.
+
+        Unrolled fourfold it ran no faster, and compiled twice as long.
+        """
+        v, tile, n_narrow = self.v, self.tile, self.tile.lanes // 2
+        for k in v.range(n):
+            row = [of.load(place + k * v.bytes) for of, place in zip(self.vectors, b, strict=True)]
+            column = a + k * step
+            for m, skip in enumerate(rows):
+                number = v.broadcast(column + skip)
+                if tile.narrow and tile.vectors > 1:
+                    # LLVM would load the one number for the narrow vector again: 8 x 2 tiles ran no
+                    # faster for it.
+                    number = v.opaque(number)
+                for j, of in enumerate(self.vectors):
+                    total = self.sums[m, j]
+                    factor = number if of is v else v.shuffle(number, number, range(n_narrow))
+                    total.value = of.fma(factor, row[j], total.value)
+
+    def finish(self, r: Word, ends: Condition) -> None:
+        """Store the tile by way of the epilogue that the call asks for; or to wait."""
+        v, known = self.v, BY_COLUMN if self.tile.by_column else range(RELU_PLUS + 1)
+        cases = {number: partial(self.store, self.c, r, number) for number in known}
+        v.either(
+            ends,
+            lambda: v.switch(self.epilogue.number, cases),
+            partial(self.store, self.waiting, r, STORE),
+        )
+
+    def store(self, target: Panels, r: Word, epilogue: int) -> None:
+        v = self.v
+        for (m, j), total in self.sums.items():
+            of, down = self.vectors[j], r * v.bytes + m * v.bytes
+            operand = self.epilogue.operand + target.stride * j + down
+            value = finished(of, epilogue, total.value, partial(of.load, operand))
+            v.store(self.filled(value, of), target.address + target.stride * j + down)
+
+    def filled(self, value: Vector, of: Vectors) -> Vector:
+        """Return a whole vector, with zeros after what there is."""
+        return value if of is self.v else self.v.shuffle(value, of.zero, range(self.tile.lanes))

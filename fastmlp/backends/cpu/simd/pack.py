@@ -1,0 +1,184 @@
+"""Moves of whole vectors: rows into panels and back, transposes, sums of rows.
+
+Loops of a few numbers cost 10 ns a row where LLVM could not know how few they are; a masked vector
+costs one.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
+from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
+from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+
+# Chains of additions in which rows of a panel are summed: one would wait four cycles for each.
+CHAINS = 8
+# Panels of a row that are read at once: 256 bytes of it in a stride with AVX2.
+WIDE = 8
+
+
+class Rows(NamedTuple):
+    """Rows of a matrix: where they begin, and bytes between them."""
+
+    address: Word
+    stride: Word
+
+
+class SparseRow(NamedTuple):
+    """n numbers: where the int32 indices of their columns begin, and they."""
+
+    columns: Word
+    values: Word
+    n: Word
+
+
+class Moves(NamedTuple):
+    """Functions of addresses, for one scalar type and width of vectors: the loops below."""
+
+    pack_row: VectorFunction
+    unpack_row: VectorFunction
+    transpose: VectorFunction
+    transpose_non_temporal: VectorFunction
+    sum_rows: VectorFunction
+    outer: VectorFunction
+    unpack_columns: VectorFunction
+    pack_columns: VectorFunction
+    add_rows: VectorFunction
+    add_wide_rows: VectorFunction
+
+
+def moves(scalar: Scalar, lanes: int) -> Moves:
+    """Return the moves of panels of so many lanes."""
+    loops = (
+        pack_row, unpack_row, transpose, transpose_non_temporal, sum_rows, outer, unpack_columns,
+        pack_columns, add_rows, add_wide_rows,
+    )  # fmt: skip
+    return Moves(*(vector_function(loop, scalar, lanes) for loop in loops))
+
+
+def pack_row(v: Vectors, source: Word, target: Word, stride: Word, width: Word) -> None:
+    """Copy `width` contiguous numbers to a row of panels, and pad it with zeros."""
+    for p, part in v.parts(width):
+        v.store(part.load(source + p * v.bytes), target + p * stride)
+
+
+def unpack_row(v: Vectors, source: Word, stride: Word, target: Word, width: Word) -> None:
+    """Copy a row of panels to `width` contiguous numbers."""
+    for p, part in v.parts(width):
+        part.store(v.load(source + p * stride), target + p * v.bytes)
+
+
+def transpose(v: Vectors, source: Word, target: Word, n: Word) -> None:
+    """Transpose a square block; rows of the source from the n-th on count as zeros."""
+    for r, column in enumerate(_transposed_square(v, source, n)):
+        v.store(column, target + r * v.bytes)
+
+
+def transpose_non_temporal(v: Vectors, source: Word, target: Word, n: Word) -> None:
+    """Transpose as `transpose`, past the caches, to memory that this core does not read soon: a
+    `fence` comes before another may read it."""
+    for r, column in enumerate(_transposed_square(v, source, n)):
+        v.store_non_temporal(column, target + r * v.bytes)
+
+
+def _transposed_square(v: Vectors, source: Word, n: Word) -> list[Vector]:
+    rows = [v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)]
+    return v.transposed(rows)
+
+
+def unpack_columns(
+    v: Vectors, source: Word, stride: Word, target: Word, width: Word, n: Word
+) -> None:
+    """Copy n rows of panels to `width` columns of n numbers, one column after the other.
+
+    Reads whole squares, and writes up to a vector past the last column. The last rows come first,
+    the first columns first: what is written past a column's end is written over.
+    """
+    square, n_squares = v.lanes * v.bytes, v.n_vectors(n)
+    for p in v.range(v.n_vectors(width)):
+        for i in v.range(n_squares):
+            last = n_squares - 1 - i
+            place = source + p * stride + last * square
+            rows = [v.load(place + r * v.bytes) for r in range(v.lanes)]
+            down = target + last * v.bytes
+            for c, column in enumerate(v.transposed(rows)):
+                j = p * v.lanes + c
+                v.when(j < width, partial(v.store, column, down + j * n * v.size))
+
+
+def pack_columns(
+    v: Vectors, source: Word, target: Word, stride: Word, width: Word, n: Word
+) -> None:
+    """Copy `width` columns of n numbers to n rows of panels, and pad them with zeros; writes whole
+    strips of rows."""
+    square = v.lanes * v.bytes
+    for p in v.range(v.n_vectors(width)):
+        for i in v.range(v.n_vectors(n)):
+            down, columns = source + i * v.bytes, []
+            for c in range(v.lanes):
+                j = p * v.lanes + c
+                place = v.choose(j < width, down + j * n * v.size, source)
+                columns.append(v.select(j < width, v.load(place), v.zero))
+            place = target + p * stride + i * square
+            for r, row in enumerate(v.transposed(columns)):
+                strip = i * v.lanes + r // STRIP_ROWS * STRIP_ROWS
+                v.when(strip < n, partial(v.store, row, place + r * v.bytes), likely=True)
+
+
+def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> None:
+    """Store `start` plus the sum of n rows of a panel: sums of every eighth row, added in order."""
+    sums = [v.variable(v.zero) for _ in range(CHAINS)]
+    for i in v.range(n // CHAINS):
+        rows = matrix + i * (CHAINS * v.bytes)
+        for c, total in enumerate(sums):
+            total.value = total.value + v.load(rows + c * v.bytes)
+    rest = matrix + n // CHAINS * (CHAINS * v.bytes)
+    for i in v.range(n % CHAINS):
+        sums[0].value = sums[0].value + v.load(rest + i * v.bytes)
+    value = v.load(start)
+    for total in sums:
+        value = value + total.value
+    v.store(value, target)
+
+
+def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n: Word) -> None:
+    """Multiply n numbers of a row of panels with a vector: n rows of a panel, and up to a whole
+    panel's. Added to zero as a product's sums are: -0 becomes 0 there too."""
+    factor = v.load(vector)
+    for p in v.range(v.n_vectors(n)):
+        for r in range(v.lanes):
+            number = v.broadcast(numbers + p * stride + r * v.size)
+            place = target + p * (v.lanes * v.bytes) + r * v.bytes
+            v.store(v.fma(number, factor, v.zero), place)
+
+
+def add_rows(
+    v: Vectors, target: Word, start: Word, matrix: Rows, width: Word, sparse: SparseRow
+) -> None:
+    """Store `start` plus the product of a sparse row with a matrix: `width` columns of it, or as
+    many as there are lanes."""
+    mask, total = v.first(width), v.variable(v.load(start))
+    for place, factor in _each(v, sparse, matrix):
+        total.value = v.fma(factor, v.load_masked(place, mask), total.value)
+    v.store(total.value, target)
+
+
+def add_wide_rows(
+    v: Vectors, target: Panels, start: Panels, matrix: Rows, sparse: SparseRow
+) -> None:
+    """Store the same for `WIDE` whole vectors of each row, to and from panels. The totals stay in
+    registers, and a row's numbers come one after the other."""
+    totals = [v.variable(v.load(start.address + start.stride * c)) for c in range(WIDE)]
+    for place, factor in _each(v, sparse, matrix):
+        for c, total in enumerate(totals):
+            total.value = v.fma(factor, v.load(place + c * v.bytes), total.value)
+    for c, total in enumerate(totals):
+        v.store(total.value, target.address + target.stride * c)
+
+
+def _each(v: Vectors, sparse: SparseRow, matrix: Rows) -> Iterator[tuple[Word, Vector]]:
+    """Yield the matrix's row for each number, and the number in every lane."""
+    for i in v.range(sparse.n):
+        row = matrix.address + v.int32(sparse.columns + i * 4) * matrix.stride
+        yield row, v.broadcast(sparse.values + i * v.size)

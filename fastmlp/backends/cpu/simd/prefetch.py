@@ -1,0 +1,58 @@
+"""What products prefetch while they multiply: a few lines at a time.
+
+Cores keep some tens of requests at a time, and what comes after more of them waits: products of
+1024-2048-2048-1000 at 32 rows that asked for 64 lines at once ran no faster than without.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmlp.backends.cpu.simd.target import LINE_BYTES
+from fastmlp.backends.cpu.simd.vector import Vectors, Word
+from fastmlp.backends.cpu.simd.vector_function import vector_function
+
+# As many streams as a tile of weights has panels, times their parameters and numbers of state.
+MOST_STREAMS = 9
+# What the caller of a product needs in a cache when it is done: `n_streams` pieces of memory of
+# `n_lines` each, and where they begin.
+STREAMS = np.dtype((np.record, [("n_streams", np.int64), ("n_lines", np.int64)]))
+STREAMS_BYTES = STREAMS.itemsize + 8 * MOST_STREAMS
+
+
+class Turn(NamedTuple):
+    """One of `n_turns` that share the prefetches of some lines, by its number."""
+
+    number: Word | int
+    n_turns: Word | int
+
+
+def prefetch_share(v: Vectors, places: Sequence[Word], n_lines: Word, turn: Turn) -> None:
+    """Prefetch one turn's share of n lines at each of some places."""
+    at_once = (n_lines + (turn.n_turns - 1)) // turn.n_turns
+    begin = turn.number * at_once
+    end = begin + at_once
+    for line in v.range(begin, v.choose(end < n_lines, end, n_lines)):
+        skip = line * LINE_BYTES
+        for place in places:
+            v.prefetch(place + skip)
+
+
+def prefetch_streams(v: Vectors, streams: Word, turn: Turn) -> None:
+    """Prefetch one turn's share of the pieces that a `STREAMS` record names; address 0 is none."""
+
+    def prefetch() -> None:
+        n_streams, n_lines = v.word(streams), v.word(streams + 8)
+        for i in v.range(n_streams):
+            prefetch_share(v, [v.word(streams + STREAMS.itemsize + i * 8)], n_lines, turn)
+
+    v.when(streams > 0, prefetch)
+
+
+def _lines(v: Vectors, address: Word, n_lines: Word) -> None:
+    """Prefetch so many lines."""
+    prefetch_share(v, [address], n_lines, Turn(0, 1))
+
+
+prefetch_lines = vector_function(_lines, np.float32, 1)

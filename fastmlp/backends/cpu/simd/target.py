@@ -1,0 +1,40 @@
+"""The host's vector registers, as Numba compiles for it."""
+
+from functools import cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.codegen import get_host_cpu_features
+
+from fastmlp._process import signals
+
+# Bytes of a cache line.
+LINE_BYTES = 64
+
+
+def vector_bytes() -> int:
+    """Return the bytes of the host's vector registers, as Numba compiles for it."""
+    config = numba.config
+    if config.CPU_NAME == "generic" and not config.CPU_FEATURES:
+        return 16
+    names = (_host_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
+    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+
+
+@cache
+def _host_features() -> str:
+    """Asked once: LLVM is asked under a lock, which a forked child may find taken.
+
+    By way of Numba, which strikes out what ``NUMBA_ENABLE_AVX=0`` does without, and says nothing
+    where LLVM knows nothing: a vector of registers that are not there ends the process.
+    """
+    # LLVM's lock is Python's to take, in steps between which Ctrl-C would leave it taken.
+    with signals.deferred():
+        features: str = get_host_cpu_features()
+    return features
+
+
+def lanes_of(scalar: type[np.floating[Any]]) -> int:
+    """Return how many numbers a vector register holds: the columns of a panel."""
+    return vector_bytes() // np.dtype(scalar).itemsize

@@ -1,0 +1,193 @@
+"""One fit on the CPU: its buffers, and the calls that run its units."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process.buffer_pool import Kept
+from fastmlp._process.locks import publish
+from fastmlp.backends.cpu.dispatch.cost_model import Work
+from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.kernels import epoch, rule_blocks, single_row
+from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.shuffle import shuffle
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.plan import Addresses
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.compiler import block_of
+from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.updates import N_MOMENTS
+
+Array = NDArray[Any]
+
+
+# The buffers of the process's last fits, for the next of such nets: making them takes 0.15 ms, and
+# the system up to 2.4 ms a megabyte to find the memory. 134 MB hold those of 8 million parameters.
+TRAININGS = Kept(1 << 27)
+# What no team shares.
+ALONE = Work(0, 0)
+
+
+class Trainer:
+    """Runs units of training: whole epochs in compiled code, as many units a call as asked for.
+
+    Parameters
+    ----------
+    guarded : bool
+        Whether a number that is not finite ends the training, with the epoch's first parameters. It
+        takes a copy of them.
+    by_rows : bool
+        Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
+
+    Attributes
+    ----------
+    units_per_epoch : int
+    unit_flops : int
+        Floating-point operations of a unit, to guess how many make a call.
+    """
+
+    def __init__(
+        self,
+        engine: Runner,
+        parameters: Array,
+        moments: Moments,
+        optimizer: Optimizer,
+        data: Data,
+        batch_size: int,
+        *,
+        guarded: bool = True,
+        by_rows: bool = False,
+    ) -> None:
+        network = engine.network
+        blocks = Addresses(
+            *rule_blocks.activations(network),
+            loss=rule_blocks.loss(network),
+            optimizer=rule_blocks.optimizer(network, optimizer).address,
+            penalised=rule_blocks.penalised_optimizer(network, optimizer),
+            n_moments=N_MOMENTS.get(optimizer.rule, 2),
+            penalties=rule_blocks.penalties(network),
+        )
+        self._engine, self._batch_size = engine, batch_size
+        by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
+        self._online = by_rows_of_x and single_row.is_plain(network, optimizer)
+        self._parameters = parameters
+        # Made alike: of other strengths of penalties, and another optimizer, there is one number.
+        rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
+        shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
+        self._key = (*rules_of_rows, *shape)
+        found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)
+        self._session = found or self._new_session(blocks, data, moments)
+        if found:
+            found.serve(network, blocks, data, moments)
+        job = self._session.job
+        job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
+        self.load()
+        self._session.at(slice(0, data.n_rows))
+        rows = self._session.rows
+        self.units_per_epoch = epoch.units_per_epoch(data.n_rows, batch_size, rows)
+        self.unit_flops = 6 * network.layout.n_weights * rows
+        if not found:
+            # Compiles, so that the first timed call measures work.
+            self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
+
+    def _new_session(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
+        engine, batch_size = self._engine, self._batch_size
+        session = Session(
+            engine.network, blocks, data, batch_size, moments=moments, members=engine.n_threads
+        )
+        if session.rows < batch_size:
+            session.keep_gradient()
+        return session
+
+    def end(self) -> None:
+        """Leave the buffers, without rows and state, to the next training; this one is over."""
+        session = self._session
+        del self._session
+        if not isinstance(session.data.x, SparseRows):
+            session.rest()
+            TRAININGS.give(self._key, session, session.n_bytes)
+
+    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
+        words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
+        n_orders, n = words.shape
+        block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
+        rows = self._session.data.rows
+        return result if rows is None else rows[result]
+
+    def plain_order(self) -> NDArray[np.int64]:
+        """Return the rows in the order of the data, shape (1, n_rows)."""
+        data = self._session.data
+        return (np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows)[None]
+
+    def load(self) -> None:
+        """Take the parameters as they stand: before the first call of `run`, and after somebody
+        may have changed them."""
+        self._session.load(self._parameters)
+
+    def store(self) -> None:
+        """Bring the parameters, which other threads may be reading, up to date with the calls so
+        far."""
+        # The backup is free between epochs, and after the last call.
+        parameters = self._session.workspace.backup[: len(self._parameters)]
+        self._session.store(parameters)
+        with self._engine.guard.whole:
+            publish(parameters, self._parameters)
+
+    def begin(self) -> None:
+        """Begin a window of epochs: `reached` is 0."""
+        self._session.job["reached"] = 0
+
+    @property
+    def reached(self) -> int:
+        """The unit of the window that the calls of `run` have reached, interrupted or not."""
+        return int(self._session.job["reached"])
+
+    def run(
+        self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
+    ) -> int:
+        """Do units first to last of a window of epochs; return where it stopped.
+
+        Parameters
+        ----------
+        order : int64, shape (n_epochs or 1, n_rows), C-contiguous: where the rows lie in the data
+        coefficients : shape (n_steps, n_coefficients), for the steps of this call
+        losses : float64, shape (n_epochs,), receives each epoch's mean objective
+        """
+        data, rows = self._session.data, self._session.rows
+        constants = np.ascontiguousarray(coefficients, data.x.dtype)
+        by_lots = self._session.has_lots
+        unit = self._engine.work(rows, forward=4, tiles=2, by_lots=by_lots)
+        if self._online:
+            unit = ALONE
+        elif self._session.effort:
+            unit = Work(unit.flops, self._session.effort.joins, self._session.effort.fetched)
+        self._engine.run(
+            single_row.descend if self._online else epoch.train,
+            self._session,
+            unit.times(last - first),
+            n_rows=data.n_rows,
+            batch_size=self._batch_size,
+            chunk_rows=rows,
+            first=first,
+            last=last,
+            order=address(order),
+            n_orders=len(order),
+            coefficients=address(constants),
+            n_coefficients=constants.shape[1],
+            losses=address(losses),
+        )
+        return self.reached
+
+    def step_of(self, unit: int) -> int:
+        """Return how many steps of a window are complete before this unit."""
+        epoch, within = divmod(unit, self.units_per_epoch)
+        steps_per_epoch = -(-self._session.data.n_rows // self._batch_size)
+        return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last call met a number that is not finite."""
+        return bool(self._session.job["diverged"])

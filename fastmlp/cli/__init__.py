@@ -1,0 +1,1 @@
+"""The command `fastmlp` and its verbs: demo, info, warmup."""

@@ -1,0 +1,115 @@
+"""The command ``fastmlp``: demo, info and warmup."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastmlp import __version__
+
+PICTURES = (".png", ".pdf", ".svg")
+# scikit-learn takes no more.
+MOST_SEED = 2**32 - 1
+# What shells say of a program that SIGINT, 2, has ended.
+INTERRUPTED = 128 + 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; by default, those of the process.
+
+    Returns
+    -------
+    int
+        0, or 1 where an optional package is missing or a file cannot be written, or 130 after
+        Ctrl-C.
+
+    Examples
+    --------
+    >>> from fastmlp.cli.main import main
+    >>> main(["info"])  # doctest: +ELLIPSIS
+    fastmlp ...
+    0
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ImportError, OSError) as error:
+        print(f"fastmlp: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fastmlp: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
+    )
+    parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+    demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
+    demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
+    demo.add_argument(
+        "--output",
+        type=_picture,
+        default=Path("fastmlp-demo.png"),
+        metavar="PATH",
+        help="where to save the picture; default: fastmlp-demo.png",
+    )
+    demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    demo.set_defaults(run=_demo)
+    commands.add_parser("info", help="versions, processor, threads, cache").set_defaults(run=_info)
+    ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
+    ahead.set_defaults(run=_warmup)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from fastmlp.cli.demo import run_demo
+
+    run_demo(arguments.output, epochs=arguments.epochs, seed=arguments.seed)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from fastmlp.cli.info import format_info
+
+    print(format_info())
+
+
+def _warmup(arguments: argparse.Namespace) -> None:
+    from fastmlp.cli.warmup import warmup
+    from fastmlp.compiler.cache import folder
+
+    seconds = warmup(report=lambda line: print(line, flush=True))
+    print(f"{seconds:.1f} s, kept in {folder() or 'memory only: there is no cache folder'}")
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _seed(text: str) -> int:
+    if (seed := _at_least(0, text)) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_SEED}, got {text!r}")
+    return seed
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be an integer of {least} or more, got {text!r}")
+    return int(text)
+
+
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path

@@ -1,0 +1,151 @@
+"""Compiling ahead: fill the disk cache with every kernel and every rule."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmlp._process import warnings
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.kernels.shuffle import shuffle_again
+from fastmlp.backends.cpu.predict.predictor import STREAM_BYTES
+from fastmlp.backends.cpu.predict.small_batch import FEW_ROWS, MOST_ROWS
+from fastmlp.backends.cpu.session import compile_others
+from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.compiler import INTERPRETED, block_of
+from fastmlp.model import MLP
+from fastmlp.network import resolve
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
+from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.training.history import Status
+from fastmlp.validation import scalars
+
+WIDTH = 2
+
+
+def warmup(
+    dtypes: Sequence[str] = ("float32", "float64"),
+    parallel: bool = True,
+    report: Callable[[str], Any] | None = None,
+) -> float:
+    """Compile every kernel and every rule, so that later programs load them from the disk cache.
+
+    What the cache holds already is loaded, in a fraction of a second. Rules of your own are not
+    cached, and compile anew in each process.
+
+    Parameters
+    ----------
+    dtypes : sequence of str, default ("float32", "float64")
+        For which to compile.
+    parallel : bool, default True
+        Whether to compile the kernels that run on several threads, too.
+    report : callable, optional
+        Called with a line of text before each part, for example `print`.
+
+    Returns
+    -------
+    float
+        Seconds that it took.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where an argument is not what it must be, as a dtype that is neither float32 nor float64;
+        nothing has been compiled then.
+    KeyboardInterrupt
+        Where Ctrl-C ended it; what has been compiled is kept.
+
+    Examples
+    --------
+    >>> from fastmlp.cli.warmup import warmup
+    >>> seconds = warmup(dtypes=["float32"], parallel=False)  # doctest: +SKIP
+    """
+    kinds = _checked(dtypes)
+    scalars.boolean("warmup", "parallel", parallel)
+    say = report or (lambda line: None)
+    start = time.perf_counter()
+    block_of(shuffle_again, np.int64)
+    for dtype in kinds:
+        for part, nets in _parts(dtype):
+            say(f"{dtype}: {part}")
+            for net in nets:
+                _exercise(net)
+        say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
+        _predict_wide(dtype)
+        compile_others(np.dtype(dtype))
+    if parallel and not INTERPRETED:
+        say("parallel kernels")
+        _compile_for_teams()
+    return time.perf_counter() - start
+
+
+def _checked(dtypes: Sequence[str]) -> list[str]:
+    """Return the names of dtypes; of one name, each letter would be another's."""
+    if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
+        raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
+    return [resolve.dtype(dtype).name for dtype in dtypes]
+
+
+def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
+    """Nets that between them use every rule, by the kind of rule."""
+    every = [WIDTH] * (len(ACTIVATIONS) + 2)
+    penalties = dict.fromkeys(PENALTIES, 1e-4)
+    losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
+    return [
+        ("kernels", [_net(dtype)]),
+        ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
+        ("losses and links", [_net(dtype, loss=loss) for loss in losses]),
+        ("penalties", [_net(dtype, penalties=penalties)]),
+        ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
+        ("optimizers with a penalty", [_net(dtype, **pair) for pair in _penalised()]),
+    ]
+
+
+def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
+    return MLP(sizes, dtype=dtype, seed=0, n_threads=1, **settings)
+
+
+def _predict_wide(dtype: str) -> None:
+    """Predict with a net that is too wide for a stream."""
+    width = 1 + STREAM_BYTES // (WIDTH * np.dtype(dtype).itemsize)
+    net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
+    net.predict(np.ones((FEW_ROWS + 1, WIDTH)))
+
+
+def _optimizers() -> Iterator[Optimizer]:
+    for kind in OPTIMIZERS.values():
+        yield kind()
+    yield SGD(momentum=0.9)
+    yield SGD(momentum=0.9, nesterov=True)
+
+
+def _penalised() -> Iterator[dict[str, Any]]:
+    for kind in OPTIMIZERS.values():
+        for name in PENALTIES:
+            yield {"optimizer": kind(), "penalties": {name: 1e-4}}
+
+
+def _exercise(net: MLP) -> None:
+    """Call each compiled entry point once, with targets that every loss takes."""
+    X = y = np.eye(WIDTH)
+    with warnings.collected():  # Nobody keeps the net, whatever a warning would say of it.
+        # A batch of all rows would not be shuffled.
+        history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
+    if history.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    net.predict(np.repeat(X, MOST_ROWS, axis=0))
+    # Few rows, which have a way of their own, and another from the second time on.
+    for _ in range(2):
+        net.predict(X[:1])
+    _, gradient = net.loss_and_gradient(X, y)
+    net.apply_gradient(gradient)
+
+
+def _compile_for_teams() -> None:
+    """Compile what gathers a team, and what measures whether one pays."""
+    worker_pool.compile_all()
+    cost_model.blocks()

@@ -1,0 +1,54 @@
+"""Compile policy: the jit options, the disk cache, and rules as compiled blocks.
+
+Its first import loads Numba whole.
+"""
+
+import fastmlp.compiler.compiler
+import fastmlp.compiler.elementary  # noqa: F401  (tells Numba of the compiled forms)
+from fastmlp.compiler.atomics import (
+    exchange_if,
+    fence,
+    fetch_add,
+    load_acquire,
+    pause,
+    store_release,
+)
+from fastmlp.compiler.blocks import Block, block_of, call, is_ours
+from fastmlp.compiler.denormals import flush_denormals, restore_denormals
+from fastmlp.compiler.jit import COMPILER, INTERPRETED, kernel, njit
+from fastmlp.compiler.memory import coefficients_at, fma, row, rows, stack
+from fastmlp.compiler.parallel import flushed, prange, restored, thread_number
+from fastmlp.compiler.records import Record, record_at, records_at
+from fastmlp.compiler.words import next_word
+
+__all__ = [
+    "COMPILER",
+    "INTERPRETED",
+    "Block",
+    "Record",
+    "block_of",
+    "call",
+    "coefficients_at",
+    "exchange_if",
+    "fence",
+    "fetch_add",
+    "flush_denormals",
+    "flushed",
+    "fma",
+    "is_ours",
+    "kernel",
+    "load_acquire",
+    "next_word",
+    "njit",
+    "pause",
+    "prange",
+    "record_at",
+    "records_at",
+    "restore_denormals",
+    "restored",
+    "row",
+    "rows",
+    "stack",
+    "store_release",
+    "thread_number",
+]

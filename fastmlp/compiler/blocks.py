@@ -1,0 +1,247 @@
+"""Rules as compiled blocks: a rule in a plain loop over memory, called by its address.
+
+One kernel then serves every rule: it calls an address once per block of a few hundred numbers.
+Only the rules in use are compiled, 20 to 50 ms each, or 1 to 5 from the disk cache. All arguments
+of a block are integers: addresses and counts.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from threading import RLock
+from types import FunctionType
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from llvmlite.binding import ffi
+from numba import types
+from numba.core import cgutils
+from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import register_jitable
+from numpy.typing import DTypeLike
+
+from fastmlp._process import signals
+from fastmlp.compiler.cache import CodeCache
+from fastmlp.compiler.intrinsics import emitted
+from fastmlp.compiler.jit import COMPILER, INLINED, INTERPRETED, numbas_lock
+from fastmlp.compiler.native import NativeCode
+from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.pipeline import Compiler
+from fastmlp.compiler.source import grouped, n_words, parameters_of
+
+Loop = Any
+Factory = Callable[..., Loop]
+
+# No block has the address 0, which stands for none.
+_interpreted: list[Loop] = [None]
+_blocks: dict[Any, "Block"] = {}
+_lock = RLock()
+
+
+# How long a fork waits for what others compile: a kernel takes 3 s at most.
+PATIENCE = 10.0
+_OWNERS: list[Any] = [global_compiler_lock, getattr(ffi.lib, "_lock", None)]
+_taken: list[Any] = []
+
+
+def _locks() -> list[Any]:
+    """In the order in which they are taken; every call of LLVM takes the last one."""
+    theirs = [getattr(owner, "_lock", None) for owner in _OWNERS]
+    return [_lock, *(lock for lock in theirs if lock is not None)]
+
+
+def _take_locks() -> None:
+    """Let others finish what they compile before a fork: in the child they would never finish, and
+    would hold these locks, and some of Numba's that nobody can name, for ever."""
+    with signals.deferred():
+        _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
+
+
+def _give_locks() -> None:
+    with signals.deferred():
+        for lock in reversed(_taken):
+            lock.release()
+
+
+def _give_locks_in_child() -> None:
+    """Give the locks back, and renew those that others did not give up in time."""
+    global _lock
+    _give_locks()
+    _lock = _lock if _lock in _taken else RLock()
+    for owner in _OWNERS:
+        if hasattr(owner, "_lock") and owner._lock not in _taken:
+            owner._lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_take_locks,
+        after_in_parent=_give_locks,
+        after_in_child=_give_locks_in_child,
+    )
+
+
+class Block:
+    """A compiled block, alive as long as somebody may call its address.
+
+    Parameters
+    ----------
+    loop : function of integers that returns nothing
+        An argument that is annotated as a NamedTuple takes its integers one by one.
+    cache : CodeCache or None
+    light : bool
+        Whether it takes time to compile rather than to run: a driver, or a phase.
+    ours : bool
+        Whether the translator may have it, which checks nothing: a rule of a user's may count from
+        the end of a row, by an index that is negative.
+    """
+
+    def __init__(
+        self, loop: Loop, cache: CodeCache | None, *, light: bool = False, ours: bool = True
+    ) -> None:
+        self._code: Any = None
+        self._entry: Callable[..., None]
+        self.address: int
+        if INTERPRETED:
+            self.address = len(_interpreted)
+            flat = _of_words(loop)
+            _interpreted.append(flat)
+            # Compiled code never warns of an overflow.
+            self._entry = np.errstate(all="ignore")(flat)
+            return
+        if ours and COMPILER == "translator":
+            with suppress(Unsupported):
+                self._code = NativeCode(loop, cache, light=light)
+                self.address, self._entry = self._code.address, self._code.entry
+                return
+        self._code = code = compiled_by_numba(loop, cache)
+        self.address = code.address
+        self._entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
+
+    def __call__(self, *arguments: int) -> None:
+        """Run the block with addresses and counts, the GIL released; a call costs 1 us."""
+        self._entry(*arguments)
+
+
+def _of_words(loop: Loop) -> Loop:
+    """Return a function of integers alone, where a loop takes NamedTuples of them too."""
+    return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
+
+
+def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
+    """Compile what the translator does not know, or may not have."""
+    # Of words one by one where they are together: a homogeneous tuple would be an array in LLVM.
+    given = (
+        types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
+        for kind in parameters_of(loop)
+    )
+    kind = (tuple(given), types.void)
+    code: Any = CFunc(loop, kind, {}, {"error_model": "numpy"}, pipeline_class=Compiler)
+    if cache is not None:
+        code._cache = cache
+    code.compile()
+    return code
+
+
+def block_of(
+    factory: Factory,
+    dtype: DTypeLike,
+    rule: Callable[..., Any] | None = None,
+    **options: Any,
+) -> Block:
+    """Return the block that `factory` makes, compiled once per process, dtype and rule.
+
+    Parameters
+    ----------
+    factory : callable
+        ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule, **options)``, returns
+        a function that takes integers only.
+    rule : callable, optional
+        One of the library's rules, or a user's. The disk cache keeps code of the library's rules
+        and factories alone: a key that notices every change of the functions that another one
+        calls is not to be had.
+
+    Raises
+    ------
+    TypeError
+        Where the rule does not compile.
+    """
+    key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
+    block = _blocks.get(key)
+    if block is not None:
+        return block
+    # The locks first, one step each: Ctrl-C is heard while others compile.
+    with _lock, numbas_lock(), signals.deferred():
+        if key not in _blocks:
+            _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
+        return _blocks[key]
+
+
+def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[str, Any]) -> Block:
+    settings = sorted(options.items())
+    if rule is None:
+        key = f"{factory.__module__}.{factory.__name__}:{dtype}:{settings}"
+        cache = CodeCache(key) if is_ours(factory) else None
+        return Block(factory(dtype.type, **options), cache, light=True)
+    name = getattr(rule, "__qualname__", repr(rule))
+    words = (
+        f"the rule {name!r} does not compile; it must be a function of scalars that calls only "
+        "compiled functions, NumPy's and those of fastmlp.rules.elementary"
+    )
+    compiled = isinstance(rule, numba.core.dispatcher.Dispatcher)
+    if not (compiled or isinstance(rule, FunctionType)):
+        raise TypeError(f"{words}: it is a {type(rule).__name__}")
+    if not compiled:
+        register_jitable(**INLINED)(rule)
+    cache = None
+    if is_ours(rule) and is_ours(factory):
+        cache = CodeCache(
+            f"{factory.__module__}.{factory.__name__}:{dtype}:{rule.__module__}.{name}:{settings}"
+        )
+    try:
+        loop = factory(dtype.type, rule, **options)
+        return Block(loop, cache, ours=cache is not None)
+    except Exception as error:  # Numba's own errors are of many kinds, AssertionError among them.
+        raise TypeError(f"{words}: {error}") from error
+
+
+def is_ours(function: Any) -> bool:
+    """Whether the library defines this very function, so that the fingerprint covers it."""
+    module = sys.modules.get(function.__module__ or "")
+    ours = (function.__module__ or "").split(".")[0] == "fastmlp"
+    return ours and getattr(module, function.__name__, None) is function
+
+
+def call(address: Any, arguments: Any) -> None:
+    """Call the block at `address` with a tuple of integers, and of NamedTuples of integers."""
+    _interpreted[address](*flattened(arguments))
+
+
+def flattened(arguments: tuple[Any, ...]) -> list[Any]:
+    """Return a tuple's integers, and those of tuples in it, one after the other."""
+    parts = (flattened(one) if isinstance(one, tuple) else [one] for one in arguments)
+    return [word for part in parts for word in part]
+
+
+@emitted(call)
+def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
+    signature = types.void(address, arguments)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        parts = list(_unpacked(builder, values[1]))
+        function = ir.FunctionType(ir.VoidType(), [part.type for part in parts])
+        builder.call(builder.inttoptr(values[0], function.as_pointer()), parts)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _unpacked(builder: Any, packed: Any) -> Iterator[Any]:
+    for value in cgutils.unpack_tuple(builder, packed):
+        nested = isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
+        yield from _unpacked(builder, value) if nested else (value,)

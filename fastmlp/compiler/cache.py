@@ -1,0 +1,151 @@
+"""The disk cache of compiled code: one file per kernel and signature, in a folder per version.
+
+Numba's own cache keeps the machine code of a callee whose file changed, raises where a folder
+cannot be written or a file is damaged, and lets two processes that start together overwrite each
+other's entries of one index. Here the folder is named after a hash of the package's sources, a file
+holds its own checksum, is written whole or not at all, and any failure means: compile in memory.
+A folder that was filled and may not be written any more, as in a container's image, is read.
+
+The files are pickles: who can write to the folder can run code in your process.
+"""
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+
+PACKAGE = Path(__file__).parent.parent
+DIGEST_BYTES = 32
+SUFFIX = ".code"
+
+
+def sources(package: Path = PACKAGE) -> list[Path]:
+    """Return every source below `package`, or its bytecode where that is what there is; nothing
+    where the package lies in a zip or in a frozen program.
+
+    A list of the modules that reach compiled code was wrong twice; to read all of them takes 6 ms.
+    """
+    found = [*package.rglob("*.py"), *package.rglob("*.pyc")]
+    return sorted(path for path in found if path.parent.name != "__pycache__")
+
+
+def fingerprint(package: Path = PACKAGE) -> str:
+    """Hash every source below `package`, the versions and the options of the compiler."""
+    digest = hashlib.sha256()
+    for path in sources(package):
+        name = path.relative_to(package).as_posix()
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    config = numba.config
+    compiler = os.environ.get("FASTMLP_COMPILER", "")
+    options = (config.BOUNDSCHECK, config.OPT, config.DEBUGINFO_DEFAULT, compiler)
+    versions = (numba.__version__, llvmlite.__version__, sys.version)
+    digest.update(repr((options, versions)).encode())
+    return digest.hexdigest()[:20]
+
+
+@cache
+def folder() -> Path | None:
+    """Return this version's cache folder, made if need be; None where there can be none.
+
+    ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources there
+    is none: the hash would not tell one version from another.
+    """
+    if os.environ.get("FASTMLP_CACHE") == "0" or not sources():
+        return None
+    root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
+    if not numba.config.CACHE_DIR and not os.path.isabs(root):
+        return None  # no home: "~" would be a folder here
+    path = Path(root) / "fastmlp" / fingerprint()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError:
+        return path if _is_filled(path) else None
+    return path
+
+
+def _is_filled(path: Path) -> bool:
+    with suppress(OSError):
+        return any(name.endswith(SUFFIX) for name in os.listdir(path))
+    return False
+
+
+class CodeCache:
+    """What Numba asks of a cache, for one kernel known by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def cache_path(self) -> str | None:
+        return str(folder()) if folder() else None
+
+    def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
+        """Return the stored code for `signature`, or None: not there, damaged, unreadable."""
+        # Numba refreshes the whole context here, which imports SciPy for what nobody calls: 0.3 s.
+        rtsys.initialize(target_context)
+        stored = _read_whole(self._path(signature, target_context.codegen()))
+        return None if stored is None else CompileResult._rebuild(target_context, *stored)
+
+    def save_overload(self, signature: Any, result: CompileResult) -> None:
+        """Store the code, or leave everything as it was where that fails."""
+        path = self._path(signature, result.codegen)
+        if path is None or result.lifted or result.library.has_dynamic_globals:
+            return
+        _write_whole(path, dumps(result._reduce()))
+
+    def load(self, codegen: Any) -> Any:
+        """Return what `save` has stored, or None."""
+        return _read_whole(self._path("", codegen))
+
+    def save(self, codegen: Any, state: Any) -> None:
+        """Store plain objects, or leave everything as it was where that fails."""
+        path = self._path("", codegen)
+        if path is not None:
+            _write_whole(path, pickle.dumps(state))
+
+    def enable(self) -> None:
+        """Nothing to do: a kernel without a cache has no CodeCache."""
+
+    disable = flush = enable
+
+    def _path(self, signature: Any, codegen: Any) -> Path | None:
+        key = repr((self.name, str(signature), codegen.magic_tuple()))
+        where = folder()
+        return where / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{SUFFIX}" if where else None
+
+
+def _read_whole(path: Path | None) -> Any:
+    """Return a file's objects, or None: not there, damaged, unreadable."""
+    try:
+        stored = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    payload = stored[DIGEST_BYTES:]
+    if not payload or hashlib.sha256(payload).digest() != stored[:DIGEST_BYTES]:
+        return None
+    return pickle.loads(payload)
+
+
+def _write_whole(path: Path, payload: bytes) -> None:
+    with suppress(OSError):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise

@@ -1,0 +1,378 @@
+"""Expressions of translated code, by the names of their nodes."""
+
+import ast
+import builtins
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+
+from fastmlp.compiler import parallel
+from fastmlp.compiler.intrinsics import EMITTED
+from fastmlp.compiler.memory import coefficients_at, row, rows
+from fastmlp.compiler.operands import (
+    BOOL,
+    INT64,
+    KINDS,
+    WORD,
+    Number,
+    Record,
+    Table,
+    Unsupported,
+    View,
+    calculated,
+    chosen,
+    common,
+    compared,
+    converted,
+    in_registers,
+    is_constant,
+    is_tuple,
+    kind_of,
+    movable,
+    negated,
+    number_of,
+    registers_of,
+    truth,
+    tuple_like,
+)
+from fastmlp.compiler.records import record_at, records_at
+
+NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
+# What translated code calls in place of a function: ``form(scalar_type)``.
+FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
+DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
+
+
+class Target:
+    """What emitted functions ask of Numba's context."""
+
+    def get_dummy_value(self) -> None:
+        """Return nothing, for a function that returns nothing."""
+
+
+class Expressions:
+    """Evaluates expressions where a builder stands.
+
+    Parameters
+    ----------
+    builder : llvmlite's IRBuilder
+    outside : dict, the names that the function sees and does not define
+    """
+
+    def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
+        self.builder, self.outside = builder, outside
+        self.names: dict[str, Any] = {}
+        self.thread: Any = 0
+
+    def load(self, name: str) -> Any:
+        """Return what a local name stands for."""
+        raise NotImplementedError
+
+    def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
+        """Call a function of ours, or make it part of this one."""
+        raise NotImplementedError
+
+    def value(self, node: ast.expr) -> Any:
+        """Return an expression's operand."""
+        evaluate = getattr(self, f"_{type(node).__name__}", None)
+        if evaluate is None:
+            raise Unsupported(ast.dump(node))
+        return evaluate(node)
+
+    def test(self, node: ast.expr) -> Any:
+        """Return whether an expression is true: a bool where that is known, else a register."""
+        operand = self.value(node)
+        return bool(operand) if is_constant(operand) else truth(self.builder, operand).value
+
+    def _Constant(self, node: ast.Constant) -> Any:
+        return node.value
+
+    def _Name(self, node: ast.Name) -> Any:
+        if node.id in self.names:
+            return self.load(node.id)
+        if node.id in self.outside:
+            return self.outside[node.id]
+        return getattr(builtins, node.id)
+
+    def _Tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
+        return self.all_of(node.elts)
+
+    def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
+        """Return the operands of several expressions, starred ones spread out."""
+        found: list[Any] = []
+        for node in nodes:
+            if isinstance(node, ast.Starred):
+                found.extend(self.value(node.value))
+            else:
+                found.append(self.value(node))
+        return tuple(found)
+
+    def _BinOp(self, node: ast.BinOp) -> Any:
+        left, right = self.value(node.left), self.value(node.right)
+        return calculated(self.builder, type(node.op).__name__, left, right)
+
+    def _UnaryOp(self, node: ast.UnaryOp) -> Any:
+        if isinstance(node.op, ast.USub):
+            return negated(self.builder, self.value(node.operand))
+        if not isinstance(node.op, ast.Not):
+            raise Unsupported(ast.dump(node))
+        test = self.test(node.operand)
+        return not test if isinstance(test, bool) else Number(self.builder.not_(test), BOOL)
+
+    def _Compare(self, node: ast.Compare) -> Any:
+        if len(node.ops) > 1:
+            raise Unsupported(ast.dump(node))
+        left, right = self.value(node.left), self.value(node.comparators[0])
+        return compared(self.builder, type(node.ops[0]).__name__, left, right)
+
+    def _BoolOp(self, node: ast.BoolOp) -> Any:
+        """Whether it is true: the operands themselves are not to be had."""
+        decides = isinstance(node.op, ast.Or)
+        first, *rest = node.values
+        test = self.test(first)
+        if not rest:
+            return test if isinstance(test, bool) else Number(test, BOOL)
+        others = ast.copy_location(ast.BoolOp(node.op, rest), node)
+        if isinstance(test, bool):
+            return test if test == decides else self.value(others)
+        return self.either(
+            test,
+            (lambda: decides) if decides else (lambda: self.value(others)),
+            (lambda: self.value(others)) if decides else (lambda: decides),
+        )
+
+    def _IfExp(self, node: ast.IfExp) -> Any:
+        test = self.test(node.test)
+        if isinstance(test, bool):
+            return self.value(node.body if test else node.orelse)
+        return self.either(test, lambda: self.value(node.body), lambda: self.value(node.orelse))
+
+    def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+        """Return what one of two ways returns; only that way is gone."""
+        builder, ends, found = self.builder, [], []
+        after = builder.append_basic_block("after")
+        blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
+        builder.cbranch(test, *blocks)
+        for block, way in zip(blocks, (then, otherwise), strict=True):
+            builder.position_at_end(block)
+            found.append(movable(way()))
+            ends.append(builder.block)
+        kinds = self.meeting(*found)
+        for i, end in enumerate(ends):
+            builder.position_at_end(end)
+            found[i] = self.met(found[i], kinds)
+            ends[i] = builder.block
+            builder.branch(after)
+        builder.position_at_end(after)
+        registers = []
+        for pair in zip(*map(registers_of, found), strict=True):
+            phi = builder.phi(pair[0].type)
+            for register, end in zip(pair, ends, strict=True):
+                phi.add_incoming(register, end)
+            registers.append(phi)
+        return in_registers(found[0], iter(registers))
+
+    def meeting(self, a: Any, b: Any) -> Any:
+        """Return the dtype, or dtypes, in which two operands meet."""
+        if isinstance(a, Number) and isinstance(b, Number):
+            return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
+        if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
+            return tuple(self.meeting(*pair) for pair in zip(a, b, strict=True))
+        if kind_of(a) != kind_of(b):
+            raise Unsupported("either of two kinds")
+        return None
+
+    def met(self, operand: Any, dtypes: Any) -> Any:
+        if isinstance(operand, Number):
+            return converted(self.builder, operand, dtypes)
+        if is_tuple(operand):
+            pairs = zip(operand, dtypes, strict=True)
+            return tuple_like(operand, (self.met(*pair) for pair in pairs))
+        return operand
+
+    def _Attribute(self, node: ast.Attribute) -> Any:
+        owner = self.value(node.value)
+        if isinstance(owner, Record):
+            dtype = owner.dtype.fields[node.attr][0]  # type: ignore[index]
+            place = self.field(owner, node.attr)
+            return Number(self.builder.load(place), dtype)
+        if isinstance(owner, View) and node.attr in ("dtype", "itemsize"):
+            return owner.dtype if node.attr == "dtype" else owner.dtype.itemsize
+        if isinstance(owner, Table):
+            return self.of_table(owner, node.attr)
+        if not (is_constant(owner) or node.attr in getattr(owner, "_fields", ())):
+            raise Unsupported(ast.dump(node))
+        return getattr(owner, node.attr)
+
+    def of_table(self, table: Table, name: str) -> Any:
+        """Return a table turned over, or its shape."""
+        if name == "T":
+            return table._replace(turned=not table.turned)
+        if name != "shape":
+            raise Unsupported(f"{name} of a table")
+        shape = Number(table.n, INT64), Number(table.width, INT64)
+        return shape[::-1] if table.turned else shape
+
+    def field(self, record: Record, name: str) -> Any:
+        """Return a pointer to a record's field."""
+        dtype, offset = record.dtype.fields[name][:2]  # type: ignore[index]
+        place = self.builder.add(record.address, ir.Constant(WORD, offset))
+        return self.builder.inttoptr(place, KINDS[dtype].as_pointer())
+
+    def _Subscript(self, node: ast.Subscript) -> Any:
+        owner, index = self.value(node.value), self.value(node.slice)
+        if isinstance(owner, View):
+            place = self.element(owner, index)
+            if owner.dtype.fields:
+                return Record(place, owner.dtype)
+            return Number(self.builder.load(place), owner.dtype)
+        if isinstance(owner, Table):
+            return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
+        if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
+            return owner[index]
+        raise Unsupported(ast.dump(node))
+
+    def element(self, view: View, index: Any) -> Any:
+        """Return the address of a record, or a pointer to a number."""
+        builder, i = self.builder, self.index(index)
+        if view.dtype.fields:
+            return builder.add(view.address, builder.mul(i, ir.Constant(WORD, view.dtype.itemsize)))
+        return self.pointer(view.address, i, KINDS[view.dtype])
+
+    def index(self, operand: Any) -> Any:
+        """Return an integer of 64 bits; a negative one is not known from others."""
+        number = number_of(operand)
+        if number.dtype.kind == "f" or (is_constant(operand) and operand < 0):
+            raise Unsupported("an index that is no integer")
+        return converted(self.builder, number, INT64).value
+
+    def pointer(self, address: Any, i: Any, kind: Any) -> Any:
+        """Return a pointer to the i-th number at an address."""
+        base = self.builder.inttoptr(address, kind.as_pointer())
+        return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
+
+    def cell(self, table: Table, places: Any) -> Any:
+        """Return a pointer to a number of a table."""
+        if type(places) is not tuple or len(places) != 2:
+            raise Unsupported("a table's row")
+        r, j = (self.index(place) for place in (places[::-1] if table.turned else places))
+        i = self.builder.add(self.builder.mul(r, table.width), j)
+        return self.pointer(table.address, i, KINDS[table.dtype])
+
+    def _Call(self, node: ast.Call) -> Any:
+        function, arguments = self.value(node.func), self.all_of(node.args)
+        if node.keywords:
+            raise Unsupported(ast.dump(node))
+        if function is row:
+            return self.view(*arguments)
+        if function is records_at:
+            return self.view(arguments[0], arguments[1], arguments[2].dtype)
+        if function is record_at:
+            place = converted(self.builder, arguments[0], INT64).value
+            return Record(place, arguments[1].dtype)
+        if function is parallel.thread_number:
+            return self.thread
+        if function in (parallel.flushed, parallel.restored):
+            return 0
+        if function is rows:
+            address, n, width, dtype = arguments
+            ends = (converted(self.builder, one, INT64).value for one in (address, n, width))
+            return Table(next(ends), next(ends), next(ends), np.dtype(dtype))
+        if function is coefficients_at:
+            return self.coefficients(*arguments)
+        if function in (min, max):
+            name = "Lt" if function is min else "Gt"
+            return chosen(self.builder, name, list(arguments))
+        if function is np.sqrt:
+            return self.square_root(*arguments)
+        if function is abs:
+            return self.magnitude(*arguments)
+        if function in FORMS:
+            function = FORMS[function](number_of(arguments[0]).dtype.type)
+        if function is type:
+            return number_of(arguments[0]).dtype.type
+        if hasattr(function, "_fields"):
+            return function(*arguments)
+        if function in (int, float) or isinstance(function, type):
+            return self.as_number(function, *arguments)
+        if function in EMITTED:
+            return self.emitted(*EMITTED[function], arguments)
+        if hasattr(function, "_defn"):
+            return self.emitted(function._defn, False, arguments)
+        called = getattr(function, "source", getattr(function, "py_func", function))
+        if not isinstance(called, FunctionType):
+            raise Unsupported(ast.dump(node))
+        return self.call_function(called, arguments)
+
+    def square_root(self, operand: Any) -> Number:
+        """Return the square root of a float."""
+        return self._of_float("sqrt", operand)
+
+    def magnitude(self, operand: Any) -> Number:
+        """Return the absolute value of a float."""
+        return self._of_float("fabs", operand)
+
+    def _of_float(self, name: str, operand: Any) -> Number:
+        number = number_of(operand)
+        if number.dtype.kind != "f":
+            raise Unsupported(f"{name} of an integer")
+        kind = number.value.type
+        function = self.builder.module.declare_intrinsic(f"llvm.{name}", [kind])
+        return Number(self.builder.call(function, [number.value]), number.dtype)
+
+    def as_number(self, kind: Any, operand: Any) -> Any:
+        """Return a number as a scalar of this type."""
+        if is_constant(operand):
+            return kind(operand)
+        dtype = np.dtype(kind)
+        if dtype == BOOL:
+            return truth(self.builder, operand)
+        return converted(self.builder, operand, dtype)
+
+    def view(self, address: Any, n: Any, dtype: Any) -> View:
+        """Return the view that `row` returns."""
+        begin, count = (converted(self.builder, one, INT64).value for one in (address, n))
+        return View(begin, count, np.dtype(dtype))
+
+    def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:
+        """Return the tuple that `coefficients_at` returns."""
+        if not isinstance(n, int):
+            raise Unsupported("coefficients of unknown number")
+        view = self.view(address, n, dtype)
+        load = self.builder.load
+        return tuple(Number(load(self.element(view, i)), view.dtype) for i in range(n))
+
+    def emitted(self, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
+        """Put an emitted function's code here."""
+        kinds = [self.kind_for_numba(one, literal=literal) for one in arguments]
+        made = define(None, *kinds)
+        if made is None:
+            raise Unsupported("arguments of an emitted function")
+        signature, generate = made
+        values = [self.value_for_numba(one) for one in arguments]
+        result = generate(Target(), self.builder, signature, values)
+        returned = signature.return_type
+        if returned == types.void:
+            return None
+        return Number(result, DTYPES[types.unliteral(returned)])
+
+    def kind_for_numba(self, operand: Any, *, literal: bool) -> Any:
+        if is_tuple(operand):
+            kinds = [self.kind_for_numba(one, literal=False) for one in operand]
+            return types.BaseTuple.from_types(kinds, type(operand))
+        if literal and type(operand) is int:
+            return types.literal(operand)
+        return NUMBA[number_of(operand).dtype]
+
+    def value_for_numba(self, operand: Any) -> Any:
+        if not is_tuple(operand):
+            return number_of(operand).value
+        values = [self.value_for_numba(one) for one in operand]
+        packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
+        for i, value in enumerate(values):
+            packed = self.builder.insert_value(packed, value, i)
+        return packed

@@ -1,0 +1,135 @@
+"""What kernels are written in: views of memory by address, and the fused multiply-add.
+
+Each has a Python body, so kernels run uncompiled too.
+"""
+
+import ctypes
+import threading
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.np.arrayobj import make_array, populate_array
+
+from fastmlp.compiler.intrinsics import emitted
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """Return a b + c, rounded once (uncompiled: twice)."""
+    return a * b + c
+
+
+def row(address: Any, n: Any, dtype: Any) -> Any:
+    """Return the n numbers at `address` as an array that owns nothing.
+
+    Loops over such views, indexed from 0 by a range, vectorise; the same loops over one flat array
+    with an offset added to the index do not, which cost 3x on a 16-64-64-2 net.
+    """
+    kind = np.dtype(dtype)
+    memory = (ctypes.c_char * (int(n) * kind.itemsize)).from_address(int(address))
+    return np.frombuffer(memory, kind, int(n))
+
+
+def rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    """Return the numbers at `address` as an array of `n_rows` rows that owns nothing."""
+    return row(address, n_rows * width, dtype).reshape(int(n_rows), int(width))
+
+
+def coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
+    """Return the n numbers at `address` as a tuple; n must be known when compiling."""
+    return tuple(row(address, n, dtype))
+
+
+def entry_alloca(builder: Any, kind: Any) -> Any:
+    """Take memory for `kind` on the stack, once per call of the function that is being built.
+
+    Numba's alloca_once would fill it with zeros, byte by byte: that compiled for 30 s.
+    """
+    with builder.goto_entry_block():
+        place = builder.alloca(kind)
+    place.align = 64
+    return place
+
+
+_interpreted = threading.local()
+
+
+def stack(n_bytes: Any) -> Any:
+    """Return the address of `n_bytes` that live as long as the calling block; n_bytes is literal.
+
+    Call it in the block itself: the memory of a function that the block calls may be gone after.
+    """
+    taken = _interpreted.__dict__
+    if n_bytes not in taken:
+        taken[n_bytes] = np.zeros(n_bytes, np.uint8)
+    return int(taken[n_bytes].ctypes.data)
+
+
+@emitted(fma)
+def _fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    if not isinstance(a, types.Float) or b != a or c != a:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        signature_of_fma = ir.FunctionType(kind, [kind] * 3)
+        function = builder.module.declare_intrinsic("llvm.fma", [kind], signature_of_fma)
+        return builder.call(function, arguments)
+
+    return a(a, a, a), generate
+
+
+@emitted(row)
+def _row(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return view_of(context, builder, signature.return_type, arguments[0], arguments[1:2])
+
+    return types.Array(dtype.dtype, 1, "C")(types.intp, types.intp, dtype), generate
+
+
+@emitted(rows)
+def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return view_of(context, builder, signature.return_type, arguments[0], arguments[1:3])
+
+    return types.Array(dtype.dtype, 2, "C")(types.intp, types.intp, types.intp, dtype), generate
+
+
+def view_of(context: Any, builder: Any, kind: Any, address: Any, shape: Any) -> Any:
+    """Build an array of this type and shape at the address, which owns nothing."""
+    array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
+    size = cgutils.intp_t(context.get_abi_sizeof(number))
+    strides = [size]
+    for n in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], n))
+    data = builder.inttoptr(address, number.as_pointer())
+    populate_array(array, data, list(shape), strides, size, None)
+    return array._getvalue()
+
+
+@emitted(coefficients_at, prefer_literal=True)
+def _coefficients_at(typing_context: Any, address: Any, n: Any, dtype: Any) -> Any:
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    kind, count = dtype.dtype, n.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], context.get_value_type(kind).as_pointer())
+        numbers = [builder.load(cgutils.gep(builder, pointer, i)) for i in range(count)]
+        return context.make_tuple(builder, signature.return_type, numbers)
+
+    return types.UniTuple(kind, count)(types.intp, n, dtype), generate
+
+
+@emitted(stack, prefer_literal=True)
+def _stack_of(typing_context: Any, n_bytes: Any) -> Any:
+    if not isinstance(n_bytes, types.IntegerLiteral):
+        return None
+    line = ir.ArrayType(ir.IntType(8), n_bytes.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(entry_alloca(builder, line), ir.IntType(64))
+
+    return types.intp(n_bytes), generate

@@ -1,0 +1,311 @@
+"""What translated code works on: numbers, views of memory, records; and arithmetic on them.
+
+Whatever else turns up (functions, dtypes, numbers known beforehand) is a Python object, constant.
+"""
+
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from fastmlp.compiler.memory import entry_alloca
+
+
+class Unsupported(Exception):
+    """Code that the translator does not know: Numba compiles it."""
+
+    def at(self, filename: str, line: int) -> "Unsupported":
+        """Return the same with the place in the source, unless it has one."""
+        return self if len(self.args) > 1 else Unsupported(self.args[0], f"{filename}:{line}")
+
+    def __str__(self) -> str:
+        return ", at ".join(map(str, self.args))
+
+
+class Number(NamedTuple):
+    """A number in a register."""
+
+    value: Any
+    dtype: np.dtype[Any]
+
+
+class View(NamedTuple):
+    """n numbers, or records, one after the other at an address."""
+
+    address: Any
+    n: Any
+    dtype: np.dtype[Any]
+
+
+class Table(NamedTuple):
+    """Numbers in rows, n of them, at an address; or, turned, in columns."""
+
+    address: Any
+    n: Any
+    width: Any
+    dtype: np.dtype[Any]
+    turned: bool = False
+
+
+class Record(NamedTuple):
+    """A record at an address."""
+
+    address: Any
+    dtype: np.dtype[Any]
+
+
+INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
+WORD = ir.IntType(64)
+KINDS: dict[np.dtype[Any], Any] = {
+    INT64: WORD,
+    np.dtype(np.uint64): WORD,
+    np.dtype(np.int32): ir.IntType(32),
+    np.dtype(np.uint32): ir.IntType(32),
+    np.dtype(np.float32): ir.FloatType(),
+    FLOAT64: ir.DoubleType(),
+    BOOL: ir.IntType(1),
+}
+RELATIONS = {"Lt": "<", "LtE": "<=", "Gt": ">", "GtE": ">=", "Eq": "==", "NotEq": "!="}
+FOLDED: dict[str, Callable[..., Any]] = {
+    "Add": operator.add, "Sub": operator.sub, "Mult": operator.mul, "Div": operator.truediv,
+    "FloorDiv": operator.floordiv, "Mod": operator.mod, "LShift": operator.lshift,
+    "RShift": operator.rshift, "BitAnd": operator.and_, "BitOr": operator.or_,
+    "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
+    "Eq": operator.eq, "NotEq": operator.ne,
+}  # fmt: skip
+OF_FLOATS = {"Add": "fadd", "Sub": "fsub", "Mult": "fmul", "Div": "fdiv"}
+OF_INTEGERS = {
+    "Add": "add", "Sub": "sub", "Mult": "mul", "LShift": "shl", "BitAnd": "and_", "BitOr": "or_",
+}  # fmt: skip
+
+
+def is_tuple(operand: Any) -> bool:
+    """Return whether an operand is a tuple of operands, or a NamedTuple of some."""
+    return isinstance(operand, tuple) and not isinstance(operand, Number | View | Table | Record)
+
+
+def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
+    """Return a tuple of these parts, of an operand's class."""
+    return type(operand)(*parts) if hasattr(operand, "_fields") else tuple(parts)
+
+
+def is_constant(*operands: Any) -> bool:
+    """Whether all are known beforehand."""
+    return not any(isinstance(one, Number | View | Table | Record | tuple) for one in operands)
+
+
+def number_of(operand: Any) -> Number:
+    """Return an operand as a number in a register."""
+    if isinstance(operand, Number):
+        return operand
+    if isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating)):
+        kind = type(operand)
+        dtype = {bool: BOOL, int: INT64, float: FLOAT64}.get(kind) or np.dtype(kind)
+        if dtype in KINDS:
+            return Number(ir.Constant(KINDS[dtype], operand.real), dtype)
+    raise Unsupported(f"{operand!r} is not a number")
+
+
+def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
+    """Return a number in another dtype, as C would convert it."""
+    number = number_of(operand)
+    if number.dtype == dtype:
+        return number
+    if dtype not in KINDS:
+        raise Unsupported(f"numbers of {dtype}")
+    old, new = number.dtype.kind, dtype.kind
+    wider = dtype.itemsize > number.dtype.itemsize
+    if new == "b":
+        return truth(builder, number)
+    if old == new == "f":
+        convert = builder.fpext if wider else builder.fptrunc
+    elif new == "f":
+        convert = builder.sitofp if old == "i" else builder.uitofp
+    elif old == "f":
+        convert = builder.fptosi if new == "i" else builder.fptoui
+    elif dtype.itemsize == number.dtype.itemsize and old != "b":
+        return Number(number.value, dtype)
+    elif old == "b":
+        convert = builder.zext
+    else:
+        convert = (builder.sext if old == "i" else builder.zext) if wider else builder.trunc
+    return Number(convert(number.value, KINDS[dtype]), dtype)
+
+
+def truth(builder: Any, operand: Any) -> Number:
+    """Return whether a number is not zero; NaN is not."""
+    number = number_of(operand)
+    if number.dtype == BOOL:
+        return number
+    zero = ir.Constant(number.value.type, 0)
+    differs = builder.fcmp_unordered if number.dtype.kind == "f" else builder.icmp_unsigned
+    return Number(differs("!=", number.value, zero), BOOL)
+
+
+def common(a: Number, b: Number) -> np.dtype[Any]:
+    """Return the dtype in which two numbers meet: Numba's, integers in 64 bits."""
+    if a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} == {"i", "u"}:
+        raise Unsupported("integers with and without sign")
+    found = np.result_type(a.dtype, b.dtype)
+    if found.kind == "f":
+        return found
+    return np.dtype(np.uint64) if found.kind == "u" else INT64
+
+
+def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
+    """Return the result of a binary operator, by the name of its node."""
+    if is_constant(left, right):
+        return FOLDED[name](left, right)
+    a, b = number_of(left), number_of(right)
+    dtype = FLOAT64 if name == "Div" and common(a, b).kind != "f" else common(a, b)
+    a, b = converted(builder, a, dtype), converted(builder, b, dtype)
+    if dtype.kind == "f":
+        if name not in OF_FLOATS:
+            raise Unsupported(f"{name} of floats")
+        return Number(getattr(builder, OF_FLOATS[name])(a.value, b.value), dtype)
+    if name == "RShift":
+        shift = builder.ashr if dtype.kind == "i" else builder.lshr
+        return Number(shift(a.value, b.value), dtype)
+    if name in ("FloorDiv", "Mod"):
+        return Number(_divided(builder, name, a, b, right), dtype)
+    if name not in OF_INTEGERS:
+        raise Unsupported(f"{name} of integers")
+    return Number(getattr(builder, OF_INTEGERS[name])(a.value, b.value), dtype)
+
+
+def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
+    """The quotient rounded down, or what it leaves; by 0 both are 0, as Numba has it."""
+    if a.dtype != INT64:
+        raise Unsupported(f"{name} of {a.dtype}")
+    one, zero = ir.Constant(WORD, 1), ir.Constant(WORD, 0)
+    if isinstance(divisor, int) and divisor > 0 and divisor & (divisor - 1) == 0:
+        if name == "Mod":
+            return builder.and_(a.value, ir.Constant(WORD, divisor - 1))
+        return builder.ashr(a.value, ir.Constant(WORD, divisor.bit_length() - 1))
+    by_zero = builder.icmp_signed("==", b.value, zero)
+    safe = builder.select(by_zero, one, b.value)
+    quotient, rest = builder.sdiv(a.value, safe), builder.srem(a.value, safe)
+    off = builder.and_(
+        builder.icmp_signed("!=", rest, zero),
+        builder.icmp_signed("<", builder.xor(rest, safe), zero),
+    )
+    if name == "Mod":
+        result = builder.select(off, builder.add(rest, safe), rest)
+    else:
+        result = builder.select(off, builder.sub(quotient, one), quotient)
+    return builder.select(by_zero, zero, result)
+
+
+def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
+    """Return whether a relation holds, by the name of its node."""
+    if is_constant(left, right):
+        return FOLDED[name](left, right)
+    if name not in RELATIONS:
+        raise Unsupported(name)
+    a, b = number_of(left), number_of(right)
+    dtype, sign = common(a, b), RELATIONS[name]
+    a, b = converted(builder, a, dtype), converted(builder, b, dtype)
+    if dtype.kind == "f":
+        # Nothing is equal to NaN, and everything unlike it.
+        compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
+    else:
+        compare = builder.icmp_signed if dtype.kind == "i" else builder.icmp_unsigned
+    return Number(compare(sign, a.value, b.value), BOOL)
+
+
+def negated(builder: Any, operand: Any) -> Any:
+    """Return minus a number."""
+    if is_constant(operand):
+        return -operand
+    number = number_of(operand)
+    if number.dtype.kind == "f":
+        return Number(builder.fneg(number.value), number.dtype)
+    return Number(builder.neg(converted(builder, number, INT64).value), INT64)
+
+
+def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
+    """Return the least ("Lt") or the largest ("Gt"), as Python chooses it where one is NaN."""
+    if is_constant(*operands):
+        return min(operands) if name == "Lt" else max(operands)
+    best, *others = (number_of(operand) for operand in operands)
+    for other in others:
+        dtype = common(best, other)
+        best, other = converted(builder, best, dtype), converted(builder, other, dtype)
+        better = compared(builder, name, other, best).value
+        best = Number(builder.select(better, other.value, best.value), dtype)
+    return best
+
+
+def kind_of(operand: Any) -> Any:
+    """Return what two operands have in common that may go by the same name."""
+    if isinstance(operand, (Number, View, Record)):
+        return type(operand), operand.dtype
+    if isinstance(operand, Table):
+        return Table, operand.dtype, operand.turned
+    if is_tuple(operand):
+        return type(operand), *(kind_of(one) for one in operand)
+    return type(operand), operand
+
+
+def registers_of(operand: Any) -> list[Any]:
+    """Return the registers that hold an operand; a constant takes none."""
+    if isinstance(operand, Number):
+        return [operand.value]
+    if isinstance(operand, View):
+        return [operand.address, operand.n]
+    if isinstance(operand, Table):
+        return [operand.address, operand.n, operand.width]
+    if isinstance(operand, Record):
+        return [operand.address]
+    if is_tuple(operand):
+        return [register for one in operand for register in registers_of(one)]
+    return []
+
+
+def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
+    """Return an operand of the same kind in other registers."""
+    if isinstance(operand, (Number, Record)):
+        return type(operand)(next(registers), operand.dtype)
+    if isinstance(operand, View):
+        return View(next(registers), next(registers), operand.dtype)
+    if isinstance(operand, Table):
+        address, n, width = (next(registers) for _ in range(3))
+        return operand._replace(address=address, n=n, width=width)
+    if is_tuple(operand):
+        return tuple_like(operand, (in_registers(one, registers) for one in operand))
+    return operand
+
+
+def movable(operand: Any) -> Any:
+    """Return an operand with its numbers in registers, known beforehand or not."""
+    if is_tuple(operand):
+        return tuple_like(operand, map(movable, operand))
+    numeric = isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating))
+    return number_of(operand) if numeric else operand
+
+
+def _environment(operands: list[Any]) -> Any:
+    """Return the type of the struct that holds the registers of several operands."""
+    return ir.LiteralStructType([register.type for register in registers_of(tuple(operands))])
+
+
+def stored(builder: Any, operands: list[Any]) -> Any:
+    """Write the registers of operands to the stack; return the address."""
+    place = entry_alloca(builder, _environment(operands))
+    for i, register in enumerate(registers_of(tuple(operands))):
+        builder.store(register, builder.gep(place, [_field(0), _field(i)], inbounds=True))
+    return builder.ptrtoint(place, WORD)
+
+
+def loaded(builder: Any, address: Any, operands: list[Any]) -> list[Any]:
+    """Return the registers that `stored` has written for such operands."""
+    kind = _environment(operands)
+    place = builder.inttoptr(address, kind.as_pointer())
+    n = len(kind.elements)
+    return [builder.load(builder.gep(place, [_field(0), _field(i)])) for i in range(n)]
+
+
+def _field(i: int) -> Any:
+    return ir.Constant(ir.IntType(32), i)

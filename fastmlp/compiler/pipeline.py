@@ -1,0 +1,42 @@
+"""Numba's compiler with full-width vectors, for what the translator does not know."""
+
+from typing import Any
+
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
+from numba.core.typed_passes import NativeLowering
+
+from fastmlp.compiler.translator import FULL_WIDTH
+
+
+class FullWidth(Lower):  # type: ignore[misc]
+    """Numba's lowering, the attribute set on the function."""
+
+    def pre_lower(self) -> None:
+        set.add(self.function.attributes, FULL_WIDTH)
+        super().pre_lower()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class FullWidthLowering(NativeLowering):  # type: ignore[misc]
+    """The pass that lowers a block, or what becomes part of one."""
+
+    _name = "fastmlp_full_width_lowering"
+
+    @property
+    def lowering_class(self) -> Any:
+        return FullWidth
+
+
+class Compiler(CompilerBase):  # type: ignore[misc]
+    """Numba's compiler with this pass in the place of its own."""
+
+    def define_pipelines(self) -> list[Any]:
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [
+            (FullWidthLowering if step is NativeLowering else step, words)
+            for step, words in manager.passes
+        ]
+        manager.finalize()
+        return [manager]

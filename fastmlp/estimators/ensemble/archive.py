@@ -1,0 +1,91 @@
+"""A fitted ensemble as the content of a file, and back: its members, one after the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from fastmlp.estimators.ensemble.classifier import MLPEnsembleClassifier
+from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
+from fastmlp.estimators.mlp import archive, label_codec
+from fastmlp.serialization.safetensors_file import Content, FileError
+
+KINDS = {
+    "MLPEnsembleClassifier": MLPEnsembleClassifier,
+    "MLPEnsembleRegressor": MLPEnsembleRegressor,
+}
+
+
+def pack(ensemble: Any, *, training: bool) -> Content:
+    """Return the content of a file, with the members' states of training or without.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        A ValueError, where the ensemble is not fitted.
+    ValueError
+        Where a parameter is not finite, or a setting has no name.
+    """
+    check_is_fitted(ensemble)
+    header = {
+        "parameters": archive.parameters_of(ensemble),
+        "n_features": int(ensemble.n_features_in_),
+        **archive.feature_names_of(ensemble),
+    }
+    if isinstance(ensemble, MLPEnsembleClassifier):
+        header["labels"] = label_codec.of_classes(ensemble.classes_)
+    members: list[Any] = []
+    arrays: dict[str, Any] = {}
+    for i, member in enumerate(ensemble.estimators_):
+        its, its_arrays = archive.inside(archive.pack(member, training=training), f"members.{i}")
+        members.append(its)
+        arrays |= its_arrays
+    return Content(type(ensemble).__name__, header | {"members": members}, arrays)
+
+
+def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> Any:
+    """Return the ensemble that a file holds, every part of it checked.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        Where it is not what it must be.
+    """
+    header, arrays = content.header, content.arrays
+    parameters = archive.parameters_from(header["parameters"], own, n_threads)
+    ensemble: Any = KINDS[content.kind](**parameters)
+    ensemble._validate_params()
+    if len(header["members"]) != ensemble.n_members:
+        raise FileError(f"{len(header['members'])} members of {ensemble.n_members}")
+    members = []
+    for i, told in enumerate(header["members"]):
+        its = archive.content_at(told, arrays, f"members.{i}")
+        if its.kind != ensemble.member.__name__:
+            raise FileError(f"a member of kind {its.kind!r} in a file of {content.kind!r}")
+        members.append(archive.unpack(its, own, n_threads))
+    ensemble.estimators_ = members
+    ensemble.n_iter_ = np.array([member.n_iter_ for member in members])
+    ensemble.n_features_in_ = members[0].n_features_in_
+    if "labels" in header:
+        ensemble.classes_ = label_codec.classes_from(header["labels"])
+    archive.take_feature_names(ensemble, header, ensemble.n_features_in_)
+    _check(ensemble, header["n_features"])
+    return ensemble
+
+
+def _check(ensemble: Any, n_features: Any) -> None:
+    """Refuse members that could not have been fitted to the same data."""
+    members = ensemble.estimators_
+    if any(member.n_features_in_ != n_features for member in members):
+        raise FileError(f"a member does not take {n_features!r} features")
+    if not isinstance(ensemble, MLPEnsembleClassifier):
+        if len({member.n_outputs_ for member in members}) > 1:
+            raise FileError("members with different numbers of outputs")
+        return
+    several = {member._label_binarizer.y_type_.startswith("multilabel") for member in members}
+    known = all(np.isin(member.classes_, ensemble.classes_).all() for member in members)
+    if len(several) > 1 or not known:
+        raise FileError("a member knows labels that the ensemble does not")
+    if not np.array_equal(np.unique(ensemble.classes_), ensemble.classes_):
+        raise FileError("labels must be sorted, and each there once")

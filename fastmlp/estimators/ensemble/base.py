@@ -1,0 +1,99 @@
+"""What both ensembles share: members that differ by their seeds, fitted in one call."""
+
+from functools import partial
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastmlp._process.task_pool import Task, check
+from fastmlp._process.warnings import warn
+from fastmlp.estimators.mlp.row_subset import look
+from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
+from fastmlp.many.fit_many import pool_of
+
+Array = NDArray[Any]
+# What the members are not told: their number, and what is each one's own.
+OWN = ("n_members", "bootstrap", "random_state")
+
+
+class Ensemble(BaseEstimator):
+    """Members of one class, with seeds of their own, whose predictions are averaged."""
+
+    member: ClassVar[Any]
+    estimators_: list[Any]
+
+    more_constraints: ClassVar[dict[str, Any]] = {
+        "n_members": [Interval(Integral, 1, None, closed="left")],
+        "bootstrap": ["boolean"],
+    }
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _keep(self, arguments: dict[str, Any]) -> None:
+        """Keep the arguments of `__init__` under their names."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
+    def _fit_members(self, X: Any, y: Array, sample_weight: Any) -> None:
+        """Fit all members on checked rows, as many at once as there are threads."""
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+        random = check_random_state(self.random_state)
+        members, tasks = [], []
+        for _ in range(self.n_members):
+            seed = int(random.randint(np.iinfo(np.int32).max))
+            # As many as there are, with replacement.
+            rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
+            members.append(self._member(seed))
+            cost = fit_cost(members[-1], *X.shape)
+            tasks.append(Task(cost, partial(_fit, members[-1], X, y, weight, rows)))
+        pool = pool_of(n_threads_of(self.n_jobs))
+        outcomes = pool.run(tasks, "member")
+        if pool.interrupted:
+            raise KeyboardInterrupt
+        for outcome in outcomes:
+            for message, category in outcome.warnings if outcome else ():
+                warn(message, category)
+        self.estimators_ = members
+        self.n_iter_ = np.array([member.n_iter_ for member in members])
+
+    def _member(self, seed: int) -> Any:
+        told = self.get_params(deep=False).items()
+        settings = {name: value for name, value in told if name not in OWN}
+        return self.member(**settings, random_state=seed)
+
+    def _checked_rows(self, X: Any) -> Any:
+        check_is_fitted(self)
+        dtype = (np.float64, np.float32)
+        return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+
+    def _checked_data(self, X: Any, y: Any) -> tuple[Any, Any]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            # Once for all members, to which rows must lie so; and which take rows of it.
+            order="C",
+            multi_output=True,
+            dtype=(np.float64, np.float32),
+        )
+        return (X.tocsr() if issparse(X) else X), y
+
+
+def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None) -> None:
+    check()
+    if rows is None:
+        member.fit(X, y, sample_weight=weight)
+    else:
+        _, targets = look(member, X, y, rows)
+        member._fit_part(X, targets, rows, {}, weight)

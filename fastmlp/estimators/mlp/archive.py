@@ -1,0 +1,249 @@
+"""A fitted estimator as the content of a file, and back."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.estimators.mlp import label_codec, optimizer_codec, param_codec, solvers
+from fastmlp.estimators.mlp.classifier import MLPClassifier
+from fastmlp.estimators.mlp.regressor import MLPRegressor
+from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
+from fastmlp.network import resolve
+from fastmlp.network.parameter_layout import bias_views, weight_views
+from fastmlp.network.spec import Network
+from fastmlp.serialization import model_state
+from fastmlp.serialization.safetensors_file import Content, FileError
+
+Own = Mapping[str, Any]
+KINDS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+COUNTS = ("n_iter_", "t_", "_no_improvement_count")
+NUMBERS = ("loss_", "best_loss_", "best_validation_score_")
+CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
+CONTAINERS = ("default", "pandas", "polars")
+
+
+def pack(estimator: Any, *, training: bool) -> Content:
+    """Return the content of a file, with the state of training or without.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        A ValueError, where the estimator is not fitted.
+    ValueError
+        Where a parameter is not finite, or a setting has no name.
+    """
+    check_is_fitted(estimator)
+    parameters = estimator._live_parameters()
+    if not np.isfinite(parameters.flat).all():
+        raise ValueError("fastmlp.save: a parameter is not finite; no file would load it")
+    network = _network(estimator, parameters.layout.sizes, parameters.flat.dtype)
+    header = {
+        "layer_sizes": list(network.layout.sizes),
+        "dtype": network.dtype.name,
+        "parameters": parameters_of(estimator),
+        **_form_of(estimator),
+        "attributes": _attributes_of(estimator),
+    }
+    arrays = model_state.layers_of(network.layout, parameters.flat) | _curves_of(estimator)
+    if training:
+        header["books"], state = _training_of(estimator, network)
+        arrays |= state
+    return Content(type(estimator).__name__, header, arrays)
+
+
+def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
+    """Return the estimator that a file holds, every part of it checked.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        Where it is not what it must be.
+    """
+    header, arrays = content.header, content.arrays
+    parameters = parameters_from(header["parameters"], own, n_threads)
+    estimator = KINDS[content.kind](**parameters)
+    sizes = resolve.layer_sizes(header["layer_sizes"])
+    _take_form(estimator, sizes, header)
+    network = _network(estimator, sizes, resolve.dtype(header["dtype"]))
+    flat = model_state.parameters_of(network, arrays)
+    estimator.coefs_ = weight_views(network.layout, flat)
+    estimator.intercepts_ = bias_views(network.layout, flat)
+    estimator._adopt()
+    _take_attributes(estimator, header["attributes"], content)
+    if "books" in header:
+        _take_training(estimator, network, content, own)
+    return estimator
+
+
+def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
+    """Spell the arguments of an estimator's `__init__`, but these.
+
+    Raises
+    ------
+    ValueError
+        Where one has no name.
+    """
+    told = estimator.get_params(deep=False).items()
+    return {name: param_codec.of(value) for name, value in told if name not in but}
+
+
+def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
+    """Return the arguments that are spelled so, with as many threads as are asked for."""
+    parameters = {name: param_codec.value_from(value, own) for name, value in spelled.items()}
+    return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
+
+
+def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the arrays of what stands at a place in another's file."""
+    arrays = {f"{place}.{name}": array for name, array in content.arrays.items()}
+    return {"kind": content.kind, **content.header}, arrays
+
+
+def content_at(header: Mapping[str, Any], arrays: Mapping[str, Any], place: str) -> Content:
+    """Return what stands at a place in another's file."""
+    start = f"{place}."
+    its = {name.removeprefix(start): it for name, it in arrays.items() if name.startswith(start)}
+    told = dict(header)
+    return Content(told.pop("kind"), told, its)
+
+
+def feature_names_of(estimator: Any) -> dict[str, Any]:
+    """Return the names of the features, where there are any, for a header."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return {} if names is None else {"feature_names": names.tolist()}
+
+
+def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
+    """Return the estimator's network, its settings checked."""
+    estimator._validate_params()
+    n_threads_of(estimator.n_jobs)
+    return network_of(estimator, sizes, dtype)
+
+
+def _form_of(estimator: Any) -> dict[str, Any]:
+    """Return what the data gave the estimator: outputs, labels and names."""
+    form = {"out_activation": estimator.out_activation_}
+    if isinstance(estimator, MLPClassifier):
+        form["labels"] = label_codec.of(estimator)
+    form |= feature_names_of(estimator)
+    if hasattr(estimator, "_sklearn_output_config"):
+        form["transform_output"] = estimator._sklearn_output_config["transform"]
+    return form
+
+
+def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]) -> None:
+    estimator.n_features_in_, estimator.n_outputs_ = sizes[0], sizes[-1]
+    estimator.n_layers_ = len(sizes)
+    estimator.out_activation_ = header["out_activation"]
+    outputs: tuple[str, ...] = ("identity", "exp")
+    if isinstance(estimator, MLPClassifier):
+        outputs = (_take_labels(estimator, header["labels"]),)
+    if estimator.out_activation_ not in outputs:
+        raise FileError(f"out_activation must be {outputs}, got {estimator.out_activation_!r}")
+    take_feature_names(estimator, header, sizes[0])
+    if "transform_output" in header:
+        container = header["transform_output"]
+        if container not in CONTAINERS:
+            raise FileError(f"unknown output {container!r}; known: {', '.join(CONTAINERS)}")
+        estimator.set_output(transform=container)
+
+
+def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
+    """Take the labels over; return the activation that goes with them."""
+    classes = label_codec.classes_from(spelled)
+    binarizer = label_codec.binarizer_from(spelled, classes)
+    n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
+    if classifier.n_outputs_ != n_outputs:
+        raise FileError(f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs")
+    classifier.classes_, classifier._label_binarizer = classes, binarizer
+    return "softmax" if binarizer.y_type_ == "multiclass" else "logistic"
+
+
+def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: int) -> None:
+    """Take over the names of so many features, where there are any."""
+    if "feature_names" not in header:
+        return
+    given = header["feature_names"]
+    if type(given) is not list or any(type(name) is not str for name in given):
+        raise FileError("feature_names must be a list of names")
+    if len(given) != n_features:
+        raise FileError(f"{len(given)} names of {n_features} features")
+    estimator.feature_names_in_ = np.array(given, object)
+
+
+def _attributes_of(estimator: Any) -> dict[str, Any]:
+    """Return the counts and numbers that there are, and which curves there are not."""
+    there = vars(estimator)
+    numbers = {name: param_codec.of(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
+    return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
+
+
+def _curves_of(estimator: Any) -> dict[str, Any]:
+    curves = {name: getattr(estimator, name, None) for name in CURVES}
+    return {name: np.array(y, np.float64) for name, y in curves.items() if y is not None}
+
+
+def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
+    if solvers.is_stochastic(estimator.solver):
+        estimator._open_books()
+    for name in COUNTS:
+        if name in told or name != "_no_improvement_count":
+            setattr(estimator, name, optimizer_codec.count(told[name], name))
+    for name in NUMBERS:
+        if name in told:
+            setattr(estimator, name, _number(told[name], name))
+    for name in CURVES:
+        if name in content.arrays:
+            setattr(estimator, name, _curve(content.arrays[name], name))
+        elif name in told:
+            setattr(estimator, name, None)
+
+
+def _number(spelled: Any, name: str) -> float | None:
+    value = param_codec.value_from(spelled, {})
+    if value is not None and type(value) not in (int, float):
+        raise FileError(f"{name} must be a number or null, got {value!r}")
+    return value
+
+
+def _curve(stored: Any, name: str) -> list[float]:
+    if stored.ndim != 1 or stored.dtype != np.float64:
+        raise FileError(f"{name} must be a float64 vector")
+    return stored.tolist()
+
+
+def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]:
+    """Return the books, or None where there are none, and what lies beside them."""
+    optimizer = getattr(estimator, "_optimizer", None)
+    if optimizer is None:
+        return None, {}
+    arrays, moments = {}, getattr(optimizer, "moments", None)
+    if moments is not None and _fits(moments, network):
+        arrays["moments"] = moments.flat()
+    if getattr(estimator, "best_validation_score_", None) is not None:
+        best = (*estimator._best_coefs, *estimator._best_intercepts)
+        arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
+    return optimizer_codec.of(optimizer), arrays
+
+
+def _fits(moments: Moments, network: Network) -> bool:
+    other = moments.network
+    return (other.layout.sizes, other.dtype) == (network.layout.sizes, network.dtype)
+
+
+def _take_training(estimator: Any, network: Network, content: Content, own: Own) -> None:
+    spelled, arrays, layout = content.header["books"], content.arrays, network.layout
+    if spelled is None:
+        return
+    estimator._optimizer = optimizer_codec.books_from(spelled, own)
+    flat = estimator._live_parameters().flat
+    moments = model_state.moments_of(arrays.get("moments"), flat)
+    if moments is not None:
+        estimator._optimizer.moments = Moments(network, moments)
+    if "best" in arrays:
+        best = model_state.checked(arrays["best"], "best", flat).copy()
+        estimator._best_coefs = weight_views(layout, best)
+        estimator._best_intercepts = bias_views(layout, best)

@@ -1,0 +1,232 @@
+"""MLPClassifier: scikit-learn's, trained by fastmlp."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import neural_network
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+
+from fastmlp.estimators.mlp.base import CompiledMLP
+from fastmlp.estimators.mlp.held_out import accuracy
+
+Array = NDArray[Any]
+
+
+class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
+    """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
+
+    Parameters and attributes, methods and messages are those of
+    `sklearn.neural_network.MLPClassifier`, and so are the numbers: with the same `random_state` the
+    weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int, default (100,)
+    activation : str, callable, or a list of them, one per hidden layer, default "relu"
+        scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
+        as "gelu", or a function ``activation(z) -> (value, slope)``.
+    solver : str or Optimizer, default "adam"
+        scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
+        which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
+        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``.
+    alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
+    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+        As in scikit-learn.
+    n_jobs : int, optional
+        At most how many threads train and predict; results do not depend on it. None: as many as
+        the process may use, but one in a worker of joblib.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, which multiply the rows' weights.
+    scoring : str or callable, optional
+        What early stopping looks at: a scorer, its name, or "loss". None: the accuracy.
+    pickle_state : bool, default False
+        Whether a pickle holds the state of the training, so that `partial_fit` goes on as if there
+        had been none. It triples the size. `copy.deepcopy` keeps the state in any case.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
+        What is written to them counts.
+    validation_loss_curve_ : list of float, or None
+        Each epoch's loss on the rows held out, where there are any.
+    classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
+    n_iter_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Raises
+    ------
+    sklearn.utils._param_validation.InvalidParameterError
+        By `fit`, where a parameter is not what it must be.
+
+    See Also
+    --------
+    fastmlp.MLP : the same kernels in the words of Keras and PyTorch.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from fastmlp import MLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> classifier = MLPClassifier(random_state=0, early_stopping=True).fit(X / 16, y)
+    >>> classifier.predict(X[:3] / 16)
+    array([0, 1, 2])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **neural_network.MLPClassifier._parameter_constraints,
+        **CompiledMLP.more_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: int = 15000,
+        n_jobs: int | None = None,
+        class_weight: Any = None,
+        scoring: Any = None,
+        pickle_state: bool = False,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+        )
+        self.n_jobs = n_jobs
+        self.class_weight = class_weight
+        self.scoring = scoring
+        self.pickle_state = pickle_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Any:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Labels, or an indicator matrix of several labels a row.
+        sample_weight : array-like of shape (n_samples,), optional
+        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
+            Rows to validate on: what early stopping looks at, in place of a part of X, and what
+            `validation_loss_curve_` is of.
+
+        Returns
+        -------
+        MLPClassifier
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where data or parameters are not what they must be, or the parameters did not stay
+            finite.
+        """
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
+
+    def predict(self, X: Any) -> Array:
+        """Return the labels of X, shape (n_samples,) or (n_samples, n_labels).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        """
+        outputs = self._quick_outputs(X)
+        if outputs is None:
+            return super().predict(X)
+        # Its labels are what counts in scikit-learn, too: `classes_` may have been written to.
+        classes: Array = self._label_binarizer.classes_
+        if len(classes) < 2:
+            return super().predict(X)
+        if self.n_outputs_ == 1:
+            return classes[(outputs[:, 0] > 0.5).astype(np.intp)]
+        if self._label_binarizer.y_type_ == "multiclass":
+            return classes[outputs.argmax(axis=1)]
+        return super().predict(X)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of the classes, shape (n_samples, n_classes).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        """
+        outputs = self._quick_outputs(X)
+        if outputs is None:
+            return super().predict_proba(X)
+        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
+    def _labels_of(self, targets: Array) -> Any:
+        return self._label_binarizer.inverse_transform(targets)
+
+    def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
+        if len(self.classes_) == 1:
+            return 1.0
+        return accuracy(outputs, targets, weight, one_hot=self.out_activation_ == "softmax")
+
+    def _binarized(self, y: Any) -> Array:
+        if np.ndim(y) == 1 and (unknown := set(np.unique(y).tolist()) - {*self.classes_.tolist()}):
+            raise ValueError(f"y_val has classes that y has not: {sorted(unknown)}")
+        return self._label_binarizer.transform(y).astype(bool)
+
+    def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
+        if self.class_weight is None:
+            return weight
+        labels = self._label_binarizer.inverse_transform(y)
+        by_class = compute_sample_weight(self.class_weight, labels).astype(X.dtype)
+        return by_class if weight is None else weight * by_class

@@ -1,0 +1,87 @@
+"""Rows to validate on: the loss and the score of each epoch, without the cost of a public call."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.session import Data
+from fastmlp.estimators.mlp.parameters import Parameters
+from fastmlp.estimators.mlp.row_subset import Part
+from fastmlp.estimators.mlp.to_core import engine_of
+from fastmlp.network.spec import Network
+
+Array = NDArray[Any]
+
+
+class HeldOut:
+    """Rows to validate on, while an estimator is trained.
+
+    Parameters
+    ----------
+    part : Part
+    data : Data, the same as the core takes it
+
+    Attributes
+    ----------
+    X, labels, weight : what a scorer takes; X is None where no scorer of scikit-learn's is asked
+
+    Raises
+    ------
+    ValueError
+        Where no row has a weight.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        part: Part,
+        data: Data,
+        parameters: Parameters,
+        network: Network,
+    ) -> None:
+        self._targets, self.weight = part.of(part.y), part.of(part.weight)
+        if self.weight is not None and not self.weight.any():
+            # What scikit-learn's metrics say.
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        self.labels = estimator._labels_of(self._targets)
+        self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
+        self._metric, self._flat = estimator._metric, parameters.flat
+        self._evaluation = engine_of(estimator, network).evaluation(data)
+        self._outputs = np.empty((data.n_rows, network.layout.sizes[-1]), self._flat.dtype)
+
+    def loss(self) -> float:
+        """Return the mean loss, without penalty, at the parameters of now."""
+        return self._evaluation(self._flat, self._outputs)
+
+    def score(self) -> float:
+        """Return the metric at the parameters for which the loss was last asked."""
+        return float(self._metric(self._outputs, self._targets, self.weight))
+
+
+def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
+    """Return the share of rows whose classes are right; of several labels, all of them.
+
+    `sklearn.metrics.accuracy_score` of the labels takes 600 us, more than an epoch of a small net.
+    """
+    if one_hot:
+        right = outputs.argmax(axis=1) == targets.argmax(axis=1)
+    else:
+        right = ((outputs > 0.5) == targets).all(axis=1)
+    return float(np.average(right, weights=weight))
+
+
+def r2(outputs: Array, targets: Array, weight: Any) -> float:
+    """Return the coefficient of determination, the mean over outputs; NaN for a net that diverged.
+
+    `sklearn.metrics.r2_score` takes 400 us for it.
+    """
+    if not np.isfinite(outputs).all():
+        return np.nan
+    weights = np.float64(1) if weight is None else weight[:, None]
+    mean = np.average(targets, axis=0, weights=weight)
+    residual = (weights * (targets - outputs) ** 2).sum(axis=0, dtype=np.float64)
+    total = (weights * (targets - mean) ** 2).sum(axis=0, dtype=np.float64)
+    scores = np.where(residual == 0, 1.0, 0.0)
+    np.divide(residual, total, out=residual, where=total != 0)
+    return float(np.mean(np.where(total != 0, 1 - residual, scores)))

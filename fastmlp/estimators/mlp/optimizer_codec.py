@@ -1,0 +1,73 @@
+"""The books of a training, scikit-learn's optimizer objects, as what JSON can say, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+
+from fastmlp.estimators.mlp import solvers
+from fastmlp.serialization import codec
+from fastmlp.serialization.safetensors_file import FileError
+from fastmlp.validation import scalars
+
+FIELDS = {
+    "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
+    "adam": ("learning_rate_init", *solvers.SETTINGS),
+}
+SCHEDULES = ("constant", "adaptive", "invscaling")
+
+
+def of(books: Any) -> dict[str, Any]:
+    """Spell the books, without the optimizer's state that lies beside them."""
+    if isinstance(books, solvers.CoreOptimizer):
+        return {"kind": "core", "core": codec.of_optimizer(books.core), "t": books.t}
+    kind = "sgd" if isinstance(books, SGDOptimizer) else "adam"
+    told = {name: _plain(name, getattr(books, name)) for name in FIELDS[kind]}
+    now = {"learning_rate": float(books.learning_rate), "t": solvers.steps_of(books)}
+    return {"kind": kind, **told, **now}
+
+
+def books_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """Return the books that are spelled so.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        Where none are.
+    """
+    kind, t = spelled["kind"], count(spelled["t"], "t")
+    scalars.known("file", "kind of optimizer", kind, [*FIELDS, "core"])
+    if kind == "core":
+        books = solvers.CoreOptimizer(codec.optimizer_from(spelled["core"], own))
+        books.t = t
+        return books
+    settings = {name: spelled[name] for name in FIELDS[kind]}
+    scalars.positive("file", "learning_rate_init", settings["learning_rate_init"])
+    books = _sgd(settings) if kind == "sgd" else AdamOptimizer([], **settings)
+    books.learning_rate = scalars.non_negative("file", "learning_rate", spelled["learning_rate"])
+    if kind == "adam":
+        books.t = t
+    solvers.core_of(books)
+    return books
+
+
+def count(value: Any, name: str) -> int:
+    """Check a number of steps, rows or epochs."""
+    if type(value) is not int or not 0 <= value <= scalars.LARGEST:
+        raise FileError(f"{name} must be an integer of 0 or more, got {value!r}")
+    return value
+
+
+def _sgd(settings: dict[str, Any]) -> SGDOptimizer:
+    scalars.known("file", "learning_rate", settings["lr_schedule"], SCHEDULES)
+    scalars.boolean("file", "nesterov", settings["nesterov"])
+    scalars.non_negative("file", "power_t", settings["power_t"])
+    if scalars.non_negative("file", "momentum", settings["momentum"]) > 1:
+        raise FileError(f"momentum must be at most 1, got {settings['momentum']!r}")
+    return SGDOptimizer([], **settings)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "nesterov":
+        return bool(value)
+    return value if name == "lr_schedule" else float(value)

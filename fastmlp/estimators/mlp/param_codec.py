@@ -1,0 +1,94 @@
+"""An estimator's parameters as what JSON can say, and back.
+
+Plain values are as they are, but for tuples, dicts and numbers that are not finite, which JSON has
+no word for: these, and what the core has names for, stand as the one entry of an object that says
+what it is.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastmlp._process import random_state
+from fastmlp.rules import activations
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.serialization import codec
+
+Own = Mapping[str, Any]
+NOT_FINITE = {"inf", "-inf", "nan"}
+
+
+def of(value: Any) -> Any:
+    """Spell a value.
+
+    Raises
+    ------
+    ValueError
+        Where it is neither plain, nor something that a name stands for.
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    for kind, spell in _SPELLERS.items():
+        if isinstance(value, kind):
+            return spell(value)
+    if not callable(value):
+        raise ValueError(f"{value!r} cannot be written to a file")
+    return {"rule": codec.of_rule(value, activations.RULES)}
+
+
+def value_from(spelled: Any, own: Own) -> Any:
+    """Return the value that is spelled so.
+
+    Raises
+    ------
+    TypeError, ValueError, LookupError
+        Where none is.
+    """
+    if isinstance(spelled, list):
+        return [value_from(each, own) for each in spelled]
+    if not isinstance(spelled, dict):
+        return spelled
+    ((form, content),) = spelled.items()
+    return _READERS[form](content, own)
+
+
+def _of_float(value: float) -> Any:
+    return value if np.isfinite(value) else {"float": str(value)}
+
+
+def _of_each(values: Any) -> list[Any]:
+    return [of(each) for each in values]
+
+
+def _float_from(name: Any, own: Own) -> float:
+    if name not in NOT_FINITE:
+        raise ValueError(f"{name!r} is none of {sorted(NOT_FINITE)}")
+    return float(name)
+
+
+def _random_state_from(state: Any, own: Own) -> np.random.RandomState:
+    return random_state.random_state_from(state)
+
+
+# In the order in which they are tried.
+_SPELLERS: dict[Any, Callable[[Any], Any]] = {
+    float: _of_float,
+    list: _of_each,
+    tuple: lambda value: {"tuple": _of_each(value)},
+    dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
+    np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
+    Optimizer: lambda value: {"optimizer": codec.of_optimizer(value)},
+}
+_READERS: dict[str, Callable[[Any, Own], Any]] = {
+    "float": _float_from,
+    "tuple": lambda content, own: tuple(value_from(each, own) for each in content),
+    "dict": lambda content, own: {
+        value_from(key, own): value_from(value, own) for key, value in content
+    },
+    "random_state": _random_state_from,
+    "optimizer": codec.optimizer_from,
+    "rule": lambda content, own: codec.rule_from(content, activations.RULES, "rule", own),
+}

@@ -1,0 +1,242 @@
+"""MLPRegressor: scikit-learn's, trained by fastmlp."""
+
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn import neural_network
+from sklearn.base import _fit_context
+from sklearn.utils.metaestimators import available_if
+
+from fastmlp.estimators.mlp.base import CompiledMLP
+from fastmlp.estimators.mlp.held_out import r2
+
+Array = NDArray[Any]
+
+
+class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
+    """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
+
+    Parameters and attributes, methods and messages are those of
+    `sklearn.neural_network.MLPRegressor`, and so are the numbers: with the same `random_state` the
+    weights, `loss_curve_` and `validation_scores_` follow scikit-learn's to rounding.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "poisson"}, default "squared_error"
+    hidden_layer_sizes : array-like of int, default (100,)
+    activation : str, callable, or a list of them, one per hidden layer, default "relu"
+        scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
+        as "gelu", or a function ``activation(z) -> (value, slope)``.
+    solver : str or Optimizer, default "adam"
+        scikit-learn's "lbfgs", "sgd" and "adam", any other of fastmlp's names, such as "adamw",
+        which takes `learning_rate_init`, `beta_1`, `beta_2` and `epsilon` as far as it has them, or
+        an optimizer with settings of its own, such as ``AdamW(weight_decay=0.1)``.
+    alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
+    random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun
+        As in scikit-learn.
+    n_jobs : int, optional
+        At most how many threads train and predict; results do not depend on it. None: as many as
+        the process may use, but one in a worker of joblib.
+    scoring : str or callable, optional
+        What early stopping looks at: a scorer, its name, or "loss". None: R2.
+    pickle_state : bool, default False
+        Whether a pickle holds the state of the training, so that `partial_fit` goes on as if there
+        had been none. It triples the size. `copy.deepcopy` keeps the state in any case.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
+        What is written to them counts.
+    validation_loss_curve_ : list of float, or None
+        Each epoch's loss on the rows held out, where there are any.
+    loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, n_iter_, \
+    n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Raises
+    ------
+    sklearn.utils._param_validation.InvalidParameterError
+        By `fit`, where a parameter is not what it must be.
+
+    See Also
+    --------
+    fastmlp.MLP : the same kernels in the words of Keras and PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLPRegressor
+    >>> X = np.linspace(-1, 1, 200)[:, None]
+    >>> regressor = MLPRegressor(solver="lbfgs", random_state=0, max_iter=500)
+    >>> y = np.sin(3 * X[:, 0])
+    >>> regressor.fit(X, y).score(X, y) > 0.99
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **neural_network.MLPRegressor._parameter_constraints,
+        **CompiledMLP.more_constraints,
+    }
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: int = 15000,
+        n_jobs: int | None = None,
+        scoring: Any = None,
+        pickle_state: bool = False,
+    ) -> None:
+        super().__init__(
+            loss=loss,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+        )
+        self.n_jobs = n_jobs
+        self.scoring = scoring
+        self.pickle_state = pickle_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Any:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
+            Rows to validate on: what early stopping looks at, in place of a part of X, and what
+            `validation_loss_curve_` is of.
+
+        Returns
+        -------
+        MLPRegressor
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where data or parameters are not what they must be, or the parameters did not stay
+            finite.
+        """
+        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
+
+    @available_if(lambda estimator: estimator._check_solver())
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Train for one epoch on the given rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        MLPRegressor
+            Itself.
+
+        Raises
+        ------
+        AttributeError
+            With ``solver="lbfgs"``, which knows no epochs.
+        """
+        return self._fit(X, y, sample_weight=sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> Array:
+        """Return the predictions, shape (n_samples,) or (n_samples, n_outputs).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        """
+        outputs = self._quick_outputs(X)
+        if outputs is None:
+            return super().predict(X)
+        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+    def _labels_of(self, targets: Array) -> Array:
+        return targets
+
+    def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
+        return r2(outputs, targets, weight)
+
+    def _binarized(self, y: Any) -> Array:
+        y = _numbers(y)
+        return y.reshape(-1, 1) if y.ndim == 1 else y
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
+        """Check the data and, where an earlier fit goes on, that its outputs are the loss's."""
+        out = "exp" if self.loss == "poisson" else "identity"
+        if not reset and self.out_activation_ != out:
+            raise ValueError(
+                f"MLPRegressor has the out_activation_ {self.out_activation_!r} from an earlier "
+                f"fit, but loss={self.loss!r} asks for {out!r}: call fit with warm_start=False to "
+                "begin anew"
+            )
+        X, y = super()._validate_input(X, y, incremental, reset)
+        return X, _numbers(y)
+
+
+def _numbers(targets: Any) -> Array:
+    """Return targets as a dense array; NumPy would make numbers of texts and of dates too."""
+    dense: Array = targets.toarray() if issparse(targets) else targets
+    if dense.dtype.kind not in "biuf":
+        raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
+    return dense

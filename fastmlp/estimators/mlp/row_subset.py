@@ -1,0 +1,100 @@
+"""Rows of data that several fits share: which of them one takes, none of them copied."""
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier
+from sklearn.model_selection import train_test_split
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from fastmlp.backends.cpu.session import Data
+from fastmlp.estimators.mlp.to_core import data_of
+from fastmlp.network.spec import Network
+
+Array = NDArray[Any]
+Rows = NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """Some rows of checked data, or all of them.
+
+    Attributes
+    ----------
+    X : (n_samples, n_features) array or sparse matrix
+    y : (n_samples, n_outputs) array, binarized
+    weight : (n_samples,) array, or None
+    rows : (n,) array of int64, in any order; None: all of them
+    """
+
+    X: Any
+    y: Array
+    weight: Any = None
+    rows: Rows | None = None
+
+    def of(self, array: Any) -> Any:
+        """Return what an array, as long as X, holds for these rows."""
+        return array if array is None or self.rows is None else array[self.rows]
+
+    def data(self, network: Network) -> Data:
+        """Return it as the core takes it."""
+        return data_of(network, self.X, self.y, self.weight)._replace(rows=self.rows)
+
+    def shares(self, other: "Part") -> bool:
+        """Whether both are of the same data."""
+        return all(a is b for a, b in zip(self[:3], other[:3], strict=True))
+
+    def weighted(self, weight: Array | None) -> Self:
+        """Return these rows with weights, shape (n,), one for each of them; the others' are 0."""
+        if weight is None or self.rows is None:
+            return self._replace(weight=weight)
+        of_all = np.zeros(len(self.y), weight.dtype)
+        of_all[self.rows] = weight
+        return self._replace(weight=of_all)
+
+    def split(self, estimator: Any) -> tuple[Self, Self]:
+        """Return the rows to train on, and those that early stopping holds out.
+
+        As in scikit-learn only a binary target is stratified: one of several classes has several
+        columns here.
+        """
+        rows = np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
+        binary = is_classifier(estimator) and estimator.n_outputs_ == 1
+        # It draws by the number of rows, whatever they hold.
+        train, test = train_test_split(
+            rows,
+            random_state=estimator._random_state,
+            test_size=estimator.validation_fraction,
+            stratify=self.of(self.y) if binary else None,
+        )
+        if len(test) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of "
+                "your dataset."
+            )
+        return self._replace(rows=train), self._replace(rows=test)
+
+
+def look(estimator: Any, X: Any, y: Any, rows: Rows) -> tuple[np.dtype[Any], Array]:
+    """Have an unfitted estimator find out what `fit` on some rows would: labels, names, width.
+
+    Of X, which is known to be sound, it sees as many rows as that, whichever they are: those meant
+    would be a copy.
+
+    Returns
+    -------
+    dtype : of X as it takes it
+    targets : (n_samples, n_outputs) array, binarized, right in these rows
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where it does not take such targets.
+    """
+    n, n_samples = len(rows), _num_samples(X)
+    its = X if n == n_samples else _safe_indexing(X, slice(n) if n < n_samples else rows)
+    checked, targets = estimator._validate_input(its, _safe_indexing(y, rows), False, reset=True)
+    table = np.zeros((n_samples, targets.size // n), targets.dtype)
+    table[rows] = targets.reshape(n, -1)
+    return checked.dtype, table

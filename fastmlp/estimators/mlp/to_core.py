@@ -1,0 +1,97 @@
+"""scikit-learn's words in fastmlp's: what an estimator's attributes say, as a network and data."""
+
+from typing import Any
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.session import Data
+from fastmlp.estimators.mlp.parameters import Parameters
+from fastmlp.many.tasks import cost_of
+from fastmlp.network import resolve
+from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import Network
+from fastmlp.rules import activations
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.penalties import l2
+from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+
+Array = NDArray[Any]
+ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
+
+
+def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
+    """Return the network that an estimator describes, its loss and its penalty included."""
+    hidden = resolve.hidden_activations(estimator.activation, len(sizes) - 2)
+    out = activations.ALIASES.get(estimator.out_activation_, estimator.out_activation_)
+    loss = estimator.loss
+    if loss == "log_loss" and out == "sigmoid":
+        loss = "binary_log_loss"
+    penalties = ((l2, float(estimator.alpha)),) if estimator.alpha > 0 else ()
+    rules = (*hidden, activations.identity)
+    return Network(make_layout(sizes), rules, SKLEARN_LOSSES[loss], LINKS[out], penalties, dtype)
+
+
+def features_of(network: Network) -> Network:
+    """Return the network up to its last hidden layer, whose activations it then predicts."""
+    layout = make_layout(network.layout.sizes[:-1])
+    return network._replace(
+        layout=layout, activations=network.activations[:-1], link=LINKS["identity"]
+    )
+
+
+def data_of(network: Network, X: Array, y: Array, sample_weight: Array | None) -> Data:
+    """Return validated rows, binarized targets and weights as the core takes them."""
+    dtype = network.dtype
+    table = y.argmax(axis=1)[:, None] if network.loss.targets == "classes" else y
+    weight = np.empty(0) if sample_weight is None else sample_weight
+    arrays = (np.ascontiguousarray(array, dtype) for array in (table, weight))
+    return Data(rows_of(X, dtype), *arrays)
+
+
+def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
+    """Return rows of features as the core takes them; those of a sparse matrix stay sparse."""
+    if not issparse(X):
+        return np.ascontiguousarray(X, dtype)
+    rows = X.tocsr()
+    return SparseRows(rows.data.astype(dtype, copy=False), rows.indices, rows.indptr, X.shape[1])
+
+
+def engine_of(estimator: Any, network: Network, shared: Parameters | None = None) -> Engine:
+    """Return the core's engine for a network, with as many threads as the estimator may use.
+
+    Engines of parameters that are `shared` see them whole, and leave each other their buffers.
+    """
+    n_threads = n_threads_of(estimator.n_jobs)
+    if shared is None:
+        return Engine(network, n_threads)
+    return Engine(network, n_threads, shared.guard, shared.idle)
+
+
+def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
+    """Return about how long a fit takes, in operations, if it goes on to the last epoch.
+
+    What it cannot know from its settings it takes to be 1: they may also be wrong.
+    """
+    try:
+        hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
+        batch = 200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
+        layout = make_layout((n_features, *hidden, 1))
+        return cost_of(layout, n_rows, int(estimator.max_iter), min(batch, n_rows))
+    except (AttributeError, TypeError, ValueError, ArithmeticError):
+        return 1.0
+
+
+def n_threads_of(n_jobs: int | None) -> int | None:
+    """Return at most how many threads to use, or None for all.
+
+    None is all of them, but one inside a worker of joblib, which shares the cores out already.
+    """
+    if n_jobs is None:
+        backend, _ = joblib.parallel.get_active_backend()
+        return 1 if backend.nesting_level else None
+    return int(joblib.effective_n_jobs(n_jobs))

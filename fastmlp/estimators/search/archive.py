@@ -1,0 +1,126 @@
+"""A fitted search as the content of a file, and back: its settings, results and best estimator."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection._search import _yield_masked_array_for_each_param
+from sklearn.utils.validation import check_is_fitted
+
+from fastmlp.estimators.mlp import archive, param_codec
+from fastmlp.estimators.mlp.archive import KINDS
+from fastmlp.estimators.search.search_cv import MLPSearchCV
+from fastmlp.serialization.safetensors_file import Content, FileError
+
+Own = Mapping[str, Any]
+# What `fit` leaves beside the results, the best estimator, and what follows from these.
+ATTRIBUTES = (
+    "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
+    "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
+    "n_possible_iterations_", "min_resources_", "max_resources_",
+)  # fmt: skip
+BEST, RESULTS = "best", "results"
+
+
+def pack(search: Any, *, training: bool) -> Content:
+    """Return the content of a file, with the best estimator's state of training or without.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        A ValueError, where the search is not fitted.
+    ValueError
+        Where a parameter is not finite, a setting has no name, or the estimator is not one of
+        fastmlp's, but a pipeline.
+    """
+    check_is_fitted(search, "cv_results_")
+    if type(search.estimator) not in KINDS.values():
+        raise ValueError(
+            f"fastmlp.save: a search of {type(search.estimator).__name__} cannot be written to a "
+            f"file, only one of {' or '.join(KINDS)}; pickle takes it"
+        )
+    estimator = search.estimator
+    results, arrays = _results_of(search.cv_results_)
+    there = vars(search)
+    header: dict[str, Any] = {
+        "estimator": {
+            "kind": type(estimator).__name__,
+            "parameters": archive.parameters_of(estimator),
+        },
+        "parameters": archive.parameters_of(search, but=("estimator",)),
+        "results": results,
+        "attributes": {name: param_codec.of(there[name]) for name in ATTRIBUTES if name in there},
+        **archive.feature_names_of(search),
+    }
+    if "best_estimator_" in there:
+        best = archive.pack(search.best_estimator_, training=training)
+        header[BEST], its_arrays = archive.inside(best, BEST)
+        arrays |= its_arrays
+    return Content(type(search).__name__, header, arrays)
+
+
+def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
+    """Return the search that a file holds, every part of it checked.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        Where it is not what it must be.
+    """
+    header, arrays = content.header, content.arrays
+    spelled = header["estimator"]
+    estimator = KINDS[spelled["kind"]](**archive.parameters_from(spelled["parameters"], own, None))
+    parameters = archive.parameters_from(header["parameters"], own, n_threads)
+    search = MLPSearchCV(estimator, **parameters)
+    search._validate_params()
+    search.cv_results_ = results = _results_from(header["results"], arrays)
+    for name, value in header["attributes"].items():
+        if name not in ATTRIBUTES:
+            raise FileError(f"unknown attribute {name!r}")
+        setattr(search, name, param_codec.value_from(value, own))
+    if BEST in header:
+        its = archive.content_at(header[BEST], arrays, BEST)
+        if its.kind != spelled["kind"]:
+            raise FileError(f"the best of {spelled['kind']!r} is of kind {its.kind!r}")
+        search.best_estimator_ = archive.unpack(its, own, n_threads)
+        archive.take_feature_names(search, header, search.best_estimator_.n_features_in_)
+    if hasattr(search, "best_index_"):
+        search.best_params_ = results["params"][search.best_index_]
+    scorers, _ = search._search()._get_scorers()
+    search.scorer_ = getattr(scorers, "_scorers", scorers)
+    return search
+
+
+def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a header says of `cv_results_`, and its numbers; `param_*` follow from these."""
+    numbers = {
+        name: np.asarray(values)
+        for name, values in results.items()
+        if name != "params" and not name.startswith("param_")
+    }
+    told = {
+        "names": [[name, name in numbers and numbers[name].dtype.name] for name in results],
+        "params": param_codec.of(list(results["params"])),
+    }
+    arrays = {
+        f"{RESULTS}.{name}": values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
+        for name, values in numbers.items()
+    }
+    return told, arrays
+
+
+def _results_from(told: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    candidates = param_codec.value_from(told["params"], {})
+    if type(candidates) is not list or any(type(each) is not dict for each in candidates):
+        raise FileError("params must be a list of dicts")
+    others = {"params": candidates, **dict(_yield_masked_array_for_each_param(candidates))}
+    results: dict[str, Any] = {}
+    for name, kind in told["names"]:
+        if kind is False:
+            results[name] = others[name]
+            continue
+        numbers, dtype = arrays[f"{RESULTS}.{name}"], np.dtype(kind)
+        if numbers.shape != (len(candidates),) or dtype.kind not in "iuf":
+            raise FileError(f"{name} must be {len(candidates)} numbers")
+        results[name] = numbers.astype(dtype)
+    return results

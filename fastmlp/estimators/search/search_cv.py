@@ -1,0 +1,208 @@
+"""MLPSearchCV: scikit-learn's searches, with every candidate and fold in one sweep."""
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
+    RandomizedSearchCV,
+)
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from fastmlp._process.task_pool import share
+from fastmlp.backends.cpu.threads.limits import thread_limit
+from fastmlp.estimators.mlp.to_core import n_threads_of
+from fastmlp.estimators.search.backend import PoolBackend
+
+SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
+HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
+
+
+class MLPSearchCV(BaseSearchCV):
+    """scikit-learn's grid, randomized and halving searches, one fit on each core.
+
+    Candidates, folds, scores and `cv_results_` are those of scikit-learn's own searches with the
+    same `cv` and `random_state`: `GridSearchCV` with `param_grid`, `RandomizedSearchCV` with
+    `param_distributions`, and with ``halving=True`` `HalvingGridSearchCV` and
+    `HalvingRandomSearchCV`. But no process is started and X is in memory once: each candidate is
+    fitted on each fold by one thread, in compiled code, the costliest first.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier, MLPRegressor, or a Pipeline that ends in one
+        Others work as well, as fast as Python's threads let them.
+    param_grid : dict or list of dict, optional
+        Names of parameters and the values to try, all combinations of them.
+    param_distributions : dict or list of dict, optional
+        Names of parameters and lists, or distributions with ``rvs``, of which `n_iter` candidates
+        are drawn. One of the two must be given.
+    n_iter : int, default 10
+        How many candidates are drawn; under halving, to begin with.
+    halving : bool, default False
+        Whether to begin with few rows, or epochs, and to give more of them to the better part of
+        the candidates only, again and again. `scoring` is then one metric.
+    factor, resource, max_resources, min_resources, aggressive_elimination
+        Of the halving searches; `min_resources` is "exhaust" by default in both. With
+        ``resource="max_iter"`` they count in epochs, and need `max_resources`.
+    scoring, refit, cv, verbose, error_score, return_train_score
+        As for `GridSearchCV`.
+    random_state : int, RandomState instance or None
+        Draws candidates, and rows under halving.
+    n_jobs : int, optional
+        How many fits at once; None: as many as the process may use threads, but one in a worker of
+        joblib. Results do not depend on it.
+
+    Attributes
+    ----------
+    cv_results_, best_estimator_, best_score_, best_params_, best_index_, scorer_, n_splits_, \
+    refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As for `GridSearchCV`.
+    n_resources_, n_candidates_, n_iterations_, n_remaining_candidates_, \
+    n_required_iterations_, n_possible_iterations_, min_resources_, max_resources_
+        Under halving, as for `HalvingGridSearchCV`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        By `fit`, where a parameter is not what it must be.
+    KeyboardInterrupt
+        By `fit`, where Ctrl-C ended it.
+
+    References
+    ----------
+    Jamieson & Talwalkar (2016), "Non-stochastic best arm identification and hyperparameter
+    optimization", arXiv:1502.07943.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fastmlp import MLPClassifier, MLPSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = MLPSearchCV(
+    ...     MLPClassifier((8,), solver="lbfgs", random_state=0, max_iter=1000),
+    ...     {"alpha": [1e-3, 1e3]},
+    ... ).fit(X - X.mean(0), y)
+    >>> search.best_params_
+    {'alpha': 0.001}
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseSearchCV._parameter_constraints,
+        "param_grid": [dict, list, None],
+        "param_distributions": [dict, list, None],
+        "n_iter": [Interval(Integral, 1, None, closed="left")],
+        "halving": ["boolean"],
+        "factor": [Interval(Real, 0, None, closed="neither")],
+        "resource": [str],
+        "max_resources": [Interval(Integral, 0, None, closed="neither"), StrOptions({"auto"})],
+        "min_resources": [
+            Interval(Integral, 0, None, closed="neither"),
+            StrOptions({"exhaust", "smallest"}),
+        ],
+        "aggressive_elimination": ["boolean"],
+        "random_state": ["random_state"],
+    }
+    _parameter_constraints.pop("pre_dispatch")
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any = None,
+        *,
+        param_distributions: Any = None,
+        n_iter: int = 10,
+        halving: bool = False,
+        factor: float = 3,
+        resource: str = "n_samples",
+        max_resources: Any = "auto",
+        min_resources: Any = "exhaust",
+        aggressive_elimination: bool = False,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 0,
+        random_state: Any = None,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+    ) -> None:
+        super().__init__(
+            estimator=estimator,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.param_grid = param_grid
+        self.param_distributions = param_distributions
+        self.n_iter = n_iter
+        self.halving = halving
+        self.factor = factor
+        self.resource = resource
+        self.max_resources = max_resources
+        self.min_resources = min_resources
+        self.aggressive_elimination = aggressive_elimination
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Fit and score all candidates on all folds, and the best one on all rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        **params
+            For the estimator's `fit`, the scorer and the splitter, as in `GridSearchCV`: arrays as
+            long as X, such as `sample_weight`, are cut with it, and `groups` goes to the splitter.
+
+        Returns
+        -------
+        MLPSearchCV
+            Itself.
+        """
+        search = self._search()
+        # The costliest can be told only when all are there; halving searches set it to 2 n_jobs.
+        search.pre_dispatch = "all"
+        n_threads = n_threads_of(self.n_jobs) or share() or thread_limit()
+        # scikit-learn sets the warnings' filters in each thread, and threads put them back in any
+        # order.
+        with warnings.catch_warnings(), joblib.parallel_config(backend=PoolBackend(n_threads)):
+            search.fit(X, y, **params)
+        own = self.get_params(deep=False)
+        self.__dict__.update({k: v for k, v in vars(search).items() if k not in own})
+        return self
+
+    def _search(self) -> Any:
+        """Return the search of scikit-learn's that does as much."""
+        grid, distributions = self.param_grid, self.param_distributions
+        if (grid is None) == (distributions is None):
+            raise ValueError(
+                "MLPSearchCV: one of param_grid and param_distributions must be given, and not both"
+            )
+        options = {name: getattr(self, name) for name in SHARED}
+        if self.halving:
+            options |= {name: getattr(self, name) for name in (*HALVING, "random_state")}
+            if grid is not None:
+                return HalvingGridSearchCV(self.estimator, grid, **options)
+            n = self.n_iter
+            return HalvingRandomSearchCV(self.estimator, distributions, n_candidates=n, **options)
+        if grid is not None:
+            return GridSearchCV(self.estimator, grid, **options)
+        options |= {"n_iter": self.n_iter, "random_state": self.random_state}
+        return RandomizedSearchCV(self.estimator, distributions, **options)
+
+    def _run_search(self, evaluate_candidates: Any, **options: Any) -> None:
+        """Not called: `fit` has another search run."""
+        raise NotImplementedError

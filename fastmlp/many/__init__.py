@@ -1,0 +1,1 @@
+"""Many nets in one call: the fits as tasks, on the cores or on a GPU."""

@@ -1,0 +1,166 @@
+"""The nets of `fit_many` that are on GPUs: those that are small in one launch, a block each."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp._process import task_pool, warnings
+from fastmlp._process.task_pool import Outcome, Task
+from fastmlp.backends import protocol
+from fastmlp.many.tasks import Job
+from fastmlp.training import loop
+from fastmlp.training.history import History, Status
+
+if TYPE_CHECKING:
+    from fastmlp.backends.cuda import many
+
+Fit = Callable[[], History]
+
+
+class Lane:
+    """The nets on one GPU.
+
+    Those that train as one block, without validation rows and callbacks, train together: in the
+    bits of their own fits, which are by the same design. The others have their own fits, the
+    costly ones first.
+
+    Parameters
+    ----------
+    index : the number of the GPU
+    jobs : by the nets' numbers
+    fits : each net's own fit
+    shuffle : bool
+    watched : whether callbacks want to see each epoch
+    bar : what shows the epochs of all nets, or None
+
+    Attributes
+    ----------
+    outcomes : of the nets that have begun, by their numbers
+    """
+
+    def __init__(
+        self,
+        index: int,
+        jobs: Mapping[int, Job],
+        fits: Mapping[int, Fit],
+        *,
+        shuffle: bool,
+        watched: bool,
+        bar: Any,
+    ) -> None:
+        self._index, self._jobs, self._fits = index, jobs, fits
+        self._shuffle, self._watched, self._bar = shuffle, watched, bar
+        self.outcomes: dict[int, Outcome] = {}
+
+    @property
+    def task(self) -> Task:
+        """What trains them all, on a thread that waits for the GPU most of the time."""
+        return Task(0.0, self._run, f"nets on cuda:{self._index}", apart=True)
+
+    def _run(self) -> None:
+        together: dict[Any, list[int]] = {}
+        by_themselves = []
+        for i, job in self._jobs.items():
+            if self._is_block(job):
+                together.setdefault(_kind(job), []).append(i)
+            else:
+                by_themselves.append(i)
+        for places in together.values():
+            task_pool.check()
+            self._train_together(places)
+        for i in sorted(by_themselves, key=lambda i: (-self._jobs[i].cost, i)):
+            task_pool.check()
+            self._train_alone(i)
+
+    def _is_block(self, job: Job) -> bool:
+        """Whether the net's own fit is one block, and nobody looks at it before its end."""
+        from fastmlp.backends.cuda import adapter, design
+
+        if self._watched or job.held_out is not None:
+            return False
+        card = adapter.card_of(self._index)
+        return design.design_for(job.net._network, job.batch_size, card).kind == "small"
+
+    def _train_alone(self, i: int) -> None:
+        with warnings.collected() as warned:
+            try:
+                self.outcomes[i] = Outcome(self._fits[i](), warned)
+            except BaseException as error:
+                error.add_note(f"in nets {i}")
+                raise
+
+    def _train_together(self, places: list[int]) -> None:
+        from fastmlp.backends.cuda import adapter, many
+
+        jobs = [self._jobs[i] for i in places]
+        first_steps = [job.net.n_steps for job in jobs]
+        outcomes = [many.Outcome(n_steps) for n_steps in first_steps]
+        try:
+            many.train_together(
+                adapter.card_of(self._index),
+                [_member(job) for job in jobs],
+                jobs[0].data.x,
+                jobs[0].data.y,
+                epochs=jobs[0].epochs,
+                batch_size=max(job.batch_size for job in jobs),
+                shuffle=self._shuffle,
+                outcomes=outcomes,
+                told=None if self._bar is None else self._bar.update,
+            )
+        finally:
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                job.net.n_steps = outcome.n_steps
+            for i, first_step, outcome in zip(places, first_steps, outcomes, strict=True):
+                if outcome.seconds:
+                    self._conclude(i, first_step, outcome)
+
+    def _conclude(self, i: int, first_step: int, outcome: "many.Outcome") -> None:
+        """Leave what the net's own fit would leave."""
+        job, history = self._jobs[i], History(seconds=outcome.seconds)
+        with warnings.collected() as warned:
+            per_epoch = -(-job.data.n_rows // job.batch_size)
+            total = first_step + job.epochs * per_epoch
+            rates = partial(loop.rates_at, job.net.optimizer, total=total)
+            loop.record(history, np.array(outcome.loss), rates, first_step, per_epoch)
+            if outcome.diverged_at is not None:
+                loop.record_divergence(history, outcome.diverged_at)
+            elif len(history.loss) < job.epochs:
+                history.status = Status.INTERRUPTED
+        self.outcomes[i] = Outcome(history, warned)
+        if self._bar is not None:
+            self._bar.net_ends(job.epochs - len(history.loss))
+
+
+def _kind(job: Job) -> Any:
+    """Return what nets that train together have in common; a batch of all rows may be of any."""
+    x, y, whole = job.data.x, job.data.y, job.batch_size == job.data.n_rows
+    return id(x), id(y), job.epochs, None if whole else job.batch_size
+
+
+def _member(job: Job) -> "many.Member":
+    from fastmlp.backends.cuda import many
+
+    net, data = job.net, job.data
+    return many.Member(
+        net._network,
+        *net._trained(),
+        net._generator,
+        net.n_steps,
+        data.rows,
+        data.weight,
+        net._guard,
+    )
+
+
+def lanes_of(jobs: list[Job], fits: list[Fit], **how: Any) -> list[Lane]:
+    """Return a lane for each GPU that nets are on; `how` is what a `Lane` takes by name."""
+    places: dict[int, list[int]] = {}
+    for i, job in enumerate(jobs):
+        if job.net.device != "cpu":
+            places.setdefault(protocol.index_of(job.net.device), []).append(i)
+    return [
+        Lane(index, {i: jobs[i] for i in its}, {i: fits[i] for i in its}, **how)
+        for index, its in places.items()
+    ]

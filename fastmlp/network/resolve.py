@@ -1,0 +1,256 @@
+"""Checks of what a net is made of."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import pairwise
+from types import FunctionType
+from typing import Any, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process import memory
+from fastmlp.network.parameter_layout import Layout
+from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties
+from fastmlp.validation import scalars
+
+Array = NDArray[Any]
+OWNER = "MLP"
+
+
+def layer_sizes(sizes: object) -> tuple[int, ...]:
+    """Check layer sizes: two or more integers of 1 or more, inputs first."""
+    if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(sizes, Iterable):
+        raise TypeError(
+            f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}"
+        )
+    given = tuple(sizes)
+    if len(given) < 2:
+        raise ValueError(
+            f"{OWNER}: layer_sizes needs at least the inputs and the outputs, got {given!r}"
+        )
+    return tuple(
+        scalars.positive_integer(OWNER, f"layer_sizes[{i}]", n) for i, n in enumerate(given)
+    )
+
+
+def activation(rule: object) -> activations.ActivationRule:
+    """Return the rule that a name stands for, or check a rule of the user's own."""
+    if isinstance(rule, str):
+        name = activations.ALIASES.get(rule, rule)
+        scalars.known(OWNER, "activation", name, activations.RULES)
+        return activations.RULES[name]
+    return _own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
+
+
+def hidden_activations(given: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
+    """Return one rule per hidden layer, from one name or rule or from one for each."""
+    if isinstance(given, str) or callable(given):
+        return (activation(given),) * n_hidden
+    if not isinstance(given, Sequence):
+        raise TypeError(
+            f"{OWNER}: activation must be a name, a function, or one of them per hidden layer, "
+            f"got {given!r}"
+        )
+    if len(given) != n_hidden:
+        raise ValueError(
+            f"{OWNER}: activation names {len(given)} layers, but layer_sizes has {n_hidden} hidden"
+        )
+    return tuple(activation(rule) for rule in given)
+
+
+def loss(given: object) -> losses.Loss:
+    """Return the loss that a name stands for, or check one of the user's own."""
+    if isinstance(given, str):
+        scalars.known(OWNER, "loss", given, losses.LOSSES)
+        return losses.LOSSES[given]
+    if isinstance(given, losses.Loss):
+        return given if given in losses.LOSSES.values() else _own_loss(given)
+    form = "loss(prediction, target) -> (value, slope)"
+    return losses.Loss(_own_rule("loss", form, given, 2, 2))
+
+
+def _own_loss(given: losses.Loss) -> losses.Loss:
+    if given.link is not None:
+        scalars.known(OWNER, "link", given.link, links.LINKS)
+    scalars.known("Loss", "targets", given.targets, get_args(losses.Targets))
+    scalars.known("Loss", "over_outputs", given.over_outputs, ("mean", "sum"))
+    if scalars.boolean("Loss", "by_row", given.by_row):
+        _function("loss", "rule(outputs, targets, slopes, values)", given.rule)
+    else:
+        _own_rule("loss", "rule(output, target) -> (value, slope)", given.rule, 2, 2)
+    return given
+
+
+def output_activation(
+    given: object, name: str, function: losses.Loss
+) -> tuple[activations.ActivationRule, links.Link]:
+    """Return the output layer's rule and the link to predictions, or say that they do not fit."""
+    if function.link is None:
+        if isinstance(given, str) and given in links.LINKS and given not in activations.RULES:
+            owner = next(loss for loss, its in losses.LOSSES.items() if its.link == given)
+            raise ValueError(
+                f"{OWNER}: unknown activation {given!r} of the loss {name!r}; it comes with "
+                f"loss={owner!r}"
+            )
+        rule = activation("identity" if given is None else given)
+        return rule, links.LINKS["identity"]
+    alias = activations.ALIASES.get(given, given) if isinstance(given, str) else given
+    if alias is not None and alias != function.link:
+        raise ValueError(
+            f"{OWNER}: the loss {name!r} owns its output link {function.link!r}; "
+            f"output_activation must be None or {function.link!r}, got {given!r}"
+        )
+    return activation("identity"), links.LINKS[function.link]
+
+
+def optimizer(given: object) -> optimizers.Optimizer:
+    """Return the optimizer that a name or an update rule stands for, or check the one given."""
+    if isinstance(given, str):
+        scalars.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS)
+        return optimizers.OPTIMIZERS[given]()
+    # One of ours first: to look for a protocol's members takes a seventh of making a net.
+    if type(given) in optimizers.OPTIMIZERS.values():
+        return cast(optimizers.Optimizer, given)
+    if isinstance(given, optimizers.Custom):
+        form = "rule(w, g, m, v, rate, *constants) -> (w, m, v)"
+        _own_rule("optimizer", form, given.rule, 5 + len(given.constants), 3)
+    if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
+        return given
+    if callable(given) and not isinstance(given, type):
+        form = "optimizer(w, g, m, v, rate) -> (w, m, v)"
+        return optimizers.Custom(_own_rule("optimizer", form, given, 5, 3))
+    raise TypeError(
+        f"{OWNER}: optimizer must be a name, an optimizer such as Adam(), or an update rule, "
+        f"got {given!r}; known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
+    )
+
+
+def penalty_terms(
+    l2: object, l1: object, more: object
+) -> tuple[tuple[penalties.PenaltyRule, float], ...]:
+    """Return pairs of a penalty's rule and its strength, those of strength 0 left out."""
+    if more is not None and not isinstance(more, Mapping):
+        raise TypeError(
+            f"{OWNER}: penalties must be a mapping of names or functions to strengths, got {more!r}"
+        )
+    terms = []
+    for key, strength in [("l2", l2), ("l1", l1), *(more or {}).items()]:
+        name = key if isinstance(key, str) else getattr(key, "__name__", "penalty")
+        rule, number = _penalty(key), scalars.non_negative(OWNER, name, strength)
+        if number > 0:
+            terms.append((rule, number))
+    return tuple(terms)
+
+
+def _penalty(key: object) -> penalties.PenaltyRule:
+    if isinstance(key, str):
+        scalars.known(OWNER, "penalty", key, penalties.RULES)
+        return penalties.RULES[key]
+    return _own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
+
+
+def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
+    """Check that the parameters can be had, and beside them a layer as it is drawn, in float64."""
+    largest = max(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
+    n_bytes = layout.n_parameters * kind.itemsize + 9 * largest
+    what = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
+    memory.require(n_bytes, OWNER, what)
+
+
+def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
+    """Return an initializer per layer: the one given, or the default of the layer's activation."""
+    if given is None:
+        names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
+        return [initializers.RULES[name] for name in names]
+    if isinstance(given, str):
+        scalars.known(OWNER, "initializer", given, initializers.RULES)
+        return [initializers.RULES[given]] * len(rules)
+    if not callable(given):
+        raise TypeError(f"{OWNER}: initializer must be a name or a function, got {given!r}")
+    return [given] * len(rules)
+
+
+def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> None:
+    """Write what an initializer makes of a layer's shape to the layer, checked."""
+    weights = np.asarray(rule(generator, out.shape))
+    if weights.shape != out.shape or weights.dtype.kind not in "fiub":
+        raise _no_weights(rule, out, f"{weights.dtype} of shape {weights.shape}")
+    with np.errstate(over="ignore"):
+        out[:] = weights
+    if not (good := np.isfinite(out)).all():
+        raise _no_weights(rule, out, str(out[~good][0]))
+
+
+def _no_weights(rule: Any, out: Array, got: str) -> ValueError:
+    """Return the error; made for every layer, its words took a tenth of making a small net."""
+    return ValueError(
+        f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite {out.dtype} "
+        f"numbers of shape {out.shape}, got {got}"
+    )
+
+
+def dtype(given: Any) -> np.dtype[Any]:
+    """Check a dtype: float32 or float64."""
+    try:
+        kind = np.dtype(given)
+    except TypeError:
+        kind = np.dtype(object)
+    if given is None or kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"{OWNER}: dtype must be 'float32' or 'float64', got {given!r}")
+    return kind
+
+
+def generator(seed: Any) -> np.random.Generator:
+    """Return NumPy's generator of this seed."""
+    try:
+        if isinstance(seed, bool | np.bool_):
+            raise TypeError("it would do as 0 or 1")
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{OWNER}: seed must be None, an integer of 0 or more, a SeedSequence or a Generator, "
+            f"got {seed!r}"
+        ) from error
+
+
+def device(given: object) -> str:
+    """Check a device's name; whether there is one is not looked at."""
+    number = given.removeprefix("cuda:") if isinstance(given, str) else ""
+    numbered = given != number and number.isascii() and number.isdigit()
+    if given not in ("cpu", "cuda") and not numbered:
+        raise ValueError(
+            f"{OWNER}: unknown device {given!r}; known: cpu, cuda, cuda:0, cuda:1, ..."
+        )
+    return str(given)
+
+
+def own_rules(given: object, who: str) -> Mapping[str, Any]:
+    """Check the mapping that brings a user's rules back: names to functions."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{who}: rules must be a mapping of names to rules, got {given!r}")
+    return given
+
+
+def _own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int) -> Any:
+    """Check a user's rule by calling it uncompiled."""
+    _function(kind, form, rule)
+    try:
+        result = getattr(rule, "py_func", rule)(*[np.float64(0.5)] * n_arguments)
+    except Exception as error:
+        raise TypeError(
+            f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
+        ) from error
+    if not isinstance(result, tuple) or len(result) != n_results or not all(map(_scalar, result)):
+        raise TypeError(f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}")
+    return rule
+
+
+def _function(kind: str, form: str, rule: Any) -> None:
+    if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
+        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}")
+
+
+def _scalar(value: object) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"  # type: ignore[arg-type]

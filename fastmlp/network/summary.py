@@ -1,0 +1,86 @@
+"""A net in words: its repr and its summary."""
+
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import Optimizer
+
+HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
+LEFT_COLUMNS = (0, 3)
+
+
+class Description(NamedTuple):
+    """What is told of a net.
+
+    Attributes
+    ----------
+    loss, output : str
+        The names of the loss, and of the output layer's activation or link.
+    """
+
+    network: Network
+    optimizer: Optimizer
+    loss: str
+    output: str
+    n_steps: int
+
+    def short(self) -> str:
+        """Return the net in one line, as the call that would make it."""
+        network, hidden = self.network, self._hidden()
+        shown = hidden[0] if len({*hidden}) == 1 else hidden
+        activation = f"activation={shown!r}, " if hidden else ""
+        penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
+        return (
+            f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
+            f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}, "
+            f"dtype={network.dtype.name!r})"
+        )
+
+    def table(self) -> str:
+        """Return the layers as a table, and the settings in the line below it."""
+        layout, names = self.network.layout, [*self._hidden(), self.output]
+        rows: list[tuple[str, ...]] = [HEADER]
+        for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
+            kind = "hidden" if i < layout.n_layers - 1 else "output"
+            rows.append((kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}"))
+        penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
+        settings = (
+            f"{layout.n_parameters:,} parameters, {self.network.dtype}; loss {self.loss}{penalty}; "
+            f"{_brief(self.optimizer)}; {self.n_steps:,} steps done"
+        )
+        return "\n".join([*_align(rows), settings])
+
+    def _hidden(self) -> list[str]:
+        return [name_of(rule) for rule in self.network.activations[:-1]]
+
+
+def name_of(rule: Any) -> str:
+    """Return the name of a rule, or the name itself."""
+    return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i in LEFT_COLUMNS else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _brief(optimizer: Optimizer) -> str:
+    """Return the optimizer with its learning rate, and what else is not the default."""
+    if not is_dataclass(optimizer):
+        return repr(optimizer)
+    told = []
+    for field in fields(optimizer):
+        value = getattr(optimizer, field.name)
+        if field.name == "learning_rate" or value != field.default:
+            shown = name_of(value) if field.name == "rule" else repr(value)
+            told.append(f"{field.name}={shown}")
+    return f"{type(optimizer).__name__}({', '.join(told)})"

@@ -1,0 +1,1 @@
+"""What is computed: activations, losses, links, penalties, updates and their tables."""

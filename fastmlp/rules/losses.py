@@ -1,0 +1,151 @@
+"""Losses: each takes an output and its target, and returns its value and its slope.
+
+A loss either takes the net's prediction, after any output activation (`link` is None), or owns
+its output link and takes the raw output: softmax with cross-entropy, the logistic function with
+binary cross-entropy, the exponential with poisson. Then value and slope are one stable formula.
+
+To add one: write the function and give it a row in `LOSSES`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from fastmlp.rules.elementary import exp, exponentials, log, log1p, logistic, softplus
+
+Pair = tuple[float, float]
+Targets = Literal["real", "unit", "count", "classes"]
+
+
+class Loss(NamedTuple):
+    """A loss: its rule and how a net uses it.
+
+    Parameters
+    ----------
+    rule : callable
+        ``rule(output, target) -> (value, slope)`` on scalars or, with `by_row`,
+        ``rule(outputs, targets, slopes, values)`` on rows: the first three have shape
+        (n_rows, n), and the rule writes `slopes` and `values`, one a row. Columns lie together:
+        loops along rows, inside of loops along columns, vectorise.
+    link : str, optional
+        The name of the inverse link that the loss owns. None: the loss takes the prediction,
+        and the net may have any output activation.
+    targets : {"real", "unit", "count", "classes"}
+        Which targets make sense: any number, one in [0, 1], one of 0 or more, or class labels
+        (integers, or one-hot rows).
+    by_row : bool
+        Whether `rule` takes whole rows.
+    over_outputs : {"mean", "sum"}
+        How the values of a row's outputs become one.
+
+    `MLP` checks it, and raises a TypeError or a ValueError where a part is not what it must be.
+
+    Examples
+    --------
+    >>> from fastmlp import MLP, Loss
+    >>> def squared_log_error(raw, target):
+    ...     error = raw - target
+    ...     return error * error, error + error
+    >>> net = MLP((2, 4, 1), loss=Loss(squared_log_error, link="exp", over_outputs="sum"))
+    >>> net
+    MLP((2, 4, 1), activation='relu', output_activation='exp', loss='squared_log_error', ...)
+    """
+
+    rule: Callable[..., Any]
+    link: str | None = None
+    targets: Targets = "real"
+    by_row: bool = False
+    over_outputs: Literal["mean", "sum"] = "mean"
+
+
+def mse(prediction: float, target: float) -> Pair:
+    """L = (p - y)^2, the squared error."""
+    error = prediction - target
+    return error * error, error + error
+
+
+def mae(prediction: float, target: float) -> Pair:
+    """L = abs(p - y), the absolute error, with slope 0 where it is 0."""
+    error = prediction - target
+    zero, one = type(error)(0), type(error)(1)
+    return abs(error), (one if error > zero else -one if error < zero else zero)
+
+
+def huber(prediction: float, target: float) -> Pair:
+    """L = (p - y)^2 / 2 within 1 of the target, abs(p - y) - 1/2 beyond. Huber (1964)."""
+    error = prediction - target
+    one, half = type(error)(1), type(error)(0.5)
+    inside = -one if error < -one else one if error > one else error
+    return inside * (error - half * inside), inside
+
+
+def binary_cross_entropy(raw: float, target: float) -> Pair:
+    """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw)).
+
+    Written y softplus(-raw) + (1 - y) softplus(raw): softplus(raw) - y raw would cancel to 0 where
+    the net is right and sure.
+    """
+    one = type(raw)(1)
+    return target * softplus(-raw) + (one - target) * softplus(raw), logistic(raw) - target
+
+
+def poisson(raw: float, target: float) -> Pair:
+    """L = y log(y / p) - y + p, with p = exp(raw): half the Poisson deviance, 0 at p = y.
+
+    NaN where y is negative, as its logarithm is.
+    """
+    zero, one = type(raw)(0), type(raw)(1)
+    p = exp(raw)
+    return p - target + target * (log(target if target != zero else one) - raw), p - target
+
+
+def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
+    """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label.
+
+    log sum_j exp(raw_j) is taken as peak + log1p(the others), which keeps the digits of a small
+    loss; the peak is subtracted from the target's output before anything is added to it.
+    """
+    n_rows, n = raw.shape
+    one = type(raw[0, 0])(1)
+    exponentials(raw, slope)
+    # Of the others' sum, without the peak's one: it is exact where the others are small.
+    for r in range(n_rows):
+        value[r] = -1.0
+    for j in range(n):
+        for r in range(n_rows):
+            value[r] += 1.0 if slope[r, j] == one else 0.0
+    for j in range(n):
+        for r in range(n_rows):
+            value[r] += 0.0 if slope[r, j] == one else slope[r, j]
+    for j in range(n):
+        for r in range(n_rows):
+            slope[r, j] /= one + type(one)(value[r])
+    for r in range(n_rows):
+        value[r] = log1p(type(one)(value[r]))
+    for r in range(n_rows):
+        peak = raw[r, 0]
+        for j in range(1, n):
+            peak = raw[r, j] if raw[r, j] > peak else peak
+        if target.shape[1] == 1:
+            label = int(target[r, 0])
+            slope[r, label] -= one
+            value[r] += peak - raw[r, label]
+        else:
+            mass, loss, rest = type(one)(0), type(one)(0), type(one)(value[r])
+            for j in range(n):
+                mass += target[r, j]
+                loss += target[r, j] * (rest + (peak - raw[r, j]))
+            for j in range(n):
+                slope[r, j] = slope[r, j] * mass - target[r, j]
+            value[r] = loss
+
+
+LOSSES: dict[str, Loss] = {
+    "mse": Loss(mse),
+    "mae": Loss(mae),
+    "huber": Loss(huber),
+    "binary_cross_entropy": Loss(binary_cross_entropy, link="sigmoid", targets="unit"),
+    "cross_entropy": Loss(
+        cross_entropy, link="softmax", targets="classes", by_row=True, over_outputs="sum"
+    ),
+    "poisson": Loss(poisson, link="exp", targets="count"),
+}

@@ -1,0 +1,78 @@
+"""What an optimizer is, and what those of ours are made of."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.rules.updates import UpdateRule
+from fastmlp.validation import scalars
+
+Rates = NDArray[np.float64]
+
+
+class Schedule(Protocol):
+    """A learning rate that changes: from step numbers (from 0) and their total to rates."""
+
+    def __call__(self, steps: NDArray[np.int64], total: int, /) -> Rates: ...
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """What a net needs of an optimizer.
+
+    `coefficients` takes the number of the first step (from 1) and the learning rates of it and
+    those that follow, shape (n_steps,), and returns shape (n_steps, n_coefficients).
+    """
+
+    @property
+    def learning_rate(self) -> "float | Schedule": ...
+
+    @property
+    def rule(self) -> UpdateRule: ...
+
+    def coefficients(self, first_step: int, rates: Rates) -> Rates: ...
+
+
+def columns(rates: Rates, *columns: Any) -> Rates:
+    """Stack numbers and arrays of shape (n_steps,) into shape (n_steps, n_columns)."""
+    table = np.empty((len(rates), len(columns)))
+    for j, column in enumerate(columns):
+        table[:, j] = column
+    return table
+
+
+def powers(base: float, t: NDArray[np.int64]) -> Rates:
+    """Return ``base**t`` for t of 1 or more, to rounding of 1: a tenth of NumPy's time."""
+    return np.exp(t * np.log(base)) if base > 0 else np.zeros(len(t))
+
+
+def check_learning_rate(optimizer: Any) -> None:
+    """Check that it is a number above 0, or a schedule."""
+    name, rate = type(optimizer).__name__, optimizer.learning_rate
+    if isinstance(rate, type):
+        wanted = f"{rate.__name__}(...)"
+        raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {wanted}")
+    if not callable(rate):
+        expected = "a finite number above 0 or a schedule"
+        number = scalars.real(name, "learning_rate", rate, expected, scalars.is_positive(rate))
+        object.__setattr__(optimizer, "learning_rate", number)
+
+
+def check_settings(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
+    """Check settings, and hold them as Python's numbers: 1 - float32(0.9) is not 1 - 0.9."""
+    for name in names:
+        value = check(type(optimizer).__name__, name, getattr(optimizer, name))
+        object.__setattr__(optimizer, name, value)
+
+
+def finite_numbers(owner: str, name: str, value: object) -> tuple[float, ...]:
+    """Check a sequence of finite numbers."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{owner}: {name} must be a tuple of numbers, got {value!r}")
+    expected = "finite"
+    return tuple(
+        scalars.real(owner, f"{name}[{i}]", number, expected, scalars.is_finite(number))
+        for i, number in enumerate(value)
+    )

@@ -1,0 +1,105 @@
+"""Update rules: how one step changes one parameter, the inner formula of each optimizer.
+
+Each takes a parameter w, its gradient g, two numbers of state (m, v) that start at 0 and the
+coefficients of the step, and returns the new (w, m, v).
+"""
+
+from collections.abc import Callable
+
+from fastmlp.rules.elementary import sqrt
+
+Triple = tuple[float, float, float]
+UpdateRule = Callable[..., Triple]
+
+
+def sgd(w: float, g: float, m: float, v: float, rate: float) -> Triple:
+    """w <- w - rate g."""
+    return w - rate * g, m, v
+
+
+def sgd_momentum(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
+    """m <- momentum m - rate g; w <- w + m."""
+    m = momentum * m - rate * g
+    return w + m, m, v
+
+
+def sgd_nesterov(w: float, g: float, m: float, v: float, rate: float, momentum: float) -> Triple:
+    """m <- momentum m - rate g; w <- w + momentum m - rate g."""
+    m = momentum * m - rate * g
+    return w + (momentum * m - rate * g), m, v
+
+
+def rmsprop(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_v: float,
+    momentum: float,
+    epsilon: float,
+) -> Triple:
+    """v is a running mean of g^2; m <- momentum m + g / (sqrt(v) + epsilon); w <- w - rate m."""
+    v = v + gain_v * (g * g - v)
+    m = momentum * m + g / (sqrt(v) + epsilon)
+    return w - rate * m, m, v
+
+
+def adagrad(w: float, g: float, m: float, v: float, rate: float, epsilon: float) -> Triple:
+    """v <- v + g^2; w <- w - rate g / (sqrt(v) + epsilon)."""
+    v = v + g * g
+    return w - rate * g / (sqrt(v) + epsilon), m, v
+
+
+def adam(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_m: float,
+    gain_v: float,
+    epsilon: float,
+) -> Triple:
+    """m and v are running means of g and g^2; w <- w - rate m / (sqrt(v) + epsilon)."""
+    m = m + gain_m * (g - m)
+    v = v + gain_v * (g * g - v)
+    return w - rate * m / (sqrt(v) + epsilon), m, v
+
+
+def adamw(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_m: float,
+    gain_v: float,
+    epsilon: float,
+    keep: float,
+) -> Triple:
+    """Adam's step from keep w, with keep = 1 - rate weight_decay."""
+    m = m + gain_m * (g - m)
+    v = v + gain_v * (g * g - v)
+    return keep * w - rate * m / (sqrt(v) + epsilon), m, v
+
+
+def nadam(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate_m: float,
+    rate_g: float,
+    gain_m: float,
+    gain_v: float,
+    epsilon: float,
+) -> Triple:
+    """Adam's m and v; w <- w - (rate_m m + rate_g g) / (sqrt(v) + epsilon)."""
+    m = m + gain_m * (g - m)
+    v = v + gain_v * (g * g - v)
+    return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
+
+
+# How many of (m, v) a rule uses, in this order; two where it is not listed.
+N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}

@@ -1,0 +1,136 @@
+"""Rules, losses, optimizers and schedules as names in JSON, and back.
+
+What the library defines is spelled by its name, with its settings beside it. What is the user's
+own is spelled ``{"own": name}``, and comes back by a mapping of such names to the things: code is
+never written, nor run from what is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from fastmlp.rules.losses import LOSSES, Loss
+from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
+from fastmlp.rules.schedules import SCHEDULES
+from fastmlp.validation import scalars
+
+Own = Mapping[str, Any]
+OWNER = "rules"
+# A schedule may hold a schedule.
+MAX_DEPTH = 8
+CUSTOM = "custom"
+
+
+def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
+    """Spell a rule: its name in the table, or that it is the user's own.
+
+    Raises
+    ------
+    ValueError
+        Where a rule of the user's own has no name by which it could be found again.
+    """
+    for name, known in table.items():
+        if known is rule:
+            return name
+    name = getattr(rule, "__name__", type(rule).__name__)
+    if not name.isidentifier():
+        raise ValueError(
+            f"the rule {name!r} has no name to be found again by; define it with `def`, and "
+            "give it to whoever loads the file, as rules={'name': function}"
+        )
+    return {"own": name}
+
+
+def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> Any:
+    """Return the rule, or the thing of the user's own, that is spelled so."""
+    if isinstance(spelled, str):
+        scalars.known("file", kind, spelled, table)
+        return table[spelled]
+    (key, name), *_ = spelled.items()
+    if key != "own" or len(spelled) != 1 or not isinstance(name, str):
+        raise ValueError(f"{spelled!r} does not spell a {kind}")
+    if name not in own:
+        raise ValueError(
+            f"the {kind} {name!r} is a rule of somebody's own, and no file holds code; give it: "
+            f"rules={{{name!r}: ...}}"
+        )
+    return own[name]
+
+
+def of_loss(loss: Loss) -> Any:
+    """Spell a loss; one of the user's own comes back with all its settings, as a `Loss`."""
+    for name, known in LOSSES.items():
+        if known == loss:
+            return name
+    if any(known.rule is loss.rule for known in LOSSES.values()):
+        raise ValueError(
+            f"a Loss of fastmlp's rule {loss.rule.__name__!r} with settings of one's own has no "
+            "name; write a function that calls the rule, and give Loss that one"
+        )
+    return of_rule(loss.rule, {})
+
+
+def of_optimizer(optimizer: Optimizer) -> Any:
+    """Spell an optimizer with its settings, and its schedule with those of its own."""
+    names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
+    if type(optimizer) not in names:
+        return of_rule(optimizer, {})
+    return {"name": names[type(optimizer)], **_settings(optimizer)}
+
+
+def optimizer_from(spelled: Any, own: Own) -> Optimizer:
+    """Return the optimizer that is spelled so; its settings are checked as ever."""
+    if "own" in spelled:
+        found: Optimizer = rule_from(spelled, {}, "optimizer", own)
+        return found
+    settings = dict(spelled)
+    name = settings.pop("name")
+    scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
+    settings["learning_rate"] = _schedule_from(settings["learning_rate"], own, MAX_DEPTH)
+    if name != CUSTOM:
+        made: Optimizer = OPTIMIZERS[name](**settings)
+        return made
+    rule = rule_from(settings.pop("rule"), {}, "optimizer's rule", own)
+    return Custom(rule, constants=tuple(settings.pop("constants")), **settings)
+
+
+def completed(spelled: Any) -> Any:
+    """Return what is spelled with the settings that have come since, at their defaults."""
+    if not isinstance(spelled, dict):
+        return spelled
+    told = {name: completed(value) for name, value in spelled.items()}
+    kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
+    known = fields(kinds[told["name"]]) if told.get("name") in kinds else ()
+    return told | {f.name: _setting(f.default) for f in known if f.name not in told}
+
+
+def _settings(thing: Any) -> dict[str, Any]:
+    return {field.name: _setting(getattr(thing, field.name)) for field in fields(thing)}
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [float(number) for number in value]
+    return _of_schedule(value) if callable(value) else value
+
+
+def _of_schedule(schedule: Any) -> Any:
+    name = type(schedule).__name__
+    if SCHEDULES.get(name) is type(schedule):
+        return {"name": name, **_settings(schedule)}
+    return of_rule(schedule, {})
+
+
+def _schedule_from(spelled: Any, own: Own, depth: int) -> Any:
+    if not isinstance(spelled, dict):
+        return spelled
+    if "own" in spelled:
+        return rule_from(spelled, {}, "schedule", own)
+    if depth == 0:
+        raise ValueError(f"more than {MAX_DEPTH} schedules in one another")
+    settings = dict(spelled)
+    name = settings.pop("name")
+    scalars.known("file", "schedule", name, SCHEDULES)
+    if "schedule" in settings:
+        settings["schedule"] = _schedule_from(settings["schedule"], own, depth - 1)
+    return SCHEDULES[name](**settings)

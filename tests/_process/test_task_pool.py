@@ -1,0 +1,214 @@
+"""The pool: order, shares, errors, tasks that come late, and its end."""
+
+import threading
+import time
+import warnings
+from typing import Any
+
+import pytest
+
+from fastmlp._process import task_pool
+from fastmlp._process.task_pool import Pool, Stopped, Task
+from fastmlp._process.warnings import warn, warn_at
+
+
+def test_outcomes_come_in_the_order_given() -> None:
+    tasks = [Task(i % 3, lambda i=i: i * i) for i in range(10)]
+    outcomes = Pool(3).run(tasks)
+    assert [outcome.result for outcome in outcomes if outcome] == [i * i for i in range(10)]
+
+
+def test_no_tasks_and_more_threads_than_tasks() -> None:
+    assert Pool(2).run([]) == []
+    assert Pool(50).run([Task(1, threading.active_count)])[0] is not None
+
+
+def test_warnings_are_collected_by_task_and_thread() -> None:
+    def work(i: int) -> None:
+        warn(f"from {i}", UserWarning)
+        warn_at(f"at {i}", RuntimeWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outcomes = Pool(2).run([Task(1, lambda i=i: work(i)) for i in range(4)])
+    for i, outcome in enumerate(outcomes):
+        assert outcome is not None
+        assert outcome.warnings == [(f"from {i}", UserWarning), (f"at {i}", RuntimeWarning)]
+    with pytest.warns(RuntimeWarning, match="at 7") as caught:
+        warn_at("at 7", RuntimeWarning, stacklevel=1)
+    assert caught[0].filename == __file__
+
+
+def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:
+    ended: list[str] = []
+
+    def endless() -> None:
+        try:
+            while True:
+                task_pool.check()
+                time.sleep(0.001)
+        except Stopped:
+            ended.append("stopped")
+            raise
+
+    def fail() -> None:
+        raise LookupError("no such thing")
+
+    waiting = [Task(0, lambda: ended.append("never"))]
+    with pytest.raises(LookupError, match="no such thing") as caught:
+        Pool(2).run([Task(2, endless), Task(1, fail), *waiting], "fit")
+    assert caught.value.__notes__ == ["in fit 1"]
+    assert ended == ["stopped"]
+
+
+def test_a_pool_in_a_task_ends_with_it() -> None:
+    begun, ended = threading.Event(), list[str]()
+
+    def endless() -> None:
+        begun.set()
+        limit = time.monotonic() + 10
+        while time.monotonic() < limit:
+            task_pool.check()
+            time.sleep(0.001)
+        ended.append("by itself")
+
+    def inner() -> None:
+        Pool(2).run([Task(1, endless), Task(1, endless)])
+        ended.append("inner")
+
+    def fail() -> None:
+        begun.wait(10)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        Pool(2).run([Task(1, inner), Task(1, fail)])
+    assert not ended
+
+
+def test_tasks_that_wait_in_a_pool_that_is_to_end_begin_and_can_say_so() -> None:
+    told: list[str] = []
+
+    def tell(release: threading.Event) -> None:
+        try:
+            release.wait(10)
+            task_pool.check()
+        except Stopped:
+            told.append("stopped")
+
+    def inner() -> None:
+        crew, release = Pool(1), threading.Event()
+        crew.begin([Task(1, lambda: tell(release)) for _ in range(3)])
+        failed.wait(10)
+        limit = time.monotonic() + 10
+        while not crew.stopping and time.monotonic() < limit:
+            time.sleep(0.001)
+        release.set()
+        while crew._waiting and time.monotonic() < limit:
+            time.sleep(0.001)
+        crew.end()
+
+    def fail() -> None:
+        failed.set()
+        raise LookupError
+
+    failed = threading.Event()
+    with pytest.raises(LookupError):
+        Pool(2).run([Task(1, inner), Task(1, fail)])
+    assert told == ["stopped"] * 3
+
+
+def test_an_exit_in_the_caller_ends_all_threads() -> None:
+    crew = Pool(2)
+
+    def endless() -> None:
+        while True:
+            task_pool.check()
+            time.sleep(0.001)
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    crew._wait = leave  # type: ignore[method-assign]
+    before = threading.active_count()
+    with pytest.raises(SystemExit):
+        crew.run([Task(1, endless), Task(1, endless)])
+    assert threading.active_count() == before
+    assert not crew.interrupted
+
+
+def test_interruption_leaves_no_outcome_of_what_had_not_begun() -> None:
+    crew = Pool(1)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    release = threading.Event()
+    crew._wait = interrupt  # type: ignore[method-assign]
+    threading.Timer(0.05, release.set).start()
+    outcomes = crew.run([Task(2, lambda: release.wait(10)), Task(1, lambda: 1)])
+    assert crew.interrupted
+    assert outcomes[1] is None
+
+
+def test_a_task_may_add_another() -> None:
+    crew, done = Pool(2), []
+
+    def count(n: int) -> None:
+        done.append(n)
+        if n:
+            crew.add(Task(1, lambda: count(n - 1)))
+
+    crew.run([Task(1, lambda: count(3))])
+    assert done == [3, 2, 1, 0]
+    assert len(crew.outcomes) == 4
+
+
+def test_outside_of_a_pool_nothing_is_shared_nor_ended() -> None:
+    task_pool.check()
+    assert task_pool.share() is None
+    with task_pool.turn(), task_pool.turn():
+        pass
+
+
+def test_turns_are_taken_one_by_one() -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def take(i: int) -> Any:
+        with task_pool.turn():
+            inside.append(i)
+            most.append(len(inside))
+            time.sleep(0.001)
+            inside.remove(i)
+
+    Pool(4).run([Task(1, lambda i=i: take(i)) for i in range(8)])
+    assert set(most) == {1}
+
+
+def start_at_most(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process have no more than n threads beside its first one."""
+    start, begun = threading.Thread.start, list[threading.Thread]()
+
+    def limited(thread: threading.Thread) -> None:
+        if len(begun) == n:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_where_threads_run_out_those_that_run_do_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_at_most(1, monkeypatch)
+    pool = Pool(4)
+    outcomes = pool.run([Task(1.0, lambda i=i: i * i) for i in range(6)])
+    assert [outcome.result for outcome in outcomes if outcome] == [0, 1, 4, 9, 16, 25]
+    assert not pool.interrupted
+
+
+def test_where_there_is_no_thread_at_all_the_error_is_pythons(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start_at_most(0, monkeypatch)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Pool(2).run([Task(1.0, int)] * 3)

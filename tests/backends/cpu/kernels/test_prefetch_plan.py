@@ -1,0 +1,152 @@
+"""What memory is asked for ahead of its use: each line once, and only of what there is."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from panelled import block
+
+from fastmlp import MLP
+from fastmlp.backends.cpu import trainer
+from fastmlp.backends.cpu.kernels.prefetch_plan import want
+from fastmlp.backends.cpu.plan.records import ALL, LAYER, NET, TILE, Addresses, address, make_plan
+from fastmlp.backends.cpu.plan.workspace import make_workspace
+from fastmlp.backends.cpu.session import Session, _asks_rows
+from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
+from fastmlp.backends.cpu.simd.target import LINE_BYTES
+from fastmlp.compiler import Block, row, stack
+from fastmlp.network.parameter_layout import make_layout
+
+LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
+
+
+@pytest.fixture(scope="module")
+def look() -> Block:
+    """The block that copies the record of what tile t wants, of zeros if that is nothing."""
+    n_words = STREAMS_BYTES // 8
+
+    def copy_wanted(net_address: Any, t: Any, target: Any) -> None:
+        wanted, net = stack(STREAMS_BYTES), row(net_address, 1, NET)[0]
+        words, copied = row(wanted, n_words, np.int64), row(target, n_words, np.int64)
+        piece = row(net.tiles, net.n_tiles, TILE)[t]
+        layer = row(net.layers, net.n_layers, LAYER)[piece.layer]
+        w = net.parameters + piece.down
+        found = want(net, t, piece, layer, w, wanted, LANES * SIZE, LANES)
+        for i in range(n_words):
+            copied[i] = words[i] if found else 0
+
+    return block(copy_wanted)
+
+
+class Scene:
+    """A plan in the midst of an epoch, and where its rows and their order are."""
+
+    def __init__(self, *, members: int = 1, halved: int = 0) -> None:
+        layout = make_layout((N_IN, 40, 3))
+        self.buffers = make_workspace(layout, BATCH, 1, np.float64, LANES, train=True)
+        blocks = Addresses([0, 0], [0, 0], n_moments=2)
+        self.plan = make_plan(layout, self.buffers, blocks, members=members, halved=halved)
+        self.net = self.plan.net[0]
+        self.x = np.zeros((N_ROWS, N_IN))
+        self.order = np.random.default_rng(0).permutation(N_ROWS)
+        self.net.x, self.net.asks_rows, self.net.n_rows = address(self.x), 1, BATCH
+        self.at(0)
+
+    def at(self, first: int) -> None:
+        """Have the rows from that number in the order on at work."""
+        self.net.index = address(self.order, first)
+        self.net.order_stop = address(self.order) + self.order.nbytes
+
+    def wanted(self, look: Block) -> list[tuple[int, int]]:
+        """What all tiles want: where pieces of memory begin, and their lines."""
+        found = []
+        for t in range(self.net.n_tiles):
+            words = np.zeros(STREAMS_BYTES // 8, np.int64)
+            look(address(self.plan.net), t, address(words))
+            found += [(int(place), int(words[1])) for place in words[2 : 2 + words[0]]]
+        return found
+
+    def places(self, rows: Any, first_feature: int = 0) -> list[int]:
+        """Where these rows of X begin, from a feature on."""
+        return [address(self.x, int(r) * N_IN + first_feature) for r in rows]
+
+
+def lines_of(n_numbers: int) -> int:
+    return -(-n_numbers * SIZE // LINE_BYTES)
+
+
+@pytest.mark.parametrize("first", [0, BATCH, 2 * BATCH])
+def test_all_rows_of_the_next_batch_are_asked_for_once(look: Block, first: int) -> None:
+    scene = Scene()
+    scene.at(first)
+    found = scene.wanted(look)
+    # The last batch of the order is shorter.
+    following = scene.order[first + BATCH : first + 2 * BATCH]
+    assert sorted(place for place, _ in found) == sorted(scene.places(following))
+    assert {n_lines for _, n_lines in found} == {lines_of(N_IN)}
+
+
+def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
+    scene = Scene(members=2, halved=1)
+    scene.net.divided = 1
+    found, middle, rows = scene.wanted(look), int(scene.net.middle), scene.order[BATCH : 2 * BATCH]
+    assert 0 < middle < N_IN
+    expected = {(place, lines_of(middle)) for place in scene.places(rows)}
+    expected |= {(place, lines_of(N_IN - middle)) for place in scene.places(rows, middle)}
+    assert sorted(found) == sorted(expected)
+    half = len(found) // 2
+    assert {place for place, _ in found[:half]} == set(scene.places(rows))
+
+
+@pytest.mark.parametrize("order_stop", [0, "this batch's end"])
+def test_where_no_batch_follows_nothing_is_asked_for(look: Block, order_stop: Any) -> None:
+    scene = Scene()
+    scene.net.order_stop = 0 if order_stop == 0 else address(scene.order, BATCH)
+    assert scene.wanted(look) == []
+
+
+def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block) -> None:
+    scene = Scene()
+    net = scene.net
+    state = [np.zeros_like(scene.buffers.parameters) for _ in range(2)]
+    net.past, net.update, net.m, net.v = ALL, 1, address(state[0]), address(state[1])
+    found = scene.wanted(look)
+    seen = [
+        np.zeros(array.nbytes // LINE_BYTES, int) for array in (scene.buffers.parameters, *state)
+    ]
+    for place, n_lines in found:
+        for base, count in zip((net.parameters, net.m, net.v), seen, strict=True):
+            line = (place - base) // LINE_BYTES
+            if 0 <= line < len(count):
+                count[line : line + n_lines] += 1
+    weights = sum((p.last - p.first) * p.n_panels for p in scene.plan.tiles)
+    assert all(count.max() == 1 and count.sum() == weights for count in seen)
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "expected"),
+    [
+        ((10_000, 784), 200, True),
+        ((100, 784), 10, False),
+        ((1_000_000, 8), 32, False),
+        ((1_000_000, 8), 1, True),
+        ((1_000, 8), 1, False),
+    ],
+)
+def test_rows_are_asked_for_where_they_are_long_or_single_and_in_no_cache(
+    shape: tuple[int, int], batch: int, expected: bool
+) -> None:
+    assert _asks_rows(np.empty(shape, np.float32), batch) is expected
+
+
+def test_a_fit_leaves_no_order_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A gradient that is asked for later has none, and would read past its own rows.
+    made: list[Session] = []
+    monkeypatch.setattr(
+        trainer, "Session", lambda *a, **o: made.append(Session(*a, **o)) or made[-1]
+    )
+    trainer.TRAININGS.clear()
+    x = np.random.default_rng(0).normal(size=(20, 7))
+    MLP((7, 3, 1), seed=0).fit(x, x[:, 0], epochs=3, batch_size=6)
+    assert made
+    assert all(session.net["order_stop"] == 0 for session in made)

@@ -1,0 +1,199 @@
+"""A network's rules as blocks: which layer takes which form, and which rule is whose address."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import Net
+
+from fastmlp.backends.cpu.kernels import elementwise, rule_blocks
+from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU
+from fastmlp.compiler import block_of
+from fastmlp.network.spec import Network
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
+from fastmlp.rules.penalties import RULES as PENALTIES
+from fastmlp.rules.updates import N_MOMENTS
+
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def network_of(*names: str, dtype: str = "float64", **fields: Any) -> Network:
+    """A network with these activations, the last that of the output layer."""
+    net = Net((3, *[5] * len(names)), dtype=dtype).network
+    chosen = tuple(ACTIVATIONS[name] for name in names)
+    return net._replace(activations=chosen, **fields)
+
+
+def block_for(name: str, dtype: str = "float64") -> int:
+    return block_of(elementwise.activation_loop, dtype, ACTIVATIONS[name]).address
+
+
+def test_a_hidden_identity_is_linear_and_needs_no_block() -> None:
+    addresses, forms = rule_blocks.activations(network_of("identity", "identity"))
+    assert (addresses, forms) == ([0, 0], [LINEAR, LINEAR])
+
+
+def test_a_hidden_relu_is_fused() -> None:
+    addresses, forms = rule_blocks.activations(network_of("relu", "relu", "identity"))
+    assert (addresses, forms) == ([0, 0, 0], [RELU, RELU, LINEAR])
+
+
+def test_where_nothing_is_fused_a_relu_has_its_block() -> None:
+    addresses, forms = rule_blocks.activations(network_of("relu", "identity"), fused=False)
+    assert (addresses, forms) == ([block_for("relu"), 0], [RELU, LINEAR])
+
+
+@each_dtype
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"relu", "identity"}))
+def test_any_other_hidden_activation_is_a_block(name: str, dtype: str) -> None:
+    for fused in (False, True):
+        addresses, forms = rule_blocks.activations(
+            network_of(name, "identity", dtype=dtype), fused=fused
+        )
+        assert (addresses, forms) == ([block_for(name, dtype), 0], [BLOCK, LINEAR])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_output_layer_is_linear_and_its_activation_comes_after(name: str) -> None:
+    for fused in (False, True):
+        addresses, forms = rule_blocks.activations(network_of("tanh", name), fused=fused)
+        assert forms == [BLOCK, LINEAR]
+        assert addresses[-1] == (0 if name == "identity" else block_for(name))
+
+
+def relu(z: Any) -> Any:
+    """A rule of the user's, with the name of one of the library's but not its slope."""
+    return (z if z > 0 else type(z)(0)), type(z)(1)
+
+
+def test_a_rule_of_yours_is_never_fused() -> None:
+    network = network_of("relu", "identity")._replace(activations=(relu, ACTIVATIONS["identity"]))
+    addresses, forms = rule_blocks.activations(network)
+    assert forms == [BLOCK, LINEAR]
+    assert addresses[0] == block_of(elementwise.activation_loop, "float64", relu).address
+
+
+def test_no_block_has_the_address_that_stands_for_none() -> None:
+    assert all(block_for(name) != 0 for name in ACTIVATIONS)
+
+
+ALONE = """
+import numpy as np
+from fastmlp import MLP
+net = MLP((2, 3, 1), activation="tanh", output_activation="sigmoid", seed=0, dtype="float64")
+x = np.array([[1.0, -2.0]])
+first = net.predict(x)
+assert np.array_equal(first, net.predict(np.repeat(x, 9, axis=0))[:1])
+w, b = net.weights, net.biases
+expected = 1 / (1 + np.exp(-(np.tanh(x @ w[0] + b[0]) @ w[1] + b[1])))
+np.testing.assert_allclose(first, expected, rtol=1e-12)
+"""
+
+
+@pytest.mark.parametrize("disable", ["0", "1"])
+def test_the_first_block_of_a_process_is_called(disable: str, python: Any) -> None:
+    python(ALONE, NUMBA_DISABLE_JIT=disable)
+
+
+def test_without_output_neither_activation_nor_link_is_left() -> None:
+    network = network_of("tanh", "sigmoid", link=LINKS["softmax"])
+    raw = rule_blocks.without_output(network)
+    assert raw.activations == (ACTIVATIONS["tanh"], ACTIVATIONS["identity"])
+    assert raw.link is LINKS["identity"]
+    assert network.link is LINKS["softmax"]
+
+
+@each_dtype
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_has_the_block_of_its_rule(name: str, dtype: str) -> None:
+    rule, by_row = LINKS[name]
+    network = network_of("identity", dtype=dtype, link=LINKS[name])
+    assert (
+        rule_blocks.link(network)
+        == block_of(elementwise.link_loop, dtype, rule, by_row=by_row).address
+    )
+
+
+@each_dtype
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_has_the_block_of_its_rule(name: str, dtype: str) -> None:
+    loss = LOSSES[name]
+    network = network_of("identity", dtype=dtype, loss=loss)
+    options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
+    assert (
+        rule_blocks.loss(network)
+        == block_of(elementwise.loss_loop, dtype, loss.rule, **options).address
+    )
+
+
+def test_penalties_have_their_blocks_in_order() -> None:
+    names = sorted(PENALTIES, reverse=True)
+    network = network_of("identity", penalties=tuple((PENALTIES[n], 0.1) for n in names))
+    blocks = [block_of(elementwise.penalty_loop, "float64", PENALTIES[n]).address for n in names]
+    assert rule_blocks.penalties(network) == blocks
+
+
+def own_rule(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return w - rate * g, m + g, v + g * g
+
+
+FORMS: list[Any] = [
+    *(kind() for kind in OPTIMIZERS.values()),
+    SGD(momentum=0.9),
+    SGD(momentum=0.9, nesterov=True),
+    Custom(own_rule),
+]
+
+
+@each_dtype
+@pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+def test_an_optimizer_moves_the_state_of_its_rule_and_no_other(
+    optimizer: Any, dtype: str, rng: Any
+) -> None:
+    w, g, m = rng.normal(size=(3, 75)).astype(dtype)
+    v = rng.uniform(1, 2, size=75).astype(dtype)
+    constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
+    n = N_MOMENTS.get(optimizer.rule, 2)
+    # What the rule does not use: a NaN that is read would spoil w, one that is written be gone.
+    unused = (m, v)[n:]
+    for moment in unused:
+        moment[:] = np.nan
+    state = [np.nan_to_num(a) for a in (m, v)]
+    after = [optimizer.rule(*each, *constants) for each in zip(w, g, *state, strict=True)]
+    block = rule_blocks.optimizer(network_of("identity", dtype=dtype), optimizer)
+    block(*(a.ctypes.data for a in (w, g, m, v)), constants.ctypes.data, w.size)
+    assert np.isnan(unused).all()
+    tolerance = {"float32": 1e-5, "float64": 1e-13}[dtype]
+    for actual, expected in zip((w, m, v)[: n + 1], np.array(after, dtype).T, strict=False):
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_a_rule_that_moves_state_is_known_to_use_it() -> None:
+    for optimizer in FORMS:
+        constants = optimizer.coefficients(3, np.full(1, 0.1))[0]
+        _, m, v = optimizer.rule(1.0, 2.0, 0.5, 0.25, *constants)
+        moved = 2 if v != 0.25 else 1 if m != 0.5 else 0
+        assert N_MOMENTS.get(optimizer.rule, 2) == moved
+
+
+def test_a_penalty_of_ours_and_an_update_with_two_numbers_of_state_are_one_block() -> None:
+    l1, l2 = ((PENALTIES[name], 0.1) for name in ("l1", "l2"))
+    adam, found = OPTIMIZERS["adam"](), set[int]()
+    for penalty in (l1, l2):
+        network = network_of("identity", penalties=(penalty,))
+        found.add(rule_blocks.penalised_optimizer(network, adam))
+        assert rule_blocks.penalised_optimizer(network, SGD(momentum=0.5)) == 0
+    assert len(found - {0}) == 2
+
+
+def test_no_penalty_two_of_them_or_a_users_own_are_not_part_of_the_update() -> None:
+    def own(w: Any) -> Any:
+        return w * w, w + w
+
+    both = tuple((rule, 0.1) for rule in PENALTIES.values())
+    for chosen in ((), both, ((own, 0.1),)):
+        network = network_of("identity", penalties=chosen)
+        assert rule_blocks.penalised_optimizer(network, OPTIMIZERS["adam"]()) == 0

@@ -1,0 +1,150 @@
+"""Orders of the rows: permutations, all of them equally likely, the same from the same words."""
+
+from math import factorial
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import Net
+from panelled import INTERPRETED
+
+from fastmlp import MLP
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.shuffle import shuffle
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.trainer import Trainer
+from fastmlp.compiler import block_of
+from fastmlp.rules.optimizers import SGD
+
+FULL = 2**32 - 1  # the largest word
+
+
+def orders_of(words: Any) -> Any:
+    """The orders that the block makes of rows of words."""
+    words = np.ascontiguousarray(words, np.uint32)
+    orders = np.full(words.shape, -1, np.int64)
+    block_of(shuffle, np.int64)(address(words), address(orders), words.shape[1], len(words))
+    return orders
+
+
+def by_hand(words: Any) -> list[int]:
+    """One order, by Python's own integers."""
+    order: list[int] = []
+    for i, word in enumerate(words):
+        j = int(word) * (i + 1) >> 32
+        order.append(i)
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def draw(rng: Any, *shape: int) -> Any:
+    return rng.integers(1 << 32, size=shape, dtype=np.uint32)
+
+
+@settings(derandomize=True, deadline=None, max_examples=10 if INTERPRETED else 100)
+@given(st.integers(0, 2**32), st.integers(0, 5), st.integers(1, 50) | st.integers(1, 5000))
+def test_every_order_is_a_permutation(seed: int, n_orders: int, n: int) -> None:
+    orders = orders_of(draw(np.random.default_rng(seed), n_orders, n))
+    assert orders.shape == (n_orders, n)
+    assert (np.sort(orders) == np.arange(n)).all()
+
+
+@pytest.mark.parametrize("word", [0, 1, 2**31 - 1, 2**31, FULL])
+def test_words_at_the_ends_stay_inside(word: int) -> None:
+    assert np.array_equal(np.sort(orders_of(np.full((3, 1000), word))), [np.arange(1000)] * 3)
+
+
+def test_orders_are_those_of_the_formula(rng: Any) -> None:
+    words = draw(rng, 7, 101)
+    assert orders_of(words).tolist() == [by_hand(row) for row in words]
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_all_orders_are_equally_likely(n: int, rng: Any) -> None:
+    kinds, draws = factorial(n), 500 * factorial(n)
+    orders = orders_of(draw(rng, draws, n))
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == kinds
+    chi_squared = ((counts - 500) ** 2 / 500).sum()
+    # Of kinds - 1 degrees of freedom: mean and variance; five deviations to either side.
+    mean, deviation = kinds - 1, np.sqrt(2 * (kinds - 1))
+    assert abs(chi_squared - mean) < 5 * deviation
+
+
+def test_every_row_is_as_likely_at_every_place(rng: Any) -> None:
+    n, draws = 16, 6400
+    orders = orders_of(draw(rng, draws, n))
+    counts = np.array([np.bincount(place, minlength=n) for place in orders.T])
+    expected = draws / n
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    freedom = (n - 1) ** 2
+    assert abs(chi_squared - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_orders_do_not_depend_on_those_beside_them(rng: Any) -> None:
+    words = draw(rng, 5, 33)
+    assert np.array_equal(orders_of(words), np.concatenate([orders_of(row[None]) for row in words]))
+    assert np.array_equal(orders_of(words), orders_of(words))
+
+
+def trainer_of(n_rows: int, rng: Any) -> Trainer:
+    net = Net()
+    parameters, data = net.draw(rng, n_rows)
+    engine = Engine(net.network, 1)
+    return engine.trainer(parameters, engine.moments(), SGD(), data, 4)
+
+
+@pytest.mark.parametrize("n_rows", [10, 11])
+def test_a_trainer_takes_words_with_a_gap_after_each_row(n_rows: int, rng: Any) -> None:
+    words = draw(rng, 3, 12)[:, :n_rows]
+    orders = trainer_of(n_rows, rng).orders(words)
+    assert orders.dtype == np.int64
+    assert orders.flags.c_contiguous
+    assert np.array_equal(orders, orders_of(words))
+
+
+def fitted(seed: int, n_rows: int = 23, **options: Any) -> tuple[MLP, list[float]]:
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(n_rows, 3)), rng.normal(size=(n_rows, 2))
+    net = MLP((3, 4, 2), seed=seed, n_threads=1)
+    history = net.fit(x, y, **{"epochs": 6, "batch_size": 5, **options})
+    return net, history.loss
+
+
+def test_the_same_seed_trains_the_same() -> None:
+    (one, losses), (other, again) = fitted(3), fitted(3)
+    assert np.array_equal(one.parameters, other.parameters)
+    assert losses == again
+    assert not np.array_equal(one.parameters, fitted(4)[0].parameters)
+
+
+@pytest.mark.parametrize("n_rows", [22, 23])
+def test_orders_do_not_depend_on_how_many_epochs_are_planned_at_once(n_rows: int) -> None:
+    whole, losses = fitted(3, n_rows)
+    by_epoch, again = fitted(3, n_rows, callbacks=lambda report: None)
+    assert np.array_equal(whole.parameters, by_epoch.parameters)
+    assert losses == again
+
+
+def test_each_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    original = Trainer.orders
+
+    def spy(self: Trainer, words: Any) -> Any:
+        orders = original(self, words)
+        seen.extend(orders.tolist())
+        return orders
+
+    monkeypatch.setattr(Trainer, "orders", spy)
+    fitted(3)
+    assert len(seen) == len({tuple(order) for order in seen}) == 6
+
+
+@pytest.mark.parametrize("batch_size", [23, 100])
+def test_a_batch_of_all_rows_is_not_shuffled(batch_size: int) -> None:
+    shuffled, _ = fitted(3, batch_size=batch_size)
+    plain, _ = fitted(3, batch_size=batch_size, shuffle=False)
+    assert np.array_equal(shuffled.parameters, plain.parameters)
+    assert shuffled._generator.bit_generator.state == plain._generator.bit_generator.state

@@ -1,0 +1,157 @@
+"""Buffers: how many rows a chunk takes, and what is allocated for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp.backends.cpu.plan import workspace
+from fastmlp.backends.cpu.plan.packing import APART_BYTES, CLOSE, Spacing
+from fastmlp.backends.cpu.plan.workspace import (
+    ALIGNMENT,
+    PAGE_ROWS,
+    ROW_BLOCK,
+    STRIP_ROWS,
+    Workspace,
+    aligned,
+    chunk_rows,
+    make_workspace,
+)
+from fastmlp.network.parameter_layout import Layout, make_layout
+
+layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
+    lambda sizes: make_layout(tuple(sizes))
+)
+for_every_layout = settings(derandomize=True, deadline=None)
+
+
+@for_every_layout
+@given(layouts, st.integers(0, 10**9))
+def test_a_chunk_has_a_row_and_no_more_than_there_are(layout: Layout, n_rows: int) -> None:
+    assert 1 <= chunk_rows(layout, n_rows) <= max(1, n_rows)
+
+
+@for_every_layout
+@given(layouts, st.integers(0, 10**9))
+def test_a_chunk_is_bounded_in_memory_and_in_time(layout: Layout, n_rows: int) -> None:
+    rows = chunk_rows(layout, n_rows)
+    if rows > workspace.MIN_CHUNK_ROWS:
+        # A quarter more, where that saves a short last chunk.
+        whole = (rows - 1) * 4 / 5
+        assert whole * sum(layout.sizes) <= workspace.CHUNK_NUMBERS
+        assert whole * 6 * layout.n_weights <= workspace.CHUNK_FLOPS
+
+
+@for_every_layout
+@given(layouts)
+def test_rows_in_plenty_fill_the_smallest_chunk_at_least(layout: Layout) -> None:
+    assert chunk_rows(layout, 10**9) >= workspace.MIN_CHUNK_ROWS
+
+
+def test_a_small_batch_is_one_chunk() -> None:
+    assert chunk_rows(make_layout((10, 100, 10)), 256) == 256
+
+
+@for_every_layout
+@given(layouts, st.integers(0, 10**9))
+def test_a_chunk_of_training_is_all_the_rows_or_no_small_part_of_them(
+    layout: Layout, n_rows: int
+) -> None:
+    rows = chunk_rows(layout, n_rows, train=True)
+    assert rows <= max(1, n_rows)
+    assert rows == max(1, n_rows) or rows >= workspace.MIN_CHUNK_ROWS // 2
+
+
+@for_every_layout
+@given(layouts, st.integers(1, 10**5), st.booleans())
+def test_chunks_are_about_equal(layout: Layout, n_rows: int, train: bool) -> None:
+    rows = chunk_rows(layout, n_rows, train=train)
+    n_chunks = -(-n_rows // rows)
+    assert rows * n_chunks - n_rows < STRIP_ROWS * n_chunks
+
+
+def test_a_batch_a_little_over_a_chunk_is_one_chunk() -> None:
+    assert chunk_rows(make_layout((1024, 2048, 2048, 1000)), 512, train=True) == 512
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
+    buffers = make_workspace(make_layout((3, 7, 5, 2)), 11, 6, dtype, 4, train=True)
+    assert (buffers.chunk_rows, buffers.panel_rows, buffers.lanes) == (11, 16, 4)
+    assert buffers.inputs.shape == (16 * 4,)
+    # And room for a square more.
+    for of_layers in (buffers.deltas, buffers.outputs):
+        assert of_layers.shape == (16 * (8 + 8 + 4) + 4 * 4,)
+    assert buffers.copies.shape == (8 * 8,)
+    # Panels with a row for the biases; the last layer turned, its biases after its panels; and room
+    # for a square that reaches past the end.
+    packed = (8 * 4 + 8 * 8 + (8 * 2 + 4) + 4 * 4,)
+    for of_parameters in ("parameters", "backup"):
+        assert getattr(buffers, of_parameters).shape == packed
+    assert buffers.zeros.shape == (4,)
+    arrays = [b for b in buffers if isinstance(b, np.ndarray) and b is not buffers.row_losses]
+    assert {b.dtype.type for b in arrays} == {dtype, np.int64}
+
+
+@given(st.integers(1, 5000))
+def test_panels_of_rows_are_never_a_multiple_of_a_page_apart(rows: int) -> None:
+    buffers = make_workspace(make_layout((1, 1)), rows, 1, np.float32, 16, train=False)
+    assert buffers.panel_rows % STRIP_ROWS == 0
+    assert buffers.panel_rows % PAGE_ROWS != 0
+    assert rows <= buffers.panel_rows < rows + 2 * STRIP_ROWS
+
+
+@pytest.mark.parametrize("rows", [3, 8, 17])
+def test_panels_have_room_between_them_where_a_team_shares_them(rows: int) -> None:
+    def buffers(spacing: Spacing) -> Workspace:
+        layout = make_layout((40, 20, 9))
+        return make_workspace(layout, rows, 1, np.float32, 4, train=True, spacing=spacing)
+
+    close, apart = buffers(CLOSE), buffers(Spacing(16, 1))
+    assert apart.panel_rows - close.panel_rows == 16
+    assert not close.twofold
+    assert not apart.twofold
+    assert buffers(Spacing(16, 2)).twofold
+    assert buffers(Spacing(16, 2)).inputs.size == 2 * apart.inputs.size
+    for name in ("inputs", "outputs", "deltas", "parameters", "backup", "copies"):
+        assert getattr(apart, name).size > getattr(close, name).size
+
+
+@given(st.integers(0, 1000), st.sampled_from([np.float32, np.float64]))
+def test_buffers_are_zeros_that_begin_on_a_cache_line(n: int, dtype: type) -> None:
+    numbers = aligned(n, dtype)
+    assert (numbers.shape, numbers.dtype) == ((n,), dtype)
+    assert numbers.ctypes.data % ALIGNMENT == 0 or n == 0
+    assert not numbers.any()
+
+
+@pytest.mark.parametrize("rows", [1, 11, 128, 5000])
+@pytest.mark.parametrize(("n_out", "n_targets"), [(2, 1), (2, 6), (1, 1), (900, 900)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_each_part_of_a_team_has_a_desk_for_a_block_of_rows(
+    rows: int, n_out: int, n_targets: int, dtype: type
+) -> None:
+    layout, size, most = make_layout((3, n_out)), np.dtype(dtype).itemsize, min(rows, ROW_BLOCK)
+    alone = make_workspace(layout, rows, n_targets, dtype, 4, train=True)
+    buffers = make_workspace(layout, rows, n_targets, dtype, 4, train=True, parts=3)
+    assert buffers.row_losses.dtype == np.float64
+    assert buffers.desk_bytes % ALIGNMENT == 0
+    # Room for a vector after the columns, and between what two threads write.
+    used = max((most * n_out + 4) * size, most * n_targets * size, most * 8)
+    assert used <= alone.desk_bytes <= buffers.desk_bytes - APART_BYTES
+    for name in ("raw", "value", "slope", "loss_slope", "targets", "row_losses"):
+        assert getattr(alone, name).nbytes == alone.desk_bytes
+        assert getattr(buffers, name).nbytes == 3 * buffers.desk_bytes
+
+
+@pytest.mark.parametrize(("rows", "panel_rows"), [(1, 8), (8, 8), (30, 32), (57, 72), (64, 72)])
+def test_identity_counts_the_rows_of_a_chunk(rows: int, panel_rows: int) -> None:
+    buffers = make_workspace(make_layout((3, 9, 5)), rows, 1, np.float32, 16, train=True)
+    assert buffers.identity.tolist() == list(range(panel_rows))
+    assert buffers.identity.dtype == np.int64
+
+
+def test_a_forward_pass_allocates_its_parameters_and_nothing_else_of_their_size() -> None:
+    buffers = make_workspace(make_layout((3, 4, 2)), 1, 1, np.float32, 16, train=False)
+    assert buffers.parameters.size > 0
+    assert buffers.copies.size == buffers.backup.size == 0

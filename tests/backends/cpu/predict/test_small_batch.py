@@ -1,0 +1,375 @@
+"""Predictions for few rows: the bits of any other call, and its words where a call is wrong."""
+
+import copy
+import pickle
+import sys
+import threading
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from panelled import INTERPRETED
+
+from fastmlp import MLP
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.predict import small_batch
+from fastmlp.backends.cpu.predict.small_batch import MOST_ROWS, FewRows
+from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import Network
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+
+DTYPES = ["float32", "float64"]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+SIZES = (5, 19, 6, 3)
+# In plain Python 64 rows of every rule took minutes.
+MOST = 6 if numba.config.DISABLE_JIT else MOST_ROWS
+N_ROWS = MOST + 9
+
+
+@pytest.fixture(autouse=True)
+def fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_batch, "MOST_ROWS", MOST)
+
+
+def network_of(
+    sizes: tuple[int, ...], activation: str, output: str, link: str, dtype: str
+) -> Network:
+    names = [activation] * (len(sizes) - 2) + [output]
+    rules = tuple(ACTIVATIONS[name] for name in names)
+    return Network(make_layout(sizes), rules, LOSSES["mse"], LINKS[link], (), np.dtype(dtype))
+
+
+def assert_same_bits(network: Network, rng: Any) -> None:
+    """One to four rows at a time give the bits of all rows together."""
+    dtype, sizes = network.dtype, network.layout.sizes
+    parameters = rng.normal(scale=0.7, size=network.layout.n_parameters).astype(dtype)
+    x = rng.normal(size=(N_ROWS, sizes[0])).astype(dtype)
+    expected = np.empty((N_ROWS, sizes[-1]), dtype)
+    assert Engine(network, 1).predict(parameters, x, expected) is None
+    assert np.isfinite(expected).all()
+    quick = FewRows(network, parameters)
+    for n in sorted({1, 2, 3, 5, quick.most}):
+        for first in (0, 3, N_ROWS - n):
+            rows = slice(first, first + n)
+            out = np.empty((n, sizes[-1]), dtype)
+            assert np.array_equal(quick(x[rows], None), expected[rows])
+            assert quick(x[rows], out) is out
+            assert np.array_equal(out, expected[rows])
+            quick.write(x[rows], out)
+            assert np.array_equal(out, expected[rows])
+            first_call = Engine(network, 1).predict(parameters, x[rows], out)
+            assert isinstance(first_call, FewRows)
+            assert np.array_equal(out, expected[rows])
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bits_are_those_of_many_rows_with_every_activation(
+    activation: str, dtype: str, rng: Any
+) -> None:
+    assert_same_bits(network_of(SIZES, activation, activation, "identity", dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("link", LINKS)
+def test_bits_are_those_of_many_rows_with_every_link(link: str, dtype: str, rng: Any) -> None:
+    assert_same_bits(network_of(SIZES, "relu", "identity", link, dtype), rng)
+
+
+WIDE = [(1, 1), (1, 1, 1), (40, 1), (3, 70), (9, 33, 2), (16, 64, 64, 2), (257, 3), (600, 5, 2)]
+
+
+@each_dtype
+@pytest.mark.parametrize("sizes", WIDE[:5] if INTERPRETED else WIDE, ids=str)
+def test_bits_are_those_of_many_rows_at_every_size(
+    sizes: tuple[int, ...], dtype: str, rng: Any
+) -> None:
+    # Sums of more than 256 products come in blocks there.
+    assert_same_bits(network_of(sizes, "tanh", "identity", "identity", dtype), rng)
+
+
+@each_dtype
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_net_predicts_the_same_the_first_time_and_again(loss: str, dtype: str, rng: Any) -> None:
+    net = MLP((5, 7, 3), loss=loss, dtype=dtype, seed=0)
+    x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
+    expected = net.predict(x)
+    assert net._few_rows is None
+    for _ in range(3):
+        assert np.array_equal(net.predict(x[:2]), expected[:2])
+        assert net._few_rows is not None
+
+
+def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:
+    """A net that has predicted few rows before, and three rows."""
+    net = MLP((4, 6, 2), activation="tanh", dtype=dtype, seed=0)
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)
+    net.predict(x)
+    assert net._few_rows is not None
+    return net, x
+
+
+def slowly(net: MLP, x: Any, out: Any = None) -> Any:
+    """What a net that knows no quick way predicts."""
+    other = copy.deepcopy(net)
+    other._few_rows = None
+    return other.predict(x, out)
+
+
+def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = net_and_rows()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the slow way")
+
+    monkeypatch.setattr(MLP, "_predict", fail)
+    assert net.predict(x).shape == (3, 2)
+    assert net.predict(x[:1]).shape == (1, 2)
+
+
+@each_dtype
+def test_parameters_are_live(dtype: str) -> None:
+    net, x = net_and_rows(dtype)
+    before = net.predict(x)
+    net.weights[0][1, 2] += 1
+    after = net.predict(x)
+    assert not np.array_equal(after, before)
+    assert np.array_equal(after, slowly(net, x))
+    net.biases[-1][:] = 7
+    assert np.array_equal(net.predict(x), slowly(net, x))
+    net.fit(x, np.zeros((3, 2)), epochs=2)
+    assert np.array_equal(net.predict(x), slowly(net, x))
+    net.apply_gradient(np.ones(net.parameters.size))
+    assert np.array_equal(net.predict(x), slowly(net, x))
+
+
+@each_dtype
+def test_out_is_written_and_returned(dtype: str) -> None:
+    net, x = net_and_rows(dtype)
+    out = np.full((3, 2), np.nan, dtype)
+    assert net.predict(x, out) is out
+    assert np.array_equal(out, net.predict(x))
+    assert net.predict(x, out=out) is out
+
+
+def test_without_out_every_call_returns_an_array_of_its_own() -> None:
+    net, x = net_and_rows()
+    one, other = net.predict(x), net.predict(-x)
+    assert not np.shares_memory(one, other)
+    assert np.array_equal(one, slowly(net, x))
+
+
+def test_predictions_in_the_place_of_the_rows(rng: Any) -> None:
+    net = MLP((4, 9, 4), dtype="float64", seed=0)
+    x = rng.normal(size=(3, 4))
+    expected = net.predict(x)
+    assert net.predict(x, x) is x
+    assert np.array_equal(x, expected)
+
+
+def read_only(array: Any) -> Any:
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def with_number(x: Any, number: float) -> Any:
+    x = x.copy()
+    x[-1, -1] = number
+    return x
+
+
+class Own(np.ndarray[Any, Any]):
+    """An array of a class of its own."""
+
+
+ROWS: dict[str, Any] = {
+    "as they should be": lambda x: x,
+    "none": lambda x: x[:0],
+    "more than few": lambda x: np.concatenate([x] * 2),
+    "one feature less": lambda x: np.ascontiguousarray(x[:, 1:]),
+    "one feature more": lambda x: np.hstack([x, x[:, :1]]),
+    "one dimension": lambda x: x[0],
+    "three dimensions": lambda x: x[None],
+    "float64": lambda x: x.astype(np.float64),
+    "float16": lambda x: x.astype(np.float16),
+    "integers": lambda x: x.astype(np.int64),
+    "other bytes": lambda x: x.astype(x.dtype.newbyteorder()),
+    "complex": lambda x: x.astype(complex),
+    "strings": lambda x: x.astype(str),
+    "objects": lambda x: x.astype(object),
+    "list": lambda x: x.tolist(),
+    "ragged": lambda x: [[1.0], [1.0, 2.0]],
+    "nothing": lambda x: None,
+    "by column": np.asfortranarray,
+    "strided": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: x[::-1],
+    "read-only": read_only,
+    "subclass": lambda x: x.view(Own),
+    "masked": np.ma.masked_array,
+    "nan": lambda x: with_number(x, np.nan),
+    "infinite": lambda x: with_number(x, np.inf),
+    "minus infinite": lambda x: with_number(x, -np.inf),
+    "huge": lambda x: with_number(x, 3e38),
+    "minus zero": lambda x: with_number(x, -0.0),
+    "denormal": lambda x: with_number(x, 1e-45),
+}
+OUTS: dict[str, Any] = {
+    "none": lambda: None,
+    "as it should be": lambda: np.zeros((3, 2), np.float32),
+    "rows less": lambda: np.zeros((2, 2), np.float32),
+    "columns more": lambda: np.zeros((3, 3), np.float32),
+    "flat": lambda: np.zeros(6, np.float32),
+    "three dimensions": lambda: np.zeros((3, 2, 1), np.float32),
+    "float64": lambda: np.zeros((3, 2)),
+    "by column": lambda: np.zeros((3, 2), np.float32, order="F"),
+    "strided": lambda: np.zeros((3, 4), np.float32)[:, ::2],
+    "read-only": lambda: read_only(np.zeros((3, 2), np.float32)),
+    "subclass": lambda: np.zeros((3, 2), np.float32).view(Own),
+    "other bytes": lambda: np.zeros((3, 2), np.dtype(np.float32).newbyteorder()),
+    "list": lambda: [[0.0, 0.0]] * 3,
+}
+
+
+def outcome(predict: Any, x: Any, out: Any) -> Any:
+    """What a call returns and leaves in `out`, or the words of its error."""
+    try:
+        with np.errstate(all="ignore"):
+            result = predict(x, out)
+    except (TypeError, ValueError) as error:
+        return type(error), str(error)
+    same = out is None or result is out
+    return type(result), result.dtype, result.shape, result.tobytes(), same
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_of_any_kind_have_the_outcome_of_the_slow_way(rows: str) -> None:
+    net, x = net_and_rows()
+    given = ROWS[rows](x)
+    expected = outcome(lambda x, out: slowly(net, x, out), given, None)
+    assert net._few_rows is not None
+    assert outcome(net.predict, given, None) == expected
+    assert outcome(net.predict, given, None) == expected  # and of another call after it
+
+
+@pytest.mark.parametrize("rows", ["as they should be", "nan", "one feature less", "none"])
+@pytest.mark.parametrize("place", OUTS)
+def test_places_of_any_kind_have_the_outcome_of_the_slow_way(place: str, rows: str) -> None:
+    net, x = net_and_rows()
+    given = ROWS[rows](x)
+    expected = outcome(lambda x, out: slowly(net, x, out), given, OUTS[place]())
+    assert outcome(net.predict, given, OUTS[place]()) == expected
+
+
+def test_what_is_wrong_writes_nothing() -> None:
+    net, x = net_and_rows()
+    out = np.full((3, 2), 5, np.float32)
+    with pytest.raises(ValueError, match=r"MLP\.predict"):
+        net.predict(with_number(x, np.nan), out)
+    assert (out == 5).all()
+
+
+def unpickled(net: MLP) -> Any:
+    return pickle.loads(pickle.dumps(net))
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, copy.copy, unpickled])
+def test_a_copy_predicts_by_its_own_parameters(make_copy: Any) -> None:
+    net, x = net_and_rows()
+    before = net.predict(x)
+    other = make_copy(net)
+    assert np.array_equal(other.predict(x), before)
+    shared = np.shares_memory(other.parameters, net.parameters)
+    other.parameters[:] = 0
+    for _ in range(2):
+        assert not other.predict(x).any()
+        assert np.array_equal(net.predict(x), np.zeros_like(before) if shared else before)
+
+
+def test_a_copy_outlives_the_net_it_was_made_of() -> None:
+    net, x = net_and_rows()
+    before, other = net.predict(x), copy.deepcopy(net)
+    quick = net._few_rows
+    assert quick is not None
+    assert other._few_rows is None  # addresses mean nothing in a copy
+    del net
+    assert np.array_equal(other.predict(x), before)
+    assert np.array_equal(quick(x, None), before)  # it keeps all that it points to alive
+
+
+@pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled, a call does not hold the GIL to its end"
+)
+@each_dtype
+def test_two_threads_at_a_time(dtype: str) -> None:
+    net, _ = net_and_rows(dtype)
+    rng = np.random.default_rng(2)
+    tables = [rng.normal(size=(n, 4)).astype(dtype) for n in (1, 4)]
+    expected = [slowly(net, x) for x in tables]
+    wrong: list[Any] = []
+    start = threading.Barrier(2)
+
+    def predict(x: Any, y: Any) -> None:
+        start.wait()
+        for _ in range(20 if INTERPRETED else 3000):
+            if not np.array_equal(net.predict(x), y):
+                wrong.append(x)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        jobs = zip(tables, expected, strict=True)
+        threads = [threading.Thread(target=predict, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
+
+
+def test_two_threads_may_both_be_the_first() -> None:
+    net, x = net_and_rows()
+    expected = slowly(net, x)
+    results: list[Any] = []
+
+    def predict() -> None:
+        start.wait()
+        results.append(net.predict(x))
+
+    for _ in range(20):
+        start = threading.Barrier(2)
+        net._few_rows = None
+        threads = [threading.Thread(target=predict) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(results) == 40
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+def test_the_rows_taken_are_bounded_by_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, products = (10, 10, 10), 200
+    network = network_of(sizes, "tanh", "identity", "identity", "float32")
+    parameters = np.zeros(network.layout.n_parameters, np.float32)
+    for allowed, most in ((1, 1), (products, 1), (3 * products, 3), (99 * products, MOST)):
+        monkeypatch.setattr(small_batch, "FEW_PRODUCTS", allowed)
+        quick = FewRows(network, parameters)
+        for n in range(1, MOST + 2):
+            taken = quick(np.ones((n, 10), np.float32), None)
+            assert (taken is not None) == (n <= most)
+
+
+def test_raw_outputs_leave_the_quick_way_as_it_was() -> None:
+    net = MLP((4, 6, 3), loss="cross_entropy", seed=0)
+    x = np.ones((2, 4), np.float32)
+    probabilities = net.predict(x)
+    raw = net.predict_raw(x)
+    assert np.array_equal(net.predict(x), probabilities)
+    assert np.array_equal(net.predict_raw(x), raw)
+    assert not np.array_equal(raw, probabilities)

@@ -1,0 +1,224 @@
+"""The same bits on any number of threads, serial or parallel; and steps that allocate nothing."""
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from nets import PENALTY_SETS, Net, orders, train
+
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.plan import blocking, records
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD
+
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+each_share = pytest.mark.parametrize(
+    # Uncompiled no team gathers, and nothing is shared.
+    "shared",
+    ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
+)
+SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
+each_half = pytest.mark.parametrize("halved", [0, 1, 2])
+each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
+)
+needs_threads = pytest.mark.skipif(
+    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
+)
+
+SAME_BITS_ON = """
+import os
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.rules.optimizers import OPTIMIZERS
+
+dispatch.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
+cost_model.pays = lambda work, n_threads: n_threads > 1
+blocking.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
+blocking.halved_layer = lambda step: int(os.environ["HALVED"])
+worker_pool.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
+rng = np.random.default_rng(0)
+sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
+net = Net(sizes, dtype="float32", **rules)
+parameters, data = net.draw(rng, 200, weighted=True)
+order = orders(rng, 2, 200)
+for n_threads in (1, 2, 3, 4):
+    engine = Engine(net.network, 1)
+    engine.n_threads = n_threads
+    run = train(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 70, n_threads=n_threads)
+    out = np.empty((200, 5), np.float32)
+    engine.predict(parameters, data.x, out)
+    loss, gradient = engine.loss_and_gradient(parameters, data)
+    losses = np.array([engine.loss(parameters, data), loss, *run.losses])
+    print(b"".join(a.tobytes() for a in (run.parameters, run.moments, out, gradient, losses)).hex())
+"""
+
+ALLOCATIONS = """
+import numba
+import numpy as np
+from nets import Net
+from numba.core.runtime import rtsys
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.rules.optimizers import OPTIMIZERS
+
+numba.njit(lambda: np.empty(3))()  # shows that allocations are counted
+net = Net((3, 5, 2), penalties={"l2": 0.1, "l1": 0.1})
+parameters, data = net.draw(np.random.default_rng(0), 40, weighted=True)
+optimizer, moments = OPTIMIZERS["adam"](0.01), Moments(net.network)
+engine = Engine(net.network, 1)
+trainer = engine.trainer(parameters, moments, optimizer, data, 4)
+order = np.arange(40)[None]
+for n_steps in (10, 10, 1000):
+    coefficients, losses = optimizer.coefficients(1, np.full(n_steps, 0.01)), np.zeros(n_steps)
+    before = rtsys.get_allocation_stats()
+    assert trainer.run(order, coefficients, losses, 0, n_steps) == n_steps
+    after = rtsys.get_allocation_stats()
+    print(after.alloc - before.alloc, after.mi_alloc - before.mi_alloc, after.alloc)
+"""
+
+
+def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, halved: int) -> None:
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(blocking, "layers_pay", lambda *sizes: shared == "panels")
+    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
+
+
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A serial and a parallel engine for a net, however small the work."""
+
+    def engines(net: Net, shared: str = "rows", halved: int = 0) -> tuple[Engine, Engine]:
+        force_a_team(monkeypatch, shared, halved)
+        return Engine(net.network, 1), Engine(net.network, 2)
+
+    return engines
+
+
+@needs_threads
+@each_dtype
+@each_activation
+@each_share
+@each_half
+def test_loss_and_gradient_have_the_same_bits_in_parallel(
+    halved: int, shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
+) -> None:
+    net = Net(SIZES, activation, penalties=PENALTY_SETS[-1], dtype=dtype)
+    serial, parallel = twins(net, shared, halved)
+    parameters, data = net.draw(rng, 200, weighted=True)
+    assert serial.loss(parameters, data) == parallel.loss(parameters, data)
+    value, gradient = serial.loss_and_gradient(parameters, data)
+    again, slopes = parallel.loss_and_gradient(parameters, data)
+    assert value == again
+    assert np.array_equal(gradient, slopes)
+
+
+@needs_threads
+@each_dtype
+@pytest.mark.parametrize("raw", [False, True])
+def test_predictions_have_the_same_bits_in_parallel(
+    dtype: str, raw: bool, twins: Any, rng: np.random.Generator
+) -> None:
+    net = Net((17, 33, 5), loss="cross_entropy", dtype=dtype)
+    parameters, data = net.draw(rng, 200)
+    outs = [np.empty((200, 5), dtype) for _ in range(2)]
+    for engine, out in zip(twins(net), outs, strict=True):
+        engine.predict(parameters, data.x, out, raw=raw)
+    assert np.array_equal(*outs)
+
+
+@needs_threads
+@each_dtype
+@each_share
+@each_half
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_has_the_same_bits_in_parallel(
+    dtype: str,
+    shared: str,
+    halved: int,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    force_a_team(monkeypatch, shared, halved)
+    net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
+    parameters, data = net.draw(rng, 130, weighted=True)
+    order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
+    serial = train(net, parameters, data, optimizer, order, 70)
+    parallel = train(net, parameters, data, optimizer, order, 70, n_threads=2)
+    assert np.array_equal(serial.parameters, parallel.parameters)
+    assert np.array_equal(serial.moments, parallel.moments)
+    assert np.array_equal(serial.losses, parallel.losses)
+
+
+@each_dtype
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam"])
+def test_what_goes_past_the_caches_has_the_same_bits(
+    name: str, n_threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    force_a_team(monkeypatch, "rows", 0)
+    net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
+    parameters, data = net.draw(rng, 130, weighted=True)
+    how = (net, parameters, data, OPTIMIZERS[name](0.03), orders(rng, 2, 130), 70)
+    kept = train(*how)
+    monkeypatch.setattr(records, "PAST_BYTES", 0)
+    past = train(*how, n_threads=n_threads)
+    assert np.array_equal(kept.parameters, past.parameters)
+    assert np.array_equal(kept.moments, past.moments)
+    assert np.array_equal(kept.losses, past.losses)
+
+
+@only_compiled
+@pytest.mark.parametrize("piece_flops", [1, 1 << 60], ids=["pieces", "parts"])
+@pytest.mark.parametrize("launched", ["region", "threads"])
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_any_number_of_threads_gives_the_same_bits(
+    layer: str, launched: str, piece_flops: int, python: Callable[..., str]
+) -> None:
+    environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
+    environment["PIECE_FLOPS"] = str(piece_flops)
+    for halved in ("0", "1", "2"):
+        lines = [
+            line
+            for shared in ("rows", "panels")
+            for line in python(SAME_BITS_ON, SHARED=shared, HALVED=halved, **environment).split()
+        ]
+        assert len(lines) == 8
+        assert len(set(lines)) == 1
+
+
+@only_compiled
+def test_a_step_of_training_allocates_nothing(python: Callable[..., str]) -> None:
+    first, ten, thousand = python(ALLOCATIONS, NUMBA_NRT_STATS="1").splitlines()
+    assert ten.split()[:2] == thousand.split()[:2]
+    assert int(first.split()[-1]) > 0  # else nothing was counted
+
+
+@only_compiled
+def test_python_allocates_the_same_for_ten_steps_and_for_a_thousand(
+    rng: np.random.Generator,
+) -> None:
+    net = Net()
+    parameters, data = net.draw(rng, 40)
+    moments, order = Moments(net.network), np.arange(40)[None]
+    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 4)
+    coefficients, losses = np.full((1000, 1), 0.01), np.zeros(1000)
+    peaks = []
+    trainer.run(order, coefficients, losses, 0, 1000)
+    for n_steps in (10, 1000):
+        tracemalloc.start()
+        trainer.run(order, coefficients[:n_steps], losses, 0, n_steps)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] <= peaks[0] + 1000  # bytes: one a step would be as many

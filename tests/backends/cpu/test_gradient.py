@@ -1,0 +1,274 @@
+"""Loss, gradient and prediction of the engine, against the oracle and finite differences."""
+
+from collections.abc import Callable
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from nets import PENALTY_SETS, Data, Net, distance, oracle_gradient, split
+
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.plan import blocking
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.losses import LOSSES
+
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
+SHAPES = [(4, 3), (1, 1), (1, 3, 1), (17, 5, 33), (3, 33, 17, 5), (5, 1, 3, 17, 2)]
+
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+each_shape = pytest.mark.parametrize("sizes", SHAPES, ids=str)
+weighted_or_not = pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+
+
+def evaluate(net: Net, parameters: Any, data: Data) -> tuple[float, Any]:
+    value, gradient = Engine(net.network, 1).loss_and_gradient(parameters, data)
+    return value, gradient.copy()
+
+
+def assert_gradient_is_that_of_the_oracle(net: Net, parameters: Any, data: Data) -> None:
+    value, gradient = evaluate(net, parameters, data)
+    expected, slopes = oracle_gradient(net, parameters, data)
+    assert gradient.dtype == net.dtype
+    assert value == pytest.approx(expected, rel=TOLERANCE[net.dtype], abs=0)
+    assert distance(gradient, slopes) <= TOLERANCE[net.dtype]
+
+
+def along(direction: Any, step: float, objective: Callable[[Any], float], w: Any) -> float:
+    """The central difference of the objective along a direction."""
+    return (objective(w + step * direction) - objective(w - step * direction)) / (2 * step)
+
+
+@each_dtype
+@each_activation
+@each_loss
+@pytest.mark.parametrize("penalties", PENALTY_SETS, ids=lambda p: "+".join(p) or "plain")
+@weighted_or_not
+def test_gradient_is_that_of_the_oracle(
+    dtype: str,
+    activation: str,
+    loss: str,
+    penalties: dict[str, float],
+    weighted: bool,
+    rng: np.random.Generator,
+) -> None:
+    net = Net((3, 5, 2), activation, loss, activation, penalties, dtype)
+    assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 7, weighted=weighted))
+
+
+@each_dtype
+@each_shape
+@pytest.mark.parametrize("n_rows", [1, 7, 33, 65, 200])
+@weighted_or_not
+def test_gradient_of_odd_shapes_is_that_of_the_oracle(
+    dtype: str, sizes: tuple[int, ...], n_rows: int, weighted: bool, rng: np.random.Generator
+) -> None:
+    net = Net(sizes, "sigmoid", penalties={"l2": 0.1}, dtype=dtype)
+    assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, n_rows, weighted=weighted))
+
+
+def test_gradient_of_a_matrix_of_many_tiles_is_that_of_the_oracle(
+    rng: np.random.Generator,
+) -> None:
+    net = Net((70, 130, 3), penalties={"l2": 0.1, "l1": 0.1})  # two tiles high, several wide
+    assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 3))
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize(
+    ("sizes", "halved"),
+    [((40, 33), 1), ((70, 19, 3), 1), ((37, 12, 2), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
+)
+@pytest.mark.parametrize("n_rows", [1, 7, 133])
+def test_gradient_by_halves_is_that_of_the_oracle(
+    n_rows: int,
+    sizes: tuple[int, ...],
+    halved: int,
+    activation: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
+    net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
+    assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, n_rows, weighted=True))
+
+
+@each_dtype
+def test_gradient_of_one_hot_targets_is_that_of_their_labels(
+    dtype: str, rng: np.random.Generator
+) -> None:
+    net = Net((3, 5, 4), loss="cross_entropy", dtype=dtype)
+    parameters, labels = net.draw(rng, 9)
+    one_hot = labels._replace(y=np.eye(4, dtype=dtype)[labels.y[:, 0].astype(int)])
+    value, gradient = evaluate(net, parameters, one_hot)
+    expected, slopes = evaluate(net, parameters, labels)
+    assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
+    assert distance(gradient, slopes) <= TOLERANCE[dtype]
+
+
+def test_gradient_of_soft_targets_is_that_of_the_oracle(rng: np.random.Generator) -> None:
+    net = Net((3, 5, 4), loss="cross_entropy")
+    parameters, data = net.draw(rng, 9)
+    soft = data._replace(y=rng.uniform(size=(9, 4)))
+    assert_gradient_is_that_of_the_oracle(net, parameters, soft)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        *(Net((3, 4, 2), name, output_activation=name) for name in ACTIVATIONS),
+        *(Net((3, 4, 2), loss=name) for name in LOSSES),
+        Net((3, 4, 2), penalties=PENALTY_SETS[-1]),
+    ],
+    ids=lambda net: f"{net.activation}-{net.loss}",
+)
+def test_gradient_is_the_finite_difference_of_the_objective(
+    net: Net, rng: np.random.Generator
+) -> None:
+    parameters, data = net.draw(rng, 6, weighted=True)
+    _, gradient = evaluate(net, parameters, data)
+    axes = np.eye(parameters.size)
+    slopes = [along(axis, 1e-5, lambda w: evaluate(net, w, data)[0], parameters) for axis in axes]
+    assert distance(np.array(slopes), gradient) <= 1e-7
+
+
+@each_loss
+def test_gradient_is_the_slope_along_any_direction(loss: str, rng: np.random.Generator) -> None:
+    net = Net((17, 33, 5), "gelu", loss, penalties={"l2": 0.5})
+    parameters, data = net.draw(rng, 65)
+    direction = rng.normal(size=parameters.size) / np.sqrt(parameters.size)
+    _, gradient = evaluate(net, parameters, data)
+    slope = along(direction, 1e-5, lambda w: evaluate(net, w, data)[0], parameters)
+    assert slope == pytest.approx(gradient @ direction, rel=1e-6, abs=1e-8)
+
+
+@each_dtype
+@each_loss
+@weighted_or_not
+def test_loss_is_the_objective_without_penalties(
+    dtype: str, loss: str, weighted: bool, rng: np.random.Generator
+) -> None:
+    net = Net((3, 5, 2), loss=loss, penalties=PENALTY_SETS[-1], dtype=dtype)
+    parameters, data = net.draw(rng, 65, weighted=weighted)
+    value = Engine(net.network, 1).loss(parameters, data)
+    expected, _ = oracle_gradient(net._replace(penalties={}), parameters, data)
+    assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
+
+
+@each_dtype
+@pytest.mark.parametrize(
+    "net",
+    [
+        *(Net((3, 5, 2), loss=name) for name in LOSSES),
+        *(Net((3, 5, 2), output_activation=name) for name in ACTIVATIONS),
+        *(Net(sizes) for sizes in SHAPES),
+    ],
+    ids=lambda net: f"{net.loss}-{net.output_activation}-{net.sizes}",
+)
+@pytest.mark.parametrize("n_rows", [1, 65])
+def test_prediction_is_that_of_the_oracle(
+    dtype: str, net: Net, n_rows: int, rng: np.random.Generator
+) -> None:
+    net = net._replace(dtype=dtype)
+    parameters, data = net.draw(rng, n_rows)
+    out = np.full((n_rows, net.sizes[-1]), np.nan, dtype)
+    Engine(net.network, 1).predict(parameters, data.x, out)
+    expected = naive.predict(*split(net, parameters), data.x, **net.oracle)
+    np.testing.assert_allclose(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@each_loss
+def test_a_raw_prediction_is_the_last_pre_activation(loss: str, rng: np.random.Generator) -> None:
+    net = Net((3, 5, 2), loss=loss, output_activation="tanh")
+    parameters, data = net.draw(rng, 33)
+    out = np.full((33, 2), np.nan)
+    Engine(net.network, 1).predict(parameters, data.x, out, raw=True)
+    before, _ = naive.forward(*split(net, parameters), data.x, net.oracle["activations"])
+    np.testing.assert_allclose(out, before[-1], rtol=1e-12, atol=1e-12)
+
+
+@each_dtype
+def test_prediction_in_pieces_has_the_same_bits(dtype: str, rng: np.random.Generator) -> None:
+    net = Net((5, 17, 3), loss="cross_entropy", dtype=dtype)
+    parameters, data = net.draw(rng, 130)
+    engine = Engine(net.network, 1)
+    whole, pieces = np.empty((130, 3), dtype), np.empty((130, 3), dtype)
+    engine.predict(parameters, data.x, whole)
+    cuts = np.sort(rng.choice(np.arange(1, 130), size=9, replace=False))
+    for x, out in zip(np.split(data.x, cuts), np.split(pieces, cuts), strict=True):
+        engine.predict(parameters, x, out)
+    assert np.array_equal(whole, pieces)
+
+
+def test_prediction_of_no_rows_is_no_rows(rng: np.random.Generator) -> None:
+    net = Net()
+    parameters, data = net.draw(rng, 0)
+    Engine(net.network, 1).predict(parameters, data.x, np.empty((0, 2)))
+    assert data.x.shape == (0, 3)
+
+
+@weighted_or_not
+def test_rows_of_weight_zero_count_as_if_they_were_not_there(
+    weighted: bool, rng: np.random.Generator
+) -> None:
+    net = Net(penalties=PENALTY_SETS[-1])
+    parameters, data = net.draw(rng, 40, weighted=True)
+    weight = data.weight if weighted else np.ones(40)
+    kept = rng.uniform(size=40) < 0.5
+    masked = Data(data.x, data.y, np.where(kept, weight, 0))
+    fewer = Data(data.x[kept], data.y[kept], weight[kept])
+    value, gradient = evaluate(net, parameters, masked)
+    expected, slopes = evaluate(net, parameters, fewer)
+    assert value == pytest.approx(expected, rel=1e-14, abs=0)
+    assert distance(gradient, slopes) <= 1e-14
+
+
+@each_dtype
+def test_weights_of_one_are_no_weights(dtype: str, rng: np.random.Generator) -> None:
+    net = Net(dtype=dtype)
+    parameters, data = net.draw(rng, 40)
+    value, gradient = evaluate(net, parameters, data._replace(weight=np.ones(40, dtype)))
+    expected, slopes = evaluate(net, parameters, data)
+    assert value == expected
+    assert np.array_equal(gradient, slopes)
+
+
+def test_read_only_rows_are_as_good_as_others(rng: np.random.Generator) -> None:
+    net = Net()
+    parameters, data = net.draw(rng, 20, weighted=True)
+    expected, slopes = evaluate(net, parameters, data)
+    for array in (parameters, *data[:3]):
+        array.setflags(write=False)
+    value, gradient = evaluate(net, parameters, data)
+    assert value == expected
+    assert np.array_equal(gradient, slopes)
+
+
+@each_dtype
+def test_a_nan_in_the_rows_is_a_nan_in_the_loss(dtype: str, rng: np.random.Generator) -> None:
+    net = Net(activation="relu", dtype=dtype)
+    parameters, data = net.draw(rng, 20)
+    data.x[11, 1] = np.nan
+    assert np.isnan(Engine(net.network, 1).loss(parameters, data))
+
+
+@each_loss
+def test_gradient_in_chunks_has_the_same_bits_but_for_biases(
+    loss: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net((5, 17, 3), loss=loss, penalties=PENALTY_SETS[-1])
+    parameters, data = net.draw(rng, 50, weighted=True)
+    value, gradient = evaluate(net, parameters, data)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.MIN_CHUNK_ROWS", 7)
+    in_chunks, slopes = evaluate(net, parameters, data)
+    # The loss adds up by chunks. A weight's slope is one chain over the rows, cut or not; a
+    # bias's is eight sums of every eighth row of a chunk, so a cut changes their order.
+    assert in_chunks == pytest.approx(value, rel=1e-14, abs=0)
+    n = net.network.layout.n_weights
+    assert np.array_equal(gradient[:n], slopes[:n])
+    np.testing.assert_allclose(gradient[n:], slopes[n:], rtol=1e-13, atol=1e-15)

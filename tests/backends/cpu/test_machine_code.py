@@ -1,0 +1,201 @@
+"""Machine code as it runs: the loops of every block, what they multiply with, what they call."""
+
+import platform
+import re
+import sys
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import pytest
+from numba.extending import register_jitable
+from panelled import INTERPRETED, assembly, block
+
+from fastmlp.backends.cpu.kernels import elementwise
+from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
+from fastmlp.backends.cpu.kernels.epoch import evaluate, gradient, predict, run
+from fastmlp.backends.cpu.kernels.forward_backward import rows
+from fastmlp.backends.cpu.kernels.gradient_update import tile
+from fastmlp.backends.cpu.kernels.microbatches import lots
+from fastmlp.backends.cpu.kernels.single_row import descend
+from fastmlp.backends.cpu.kernels.single_row_backward import row_back
+from fastmlp.backends.cpu.kernels.split_k import halves
+from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
+from fastmlp.backends.cpu.predict.row_blocks import stream, streamed
+from fastmlp.backends.cpu.predict.small_batch import few, whole
+from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.backends.cpu.simd.target import vector_bytes
+from fastmlp.compiler import row
+from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.jit import INLINED
+from fastmlp.rules import activations, links, losses, penalties
+from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.updates import N_MOMENTS
+
+Factory = Callable[..., Any]
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="uncompiled, there is no machine code")
+reads_assembly = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux" or vector_bytes() < 32,
+    reason="the words looked for are those of x86 with AVX2, in the assembly of Linux",
+)
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+# What multiplies matrices, or numbers and errors.
+PRODUCTS: dict[str, Factory] = {
+    "product": partial(product, by_column=False),
+    "gradient_product": partial(product, by_column=True),
+    "few": few,
+    "stream": stream,
+    "row_back": row_back,
+    "descend": descend,
+    "sparse_forward": sparse_forward,
+    "sparse_gradient": sparse_gradient,
+}
+# For an activation, once for many numbers.
+THAT_CALL_BLOCKS = ("few", "stream", "sparse_forward", "descend")
+# What moves numbers, and calls blocks: products by themselves, or as the last layer's.
+PHASES: dict[str, Factory] = {
+    factory.__name__: factory
+    for factory in (
+        rows, tile, pack, unpack, transposes, halves, lots, sparse_columns, streamed, whole,
+        run, evaluate, predict, gradient,
+    )
+}  # fmt: skip
+# Counts and losses are float64 there by design.
+WIDE = {"rows", "run", "streamed", "descend"}
+# Rules with an exponential in them, or a logarithm: straight lines of fused steps.
+STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
+STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}
+
+LABEL, JUMP = re.compile(r"^(\.LBB\w+):"), re.compile(r"^\s+j\w+\s+(\.LBB\w+)$")
+CALL = re.compile(r"^\s+call", re.MULTILINE)
+# Functions may lie anywhere: their addresses are loaded, as numbers are, and those of blocks not.
+SYMBOL = re.compile(r"^\s+(?:movabsq\s+\$|call\w*\s+)([A-Za-z_][\w.@]*)", re.MULTILINE)
+
+OWN = re.compile(r"^([A-Za-z_][\w.]*):", re.MULTILINE)
+
+
+def rule_blocks() -> dict[str, Factory]:
+    """The loops of every rule of the library, by name."""
+    table: dict[str, Factory] = {}
+    for name, rule in activations.RULES.items():
+        table[f"activation {name}"] = partial(elementwise.activation_loop, rule=rule)
+    for name, link in links.LINKS.items():
+        table[f"link {name}"] = partial(elementwise.link_loop, rule=link.rule, by_row=link.by_row)
+    for name, loss in losses.LOSSES.items():
+        mean = loss.over_outputs == "mean"
+        options: dict[str, Any] = {"rule": loss.rule, "by_row": loss.by_row, "mean": mean}
+        table[f"loss {name}"] = partial(elementwise.loss_loop, **options)
+    for name, rule in penalties.RULES.items():
+        table[f"penalty {name}"] = partial(elementwise.penalty_loop, rule=rule)
+    for name, kind in OPTIMIZERS.items():
+        optimizer = kind()
+        n = optimizer.coefficients(1, np.ones(1)).shape[1]
+        options = {"rule": optimizer.rule, "n_coefficients": n}
+        n_moments = N_MOMENTS.get(optimizer.rule, 2)
+        table[f"update {name}"] = partial(elementwise.update_loop, **options, n_moments=n_moments)
+        for penalty in penalties.RULES if n_moments == 2 else ():
+            loop = partial(elementwise.penalised_update_loop, **options, penalty=penalty)
+            table[f"update {name} {penalty}"] = loop
+    return table
+
+
+RULES = rule_blocks()
+
+
+@cache
+def compiled(name: str, dtype: Any) -> Block:
+    """The block as a fit has it: phases are compiled lightly, rules in full."""
+    if name in RULES:
+        register_jitable(**INLINED)(RULES[name].keywords["rule"])
+        return Block(RULES[name](dtype), None)
+    return Block({**PRODUCTS, **PHASES}[name](dtype), None, light=True)
+
+
+def innermost(text: str) -> list[str]:
+    """The loops of an assembly with no loop in them: from a label to a jump back to it."""
+    lines, places, spans = text.splitlines(), dict[str, int](), list[tuple[int, int]]()
+    for i, line in enumerate(lines):
+        if label := LABEL.match(line):
+            places[label[1]] = i
+        elif (jump := JUMP.match(line)) and jump[1] in places:
+            spans.append((places[jump[1]], i))
+    return [
+        "\n".join(lines[first : last + 1])
+        for first, last in spans
+        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans)
+    ]
+
+
+def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "") -> list[str]:
+    """Those with fused multiply-adds: of packed numbers, or single ones, in such a register."""
+    letter = "s" if dtype == np.float32 else "d"
+    words = re.compile(rf"vfn?m(?:add|sub)\d+{kind}{letter}\b.*%{register}")
+    return [loop for loop in loops if words.search(loop)]
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dtype: Any) -> None:
+    text = assembly(compiled(name, dtype))
+    found = innermost(text)
+    assert multiplying(found, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
+    assert not any(CALL.search(loop) for loop in multiplying(found, dtype))
+    assert name in THAT_CALL_BLOCKS or not CALL.search(text)
+    # What is left of a row is less than a vector, by itself; products in panels have none.
+    assert not multiplying(found, dtype, "s") or name == "few"
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", ["product", "gradient_product", "descend"])
+def test_products_ask_memory_ahead(name: str, dtype: Any) -> None:
+    assert "prefetch" in assembly(compiled(name, dtype))
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", [*PRODUCTS, *PHASES, *RULES])
+def test_nothing_is_called_but_blocks_by_their_addresses(name: str, dtype: Any) -> None:
+    text = assembly(compiled(name, dtype))
+    # Zeros are written by the C library, once for all the rows of a block; and a leaf that a block
+    # uses twice is a function of the block's.
+    assert set(SYMBOL.findall(text)) - set(OWN.findall(text)) <= {"memset"}
+    if name in RULES:
+        assert not any(CALL.search(loop) for loop in innermost(text))
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", [name for name in RULES if name.split()[1] in STEPS])
+def test_rules_with_exponentials_go_by_vectors_of_fused_steps(name: str, dtype: Any) -> None:
+    found = innermost(assembly(compiled(name, dtype)))
+    assert multiplying(found, dtype, register="[xyz]mm")
+
+
+@pytest.mark.parametrize("name", sorted({*PRODUCTS, *PHASES} - WIDE))
+def test_no_number_of_float32_is_widened(name: str) -> None:
+    text = str(compiled(name, np.float32)._code.inspect_llvm())
+    assert "fpext" not in text
+
+
+@pytest.mark.parametrize("name", sorted({*PRODUCTS} - WIDE))
+def test_products_of_float32_know_no_double(name: str) -> None:
+    text = str(compiled(name, np.float32)._code.inspect_llvm())
+    assert "float" in text
+    assert "double" not in text
+
+
+@reads_assembly
+@each_dtype
+def test_a_call_would_be_seen(dtype: Any) -> None:
+    def calls(address: Any, n: Any) -> None:
+        numbers = row(address, n, dtype)
+        for i in range(n):
+            numbers[i] = np.tanh(numbers[i])
+
+    text = assembly(block(calls))
+    assert any(CALL.search(loop) for loop in innermost(text))
+    assert any("tanh" in name for name in SYMBOL.findall(text))

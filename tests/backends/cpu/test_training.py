@@ -1,0 +1,361 @@
+"""Training by the engine: against the oracle, and the same bits however it is cut."""
+
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from nets import PENALTY_SETS, Data, Net, Run, distance, orders, split, train
+
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels import epoch
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom, Optimizer
+
+FORMS: list[Any] = [
+    *(kind(0.03) for kind in OPTIMIZERS.values()),
+    SGD(0.03, momentum=0.9),
+    SGD(0.03, momentum=0.9, nesterov=True),
+]
+each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+each_penalty_set = pytest.mark.parametrize(
+    "penalties", PENALTY_SETS, ids=lambda p: "+".join(p) or "plain"
+)
+N_ROWS, N_EPOCHS = 20, 3
+
+
+def oracle_run(net: Net, parameters: Any, data: Data, optimizer: Any, **run: Any) -> Any:
+    """Losses and flat parameters after the same steps of the oracle."""
+    settings = {**asdict(optimizer), "learning_rate": run["rates"]}
+    epochs = [
+        np.split(rows, np.arange(run["batch_size"], len(rows), run["batch_size"]))
+        for rows in run["order"].tolist()
+    ]
+    weight = data.weight if data.weight.size else None
+    losses, *after = naive.train(
+        *split(net, parameters),
+        data.x,
+        data.y,
+        [[np.array(rows, int) for rows in epoch] for epoch in epochs],
+        optimizer=optimizer.rule.__name__.removeprefix("sgd_"),
+        settings=settings,
+        sample_weight=weight,
+        **net.oracle,
+    )
+    return np.array(losses), naive.flatten(*after)
+
+
+def assert_same_bits(run: Run, other: Run) -> None:
+    assert np.array_equal(run.parameters, other.parameters)
+    assert np.array_equal(run.moments, other.moments)
+
+
+@each_form
+@each_penalty_set
+@pytest.mark.parametrize("batch_size", [1, 7, N_ROWS])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+def test_training_is_that_of_the_oracle(
+    optimizer: Any,
+    penalties: dict[str, float],
+    batch_size: int,
+    weighted: bool,
+    rng: np.random.Generator,
+) -> None:
+    net = Net(penalties=penalties)
+    parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
+    order = orders(rng, N_EPOCHS, N_ROWS)
+    rates = np.geomspace(0.03, 0.01, N_EPOCHS * -(-N_ROWS // batch_size))
+    run = train(net, parameters, data, optimizer, order, batch_size, rates=rates)
+    cut = {"order": order, "batch_size": batch_size, "rates": rates}
+    losses, after = oracle_run(net, parameters, data, optimizer, **cut)
+    assert distance(run.parameters, after) <= 1e-10
+    np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
+    assert (run.stopped, run.diverged) == (N_EPOCHS * -(-N_ROWS // batch_size), False)
+
+
+@each_form
+def test_float32_follows_float64(optimizer: Any, rng: np.random.Generator) -> None:
+    wide, narrow = Net(), Net(dtype="float32")
+    parameters, data = narrow.draw(rng, N_ROWS)
+    exact = Data(*(a.astype(np.float64) for a in data[:3]))
+    order = orders(rng, N_EPOCHS, N_ROWS)
+    run = train(narrow, parameters, data, optimizer, order, 7)
+    expected = train(wide, parameters.astype(np.float64), exact, optimizer, order, 7)
+    assert run.parameters.dtype == np.float32
+    assert distance(run.parameters, expected.parameters) <= 1e-4
+    np.testing.assert_allclose(run.losses, expected.losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy"])
+def test_training_of_several_layers_is_that_of_the_oracle(
+    loss: str, rng: np.random.Generator
+) -> None:
+    net = Net((5, 17, 3, 4), "softplus", loss, penalties={"l2": 0.1})
+    parameters, data = net.draw(rng, 65)
+    order, rates = orders(rng, 2, 65), np.full(4, 0.03)
+    run = train(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 33, rates=rates)
+    cut = {"order": order, "batch_size": 33, "rates": rates}
+    losses, after = oracle_run(net, parameters, data, OPTIMIZERS["adam"](0.03), **cut)
+    assert distance(run.parameters, after) <= 1e-10
+    np.testing.assert_allclose(run.losses, losses, rtol=1e-10)
+
+
+def test_one_order_serves_every_epoch(rng: np.random.Generator) -> None:
+    net, order = Net(), orders(rng, 1, N_ROWS)
+    parameters, data = net.draw(rng, N_ROWS)
+    again = np.repeat(order, N_EPOCHS, axis=0)
+    expected = train(net, parameters, data, SGD(0.03), again, 7)
+    moments = Moments(net.network)
+    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(0.03), data, 7)
+    losses = np.zeros(N_EPOCHS)
+    trainer.run(order, np.full((9, 1), 0.03), losses, 0, 9)
+    trainer.store()
+    assert np.array_equal(parameters, expected.parameters)
+    assert np.array_equal(losses, expected.losses)
+
+
+@each_form
+@pytest.mark.parametrize("sizes", [(3, 5, 2), (20, 9, 33, 17, 1)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_penalty_and_the_step_in_one_have_the_bits_of_one_after_the_other(
+    optimizer: Any,
+    sizes: tuple[int, ...],
+    dtype: str,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Net(sizes, penalties={"l2": 0.1}, dtype=dtype)
+    parameters, data = net.draw(rng, N_ROWS)
+    order = orders(rng, 2, N_ROWS)
+    in_one = train(net, parameters, data, optimizer, order, 7)
+    monkeypatch.setattr(
+        "fastmlp.backends.cpu.kernels.rule_blocks.penalised_optimizer", lambda *rules: 0
+    )
+    apart = train(net, parameters, data, optimizer, order, 7)
+    assert_same_bits(in_one, apart)
+    assert np.array_equal(in_one.losses, apart.losses)
+
+
+@each_form
+def test_training_cut_anywhere_has_the_same_bits(
+    optimizer: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.MIN_CHUNK_ROWS", 4)
+    net = Net(penalties={"l2": 0.1})
+    parameters, data = net.draw(rng, 13, weighted=True)
+    # Batches of 10 and 3 rows in chunks of 4: three units and one an epoch.
+    order = orders(rng, 2, 13)
+    whole = train(net, parameters, data, optimizer, order, 10)
+    assert whole.stopped == 8
+    for cut in range(1, 8):
+        parts = train(net, parameters, data, optimizer, order, 10, cuts=(cut,))
+        assert_same_bits(parts, whole)
+        assert np.array_equal(parts.losses, whole.losses)
+
+
+def test_a_step_in_chunks_gives_weights_of_the_same_bits(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net((5, 17, 3), penalties=PENALTY_SETS[-1])
+    parameters, data = net.draw(rng, 50, weighted=True)
+    order, adam = orders(rng, 1, 50), OPTIMIZERS["adam"](0.03)
+    whole = train(net, parameters, data, adam, order, 50)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.MIN_CHUNK_ROWS", 7)
+    chunks = train(net, parameters, data, adam, order, 50)
+    assert (whole.stopped, chunks.stopped) == (1, 7)  # six chunks of 7 and one of 8
+    n = net.network.layout.n_weights
+    assert np.array_equal(chunks.parameters[:n], whole.parameters[:n])
+    assert np.array_equal(chunks.moments[:, :n], whole.moments[:, :n])
+
+
+def test_training_in_chunks_is_training_at_once_to_rounding(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net((5, 17, 3), penalties=PENALTY_SETS[-1])
+    parameters, data = net.draw(rng, 65, weighted=True)
+    order, adam = orders(rng, 2, 65), OPTIMIZERS["adam"](0.03)
+    whole = train(net, parameters, data, adam, order, 50)
+    assert whole.stopped == 4
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.MIN_CHUNK_ROWS", 7)
+    chunks = train(net, parameters, data, adam, order, 50)
+    assert chunks.stopped == 2 * (7 + 2)  # 50 = 6 * 7 + 8 rows, and 15 = 8 + 7
+    # Biases' slopes are sums of eight chains a chunk, so they, and then all, differ by rounding.
+    np.testing.assert_allclose(chunks.parameters, whole.parameters, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(chunks.moments, whole.moments, rtol=1e-11, atol=1e-14)
+    np.testing.assert_allclose(chunks.losses, whole.losses, rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "batch_size", "chunk"), [(13, 10, 4), (20, 5, 9), (1, 1, 1), (30, 10, 5), (7, 9, 2)]
+)
+def test_units_count_the_chunks_of_every_batch(n_rows: int, batch_size: int, chunk: int) -> None:
+    edges = [*range(0, n_rows, batch_size), n_rows]
+    expected = sum(len(range(low, high, chunk)) for low, high in pairwise(edges))
+    assert epoch.units_per_epoch(n_rows, batch_size, chunk) == expected
+
+
+def test_a_unit_knows_the_steps_complete_before_it(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.MIN_CHUNK_ROWS", 4)
+    net = Net()
+    parameters, data = net.draw(rng, 13)
+    moments = Moments(net.network)
+    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 10)
+    # Three units of the batch of 10 rows, one of the batch of 3.
+    assert [trainer.step_of(unit) for unit in range(9)] == [0, 0, 0, 1, 2, 2, 2, 3, 4]
+
+
+def test_rows_of_weight_zero_train_as_if_they_were_not_there(rng: np.random.Generator) -> None:
+    net, adam = Net(penalties=PENALTY_SETS[-1]), OPTIMIZERS["adam"](0.03)
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    data.weight[15:] = 0
+    order = np.arange(N_ROWS)[None]
+    masked = train(net, parameters, data, adam, order, N_ROWS)
+    fewer = train(net, parameters, Data(*(a[:15] for a in data[:3])), adam, order[:, :15], 15)
+    assert distance(masked.parameters, fewer.parameters) <= 1e-14
+    np.testing.assert_allclose(masked.losses, fewer.losses, rtol=1e-14)
+
+
+def test_a_batch_without_weight_takes_no_step(rng: np.random.Generator) -> None:
+    net, order = Net(penalties={"l2": 0.1}), np.arange(N_ROWS)[None]
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    data.weight[5:10] = 0
+    run = train(net, parameters, data, SGD(0.03, momentum=0.9), order, 5)
+    kept = np.delete(np.arange(N_ROWS), np.s_[5:10])
+    fewer = Data(*(a[kept] for a in data[:3]))
+    expected = train(net, parameters, fewer, SGD(0.03, momentum=0.9), order[:, :15], 5)
+    assert_same_bits(run, expected)
+    assert np.array_equal(run.losses, expected.losses)
+    assert not run.diverged
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("batch_size", "found_in"), [(5, 9), (N_ROWS, 2)])
+def test_divergence_stops_at_the_parameters_of_the_start_of_the_epoch(
+    dtype: str, batch_size: int, found_in: int, rng: np.random.Generator
+) -> None:
+    net = Net(dtype=dtype)
+    parameters, data = net.draw(rng, N_ROWS)
+    order, per_epoch = np.repeat(np.arange(N_ROWS)[None], 4, axis=0), N_ROWS // batch_size
+    # The third epoch's first step spoils the weights: its next batch finds out, or its end.
+    rates = np.repeat([0.01, 0.01, np.inf, 0.01], per_epoch)
+    adam = OPTIMIZERS["adam"](0.01)
+    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
+        run = train(net, parameters, data, adam, order, batch_size, rates=rates)
+    before = train(net, parameters, data, adam, order[:2], batch_size)
+    assert before.moments.all()
+    assert (run.diverged, run.stopped) == (True, found_in)
+    assert np.array_equal(run.parameters, before.parameters)
+    assert np.array_equal(run.losses[:2], before.losses)
+    assert not run.moments.any()
+
+
+def test_training_goes_on_after_a_divergence(rng: np.random.Generator) -> None:
+    net, order = Net(activation="identity"), np.arange(N_ROWS)[None]
+    parameters, data = net.draw(rng, N_ROWS)
+    start = parameters.copy()
+    moments, losses = Moments(net.network), np.zeros(1)
+    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
+    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
+        assert trainer.run(order, np.full((4, 1), 1e200), losses, 0, 4) < 4
+    trainer.store()
+    assert np.array_equal(parameters, start)
+    assert trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4) == 4
+    trainer.store()
+    assert np.array_equal(parameters, train(net, start, data, SGD(0.03), order, 5).parameters)
+
+
+def test_diverged_speaks_of_the_last_call(rng: np.random.Generator) -> None:
+    net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(1)
+    parameters, data = net.draw(rng, N_ROWS)
+    moments = Moments(net.network)
+    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, N_ROWS)
+    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
+        trainer.run(order, np.full((1, 1), np.inf), losses, 0, 1)
+    assert trainer.diverged
+    trainer.run(order, np.full((1, 1), 0.03), losses, 0, 1)
+    assert not trainer.diverged
+
+
+def test_weights_edited_before_a_load_count(rng: np.random.Generator) -> None:
+    net, order = Net((3, 5, 5, 2)), np.arange(N_ROWS)[None]
+    parameters, data = net.draw(rng, N_ROWS)
+    edited = rng.normal(size=parameters.size)
+    expected = train(net, edited, data, SGD(0.03), order, 5)
+    moments, losses = Moments(net.network), np.zeros(1)
+    trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, 5)
+    trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
+    parameters[:] = edited
+    trainer.load()
+    trainer.run(order, np.full((4, 1), 0.03), losses, 0, 4)
+    trainer.store()
+    assert np.array_equal(parameters, expected.parameters)
+
+
+def test_read_only_rows_train_as_others(rng: np.random.Generator) -> None:
+    net, order = Net(), np.arange(N_ROWS)[None]
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    expected = train(net, parameters, data, SGD(0.03), order, 5)
+    for array in (*data[:3], order):
+        array.setflags(write=False)
+    assert_same_bits(train(net, parameters, data, SGD(0.03), order, 5), expected)
+
+
+def sign_descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
+    return (w - rate if g > 0 else w + rate), m, v
+
+
+def test_an_optimizer_of_your_own_is_compiled_and_used(rng: np.random.Generator) -> None:
+    net, own = Net(), Custom(sign_descent, 0.25)
+    parameters, data = net.draw(rng, N_ROWS)
+    assert isinstance(own, Optimizer)
+    run = train(net, parameters, data, own, np.arange(N_ROWS)[None], N_ROWS)
+    np.testing.assert_allclose(abs(run.parameters - parameters), 0.25, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_a_divergence(value: float, rng: np.random.Generator) -> None:
+    net = Net(activation="relu")
+    parameters, data = net.draw(rng, N_ROWS)
+    data.x[7, 1] = value
+    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
+        run = train(net, parameters, data, SGD(0.03), np.arange(N_ROWS)[None], 5)
+    assert run.diverged
+    assert np.array_equal(run.parameters, parameters)
+
+
+def test_unguarded_training_minds_no_nan(rng: np.random.Generator) -> None:
+    net, order, losses = Net(), np.arange(N_ROWS)[None], np.zeros(3)
+    parameters, data = net.draw(rng, N_ROWS)
+    rates, engine = np.full((3, 1), 0.03), Engine(net.network, 1)
+    rates[1] = np.inf
+    moments = engine.moments()
+    trainer = engine.trainer(parameters, moments, SGD(), data, N_ROWS, guarded=False)
+    with np.errstate(all="ignore"):  # uncompiled, NumPy warns of inf - inf
+        assert trainer.run(order, rates, losses, 0, 3) == 3
+    trainer.store()
+    assert not trainer.diverged
+    assert np.isfinite(losses).tolist() == [True, True, False]
+    assert not np.isfinite(parameters).all()
+
+
+def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
+    net, order = Net(), np.arange(N_ROWS)[None]
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    batches = [slice(i, min(i + 8, N_ROWS)) for i in range(0, N_ROWS, 8)]
+    engine = Engine(net.network, 1)
+    parts = [type(data)(*(array[batch] for array in data[:3])) for batch in batches]
+    means = [engine.loss_and_gradient(parameters, part)[0] for part in parts]
+    for by_rows in (False, True):
+        losses, moments = np.zeros(1), engine.moments()
+        trainer = engine.trainer(parameters.copy(), moments, SGD(), data, 8, by_rows=by_rows)
+        trainer.run(order, np.zeros((len(batches), 1)), losses, 0, trainer.units_per_epoch)
+        shares = [len(part.x) if by_rows else part.weight.sum() for part in parts]
+        assert losses[0] == pytest.approx(np.average(means, weights=shares))

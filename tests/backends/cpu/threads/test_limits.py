@@ -1,0 +1,333 @@
+"""How a call is launched: thread counts, layers, and processes that fork."""
+
+from collections.abc import Callable
+
+import numba
+import pytest
+from nets import Net
+
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.threads import limits
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled kernels run on one thread"
+)
+
+FORKING = """
+import os, signal, sys, warnings
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import worker_pool, limits
+from fastmlp.rules.optimizers import SGD
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+cost_model.pays, worker_pool.LONG = lambda work, n_threads: True, 0
+rng = np.random.default_rng(0)
+net = Net((5, 17, 3), penalties={"l2": 0.1})
+parameters, data = net.draw(rng, 100)
+order = orders(rng, 2, 100)
+
+def trained():
+    return train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
+
+def fork(work):
+    process = os.fork()
+    if process == 0:
+        signal.alarm(60)
+        os._exit(work())
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+def same_in_grandchild():
+    return not np.array_equal(trained(), expected) or (safe and limits.parallel_is_safe())
+
+def same_in_child():
+    return same_in_grandchild() or fork(same_in_grandchild)
+
+safe, expected = limits.parallel_is_safe(), trained()
+print(safe, fork(same_in_child), limits.parallel_is_safe())
+"""
+
+# Another library's kernel starts the threads; this one is first used in the child.
+FORK_AFTER_OTHERS = """
+import os, signal, warnings
+import numba
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import worker_pool, limits
+from fastmlp.rules.optimizers import SGD
+
+@numba.njit(parallel=True)
+def of_another_library(numbers):
+    for i in numba.prange(numbers.size):
+        numbers[i] += 1
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+cost_model.pays, worker_pool.LONG = lambda work, n_threads: True, 0
+rng = np.random.default_rng(0)
+net = Net((5, 17, 3))
+parameters, data = net.draw(rng, 100)
+of_another_library(np.zeros(1000))
+process = os.fork()
+if process == 0:
+    signal.alarm(60)
+    train(net, parameters, data, SGD(0.03), orders(rng, 2, 100), 50, n_threads=2)
+    os._exit(limits.parallel_is_safe())
+print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+FORK_BEFORE_LAUNCH = """
+import os, warnings
+from fastmlp.backends.cpu.threads import limits
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+safe = limits.parallel_is_safe()
+process = os.fork()
+if process == 0:
+    os._exit(limits.parallel_is_safe() != safe)
+print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+
+LOOK = """
+import os
+import numba
+from fastmlp.backends.cpu.threads import limits
+
+tasks = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+print(limits.threading_layer(), limits.parallel_is_safe())
+assert not tasks or len(os.listdir("/proc/self/task")) == tasks
+try:
+    print(numba.threading_layer())
+except ValueError:
+    print("none is set")
+"""
+
+LAYER_IN_USE = """
+import numba
+from fastmlp.backends.cpu.threads import limits
+
+before = limits.threading_layer()
+numba.set_num_threads(1)
+print(before, limits.threading_layer(), numba.threading_layer())
+"""
+
+
+# Each way to launch a call, in turn; after each, which layer's threads there are, how many parallel
+# kernels were launched, and how many helpers of ours there are.
+MODES = """
+import os, threading, warnings
+import numba
+from work import MLP, X, Y, always_in_parallel
+from fastmlp.backends.cpu.threads import worker_pool, limits
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+bits, regions, gather = set(), [], worker_pool.gather
+
+def counted(*arguments):
+    regions.append(0)
+    gather(*arguments)
+
+def fit(n_threads=None):
+    net = MLP((5, 17, 3), loss="cross_entropy", seed=0, n_threads=n_threads)
+    net.fit(X, Y, epochs=2, batch_size=50)
+    bits.add(net.parameters.tobytes())
+
+def tell(mode):
+    try:
+        layer = numba.threading_layer()
+    except ValueError:
+        layer = "none"
+    ours = sum(thread.name == "fastmlp helper" for thread in threading.enumerate())
+    print(mode, layer, len(regions) > 0, ours > 0, flush=True)
+    regions.clear()
+
+worker_pool.gather = counted
+fit()
+tell("little")
+always_in_parallel()
+fit(1)
+tell("one")
+fit(2)
+tell("long")
+worker_pool.LONG = 1 << 60
+fit(2)
+tell("short")
+worker_pool.LONG = 0
+child = os.fork()
+if child == 0:
+    fit(2)
+    tell("forked")
+    os._exit(len(bits) - 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+fit(2)
+tell("after")
+assert len(bits) == 1
+"""
+NONE = "none False False"
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
+    layer: str, python: Callable[..., str]
+) -> None:
+    if not limits._present(layer):
+        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
+    printed = python(MODES, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+    modes = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    # A little work, and one thread, start no thread of anybody's.
+    assert (modes["little"], modes["one"]) == (NONE, NONE)
+    if layer == "workqueue":
+        # Its own threads are never started.
+        expected = dict.fromkeys(("long", "short", "forked", "after"), "none False True")
+    else:
+        expected = {
+            "long": f"{layer} True False",
+            "short": f"{layer} False True",
+            # The helpers of the parent are not there.
+            "forked": f"{layer} False True",
+            "after": f"{layer} True True",
+        }
+    assert {mode: modes[mode] for mode in expected} == expected
+
+
+@pytest.mark.skipif(not hasattr(limits.os, "sched_setaffinity"), reason="none is told here")
+def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None:
+    script = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); "
+    script += "from fastmlp.backends.cpu.threads import limits; limits._cgroup_cpus = lambda: 8; "
+    assert python(script + "print(limits.thread_limit())") == "1\n"
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_thread_limit_obeys_numba_num_threads(n: int, python: Callable[..., str]) -> None:
+    script = "from fastmlp.backends.cpu.threads import limits; limits._cgroup_cpus = lambda: 8; "
+    printed = python(script + "print(limits.thread_limit())", NUMBA_NUM_THREADS=str(n))
+    assert int(printed) == n
+
+
+@pytest.mark.parametrize(
+    ("cpus", "limit"), [(0, 1), (1, 1), (1 << 16, numba.config.NUMBA_NUM_THREADS)]
+)
+def test_the_thread_limit_obeys_the_control_group(
+    cpus: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_cgroup_cpus", lambda: cpus)
+    assert limits.thread_limit() == limit
+
+
+def test_an_engine_takes_no_more_threads_than_the_limit() -> None:
+    assert Engine(Net().network).n_threads == limits.thread_limit()
+    assert Engine(Net().network, 10**6).n_threads == limits.thread_limit()
+    assert Engine(Net().network, 1).n_threads == 1
+
+
+def test_a_call_leaves_alone_the_threads_of_other_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "thread_limit", lambda: 4)
+    with limits.reserved(3) as first, limits.reserved(3) as second, limits.reserved(3) as third:
+        assert (first, second, third) == (3, 1, 1)
+    with limits.reserved(4) as again:
+        assert again == 4
+
+
+def test_threads_are_given_back_after_an_exception() -> None:
+    with pytest.raises(KeyboardInterrupt), limits.reserved(limits.thread_limit()):
+        raise KeyboardInterrupt
+    with limits.reserved(limits.thread_limit()) as n:
+        assert n == limits.thread_limit()
+
+
+class InterruptedLock:
+    """A lock as which an interrupt comes the n-th time that it is taken: before or after."""
+
+    def __init__(self, n: int, *, before: bool) -> None:
+        self._n, self._before = n, before
+
+    def __enter__(self) -> None:
+        self._n -= 1
+        if self._n == 0 and self._before:
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        if self._n == 0 and not self._before:
+            self._n = -1
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("n", [1, 2])
+def test_threads_are_given_back_after_an_interrupt_on_the_way_in_or_out(
+    n: int, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = limits._state["busy"]
+    monkeypatch.setattr(limits, "_lock", InterruptedLock(n, before=before))
+    try:
+        with limits.reserved(1):
+            assert limits._state["busy"] == busy + 1
+    except KeyboardInterrupt:
+        pass
+    else:
+        pytest.fail("no interrupt came")
+    assert limits._state["busy"] == busy
+
+
+def test_threads_puts_the_number_back() -> None:
+    before = numba.get_num_threads()
+    with limits.threads(1):
+        assert numba.get_num_threads() == 1
+    assert numba.get_num_threads() == before
+
+
+def test_threads_puts_the_number_back_after_an_exception() -> None:
+    before = numba.get_num_threads()
+    with pytest.raises(KeyboardInterrupt), limits.threads(1):
+        raise KeyboardInterrupt
+    assert numba.get_num_threads() == before
+
+
+def test_asking_for_the_layer_sets_none_and_starts_no_thread(python: Callable[..., str]) -> None:
+    layer, safe, in_use = python(LOOK).split(maxsplit=2)
+    assert layer in limits.POOLS
+    assert safe == str(layer != "workqueue")
+    assert in_use.strip() == "none is set"
+
+
+@pytest.mark.parametrize("wanted", ["default", "workqueue", "forksafe", "threadsafe"])
+def test_the_layer_foreseen_is_the_layer_in_use(wanted: str, python: Callable[..., str]) -> None:
+    if wanted == "threadsafe" and limits.threading_layer() == "workqueue":
+        pytest.skip("neither OpenMP nor TBB is installed")
+    before, after, in_use = python(LAYER_IN_USE, NUMBA_THREADING_LAYER=wanted).split()
+    assert before == after == in_use
+
+
+def test_the_pool_of_workqueue_is_never_launched(python: Callable[..., str]) -> None:
+    script = "from fastmlp.backends.cpu.threads import limits; print(limits.parallel_is_safe())"
+    assert python(script, NUMBA_THREADING_LAYER="workqueue").strip() == "False"
+
+
+@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+def test_a_fork_before_any_launch_changes_nothing(python: Callable[..., str]) -> None:
+    assert python(FORK_BEFORE_LAUNCH).strip() == "0"
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_training_goes_on_in_a_child_and_a_grandchild(
+    layer: str, python: Callable[..., str]
+) -> None:
+    environment = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    safe, status, still = python(FORKING, **environment).split()
+    assert status == "0"
+    assert safe == still
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(limits.threading_layer() != "omp", reason="only OpenMP minds a fork")
+def test_training_goes_on_in_a_child_of_a_process_where_others_launched(
+    python: Callable[..., str],
+) -> None:
+    printed = python(FORK_AFTER_OTHERS, NUMBA_NUM_THREADS="2")
+    assert printed.strip() == "0"

@@ -1,0 +1,209 @@
+"""Helpers that wait awake: who is called from a seat, who sleeps, and which teams are kept."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+import numba
+import pytest
+from drills import Drill
+
+from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.backends.cpu.threads.mailboxes import EMPTY, WAITING
+from fastmlp.backends.cpu.threads.team import JOINED, LEFT, LINE, MOST, POSTED, make_team
+from fastmlp.backends.cpu.threads.worker_pool import Pool
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="uncompiled, a call is always alone"
+)
+FOR_EVER = 1 << 60
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    """A pool whose helpers wait in their seats until they are told to leave them."""
+    pool = Pool(FOR_EVER)
+    yield pool
+    pool._seats.queue[0] = 1
+
+
+def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
+    """Have a pool do a drill; return the team's record, and whether helpers were awake."""
+    drill, team = Drill(8, 3), make_team(n)
+    drill.job["team"] = team.ctypes.data
+    awake = pool.run(drill.driver, drill.job.ctypes.data, team, n, **options)
+    assert drill.exact
+    return team, awake
+
+
+def states(pool: Pool, n: int) -> list[int]:
+    words = LINE // 8
+    seats = pool._seats._memory[(pool._seats.first - pool._seats._memory.ctypes.data) // 8 :]
+    return [int(state) for state in seats[: n * words : words]]
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within the time that a busy machine may take."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.001)
+    return condition()
+
+
+def test_who_sleeps_is_woken_and_who_waits_is_called(pool: Pool) -> None:
+    team, awake = lead(pool)
+    assert (awake, team[POSTED // 8]) == (False, 0)
+    for _ in range(3):
+        assert soon(lambda: states(pool, 1) == [WAITING])
+        team, awake = lead(pool)
+        assert (awake, team[POSTED // 8]) == (True, 1)
+
+
+def test_those_in_seats_and_those_asleep_make_one_team(pool: Pool) -> None:
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    team, awake = lead(pool, 3)
+    assert (awake, team[POSTED // 8]) == (False, 1)
+
+    def both_wait() -> bool:
+        # Who leaves a seat for a call to those who sleep may take it before one of them wakes.
+        if states(pool, 2) != [WAITING] * 2:
+            lead(pool, 3)
+        return states(pool, 2) == [WAITING] * 2
+
+    assert soon(both_wait)
+    team, awake = lead(pool, 3, patient=False)
+    assert (awake, team[POSTED // 8]) == (True, 2)
+
+
+class LateCalls(SimpleQueue[Any]):
+    """Calls that a helper takes when the leader has counted them, and has not said so yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted, self.taken = threading.Event(), threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        assert self.counted.wait(60)
+        call = super().get(block, timeout)
+        self.taken.set()
+        return call
+
+    def qsize(self) -> int:
+        size = super().qsize()
+        if threading.current_thread() is threading.main_thread():
+            self.counted.set()
+            assert self.taken.wait(60)
+            time.sleep(0.05)  # in which a helper that may would count, too
+        return size
+
+
+def test_a_call_that_is_taken_while_it_is_counted_keeps_nobody_from_a_seat(pool: Pool) -> None:
+    pool._calls = LateCalls()
+    lead(pool)
+    assert soon(lambda: pool._seats.queue[0] == 0)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+
+
+def test_a_team_is_kept_until_its_helpers_have_left(pool: Pool) -> None:
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    team, _ = lead(pool)
+    assert soon(lambda: bool(team[LEFT // 8] == 1))
+    place = team.ctypes.data
+    assert set(pool._teams) <= {place}
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    lead(pool)
+    assert place not in pool._teams
+    assert len(pool._teams) <= 1
+
+
+def test_a_call_for_those_who_sleep_ends_the_wait(pool: Pool) -> None:
+    lead(pool)
+    assert soon(lambda: states(pool, 1) == [WAITING])
+    pool._seats.queue[0] = 1
+    assert soon(lambda: states(pool, 1) == [EMPTY])
+    team, awake = lead(pool)
+    assert (awake, team[POSTED // 8]) == (False, 0)
+
+
+def test_nobody_waits_for_long() -> None:
+    pool = Pool(spins=0)
+    for _ in range(20):
+        lead(pool)
+    assert soon(lambda: pool._calls.empty() and states(pool, 1) == [EMPTY])
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_who_never_wakes_is_not_waited_for(patient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    pool = Pool(FOR_EVER)
+    for _ in range(3):
+        team, awake = lead(pool, patient=patient)
+        assert (awake, team[POSTED // 8], team[JOINED // 8]) == (False, 0, 1)
+    assert not pool._teams
+
+
+class Seated(Pool):
+    """A pool that notes which seats its helpers take, and has none of them help."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[int] = []
+
+    def _help(self, number: int) -> None:
+        self.taken.append(number)
+
+
+def test_calls_that_start_helpers_at_once_give_each_a_seat_of_its_own() -> None:
+    for _ in range(20):
+        pool, together = Seated(), threading.Barrier(4)
+
+        def grow(pool: Seated = pool, together: threading.Barrier = together) -> None:
+            together.wait()
+            pool._grow(3)
+
+        threads = [threading.Thread(target=grow) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert soon(lambda pool=pool: len(pool.taken) >= pool._size)  # type: ignore[misc]
+        assert sorted(pool.taken) == [0, 1, 2]
+
+
+def test_an_interrupt_while_a_helper_starts_leaves_its_seat_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, start = Seated(), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool._grow(1)
+    pool._grow(1)
+    assert soon(lambda: len(pool.taken) == 2)
+    assert sorted(pool.taken) == [0, 1]
+
+
+def test_a_team_has_no_more_helpers_than_there_are_seats(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: list[int] = []
+
+    class Noted(Pool):
+        def run(self, driver: Any, job: int, team: Any, n: int, *, patient: bool = True) -> bool:
+            wanted.append(n)
+            return True
+
+    monkeypatch.setattr(worker_pool, "_pool", Noted)
+    drill = Drill(8, 3)
+    worker_pool.run(drill.driver, drill.job, 2 * MOST)
+    assert wanted == [MOST]

@@ -1,0 +1,358 @@
+"""A team does every part once, whoever comes, whenever they come, and however they are brought."""
+
+import itertools
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from drills import Drill
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu.threads.team import (
+    GENERATION,
+    JOINED,
+    LINE,
+    PARTS,
+    STOPPED,
+    enter,
+    make_team,
+)
+from fastmlp.compiler import block_of, fetch_add, load_acquire, pause, row
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
+)
+LAYERS = ["omp", "workqueue", "tbb"]
+each_layer = pytest.mark.parametrize("layer", LAYERS)
+
+
+def environment(layer: str, **more: str) -> dict[str, str]:
+    """What starts a process on this layer; skips where the layer is not installed."""
+    if not limits._present(layer):
+        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
+    return {"NUMBA_THREADING_LAYER": layer, **more}
+
+
+# Each script runs in a process of its own: a deadlock is then a TimeoutExpired.
+STRESS = """
+import sys
+from drills import Drill
+from fastmlp.backends.cpu.threads import worker_pool
+n_threads, seconds, members = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+joined = 0
+for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
+    drill = Drill(n, 100_000 // pieces, members)
+    worker_pool.run(drill.driver, drill.job, n_threads, seconds, pieces)
+    assert drill.exact, (n, drill.memory)
+    joined += drill.calls > drill.n_spreads
+print(joined)
+"""
+
+MANY_SHORT_CALLS = """
+from drills import Drill
+from fastmlp.backends.cpu.threads import worker_pool
+for n_spreads in (0, 1, 2, 3) * 100:
+    drill = Drill(8, n_spreads)
+    worker_pool.run(drill.driver, drill.job, 3, n_spreads % 2)
+    assert drill.exact
+"""
+
+CONCURRENT = """
+import sys, threading
+import numpy as np
+from drills import Drill
+from nets import Net, orders, train
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import worker_pool, limits
+from fastmlp.rules.optimizers import SGD
+
+cost_model.pays = lambda work, n_threads: True
+worker_pool.LONG = 0
+limits.thread_limit = lambda: 64  # else the second call finds no thread free
+net = Net((5, 17, 3))
+rng = np.random.default_rng(0)
+parameters, data = net.draw(rng, 100)
+order = orders(rng, 20, 100)
+expected = train(net, parameters, data, SGD(0.03), order, 50).parameters
+wrong = []
+
+def work():
+    drill = Drill(7, 20_000)
+    worker_pool.run(drill.driver, drill.job, 2, 1.0)
+    trained = train(net, parameters, data, SGD(0.03), order, 50, n_threads=2).parameters
+    if not drill.exact or not np.array_equal(trained, expected):
+        wrong.append(drill)
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not wrong
+"""
+
+NESTED = """
+import numba
+from drills import Drill
+from fastmlp.compiler import call
+from fastmlp.backends.cpu.threads import worker_pool, limits
+from fastmlp.backends.cpu.threads.team import make_team
+
+@numba.njit(parallel=True)
+def of_another_library(enter, teams, driver, jobs):
+    for i in numba.prange(teams.size):
+        worker_pool.gather(2, enter, teams[i], driver, jobs[i])
+
+import numpy as np
+drills, teams = [Drill(8, 1000) for _ in range(4)], [make_team(2) for _ in range(4)]
+for drill, team in zip(drills, teams):
+    drill.job["team"] = team.ctypes.data
+addresses = [np.array([each.ctypes.data for each in many])
+             for many in (teams, [drill.job for drill in drills])]
+entry, driver = worker_pool.entry().address, drills[0].driver.address
+of_another_library(entry, addresses[0], driver, addresses[1])
+assert all(drill.exact for drill in drills)
+"""
+
+INTERRUPTED = """
+import signal, threading, time
+from drills import Drill
+from fastmlp.backends.cpu.threads import worker_pool
+worker_pool.run(Drill(8, 1).driver, Drill(8, 1).job, 2, 1.0)
+drill = Drill(64, 2_000_000)
+threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+try:
+    worker_pool.run(drill.driver, drill.job, 2, 1.0)
+    time.sleep(5)
+except KeyboardInterrupt:
+    assert drill.exact  # delivered when the call was done
+    after = Drill(8, 1000)
+    worker_pool.run(after.driver, after.job, 2, 1.0)
+    print(after.exact)
+"""
+
+
+@only_compiled
+@each_layer
+@pytest.mark.parametrize("seconds", [0, 1], ids=["brief", "long"])
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
+def test_every_item_is_done_once(
+    layer: str, n_threads: int, seconds: int, python: Callable[..., str]
+) -> None:
+    script = f"import sys; sys.argv = ['', '{n_threads}', '{seconds}', '2']\n" + STRESS
+    joined = int(python(script, **environment(layer, NUMBA_NUM_THREADS=str(n_threads))))
+    if n_threads == 1:
+        assert joined == 0
+    elif limits.thread_limit() > 1:
+        assert joined > 0  # else no helper was tested
+
+
+@only_compiled
+@each_layer
+def test_calls_that_end_before_a_helper_comes(layer: str, python: Callable[..., str]) -> None:
+    python(MANY_SHORT_CALLS, **environment(layer, NUMBA_NUM_THREADS="3"))
+
+
+@only_compiled
+@each_layer
+def test_several_python_threads_at_once(layer: str, python: Callable[..., str]) -> None:
+    python(CONCURRENT, **environment(layer, NUMBA_NUM_THREADS="2"))
+
+
+@only_compiled
+@pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
+def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
+    variables = environment("omp", NUMBA_NUM_THREADS="3") | {limit: "1"}
+    joined = int(python("import sys; sys.argv = ['', '3', '1', '0']\n" + STRESS, **variables))
+    assert joined == 0 or limit == "OMP_NUM_THREADS"  # Numba asks for a number of its own
+
+
+@only_compiled
+@pytest.mark.parametrize("layer", ["omp", "tbb"])
+def test_a_team_within_a_parallel_region(layer: str, python: Callable[..., str]) -> None:
+    python(NESTED, **environment(layer, NUMBA_NUM_THREADS="2"))
+
+
+@only_compiled
+@each_layer
+@pytest.mark.skipif(sys.platform == "win32", reason="raise_signal does not interrupt a sleep")
+def test_an_interrupt_comes_through_after_the_call(layer: str, python: Callable[..., str]) -> None:
+    assert python(INTERRUPTED, **environment(layer, NUMBA_NUM_THREADS="2")).strip() == "True"
+
+
+def gathered(drill: Drill, limit: int, pieces: int = 1) -> np.ndarray:
+    """A team of the drill's job, whose leader is the caller."""
+    team = make_team(limit, pieces)
+    drill.job["team"] = team.ctypes.data
+    team[JOINED // 8] = 1
+    return team
+
+
+def test_a_helper_that_never_comes_is_not_waited_for() -> None:
+    drill = Drill(8, 1000)
+    gathered(drill, 4)
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+    assert drill.calls == 1000
+
+
+def test_a_helper_that_came_and_sleeps_is_not_waited_for() -> None:
+    if numba.config.DISABLE_JIT:
+        pytest.skip("interpreted, no team gathers")
+    drill = Drill(8, 1000)
+    team = gathered(drill, 4)
+    team[JOINED // 8] = 3
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+    assert drill.calls == 3000
+
+
+@only_compiled
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_its_pieces_are_done_by_the_others(members: int) -> None:
+    drill = Drill(60, 1000)
+    team = gathered(drill, 4, pieces=4)
+    team[JOINED // 8] = members
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+    assert drill.calls == 1000 * (members * 4 if members > 1 else 1)
+
+
+def test_a_helper_that_comes_after_the_end_leaves_at_once() -> None:
+    drill = Drill(8, 3)
+    team = gathered(drill, 2)
+    drill.driver(drill.job.ctypes.data)
+    team[GENERATION // 8] = STOPPED
+    block_of(enter, np.int64)(team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
+    assert drill.exact
+
+
+def test_one_too_many_leaves_at_once() -> None:
+    team = make_team(2)
+    team[JOINED // 8] = 2
+    block_of(enter, np.int64)(team.ctypes.data, 0, 0)
+    assert team[JOINED // 8] == 3
+
+
+def stall(scalar: Any) -> Any:
+    """Make the block of which item 0 waits until all but the last items of its piece are done."""
+
+    def do_items(address: Any, first: Any, last: Any, part: Any) -> None:
+        owners, spins = row(address, 17, np.int64), 0
+        if first == 0:
+            while load_acquire(address + 16 * 8) < 14 and spins < 1 << 31:
+                pause()
+                spins += 1
+        for item in range(first, last):
+            owners[item] = part
+        fetch_add(address + 16 * 8, last - first)
+
+    return do_items
+
+
+@only_compiled
+def test_pieces_of_a_thread_that_is_held_up_go_to_another() -> None:
+    drill, memory = Drill(16, 1), np.zeros(17, np.int64)
+    drill.job["block"], drill.job["address"] = block_of(stall, np.int64).address, memory.ctypes.data
+    team = gathered(drill, 2, pieces=4)
+    arguments = (team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
+    helper = threading.Thread(target=block_of(enter, np.int64), args=arguments)
+    helper.start()
+    while team[JOINED // 8] < 2:
+        pass
+    drill.driver(drill.job.ctypes.data)
+    team[GENERATION // 8] = STOPPED
+    helper.join(60)
+    # The leader's own part is the first eight; it was held up in the first two of them.
+    assert memory.tolist() == [0] * 2 + [1] * 14 + [16]
+
+
+@only_compiled
+def test_a_helper_that_comes_late_joins() -> None:
+    drill = Drill(64, 300_000)
+    team = gathered(drill, 2)
+    address = drill.job.ctypes.data
+    arguments = (team.ctypes.data, drill.driver.address, address)
+    helper = threading.Timer(0.005, block_of(enter, np.int64), arguments)
+    helper.start()
+    drill.driver(address)
+    team[GENERATION // 8] = STOPPED
+    helper.join(60)
+    assert not helper.is_alive()
+    assert drill.exact
+    assert drill.n_spreads <= drill.calls < 2 * drill.n_spreads
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(st.integers(0, 20), st.integers(0, 6), st.integers(1, 20))
+def test_parts_and_pieces_cover_the_items(n: int, more: int, pieces: int) -> None:
+    drill = Drill(n, 3)
+    team = gathered(drill, 5, pieces)
+    team[JOINED // 8] = 1 if numba.config.DISABLE_JIT else 1 + more
+    drill.driver(drill.job.ctypes.data)
+    assert drill.exact
+
+
+def test_the_lines_of_a_team_are_its_own() -> None:
+    for limit in (2, 255, 300):
+        team = make_team(limit)
+        assert team.ctypes.data % LINE == 0
+        assert team.nbytes == PARTS + min(limit, 255) * LINE
+        assert not team[: JOINED // 8 + 1].any()
+
+
+@only_compiled
+def test_a_region_is_opened_for_long_calls_on_layers_that_stand_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    regions: list[int] = []
+    monkeypatch.setattr(worker_pool, "gather", lambda n, *_: regions.append(n))
+    for safe, seconds in [(True, 0.0), (True, 1.0), (False, 1.0)]:
+        monkeypatch.setattr(limits, "parallel_is_safe", lambda safe=safe: safe)
+        drill = Drill(8, 10)
+        worker_pool.run(drill.driver, drill.job, min(2, limits.thread_limit()), seconds)
+    assert regions == ([2] if limits.thread_limit() > 1 else [])
+
+
+def test_a_job_alone_has_no_team() -> None:
+    drill = Drill(5, 10)
+    drill.job["team"] = 1
+    worker_pool.run(drill.driver, drill.job, 1)
+    assert drill.job["team"] == 0
+    assert (drill.exact, drill.calls) == (True, 10)
+
+
+@pytest.mark.skipif(not numba.config.DISABLE_JIT, reason="compiled, a team gathers")
+def test_interpreted_a_call_is_alone() -> None:
+    drill = Drill(8, 10)
+    worker_pool.run(drill.driver, drill.job, 2)
+    assert drill.job["team"] == 0
+    assert (drill.exact, drill.calls) == (True, 10)
+
+
+@only_compiled
+def test_a_pool_out_of_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    drill, team = Drill(8, 1000), make_team(3)
+    drill.job["team"] = team.ctypes.data
+    worker_pool.Pool().run(drill.driver, drill.job.ctypes.data, team, 3)
+    assert (drill.exact, drill.calls) == (True, 1000)
+    assert team[GENERATION // 8] == STOPPED
+
+
+@only_compiled
+def test_a_pool_keeps_its_threads() -> None:
+    pool, before = worker_pool.Pool(), threading.active_count()
+    for _ in itertools.repeat(None, 20):
+        drill, team = Drill(8, 100), make_team(3)
+        drill.job["team"] = team.ctypes.data
+        pool.run(drill.driver, drill.job.ctypes.data, team, 3)
+        assert drill.exact
+    assert threading.active_count() == before + 2

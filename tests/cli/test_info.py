@@ -1,0 +1,90 @@
+"""What `info` tells, and that it is true of this process."""
+
+import platform
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.cli.info import format_info, info
+from fastmlp.compiler import cache
+
+
+def test_versions() -> None:
+    told = info()
+    assert told["fastmlp"] == fastmlp.__version__
+    assert told["Python"].startswith(platform.python_version())
+    assert told["numba"] == numba.__version__
+    assert told["numpy"] == np.__version__
+
+
+def test_every_entry_is_a_text() -> None:
+    assert all(isinstance(text, str) and text for text in info().values())
+
+
+def test_threads_are_those_of_a_fit() -> None:
+    assert info()["threads"].split()[0] == str(limits.thread_limit())
+
+
+def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "threading_layer", lambda: "workqueue")
+    assert info()["threading layer"].startswith("workqueue (not used: helpers")
+
+
+def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmlp.backends.cuda import adapter
+
+    monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("no_such_package",))
+    assert info()["GPU"] == 'none: no package; pip install "fastmlp[cuda]"'
+    monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("numba",))
+    monkeypatch.setattr(adapter, "count", lambda who: 2)
+    assert info()["GPU"] == "2 seen by the driver"
+
+    def fail(who: str) -> int:
+        raise RuntimeError(f"{who}: the driver is not there")
+
+    monkeypatch.setattr(adapter, "count", fail)
+    assert info()["GPU"] == "none: the driver is not there"
+
+
+@pytest.fixture
+def _fresh_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "folder", cache.folder.__wrapped__)
+
+
+@pytest.mark.usefixtures("_fresh_cache_folder")
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("FASTMLP_CACHE", raising=False)
+    assert Path(info()["cache"]).is_relative_to(tmp_path)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "/dev/null")
+    assert info()["cache"].startswith("none: no folder can be written")
+    monkeypatch.setenv("FASTMLP_CACHE", "0")
+    assert info()["cache"] == "off (FASTMLP_CACHE=0)"
+
+
+def test_vector_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"avx2": True, "fma": True, "avx512f": False, "rdseed": True}
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: told)
+    assert info()["vector features"] == "avx2 fma"
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", dict)
+    assert info()["vector features"] == "none"
+
+
+def test_vector_features_unknown_to_llvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> dict[str, bool]:
+        raise RuntimeError
+
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", fail)
+    assert info()["vector features"] == "unknown to LLVM"
+
+
+def test_text_is_aligned() -> None:
+    told = info()
+    width = max(map(len, told))
+    for line, (name, text) in zip(format_info().splitlines(), told.items(), strict=True):
+        assert line == name.ljust(width) + "  " + text

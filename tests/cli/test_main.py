@@ -1,0 +1,165 @@
+"""The command: what it prints, what it leaves, and its exit codes."""
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp import MLP, SGD
+from fastmlp.cli.demo import run_demo
+from fastmlp.cli.info import format_info
+from fastmlp.cli.main import main
+from fastmlp.compiler.jit import INTERPRETED
+
+PNG = b"\x89PNG\r\n\x1a\n"
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Make `module` look as if it were not installed."""
+    find_spec = importlib.util.find_spec
+
+    def hide(name: str) -> Any:
+        return None if name == module else find_spec(name)
+
+    monkeypatch.setattr("fastmlp.cli.demo.find_spec", hide)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"fastmlp {fastmlp.__version__}\n"
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out == format_info() + "\n"
+
+
+def test_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "fastmlp", "info"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("fastmlp ")
+
+
+@needs_compiler
+def test_demo_saves_the_picture_that_it_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.png"
+    assert main(["demo", "--epochs", "2", "--seed", "3", "--output", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert path.read_bytes().startswith(PNG)
+    assert f"Picture: {path}\n" in printed
+    assert "2 epochs, float32, seed 3" in printed
+    assert re.search(r"fastmlp +\d+\.\d %", printed)
+    assert re.search(r"scikit-learn +\d+\.\d %", printed)
+
+
+@needs_compiler
+def test_demo_reads_97_percent_of_the_held_out_digits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for seed in range(3):
+        assert run_demo(tmp_path / "picture.png", seed=seed) >= 0.97
+
+
+@pytest.mark.parametrize(("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib",) * 2])
+def test_missing_extra_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    package: str,
+) -> None:
+    without(monkeypatch, module)
+    assert main(["demo"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f'fastmlp: the demo needs {package}: pip install "fastmlp[demo]"\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "must be an integer of 1 or more, got '0'"),
+        (["--epochs", "two"], "must be an integer of 1 or more, got 'two'"),
+        (["--seed", "-1"], "argument --seed"),
+        (["--seed", str(2**32)], "must be at most 4294967295, got '4294967296'"),
+        (["--output", "demo.txt"], "must end in .png, .pdf, .svg, got 'demo.txt'"),
+        (["--output", "no/such/folder/demo.png"], "there is no folder 'no/such/folder'"),
+    ],
+)
+def test_wrong_argument_is_refused_before_any_work(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([])
+    assert "command" in capsys.readouterr().err
+
+
+def test_warmup_says_where_the_code_lies(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report: report("part") or 1.25)
+    monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
+    assert main(["warmup"]) == 0
+    assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
+
+
+def interrupt(*_: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "fastmlp.cli.demo._Progress.__call__",
+        "sklearn.neural_network.MLPClassifier._update_no_improvement_count",
+    ],
+)
+def test_ctrl_c_in_a_fit_ends_the_demo(
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(moment, interrupt)
+    path = tmp_path / "picture.png"
+    assert main(["demo", "--output", str(path)]) == 130
+    assert capsys.readouterr().err == "fastmlp: interrupted\n"
+    assert not path.exists()
+
+
+def test_ctrl_c_in_a_fit_ends_the_warmup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rates(steps: Any, total: int) -> Any:
+        interrupt()
+        return np.ones(len(steps))
+
+    nets = [MLP((2, 2), optimizer=SGD(rates))]
+    monkeypatch.setattr("fastmlp.cli.warmup._parts", lambda dtype: [("nets", nets)] * 2)
+    assert main(["warmup"]) == 130
+    assert capsys.readouterr() == ("float32: nets\n", "fastmlp: interrupted\n")
+
+
+def test_importing_the_command_imports_nothing_heavy() -> None:
+    heavy = "{'sklearn', 'matplotlib', 'scipy', 'tqdm'}"
+    script = f"import sys, fastmlp.cli.main; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,107 @@
+"""Compiling ahead: afterwards, a new process finds all code in the cache."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastmlp.cli.warmup import warmup
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.penalties import RULES as PENALTIES
+
+N_RULES = len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
+WARM = """
+from fastmlp.cli.warmup import warmup
+warmup(dtypes=["float32"], report=print)
+import sys
+assert "sklearn" not in sys.modules
+"""
+# Every activation, loss, penalty and optimizer, without the warm-up's own helpers. The large net
+# gathers a team, by Numba's pool wherever the threading layer allows it.
+USE = """
+import numpy as np
+from fastmlp import MLP, SGD
+from fastmlp.rules.activations import RULES
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import worker_pool, limits
+from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.optimizers import OPTIMIZERS
+for width, n_rows in ((3, 5), (64, 200)):
+    wide = width > 3 and limits.thread_limit() > 1
+    cost_model.pays, worker_pool.LONG = lambda work, n_threads: wide, 0
+    X, y = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
+    settings = [dict(activation=name) for name in RULES]
+    settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]
+    settings += [dict(optimizer=name) for name in OPTIMIZERS]
+    settings += [dict(optimizer=name, l2=0.1) for name in OPTIMIZERS]
+    settings += [dict(optimizer=name, l1=0.1) for name in OPTIMIZERS]
+    settings += [dict(optimizer=SGD(0.01, momentum=0.5, nesterov=n)) for n in (False, True)]
+    for chosen in settings:
+        net = MLP((width, 7, width), seed=0, **chosen)
+        net.fit(X, y, epochs=1, batch_size=200, validation_data=(X, y))
+        net.fit(X, y, epochs=1, batch_size=n_rows - 1)  # in an order of its own
+        net.predict(X), net.predict_raw(X)
+        net.predict(X[:1]), net.predict(X[:1])
+        net.predict(np.ones((2000, width)))
+        net.apply_gradient(net.loss_and_gradient(X, y)[1])
+    assert bool(worker_pool.gather.signatures) == (wide and limits.parallel_is_safe())
+MLP((2, 1 << 18, 1), seed=0).predict(np.ones((50, 2)))
+cost_model.measure(limits.thread_limit())
+"""
+
+needs_compiler = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing to compile"
+)
+
+
+def run(script: str, cache: Path) -> str:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    environment.pop("FASTMLP_CACHE", None)
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+@needs_compiler
+def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> None:
+    printed = run(WARM, tmp_path)
+    assert printed.splitlines()[0] == "float32: kernels"
+    assert "parallel" in printed
+    stored = set(tmp_path.rglob("*.code"))
+    assert len(stored) > N_RULES
+    run(USE, tmp_path)
+    assert set(tmp_path.rglob("*.code")) == stored
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"dtypes": ["float32", "float16"]}, ValueError, "float16"),
+        ({"dtypes": "float32"}, TypeError, "dtypes must be a sequence of dtypes, got 'float32'"),
+        ({"dtypes": 32}, TypeError, "dtypes must be a sequence of dtypes, got 32"),
+        ({"parallel": 1}, TypeError, "parallel must be True or False, got 1"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_compiled(
+    options: dict[str, Any], error: type, words: str
+) -> None:
+    told: list[str] = []
+    with pytest.raises(error, match=words):
+        warmup(**options, report=told.append)
+    assert told == []
+
+
+def test_reports_nothing_and_returns_seconds_by_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastmlp.cli.warmup._parts", lambda dtype: [("nothing", [])])
+    assert 0 <= warmup(parallel=False) < 60
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,429 @@
+"""Rules as compiled blocks: the same numbers as the rule, in its precision, compiled once."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba.extending import register_jitable
+
+from fastmlp.backends.cpu.kernels import elementwise
+from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler import block_of, blocks, cache, call, row
+from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.jit import INLINED
+from fastmlp.rules import activations, links, losses, penalties
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD
+from fastmlp.rules.updates import N_MOMENTS
+
+FORMS: list[Any] = [
+    *(kind() for kind in OPTIMIZERS.values()),
+    SGD(momentum=0.9),
+    SGD(momentum=0.9, nesterov=True),
+]
+# Compiled code calls the C library's functions and uncompiled NumPy's: a last digit differs, and
+# 1 + tanh, 1 - tanh^2 carry it over to small results.
+TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
+
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+each_activation = pytest.mark.parametrize("name", activations.RULES)
+each_link = pytest.mark.parametrize("name", links.LINKS)
+each_loss = pytest.mark.parametrize("name", losses.LOSSES)
+each_penalty = pytest.mark.parametrize("name", penalties.RULES)
+each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="with the JIT off no rule is compiled"
+)
+
+
+@numba.njit
+def invoke(address: Any, arguments: Any) -> None:
+    call(address, arguments)
+
+
+def run(block: Block, *arguments: Any) -> None:
+    """Call a block with the addresses of arrays, and with counts."""
+    integers = (a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
+    invoke(block.address, tuple(integers))
+
+
+def numbers(dtype: str, n: int = 60) -> Any:
+    """An even count over both signs: none is 0, where some rules have a kink."""
+    return np.linspace(-8, 8, n).astype(dtype)
+
+
+def assert_close(actual: Any, expected: Any, dtype: str) -> None:
+    expected, tolerance = np.array(expected), TOLERANCE[dtype]
+    assert actual.dtype == expected.dtype == np.dtype(dtype)
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def loss_block(name: str, dtype: str) -> Block:
+    loss = losses.LOSSES[name]
+    options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
+    return block_of(elementwise.loss_loop, dtype, loss.rule, **options)
+
+
+def update_options(optimizer: Any) -> dict[str, int]:
+    n = optimizer.coefficients(1, np.ones(1)).shape[1]
+    return {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
+
+
+def update_factory(optimizer: Any) -> Any:
+    return functools.partial(elementwise.update_loop, **update_options(optimizer))
+
+
+def block_ir(factory: Callable[..., Any], *rule: Any) -> str:
+    """LLVM's final text of the float32 block, compiled afresh."""
+    for each in rule:
+        register_jitable(**INLINED)(each)
+    return str(Block(factory(np.float32, *rule), None)._code.inspect_llvm())
+
+
+@each_dtype
+@each_activation
+def test_an_activation_is_its_rule_at_every_number(dtype: str, name: str) -> None:
+    rule, z = activations.RULES[name], numbers(dtype)
+    value, slope = np.empty_like(z), np.empty_like(z)
+    run(block_of(elementwise.activation_loop, dtype, rule), z, value, slope, z.size)
+    expected = np.array([rule(number) for number in z]).T
+    assert_close(value, expected[0], dtype)
+    assert_close(slope, expected[1], dtype)
+
+
+@each_dtype
+@each_link
+def test_a_link_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
+    link, raw = links.LINKS[name], np.asfortranarray(numbers(dtype).reshape(20, 3))
+    value, expected = np.empty_like(raw), np.empty_like(raw)
+    block = block_of(elementwise.link_loop, dtype, link.rule, by_row=link.by_row)
+    run(block, raw, value, 20, 3)
+    if link.by_row:
+        link.rule(raw, expected)
+    else:
+        expected[:] = [[link.rule(number) for number in row] for row in raw]
+    np.testing.assert_allclose(value, expected, rtol=10 * TOLERANCE[dtype])
+
+
+@each_dtype
+@each_loss
+def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
+    loss, outputs = losses.LOSSES[name], np.asfortranarray(numbers(dtype).reshape(20, 3))
+    targets = np.asfortranarray(np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype))
+    slopes, expected, values = np.empty_like(outputs), np.empty_like(outputs), np.empty(20)
+    run(loss_block(name, dtype), outputs, targets, slopes, values, 20, 3, 3)
+    rows = np.empty(20)
+    if loss.by_row:
+        loss.rule(outputs, targets, expected, rows)
+    else:
+        for r in range(20):
+            pairs = [loss.rule(p, y) for p, y in zip(outputs[r], targets[r], strict=True)]
+            rows[r] = np.mean([value for value, _ in pairs], dtype=np.float64)
+            expected[r] = [slope / 3 for _, slope in pairs]
+    np.testing.assert_allclose(values, rows, rtol=10 * TOLERANCE[dtype])
+    assert_close(slopes, expected, dtype)
+
+
+@each_dtype
+@each_loss
+def test_a_loss_of_one_output_is_its_rule(dtype: str, name: str) -> None:
+    loss = losses.LOSSES[name]
+    if loss.by_row:
+        pytest.skip("one class is no choice")
+    outputs, targets = numbers(dtype, 21), np.linspace(0, 1, 21).astype(dtype)
+    slopes, values = np.empty_like(outputs), np.empty(21)
+    run(loss_block(name, dtype), outputs, targets, slopes, values, 21, 1, 1)
+    expected = np.array([loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]).T
+    assert_close(slopes, expected[1], dtype)
+    assert_close(values.astype(dtype), expected[0], dtype)
+
+
+@each_dtype
+@each_penalty
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing: int) -> None:
+    rule, lanes = penalties.RULES[name], lanes_of(np.dtype(dtype).type)
+    w, width = np.resize(numbers(dtype), 11 * lanes), lanes - missing
+    gradient, total, scale = np.ones_like(w), np.ones(1), np.full(1, 0.25)
+    block, values, zeros = (
+        block_of(elementwise.penalty_loop, dtype, rule),
+        w.copy(),
+        np.zeros_like(w),
+    )
+    run(block, w, gradient, scale, total, values, zeros, w.size // lanes, width)
+    pairs = [rule(weight) for weight in w]
+    assert_close(gradient, [1 + w.dtype.type(0.25) * slope for _, slope in pairs], dtype)
+    counted = np.array([float(value) for value, _ in pairs]).reshape(-1, lanes)[:, :width]
+    assert total[0] == pytest.approx(1 + 0.25 * counted.sum(), rel=TOLERANCE[dtype], abs=0)
+
+
+@each_dtype
+@each_form
+def test_an_update_is_its_rule_at_every_parameter(dtype: str, optimizer: Any) -> None:
+    rng = np.random.default_rng(0)
+    w, g, m = rng.normal(size=(3, 60)).astype(dtype)
+    v = rng.uniform(size=60).astype(dtype)
+    constants = optimizer.coefficients(3, np.full(1, 0.1))[0].astype(dtype)
+    expected = [optimizer.rule(*state, *constants) for state in zip(w, g, m, v, strict=True)]
+    block = block_of(elementwise.update_loop, dtype, optimizer.rule, **update_options(optimizer))
+    run(block, w, g, m, v, constants, 60)
+    for actual, column in zip((w, m, v), zip(*expected, strict=True), strict=True):
+        assert_close(actual, column, dtype)
+
+
+@each_dtype
+@each_activation
+def test_an_activation_of_no_numbers_writes_nothing(dtype: str, name: str) -> None:
+    z, value, slope = np.ones((3, 2), dtype)
+    run(block_of(elementwise.activation_loop, dtype, activations.RULES[name]), z, value, slope, 0)
+    assert (value == 1).all()
+    assert (slope == 1).all()
+
+
+# Losses and penalties are left out: they sum in float64 by design.
+@only_compiled
+@each_activation
+def test_an_activation_of_float32_is_never_widened(name: str) -> None:
+    assert "double" not in block_ir(elementwise.activation_loop, activations.RULES[name])
+
+
+@only_compiled
+@each_link
+def test_a_link_of_float32_is_never_widened(name: str) -> None:
+    link = links.LINKS[name]
+    factory = functools.partial(elementwise.link_loop, by_row=link.by_row)
+    assert "double" not in block_ir(factory, link.rule)
+
+
+@only_compiled
+@each_form
+def test_an_update_of_float32_is_never_widened(optimizer: Any) -> None:
+    assert "double" not in block_ir(update_factory(optimizer), optimizer.rule)
+
+
+@only_compiled
+def test_a_widening_would_be_seen() -> None:
+    def widened(z: Any) -> Any:
+        return np.exp(z * 0.5), z
+
+    assert "double" in block_ir(
+        elementwise.activation_loop, numba.extending.register_jitable(widened)
+    )
+
+
+def test_the_same_rule_twice_is_the_same_block() -> None:
+    relu = activations.RULES["relu"]
+    block = block_of(elementwise.activation_loop, "float32", relu)
+    assert block_of(elementwise.activation_loop, np.dtype(np.float32), relu) is block
+    assert block_of(elementwise.activation_loop, "float64", relu) is not block
+    assert block_of(elementwise.activation_loop, "float32", activations.RULES["elu"]) is not block
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names under which code is stored, as it happens."""
+    names: list[str] = []
+
+    class Recorder(blocks.CodeCache):
+        def __init__(self, name: str) -> None:
+            names.append(name)
+            super().__init__(name)
+
+    monkeypatch.setattr(blocks, "CodeCache", Recorder)
+    monkeypatch.setattr(blocks, "_blocks", {})
+    return names
+
+
+def constant(scalar: Any, number: float) -> Any:
+    """A factory of blocks that write a number, which is an option of theirs."""
+
+    def write(address: Any) -> None:
+        row(address, 1, scalar)[0] = number
+
+    return write
+
+
+def scaled(scalar: Any, rule: Any, factor: float) -> Any:
+    """A factory of blocks that write the multiple of a rule's value at 1."""
+
+    def write(address: Any) -> None:
+        row(address, 1, scalar)[0] = factor * rule(scalar(1))[0]
+
+    return write
+
+
+def written_by(block: Block) -> float:
+    number = np.zeros(1)
+    block(number.ctypes.data)
+    return float(number[0])
+
+
+def test_a_block_is_called_with_addresses_and_counts() -> None:
+    z, value, slope = np.array([[-1.0, 2.0, 3.0], *np.zeros((2, 3))])
+    block = block_of(elementwise.activation_loop, "float64", activations.RULES["relu"])
+    block(z.ctypes.data, value.ctypes.data, slope.ctypes.data, 2)
+    assert (value.tolist(), slope.tolist()) == ([0, 2, 0], [0, 1, 0])
+    again = np.zeros_like(value)
+    run(block, z, again, slope, 2)
+    assert np.array_equal(again, value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: block_of(constant, "float64", number=number),
+        lambda number: block_of(scaled, "float64", activations.RULES["relu"], factor=number),
+    ],
+    ids=["kernel", "rule"],
+)
+def test_blocks_of_other_options_share_no_code_in_memory_nor_on_disk(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    monkeypatch.setattr(blocks, "is_ours", lambda function: True)
+    for _ in range(2):  # compiled, then from the disk
+        monkeypatch.setattr(blocks, "_blocks", {})
+        made = {number: make(number) for number in (1.5, 2.5, 1.5)}
+        assert len({block.address for block in made.values()}) == 2
+        assert {number: written_by(block) for number, block in made.items()} == {1.5: 1.5, 2.5: 2.5}
+        assert make(1.5) is made[1.5]
+    assert len(list(tmp_path.iterdir())) == (0 if numba.config.DISABLE_JIT else 2)
+
+
+@only_compiled
+def test_the_two_products_are_stored_apart(stored: list[str]) -> None:
+    for by_column in (False, True):
+        block_of(product, "float32", by_column=by_column)
+    assert len(set(stored)) == 2
+
+
+def triple(z: Any) -> Any:
+    return 3 * z, z + type(z)(1)
+
+
+@pytest.mark.usefixtures("stored")
+@pytest.mark.parametrize("rule", [triple, numba.njit(triple)], ids=["plain", "njit"])
+def test_a_rule_of_yours_is_compiled(rule: Any) -> None:
+    z = numbers("float64")
+    value, slope = np.empty_like(z), np.empty_like(z)
+    run(block_of(elementwise.activation_loop, "float64", rule), z, value, slope, z.size)
+    assert np.array_equal(value, 3 * z)
+    assert np.array_equal(slope, z + 1)
+
+
+def test_a_rule_of_yours_is_not_stored(stored: list[str]) -> None:
+    block_of(elementwise.activation_loop, "float64", triple)
+    assert stored == []
+
+
+@pytest.mark.parametrize("rule", [[], [activations.RULES["relu"]]], ids=["kernel", "rule"])
+def test_a_factory_of_yours_is_not_stored(rule: list[Any], stored: list[str]) -> None:
+    block_of(scaled if rule else constant, "float64", *rule, **{"factor" if rule else "number": 2})
+    assert stored == []
+
+
+@only_compiled
+def test_a_rule_of_the_library_is_stored(stored: list[str]) -> None:
+    block_of(elementwise.activation_loop, "float64", activations.RULES["relu"])
+    assert len(stored) == 1
+    assert "fastmlp.rules.activations.relu" in stored[0]
+
+
+@functools.wraps(activations.relu)
+def dressed(z: Any) -> Any:
+    return z - type(z)(100), z
+
+
+def test_a_rule_of_yours_dressed_as_one_of_the_library_is_not_stored(stored: list[str]) -> None:
+    block_of(elementwise.activation_loop, "float64", dressed)
+    assert stored == []
+
+
+def no_rule(z: Any) -> Any:
+    return z.undefined, z
+
+
+def one_number(z: Any) -> Any:
+    return z
+
+
+def two_arguments(z: Any, slope: Any) -> Any:
+    return slope * z, slope
+
+
+def reads_a_file(z: Any) -> Any:
+    with open("numbers") as file:
+        return float(file.read()), z
+
+
+class Thing:
+    """A rule that is an object, which Numba does not compile."""
+
+    def __call__(self, z: Any) -> Any:
+        return z, z
+
+
+@only_compiled
+@pytest.mark.parametrize(
+    "rule", [no_rule, one_number, two_arguments, reads_a_file], ids=lambda r: r.__name__
+)
+def test_words_of_a_rule_that_does_not_compile(rule: Any) -> None:
+    with pytest.raises(TypeError, match=f"^the rule '{rule.__name__}' does not compile; it must"):
+        block_of(elementwise.activation_loop, "float64", rule)
+
+
+@only_compiled
+@pytest.mark.parametrize(
+    "rule",
+    [functools.partial(two_arguments, slope=2.0), Thing(), np.frexp],
+    ids=["partial", "object", "ufunc"],
+)
+def test_words_of_a_rule_that_is_no_function(rule: Any) -> None:
+    with pytest.raises(TypeError, match=r"^the rule .* does not compile; it must be a function"):
+        block_of(elementwise.activation_loop, "float64", rule)
+
+
+@only_compiled
+def test_a_rule_that_does_not_compile_fails_again_with_the_same_words() -> None:
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"^the rule 'no_rule' does not compile"):
+            block_of(elementwise.activation_loop, "float32", no_rule)
+
+
+FORK_WHILE_LOCKED = """
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads
+from fastmlp.compiler import blocks, block_of
+from fastmlp.rules.activations import RULES
+from fastmlp.backends.cpu.kernels.elementwise import activation_loop
+from numba.core.compiler_lock import global_compiler_lock
+from threading import Event, Thread
+
+held, done = Event(), Event()
+blocks.PATIENCE = 0.1
+
+def hold():
+    with blocks._lock, global_compiler_lock:
+        held.set()
+        done.wait()
+
+thread = Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    block_of(activation_loop, "float32", RULES["relu"])
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_lock_held_while_forking_does_not_stop_the_child(python: Callable[..., str]) -> None:
+    assert python(FORK_WHILE_LOCKED).strip() == "0"

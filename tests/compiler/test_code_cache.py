@@ -1,0 +1,503 @@
+"""The disk cache: never old code, never a failure, never half a file."""
+
+import compileall
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+
+from fastmlp.compiler import cache, kernel
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is compiled or stored"
+)
+
+# Prints relu(-1), relu(2), sigmoid(0) and how often the compiler ran.
+EVALUATE = """
+import ctypes
+import numpy as np
+from numba.core import event
+from fastmlp.compiler import block_of
+from fastmlp.rules.activations import RULES
+from fastmlp.backends.cpu.kernels.elementwise import activation_loop
+
+z, value, slope = np.array([-1.0, 2.0, 0.0]), np.empty(3), np.empty(3)
+kind = ctypes.CFUNCTYPE(None, *[ctypes.c_ssize_t] * 4)
+numbers = []
+with event.install_recorder("fastmlp:translate") as compiled:
+    for name, chosen in (("relu", z[:2]), ("sigmoid", z[2:])):
+        address = block_of(activation_loop, np.float64, RULES[name]).address
+        kind(address)(chosen.ctypes.data, value.ctypes.data, slope.ctypes.data, chosen.size)
+        numbers += value[: chosen.size].tolist()
+print(*numbers, len(compiled.buffer) > 0)
+"""
+RIGHT = "0.0 2.0 0.5"
+
+TRAIN = """
+import numpy as np
+from numba.core import event
+from fastmlp.rules import activations, links, losses, penalties
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import SGD
+
+rules = (activations.relu, activations.identity)
+link, decay = links.LINKS["identity"], ((penalties.l2, 0.1),)
+narrow, mse = np.dtype(np.float32), losses.LOSSES["mse"]
+net = Network(make_layout((2, 3, 1)), rules, mse, link, decay, narrow)
+parameters, moments = np.linspace(-1, 1, 13, dtype=narrow), Moments(net)
+x = np.linspace(-1, 2, 10, dtype=narrow).reshape(5, 2)
+data, losses = Data(x, x[:, :1].copy(), x[:0, 0]), np.zeros(3)
+with event.install_recorder("fastmlp:translate") as compiled:
+    trainer = Engine(net, 1).trainer(parameters, moments, SGD(), data, 5)
+    trainer.run(np.arange(5)[None], np.full((3, 1), 0.1), losses, 0, 3)
+print(losses.tolist(), parameters.tolist())
+print(len(compiled.buffer) > 0)
+"""
+
+
+def double(x: Any) -> Any:
+    return x + x
+
+
+def twice(name: str = "test.double") -> Any:
+    """A kernel that knows nothing of earlier ones but what is on the disk."""
+    return kernel(name)(double)
+
+
+def hits(compiled: Any) -> int:
+    return sum(compiled.stats.cache_hits.values())
+
+
+def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time of change and its content."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def is_whole(path: Path) -> bool:
+    content = path.read_bytes()
+    digest, payload = content[: cache.DIGEST_BYTES], content[cache.DIGEST_BYTES :]
+    return bool(payload) and cache.hashlib.sha256(payload).digest() == digest
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that this process stores its code in."""
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package, to be edited."""
+    source = tmp_path / "source"
+    shutil.copytree(cache.PACKAGE, source / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    return source / "fastmlp"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def test_code_is_stored_whole_and_found_again(store: Path) -> None:
+    first = twice()
+    assert (first(4.0), hits(first)) == (8.0, 0)
+    before = files_in(store)
+    assert len(before) == 1
+    assert all(is_whole(Path(path)) for path in before)
+    second = twice()
+    assert (second(4.0), hits(second)) == (8.0, 1)
+    assert files_in(store) == before
+
+
+def test_each_name_and_each_signature_has_its_file(store: Path) -> None:
+    twice()(4.0)
+    twice()(4)
+    twice("test.other")(4.0)
+    assert len(files_in(store)) == 3
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "cut in its digest": lambda content: content[:20],
+    "cut after its digest": lambda content: content[:32],
+    "cut in the middle": lambda content: content[: len(content) // 2],
+    "without its last byte": lambda content: content[:-1],
+    "with a byte more": lambda content: content + b"\0",
+    "flipped in its digest": lambda content: flip(content, 5),
+    "flipped at its start": lambda content: flip(content, 32),
+    "flipped in the middle": lambda content: flip(content, len(content) // 2),
+    "flipped at its end": lambda content: flip(content, len(content) - 1),
+}
+
+
+def flip(content: bytes, where: int) -> bytes:
+    changed = bytearray(content)
+    changed[where] ^= 0xFF
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_written_anew(damage: str, store: Path) -> None:
+    twice()(4.0)
+    (path,) = store.iterdir()
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    compiled = twice()
+    assert (compiled(4.0), hits(compiled)) == (8.0, 0)
+    assert is_whole(path)
+    again = twice()
+    assert (again(4.0), hits(again)) == (8.0, 1)
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_failure(store: Path) -> None:
+    twice()(4.0)
+    (path,) = store.iterdir()
+    path.unlink()
+    path.mkdir()
+    assert twice()(4.0) == 8.0
+    assert list(store.iterdir()) == [path]
+
+
+def test_a_folder_removed_meanwhile_is_no_failure(store: Path) -> None:
+    store.rmdir()
+    assert twice()(4.0) == 8.0
+
+
+def fail_with(error: BaseException) -> Any:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return fail
+
+
+FULL = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "replace"), (cache.tempfile, "mkstemp")])
+def test_a_full_disk_is_no_failure_and_leaves_nothing(
+    module: Any, name: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fail_with(FULL))
+        assert twice()(4.0) == 8.0
+    assert list(store.iterdir()) == []
+    twice()(4.0)
+    assert len(files_in(store)) == 1
+
+
+def test_a_disk_that_fills_while_writing_is_no_failure_and_leaves_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_full(descriptor: int, mode: str) -> Any:
+        os.close(descriptor)
+        return open("/dev/full", mode, buffering=0)
+
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdopen", open_full)
+        assert twice()(4.0) == 8.0
+    assert list(store.iterdir()) == []
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of one page, filled up."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(where)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not in every container")
+    (where / "filler").write_bytes(bytes(4096))
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
+
+
+def test_a_disk_that_is_really_full_is_no_failure(
+    full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "folder", lambda: full_disk)
+    assert twice()(4.0) == 8.0
+    assert [path.name for path in full_disk.iterdir()] == ["filler"]
+
+
+def test_an_interrupted_write_leaves_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail_with(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            twice()(4.0)
+    assert list(store.iterdir()) == []
+    compiled = twice()
+    assert (compiled(4.0), hits(compiled)) == (8.0, 0)
+
+
+@pytest.fixture
+def no_folder_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let `folder` look at the settings again, now and after the test."""
+    cache.folder.cache_clear()
+    yield
+    monkeypatch.undo()
+    cache.folder.cache_clear()
+
+
+@pytest.mark.usefixtures("no_folder_yet")
+def test_a_folder_is_made_where_numba_is_told_to_keep_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMLP_CACHE", raising=False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    folder = cache.folder()
+    assert folder == tmp_path / "fastmlp" / cache.fingerprint()
+    assert folder is not None
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_folder_yet")
+def test_fastmlp_cache_0_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTMLP_CACHE", "0")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert cache.folder() is None
+    assert twice()(4.0) == 8.0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["file", "/proc/nonexistent", "/dev/null"])
+def test_a_folder_that_cannot_be_is_no_failure(
+    below: str, tmp_path: Path, python: Callable[..., str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    printed = python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path / below / "cache"))
+    assert printed.split() == [*RIGHT.split(), "True"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+IMPORTED = """
+import sys
+import fastmlp.backends.cpu.engine
+names = [name for name in sys.modules if name.partition(".")[0] == "fastmlp"]
+print(*(sys.modules[name].__file__ for name in names))
+"""
+
+
+def test_the_fingerprint_covers_every_module_that_the_cpu_backend_imports(
+    package: Path, python: Callable[..., str]
+) -> None:
+    imported = {Path(name).relative_to(cache.PACKAGE) for name in python(IMPORTED).split()}
+    assert len(imported) > 50
+    before = cache.fingerprint(package)
+    for path in sorted(imported):
+        text = (package / path).read_text()
+        (package / path).write_text(text + "# changed\n")
+        assert cache.fingerprint(package) != before, path
+        (package / path).write_text(text)
+    assert cache.fingerprint(package) == before
+
+
+@pytest.mark.parametrize("where", ["rules.py", "backends/cpu/kernels/new/rules.py"])
+def test_the_fingerprint_covers_a_module_that_is_new(where: str, package: Path) -> None:
+    before = cache.fingerprint(package)
+    (package / where).parent.mkdir(exist_ok=True)
+    (package / where).write_text("STRIP_ROWS = 8\n")
+    assert cache.fingerprint(package) != before
+
+
+def test_the_fingerprint_knows_where_a_module_lies(package: Path) -> None:
+    before = cache.fingerprint(package)
+    (package / "rules" / "activations.py").rename(package / "backends" / "activations.py")
+    assert cache.fingerprint(package) != before
+
+
+def test_the_fingerprint_is_that_of_the_content_alone(package: Path) -> None:
+    os.utime(package / "rules" / "activations.py", (0, 0))
+    assert cache.fingerprint(package) == cache.fingerprint()
+
+
+@pytest.mark.parametrize("name", ["BOUNDSCHECK", "OPT", "DEBUGINFO_DEFAULT"])
+def test_the_fingerprint_knows_the_options_of_the_compiler(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cache.fingerprint()
+    monkeypatch.setattr(numba.config, name, "another")
+    assert cache.fingerprint() != before
+
+
+def test_changed_code_is_compiled_anew_and_unchanged_code_is_not(
+    tmp_path: Path, package: Path, python: Callable[..., str]
+) -> None:
+    home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(package.parent)}
+    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
+    before = files_in(tmp_path / "cache")
+    assert len(before) == 2
+    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "False"]
+    assert files_in(tmp_path / "cache") == before
+    # A rule; then a function that a rule calls, the rule's own file unchanged.
+    edit(
+        package / "rules" / "activations.py",
+        "return (zero if z < zero else z), (",
+        "return z - z, (",
+    )
+    assert python(EVALUATE, **home).split() == ["0.0", "0.0", "0.5", "True"]
+    forms = package / "compiler" / "elementary.py"
+    edit(forms, "return where(x < zero, e, one) / (one + e)", "return e + e")
+    assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "True"]
+    assert python(EVALUATE, **home).split() == ["0.0", "0.0", "2.0", "False"]
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path, python: Callable[..., str]) -> None:
+    result, cold = python(TRAIN, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
+    before = files_in(tmp_path)
+    again, warm = python(TRAIN, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()
+    assert (cold, warm) == ("True", "False")
+    assert again == result
+    assert files_in(tmp_path) == before
+    assert {Path(path).suffix for path in before} == {".code"}
+
+
+LATE = (
+    TRAIN
+    + """
+import sys
+late = [name for name in ("numba.np.linalg", "scipy.linalg") if name in sys.modules]
+print(late)
+"""
+)
+# What only Numba compiles.
+BY_NUMBA = """
+import sys
+import numpy as np
+from fastmlp.compiler import kernel
+
+@kernel("test.power")
+def power(a, b):
+    return a**b
+
+print(power(2.0, 3.0), "numba.np.linalg" in sys.modules)
+"""
+
+
+def test_training_needs_nothing_of_what_numba_imports_to_compile(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    """Numba's registries, and SciPy, which they import where it is there: half of a start."""
+    for _ in range(2):
+        assert python(LATE, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()[-1] == "[]"
+
+
+def test_stored_code_is_loaded_without_what_compiling_imports(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    assert python(BY_NUMBA, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["8.0", "True"]
+    assert python(BY_NUMBA, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["8.0", "False"]
+
+
+def test_processes_that_start_at_once_do_not_disturb_each_other(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(python, EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(4)]
+    assert {" ".join(run.result().split()[:3]) for run in runs} == {RIGHT}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(is_whole(path) for path in files)
+    assert python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)).split()[3] == "False"
+
+
+def test_a_damaged_cache_is_no_failure_in_a_fresh_process(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path))
+    for path in tmp_path.rglob("*.code"):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path)).split() == [*RIGHT.split(), "True"]
+    assert all(is_whole(path) for path in tmp_path.rglob("*.code"))
+
+
+MACHINES = [
+    {},
+    {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "+sse2"},
+    {"NUMBA_CPU_NAME": "nocona", "NUMBA_CPU_FEATURES": "+sse2"},
+]
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="names and features are those of x86"
+)
+def test_code_for_one_machine_is_not_loaded_for_another(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    for i, machine in enumerate(MACHINES, 1):
+        # Of another name, or of the same name and other features.
+        home = {"NUMBA_CACHE_DIR": str(tmp_path), **machine}
+        assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
+        assert len(files_in(tmp_path)) == 2 * i
+        assert python(EVALUATE, **home).split() == [*RIGHT.split(), "False"]
+
+
+def test_nothing_but_the_owner_may_read_the_folder(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    python(EVALUATE, NUMBA_CACHE_DIR=str(tmp_path))
+    (folder,) = (tmp_path / "fastmlp").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
+
+
+def shut(folder: Path) -> str:
+    """A program that may read below `folder`, and write nothing, whoever runs it."""
+    return f"""
+import os, sys, tempfile
+def refuse(*_, **__):
+    raise OSError(30, "Read-only file system")
+tempfile.TemporaryFile = tempfile.mkstemp = refuse
+{EVALUATE}
+from fastmlp.compiler import cache
+print(str(cache.folder()).startswith({str(folder)!r}))
+"""
+
+
+def test_a_filled_folder_that_may_not_be_written_is_read(
+    tmp_path: Path, python: Callable[..., str]
+) -> None:
+    home = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    assert python(shut(tmp_path), **home).split() == [*RIGHT.split(), "True", "False"]
+    python(EVALUATE, **home)
+    before = files_in(tmp_path)
+    assert python(shut(tmp_path), **home).split() == [*RIGHT.split(), "False", "True"]
+    assert files_in(tmp_path) == before
+
+
+def test_a_package_in_a_zip_has_no_folder(
+    tmp_path: Path, package: Path, python: Callable[..., str]
+) -> None:
+    # Its hash would be the same whatever is in it: the code of one version would serve the next.
+    home = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    home["PYTHONPATH"] = shutil.make_archive(str(tmp_path / "fastmlp"), "zip", package.parent)
+    where = "from fastmlp.cli.info import info; print(info()['cache'])"
+    assert python(EVALUATE, **home).split() == [*RIGHT.split(), "True"]
+    assert not (tmp_path / "cache").exists()
+    assert python(where, **home).startswith("none: fastmlp's files lie in no folder")
+
+
+def test_the_fingerprint_knows_bytecode_that_has_no_source(package: Path) -> None:
+    compileall.compile_dir(package, quiet=1, legacy=True, workers=1)
+    for path in package.rglob("*.py"):
+        path.unlink()
+    before = cache.fingerprint(package)
+    path = package / "rules" / "activations.pyc"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert cache.fingerprint(package) != before

@@ -1,0 +1,238 @@
+"""Functions with two bodies: interpreted and compiled they give the same results."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from numba import types
+
+import fastmlp.compiler
+from fastmlp.compiler import (
+    block_of,
+    call,
+    coefficients_at,
+    exchange_if,
+    fence,
+    fetch_add,
+    flush_denormals,
+    fma,
+    load_acquire,
+    pause,
+    restore_denormals,
+    row,
+    rows,
+    stack,
+    store_release,
+)
+from fastmlp.compiler.intrinsics import emitted
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one body only"
+)
+
+
+def shifted(x: Any, by: Any) -> Any:
+    """x + by."""
+    return x + by
+
+
+@emitted(shifted)
+def _shifted(typing_context: Any, x: Any, by: Any) -> Any:
+    if not isinstance(x, types.Integer) or by != x:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.add(*arguments)
+
+    return x(x, x), generate
+
+
+def repeated(x: Any, times: Any) -> Any:
+    """x, so many times."""
+    return (x,) * times
+
+
+@emitted(repeated, prefer_literal=True)
+def _repeated(typing_context: Any, x: Any, times: Any) -> Any:
+    if not isinstance(times, types.IntegerLiteral):
+        return None
+    count = times.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_tuple(builder, signature.return_type, [arguments[0]] * count)
+
+    return types.UniTuple(x, count)(x, times), generate
+
+
+def add(scalar: Any) -> Any:
+    """Make the block that adds one number to another."""
+
+    def add_number(a: Any, b: Any) -> None:
+        row(a, 1, scalar)[0] += row(b, 1, scalar)[0]
+
+    return add_number
+
+
+def use_call(numbers: Any, address: Any, block: Any) -> Any:
+    call(block, (address, address + 8))
+    return numbers[0]
+
+
+def use_coefficients_at(numbers: Any, address: Any, block: Any) -> Any:
+    a, b, c = coefficients_at(address, 3, np.float64)
+    return a + 10 * b + 100 * c
+
+
+def use_exchange_if(numbers: Any, address: Any, block: Any) -> Any:
+    done = exchange_if(address, 5, 6), exchange_if(address, 0, 7), exchange_if(address, 7, 9)
+    return done, load_acquire(address)
+
+
+def use_fetch_add(numbers: Any, address: Any, block: Any) -> Any:
+    return fetch_add(address, 3), fetch_add(address, -1), load_acquire(address)
+
+
+def use_fma(numbers: Any, address: Any, block: Any) -> Any:
+    return fma(numbers[1], numbers[2], numbers[3])
+
+
+def use_load_acquire(numbers: Any, address: Any, block: Any) -> Any:
+    return load_acquire(address + 8), load_acquire(address)
+
+
+def use_modes(numbers: Any, address: Any, block: Any) -> Any:
+    mode = flush_denormals()
+    numbers[0] = numbers[1] + numbers[2]
+    restore_denormals(mode)
+    return numbers[0]
+
+
+def use_pause(numbers: Any, address: Any, block: Any) -> Any:
+    pause()
+    return numbers[1]
+
+
+def use_fence(numbers: Any, address: Any, block: Any) -> Any:
+    store_release(address, 7)
+    fence()
+    return load_acquire(address)
+
+
+def use_row(numbers: Any, address: Any, block: Any) -> Any:
+    view = row(address + 8, 3, np.float64)
+    view[1] = 7
+    return view[0], view[2], view.size, numbers[2]
+
+
+def use_rows(numbers: Any, address: Any, block: Any) -> Any:
+    view = rows(address, 2, 2, np.float64)
+    view[1, 0] = 7
+    return view[0, 1], view[1, 1], view.shape[0], view.shape[1], numbers[2]
+
+
+def use_stack(numbers: Any, address: Any, block: Any) -> Any:
+    place = stack(64)
+    view = row(place, 8, np.float64)
+    for i in range(8):
+        view[i] = i
+    return view.sum()
+
+
+def use_store_release(numbers: Any, address: Any, block: Any) -> Any:
+    store_release(address, -2)
+    return load_acquire(address)
+
+
+USES: dict[str, Callable[..., Any]] = {
+    "call": use_call,
+    "coefficients_at": use_coefficients_at,
+    "exchange_if": use_exchange_if,
+    "fence": use_fence,
+    "fetch_add": use_fetch_add,
+    "flush_denormals": use_modes,
+    "fma": use_fma,
+    "load_acquire": use_load_acquire,
+    "pause": use_pause,
+    "restore_denormals": use_modes,
+    "row": use_row,
+    "rows": use_rows,
+    "stack": use_stack,
+    "store_release": use_store_release,
+}
+
+
+def result_of(use: Callable[..., Any]) -> tuple[Any, list[float]]:
+    numbers = np.array([0.0, 2.0, 3.0, 4.0])
+    result = use(numbers, numbers.ctypes.data, block_of(add, "float64").address)
+    return result, numbers.view(np.int64).tolist()
+
+
+@pytest.mark.parametrize("name", sorted(set(USES) - {"call"}))
+def test_both_bodies_give_the_same_result(name: str) -> None:
+    use = USES[name]
+    assert result_of(numba.njit(use)) == result_of(use)
+
+
+def test_a_block_is_called_by_its_address() -> None:
+    # Not interpreted in a process that compiles: a compiled block's address is the machine's.
+    result, _ = result_of(numba.njit(use_call))
+    assert result == 2
+
+
+def test_every_emitted_function_is_tested_here() -> None:
+    folder = Path(fastmlp.compiler.__file__).parent
+    sources = "".join(path.read_text() for path in folder.glob("*.py"))
+    names = set(re.findall(r"^@emitted\((?:elementary\.)?(\w+)", sources, re.MULTILINE))
+    # What draws another word each time has a file of its own: `test_words`.
+    assert names == {*USES, "next_word"}
+
+
+def test_the_python_function_is_left_as_it_is() -> None:
+    assert shifted(2, 3) == 5
+    assert shifted("a", "b") == "ab"
+    assert repeated(1, 3) == (1, 1, 1)
+
+
+@numba.njit
+def use_shifted(x: Any, by: Any) -> Any:
+    return shifted(x, by)
+
+
+@numba.njit
+def use_repeated(x: Any) -> Any:
+    return repeated(x, 3)
+
+
+@numba.njit
+def repeat_often(x: Any, times: Any) -> Any:
+    return repeated(x, times)
+
+
+def test_compiled_code_takes_the_other_body() -> None:
+    assert use_shifted(2, 3) == 5
+    assert use_repeated(1.5) == (1.5, 1.5, 1.5)
+
+
+@only_compiled
+def test_the_other_body_is_code_in_the_place_of_the_call() -> None:
+    use_shifted(2, 3)
+    text = next(iter(use_shifted.inspect_llvm().values()))
+    assert not re.search(r"call [^\n]*shifted[^\n]*_shifted", text.replace("use_shifted", ""))
+
+
+@only_compiled
+def test_types_that_have_no_other_body_are_refused() -> None:
+    with pytest.raises(numba.TypingError):
+        use_shifted(2.0, 3.0)
+    with pytest.raises(numba.TypingError):
+        use_shifted(np.int32(2), np.int64(3))
+
+
+@only_compiled
+def test_a_literal_that_is_none_is_refused() -> None:
+    with pytest.raises(numba.TypingError):
+        repeat_often(1.5, 3)

@@ -1,0 +1,76 @@
+"""The options that every kernel is compiled with."""
+
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from fastmlp.compiler import kernel, njit
+from fastmlp.rules import elementary
+
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="options are those of compiled functions"
+)
+
+
+def called(function: Any) -> Any:
+    """Return compiled code that calls `function` as a leaf: leaves have no door from Python."""
+    inner = njit(function)
+    return numba.njit(lambda *arguments: inner(*arguments))
+
+
+def divide(a: Any, b: Any) -> Any:
+    return a / b
+
+
+def sum_of(numbers: Any) -> Any:
+    total = 0.0
+    for i in range(numbers.size):
+        total += numbers[i]
+    return total
+
+
+@only_compiled
+@pytest.mark.parametrize("compile_later", [njit, kernel("test.options")])
+def test_kernels_release_the_interpreter_and_use_no_fast_math(compile_later: Any) -> None:
+    options = compile_later(divide).targetoptions
+    assert options["nogil"]
+    assert options["nopython"]
+    assert options["error_model"] == "numpy"
+    assert not options.get("fastmath")
+
+
+@only_compiled
+def test_decorating_compiles_nothing() -> None:
+    assert njit(divide).signatures == []
+    assert kernel("test.later")(divide).signatures == []
+
+
+@only_compiled
+def test_a_division_by_zero_is_that_of_numpy() -> None:
+    compiled = called(divide)
+    assert compiled(1.0, 0.0) == np.inf
+    assert np.isnan(compiled(0.0, 0.0))
+
+
+def test_sums_run_in_the_order_that_is_written() -> None:
+    # In pairs or in vector lanes the ones would meet before they meet 1e16, and count.
+    numbers = np.array([1e16] + [1.0] * 63)
+    assert called(sum_of)(numbers) == 1e16
+
+
+@pytest.mark.parametrize("function", elementary.FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_elementary_functions_compile_in_the_precision_of_their_argument(
+    function: Any, dtype: Any
+) -> None:
+    # Called by compiled code only: compiled, a float32 that leaves is a Python float.
+    out = np.empty(1, dtype)
+
+    @called
+    def apply(x: Any, out: Any) -> None:
+        out[0] = function(x)
+
+    apply(dtype(0.7), out)
+    np.testing.assert_allclose(out[0], function(dtype(0.7)), rtol=4 * np.finfo(dtype).eps)

@@ -1,0 +1,162 @@
+"""Views of memory by address, and the fused multiply-add."""
+
+from fractions import Fraction
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp.compiler import coefficients_at, fma, row, stack
+
+each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+only_compiled = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT),
+    reason="uncompiled, sums are rounded twice and no stack is taken",
+)
+
+
+@numba.njit
+def fused(a: Any, b: Any, c: Any) -> Any:
+    return fma(a, b, c)
+
+
+@numba.njit
+def add_one(address: Any, n: Any, like: Any) -> Any:
+    numbers = row(address, n, like.dtype)
+    for i in range(n):
+        numbers[i] += like.dtype.type(1)
+    return numbers.size
+
+
+@numba.njit
+def sum_of_three(address: Any, like: Any) -> Any:
+    a, b, c = coefficients_at(address, 3, like.dtype)
+    return a + 10 * b + 100 * c
+
+
+@only_compiled
+@each_dtype
+def test_fma_is_rounded_once(dtype: Any) -> None:
+    a = dtype(1) + np.finfo(dtype).eps
+    # a a - (1 + 2 eps) is eps^2, which a product rounded to 1 + 2 eps has lost.
+    b = -(dtype(1) + 2 * np.finfo(dtype).eps)
+    assert a * a + b == 0
+    assert fused(a, a, b) == np.finfo(dtype).eps ** 2
+
+
+@only_compiled
+@settings(derandomize=True, deadline=None)
+@given(*[st.floats(-1e100, 1e100, allow_subnormal=False)] * 3)
+def test_fma_is_the_exact_value_rounded(a: float, b: float, c: float) -> None:
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    assert fused(a, b, c) == float(exact)
+
+
+@each_dtype
+def test_fma_keeps_the_precision_of_its_arguments(dtype: Any) -> None:
+    a, b, c = np.array([2, 3, 4], dtype)
+    assert fused(a, b, c) == 10
+    assert numba.typeof(fma(a, b, c)) == numba.typeof(a)
+
+
+@only_compiled
+def test_fma_takes_numbers_of_one_precision_only() -> None:
+    with pytest.raises(numba.TypingError):
+        fused(np.float32(1), 1.0, np.float32(1))
+
+
+@each_dtype
+def test_a_row_is_the_memory_itself(dtype: Any) -> None:
+    numbers = np.zeros(6, dtype)
+    assert add_one(numbers[1:].ctypes.data, 4, numbers) == 4
+    assert numbers.tolist() == [0, 1, 1, 1, 1, 0]
+
+
+@each_dtype
+def test_a_row_of_nothing_is_empty(dtype: Any) -> None:
+    numbers = np.zeros(2, dtype)
+    assert add_one(numbers.ctypes.data, 0, numbers) == 0
+    assert add_one(0, 0, numbers) == 0
+    assert not numbers.any()
+
+
+def test_a_row_outside_compiled_code_is_the_memory_itself() -> None:
+    numbers = np.arange(5.0)
+    view = row(numbers.ctypes.data, 5, np.float64)
+    view[2] = 7
+    assert numbers.tolist() == [0, 1, 7, 3, 4]
+
+
+def test_a_row_of_records_is_the_records_themselves() -> None:
+    kind = np.dtype((np.record, [("n", np.int64), ("scale", np.float64)]))
+    records = np.zeros(2, kind)
+    set_scale(records.ctypes.data)
+    assert records["scale"].tolist() == [0.0, 0.5]
+
+
+RECORD = np.dtype((np.record, [("n", np.int64), ("scale", np.float64)]))
+
+
+@numba.njit
+def set_scale(address: Any) -> None:
+    record = row(address, 2, RECORD)[1]
+    record.scale = 0.5
+
+
+@each_dtype
+def test_coefficients_are_the_numbers_at_the_address(dtype: Any) -> None:
+    numbers = np.array([1, 2, 3], dtype)
+    assert sum_of_three(numbers.ctypes.data, numbers) == 321
+
+
+@numba.njit
+def fill_two(numbers: Any) -> Any:
+    """Write 1 to one piece of the stack and 2 to another, then copy both."""
+    one, two = stack(256), stack(512)
+    row(one, 256, np.uint8)[:] = 1
+    row(two, 512, np.uint8)[:] = 2
+    numbers[:256] = row(one, 256, np.uint8)
+    numbers[256:] = row(two, 512, np.uint8)
+    return one, two
+
+
+@numba.njit
+def take_often(n_times: Any) -> Any:
+    """Ask for the same 64 KiB again and again: more than any stack has."""
+    total = 0
+    for i in range(n_times):
+        place = stack(65536)
+        numbers = row(place, 65536, np.uint8)
+        numbers[i % 65536] = 1
+        total += 1 if numbers[i % 65536] == 1 else 0
+    return total
+
+
+@numba.njit
+def take(n_bytes: Any) -> Any:
+    return stack(n_bytes)
+
+
+def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
+    numbers = np.zeros(768, np.uint8)
+    one, two = fill_two(numbers)
+    assert numbers.tolist() == [1] * 256 + [2] * 512
+    assert one + 256 <= two or two + 512 <= one
+
+
+@only_compiled
+def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
+    assert [place % 64 for place in fill_two(np.zeros(768, np.uint8))] == [0, 0]
+
+
+def test_a_loop_takes_its_piece_of_the_stack_once() -> None:
+    assert take_often(10_000) == 10_000
+
+
+@only_compiled
+def test_a_piece_of_the_stack_has_a_literal_size() -> None:
+    with pytest.raises(numba.TypingError):
+        take(64)

@@ -1,0 +1,715 @@
+"""What scikit-learn's estimators do with odd input and in odd states: ours do the same."""
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse
+from pairs import WEIGHTS, X, both, numbers_of, outcome
+from sklearn.base import clone
+
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.training.loop import Calls
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
+LABELS = np.where(X[:, 0] > 0, "yes", "no")
+REAL = X[:, 0] * X[:, 1]
+NAMES = ("MLPClassifier", "MLPRegressor")
+FRAME = pd.DataFrame(X, columns=list("abcdef"))
+
+
+def target_of(name: str) -> Any:
+    return LABELS if name == "MLPClassifier" else REAL
+
+
+def assert_equal(mine: Any, theirs: Any, tolerance: float = 1e-9) -> None:
+    """Arrays of one dtype and of numbers that differ by rounding."""
+    if isinstance(theirs, dict):
+        assert mine.keys() == theirs.keys()
+        for key in theirs:
+            assert_equal(mine[key], theirs[key], tolerance)
+    elif isinstance(theirs, np.ndarray) and theirs.dtype.kind == "f":
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+    elif isinstance(theirs, np.ndarray):
+        assert mine.dtype == theirs.dtype
+        assert np.array_equal(mine, theirs)
+    elif scipy.sparse.issparse(theirs):
+        assert_equal(mine.toarray(), theirs.toarray(), tolerance)
+    else:
+        assert mine == theirs or (mine != mine and theirs != theirs)
+
+
+def same(name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any) -> Any:
+    """Do the same with both; results, warnings and errors are the same. Return them, ours."""
+    theirs, ours = (
+        outcome(lambda model=model: call(model)) for model in both(name, **{**SMALL, **settings})
+    )
+    assert ours[1] == theirs[1]
+    assert ours[2] == theirs[2]
+    assert_equal(ours[0], theirs[0], tolerance)
+    return ours
+
+
+def fitted(model: Any, rows: Any = X, **options: Any) -> Any:
+    """What a fit leaves, and its predictions."""
+    y = LABELS if hasattr(model, "predict_proba") else REAL
+    model.fit(rows, y, **options)
+    return {**numbers_of(model), "predictions": model.predict(rows)}
+
+
+FORMS: dict[str, Any] = {
+    "list": X.tolist(),
+    "pandas": FRAME,
+    "polars": pl.DataFrame({name: X[:, i] for i, name in enumerate("abcdef")}),
+    "integers": (X * 3).astype(int),
+    "float16": X.astype(np.float16),
+    "float32": X.astype(np.float32),
+    "fortran": np.asfortranarray(X),
+    "every other row of more": np.repeat(X, 2, axis=0)[::2],
+    "csr": scipy.sparse.csr_array(X),
+    "csc": scipy.sparse.csc_matrix(X),
+    "coo": scipy.sparse.coo_matrix(X),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", FORMS)
+def test_1_rows_in_any_form(form: str, name: str) -> None:
+    tolerance = 1e-5 if form == "float32" else 1e-9
+    _, _, error = same(name, lambda model: fitted(model, FORMS[form]), tolerance=tolerance)
+    assert error is None
+
+
+def test_1_names_of_features_are_kept() -> None:
+    def call(model: Any) -> Any:
+        model.fit(FRAME, LABELS)
+        return {"names": model.feature_names_in_, "one row": model.predict(X[:1])}
+
+    _, warned, _ = same("MLPClassifier", call)
+    assert any("feature names" in text for _, text in warned)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, int])
+@pytest.mark.parametrize("trained", [np.float32, np.float64])
+def test_1_precision_of_predictions(trained: Any, kind: Any) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X.astype(trained), LABELS)
+        return {
+            "few": model.predict_proba(X[:2].astype(kind)),
+            "many": model.predict_proba(X.astype(kind)),
+        }
+
+    same("MLPClassifier", call, tolerance=1e-5 if np.float32 in (kind, trained) else 1e-9)
+
+
+BAD_ROWS = {
+    "nan": np.where(X[3, 2] == X, np.nan, X),
+    "inf": np.where(X[3, 2] == X, np.inf, X),
+    "flat": X[:, 0],
+    "empty": X[:0],
+    "words": np.full((3, 6), "word"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_2_bad_rows(bad: str, name: str) -> None:
+    rows = BAD_ROWS[bad]
+    _, _, error = same(name, lambda model: model.fit(rows, target_of(name)[: len(rows)]) and None)
+    assert error is not None
+    *_, error = same(name, lambda model: model.fit(X, target_of(name)).predict(rows))
+    assert error is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_2_wrong_width_and_unfitted(name: str) -> None:
+    *_, error = same(name, lambda model: model.fit(X, target_of(name)).predict(X[:1, :3]))
+    assert "X has 3 features" in error[1]
+    *_, error = same(name, lambda model: model.predict(X))
+    assert error[0] == "NotFittedError"
+
+
+TARGETS: dict[str, tuple[str, Any]] = {
+    "column of labels": ("MLPClassifier", LABELS[:, None]),
+    "column of numbers": ("MLPRegressor", REAL[:, None]),
+    "indicators": ("MLPClassifier", (X[:, :3] > 0).astype(int)),
+    "sparse indicators": ("MLPClassifier", scipy.sparse.csr_matrix((X[:, :3] > 0).astype(int))),
+    "multiclass, several outputs": ("MLPClassifier", np.digitize(X[:, :2], [-0.5, 0.5])),
+    "continuous": ("MLPClassifier", REAL),
+    "too short": ("MLPRegressor", REAL[:-1]),
+    "nan": ("MLPRegressor", np.where(REAL > 0, REAL, np.nan)),
+    "one class": ("MLPClassifier", np.zeros(len(X), int)),
+    "booleans": ("MLPClassifier", X[:, 0] > 0),
+    "objects": ("MLPClassifier", LABELS.astype(object)),
+    "floats": ("MLPClassifier", np.where(X[:, 0] > 0, 2.0, -1.0)),
+    "list": ("MLPClassifier", LABELS.tolist()),
+    "series": ("MLPClassifier", pd.Series(LABELS)),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_3_and_4_targets(target: str) -> None:
+    name, y = TARGETS[target]
+
+    def call(model: Any) -> Any:
+        model.fit(X, y)
+        found = {**numbers_of(model), "predictions": model.predict(X), "one": model.predict(X[:1])}
+        found["again"] = model.predict(X[:1])
+        if name == "MLPClassifier":
+            found |= {"probabilities": model.predict_proba(X), "few": model.predict_proba(X[:2])}
+        return found
+
+    same(name, call)
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("kind", ["U", "S", "M8[s]", "m8[s]", "V8"])
+def test_3_targets_that_are_no_numbers(kind: str, solver: str, early: bool) -> None:
+    y = np.rint(X[:, 0]).astype(int).astype(kind)
+    model = MLPRegressor(**SMALL, solver=solver, early_stopping=early)
+    for call in (model.fit, *([model.partial_fit] if solver == "adam" and not early else [])):
+        with pytest.raises(TypeError, match=r"y must hold numbers, got an array of"):
+            call(X, y)
+    with pytest.raises(TypeError, match=r"y must hold numbers"):
+        model.fit(X, REAL, X_val=X, y_val=y)
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csc_array", "coo_array"])
+def test_3_sparse_targets_of_a_regressor(form: str) -> None:
+    y = getattr(scipy.sparse, form)(np.maximum(X[:, :2], 0))
+
+    def call(model: Any) -> Any:
+        return numbers_of(model.fit(X, y).partial_fit(X, y))
+
+    *_, error = same("MLPRegressor", call)
+    assert error is None
+
+
+def test_3_an_objective_is_a_number_of_numpy() -> None:
+    same("MLPRegressor", lambda m: type(m.fit(X, REAL).loss_), solver="lbfgs")
+    same("MLPRegressor", lambda m: type(m.fit(X, REAL).loss_))
+
+
+@pytest.mark.parametrize("labels", [LABELS, X[:, 0] > 0, LABELS.astype(object)])
+def test_4_labels_with_early_stopping(labels: Any) -> None:
+    *_, error = same("MLPClassifier", lambda m: numbers_of(m.fit(X, labels)), early_stopping=True)
+    assert error is None
+
+
+def test_4_a_probability_of_one_half_is_the_first_class() -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, LABELS)
+        for part in model.coefs_ + model.intercepts_:
+            part[...] = 0
+        return [model.predict(X[:1])[0], model.predict(X[:1])[0], model.predict(X)[0]]
+
+    assert same("MLPClassifier", call)[0] == ["no"] * 3
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.digitize(X[:, 0], [-0.5, 0.5])])
+def test_4_one_row_has_the_label_that_it_has_among_many(labels: Any) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, labels).predict(X[:1])
+        model.classes_ = np.array(["a", "b", "c"])[: len(model.classes_)]
+        return {"one": model.predict(X[:1]), "all": model.predict(X)}
+
+    *_, error = same("MLPClassifier", call)
+    assert error is None
+
+
+SAMPLE_WEIGHTS: dict[str, Any] = {
+    "array": WEIGHTS,
+    "list": WEIGHTS.tolist(),
+    "a number": 2.0,
+    "ones": np.ones(len(X)),
+    "too short": WEIGHTS[:-1],
+    "nan": np.where(WEIGHTS > 1, np.nan, WEIGHTS),
+    "negative": np.where(WEIGHTS > 2.8, -WEIGHTS, WEIGHTS),
+    "float32": WEIGHTS.astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("weight", SAMPLE_WEIGHTS)
+def test_5_sample_weights(weight: str, name: str, early: bool) -> None:
+    given = SAMPLE_WEIGHTS[weight]
+    same(name, lambda m: fitted(m, sample_weight=given), early_stopping=early, batch_size=20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_5_rows_to_validate_on_that_have_no_weight(name: str) -> None:
+    weight = np.zeros(len(X))
+    weight[3] = 1  # One of those to train on.
+    *_, error = same(name, lambda m: fitted(m, sample_weight=weight), early_stopping=True)
+    assert "at least one non-zero number" in error[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_5_lbfgs_leaves_rows_of_no_weight_out(name: str) -> None:
+    keep = np.arange(len(X)) % 3 > 0
+    weight = keep.astype(float)
+    same(name, lambda m: fitted(m, sample_weight=weight), solver="lbfgs")
+    model = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name](
+        **{**SMALL, "solver": "lbfgs"}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = clone(model).fit(X, target_of(name), sample_weight=weight)
+        part = clone(model).fit(X[keep], target_of(name)[keep])
+    for mine, other in zip(whole.coefs_, part.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_6_poisson_takes_negative_counts(solver: str) -> None:
+    found, _, _ = same(
+        "MLPRegressor", fitted, loss="poisson", solver=solver, learning_rate_init=0.01
+    )
+    assert np.isnan(found["loss_curve_"]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_7_a_batch_larger_than_the_data(name: str) -> None:
+    _, warned, _ = same(name, fitted, batch_size=1000)
+    assert "Got `batch_size`" in warned[0][1]
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+@pytest.mark.parametrize("name", NAMES)
+def test_8_not_converged(name: str, solver: str) -> None:
+    _, warned, _ = same(name, fitted, solver=solver)
+    assert warned[-1][0] == "ConvergenceWarning"
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_9_divergence(name: str, early: bool) -> None:
+    def call(model: Any) -> Any:
+        # Whether a number is inf or NaN depends on the order of the sums.
+        model.fit(X, target_of(name))
+        return {"finite": np.isfinite(model.loss_curve_), "epochs": model.n_iter_}
+
+    settings = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
+    found, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
+    if not early:
+        assert found is None
+        assert "non-finite parameter weights" in error[1]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_10_ctrl_c_keeps_what_is_learnt(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, calls = Calls.run, []
+
+    def interrupted(self: Calls, *arguments: Any) -> int:
+        calls.append(None)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Calls, "run", interrupted)
+    settings = {**SMALL, "max_iter": 50, "early_stopping": early}
+    model = MLPClassifier(**settings)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model.fit(X, LABELS)
+    assert model.n_iter_ == len(model.loss_curve_) == (1 if early else 11)
+    assert set(model.predict(X)) <= {"yes", "no"}
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = MLPClassifier(**{**settings, "max_iter": model.n_iter_}).fit(X, LABELS)
+    assert_equal(numbers_of(model), numbers_of(whole))
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels"),
+    [(5, LABELS), (53, np.where(np.arange(53) == 7, "yes", "no")), (12, LABELS)],
+)
+def test_11_splits_that_cannot_be(rows: int, labels: Any) -> None:
+    same("MLPClassifier", lambda m: fitted_on(m, rows, labels), early_stopping=True)
+    same("MLPRegressor", lambda m: fitted_on(m, rows, REAL), early_stopping=True)
+
+
+def fitted_on(model: Any, n: int, y: Any) -> Any:
+    return numbers_of(model.fit(X[:n], y[:n]))
+
+
+def test_11_no_share_for_validation() -> None:
+    settings = {"early_stopping": True, "validation_fraction": 0.0}
+    *_, error = same("MLPClassifier", fitted, **settings)
+    assert error is not None
+
+
+def test_12_partial_fit_needs_classes_once() -> None:
+    def call(model: Any) -> Any:
+        return model.partial_fit(X, LABELS)
+
+    *_, error = same("MLPClassifier", call)
+    assert "classes must be passed" in error[1]
+
+    def unknown(model: Any) -> Any:
+        model.partial_fit(X, LABELS, classes=["no", "yes"])
+        return model.partial_fit(X, np.where(LABELS == "no", "maybe", LABELS))
+
+    *_, error = same("MLPClassifier", unknown)
+    assert "not in `self.classes_`" in error[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_12_partial_fit_and_early_stopping(name: str) -> None:
+    options = {"classes": ["no", "yes"]} if name == "MLPClassifier" else {}
+    call = lambda m: m.partial_fit(X, target_of(name), **options)  # noqa: E731
+    *_, error = same(name, call, early_stopping=True)
+    assert "does not support early_stopping" in error[1]
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("name", NAMES)
+def test_12_partial_fit_goes_on_after_a_fit(name: str, solver: str) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, target_of(name))
+        for _ in range(3):
+            model.partial_fit(X[:20], target_of(name)[:20])
+        return {**numbers_of(model), "counts": np.array([model.n_iter_, model.t_])}
+
+    same(name, call, solver=solver, learning_rate="invscaling")
+
+
+def test_12_epochs_by_partial_fit_are_those_of_a_fit() -> None:
+    model = MLPRegressor(**SMALL, shuffle=False, batch_size=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = clone(model).fit(X, REAL)
+    for _ in range(5):
+        model.partial_fit(X, REAL)
+    for mine, other in zip(model.coefs_, whole.coefs_, strict=True):
+        assert np.array_equal(mine, other)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_12_lbfgs_has_no_partial_fit_in_the_classifier(name: str) -> None:
+    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
+    assert not hasattr(kind(solver="lbfgs"), "partial_fit")
+
+
+def test_13_warm_start_wants_the_same_classes() -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, LABELS)
+        return model.fit(X, np.where(LABELS == "no", "maybe", LABELS))
+
+    *_, error = same("MLPClassifier", call, warm_start=True)
+    assert "warm_start can only be used" in error[1]
+
+
+@pytest.mark.parametrize("kinds", [(np.float32, np.float64), (np.float64, np.float32)])
+def test_13_warm_start_keeps_its_precision(kinds: Any) -> None:
+    def call(model: Any) -> Any:
+        for kind in kinds:
+            model.fit(X.astype(kind), LABELS)
+        return [part.dtype for part in model.coefs_]
+
+    same("MLPClassifier", call, warm_start=True)
+
+
+def test_14_random_states() -> None:
+    def advancing(model: Any) -> Any:
+        return [fitted(model)["parameter 0"].sum(), fitted(model)["parameter 0"].sum()]
+
+    results = []
+    for model in both("MLPClassifier", **{**SMALL, "random_state": None}):
+        np.random.seed(7)  # noqa: NPY002
+        results.append(outcome(lambda model=model: advancing(model))[0])
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
+    results = []
+    for model in both("MLPClassifier", **SMALL):
+        model.set_params(random_state=np.random.RandomState(5))
+        results.append(outcome(lambda model=model: advancing(model))[0])
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
+    assert results[0][0] != results[0][1]
+
+
+def change_in_place(model: Any) -> None:
+    for part in model.coefs_ + model.intercepts_:
+        part *= 0.5
+
+
+def change_elements(model: Any) -> None:
+    model.coefs_[0] = model.coefs_[0] * 0.5
+    model.intercepts_[1] = model.intercepts_[1] + 1
+
+
+def change_lists(model: Any) -> None:
+    model.coefs_ = [part * 0.5 for part in model.coefs_]
+    model.intercepts_ = [part + 1 for part in model.intercepts_]
+
+
+@pytest.mark.parametrize("change", [change_in_place, change_elements, change_lists])
+@pytest.mark.parametrize("name", NAMES)
+def test_15_what_is_written_to_the_weights_counts(name: str, change: Callable[..., Any]) -> None:
+    def call(model: Any) -> Any:
+        y = target_of(name)
+        model.fit(X, y).predict(X[:1])
+        change(model)
+        held = [*model.coefs_, *model.intercepts_]
+        found = {"one": model.predict(X[:1]), "all": model.predict(X)}
+        model.partial_fit(X, y)
+        found |= {"partly": model.predict(X), "held": np.concatenate([p.ravel() for p in held])}
+        model.fit(X, y)
+        return {**found, **numbers_of(model)}
+
+    same(name, call, warm_start=True)
+
+
+def in_float32(model: Any) -> None:
+    model.coefs_ = [part.astype(np.float32) for part in model.coefs_]
+    model.intercepts_ = [part.astype(np.float32) for part in model.intercepts_]
+
+
+def first_in_integers(model: Any) -> None:
+    model.coefs_[0] = np.rint(model.coefs_[0] * 3).astype(int)
+
+
+def one_bias_for_a_layer(model: Any) -> None:
+    model.intercepts_[0] = np.array([0.5])
+
+
+def flat_biases(model: Any) -> None:
+    model.intercepts_[0] = model.intercepts_[0][None]
+
+
+def fewer_units(model: Any) -> None:
+    model.coefs_[0], model.coefs_[1] = model.coefs_[0][:, :2], model.coefs_[1][:2]
+    model.intercepts_[0] = model.intercepts_[0][:2]
+
+
+@pytest.mark.parametrize(
+    "change", [in_float32, first_in_integers, one_bias_for_a_layer, flat_biases, fewer_units]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_15_weights_of_other_kinds_and_shapes_count(name: str, change: Any) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, target_of(name)).predict(X[:1])
+        change(model)
+        carried = [copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        outputs = "predict_proba" if name == "MLPClassifier" else "predict"
+        return {str(i): getattr(m, outputs)(X) for i, m in enumerate([model, *carried])}
+
+    *_, error = same(name, call)
+    assert error is None
+
+
+def test_15_the_state_goes_along_with_weights_of_another_precision() -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, REAL)
+        in_float32(model)
+        return model.partial_fit(X, REAL).coefs_[0].astype(np.float64)
+
+    *_, error = same("MLPRegressor", call, tolerance=1e-6)
+    assert error is None
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: str) -> None:
+    weights = []
+    for bias in (np.array([0.5]), np.full(4, 0.5)):
+        model = MLPRegressor(**SMALL, warm_start=True, solver=solver)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X, REAL)
+            model.intercepts_[0] = bias
+            model.fit(X, REAL)
+        weights.append(np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_]))
+    assert np.array_equal(*weights)
+
+
+def columns_too_many(model: Any) -> None:
+    model.coefs_[0] = np.hstack([model.coefs_[0]] * 2)
+
+
+def rows_too_many(model: Any) -> None:
+    model.coefs_[1] = np.vstack([model.coefs_[1]] * 2)
+
+
+def rows_too_few(model: Any) -> None:
+    model.coefs_[0] = model.coefs_[0][:3]
+
+
+def biases_too_many(model: Any) -> None:
+    model.intercepts_[0] = np.r_[model.intercepts_[0], 0.0]
+
+
+def upright_biases(model: Any) -> None:
+    model.intercepts_[0] = model.intercepts_[0][:, None]
+
+
+def flat_weights(model: Any) -> None:
+    model.coefs_[0] = model.coefs_[0].ravel()
+
+
+def a_layer_too_few(model: Any) -> None:
+    model.coefs_.pop()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        columns_too_many,
+        rows_too_many,
+        rows_too_few,
+        biases_too_many,
+        upright_biases,
+        flat_weights,
+        a_layer_too_few,
+    ],
+)
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("name", NAMES)
+def test_15_weights_that_do_not_fit_together(name: str, solver: str, change: Any) -> None:
+    """A kernel would read and write past their end."""
+    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
+    model = kind(**{**SMALL, "solver": solver, "warm_start": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, target_of(name))
+    model.predict(X[:1])
+    change(model)
+    for rows in (X, X[:1]):
+        with pytest.raises(ValueError, match=r"coefs_|intercepts_"):
+            model.predict(rows)
+        with pytest.raises(ValueError, match=r"coefs_|intercepts_"):
+            pickle.loads(pickle.dumps(model)).predict(rows)
+    with pytest.raises(ValueError, match=r"coefs_|intercepts_|layers of"):
+        model.fit(X, target_of(name))
+
+
+VERBOSE: dict[str, dict[str, Any]] = {
+    "to the end": {},
+    "no progress": {"tol": 10, "n_iter_no_change": 2, "max_iter": 20},
+    "early stopping": {"early_stopping": True, "tol": 1, "n_iter_no_change": 2, "max_iter": 20},
+    "adaptive": {
+        "solver": "sgd",
+        "learning_rate": "adaptive",
+        "learning_rate_init": 1e-5,
+        "tol": 10,
+        "n_iter_no_change": 1,
+        "max_iter": 30,
+    },
+}
+
+
+@pytest.mark.parametrize("way", VERBOSE)
+@pytest.mark.parametrize("name", NAMES)
+def test_16_verbose_prints_the_same_lines(name: str, way: str) -> None:
+    def call(model: Any) -> Any:
+        text = io.StringIO()
+        with redirect_stdout(text):
+            model.fit(X, target_of(name))
+        return text.getvalue()
+
+    printed, _, _ = same(name, call, verbose=True, **VERBOSE[way])
+    assert printed.startswith("Iteration 1, loss = ")
+
+
+@pytest.mark.parametrize("carry", [pickle, joblib, copy])
+@pytest.mark.parametrize("name", NAMES)
+def test_17_a_copy_predicts_the_same_and_trains_on(name: str, carry: Any, tmp_path: Any) -> None:
+    def call(model: Any) -> Any:
+        model.fit(X, target_of(name))
+        if carry is joblib:
+            joblib.dump(model, tmp_path / "model")
+            other = joblib.load(tmp_path / "model")
+        else:
+            other = copy.deepcopy(model) if carry is copy else pickle.loads(pickle.dumps(model))
+        first = other.predict(X)
+        assert np.array_equal(first, model.predict(X))
+        before = numbers_of(model)
+        other.partial_fit(X, target_of(name))
+        assert_equal(numbers_of(model), before)
+        return {"first": first, "epochs": np.array([len(other.loss_curve_), other.t_])}
+
+    same(name, call)
+
+
+def test_12_partial_fits_on_dense_and_sparse_rows_in_turn() -> None:
+    def call(model: Any) -> Any:
+        for rows in (X, scipy.sparse.csr_array(X), X):
+            model.partial_fit(rows, REAL)
+        return numbers_of(model)
+
+    *_, error = same("MLPRegressor", call, hidden_layer_sizes=(3,))
+    assert error is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_17_state_that_is_asked_for_goes_along(name: str) -> None:
+    kind = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}[name]
+    model = kind(**SMALL, pickle_state=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, target_of(name))
+    other = pickle.loads(pickle.dumps(model))
+    for each in (model, other):
+        each.partial_fit(X, target_of(name))
+    assert_equal(numbers_of(other), numbers_of(model))
+
+
+@pytest.mark.parametrize("frame", [FRAME, FORMS["polars"]])
+def test_18_data_frames_with_early_stopping_warn_of_nothing(frame: Any) -> None:
+    _, warned, _ = same("MLPClassifier", lambda m: fitted(m, frame), early_stopping=True)
+    assert not [text for _, text in warned if "feature names" in text]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha": -1},
+        {"hidden_layer_sizes": (5, 0)},
+        {"hidden_layer_sizes": (5.5,)},
+        {"hidden_layer_sizes": 0},
+        {"learning_rate": "slow"},
+        {"max_iter": 0},
+        {"validation_fraction": 1.0},
+        {"beta_1": 1.0},
+        {"random_state": "seed"},
+        {"n_iter_no_change": 0},
+        {"momentum": 1.5},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_settings(name: str, settings: dict[str, Any]) -> None:
+    *_, error = same(name, fitted, **settings)
+    assert error is not None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_layer_sizes": ()},
+        {"hidden_layer_sizes": 3},
+        {"hidden_layer_sizes": np.array([3, 4])},
+        {"momentum": 1.0, "solver": "sgd"},
+        {"n_iter_no_change": np.inf},
+        {"beta_1": 0, "beta_2": 0},
+        {"alpha": 0},
+        {"batch_size": 1},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_settings(name: str, settings: dict[str, Any]) -> None:
+    *_, error = same(name, fitted, **settings)
+    assert error is None

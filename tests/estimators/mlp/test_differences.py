@@ -1,0 +1,246 @@
+"""README's table of what is different from scikit-learn, and of its defects that are kept."""
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pairs import X, both, outcome
+from sklearn.base import clone
+
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+README = (Path(__file__).parents[3] / "README.md").read_text()
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
+LABELS = np.where(X[:, 0] > 0, "yes", "no")
+REAL = X[:, 0] * X[:, 1]
+NAN = float("nan")
+
+
+def outcomes(name: str, call: Callable[[Any], Any], **settings: Any) -> tuple[Any, Any]:
+    """What the call gives with scikit-learn's estimator and with ours."""
+    theirs, ours = both(name, **{**SMALL, **settings})
+    return outcome(lambda: call(theirs)), outcome(lambda: call(ours))
+
+
+def batch_of_no_weight() -> None:
+    weight = np.r_[np.zeros(20), np.ones(33)]
+    settings = {"shuffle": False, "batch_size": 20, "solver": "sgd"}
+    theirs, ours = outcomes(
+        "MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=weight), **settings
+    )
+    assert theirs[2][0] == "ZeroDivisionError"
+    rest = MLPRegressor(**{**SMALL, **settings})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rest.fit(X[20:], REAL[20:])
+    for mine, other in zip(ours[0].coefs_, rest.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-9)
+    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=0.0))
+    assert ours[2] == theirs[2] is not None
+
+
+def other_sizes_under_warm_start() -> None:
+    def call(model: Any) -> Any:
+        return model.fit(X, REAL).set_params(hidden_layer_sizes=(9,)).fit(X, REAL)
+
+    theirs, ours = outcomes("MLPRegressor", call, warm_start=True)
+    assert theirs[0].coefs_[0].shape == (6, 4)
+    assert ours[2][0] == "ValueError"
+    assert "[6, 4, 1]" in ours[2][1]
+    assert "[6, 9, 1]" in ours[2][1]
+    _, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL).fit(X, X[:, :2]), warm_start=True)
+    assert "[6, 4, 2]" in ours[2][1]
+
+
+def another_loss_under_warm_start() -> None:
+    counts = np.abs(np.rint(REAL))
+    for before, after in (("poisson", "squared_error"), ("squared_error", "poisson")):
+        for again in ("fit", "partial_fit"):
+
+            def call(model: Any, after: str = after, again: str = again) -> Any:
+                model.fit(X, counts).set_params(loss=after)
+                return getattr(model, again)(X, counts)
+
+            settings = {"loss": before, "warm_start": True}
+            theirs, ours = outcomes("MLPRegressor", call, **settings)
+            assert theirs[2] is None
+            assert theirs[0].out_activation_ == ("exp" if before == "poisson" else "identity")
+            assert ours[2][0] == "ValueError"
+            assert repr(theirs[0].out_activation_) in ours[2][1]
+            assert repr(after) in ours[2][1]
+
+
+def early_stopping_under_warm_start() -> None:
+    first: list[Any] = []
+
+    def call(model: Any) -> Any:
+        first.append([part.copy() for part in model.fit(X, LABELS).coefs_])
+        return model.fit(X, LABELS)
+
+    settings = {"warm_start": True, "early_stopping": True, "n_iter_no_change": 3}
+    settings |= {"solver": "sgd", "learning_rate_init": 0.5, "max_iter": 30}
+    theirs, ours = outcomes("MLPClassifier", call, **settings)
+    scores = ours[0].validation_scores_
+    assert scores == pytest.approx(theirs[0].validation_scores_)
+    assert max(scores[: -ours[0].n_iter_]) >= max(scores[-ours[0].n_iter_ :])
+    same = [
+        np.array_equal(model.coefs_[0], before[0])
+        for model, before in zip((theirs[0], ours[0]), first, strict=True)
+    ]
+    assert same == [False, True]
+
+
+def targets_that_are_text() -> None:
+    for y in (REAL.astype(str), np.full(len(X), "2026-01-01", "M8[D]")):
+        theirs, ours = outcomes("MLPRegressor", lambda m, y=y: m.fit(X, y))
+        assert theirs[2][0] == "UFuncTypeError"
+        assert ours[2] == (
+            "TypeError",
+            f"MLPRegressor: y must hold numbers, got an array of {y.dtype}",
+        )
+
+
+def state_in_pickles() -> None:
+    theirs, ours = outcomes(
+        "MLPRegressor", lambda m: len(pickle.dumps(m.fit(X, REAL))), hidden_layer_sizes=(200,)
+    )
+    assert theirs[0] > 2.5 * ours[0]
+    with_state = MLPRegressor(**{**SMALL, "pickle_state": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with_state.fit(X, REAL)
+    assert hasattr(pickle.loads(pickle.dumps(with_state)), "_optimizer")
+    assert not hasattr(
+        pickle.loads(pickle.dumps(with_state.set_params(pickle_state=False))), "_optimizer"
+    )
+
+
+def float64_targets_of_float32_rows() -> None:
+    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X.astype(np.float32), REAL))
+    assert theirs[0]._optimizer.ms[0].dtype == np.float64
+    assert ours[0]._optimizer.moments.m.dtype == np.float32
+
+
+def lbfgs_in_float32() -> None:
+    theirs, ours = outcomes(
+        "MLPRegressor", lambda m: m.fit(X.astype(np.float32), REAL), solver="lbfgs"
+    )
+    assert theirs[0].coefs_[0].dtype == np.float64
+    assert ours[0].coefs_[0].dtype == np.float32
+    np.testing.assert_allclose(ours[0].coefs_[0], theirs[0].coefs_[0], rtol=1e-4, atol=1e-6)
+
+
+def lbfgs_by_epochs() -> None:
+    theirs, ours = both("MLPRegressor", **SMALL, solver="lbfgs")
+    assert hasattr(theirs, "partial_fit")
+    assert not hasattr(ours, "partial_fit")
+
+
+def names_in_messages() -> None:
+    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL), activation="swish")
+    for (_, _, error), known in ((theirs, "'relu'"), (ours, "'gelu'")):
+        assert error[0] == "InvalidParameterError"
+        assert known in error[1]
+
+
+def warnings_of_numpy() -> None:
+    settings = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity"}
+    for kind, warns in zip(
+        both("MLPRegressor", **{**SMALL, **settings}), (True, False), strict=True
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises(ValueError, match="non-finite"):
+                kind.fit(X, REAL)
+        assert any(w.category is RuntimeWarning for w in caught) == warns
+
+
+def loss_of_several_outputs() -> None:
+    y = np.column_stack([REAL, REAL])
+    for model in both("MLPRegressor", **SMALL, alpha=0, solver="lbfgs"):
+        outcome(lambda model=model: model.fit(X, REAL))
+        single = model.loss_
+        outcome(lambda model=model: model.fit(X, y))
+        # The mean over outputs, and the gradient of their sum.
+        packed = np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_])
+        gradients = [np.empty_like(p) for p in model.coefs_]
+        biases = [np.empty_like(p) for p in model.intercepts_]
+        buffers = ([X, None, None], [None, None], gradients, biases)
+        at = lambda w, m=model, b=buffers: m._loss_grad_lbfgs(w, X, y, None, *b)  # noqa: E731
+        loss, gradient = at(packed)
+        gradient, step = gradient.copy(), np.zeros_like(packed)
+        step[-1] = 1e-6
+        slope = (at(packed + step)[0] - at(packed - step)[0]) / 2e-6
+        assert gradient[-1] == pytest.approx(2 * slope, rel=1e-5)
+        assert np.isfinite([loss, single]).all()
+
+
+def integers_that_no_float_holds() -> None:
+    theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL), alpha=10**400)
+    assert theirs[2] == ("OverflowError", "int too large to convert to float")
+    assert ours[2] == ("ValueError", "MLPRegressor: int too large to convert to float")
+
+
+def split_of_several_classes() -> None:
+    y = np.repeat([0, 1, 2], [45, 6, 2])
+    theirs, ours = outcomes("MLPClassifier", lambda m: m.fit(X, y), early_stopping=True)
+    assert theirs[2] is None
+    assert ours[2] is None
+    assert ours[0].validation_scores_ == pytest.approx(theirs[0].validation_scores_)
+
+
+def momentum_under_warm_start() -> None:
+    for model in both("MLPRegressor", **SMALL, warm_start=True):
+        outcome(lambda model=model: model.fit(X, REAL).fit(X, REAL))
+        assert model._optimizer.t == 5
+
+
+def curve_of_partial_fits() -> None:
+    for model in both("MLPRegressor", **SMALL):
+        for _ in range(4):
+            model.partial_fit(X, REAL)
+        assert (model.n_iter_, len(model.loss_curve_)) == (1, 4)
+
+
+DIFFERENCES: dict[str, Callable[[], None]] = {
+    "a batch whose weights sum to zero": batch_of_no_weight,
+    "other layer sizes under `warm_start`": other_sizes_under_warm_start,
+    "another `loss` under `warm_start` or in `partial_fit`": another_loss_under_warm_start,
+    "`early_stopping` under `warm_start`, no score above the earlier fits' best": (
+        early_stopping_under_warm_start
+    ),
+    "a regressor's targets that are text or dates": targets_that_are_text,
+    "what a pickle holds": state_in_pickles,
+    "float32 rows with float64 targets": float64_targets_of_float32_rows,
+    "`lbfgs` on float32 rows": lbfgs_in_float32,
+    "`partial_fit` of a regressor with `lbfgs`": lbfgs_by_epochs,
+    "an unknown activation or solver": names_in_messages,
+    "overflow in training": warnings_of_numpy,
+    "an integer that no float holds": integers_that_no_float_holds,
+    "squared error of several outputs": loss_of_several_outputs,
+    "early stopping with several classes": split_of_several_classes,
+    "the optimizer's state under `warm_start`": momentum_under_warm_start,
+    "`loss_curve_` in `partial_fit`": curve_of_partial_fits,
+}
+
+
+def test_the_table_has_the_rows_that_are_tested() -> None:
+    table = README.split("| what | in scikit-learn | in fastmlp |\n", 1)[1].split("\n\n", 1)[0]
+    assert re.findall(r"^\| ([^|]+?) \|", table, flags=re.MULTILINE) == [*DIFFERENCES]
+
+
+@pytest.mark.parametrize("row", DIFFERENCES)
+def test_row(row: str) -> None:
+    DIFFERENCES[row]()
+
+
+def test_clones_are_as_new() -> None:
+    model = MLPClassifier(**SMALL, class_weight="balanced", n_jobs=1, scoring="loss")
+    assert clone(model).get_params() == model.get_params()

@@ -1,0 +1,406 @@
+"""fastmlp.save and fastmlp.load of estimators: all of them comes back, and nothing else does."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pairs import TASKS, X
+from reloading import reloaded
+from scipy.sparse import csr_array, csr_matrix
+from sklearn import neural_network
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score, make_scorer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fastmlp
+from fastmlp import MLP, AdamW, Cosine, FileError, MLPClassifier, MLPRegressor
+from fastmlp.rules.activations import gelu
+from fastmlp.serialization import safetensors_file
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Maximum iterations"),
+    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
+]
+GOLDEN = Path(__file__).parents[2] / "golden"
+SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
+# Left behind by a training, and made anew by the next.
+BUFFERS = {"_random_state", "_coef_indptr", "_intercept_indptr", "_best_coefs", "_best_intercepts"}
+BUFFERS |= {"_guard"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+def fitted(task: str = "multiclass", **settings: Any) -> Any:
+    name, y, its = TASKS[task]
+    settings = {"hidden_layer_sizes": (5,), "random_state": 0, "max_iter": 4, **its, **settings}
+    return getattr(fastmlp, name)(**settings).fit(X, y)
+
+
+def words(model: Any) -> str:
+    """The parameters, without where objects lie in memory."""
+    return re.sub(" at 0x[0-9A-Fa-f]+", "", repr(model))
+
+
+def predictions(model: Any, rows: Any = X) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        several = model.predict(rows), model.transform(rows)
+    probabilities = getattr(model, "predict_proba", model.predict)(rows)
+    return b"".join(np.asarray(each).tobytes() for each in (*several, probabilities))
+
+
+def assert_same(model: Any, other: Any) -> None:
+    assert type(model) is type(other)
+    assert words(model) == words(other)
+    assert predictions(model) == predictions(other)
+    assert predictions(model, X[:1]) == predictions(other, X[:1])
+    names = {n for n in vars(model) if n.endswith("_") or n == "_no_improvement_count"}
+    for name in names - {"coefs_", "intercepts_"}:
+        mine, its = getattr(model, name), getattr(other, name)
+        assert np.array_equal(mine, its), name
+        assert np.asarray(mine).dtype == np.asarray(its).dtype, name
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_and_solver(task: str, solver: Any, path: Path) -> None:
+    model = fitted(task, solver=solver)
+    assert_same(model, reloaded(model, path))
+    other = reloaded(model, path, training=True)
+    assert_same(model, other)
+    assert vars(model).keys() ^ vars(other).keys() <= BUFFERS
+
+
+@pytest.mark.parametrize("solver", [s for s in SOLVERS if s != "lbfgs"], ids=str)
+@pytest.mark.parametrize("task", TASKS)
+def test_partial_fit_goes_on_with_the_same_bits(task: str, solver: Any, path: Path) -> None:
+    y = TASKS[task].y
+    model = fitted(task, solver=solver, random_state=np.random.RandomState(3))
+    other = reloaded(model, path, training=True)
+    for each in (model, other):
+        each.partial_fit(X, y).partial_fit(csr_matrix(X), y).partial_fit(X, y)
+    assert_same(model, other)
+
+
+@pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_warm_start_goes_on_with_the_same_bits(early: bool, rate: str, path: Path) -> None:
+    settings = {"solver": "sgd", "learning_rate": rate, "n_iter_no_change": 1, "tol": 0.1}
+    model = fitted("multiclass", warm_start=True, early_stopping=early, max_iter=9, **settings)
+    other = reloaded(model, path, training=True)
+    for each in (model, other):
+        each.fit(X, TASKS["multiclass"].y)
+    assert_same(model, other)
+
+
+def test_without_the_state_of_training_there_is_none(path: Path) -> None:
+    model = fitted()
+    fastmlp.save(model, path)
+    small = path.stat().st_size
+    other = fastmlp.load(path)
+    assert not hasattr(other, "_optimizer")
+    other.partial_fit(X, TASKS["multiclass"].y)
+    assert len(other.loss_curve_) == len(model.loss_curve_) + 1
+    fastmlp.save(model, path, include_training_state=True)
+    assert path.stat().st_size > small + 2 * model._parameters.flat.nbytes
+
+
+LABELS = {
+    "int": np.arange(53) % 3,
+    "int8": (np.arange(53) % 3 - 1).astype(np.int8),
+    "uint64": (np.arange(53) % 3).astype(np.uint64) + np.uint64(2**63),
+    "float64": np.arange(53) % 4 - 2.0,
+    "float32": np.arange(53, dtype=np.float32) % 2,
+    "bool": np.arange(53) % 2 == 0,
+    "text": np.array(["no", "ja", "нет"])[np.arange(53) % 3],
+    "objects": np.array(["no", "ja"], object)[np.arange(53) % 2],
+    "one class": np.zeros(53, int),
+    "several": (X[:, :3] > 0).astype(int),
+    "sparse": csr_array((X[:, :3] > 0).astype(int)),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_labels_of_every_dtype(labels: str, path: Path) -> None:
+    model = MLPClassifier((3,), random_state=0, max_iter=2).fit(X, LABELS[labels])
+    other = reloaded(model, path)
+    mine, its = model.predict(X), other.predict(X)
+    assert type(mine) is type(its)
+    assert mine.dtype == its.dtype
+    mine, its = (each.toarray() if labels == "sparse" else each for each in (mine, its))
+    assert np.array_equal(mine, its)
+    assert np.array_equal(model.classes_, other.classes_)
+    assert model.classes_.dtype == other.classes_.dtype
+    other.partial_fit(X, LABELS[labels])
+
+
+def test_labels_that_no_file_has_are_refused(path: Path) -> None:
+    model = fitted("binary")
+    model.classes_ = np.array(["2020-01-01", "2021-01-01"], "datetime64[D]")
+    with pytest.raises(ValueError, match=r"labels cannot be written to a file: .*datetime64"):
+        fastmlp.save(model, path)
+    assert not path.exists()
+
+
+def cube(z: Any) -> Any:
+    return z * z * z, 3 * z * z
+
+
+PARAMETERS: list[dict[str, Any]] = [
+    {"hidden_layer_sizes": [4, 3], "activation": ["tanh", "gelu"]},
+    {"hidden_layer_sizes": (4, 3), "activation": (gelu, "relu")},
+    {"hidden_layer_sizes": 4, "batch_size": 7, "n_iter_no_change": np.inf, "alpha": 1 / 3},
+    {"class_weight": {0: 0.5, 10: 1, 20: 2.0}, "verbose": 0, "n_jobs": -1},
+    {"class_weight": "balanced", "scoring": "accuracy", "early_stopping": True},
+    {"solver": AdamW(Cosine(0.01), weight_decay=0.1), "random_state": None},
+    {"activation": cube, "pickle_state": True, "learning_rate_init": 0.1},
+    {"hidden_layer_sizes": ()},
+]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
+def test_parameters_of_every_kind(parameters: dict[str, Any], path: Path) -> None:
+    model = fitted(**parameters)
+    other = reloaded(model, path, rules={"cube": cube})
+    assert other.get_params() == model.get_params()
+    assert_same(model, other)
+    copy = clone(other).fit(X, TASKS["multiclass"].y)
+    assert copy.get_params() == model.get_params()
+
+
+def test_a_random_state_comes_back_where_it_was(path: Path) -> None:
+    model = fitted(random_state=np.random.RandomState(7))
+    model.random_state.normal()
+    other = reloaded(model, path)
+    assert (other.random_state.normal(size=5) == model.random_state.normal(size=5)).all()
+
+
+def test_numbers_that_are_booleans_go_on_as_numbers(path: Path) -> None:
+    model = fitted(learning_rate_init=True, nesterovs_momentum=np.True_, solver="sgd")
+    other = reloaded(model, path, training=True)
+    for each in (model, other):
+        each.partial_fit(X, TASKS["multiclass"].y)
+    assert predictions(model) == predictions(other)
+
+
+@pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
+def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) -> None:
+    rows, target = np.full((1, 1), 125.7, np.float32), np.full(1, 0.6)
+    model = MLPRegressor("poisson", 3, early_stopping=True, max_iter=1, alpha=1, random_state=0)
+    model.fit(rows, target, X_val=rows, y_val=target)
+    assert not np.isfinite(model._optimizer.moments.flat()).all()
+    other = reloaded(model, path, training=True)
+    assert predictions(model, rows) == predictions(other, rows)
+
+
+def test_a_scorer_comes_back_by_name(path: Path) -> None:
+    scorer = make_scorer(accuracy_score)
+    model = fitted(scoring=scorer, early_stopping=True)
+    assert reloaded(model, path, rules={"_Scorer": scorer}).scoring is scorer
+    with pytest.raises(FileError, match=r"rule of somebody's own.*rules="):
+        fastmlp.load(path)
+
+
+def test_settings_that_have_no_name_are_refused(path: Path) -> None:
+    for settings, words in (
+        ({"activation": lambda z: (z, z)}, "'<lambda>' has no name"),
+        ({"class_weight": {0: 1, 10: 1, 20: 1 + 0j}}, "cannot be written to a file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fastmlp.save(fitted().set_params(**settings), path)
+    assert not path.exists()
+
+
+def test_names_of_features_and_the_output_that_was_set(path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="of data frames")
+    frame = pandas.DataFrame(X, columns=[f"größe {i}" for i in range(6)])
+    y = TASKS["binary"].y
+    model = MLPClassifier((3,), random_state=0, max_iter=2).fit(frame, y)
+    model.set_output(transform="pandas")
+    other = reloaded(model, path)
+    assert list(other.feature_names_in_) == list(frame)
+    assert other.feature_names_in_.dtype == object
+    assert other.transform(frame).equals(model.transform(frame))
+    with pytest.raises(ValueError, match="feature names"):
+        other.predict(frame[frame.columns[::-1]])
+
+
+def test_float32_and_weights_of_ones_own(path: Path) -> None:
+    model = MLPRegressor(hidden_layer_sizes=(4,), random_state=0, max_iter=3).fit(
+        np.float32(X), X[:, 0]
+    )
+    assert reloaded(model, path).coefs_[0].dtype == np.float32
+    model.coefs_[0] = np.ones_like(model.coefs_[0])
+    other = reloaded(model, path)
+    assert (other.coefs_[0] == 1).all()
+    assert predictions(other, np.float32(X)) == predictions(model, np.float32(X))
+
+
+def test_a_loaded_estimator_goes_where_estimators_go(path: Path) -> None:
+    other = reloaded(fitted("binary"), path, n_threads=1)
+    assert other.n_jobs == 1
+    assert other.score(X, TASKS["binary"].y) > 0
+    pipeline = make_pipeline(StandardScaler(), other).fit(X, TASKS["binary"].y)
+    assert pipeline.predict(X).dtype.kind == "U"
+
+
+def test_nets_go_through_the_same_door(path: Path) -> None:
+    net = MLP((6, 4, 1), seed=0)
+    net.fit(X, X[:, 0], epochs=2)
+    other = reloaded(net, path, training=True, n_threads=1)
+    assert other.n_steps == net.n_steps
+    assert other.n_threads == 1
+    assert other.predict(X).tobytes() == net.predict(X).tobytes()
+
+
+def test_other_things_are_refused(path: Path) -> None:
+    class Mine(MLPRegressor):  # type: ignore[misc]
+        pass
+
+    theirs = neural_network.MLPRegressor()
+    for model in (None, "net", theirs, Mine(), MLPClassifier, make_pipeline(fitted())):
+        with pytest.raises(TypeError, match=r"fastmlp.save: model must be one of fastmlp's"):
+            fastmlp.save(model, path)
+    with pytest.raises(NotFittedError):
+        fastmlp.save(MLPClassifier(), path)
+    model = fitted()
+    with pytest.raises(TypeError, match="include_training_state must be True or False"):
+        fastmlp.save(model, path, include_training_state=1)  # type: ignore[arg-type]
+    model.coefs_[0][0, 0] = np.nan
+    with pytest.raises(ValueError, match="a parameter is not finite"):
+        fastmlp.save(model, path)
+    with pytest.raises(TypeError, match="n_threads must be an integer"):
+        fastmlp.load(path, n_threads=1.5)  # type: ignore[arg-type]
+    assert not path.exists()
+
+
+def test_a_file_of_an_estimator_is_no_net(path: Path) -> None:
+    fastmlp.save(fitted(), path)
+    with pytest.raises(FileError, match=r"kind 'MLPClassifier', not of 'MLP'; see fastmlp.load"):
+        MLP.load(path)
+
+
+def test_more_names_than_a_reader_takes_are_refused(path: Path) -> None:
+    model = fitted()
+    model.set_params(scoring="x" * safetensors_file.MAX_HEADER_BYTES)
+    with pytest.raises(ValueError, match="names and settings would take"):
+        fastmlp.save(model, path)
+
+
+def test_nets_need_no_scikit_learn(python: Any, path: Path) -> None:
+    MLP((3, 1), seed=0).save(path)
+    script = "import sys, fastmlp; fastmlp.save(fastmlp.load(sys.argv[1]), sys.argv[1])"
+    assert python(script + "; print('sklearn' in sys.modules)", path) == "False\n"
+
+
+def lie(key: str, value: Any, *way: str) -> Any:
+    def change(header: dict[str, Any], arrays: dict[str, Any]) -> None:
+        for each in way:
+            header = header[each]
+        header[key] = value
+
+    return change
+
+
+LIES: dict[str, tuple[Any, str]] = {
+    "unknown kind": (None, "unknown kind 'FOREST'"),
+    "a parameter too many": (lie("speed", 1, "parameters"), "unexpected keyword"),
+    "a parameter out of range": (lie("alpha", -1, "parameters"), "'alpha' parameter"),
+    "an unknown form": (lie("alpha", {"eval": "1"}, "parameters"), "KeyError"),
+    "code": (lie("activation", {"rule": {"own": "os.system"}}, "parameters"), "somebody's own"),
+    "an unknown activation": (lie("activation", ["slu"], "parameters"), "unknown activation"),
+    "too many activations": (lie("activation", ["relu"] * 3, "parameters"), "names 3 layers"),
+    "no threads": (lie("n_jobs", 0, "parameters"), "n_jobs"),
+    "a number that is none": (lie("tol", {"float": "1"}, "parameters"), "is none of"),
+    "more parameters": (lie("layer_sizes", [1 << 40, 5, 3]), "claims"),
+    "other sizes": (lie("layer_sizes", [5, 6, 3]), "weights.0 must be"),
+    "another dtype": (lie("dtype", "float32"), "must be float32"),
+    "another output": (lie("out_activation", "identity"), "out_activation must be"),
+    "labels too many": (lie("values", [0, 10, 20, 30], "labels"), "4 labels of a net with 3"),
+    "labels twice": (lie("values", [0, 10, 10], "labels"), "labels must be sorted"),
+    "labels out of order": (lie("values", [10, 0, 20], "labels"), "labels must be sorted"),
+    "labels too large": (lie("values", [0, 1, 1 << 70], "labels"), "OverflowError|cannot hold"),
+    "labels of another type": (lie("values", [0, 1, "2"], "labels"), "must be a list of int"),
+    "labels in labels": (lie("values", [[0], [1], [2]], "labels"), "must be a list of int"),
+    "labels of an unknown dtype": (lie("dtype", "O8", "labels"), "labels of dtype 'O8'"),
+    "perhaps several": (lie("several", 1, "labels"), "must be true or false"),
+    "several": (lie("several", True, "labels"), "labels must be sorted"),
+    "too few names": (lie("feature_names", ["a"]), "1 names of 6 features"),
+    "names of numbers": (lie("feature_names", [1] * 6), "must be a list of names"),
+    "an unknown container": (lie("transform_output", "dask"), "unknown output 'dask'"),
+    "half an epoch": (lie("n_iter_", 0.5, "attributes"), "n_iter_ must be"),
+    "rows before the first": (lie("t_", -1, "attributes"), "t_ must be"),
+    "a loss of text": (lie("loss_", "low", "attributes"), "loss_ must be a number"),
+    "unknown books": (lie("kind", "zeus", "books"), "unknown kind of optimizer"),
+    "a rate below zero": (lie("learning_rate", -1, "books"), "learning_rate must be"),
+    "a setting out of range": (lie("beta_1", 2, "books"), "beta_1 must be"),
+    "steps before the first": (lie("t", -1, "books"), "t must be"),
+    "no biases": (lambda header, arrays: arrays.pop("biases.1"), "biases.1"),
+    "a curve in a plane": (
+        lambda header, arrays: arrays.update(loss_curve_=np.zeros((2, 2))),
+        "loss_curve_ must be",
+    ),
+    "moments too few": (
+        lambda header, arrays: arrays.update(moments=arrays["moments"][:1]),
+        "moments must be",
+    ),
+    "the best of another net": (
+        lambda header, arrays: arrays.update(best=np.zeros(3)),
+        "best must be",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lying_header_is_refused(name: str, path: Path) -> None:
+    fastmlp.save(fitted(), path, include_training_state=True)
+    kind, header, arrays = safetensors_file.read(path)
+    change, words = LIES[name]
+    if change is None:
+        kind = "FOREST"
+    else:
+        change(header, arrays)
+    safetensors_file.write(path, safetensors_file.Content(kind, header, arrays))
+    with pytest.raises(FileError, match=words) as caught:
+        fastmlp.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_one_long_label_does_not_make_all_of_them_long(path: Path) -> None:
+    fastmlp.save(fitted(), path)
+    content = safetensors_file.read(path)
+    values = ["a", "b", "c" * (2 << 20)]
+    content.header["labels"].update(dtype="str", values=values)
+    safetensors_file.write(path, content)
+    with pytest.raises(FileError, match="bytes as an array of text"):
+        fastmlp.load(path)
+
+
+# Golden files: written once, by the version in their name, and never again.
+EXPECTED = json.loads((GOLDEN / "estimators.json").read_text())
+
+
+def golden_data() -> Any:
+    return np.arange(60.0).reshape(20, 3) % 7 / 7
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_estimator_of_every_released_format_loads(name: str) -> None:
+    model, expected, x = fastmlp.load(GOLDEN / name), EXPECTED[name], golden_data()
+    assert words(model) == expected["repr"]
+    outputs = getattr(model, "predict_proba", model.predict)(x)
+    np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-10)
+    assert model.predict(x).tolist() == expected["predictions"] or isinstance(model, MLPRegressor)
+    y = np.array(expected["targets"])
+    model.partial_fit(x, y)
+    np.testing.assert_allclose(model.loss_curve_, expected["losses"], rtol=1e-8)

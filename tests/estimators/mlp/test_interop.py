@@ -1,0 +1,158 @@
+"""In the company of scikit-learn's tools, and of skl2onnx."""
+
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from pairs import TASKS, X
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
+from sklearn.inspection import permutation_importance
+from sklearn.model_selection import GridSearchCV, cross_val_score, learning_curve
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import fastmlp
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+]
+LABELS = np.where(X[:, 0] > 0, "yes", "no")
+SMALL = MLPClassifier((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
+TOOLS: dict[str, Callable[[], Any]] = {
+    "pipeline": lambda: make_pipeline(StandardScaler(), SMALL).fit(X, LABELS).score(X, LABELS),
+    "transformer": lambda: make_pipeline(clone(SMALL), SMALL).fit(X, LABELS).score(X, LABELS),
+    "cross validation": lambda: cross_val_score(SMALL, X, LABELS, cv=3).mean(),
+    "grid search": lambda: (
+        GridSearchCV(SMALL, {"alpha": [0, 1], "activation": ["tanh", "gelu"]}, cv=2)
+        .fit(X, LABELS)
+        .best_score_
+    ),
+    "bagging": lambda: BaggingClassifier(SMALL, 3, random_state=0).fit(X, LABELS).score(X, LABELS),
+    "boosting": lambda: AdaBoostClassifier(SMALL, n_estimators=3).fit(X, LABELS).score(X, LABELS),
+    "calibration": lambda: CalibratedClassifierCV(SMALL, cv=3).fit(X, LABELS).score(X, LABELS),
+    "voting": lambda: (
+        VotingClassifier([("a", SMALL), ("b", clone(SMALL))], voting="soft")
+        .fit(X, LABELS)
+        .score(X, LABELS)
+    ),
+    "importance": lambda: (
+        permutation_importance(
+            clone(SMALL).fit(X, LABELS), X, LABELS, random_state=0
+        ).importances_mean[0]
+        + 0.5
+    ),
+    "learning curve": lambda: learning_curve(SMALL, X, LABELS, cv=3)[2].mean(),
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_take_our_estimators(tool: str) -> None:
+    assert TOOLS[tool]() > 0.6
+
+
+SEARCH = """
+import joblib, numba, numpy as np, warnings
+from sklearn.model_selection import GridSearchCV
+from fastmlp import MLPClassifier
+warnings.simplefilter("ignore")
+
+def main():
+    X = np.random.default_rng(0).normal(size=(600, 20))
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    net = MLPClassifier((64, 64), max_iter=5, random_state=0)
+    for backend in ("threading", "loky"):
+        with joblib.parallel_backend(backend, n_jobs=2):
+            search = GridSearchCV(net, {"alpha": [0.01, 1.0, 10.0]}, cv=2).fit(X, y)
+        print(len(search.cv_results_["mean_test_score"]), end=" ")
+    net.fit(X, y)
+    print(np.isfinite(net.loss_))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
+def test_searches_in_parallel_end_on_every_threading_layer(
+    layer: str, python: Callable[..., str]
+) -> None:
+    if layer == "tbb":
+        pytest.importorskip("tbb")
+    assert python(SEARCH, NUMBA_THREADING_LAYER=layer).split() == ["3", "3", "True"]
+
+
+def test_a_worker_of_joblib_takes_one_thread() -> None:
+    import joblib
+
+    from fastmlp.estimators.mlp.to_core import n_threads_of
+
+    assert n_threads_of(None) is None
+    assert n_threads_of(1) == 1
+    for backend in ("threading", "loky"):
+        told = joblib.Parallel(2, backend=backend)(
+            joblib.delayed(n_threads_of)(None) for _ in range(2)
+        )
+        assert told == [1, 1]
+
+
+def test_a_pickle_is_as_small_as_its_parameters() -> None:
+    model = MLPClassifier((300,), max_iter=2).fit(X, LABELS)
+    n_bytes = sum(part.nbytes for part in [*model.coefs_, *model.intercepts_])
+    assert len(pickle.dumps(model)) < n_bytes + 5000
+    assert len(pickle.dumps(model.set_params(pickle_state=True))) > 3 * n_bytes
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("task", TASKS)
+def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
+    from skl2onnx import to_onnx
+
+    its, rows = TASKS[task], X.astype(np.float32)
+    net = (
+        getattr(fastmlp, its.name)((6, 5), ["elu", "tanh"], max_iter=5, **its.settings)
+        if (its.name == "MLPClassifier")
+        else MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **its.settings)
+    )
+    model = make_pipeline(StandardScaler(), net) if scaled else net
+    model.fit(rows, its.y)
+    options = {id(net): {"zipmap": False}} if its.name == "MLPClassifier" else None
+    graph = to_onnx(model, rows[:1], options=options).SerializeToString()
+    run = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run
+    outputs = run(None, {"X": rows})
+    if its.name == "MLPClassifier":
+        assert np.array_equal(outputs[0], model.predict(rows))
+        np.testing.assert_allclose(outputs[1], model.predict_proba(rows), rtol=1e-5, atol=1e-6)
+    else:
+        expected = model.predict(rows).reshape(len(rows), -1)
+        np.testing.assert_allclose(outputs[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", ["skl2onnx", "fastmlp.estimators"])
+def test_onnx_is_registered_whichever_comes_first(first: str, python: Callable[..., str]) -> None:
+    second = {"skl2onnx": "fastmlp.estimators", "fastmlp.estimators": "skl2onnx"}[first]
+    script = f"""
+import warnings
+warnings.simplefilter("ignore")
+import {first}, {second}
+from fastmlp import MLPClassifier
+from skl2onnx._supported_operators import sklearn_operator_name_map
+print(sklearn_operator_name_map[MLPClassifier])
+"""
+    assert python(script) == "FastmlpMLPClassifier\n"
+
+
+def test_onnx_says_which_activations_it_knows() -> None:
+    from skl2onnx import to_onnx
+
+    model = MLPRegressor(activation="mish", max_iter=2).fit(X, X[:, 0])
+    with warnings.catch_warnings(), pytest.raises(NotImplementedError, match=r"'mish'.*known: elu"):
+        to_onnx(model, X[:1])

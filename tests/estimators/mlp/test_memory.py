@@ -1,0 +1,82 @@
+"""X is in memory once: what a fit takes beside it, on dense rows and on sparse ones."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from peak_memory import peak_of
+
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
+    pytest.mark.filterwarnings("ignore:lbfgs failed"),
+]
+
+FIT = """
+import resource
+import warnings
+
+import numpy as np
+from scipy import sparse
+
+from fastmlp import MLPClassifier
+
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(0)
+X = sparse.random_array((2_000, 50_000), density=0.001, rng=rng, format="csr")
+y = np.asarray(X.sum(axis=1)).ravel() > 25
+
+
+def most():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def fit(rows, units):
+    return MLPClassifier((units,), max_iter=1, n_jobs=1).fit(rows, y[: rows.shape[0]])
+
+
+fit(X[:400], 2).predict(X[:400])  # compiles; a team, which n_jobs forbids, would take 40 MB
+before = most()
+model = fit(X, 100)
+model.predict(X)
+matrix = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+parameters = sum(part.nbytes for part in model.coefs_ + model.intercepts_)
+print((most() - before - 2 * matrix) / parameters)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units")
+def test_a_sparse_fit_takes_twice_the_matrix_and_four_times_the_parameters(
+    python: Callable[..., str],
+) -> None:
+    # They are held flat and in the panels that training works on, and Adam has two numbers each:
+    # 160 MB; dense rows would be 800 MB. Of arrays below 32 MB the allocator may keep freed ones.
+    assert float(python(FIT)) < 4.4
+
+
+X = np.random.default_rng(0).normal(size=(20_000, 64))
+REAL = X[:, 0] * X[:, 1]
+SETTINGS: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 2, "batch_size": 500}
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"early_stopping": True},
+        {"early_stopping": True, "scoring": "loss"},
+        {"solver": "lbfgs"},
+    ],
+    ids=str,
+)
+def test_a_fit_on_dense_rows_copies_none(kind: Any, settings: dict[str, Any]) -> None:
+    y = REAL > 0 if kind is MLPClassifier else REAL
+    model = kind(**SETTINGS, **settings)
+    model.fit(X[:2000], y[:2000])  # compiles
+    assert peak_of(lambda: model.fit(X, y)) < 0.3 * X.nbytes

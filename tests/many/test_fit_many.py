@@ -1,0 +1,645 @@
+"""fit_many: the bits of each net's own fit, whatever runs beside it; rows, stopping, Ctrl-C."""
+
+import copy
+import gc
+import re
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from peak_memory import peak_of
+
+from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
+from fastmlp._process import task_pool
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch.autotuner import Pilot
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.many.tasks import cost_of
+
+INTERPRETED = bool(numba.config.DISABLE_JIT)
+N = 24 if INTERPRETED else 60
+X = np.random.default_rng(0).uniform(-1, 1, (N, 3))
+Y = np.sin(3 * X[:, 0]) + X[:, 1]
+LABELS = (Y > 0).astype(int) + (Y > 0.5)
+WEIGHT = np.random.default_rng(1).uniform(0, 2, N)
+ROWS = np.random.default_rng(2).integers(0, N, N - 7)
+HELD_OUT = np.arange(0, N, 3)
+
+
+def mixed() -> list[MLP]:
+    """Nets that differ in everything."""
+    return [
+        MLP((3, 8, 1), activation="tanh", seed=0, optimizer=Adam(0.01)),
+        MLP((3, 17, 5, 1), activation=["gelu", "relu"], seed=1, optimizer=SGD(0.1, momentum=0.9)),
+        MLP((3, 1), seed=2, optimizer="rmsprop", l2=0.3),
+        MLP((3, 4, 1), seed=3, optimizer=AdamW(Cosine(0.02)), l1=0.1, dtype="float64"),
+        MLP((3, 8, 1), loss="huber", seed=4, n_threads=1),
+    ]
+
+
+EPOCHS = [3, 2, 4, 3, 5]
+BATCHES = [7, 16, 1000, N, 5]
+
+
+def alone(net: MLP, i: int, **options: Any) -> Any:
+    return net.fit(X, Y, epochs=EPOCHS[i], batch_size=BATCHES[i], **options)
+
+
+def bits(nets: list[MLP]) -> list[bytes]:
+    return [net.parameters.tobytes() for net in nets]
+
+
+def state_of(net: MLP) -> Any:
+    """Everything that a further fit depends on."""
+    moments = None if net._moments is None else net._moments.flat().tobytes()
+    return net.parameters.tobytes(), net.n_steps, moments, net._generator.bit_generator.state
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, None])
+def test_every_net_ends_as_by_its_own_fit(n_threads: int | None) -> None:
+    own, together = mixed(), mixed()
+    histories = fit_many(together, X, Y, epochs=EPOCHS, batch_size=BATCHES, n_threads=n_threads)
+    for i, (net, history) in enumerate(zip(own, histories, strict=True)):
+        expected = alone(net, i)
+        assert (history.loss, history.learning_rate) == (expected.loss, expected.learning_rate)
+        assert history.status is Status.COMPLETED
+        assert history.seconds > 0
+        assert state_of(together[i]) == state_of(net)
+        assert together[i].n_threads == net.n_threads
+
+
+@pytest.mark.skipif(INTERPRETED, reason="uncompiled, no team gathers")
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered: list[int] = []
+    calls_of_last: list[int] = []
+    run = worker_pool.run
+
+    def watched(driver: Any, job: Any, wanted: int, *more: Any) -> bool:
+        gathered.append(wanted)
+        if job["batch_size"] == BATCHES[last]:
+            calls_of_last.append(wanted)
+            wait_for_the_others()
+        return run(driver, job, wanted, *more)
+
+    def wait_for_the_others() -> None:
+        end = time.monotonic() + 20
+        # Not in its first calls, which are made in turns with the others.
+        while len(calls_of_last) > 2 and task_pool.share() != n_threads and time.monotonic() < end:
+            time.sleep(0.001)
+
+    own, together = mixed(), mixed()
+    # One waits until the others have ended; each of its epochs is a call.
+    last, epochs = 1, [3, 6, 4, 3, 5]
+    options: dict[str, Any] = {"callbacks": lambda report: None}
+    for i, net in enumerate(own):
+        net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
+    monkeypatch.setattr(limits, "thread_limit", lambda: 4)
+    monkeypatch.setattr(cost_model, "pays", lambda work, n: n > 1)
+    monkeypatch.setattr(Pilot, "wants_team", lambda self: True)
+    monkeypatch.setattr(worker_pool, "run", watched)
+    options |= {"epochs": epochs, "batch_size": BATCHES, "n_threads": n_threads}
+    fit_many(together, X, Y, **options)
+    assert n_threads in gathered
+    assert [state_of(net) for net in together] == [state_of(net) for net in own]
+
+
+def test_the_order_of_the_nets_and_the_others_change_no_bit() -> None:
+    expected = mixed()[:3]
+    fit_many(expected, X, Y, epochs=2, batch_size=7)
+    for order in permutations(range(3)):
+        nets = mixed()[:3]
+        fit_many([nets[i] for i in order], X, Y, epochs=2, batch_size=7)
+        assert bits(nets) == bits(expected)
+    fit_many([single := mixed()[1]], X, Y, epochs=2, batch_size=7)
+    assert single.parameters.tobytes() == expected[1].parameters.tobytes()
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_train_as_copies_of_them_would(shuffle: bool) -> None:
+    own, together = mixed(), mixed()
+    histories = fit_many(
+        together,
+        X,
+        Y,
+        epochs=EPOCHS,
+        batch_size=BATCHES,
+        shuffle=shuffle,
+        rows=ROWS,
+        validation_rows=HELD_OUT,
+        sample_weight=WEIGHT,
+    )
+    for i, net in enumerate(own):
+        expected = net.fit(
+            X[ROWS],
+            Y[ROWS],
+            epochs=EPOCHS[i],
+            batch_size=BATCHES[i],
+            shuffle=shuffle,
+            sample_weight=WEIGHT[ROWS],
+            validation_data=(X[HELD_OUT], Y[HELD_OUT], WEIGHT[HELD_OUT]),
+        )
+        assert histories[i].loss == expected.loss
+        assert histories[i].validation_loss == expected.validation_loss
+    assert [state_of(net) for net in together] == [state_of(net) for net in own]
+
+
+def test_rows_validation_and_weights_of_each_net() -> None:
+    mask = np.arange(N) % 2 == 0
+    rows = [None, ROWS, mask]
+    held_out = [HELD_OUT, None, range(5)]
+    weights = [None, WEIGHT, WEIGHT]
+    own, together = mixed()[:3], mixed()[:3]
+    histories = fit_many(
+        together, X, Y, epochs=2, rows=rows, validation_rows=held_out, sample_weight=weights
+    )
+    for net, r, v, w, history in zip(own, rows, held_out, weights, histories, strict=True):
+        chosen = slice(None) if r is None else r
+        weighted = {} if w is None else {"sample_weight": w[chosen]}
+        if v is not None:
+            index = list(v)
+            more = () if w is None else (w[index],)
+            weighted["validation_data"] = (X[index], Y[index], *more)
+        expected = net.fit(X[chosen], Y[chosen], epochs=2, **weighted)
+        assert history.validation_loss == expected.validation_loss
+        assert len(history.validation_loss) == (0 if v is None else 2)
+    assert bits(together) == bits(own)
+
+
+def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmlp.backends.cpu.plan import workspace
+
+    monkeypatch.setattr(workspace, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(workspace, "MIN_CHUNK_ROWS", 8)
+    own, together = mixed()[1], mixed()[1]
+    options = {"epochs": 2, "batch_size": 20}
+    (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)
+    held_out = (X[HELD_OUT], Y[HELD_OUT])
+    expected = own.fit(X[ROWS], Y[ROWS], validation_data=held_out, **options)
+    assert (history.loss, history.validation_loss) == (expected.loss, expected.validation_loss)
+    assert state_of(together) == state_of(own)
+
+
+def test_a_window_of_many_epochs_takes_rows_too() -> None:
+    own, together = MLP((3, 4, 1), seed=0), MLP((3, 4, 1), seed=0)
+    fit_many([together], X, Y, epochs=30, rows=ROWS)
+    own.fit(X[ROWS], Y[ROWS], epochs=30)
+    assert state_of(together) == state_of(own)
+
+
+def test_class_labels_and_one_hot_losses_share_the_rows() -> None:
+    nets = [MLP((3, 8, 3), loss="cross_entropy", seed=i) for i in range(2)]
+    own = copy.deepcopy(nets)
+    fit_many(nets, X, LABELS, epochs=2)
+    for net in own:
+        net.fit(X, LABELS, epochs=2)
+    assert bits(nets) == bits(own)
+
+
+def test_a_further_fit_goes_on() -> None:
+    own, together = mixed(), mixed()
+    for _ in range(2):
+        fit_many(together, X, Y, epochs=2)
+        for net in own:
+            net.fit(X, Y, epochs=2)
+    assert [state_of(net) for net in together] == [state_of(net) for net in own]
+
+
+def test_no_nets_is_no_work() -> None:
+    assert fit_many([], X, Y) == []
+    assert len(fit_many(iter(mixed()[:2]), X, Y, epochs=1)) == 2
+
+
+def test_the_costly_begin_first() -> None:
+    layouts = [net._network.layout for net in mixed()]
+    assert cost_of(layouts[1], 100, 10, 32) > cost_of(layouts[2], 100, 10, 32)
+    assert cost_of(layouts[1], 100, 20, 32) > cost_of(layouts[1], 100, 10, 32)
+    assert cost_of(layouts[1], 100, 10, 8) > cost_of(layouts[1], 100, 10, 32)
+    order: list[int] = []
+    tasks = [
+        task_pool.Task(cost, lambda i=i: order.append(i)) for i, cost in enumerate([1, 3, 2, 3])
+    ]
+    task_pool.Pool(1).run(tasks)
+    assert order == [1, 3, 2, 0]
+    nets = mixed()
+    begun = dict[int, None]()
+    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCHES, "n_threads": 1}
+    fit_many(nets, X, Y, callbacks=lambda r: begun.setdefault(nets.index(r.net)), **options)
+    costs = [
+        cost_of(net._network.layout, N, epochs, min(batch, N))
+        for net, epochs, batch in zip(nets, EPOCHS, BATCHES, strict=True)
+    ]
+    assert list(begun) == sorted(range(len(nets)), key=lambda i: -costs[i])
+
+
+# --- callbacks ---
+
+
+def test_callbacks_stop_each_net_by_itself_and_never_meet() -> None:
+    inside, met, seen = threading.Lock(), [], []
+
+    def watch(report: Report) -> None:
+        if not inside.acquire(blocking=False):
+            met.append(report)
+        time.sleep(0.001)
+        seen.append(report.net)
+        assert report.history.loss[-1] == report.loss
+        if report.epoch == nets.index(report.net):
+            report.stop()
+        inside.release()
+
+    nets = mixed()
+    histories = fit_many(nets, X, Y, epochs=4, callbacks=watch, n_threads=3)
+    assert not met
+    assert [len(history.loss) for history in histories] == [1, 2, 3, 4, 4]
+    statuses = [history.status for history in histories]
+    assert statuses == [Status.STOPPED] * 4 + [Status.COMPLETED]
+    assert len(seen) == 14
+
+
+def test_a_copy_that_a_callback_makes_goes_on_as_its_net_does() -> None:
+    nets, copies = mixed(), dict[int, MLP]()
+
+    def keep(report: Report) -> None:
+        if report.epoch == 1:
+            copies[nets.index(report.net)] = copy.deepcopy(report.net)
+
+    fit_many(nets, X, Y, epochs=4, callbacks=keep, n_threads=2)
+    together = [copies[i] for i in range(len(nets))]
+    fit_many(together, X, Y, epochs=2, n_threads=2)
+    assert bits(together) == bits(nets)
+
+
+def patience(report: Report) -> None:
+    losses = report.history.validation_loss
+    if len(losses) - losses.index(min(losses)) > 2:
+        report.stop()
+
+
+def test_one_callback_stops_all_nets_early() -> None:
+    rates = [1e-3, 0.3, 1.0, 3.0]
+    own, together = ([MLP((3, 8, 1), seed=0, optimizer=SGD(r)) for r in rates] for _ in range(2))
+    split = {"rows": np.arange(20), "validation_rows": np.arange(20, N)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        histories = fit_many(together, X, Y, epochs=12, callbacks=patience, **split)
+        for net, history in zip(own, histories, strict=True):
+            held_out = (X[20:], Y[20:])
+            expected = net.fit(
+                X[:20], Y[:20], epochs=12, callbacks=patience, validation_data=held_out
+            )
+            assert (history.loss, history.status) == (expected.loss, expected.status)
+    assert bits(together) == bits(own)
+    assert len({len(history.loss) for history in histories}) > 1
+
+
+def test_an_error_in_a_callback_ends_the_call_and_names_the_net() -> None:
+    nets = mixed()
+
+    def fail(report: Report) -> None:
+        if report.net is nets[3]:
+            raise LookupError("of the user's")
+
+    with pytest.raises(LookupError, match="of the user's") as caught:
+        fit_many(nets, X, Y, epochs=3, callbacks=fail)
+    assert caught.value.__notes__ == ["in nets 3"]
+    for net in nets:
+        assert np.isfinite(net.predict(X)).all()
+    fit_many(nets, X, Y, epochs=1)
+
+
+def test_a_net_diverges_without_disturbing_the_others() -> None:
+    nets, own = mixed(), mixed()
+    for group in (nets, own):
+        group.insert(2, MLP((3, 8, 1), seed=9, optimizer=SGD(1e30)))
+    with pytest.warns(RuntimeWarning, match=r"nets\[2\]: fit diverged") as caught:
+        histories = fit_many(nets, X, Y, epochs=3)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert [i for i, h in enumerate(histories) if h.status is Status.DIVERGED] == [2]
+    with pytest.warns(RuntimeWarning, match="^fit diverged"):
+        expected = [net.fit(X, Y, epochs=3) for net in own]
+    assert bits(nets) == bits(own)
+    assert [h.loss for h in histories] == [h.loss for h in expected]
+
+
+def test_one_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(report: Report) -> None:
+        if report.net is nets[0]:
+            report.stop()
+
+    nets = mixed()
+    fit_many(nets, X, Y, epochs=EPOCHS, progress=True, callbacks=stop)
+    text = capsys.readouterr().err
+    assert f"{sum(EPOCHS)}/{sum(EPOCHS)}" in text
+    assert "5 of 5 nets" in text
+    # No net has a bar of its own beside it: that would have another total.
+    assert set(re.findall(r"\d+/(\d+) ", text)) == {str(sum(EPOCHS))}
+    assert text.count("\n") == 1
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"nets": 3}, TypeError, "fit_many: nets must be a sequence of MLP, got 3"),
+        ({"nets": [MLP((3, 1)), "net"]}, TypeError, r"but nets\[1\] is 'net'"),
+        (
+            {"nets": [MLP((3, 1)), MLP((4, 1))]},
+            ValueError,
+            r"nets\[1\]: X has 3 features, but .* 4",
+        ),
+        ({"nets": [MLP((3, 1)), MLP((3, 2))]}, ValueError, r"nets\[1\]: y has 1 columns, but .* 2"),
+        ({"y": Y[:-1]}, ValueError, r"nets\[0\]: X has \d+ rows, but y has"),
+        ({"y": np.full(N, np.nan)}, ValueError, r"nets\[0\]: y must be finite"),
+        ({"X": "rows"}, TypeError, r"nets\[0\]: X must hold real numbers"),
+        ({"epochs": 0}, ValueError, "fit_many: epochs must be an integer of 1 or more, got 0"),
+        ({"epochs": [1]}, ValueError, "there are 2 nets, but epochs has 1 entries"),
+        ({"batch_size": [8, 0]}, ValueError, r"batch_size\[1\] must be an integer of 1 or more"),
+        ({"batch_size": "all"}, TypeError, "batch_size must be an integer"),
+        ({"shuffle": 1}, TypeError, "shuffle must be True or False"),
+        ({"progress": None}, TypeError, "progress must be True or False"),
+        ({"n_threads": 0}, ValueError, "n_threads must be an integer of 1 or more, got 0"),
+        ({"callbacks": 3}, TypeError, "fit_many: callbacks must be functions"),
+        ({"rows": [[0], [1], [2]]}, ValueError, "there are 2 nets, but rows has 3 entries"),
+        ({"rows": [None, [0, N]]}, ValueError, rf"nets\[1\]: rows must be from 0 to {N - 1}, got"),
+        ({"X": X[:0], "rows": [0]}, ValueError, r"nets\[0\]: X has no rows"),
+        ({"rows": [-1]}, ValueError, r"nets\[0\]: rows must be from 0"),
+        ({"rows": [0.5]}, TypeError, r"nets\[0\]: rows must be indices of rows"),
+        ({"rows": []}, ValueError, r"nets\[0\]: rows has no rows"),
+        ({"rows": [None, []]}, ValueError, r"nets\[1\]: rows has no rows"),
+        ({"rows": np.zeros(3, bool)}, ValueError, "rows masks 3 rows, but X has"),
+        ({"validation_rows": np.zeros(N, bool)}, ValueError, "validation_rows has no rows"),
+        ({"sample_weight": [1.0]}, ValueError, r"nets\[0\]: sample_weight must have shape"),
+        ({"rows": np.array(3)}, TypeError, r"nets\[0\]: rows must be indices of rows"),
+        ({"sample_weight": np.array(1.0)}, ValueError, r"nets\[0\]: sample_weight must have shape"),
+        ({"sample_weight": np.zeros(N)}, ValueError, "sample_weight must be 0 or more, and not"),
+        (
+            {"sample_weight": np.arange(N), "rows": [None, [0, 0]]},
+            ValueError,
+            r"nets\[1\]: sample_weight must not be 0 in all of its rows",
+        ),
+        (
+            {"sample_weight": np.where(np.arange(N), 1, 1e-40), "rows": [None, [0, 0]]},
+            ValueError,
+            r"nets\[1\]: sample_weight must not be 0 in all of its rows",
+        ),
+    ],
+)
+def test_bad_arguments(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"nets": mixed()[:2], "X": X, "y": Y, "epochs": 1} | change
+    nets = arguments["nets"] if isinstance(arguments["nets"], list) else []
+    before = [net.parameters.tobytes() for net in nets if isinstance(net, MLP)]
+    with pytest.raises(error, match=message):
+        fit_many(**arguments)
+    assert [net.parameters.tobytes() for net in nets if isinstance(net, MLP)] == before
+
+
+def test_a_net_twice_is_an_error() -> None:
+    net = MLP((3, 1), seed=0)
+    with pytest.raises(ValueError, match=r"nets\[2\] is the net that nets\[0\] is"):
+        fit_many([net, MLP((3, 1)), net], X, Y)
+
+
+def test_nets_that_shuffle_by_one_generator_are_refused() -> None:
+    random = np.random.default_rng(0)
+    nets = [MLP((3, 4, 1), seed=seed) for seed in (1, random, *random.spawn(2), random)]
+    before = bits(nets)
+    with pytest.raises(ValueError, match=r"nets\[4\] shuffles by the generator that nets\[1\]"):
+        fit_many(nets, X, Y, epochs=1, batch_size=7)
+    assert bits(nets) == before
+    fit_many(nets, X, Y, epochs=1, batch_size=7, shuffle=False)
+    fit_many(nets, X, Y, epochs=1, batch_size=[7, N, 7, 7, 7])
+    fit_many(nets[:4], X, Y, epochs=1, batch_size=7)
+
+
+def test_a_net_in_a_fit_is_refused_and_no_other_begins() -> None:
+    nets = mixed()
+    before = bits(nets[:4])
+    with nets[4]._guard.training("a test"), pytest.raises(RuntimeError, match=r"nets\[4\]: a fit"):
+        fit_many(nets, X, Y, epochs=1)
+    assert bits(nets[:4]) == before
+    fit_many(nets, X, Y, epochs=1)
+
+
+# --- memory ---
+
+
+@pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
+def test_rows_and_x_are_not_copied_and_a_net_that_is_done_leaves_only_itself() -> None:
+    data = np.zeros((40_000, 3), np.float32)
+    y = np.zeros(len(data), np.float32)
+    rows = np.arange(0, len(data), 400)
+    nets = [MLP((3, 4, 1), seed=i) for i in range(12)]
+    fit_many(nets, data, y, epochs=1, batch_size=50, rows=rows)
+    options: dict[str, Any] = {"rows": rows, "validation_rows": rows}
+    peak = peak_of(lambda: fit_many(nets, data, y, epochs=1, batch_size=50, **options))
+    assert peak < 0.8 * data.nbytes, f"{peak} bytes at most, where X takes {data.nbytes}"
+
+
+def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fastmlp._process.buffer_pool import MOST
+    from fastmlp.backends.cpu import trainer
+
+    alive: list[Any] = []
+    most: list[int] = []
+
+    class Watched(trainer.Session):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            alive.append(weakref.ref(self))
+            most.append(sum(each() is not None for each in alive))
+
+    monkeypatch.setattr(trainer, "Session", Watched)
+    trainer.TRAININGS.clear()
+    gc.disable()
+    try:
+        fit_many([MLP((3, 4, 1), seed=i) for i in range(10)], X, Y, epochs=1, n_threads=1)
+        assert len(alive) == 1
+        nets = [MLP((3, n, 1), seed=0) for n in range(5, 3 * MOST)]
+        fit_many(nets, X, Y, epochs=1, n_threads=1)
+    finally:
+        gc.enable()
+    assert len(alive) == 1 + len(nets)
+    assert max(most) <= MOST + 2
+    trainer.TRAININGS.clear()
+    assert not any(each() is not None for each in alive)
+
+
+def alike() -> list[MLP]:
+    """Nets that take the same buffers."""
+    optimizers: list[Any] = [Adam(0.01), SGD(1e30), "rmsprop", SGD(0.1), Adam(Cosine(0.02))]
+    return [MLP((3, 9, 2), seed=i, optimizer=o, l2=0.1 * i) for i, o in enumerate(optimizers, 1)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fit diverged")
+@pytest.mark.parametrize("batch_size", [7, N])
+def test_nets_that_are_alike_train_in_the_same_buffers(
+    batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastmlp.backends.cpu import trainer
+
+    nets, own, made = alike(), alike(), []
+    y = np.stack([Y, -Y], axis=1)
+    session = trainer.Session
+    trainer.TRAININGS.clear()
+    monkeypatch.setattr(trainer, "Session", lambda *a, **o: made.append(0) or session(*a, **o))
+    options: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
+    histories = fit_many(nets, X, y, rows=ROWS, n_threads=1, **options)
+    assert len(made) == 1
+    expected = [net.fit(X[ROWS], y[ROWS], **options) for net in own]
+    assert bits(nets) == bits(own)
+    assert [h.loss for h in histories] == [h.loss for h in expected]
+    assert Status.DIVERGED in [h.status for h in histories]
+
+
+def test_a_callback_may_fit_a_net_that_is_alike() -> None:
+    inner, outer = [MLP((3, 8, 1), seed=i) for i in (1, 2, 3)], MLP((3, 8, 1), seed=0)
+    expected = copy.deepcopy(outer)
+
+    def train_another(report: Report) -> None:
+        inner[report.epoch].fit(X, Y, epochs=2, batch_size=7)
+
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 7}
+    fit_many([outer], X, Y, callbacks=train_another, **options)
+    expected.fit(X, Y, callbacks=lambda report: None, **options)
+    assert bits([outer]) == bits([expected])
+    own = [MLP((3, 8, 1), seed=i) for i in (1, 2, 3)]
+    for net in own:
+        net.fit(X, Y, epochs=2, batch_size=7)
+    assert bits(inner) == bits(own)
+
+
+# --- threads ---
+
+
+def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "thread_limit", lambda: 4)
+    asked: list[int] = []
+    monkeypatch.setattr(cost_model, "pays", lambda work, n: asked.append(n) or False)
+    fit_many([MLP((3, 4, 1), seed=0)], X, Y, epochs=1)
+    assert set(asked) == {4}
+    asked.clear()
+    fit_many([MLP((3, 4, 1), seed=0, n_threads=2)], X, Y, epochs=1)
+    assert set(asked) == {2}
+    asked.clear()
+    fit_many([MLP((3, 4, 1), seed=0)], X, Y, epochs=1, n_threads=1)
+    assert set(asked) == {1}
+
+
+def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
+    shares: list[int | None] = []
+    crew = task_pool.Pool(2)
+    crew.run([task_pool.Task(1, lambda: shares.append(task_pool.share())) for _ in range(8)])
+    assert set(shares[:6]) == {1}
+    assert task_pool.share() is None
+
+
+def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
+    many, taken = sys.modules[fit_many.__module__], list[int]()
+    tasks = [
+        task_pool.Task(1, lambda: taken.append(many.pool_of(None)._n_threads)) for _ in range(8)
+    ]
+    task_pool.Pool(2).run(tasks)
+    assert set(taken[:6]) == {1}
+    assert many.pool_of(3)._n_threads == 3
+    assert many.pool_of(None)._n_threads == limits.thread_limit()
+
+
+LAYER = """
+import sys, warnings, numpy as np
+from fastmlp import MLP, fit_many
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+X = np.random.default_rng(0).normal(size=(60, 3)); y = X[:, 0] * X[:, 1]
+def trained(**options):
+    nets = [MLP((3, 4 + i, 1), seed=i) for i in range(6)]
+    fit_many(nets, X, y, epochs=3, **options)
+    return b"".join(net.parameters.tobytes() for net in nets)
+expected = trained(n_threads=1)
+assert trained() == trained(n_threads=4) == expected
+if hasattr(__import__("os"), "fork"):
+    import os
+    child = os.fork()
+    if child == 0:
+        os._exit(trained() != expected)
+    assert os.waitpid(child, 0)[1] == 0
+assert trained() == expected
+"""
+
+
+@pytest.mark.parametrize("layer", ["tbb", "omp", "workqueue"])
+def test_every_threading_layer_and_a_fork(layer: str, python: Callable[..., str]) -> None:
+    if not limits._present(layer):
+        pytest.skip(f"the {layer} layer does not load here: its library is not installed")
+    python(LAYER, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+
+
+# --- interruption ---
+
+INTERRUPTED = """
+import signal, sys, threading, time, warnings
+import numpy as np
+from fastmlp import MLP, Status, fit_many
+how = sys.argv[1]
+X = np.random.default_rng(0).normal(size=(200, 4)); y = X[:, 0]
+nets = [MLP((4, 8, 1), seed=i) for i in range(6)]
+before = [net.parameters.copy() for net in nets]
+fit_many([MLP((4, 8, 1), seed=9)], X, y, epochs=1)
+class Ended(BaseException):
+    pass
+def handle(*_):
+    raise Ended
+if how == "SIGTERM":
+    signal.signal(signal.SIGTERM, handle)
+begun, sent = set(), []
+def send(report):
+    begun.add(id(report.net))
+    if report.epoch >= 2 and len(begun) == 2 and not sent:
+        sent.append(time.monotonic())
+        threading.Timer(0.2, kill).start()
+def kill():
+    import os
+    sent[0] = time.monotonic()
+    os.kill(os.getpid(), getattr(signal, how))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    try:
+        histories = fit_many(nets, X, y, epochs=10**6, callbacks=send, n_threads=2)
+        assert how == "SIGINT"
+    except Ended:
+        assert how == "SIGTERM"
+        histories = None
+assert time.monotonic() - sent[0] < float(sys.argv[2])
+if histories is not None:
+    assert [h.status for h in histories] == [Status.INTERRUPTED] * 6
+    assert sum(len(h.loss) > 0 for h in histories) == 2
+    (warning,) = caught
+    assert str(warning.message).startswith("fit_many interrupted: 0 of 6 nets are done, 2 keep")
+for net, old in zip(nets, before):
+    assert (id(net) in begun) != np.array_equal(net.parameters, old)
+    assert np.isfinite(net.predict(X)).all()
+fit_many(nets, X, y, epochs=1)
+print(len(begun))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_signals_end_the_call_and_leave_every_net_usable(
+    how: str, python: Callable[..., str]
+) -> None:
+    limit = 20  # it would take hours
+    assert python(INTERRUPTED, how, limit) == "2\n"

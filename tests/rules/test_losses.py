@@ -1,0 +1,181 @@
+"""Losses, uncompiled: against the oracle, in both precisions, far out, and at NaN."""
+
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+
+from fastmlp.rules.links import LINKS
+from fastmlp.rules.losses import LOSSES
+
+each_loss = pytest.mark.parametrize("name", LOSSES)
+each_link_owner = pytest.mark.parametrize("name", [k for k, loss in LOSSES.items() if loss.link])
+
+
+def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
+    """The value of one row, and its slopes, shape (n_outputs,)."""
+    loss, slopes = LOSSES[name], np.empty_like(outputs)
+    if loss.by_row:
+        value = np.empty(1, outputs.dtype)
+        loss.rule(outputs[None], targets[None], slopes[None], value)
+        return value[0], slopes
+    pairs = [loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]
+    values, slopes[:] = zip(*pairs, strict=True)
+    if loss.over_outputs == "mean":
+        return sum(values) / type(outputs[0])(len(values)), slopes / len(values)
+    return sum(values), slopes
+
+
+def draw_targets(name: str, rng: np.random.Generator, n_outputs: int) -> Any:
+    """Targets of one row that make sense for the loss, none at a kink of `outputs`."""
+    kind = LOSSES[name].targets
+    draws = {
+        "real": rng.normal(scale=3, size=n_outputs),
+        "unit": rng.uniform(size=n_outputs),
+        "count": rng.poisson(2.0, size=n_outputs).astype(float),
+        "classes": rng.dirichlet(np.ones(n_outputs)),
+    }
+    return draws[kind]
+
+
+def draw_rows(name: str) -> list[tuple[Any, Any]]:
+    rng = np.random.default_rng(0)
+    return [(rng.normal(scale=3, size=4), draw_targets(name, rng, 4)) for _ in range(20)]
+
+
+def test_a_link_in_the_table_is_a_known_link() -> None:
+    assert {loss.link for loss in LOSSES.values()} - {None} <= set(LINKS)
+
+
+@each_loss
+def test_link_is_that_of_the_oracle(name: str) -> None:
+    assert LOSSES[name].link == naive.LINK_OF.get(name)
+
+
+@each_loss
+def test_value_and_slope_are_those_of_the_oracle(name: str) -> None:
+    for outputs, targets in draw_rows(name):
+        value, slopes = evaluate(name, outputs, targets)
+        expected = naive.row_losses(name, outputs[None], targets[None])[0]
+        expected_slopes = naive.row_slopes(name, outputs[None], targets[None])[0]
+        assert value == pytest.approx(expected, rel=1e-12, abs=1e-14)
+        np.testing.assert_allclose(slopes, expected_slopes, rtol=1e-12, atol=1e-14)
+
+
+@each_loss
+def test_slope_is_the_finite_difference_of_the_value(name: str) -> None:
+    for outputs, targets in draw_rows(name):
+        _, slopes = evaluate(name, outputs, targets)
+        for j, step in enumerate(1e-5 * np.eye(4)):
+            above, below = (evaluate(name, outputs + s, targets)[0] for s in (step, -step))
+            assert (above - below) / 2e-5 == pytest.approx(slopes[j], rel=1e-6, abs=1e-8)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_precision_of_the_outputs_is_kept(name: str, dtype: Any) -> None:
+    loss, one, half = LOSSES[name], dtype(1), dtype(0.5)
+    if loss.by_row:
+        assert type(evaluate(name, np.array([1, 2], dtype), np.array([1, 0], dtype))[0]) is dtype
+    else:
+        kinds = {type(n) for p in (-one, half, one) for n in loss.rule(p, half)}
+        assert kinds == {dtype}
+
+
+@each_loss
+def test_float32_is_float64_rounded(name: str) -> None:
+    for outputs, targets in draw_rows(name):
+        narrow, aim = outputs.astype(np.float32), targets.astype(np.float32)
+        value, slopes = evaluate(name, narrow, aim)
+        expected, expected_slopes = evaluate(name, narrow.astype(float), aim.astype(float))
+        assert value == pytest.approx(expected, rel=2e-6, abs=2e-6)
+        np.testing.assert_allclose(slopes, expected_slopes, rtol=2e-6, atol=2e-6)
+
+
+@each_loss
+@pytest.mark.parametrize("place", range(3))
+def test_nan_stays_nan(name: str, place: int) -> None:
+    outputs = np.array([1.0, 2.0, 3.0])
+    outputs[place] = np.nan
+    assert np.isnan(evaluate(name, outputs, np.array([1.0, 0.0, 0.0]))[0])
+
+
+@each_loss
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float32, 80), (np.float64, 100), (np.float64, 1e4)]
+)
+@pytest.mark.parametrize("hot", range(3))
+def test_no_overflow_where_the_value_is_finite(
+    name: str, dtype: Any, size: float, hot: int
+) -> None:
+    outputs = np.array([size, -size, 0], dtype)
+    if LOSSES[name].link == "exp":
+        outputs = np.minimum(outputs, 700)  # from 710 on the value itself overflows
+    targets = np.eye(3, dtype=outputs.dtype)[hot]
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        value, slopes = evaluate(name, outputs, targets)
+    assert np.isfinite(value)
+    assert np.isfinite(slopes).all()
+
+
+@each_loss
+def test_value_is_never_below_zero_and_zero_at_a_perfect_prediction(name: str) -> None:
+    outputs, targets = np.array([800.0, -800.0]), np.array([1.0, 0.0])
+    if LOSSES[name].link is None:
+        targets = outputs
+    elif LOSSES[name].link == "exp":
+        outputs = np.log([1.0, 20.0])
+        targets = np.array([1.0, 20.0])
+    assert evaluate(name, outputs, targets)[0] == pytest.approx(0, abs=1e-13)
+    assert min(evaluate(name, *row)[0] for row in draw_rows(name)) > 0
+
+
+@each_link_owner
+def test_slope_of_a_loss_with_a_link_is_value_less_target(name: str) -> None:
+    for outputs, targets in draw_rows(name):
+        _, slopes = evaluate(name, outputs, targets)
+        value = naive.LINKS[naive.LINK_OF[name]](outputs[None])[0]
+        n_values = 1 if LOSSES[name].over_outputs == "sum" else len(targets)
+        np.testing.assert_allclose(slopes * n_values, value - targets, atol=1e-13)
+
+
+@pytest.mark.parametrize("label", range(4))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_label_is_its_one_hot_row(label: int, dtype: Any) -> None:
+    outputs = np.array([0.3, -1.2, 2.5, 0.1], dtype)
+    value, slopes = evaluate("cross_entropy", outputs, np.array([label], dtype))
+    expected, expected_slopes = evaluate("cross_entropy", outputs, np.eye(4, dtype=dtype)[label])
+    near = 8 * float(np.finfo(dtype).eps)
+    assert value == pytest.approx(expected, rel=near, abs=near)
+    np.testing.assert_allclose(slopes, expected_slopes, rtol=near, atol=near)
+
+
+def test_cross_entropy_is_in_proportion_to_the_mass_of_its_targets() -> None:
+    outputs, targets = np.array([0.3, -1.2, 2.5]), np.array([0.2, 0.5, 0.3])
+    value, slopes = evaluate("cross_entropy", outputs, targets)
+    twice, twice_slopes = evaluate("cross_entropy", outputs, 2 * targets)
+    assert twice == pytest.approx(2 * value, rel=1e-15, abs=0)
+    np.testing.assert_allclose(twice_slopes, 2 * slopes, rtol=1e-14)
+
+
+def test_cross_entropy_of_equal_outputs_is_the_log_of_their_number() -> None:
+    assert evaluate("cross_entropy", np.full(5, 2.0), np.array([3.0]))[0] == pytest.approx(
+        np.log(5), rel=1e-15
+    )
+
+
+@pytest.mark.parametrize("target", [0.0, 0.25, 1.0])
+def test_binary_cross_entropy_at_a_half_is_log_2(target: float) -> None:
+    value, slope = LOSSES["binary_cross_entropy"].rule(np.float64(0.0), np.float64(target))
+    assert value == pytest.approx(np.log(2), rel=1e-15, abs=0)
+    assert slope == 0.5 - target
+
+
+@pytest.mark.parametrize(("error", "value", "slope"), [(0.5, 0.125, 0.5), (-3.0, 2.5, -1.0)])
+def test_huber_is_a_square_near_and_a_line_beyond(error: float, value: float, slope: float) -> None:
+    assert LOSSES["huber"].rule(np.float64(error), np.float64(0)) == (value, slope)
+
+
+def test_absolute_error_has_no_slope_where_it_is_zero() -> None:
+    assert LOSSES["mae"].rule(np.float64(2), np.float64(2)) == (0, 0)

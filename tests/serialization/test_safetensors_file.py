@@ -1,0 +1,208 @@
+"""Files: whole or not at all, read within their own size, and every defect told as a FileError."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from fastmlp import FileError
+from fastmlp.serialization import safetensors_file
+from fastmlp.serialization.safetensors_file import Content
+
+CONTENT = Content("THING", {"a": [1, 2.5, "b"]}, {"x": np.arange(6.0).reshape(2, 3)})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "thing.safetensors"
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    safetensors_file.write(path, CONTENT)
+    kind, header, arrays = safetensors_file.read(path)
+    assert (kind, header) == ("THING", {"a": [1, 2.5, "b"]})
+    assert arrays.keys() == {"x"}
+    np.testing.assert_array_equal(arrays["x"], CONTENT.arrays["x"])
+    assert listing(path.parent) == [path.name]
+
+
+def test_other_programs_of_safetensors_read_the_arrays(path: Path) -> None:
+    safetensors_file.write(path, CONTENT)
+    (array,) = safetensors.numpy.load_file(path).values()
+    np.testing.assert_array_equal(array, CONTENT.arrays["x"])
+
+
+def test_the_same_content_has_the_same_bytes() -> None:
+    assert safetensors_file.pack(CONTENT) == safetensors_file.pack(CONTENT)
+
+
+@pytest.mark.parametrize("dtype", safetensors_file.DTYPES.values(), ids=str)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3)], ids=str)
+def test_arrays_of_every_dtype_and_shape(dtype: Any, shape: tuple[int, ...], path: Path) -> None:
+    array = np.ones(shape, dtype)
+    safetensors_file.write(path, Content("THING", {}, {"x": array}))
+    back = safetensors_file.read(path).arrays["x"]
+    assert back.dtype == dtype
+    assert back.shape == shape
+    assert back.tobytes() == array.tobytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_mode_is_by_the_umask(umask: int, mode: int, path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        safetensors_file.write(path, CONTENT)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_link_stays_a_link(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path.name)
+    safetensors_file.write(link, CONTENT)
+    assert link.is_symlink()
+    assert safetensors_file.read(path).kind == "THING"
+
+
+def test_what_is_no_regular_file_is_not_replaced(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        safetensors_file.write(path, CONTENT)
+    assert listing(path.parent) == [path.name]
+    if os.name == "posix":
+        with pytest.raises(OSError, match="not a regular file"):
+            safetensors_file.write("/dev/null", CONTENT)
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace", "fdopen"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file(
+    name: str, error: BaseException, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    safetensors_file.write(path, CONTENT)
+    before = path.read_bytes()
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, fail)
+        with pytest.raises(type(error)):
+            safetensors_file.write(path, CONTENT._replace(kind="ANOTHER"))
+    assert path.read_bytes() == before
+    assert listing(path.parent) == [path.name]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of sixteen pages."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(where)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not in every container")
+    yield where
+    subprocess.run(["umount", str(where)], check=True)
+
+
+def test_a_disk_that_is_really_full_leaves_the_old_file(small_disk: Path) -> None:
+    path = small_disk / "thing.safetensors"
+    safetensors_file.write(path, CONTENT)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'$"):
+        safetensors_file.write(path, CONTENT._replace(arrays={"x": np.zeros(20_000)}))
+    assert safetensors_file.read(path).arrays["x"].shape == (2, 3)
+    assert listing(small_disk) == [path.name]
+
+
+def test_an_error_names_the_file_that_was_asked_for(path: Path) -> None:
+    there = path.parent / "no" / "thing.safetensors"
+    with pytest.raises(FileNotFoundError) as caught:
+        safetensors_file.write(there, CONTENT)
+    assert caught.value.filename == str(there)
+    assert str(caught.value).endswith(f"{str(there)!r}")
+
+
+def test_leftovers_of_killed_processes_go_after_an_hour(path: Path) -> None:
+    old, new, other = (path.with_name(name) for name in (
+        ".thing.safetensors.0f.tmp", ".thing.safetensors.1f.tmp", ".another.safetensors.0f.tmp",
+    ))  # fmt: skip
+    for each in (old, new, other):
+        each.write_bytes(b"half")
+    for each in (old, other):
+        os.utime(each, (0, time.time() - 4000))
+    safetensors_file.write(path, CONTENT)
+    assert listing(path.parent) == sorted([new.name, other.name, path.name])
+
+
+def test_no_file_is_an_os_error(path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        safetensors_file.read(path)
+    with pytest.raises(IsADirectoryError):
+        safetensors_file.read(path.parent)
+    with pytest.raises(FileNotFoundError):
+        safetensors_file.write(path / "below", CONTENT)
+
+
+def stored(header: Any, metadata: Any = None) -> bytes:
+    words = json.dumps({"__metadata__": metadata} if metadata is not None else header)
+    return len(words).to_bytes(8, "little") + words.encode()
+
+
+def ours(text: str) -> bytes:
+    return stored(None, {"fastmlp": text})
+
+
+DEFECTS: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not a safetensors file"),
+    "text": (b"hello, world: this is no model", "the header claims"),
+    "zeros": (bytes(100), "not a safetensors file"),
+    "header beyond the file": ((1000).to_bytes(8, "little") + b"{}", "not a safetensors file"),
+    "huge header": ((1 << 62).to_bytes(8, "little") + b"{}", "the header claims 4,611,686"),
+    "deep JSON": (ours("[" * 100_000 + "]" * 100_000), "RecursionError"),
+    "not ours": (stored({}), "fastmlp did not write"),
+    "no JSON": (ours("{"), "Expecting property name"),
+    "no object": (ours("3"), "AttributeError"),
+    "no version": (ours("{}"), "KeyError: 'format_version'"),
+    "of a later version": (ours('{"format_version": 2, "kind": "MLP"}'), "reads versions 1 to 1"),
+    "of version true": (ours('{"format_version": "1", "kind": "MLP"}'), "format version '1'"),
+    "NaN": (ours('{"format_version": NaN, "kind": "MLP"}'), "NaN is not a number"),
+    "long number": (ours('{"format_version": ' + "9" * 5000 + "}"), "integer string conversion"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_is_named(defect: str, path: Path) -> None:
+    raw, words = DEFECTS[defect]
+    path.write_bytes(raw)
+    with pytest.raises(FileError, match=words) as caught:
+        safetensors_file.read(path)
+    assert str(path) in str(caught.value)
+
+
+def test_arrays_of_other_dtypes_are_refused(path: Path) -> None:
+    header = json.dumps({"format_version": 1, "kind": "MLP"})
+    safetensors.numpy.save_file({"x": np.zeros(3, np.float16)}, path, {"fastmlp": header})
+    with pytest.raises(FileError, match="KeyError: 'F16'"):
+        safetensors_file.read(path)
+
+
+def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastmlp\[safetensors\]'"):
+        safetensors_file.pack(CONTENT)

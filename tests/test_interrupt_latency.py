@@ -1,0 +1,175 @@
+"""Handlers of signals run within half a second, whatever is being computed, and nothing is lost."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+from fastmlp import MLP
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import worker_pool
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="sizes that take plain Python hours"
+)
+X = np.random.default_rng(0).standard_normal((20_000, 64)).astype(np.float32)
+Y = X[:, 0].copy()
+MILLIONS = np.zeros((4_000_000, 4), np.float32)
+
+
+def one_row_a_step() -> Any:
+    MLP((64, 64, 1), seed=0).fit(X, Y, epochs=10**6, batch_size=1)
+
+
+def all_rows_a_step() -> Any:
+    MLP((64, 256, 1), seed=0).fit(X, Y, epochs=10**6, batch_size=len(X))
+
+
+def with_checkpoints(path: Path) -> Any:
+    MLP((64, 64, 1), seed=0).fit(X, Y, epochs=10**6, checkpoint=path)
+
+
+def predictions() -> Any:
+    net = MLP((4, 64, 64, 1), seed=0)
+    while True:
+        net.predict(MILLIONS)
+
+
+def gradients() -> Any:
+    net = MLP((64, 512, 512, 1), seed=0)
+    while True:
+        net.loss_and_gradient(X, Y)
+
+
+class Ended(BaseException):
+    """What the handler raises."""
+
+
+@pytest.fixture
+def heard() -> Iterator[list[float]]:
+    """When SIGTERM's handler ran; it ends what it interrupts, as a server's does."""
+    times: list[float] = []
+
+    def handle(*_: object) -> None:
+        times.append(time.monotonic())
+        raise Ended
+
+    before = signal.signal(signal.SIGTERM, handle)
+    yield times
+    signal.signal(signal.SIGTERM, before)
+
+
+def seconds_until_heard(work: Callable[[], Any], heard: list[float]) -> float:
+    """Compile first: LLVM hears nothing for a second at a time."""
+    worker_pool.compile_all()
+    cost_model.blocks()
+    MLP((64, 64, 1), seed=0).fit(X, Y, epochs=1)
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(1.0, send)
+    timer.start()
+    with pytest.raises(Ended):
+        work()
+    timer.join()
+    return heard[0] - sent[0]
+
+
+@pytest.mark.parametrize("work", [one_row_a_step, all_rows_a_step, predictions, gradients])
+def test_a_handler_runs_within_half_a_second(work: Any, heard: list[float]) -> None:
+    assert seconds_until_heard(work, heard) < 0.5
+
+
+def test_a_handler_that_raises_leaves_a_checkpoint(heard: list[float], tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    assert seconds_until_heard(lambda: with_checkpoints(path), heard) < 0.5
+    net = MLP.load(path)
+    assert net.n_steps > 0
+    assert np.isfinite(net.predict(X)).all()
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert sys.exception() is None
+
+
+WHILE_NUMBA_LOADS = """
+import signal, sys, warnings
+import numpy as np
+from fastmlp import MLP, Status, fit_many
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.core.types":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+warnings.simplefilter("ignore")
+X = np.ones((8, 3))
+net = MLP((3, 4, 1), seed=0)
+before = net.parameters.copy()
+fit = lambda: fit_many([net], X, X[:, 0], epochs=1)[0] if sys.argv[1] == "many" else net.fit(
+    X, X[:, 0], epochs=1)
+history = fit()
+assert history.status is Status.INTERRUPTED, history
+assert history.loss == [] and (net.parameters == before).all() and "numba" in sys.modules
+assert fit().status is Status.COMPLETED
+assert np.isfinite(net.predict(X[:1])).all() and (net.parameters != before).any()
+"""
+
+
+@pytest.mark.parametrize("call", ["one", "many"])
+def test_ctrl_c_while_the_first_fit_loads_numba_ends_the_fit(
+    call: str, python: Callable[..., str]
+) -> None:
+    python(WHILE_NUMBA_LOADS, call)
+
+
+IN_CALLBACKS = """
+import signal, warnings
+import numpy as np
+from numba.core.codegen import CPUCodeLibrary
+from fastmlp import MLP, Status
+
+raised = 0
+def noisy(name):
+    hook = getattr(CPUCodeLibrary, name)
+    def call(cls, *arguments):
+        global raised
+        raised += 1
+        signal.raise_signal(signal.SIGINT)
+        return hook(*arguments)
+    setattr(CPUCodeLibrary, name, classmethod(call))
+
+noisy("_object_getbuffer_hook")
+noisy("_object_compiled_hook")
+warnings.simplefilter("ignore")
+X = np.ones((8, 3))
+net = MLP((3, 4, 1), seed=0)
+ended = 0
+while net.fit(X, X[:, 0], epochs=1).status is Status.INTERRUPTED:
+    ended += 1
+try:
+    net.predict(X[:1])
+except KeyboardInterrupt:
+    pass
+assert 0 < ended <= raised, (ended, raised)
+assert net.n_steps == 1
+fresh = MLP((3, 4, 1), seed=0)
+fresh.fit(X, X[:, 0], epochs=1)
+assert (fresh.parameters == net.parameters).all()
+"""
+
+
+def test_ctrl_c_in_callbacks_of_llvms_ends_the_fit_and_not_the_process(
+    python: Callable[..., str],
+) -> None:
+    python(IN_CALLBACKS)

@@ -1,0 +1,370 @@
+"""Checkpoints: a fit that ended early, in whatever way, goes on to the bits of one that did not."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, SGD, Adam, Cosine, FileError, History, Status
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.serialization import safetensors_file
+from fastmlp.training import loop
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
+X = np.random.default_rng(0).uniform(-1, 1, (51, 3))
+Y = np.sin(3 * X[:, 0]) + X[:, 1]
+EPOCHS = 12
+
+
+def make(**settings: Any) -> MLP:
+    return MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": "adam", **settings})
+
+
+def fit(net: MLP, **options: Any) -> History:
+    return net.fit(X, Y, **{"epochs": EPOCHS, "batch_size": 10, **options})
+
+
+def raise_at(epoch: int, error: BaseException) -> Any:
+    def callback(report: Any) -> None:
+        if report.epoch == epoch:
+            raise error
+
+    return callback
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.safetensors"
+
+
+@pytest.fixture
+def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows and calls of one unit each."""
+    monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
+
+
+def assert_same(history: History, net: MLP, other_history: History, other: MLP) -> None:
+    for name in ("loss", "validation_loss", "learning_rate", "status"):
+        assert getattr(history, name) == getattr(other_history, name)
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+    assert net.n_steps == other.n_steps
+    # And what comes after: the generator and the optimizer's state.
+    assert fit(net, epochs=2).loss == fit(other, epochs=2).loss
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
+def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
+    optimizer: str, epoch: int, path: Path
+) -> None:
+    settings: dict[str, Any] = {"optimizer": OPTIMIZERS[optimizer](Cosine(0.01)), "l2": 0.1}
+    whole, broken, resumed = (make(**settings) for _ in range(3))
+    expected = fit(whole)
+    with pytest.raises(LookupError):
+        fit(broken, checkpoint=path, callbacks=raise_at(epoch, LookupError()))
+    assert len(safetensors_file.read(path).arrays["loss"]) == epoch
+    assert_same(fit(resumed, checkpoint=path, resume=True), resumed, expected, whole)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("every", [1, 3, timedelta(0), timedelta(hours=1)], ids=str)
+@pytest.mark.usefixtures("short_calls")
+def test_neither_how_often_nor_the_pace_changes_a_bit(
+    every: Any, shuffle: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"shuffle": shuffle, "validation_data": (X[:9], Y[:9])}
+    whole, broken, resumed = (make() for _ in range(3))
+    options_of_broken = {**options, "callbacks": raise_at(7, LookupError())}
+    with pytest.raises(LookupError):
+        fit(broken, checkpoint=path, checkpoint_every=every, **options_of_broken)
+    monkeypatch.undo()
+    history = fit(resumed, checkpoint=path, checkpoint_every=every, resume=True, **options)
+    assert_same(history, resumed, fit(whole, **options), whole)
+
+
+def test_checkpoints_come_after_so_many_epochs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    write = safetensors_file.write
+
+    def note(where: Any, content: Any) -> None:
+        written.append(len(content.arrays["loss"]))
+        write(where, content)
+
+    monkeypatch.setattr(safetensors_file, "write", note)
+    fit(make(), checkpoint=path, checkpoint_every=5)
+    assert written == [0, 5, 10, 12]
+
+
+def test_the_time_between_checkpoints_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(
+        safetensors_file, "write", lambda _, content: written.append(content.arrays["loss"].size)
+    )
+    fit(make(), checkpoint=path, callbacks=lambda report: None)
+    assert written == [0, EPOCHS]
+    written.clear()
+    fit(make(), checkpoint=path, checkpoint_every=timedelta(0), callbacks=lambda report: None)
+    assert written == list(range(EPOCHS + 1))
+
+
+def test_a_chain_of_ends_is_no_more_than_one(path: Path) -> None:
+    whole = make()
+    expected = fit(whole)
+    for epoch in range(EPOCHS):
+        net = make()
+        with pytest.raises(LookupError):
+            fit(net, checkpoint=path, resume=True, callbacks=raise_at(epoch, LookupError()))
+    net = make()
+    assert_same(fit(net, checkpoint=path, resume=True), net, expected, whole)
+
+
+def test_a_net_that_was_trained_before_is_resumed_with_its_schedule(path: Path) -> None:
+    nets = [make(optimizer=Adam(Cosine(0.01))) for _ in range(2)]
+    for net in nets:
+        fit(net, epochs=3)
+    expected = fit(nets[0])
+    with pytest.raises(LookupError):
+        fit(nets[1], checkpoint=path, callbacks=raise_at(6, LookupError()))
+    resumed = make(optimizer=Adam(Cosine(0.01)))
+    assert_same(fit(resumed, checkpoint=path, resume=True), resumed, expected, nets[0])
+
+
+def test_without_a_seed_the_resumed_fit_is_that_of_the_file(path: Path) -> None:
+    whole = make(seed=None)
+    fit(whole, checkpoint=path, epochs=EPOCHS)
+    broken, resumed = make(seed=None), make(seed=None)
+    with pytest.raises(LookupError):
+        fit(broken, checkpoint=path, callbacks=raise_at(0, LookupError()))
+    start = MLP.load(path)
+    history = fit(resumed, checkpoint=path, resume=True)
+    assert history.loss == fit(start).loss
+
+
+def test_without_a_file_resuming_is_starting(path: Path) -> None:
+    nets = [make() for _ in range(2)]
+    history = fit(nets[0], checkpoint=path, resume=True)
+    assert_same(history, nets[0], fit(nets[1]), nets[1])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_fit_that_is_done_is_not_done_again(stopped: bool, path: Path) -> None:
+    def stop(report: Any) -> None:
+        if stopped and report.epoch == 4:
+            report.stop()
+
+    net, again = make(), make()
+    history = fit(net, checkpoint=path, callbacks=stop)
+    assert history.status is (Status.STOPPED if stopped else Status.COMPLETED)
+    epochs: list[int] = []
+    second = fit(
+        again, checkpoint=path, resume=True, callbacks=lambda report: epochs.append(report.epoch)
+    )
+    assert not epochs
+    assert_same(second, again, history, net)
+
+
+def test_callbacks_count_on(path: Path) -> None:
+    with pytest.raises(LookupError):
+        fit(make(), checkpoint=path, callbacks=raise_at(5, LookupError()))
+    epochs: list[int] = []
+    fit(make(), checkpoint=path, resume=True, callbacks=lambda r: epochs.append(r.epoch))
+    assert epochs == list(range(5, EPOCHS))
+
+
+def test_a_checkpoint_is_a_model_file_too(path: Path) -> None:
+    net = make()
+    fit(net, checkpoint=path)
+    assert MLP.load(path).predict(X).tobytes() == net.predict(X).tobytes()
+    assert MLP.load(path).n_steps == net.n_steps
+
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "epochs": ({}, {"epochs": 13}, "its epochs is 12, here it is 13"),
+    "batch size": ({}, {"batch_size": 11}, "its batch_size is 10, here it is 11"),
+    "shuffle": ({}, {"shuffle": False}, "its shuffle is True"),
+    "weights": ({}, {"sample_weight": np.ones(51)}, "its data is"),
+    "validation": ({}, {"validation_data": (X, Y)}, "it has no validation data, here there is val"),
+    "optimizer": ({"optimizer": "sgd"}, {}, "its optimizer is {'name': 'adam'"),
+    "rate": ({"optimizer": Adam(0.5)}, {}, "'learning_rate': 0.001"),
+    "activation": ({"output_activation": "relu"}, {}, "its output_activation is 'identity'"),
+    "penalty": ({"l2": 0.1}, {}, "its penalties is"),
+    "dtype": ({"dtype": "float64"}, {}, "its dtype is 'float32'"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
+    fit(make(), checkpoint=path)
+    settings, options, words = CHANGES[change]
+    net = make(**settings)
+    before = net.parameters.copy()
+    with pytest.raises(ValueError, match=words):
+        fit(net, checkpoint=path, resume=True, **options)
+    assert net.parameters.tobytes() == before.tobytes()
+    assert not isinstance(sys.exception(), FileError)
+
+
+def test_other_data_are_not_resumed(path: Path) -> None:
+    fit(make(), checkpoint=path)
+    with pytest.raises(ValueError, match="its data is"):
+        make().fit(X, Y + 1e-7, epochs=EPOCHS, batch_size=10, checkpoint=path, resume=True)
+
+
+def test_a_fit_with_validation_data_is_not_resumed_without(path: Path) -> None:
+    fit(make(), checkpoint=path, validation_data=(X, Y))
+    with pytest.raises(
+        ValueError, match="it has validation data, here there is no validation_data"
+    ):
+        fit(make(), checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["loss", "validation_loss", "learning_rate"])
+def test_series_that_do_not_fit_each_other_are_a_file_error(name: str, path: Path) -> None:
+    fit(make(), checkpoint=path, validation_data=(X, Y))
+    content = safetensors_file.read(path)
+    content.arrays[name] = content.arrays[name][1:]
+    safetensors_file.write(path, content)
+    with pytest.raises(FileError, match="must be one for each epoch"):
+        fit(make(), checkpoint=path, resume=True, validation_data=(X, Y))
+
+
+def test_a_model_file_is_no_checkpoint(path: Path) -> None:
+    make().save(path, include_training_state=True)
+    with pytest.raises(FileError, match="a model file, not a checkpoint"):
+        fit(make(), checkpoint=path, resume=True)
+    path.write_bytes(b"junk")
+    with pytest.raises(FileError):
+        fit(make(), checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"resume": True}, ValueError, "resume=True needs checkpoint="),
+        ({"resume": 1}, TypeError, "resume must be True or False"),
+        ({"checkpoint": 3}, TypeError, "checkpoint must be a path"),
+        ({"checkpoint_every": 2.5}, TypeError, r"datetime.timedelta\(seconds=2.5\)"),
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an integer of 1 or more"),
+        ({"checkpoint_every": timedelta(-1)}, ValueError, "checkpoint_every must be 0 or more"),
+        ({"checkpoint_every": "1 h"}, TypeError, "checkpoint_every must be an integer"),
+    ],
+)
+def test_arguments_are_checked(options: dict[str, Any], error: type, words: str) -> None:
+    net = make()
+    before = net.parameters.copy()
+    with pytest.raises(error, match=words):
+        fit(net, **options)
+    assert net.parameters.tobytes() == before.tobytes()
+
+
+def test_where_nothing_can_be_written_the_fit_does_not_begin(path: Path) -> None:
+    net = make()
+    before = net.parameters.copy()
+    with pytest.raises(FileNotFoundError):
+        fit(net, checkpoint=path / "no" / "folder")
+    assert net.parameters.tobytes() == before.tobytes()
+    assert fit(net).status is Status.COMPLETED
+
+
+def test_a_disk_that_fills_up_meanwhile_is_a_warning(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = safetensors_file.write
+
+    def fill(where: Any, content: Any) -> None:
+        if 0 < len(content.arrays["loss"]) < 6:
+            raise OSError(28, "No space left on device")
+        write(where, content)
+
+    monkeypatch.setattr(safetensors_file, "write", fill)
+    net, whole = make(), make()
+    with pytest.warns(RuntimeWarning, match="no checkpoint was written: .*No space") as caught:
+        history = fit(net, checkpoint=path, checkpoint_every=3)
+    assert caught[0].filename == __file__
+    assert len(safetensors_file.read(path).arrays["loss"]) == EPOCHS
+    assert_same(history, net, fit(whole), whole)
+
+
+def test_a_divergence_leaves_the_checkpoint_from_before_it(path: Path) -> None:
+    def blow_up(report: Any) -> None:
+        if report.epoch == 3:
+            report.net.weights[1][:] = 1e30
+
+    net = make(optimizer=SGD(1e-3))
+    with pytest.warns(RuntimeWarning, match="diverged in epoch 4"):
+        fit(net, checkpoint=path, callbacks=blow_up)
+    assert len(safetensors_file.read(path).arrays["loss"]) == 4
+    assert np.isfinite(MLP.load(path).parameters).all()
+
+
+@pytest.fixture
+def terminating() -> Iterator[None]:
+    """SIGTERM ends the program in the usual way of programs that handle it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def kill_at(epoch: int, number: int) -> Any:
+    def callback(report: Any) -> None:
+        if report.epoch == epoch:
+            os.kill(os.getpid(), number)
+
+    return callback
+
+
+@pytest.mark.usefixtures("terminating")
+def test_sigterm_and_ctrl_c_leave_a_checkpoint(path: Path) -> None:
+    whole = make()
+    expected = fit(whole)
+    broken = make()
+    with pytest.raises(SystemExit):
+        fit(broken, checkpoint=path, callbacks=kill_at(3, signal.SIGTERM))
+    assert np.isfinite(broken.predict(X)).all()
+    assert fit(broken, epochs=1).status is Status.COMPLETED
+    assert len(safetensors_file.read(path).arrays["loss"]) == 3
+    with pytest.warns(UserWarning, match="interrupted in epoch 7"):
+        fit(make(), checkpoint=path, resume=True, callbacks=kill_at(6, signal.SIGINT))
+    assert len(safetensors_file.read(path).arrays["loss"]) == 6
+    net = make()
+    assert_same(fit(net, checkpoint=path, resume=True), net, expected, whole)
+
+
+def test_steps_are_counted_where_an_interrupt_comes_after_a_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nets = [make() for _ in range(2)]
+    measure = loop.Pace.measure
+
+    def interrupt(self: loop.Pace, units: int, seconds: float) -> None:
+        measure(self, units, seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Pace, "measure", interrupt)
+    with pytest.warns(UserWarning, match="interrupted"):
+        fit(nets[0], shuffle=False)
+    monkeypatch.undo()
+    assert nets[0].n_steps > 0
+    assert nets[0].n_steps % 6 == 0
+    fit(nets[1], shuffle=False, epochs=nets[0].n_steps // 6)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@pytest.mark.usefixtures("short_calls")
+def test_the_orders_after_a_divergence_do_not_depend_on_the_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nets = [make(optimizer=SGD(1e30)) for _ in range(2)]
+    for net in nets:
+        with pytest.warns(RuntimeWarning, match="diverged"):
+            fit(net)
+        monkeypatch.undo()
+        net.optimizer = Adam(0.01)
+    assert fit(nets[0]).loss == fit(nets[1]).loss

@@ -1,0 +1,361 @@
+"""The loop: callbacks, stopping, interruption, divergence, going on."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from peak_memory import peak_of
+
+from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.training import loop
+
+X = np.random.default_rng(0).uniform(-1, 1, (50, 3))
+Y = np.sin(3 * X[:, 0]) + X[:, 1]
+
+
+def make_net(**settings: Any) -> MLP:
+    return MLP((3, 8, 1), activation="tanh", **{"seed": 0, "optimizer": Adam(0.01), **settings})
+
+
+def test_loss_falls_and_there_is_one_per_epoch() -> None:
+    history = make_net().fit(X, Y, epochs=30, batch_size=10)
+    assert len(history.loss) == len(history.learning_rate) == 30
+    assert history.loss[-1] < history.loss[0]
+    assert history.status is Status.COMPLETED
+    assert history.validation_loss == []
+    assert history.seconds > 0
+
+
+def test_epochs_in_one_window_equal_epochs_one_by_one() -> None:
+    nets = [make_net() for _ in range(2)]
+    whole = nets[0].fit(X, Y, epochs=12, batch_size=16)
+    seen: list[float] = []
+    single = nets[1].fit(X, Y, epochs=12, batch_size=16, callbacks=lambda r: seen.append(r.loss))
+    assert whole.loss == single.loss == seen
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_the_pace_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    nets = [make_net(optimizer="nadam") for _ in range(2)]
+    nets[0].fit(X, Y, epochs=9, batch_size=7)
+    monkeypatch.setattr(loop, "CALL_SECONDS", 1e-9)
+    nets[1].fit(X, Y, epochs=9, batch_size=7)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_fits_go_on_where_the_last_ended() -> None:
+    nets = [make_net() for _ in range(2)]
+    nets[0].fit(X, Y, epochs=6, batch_size=10, shuffle=False)
+    for _ in range(3):
+        nets[1].fit(X, Y, epochs=2, batch_size=10, shuffle=False)
+    assert nets[0].n_steps == nets[1].n_steps == 30
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_taken_apart_is_a_step_of_fit(optimizer: str) -> None:
+    nets = [make_net(optimizer=optimizer, l2=0.1, l1=0.01) for _ in range(2)]
+    nets[0].fit(X, Y, epochs=3, batch_size=50, shuffle=False)
+    for _ in range(3):
+        _, gradient = nets[1].loss_and_gradient(X, Y)
+        nets[1].apply_gradient(gradient)
+    assert nets[1].n_steps == 3
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_a_callback_is_told_everything_and_may_stop() -> None:
+    reports: list[Report] = []
+
+    def callback(report: Report) -> None:
+        reports.append(report)
+        if report.epoch == 2:
+            report.stop()
+
+    net = make_net()
+    history = net.fit(X, Y, epochs=9, validation_data=(X, Y), callbacks=[callback])
+    assert [report.epoch for report in reports] == [0, 1, 2]
+    assert [report.loss for report in reports] == history.loss
+    assert [report.validation_loss for report in reports] == history.validation_loss
+    assert all(report.net is net for report in reports)
+    assert all(report.learning_rate == 0.01 for report in reports)
+    assert history.status is Status.STOPPED
+
+
+def test_a_callback_may_change_the_net() -> None:
+    net = make_net(optimizer=SGD(1e-12))
+    net.fit(X, Y, epochs=1, callbacks=lambda report: report.net.parameters.fill(0))
+    assert (net.parameters == 0).all()
+
+
+def test_an_error_in_a_callback_is_raised_and_leaves_a_usable_net() -> None:
+    def callback(report: Report) -> None:
+        raise LookupError("mine")
+
+    net = make_net()
+    with pytest.raises(LookupError, match="mine"):
+        net.fit(X, Y, epochs=3, callbacks=callback)
+    assert np.isfinite(net.predict(X)).all()
+    assert net.n_steps == 2
+
+
+def test_what_a_callback_wrote_before_it_raised_counts() -> None:
+    def callback(report: Report) -> None:
+        report.net.parameters.fill(0.5)
+        raise LookupError("mine")
+
+    net = make_net()
+    with pytest.raises(LookupError, match="mine"):
+        net.fit(X, Y, epochs=3, callbacks=callback)
+    assert (net.parameters == 0.5).all()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "nadam", "rmsprop"])
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_made_by_a_callback_goes_on_as_the_net_does(optimizer: str, make_copy: Any) -> None:
+    copies, steps = [], []
+
+    def callback(report: Report) -> None:
+        steps.append(report.net.n_steps)
+        if report.epoch == 2:
+            copies.append(make_copy(report.net))
+
+    net = make_net(optimizer=optimizer)
+    net.fit(X, Y, epochs=5, batch_size=10, callbacks=callback)
+    (other,) = copies
+    other.fit(X, Y, epochs=2, batch_size=10)
+    assert steps == [5, 10, 15, 20, 25]
+    assert other.parameters.tobytes() == net.parameters.tobytes()
+
+
+@pytest.mark.parametrize("after", OPTIMIZERS)
+def test_another_optimizer_starts_with_a_state_of_its_own(after: str) -> None:
+    net = make_net(optimizer=SGD(0.01, momentum=0.9))
+    net.fit(X, Y, epochs=3)
+    fresh = make_net(optimizer=after)
+    fresh.parameters[:] = net.parameters
+    net.optimizer = after
+    assert net.n_steps == 0
+    histories = [each.fit(X, Y, epochs=2, shuffle=False) for each in (net, fresh)]
+    assert histories[0].loss == histories[1].loss
+    assert net.parameters.tobytes() == fresh.parameters.tobytes()
+
+
+def test_another_rate_goes_on_with_the_optimizers_state() -> None:
+    nets = [make_net(optimizer=Adam(rate)) for rate in (0.01, lambda s, n: 0.01 / (1 + s // 15))]
+    nets[1].fit(X, Y, epochs=6, batch_size=10)
+    nets[0].fit(X, Y, epochs=3, batch_size=10)
+    nets[0].optimizer = Adam(0.005)
+    assert nets[0].n_steps == 15
+    nets[0].fit(X, Y, epochs=3, batch_size=10)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_an_optimizer_is_checked_where_it_is_set() -> None:
+    net = make_net()
+    with pytest.raises(ValueError, match="unknown optimizer 'adm'"):
+        net.optimizer = "adm"
+    with pytest.raises(TypeError, match="optimizer must be a name"):
+        net.optimizer = None
+    assert net.optimizer == Adam(0.01)
+
+
+def test_an_optimizer_is_not_set_while_a_fit_runs() -> None:
+    def callback(report: Report) -> None:
+        report.net.optimizer = Adam(0.001)
+
+    with pytest.raises(RuntimeError, match=r"MLP.optimizer: a fit of this net is running"):
+        make_net().fit(X, Y, epochs=2, callbacks=callback)
+
+
+def test_validation_loss_is_the_loss_after_the_epoch_without_penalties() -> None:
+    net = make_net(l2=5.0, dtype="float64")
+    history = net.fit(X, Y, epochs=2, validation_data=(X[:20], Y[:20]))
+    expected = np.mean((net.predict(X[:20])[:, 0] - Y[:20]) ** 2)
+    assert history.validation_loss[-1] == pytest.approx(expected, rel=1e-12)
+
+
+def test_validation_rows_may_be_weighted() -> None:
+    net = make_net(dtype="float64")
+    weight = np.zeros(50)
+    weight[7] = 3
+    history = net.fit(X, Y, epochs=1, validation_data=(X, Y, weight))
+    expected = (net.predict(X[7:8])[0, 0] - Y[7]) ** 2
+    assert history.validation_loss == [pytest.approx(expected, rel=1e-12)]
+
+
+def test_a_schedule_reaches_the_optimizer_and_the_history() -> None:
+    schedule = Warmup(Cosine(0.1), n_steps=4)
+    history = make_net(optimizer=SGD(schedule)).fit(X, Y, epochs=5, batch_size=25)
+    # Two steps an epoch, ten in all; the rate of each epoch's last step.
+    expected = schedule(np.array([1, 3, 5, 7, 9]), 10)
+    np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
+
+
+def test_a_bad_schedule_is_named() -> None:
+    net = make_net(optimizer=SGD(lambda steps, total: np.full(len(steps), np.nan)))
+    with pytest.raises(ValueError, match=r"learning-rate schedule .* finite rates of 0 or more"):
+        net.fit(X, Y, epochs=1)
+
+
+def test_a_diverging_fit_warns_and_keeps_the_last_good_parameters() -> None:
+    net = make_net(optimizer=SGD(1e30))
+    before = net.parameters.copy()
+    words = r"fit diverged in epoch 0 .* smaller learning rate"
+    with pytest.warns(RuntimeWarning, match=words) as caught:
+        history = net.fit(X, Y, epochs=50, batch_size=10)
+    assert caught[0].filename == __file__
+    assert history.status is Status.DIVERGED
+    assert history.loss == []
+    assert net.parameters.tobytes() == before.tobytes()
+    assert net.n_steps == 0
+
+
+def test_a_late_divergence_keeps_the_epochs_before_it() -> None:
+    def blow_up(report: Report) -> None:
+        if report.epoch == 3:
+            report.net.weights[1][:] = 1e30
+
+    net = make_net(optimizer=SGD(1e-3))
+    with pytest.warns(RuntimeWarning, match="epoch 4"):
+        history = net.fit(X, Y, epochs=9, callbacks=blow_up)
+    assert len(history.loss) == 4
+    assert np.isfinite(net.parameters).all()
+
+
+def test_a_net_that_diverged_can_train_again() -> None:
+    net = make_net(optimizer=Adam(1e30))
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        net.fit(X, Y, epochs=2)
+    net.optimizer = Adam(0.01)
+    history = net.fit(X, Y, epochs=2)
+    assert history.status is Status.COMPLETED
+
+
+def interrupt_soon(report: Report) -> None:
+    if report.epoch == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_warns_and_leaves_a_usable_net() -> None:
+    net = make_net()
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 2"):
+        history = net.fit(X, Y, epochs=1000, callbacks=interrupt_soon)
+    assert history.status is Status.INTERRUPTED
+    assert len(history.loss) == 2
+    assert net.fit(X, Y, epochs=1).status is Status.COMPLETED
+
+
+def test_ctrl_c_is_heard_within_half_a_second() -> None:
+    net, n_rows = MLP((64, 256, 1), seed=0), 20 if numba.config.DISABLE_JIT else 20_000
+    x = np.random.default_rng(0).standard_normal((n_rows, 64))
+    # Compile first, what a team needs too: LLVM hears nothing for a second at a time.
+    net.fit(x, x[:, 0], epochs=1, batch_size=n_rows)
+    if not numba.config.DISABLE_JIT:
+        worker_pool.compile_all()
+        cost_model.blocks()
+    sent = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(0.5, send)
+    timer.start()
+    with pytest.warns(UserWarning, match="interrupted"):
+        net.fit(x, x[:, 0], epochs=10_000, batch_size=n_rows)
+    late = time.monotonic() - sent[0]
+    timer.join()
+    assert late < 0.5
+
+
+def test_progress_shows_a_bar_with_the_loss(capfd: pytest.CaptureFixture[str]) -> None:
+    make_net().fit(X, Y, epochs=5, progress=True)
+    shown = capfd.readouterr().err
+    assert "5/5" in shown
+    assert "loss=" in shown
+
+
+def test_without_tqdm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    net = make_net()
+    before = net.parameters.copy()
+    with pytest.raises(ImportError, match=r"progress=True needs tqdm.*'fastmlp\[progress\]'"):
+        net.fit(X, Y, epochs=5, progress=True)
+    assert net.parameters.tobytes() == before.tobytes()
+
+
+def test_nothing_is_shown_or_warned_without_being_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_net().fit(X, Y, epochs=2)
+    assert capfd.readouterr() == ("", "")
+
+
+MEMORY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a batch": ({}, {}),
+    "all rows": ({}, {"batch_size": 1 << 20}),
+    "all rows of a net that is not cut into lots": ({"l2": 0.1}, {"batch_size": 1 << 20}),
+    "in order": ({}, {"shuffle": False}),
+    "float64": ({"dtype": "float64"}, {}),
+    "labels": ({"loss": "cross_entropy"}, {}),
+    "validated": ({}, {"validation": True}),
+    "weighted": ({}, {"weighted": True}),
+}
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="plain Python takes minutes, and memory")
+@pytest.mark.parametrize("case", MEMORY)
+def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grows(
+    case: str,
+) -> None:
+    settings, options = MEMORY[case]
+    net_settings: dict[str, Any] = {"dtype": "float32", **settings}
+
+    def peak(n_rows: int) -> int:
+        x = np.random.default_rng(0).normal(size=(n_rows, 20)).astype(net_settings["dtype"])
+        y: Any = (x[:, :2] > 0).astype(x.dtype)
+        if "loss" in settings:
+            y = (x[:, 0] > 0).astype(int)
+        more: dict[str, Any] = {"batch_size": 200, **options}
+        if more.pop("validation", False):
+            more["validation_data"] = (x, y)
+        if more.pop("weighted", False):
+            more["sample_weight"] = np.ones(n_rows, x.dtype)
+        fit = lambda: MLP((20, 8, 2), seed=0, **net_settings).fit(x, y, epochs=1, **more)  # noqa: E731
+        fit()  # compiles
+        return peak_of(fit)
+
+    few, many = 60_000, 240_000
+    # Eight bytes for a row's place in the order, and four for the word it is drawn by; four more
+    # for its label as a number of the net's.
+    most = 16.5 if case == "labels" else 12.5
+    assert (peak(many) - peak(few)) / (many - few) < most
+
+
+def test_importing_compiles_nothing_and_brings_nothing_heavy() -> None:
+    script = """
+import sys
+import numba
+from numba.core import event
+before = {*sys.modules}
+with event.install_recorder("numba:compile") as recorder:
+    import fastmlp
+new = {name.split(".")[0] for name in {*sys.modules} - before}
+heavy = {"sklearn", "scipy", "matplotlib", "tqdm", "pandas"} & new
+print(len(recorder.buffer), sorted(heavy), "fastmlp.backends.cpu" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "0 [] False"
