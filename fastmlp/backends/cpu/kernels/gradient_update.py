@@ -27,11 +27,11 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
 )
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
+from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import LARGEST
-from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.prefetch import WANTED_BYTES
-from fastmlp.backends.cpu.simd.skinny import outputs
+from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
+from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import (
     call,
@@ -204,8 +204,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
     """Make the functions that step one panel of a tile, and the biases of a transposed layer."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, copy = lanes * size, copying(scalar)
-    its, add_row = moves(scalar, lanes), outputs(scalar, lanes).add_row
-    broadcast, sum_rows = its.spread, its.sum_rows
+    its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
+    pack_row, sum_rows = its.pack_row, its.sum_rows
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, apply: int) -> None:
@@ -242,7 +242,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
         (tile, layer, _), (n_rows, more, _, apply, _) = piece, control
         start = layer.biases - net.parameters + net.gradient if more else net.zeros
         if _has_few_outputs(net, tile, layer):
-            broadcast(net.zeros, g, 0, lanes)
+            pack_row(net.zeros, g, 0, lanes)
             for j in range(layer.n_out):
                 skip = j * size if more else 0
                 deltas, total = layer.deltas + j * vector, g + j * size
@@ -259,7 +259,7 @@ def _copies(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square, its = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_non_temporal = its.transpose, its.transpose_past
+    transpose, transpose_non_temporal = its.transpose, its.transpose_non_temporal
 
     @njit
     def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:
@@ -317,7 +317,7 @@ def update(scalar: Scalar) -> Kernel:
         """
         for t in prange(nets[0].n_tiles):
             flush, net = flushed(), nets[0]
-            scratch = (stack(gradient_bytes), stack(panel_bytes), stack(WANTED_BYTES))
+            scratch = (stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES))
             tile = records_at(net.tiles, net.n_tiles, Tile)[signed(t)]
             if tile.first < tile.last:
                 update_tile(net, signed(t), tile, (n_rows, more, ends, apply, split), scratch)
