@@ -65,6 +65,10 @@ PHASES: dict[str, Factory] = {
         train, evaluate, predict, objective,
     )
 }  # fmt: skip
+# Phases that multiply by themselves: the sums of few outputs, and what a single row needs.
+THAT_MULTIPLY = ("forward_backward", "forward_backward_by_panels", "update")
+# Those that calculate: they add sums, weigh deltas, add gradients.
+THAT_CALCULATE = {*THAT_MULTIPLY, "train", "objective"}
 # Counts and losses are float64 there by design.
 WIDE = {"forward_backward", "forward_backward_by_panels", "train", "streamed", "descend"}
 # Rules with an exponential in them, or a logarithm: straight lines of fused steps.
@@ -138,6 +142,13 @@ def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "
     return [loop for loop in loops if words.search(loop)]
 
 
+def calculating(loops: list[str], dtype: Any) -> list[str]:
+    """Those that calculate with packed numbers."""
+    letter = "s" if dtype == np.float32 else "d"
+    words = re.compile(rf"v(?:add|sub|mul|max|min|fn?m(?:add|sub)\d+)p{letter}\b")
+    return [loop for loop in loops if words.search(loop)]
+
+
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -149,6 +160,31 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
     assert name in THAT_CALL_BLOCKS or not CALL.search(text)
     # What is left of a row is less than a vector, by itself; products in panels have none.
     assert not multiplying(found, dtype, "s") or name == "few"
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", THAT_MULTIPLY)
+def test_phases_multiply_and_add_whole_vectors(name: str, dtype: Any) -> None:
+    found = innermost(assembly(compiled(name, dtype)))
+    assert multiplying(found, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
+    assert not multiplying(found, dtype, "s")
+    # A product of float32 is summed in float32, also where losses are float64.
+    assert not any("vcvt" in loop for loop in multiplying(found, dtype))
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", PHASES)
+def test_loops_of_phases_calculate_with_whole_vectors_and_call_nothing(
+    name: str, dtype: Any
+) -> None:
+    loops = calculating(innermost(assembly(compiled(name, dtype))), dtype)
+    assert bool(loops) == (name in THAT_CALCULATE)
+    assert not any(CALL.search(loop) for loop in loops)
+    if loops:
+        register = "zmm" if vector_bytes() == 64 else "ymm"
+        assert any(f"%{register}" in loop for loop in loops)
 
 
 @reads_assembly
