@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numba.extending import register_jitable
 
-from fastmlp.backends.cpu.kernels import csr, elementwise, epoch, microbatches, shuffle
+from fastmlp.backends.cpu.kernels import elementwise, epoch, shuffle, step
 from fastmlp.backends.cpu.predict.small_batch import few
-from fastmlp.backends.cpu.session import PHASES
+from fastmlp.backends.cpu.session import OTHERS, PHASES
 from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
 from fastmlp.compiler.blocks import Block
@@ -353,13 +353,13 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     for name, (factory, options) in PHASES.items():
         table[name] = lambda scalar, make=factory, how=options: make(scalar, **how)
     for module, names in (
-        (epoch, ("run", "evaluate", "predict", "gradient")),
-        (csr, ("sparse_forward", "sparse_columns", "sparse_gradient")),
+        (epoch, ("train", "evaluate", "predict")),
+        (step, ("objective",)),
         (team, ("share", "enter", "alone")),
         (shuffle, ("shuffle", "shuffle_again")),
-        (microbatches, ("lots",)),
     ):
         table.update({name: getattr(module, name) for name in names})
+    table.update({factory.__name__: factory for factory in OTHERS})
     table["few"] = few
     for name, rule in activations.RULES.items():
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)

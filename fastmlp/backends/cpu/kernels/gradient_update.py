@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, signed
-from fastmlp.backends.cpu.kernels.prefetch_plan import (
-    prefetch_rows,
-    prefetch_weights,
-    updates_prefetch,
-)
+from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, signed
+from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.plan.records import (
     ALL,
     NONE,
@@ -48,9 +44,7 @@ from fastmlp.compiler import (
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
-# A tile and its layer; the address of its weights; the addresses of its gradient, of room for the
-# penalties' values and of prefetch streams.
-Piece = tuple[Tile, Layer, int]
+# The addresses of a tile's gradient, of room for the penalties' values and of prefetch streams.
 Scratch = tuple[int, int, int]
 # Control: the rows to sum over, whether the gradient goes on from chunks before (`more`), whether
 # the chunk ends its batch, whether the step is applied, and the layer that a team has split.
@@ -101,11 +95,7 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
             deltas = layer.deltas + tile.first * vector
             call(blocks.product, (*to, *b, deltas, net.delta_panel, n_rows, STORE, 0, *shape, 0))
             return
-        prefetched = 0
-        if updates_prefetch(net, apply):
-            prefetched = prefetch_weights(net, tile, layer, w, streams, vector)
-        elif net.prefetches_rows:
-            prefetched = prefetch_rows(net, t, split, streams, size)
+        prefetched = prefetch_for(net, t, piece, apply, split, streams, vector, size)
         columns = left + tile.first // lanes * net.panel + tile.first % lanes * size
         a = (columns, net.panel, n_rows, STORE, 0)
         call(blocks.gradient_product, (*to, *b, *a, *shape, prefetched))
@@ -267,7 +257,9 @@ def _copies(scalar: Scalar) -> Kernel:
         w += p * layer.packed_panel
         for r in range(tile.first, tile.last, lanes):
             source, left = w + (r - tile.first) * vector, layer.packed_rows - r
-            target = layer.copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
+            target = (
+                layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
+            )
             of_others = r < tile.cached_first or r >= tile.cached_last
             if non_temporal == ALL or (non_temporal == OTHERS and of_others):
                 transpose_non_temporal(source, target, left)
@@ -298,7 +290,7 @@ def update(scalar: Scalar) -> Kernel:
             penalise(net, piece, scratch)
         for p in range(tile.n_panels):
             step_panel(net, piece, p, control, scratch)
-            if apply and layer.copy:
+            if apply and layer.transposed_copy:
                 transpose_panel(piece, p, non_temporal)
         is_last = tile.panel + tile.n_panels == layer.packed_panels
         if layer.is_transposed and is_last and tile.last == layer.packed_rows:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.records import ALL, Batch, Layer, Net, Tile
+from fastmlp.backends.cpu.kernels.parts import Piece
+from fastmlp.backends.cpu.plan.records import ALL, Batch, Net
 from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, STREAMS
 from fastmlp.backends.cpu.simd.target import LINE_BYTES
 from fastmlp.compiler import njit, record_at, row
@@ -11,9 +12,22 @@ HEAD_BYTES = STREAMS.itemsize
 
 
 @njit
-def prefetch_weights(net: Net, tile: Tile, layer: Layer, w: int, streams: int, vector: int) -> int:
+def prefetch_for(
+    net: Net, t: int, piece: Piece, apply: int, split: int, streams: int, vector: int, size: int
+) -> int:
+    """Have what comes after tile t's gradient fetched; return the address of the streams, or 0."""
+    if updates_prefetch(net, apply):
+        return prefetch_weights(net, piece, streams, vector)
+    if net.prefetches_rows:
+        return prefetch_rows(net, t, split, streams, size)
+    return 0
+
+
+@njit
+def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
     """Have the tile's parameters and their state fetched for the update; return the address of
     the streams: 784-2048-2048-10@32 15.0 -> 14.0 ms."""
+    tile, layer, w = piece
     record, n, skip = row(streams, 1, STREAMS)[0], 0, w - net.parameters
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     for p in range(tile.n_panels):

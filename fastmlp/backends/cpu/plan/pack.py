@@ -92,12 +92,12 @@ def transposes(scalar: type[np.floating[Any]]) -> Any:
         layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
             layer = layers[i]
-            if layer.copy == 0:
+            if layer.transposed_copy == 0:
                 continue
             for p in range(layer.packed_panels):
                 for r in range(0, layer.packed_rows, lanes):
                     source = layer.packed + p * layer.packed_panel + row_offset(layer, r, vector)
-                    target = layer.copy + r // lanes * layer.copy_panel + p * square
+                    target = layer.transposed_copy + r // lanes * layer.copy_panel + p * square
                     transpose(source, target, layer.packed_rows - r)
 
     return transpose_all
