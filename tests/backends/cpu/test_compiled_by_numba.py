@@ -94,7 +94,8 @@ def form():
     return int(net["split_layer"]), bool(net["by_panels"]), session.partition.microbatch_rows > 0
 
 
-l2, pays, halved = {"penalties": {"l2": 0.1, "l1": 0.1}}, partition.panels_pay, partition.split_layer_of
+l2 = {"penalties": {"l2": 0.1, "l1": 0.1}}
+pays, split_of = partition.panels_pay, partition.split_layer_of
 for threads in (1, 2):
     teams.clear()
     for dtype in ("float32", "float64"):
@@ -108,7 +109,7 @@ for threads in (1, 2):
         partition.split_layer_of = lambda step: 2
         fit("split-k-2", (64, 64, 64, 10), dtype, 64, 64)
         assert form()[0] == 2 * (threads == 2)
-        partition.split_layer_of = halved
+        partition.split_layer_of = split_of
         fit("microbatches", (4, 32, 16, 4), dtype, 10_000, 10_000, activation="relu")
         assert form()[2]
         if threads == 2 and limits.parallel_is_safe():
