@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from fastmlp.compiler import parallel
+from fastmlp.compiler.emission import as_number, emitted_code, of_float
 from fastmlp.compiler.intrinsics import EMITTED
 from fastmlp.compiler.memory import coefficients_at, row, rows
 from fastmlp.compiler.operands import (
@@ -41,17 +41,8 @@ from fastmlp.compiler.operands import (
 )
 from fastmlp.compiler.records import record_at, records_at
 
-NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
 # What translated code calls in place of a function: ``form(scalar_type)``.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
-DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
-
-
-class Target:
-    """What emitted functions ask of Numba's context."""
-
-    def get_dummy_value(self) -> None:
-        """Return nothing, for a function that returns nothing."""
 
 
 class Expressions:
@@ -288,9 +279,9 @@ class Expressions:
             name = "Lt" if function is min else "Gt"
             return chosen(self.builder, name, list(arguments))
         if function is np.sqrt:
-            return self.square_root(*arguments)
+            return of_float(self.builder, "sqrt", *arguments)
         if function is abs:
-            return self.magnitude(*arguments)
+            return of_float(self.builder, "fabs", *arguments)
         if function in FORMS:
             function = FORMS[function](number_of(arguments[0]).dtype.type)
         if function is type:
@@ -298,40 +289,15 @@ class Expressions:
         if hasattr(function, "_fields"):
             return function(*arguments)
         if function in (int, float) or isinstance(function, type):
-            return self.as_number(function, *arguments)
+            return as_number(self.builder, function, *arguments)
         if function in EMITTED:
-            return self.emitted(*EMITTED[function], arguments)
+            return emitted_code(self.builder, *EMITTED[function], arguments)
         if hasattr(function, "_defn"):
-            return self.emitted(function._defn, False, arguments)
+            return emitted_code(self.builder, function._defn, False, arguments)
         called = getattr(function, "source", getattr(function, "py_func", function))
         if not isinstance(called, FunctionType):
             raise Unsupported(ast.dump(node))
         return self.call_function(called, arguments)
-
-    def square_root(self, operand: Any) -> Number:
-        """Return the square root of a float."""
-        return self._of_float("sqrt", operand)
-
-    def magnitude(self, operand: Any) -> Number:
-        """Return the absolute value of a float."""
-        return self._of_float("fabs", operand)
-
-    def _of_float(self, name: str, operand: Any) -> Number:
-        number = number_of(operand)
-        if number.dtype.kind != "f":
-            raise Unsupported(f"{name} of an integer")
-        kind = number.value.type
-        function = self.builder.module.declare_intrinsic(f"llvm.{name}", [kind])
-        return Number(self.builder.call(function, [number.value]), number.dtype)
-
-    def as_number(self, kind: Any, operand: Any) -> Any:
-        """Return a number as a scalar of this type."""
-        if is_constant(operand):
-            return kind(operand)
-        dtype = np.dtype(kind)
-        if dtype == BOOL:
-            return truth(self.builder, operand)
-        return converted(self.builder, operand, dtype)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
         """Return the view that `row` returns."""
@@ -345,34 +311,3 @@ class Expressions:
         view = self.view(address, n, dtype)
         load = self.builder.load
         return tuple(Number(load(self.element(view, i)), view.dtype) for i in range(n))
-
-    def emitted(self, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
-        """Put an emitted function's code here."""
-        kinds = [self.kind_for_numba(one, literal=literal) for one in arguments]
-        made = define(None, *kinds)
-        if made is None:
-            raise Unsupported("arguments of an emitted function")
-        signature, generate = made
-        values = [self.value_for_numba(one) for one in arguments]
-        result = generate(Target(), self.builder, signature, values)
-        returned = signature.return_type
-        if returned == types.void:
-            return None
-        return Number(result, DTYPES[types.unliteral(returned)])
-
-    def kind_for_numba(self, operand: Any, *, literal: bool) -> Any:
-        if is_tuple(operand):
-            kinds = [self.kind_for_numba(one, literal=False) for one in operand]
-            return types.BaseTuple.from_types(kinds, type(operand))
-        if literal and type(operand) is int:
-            return types.literal(operand)
-        return NUMBA[number_of(operand).dtype]
-
-    def value_for_numba(self, operand: Any) -> Any:
-        if not is_tuple(operand):
-            return number_of(operand).value
-        values = [self.value_for_numba(one) for one in operand]
-        packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
-        for i, value in enumerate(values):
-            packed = self.builder.insert_value(packed, value, i)
-        return packed

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from llvmlite import ir
 from numba import prange
@@ -33,8 +33,17 @@ from fastmlp.compiler.operands import (
 )
 from fastmlp.compiler.source import check_shared, definition_of, names_of
 
-if TYPE_CHECKING:
-    from fastmlp.compiler.translator import Unit
+
+class Functions(Protocol):
+    """The functions of a module, which statements may define."""
+
+    def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
+        """Return a function for arguments of such kinds, which returns nothing."""
+        ...
+
+    def define_loop(self, function: FunctionType, node: ast.For, captured: dict[str, Any]) -> Any:
+        """Return the body of a `prange` loop as a function."""
+        ...
 
 
 class Slot(NamedTuple):
@@ -56,7 +65,7 @@ class Body(Expressions):
 
     def __init__(
         self,
-        unit: "Unit",
+        unit: Functions,
         builder: Any,
         function: FunctionType,
         arguments: tuple[Any, ...],
