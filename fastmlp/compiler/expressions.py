@@ -94,6 +94,8 @@ class Expressions:
             return self.load(node.id)
         if node.id in self.outside:
             return self.outside[node.id]
+        if not hasattr(builtins, node.id):
+            raise Unsupported(f"{node.id!r} may have no value here")
         return getattr(builtins, node.id)
 
     def _Tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
