@@ -65,7 +65,7 @@ class Guard:
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """Mark this thread as running callbacks: the training state is at rest, and it may read it."""
+        """Mark this thread as running callbacks, which may read the training state (at rest)."""
         self._caller = threading.get_ident()
         try:
             yield

@@ -156,7 +156,7 @@ def block_of(
     Raises
     ------
     TypeError
-        Where the rule does not compile.
+        If the rule does not compile.
     """
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     block = _blocks.get(key)

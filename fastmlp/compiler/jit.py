@@ -31,7 +31,7 @@ def chosen_compiler(asked: str, version: str) -> str:
     Raises
     ------
     ValueError
-        Where something else is asked for.
+        If something else is asked for.
     """
     if asked not in ("", "translator", "numba"):
         raise ValueError(f"FASTMLP_COMPILER must be 'translator' or 'numba', not {asked!r}")

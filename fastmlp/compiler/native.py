@@ -38,7 +38,7 @@ class NativeCode:
     Raises
     ------
     Unsupported
-        Where Numba should compile it, and tell what is wrong if anything is.
+        If Numba should compile it, and tell what is wrong if anything is.
     """
 
     def __init__(self, function: FunctionType, cache: CodeCache | None, *, light: bool) -> None:

@@ -17,7 +17,7 @@ def definition_of(function: FunctionType) -> Definition:
     Raises
     ------
     Unsupported
-        Where its source is not to be had, as in a frozen program.
+        If its source is not to be had, as in a frozen program.
     """
     code = function.__code__
     found = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename)))

@@ -55,7 +55,7 @@ def translate(function: FunctionType, symbol: str) -> ir.Module:
     Raises
     ------
     Unsupported
-        Where the function, or one that it calls, is written in more than this knows.
+        If the function, or one that it calls, is written in more than this knows.
     """
     unit = Unit()
     unit.define(function, (Number(ir.Constant(WORD, 0), INT64),) * _count(function), symbol)

@@ -91,9 +91,9 @@ def require(index: int, who: str = "MLP") -> None:
     Raises
     ------
     ImportError
-        Where there is no CUDA module.
+        If there is no CUDA module.
     RuntimeError
-        Where there is no driver, or no such device.
+        If there is no driver, or no such device.
     """
     if SIMULATED:
         return
@@ -126,7 +126,7 @@ def count(who: str = "MLP") -> int:
     Raises
     ------
     RuntimeError
-        Where there is no driver, or it does not answer.
+        If there is no driver, or it does not answer.
     """
     if SIMULATED:
         return 1
@@ -224,7 +224,7 @@ class Card:
         Raises
         ------
         MemoryError
-            Where there is no room for it.
+            If there is no room for it.
         """
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         return self._allocated(lambda: MODULE.device_array(shape, dtype), n_bytes)
@@ -235,7 +235,7 @@ class Card:
         Raises
         ------
         MemoryError
-            Where there is no room for it.
+            If there is no room for it.
         """
         return self._allocated(lambda: MODULE.to_device(array), array.nbytes)
 
@@ -270,7 +270,7 @@ def adopted(array: Any, name: str) -> Any:
     Raises
     ------
     ValueError
-        Where it lies on another device than the one in use; `name` begins the sentence.
+        If it lies on another device than the one in use; `name` begins the sentence.
     """
     interface = array.__cuda_array_interface__
     if SIMULATED:
@@ -315,7 +315,7 @@ def configured(
     Raises
     ------
     TypeError
-        Where a rule does not compile for a GPU.
+        If a rule does not compile for a GPU.
     """
     if SIMULATED:
         return dispatcher[n_blocks, n_threads, 0, shared_bytes]

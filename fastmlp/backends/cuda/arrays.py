@@ -56,7 +56,7 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     Raises
     ------
     TypeError, ValueError
-        Where X is not what it must be: on a device it must have the net's dtype, and be
+        If X is not what it must be: on a device it must have the net's dtype, and be
         C-contiguous, for it is used as it is.
     """
     if not adapter.is_device_array(x):

@@ -36,7 +36,7 @@ class Engine:
     Raises
     ------
     ImportError, RuntimeError
-        Where there is no package, no driver or no such device.
+        If there is no package, no driver or no such device.
     """
 
     def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:

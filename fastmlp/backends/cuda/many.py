@@ -119,7 +119,7 @@ def train_together(
     Raises
     ------
     MemoryError
-        Where rows, or a single net, do not fit into the memory of the device.
+        If rows, or a single net, do not fit into the memory of the device.
     """
     forms: dict[Any, list[int]] = {}
     for i, member in enumerate(members):

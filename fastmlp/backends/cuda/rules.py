@@ -63,7 +63,7 @@ def compiled(rule: Function) -> Any:
     Raises
     ------
     TypeError
-        Where it is no function.
+        If it is no function.
     """
     function = getattr(rule, "py_func", rule)
     # Links may be elementary functions, whose own bodies are NumPy's.

@@ -25,7 +25,7 @@ def pack(ensemble: Any, *, training: bool) -> Content:
     sklearn.exceptions.NotFittedError
         A ValueError, where the ensemble is not fitted.
     ValueError
-        Where a parameter is not finite, or a setting has no name.
+        If a parameter is not finite, or a setting has no name.
     """
     check_is_fitted(ensemble)
     header = {
@@ -50,7 +50,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If it is not what it must be.
     """
     header, arrays = content.header, content.arrays
     parameters = archive.parameters_from(header["parameters"], own, n_threads)

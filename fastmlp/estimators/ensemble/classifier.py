@@ -132,10 +132,10 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         Raises
         ------
         TypeError, ValueError
-            Where data or parameters are not what they must be, or the parameters of a member did
+            If data or parameters are not what they must be, or the parameters of a member did
             not stay finite.
         KeyboardInterrupt
-            Where Ctrl-C ended it; the members before are kept.
+            If Ctrl-C ended it; the members before are kept.
         """
         X, y = self._checked_data(X, y)
         check_classification_targets(y)

@@ -123,10 +123,10 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         Raises
         ------
         TypeError, ValueError
-            Where data or parameters are not what they must be, or the parameters of a member did
+            If data or parameters are not what they must be, or the parameters of a member did
             not stay finite.
         KeyboardInterrupt
-            Where Ctrl-C ended it; the members before are kept.
+            If Ctrl-C ended it; the members before are kept.
         """
         X, y = self._checked_data(X, y)
         self._fit_members(X, y, sample_weight)

@@ -30,7 +30,7 @@ def pack(search: Any, *, training: bool) -> Content:
     sklearn.exceptions.NotFittedError
         A ValueError, where the search is not fitted.
     ValueError
-        Where a parameter is not finite, a setting has no name, or the estimator is not one of
+        If a parameter is not finite, a setting has no name, or the estimator is not one of
         fastmlp's, but a pipeline.
     """
     check_is_fitted(search, "cv_results_")
@@ -65,7 +65,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If it is not what it must be.
     """
     header, arrays = content.header, content.arrays
     spelled = header["estimator"]
