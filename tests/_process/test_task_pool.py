@@ -9,7 +9,7 @@ import pytest
 
 from fastmlp._process import task_pool
 from fastmlp._process.task_pool import Pool, Stopped, Task
-from fastmlp._process.warnings import warn_at
+from fastmlp._process.warnings import warn, warn_at
 
 
 def test_outcomes_come_in_the_order_given() -> None:
@@ -24,13 +24,13 @@ def test_no_tasks_and_more_threads_than_tasks() -> None:
 
 
 def test_warnings_are_collected_by_task_and_thread() -> None:
-    def warn(i: int) -> None:
+    def work(i: int) -> None:
         warn(f"from {i}", UserWarning)
         warn_at(f"at {i}", RuntimeWarning, stacklevel=1)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        outcomes = Pool(2).run([Task(1, lambda i=i: warn(i)) for i in range(4)])
+        outcomes = Pool(2).run([Task(1, lambda i=i: work(i)) for i in range(4)])
     for i, outcome in enumerate(outcomes):
         assert outcome is not None
         assert outcome.warnings == [(f"from {i}", UserWarning), (f"at {i}", RuntimeWarning)]

@@ -8,7 +8,13 @@ from fastmlp.backends.cpu.threads.team import JOINED, _rest, spread
 from fastmlp.compiler import block_of, fetch_add, load_acquire, row
 
 JOB = np.dtype(
-    (np.record, [(n, np.int64) for n in ("team", "block", "n", "address", "n_spreads", "members")])
+    (
+        np.record,
+        [
+            (n, np.int64)
+            for n in ("team", "n_parts", "block", "n", "address", "n_spreads", "members")
+        ],
+    )
 )
 # Waits for helpers, of about 0.5 us: ten seconds and more.
 LONGEST = 1 << 25
@@ -53,7 +59,7 @@ class Drill:
         self.driver, self.n_spreads = block_of(repeat, np.int64), n_spreads
         self.memory = np.zeros(n + 1, np.int64)
         self.block = block_of(count, np.int64)
-        fields = (0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads, members)
+        fields = (0, 0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads, members)
         self.job = np.array([fields], JOB)
 
     @property

@@ -355,7 +355,7 @@ with event.install_recorder("numba:compile") as recorder:
     import fastmlp
 new = {name.split(".")[0] for name in {*sys.modules} - before}
 heavy = {"sklearn", "scipy", "matplotlib", "tqdm", "pandas"} & new
-print(len(recorder.buffer), sorted(heavy), "fastmlp.backends" in sys.modules)
+print(len(recorder.buffer), sorted(heavy), "fastmlp.backends.cpu" in sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "0 [] False"

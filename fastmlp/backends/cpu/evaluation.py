@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
-from fastmlp.backends.cpu.kernels import epoch, rule_blocks
+from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
 from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.plan.records import Addresses, address
+from fastmlp.backends.cpu.plan.plan import Addresses
+from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.network.spec import Network
@@ -51,10 +52,10 @@ class Prediction:
         runner, session, n_rows = self._runner, self._session, len(out)
         runner.load(session, parameters)
         session.take(self._no_rows._replace(x=x))
-        work, net = runner.work(min(n_rows, self._most), forward=2), session.net
+        work, batch = runner.work(min(n_rows, self._most), forward=2), session.batch
         for first in range(0, n_rows, self._most):
             session.at(slice(first, min(first + self._most, n_rows)))
-            net["index"], net["out"] = 0, address(out, first * out.shape[1])
+            batch["index"], batch["out"] = 0, address(out, first * out.shape[1])
             runner.run(epoch.predict, session, work)
         # Whoever keeps the buffers does not keep the rows.
         session.take(self._no_rows)
@@ -84,7 +85,7 @@ class Evaluation:
         for rows in session.chunks():
             session.at(rows)
             if out is not None:
-                session.net["out"] = address(out, rows.start * out.shape[1])
+                session.batch["out"] = address(out, rows.start * out.shape[1])
             total += self._runner.run(epoch.evaluate, session, self._work)["loss"]
         return float(total / self._mass)
 
@@ -116,7 +117,7 @@ class Objective:
         for rows in session.chunks():
             session.at(rows)
             where = {"more": rows.start > 0, "ends": rows.stop == session.data.n_rows}
-            job = self._runner.run(epoch.gradient, session, self._work, mass=self._mass, **where)
+            job = self._runner.run(step.objective, session, self._work, mass=self._mass, **where)
             total += job["loss"]
         gradient = np.empty_like(parameters)
         session.unpack(self._packed, gradient)

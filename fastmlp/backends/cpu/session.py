@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import epoch, single_row
+from fastmlp.backends.cpu.kernels import single_row
+from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import (
     ColumnBuffers,
     SparseRows,
@@ -15,15 +16,16 @@ from fastmlp.backends.cpu.kernels.csr import (
     sparse_forward,
     sparse_gradient,
 )
-from fastmlp.backends.cpu.kernels.forward_backward import rows as rows_phase
-from fastmlp.backends.cpu.kernels.gradient_update import tile
-from fastmlp.backends.cpu.kernels.microbatches import Parts, lots
-from fastmlp.backends.cpu.kernels.single_row_backward import row_back
-from fastmlp.backends.cpu.kernels.split_k import halves
+from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
+from fastmlp.backends.cpu.kernels.gradient_update import update
+from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
+from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
+from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.blocking import Cut, cut_of
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
-from fastmlp.backends.cpu.plan.records import CACHE_BYTES, Addresses, address, fields_of, make_plan
+from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
+from fastmlp.backends.cpu.plan.records import CACHE_BYTES, Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.target import lanes_of
@@ -31,7 +33,7 @@ from fastmlp.compiler import Block, block_of
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
-FORWARD_BLOCKS = ("product", "pack", "rows")
+FORWARD_BLOCKS = ("product", "pack", "forward_backward")
 # A row of X from so many bytes on is worth asking memory for beforehand.
 ROW_BYTES = 1024
 
@@ -42,16 +44,18 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "pack": (pack, {}),
     "unpack": (unpack, {}),
     "transposes": (transposes, {}),
-    "rows": (rows_phase, {}),
-    "tile": (tile, {}),
+    "forward_backward": (forward_backward, {}),
+    "update": (update, {}),
 }
 
 
 # What some nets and rows need: compiled on first use.
 OTHERS = (
-    lots,
-    halves,
-    row_back,
+    microbatches,
+    split_k,
+    split_k_backward,
+    forward_backward_by_panels,
+    row_backward,
     single_row.descend,
     sparse_forward,
     sparse_columns,
@@ -116,7 +120,7 @@ class Session:
     Attributes
     ----------
     plan : Plan
-    record : record array of `epoch.JOB`, shape (1,)
+    record : record array of `Job`, shape (1,)
     job, net : the fields of the job's record, and of the plan's, by their names
     blocks : the blocks of the phases by their names
     workspace : Workspace
@@ -145,7 +149,7 @@ class Session:
         self.data: Data
         self._at: slice | None
         self._gradient: Array
-        self._parts: Parts | None
+        self._replicas: Replicas | None
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
@@ -176,36 +180,43 @@ class Session:
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
-        self._point_to_blocks(train=train, by_halves=cut.halved > 0 and members > 1)
+        self.batch, self._blocks = fields_of(self.plan.batch), fields_of(self.plan.blocks)
+        self._identity = np.arange(self.workspace.panel_rows, dtype=np.int64)
+        self._point_to_blocks(cut, train=train, members=members)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
-        self._gradient, self._parts = np.empty(0, network.dtype), None
+        self._gradient, self._replicas = np.empty(0, network.dtype), None
         if cut.lot:
             how = (new_plan, new_workspace, self.workspace)
-            self._make_lots(Parts(*how, members, cut.rows, cut.lot))
+            self._make_replicas(Replicas(*how, members, cut.rows, cut.lot))
         self.take(data)
-        self.record = aligned(1, epoch.JOB)
+        self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
 
-    def _point_to_blocks(self, *, train: bool, by_halves: bool) -> None:
+    def _point_to_blocks(self, cut: Cut, *, train: bool, members: int) -> None:
         """Point the plan to the blocks of the phases, and to those that some nets and rows need."""
-        net, dtype = self.net, self._network.dtype
+        dtype = self._network.dtype
         self.blocks = {name: _phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
         for name, block in self.blocks.items():
-            net[name] = block.address
+            self._blocks[name] = block.address
         if train and self.rows == 1:
-            net["row_back"] = block_of(row_back, dtype).address
-        if by_halves:
-            net["halves"] = block_of(halves, dtype).address
+            self._blocks["row_backward"] = block_of(row_backward, dtype).address
+        if members > 1 and cut.halved:
+            self._blocks["split_k"] = block_of(split_k, dtype).address
+        if members > 1 and cut.by_layers:
+            by_panels = block_of(forward_backward_by_panels, dtype)
+            self._blocks["by_panels"] = by_panels.address
+        elif members > 1 and cut.halved > 1:
+            self._blocks["split_k_backward"] = block_of(split_k_backward, dtype).address
 
-    def _make_lots(self, parts: Parts) -> None:
-        """Point the plan to what each of a team has for itself, and to the block of lots."""
-        self._parts = parts
-        parts.tell(self.net, self.blocks)
-        self.net["lots"] = block_of(lots, self._network.dtype).address
+    def _make_replicas(self, replicas: Replicas) -> None:
+        """Point the plan to what each thread has for itself, and to the block of microbatches."""
+        self._replicas, self._identity = replicas, replicas.identity
+        self._blocks["microbatches"] = block_of(microbatches, self._network.dtype).address
+        replicas.attach(self.net, self.plan.blocks)
         self.keep_gradient()
 
     @property
@@ -213,19 +224,19 @@ class Session:
         """The bytes of its buffers."""
         arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
         own = sum(it.nbytes for it in (*arrays, self._gradient))
-        return own + (self._parts.n_bytes if self._parts else 0)
+        return own + (self._replicas.n_bytes if self._replicas else 0)
 
     def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
         """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
         net, dtype = self.net, self._network.dtype
-        net["sparse_forward"] = block_of(sparse_forward, dtype).address
+        self._blocks["sparse_forward"] = block_of(sparse_forward, dtype).address
         if not train:
             return
         self._columns = columns = ColumnBuffers(x, self.rows)
         net["column_starts"], net["column_rows"] = address(columns.starts), address(columns.rows)
         net["column_values"] = address(columns.values)
-        net["sparse_columns"] = block_of(sparse_columns, dtype).address
-        net["sparse_gradient"] = block_of(sparse_gradient, dtype).address
+        self._blocks["sparse_columns"] = block_of(sparse_columns, dtype).address
+        self._blocks["sparse_gradient"] = block_of(sparse_gradient, dtype).address
 
     def adopt(self, moments: Moments | None) -> None:
         """Train this state of an optimizer from now on, or none."""
@@ -239,8 +250,8 @@ class Session:
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
         """Train another net that is made alike, with the optimizer's blocks among these."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
-        for name in ("optimizer", "penalised", "n_moments"):
-            self.net[name] = getattr(blocks, name)
+        self.net["n_moments"] = blocks.n_moments
+        self._blocks["optimizer"], self._blocks["penalised"] = blocks.optimizer, blocks.penalised
         self.adopt(moments)
         self.take(data)
 
@@ -254,7 +265,7 @@ class Session:
         """Go over to these rows, of the kind and the dtype of those before."""
         self.data = data
         self._at = None
-        self.net["asks_rows"] = _asks_rows(data.x, self.rows)
+        self.net["prefetches_rows"] = _asks_rows(data.x, self.rows)
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
@@ -294,13 +305,14 @@ class Session:
         if rows == self._at:
             return
         self._at = rows
-        net, data, n_targets = self.net, self.data, self.data.y.shape[1]
+        batch, data, n_targets = self.batch, self.data, self.data.y.shape[1]
         start = rows.start if data.rows is None else 0
         if isinstance(data.x, SparseRows):
-            net["x"] = address(data.x.starts, start)
+            batch["x"] = address(data.x.starts, start)
         else:
-            net["x"] = address(data.x, start * data.x.shape[1])
-        net["y"] = address(data.y, start * n_targets)
-        net["weight"] = address(data.weight, start) if data.weight.size else 0
-        net["index"] = net["identity"] if data.rows is None else address(data.rows, rows.start)
-        net["n_rows"] = rows.stop - rows.start
+            batch["x"] = address(data.x, start * data.x.shape[1])
+        batch["y"] = address(data.y, start * n_targets)
+        batch["weight"] = address(data.weight, start) if data.weight.size else 0
+        index, start = (self._identity, 0) if data.rows is None else (data.rows, rows.start)
+        batch["index"] = address(index, start)
+        batch["n_rows"] = rows.stop - rows.start

@@ -13,7 +13,8 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks, single_row
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.kernels.shuffle import shuffle
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.plan.records import Addresses, address
+from fastmlp.backends.cpu.plan.plan import Addresses
+from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.compiler import block_of
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -164,7 +165,7 @@ class Trainer:
         elif self._session.effort:
             unit = Work(unit.flops, self._session.effort.joins, self._session.effort.fetched)
         self._engine.run(
-            single_row.descend if self._online else epoch.run,
+            single_row.descend if self._online else epoch.train,
             self._session,
             unit.times(last - first),
             n_rows=data.n_rows,

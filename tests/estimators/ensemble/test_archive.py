@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from ensembles.test_ensembles import BINARY, CLASSES, LABELS, REAL, TASKS, N, X, ensemble
+from ensemble.test_ensembles import BINARY, CLASSES, LABELS, REAL, TASKS, N, X, ensemble
 from reloading import reloaded
 from sklearn.exceptions import NotFittedError
 

@@ -44,7 +44,7 @@ WAKING = 0.03
 # Without room between rows, joins of 0.2 us looked like 0.8 to 1.4.
 ITEM_BYTES = NUMBERS * 8 + APART_BYTES
 DRILL = np.dtype(
-    (np.record, [(n, np.int64) for n in ("team", "block", "n_spreads", "n", "address")])
+    (np.record, [(n, np.int64) for n in ("team", "n_parts", "block", "n_spreads", "n", "address")])
 )
 
 
@@ -142,7 +142,7 @@ def _muster(team: Any) -> None:
 def _wake(n_threads: int, end: float) -> None:
     """Call helpers, again until all wait awake or `time.perf_counter` is at the `end`."""
     driver, block = blocks()
-    job = np.array([(0, block.address, 0, 0, 0)], DRILL)
+    job = np.array([(0, 0, block.address, 0, 0, 0)], DRILL)
     while not worker_pool.run(driver, job, n_threads) and time.perf_counter() < end:
         pass
 
@@ -162,7 +162,7 @@ def _round(n: int, end: float) -> Costs:
 def _seconds(n_threads: int, n_spreads: int, n_items: int, end: float = 0.0) -> float:
     driver, block = blocks()
     numbers = np.zeros((n_items, ITEM_BYTES // 8))
-    job = np.array([(0, block.address, n_spreads, n_items, numbers.ctypes.data)], DRILL)
+    job = np.array([(0, 0, block.address, n_spreads, n_items, numbers.ctypes.data)], DRILL)
     if n_threads > 1:
         # Who has fallen asleep is woken first: a speedup of 1.9 was measured as 1.15 with one.
         _wake(n_threads, end)

@@ -1,7 +1,7 @@
-"""The first layer on sparse rows: its products, and its gradient, from the nonzero numbers alone.
+"""The first layer on sparse rows: its products, and its gradient, from the nonzero values alone.
 
-The rows are compressed sparse rows (CSR). The gradient of a row of W needs the numbers of one
-column of the chunk: `columns` sorts them by column, by counting, before phase two.
+Rows are compressed by row (CSR). The gradient of a row of W needs one column of the chunk:
+`sparse_columns` compresses it by column (CSC), by counting, before phase two.
 """
 
 from typing import Any
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.plan.records import BLOCK, LAYER, NET, RELU, TILE
+from fastmlp.backends.cpu.kernels.parts import Scalar
+from fastmlp.backends.cpu.plan.records import BLOCK, RELU, Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.pack_numpy import WIDE
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, njit, row
+from fastmlp.compiler import call, njit, record_at, records_at, row
 
 Array = NDArray[Any]
-Scalar = type[np.floating[Any]]
 STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)
 
 
@@ -49,7 +49,7 @@ class SparseRows:
 
 
 class ColumnBuffers:
-    """Room for a chunk's numbers by column: where each column starts, their rows, and they."""
+    """CSC buffers of a chunk: column pointers, row indices, values."""
 
     def __init__(self, x: SparseRows, n_rows: int) -> None:
         n = x.most_numbers(n_rows)
@@ -59,15 +59,16 @@ class ColumnBuffers:
 
 
 @njit
-def _row_of(net: Any, r: Any) -> Any:
-    """Where the numbers of row r of the chunk begin and end."""
-    place = row(net.index + r * 8, 1, np.int64)[0] if net.index else r
-    bounds = row(net.x + place * 8, 2, np.int64)
+def _row_of(net: Net, r: int) -> tuple[int, int]:
+    """Return where the values of row r of the chunk begin and end."""
+    batch = record_at(net.batch, Batch)
+    place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
+    bounds = row(batch.x + place * 8, 2, np.int64)
     return bounds[0], bounds[1]
 
 
 @njit
-def _activate(layer: Any, panel: Any, slopes: Any, n: Any, like: Any) -> None:
+def _activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
     """Apply the layer's activation to n products, in their place."""
     if layer.form == BLOCK:
         call(layer.activation, (panel, panel, slopes, n))
@@ -88,9 +89,9 @@ def sparse_forward(scalar: Scalar) -> Any:
     size = np.dtype(scalar).itemsize
     vector = lanes * size
 
-    def forward(address: Any, first: Any, last: Any, at: Any) -> None:
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        layer = row(net.layers, 1, LAYER)[0]
+    def forward(address: int, first: int, last: int, at: int) -> None:
+        net, like = record_at(address, Net), row(address, 0, scalar)
+        layer = record_at(net.layers, Layer)
         weights, panel, stride, n_wide = layer.weights, layer.weight_panel, vector, 0
         if net.unpacked:
             n_wide = layer.n_out // (WIDE * lanes) * WIDE
@@ -104,8 +105,8 @@ def sparse_forward(scalar: Scalar) -> Any:
                 add_wide_rows(
                     outputs + p * net.panel,
                     net.panel,
-                    layer.biases + p * layer.master_panel,
-                    layer.master_panel,
+                    layer.biases + p * layer.packed_panel,
+                    layer.packed_panel,
                     weights + p * panel,
                     stride,
                     columns,
@@ -115,7 +116,7 @@ def sparse_forward(scalar: Scalar) -> Any:
             for p in range(n_wide, layer.n_panels):
                 add_rows(
                     outputs + p * net.panel,
-                    layer.biases + p * layer.master_panel,
+                    layer.biases + p * layer.packed_panel,
                     weights + p * panel,
                     stride,
                     layer.n_out - p * lanes,
@@ -134,13 +135,13 @@ def sparse_forward(scalar: Scalar) -> Any:
 def sparse_columns(scalar: Scalar) -> Any:
     """Make the block that sorts the chunk's numbers by column, rows in their order."""
 
-    def sort(address: Any) -> None:
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
+    def sort(address: int) -> None:
+        net, like = record_at(address, Net), row(address, 0, scalar)
         # While the numbers are placed, starts[c + 1] is where the next one of column c goes.
         starts = row(net.column_starts, net.n_in + 2, np.int64)
         starts[:] = 0
         n_numbers = 0
-        for r in range(net.n_rows):
+        for r in range(record_at(net.batch, Batch).n_rows):
             begin, end = _row_of(net, r)
             columns = row(net.x_columns + begin * 4, end - begin, np.int32)
             n_numbers += end - begin
@@ -150,7 +151,7 @@ def sparse_columns(scalar: Scalar) -> Any:
             starts[c + 2] += starts[c + 1]
         rows = row(net.column_rows, n_numbers, np.int32)
         sorted_values = row(net.column_values, n_numbers, scalar)
-        for r in range(net.n_rows):
+        for r in range(record_at(net.batch, Batch).n_rows):
             begin, end = _row_of(net, r)
             columns = row(net.x_columns + begin * 4, end - begin, np.int32)
             values = row(net.x_values + begin * like.itemsize, end - begin, scalar)
@@ -173,18 +174,18 @@ def sparse_gradient(scalar: Scalar) -> Any:
     size = np.dtype(scalar).itemsize
     vector = lanes * size
 
-    def differentiate(address: Any, t: Any, g: Any, g_panel: Any) -> None:
-        net = row(address, 1, NET)[0]
-        piece, layer = row(net.tiles, net.n_tiles, TILE)[t], row(net.layers, 1, LAYER)[0]
+    def differentiate(address: int, t: int, g: int, g_panel: int, more: int) -> None:
+        net = record_at(address, Net)
+        piece, layer = records_at(net.tiles, net.n_tiles, Tile)[t], record_at(net.layers, Layer)
         starts = row(net.column_starts, net.n_in + 1, np.int64)
         for p in range(piece.n_panels):
             deltas = layer.deltas + (piece.panel + p) * net.panel
-            before = net.gradient - net.parameters + layer.master
-            before += (piece.panel + p) * layer.master_panel
+            before = net.gradient - net.parameters + layer.packed
+            before += (piece.panel + p) * layer.packed_panel
             for k in range(piece.first, piece.last):
                 add_rows(
                     g + p * g_panel + (k - piece.first) * vector,
-                    before + k * vector if net.more else net.zeros,
+                    before + k * vector if more else net.zeros,
                     deltas,
                     vector,
                     lanes,

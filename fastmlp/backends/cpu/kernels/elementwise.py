@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import coefficients_at, njit, row, rows
@@ -15,7 +16,6 @@ from fastmlp.rules.penalties import RULES
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]
-Scalar = type[np.floating[Any]]
 
 
 def activation_loop(scalar: Scalar, rule: Rule) -> Loop:

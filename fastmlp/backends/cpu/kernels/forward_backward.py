@@ -1,12 +1,18 @@
-"""Phase one, on strips of rows: forward, loss, and the chain of errors back through the layers."""
+"""Phase one: forward pass, loss, and the deltas back through the layers, by blocks of rows.
 
-from typing import Any
+Read this first, then gradient_update.py (phase two), step.py and epoch.py. A block of up to
+`ROW_BLOCK` rows passes all layers while its values are in the first-level cache.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, scores
-from fastmlp.backends.cpu.plan.pack import down_to
-from fastmlp.backends.cpu.plan.records import BLOCK, LAYER, NET
+from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
+from fastmlp.backends.cpu.plan.pack import row_offset
+from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
@@ -20,202 +26,255 @@ from fastmlp.backends.cpu.simd.microkernel import (
 )
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, njit, row, stack
-
-# What of it to do: all, or one of its stages.
-WHOLE, GATHER, FORTH, SCORE, BACK = range(5)
-
-
-@njit
-def _multiply(
-    net: Any, layer: Any, a: Any, middle: Any, p: Any, n_panels: Any, c: Any, n: Any, lanes: Any,
-    vector: Any,
-) -> None:  # fmt: skip
-    """Sums of n rows of panels p and following, or their positive parts, to `c`, panels so far from
-    each other. With a `middle`, those from there on are chains of their own, and added up."""
-    is_relu = layer.form == RELU_LAYER
-    shape = (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
-    start = (layer.biases + p * layer.master_panel, 0, layer.master_panel)
-    w, n_in = layer.weights + p * layer.weight_panel, layer.n_in
-    epilogue, operand = (RELU if is_relu else STORE), 0
-    if middle > 0:
-        left = (a, net.panel, middle, STORE, 0)
-        call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
-        start, n_in = (net.zeros, 0, 0), n_in - middle
-        w += down_to(layer, middle, vector)
-        a += middle // lanes * net.panel
-        epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
-    left = (a, net.panel, n_in, epilogue, operand)
-    call(net.product, (*c, *start, w, layer.weight_panel, *left, *shape))
+from fastmlp.compiler import (
+    call,
+    flushed,
+    njit,
+    prange,
+    record_at,
+    records_at,
+    restored,
+    row,
+    stack,
+    thread_number,
+)
 
 
-@njit
-def forward_layer(
-    net: Any, layer: Any, inputs: Any, middle: Any, panel: Any, most: Any, at: Any, n: Any, z: Any,
-    lanes: Any, vector: Any,
-) -> None:  # fmt: skip
-    """Outputs, and with an activation's block also slopes, of n rows from row `at` on.
+class LayerKernels(NamedTuple):
+    """What one layer does to n rows, from buffer row `at` on; for one dtype.
 
-    Of the layer's panels from `panel` on, those that there are of the most.
+    Attributes
+    ----------
+    gather : (net, inputs, (start, n), at, (low, high)): copy features low to high of rows to panels
+    forward : (net, layer, inputs, middle, (panel, n_panels), (at, n), z): outputs and slopes
+    add_halves : (net, layer, (panel, n_panels), (at, n), z): the same from both split-K sums
+    backward : (net, i, (panel, n_panels), (at, n)): deltas of layer i - 1 from those of layer i
     """
-    down, z_panel = at * vector, ROW_BLOCK * vector
-    lanes_at_once = n * lanes
-    waits, p, stop = layer.form == BLOCK, panel, min(panel + most, layer.n_panels)
-    while p < stop:
-        # Products wait on the stack for their activation: 12 or 16 KiB in the first-level cache.
-        n_panels = stop - p
-        if waits:
-            n_panels = next_panels(n_panels)
-        outputs = layer.outputs + p * net.panel + down
-        c = (z, z_panel) if waits else (outputs, net.panel)
-        _multiply(net, layer, inputs + down, middle, p, n_panels, c, n, lanes, vector)
-        if waits:
-            for q in range(n_panels):
-                slopes = layer.deltas + (p + q) * net.panel + down
-                values = outputs + q * net.panel
-                call(layer.activation, (z + q * z_panel, values, slopes, lanes_at_once))
-        p += n_panels
+
+    gather: Kernel
+    forward: Kernel
+    add_halves: Kernel
+    backward: Kernel
 
 
 @njit
-def _add_halves(
-    net: Any, layer: Any, panel: Any, most: Any, at: Any, n: Any, z: Any, vector: Any, like: Any
-) -> None:
-    """The same, of a layer of which both halves of the sums are there."""
-    count = n * (vector // like.itemsize)
-    for p in range(panel, min(panel + most, layer.n_panels)):
-        there = p * net.panel + at * vector
-        to = z if layer.form == BLOCK else layer.outputs + there
-        sums = row(to, count, like.dtype)
-        one = row(layer.outputs + there, count, like.dtype)
-        other = row(layer.deltas + there, count, like.dtype)
-        if layer.form == RELU_LAYER:
-            for i in range(count):
-                total = one[i] + other[i]
-                sums[i] = like.dtype.type(0) if total < 0 else total
-        else:
-            for i in range(count):
-                sums[i] = one[i] + other[i]
-        if layer.form == BLOCK:
-            call(layer.activation, (z, layer.outputs + there, layer.deltas + there, count))
-
-
-@njit
-def slopes_of(below: Any) -> Any:
-    """By which epilogue a layer's slopes go into its errors, and where they lie."""
+def slope_epilogue(below: Layer) -> Span:
+    """Return the epilogue that multiplies a layer's deltas by its slopes, and their address."""
     if below.form == RELU_LAYER:
         return WHERE_POSITIVE, below.outputs
     return TIMES if below.form == BLOCK else STORE, below.deltas
 
 
-@njit
-def _backward_layer(
-    net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, lanes: Any,
-    vector: Any,
-) -> None:  # fmt: skip
-    """Errors of the layer below: the product with W transposed, times that layer's slopes."""
-    down = at * vector + panel * net.panel
-    n_columns = min(most * lanes, below.n_out - panel * lanes)
-    epilogue, operand = slopes_of(below)
-    weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-    right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
-    last = (epilogue, operand + down, n_columns, n, 0)
-    call(net.product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
+def layer_kernels(scalar: Scalar) -> LayerKernels:
+    """Return the functions of a layer for a dtype."""
+    return LayerKernels(gathering(scalar), _forward(scalar), _add_halves(scalar), _backward(scalar))
 
 
-@njit
-def _backward_few(
-    net: Any, layer: Any, below: Any, panel: Any, most: Any, n: Any, at: Any, lanes: Any,
-    vector: Any,
-) -> None:  # fmt: skip
-    """The same where the errors lie as panels of D transposed."""
-    n_columns = min(most * lanes, below.n_out - panel * lanes)
-    epilogue, operand = slopes_of(below)
-    weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-    r, stop = at, at + n
-    while r < stop:
-        # From where a panel begins, but for the first rows.
-        lane = r % lanes
-        count = min(stop - r, lanes - lane) if lane > 0 else stop - r
-        down, size = r * vector + panel * net.panel, vector // lanes
-        errors = layer.deltas + r // lanes * net.error_panel + lane * size
-        right = (*weights, errors, net.error_panel, layer.n_out)
-        last = (epilogue, operand + down, n_columns, count, 0)
-        call(net.gradient_product, (below.deltas + down, net.panel, net.zeros, 0, 0, *right, *last))
-        r += count
+def gathering(scalar: Scalar) -> Kernel:
+    """Make the function that copies some features of rows to panels."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    broadcast = moves(scalar, lanes).spread
 
-
-def gathering(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that copies numbers low to high of n rows' features to their panels; low
-    is where a panel begins."""
-    lanes = lanes_of(scalar)
-    size = np.dtype(scalar).itemsize
-    spread = moves(scalar, lanes).spread
-
-    def gather(net: Any, inputs: Any, start: Any, n: Any, at: Any, low: Any, high: Any) -> None:
-        index = row(net.index + start * 8, n, np.int64)
+    @njit
+    def gather(net: Net, inputs: int, rows: Span, at: int, features: Span) -> None:
+        """Copy features low to high; low is where a panel begins."""
+        batch, (start, n), (low, high) = record_at(net.batch, Batch), rows, features
+        index = row(batch.index + start * 8, n, np.int64)
         panels = inputs + low // lanes * net.panel
         for r in range(n):
-            place = index[r] if net.index else start + r
-            source = net.x + (place * net.n_in + low) * size
-            spread(source, panels + (at + r) * lanes * size, net.panel, high - low)
+            place = index[r] if batch.index else start + r
+            source = batch.x + (place * net.n_in + low) * size
+            broadcast(source, panels + (at + r) * lanes * size, net.panel, high - low)
 
-    return njit(gather)
+    return gather
 
 
-def rows(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that runs phase one on strips first to last, as far as the mode asks for.
-
-    Where nothing is to be kept, all rows of a team's part go through the same few rows of the
-    buffers, which stay in cache. Predictions are written where the record says, if it does.
-
-    A stage is a part of it: of one layer, forth or back, first to last are groups of panels.
-    """
+def _forward(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    gather, score = gathering(scalar), scores(scalar)
-    waiting = LARGEST[1] * ROW_BLOCK * vector
+    z_panel = ROW_BLOCK * vector
 
-    def work_on_rows(address: Any, first: Any, last: Any, part: Any) -> None:
-        z = stack(waiting)
-        net, like = row(address, 1, NET)[0], row(address, 0, scalar)
-        layers = row(net.layers, net.n_layers, LAYER)
-        outer, sparse, stage = layers[net.n_layers - 1], net.sparse_forward != 0, net.stage
-        begin, stop = first * STRIP_ROWS, min(last * STRIP_ROWS, net.n_rows)
-        panel, n_panels = 0, net.max_width
-        if stage == FORTH or stage == BACK:
-            begin, stop = 0, net.n_rows
-            panel, n_panels = first * LARGEST[1], (last - first) * LARGEST[1]
-        for start in range(begin, stop, ROW_BLOCK):
-            n = min(ROW_BLOCK, stop - start)
-            at = part * ROW_BLOCK if net.mode == FORWARD else start
-            if sparse:
-                call(net.sparse_forward, (address, start, start + n, at))
-            elif stage == GATHER or (stage == WHOLE and net.divided == 0):
-                gather(net, net.inputs, start, n, at, 0, net.n_in)
-            low, high = (1 if sparse else max(net.divided - 1, 0)), net.n_layers
-            if stage != WHOLE:
-                low, high = net.layer, net.layer + (1 if stage == FORTH else 0)
-            for i in range(low, min(high, net.n_layers - outer.turned)):
-                if i + 1 == net.divided:
-                    _add_halves(net, layers[i], panel, n_panels, at, n, z, vector, like)
-                    continue
-                inputs = layers[i - 1].outputs if i > 0 else net.inputs
-                middle = net.middle if i + 1 == net.halved else 0
-                of = (panel, n_panels, at, n)
-                forward_layer(net, layers[i], inputs, middle, *of, z, lanes, vector)
-            if stage == WHOLE or stage == SCORE:
-                score(net, layers, start, n, at, part, like)
-            high, low = (net.n_layers - 1 if net.mode == TRAIN else 0), max(net.divided - 1, 0)
-            if stage != WHOLE:
-                high, low = net.layer, net.layer - (1 if stage == BACK else 0)
-            for i in range(high, low, -1):
-                layer, below = layers[i], layers[i - 1]
-                if layer.transposed == 0:
-                    call(net.row_back, (address, i, panel, n_panels))
-                elif i == net.n_layers - 1 and outer.turned:
-                    _backward_few(net, layer, below, panel, n_panels, n, at, lanes, vector)
-                else:
-                    _backward_layer(net, layer, below, panel, n_panels, n, at, lanes, vector)
+    @njit
+    def multiply(
+        net: Net, layer: Layer, a: int, middle: int, panels: Span, c: Span, n: int
+    ) -> None:
+        """Write bias + A W for some panels to `c` (address, bytes of a panel), with ReLU fused.
 
-    return work_on_rows
+        If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
+        """
+        product, (p, n_panels) = record_at(net.blocks, Blocks).product, panels
+        is_relu = layer.form == RELU_LAYER
+        shape = (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
+        start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
+        w, n_in = layer.weights + p * layer.weight_panel, layer.n_in
+        epilogue, operand = (RELU if is_relu else STORE), 0
+        if middle > 0:
+            left = (a, net.panel, middle, STORE, 0)
+            call(product, (*c, *start, w, layer.weight_panel, *left, *shape))
+            start, n_in = (net.zeros, 0, 0), n_in - middle
+            w += row_offset(layer, middle, vector)
+            a += middle // lanes * net.panel
+            epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
+        left = (a, net.panel, n_in, epilogue, operand)
+        call(product, (*c, *start, w, layer.weight_panel, *left, *shape))
+
+    @njit
+    def forward_layer(
+        net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, z: int
+    ) -> None:
+        """Write outputs, and where the activation has a block also slopes, of some panels."""
+        (at, n), (p, most) = rows, panels
+        down, waits = at * vector, layer.form == BLOCK
+        stop = min(p + most, layer.n_panels)
+        while p < stop:
+            # Products wait on the stack for their activation: 12 or 16 KiB in the first-level
+            # cache.
+            n_panels = stop - p
+            if waits:
+                n_panels = next_panels(n_panels)
+            outputs = layer.outputs + p * net.panel + down
+            c = (z, z_panel) if waits else (outputs, net.panel)
+            multiply(net, layer, inputs + down, middle, (p, n_panels), c, n)
+            if waits:
+                for q in range(n_panels):
+                    slopes = layer.deltas + (p + q) * net.panel + down
+                    values = outputs + q * net.panel
+                    call(layer.activation, (z + q * z_panel, values, slopes, n * lanes))
+            p += n_panels
+
+    return forward_layer
+
+
+def _add_halves(scalar: Scalar) -> Kernel:
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+
+    @njit
+    def add_halves(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
+        """Add the two sums of a split-K layer, and apply its activation."""
+        (at, n), (first, most) = rows, panels
+        count = n * lanes
+        for p in range(first, min(first + most, layer.n_panels)):
+            skip = p * net.panel + at * vector
+            to = z if layer.form == BLOCK else layer.outputs + skip
+            sums = row(to, count, scalar)
+            one = row(layer.outputs + skip, count, scalar)
+            other = row(layer.deltas + skip, count, scalar)
+            if layer.form == RELU_LAYER:
+                for i in range(count):
+                    total = one[i] + other[i]
+                    sums[i] = scalar(0) if total < 0 else total
+            else:
+                for i in range(count):
+                    sums[i] = one[i] + other[i]
+            if layer.form == BLOCK:
+                call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
+
+    return add_halves
+
+
+def _backward(scalar: Scalar) -> Kernel:
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector = lanes * size
+
+    @njit
+    def multiply(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
+        """Write D W^T, times the slopes of the layer below, for some panels of its deltas."""
+        (at, n), (panel, most) = rows, panels
+        down = at * vector + panel * net.panel
+        n_columns = min(most * lanes, below.n_out - panel * lanes)
+        epilogue, operand = slope_epilogue(below)
+        weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
+        right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
+        last = (epilogue, operand + down, n_columns, n, 0)
+        start = (net.zeros, 0, 0)
+        product = record_at(net.blocks, Blocks).product
+        call(product, (below.deltas + down, net.panel, *start, *right, *last))
+
+    @njit
+    def multiply_transposed(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
+        """The same where the deltas lie transposed: those of few outputs."""
+        (at, n), (panel, most) = rows, panels
+        n_columns = min(most * lanes, below.n_out - panel * lanes)
+        epilogue, operand = slope_epilogue(below)
+        weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
+        product, start = record_at(net.blocks, Blocks).gradient_product, (net.zeros, 0, 0)
+        r, stop = at, at + n
+        while r < stop:
+            # From where a panel begins, but for the first rows.
+            lane = r % lanes
+            count = min(stop - r, lanes - lane) if lane > 0 else stop - r
+            down = r * vector + panel * net.panel
+            deltas = layer.deltas + r // lanes * net.delta_panel + lane * size
+            right = (*weights, deltas, net.delta_panel, layer.n_out)
+            last = (epilogue, operand + down, n_columns, count, 0)
+            call(product, (below.deltas + down, net.panel, *start, *right, *last))
+            r += count
+
+    @njit
+    def backward_layer(net: Net, i: int, panels: Span, rows: Span) -> None:
+        layers = records_at(net.layers, net.n_layers, Layer)
+        layer, below = layers[i], layers[i - 1]
+        if layer.transposed == 0:
+            call(record_at(net.blocks, Blocks).row_backward, (net.address, i, *panels))
+        elif i == net.n_layers - 1 and layer.is_transposed:
+            multiply_transposed(net, layer, below, panels, rows)
+        else:
+            multiply(net, layer, below, panels, rows)
+
+    return backward_layer
+
+
+def forward_backward(scalar: Scalar) -> Kernel:
+    """Make the block of phase one by rows."""
+    its, finish = layer_kernels(scalar), output_layer(scalar)
+    gather, forward_layer, add_halves, backward_layer = its
+    z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
+
+    @njit
+    def forward(net: Net, split: int, first_layer: int, rows: Span, z: int) -> None:
+        """Compute all layers but an output layer that is transposed, which `finish` computes.
+
+        Where a team has computed the products of layer `split` by halves, from 1, they are added.
+        """
+        layers = records_at(net.layers, net.n_layers, Layer)
+        panels = (0, net.max_width)
+        for i in range(first_layer, net.n_layers - layers[net.n_layers - 1].is_transposed):
+            if i + 1 == split:
+                add_halves(net, layers[i], panels, rows, z)
+                continue
+            inputs = layers[i - 1].outputs if i > 0 else net.inputs
+            middle = net.middle if i + 1 == net.split_layer else 0
+            forward_layer(net, layers[i], inputs, middle, panels, rows, z)
+
+    @njit(parallel=True)
+    def forward_backward(
+        team: int, nets: Sequence[Net], n_parts: int, mode: int, split: int
+    ) -> None:
+        """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too."""
+        for part in prange(n_parts):
+            flush, z, net = flushed(), stack(z_bytes), nets[0]
+            batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
+            first, last = part_of(signed(part), n_parts, n_strips_of(batch.n_rows))
+            stop = min(last * STRIP_ROWS, batch.n_rows)
+            for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
+                n = min(ROW_BLOCK, stop - start)
+                # Predictions keep nothing: the rows of a thread share a few rows of the buffers.
+                at = thread_number() * ROW_BLOCK if mode == FORWARD else start
+                first_layer = max(split - 1, 0)
+                if blocks.sparse_forward != 0:
+                    call(blocks.sparse_forward, (net.address, start, start + n, at))
+                    first_layer = 1
+                elif split == 0:
+                    gather(net, net.inputs, (start, n), at, (0, net.n_in))
+                forward(net, split, first_layer, (at, n), z)
+                finish(net, (start, n), at, mode, thread_number())
+                if mode == TRAIN:
+                    for i in range(net.n_layers - 1, max(split - 1, 0), -1):
+                        backward_layer(net, i, (0, net.max_width), (at, n))
+            restored(flush)
+
+    def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:
+        forward_backward(team, records_at(net, 1, Net), n_parts, mode, split)
+
+    return enter

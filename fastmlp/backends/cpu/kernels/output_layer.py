@@ -1,166 +1,186 @@
-"""The output layer of rows: its values, losses, predictions and errors, in columns.
+"""The output layer of rows: its values, losses, predictions and deltas, in columns.
 
 One output's numbers of a block of rows lie after the other's, so that losses run along rows.
 """
 
-from typing import Any
-
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import error_unit, outputs
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, njit, row
+from fastmlp.compiler import call, njit, record_at, records_at, row
 
-# What phase one is for: predictions, losses, or losses and errors.
+# What phase one is for: predictions, losses, or losses and deltas.
 FORWARD, EVALUATE, TRAIN = range(3)
 
 
-@njit
-def n_strips_of(n_rows: Any) -> Any:
-    """How many strips so many rows make."""
-    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
+def losses(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the functions that gather targets, sum losses by strips, and scale the deltas.
 
+    `skip` is how many bytes into the buffers of the output layer those of the thread lie.
+    """
+    size = np.dtype(scalar).itemsize
 
-@njit
-def _gather_targets(net: Any, first: Any, n: Any, skip: Any, like: Any) -> Any:
-    """Copy the rows' targets to columns in the part's buffer, and return where that is."""
-    n_targets, size, place = net.n_targets, like.itemsize, net.targets + skip
-    targets, index = row(place, n * n_targets, like.dtype), row(net.index + first * 8, n, np.int64)
-    for r in range(n):
-        y = row(net.y + index[r] * n_targets * size, n_targets, like.dtype)
-        for j in range(n_targets):
-            targets[j * n + r] = y[j]
-    return place
-
-
-@njit
-def _sum_losses(net: Any, first: Any, n: Any, at: Any, skip: Any, like: Any) -> None:
-    """The weighted loss of each strip of rows."""
-    loss = row(net.row_losses + skip, n, np.float64)
-    n_strips = n_strips_of(n)
-    sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
-    if net.weight:
-        index = row(net.index + first * 8, n, np.int64)
+    @njit
+    def gather_targets(net: Net, rows: Span, skip: int) -> int:
+        """Copy the rows' targets to columns in the thread's buffer, and return its address."""
+        batch, n_targets, place, (first, n) = _of(net), net.n_targets, net.targets + skip, rows
+        targets, index = (
+            row(place, n * n_targets, scalar),
+            row(batch.index + first * 8, n, np.int64),
+        )
         for r in range(n):
-            loss[r] *= row(net.weight + index[r] * like.itemsize, 1, like.dtype)[0]
-    for strip in range(n_strips):
-        # In a register: through memory, 32 rows took 5 % of a step of 4-16-3.
-        total = 0.0
-        for r in range(strip * STRIP_ROWS, min((strip + 1) * STRIP_ROWS, n)):
-            total += loss[r]
-        sums[strip] = total
+            y = row(batch.y + index[r] * n_targets * size, n_targets, scalar)
+            for j in range(n_targets):
+                targets[j * n + r] = y[j]
+        return place
+
+    @njit
+    def sum_losses(net: Net, rows: Span, at: int, skip: int) -> None:
+        """Write the weighted loss of each strip of rows."""
+        batch, (first, n) = _of(net), rows
+        loss = row(net.row_losses + skip, n, np.float64)
+        n_strips = (n + STRIP_ROWS - 1) // STRIP_ROWS
+        sums = row(net.strip_losses + at // STRIP_ROWS * 8, n_strips, np.float64)
+        if batch.weight:
+            index = row(batch.index + first * 8, n, np.int64)
+            for r in range(n):
+                loss[r] *= row(batch.weight + index[r] * size, 1, scalar)[0]
+        for strip in range(n_strips):
+            # In a register: through memory, 32 rows took 5 % of a step of 4-16-3.
+            total = 0.0
+            for r in range(strip * STRIP_ROWS, min((strip + 1) * STRIP_ROWS, n)):
+                total += loss[r]
+            sums[strip] = total
+
+    @njit
+    def scale_deltas(net: Net, outer: Layer, rows: Span, skip: int) -> None:
+        """Turn slopes of the loss into deltas: times the activation's slope and the row's share."""
+        batch, width, (first, n) = _of(net), net.n_out, rows
+        count = n * width
+        deltas, factor = row(net.loss_slope + skip, count, scalar), scalar(batch.scale)
+        if outer.activation:
+            slope = row(net.slope + skip, count, scalar)
+            for i in range(count):
+                deltas[i] *= slope[i]
+        if batch.weight == 0:
+            for i in range(count):
+                deltas[i] *= factor
+            return
+        index = row(batch.index + first * 8, n, np.int64)
+        for r in range(n):
+            weight = float(row(batch.weight + index[r] * size, 1, scalar)[0])
+            share = scalar(batch.scale * weight)
+            for j in range(width):
+                deltas[j * n + r] *= share
+
+    return gather_targets, sum_losses, scale_deltas
 
 
 @njit
-def scale_errors(net: Any, outer: Any, first: Any, n: Any, skip: Any, like: Any) -> None:
-    """Turn the slopes of the loss into errors: times the activation's, and the row's share."""
-    width, size = net.n_out, like.itemsize
-    count = n * width
-    errors, factor = row(net.loss_slope + skip, count, like.dtype), like.dtype.type(net.scale)
-    if outer.activation:
-        slope = row(net.slope + skip, count, like.dtype)
-        for i in range(count):
-            errors[i] *= slope[i]
-    if net.weight == 0:
-        for i in range(count):
-            errors[i] *= factor
-        return
-    index = row(net.index + first * 8, n, np.int64)
-    for r in range(n):
-        weight = float(row(net.weight + index[r] * size, 1, like.dtype)[0])
-        factor = like.dtype.type(net.scale * weight)
-        for j in range(width):
-            errors[j * n + r] *= factor
+def _of(net: Net) -> Batch:
+    return record_at(net.batch, Batch)
 
 
-def _values(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that writes n rows' last pre-activations to columns."""
+def _values(scalar: Scalar) -> Kernel:
+    """Make the function that writes n rows' pre-activations of the output layer to columns."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     dots, columns_of = outputs(scalar, lanes).dots, moves(scalar, lanes).columns_of
 
-    def write_values(net: Any, layers: Any, outer: Any, n: Any, at: Any, values: Any) -> None:
-        if outer.turned:
-            inputs = layers[net.n_layers - 2].outputs if net.n_layers > 1 else net.inputs
-            weights, shape = (outer.master, outer.biases), (outer.n_in, net.n_out, n)
+    @njit
+    def write_values(net: Net, outer: Layer, n: int, at: int, values: int) -> None:
+        if outer.is_transposed:
+            inputs = net.inputs
+            if net.n_layers > 1:
+                inputs = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 2].outputs
+            weights, shape = (outer.packed, outer.biases), (outer.n_in, net.n_out, n)
             dots(inputs + at * vector, net.panel, *weights, values, *shape)
         else:
             columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
 
-    return njit(write_values)
+    return write_values
 
 
-def _predictions(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that writes n rows' predictions to where the record says."""
+def _predictions(scalar: Scalar) -> Kernel:
+    """Make the function that writes n rows' predictions to where the batch's record says."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
     rows_of, collect = moves(scalar, lanes).rows_of, moves(scalar, lanes).collect
 
+    @njit
     def write_predictions(
-        net: Any, outer: Any, start: Any, n: Any, at: Any, values: Any, place: Any
+        net: Net, outer: Layer, rows: Span, at: int, values: int, place: int
     ) -> None:
-        call(net.link, (values, place, n, net.n_out))
+        start, n = rows
+        call(record_at(net.blocks, Blocks).link, (values, place, n, net.n_out))
         # Back to rows by way of the panels: number by number took 4 ns each.
         panels = outer.outputs + at * vector
         rows_of(place, panels, net.panel, net.n_out, n)
         for r in range(n):
-            target = net.out + (start + r) * net.n_out * size
+            target = _of(net).out + (start + r) * net.n_out * size
             collect(panels + r * vector, net.panel, target, net.n_out)
 
-    return njit(write_predictions)
+    return write_predictions
 
 
-def _errors(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that brings n rows' errors from columns to where products read them."""
+def _deltas(scalar: Scalar) -> Kernel:
+    """Make the function that copies n rows' deltas from columns to where products read them."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector, unit = lanes * size, error_unit(lanes)
     rows_of, collect = moves(scalar, lanes).rows_of, moves(scalar, lanes).collect
 
-    def place_errors(net: Any, outer: Any, n: Any, at: Any, errors: Any) -> None:
-        if outer.turned == 0:
-            rows_of(errors, outer.deltas + at * vector, net.panel, net.n_out, n)
+    @njit
+    def place_deltas(net: Net, outer: Layer, n: int, at: int, deltas: int) -> None:
+        if outer.is_transposed == 0:
+            rows_of(deltas, outer.deltas + at * vector, net.panel, net.n_out, n)
             return
         for r in range(0, n, unit):
-            place = outer.deltas + (at + r) // lanes * net.error_panel + (at + r) % lanes * size
+            place = outer.deltas + (at + r) // lanes * net.delta_panel + (at + r) % lanes * size
             for j in range(net.n_out):
-                collect(errors + (j * n + r) * size, 0, place + j * vector, unit)
+                collect(deltas + (j * n + r) * size, 0, place + j * vector, unit)
 
-    return njit(place_errors)
+    return place_deltas
 
 
-def scores(scalar: type[np.floating[Any]]) -> Any:
-    """Make the function that does the output layer of n rows, as far as the mode asks for.
+def output_layer(scalar: Scalar) -> Kernel:
+    """Make the function that finishes the output layer of n rows, as far as `mode` asks.
 
-    Each part of a team has columns of its own. Predictions are written where the record says, if it
-    does.
+    Each thread has columns of its own. Predictions are written where the batch's record says.
     """
     lanes = lanes_of(scalar)
     write_values, write_predictions = _values(scalar), _predictions(scalar)
-    place_errors = _errors(scalar)
+    gather_targets, sum_losses, scale_deltas = losses(scalar)
+    place_deltas = _deltas(scalar)
 
-    def score(net: Any, layers: Any, start: Any, n: Any, at: Any, part: Any, like: Any) -> None:
-        outer, skip = layers[net.n_layers - 1], part * net.desk
+    @njit
+    def finish(net: Net, rows: Span, at: int, mode: int, thread: int) -> None:
+        """Rows from number `start` of the chunk, which lie from row `at` of the buffers on."""
+        outer = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 1]
+        skip, n = thread * net.output_bytes, rows[1]
         values, slopes = net.raw + skip, net.loss_slope + skip
-        write_values(net, layers, outer, n, at, values)
+        write_values(net, outer, n, at, values)
         if outer.activation:
             place = net.value + skip
             # Whole vectors, for which there is room: what is left is done one by one.
             count = (n * net.n_out + lanes - 1) // lanes * lanes
             call(outer.activation, (values, place, net.slope + skip, count))
             values = place
-        if net.mode != FORWARD:
-            targets = _gather_targets(net, start, n, skip, like)
-            losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
-            call(net.loss, (values, targets, slopes, losses, *shape))
-            _sum_losses(net, start, n, at, skip, like)
-        if net.out:
-            write_predictions(net, outer, start, n, at, values, slopes)
-        if net.mode == TRAIN:
-            scale_errors(net, outer, start, n, skip, like)
-            place_errors(net, outer, n, at, slopes)
+        if mode != FORWARD:
+            targets = gather_targets(net, rows, skip)
+            row_losses, shape = net.row_losses + skip, (n, net.n_out, net.n_targets)
+            loss = record_at(net.blocks, Blocks).loss
+            call(loss, (values, targets, slopes, row_losses, *shape))
+            sum_losses(net, rows, at, skip)
+        if _of(net).out:
+            write_predictions(net, outer, rows, at, values, slopes)
+        if mode == TRAIN:
+            scale_deltas(net, outer, rows, skip)
+            place_deltas(net, outer, n, at, slopes)
 
-    return njit(score)
+    return finish

@@ -1,171 +1,189 @@
 """Plain descent by one row at a time: the update of a step waits for the next row.
 
-By batches a step reads all weights on the way forth, those above the first layer on the way back,
+By batches a step reads all weights on the way forward, those above the first layer on the way back,
 and all of them again to update them. Here whatever the next row reads is updated on the way:
-32-64-32-1 takes 0.19 us for 0.41, 784-100-10 2.6 for 6.3, 784-512-512-10 36 for 66.
+32-64-32-1@1 0.41 -> 0.19 us, 784-100-10@1 6.3 -> 2.6, 784-512-512-10@1 66 -> 36.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.epoch import training
-from fastmlp.backends.cpu.kernels.forward_backward import slopes_of
-from fastmlp.backends.cpu.kernels.output_layer import scale_errors
-from fastmlp.backends.cpu.plan.records import BLOCK, LAYER
+from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
+from fastmlp.backends.cpu.kernels.output_layer import losses
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
+from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Job, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.fused_step import passes
 from fastmlp.backends.cpu.simd.prefetch import ask
 from fastmlp.backends.cpu.simd.skinny import outputs
 from fastmlp.backends.cpu.simd.target import LINE_BYTES, lanes_of
-from fastmlp.compiler import call, njit, row
+from fastmlp.compiler import call, njit, record_at, records_at, row
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.updates import sgd
 
-# What a layer's outputs have room for: this row's and the row's before, in turns, and sums.
+# A layer's outputs have room for this row's, those of the row before, in turns, and sums.
 SUMS = 2
 
 
 def is_plain(network: Network, optimizer: Optimizer) -> bool:
-    """Whether a step is the rate times the loss's gradient, and nothing else."""
+    """Return True if a step is the rate times the loss's gradient, and nothing else."""
     return optimizer.rule is sgd and not network.penalties
 
 
 @njit
-def _errors_of(net: Any, layers: Any, i: Any) -> Any:
-    """Where the errors of layer i lie, and then its steps."""
-    return net.loss_slope if i == net.n_layers - 1 else layers[i].deltas
+def _layers(net: Net) -> Sequence[Layer]:
+    return records_at(net.layers, net.n_layers, Layer)
 
 
-def _forward(scalar: type[np.floating[Any]]) -> Any:
-    """Make the functions of a pass over one layer, and over all of them for the row at x."""
+@njit
+def _deltas_of(net: Net, i: int) -> int:
+    """Return the address of layer i's deltas, and later of its steps."""
+    return net.loss_slope if i == net.n_layers - 1 else _layers(net)[i].deltas
+
+
+def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the functions of a pass over all layers, for a row and for the step that waits."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    forth, forth_turned = passes(scalar, lanes).forth, passes(scalar, lanes).forth_turned
+    forth, forth_transposed = passes(scalar, lanes).forth, passes(scalar, lanes).forth_turned
 
-    def place_of(layer: Any, turn: Any) -> Any:
+    @njit
+    def place_of(layer: Layer, turn: int) -> int:
         return layer.outputs + turn * layer.n_panels * vector
 
-    place_of = njit(place_of)
-
-    def go_forth(net: Any, layers: Any, i: Any, before: Any, now: Any, sums: Any) -> None:
-        layer, steps = layers[i], _errors_of(net, layers, i)
+    @njit
+    def forward_layer(net: Net, i: int, before: int, now: int, sums: int) -> None:
+        """Update a layer's weights with the row before, and multiply this row with them."""
+        layer, steps = _layers(net)[i], _deltas_of(net, i)
         positive = 1 if layer.form == RELU_LAYER else 0
-        if layer.turned:
+        if layer.is_transposed:
             numbers = (before, now, steps, sums, positive)
-            forth_turned(layer.master, layer.biases, layer.n_in, layer.n_out, *numbers)
+            forth_transposed(layer.packed, layer.biases, layer.n_in, layer.n_out, *numbers)
         else:
             columns = (before, now, steps, sums, layer.n_panels, positive)
-            forth(layer.master, layer.master_panel, layer.n_in, *columns)
+            forth(layer.packed, layer.packed_panel, layer.n_in, *columns)
 
-    go_forth = njit(go_forth)
-
-    def forward(net: Any, layers: Any, x: Any) -> None:
-        before, now, last = net.previous, x, net.n_layers - 1
+    @njit
+    def forward(net: Net, batch: Batch, x: int) -> None:
+        layers, before, now, last = _layers(net), batch.previous, x, net.n_layers - 1
         for i in range(last):
             layer = layers[i]
-            old, new = place_of(layer, net.turn), place_of(layer, 1 - net.turn)
+            old, new = place_of(layer, batch.turn), place_of(layer, 1 - batch.turn)
             z = place_of(layer, SUMS) if layer.form == BLOCK else new
-            go_forth(net, layers, i, before, now, z)
+            forward_layer(net, i, before, now, z)
             if layer.form == BLOCK:
                 call(layer.activation, (z, new, layer.deltas, layer.n_panels * lanes))
             before, now = old, new
-        go_forth(net, layers, last, before, now, net.raw)
-        net.previous, net.turn = x, 1 - net.turn
+        forward_layer(net, last, before, now, net.raw)
+        batch.previous, batch.turn = x, 1 - batch.turn
 
-    def settle(net: Any, job: Any) -> None:
-        """Take the step that waits: forth once more, for nothing."""
-        if net.due:
-            layers, before = row(net.layers, net.n_layers, LAYER), net.previous
+    @njit
+    def settle(net: Net, job: Job) -> None:
+        """Take the step that waits: a forward pass whose sums nobody reads."""
+        batch = record_at(net.batch, Batch)
+        if batch.due:
+            layers, before = _layers(net), batch.previous
             for i in range(net.n_layers):
-                go_forth(net, layers, i, before, before, place_of(layers[i], SUMS))
-                before = place_of(layers[i], net.turn)
-            net.due = 0
+                forward_layer(net, i, before, before, place_of(layers[i], SUMS))
+                before = place_of(layers[i], batch.turn)
+            batch.due = 0
 
-    return place_of, njit(forward), njit(settle)
+    return place_of, forward, settle
 
 
-def _backward(scalar: type[np.floating[Any]], place_of: Any) -> Any:
-    """Make the function that sends errors down, and makes them steps."""
+def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
+    """Make the function that computes all deltas, and turns them into steps."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     its, back_dots = passes(scalar, lanes), outputs(scalar, lanes).back_dots
-    back_turned, steps = its.back_turned, its.steps
+    back_transposed, steps = its.back_turned, its.steps
 
-    def backward(net: Any, layers: Any) -> None:
+    @njit
+    def backward(net: Net, batch: Batch) -> None:
+        layers = _layers(net)
         for i in range(net.n_layers - 1, -1, -1):
-            layer, errors = layers[i], _errors_of(net, layers, i)
+            layer, deltas = layers[i], _deltas_of(net, i)
             if i > 0:
                 below = layers[i - 1]
-                epilogue, operand = slopes_of(below)
+                epilogue, operand = slope_epilogue(below)
                 if below.form == RELU_LAYER:
-                    operand = place_of(below, net.turn)
-                if layer.turned:
+                    operand = place_of(below, batch.turn)
+                if layer.is_transposed:
                     way = (operand, below.deltas, epilogue, below.n_panels)
-                    back_turned(layer.master, errors, layer.n_out, *way)
+                    back_transposed(layer.packed, deltas, layer.n_out, *way)
                 else:
-                    down = (errors, below.deltas, operand, vector, epilogue)
+                    down = (deltas, below.deltas, operand, vector, epilogue)
                     shape = (layer.n_out, layer.n_in)
-                    back_dots(layer.master, layer.master_panel, *down, *shape)
-            steps(errors, net.coefficients, errors, layer.n_panels)
+                    back_dots(layer.packed, layer.packed_panel, *down, *shape)
+            steps(deltas, batch.coefficients, deltas, layer.n_panels)
 
-    return njit(backward)
-
-
-@njit
-def _score(net: Any, layers: Any, r: Any, lanes: Any, like: Any) -> Any:
-    """Write the errors of the output layer; return the row's loss, weighted."""
-    outer, values, size = layers[net.n_layers - 1], net.raw, like.itemsize
-    if outer.activation:
-        values = net.value
-        call(outer.activation, (net.raw, values, net.slope, outer.n_panels * lanes))
-    targets, shape = net.y + r * net.n_targets * size, (1, net.n_out, net.n_targets)
-    call(net.loss, (values, targets, net.loss_slope, net.row_losses, *shape))
-    scale_errors(net, outer, 0, 1, 0, like)
-    loss = row(net.row_losses, 1, np.float64)[0]
-    if net.weight:
-        loss *= row(net.weight + r * size, 1, like.dtype)[0]
-    return loss
+    return backward
 
 
-@njit
-def _begin(net: Any, layers: Any, lanes: Any, like: Any) -> None:
-    """No step waits: they are zeros, and what they are multiplied with is finite."""
-    row(net.loss_slope, layers[net.n_layers - 1].n_panels * lanes, like.dtype)[:] = 0
-    for i in range(net.n_layers):
-        n = layers[i].n_panels * lanes
-        row(layers[i].deltas, n, like.dtype)[:] = 0
-        row(layers[i].outputs, SUMS * n, like.dtype)[:] = 0
+def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
+    """Make the functions of a row's loss, of a fit's first row, and of the row that comes next."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    scale_deltas = losses(scalar)[2]
+
+    @njit
+    def loss_of(net: Net, batch: Batch, r: int) -> float:
+        """Write the deltas of the output layer; return the row's loss, weighted."""
+        outer, values = _layers(net)[net.n_layers - 1], net.raw
+        if outer.activation:
+            values = net.value
+            call(outer.activation, (net.raw, values, net.slope, outer.n_panels * lanes))
+        targets, shape = batch.y + r * net.n_targets * size, (1, net.n_out, net.n_targets)
+        block = record_at(net.blocks, Blocks).loss
+        call(block, (values, targets, net.loss_slope, net.row_losses, *shape))
+        scale_deltas(net, outer, (0, 1), 0)
+        loss = row(net.row_losses, 1, np.float64)[0]
+        if batch.weight:
+            loss *= row(batch.weight + r * size, 1, scalar)[0]
+        return loss
+
+    @njit
+    def begin(net: Net, batch: Batch, x: int) -> None:
+        """Have zeros wait as a step, and finite numbers to multiply them with."""
+        layers = _layers(net)
+        row(net.loss_slope, layers[net.n_layers - 1].n_panels * lanes, scalar)[:] = 0
+        for i in range(net.n_layers):
+            n = layers[i].n_panels * lanes
+            row(layers[i].deltas, n, scalar)[:] = 0
+            row(layers[i].outputs, SUMS * n, scalar)[:] = 0
+        batch.due, batch.previous = 1, x
+
+    @njit
+    def prefetch_next(net: Net, batch: Batch) -> None:
+        """Prefetch the row that comes next in the order: of 100,000 rows of 32 numbers,
+        32-64-32-1@1 0.21 -> 0.18 us."""
+        if net.prefetches_rows and batch.index + 8 < batch.order_stop:
+            r, n_bytes = row(batch.index, 2, np.int64)[1], net.n_in * size
+            ask(batch.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
+
+    return loss_of, begin, prefetch_next
 
 
-@njit
-def _ask_for_next(net: Any, size: Any) -> None:
-    """Ask memory for the row that comes next in the order: of 100,000 of 32 numbers a step of
-    32-64-32-1 takes 0.21 us without, 0.18 so."""
-    if net.asks_rows and net.index + 8 < net.order_stop:
-        r, n_bytes = row(net.index, 2, np.int64)[1], net.n_in * size
-        ask(net.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
-
-
-def descend(scalar: type[np.floating[Any]]) -> Any:
+def descend(scalar: Scalar) -> Kernel:
     """Make the driver of such a training; a unit is a row."""
-    lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     place_of, forward, settle = _forward(scalar)
-    backward = _backward(scalar, place_of)
+    backward, (loss_of, begin, prefetch_next) = _backward(scalar, place_of), _rows(scalar)
 
-    def step(net: Any, job: Any, more: Any, ends: Any, like: Any) -> None:
+    @njit
+    def step(net: Net, job: Job, more: int, ends: int) -> None:
         if job.batch_mass == 0:
             return
-        layers, r = row(net.layers, net.n_layers, LAYER), row(net.index, 1, np.int64)[0]
-        x = net.x + r * net.n_in * size
-        if net.due == 0:
-            _begin(net, layers, lanes, like)
-            net.due, net.previous = 1, x
-        _ask_for_next(net, size)
-        forward(net, layers, x)
-        job.batch_loss += _score(net, layers, r, lanes, like) / job.batch_mass
-        backward(net, layers)
+        batch = record_at(net.batch, Batch)
+        r = row(batch.index, 1, np.int64)[0]
+        x = batch.x + r * net.n_in * size
+        if batch.due == 0:
+            begin(net, batch, x)
+        prefetch_next(net, batch)
+        forward(net, batch, x)
+        job.batch_loss += loss_of(net, batch, r) / job.batch_mass
+        backward(net, batch)
 
-    return training(scalar, njit(step), settle)
+    return training(scalar, step, settle)

@@ -1,7 +1,6 @@
-"""A batch of one row: its errors on their way back.
+"""A batch of one row: its deltas on the backward pass.
 
-They go through W as it lies, of which there is no other form to keep in step: that was 0.15 of the
-0.95 us of a step of 32-64-32-1.
+They are multiplied by W as it lies, and no transposed copy is kept: 32-64-32-1@1 0.95 -> 0.80 us.
 """
 
 from typing import Any
@@ -9,31 +8,31 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.elementwise import Loop
-from fastmlp.backends.cpu.kernels.forward_backward import slopes_of
-from fastmlp.backends.cpu.plan.records import LAYER, NET
+from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
+from fastmlp.backends.cpu.plan.records import Layer, Net
 from fastmlp.backends.cpu.simd.skinny import outputs
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import row
+from fastmlp.compiler import record_at, records_at
 
 
-def row_back(scalar: type[np.floating[Any]]) -> Loop:
-    """Make the block that sends one row's errors from layer i down, to some panels of its inputs.
+def row_backward(scalar: type[np.floating[Any]]) -> Loop:
+    """Make the block that computes one row's deltas of layer i - 1, for some panels.
 
-    A block by itself: few nets need it, and it is a fifth of what phase one would take to compile.
+    A block by itself: few nets need it, and it is a fifth of phase one's compilation.
     """
     lanes = lanes_of(scalar)
     back_dots = outputs(scalar, lanes).back_dots
     vector = lanes * np.dtype(scalar).itemsize
 
-    def go_back(address: Any, i: Any, panel: Any, most: Any) -> None:
-        net = row(address, 1, NET)[0]
-        layers = row(net.layers, net.n_layers, LAYER)
+    def backward(address: int, i: int, panel: int, most: int) -> None:
+        net = record_at(address, Net)
+        layers = records_at(net.layers, net.n_layers, Layer)
         layer, below = layers[i], layers[i - 1]
         first, count = panel * lanes, min(most, below.n_panels - panel) * lanes
-        weights = (layer.master + first * vector, layer.master_panel)
-        (epilogue, operand), down = slopes_of(below), panel * net.panel
+        weights = (layer.packed + first * vector, layer.packed_panel)
+        (epilogue, operand), down = slope_epilogue(below), panel * net.panel
         places = (layer.deltas, below.deltas + down, operand + down, net.panel)
         shape = (epilogue, layer.n_out, min(count, layer.n_in - first))
         back_dots(*weights, *places, *shape)
 
-    return go_back
+    return backward

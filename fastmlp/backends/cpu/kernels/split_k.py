@@ -1,86 +1,104 @@
-"""One layer of a step, the first or the second, by halves of its inputs.
+"""Split-K for one layer, the first or the second: its inputs are split in two halves.
 
-A team that shares it by rows sends each other half of its weights, which have just been written;
-by panels, half of its inputs. Here each half of the inputs belongs to one side: who gathers them,
-or computes them from the layer below, also multiplies them with their rows of the weights, and
-later has those weights' gradient. What travels is a half of the sums, and they are two chains
-that are added up after. So is it on one thread, for the same bits: there the second chain is added
-to the first as it is stored, in phase one, which a team's halves come before (`divided`).
+Each half of the inputs, its weight rows and their gradient stay on one thread; only partial sums
+cross cores. By rows half of W would cross, by panels half of X. One thread computes the same two
+sums, for the same bits: it adds the second as it stores it.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.forward_backward import forward_layer, gathering
-from fastmlp.backends.cpu.kernels.output_layer import n_strips_of
-from fastmlp.backends.cpu.plan.pack import down_to
-from fastmlp.backends.cpu.plan.records import LAYER, NET
+from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
+from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
+from fastmlp.backends.cpu.plan.pack import row_offset
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import call, njit, row, stack
+from fastmlp.compiler import (
+    call,
+    flushed,
+    njit,
+    prange,
+    record_at,
+    records_at,
+    restored,
+    stack,
+)
 
 
-@njit
-def _products(
-    net: Any,
-    layer: Any,
-    inputs: Any,
-    half: Any,
-    low: Any,
-    high: Any,
-    lanes: Any,
-    at: Any,
-    n: Any,
-    vector: Any,
-) -> None:
-    """Sums over inputs low to high of n rows: the first half's to the layer's outputs, with its
-    biases, the second's to where its errors will be."""
-    down = at * vector
-    to, start, start_panel = layer.outputs, layer.biases, layer.master_panel
-    if half:
-        to, start, start_panel = layer.deltas, net.zeros, 0
-    left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
-    weights = (layer.weights + down_to(layer, low, vector), layer.weight_panel)
-    c = (to + down, net.panel)
-    call(net.product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
-
-
-def halves(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that does parts first to last: the strips of one half, then the other's."""
+def split_k(scalar: Scalar) -> Kernel:
+    """Make the block of the split layer's products, and of what is below it."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    gather = gathering(scalar)
-    waiting = LARGEST[1] * ROW_BLOCK * vector
+    its = layer_kernels(scalar)
+    gather, forward_layer = its.gather, its.forward
+    z_bytes = LARGEST[1] * ROW_BLOCK * vector
 
-    def work_on_halves(address: Any, first: Any, last: Any, part: Any) -> None:
-        z = stack(waiting)
-        net = row(address, 1, NET)[0]
-        layers = row(net.layers, net.n_layers, LAYER)
-        layer, n_strips = layers[net.halved - 1], n_strips_of(net.n_rows)
-        # Who does both halves gathers once.
-        apart = 0 if last - first == 2 * n_strips else net.inputs_apart
-        if first == 0:
-            net.second_inputs = net.inputs + apart
-        for half in range(2):
-            low = half * net.middle
-            high = layer.n_in if half else net.middle
-            begin = max(first - half * n_strips, 0) * STRIP_ROWS
-            end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, net.n_rows)
-            for at in range(begin, end, ROW_BLOCK):
-                n = min(ROW_BLOCK, end - at)
-                inputs = net.inputs + half * apart
-                if net.halved == 1:
-                    gather(net, inputs, at, n, at, low, high)
-                else:
-                    if half == 0 or apart > 0:
-                        gather(net, inputs, at, n, at, 0, net.n_in)
-                    panel, most = low // lanes, (high - low + lanes - 1) // lanes
-                    below = layers[net.halved - 2]
-                    forward_layer(net, below, inputs, 0, panel, most, at, n, z, lanes, vector)
-                    inputs = below.outputs
-                _products(net, layer, inputs, half, low, high, lanes, at, n, vector)
+    @njit
+    def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span) -> None:
+        """Write one half's sums of n rows: the first's, with biases, to the layer's outputs, the
+        second's to where its deltas will be."""
+        layer = records_at(net.layers, net.n_layers, Layer)[net.split_layer - 1]
+        (low, high), (at, n) = features, rows
+        to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
+        if half:
+            to, start, start_panel = layer.deltas, net.zeros, 0
+        down = at * vector
+        left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
+        weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
+        c = (to + down, net.panel)
+        product = record_at(net.blocks, Blocks).product
+        call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
 
-    return work_on_halves
+    @njit
+    def half_of_rows(net: Net, half: int, apart: int, rows: Span, z: int) -> None:
+        """Gather rows, or compute the layer below, for one half of the inputs; and multiply."""
+        layers = records_at(net.layers, net.n_layers, Layer)
+        low, high = half * net.middle, layers[net.split_layer - 1].n_in if half else net.middle
+        inputs = net.inputs + half * apart
+        if net.split_layer == 1:
+            gather(net, inputs, rows, rows[0], (low, high))
+            multiply(net, inputs, half, (low, high), rows)
+        else:
+            if half == 0 or apart > 0:
+                gather(net, inputs, rows, rows[0], (0, net.n_in))
+            below = layers[net.split_layer - 2]
+            panels = (low // lanes, (high - low + lanes - 1) // lanes)
+            forward_layer(net, below, inputs, 0, panels, rows, z)
+            multiply(net, below.outputs, half, (low, high), rows)
+
+    @njit(parallel=True)
+    def multiply_halves(team: int, nets: Sequence[Net], n_parts: int) -> None:
+        """Parts are strips of the first half, then those of the second."""
+        for part in prange(n_parts):
+            flush, z, net = flushed(), stack(z_bytes), nets[0]
+            n_rows = record_at(net.batch, Batch).n_rows
+            n_strips = n_strips_of(n_rows)
+            first, last = part_of(signed(part), n_parts, 2 * n_strips)
+            for half in range(2):
+                begin = max(first - half * n_strips, 0) * STRIP_ROWS
+                end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, n_rows)
+                for at in range(begin, end, ROW_BLOCK):
+                    rows = (at, min(ROW_BLOCK, end - at))
+                    half_of_rows(net, half, net.inputs_apart, rows, z)
+            restored(flush)
+
+    def enter(team: int, net: int, n_parts: int) -> None:
+        multiply_halves(team, records_at(net, 1, Net), n_parts)
+
+    return enter
+
+
+def split_k_backward(scalar: Scalar) -> Kernel:
+    """Make the block that computes the deltas below the split layer, by panels."""
+    backward = backward_by_panels(scalar)
+
+    def enter(team: int, net: int, n_parts: int) -> None:
+        nets = records_at(net, 1, Net)
+        backward(team, nets, n_parts, nets[0].split_layer - 1)
+
+    return enter

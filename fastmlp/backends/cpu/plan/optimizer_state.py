@@ -13,7 +13,8 @@ from fastmlp.backends.cpu.plan.packing import (
     packed_layers,
     round_up,
 )
-from fastmlp.backends.cpu.plan.records import Addresses, address, make_plan
+from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
+from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.plan.workspace import PAGE_ROWS, aligned, make_workspace
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import block_of

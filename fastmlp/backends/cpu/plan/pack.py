@@ -1,18 +1,18 @@
-"""Into panels and out of them: the parameters and their transposes."""
+"""Pack and unpack the parameters, and transpose the copies of weights."""
 
 from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.records import LAYER, NET
+from fastmlp.backends.cpu.plan.records import Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.compiler import njit, row, stack
+from fastmlp.compiler import njit, record_at, records_at, stack
 
 
 @njit
-def down_to(layer: Any, r: Any, vector: Any) -> Any:
-    """How far into a panel of a layer's packed parameters row r lies."""
+def row_offset(layer: Layer, r: int, vector: int) -> int:
+    """Return the bytes from a panel of packed weights to its row r."""
     return r * vector + (layer.gap if r >= layer.middle else 0)
 
 
@@ -23,29 +23,29 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
     size = np.dtype(scalar).itemsize
     vector, square = lanes * size, lanes * lanes * size
 
-    def pack_all(address: Any, flat: Any, packed: Any) -> None:
+    def pack_all(address: int, flat: int, packed: int) -> None:
         block, turned = stack(square), stack(square)
-        net = row(address, 1, NET)[0]
-        layers = row(net.layers, net.n_layers, LAYER)
+        net = record_at(address, Net)
+        layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
             layer = layers[i]
             width, there = layer.n_out, packed - net.parameters
             biases = flat + layer.bias_offset * size
-            # Sparse rows that are not trained on read the first layer's weights where they are.
+            # Predictions of sparse rows read the first layer's weights from the flat parameters.
             n_in = 0 if i == 0 and net.unpacked else layer.n_in
             for k in range(n_in):
                 source = flat + (layer.offset + k * width) * size
-                if not layer.turned:
-                    target = layer.master + there + down_to(layer, k, vector)
-                    spread(source, target, layer.master_panel, width)
+                if not layer.is_transposed:
+                    target = layer.packed + there + row_offset(layer, k, vector)
+                    spread(source, target, layer.packed_panel, width)
                     continue
                 spread(source, block + k % lanes * vector, 0, width)
                 if k % lanes == lanes - 1 or k == layer.n_in - 1:
                     transpose(block, turned, k % lanes + 1)
-                    target = layer.master + there + k // lanes * layer.master_panel
+                    target = layer.packed + there + k // lanes * layer.packed_panel
                     for j in range(width):
                         spread(turned + j * vector, target + j * vector, 0, lanes)
-            spread(biases, layer.biases + there, layer.master_panel, width)
+            spread(biases, layer.biases + there, layer.packed_panel, width)
 
     return pack_all
 
@@ -57,47 +57,47 @@ def unpack(scalar: type[np.floating[Any]]) -> Any:
     size = np.dtype(scalar).itemsize
     vector, square = lanes * size, lanes * lanes * size
 
-    def unpack_all(address: Any, flat: Any, packed: Any) -> None:
+    def unpack_all(address: int, flat: int, packed: int) -> None:
         block = stack(square)
-        net = row(address, 1, NET)[0]
-        layers = row(net.layers, net.n_layers, LAYER)
+        net = record_at(address, Net)
+        layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
             layer = layers[i]
             width, there = layer.n_out, packed - net.parameters
             biases = flat + layer.bias_offset * size
             for k in range(layer.n_in):
                 target = flat + (layer.offset + k * width) * size
-                if not layer.turned:
-                    source = layer.master + there + down_to(layer, k, vector)
-                    collect(source, layer.master_panel, target, width)
+                if not layer.is_transposed:
+                    source = layer.packed + there + row_offset(layer, k, vector)
+                    collect(source, layer.packed_panel, target, width)
                     continue
                 if k % lanes == 0:
-                    panel = layer.master + there + k // lanes * layer.master_panel
+                    panel = layer.packed + there + k // lanes * layer.packed_panel
                     transpose(panel, block, width)
                 collect(block + k % lanes * vector, 0, target, width)
-            collect(layer.biases + there, layer.master_panel, biases, width)
+            collect(layer.biases + there, layer.packed_panel, biases, width)
 
     return unpack_all
 
 
 def transposes(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that brings every copy of weights in step with the packed parameters."""
+    """Make the block that writes every transposed copy of the packed weights."""
     lanes = lanes_of(scalar)
     transpose = moves(scalar, lanes).transpose
     vector = lanes * np.dtype(scalar).itemsize
     square = lanes * vector
 
-    def transpose_all(address: Any) -> None:
-        net = row(address, 1, NET)[0]
-        layers = row(net.layers, net.n_layers, LAYER)
+    def transpose_all(address: int) -> None:
+        net = record_at(address, Net)
+        layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
             layer = layers[i]
-            if layer.twin == 0:
+            if layer.copy == 0:
                 continue
-            for p in range(layer.master_panels):
-                for r in range(0, layer.master_rows, lanes):
-                    source = layer.master + p * layer.master_panel + down_to(layer, r, vector)
-                    target = layer.twin + r // lanes * layer.twin_panel + p * square
-                    transpose(source, target, layer.master_rows - r)
+            for p in range(layer.packed_panels):
+                for r in range(0, layer.packed_rows, lanes):
+                    source = layer.packed + p * layer.packed_panel + row_offset(layer, r, vector)
+                    target = layer.copy + r // lanes * layer.copy_panel + p * square
+                    transpose(source, target, layer.packed_rows - r)
 
     return transpose_all

@@ -10,8 +10,7 @@ from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import PREDICT_FLOPS
-from fastmlp.backends.cpu.kernels.epoch import JOB
-from fastmlp.backends.cpu.plan.records import address, fields_of
+from fastmlp.backends.cpu.plan.records import Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.predict.records import make_flat
 from fastmlp.backends.cpu.predict.row_blocks import stream, streamed
@@ -69,7 +68,7 @@ class Streamed:
         self._flat = make_flat(network, self._parameters, members=runner.n_threads)
         self._net = fields_of(self._flat.net)
         self._net["rows"] = block_of(stream, network.dtype).address
-        self.record = aligned(1, JOB)
+        self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = address(self._flat.net)
 

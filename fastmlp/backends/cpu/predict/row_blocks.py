@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.epoch import JOB
+from fastmlp.backends.cpu.plan.records import Job
 from fastmlp.backends.cpu.predict.records import FLAT, FLAT_LAYER, VECTORS
 from fastmlp.backends.cpu.simd.batch_in_lanes import tile, upright
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads.team import spread
-from fastmlp.compiler import call, njit, row
+from fastmlp.compiler import call, njit, record_at, row
 
 Scalar = type[np.floating[Any]]
 
@@ -101,7 +101,7 @@ def streamed(scalar: Scalar) -> Any:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
 
     def predict_job(address: Any) -> None:
-        job = row(address, 1, JOB)[0]
+        job = record_at(address, Job)
         net = row(job.net, 1, FLAT)[0]
         checks = row(net.checks, net.members * net.check_bytes // size, scalar)
         checks[:] = 0

@@ -63,7 +63,7 @@ def compile_all() -> None:
 
 
 def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int = 1) -> bool:
-    """Do a job, a record array of shape (1,) with a field `team`, on up to so many threads.
+    """Do a job, a record array of shape (1,) with `team` and `n_parts`, on up to so many threads.
 
     `seconds` is about how long it takes; 0: not known. A thread's part of the work is cut into so
     many `pieces`. Threads that other calls of this process keep busy are not counted on.
@@ -73,11 +73,11 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int 
     address = job.ctypes.data
     with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
         if n < 2:
-            job["team"] = 0
+            job["team"], job["n_parts"] = 0, 1
             _block(alone)(0, 1, driver.address, address)
             return True
         team = make_team(n, pieces)
-        job["team"] = team.ctypes.data
+        job["team"], job["n_parts"] = team.ctypes.data, n * pieces
         if seconds >= LONG and limits.parallel_is_safe():
             with limits.threads(n):
                 gather(n, entry().address, team.ctypes.data, driver.address, address)

@@ -152,7 +152,7 @@ def test_a_drill_waits_until_helpers_are_awake(
     monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: int
 ) -> None:
     left = [*answers, False]
-    monkeypatch.setattr(cost_model.helpers, "run", lambda driver, job, n: left.pop(0))
+    monkeypatch.setattr(cost_model.worker_pool, "run", lambda driver, job, n: left.pop(0))
     cost_model._wake(2, time.perf_counter() + 60)
     assert len(answers) + 1 - len(left) == expected
 
@@ -161,6 +161,6 @@ def test_a_drill_waits_for_helpers_that_never_come_no_longer_than_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(cost_model.helpers, "run", lambda driver, job, n: bool(calls.append(n)))
+    monkeypatch.setattr(cost_model.worker_pool, "run", lambda driver, job, n: bool(calls.append(n)))
     cost_model._wake(2, 0.0)
     assert calls == [2]

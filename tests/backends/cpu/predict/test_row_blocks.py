@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backends.cpu.predict.test_small_batch import network_of
 from panelled import INTERPRETED
 from peak_memory import peak_of
-from test_few import network_of
 
 from fastmlp import MLP
 from fastmlp.backends.cpu import engine

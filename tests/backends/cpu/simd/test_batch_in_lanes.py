@@ -123,7 +123,7 @@ AT_THE_EDGE = """
 import numpy as np
 from guard_page import memory_with_an_edge
 from fastmlp.backends.cpu.simd.target import lanes_of
-from test_upright import address, move
+from backends.cpu.simd.test_batch_in_lanes import address, move
 
 memory, end, page = memory_with_an_edge()
 for dtype in (np.float32, np.float64):

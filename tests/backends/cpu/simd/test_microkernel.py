@@ -261,7 +261,7 @@ GRADIENTS = """
 import json
 from fastmlp.backends.cpu.simd.target import vector_bytes
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
-from test_microkernel import gradients
+from backends.cpu.simd.test_microkernel import gradients
 
 print(json.dumps([vector_bytes(), [(a.astype(float).tolist(), d) for a, d in gradients()]]))
 """

@@ -166,7 +166,7 @@ AT_THE_EDGE = """
 import numpy as np
 from guard_page import memory_with_an_edge
 from fastmlp.backends.cpu.simd.target import lanes_of
-from test_vectors import address, move
+from backends.cpu.simd.test_pack import address, move
 
 memory, end, page = memory_with_an_edge()
 for dtype in (np.float32, np.float64):

@@ -1,0 +1,34 @@
+"""How kernels count: strips of rows, parts of a loop, and the types of their arguments."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
+from fastmlp.compiler import njit
+
+# What a factory is called with: the type of a net's numbers.
+Scalar = type[np.floating[Any]]
+# What it returns.
+Kernel = Callable[..., Any]
+# A first number and a last one, or how many.
+Span = tuple[int, int]
+
+
+@njit
+def signed(i: Any) -> Any:
+    """Return the index of a `prange` loop as int64: Numba's is unsigned, and minus one a float."""
+    return np.int64(i)
+
+
+@njit
+def n_strips_of(n_rows: int) -> int:
+    """Return the number of strips of so many rows."""
+    return (n_rows + STRIP_ROWS - 1) // STRIP_ROWS
+
+
+@njit
+def part_of(part: int, n_parts: int, n: int) -> Span:
+    """Return the first of n items that a part has, and the one after its last."""
+    return part * n // n_parts, (part + 1) * n // n_parts

@@ -1,0 +1,121 @@
+"""A step of training on a chunk of rows: phase one, then phase two with the update.
+
+The first argument of each function is the job: which team it has, and into how many parts phase
+one is cut. What only some nets need is called by address, so that no program compiles all of it.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
+from fastmlp.compiler import call, njit, record_at, row
+
+
+@njit
+def sum_of(address: int, n: int) -> float:
+    """Return the sum of n numbers of float64, in their order."""
+    values = row(address, n, np.float64)
+    total = 0.0
+    for i in range(n):
+        total += values[i]
+    return total
+
+
+@njit
+def split_of(job: Job, net: Net) -> int:
+    """Return the layer, from 1, whose products a team computes by halves; 0: none."""
+    return net.split_layer if job.team != 0 else 0
+
+
+@njit
+def forward_backward(job: Job, net: Net, mode: int) -> float:
+    """Phase one, by the form that suits the net and its team; return the weighted loss."""
+    blocks, split = record_at(net.blocks, Blocks), split_of(job, net)
+    whole = (job.team, job.net, job.n_parts, mode, split)
+    if split > 0:
+        call(blocks.split_k, (job.team, job.net, job.n_parts))
+    if net.by_panels and job.team != 0 and mode != FORWARD:
+        call(blocks.by_panels, whole)
+    else:
+        call(blocks.forward_backward, whole)
+        if split > 1:
+            call(blocks.split_k_backward, (job.team, job.net, job.n_parts))
+    if mode == FORWARD:
+        return 0.0
+    return sum_of(net.strip_losses, n_strips_of(record_at(net.batch, Batch).n_rows))
+
+
+@njit
+def update(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
+    """Phase two; where the chunk `ends` a batch, with its penalties."""
+    blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+    if blocks.sparse_columns:
+        call(blocks.sparse_columns, (job.net,))
+    call(blocks.update, (job.team, job.net, n_rows, more, ends, apply, split_of(job, net)))
+
+
+def steps(scalar: Scalar) -> Kernel:
+    """Make the function that does both phases of a chunk and returns the weighted loss."""
+    size = np.dtype(scalar).itemsize
+
+    @njit
+    def add_partials(net: Net, n: int, more: int) -> None:
+        """Sum n microbatches' gradients in their order, after those of the chunks before."""
+        total = row(net.gradient, net.n_packed, scalar)
+        if not more:
+            total[:] = 0
+        for i in range(n):
+            partial = row(net.partials + i * net.n_packed * size, net.n_packed, scalar)
+            for j in range(net.n_packed):
+                total[j] += partial[j]
+
+    @njit
+    def step_by_microbatches(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
+        """Both phases by microbatches; then one thread takes the step, which is little work."""
+        blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+        call(blocks.microbatches, (job.team, job.net))
+        add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
+        if ends:
+            call(blocks.update, (0, job.net, 0, 1, 1, apply, 0))
+        return sum_of(net.strip_losses, n_strips_of(n_rows))
+
+    @njit
+    def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
+        if net.microbatch_rows > 0:
+            return step_by_microbatches(job, net, more, ends, apply)
+        loss = forward_backward(job, net, TRAIN)
+        update(job, net, more, ends, apply)
+        return loss
+
+    return step
+
+
+def objective(scalar: Scalar) -> Any:
+    """Make the driver that adds the gradient of the chunk's rows; `loss` is their objective."""
+    step = steps(scalar)
+
+    def differentiate(address: int) -> None:
+        job = record_at(address, Job)
+        net = record_at(job.net, Net)
+        set_mass(net, job.mass)
+        job.loss = step(job, net, job.more, job.ends, 0) / job.mass
+        if job.ends and net.n_penalties > 0:
+            job.loss += sum_of(net.tile_penalties, net.n_tiles)
+
+    return differentiate
+
+
+@njit
+def set_mass(net: Net, mass: float) -> None:
+    """Set the share of a row, and of the penalties, for a batch of so many rows."""
+    batch, scale = record_at(net.batch, Batch), 1.0 / mass
+    # Not written again: workers would fetch its line anew.
+    if batch.scale != scale:
+        batch.scale = scale
+    strengths = row(net.strengths, net.n_penalties, np.float64)
+    scales = row(net.scales, net.n_penalties, np.float64)
+    for p in range(net.n_penalties):
+        scales[p] = strengths[p] / mass

@@ -1,0 +1,168 @@
+"""A session's records: a net, its buffers and its rules laid out for the kernels."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.plan.packing import few_outputs, middle_of, round_up
+from fastmlp.backends.cpu.plan.records import (
+    ALL,
+    BUFFERS,
+    NON_TEMPORAL_BYTES,
+    NONE,
+    OTHERS,
+    Batch,
+    Blocks,
+    Layer,
+    Net,
+    Tile,
+    address,
+)
+from fastmlp.backends.cpu.plan.tiles import tiles_of
+from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS, Workspace, aligned
+from fastmlp.network.parameter_layout import Layout
+
+
+class Addresses(NamedTuple):
+    """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
+
+    `forms` says of each layer whether it is linear, takes its activation's block, or is a relu;
+    `n_moments` how many numbers of state the optimizer's rule uses.
+    """
+
+    activations: Sequence[int]
+    forms: Sequence[int]
+    loss: int = 0
+    link: int = 0
+    optimizer: int = 0
+    penalised: int = 0
+    n_moments: int = 0
+    penalties: Sequence[int] = ()
+
+
+class Plan(NamedTuple):
+    """A `Net` record and what it points to.
+
+    Attributes
+    ----------
+    net, batch, blocks : record arrays of `Net`, `Batch`, `Blocks`, shape (1,) each
+    layers : record array of `Layer`, shape (n_layers,)
+    tiles : record array of `Tile`, shape (n_tiles,)
+    strip_losses : float64, shape (n_strips,), the weighted loss of each strip of rows
+    tile_penalties : float64, shape (n_tiles,)
+    penalties, strengths, scales : int64, float64, float64, shape (n_penalties,)
+        Addresses of the penalties, their strengths, and this batch's strength / m.
+    """
+
+    net: Any
+    batch: Any
+    blocks: Any
+    layers: Any
+    tiles: Any
+    strip_losses: NDArray[np.float64]
+    tile_penalties: NDArray[np.float64]
+    penalties: NDArray[np.int64]
+    strengths: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+
+def make_plan(
+    layout: Layout,
+    workspace: Workspace,
+    blocks: Addresses,
+    strengths: Sequence[float] = (),
+    n_targets: int = 0,
+    members: int = 1,
+    halved: int = 0,
+    by_layers: bool = False,
+) -> Plan:
+    """Lay a net, its buffers and its rules out for the kernels.
+
+    With several `members` of a team, the tiles are in such an order that each has its own panels of
+    every layer, and as much work, by way of some that are empty. Layer number `halved`, counted
+    from 1, is done by halves of its inputs; those above it, if `by_layers`, by panels.
+    """
+    lanes, size = workspace.lanes, workspace.parameters.itemsize
+    layers = _layers(layout, workspace, blocks)
+    middle = middle_of(layout.sizes[halved - 1], workspace.lanes) if halved else 0
+    tiles = np.zeros(0, Tile.dtype)
+    if workspace.train:
+        tiles = tiles_of(workspace, members, halved, middle, by_panels=by_layers)
+    tiles = tiles.view(np.recarray)
+    n_penalties = len(strengths)
+    tables: dict[str, Any] = {
+        "batch": aligned(1, Batch.dtype).view(np.recarray),
+        "blocks": aligned(1, Blocks.dtype).view(np.recarray),
+        "layers": layers,
+        "tiles": tiles,
+        "strip_losses": aligned(workspace.panel_rows // STRIP_ROWS, np.float64),
+        "tile_penalties": aligned(len(tiles), np.float64),
+        "penalties": np.array(blocks.penalties, np.int64),
+        "strengths": np.array(strengths, np.float64),
+        "scales": aligned(n_penalties, np.float64),
+    }
+    fields = {
+        "n_layers": layout.n_layers,
+        "n_in": layout.sizes[0],
+        "n_out": layout.sizes[-1],
+        "n_targets": n_targets,
+        "max_width": max(layout.sizes),
+        "n_packed": len(workspace.parameters),
+        "n_tiles": len(tiles),
+        "n_penalties": n_penalties,
+        "split_layer": halved,
+        "middle": middle,
+        "panel": workspace.panel_rows * lanes * size,
+        "output_bytes": workspace.desk_bytes,
+        "inputs_apart": workspace.inputs.nbytes // 2 if workspace.twofold else 0,
+        "delta_panel": few_outputs(lanes) * lanes * size,
+        "non_temporal": _non_temporal(workspace, by_layers and members > 1),
+        "by_panels": by_layers,
+        "n_moments": blocks.n_moments,
+        **{name: address(table) for name, table in tables.items()},
+        **{name: address(getattr(workspace, name)) for name in BUFFERS},
+    }
+    for name in ("loss", "link", "optimizer", "penalised"):
+        tables["blocks"][name] = getattr(blocks, name)
+    # All fields at once: setting them one by one took 0.1 ms of each predict.
+    net = aligned(1, Net.dtype)
+    fields["address"] = address(net)
+    net[0] = tuple(fields.get(name, 0) for name in Net.dtype.names or ())
+    return Plan(net=net.view(np.recarray), **tables)
+
+
+def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
+    """Return the table of layers; fields in the order of `Layer`."""
+    size = workspace.parameters.itemsize
+    lanes, vector = workspace.lanes, workspace.lanes * size
+    master, copies = address(workspace.parameters), address(workspace.copies)
+    values = [address(workspace.outputs), address(workspace.deltas)]
+    layers = []
+    for i, (held, (n_in, n_out)) in enumerate(
+        zip(workspace.packed, pairwise(layout.sizes), strict=True)
+    ):
+        twin, n_panels = copies if held.copy_size else 0, round_up(n_out, lanes) // lanes
+        panel, twin_panel = held.panel * vector, held.copy_panel * vector
+        biases, ways = master + held.biases * vector, (master, panel, twin, twin_panel)
+        if held.turned:
+            ways = (twin, twin_panel, master, panel)
+        shape = (held.rows, held.panels, panel, held.middle, held.gap * vector)
+        packs = (master, *shape, biases, twin, twin_panel, *ways)
+        offsets = (layout.weights[i], layout.biases[i])
+        form = (held.turned, blocks.forms[i], blocks.activations[i])
+        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form))
+        master, copies = master + held.size * vector, copies + held.copy_size * vector
+        values = [place + workspace.panel_rows * n_panels * vector for place in values]
+    return np.array(layers, Layer.dtype).view(np.recarray)
+
+
+def _non_temporal(workspace: Workspace, by_panels: bool) -> int:
+    """Return which transposed weights use non-temporal stores."""
+    # Parameters, two numbers of state each, and the transposes.
+    n_bytes = 3 * workspace.parameters.nbytes + workspace.copies.nbytes
+    if n_bytes >= NON_TEMPORAL_BYTES:
+        return ALL
+    return OTHERS if by_panels else NONE

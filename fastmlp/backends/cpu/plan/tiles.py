@@ -1,0 +1,116 @@
+"""The tiles of phase two: pieces of the packed parameters, ordered by the thread that has them."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.plan.packing import Packed, round_up
+from fastmlp.backends.cpu.plan.records import CACHE_BYTES, TILE_ROWS, Tile
+from fastmlp.backends.cpu.plan.workspace import Workspace
+from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels, panels_at_once
+
+
+def groups_of(n_panels: int) -> list[tuple[int, int]]:
+    """Cut a layer's panels into groups that a tile of sums takes at once: first panel, number."""
+    groups, panel = [], 0
+    while panel < n_panels:
+        groups.append((panel, panels_at_once(n_panels - panel)))
+        panel += groups[-1][1]
+    return groups
+
+
+def tiles_of(
+    workspace: Workspace, members: int, halved: int, middle: int, *, by_panels: bool
+) -> NDArray[Any]:
+    """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
+
+    Rows come by so many that their inputs stay in the second-level cache while all errors pass.
+    """
+    size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
+    block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
+    how = (packed, lanes, size, block, workspace.sparse, members, halved, middle, by_panels)
+    return _cut(*how)
+
+
+@lru_cache(maxsize=256)
+def _cut(
+    packed: tuple[Packed, ...],
+    lanes: int,
+    size: int,
+    block: int,
+    sparse: bool,
+    members: int,
+    halved: int,
+    middle: int,
+    by_layers: bool,
+) -> NDArray[Any]:
+    """Return the tiles of layers that are held so: the same for every net of a kind."""
+    tiles: list[tuple[int, ...]] = []
+    owners: list[int] = []
+    begin_of_layer = 0
+    for i, held in enumerate(packed):
+        n_rows = held.rows
+        at_once = n_rows if sparse and i == 0 else block
+        parts = [(0, middle), (middle, n_rows)] if i + 1 == halved else [(0, n_rows)]
+        groups = groups_of(held.panels)
+        shares = len(parts) * len(groups)
+        for part, (low, high) in enumerate(parts):
+            for begin in range(low, high, at_once):
+                end = min(begin + at_once, high)
+                for g, panels in enumerate(groups):
+                    for first in range(begin, end, TILE_ROWS):
+                        last = min(first + TILE_ROWS, end)
+                        down = begin_of_layer + held.place(panels[0], first)
+                        place = (down * lanes * size, len(tiles))
+                        tiles.append((i, first, last, *panels, *place, 0, n_rows))
+                        owners.append((part * len(groups) + g) * members // shares)
+        begin_of_layer += held.size
+    table = _shared_out(np.array(tiles, Tile.dtype), np.array(owners), members)
+    if by_layers:
+        _keep_own(table.reshape(members, -1), packed, lanes, max(halved, 1))
+    table.flags.writeable = False
+    return table
+
+
+def _keep_own(
+    shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
+) -> None:
+    """Write to each member's tiles of the layers that go back by panels which rows it reads then:
+    those of its own groups of panels of the layer below."""
+    for i, held in enumerate(packed):
+        if i < first_layer or held.turned:
+            continue
+        n_groups = groups_of_panels(round_up(held.rows, lanes) // lanes)
+        for member, share in enumerate(shares):
+            ends = (part * n_groups // len(shares) for part in (member, member + 1))
+            its = share["layer"] == i
+            for name, end in zip(("cached_first", "cached_last"), ends, strict=True):
+                share[name][its] = end * LARGEST[1] * lanes
+
+
+def _shared_out(tiles: NDArray[Any], owners: NDArray[Any], members: int) -> NDArray[Any]:
+    """Return each owner's tiles after the other's, evened out by their work, and by empty tiles to
+    the same number, by which a team cuts them.
+
+    By number alone, one of two threads had 58 % of 784-100-100-10: 7 panels are two pairs, a pair
+    and one.
+    """
+    work = (tiles["last"] - tiles["first"]) * tiles["n_panels"]
+    loads = np.bincount(owners, work, members)
+    for tile in np.argsort(-work, kind="stable"):
+        low, high = loads.argmin(), owners[tile]
+        if loads[low] + work[tile] < loads[high]:
+            owners[tile] = low
+            loads[[low, high]] += work[tile], -work[tile]
+    most = np.bincount(owners, minlength=members).max()
+    table = np.zeros((members, most), Tile.dtype)
+    table["n_panels"] = 1
+    for member, share in enumerate(table):
+        own = tiles[owners == member]
+        share[: len(own)] = own
+    flat = table.ravel()
+    # What an empty one adds to a sum, in a place of its own, is 0.
+    flat["slot"][flat["first"] == flat["last"]] = np.arange(len(tiles), len(flat))
+    return flat
