@@ -43,12 +43,14 @@ class Job(Record):
     out: address of float64 numbers
     n: how many of them
     scale: a factor
+    n_parts: written by the pool, not read here
     """
 
     team: int
     out: int
     n: int
     scale: float
+    n_parts: int
 
 
 class Point(Record):
@@ -114,7 +116,7 @@ def driver(kernel: Any) -> Callable[[Any], None]:
 
 
 def made_job(out: np.ndarray[Any, Any]) -> Any:
-    return np.array([(0, out.ctypes.data, len(out), 0.75)], Job.dtype)
+    return np.array([(0, out.ctypes.data, len(out), 0.75, 1)], Job.dtype)
 
 
 def uncompiled(kernel: Any) -> list[float]:
