@@ -40,25 +40,25 @@ from fastmlp.compiler.operands import (
 from fastmlp.compiler.records import record_at, records_at
 
 NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
-# What translated code calls in place of a function: ``form(scalar_type)``.
+# Compiled forms that translated code calls in place of a function: ``form(scalar_type)``.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
 DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
 
 
 class Target:
-    """What emitted functions ask of Numba's context."""
+    """Stands in for Numba's target context when emitted functions generate code."""
 
     def get_dummy_value(self) -> None:
-        """Return nothing, for a function that returns nothing."""
+        """Return None: the result of a function without a result."""
 
 
 class Expressions:
-    """Evaluates expressions where a builder stands.
+    """Emits expressions at a builder's position.
 
     Parameters
     ----------
     builder : llvmlite's IRBuilder
-    outside : dict, the names that the function sees and does not define
+    outside : dict, the names of the module and the closure
     """
 
     def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
@@ -67,11 +67,11 @@ class Expressions:
         self.thread: Any = 0
 
     def load(self, name: str) -> Any:
-        """Return what a local name stands for."""
+        """Return the operand of a local name."""
         raise NotImplementedError
 
     def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
-        """Call a function of ours, or make it part of this one."""
+        """Call a translated function, or inline it."""
         raise NotImplementedError
 
     def value(self, node: ast.expr) -> Any:
@@ -82,7 +82,7 @@ class Expressions:
         return evaluate(node)
 
     def test(self, node: ast.expr) -> Any:
-        """Return whether an expression is true: a bool where that is known, else a register."""
+        """Return the truth of an expression: a bool if known when translating, or a register."""
         operand = self.value(node)
         return bool(operand) if is_constant(operand) else truth(self.builder, operand).value
 
@@ -102,7 +102,7 @@ class Expressions:
         return self.all_of(node.elts)
 
     def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
-        """Return the operands of several expressions, starred ones spread out."""
+        """Return the operands of several expressions; starred ones are unpacked."""
         found: list[Any] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
@@ -130,7 +130,7 @@ class Expressions:
         return compared(self.builder, type(node.ops[0]).__name__, left, right)
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
-        """Whether it is true: the operands themselves are not to be had."""
+        """Return the truth of `and` or `or`, not one of the operands as Python would."""
         decides = isinstance(node.op, ast.Or)
         first, *rest = node.values
         test = self.test(first)
@@ -152,7 +152,7 @@ class Expressions:
         return self.either(test, lambda: self.value(node.body), lambda: self.value(node.orelse))
 
     def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-        """Return what one of two ways returns; only that way is gone."""
+        """Return the result of one of two branches; only that branch is run."""
         builder, ends, found = self.builder, [], []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
@@ -177,7 +177,7 @@ class Expressions:
         return in_registers(found[0], iter(registers))
 
     def meeting(self, a: Any, b: Any) -> Any:
-        """Return the dtype, or dtypes, in which two operands meet."""
+        """Return the common dtype, or dtypes, of two operands."""
         if isinstance(a, Number) and isinstance(b, Number):
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
         if type(a) is type(b) is tuple and len(a) == len(b):
@@ -208,7 +208,7 @@ class Expressions:
         return getattr(owner, node.attr)
 
     def of_table(self, table: Table, name: str) -> Any:
-        """Return a table turned over, or its shape."""
+        """Return a table's transpose, or its shape."""
         if name == "T":
             return table._replace(turned=not table.turned)
         if name != "shape":
@@ -243,7 +243,7 @@ class Expressions:
         return self.pointer(view.address, i, KINDS[view.dtype])
 
     def index(self, operand: Any) -> Any:
-        """Return an integer of 64 bits; a negative one is not known from others."""
+        """Return an index as a 64-bit integer; only a negative constant can be refused."""
         number = number_of(operand)
         if number.dtype.kind == "f" or (is_constant(operand) and operand < 0):
             raise Unsupported("an index that is no integer")
@@ -255,7 +255,7 @@ class Expressions:
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
     def cell(self, table: Table, places: Any) -> Any:
-        """Return a pointer to a number of a table."""
+        """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
         r, j = (self.index(place) for place in (places[::-1] if table.turned else places))
@@ -344,7 +344,7 @@ class Expressions:
         return tuple(Number(load(self.element(view, i)), view.dtype) for i in range(n))
 
     def emitted(self, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
-        """Put an emitted function's code here."""
+        """Emit the code of an emitted function."""
         kinds = [self.kind_for_numba(one, literal=literal) for one in arguments]
         made = define(None, *kinds)
         if made is None:
