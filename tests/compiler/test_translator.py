@@ -1,4 +1,4 @@
-"""Translated code does what the same function does in Python; what is not known goes to Numba."""
+"""Translated code does what the function does in Python; Numba compiles the rest."""
 
 import ast
 import inspect
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numba.extending import register_jitable
 
-from fastmlp.backends.cpu.kernels import csr, elementwise, epoch, microbatches, shuffle
+from fastmlp.backends.cpu.kernels import elementwise, epoch, shuffle, step
 from fastmlp.backends.cpu.predict.small_batch import few
-from fastmlp.backends.cpu.session import PHASES
+from fastmlp.backends.cpu.session import OTHERS, PHASES
 from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
 from fastmlp.compiler.blocks import Block
@@ -35,7 +35,7 @@ def native(function: Any) -> NativeCode:
 
 
 def results(function: Callable[..., None], *arguments: int, n: int = 8) -> list[float]:
-    """What a function writes to the float64 numbers at its first argument, compiled and not."""
+    """Return the float64 numbers at the first argument after a call, which must equal Python's."""
     out, expected = np.zeros(n), np.zeros(n)
     native(function).entry(out.ctypes.data, *arguments)
     function(expected.ctypes.data, *arguments)
@@ -306,12 +306,12 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     table: dict[str, Any] = {}
     for name, (factory, options) in PHASES.items():
         table[name] = lambda scalar, make=factory, how=options: make(scalar, **how)
+    table.update({factory.__name__: factory for factory in OTHERS})
     for module, names in (
-        (epoch, ("run", "evaluate", "predict", "gradient")),
-        (csr, ("sparse_forward", "sparse_columns", "sparse_gradient")),
+        (epoch, ("train", "evaluate", "predict")),
+        (step, ("objective",)),
         (team, ("share", "enter", "alone")),
         (shuffle, ("shuffle", "shuffle_again")),
-        (microbatches, ("lots",)),
     ):
         table.update({name: getattr(module, name) for name in names})
     table["few"] = few
