@@ -1,4 +1,4 @@
-"""The CUDA backend: a network's kernels, and the verbs that a model asks for."""
+"""The engine of the CUDA backend: prediction, evaluation, gradients and training of a network."""
 
 from typing import Any
 
@@ -100,7 +100,7 @@ class Engine:
         return self.objective(data)(parameters)
 
     def moments(self, flat: Array | None = None) -> DeviceMoments:
-        """Return this state of an optimizer, or that of one which has taken no step."""
+        """Return an optimizer's state with these moments, or with zeros."""
         return DeviceMoments(self.network, self.card.index, flat)
 
     def update(
