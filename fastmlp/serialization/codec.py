@@ -36,7 +36,7 @@ def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
     if not name.isidentifier():
         raise ValueError(
             f"the rule {name!r} has no name to be found again by; define it with `def`, and "
-            "give it to whoever loads the file, as rules={'name': function}"
+            "pass it to `load` again, as rules={'name': function}"
         )
     return {"own": name}
 

@@ -59,7 +59,7 @@ class Member(NamedTuple):
     n_steps : steps done so far
     rows : int64, the rows of X and y to train on, or None for all
     weight : weights of all rows of X, or of length 0 for equal weights
-    guard : Guard, held while the parameters are written as a whole; None: nobody reads them
+    guard : Guard, held while all parameters are written; None: no other thread reads them
     """
 
     network: Network
