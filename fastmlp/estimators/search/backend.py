@@ -17,7 +17,7 @@ from fastmlp.estimators.mlp.to_core import fit_cost
 from fastmlp.estimators.search.trial import Trials
 
 
-class Job:
+class SubmittedCall:
     """A call that joblib has submitted, with its result or its error."""
 
     def __init__(self, call: Any, callback: Any) -> None:
@@ -74,9 +74,9 @@ class PoolBackend(ParallelBackendBase):
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
-    def submit(self, func: Any, callback: Any = None) -> Job:
+    def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected, or after the running ones."""
-        job = Job(self._trials.of(func), callback)
+        job = SubmittedCall(self._trials.of(func), callback)
         task = Task(cost_of(func), job)
         if self._pool is None:
             self._tasks.append(task)
@@ -87,7 +87,7 @@ class PoolBackend(ParallelBackendBase):
     # The method's name until joblib 1.5.
     apply_async = submit
 
-    def retrieve_result_callback(self, out: Job) -> Any:
+    def retrieve_result_callback(self, out: SubmittedCall) -> Any:
         """Return the result of a call."""
         return out.result()
 
