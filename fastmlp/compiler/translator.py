@@ -28,6 +28,7 @@ from fastmlp.compiler.operands import (
     loaded,
     registers_of,
 )
+from fastmlp.compiler.source import grouped, n_words
 from fastmlp.compiler.statements import Body
 
 # With AVX-512, LLVM uses half a register unless this attribute is set; with shorter vectors it
@@ -36,7 +37,9 @@ FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
 def translate(function: FunctionType, symbol: str) -> ir.Module:
-    """Return a module that exports a function of integers without a result as `symbol`.
+    """Return a module that exports a function without a result as `symbol`.
+
+    Its arguments are integers, or NamedTuples of integers, which are passed one by one.
 
     Raises
     ------
@@ -44,12 +47,9 @@ def translate(function: FunctionType, symbol: str) -> ir.Module:
         If the function, or a function that it calls, is not in the subset.
     """
     unit = Unit()
-    unit.define(function, (Number(ir.Constant(WORD, 0), INT64),) * _count(function), symbol)
+    words = (Number(ir.Constant(WORD, 0), INT64),) * n_words(function)
+    unit.define(function, grouped(function, words), symbol)
     return unit.module
-
-
-def _count(function: FunctionType) -> int:
-    return function.__code__.co_argcount
 
 
 class Unit:
