@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class Guard:
     """The locks of one net; a copy has locks of its own, and in a forked child they are open.
 
-    Code that has released the GIL holds `whole` while it reads or writes all parameters. One thread
-    at a time is inside `training`: it owns the optimizer's state.
+    Code that has released the GIL holds `whole` while it reads or writes all parameters.
+    One thread at a time is inside `training`: it owns the optimizer's state.
     """
 
     def __init__(self) -> None:
