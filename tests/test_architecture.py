@@ -31,7 +31,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"threads", "simd"},
         {"plan"},
         {"kernels"},
-        {"session"},
+        {"session", "reshuffle"},
         {"dispatch"},
         {"evaluation", "trainer"},
         {"predict"},
@@ -40,8 +40,6 @@ HOUSES: dict[str, list[set[str]]] = {
     ],
     "fastmlp.estimators": [{"mlp"}, {"ensemble", "search"}, {"__init__"}],
 }
-# What MLP inherits counts as its room.
-PARTS = dict.fromkeys(("persistent", "placed", "trainable"), "model")
 # Imports that the floors forbid and that are still there, each with what would undo it.
 TOLERATED = {
     ("fastmlp", "validation", "rules"): "targets() takes a Loss: the word `loss.targets` would do",
@@ -53,11 +51,6 @@ TOLERATED = {
     ): "the loop writes the checkpoint: hand the file in",
     ("fastmlp", "estimators", "many"): "ensembles take fit_many's pool, all estimators its cost_of",
     ("fastmlp", "cli", "plotting"): "the demo draws",
-    (
-        "fastmlp.backends",
-        "protocol",
-        "cuda",
-    ): "require() asks the adapter for a device",
     (
         "fastmlp.backends",
         "cuda",
@@ -93,8 +86,7 @@ each_module = pytest.mark.parametrize("module", FILES)
 
 
 def room_of(module: str, house: str = "fastmlp") -> str:
-    room = module.removeprefix(f"{house}.").split(".")[0]
-    return PARTS.get(room, room)
+    return module.removeprefix(f"{house}.").split(".")[0]
 
 
 def floor_of(module: str, house: str = "fastmlp") -> int:

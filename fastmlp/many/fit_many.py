@@ -12,16 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import validation
 from fastmlp._process.task_pool import Outcome, Pool, Task, check, share
 from fastmlp._process.warnings import warn
-from fastmlp.many.gpu import Fit, lanes_of
+from fastmlp.backends import protocol
+from fastmlp.backends.protocol import Data, Engine, Order
+from fastmlp.many.gpu import Fit, queues_of
 from fastmlp.many.tasks import Job
-from fastmlp.model import MLP
+from fastmlp.model import MLP, core_of
 from fastmlp.training import loop
 from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.request import FitRequest, new_bar
 from fastmlp.validation import scalars
 
 WHO = "fit_many"
 Array = NDArray[Any]
-Rows = NDArray[np.int64]
 
 
 def fit_many(
@@ -132,9 +134,7 @@ def fit_many(
 
 def pool_of(n_threads: int | None) -> Pool:
     """Return a pool of so many threads; None: of as many as are free to this thread."""
-    from fastmlp.backends.cpu.threads import limits
-
-    return Pool(share() or limits.thread_limit() if n_threads is None else int(n_threads))
+    return Pool(share() or protocol.thread_limit() if n_threads is None else int(n_threads))
 
 
 def _nets(given: Any) -> list[MLP]:
@@ -166,12 +166,13 @@ def _jobs(
     shared = Shared(X, y)
     each_weight = _each(sample_weight, "sample_weight", n)
     # First: what is wrong with X would be told as rows out of range.
-    wholes = [shared.data(net, each_weight[i], _who(i)) for i, net in enumerate(nets)]
+    cores = [core_of(net) for net in nets]
+    wholes = [shared.data(core.engine, each_weight[i], _who(i)) for i, core in enumerate(cores)]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
     held_out = _numbered(validation_rows, "validation_rows", n)
     each_held_out = [_index(given, shared, i, "validation_rows") for i, given in held_out]
     jobs = []
-    for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
+    for i, (net, core, whole) in enumerate(zip(nets, cores, wholes, strict=True)):
         who = _who(i)
         parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
         for part in parts if each_held_out[i] is not None else parts[:1]:
@@ -179,17 +180,17 @@ def _jobs(
                 raise ValueError(f"{who}: sample_weight must not be 0 in all of its rows")
         batch = min(each_batch_size[i], parts[0].n_rows)
         validated = None if each_held_out[i] is None else parts[1]
-        jobs.append(Job(net, parts[0], validated, each_epochs[i], batch))
+        jobs.append(Job(net, core, parts[0], validated, each_epochs[i], batch))
     return jobs
 
 
 def _check_generators(jobs: list[Job]) -> None:
-    """Refuse nets that draw their orders of rows from one generator: who draws first, and so the
+    """Refuse nets that draw their orders of rows from one generator: which draws first, and so the
     bits, would depend on the threads."""
     places = dict[int, int]()
     for i, job in enumerate(jobs):
         if job.batch_size < job.data.n_rows:
-            first = places.setdefault(id(job.net._generator), i)
+            first = places.setdefault(id(job.core.state.generator), i)
             if first != i:
                 raise ValueError(
                     f"{_who(i)} shuffles by the generator that nets[{first}] does; make each net "
@@ -211,26 +212,26 @@ class Shared:
         """The rows of X; 0 where it is no array."""
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
-    def data(self, net: MLP, weight: Any, who: str) -> Any:
-        """Return all rows, for a net, where its device wants them."""
+    def data(self, engine: Engine[Any, Any], weight: Any, who: str) -> Data:
+        """Return all rows, where an engine's device wants them."""
         self._kept.append(weight)
-        return net._engine().data(self._x, self._y, weight, who, self.once)
+        return engine.data(self._x, self._y, weight, who, self.memo)
 
-    def index(self, given: Any, who: str, name: str) -> Rows:
+    def index(self, given: Any, who: str, name: str) -> Order:
         """Return checked indices of rows."""
         self._kept.append(given)
         make = partial(validation.row_index, given, self.n_rows, who, name)
-        index: Rows = self.once(("index", id(given)), make)
+        index: Order = self.memo(("index", id(given)), make)
         return index
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made under this key, or make it."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
 
-def _index(given: Any, shared: Shared, i: int, name: str) -> Rows | None:
+def _index(given: Any, shared: Shared, i: int, name: str) -> Order | None:
     return None if given is None else shared.index(given, _who(i), name)
 
 
@@ -285,11 +286,11 @@ def _train(
     progress: bool,
     n_threads: int | None,
 ) -> list[History]:
-    """Train all nets, each of which nobody else trains meanwhile."""
+    """Train all nets; each is locked against another fit meanwhile."""
     pool = pool_of(n_threads)
     with ExitStack() as stack:
         for i, job in enumerate(jobs):
-            stack.enter_context(job.net._guard.training(_who(i)))
+            stack.enter_context(job.core.state.lock.training(_who(i)))
         bar = stack.enter_context(_bar(jobs, progress))
         fits = [_fit(job, shuffle, callbacks, bar) for job in jobs]
         how = {"shuffle": shuffle, "watched": bool(callbacks), "bar": bar}
@@ -323,29 +324,35 @@ def _outcomes(
     pool: Pool, jobs: list[Job], fits: list[Fit], how: dict[str, Any]
 ) -> list[Outcome | None]:
     """Do the fits, those on the CPU in the pool, those on each GPU beside it."""
-    on_cpu = [i for i, job in enumerate(jobs) if job.net.device == "cpu"]
-    lanes = lanes_of(jobs, fits, **how)
+    on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
+    queues = queues_of(jobs, fits, **how)
     tasks = [Task(jobs[i].cost, fits[i], f"nets {i}") for i in on_cpu]
-    ended = pool.run([*tasks, *(lane.task for lane in lanes)])
+    ended = pool.run([*tasks, *(queue.task for queue in queues)])
     found = dict(zip(on_cpu, ended, strict=False))
-    for lane in lanes:
-        found |= lane.outcomes
+    for queue in queues:
+        found |= queue.outcomes
     return [found.get(i) for i in range(len(jobs))]
 
 
 def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | None") -> Fit:
-    """Return what trains a net as its own fit does."""
-    net, data, held_out, epochs, batch_size = job
+    """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
         check()
-        request = net._request(data, held_out, epochs, batch_size, shuffle)
-        own_bar: Any = False if bar is None else bar
-        history = net._train(
-            data, batch_size, request._replace(callbacks=callbacks, progress=own_bar)
+        request = FitRequest(
+            job.data,
+            job.epochs,
+            job.batch_size,
+            shuffle=shuffle,
+            held_out=job.held_out,
+            callbacks=callbacks,
+            progress=False if bar is None else bar,
+            net=job.net,
         )
+        loop.fit(*job.core, request)
+        history = request.history
         if bar is not None:
-            bar.net_ends(epochs - len(history.loss))
+            bar.net_ends(job.epochs - len(history.loss))
         return history
 
     return fit
@@ -388,4 +395,4 @@ def _bar(jobs: list[Job], progress: bool) -> AbstractContextManager[Any]:
     """Return a bar over the epochs of all nets, or nothing, to be used in a with statement."""
     if not progress:
         return nullcontext()
-    return Bar(loop.new_bar(sum(job.epochs for job in jobs), 0, WHO), len(jobs))
+    return Bar(new_bar(sum(job.epochs for job in jobs), 0, WHO), len(jobs))

@@ -1,8 +1,9 @@
 """One net's part of a call that trains many."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fastmlp.model import MLP
+from fastmlp.backends.protocol import Data
+from fastmlp.model import MLP, Core
 from fastmlp.network.parameter_layout import Layout
 
 # What a fit takes, in operations at full speed: to begin, a step beside its arithmetic, an element
@@ -15,21 +16,22 @@ class Job(NamedTuple):
 
     Attributes
     ----------
-    data, held_out : `protocol.Data`, what to train and to validate on; held_out may be None
+    core : Core, the net's engine and state
+    data, held_out : Data, to train and to validate on; held_out may be None
     batch_size : no more than there are rows
     """
 
     net: MLP
-    data: Any
-    held_out: Any
+    core: Core
+    data: Data
+    held_out: Data | None
     epochs: int
     batch_size: int
 
     @property
     def cost(self) -> float:
         """About how long the fit takes, in operations at full speed."""
-        layout = self.net._network.layout
-        return cost_of(layout, self.data.n_rows, self.epochs, self.batch_size)
+        return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
 
 
 def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:

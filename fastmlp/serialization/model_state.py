@@ -10,6 +10,7 @@ from fastmlp._process import random_state
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
+from fastmlp.network.state import N_SLOTS, NetState
 from fastmlp.rules import activations, losses, penalties
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import codec
@@ -21,12 +22,12 @@ KIND = "MLP"
 
 
 class State(NamedTuple):
-    """All that a net is.
+    """All that a net is, at one moment, as a file holds it.
 
     Attributes
     ----------
     parameters : (n_parameters,) array
-    moments : (2, n_parameters) array, the optimizer's state, or None: not kept, or none yet
+    moments : (n_slots, n_parameters) array, the optimizer's state, or None: not kept, or none yet
     generator : dict, the state of the generator by `fastmlp._process.random_state`, or None: no
         state of training is kept, neither number of steps nor moments
     """
@@ -37,6 +38,25 @@ class State(NamedTuple):
     parameters: Array
     moments: Array | None = None
     generator: dict[str, Any] | None = None
+
+
+def capture(network: Network, state: NetState, *, training: bool) -> State:
+    """Return a copy of a net's state now, with the state of training or without."""
+    with state.lock.whole:
+        parameters = state.parameters.copy()
+    if not training or state.generator is None:
+        return State(network, state.optimizer, 0, parameters)
+    random = random_state.state_of(state.generator)
+    return State(network, state.optimizer, state.n_steps, parameters, state.slots(), random)
+
+
+def restore(state: NetState, saved: State) -> None:
+    """Take over parameters and, where there is one, the state of training."""
+    state.parameters[:] = saved.parameters
+    state.n_steps = saved.n_steps
+    state.set_slots(saved.moments)
+    if saved.generator is not None:
+        state.generator = random_state.from_state(saved.generator)
 
 
 def pack(state: State) -> Content:
@@ -154,13 +174,13 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """Return an optimizer's state, shape (2, n_parameters), if any is stored.
+    """Return an optimizer's state, shape (n_slots, n_parameters), if any is stored.
 
     It may overflow where the parameters do not: squares of large gradients.
     """
     if stored is None:
         return None
-    like = np.broadcast_to(parameters, (2, parameters.size))
+    like = np.broadcast_to(parameters, (N_SLOTS, parameters.size))
     return _shaped(stored, "moments", like).copy()
 
 

@@ -64,7 +64,7 @@ class Checkpoint:
         Write after so many epochs, or at the first end of an epoch after so much time.
     fit : Fit
     capture : callable
-        From the number of steps done to the net's state now, in memory of its own.
+        Returns the net's state now, in memory of its own.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Checkpoint:
         path: str | os.PathLike[str],
         every: int | timedelta,
         fit: Fit,
-        capture: Callable[[int], State],
+        capture: Callable[[], State],
     ) -> None:
         self._path, self._every, self._fit, self._capture = Path(path), every, fit, capture
         self._pending: Progress | None = None
@@ -94,7 +94,7 @@ class Checkpoint:
         content = safetensors_file.read(self._path)
         with safetensors_file.refusing(self._path):
             fit = _fit(content)
-        here = self._capture(0)
+        here = self._capture()
         wanted = {**model_state.header_of(here), **self._fit._asdict()}
         there = {**content.header, **fit._asdict()}
         with safetensors_file.refusing(self._path):
@@ -123,14 +123,14 @@ class Checkpoint:
             return None
         return self._every - (n_epochs - self._last_epoch)
 
-    def take(self, first_step: int, step: int, history: History) -> bool:
-        """Remember where the fit stands; return whether it is time to write it."""
+    def take(self, first_step: int, history: History) -> bool:
+        """Capture where the fit stands; return True if it is time to write it."""
         past = History(
             **{name: list(getattr(history, name)) for name in SERIES},
             status=history.status,
             seconds=history.seconds,
         )
-        self._pending = Progress(first_step, self._capture(step), past)
+        self._pending = Progress(first_step, self._capture(), past)
         if isinstance(self._every, int):
             return len(past.loss) - self._last_epoch >= self._every
         return time.monotonic() - self._last_time >= self._every.total_seconds()

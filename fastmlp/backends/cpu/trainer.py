@@ -15,6 +15,7 @@ from fastmlp.backends.cpu.kernels.shuffle import shuffle
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.reshuffle import reshuffled
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.compiler import block_of
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -116,6 +117,12 @@ class Trainer:
         block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
         rows = self._session.data.rows
         return result if rows is None else rows[result]
+
+    def reshuffled(
+        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
+    ) -> NDArray[np.int64]:
+        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        return reshuffled(random, order, n_orders)
 
     def plain_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the data, shape (1, n_rows)."""

@@ -5,11 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.session import Data
-from fastmlp.estimators.mlp.parameters import Parameters
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.mlp.row_subset import Part
-from fastmlp.estimators.mlp.to_core import engine_of
-from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 
 Array = NDArray[Any]
 
@@ -37,8 +35,8 @@ class HeldOut:
         estimator: Any,
         part: Part,
         data: Data,
-        parameters: Parameters,
-        network: Network,
+        state: NetState,
+        engine: Engine[Any, Any],
     ) -> None:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
@@ -46,9 +44,9 @@ class HeldOut:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
-        self._metric, self._flat = estimator._metric, parameters.flat
-        self._evaluation = engine_of(estimator, network).evaluation(data)
-        self._outputs = np.empty((data.n_rows, network.layout.sizes[-1]), self._flat.dtype)
+        self._metric, self._flat = estimator._metric, state.parameters
+        self._evaluation = engine.evaluation(data)
+        self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
 
     def loss(self) -> float:
         """Return the mean loss, without penalty, at the parameters of now."""

@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.predict.predictor import Streamed, place_for, streams
 from fastmlp.backends.cpu.predict.records import VECTORS
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.validation.arrays import FINITE_BLOCK
@@ -175,7 +176,7 @@ def test_predictions_in_the_place_of_the_rows() -> None:
     net, rng = MLP((2, 40, 2), seed=0), np.random.default_rng(2)
     x = rng.normal(size=(1500, 2)).astype(np.float32)
     expected = net.predict(x)
-    assert place_for(x, x, net._network) is None
+    assert place_for(x, x, core_of(net).engine.network) is None
     assert net.predict(x, x) is x
     assert np.array_equal(x, expected)
 

@@ -12,7 +12,7 @@ import pytest
 from panelled import INTERPRETED
 
 from fastmlp import MLP
-from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.engine import Engine, Predictor
 from fastmlp.backends.cpu.predict import small_batch
 from fastmlp.backends.cpu.predict.small_batch import MOST_ROWS, FewRows
 from fastmlp.network.parameter_layout import make_layout
@@ -97,10 +97,15 @@ def test_a_net_predicts_the_same_the_first_time_and_again(loss: str, dtype: str,
     net = MLP((5, 7, 3), loss=loss, dtype=dtype, seed=0)
     x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
     expected = net.predict(x)
-    assert net._few_rows is None
+    assert not is_quick(net)
     for _ in range(3):
         assert np.array_equal(net.predict(x[:2]), expected[:2])
-        assert net._few_rows is not None
+        assert is_quick(net)
+
+
+def is_quick(net: MLP) -> bool:
+    """Whether a net has predicted few rows before."""
+    return net._predictor is not None and net._predictor.is_quick
 
 
 def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:
@@ -108,14 +113,14 @@ def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:
     net = MLP((4, 6, 2), activation="tanh", dtype=dtype, seed=0)
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)
     net.predict(x)
-    assert net._few_rows is not None
+    assert is_quick(net)
     return net, x
 
 
 def slowly(net: MLP, x: Any, out: Any = None) -> Any:
     """What a net that knows no quick way predicts."""
     other = copy.deepcopy(net)
-    other._few_rows = None
+    other._predictor = None
     return other.predict(x, out)
 
 
@@ -125,7 +130,7 @@ def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("the slow way")
 
-    monkeypatch.setattr(MLP, "_predict", fail)
+    monkeypatch.setattr(Predictor, "_checked", fail)
     assert net.predict(x).shape == (3, 2)
     assert net.predict(x[:1]).shape == (1, 2)
 
@@ -250,7 +255,7 @@ def test_rows_of_any_kind_have_the_outcome_of_the_slow_way(rows: str) -> None:
     net, x = net_and_rows()
     given = ROWS[rows](x)
     expected = outcome(lambda x, out: slowly(net, x, out), given, None)
-    assert net._few_rows is not None
+    assert is_quick(net)
     assert outcome(net.predict, given, None) == expected
     assert outcome(net.predict, given, None) == expected  # and of another call after it
 
@@ -292,12 +297,12 @@ def test_a_copy_predicts_by_its_own_parameters(make_copy: Any) -> None:
 def test_a_copy_outlives_the_net_it_was_made_of() -> None:
     net, x = net_and_rows()
     before, other = net.predict(x), copy.deepcopy(net)
-    quick = net._few_rows
-    assert quick is not None
-    assert other._few_rows is None  # addresses mean nothing in a copy
+    predictor = net._predictor
+    assert predictor is not None
+    assert other._predictor is None  # addresses mean nothing in a copy
     del net
     assert np.array_equal(other.predict(x), before)
-    assert np.array_equal(quick(x, None), before)  # it keeps all that it points to alive
+    assert np.array_equal(predictor.quick(x, None), before)  # it keeps all that it points to alive
 
 
 @pytest.mark.skipif(
@@ -343,7 +348,7 @@ def test_two_threads_may_both_be_the_first() -> None:
 
     for _ in range(20):
         start = threading.Barrier(2)
-        net._few_rows = None
+        net._predictor = None
         threads = [threading.Thread(target=predict) for _ in range(2)]
         for thread in threads:
             thread.start()
