@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from fastmlp.compiler.memory import entry_alloca
+
 
 class Unsupported(Exception):
     """Code that the translator does not know: Numba compiles it."""
@@ -272,3 +274,28 @@ def movable(operand: Any) -> Any:
         return tuple(movable(one) for one in operand)
     numeric = isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating))
     return number_of(operand) if numeric else operand
+
+
+def _environment(operands: list[Any]) -> Any:
+    """Return the type of the struct that holds the registers of several operands."""
+    return ir.LiteralStructType([register.type for register in registers_of(tuple(operands))])
+
+
+def stored(builder: Any, operands: list[Any]) -> Any:
+    """Write the registers of operands to the stack; return the address."""
+    place = entry_alloca(builder, _environment(operands))
+    for i, register in enumerate(registers_of(tuple(operands))):
+        builder.store(register, builder.gep(place, [_field(0), _field(i)], inbounds=True))
+    return builder.ptrtoint(place, WORD)
+
+
+def loaded(builder: Any, address: Any, operands: list[Any]) -> list[Any]:
+    """Return the registers that `stored` has written for such operands."""
+    kind = _environment(operands)
+    place = builder.inttoptr(address, kind.as_pointer())
+    n = len(kind.elements)
+    return [builder.load(builder.gep(place, [_field(0), _field(i)])) for i in range(n)]
+
+
+def _field(i: int) -> Any:
+    return ir.Constant(ir.IntType(32), i)

@@ -67,8 +67,7 @@ def slope_epilogue(below: Layer) -> Span:
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
     """Return the functions of a layer for a dtype."""
-    forward, add_halves = _forward(scalar)
-    return LayerKernels(gathering(scalar), forward, add_halves, _backward(scalar))
+    return LayerKernels(gathering(scalar), _forward(scalar), _add_halves(scalar), _backward(scalar))
 
 
 def gathering(scalar: Scalar) -> Kernel:
@@ -90,7 +89,7 @@ def gathering(scalar: Scalar) -> Kernel:
     return gather
 
 
-def _forward(scalar: Scalar) -> tuple[Kernel, Kernel]:
+def _forward(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     z_panel = ROW_BLOCK * vector
@@ -143,6 +142,13 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel]:
                     call(layer.activation, (z + q * z_panel, values, slopes, n * lanes))
             p += n_panels
 
+    return forward_layer
+
+
+def _add_halves(scalar: Scalar) -> Kernel:
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+
     @njit
     def add_halves(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
         """Add the two sums of a split-K layer, and apply its activation."""
@@ -164,7 +170,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel]:
             if layer.form == BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
 
-    return forward_layer, add_halves
+    return add_halves
 
 
 def _backward(scalar: Scalar) -> Kernel:

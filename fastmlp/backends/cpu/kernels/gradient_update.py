@@ -75,32 +75,9 @@ def copying(scalar: Scalar) -> Kernel:
     return copy
 
 
-def _gradients(scalar: Scalar) -> Kernel:
-    """Make the function that writes a tile's gradient, but for its biases, to the stack."""
+def _rows_gradient(scalar: Scalar) -> Kernel:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, copy = lanes * size, copying(scalar)
-    outer = moves(scalar, lanes).outer
-
-    @njit
-    def stored_gradient(net: Net, piece: Piece, g: int) -> None:
-        """Copy the gradient that has been summed before."""
-        tile, layer, w = piece
-        n = (tile.last - tile.first) * lanes
-        for p in range(tile.n_panels):
-            panel = w + p * layer.packed_panel
-            copy(panel - net.parameters + net.gradient, g + p * PANEL_ROWS * vector, n)
-
-    @njit
-    def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
-        """Multiply inputs and deltas of a single row: 32-64-32-1@1 2.2 -> 1.7 us."""
-        tile, layer, _ = piece
-        left, right = inputs, layer.deltas
-        if layer.is_transposed:
-            left, right = layer.deltas, inputs
-        numbers = left + tile.first // lanes * net.panel
-        for p in range(tile.n_panels):
-            deltas = right + (tile.panel + p) * net.panel
-            outer(numbers, net.panel, deltas, g + p * PANEL_ROWS * vector, tile.last - tile.first)
+    vector = lanes * size
 
     @njit
     def rows_gradient(
@@ -132,6 +109,36 @@ def _gradients(scalar: Scalar) -> Kernel:
         columns = left + tile.first // lanes * net.panel + tile.first % lanes * size
         a = (columns, net.panel, n_rows, STORE, 0)
         call(blocks.gradient_product, (*to, *b, *a, *shape, prefetched))
+
+    return rows_gradient
+
+
+def _gradients(scalar: Scalar) -> Kernel:
+    """Make the function that writes a tile's gradient, but for its biases, to the stack."""
+    lanes = lanes_of(scalar)
+    vector, copy = lanes * np.dtype(scalar).itemsize, copying(scalar)
+    outer, rows_gradient = moves(scalar, lanes).outer, _rows_gradient(scalar)
+
+    @njit
+    def stored_gradient(net: Net, piece: Piece, g: int) -> None:
+        """Copy the gradient that has been summed before."""
+        tile, layer, w = piece
+        n = (tile.last - tile.first) * lanes
+        for p in range(tile.n_panels):
+            panel = w + p * layer.packed_panel
+            copy(panel - net.parameters + net.gradient, g + p * PANEL_ROWS * vector, n)
+
+    @njit
+    def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
+        """Multiply inputs and deltas of a single row: 32-64-32-1@1 2.2 -> 1.7 us."""
+        tile, layer, _ = piece
+        left, right = inputs, layer.deltas
+        if layer.is_transposed:
+            left, right = layer.deltas, inputs
+        numbers = left + tile.first // lanes * net.panel
+        for p in range(tile.n_panels):
+            deltas = right + (tile.panel + p) * net.panel
+            outer(numbers, net.panel, deltas, g + p * PANEL_ROWS * vector, tile.last - tile.first)
 
     @njit
     def write_gradient(net: Net, t: int, piece: Piece, control: Control, scratch: Scratch) -> None:
