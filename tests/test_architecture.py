@@ -28,6 +28,7 @@ HOUSES: dict[str, list[set[str]]] = {
     ],
     "fastmlp.backends": [{"protocol"}, {"cpu", "cuda"}, {"__init__"}],
     "fastmlp.backends.cpu": [
+        {"tuning"},
         {"threads", "simd"},
         {"plan"},
         {"kernels"},
@@ -57,11 +58,6 @@ TOLERATED = {
         "cpu",
     ): "the CPU's compiled kernel shuffles the orders",
     ("fastmlp.backends.cpu", "simd", "plan"): "STRIP_ROWS and ROW_BLOCK: hand them in",
-    (
-        "fastmlp.backends.cpu",
-        "plan",
-        "dispatch",
-    ): "RATE: a file of tuned numbers",
 }
 OPTIONAL = {
     "sklearn",

@@ -94,7 +94,7 @@ class Predictor(Protocol):
         was none, or x is no array that needs neither check nor copy."""
         ...
 
-    def write(self, x: Any, out: Array) -> None:
+    def write(self, x: Any, out: Array) -> object:
         """Write predictions to `out` for features in the form of `Engine.features`, unchecked."""
         ...
 

@@ -20,7 +20,7 @@ from peak_memory import peak_of
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import Pilot
+from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.many.tasks import cost_of
 from fastmlp.model import core_of
@@ -110,7 +110,7 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
         net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
     monkeypatch.setattr(limits, "thread_limit", lambda: 4)
     monkeypatch.setattr(cost_model, "pays", lambda work, n: n > 1)
-    monkeypatch.setattr(Pilot, "wants_team", lambda self: True)
+    monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
     monkeypatch.setattr(worker_pool, "run", watched)
     options |= {"epochs": epochs, "batch_size": BATCHES, "n_threads": n_threads}
     fit_many(together, X, Y, **options)

@@ -265,7 +265,7 @@ def test_ctrl_c_is_heard_within_half_a_second() -> None:
     net.fit(x, x[:, 0], epochs=1, batch_size=n_rows)
     if not numba.config.DISABLE_JIT:
         worker_pool.compile_all()
-        cost_model.blocks()
+        cost_model.calibration_driver()
     sent = []
 
     def send() -> None:

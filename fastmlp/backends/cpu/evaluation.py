@@ -13,13 +13,11 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
-# What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
-PREDICT_FLOPS = 5_000_000_000
 
 
 class Prediction:
@@ -108,7 +106,7 @@ class Objective:
             network, blocks, data, train=True, members=runner.n_threads
         )
         self._packed = session.keep_gradient()
-        self._work = runner.work(session.rows, forward=4, tiles=2, by_lots=session.has_lots)
+        self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=session.has_lots)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters."""

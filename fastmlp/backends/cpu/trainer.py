@@ -166,7 +166,7 @@ class Trainer:
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
         by_lots = self._session.has_lots
-        unit = self._engine.work(rows, forward=4, tiles=2, by_lots=by_lots)
+        unit = self._engine.work(rows, forward=4, tiles=2, by_microbatches=by_lots)
         if self._online:
             unit = ALONE
         elif self._session.effort:

@@ -46,7 +46,7 @@ dispatch.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
 cost_model.pays = lambda work, n_threads: n_threads > 1
 blocking.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
 blocking.halved_layer = lambda step: int(os.environ["HALVED"])
-worker_pool.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
+dispatch.REGION_SECONDS = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
 net = Net(sizes, dtype="float32", **rules)

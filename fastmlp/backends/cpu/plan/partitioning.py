@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.dispatch.cost_model import RATE
 from fastmlp.backends.cpu.plan.packing import is_turned, middle_of
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import RATE
 from fastmlp.network.parameter_layout import Layout
 
 # Bytes a second that a core gets of what another wrote: 784-512-512-10 sent 1.8 MB of weights

@@ -12,16 +12,13 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends.cpu.threads.team import LEFT, LINE, MOST, POSTED, entry, give_way
+from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
 from fastmlp.compiler import call, exchange_if, fetch_add, load_acquire, pause, row, store_release
 
 EMPTY, WAITING, TAKEN, WRITTEN = range(4)
 # `queue` is where it says how many calls wait for somebody who sleeps.
 _WORDS = ("state", "team", "driver", "job", "enter", "give_way", "queue", "spins")
 SEAT = np.dtype((np.record, [(n, np.int64) for n in _WORDS]))
-# About 0.2 ms, if nobody else wants the core: Python needs 10 to 100 us from one call to the next.
-SPINS = 4000
-# Spins between offers of the core to others.
-OFFER = 50
 
 
 class Seats:
@@ -37,7 +34,7 @@ class Seats:
     queue : int64, shape (1,): how many calls wait for somebody who sleeps
     """
 
-    def __init__(self, spins: int = SPINS) -> None:
+    def __init__(self, spins: int = MAILBOX_SPINS) -> None:
         words = LINE // 8
         self._memory = memory = np.zeros((MOST + 2) * words, np.int64)
         lines = memory[-memory.ctypes.data % LINE // 8 :][: (MOST + 1) * words]
@@ -74,7 +71,7 @@ def serve(scalar: Any) -> Any:
                     return
             else:
                 spins += 1
-                if seat.give_way != 0 and spins % OFFER == 0:
+                if seat.give_way != 0 and spins % MAILBOX_YIELDS == 0:
                     call(seat.give_way, ())
             pause()
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.tuning import BARRIER_SPINS, BARRIER_YIELDS, MOST_PIECES, MUSTER_SPINS
 from fastmlp.compiler import (
     Block,
     block_of,
@@ -55,11 +56,9 @@ COMMAND = np.dtype(
 CONSTANTS = np.dtype(
     (np.record, [(name, np.int64) for name in ("limit", "give_way", "share", "pieces")])
 )
-MOST, MOST_PIECES = 255, 4
+# The most threads: their number has one byte of the generation's word.
+MOST = 255
 STOPPED = -1
-# Spins of about 50 ns before a waiting thread offers its core to others, and between offers.
-PATIENCE, AGAIN = 2000, 50
-MUSTER = 5000
 
 
 def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
@@ -99,12 +98,12 @@ def give_way() -> int:
 def _rest(team: Any, spins: Any) -> Any:
     """Wait a little, the longer the more politely; return the number of spins."""
     pause()
-    if spins < PATIENCE:
+    if spins < BARRIER_SPINS:
         return spins + 1
     other = row(team + CONSTANT, 1, CONSTANTS)[0].give_way
     if other != 0:
         call(other, ())
-    return PATIENCE - AGAIN
+    return BARRIER_SPINS - BARRIER_YIELDS
 
 
 @njit
@@ -237,7 +236,7 @@ def _muster(team: Any, members: Any) -> None:
     long.
     """
     spins = 0
-    while load_acquire(team + JOINED) < members and spins < MUSTER:
+    while load_acquire(team + JOINED) < members and spins < MUSTER_SPINS:
         pause()
         spins += 1
 

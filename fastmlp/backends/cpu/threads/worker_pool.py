@@ -8,6 +8,7 @@ calls in a row they wait awake, each in a seat, and come in 1 us: such a launch 
 """
 
 import threading
+from contextlib import nullcontext
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
@@ -17,7 +18,7 @@ from numba import prange, types
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.backends.cpu.threads.mailboxes import SPINS, Seats, post, serve
+from fastmlp.backends.cpu.threads.mailboxes import Seats, post, serve
 from fastmlp.backends.cpu.threads.team import (
     JOINED,
     LEFT,
@@ -29,15 +30,11 @@ from fastmlp.backends.cpu.threads.team import (
     make_team,
     share,
 )
-from fastmlp.compiler import Block, block_of, call, kernel
+from fastmlp.backends.cpu.tuning import MAILBOX_SPINS
+from fastmlp.compiler import COMPILER, Block, block_of, call, kernel
 from fastmlp.compiler.jit import INTERPRETED
 
 Team = NDArray[np.int64]
-
-# Estimated seconds of work from which a call opens a region.
-LONG = 0.005
-# Those below which it does not wait for helpers that sleep.
-SHORT = 0.0005
 
 
 @kernel("cpu.gather", parallel=True)
@@ -62,13 +59,26 @@ def compile_all() -> None:
     compiled.compile((types.int64,) * 5)
 
 
-def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int = 1) -> bool:
-    """Do a job, a record array of shape (1,) with `team` and `n_parts`, on up to so many threads.
+def run(
+    driver: Block,
+    job: NDArray[Any],
+    wanted: int,
+    region: bool = False,
+    pieces: int = 1,
+    patient: bool = True,
+) -> bool:
+    """Run a driver on a job, on up to `wanted` threads; return False if a worker had to be woken.
 
-    `seconds` is about how long it takes; 0: not known. A thread's part of the work is cut into so
-    many `pieces`. Threads that other calls of this process keep busy are not counted on.
-    Interpreted, a call is always alone: its words of memory are not atomic. Returns whether helpers
-    were awake, where a team was wanted.
+    Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:
+    its words of memory are not atomic.
+
+    Parameters
+    ----------
+    job : record array, shape (1,); its field `team` is set to the address of the team's record, 0
+        for one thread, and `n_parts` to the number of parts that suit a loop over rows
+    region : whether the team gathers by a parallel region of Numba's, where that is safe
+    pieces : into how many pieces each thread's part of a loop is cut
+    patient : whether the leader waits for workers that sleep
     """
     address = job.ctypes.data
     with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
@@ -76,13 +86,24 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int 
             job["team"], job["n_parts"] = 0, 1
             _block(alone)(0, 1, driver.address, address)
             return True
+        if COMPILER == "numba":
+            _run_by_numba(driver, job, n)
+            return True
         team = make_team(n, pieces)
         job["team"], job["n_parts"] = team.ctypes.data, n * pieces
-        if seconds >= LONG and limits.parallel_is_safe():
+        if region and limits.parallel_is_safe():
             with limits.threads(n):
                 gather(n, entry().address, team.ctypes.data, driver.address, address)
             return True
-        return _pool().run(driver, address, team, n, patient=not 0 < seconds < SHORT)
+        return _pool().run(driver, address, team, n, patient=patient)
+
+
+def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
+    """Run a driver on this thread; its loops open regions of Numba's where that is safe."""
+    safe = limits.parallel_is_safe()
+    job["team"], job["n_parts"] = (1, n) if safe else (0, 1)
+    with limits.threads(n) if safe else nullcontext():
+        _block(alone)(0, 1, driver.address, job.ctypes.data)
 
 
 class Pool:
@@ -94,7 +115,7 @@ class Pool:
     spins : int, for how long they wait awake
     """
 
-    def __init__(self, spins: int = SPINS) -> None:
+    def __init__(self, spins: int = MAILBOX_SPINS) -> None:
         self._calls: SimpleQueue[tuple[Team, int, int]] = SimpleQueue()
         self._size = self._n_seats = 0
         self._seats = Seats(spins)
