@@ -540,7 +540,7 @@ class MLP:
         content = safetensors_file.read(path)
         with safetensors_file.refusing(path):
             net = unpacked(content, own, n_threads)
-        return net if device == "cpu" else net.to(device)
+        return net.to(device)
 
     def summary(self) -> str:
         """Return a table of the layers, and the settings, as text.

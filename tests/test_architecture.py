@@ -50,7 +50,6 @@ TOLERATED = {
         "training",
         "serialization",
     ): "the loop writes the checkpoint: hand the file in",
-    ("fastmlp", "estimators", "many"): "ensembles take fit_many's pool, all estimators its cost_of",
     ("fastmlp", "cli", "plotting"): "the demo draws",
     (
         "fastmlp.backends",

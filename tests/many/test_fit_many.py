@@ -22,8 +22,8 @@ from fastmlp._process import task_pool
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.many.tasks import cost_of
 from fastmlp.model import core_of
+from fastmlp.training.pool import cost_of, pool_of
 
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 N = 24 if INTERPRETED else 60
@@ -556,14 +556,12 @@ def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
 
 
 def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
-    many, taken = sys.modules[fit_many.__module__], list[int]()
-    tasks = [
-        task_pool.Task(1, lambda: taken.append(many.pool_of(None)._n_threads)) for _ in range(8)
-    ]
+    taken = list[int]()
+    tasks = [task_pool.Task(1, lambda: taken.append(pool_of(None)._n_threads)) for _ in range(8)]
     task_pool.Pool(2).run(tasks)
     assert set(taken[:6]) == {1}
-    assert many.pool_of(3)._n_threads == 3
-    assert many.pool_of(None)._n_threads == limits.thread_limit()
+    assert pool_of(3)._n_threads == 3
+    assert pool_of(None)._n_threads == limits.thread_limit()
 
 
 LAYER = """

@@ -10,7 +10,6 @@ from fastmlp._process.buffer_pool import Idle
 from fastmlp._process.locks import Guard
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.many.tasks import cost_of
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
@@ -18,6 +17,7 @@ from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.penalties import l2
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.training.pool import cost_of
 
 Array = NDArray[Any]
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
