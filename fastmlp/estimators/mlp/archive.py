@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.estimators.mlp import label_codec, optimizer_codec, param_codec, solvers
 from fastmlp.estimators.mlp.classifier import MLPClassifier
 from fastmlp.estimators.mlp.regressor import MLPRegressor
+from fastmlp.estimators.mlp.stochastic import open_books
 from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import bias_views, weight_views
@@ -188,7 +189,7 @@ def _curves_of(estimator: Any) -> dict[str, Any]:
 
 def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
     if solvers.is_stochastic(estimator.solver):
-        estimator._open_books()
+        open_books(estimator)
     for name in COUNTS:
         if name in told or name != "_no_improvement_count":
             setattr(estimator, name, optimizer_codec.count(told[name], name))

@@ -15,11 +15,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.buffer_pool import Idle
 from fastmlp._process.locks import Guard
-from fastmlp._process.warnings import warn_at
-from fastmlp.backends.protocol import Data, Engine, Predictor
+from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.blas import one_thread
-from fastmlp.estimators.mlp.held_out import HeldOut
+from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
 from fastmlp.estimators.mlp.parameters import (
     dtype_of,
     flat_of,
@@ -31,7 +30,7 @@ from fastmlp.estimators.mlp.parameters import (
 )
 from fastmlp.estimators.mlp.pickling import Copies
 from fastmlp.estimators.mlp.row_subset import Part
-from fastmlp.estimators.mlp.stochastic import Epochs
+from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, open_books
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
@@ -91,12 +90,12 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @property
     def _n_features_out(self) -> int:
-        """How many names `get_feature_names_out` makes."""
+        """The number of names that `get_feature_names_out` returns."""
         return int(self.coefs_[-1].shape[0])
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
-        # One at a time, the others wait: where another lays out the optimizer's state anew, kernels
-        # of this one would go on in memory that is let go.
+        # Fits of one estimator take turns: one that packs the optimizer's state anew would free
+        # memory that another one's kernels read.
         guard = self.__dict__.setdefault("_guard", Guard())
         with guard.whole, guard.training(type(self).__name__):
             return self._refusing_overflow(self._train, *arguments, **options)
@@ -155,7 +154,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             self._initialize(part.y, units, part.X.dtype)
         else:
             self._check_sizes(units)
-        held_out = self._validation_rows(*validation)
+        held_out = validation_rows(self, *validation)
         if solvers.is_stochastic(self.solver):
             self._fit_epochs(part, incremental, held_out)
         else:
@@ -200,11 +199,11 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
-        # Copies that only early stopping looks at, and `_hold_out` makes.
+        # Copies that only early stopping looks at, and `hold_out` makes.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
         if solvers.is_stochastic(self.solver):
-            self._open_books()
+            open_books(self)
             before = None
         self._adopt()
         # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
@@ -217,16 +216,6 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         self._buffers, self._quick = Idle(), None
         self.coefs_ = list(self._state.weights)
         self.intercepts_ = list(self._state.biases)
-
-    def _open_books(self) -> None:
-        """Begin the records of a training, which scikit-learn does for its own solvers only."""
-        early = self.early_stopping
-        self.loss_curve_: list[float] = []
-        self._no_improvement_count = 0
-        self.validation_scores_: list[float] | None = [] if early else None
-        self.best_validation_score_ = -np.inf if early else None
-        self.best_loss_ = None if early else np.inf
-        self.validation_loss_curve_ = None
 
     def _live_state(self) -> NetState:
         """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
@@ -260,8 +249,8 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
         engine = engine_of(self, network, state.lock, self._buffers)
         data = part.data(engine)
-        batch_size = self._batch_rows(data.n_rows)
-        self._held_out = self._hold_out(validation, part, data, state, engine)
+        batch_size = batch_rows(self, data.n_rows)
+        self._held_out = hold_out(self, validation, part, data, state, engine)
         try:
             loop.fit(engine, state, Epochs(self, data, batch_size, self._held_out, incremental))
             if self.early_stopping:
@@ -269,56 +258,6 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         finally:
             del self._held_out
             write_back(state, self.coefs_, self.intercepts_)
-
-    def _batch_rows(self, n_rows: int) -> int:
-        if self.batch_size == "auto":
-            return min(200, n_rows)
-        if self.batch_size > n_rows:
-            warn_at(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be "
-                "clipped",
-                UserWarning,
-                stacklevel=2,
-            )
-        return min(int(self.batch_size), n_rows)
-
-    def _hold_out(
-        self,
-        its: Part | None,
-        part: Part,
-        data: Data,
-        state: NetState,
-        engine: Engine[Any, Any],
-    ) -> HeldOut | None:
-        """Return the rows to validate on, where there are any."""
-        if its is None:
-            return None
-        if self.validation_loss_curve_ is None:
-            self.validation_loss_curve_ = []
-        self._best_coefs = [coef.copy() for coef in state.weights]
-        self._best_intercepts = [intercept.copy() for intercept in state.biases]
-        # Targets and weights in the core's form are in memory once, too.
-        own = data._replace(rows=its.rows) if its.shares(part) else its.data(engine)
-        return HeldOut(self, its, own, state, engine)
-
-    def _validation_rows(self, X: Any, y: Any, weight: Any) -> Part | None:
-        """Return what `fit` was given to validate on, checked, targets binarized."""
-        if X is None and y is None:
-            return None
-        if X is None or y is None:
-            given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
-            raise ValueError(f"{given} is provided, but {lacks} was not provided.")
-        dtype = (np.float64, np.float32)
-        X, y = validate_data(
-            self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
-        )
-        weight = None if weight is None else _check_sample_weight(weight, X)
-        targets = self._binarized(y)
-        if targets.shape[1] != self.n_outputs_:
-            raise ValueError(
-                f"y_val has {targets.shape[1]} columns, but there are {self.n_outputs_} outputs"
-            )
-        return Part(X, targets, weight)
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:

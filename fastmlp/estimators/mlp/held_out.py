@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.mlp.row_subset import Part
@@ -55,6 +56,46 @@ class HeldOut:
     def score(self) -> float:
         """Return the metric at the parameters for which the loss was last asked."""
         return float(self._metric(self._outputs, self._targets, self.weight))
+
+
+def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> Part | None:
+    """Return what `fit` was given to validate on, checked, targets binarized."""
+    if X is None and y is None:
+        return None
+    if X is None or y is None:
+        given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
+        raise ValueError(f"{given} is provided, but {lacks} was not provided.")
+    dtype = (np.float64, np.float32)
+    X, y = validate_data(
+        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
+    )
+    weight = None if weight is None else _check_sample_weight(weight, X)
+    targets = estimator._binarized(y)
+    if targets.shape[1] != estimator.n_outputs_:
+        raise ValueError(
+            f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
+        )
+    return Part(X, targets, weight)
+
+
+def hold_out(
+    estimator: Any,
+    its: Part | None,
+    part: Part,
+    data: Data,
+    state: NetState,
+    engine: Engine[Any, Any],
+) -> HeldOut | None:
+    """Return the rows to validate on, where there are any."""
+    if its is None:
+        return None
+    if estimator.validation_loss_curve_ is None:
+        estimator.validation_loss_curve_ = []
+    estimator._best_coefs = [coef.copy() for coef in state.weights]
+    estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
+    # Targets and weights in the core's form are in memory once, too.
+    own = data._replace(rows=its.rows) if its.shares(part) else its.data(engine)
+    return HeldOut(estimator, its, own, state, engine)
 
 
 def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:

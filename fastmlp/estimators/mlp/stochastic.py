@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, final
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
@@ -162,3 +163,27 @@ class Epochs:
             return True
         estimator._no_improvement_count = 0
         return False
+
+
+def batch_rows(estimator: Any, n_rows: int) -> int:
+    """Return the batch size of an estimator's fit on so many rows."""
+    if estimator.batch_size == "auto":
+        return min(200, n_rows)
+    if estimator.batch_size > n_rows:
+        warn_at(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+            UserWarning,
+            stacklevel=2,
+        )
+    return min(int(estimator.batch_size), n_rows)
+
+
+def open_books(estimator: Any) -> None:
+    """Begin the records of a training, which scikit-learn does for its own solvers only."""
+    early = estimator.early_stopping
+    estimator.loss_curve_ = []
+    estimator._no_improvement_count = 0
+    estimator.validation_scores_ = [] if early else None
+    estimator.best_validation_score_ = -np.inf if early else None
+    estimator.best_loss_ = None if early else np.inf
+    estimator.validation_loss_curve_ = None
