@@ -19,6 +19,7 @@ from fastmlp.network.summary import Description
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
+from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
@@ -302,7 +303,8 @@ class MLP:
         )
         with state.lock.training(who):
             if checkpoint is not None:
-                request.keep(self._network, state, checkpoint, every, resume)
+                file = CheckpointFile(checkpoint, self._network, state)
+                request.keep(file, state, every, resume=resume)
             loop.fit(engine, state, request)
         return request.history
 

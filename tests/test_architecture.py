@@ -45,11 +45,6 @@ HOUSES: dict[str, list[set[str]]] = {
 TOLERATED = {
     ("fastmlp", "validation", "rules"): "targets() takes a Loss: the word `loss.targets` would do",
     ("fastmlp", "network", "rules"): "names are made into rules: a floor of its own for network",
-    (
-        "fastmlp",
-        "training",
-        "serialization",
-    ): "the loop writes the checkpoint: hand the file in",
     ("fastmlp", "cli", "plotting"): "the demo draws",
     (
         "fastmlp.backends",

@@ -1,7 +1,6 @@
 """A fit of `MLP` or `fit_many`: history, callbacks, validation, stopping, checkpoints."""
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,12 +16,10 @@ from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.task_pool import Stopped
 from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Evaluation, Order, Trainer
-from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.schedules import rates_of
-from fastmlp.serialization import model_state
-from fastmlp.training.checkpoint import Checkpoint, Fit, digest
+from fastmlp.training.checkpoint import Checkpoint, File, Fit, digest
 from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 
@@ -82,14 +79,7 @@ class FitRequest(Generic[D]):
         self._random: Any = None
         self._start = time.perf_counter()
 
-    def keep(
-        self,
-        network: Network,
-        state: NetState,
-        path: str | os.PathLike[str],
-        every: int | timedelta,
-        resume: bool,
-    ) -> None:
+    def keep(self, file: File, state: NetState, every: int | timedelta, *, resume: bool) -> None:
         """Write checkpoints of the fit to a file; with `resume`, go on from the one that is there.
 
         Raises
@@ -101,11 +91,9 @@ class FitRequest(Generic[D]):
         """
         hashed = digest(*map(np.asarray, (self.data.x, self.data.y, self.data.weight)))
         fit = Fit(self.epochs, self.batch_size, self.shuffle, self.data.n_rows, hashed)
-        capture = partial(model_state.capture, network, state, training=True)
-        keeper = Checkpoint(path, every, fit, capture)
+        keeper = Checkpoint(file, every, fit)
         so_far = keeper.resume(validated=self._held_out is not None) if resume else None
         if so_far is not None:
-            model_state.restore(state, so_far.state)
             self.history, self._first_step = so_far.history, so_far.first_step
         else:
             keeper.take(state.n_steps, History())
