@@ -581,7 +581,7 @@ class MLP:
 
 
 class Core(NamedTuple):
-    """What trains in a net, for `fit_many`."""
+    """The parts of a net that `fit_many` trains."""
 
     engine: Engine[Any, Any]
     state: NetState

@@ -1,4 +1,4 @@
-"""What keeps threads apart that use one net at a time."""
+"""The locks of one net, which several threads use."""
 
 import os
 import threading
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 class Guard:
-    """The locks of one net; a copy gets its own, and a forked child finds them open.
+    """The locks of one net; a copy gets its own, and in a forked child they are open.
 
-    Whoever reads or writes all parameters in code that has released the GIL holds `whole`; whoever
-    trains, and so owns the optimizer's state, is the only one to be inside `training`.
+    Code that reads or writes all parameters with the GIL released holds `whole`. The thread that
+    trains is inside `training`, alone, and owns the optimizer's state.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,12 @@ class Guard:
 
     @property
     def whole(self) -> threading.RLock:
-        """The lock of the parameters: a short hold, to copy them in or out.
+        """The lock of the parameters, held while they are copied in or out.
 
-        The lock itself, for its own `__enter__` is one step: Ctrl-C cannot come after it was taken
-        and before the block begins, and leave it taken for ever. Its thread may take it again: a
-        signal's handler that predicts comes between two steps of a holder, who copies in one.
+        It is a lock, not a context manager in Python: its `__enter__` is one step, so that Ctrl-C
+        cannot come between taking it and entering the block, and leave it locked for ever. It is
+        reentrant: a signal handler that predicts runs in the thread that holds it, between two
+        copies.
         """
         if self._process != os.getpid():
             self._renew()
@@ -41,7 +42,7 @@ class Guard:
 
     @contextmanager
     def training(self, who: str) -> Iterator[None]:
-        """Be the only one who trains.
+        """Return a context for the one thread that trains.
 
         Raises
         ------
@@ -64,7 +65,7 @@ class Guard:
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """Let this thread have the state of the training, which rests while callbacks run."""
+        """Return a context for callbacks: this thread may read the state of training in it."""
         self._caller = threading.get_ident()
         try:
             yield
@@ -73,13 +74,13 @@ class Guard:
 
     @property
     def is_trained_elsewhere(self) -> bool:
-        """Whether a fit, which called nothing of this thread's, is changing its state just now."""
+        """True if a fit is changing its state, and this thread is not its callback's."""
         return self._trainer is not None and self._caller != threading.get_ident()
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy values to a C-contiguous target, the GIL held: NumPy would release it.
+    """Copy values to a C-contiguous target while holding the GIL, which NumPy would release.
 
-    A prediction of few rows holds the GIL too, and so sees all of them or none.
+    A prediction of few rows holds the GIL, too, and so reads all new values or none.
     """
     target.data.cast("B")[:] = values.data.cast("B")

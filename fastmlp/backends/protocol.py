@@ -1,4 +1,4 @@
-"""What a backend provides, and the one place where a device's name becomes an engine."""
+"""The interface of a backend, and the one place where a device's name becomes an engine."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Checks of what a net is made of."""
+"""Checks of the arguments of a net, and from names to rules."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise

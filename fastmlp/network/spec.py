@@ -1,4 +1,4 @@
-"""What a net is, without its parameters: sizes and rules, names already resolved."""
+"""A net without its parameters: sizes and rules, names already resolved."""
 
 from typing import Any, NamedTuple
 

@@ -12,7 +12,7 @@ LEFT_COLUMNS = (0, 3)
 
 
 class Description(NamedTuple):
-    """What is told of a net.
+    """The parts of a net that its description shows.
 
     Attributes
     ----------

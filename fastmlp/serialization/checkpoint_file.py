@@ -19,7 +19,7 @@ Series = Mapping[str, Sequence[float]]
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ EVERY = timedelta(minutes=1)
 
 
 class Fit(NamedTuple):
-    """What fixes the bits of a fit beside its net; JSON can say all of it."""
+    """The settings that fix the bits of a fit beside its net; all of them are JSON."""
 
     epochs: int
     batch_size: int
@@ -29,7 +29,7 @@ class Fit(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Saved(NamedTuple):
 
 
 class File(Protocol):
-    """Where checkpoints are kept: `serialization.checkpoint_file.CheckpointFile`."""
+    """A place for checkpoints: `serialization.checkpoint_file.CheckpointFile`."""
 
     path: Path
 

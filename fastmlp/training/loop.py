@@ -20,7 +20,7 @@ from fastmlp.network.state import NetState
 CALL_SECONDS = 0.05
 # A guess for the first call, low enough that it lasts no longer on a slow core.
 FIRST_FLOPS_PER_SECOND = 1e9
-# How many times as fast a first call may be taken to be: batches of weight 0 take no time at all.
+# A speed learnt is trusted up to so many times the guess: batches of weight 0 take no time.
 MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # From the numbers of steps to their learning rates.
@@ -30,7 +30,7 @@ D = TypeVar("D", bound=Data)
 
 
 class Request(Protocol[D_co]):
-    """What a fit is asked to do; the loop asks it at the ends of windows.
+    """The settings of a fit, and its actions between windows.
 
     A window is a number of epochs, planned at once: their order of rows and their learning rates.
     """
@@ -110,11 +110,11 @@ def fit(engine: Engine[D, Any], state: NetState, request: Request[D]) -> None:
                     except KeyboardInterrupt:
                         request.cut_short(losses[: calls.epochs_since(first_step)])
                         raise
-                    diverged = float(losses[n_done]) if trainer.diverged else None
+                    diverged = None
                     if trainer.diverged:
                         # The backend has gone back to the epoch's first parameters, and the
                         # optimizer's state to zeros.
-                        state.n_steps = 0
+                        diverged, state.n_steps = float(losses[n_done]), 0
                     request.end_window(losses[:n_done], diverged)
             finally:
                 trainer.store()

@@ -28,7 +28,7 @@ D = TypeVar("D", bound=Data)
 
 @final
 class FitRequest(Generic[D]):
-    """What `MLP.fit` asks of the training loop.
+    """The request of `MLP.fit` and `fit_many` to the training loop.
 
     Parameters
     ----------

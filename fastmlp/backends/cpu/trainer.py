@@ -37,10 +37,10 @@ class Trainer:
     Parameters
     ----------
     guarded : bool
-        Whether a number that is not finite ends the training, with the epoch's first parameters. It
+        True: a number that is not finite ends the training, with the epoch's first parameters. It
         takes a copy of them.
     by_rows : bool
-        Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
+        True: an epoch's loss weights its batches by their rows, not by their rows' weights.
 
     Attributes
     ----------
@@ -196,5 +196,5 @@ class Trainer:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last call met a number that is not finite."""
+        """True if the last call met a number that is not finite."""
         return bool(self._session.job["diverged"])

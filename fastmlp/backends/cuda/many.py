@@ -90,7 +90,7 @@ def train_together(
     Parameters
     ----------
     x, y : validated rows, on the host or the device
-    outcomes : of the members, to be written to, for who wants them after an exception
+    outcomes : of the members; written to also where an exception ends the call
     told : called with the number of epochs that a launch has ended, or None
 
     Returns
@@ -171,7 +171,7 @@ class _Run:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not diverged."""
+        """True if it has not diverged."""
         return self.outcome.diverged_at is None
 
     def begin(self, n_epochs: int, shuffle: bool) -> Words:

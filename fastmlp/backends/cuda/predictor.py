@@ -11,7 +11,7 @@ Array = NDArray[Any]
 
 
 class Verbs(Protocol):
-    """What a predictor needs of the engine."""
+    """The verb of the engine that a predictor calls."""
 
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"

@@ -156,7 +156,7 @@ class Trainer:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last call met a number that is not finite."""
+        """True if the last call met a number that is not finite."""
         with self._card.current():
             return bool(self._session.sum_at(DIVERGED))
 

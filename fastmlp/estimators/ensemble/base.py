@@ -1,4 +1,4 @@
-"""What both ensembles share: members that differ by their seeds, fitted in one call."""
+"""The base of both ensembles: members that differ by their seeds, fitted in one call."""
 
 from functools import partial
 from numbers import Integral

@@ -1,4 +1,4 @@
-"""What both estimators share: scikit-learn's methods around the core's training."""
+"""The base of both estimators: scikit-learn's methods around the core's training."""
 
 import warnings
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ Rows = NDArray[np.int64]
 
 
 class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """Comes before scikit-learn's class and puts the core in the place of its loops over NumPy."""
+    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
     intercepts_: list[Array]
@@ -129,9 +129,9 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Parameters
         ----------
         X : (n_samples, n_features) array of float32 or float64, or sparse matrix
-        y : (n_samples, n_outputs) array, binarized; what is not in `rows` is not looked at
+        y : (n_samples, n_outputs) array, binarized; only `rows` are read
         rows : (n,) array of int64
-        form : what `fit` has found out from them: labels, names and number of features
+        form : attributes that `fit` derives from the data: labels, names and number of features
         weight : (n_samples,) array, or None
         """
         self.__dict__.update(form)
@@ -199,7 +199,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
-        # Copies that only early stopping looks at, and `hold_out` makes.
+        # Copies for early stopping, which `hold_out` makes where they are needed.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
         if solvers.is_stochastic(self.solver):

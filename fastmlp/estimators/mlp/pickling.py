@@ -1,4 +1,4 @@
-"""What pickles and copies of an estimator hold."""
+"""The content of pickles and copies of an estimator."""
 
 from contextlib import suppress
 from copy import deepcopy
@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from fastmlp.network.state import NetState
 
-# What training leaves behind and predictions do not need.
+# Left behind by training, and not needed by predictions.
 TRAINING_STATE = (
     "_optimizer",
     "_best_coefs",

@@ -21,7 +21,7 @@ Array = NDArray[Any]
 
 @final
 class Epochs:
-    """What an estimator's fit asks of the training loop.
+    """The request of an estimator's fit to the training loop.
 
     The stopping rule looks at each epoch's loss. But it cannot end a fit, nor change a rate, before
     `n_iter_no_change` epochs have passed without progress: so many run in one window, and the books
@@ -118,7 +118,7 @@ class Epochs:
         solvers.note_steps(books, state.optimizer, state.n_steps)
 
     def _epochs_ahead(self) -> int:
-        """Return the number of epochs before the rule can stop; one where each is looked at."""
+        """Return the number of epochs before the rule can stop; 1 if each is validated or shown."""
         estimator = self._estimator
         if self._held_out or estimator.verbose or estimator.early_stopping:
             return 1

@@ -60,7 +60,7 @@ class Fold(NamedTuple):
 
 
 class Trials:
-    """What the trials of a search share: checked data, folds, checked candidates, buffers."""
+    """Shared by the trials of a search: checked data, folds, checked candidates, buffers."""
 
     def __init__(self) -> None:
         self._lock, self._made = threading.Lock(), dict[Any, Any]()
@@ -137,7 +137,7 @@ class Trials:
 
 
 def is_plain(estimator: Any, X: Any, y: Any, named: dict[str, Any]) -> bool:
-    """Whether `Trials` do such a call: an estimator of ours and dense data, and nothing more."""
+    """Return True if `Trials` can do the call: an estimator of ours, dense data, nothing more."""
     context = named.get("callback_ctx")
     return (
         type(estimator) in PLAIN
