@@ -13,9 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastmlp._process.buffer_pool import Idle
 from fastmlp._process.locks import Guard
-from fastmlp.backends.protocol import Predictor
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.blas import one_thread
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
@@ -29,6 +27,7 @@ from fastmlp.estimators.mlp.parameters import (
     write_back,
 )
 from fastmlp.estimators.mlp.pickling import Copies
+from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
 from fastmlp.estimators.mlp.row_subset import Part
 from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, open_books
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
@@ -50,9 +49,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
     _held_out: HeldOut | None
-    _buffers: Idle
-    # Of the last prediction of a few rows: the state, its predictor, and the two activations.
-    _quick: tuple[NetState, Predictor, Any, str] | None
+    _cache: PredictionCache
     _names: ClassVar[list[str]]
 
     more_constraints: ClassVar[dict[str, Any]] = {
@@ -213,7 +210,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Put all parameters into one vector, and its views in their place."""
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
         self._state = state_from(self.coefs_, self.intercepts_, dtype)
-        self._buffers, self._quick = Idle(), None
+        self._cache = PredictionCache()
         self.coefs_ = list(self._state.weights)
         self.intercepts_ = list(self._state.biases)
 
@@ -247,7 +244,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             part, validation = part.split(self)
         state = self._trained_state(anew=anew)
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
-        engine = engine_of(self, network, state.lock, self._buffers)
+        engine = engine_of(self, network, state.lock)
         data = part.data(engine)
         batch_size = batch_rows(self, data.n_rows)
         self._held_out = hold_out(self, validation, part, data, state, engine)
@@ -324,19 +321,20 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 network = features_of(network)
                 flat = state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
-        engine = engine_of(self, network, state.lock, self.__dict__.get("_buffers"))
+        cache: PredictionCache | None = self.__dict__.get("_cache")
+        engine = engine_of(self, network, state.lock, cache.buffers if cache else None)
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
-        if predictor.is_quick and flat is state.parameters:
-            self._quick = (state, predictor, self.activation, self.out_activation_)
+        if cache is not None and predictor.is_quick and flat is state.parameters:
+            cache.quick = Quick(state, predictor, self.activation, self.out_activation_)
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
         """Return predictions for a few plain rows in microseconds, or None for any others."""
-        quick = self.__dict__.get("_quick")
-        if quick is None or hasattr(self, "feature_names_in_"):
+        cache: PredictionCache | None = self.__dict__.get("_cache")
+        if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
-        state, predictor, activation, output = quick
+        state, predictor, activation, output = cache.quick
         if activation is not self.activation or output is not self.out_activation_:
             return None
         if state is not self._state or not stand_in(state, self.coefs_, self.intercepts_):
