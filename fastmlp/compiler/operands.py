@@ -4,7 +4,7 @@ Whatever else turns up (functions, dtypes, numbers known beforehand) is a Python
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +79,16 @@ OF_FLOATS = {"Add": "fadd", "Sub": "fsub", "Mult": "fmul", "Div": "fdiv"}
 OF_INTEGERS = {
     "Add": "add", "Sub": "sub", "Mult": "mul", "LShift": "shl", "BitAnd": "and_", "BitOr": "or_",
 }  # fmt: skip
+
+
+def is_tuple(operand: Any) -> bool:
+    """Return whether an operand is a tuple of operands, or a NamedTuple of some."""
+    return isinstance(operand, tuple) and not isinstance(operand, Number | View | Table | Record)
+
+
+def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
+    """Return a tuple of these parts, of an operand's class."""
+    return type(operand)(*parts) if hasattr(operand, "_fields") else tuple(parts)
 
 
 def is_constant(*operands: Any) -> bool:
@@ -234,8 +244,8 @@ def kind_of(operand: Any) -> Any:
         return type(operand), operand.dtype
     if isinstance(operand, Table):
         return Table, operand.dtype, operand.turned
-    if type(operand) is tuple:
-        return tuple(kind_of(one) for one in operand)
+    if is_tuple(operand):
+        return type(operand), *(kind_of(one) for one in operand)
     return type(operand), operand
 
 
@@ -249,7 +259,7 @@ def registers_of(operand: Any) -> list[Any]:
         return [operand.address, operand.n, operand.width]
     if isinstance(operand, Record):
         return [operand.address]
-    if type(operand) is tuple:
+    if is_tuple(operand):
         return [register for one in operand for register in registers_of(one)]
     return []
 
@@ -263,15 +273,15 @@ def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
     if isinstance(operand, Table):
         address, n, width = (next(registers) for _ in range(3))
         return operand._replace(address=address, n=n, width=width)
-    if type(operand) is tuple:
-        return tuple(in_registers(one, registers) for one in operand)
+    if is_tuple(operand):
+        return tuple_like(operand, (in_registers(one, registers) for one in operand))
     return operand
 
 
 def movable(operand: Any) -> Any:
     """Return an operand with its numbers in registers, known beforehand or not."""
-    if type(operand) is tuple:
-        return tuple(movable(one) for one in operand)
+    if is_tuple(operand):
+        return tuple_like(operand, map(movable, operand))
     numeric = isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating))
     return number_of(operand) if numeric else operand
 

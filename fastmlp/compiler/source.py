@@ -2,8 +2,9 @@
 
 import ast
 import linecache
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from types import FunctionType
 from typing import Any
 
@@ -47,6 +48,27 @@ def names_of(function: FunctionType) -> dict[str, Any]:
     names = function.__code__.co_freevars
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     return {**function.__globals__, **dict(zip(names, cells, strict=True))}
+
+
+def parameters_of(function: FunctionType) -> list[Any]:
+    """Return for each parameter the NamedTuple class that it is annotated with, or None: a word."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    kinds = (function.__annotations__.get(name) for name in names)
+    return [kind if hasattr(kind, "_fields") else None for kind in kinds]
+
+
+def n_words(function: FunctionType) -> int:
+    """Return how many integers a function takes, those of NamedTuples one by one."""
+    return sum(1 if kind is None else len(kind._fields) for kind in parameters_of(function))
+
+
+def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the arguments of a function that has NamedTuples among them, from their integers."""
+    words = iter(words)
+    return tuple(
+        next(words) if kind is None else kind(*islice(words, len(kind._fields)))
+        for kind in parameters_of(function)
+    )
 
 
 def check_shared(node: ast.For, outside: set[str]) -> None:

@@ -25,6 +25,7 @@ from fastmlp.compiler.operands import (
     compared,
     converted,
     in_registers,
+    is_tuple,
     kind_of,
     movable,
     registers_of,
@@ -142,7 +143,7 @@ class Body(Expressions):
         if isinstance(target, ast.Name):
             self.bind(target.id, operand)
         elif isinstance(target, ast.Tuple):
-            if type(operand) is not tuple:
+            if not is_tuple(operand):
                 raise Unsupported(ast.dump(target))
             for one, part in zip(target.elts, operand, strict=True):
                 self.assign(one, part)

@@ -28,6 +28,7 @@ from fastmlp.compiler.operands import (
     loaded,
     registers_of,
 )
+from fastmlp.compiler.source import grouped, n_words
 from fastmlp.compiler.statements import Body
 
 # On processors with AVX-512, LLVM keeps to half a register unless it is told; where vectors are
@@ -36,7 +37,8 @@ FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
 def translate(function: FunctionType, symbol: str) -> ir.Module:
-    """Return a module that exports a function of integers, returning nothing, as this symbol.
+    """Return a module that exports a function of integers, or of NamedTuples of them, returning
+    nothing, as this symbol; the integers of a NamedTuple are passed one by one.
 
     Raises
     ------
@@ -44,12 +46,9 @@ def translate(function: FunctionType, symbol: str) -> ir.Module:
         Where the function, or one that it calls, is written in more than this knows.
     """
     unit = Unit()
-    unit.define(function, (Number(ir.Constant(WORD, 0), INT64),) * _count(function), symbol)
+    words = (Number(ir.Constant(WORD, 0), INT64),) * n_words(function)
+    unit.define(function, grouped(function, words), symbol)
     return unit.module
-
-
-def _count(function: FunctionType) -> int:
-    return function.__code__.co_argcount
 
 
 class Unit:

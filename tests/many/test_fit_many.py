@@ -181,10 +181,10 @@ def test_rows_validation_and_weights_of_each_net() -> None:
 
 
 def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cpu.plan import workspace
+    from fastmlp.backends.cpu.plan import blocking
 
-    monkeypatch.setattr(workspace, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(workspace, "MIN_CHUNK_ROWS", 8)
+    monkeypatch.setattr(blocking, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(blocking, "MIN_CHUNK_ROWS", 8)
     own, together = mixed()[1], mixed()[1]
     options = {"epochs": 2, "batch_size": 20}
     (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)

@@ -11,7 +11,7 @@ from nets import PENALTY_SETS, Net, orders, train
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking, records
+from fastmlp.backends.cpu.plan import partition, plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
@@ -37,15 +37,15 @@ import os
 import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 dispatch.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
 cost_model.pays = lambda work, n_threads: n_threads > 1
-blocking.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
-blocking.halved_layer = lambda step: int(os.environ["HALVED"])
+partition.panels_pay = lambda *sizes: os.environ["SHARED"] == "panels"
+partition.split_layer_of = lambda step: int(os.environ["HALVED"])
 dispatch.REGION_SECONDS = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
@@ -90,8 +90,8 @@ for n_steps in (10, 10, 1000):
 
 def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, halved: int) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(blocking, "layers_pay", lambda *sizes: shared == "panels")
-    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
+    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
 
 
 @pytest.fixture
@@ -164,19 +164,19 @@ def test_training_has_the_same_bits_in_parallel(
 @each_dtype
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam"])
-def test_what_goes_past_the_caches_has_the_same_bits(
+def test_non_temporal_stores_have_the_same_bits(
     name: str, n_threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     force_a_team(monkeypatch, "rows", 0)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     how = (net, parameters, data, OPTIMIZERS[name](0.03), orders(rng, 2, 130), 70)
-    kept = train(*how)
-    monkeypatch.setattr(records, "PAST_BYTES", 0)
-    past = train(*how, n_threads=n_threads)
-    assert np.array_equal(kept.parameters, past.parameters)
-    assert np.array_equal(kept.moments, past.moments)
-    assert np.array_equal(kept.losses, past.losses)
+    cached = train(*how)
+    monkeypatch.setattr(plan, "NON_TEMPORAL_BYTES", 0)
+    non_temporal = train(*how, n_threads=n_threads)
+    assert np.array_equal(cached.parameters, non_temporal.parameters)
+    assert np.array_equal(cached.moments, non_temporal.moments)
+    assert np.array_equal(cached.losses, non_temporal.losses)
 
 
 @only_compiled

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import CONSTANT, CONSTANTS, JOINED
+from fastmlp.backends.cpu.threads.team import JOINED, constants_of
 from fastmlp.backends.cpu.tuning import (
     APART_BYTES,
     CLEAR_SPEEDUP,
@@ -156,7 +156,7 @@ _HAS_TEAM = COMPILER == "translator"
 def _muster(team: int) -> None:
     if not _HAS_TEAM or team == 0:
         return
-    limit, spins = row(team + CONSTANT, 1, CONSTANTS)[0].limit, 0
+    limit, spins = constants_of(team).limit, 0
     while load_acquire(team + JOINED) < limit and spins < 1_000_000:
         spins += 1
 

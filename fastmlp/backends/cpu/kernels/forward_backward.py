@@ -15,15 +15,8 @@ from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
-from fastmlp.backends.cpu.simd.microkernel import (
-    PLUS,
-    RELU,
-    RELU_PLUS,
-    STORE,
-    TIMES,
-    WHERE_POSITIVE,
-)
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import (
@@ -73,7 +66,7 @@ def layer_kernels(scalar: Scalar) -> LayerKernels:
 def gathering(scalar: Scalar) -> Kernel:
     """Make the function that copies some features of rows to panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    broadcast = moves(scalar, lanes).spread
+    pack_row = moves(scalar, lanes).pack_row
 
     @njit
     def gather(net: Net, inputs: int, rows: Span, at: int, features: Span) -> None:
@@ -84,7 +77,7 @@ def gathering(scalar: Scalar) -> Kernel:
         for r in range(n):
             place = index[r] if batch.index else start + r
             source = batch.x + (place * net.n_in + low) * size
-            broadcast(source, panels + (at + r) * lanes * size, net.panel, high - low)
+            pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
 
     return gather
 

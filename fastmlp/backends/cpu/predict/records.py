@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import RELU, address
-from fastmlp.backends.cpu.plan.workspace import ALIGNMENT, aligned
+from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import ALIGNMENT
 from fastmlp.compiler import Record
 from fastmlp.network.spec import Network
 

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.plan.records import Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.predict.records import VECTORS, FlatLayer, FlatNet, make_flat
-from fastmlp.backends.cpu.simd.batch_in_lanes import tile, upright
+from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.tuning import PREDICT_FLOPS
@@ -79,8 +79,8 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     wide, narrow = _products(scalar, VECTORS), _products(scalar, 1)
-    its = upright(scalar)
-    transpose_in, transpose_out = its.stand, its.lie
+    its = batch_in_lanes(scalar)
+    into_lanes, out_of_lanes = its.into_lanes, its.out_of_lanes
 
     def predict_vectors(net: FlatNet, first: int, last: int, thread: int) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)
@@ -95,7 +95,7 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
             derivatives = buffer + 2 * net.block_bytes
             for v in range(vectors):
                 at = start + v * lanes
-                transpose_in(net.x, net.n_in, at, end - 1, source + v * vector, unit, checks)
+                into_lanes(net.x, net.n_in, at, end - 1, source + v * vector, unit, checks)
             for i in range(net.n_layers):
                 layer = layers[i]
                 if vectors == 1:
@@ -112,7 +112,7 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
                 source, target = target, source
             for v in range(vectors):
                 at, place = start + v * lanes, source + v * vector
-                transpose_out(place, net.n_out, at, end - 1, net.out, unit, checks + vector)
+                out_of_lanes(place, net.n_out, at, end - 1, net.out, unit, checks + vector)
 
     return njit(predict_vectors)
 
