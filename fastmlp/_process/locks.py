@@ -1,4 +1,4 @@
-"""The locks of one net, which several threads use."""
+"""The locks of a net, and a copy of numbers that other threads see whole."""
 
 import os
 import threading
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 class Guard:
-    """The locks of one net; a copy gets its own, and in a forked child they are open.
+    """The locks of one net; a copy has locks of its own, and in a forked child they are open.
 
-    Code that reads or writes all parameters with the GIL released holds `whole`. The thread that
-    trains is inside `training`, alone, and owns the optimizer's state.
+    Code that has released the GIL holds `whole` while it reads or writes all parameters.
+    One thread at a time is inside `training`: it owns the optimizer's state.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class Guard:
 
     @property
     def whole(self) -> threading.RLock:
-        """The lock of the parameters, held while they are copied in or out.
+        """The lock of the parameters, held briefly to copy them in or out.
 
-        It is a lock, not a context manager in Python: its `__enter__` is one step, so that Ctrl-C
-        cannot come between taking it and entering the block, and leave it locked for ever. It is
-        reentrant: a signal handler that predicts runs in the thread that holds it, between two
-        copies.
+        It is an RLock, not a context manager of our own: its `__enter__` is one step, so Ctrl-C
+        cannot come between acquiring it and entering the block, and leave it locked. It is
+        reentrant: a signal's handler that predicts may interrupt its holder, which copies in one
+        step.
         """
         if self._process != os.getpid():
             self._renew()
@@ -42,12 +42,12 @@ class Guard:
 
     @contextmanager
     def training(self, who: str) -> Iterator[None]:
-        """Return a context for the one thread that trains.
+        """Own the optimizer's state inside.
 
         Raises
         ------
         RuntimeError
-            Where another thread, or the caller of this callback, trains the net.
+            If another thread, or the fit that runs this callback, is training the net.
         """
         ticket = object()
         try:
@@ -65,7 +65,7 @@ class Guard:
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """Return a context for callbacks: this thread may read the state of training in it."""
+        """Mark this thread as running callbacks, which may read the training state (at rest)."""
         self._caller = threading.get_ident()
         try:
             yield
@@ -74,13 +74,13 @@ class Guard:
 
     @property
     def is_trained_elsewhere(self) -> bool:
-        """True if a fit is changing its state, and this thread is not its callback's."""
+        """True if a fit is changing its state, and this thread does not run its callbacks."""
         return self._trainer is not None and self._caller != threading.get_ident()
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy values to a C-contiguous target while holding the GIL, which NumPy would release.
+    """Copy values to a C-contiguous target while holding the GIL, which NumPy's copy releases.
 
-    A prediction of few rows holds the GIL, too, and so reads all new values or none.
+    A prediction of few rows holds the GIL too: it sees all of the new values or none.
     """
     target.data.cast("B")[:] = values.data.cast("B")
