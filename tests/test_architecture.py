@@ -1,6 +1,7 @@
 """Imports go down: every room has a floor, and nothing on it knows what stands above."""
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
@@ -193,3 +194,20 @@ def test_only_the_programs_print(module: str) -> None:
     # scikit-learn's verbose prints, and so does ours.
     rooms = ("cli", "estimators")
     assert room_of(module) in rooms or not prints, f"print in lines {prints}"
+
+
+@each_module
+def test_the_estimators_know_no_backend_but_by_its_protocol(module: str) -> None:
+    backends = {name for name in imports_of(TREES[module]) if name.startswith("fastmlp.backends.")}
+    if room_of(module) in ("model", "network", "training", "many", "estimators", "saving"):
+        assert backends <= {"fastmlp.backends.protocol"}
+
+
+# Of an MLP: the parts that fit_many trains are those of `model.core_of`.
+PRIVATE = re.compile(r"(?<!self)(?<!other)\._(network|state|engine|predictor|n_threads|device)\b")
+
+
+@each_module
+def test_private_parts_of_a_net_are_read_in_model_alone(module: str) -> None:
+    if room_of(module) in ("many", "saving", "cli", "plotting", "training", "serialization"):
+        assert not PRIVATE.search(FILES[module].read_text())
