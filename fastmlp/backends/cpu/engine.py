@@ -18,46 +18,64 @@ from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
-from fastmlp.backends.protocol import Once, each_time
+from fastmlp.backends.protocol import Memo, no_memo
 from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 
 
 class Engine(Runner):
-    """Forward, gradient and update of one network on the CPU.
+    """Prediction, gradient and training of one network on the CPU.
 
     Parameters
     ----------
     network, n_threads, guard : as for a `Runner`
-    idle : Idle, optional
+    buffers : Idle, optional
         The free list of predictions' buffers.
     """
+
+    queue = None
 
     def __init__(
         self,
         network: Network,
         n_threads: int | None = None,
         guard: Guard | None = None,
-        idle: Idle | None = None,
+        buffers: Idle | None = None,
     ) -> None:
         super().__init__(network, n_threads, guard)
-        self._idle = idle or Idle()
+        self._idle = buffers or Idle()
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Data:
-        """Return rows, validated; `once` keeps what several nets share."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
+        """Return rows, validated; `memo` keeps what several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
-        x = once(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
-        table = once(
+        x = memo(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
+        table = memo(
             ("y", sizes[-1], dtype, loss.targets),
             lambda: validation.targets(y, len(x), sizes[-1], loss, dtype, who),
         )
-        weight = once(
+        weight = memo(
             ("weight", id(sample_weight), dtype),
             lambda: validation.weights(sample_weight, len(x), dtype, who),
         )
         return Data(x, table, weight)
+
+    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
+        """Return rows that are validated already, X dense or sparse, converted to the dtype."""
+        weight = np.empty(0) if sample_weight is None else sample_weight
+        arrays = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
+        return Data(self.features(X), *arrays)
+
+    def features(self, X: Any) -> Array | SparseRows:
+        """Return validated features as kernels take them; those of a sparse matrix stay sparse."""
+        dtype = self.network.dtype
+        if not hasattr(X, "tocsr"):
+            return np.ascontiguousarray(X, dtype)
+        rows = X.tocsr()
+        values = rows.data.astype(dtype, copy=False)
+        return SparseRows(values, rows.indices, rows.indptr, X.shape[1])
 
     def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
         """Return the predictions at live parameters, as a function of the rows.
@@ -89,6 +107,11 @@ class Engine(Runner):
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self, data)
 
+    def slots(self, state: NetState, data: Data | None = None) -> Moments:
+        """Return the optimizer's state of a net, packed for training on dense or sparse rows."""
+        sparse = data is not None and isinstance(data.x, SparseRows)
+        return state.packed(("cpu", sparse), lambda flat: self.moments(flat, sparse=sparse))
+
     def moments(self, flat: Array | None = None, *, sparse: bool = False) -> Moments:
         """Return this state of an optimizer, or that of one which has taken no step; for training
         on dense or sparse rows."""
@@ -97,28 +120,28 @@ class Engine(Runner):
     def update(
         self,
         parameters: Array,
-        moments: Moments,
+        slots: Moments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         constants = np.ascontiguousarray(coefficients, self.network.dtype)
-        panels = Panels(self.network, spacing=moments.spacing)
+        panels = Panels(self.network, spacing=slots.spacing)
         block = rule_blocks.optimizer(self.network, optimizer)
         w, g = panels.packed(parameters), panels.packed(gradient)
-        block(*map(address, (w, g, moments.m, moments.v, constants)), panels.size)
+        block(*map(address, (w, g, slots.m, slots.v, constants)), panels.size)
         with self.guard.whole:
             publish(panels.flat(w), parameters)
 
     def trainer(
         self,
         parameters: Array,
-        moments: Moments,
+        slots: Moments,
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
         **options: bool,
     ) -> Trainer:
         """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
-        return Trainer(self, parameters, moments, optimizer, data, batch_size, **options)
+        return Trainer(self, parameters, slots, optimizer, data, batch_size, **options)

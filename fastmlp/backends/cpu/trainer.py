@@ -15,6 +15,7 @@ from fastmlp.backends.cpu.kernels.shuffle import shuffle
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.reshuffle import reshuffled
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.compiler import block_of
@@ -36,10 +37,10 @@ class Trainer:
     Parameters
     ----------
     guarded : bool
-        Whether a number that is not finite ends the training and restores the parameters of the
+        True: a number that is not finite ends the training and restores the parameters of the
         epoch's start, of which it keeps a copy.
     by_rows : bool
-        Whether an epoch's loss weighs its batches by their rows, not by their rows' weights.
+        True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
 
     Attributes
     ----------
@@ -117,6 +118,12 @@ class Trainer:
         rows = self._session.data.rows
         return result if rows is None else rows[result]
 
+    def reshuffled(
+        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
+    ) -> NDArray[np.int64]:
+        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        return reshuffled(random, order, n_orders)
+
     def plain_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the data, shape (1, n_rows)."""
         data = self._session.data
@@ -189,5 +196,5 @@ class Trainer:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last call met a number that is not finite."""
+        """True if the last call met a number that is not finite."""
         return bool(self._session.job["diverged"])

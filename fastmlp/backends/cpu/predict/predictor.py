@@ -80,13 +80,18 @@ class Predictor:
         return self._checked(X, out, who) if found is None else found
 
     def quick(self, X: object, out: object = None) -> Array | None:
-        """Return the predictions of plain arrays without checks or copies beforehand.
+        """Return the predictions of a small batch of plain arrays, without checks or copies.
 
-        None: X or out is not plain, a number is not finite, or no quick way is set up for X; then
-        `out` may have been written.
+        None: X or out is not plain, a number is not finite, or no small batch has been predicted
+        before; then `out` may have been written.
         """
-        found = None if self._small is None else self._small(X, out)
-        return self._by_plain_blocks(X, out, "MLP.predict") if found is None else found
+        small = self._small
+        return None if small is None else small(X, out)
+
+    @property
+    def is_quick(self) -> bool:
+        """True if a small batch has been predicted before, so that `quick` has its buffers."""
+        return self._small is not None
 
     def write(self, x: Array | SparseRows, out: Array) -> SmallBatch | None:
         """Write the predictions for validated rows to out; return the small batch's way, if taken.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
@@ -171,11 +172,11 @@ class SmallBatch:
         """
         dtype = self.dtype
         # An array that was pickled has a dtype of its own: equal, not the same.
-        if type(x) is not np.ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
+        if type(x) is not ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
             return None
         if out is None:
             result = np.empty((len(x), self._n_out), dtype)
-        elif type(out) is np.ndarray and out.dtype == dtype and out.ndim == 2:
+        elif type(out) is ndarray and out.dtype == dtype and out.ndim == 2:
             result = out
         else:
             return None

@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.predict.records import VECTORS
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.validation.arrays import FINITE_BLOCK
@@ -212,7 +213,7 @@ def test_predictions_in_the_place_of_the_rows() -> None:
     net, rng = MLP((2, 40, 2), seed=0), np.random.default_rng(2)
     x = rng.normal(size=(1500, 2)).astype(np.float32)
     expected = net.predict(x)
-    assert plain_out(x, x, net._network) is None
+    assert plain_out(x, x, core_of(net).engine.network) is None
     assert net.predict(x, x) is x
     assert np.array_equal(x, expected)
 
