@@ -19,6 +19,8 @@ from fastmlp.backends.cpu.plan.packing import (
     packed_layers,
     round_up,
 )
+from fastmlp.backends.cpu.simd.block_sizes import ROW_BLOCK as ROW_BLOCK
+from fastmlp.backends.cpu.simd.block_sizes import STRIP_ROWS as STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout
 
 Buffer = NDArray[Any]
@@ -28,11 +30,6 @@ CACHE_NUMBERS = 200_000
 # Less is a step that a team does not share, or that takes longer for being cut.
 LOTS_FLOPS = 10_000_000
 MIN_CHUNK_ROWS = 64
-# Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
-STRIP_ROWS = 8
-# A sweep has at most so many rows: sums that are cut wait on the stack. With 64, B came from the
-# third-level cache twice as often: 1024-2048-2048-1000 forward and back 122 ms, with 128 100 ms.
-ROW_BLOCK = 128
 # Rows of 64 bytes in a page.
 PAGE_ROWS = 64
 # Neighbouring pairs of cache lines travel together on x86, and are a line on Apple's cores.

@@ -11,8 +11,9 @@ from panelled import INTERPRETED, address, chains, from_panels, rounding, to_pan
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
+from fastmlp.backends.cpu.simd.block_sizes import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import STORE
-from fastmlp.backends.cpu.simd.gemm import STRIP, product
+from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import block_of
@@ -111,7 +112,7 @@ def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
     for height in range(1, most + 1):
         c = multiply(start[:height], a[:height], b, by_column)
         assert np.array_equal(from_panels(c, height, width), np.concatenate(alone[:height]))
-        assert (c[:, round_up(height, STRIP) :] == UNTOUCHED).all()
+        assert (c[:, round_up(height, STRIP_ROWS) :] == UNTOUCHED).all()
 
 
 @each_dtype
