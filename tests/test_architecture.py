@@ -52,7 +52,6 @@ TOLERATED = {
         "cuda",
         "cpu",
     ): "the CPU's compiled kernel shuffles the orders",
-    ("fastmlp.backends.cpu", "simd", "plan"): "STRIP_ROWS and ROW_BLOCK: hand them in",
 }
 OPTIONAL = {
     "sklearn",

@@ -18,9 +18,7 @@ from fastmlp.backends.cpu.plan.packing import (
     packed_layers,
     round_up,
 )
-from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS
-from fastmlp.backends.cpu.tuning import ROW_BLOCK as ROW_BLOCK
-from fastmlp.backends.cpu.tuning import STRIP_ROWS as STRIP_ROWS
+from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout
 
 Buffer = NDArray[Any]

@@ -1,7 +1,6 @@
 """A last layer of few outputs, and errors that go back through W as it lies: every shape."""
 
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,11 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import Block
 
 UNTOUCHED = 77.0
@@ -139,24 +138,23 @@ def test_errors_that_lie_together_belong_to_one_strip_and_one_panel(lanes: int) 
 @each_dtype
 @pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2)], ids=str)
 def test_rows_have_the_same_errors_by_strips(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
-    """A part of a team begins in the middle of a panel of errors transposed."""
+    """A part of phase one begins in the middle of a panel of deltas transposed."""
     n, net = 45, Net(sizes, "tanh", dtype=np.dtype(dtype).name)
     found = []
-    for cuts in ([0, 6], [0, 1, 2, 5, 6]):
+    for n_parts in (1, 4):
         parameters, data = net.draw(np.random.default_rng(1), n)
         moments = Moments(net.network, None)
         trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, n)
         session = trainer._session
+        assert session.plan.layers[-1].is_transposed
         session.at(slice(0, n))
-        session.net["mode"], session.net["scale"] = TRAIN, 1 / n
-        for first, last in pairwise(cuts):
-            session.blocks["rows"](address(session.plan.net), first, last, 0)
-        assert session.plan.layers[-1].turned
-        session.net["more"], session.net["penalise"], session.net["update"] = 0, 1, 0
-        gradient = session.keep_gradient()
-        session.blocks["tile"](address(session.plan.net), 0, len(session.plan.tiles), 0)
+        session.batch["scale"] = 1 / n
+        gradient, place = session.keep_gradient(), address(session.plan.net)
+        session.blocks["forward_backward"](0, place, n_parts, TRAIN, 0)
+        session.blocks["update"](0, place, n, 0, 1, 0, 0)
         flat = np.empty_like(parameters)
         session.unpack(gradient, flat)
         found.append(flat.copy())
     assert np.isfinite(found[0]).all()
+    assert found[0].any()
     assert found[0].tobytes() == found[1].tobytes()
