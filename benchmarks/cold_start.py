@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestant import ROOT, environment
+from benchmarks.contestant import ROOT, environment, program
 from benchmarks.peers import PEERS, load, missing
 from benchmarks.workloads import BY_NAME
 
@@ -26,15 +26,16 @@ def first_fit(name: str) -> None:
     load(name).make(BY_NAME[WORKLOAD]).epochs(1)
 
 
-def launch(command: str, cache: Path) -> tuple[float, float]:
-    """Run a program in a new process; return its seconds and the peak of its memory in MB."""
+def launch(command: str, cache: Path, checkout: Path = ROOT) -> tuple[float, float]:
+    """Run a program in a new process, with the fastmlp of a checkout; return its seconds and the
+    peak of its memory in MB."""
     folders = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR")
     caches = {name: str(cache / name) for name in folders}
     options = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONWARNINGS": "ignore"}
-    env = {**environment(N_THREADS), **caches, **options}
+    env = {**environment(N_THREADS, checkout), **caches, **options}
     begin = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-c", command], env=env, cwd=ROOT, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program(command)], env=env, cwd=checkout, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin

@@ -115,7 +115,7 @@ def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str],
     records: list[dict[str, Any]] = []
     if len(pair) < len(LIBRARIES):
         return records
-    for task in _tasks(quick):
+    for task in tasks(quick):
         say(f"estimators: {task['what']}, {task['request']['name']}, {task['request']['dtype']}")
         times: dict[str, list[float]] = {name: [] for name in pair}
         # The first turn compiles, or fills the caches.
@@ -128,7 +128,8 @@ def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str],
     return records
 
 
-def _tasks(quick: bool) -> Iterator[dict[str, Any]]:
+def tasks(quick: bool) -> Iterator[dict[str, Any]]:
+    """Yield what each is asked for, and what that is called."""
     dtypes = ("float64",) if quick else ("float64", "float32")
     for name, more in [*DATASETS.items()][: 1 if quick else None]:
         for dtype in dtypes:

@@ -7,6 +7,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,10 @@ class Worker:
     def about(self) -> dict[str, Any]:
         """What the library says it runs on."""
         return {"about": self.module.about()}
+
+    def folder(self) -> dict[str, Any]:
+        """The folder that fastmlp was imported from."""
+        return {"folder": str(Path(import_module("fastmlp").__file__ or "").parents[1])}
 
     def peak(self, dtype: str, threads: int) -> dict[str, Any]:
         """GFLOP/s of multiply-adds in registers."""
