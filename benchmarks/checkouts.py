@@ -2,10 +2,11 @@
 
 Each checkout has a process of its own for each number of threads, and a folder of its own for
 compiled code. All of them run the benchmarks of this checkout, which call nothing of fastmlp that
-is not public.
+is not public. What one thread does is timed by its process's CPU time, which other processes
+disturb less than the wall time.
 
-A pass starts the processes anew: where the memory of one happens to lie makes it up to 2 % faster
-or slower than another of the same code, for as long as it lives.
+A pass starts the processes anew, for two of the same code may differ by a few percent as long as
+they live: one row's prediction by 5.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import cold_start, estimators, machine, many, race
+from benchmarks.cold_start import Start
 from benchmarks.contestant import ROOT, Contestant
 from benchmarks.race import Effort, Say
 from benchmarks.scores import counted
@@ -49,6 +51,8 @@ class Checkout(Contestant):
         if reply.get("folder") != str(place.folder):
             self.close()
             raise SystemExit(f"{self.title} was not imported: {reply}, {self.about}")
+        if n_threads == 1:
+            self.ask("count_cpu_time")
 
     @property
     def title(self) -> str:
@@ -162,26 +166,29 @@ def _cold(places: list[Place], repeats: int, say: Say) -> Iterator[Record]:
     fit = cold_start.fit_of("fastmlp")
     for place in places:
         _start(fit, place)
-    starts: dict[str, Callable[[Place], float]] = {
+    starts: dict[str, Callable[[Place], Start]] = {
         "import": lambda place: _start("import fastmlp", place),
         "first fit, full cache": lambda place: _start(fit, place),
         "first fit, empty cache": lambda place: _start_with_empty_cache(fit, place),
     }
     for what, start in starts.items():
-        seconds: list[list[float]] = [[] for _ in places]
+        found: list[list[Start]] = [[] for _ in places]
         for repeat in range(repeats):
-            for place, times in race.rotated([*zip(places, seconds, strict=True)], repeat):
-                times.append(start(place))
-        records = [{"threads": cold_start.N_THREADS, "seconds": times} for times in seconds]
-        yield _of_pair("cold", what, "ms", records, "seconds")
+            for place, those in race.rotated([*zip(places, found, strict=True)], repeat):
+                those.append(start(place))
+        for clock, name in (("wall time", "seconds"), ("CPU time", "cpu_seconds")):
+            records = [
+                {"threads": cold_start.N_THREADS, name: [getattr(s, name) for s in those]}
+                for those in found
+            ]
+            yield _of_pair("cold", f"{what}, {clock}", "ms", records, name)
 
 
-def _start(command: str, place: Place) -> float:
-    """Return the seconds of a new process."""
-    return cold_start.launch(command, place.cache, place.folder)[0]
+def _start(command: str, place: Place) -> Start:
+    return cold_start.launch(command, place.cache, place.folder)
 
 
-def _start_with_empty_cache(command: str, place: Place) -> float:
+def _start_with_empty_cache(command: str, place: Place) -> Start:
     with tempfile.TemporaryDirectory() as cache:
         return _start(command, place._replace(cache=Path(cache)))
 
