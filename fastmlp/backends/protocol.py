@@ -226,11 +226,12 @@ class Engine(Protocol[D, P]):
         optimizer: Optimizer,
         data: D,
         batch_size: int,
-        **options: bool,
+        **options: Any,
     ) -> Trainer:
         """Allocate and compile what training on `data` needs.
 
-        `options` of the CPU: `guarded` and `by_rows`, see `cpu.trainer.Trainer`.
+        `options` are those of the device's `Trainer`; the estimators set `guarded` and `by_rows`,
+        which the CPU has.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process.buffer_pool import Idle
 from fastmlp._process.locks import Guard, publish
+from fastmlp.backends import protocol
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
@@ -145,3 +146,7 @@ class Engine(Runner):
     ) -> Trainer:
         """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
         return Trainer(self, parameters, slots, optimizer, data, batch_size, **options)
+
+
+if TYPE_CHECKING:
+    _conforms: type[protocol.Engine[Data, Moments]] = Engine

@@ -1,7 +1,7 @@
 """The engine of the CUDA backend: prediction, evaluation, gradients and training of a network."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from fastmlp.backends.cuda.questions import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.backends.protocol import Memo, Outcome, no_memo
+from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, no_memo
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
@@ -163,14 +163,11 @@ class Engine:
         optimizer: Optimizer,
         data: Rows,
         batch_size: int,
-        *,
-        kind: str | None = None,
+        **options: Any,
     ) -> Trainer:
-        """Allocate and compile what training on `data` needs."""
-        return Trainer(
-            self.card, self.network, self.guard, parameters, slots, optimizer, data, batch_size,
-            kind=kind,
-        )  # fmt: skip
+        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
+        fixed = (self.card, self.network, self.guard)
+        return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
 
     def fits_in_group(self, batch_size: int) -> bool:
         """Return True if a net's own fit with this batch size takes one block of a launch."""
@@ -219,3 +216,7 @@ def _member(engine: Engine, state: NetState, data: Rows) -> Member:
         data.weight,
         state.lock,
     )
+
+
+if TYPE_CHECKING:
+    _conforms: type[GroupEngine[Rows, DeviceMoments]] = Engine
