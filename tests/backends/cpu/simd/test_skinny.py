@@ -151,7 +151,7 @@ def test_rows_have_the_same_errors_by_strips(dtype: Any, sizes: tuple[int, ...],
         session.net["mode"], session.net["scale"] = TRAIN, 1 / n
         for first, last in pairwise(cuts):
             session.blocks["rows"](address(session.plan.net), first, last, 0)
-        assert session.plan.layers[-1].turned
+        assert session.plan.layers[-1].is_transposed
         session.net["more"], session.net["penalise"], session.net["update"] = 0, 1, 0
         gradient = session.keep_gradient()
         session.blocks["tile"](address(session.plan.net), 0, len(session.plan.tiles), 0)
