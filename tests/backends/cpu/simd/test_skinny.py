@@ -151,6 +151,7 @@ def test_rows_have_the_same_errors_by_strips(dtype: Any, sizes: tuple[int, ...],
         session.batch["scale"] = 1 / n
         gradient, place = session.keep_gradient(), address(session.plan.net)
         session.blocks["forward_backward"](0, place, n_parts, TRAIN, 0)
+        assert session.plan.layers[-1].is_transposed
         session.blocks["update"](0, place, n, 0, 1, 0, 0)
         flat = np.empty_like(parameters)
         session.unpack(gradient, flat)
