@@ -200,8 +200,9 @@ def drill() -> None:
 
 def together(load: Load) -> Callable[[int], None]:
     """Return what trains many nets in one launch, for so many epochs, their data on the device."""
-    from fastmlp.backends.cuda import adapter, arrays
-    from fastmlp.backends.cuda.many import Group, Member, Outcome
+    from fastmlp.backends.cuda import adapter
+    from fastmlp.backends.cuda import device_arrays as arrays
+    from fastmlp.backends.cuda.batched_fits import Group, Member, Outcome
 
     card, members = adapter.card_of(0), []
     for seed in range(load.n_nets):

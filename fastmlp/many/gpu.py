@@ -14,7 +14,7 @@ from fastmlp.training import loop
 from fastmlp.training.history import History, Status
 
 if TYPE_CHECKING:
-    from fastmlp.backends.cuda import many
+    from fastmlp.backends.cuda import batched_fits as many
 
 Fit = Callable[[], History]
 
@@ -92,7 +92,8 @@ class Lane:
                 raise
 
     def _train_together(self, places: list[int]) -> None:
-        from fastmlp.backends.cuda import adapter, many
+        from fastmlp.backends.cuda import adapter
+        from fastmlp.backends.cuda import batched_fits as many
 
         jobs = [self._jobs[i] for i in places]
         first_steps = [job.net.n_steps for job in jobs]
@@ -140,7 +141,7 @@ def _kind(job: Job) -> Any:
 
 
 def _member(job: Job) -> "many.Member":
-    from fastmlp.backends.cuda import many
+    from fastmlp.backends.cuda import batched_fits as many
 
     net, data = job.net, job.data
     return many.Member(

@@ -3,12 +3,14 @@
 from functools import cache
 from typing import Any, NamedTuple
 
-from fastmlp.backends.cuda import adapter, small, wide
+from fastmlp.backends.cuda import adapter
 from fastmlp.backends.cuda.adapter import Card
+from fastmlp.backends.cuda.kernels import grid as wide
+from fastmlp.backends.cuda.kernels import single_block as small
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import Shape
 from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import N_TILES, Need, make_plan
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.staged import Shape
 from fastmlp.network.spec import Network
 
 # One block does about 0.2 TFLOP/s of an H100's 25: 3 MFLOP a step take it 15 us, what the two

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, arrays, design
-from fastmlp.backends.cuda.arrays import Rows
-from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda import adapter, design
+from fastmlp.backends.cuda import device_arrays as arrays
+from fastmlp.backends.cuda.device_arrays import Rows
+from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
+from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
+from fastmlp.backends.cuda.optimizer_state import DeviceMoments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
-from fastmlp.backends.cuda.questions import Evaluation, Objective, Prediction
-from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
 from fastmlp.backends.protocol import Once, each_time

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from fastmlp.backends.cuda import adapter, wide
+from fastmlp.backends.cuda import adapter
 from fastmlp.backends.cuda.design import Design, small_kernel, wide_kernels
+from fastmlp.backends.cuda.kernels import grid as wide
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import BATCH, N_ROWS
-from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.session import Session
 
 

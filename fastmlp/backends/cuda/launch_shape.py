@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from fastmlp.backends.cuda.staged import Shape
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import Shape
 
 
 class Form(NamedTuple):

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from fastmlp._process.memory import readable
 from fastmlp.backends.cuda import plan as places
 from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.orders import packed
 from fastmlp.backends.cuda.plan import ENDS, ORDER, STRENGTHS, Need, Sizes, make_plan
+from fastmlp.backends.cuda.shuffling import packed
 from fastmlp.backends.cuda.upload import spread
 from fastmlp.network.spec import Network
 

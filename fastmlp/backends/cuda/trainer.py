@@ -7,13 +7,14 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, arrays
+from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda import device_arrays as arrays
 from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.design import design_for
+from fastmlp.backends.cuda.device_arrays import Rows
+from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch import launch
-from fastmlp.backends.cuda.moments import DeviceMoments
-from fastmlp.backends.cuda.orders import orders_of
+from fastmlp.backends.cuda.optimizer_state import DeviceMoments
 from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
@@ -24,8 +25,8 @@ from fastmlp.backends.cuda.plan import (
     M,
     Need,
 )
-from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session, require
+from fastmlp.backends.cuda.shuffling import orders_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 

@@ -80,10 +80,13 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import design, finite, orders, small, upload, wide
+    from fastmlp.backends.cuda import design, finite, upload
+    from fastmlp.backends.cuda import shuffling as orders
     from fastmlp.backends.cuda.adapter import SCALARS
+    from fastmlp.backends.cuda.kernels import grid as wide
+    from fastmlp.backends.cuda.kernels import single_block as small
+    from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
     from fastmlp.backends.cuda.launch_shape import Form
-    from fastmlp.backends.cuda.rules import rules_of
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network

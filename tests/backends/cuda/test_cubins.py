@@ -88,7 +88,7 @@ def device_rules() -> dict[str, tuple[Any, int, int]]:
 
 
 def test_rules_stay_in_float32() -> None:
-    from fastmlp.backends.cuda.rules import _taker, compiled
+    from fastmlp.backends.cuda.kernels.rule_blocks import _taker, compiled
 
     for name, (rule, n_in, n_out) in device_rules().items():
         cubins.without_a_card(OURS)
@@ -117,8 +117,8 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import rules
     from fastmlp.backends.cuda.adapter import SCALARS
+    from fastmlp.backends.cuda.kernels import rule_blocks as rules
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])

@@ -3,7 +3,7 @@
 import sys
 
 from numba.cuda.simulator import kernelapi
-from shared import Shared
+from shared_memory import Shared
 
 # One of its threads looks, without a pause, whether the others wait for each other, and gives way
 # to them only as often as this says: the default is 5 ms.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
-from shared import Shared
+from shared_memory import Shared
 
 from fastmlp.backends.cuda.plan import BAD
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.device_arrays import Rows
 from fastmlp.backends.cuda.engine import Engine as GPU
 from fastmlp.rules.optimizers import Adam
 

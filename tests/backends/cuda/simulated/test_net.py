@@ -10,7 +10,7 @@ import pytest
 
 from fastmlp import MLP, Adam, Status
 from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda.optimizer_state import DeviceMoments
 
 N_ROWS = 10
 

@@ -9,9 +9,11 @@ from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
 from fastmlp import MLP, fit_many
-from fastmlp.backends.cuda import adapter, finite, many, questions
+from fastmlp.backends.cuda import adapter, finite
+from fastmlp.backends.cuda import batched_fits as many
+from fastmlp.backends.cuda import evaluation as questions
 from fastmlp.backends.cuda.adapter import cuda, kernel
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.device_arrays import Rows
 from fastmlp.rules.optimizers import SGD, Adam
 
 each_order = pytest.mark.parametrize("order", ORDERS)

@@ -7,8 +7,8 @@ import pytest
 from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, CPU, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
-from fastmlp.backends.cuda.arrays import Rows
 from fastmlp.backends.cuda.design import design_for
+from fastmlp.backends.cuda.device_arrays import Rows
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LINKS

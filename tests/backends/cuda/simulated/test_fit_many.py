@@ -10,7 +10,8 @@ import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
 from fastmlp._process.task_pool import Stopped
-from fastmlp.backends.cuda import adapter, design, many
+from fastmlp.backends.cuda import adapter, design
+from fastmlp.backends.cuda import batched_fits as many
 
 N_ROWS = 10
 RNG = np.random.default_rng(0)

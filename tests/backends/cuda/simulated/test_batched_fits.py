@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam
-from fastmlp.backends.cuda import adapter, many
-from fastmlp.backends.cuda.many import Member, train_together
-from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda import batched_fits as many
+from fastmlp.backends.cuda.batched_fits import Member, train_together
+from fastmlp.backends.cuda.optimizer_state import DeviceMoments
 
 ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
 

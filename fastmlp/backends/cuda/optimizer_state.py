@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda import adapter, arrays
+from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda import device_arrays as arrays
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]

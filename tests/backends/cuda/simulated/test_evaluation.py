@@ -6,8 +6,8 @@ from nets import Net
 from runs import gpu
 
 from fastmlp.backends.cpu.engine import Engine as CPU
-from fastmlp.backends.cuda import questions
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda import evaluation as questions
+from fastmlp.backends.cuda.device_arrays import Rows
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 

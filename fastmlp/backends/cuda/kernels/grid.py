@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda import rules as device_rules
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
+from fastmlp.backends.cuda.kernels.forward_backward import make_rows_phase
+from fastmlp.backends.cuda.kernels.gradient_update import make_weights_phase
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import (
     BACKUP,
@@ -33,9 +36,6 @@ from fastmlp.backends.cuda.plan import (
     M,
     V,
 )
-from fastmlp.backends.cuda.rows import make_rows_phase
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.weights import make_weights_phase
 
 ROWS_PHASE, WEIGHTS_PHASE, SETTLE_PHASE, END_PHASE = 0, 1, 2, 3
 

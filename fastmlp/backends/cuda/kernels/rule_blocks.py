@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cuda.adapter import SIMULATED, device_function
-from fastmlp.backends.cuda.elementary import FORMS
+from fastmlp.backends.cuda.kernels.elementary import FORMS
 from fastmlp.network.spec import Network
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss

@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cuda import rules as device_rules
 from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
+from fastmlp.backends.cuda.kernels.forward_backward import batch_of
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import make_product
 from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import (
     BAD,
@@ -44,9 +47,6 @@ from fastmlp.backends.cuda.plan import (
     V,
     W,
 )
-from fastmlp.backends.cuda.rows import batch_of
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.staged import make_product
 
 
 def make_weights_phase(rules: Rules, form: Form) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsigned
-from fastmlp.backends.cuda.rules import Rules
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 
 WARP = 32
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cuda import rules as device_rules
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import make_product
 from fastmlp.backends.cuda.launch_shape import Form
 from fastmlp.backends.cuda.plan import (
     BACKUP,
@@ -45,8 +47,6 @@ from fastmlp.backends.cuda.plan import (
     B,
     W,
 )
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.staged import make_product
 
 
 def make_rows_phase(rules: Rules, form: Form) -> Any:

@@ -8,6 +8,8 @@ it has blocks. Sums run in the order of rows or columns, whatever the number of 
 from typing import Any, NamedTuple
 
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.single_block_step import make_step
 from fastmlp.backends.cuda.plan import (
     BACKUP,
     BAD,
@@ -41,8 +43,6 @@ from fastmlp.backends.cuda.plan import (
     M,
     W,
 )
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.step import make_step
 
 THREADS = 256
 

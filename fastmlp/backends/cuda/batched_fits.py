@@ -17,11 +17,12 @@ from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp._process.locks import Guard, publish
 from fastmlp._process.random_state import shuffling_words
-from fastmlp.backends.cuda import adapter, arrays, design
+from fastmlp.backends.cuda import adapter, design
+from fastmlp.backends.cuda import device_arrays as arrays
 from fastmlp.backends.cuda.adapter import Card
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
 from fastmlp.backends.cuda.launch import launch_small
-from fastmlp.backends.cuda.moments import DeviceMoments
-from fastmlp.backends.cuda.orders import ENOUGH, arrange, orders_of, packed
+from fastmlp.backends.cuda.optimizer_state import DeviceMoments
 from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
@@ -33,8 +34,8 @@ from fastmlp.backends.cuda.plan import (
     M,
     Need,
 )
-from fastmlp.backends.cuda.rules import Rules, rules_of
 from fastmlp.backends.cuda.session import Session, bytes_of, require
+from fastmlp.backends.cuda.shuffling import ENOUGH, arrange, orders_of, packed
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.schedules import rates_of

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import Guard
-from fastmlp.backends.cuda import adapter, arrays, design
+from fastmlp.backends.cuda import adapter, design
+from fastmlp.backends.cuda import device_arrays as arrays
 from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.device_arrays import Rows
+from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch import launch_chunk
 from fastmlp.backends.cuda.plan import (
     BATCH_MASS,
@@ -24,7 +26,6 @@ from fastmlp.backends.cuda.plan import (
     WEIGHTS,
     Need,
 )
-from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session, require
 from fastmlp.network.spec import Network
 

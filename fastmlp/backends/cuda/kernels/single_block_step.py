@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cuda import rules as device_rules
 from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
+from fastmlp.backends.cuda.kernels.register_gemm import make_tiles
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.plan import (
     BATCH_LOSS,
     BATCH_MASS,
@@ -44,8 +46,6 @@ from fastmlp.backends.cuda.plan import (
     V,
     W,
 )
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.tile import make_tiles
 
 # A thread's tile of a product: of 16 numbers each load is used four times.
 TILE = (4, 4)
