@@ -26,7 +26,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"many", "estimators", "cli", "plotting", "saving"},
         {"__main__"},
     ],
-    "fastmlp.backends": [{"protocol"}, {"cpu", "cuda"}, {"__init__"}],
+    "fastmlp.backends": [{"protocol", "shuffle"}, {"cpu", "cuda"}, {"__init__"}],
     "fastmlp.backends.cpu": [
         {"threads", "simd"},
         {"plan"},
@@ -58,11 +58,6 @@ TOLERATED = {
         "protocol",
         "cuda",
     ): "require() asks the adapter for a device",
-    (
-        "fastmlp.backends",
-        "cuda",
-        "cpu",
-    ): "the CPU's compiled kernel shuffles the orders",
     ("fastmlp.backends.cpu", "simd", "plan"): "STRIP_ROWS and ROW_BLOCK: hand them in",
     (
         "fastmlp.backends.cpu",

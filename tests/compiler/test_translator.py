@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from numba.extending import register_jitable
 
-from fastmlp.backends.cpu.kernels import csr, elementwise, epoch, microbatches, shuffle
+from fastmlp.backends import shuffle
+from fastmlp.backends.cpu.kernels import csr, elementwise, epoch, microbatches
+from fastmlp.backends.cpu.kernels.shuffle import shuffle_again
 from fastmlp.backends.cpu.predict.small_batch import few
 from fastmlp.backends.cpu.session import PHASES
 from fastmlp.backends.cpu.threads import team
@@ -310,11 +312,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (epoch, ("run", "evaluate", "predict", "gradient")),
         (csr, ("sparse_forward", "sparse_columns", "sparse_gradient")),
         (team, ("share", "enter", "alone")),
-        (shuffle, ("shuffle", "shuffle_again")),
+        (shuffle, ("shuffle",)),
         (microbatches, ("lots",)),
     ):
         table.update({name: getattr(module, name) for name in names})
-    table["few"] = few
+    table["few"], table["shuffle_again"] = few, shuffle_again
     for name, rule in activations.RULES.items():
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)
     for name, link in links.LINKS.items():

@@ -35,7 +35,8 @@ from fastmlp.backends.cuda.plan import (
     Need,
 )
 from fastmlp.backends.cuda.session import Session, bytes_of, require
-from fastmlp.backends.cuda.shuffling import ENOUGH, arrange, orders_of, packed
+from fastmlp.backends.cuda.shuffling import ENOUGH, arrange, packed
+from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.schedules import rates_of

@@ -7,26 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels.shuffle import shuffle
-from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cuda import adapter
 from fastmlp.backends.cuda.adapter import Card, cuda, kernel, unsigned
 from fastmlp.backends.cuda.plan import N_ORDERS, N_ROWS, ORDER, SHUFFLED
-from fastmlp.compiler import block_of
 
 Words = NDArray[np.uint32]
 N_THREADS = 8 if adapter.SIMULATED else 128
 # A thread of the device makes an order in about 0.5 us a row, the host in 5 ns, its copy included:
 # an estimate, until a card has measured it. The simulator's takes 10 us.
 ENOUGH = 1 << 62 if adapter.SIMULATED else 256
-
-
-def orders_of(words: Words) -> NDArray[np.int64]:
-    """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
-    words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
-    n_orders, n = words.shape
-    block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
-    return result
 
 
 @cache
@@ -44,7 +33,7 @@ def _arrange() -> Any:
                 for i in range(n):
                     j: Any = i
                     if shuffled:
-                        # As on the CPU, see `backends.cpu.shuffle`.
+                        # See `backends.shuffle`.
                         wide = np.uint64(words[net, unsigned(word + i)]) * np.uint64(i + 1)
                         j = np.int64(wide >> np.uint64(32))
                     plans[net, unsigned(at + i)] = plans[net, unsigned(at + j)]

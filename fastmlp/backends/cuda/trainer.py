@@ -26,7 +26,7 @@ from fastmlp.backends.cuda.plan import (
     Need,
 )
 from fastmlp.backends.cuda.session import Session, require
-from fastmlp.backends.cuda.shuffling import orders_of
+from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 
