@@ -14,7 +14,7 @@ from fastmlp.training import loop
 from fastmlp.training.history import History, Status
 
 if TYPE_CHECKING:
-    from fastmlp.backends.cuda import batched_fits as many
+    from fastmlp.backends.cuda import batched_member
 
 Fit = Callable[[], History]
 
@@ -76,12 +76,13 @@ class Lane:
 
     def _is_block(self, job: Job) -> bool:
         """Whether the net's own fit is one block, and nobody looks at it before its end."""
-        from fastmlp.backends.cuda import adapter, design
+        from fastmlp.backends.cuda.card import card_of
+        from fastmlp.backends.cuda.design import design_for
 
         if self._watched or job.held_out is not None:
             return False
-        card = adapter.card_of(self._index)
-        return design.design_for(job.net._network, job.batch_size, card).kind == "small"
+        found = design_for(job.net._network, job.batch_size, card_of(self._index))
+        return found.kind == "single_block"
 
     def _train_alone(self, i: int) -> None:
         with warnings.collected() as warned:
@@ -92,15 +93,15 @@ class Lane:
                 raise
 
     def _train_together(self, places: list[int]) -> None:
-        from fastmlp.backends.cuda import adapter
-        from fastmlp.backends.cuda import batched_fits as many
+        from fastmlp.backends.cuda import batched_fits, batched_member
+        from fastmlp.backends.cuda.card import card_of
 
         jobs = [self._jobs[i] for i in places]
         first_steps = [job.net.n_steps for job in jobs]
-        outcomes = [many.Outcome(n_steps) for n_steps in first_steps]
+        outcomes = [batched_member.Outcome(n_steps) for n_steps in first_steps]
         try:
-            many.train_together(
-                adapter.card_of(self._index),
+            batched_fits.train_together(
+                card_of(self._index),
                 [_member(job) for job in jobs],
                 jobs[0].data.x,
                 jobs[0].data.y,
@@ -117,7 +118,7 @@ class Lane:
                 if outcome.seconds:
                     self._conclude(i, first_step, outcome)
 
-    def _conclude(self, i: int, first_step: int, outcome: "many.Outcome") -> None:
+    def _conclude(self, i: int, first_step: int, outcome: "batched_member.Outcome") -> None:
         """Leave what the net's own fit would leave."""
         job, history = self._jobs[i], History(seconds=outcome.seconds)
         with warnings.collected() as warned:
@@ -140,11 +141,11 @@ def _kind(job: Job) -> Any:
     return id(x), id(y), job.epochs, None if whole else job.batch_size
 
 
-def _member(job: Job) -> "many.Member":
-    from fastmlp.backends.cuda import batched_fits as many
+def _member(job: Job) -> "batched_member.Member":
+    from fastmlp.backends.cuda import batched_member
 
     net, data = job.net, job.data
-    return many.Member(
+    return batched_member.Member(
         net._network,
         *net._trained(),
         net._generator,

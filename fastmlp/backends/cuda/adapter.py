@@ -1,37 +1,30 @@
-"""The one door to the CUDA module: numba-cuda's, its successor's, or Numba's simulator.
+"""The CUDA module: numba-cuda's, its successor's, or Numba's simulator.
 
-Kernels are written in what the three have in common, and take `cuda` from here. What needs a
-private part of the module is here too, so that its successor can take its place.
+Kernels use what the three have in common, and take `cuda` from here. Code that needs private parts
+of the module is here, in `launch_config` and in `card`.
 """
 
 import importlib
 import os
-import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numba import config, types
 
-from fastmlp._process.memory import readable
-
 Function = Callable[..., Any]
-# What every block may have, without asking for more.
-PLAIN_SHARED_BYTES = 48 * 1024
 SIMULATED = bool(config.ENABLE_CUDASIM)
-# What the kernels are compiled for in the tests; the compiler for CUDA 13 knows nothing older.
+# The oldest compute capability that the compiler for CUDA 13 supports; the tests compile for it.
 OLDEST = (7, 5)
 SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
 
 
 class _Simulated:
-    """What a kernel calls `cuda`, in the simulator.
+    """The module `cuda` of kernels in the simulator.
 
-    The simulator swaps the module in the globals of a function while it runs; where many threads
-    call a function of another module, one swaps back while others are inside.
+    The simulator replaces the module in a function's globals during a call. With many threads in
+    functions of other modules, one thread would restore it during another thread's call.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -40,7 +33,7 @@ class _Simulated:
 
 
 def _module() -> Any:
-    """The CUDA module; Numba's own, which is deprecated and may lack a compiler, comes last."""
+    """Return the CUDA module; Numba's own, deprecated and without a compiler, comes last."""
     if find_spec("numba_cuda") is None and find_spec("numba_cuda_mlir") is not None:
         return importlib.import_module("numba_cuda_mlir.cuda")
     return importlib.import_module("numba.cuda")
@@ -51,8 +44,8 @@ cuda: Any = _Simulated() if SIMULATED else MODULE
 
 
 def device_function(function: Function) -> Any:
-    """Make a function one that kernels call: part of the kernel, so that its arrays stay in
-    registers and the compiler sees which of them are shared."""
+    """Make a function that kernels call. It is inlined, so that its local arrays stay in registers
+    and the compiler knows which arrays are in shared memory."""
     if SIMULATED:
         return function
     return MODULE.jit(device=True, forceinline=True)(function)
@@ -62,13 +55,13 @@ def _unsigned(i: Any) -> Any:
     return np.uint64(i)
 
 
-# An index that is not negative, said so: for others the compiler adds, at every access, what lets
-# -1 be the last. In the innermost loops that was a third of the instructions.
+# An index that is not negative. For a signed index, the compiler adds the test for -1, the last
+# element, to every access: a third of the instructions of the innermost loops.
 unsigned = int if SIMULATED else device_function(_unsigned)
 
 
 def kernel(function: Function) -> Any:
-    """Make a function a kernel; it compiles when it is first launched."""
+    """Make a kernel, which compiles at its first launch."""
     if not SIMULATED:
         return MODULE.jit(function)
 
@@ -81,19 +74,29 @@ def kernel(function: Function) -> Any:
 
 
 def installed() -> bool:
-    """Whether a CUDA module is there that can compile, or the simulator."""
+    """Return True if a CUDA module with a compiler is installed, or in the simulator."""
     return SIMULATED or any(find_spec(name) for name in ("numba_cuda", "numba_cuda_mlir"))
 
 
+# The process that first used a device: CUDA does not work in processes forked from it.
+_first_user: int | None = None
+
+
+def note_use() -> None:
+    """Record that this process uses a device."""
+    global _first_user
+    _first_user = os.getpid()
+
+
 def require(index: int, who: str = "MLP") -> None:
-    """Check that this device can be had.
+    """Check that the device with this number is usable.
 
     Raises
     ------
     ImportError
-        Where there is no CUDA module.
+        If there is no CUDA module.
     RuntimeError
-        Where there is no driver, or no such device.
+        If there is no driver, or no such device.
     """
     if SIMULATED:
         return
@@ -115,41 +118,41 @@ def require(index: int, who: str = "MLP") -> None:
             if known
             else f'{who}: the NVIDIA driver sees no device: check nvidia-smi, or use device="cpu"'
         )
-    unfit = _unfit(index)
-    if unfit:
-        raise RuntimeError(f"{who}: {unfit}")
+    reason = _why_unusable(index)
+    if reason:
+        raise RuntimeError(f"{who}: {reason}")
 
 
 def count(who: str = "MLP") -> int:
-    """Return how many devices the driver sees.
+    """Return the number of devices that the driver sees.
 
     Raises
     ------
     RuntimeError
-        Where there is no driver, or it does not answer.
+        If there is no driver, or it does not answer.
     """
     if SIMULATED:
         return 1
     try:
         return len(MODULE.gpus)
-    except Exception as error:  # Of other classes from one version of the module to the next.
-        told = " ".join(str(error).split()) or repr(error)
-        if "CUDA_ERROR_NO_DEVICE" in told:
+    except Exception as error:  # The class differs between versions of the module.
+        message = " ".join(str(error).split()) or repr(error)
+        if "CUDA_ERROR_NO_DEVICE" in message:
             return 0
-        first = told.removeprefix("Error at driver init: ").partition(".")[0]
+        first = message.removeprefix("Error at driver init: ").partition(".")[0]
         raise RuntimeError(
             f'{who}: device="cuda" needs the NVIDIA driver, which does not load ({first}): '
             'install it, see that nvidia-smi runs, or use device="cpu"'
         ) from error
 
 
-def _unfit(index: int) -> str | None:
-    """Return in words why a device that is there cannot be used, or None."""
+def _why_unusable(index: int) -> str | None:
+    """Return the reason, in words, why a device is not usable; None if it is."""
     capability = tuple(MODULE.gpus[index].compute_capability)
     if capability < OLDEST:
-        its, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
+        found, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
         return (
-            f"cuda:{index} has compute capability {its}, and fastmlp's kernels need {oldest} or "
+            f"cuda:{index} has compute capability {found}, and fastmlp's kernels need {oldest} or "
             'more; use device="cpu"'
         )
     driver, package = _versions()
@@ -162,206 +165,11 @@ def _unfit(index: int) -> str | None:
 
 
 def _versions() -> tuple[int, int]:
-    """The versions of CUDA that the driver and the package are for."""
+    """Return the CUDA versions of the driver and of the package."""
     package = importlib.import_module("cuda.bindings").__version__.partition(".")[0]
-    return int(_private().driver.get_version()[0]), int(package)
+    return int(private_driver().driver.get_version()[0]), int(package)
 
 
-def _private() -> Any:
-    """The module's own part that speaks to the driver."""
+def private_driver() -> Any:
+    """Return the private part of the module that calls the driver."""
     return importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
-
-
-# The process that used a device first: in those forked from it, CUDA does not work.
-_first_user: int | None = None
-
-
-class Card:
-    """A device: what it has, and its memory.
-
-    Attributes
-    ----------
-    index : int
-    n_multiprocessors : int
-    shared_bytes : int, the most shared memory that one block may have
-    """
-
-    def __init__(self, index: int) -> None:
-        global _first_user
-        self.index, _first_user = index, os.getpid()
-        if SIMULATED:
-            self.n_multiprocessors, self.shared_bytes = 1, 1 << 20
-            return
-        its = MODULE.gpus[index]
-        self.n_multiprocessors = int(its.MULTIPROCESSOR_COUNT)
-        self.shared_bytes = int(its.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
-
-    def current(self) -> AbstractContextManager[Any]:
-        """Make it the device that allocations and launches go to, for a while."""
-        return nullcontext() if SIMULATED else MODULE.gpus[self.index]
-
-    def free_bytes(self) -> int:
-        """Return how many bytes can still be allocated on it."""
-        if SIMULATED:
-            return 1 << 40
-        with self.current():
-            return int(MODULE.current_context().get_memory_info()[0])
-
-    def reclaim(self) -> None:
-        """Give back what is freed: the module keeps up to ten arrays, a fifth of the memory."""
-        if SIMULATED:
-            return
-        with self.current():
-            # A memory manager of another library, RMM's say, need not have such a list.
-            manager = getattr(MODULE.current_context(), "memory_manager", None)
-            freed = getattr(manager, "deallocations", None)
-            if freed is not None:
-                freed.clear()
-
-    def empty(self, shape: Any, dtype: Any) -> Any:
-        """Return an uninitialised array on the device.
-
-        Raises
-        ------
-        MemoryError
-            Where there is no room for it.
-        """
-        n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return self._allocated(lambda: MODULE.device_array(shape, dtype), n_bytes)
-
-    def copied(self, array: Any) -> Any:
-        """Return a copy of a host array on the device.
-
-        Raises
-        ------
-        MemoryError
-            Where there is no room for it.
-        """
-        return self._allocated(lambda: MODULE.to_device(array), array.nbytes)
-
-    def _allocated(self, allocate: Callable[[], Any], n_bytes: int) -> Any:
-        try:
-            return allocate()
-        except Exception as error:
-            if "OUT_OF_MEMORY" not in str(error):
-                raise
-            raise MemoryError(
-                f"cuda:{self.index} has no room for {readable(n_bytes)} in one piece: use a "
-                "smaller batch_size or fewer rows, or free some there"
-            ) from error
-
-
-@cache
-def card_of(index: int) -> Card:
-    """Return the device of this number, which `require` has found."""
-    return Card(index)
-
-
-def is_device_array(array: Any) -> bool:
-    """Whether an object lies on a device and says where."""
-    return hasattr(array, "__cuda_array_interface__")
-
-
-def adopted(array: Any, name: str) -> Any:
-    """Return a view of an array of another library that lies on the device, not copied.
-
-    Work on it that its library has begun is waited for.
-
-    Raises
-    ------
-    ValueError
-        Where it lies on another device than the one in use; `name` begins the sentence.
-    """
-    interface = array.__cuda_array_interface__
-    if SIMULATED:
-        return np.asarray(_Named(interface))
-    address, here = interface["data"][0], MODULE.current_context().device.id
-    there = _device_of(address) if address else here
-    if there != here:
-        raise ValueError(f"{name} lies on cuda:{there}, the net on cuda:{here}: move one of them")
-    if "stream" not in interface:
-        # Before version 3 of the interface, which is PyTorch's, it does not say what to wait for.
-        synchronize()
-    return MODULE.as_cuda_array(array)
-
-
-def _device_of(address: int) -> int:
-    theirs = _private()
-    ordinal = theirs.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(theirs.driver.cuPointerGetAttribute(ordinal, theirs.binding.CUdeviceptr(address)))
-
-
-class _Named:
-    """Memory of the host by its address: what the simulator has for that of a device."""
-
-    def __init__(self, interface: dict[str, Any]) -> None:
-        self.__array_interface__ = interface
-
-
-def synchronize() -> None:
-    """Wait for what was launched."""
-    MODULE.synchronize()
-
-
-def configured(
-    dispatcher: Any,
-    arguments: tuple[Any, ...],
-    n_blocks: int,
-    n_threads: int,
-    shared_bytes: int = 0,
-) -> Any:
-    """Return a kernel with its launch's sizes, compiled for these arguments, to be called so.
-
-    Raises
-    ------
-    TypeError
-        Where a rule does not compile for a GPU.
-    """
-    if SIMULATED:
-        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
-    if not dispatcher.overloads:
-        compiled_for(dispatcher, arguments)
-    return _configured(dispatcher, n_blocks, n_threads, shared_bytes)
-
-
-@cache
-def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int) -> Any:
-    # The module warns of grids of few blocks: a small net is one.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return dispatcher[n_blocks, n_threads, 0, shared_bytes]
-
-
-def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return the form of a kernel that a launch with these arguments would run."""
-    try:
-        return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
-    except Exception as error:  # The compiler's own errors are of many kinds, KeyError among them.
-        if "CUDA_ERROR" in str(error) or type(error).__name__.upper().startswith("CUDA"):
-            # The driver's: the rules have compiled.
-            raise
-        raise TypeError(
-            "a rule of this net does not compile for a GPU; it must be a function of scalars that "
-            f"calls only functions of fastmlp.rules.elementary and of math: {error}"
-        ) from error
-
-
-def lift_shared_limit(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int) -> None:
-    """Let a kernel have so much dynamic shared memory, where it is launched with these arguments.
-
-    More than 48 KiB must be asked for, function by function; the module has no word for it.
-    """
-    if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES:
-        return
-    theirs = _private()
-    attribute = theirs.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    function = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc()
-    # Raises where the driver refuses.
-    theirs.driver.cuKernelSetAttribute(attribute, n_bytes, function.handle, function.device.id)
-
-
-def most_cooperative_blocks(dispatcher: Any, arguments: tuple[Any, ...], n_threads: int) -> int:
-    """Return how many blocks of a kernel can be resident at once."""
-    if SIMULATED:
-        return 1
-    return int(compiled_for(dispatcher, arguments).max_cooperative_grid_blocks(n_threads))

@@ -1,28 +1,27 @@
-"""Many small nets at once: a block each, all in one launch.
+"""The training of many small nets in the same launches, one block a net.
 
-They share X and y on the device; each has its own rows of them, optimizer, rates, strengths of
-penalties and generator, and ends in the bits of its own fit by the same design.
+The nets share X and y on the GPU. Each net has its own rows of them, optimizer, learning rates,
+penalties and generator, and ends in the bits of its own fit by one block.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process import task_pool
-from fastmlp._process.locks import Guard, publish
-from fastmlp._process.random_state import shuffling_words
-from fastmlp.backends.cuda import adapter, design
-from fastmlp.backends.cuda import device_arrays as arrays
-from fastmlp.backends.cuda.adapter import Card
+from fastmlp._process.locks import publish
+from fastmlp.backends.cuda.batched_member import Member, MemberFit, Outcome
+from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.design import design_for
+from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
-from fastmlp.backends.cuda.launch import launch_small
-from fastmlp.backends.cuda.optimizer_state import DeviceMoments
+from fastmlp.backends.cuda.launch import launch_single_block
+from fastmlp.backends.cuda.launch_config import synchronize
 from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
@@ -35,62 +34,16 @@ from fastmlp.backends.cuda.plan import (
     Need,
 )
 from fastmlp.backends.cuda.session import Session, bytes_of, require
-from fastmlp.backends.cuda.shuffling import ENOUGH, arrange, packed
-from fastmlp.backends.shuffle import orders_of
-from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import Optimizer
-from fastmlp.rules.schedules import rates_of
+from fastmlp.backends.cuda.shuffling import MIN_DEVICE_ORDERS, make_orders
+from fastmlp.backends.cuda.upload import packed
 
 Array = NDArray[Any]
-Words = NDArray[np.uint32]
-NO_WORDS: Words = np.empty(0, np.uint32)
 CALL_SECONDS = 0.05
-# Of one launch, of each net: their coefficients and losses have room for so many.
+# The steps of one launch, at most, and of the first; memory has their coefficients, sums their
+# losses.
 MOST_STEPS, FIRST_STEPS = 1 << 12, 64
-# Of one window, of each net: as many rows as a launch takes of 64 a step.
+# The row numbers of a net's window of epochs: those of a launch with 64 rows a step.
 MOST_ORDER_NUMBERS = 1 << 18
-
-
-class Member(NamedTuple):
-    """One of many nets.
-
-    Attributes
-    ----------
-    parameters : flat, on the host; brought up to date at the end
-    generator : of its shuffling
-    n_steps : done so far
-    rows : int64, which rows of X and y it is trained on, or None for all
-    weight : of all rows of X, or of length 0 for rows that count alike
-    guard : Guard, held while the parameters are written as a whole; None: nobody reads them
-    """
-
-    network: Network
-    parameters: Array
-    moments: DeviceMoments
-    optimizer: Optimizer
-    generator: np.random.Generator
-    n_steps: int = 0
-    rows: NDArray[np.int64] | None = None
-    weight: Array = np.empty(0)
-    guard: Guard | None = None
-
-
-@dataclass
-class Outcome:
-    """What became of one of many nets.
-
-    Attributes
-    ----------
-    loss : each epoch's mean objective, that of the epoch in which it diverged left out
-    diverged_at : the loss of that epoch, or None
-    n_steps : done in all; 0 for one that diverged, whose state starts anew
-    seconds : from the beginning of its group to its end; 0 for one that had not begun
-    """
-
-    n_steps: int
-    loss: list[float] = field(default_factory=list)
-    diverged_at: float | None = None
-    seconds: float = 0.0
 
 
 def train_together(
@@ -105,41 +58,41 @@ def train_together(
     outcomes: Sequence[Outcome] = (),
     told: Callable[[int], object] | None = None,
 ) -> Sequence[Outcome]:
-    """Train nets for so many epochs each, those of one form at once, as many as memory holds.
+    """Train each net for so many epochs: nets with the same layers and rules at once, as many as
+    fit into memory.
 
     Parameters
     ----------
-    x, y : validated rows, on the host or the device
-    outcomes : of the members, to be written to, for who wants them after an exception
+    x, y : validated rows, on the host or the GPU
+    outcomes : of the members, written to also if an exception ends the call
     told : called with the number of epochs that a launch has ended, or None
 
     Returns
     -------
-    An outcome for each member, in their order. On KeyboardInterrupt all keep what they learnt, and
-    it is raised again.
+    An outcome for each member, in their order. A KeyboardInterrupt is raised again after all nets
+    are up to date.
 
     Raises
     ------
     MemoryError
-        Where rows, or a single net, do not fit into the memory of the device.
+        If the rows or a single net do not fit into the GPU's memory.
     """
-    forms: dict[Any, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for i, member in enumerate(members):
-        its = member.network
-        weighted = len(member.weight) > 0
-        key = (its.layout.sizes, its.activations, rules_of(its, member.optimizer), weighted)
-        forms.setdefault(key, []).append(i)
+        network = member.network
+        rules, weighted = rules_of(network, member.optimizer), len(member.weight) > 0
+        key = (network.layout.sizes, network.activations, rules, weighted)
+        groups.setdefault(key, []).append(i)
     outcomes = outcomes or [Outcome(member.n_steps) for member in members]
     with card.current():
         require(card, sum(a.nbytes for a in (x, y) if isinstance(a, np.ndarray)), "fit_many")
-        device_x, device_y = arrays.to_device(card, x), arrays.to_device(card, y)
-        for places in forms.values():
-            chosen = [members[i] for i in places]
-            at_once = _how_many(card, chosen[0], len(x), batch_size)
-            for start in range(0, len(chosen), at_once):
-                part = slice(start, start + at_once)
-                theirs = [outcomes[i] for i in places[part]]
-                group = Group(card, chosen[part], theirs, device_x, device_y, batch_size)
+        rows = Rows(to_device(card, x), to_device(card, y))
+        for places in groups.values():
+            at_once = _how_many(card, members[places[0]], len(x), batch_size)
+            for start in range(0, len(places), at_once):
+                part = places[start : start + at_once]
+                chosen, results = [members[i] for i in part], [outcomes[i] for i in part]
+                group = Group(card, chosen, results, rows, batch_size)
                 group.train(epochs, shuffle=shuffle, told=told)
     return outcomes
 
@@ -155,93 +108,19 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
         n_orders=1,
         train=True,
         block=True,
-        n_parts=n_threads if member.network.penalties else 0,
+        n_penalty_sums=n_threads if member.network.penalties else 0,
     )
 
 
 def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
-    """Return how many nets of this form the memory of the device holds."""
+    """Return the number of such nets that fit into the GPU's memory."""
     rules = rules_of(member.network, member.optimizer)
     need = _need(member, rules, n_rows, min(batch_size, n_rows), 256)
-    # Orders, the words they are made of, and which rows there are.
+    # Orders (8 bytes), their random words (4 bytes), and the rows in use.
     orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
     each = bytes_of(member.network, need) + orders
     require(card, each, "fit_many")
     return max(1, int(0.9 * card.free_bytes()) // each)
-
-
-class _Run:
-    """One net of a group: where it stands.
-
-    Attributes
-    ----------
-    unit, end : steps done of the window, and to do
-    """
-
-    def __init__(self, member: Member, outcome: Outcome, n_rows: int, batch_size: int) -> None:
-        self.member, self.outcome = member, outcome
-        rows = member.rows
-        self.rows = np.arange(n_rows, dtype=np.int64) if rows is None else rows
-        self.batch = min(batch_size, len(self.rows))
-        self.per_epoch = -(-len(self.rows) // self.batch)
-        self.unit = self.end = self._start = 0
-        # The generator's state before the words of this window, and before those of the next.
-        self._random: Any = None
-        self._ahead: tuple[Any, Words] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has not diverged."""
-        return self.outcome.diverged_at is None
-
-    def begin(self, n_epochs: int, shuffle: bool) -> Words:
-        """Begin a window; return the words of its orders, none where rows stay as they are."""
-        self.unit, self._start = 0, self.outcome.n_steps
-        self.end = n_epochs * self.per_epoch if self.alive else 0
-        self._shuffled = shuffle and self.batch < len(self.rows)
-        self.look_ahead(n_epochs)
-        (self._random, words), self._ahead = self._ahead or (None, NO_WORDS), None
-        return words
-
-    def look_ahead(self, n_epochs: int) -> None:
-        """Draw the words of the next window, unless that is done."""
-        if self._ahead is None and self.alive and self._shuffled and n_epochs:
-            self._ahead = self.member.generator.bit_generator.state, self._draw(n_epochs)
-
-    def look_back(self) -> None:
-        """Undo what no window has used."""
-        if self._ahead is not None:
-            self.member.generator.bit_generator.state, self._ahead = self._ahead[0], None
-
-    def _draw(self, n_epochs: int) -> Words:
-        return shuffling_words(self.member.generator, n_epochs, len(self.rows))
-
-    def order(self, words: Words) -> NDArray[np.int64]:
-        """Return the orders that the words make, or the one of the rows as they are."""
-        return self.rows[orders_of(words)] if words.size else self.rows[None]
-
-    def coefficients(self, last: int, total: int) -> Array:
-        """Return the optimizer's of the steps from `unit` to `last`, shape (n_steps, n)."""
-        optimizer, step = self.member.optimizer, self._start + self.unit
-        steps = np.arange(step, self._start + last)
-        rate = optimizer.learning_rate
-        rates = validation.rates(rates_of(rate, steps, total), len(steps), rate)
-        return optimizer.coefficients(step + 1, rates)
-
-    def advance(self, reached: int, diverged: bool, losses: Array) -> int:
-        """Take note of a call; `losses` begin with the epoch of `unit`. Return the epochs ended."""
-        low, high = self.unit // self.per_epoch, reached // self.per_epoch
-        self.unit, self.outcome.n_steps = reached, self._start + reached
-        self.outcome.loss += losses[: high - low].tolist()
-        if diverged:
-            # As if the epochs that were planned after this one had not been.
-            self._ahead = None
-            if self._random is not None:
-                self.member.generator.bit_generator.state = self._random
-                self._draw(high + 1)
-            self.outcome.diverged_at, self.outcome.n_steps = float(losses[high - low]), 0
-            self.unit = self.end
-        return high - low
 
 
 def _hashable(key: Any) -> bool:
@@ -253,131 +132,133 @@ def _hashable(key: Any) -> bool:
 
 
 class Group:
-    """Nets of one form, on the device, in lockstep; each stops where it diverges."""
+    """Nets with the same layers and rules that train in lockstep; a net stops if it diverges."""
 
     def __init__(
         self,
         card: Card,
         members: Sequence[Member],
         outcomes: Sequence[Outcome],
-        x: Any,
-        y: Any,
+        rows: Rows,
         batch_size: int,
     ) -> None:
         self._begun = time.perf_counter()
-        first, n_rows = members[0], len(x)
-        self._x, self._y = x, y
-        self._runs = [
-            _Run(m, o, n_rows, batch_size) for m, o in zip(members, outcomes, strict=True)
+        self._rows, n_rows = rows, len(rows.x)
+        self._device_rows: Any = None
+        self._fits = fits = [
+            MemberFit(member, outcome, n_rows, batch_size)
+            for member, outcome in zip(members, outcomes, strict=True)
         ]
+        first, batch = members[0], max(fit.batch for fit in fits)
         self._rules = rules_of(first.network, first.optimizer)
-        batch = max(run.batch for run in self._runs)
-        self.design = design.design_for(first.network, batch, card, "small")
-        form = self.design.small
-        need = _need(first, self._rules, n_rows, batch, form.threads)
+        self.design = design_for(first.network, batch, card, "single_block")
+        block = self.design.block
+        need = _need(first, self._rules, n_rows, batch, block.n_threads)
         networks = [member.network for member in members]
-        self._session = session = Session(card, networks, need, shared=form.shared, who="fit_many")
+        self._session = session = Session(card, networks, need, shared=block.shared, who="fit_many")
         self._losses = int(session.plans[0, LOSSES])
-        self._pace = min(FIRST_STEPS, MOST_STEPS)
+        self._steps = min(FIRST_STEPS, MOST_STEPS)
         session.put_all(PARAMETERS, np.stack([member.parameters for member in members]))
         if len(first.weight):
             session.put_all(WEIGHTS, np.stack([member.weight for member in members]))
-        for i, run in enumerate(self._runs):
-            session.set(i, N_ROWS=len(run.rows), BATCH=run.batch)
-            session.put(M, run.member.moments.state, i)
-        self._device_rows: Any = None
+        for i, fit in enumerate(fits):
+            session.set(i, N_ROWS=len(fit.rows), BATCH=fit.batch)
+            session.put(M, fit.member.moments.state, i)
 
     def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
-        """Train for so many epochs, and bring parameters and state up to date."""
-        window = max(1, MOST_ORDER_NUMBERS // max(len(run.rows) for run in self._runs))
-        totals = [run.outcome.n_steps + epochs * run.per_epoch for run in self._runs]
+        """Train for so many epochs; at the end, parameters and states are up to date."""
+        window = max(1, MOST_ORDER_NUMBERS // max(len(fit.rows) for fit in self._fits))
+        totals = [fit.outcome.n_steps + epochs * fit.per_epoch for fit in self._fits]
         try:
             for done in range(0, epochs, window):
                 n_epochs = min(window, epochs - done)
                 self._begin(n_epochs, shuffle)
                 while self._going:
                     task_pool.check()
-                    self._call(totals, min(window, epochs - done - n_epochs))
+                    self._launch(totals, min(window, epochs - done - n_epochs))
                     n_ended = self._advance()
                     if told is not None:
                         told(n_ended)
         finally:
             if self._going:
-                # An interrupt may have come between a launch and its bookkeeping.
+                # An interrupt may have come after a launch, before `_advance`.
                 self._advance()
-            for run in self._runs:
-                run.look_back()
+            for fit in self._fits:
+                fit.undo_draw()
             self._store()
 
     @property
     def _going(self) -> bool:
-        return any(run.unit < run.end for run in self._runs)
+        return any(fit.unit < fit.end for fit in self._fits)
 
     def _begin(self, n_epochs: int, shuffle: bool) -> None:
         """Begin a window of epochs."""
-        session, runs = self._session, self._runs
+        session, fits = self._session, self._fits
         session.set_sums(REACHED, 0.0)
-        words = [run.begin(n_epochs, shuffle) for run in runs]
-        n_orders = [n_epochs if its.size else 1 for its in words]
-        for i, its in enumerate(words):
-            session.set(i, N_ORDERS=n_orders[i], SHUFFLED=its.size > 0)
-        if sum(n_orders) < ENOUGH:
-            session.send_orders([run.order(its) for run, its in zip(runs, words, strict=True)])
+        words = [fit.begin(n_epochs, shuffle) for fit in fits]
+        n_orders = [n_epochs if drawn.size else 1 for drawn in words]
+        for i, drawn in enumerate(words):
+            session.set(i, N_ORDERS=n_orders[i], SHUFFLED=drawn.size > 0)
+        if sum(n_orders) < MIN_DEVICE_ORDERS:
+            session.send_orders([fit.order(drawn) for fit, drawn in zip(fits, words, strict=True)])
             return
         if self._device_rows is None:
-            rows = packed([run.rows for run in runs], np.int64)
+            rows = packed([fit.rows for fit in fits], np.int64)
             self._device_rows = session.card.copied(rows)
-        longest = max(n * len(run.rows) for n, run in zip(n_orders, runs, strict=True))
-        session.reserve_orders(longest)
+        session.reserve_orders(
+            max(n * len(fit.rows) for n, fit in zip(n_orders, fits, strict=True))
+        )
         session.send_heads()
-        arrange(session.card, words, self._device_rows, session.device_plans, max(n_orders))
+        plans = session.device_plans
+        make_orders(session.card, words, self._device_rows, plans, max(n_orders))
 
-    def _call(self, totals: Sequence[int], upcoming: int) -> None:
-        """Do so many steps of every net as take about `CALL_SECONDS`; meanwhile, draw what the next
-        window's orders are made of."""
+    def _launch(self, totals: Sequence[int], upcoming: int) -> None:
+        """Do as many steps of each net as take about `CALL_SECONDS`; meanwhile, draw the random
+        words of the next window, of `upcoming` epochs."""
         session, start = self._session, time.perf_counter()
-        for i, run in enumerate(self._runs):
-            last = min(run.unit + self._pace, run.end)
-            losses = self._losses - run.unit // run.per_epoch
-            session.set(i, FIRST=run.unit, LAST=last, LOSSES=losses)
+        for i, fit in enumerate(self._fits):
+            last = min(fit.unit + self._steps, fit.end)
+            losses = self._losses - fit.unit // fit.per_epoch
+            session.set(i, FIRST=fit.unit, LAST=last, LOSSES=losses)
         constants = packed(self._coefficients(totals), session.memory.dtype)
         session.put_all(COEFFICIENTS, constants)
         session.send_heads()
-        launch_small(self.design, self._rules, session, self._x, self._y)
-        for run in self._runs:
-            run.look_ahead(upcoming)
-        adapter.synchronize()
-        ideal = self._pace * CALL_SECONDS / max(time.perf_counter() - start, 1e-9)
-        self._pace = max(1, min(MOST_STEPS, int(min(ideal, 4 * self._pace))))
+        launch_single_block(self.design.block, self._rules, session, self._rows)
+        for fit in self._fits:
+            fit.draw_ahead(upcoming)
+        synchronize()
+        ideal = self._steps * CALL_SECONDS / max(time.perf_counter() - start, 1e-9)
+        self._steps = max(1, min(MOST_STEPS, int(min(ideal, 4 * self._steps))))
 
     def _coefficients(self, totals: Sequence[int]) -> list[Array]:
-        """Return the coefficients of a call for each net: made once for nets that share them."""
-        made: dict[Any, Array] = {}
+        """Return the coefficients of a launch for each net, computed once for nets that share
+        them."""
+        computed: dict[Any, Array] = {}
         found = []
-        for i, (run, total) in enumerate(zip(self._runs, totals, strict=True)):
+        for i, (fit, total) in enumerate(zip(self._fits, totals, strict=True)):
             last = int(self._session.plans[i, LAST])
-            key: Any = (run.member.optimizer, run.outcome.n_steps, last - run.unit, total)
-            # A schedule of the user's own may have no hash.
+            key: Any = (fit.member.optimizer, fit.outcome.n_steps, last - fit.unit, total)
+            # A user's own schedule may have no hash.
             key = key if _hashable(key) else i
-            if key not in made:
-                made[key] = run.coefficients(last, total) if last > run.unit else np.empty(0)
-            found.append(made[key])
+            if key not in computed:
+                computed[key] = fit.coefficients(last, total) if last > fit.unit else np.empty(0)
+            found.append(computed[key])
         return found
 
     def _advance(self) -> int:
-        """Take note of what the device has done; return how many epochs have ended."""
+        """Record the progress of all nets; return the number of epochs that have ended."""
         n_ended = 0
-        for run, sums in zip(self._runs, self._session.sums.copy_to_host(), strict=True):
-            if run.unit < run.end:
+        for fit, sums in zip(self._fits, self._session.sums.copy_to_host(), strict=True):
+            if fit.unit < fit.end:
                 reached, diverged = int(sums[REACHED]), bool(sums[DIVERGED])
-                n_ended += run.advance(reached, diverged, sums[self._losses :])
+                n_ended += fit.advance(reached, diverged, sums[self._losses :])
         return n_ended
 
     def _store(self) -> None:
-        for i, run in enumerate(self._runs):
-            member, n = run.member, len(run.member.parameters)
-            values = np.ascontiguousarray(arrays.to_host(self._session.get(PARAMETERS, n, i)))
+        for i, fit in enumerate(self._fits):
+            member, n = fit.member, len(fit.member.parameters)
+            values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n, i)))
             member.moments.state.copy_to_device(self._session.get(M, 2 * n, i))
             with member.guard.whole if member.guard else nullcontext():
                 publish(values, member.parameters)
-            run.outcome.seconds = time.perf_counter() - self._begun
+            fit.outcome.seconds = time.perf_counter() - self._begun

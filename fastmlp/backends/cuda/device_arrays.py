@@ -1,110 +1,72 @@
-"""Rows on the device: brought there from the host, or taken where they lie."""
+"""Arrays of the user on the host or on the GPU: validation, and copies between the two."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp.backends.cuda import adapter, finite
-from fastmlp.backends.cuda.adapter import Card
+from fastmlp.backends.cuda.card import Card, adopted, is_device_array
+from fastmlp.backends.cuda.finite import all_finite
 from fastmlp.rules.losses import Loss
 
 Array = NDArray[Any]
 
 
-class Rows(NamedTuple):
-    """Rows to work on, validated, where they are: on the host or on the device.
-
-    Attributes
-    ----------
-    x : shape (n_rows, n_features)
-    y : shape (n_rows, n_targets)
-    weight : shape (n_rows,), or (0,) for rows that count alike; on the host
-    rows : int64, which of the rows to work on, and in which order; None: all of them
-    """
-
-    x: Any
-    y: Any
-    weight: Array
-    rows: NDArray[np.int64] | None = None
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows to work on."""
-        return len(self.x if self.rows is None else self.rows)
-
-    @property
-    def mass(self) -> float:
-        """The number of rows to work on, or the sum of their weights."""
-        if not self.weight.size:
-            return float(self.n_rows)
-        weight = self.weight if self.rows is None else self.weight[self.rows]
-        return float(weight.sum(dtype=np.float64))
-
-    def gathered(self) -> "Rows":
-        """Return the rows to work on as all of them: in a copy, on the host, where they are not."""
-        if self.rows is None:
-            return self
-        weight = self.weight[self.rows] if self.weight.size else self.weight
-        return Rows(to_host(self.x)[self.rows], to_host(self.y)[self.rows], weight)
-
-
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
-    """Return X as `validation.features` does; on the device, if it lies there, not copied.
+    """Return X, checked as by `validation.features`; an X on the GPU stays there, not copied.
 
     Raises
     ------
     TypeError, ValueError
-        Where X is not what it must be: on a device it must have the net's dtype, and be
-        C-contiguous, for it is used as it is.
+        If X is not valid. An X on the GPU must have the net's dtype and be C-contiguous.
     """
-    if not adapter.is_device_array(x):
+    if not is_device_array(x):
         return validation.features(x, n_features, dtype, who)
-    _check_form(x, dtype, who, "X")
-    array = adapter.adopted(x, f"{who}: X")
+    _check_layout(x, dtype, who, "X")
+    array = adopted(x, f"{who}: X")
     if array.ndim != 2 or array.shape[1] != n_features or array.shape[0] == 0:
-        # The words are those for arrays on the host.
+        # Raises the error of an array on the host.
         validation.features(np.zeros(array.shape, dtype), n_features, dtype, who)
-    if not finite.all_finite(array):
-        # To say which number it is.
+    if not all_finite(array):
+        # Raises an error that names the first such number.
         validation.features(to_host(array), n_features, dtype, who)
     return array
 
 
 def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
-    """Return y as `validation.targets` does; on the device, if it lies there in the right form.
+    """Return y, checked as by `validation.targets`.
 
-    It is looked at on the host. Labels of another dtype are converted there.
+    A y on the GPU is checked on the host. It stays on the GPU if it needs no conversion.
     """
-    if not adapter.is_device_array(y):
+    if not is_device_array(y):
         return validation.targets(y, n_rows, n_outputs, loss, dtype, who)
-    array = adapter.adopted(y, f"{who}: y")
+    array = adopted(y, f"{who}: y")
     table = validation.targets(to_host(array), n_rows, n_outputs, loss, dtype, who)
     as_is = array.dtype == dtype and tuple(array.shape) == table.shape and _contiguous(y, array)
     return array if as_is else table
 
 
 def weights(given: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
-    """Return sample weights on the host."""
-    if adapter.is_device_array(given):
-        given = to_host(adapter.adopted(given, f"{who}: sample_weight"))
+    """Return sample weights, checked as by `validation.weights`, on the host."""
+    if is_device_array(given):
+        given = to_host(adopted(given, f"{who}: sample_weight"))
     return validation.weights(given, n_rows, dtype, who)
 
 
 def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:
-    """Check `out` on the device, to be written where it lies."""
-    _check_form(out, dtype, who, "out")
+    """Return a checked view of `out`, an array on the GPU."""
+    _check_layout(out, dtype, who, "out")
     if out.__cuda_array_interface__["data"][1]:
         raise ValueError(f"{who}: out must be writeable")
-    array = adapter.adopted(out, f"{who}: out")
+    array = adopted(out, f"{who}: out")
     if tuple(array.shape) != shape:
         raise ValueError(f"{who}: out must have shape {shape}, got {tuple(array.shape)}")
     return array
 
 
 def to_host(array: Any) -> Array:
-    """Return an array of the host, or a copy of one on the device."""
+    """Return a host array as it is, or a copy of an array on the GPU."""
     if isinstance(array, np.ndarray) or not hasattr(array, "copy_to_host"):
         return np.asarray(array)
     copy: Array = array.copy_to_host()
@@ -112,13 +74,13 @@ def to_host(array: Any) -> Array:
 
 
 def to_device(card: Card, array: Any) -> Any:
-    """Return an array on the device: itself, or a copy of one of the host."""
+    """Return an array on the GPU as it is, or a copy of a host array."""
     if hasattr(array, "copy_to_host"):
         return array
     return card.copied(np.ascontiguousarray(array))
 
 
-def _check_form(given: Any, dtype: np.dtype[Any], who: str, name: str) -> None:
+def _check_layout(given: Any, dtype: np.dtype[Any], who: str, name: str) -> None:
     interface = given.__cuda_array_interface__
     kind = np.dtype(interface["typestr"])
     if kind != dtype:

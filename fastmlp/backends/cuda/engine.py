@@ -1,4 +1,4 @@
-"""The CUDA backend: a network's kernels, and the verbs that a model asks for."""
+"""The CUDA backend: prediction, gradient and training of one network on a GPU."""
 
 from typing import Any
 
@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, design
-from fastmlp.backends.cuda import device_arrays as arrays
-from fastmlp.backends.cuda.device_arrays import Rows
+from fastmlp.backends.cuda import adapter, design, device_arrays
+from fastmlp.backends.cuda.card import card_of, is_device_array
+from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.design import Kind
 from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.optimizer_state import DeviceMoments
+from fastmlp.backends.cuda.launch_config import configured, synchronize
+from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
@@ -31,83 +33,86 @@ class Engine:
     Parameters
     ----------
     network : Network
-    index : int, the number of the device
-    guard : Guard, held while the parameters are read, or written, as a whole
+    index : int, the number of the GPU
+    guard : Guard, held while all parameters are read or written
 
     Raises
     ------
     ImportError, RuntimeError
-        Where there is no package, no driver or no such device.
+        If there is no package, no driver or no such device.
     """
 
     def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:
         adapter.require(index)
         self.network, self.guard = network, guard or Guard()
-        self.card = adapter.card_of(index)
+        self.card = card_of(index)
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Rows:
-        """Return rows, validated, where they lie; `once` keeps what several nets share."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Data:
+        """Return validated rows, on the host or the GPU; `once` caches what several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
-        where = self.card.index
+        index = self.card.index
         with self.card.current():
             x = once(
-                ("x", sizes[0], dtype, where), lambda: arrays.features(X, sizes[0], dtype, who)
+                ("x", sizes[0], dtype, index),
+                lambda: device_arrays.features(X, sizes[0], dtype, who),
             )
             table = once(
-                ("y", sizes[-1], dtype, loss.targets, where),
-                lambda: arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
+                ("y", sizes[-1], dtype, loss.targets, index),
+                lambda: device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
             )
             weight = once(
-                ("weight", id(sample_weight), dtype, where),
-                lambda: arrays.weights(sample_weight, len(x), dtype, who),
+                ("weight", id(sample_weight), dtype, index),
+                lambda: device_arrays.weights(sample_weight, len(x), dtype, who),
             )
-        return Rows(x, table, weight)
+        return Data(x, table, weight)
 
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
     ) -> Any:
-        """Return predictions, or with `raw` the outputs before activation or link: on the device
-        if X, or `out`, lies there."""
+        """Return predictions, or with `raw` the outputs before activation or link.
+
+        They are on the GPU if X or `out` is.
+        """
         layout, dtype = self.network.layout, self.network.dtype
         with self.card.current():
-            x = arrays.features(X, layout.sizes[0], dtype, who)
+            x = device_arrays.features(X, layout.sizes[0], dtype, who)
             shape = (len(x), layout.sizes[-1])
-            if adapter.is_device_array(out):
-                result = arrays.out_array(out, shape, dtype, who)
-            elif out is None and adapter.is_device_array(X):
+            if is_device_array(out):
+                result = device_arrays.out_array(out, shape, dtype, who)
+            elif out is None and is_device_array(X):
                 result = self.card.empty(shape, dtype)
             else:
                 result = validation.out_array(out, shape, dtype, who)
-            Prediction(self.card, self._shown(raw), self.guard, x, result)(parameters)
+            Prediction(self.card, self._output_network(raw), self.guard, x, result)(parameters)
         return result if out is None else out
 
-    def _shown(self, raw: bool) -> Network:
+    def _output_network(self, raw: bool) -> Network:
         network = self.network
         if not raw:
             return network
         activations = (*network.activations[:-1], identity)
         return network._replace(activations=activations, link=LINKS["identity"])
 
-    def evaluation(self, data: Rows) -> Evaluation:
+    def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self.card, self.network, self.guard, data)
 
-    def objective(self, data: Rows) -> Objective:
+    def objective(self, data: Data) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self.card, self.network, self.guard, data)
 
-    def loss_and_gradient(self, parameters: Array, data: Rows) -> tuple[float, Array]:
+    def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
-    def moments(self, flat: Array | None = None) -> DeviceMoments:
-        """Return this state of an optimizer, or that of one which has taken no step."""
-        return DeviceMoments(self.network, self.card.index, flat)
+    def moments(self, flat: Array | None = None) -> Moments:
+        """Return an optimizer's state on the GPU, from a flat copy, or zeros."""
+        return Moments(self.network, self.card.index, flat)
 
     def update(
         self,
         parameters: Array,
-        moments: DeviceMoments,
+        moments: Moments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
@@ -127,9 +132,9 @@ class Engine:
             session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
             n_blocks = 2 * self.card.n_multiprocessors
             arguments = (session.memory[0], session.device_plans[0])
-            adapter.configured(kernel, arguments, n_blocks, n_threads)(*arguments)
-            adapter.synchronize()
-            values = np.ascontiguousarray(arrays.to_host(session.get(PARAMETERS, n)))
+            configured(kernel, arguments, n_blocks, n_threads)(*arguments)
+            synchronize()
+            values = np.ascontiguousarray(device_arrays.to_host(session.get(PARAMETERS, n)))
             moments.state.copy_to_device(session.get(M, 2 * n))
         with self.guard.whole:
             publish(values, parameters)
@@ -137,12 +142,12 @@ class Engine:
     def trainer(
         self,
         parameters: Array,
-        moments: DeviceMoments,
+        moments: Moments,
         optimizer: Optimizer,
-        data: Rows,
+        data: Data,
         batch_size: int,
         *,
-        kind: str | None = None,
+        kind: Kind | None = None,
     ) -> Trainer:
         """Allocate and compile what training on `data` needs."""
         return Trainer(

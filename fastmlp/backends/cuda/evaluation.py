@@ -1,6 +1,6 @@
-"""Questions about rows: predictions, losses, gradients; each is a function of the parameters.
+"""Predictions, losses and gradients of the same rows, as functions of the parameters.
 
-Rows go through the device in chunks, so that the room for activations does not grow with them.
+Rows pass through the GPU in chunks, so that the memory for activations is bounded.
 """
 
 from typing import Any
@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.locks import Guard
-from fastmlp.backends.cuda import adapter, design
-from fastmlp.backends.cuda import device_arrays as arrays
-from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.device_arrays import Rows
+from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.design import grid_shape
+from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch import launch_chunk
+from fastmlp.backends.cuda.launch_config import synchronize
 from fastmlp.backends.cuda.plan import (
     BATCH_MASS,
     EPOCH_LOSS,
@@ -30,56 +32,66 @@ from fastmlp.backends.cuda.session import Session, require
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
-# Activations of a chunk: 64 MB in float32.
+# The activations of a chunk: 64 MB in float32.
 CHUNK_NUMBERS = 1 << 24
-# In so many parts the values of penalties are added up, whatever the number of blocks.
-N_PARTS = 1 << 13
+# The partial sums of the penalties; the number is independent of the number of blocks.
+N_PENALTY_SUMS = 1 << 13
 
 
-class Question:
-    """Rows on the device, and what it takes to put them through the net."""
+class ForwardPass:
+    """The pass of some rows through the net, in the mode PREDICT, EVALUATE or TRAIN.
+
+    Attributes
+    ----------
+    mass : the number of rows, or the sum of their weights
+    session : Session
+    """
 
     def __init__(
-        self, card: Card, network: Network, guard: Guard, data: Rows, mode: int, who: str
+        self, card: Card, network: Network, guard: Guard, data: Data, mode: int, who: str
     ) -> None:
         data = data.gathered()
-        self._card, self._guard, self._mode, self.mass = card, guard, mode, data.mass
-        self._rules, self.n_rows = rules_of(network), len(data.x)
+        self._guard, self._mode, self.mass = guard, mode, data.mass
+        self._rules, self._n_rows = rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)
-        self._chunk = max(1, min(self.n_rows, CHUNK_NUMBERS // width))
-        self._form = design.form_for(network, self._chunk, card)
-        shape = self._form.weights
+        self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
+        self._shape = grid_shape(network, self._chunk, card)
+        tile = self._shape.weights
         need = Need(
             self._chunk,
             self._chunk,
             n_weights=len(data.weight),
-            n_parts=N_PARTS if network.penalties and mode == TRAIN else 0,
-            tile=(shape.tile_rows, shape.tile_columns),
+            n_penalty_sums=N_PENALTY_SUMS if network.penalties and mode == TRAIN else 0,
+            tile=(tile.tile_rows, tile.tile_columns),
         )
-        require(card, sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray)), who)
-        self._session = Session(card, [network], need, shared=False, who=who)
-        self._session.set(MODE=mode)
+        require(card, data.host_bytes, who)
+        self.session = Session(card, [network], need, shared=False, who=who)
+        self.session.set(MODE=mode)
         with card.current():
-            self._x, self._y = arrays.to_device(card, data.x), arrays.to_device(card, data.y)
+            self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
             if data.weight.size:
-                self._session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+                self.session.put(WEIGHTS, np.ascontiguousarray(data.weight))
 
-    def ask(self, parameters: Array) -> None:
-        """Put all rows through the net with these parameters."""
-        session = self._session
+    def run(self, parameters: Array) -> None:
+        """Pass all rows through the net with these parameters."""
+        session = self.session
         with self._guard.whole:
             values = parameters.copy()
         session.put(PARAMETERS, values)
         session.set_sum(EPOCH_LOSS, 0.0)
         session.set_sum(BATCH_MASS, self.mass if self._mode == TRAIN else 1.0)
-        for first in range(0, self.n_rows, self._chunk):
-            n = min(self._chunk, self.n_rows - first)
-            ends = first + n == self.n_rows
-            session.set(N_ROWS=n, BATCH=n, FIRST_ROW=first, MORE=first > 0, ENDS=ends)
+        for first in range(0, self._n_rows, self._chunk):
+            n = min(self._chunk, self._n_rows - first)
+            last = first + n == self._n_rows
+            session.set(N_ROWS=n, BATCH=n, FIRST_ROW=first, ACCUMULATE=first > 0, LAST_CHUNK=last)
             session.send_heads()
-            train = self._mode != PREDICT
-            launch_chunk(self._rules, self._form, session, self._x, self._y, train=train)
-        adapter.synchronize()
+            losses = self._mode != PREDICT
+            launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
+        synchronize()
+
+    def loss(self) -> float:
+        """Return the mean loss over the rows, at the parameters of the last run."""
+        return self.session.sum_at(EPOCH_LOSS) / self.mass
 
 
 class Prediction:
@@ -90,47 +102,44 @@ class Prediction:
         self._card, self._out = card, out
         with card.current():
             on_host = isinstance(out, np.ndarray) and not hasattr(out, "copy_to_host")
-            device = card.empty(out.shape, out.dtype) if on_host else out
-        self._device = device
-        self._question = Question(
-            card, network, guard, Rows(x, device, weight), PREDICT, "MLP.predict"
-        )
+            device_out = card.empty(out.shape, out.dtype) if on_host else out
+        self._device_out, data = device_out, Data(x, device_out, weight)
+        self._pass = ForwardPass(card, network, guard, data, PREDICT, "MLP.predict")
 
     def __call__(self, parameters: Array) -> Any:
         """Write the predictions at these parameters to `out`, and return it."""
         with self._card.current():
-            self._question.ask(parameters)
-            if self._device is not self._out:
-                self._device.copy_to_host(self._out)
+            self._pass.run(parameters)
+            if self._device_out is not self._out:
+                self._device_out.copy_to_host(self._out)
         return self._out
 
 
 class Evaluation:
     """The mean loss over some rows, weighted, without penalties."""
 
-    def __init__(self, card: Card, network: Network, guard: Guard, data: Rows) -> None:
+    def __init__(self, card: Card, network: Network, guard: Guard, data: Data) -> None:
         plain = network._replace(penalties=())
         self._card = card
-        self._question = Question(card, plain, guard, data, EVALUATE, "MLP.fit")
+        self._pass = ForwardPass(card, plain, guard, data, EVALUATE, "MLP.fit")
 
     def __call__(self, parameters: Array) -> float:
         """Return the loss at these parameters."""
         with self._card.current():
-            self._question.ask(parameters)
-            return self._question._session.sum_at(EPOCH_LOSS) / self._question.mass
+            self._pass.run(parameters)
+            return self._pass.loss()
 
 
 class Objective:
     """The objective on all rows of some data, penalties included, and its gradient."""
 
-    def __init__(self, card: Card, network: Network, guard: Guard, data: Rows) -> None:
+    def __init__(self, card: Card, network: Network, guard: Guard, data: Data) -> None:
         self._card = card
-        self._question = Question(card, network, guard, data, TRAIN, "MLP.loss_and_gradient")
+        self._pass = ForwardPass(card, network, guard, data, TRAIN, "MLP.loss_and_gradient")
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters."""
         with self._card.current():
-            self._question.ask(parameters)
-            session = self._question._session
-            value = session.sum_at(EPOCH_LOSS) / self._question.mass
-            return value, arrays.to_host(session.get(GRADIENT, len(parameters))).copy()
+            self._pass.run(parameters)
+            gradient = to_host(self._pass.session.get(GRADIENT, len(parameters)))
+            return self._pass.loss(), gradient.copy()

@@ -80,13 +80,11 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import design, finite, upload
-    from fastmlp.backends.cuda import shuffling as orders
+    from fastmlp.backends.cuda import design, finite, shuffling, upload
     from fastmlp.backends.cuda.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import grid as wide
-    from fastmlp.backends.cuda.kernels import single_block as small
+    from fastmlp.backends.cuda.kernels import grid, single_block
     from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-    from fastmlp.backends.cuda.launch_shape import Form
+    from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
@@ -97,24 +95,24 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         return [types.Array(k, n, "C") for k, n in zip(kinds, dimensions, strict=True)]
 
     for shared in (True, False):
-        name = f"small, {'shared' if shared else 'global'} memory"
-        kernel = small.make_kernel(rules, small.Form(shared))
+        name = f"one block, {'shared' if shared else 'global'} memory"
+        kernel = single_block.make_kernel(rules, BlockShape(shared))
         yield name, kernel, types.void(*arrays(2, 2, 2, 2, 2))
     one = arrays(2, 2, 1, 1, 1)
     numbers = (types.int64, types.int64)
-    for name, form in (
-        ("16x128 rows, 32x32 weights", Form(design.FEW_ROWS, design.FEW_WEIGHTS)),
-        ("64x64 rows, 64x64 weights", Form(design.MANY_ROWS, design.MANY_WEIGHTS)),
+    for name, shape in (
+        ("16x128 rows, 32x32 weights", GridShape(design.FEW_ROWS, design.FEW_WEIGHTS)),
+        ("64x64 rows, 64x64 weights", GridShape(design.MANY_ROWS, design.MANY_WEIGHTS)),
     ):
-        made = wide.make_kernels(rules, form)
+        made = grid.make_kernels(rules, shape)
         yield f"phase, {name}", made.phase, types.void(*one, *numbers)
         yield f"run, {name}", made.run, types.void(*one)
     matrix = types.Array(scalar, 2, "C")
-    yield "finite", finite._look(), types.void(matrix, types.float64[::1])
-    yield "spread", upload._spread(), types.void(matrix, matrix, types.int64)
+    yield "finite", finite._finite_kernel(), types.void(matrix, types.float64[::1])
+    yield "distribute", upload._distribution_kernel(), types.void(matrix, matrix, types.int64)
     words, rows = types.Array(types.uint32, 2, "C"), types.Array(types.int64, 2, "C")
-    yield "arrange", orders._arrange(), types.void(words, rows, rows, types.int64)
-    apply = wide.make_apply(rules, 256)
+    yield "make_orders", shuffling._order_kernel(), types.void(words, rows, rows, types.int64)
+    apply = grid.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
 
 

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 OURS = (9, 0)
 # Of a thread: 256 of them share 65,536. Nothing spills.
-MOST_REGISTERS, SMALL_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
+MOST_REGISTERS, BLOCK_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
 # Of float64 in a kernel of float32: the sums of losses, and what makes a factor of them.
 SUMS = {
     *("abs", "add", "cvt", "div", "fma", "ld", "mov", "mul", "neg", "rcp", "selp", "setp", "st"),
@@ -67,7 +67,9 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
     """It links, within the bounds."""
     code, its = cubins.cubin_of(ptx, capability)
     assert code[:4] == b"\x7fELF", name
-    assert its.registers <= (SMALL_REGISTERS if name.startswith("small") else MOST_REGISTERS), name
+    assert its.registers <= (BLOCK_REGISTERS if name.startswith("one block") else MOST_REGISTERS), (
+        name
+    )
     assert its.spilled == 0, (name, its)
     assert its.shared <= MOST_SHARED, (name, its)
 
@@ -118,15 +120,18 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
     from numba import types
 
     from fastmlp.backends.cuda.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import rule_blocks as rules
+    from fastmlp.backends.cuda.kernels import rule_blocks
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
     for name, its in (LOSSES | SKLEARN_LOSSES).items():
         link = LINKS[its.link or "identity"]
-        of_net = rules.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
+        of_net = rule_blocks.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
         cubins.without_a_card(OURS)
-        loss, predict = rules.row_loss(of_net, np.dtype(dtype).type), rules.row_link(of_net)
+        loss, predict = (
+            rule_blocks.row_loss(of_net, np.dtype(dtype).type),
+            rule_blocks.row_link(of_net),
+        )
         ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)
         if dtype == "float32" and name not in ("binary_log_loss", "log_loss"):
             # Those two clip in float64, by the eps of the precision.
@@ -135,9 +140,10 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
 
 def _row(loss: Any, predict: Any) -> Any:
     """A kernel that takes the loss of one row of three outputs, and its predictions."""
+    from fastmlp.backends.cuda.kernels.arguments import OutputRow
 
     def row(x: Any, y: Any, values: Any) -> None:
-        loss(x, 0, x, 3, x, 6, values, 0, y, 0, 3, 0.5)
+        loss(x, OutputRow(0, 3, 6, 3), values, 0, y, 0, 0.5)
         predict(x, 0, y, 1, 3)
 
     return row

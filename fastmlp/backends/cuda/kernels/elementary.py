@@ -1,7 +1,6 @@
-"""The CUDA forms of `fastmlp.rules.elementary`: libdevice's functions, in the argument's
-precision.
+"""The CUDA forms of `fastmlp.rules.elementary`: libdevice's functions, in the argument's precision.
 
-Their errors are those of the CUDA C++ Programming Guide: 1 to 2 units in the last place.
+Their errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
 """
 
 import importlib
@@ -40,22 +39,23 @@ FORMS: dict[Function, Function] = {
 
 
 def _register() -> None:
-    """Tell the CUDA compiler of the forms; the simulator runs the functions as they are.
+    """Register the forms with the CUDA compiler; the simulator runs the functions as they are.
 
-    Numba's own module cannot be told, and is only imported: `adapter.require` lets nobody use it.
+    Numba's own module has no `overload`. It is imported without an installed compiler, where
+    `adapter.require` raises.
     """
     extending = importlib.import_module(f"{MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):
         return
     overload = extending.overload
 
-    def tell(function: Function, form: Function) -> None:
+    def register(function: Function, form: Function) -> None:
         @overload(function, strict=False)
         def choose(x: Any) -> Function:
             return form
 
     for function, form in FORMS.items():
-        tell(function, form)
+        register(function, form)
 
     @overload(elementary.exponentials, strict=False)
     def choose_exponentials(raw: Any, out: Any) -> Function:

@@ -1,282 +1,185 @@
-"""Phase one of design two: strips of rows through forward pass, loss and backpropagation."""
+"""Phase one of the grid's step: strips of rows through forward pass, loss and backward pass."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsigned
-from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
+from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks
+from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product, Strip
+from fastmlp.backends.cuda.kernels.batch import batch_of, make_begin_batch, make_mass
+from fastmlp.backends.cuda.kernels.output_layer import make_output_layer
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.kernels.shared_memory_gemm import make_product
-from fastmlp.backends.cuda.launch_shape import Form
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
+from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
-    BACKUP,
+    ACTIVATION,
     BATCH,
-    BATCH_MASS,
-    CODE,
     DELTA,
     DELTA_STRIDE,
-    ENTER,
-    ENTER_STRIDE,
-    EPOCH_LOSS,
-    EPOCH_MASS,
+    DERIVATIVE,
     FIRST_ROW,
+    INPUT,
+    INPUT_STRIDE,
     LAYER_WORDS,
     LAYERS,
     MODE,
     N_IN,
-    N_LANES,
     N_LAYERS,
     N_ORDERS,
     N_OUT,
-    N_OUTPUTS,
-    N_PARAMETERS,
-    N_PARTS,
-    N_PENALTIES,
     N_ROWS,
-    ORDER,
+    ORDERS,
     PARAMETERS,
-    PARTS,
-    PREDICT,
-    ROW_LOSSES,
-    SLOPE,
-    STRENGTHS,
     TRAIN,
-    WEIGHTED,
-    WEIGHTS,
     B,
     W,
 )
 
 
-def make_rows_phase(rules: Rules, form: Form) -> Any:
-    """Make phase one; with `MODE` it trains, predicts into `y`, or evaluates."""
-    strip_rows, n_threads = form.rows.tile_rows, form.n_threads
-    one_pass = _make_pass(rules, form)
-    finish = _make_finish(rules, form)
-    mass_of = _make_mass(form)
+def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
+    """Make ``forward_backward(staging, rows, net, step)``; `MODE` says whether it trains, predicts
+    into ``rows.y``, or evaluates."""
+    strip_rows = shape.rows.tile_rows
+    gather, mass_of = _make_gather(shape), make_mass(shape)
+    begin_batch, find_batch = make_begin_batch(rules, shape), device_function(batch_of)
+    layer_pass, output_layer = _make_layer_pass(rules, shape), make_output_layer(rules, shape)
 
-    def gather(x: Any, memory: Any, plan: Any, index: Any, low: Any, n: Any, t: Any) -> None:
-        n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + ENTER_STRIDE]
-        enter = plan[LAYERS + ENTER] + low * stride
-        for q in range(t, n * n_in, n_threads):
-            r = q // n_in
-            k = q - r * n_in
-            row = plan[unsigned(index + low + r)] if index >= 0 else plan[FIRST_ROW] + low + r
-            memory[unsigned(enter + r * stride + k)] = x[row, k]
-        # The ones behind what enters each layer: biases are one row more of the weights.
-        for i in range(plan[N_LAYERS]):
-            a = LAYERS + i * LAYER_WORDS
-            for r in range(t, n, n_threads):
-                at = plan[a + ENTER] + (low + r) * plan[a + ENTER_STRIDE] + plan[a + N_IN]
-                memory[unsigned(at)] = 1
-        cuda.syncthreads()
-
-    gather = device_function(gather)
-
-    def rows_phase(
-        staging: Any, x: Any, y: Any, memory: Any, sums: Any, plan: Any, step: Any
-    ) -> None:
-        t, n_layers = cuda.threadIdx.x, plan[N_LAYERS]
-        start, n = _batch_of(plan, step)
+    def forward_backward(staging: Any, rows: Any, net: Any, step: Any) -> None:
+        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan[N_LAYERS]
+        start, n = find_batch(plan, step)
         index = -1
         if plan[N_ORDERS] > 0:
             per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
-            index = plan[ORDER] + step // per_epoch % plan[N_ORDERS] * plan[N_ROWS] + start
+            index = plan[ORDERS] + step // per_epoch % plan[N_ORDERS] * plan[N_ROWS] + start
         training = plan[MODE] == TRAIN
         mass = 1.0
         if training:
-            mass = mass_of(memory, sums, plan, index, n, t)
-            _begin(memory, sums, plan, start, mass, t)
+            mass = mass_of(net, index, n, t)
+            begin_batch(net, start, mass, t)
         if mass == 0:
             return
-        for strip in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
-            low = strip * strip_rows
-            height = min(strip_rows, n - low)
-            gather(x, memory, plan, index, low, height, t)
+        batch = Batch(index, n, mass, 0)
+        for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
+            low = q * strip_rows
+            strip = Strip(low, min(strip_rows, n - low))
+            gather(rows.x, net, index, strip, t)
             n_passes = 2 * n_layers - 1 if training else n_layers
             for p in range(n_passes):
                 back = p >= n_layers
                 i = 2 * n_layers - 1 - p if back else p
-                one_pass(staging, memory, plan, i, back, low, height, t)
+                layer_pass(staging, net, i, back, strip, t)
                 if p == n_layers - 1:
-                    finish(y, memory, sums, plan, index, low, height, mass, t)
+                    output_layer(rows.y, net, batch, strip, t)
 
-    _batch_of = device_function(batch_of)
-    _begin = _make_begin(rules, form)
-    return device_function(rows_phase)
+    return device_function(forward_backward)
 
 
-def batch_of(plan: Any, step: Any) -> Any:
-    """The first row of a step's batch in its epoch, and the number of its rows."""
-    per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
-    start = step % per_epoch * plan[BATCH]
-    return start, min(plan[BATCH], plan[N_ROWS] - start)
+def _make_gather(shape: GridShape) -> Any:
+    """Make the copy of a strip's features to the first layer's inputs, and the columns of 1."""
+    n_threads = shape.n_threads
+
+    def gather(x: Any, net: Any, index: Any, strip: Any, t: Any) -> None:
+        memory, plan, low, n = net.memory, net.plan, strip.first, strip.n_rows
+        n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + INPUT_STRIDE]
+        inputs = plan[LAYERS + INPUT] + low * stride
+        for q in range(t, n * n_in, n_threads):
+            r = q // n_in
+            k = q - r * n_in
+            row = plan[unsigned(index + low + r)] if index >= 0 else plan[FIRST_ROW] + low + r
+            memory[unsigned(inputs + r * stride + k)] = x[row, k]
+        for i in range(plan[N_LAYERS]):
+            a = LAYERS + i * LAYER_WORDS
+            for r in range(t, n, n_threads):
+                at = plan[a + INPUT] + (low + r) * plan[a + INPUT_STRIDE] + plan[a + N_IN]
+                memory[unsigned(at)] = 1
+        cuda.syncthreads()
+
+    return device_function(gather)
 
 
-def _make_mass(form: Form) -> Any:
-    """Make the mass of a batch: every block adds it up by itself, in the same order.
+class LayerPass(NamedTuple):
+    """A strip's pass through a layer: ``out = a b``, then the activation or its derivative.
 
-    A gradient in chunks has the mass of all of them, which the host writes.
+    Attributes
+    ----------
+    a, b : Operand
+    out : Product
+    width, depth : columns of the result, and the sums' length
+    derivative, derivative_stride : offset of the derivatives' first row, and of the next row
     """
-    n_threads, double = form.n_threads, SCALARS["float64"]
 
-    def mass_of(memory: Any, sums: Any, plan: Any, index: Any, n: Any, t: Any) -> Any:
-        if index < 0:
-            return sums[BATCH_MASS]
-        if plan[WEIGHTED] == 0:
-            return float(n)
-        lanes = cuda.shared.array(N_LANES, double)
-        for lane in range(t, N_LANES, n_threads):
-            part = 0.0
-            for r in range(lane, n, N_LANES):
-                part += memory[unsigned(plan[WEIGHTS] + plan[unsigned(index + r)])]
-            lanes[lane] = part
-        cuda.syncthreads()
-        total = 0.0
-        for lane in range(N_LANES):
-            total += lanes[lane]
-        cuda.syncthreads()
-        return total
-
-    return device_function(mass_of)
+    a: Any
+    b: Any
+    out: Any
+    width: Any
+    depth: Any
+    derivative: Any
+    derivative_stride: Any
 
 
-def _make_begin(rules: Rules, form: Form) -> Any:
-    """Make what all blocks do before a batch: keep what an epoch began with, and the values of the
-    penalties, while nobody changes the weights."""
-    scalar, n_threads = np.dtype(rules.dtype).type, form.n_threads
-    penalise = device_rules.penalty(rules, scalar)
+def pass_of(plan: Any, i: Any, back: Any, low: Any) -> Any:
+    """Return the pass of the strip that begins at row `low` through layer i.
 
-    def begin(memory: Any, sums: Any, plan: Any, start: Any, mass: Any, t: Any) -> None:
-        first, n_all = cuda.blockIdx.x * n_threads + t, cuda.gridDim.x * n_threads
-        if start == 0 and plan[N_ORDERS] > 0:
-            for i in range(first, plan[N_PARAMETERS], n_all):
-                memory[unsigned(plan[BACKUP] + i)] = memory[unsigned(plan[PARAMETERS] + i)]
-            if first == 0:
-                sums[EPOCH_LOSS] = 0.0
-                sums[EPOCH_MASS] = 0.0
-        if first == 0:
-            sums[BATCH_MASS] = mass
-        if plan[N_PENALTIES] == 0 or mass == 0:
-            return
-        # As many parts as the host says, each the sum of every so manieth weight.
-        n_weights = plan[LAYERS + B]
-        for part in range(first, plan[N_PARTS], n_all):
-            total = 0.0
-            for i in range(part, n_weights, plan[N_PARTS]):
-                value, _ = penalise(
-                    memory[unsigned(plan[PARAMETERS] + i)], sums, plan[STRENGTHS], 1.0 / mass
-                )
-                total += value
-            sums[unsigned(plan[PARTS] + part)] = total
-
-    return device_function(begin)
+    Forward: values and derivatives of layer i. Backward: deltas of the layer below.
+    """
+    a = LAYERS + i * LAYER_WORDS
+    after, before = a + LAYER_WORDS, a - LAYER_WORDS
+    n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+    w, bias = plan[PARAMETERS] + plan[a + W], plan[PARAMETERS] + plan[a + B]
+    source, stride = plan[a + INPUT], plan[a + INPUT_STRIDE]
+    depth, width, column, down = n_in, n_out, 1, n_out
+    out, out_stride = plan[after + INPUT], plan[after + INPUT_STRIDE]
+    derivative, derivative_stride = plan[after + DERIVATIVE], out_stride
+    if back:
+        source, stride = plan[a + DELTA], plan[a + DELTA_STRIDE]
+        depth, width, column, down = n_out, n_in, n_out, 1
+        out, out_stride = plan[before + DELTA], plan[before + DELTA_STRIDE]
+        derivative, derivative_stride, bias = plan[a + DERIVATIVE], plan[a + INPUT_STRIDE], -1
+    return LayerPass(
+        Operand(source + low * stride, stride, 1),
+        Operand(w, column, down),
+        Product(out + low * out_stride, out_stride, bias),
+        width,
+        depth,
+        derivative + low * derivative_stride,
+        derivative_stride,
+    )
 
 
-def _make_pass(rules: Rules, form: Form) -> Any:
-    """Make a pass of a strip of rows through a layer: forward, or back, to the errors of what
-    enters it. Both are one product, which is compiled once."""
-    product, activate = make_product(rules, form.rows), device_rules.activation(rules)
-    tile_columns, n_threads = form.rows.tile_columns, form.n_threads
+def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
+    """Make the pass of a strip through a layer, forward or backward: one product for both, which
+    is compiled once."""
+    product, activate = make_product(rules, shape.rows), rule_blocks.activation(rules)
+    tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
+    find_pass = device_function(pass_of)
 
-    def one_pass(
-        staging: Any, memory: Any, plan: Any, i: Any, back: Any, low: Any, n: Any, t: Any
-    ) -> None:
-        a = LAYERS + i * LAYER_WORDS
-        after, before = a + LAYER_WORDS, a - LAYER_WORDS
-        n_in, n_out, code = (
-            plan[a + N_IN],
-            plan[a + N_OUT],
-            plan[a + CODE],
-        )
-        w, bias = plan[PARAMETERS] + plan[a + W], plan[PARAMETERS] + plan[a + B]
-        source, stride, depth, width = (
-            plan[a + ENTER],
-            plan[a + ENTER_STRIDE],
-            n_in,
-            n_out,
-        )
-        out, out_stride, column, down = (
-            plan[after + ENTER],
-            plan[after + ENTER_STRIDE],
-            1,
-            n_out,
-        )
-        slope, slope_stride = plan[after + SLOPE], out_stride
-        if back:
-            source, stride, depth, width = (
-                plan[a + DELTA],
-                plan[a + DELTA_STRIDE],
-                n_out,
-                n_in,
-            )
-            out, out_stride, column, down = (
-                plan[before + DELTA],
-                plan[before + DELTA_STRIDE],
-                n_out,
-                1,
-            )
-            slope, slope_stride, bias = (
-                plan[a + SLOPE],
-                plan[a + ENTER_STRIDE],
-                -1,
-            )
-        source, out, slope = (
-            source + low * stride,
-            out + low * out_stride,
-            slope + low * slope_stride,
-        )
-        for left in range(0, width, tile_columns):
-            start = bias + left if bias >= 0 else -1
+    def layer_pass(staging: Any, net: Any, i: Any, back: Any, strip: Any, t: Any) -> None:
+        memory, plan, n = net.memory, net.plan, strip.n_rows
+        its = find_pass(plan, i, back, strip.first)
+        a, b, out, code = its.a, its.b, its.out, plan[LAYERS + i * LAYER_WORDS + ACTIVATION]
+        for left in range(0, its.width, tile_columns):
+            initial = out.initial + left if out.initial >= 0 else -1
             product(
-                staging, memory, source, stride, 1, w + left * column, column, down, start, 0,
-                n, width - left, depth, out + left, out_stride, -1, 0, t,
-            )  # fmt: skip
+                staging,
+                memory,
+                a,
+                Operand(b.start + left * b.stride, b.stride, b.depth_stride),
+                Extent(n, its.width - left, its.depth),
+                Product(out.start + left, out.stride, initial),
+                Update(0, -1, 0),
+                t,
+            )
         cuda.syncthreads()
-        for q in range(t, n * width, n_threads):
-            r = q // width
-            j = q - r * width
-            at, slope_at = out + r * out_stride + j, slope + r * slope_stride + j
+        for q in range(t, n * its.width, n_threads):
+            r = q // its.width
+            j = q - r * its.width
+            at = out.start + r * out.stride + j
+            derivative_at = its.derivative + r * its.derivative_stride + j
             if back:
-                memory[unsigned(at)] *= memory[unsigned(slope_at)]
+                memory[unsigned(at)] *= memory[unsigned(derivative_at)]
             else:
-                memory[unsigned(at)], memory[unsigned(slope_at)] = activate(
+                memory[unsigned(at)], memory[unsigned(derivative_at)] = activate(
                     code, memory[unsigned(at)]
                 )
         cuda.syncthreads()
 
-    return device_function(one_pass)
-
-
-def _make_finish(rules: Rules, form: Form) -> Any:
-    """Make what becomes of a strip's outputs: predictions, or losses and errors."""
-    n_threads = form.n_threads
-    row_loss = device_rules.row_loss(rules, np.dtype(rules.dtype).type)
-    link = device_rules.row_link(rules)
-
-    def finish(
-        y: Any, memory: Any, sums: Any, plan: Any, index: Any, low: Any, n: Any, mass: Any, t: Any
-    ) -> None:
-        a = LAYERS + (plan[N_LAYERS] - 1) * LAYER_WORDS
-        after, width = a + LAYER_WORDS, plan[N_OUTPUTS]
-        for r in range(low + t, low + n, n_threads):
-            row = plan[unsigned(index + r)] if index >= 0 else plan[FIRST_ROW] + r
-            o = r * plan[after + ENTER_STRIDE]
-            outputs, slopes = plan[after + ENTER] + o, plan[after + SLOPE] + o
-            if plan[MODE] == PREDICT:
-                link(memory, outputs, y, row, width)
-            else:
-                weight = 1.0
-                if plan[WEIGHTED] != 0:
-                    weight = float(memory[unsigned(plan[WEIGHTS] + row)])
-                d = plan[a + DELTA] + r * plan[a + DELTA_STRIDE]
-                values = plan[ROW_LOSSES] + r
-                row_loss(
-                    memory, outputs, memory, slopes, memory, d, sums, values, y, row, width,
-                    weight / mass,
-                )  # fmt: skip
-                sums[unsigned(values)] *= weight
-        cuda.syncthreads()
-
-    return device_function(finish)
+    return device_function(layer_pass)

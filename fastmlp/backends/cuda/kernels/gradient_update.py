@@ -1,44 +1,45 @@
-"""Phase two of design two: tiles of weights, each with its gradient, penalty and update."""
+"""Phase two of the grid's step: tiles of weights, each with its gradient, penalty and update."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
-from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
-from fastmlp.backends.cuda.kernels.forward_backward import batch_of
+from fastmlp.backends.cuda.kernels import rule_blocks
+from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product
+from fastmlp.backends.cuda.kernels.batch import batch_of
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.kernels.shared_memory_gemm import make_product
-from fastmlp.backends.cuda.launch_shape import Form
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
+from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
-    BAD,
+    ACCUMULATE,
     BATCH_LOSS,
     BATCH_MASS,
     COEFFICIENTS,
     DELTA,
     DELTA_STRIDE,
-    ENDS,
-    ENTER,
-    ENTER_STRIDE,
     EPOCH_LOSS,
     EPOCH_MASS,
     EVALUATE,
     FIRST,
     FIRST_TILE,
     GRADIENT,
-    LANES,
+    INPUT,
+    INPUT_STRIDE,
+    LAST_CHUNK,
     LAYER_WORDS,
     LAYERS,
+    LOSS_SUMS,
     MODE,
-    MORE,
     N_COEFFICIENTS,
     N_IN,
-    N_LANES,
     N_OUT,
-    N_PARTS,
+    N_PARTIAL_SUMS,
+    N_PENALTY_SUMS,
     N_TILES,
+    NON_FINITE,
     PARAMETERS,
-    PARTS,
+    PENALTY_SUMS,
     REACHED,
     ROW_LOSSES,
     STRENGTHS,
@@ -49,13 +50,30 @@ from fastmlp.backends.cuda.plan import (
 )
 
 
-def make_weights_phase(rules: Rules, form: Form) -> Any:
-    """Make phase two: gradient and update by tiles, and the sum of the batch's losses."""
-    tile = _make_tile(rules, form)
-    account = _make_account(rules, form)
+class Tile(NamedTuple):
+    """A tile of a layer's weights and biases.
+
+    Attributes
+    ----------
+    layer : index of the layer's words in the plan
+    top, left, height, width : rows and columns
+    """
+
+    layer: Any
+    top: Any
+    left: Any
+    height: Any
+    width: Any
+
+
+def make_gradient_update(rules: Rules, shape: GridShape) -> Any:
+    """Make ``gradient_update(staging, net, step)``, which also sums the batch's losses."""
+    tile_update = _make_tile_update(rules, shape)
+    batch_loss = _make_batch_loss(rules, shape)
     find_batch = device_function(batch_of)
 
-    def weights_phase(staging: Any, memory: Any, sums: Any, plan: Any, step: Any) -> None:
+    def gradient_update(staging: Any, net: Any, step: Any) -> None:
+        sums, plan = net.sums, net.plan
         t, mass = cuda.threadIdx.x, sums[BATCH_MASS]
         if mass == 0:
             if t == 0 and cuda.blockIdx.x == 0:
@@ -64,85 +82,59 @@ def make_weights_phase(rules: Rules, form: Form) -> Any:
             return
         _, n = find_batch(plan, step)
         at = plan[COEFFICIENTS] + (step - plan[FIRST]) * plan[N_COEFFICIENTS]
-        # The last block, which has no more tiles than the others.
+        batch = Batch(-1, n, mass, at)
+        # The last block has no more tiles than the others.
         if cuda.blockIdx.x == cuda.gridDim.x - 1:
-            account(sums, plan, step, n, mass, t)
+            batch_loss(sums, plan, step, batch, t)
         if plan[MODE] == EVALUATE:
             return
         for q in range(cuda.blockIdx.x, plan[N_TILES], cuda.gridDim.x):
-            tile(staging, memory, sums, plan, q, n, mass, at, t)
+            tile_update(staging, net, q, batch, t)
 
-    return device_function(weights_phase)
+    return device_function(gradient_update)
 
 
-def _make_account(rules: Rules, form: Form) -> Any:
-    """Make the sum of the losses of a batch, which ends the training where it is not finite.
+def _make_batch_loss(rules: Rules, shape: GridShape) -> Any:
+    """Make the sum of a batch's losses. Training ends if it is not finite; an evaluation does not,
+    since later calls have other parameters."""
+    n_threads, training = shape.n_threads, rules.update is not None
 
-    A question is asked again, of other parameters: it never ends.
-    """
-    n_threads, training = form.n_threads, rules.update is not None
-
-    def account(sums: Any, plan: Any, step: Any, n: Any, mass: Any, t: Any) -> None:
-        for lane in range(t, N_LANES, n_threads):
+    def batch_loss(sums: Any, plan: Any, step: Any, batch: Any, t: Any) -> None:
+        for s in range(t, N_PARTIAL_SUMS, n_threads):
             part = 0.0
-            for r in range(lane, n, N_LANES):
+            for r in range(s, batch.n_rows, N_PARTIAL_SUMS):
                 part += sums[unsigned(plan[ROW_LOSSES] + r)]
-            sums[unsigned(LANES + lane)] = part
+            sums[unsigned(LOSS_SUMS + s)] = part
         cuda.syncthreads()
         if t == 0:
             loss = 0.0
-            for lane in range(N_LANES):
-                loss += sums[unsigned(LANES + lane)]
-            loss /= mass
-            if plan[ENDS] != 0:
-                for part in range(plan[N_PARTS]):
-                    loss += sums[unsigned(plan[PARTS] + part)]
+            for s in range(N_PARTIAL_SUMS):
+                loss += sums[unsigned(LOSS_SUMS + s)]
+            loss /= batch.mass
+            if plan[LAST_CHUNK] != 0:
+                for s in range(plan[N_PENALTY_SUMS]):
+                    loss += sums[unsigned(plan[PENALTY_SUMS] + s)]
             sums[BATCH_LOSS] = loss
-            sums[EPOCH_LOSS] += loss * mass
-            sums[EPOCH_MASS] += mass
+            sums[EPOCH_LOSS] += loss * batch.mass
+            sums[EPOCH_MASS] += batch.mass
             sums[REACHED] = step + 1
             if training and not loss - loss == 0:
-                sums[BAD] = 1.0
+                sums[NON_FINITE] = 1.0
 
-    return device_function(account)
+    return device_function(batch_loss)
 
 
-def _make_tile(rules: Rules, form: Form) -> Any:
-    """Make a tile of the gradient and, where the rules have one, the optimizer's step of it."""
-    scalar, shape, n_threads = np.dtype(rules.dtype).type, form.weights, form.n_threads
-    product, penalise = make_product(rules, shape), device_rules.penalty(rules, scalar)
-    change, updates = device_rules.update(rules, scalar), rules.update is not None
-    down, across = shape.tile_rows, shape.tile_columns
+def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
+    """Make the gradient of a tile, and its optimizer step if the rules have an optimizer."""
+    product, down, across = (
+        make_product(rules, shape.weights),
+        shape.weights.tile_rows,
+        shape.weights.tile_columns,
+    )
+    finish = _make_finish(rules, shape)
 
-    def finish(
-        memory: Any, sums: Any, plan: Any, a: Any, top: Any, left: Any, height: Any, width: Any,
-        mass: Any, at: Any, t: Any,
-    ) -> None:  # fmt: skip
-        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
-        for q in range(t, height * width, n_threads):
-            k, j = top + q // width, left + q % width
-            flat = plan[a + W] + k * n_out + j
-            if k == n_in:
-                flat = plan[a + B] + j
-            w, g = plan[PARAMETERS] + flat, plan[GRADIENT] + flat
-            slope = memory[unsigned(g)]
-            if k < n_in and plan[ENDS] != 0:
-                _, more = penalise(memory[unsigned(w)], sums, plan[STRENGTHS], 1.0 / mass)
-                slope += more
-            if updates:
-                m, v = plan[M] + flat, plan[V] + flat
-                memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = change(
-                    memory, at, memory[unsigned(w)], slope, memory[unsigned(m)], memory[unsigned(v)]
-                )
-            else:
-                memory[unsigned(g)] = slope
-
-    finish = device_function(finish)
-
-    def tile(
-        staging: Any, memory: Any, sums: Any, plan: Any, q: Any, n: Any, mass: Any, at: Any, t: Any
-    ) -> None:
-        i = 0
+    def tile_update(staging: Any, net: Any, q: Any, batch: Any, t: Any) -> None:
+        plan, i = net.plan, 0
         while q >= plan[unsigned(LAYERS + (i + 1) * LAYER_WORDS + FIRST_TILE)]:
             i += 1
         a = LAYERS + i * LAYER_WORDS
@@ -150,15 +142,57 @@ def _make_tile(rules: Rules, form: Form) -> Any:
         columns = (n_out + across - 1) // across
         own = q - plan[a + FIRST_TILE]
         top, left = own // columns * down, own % columns * across
-        height, width = min(down, n_in + 1 - top), min(across, n_out - left)
-        g = plan[GRADIENT] + plan[a + W] + top * n_out + left
+        tile = Tile(a, top, left, min(down, n_in + 1 - top), min(across, n_out - left))
+        gradient = plan[GRADIENT] + plan[a + W] + top * n_out + left
         product(
-            staging, memory, plan[a + ENTER] + top, 1, plan[a + ENTER_STRIDE],
-            plan[a + DELTA] + left, 1, plan[a + DELTA_STRIDE], -1, plan[MORE],
-            height, width, n, g, n_out, n_in - top, plan[GRADIENT] + plan[a + B] + left, t,
-        )  # fmt: skip
+            staging,
+            net.memory,
+            Operand(plan[a + INPUT] + top, 1, plan[a + INPUT_STRIDE]),
+            Operand(plan[a + DELTA] + left, 1, plan[a + DELTA_STRIDE]),
+            Extent(tile.height, tile.width, batch.n_rows),
+            Product(gradient, n_out, -1),
+            Update(plan[ACCUMULATE], n_in - top, plan[GRADIENT] + plan[a + B] + left),
+            t,
+        )
         cuda.syncthreads()
-        finish(memory, sums, plan, a, top, left, height, width, mass, at, t)
+        finish(net, tile, batch, t)
         cuda.syncthreads()
 
-    return device_function(tile)
+    return device_function(tile_update)
+
+
+def _make_finish(rules: Rules, shape: GridShape) -> Any:
+    """Make the penalty's part of a tile's gradient, and the optimizer step."""
+    scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
+    penalty, training = rule_blocks.penalty(rules, scalar), rules.update is not None
+    optimizer = rule_blocks.update(rules, scalar)
+
+    def finish(net: Any, tile: Any, batch: Any, t: Any) -> None:
+        memory, plan, a = net.memory, net.plan, tile.layer
+        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+        for q in range(t, tile.height * tile.width, n_threads):
+            k, j = tile.top + q // tile.width, tile.left + q % tile.width
+            flat = plan[a + W] + k * n_out + j
+            if k == n_in:
+                flat = plan[a + B] + j
+            w, g = plan[PARAMETERS] + flat, plan[GRADIENT] + flat
+            gradient = memory[unsigned(g)]
+            if k < n_in and plan[LAST_CHUNK] != 0:
+                _, derivative = penalty(
+                    memory[unsigned(w)], net.sums, plan[STRENGTHS], 1.0 / batch.mass
+                )
+                gradient += derivative
+            if training:
+                m, v = plan[M] + flat, plan[V] + flat
+                memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
+                    memory,
+                    batch.coefficients,
+                    memory[unsigned(w)],
+                    gradient,
+                    memory[unsigned(m)],
+                    memory[unsigned(v)],
+                )
+            else:
+                memory[unsigned(g)] = gradient
+
+    return device_function(finish)

@@ -1,6 +1,6 @@
-"""Products of matrices in the space of one block: each thread has tiles in its registers."""
+"""Matrix products of one block: each thread has a tile of the sums in its registers."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -8,70 +8,73 @@ from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsign
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 
 WARP = 32
+# Rows and columns of a thread's tile: with 16 sums, each number loaded is used four times.
+TILE = (4, 4)
 
 
-class Tiles(NamedTuple):
-    """A product in tiles of one size, and whether that fills a warp.
+def make_product(rules: Rules, n_threads: int) -> Any:
+    """Make ``product(numbers, a, b, extent, out, t)``: sums over the depth, in its order.
 
-    Attributes
-    ----------
-    product : ``f(space, a, a_row, a_depth, b, b_column, b_depth, start, start_column, n_rows,
-        n_columns, depth, out, out_row, t)``: the sums over the depth, in its order, of a's rows
-        times b's columns, from `start` on if that is not -1
-    fits : ``f(n_rows, n_columns)``
+    Tiles are of 4 x 4 sums, or of one where a warp would have idle threads.
     """
+    rows, columns = TILE
+    large = _make_tiles(rules, TILE, n_threads)
+    single = _make_tiles(rules, (1, 1), n_threads)
 
-    product: Any
-    fits: Any
+    def product(numbers: Any, a: Any, b: Any, extent: Any, out: Any, t: Any) -> None:
+        across, down = (
+            (extent.n_columns + columns - 1) // columns,
+            (extent.n_rows + rows - 1) // rows,
+        )
+        if across * down >= WARP:
+            large(numbers, a, b, extent, out, t)
+        else:
+            single(numbers, a, b, extent, out, t)
+
+    return device_function(product)
 
 
-def make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Tiles:
+def _make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Any:
     """Make the product in tiles of so many rows and columns.
 
-    A thread's rows and columns are far apart, so that neighbours among the threads read
-    neighbours in memory. What lies outside is computed from what lies at the edge, and dropped.
+    The rows of a thread's tile are far apart, and its columns too, so that neighbouring threads
+    read neighbouring numbers. Rows and columns past the edge repeat the last one; their sums are
+    not written.
     """
     scalar, (rows, columns) = SCALARS[rules.dtype], tile
     index, zero = SCALARS["int32"], np.dtype(rules.dtype).type(0)
     size, n_places = rows * columns, rows + columns
 
-    def fits(n_rows: Any, n_columns: Any) -> Any:
-        across, down = (n_columns + columns - 1) // columns, (n_rows + rows - 1) // rows
-        return across * down >= WARP
-
-    def product(
-        space: Any, a: Any, a_row: Any, a_depth: Any, b: Any, b_column: Any, b_depth: Any,
-        start: Any, start_column: Any, n_rows: Any, n_columns: Any, depth: Any, out: Any,
-        out_row: Any, t: Any,
-    ) -> None:  # fmt: skip
+    def tiles(numbers: Any, a: Any, b: Any, extent: Any, out: Any, t: Any) -> None:
         sums = cuda.local.array(size, scalar)
         places = cuda.local.array(n_places, index)
+        n_rows, n_columns = extent.n_rows, extent.n_columns
         down, across = (n_rows + rows - 1) // rows, (n_columns + columns - 1) // columns
         for q in range(t, down * across, n_threads):
             top = q // across
             left = q - top * across
             for i in range(rows):
-                places[i] = a + min(top + i * down, n_rows - 1) * a_row
+                places[i] = a.start + min(top + i * down, n_rows - 1) * a.stride
             for j in range(columns):
                 column = min(left + j * across, n_columns - 1)
-                places[rows + j] = b + column * b_column
-                first = space[unsigned(start + column * start_column)] if start >= 0 else zero
+                places[rows + j] = b.start + column * b.stride
+                first = numbers[unsigned(out.initial + column)] if out.initial >= 0 else zero
                 for i in range(rows):
                     sums[i * columns + j] = first
-            # Counted by hand: of a range over the depth NVVM made twelve instructions a turn.
-            x_at, w_at, end = 0, 0, depth * a_depth
+            # A while loop: NVVM made twelve instructions a turn of a range over the depth.
+            x_at, w_at, end = 0, 0, extent.depth * a.depth_stride
             while x_at < end:
                 for i in range(rows):
-                    x = space[unsigned(places[i] + x_at)]
+                    x = numbers[unsigned(places[i] + x_at)]
                     for j in range(columns):
-                        w = space[unsigned(places[rows + j] + w_at)]
+                        w = numbers[unsigned(places[rows + j] + w_at)]
                         sums[i * columns + j] += x * w
-                x_at += a_depth
-                w_at += b_depth
+                x_at += a.depth_stride
+                w_at += b.depth_stride
             for i in range(rows):
                 for j in range(columns):
                     r, c = top + i * down, left + j * across
                     if r < n_rows and c < n_columns:
-                        space[unsigned(out + r * out_row + c)] = sums[i * columns + j]
+                        numbers[unsigned(out.start + r * out.stride + c)] = sums[i * columns + j]
 
-    return Tiles(device_function(product), device_function(fits))
+    return device_function(tiles)

@@ -1,4 +1,4 @@
-"""Products of matrices by a whole block: tiles staged in shared memory, sums in registers."""
+"""Matrix products of one block: tiles staged in shared memory, sums in registers."""
 
 from typing import Any, NamedTuple
 
@@ -6,124 +6,136 @@ import numpy as np
 
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.launch_shape import TileShape
 
 
-class Shape(NamedTuple):
-    """How a block makes a tile of a product.
+class Update(NamedTuple):
+    """The update of a result by a product.
 
     Attributes
     ----------
-    across, down : threads along columns and rows
-    rows, columns : the sums of each thread
-    depth : how much of the depth is staged at once
+    accumulate : 1 to add the product to the result that is there, 0 to overwrite it
+    last_row, last_start : the row whose elements begin at `last_start`, apart from the others; -1
+        for none
     """
 
-    across: int
-    down: int
-    rows: int
-    columns: int
-    depth: int = 16
-
-    @property
-    def n_threads(self) -> int:
-        """The threads of a block."""
-        return self.across * self.down
-
-    @property
-    def tile_rows(self) -> int:
-        """The rows of a block's tile."""
-        return self.down * self.rows
-
-    @property
-    def tile_columns(self) -> int:
-        """The columns of a block's tile."""
-        return self.across * self.columns
-
-    @property
-    def staging(self) -> int:
-        """The numbers of shared memory: a column more, so that few threads meet in one bank."""
-        return self.depth * (self.tile_rows + 1 + self.tile_columns + 1)
+    accumulate: Any
+    last_row: Any
+    last_start: Any
 
 
-def make_product(rules: Rules, shape: Shape) -> Any:
-    """Make ``f(staging, memory, a, a_row, a_depth, b, b_column, b_depth, start, more, n_rows,
-    n_columns, depth, out, out_row, last_row, out_last, t)``.
+def make_product(rules: Rules, shape: TileShape) -> Any:
+    """Make ``product(staging, memory, a, b, extent, out, update, t)``, for at most one tile.
 
-    It writes the sums over the depth, in its order, of a's rows times b's columns, for at most one
-    tile. A sum begins with a number of its column, from `start` on, if that is not -1; with `more`
-    from what is there; else from 0. The row `last_row` goes to `out_last`. What lies outside is
-    staged as 0, in `staging`, shared memory of `shape.staging` numbers. All threads of the block
-    take part.
+    Sums run over the depth, in its order. Elements outside the extent are staged as 0, in
+    `staging`, shared memory of `shape.staging` numbers. All threads of the block take part.
     """
-    scalar, n_threads, step = SCALARS[rules.dtype], shape.n_threads, shape.depth
+    scalar, step = SCALARS[rules.dtype], shape.depth
+    n_sums, b_place = shape.rows * shape.columns, step * (shape.tile_rows + 1)
+    stage_a = _make_stage(rules, shape, shape.tile_rows, 0)
+    stage_b = _make_stage(rules, shape, shape.tile_columns, b_place)
+    begin, write = _make_begin(rules, shape), _make_write(shape)
+    multiply = _make_multiply(shape, b_place)
+
+    def product(
+        staging: Any, memory: Any, a: Any, b: Any, extent: Any, out: Any, update: Any, t: Any
+    ) -> None:
+        sums = cuda.local.array(n_sums, scalar)
+        begin(sums, memory, extent, out, update, t)
+        for done in range(0, extent.depth, step):
+            stage_a(staging, memory, a, extent.n_rows, done, extent.depth, t)
+            stage_b(staging, memory, b, extent.n_columns, done, extent.depth, t)
+            cuda.syncthreads()
+            multiply(staging, sums, t)
+            cuda.syncthreads()
+        write(sums, memory, extent, out, update, t)
+
+    return device_function(product)
+
+
+def _make_stage(rules: Rules, shape: TileShape, size: int, place: int) -> Any:
+    """Make the copy of `size` elements of an operand, `shape.depth` deep, to the staging."""
+    n_threads, step, stride = shape.n_threads, shape.depth, size + 1
     zero = np.dtype(rules.dtype).type(0)
-    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
-    tile_rows, tile_columns = shape.tile_rows, shape.tile_columns
-    a_stride, b_stride = tile_rows + 1, tile_columns + 1
-    right, n_sums = step * a_stride, rows * columns
 
     def stage(
-        staging: Any, place: Any, memory: Any, source: Any, its: Any, along: Any, n: Any,
-        tile: Any, stride: Any, done: Any, depth: Any, t: Any,
-    ) -> None:  # fmt: skip
-        # With a range, which NVVM unrolled, the kernels took 255 registers, and some spilled.
+        staging: Any, memory: Any, operand: Any, n: Any, done: Any, depth: Any, t: Any
+    ) -> None:
+        # A while loop: NVVM unrolled a range, and kernels took 255 registers, with spills.
         q = t
-        while q < tile * step:
-            # Neighbours among the threads read neighbours in memory, where there are any.
+        while q < size * step:
+            # Neighbouring threads read neighbouring numbers: along the depth, or else across it.
             d, i = q % step, q // step
-            if along != 1:
-                d, i = q // tile, q % tile
+            if operand.depth_stride != 1:
+                d, i = q // size, q % size
             value = zero
             if i < n and done + d < depth:
-                value = memory[unsigned(source + i * its + (done + d) * along)]
+                at = operand.start + i * operand.stride + (done + d) * operand.depth_stride
+                value = memory[unsigned(at)]
             staging[unsigned(place + d * stride + i)] = value
             q += n_threads
 
-    stage = device_function(stage)
+    return device_function(stage)
 
-    def product(
-        staging: Any, memory: Any, a: Any, a_row: Any, a_depth: Any, b: Any, b_column: Any,
-        b_depth: Any, start: Any, more: Any, n_rows: Any, n_columns: Any, depth: Any, out: Any,
-        out_row: Any, last_row: Any, out_last: Any, t: Any,
-    ) -> None:  # fmt: skip
-        sums = cuda.local.array(n_sums, scalar)
+
+def _make_begin(rules: Rules, shape: TileShape) -> Any:
+    """Make the first values of a thread's sums."""
+    zero = np.dtype(rules.dtype).type(0)
+    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
+
+    def begin(sums: Any, memory: Any, extent: Any, out: Any, update: Any, t: Any) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):
                 r, c = ty + i * down, tx + j * across
                 first = zero
-                if r < n_rows and c < n_columns:
-                    if start >= 0:
-                        first = memory[unsigned(start + c)]
-                    elif more != 0:
-                        at = out + r * out_row if r != last_row else out_last
+                if r < extent.n_rows and c < extent.n_columns:
+                    if out.initial >= 0:
+                        first = memory[unsigned(out.initial + c)]
+                    elif update.accumulate != 0:
+                        at = update.last_start
+                        if r != update.last_row:
+                            at = out.start + r * out.stride
                         first = memory[unsigned(at + c)]
                 sums[i * columns + j] = first
-        for done in range(0, depth, step):
-            stage(
-                staging, 0, memory, a, a_row, a_depth, n_rows, tile_rows, a_stride, done, depth, t
-            )
-            stage(
-                staging, right, memory, b, b_column, b_depth, n_columns, tile_columns, b_stride,
-                done, depth, t,
-            )  # fmt: skip
-            cuda.syncthreads()
-            # Counted by hand: of a range over the depth NVVM made twelve instructions a turn.
-            x_at, w_at, end = ty, right + tx, ty + step * a_stride
-            while x_at < end:
-                for i in range(rows):
-                    x = staging[unsigned(x_at + i * down)]
-                    for j in range(columns):
-                        w = staging[unsigned(w_at + j * across)]
-                        sums[i * columns + j] += x * w
-                x_at += a_stride
-                w_at += b_stride
-            cuda.syncthreads()
+
+    return device_function(begin)
+
+
+def _make_multiply(shape: TileShape, b_place: int) -> Any:
+    """Make the products of what is staged, added to a thread's sums."""
+    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
+    step, a_stride, b_stride = shape.depth, shape.tile_rows + 1, shape.tile_columns + 1
+
+    def multiply(staging: Any, sums: Any, t: Any) -> None:
+        tx, ty = t % across, t // across
+        # A while loop: NVVM made twelve instructions a turn of a range over the depth.
+        x_at, w_at, end = ty, b_place + tx, ty + step * a_stride
+        while x_at < end:
+            for i in range(rows):
+                x = staging[unsigned(x_at + i * down)]
+                for j in range(columns):
+                    w = staging[unsigned(w_at + j * across)]
+                    sums[i * columns + j] += x * w
+            x_at += a_stride
+            w_at += b_stride
+
+    return device_function(multiply)
+
+
+def _make_write(shape: TileShape) -> Any:
+    """Make the copy of a thread's sums to memory."""
+    across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
+
+    def write(sums: Any, memory: Any, extent: Any, out: Any, update: Any, t: Any) -> None:
+        tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):
                 r, c = ty + i * down, tx + j * across
-                if r < n_rows and c < n_columns:
-                    at = out + r * out_row if r != last_row else out_last
+                if r < extent.n_rows and c < extent.n_columns:
+                    at = update.last_start
+                    if r != update.last_row:
+                        at = out.start + r * out.stride
                     memory[unsigned(at + c)] = sums[i * columns + j]
 
-    return device_function(product)
+    return device_function(write)

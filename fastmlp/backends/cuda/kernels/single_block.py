@@ -1,29 +1,30 @@
-"""One block trains one small net, many steps a launch: design one.
+"""The kernel of one block: it trains one small net, many steps a launch.
 
-Weights, gradients, activations and errors lie in the block's space, shared memory where they fit,
-and the block's threads wait for each other, never for other blocks. A grid trains as many nets as
-it has blocks. Sums run in the order of rows or columns, whatever the number of threads.
+The block's space has weights, gradients, activations and deltas, in shared memory if they fit.
+Threads wait for threads of their own block only. A grid trains as many nets as it has blocks. Sums
+run in the order of rows or columns, whatever the number of threads.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.kernels.arguments import Net, Rows, Space
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.kernels.single_block_step import make_step
+from fastmlp.backends.cuda.launch_shape import BlockShape
 from fastmlp.backends.cuda.plan import (
     BACKUP,
-    BAD,
     BATCH,
     BATCH_LOSS,
+    BLOCK_STRIDE,
+    BLOCK_WEIGHTS,
     COEFFICIENTS,
-    COPY,
-    COPY_STRIDE,
     DIVERGED,
-    ENTER,
-    ENTER_STRIDE,
     EPOCH_LOSS,
     EPOCH_MASS,
     FIRST,
+    INPUT,
+    INPUT_STRIDE,
     LAST,
     LAYER_WORDS,
     LAYERS,
@@ -35,7 +36,8 @@ from fastmlp.backends.cuda.plan import (
     N_OUT,
     N_PARAMETERS,
     N_ROWS,
-    ORDER,
+    NON_FINITE,
+    ORDERS,
     PARAMETERS,
     REACHED,
     SCRATCH,
@@ -44,108 +46,95 @@ from fastmlp.backends.cuda.plan import (
     W,
 )
 
-THREADS = 256
 
-
-class Form(NamedTuple):
-    """What a kernel of this kind is compiled for, beside its rules."""
-
-    shared: bool
-    threads: int = THREADS
-
-
-def make_kernel(rules: Rules, form: Form) -> Any:
-    """Make the kernel ``train(x, y, memory, sums, plans)``: block b has the b-th row of the last
-    three."""
+def make_kernel(rules: Rules, shape: BlockShape) -> Any:
+    """Make the kernel ``train(x, y, memory, sums, plans)``: block b trains the net of row b of
+    `memory`, `sums` and `plans`."""
     scalar = SCALARS[rules.dtype]
-    train = _make_train(rules, form.threads)
+    train = _make_train(rules, shape.n_threads)
 
     def in_shared(x: Any, y: Any, memory: Any, sums: Any, plans: Any) -> None:
-        space = cuda.shared.array(0, scalar)
-        net = cuda.blockIdx.x
-        train(x, y, memory[net], sums[net], plans[net], space, 0, cuda.threadIdx.x)
+        numbers = cuda.shared.array(0, scalar)
+        b = cuda.blockIdx.x
+        train(Rows(x, y), Net(memory[b], sums[b], plans[b]), Space(numbers, 0), cuda.threadIdx.x)
 
     def in_global(x: Any, y: Any, memory: Any, sums: Any, plans: Any) -> None:
-        net = cuda.blockIdx.x
-        its = memory[net]
-        train(x, y, its, sums[net], plans[net], its, plans[net, SCRATCH], cuda.threadIdx.x)
+        b = cuda.blockIdx.x
+        net = Net(memory[b], sums[b], plans[b])
+        train(Rows(x, y), net, Space(net.memory, net.plan[SCRATCH]), cuda.threadIdx.x)
 
-    return kernel(in_shared if form.shared else in_global)
+    return kernel(in_shared if shape.shared else in_global)
 
 
 def _make_train(rules: Rules, n_threads: int) -> Any:
-    """Make the run of steps of one net; `base` is where its space begins in `space`."""
-    step, load, store = make_step(rules, n_threads), *_make_copies(n_threads)
-    copy, finite = _make_bookkeeping(n_threads)
+    """Make the steps FIRST to LAST of one net."""
+    step, load, store = make_step(rules, n_threads), _make_load(n_threads), _make_store(n_threads)
+    begin_epoch, check_finite = _make_begin_epoch(), _make_finite_check(n_threads)
+    diverge = _make_divergence(n_threads)
 
-    def train(
-        x: Any, y: Any, memory: Any, sums: Any, plan: Any, space: Any, base: Any, t: Any
-    ) -> None:
+    def train(rows: Any, net: Any, space: Any, t: Any) -> None:
+        memory, sums, plan = net.memory, net.sums, net.plan
         if sums[DIVERGED] != 0:
             return
-        n_rows, batch, n = plan[N_ROWS], plan[BATCH], plan[N_PARAMETERS]
+        n_rows, batch = plan[N_ROWS], plan[BATCH]
         per_epoch = (n_rows + batch - 1) // batch
-        load(memory, plan, space, base, t)
+        load(memory, plan, space, t)
         for unit in range(plan[FIRST], plan[LAST]):
             epoch = unit // per_epoch
             start = (unit - epoch * per_epoch) * batch
             stop = min(start + batch, n_rows)
             if start == 0:
-                store(memory, plan, space, base, plan[BACKUP], t)
-                if t == 0:
-                    sums[EPOCH_LOSS] = 0.0
-                    sums[EPOCH_MASS] = 0.0
-                    sums[BAD] = 0.0
-            index = plan[ORDER] + epoch % max(plan[N_ORDERS], 1) * n_rows + start
+                store(memory, plan, space, plan[BACKUP], t)
+                begin_epoch(sums, t)
+            index = plan[ORDERS] + epoch % max(plan[N_ORDERS], 1) * n_rows + start
             at = plan[COEFFICIENTS] + (unit - plan[FIRST]) * plan[N_COEFFICIENTS]
-            step(x, y, memory, sums, plan, space, base, index, stop - start, at, t)
+            step(rows, net, space, index, stop - start, at, t)
             if stop == n_rows:
-                finite(sums, plan, space, base, t)
+                check_finite(sums, plan, space, t)
             cuda.syncthreads()
-            sound = sums[BATCH_LOSS] - sums[BATCH_LOSS] == 0 and sums[BAD] == 0
-            if t == 0 and (stop == n_rows or not sound):
+            finite = sums[BATCH_LOSS] - sums[BATCH_LOSS] == 0 and sums[NON_FINITE] == 0
+            if t == 0 and (stop == n_rows or not finite):
                 sums[unsigned(plan[LOSSES] + epoch)] = sums[EPOCH_LOSS] / sums[EPOCH_MASS]
-            # Nobody may start the next batch, and write, while others read.
+            # All threads have read `finite` before the next batch writes.
             cuda.syncthreads()
-            if not sound:
-                copy(memory, plan[BACKUP], plan[PARAMETERS], n, t)
-                for i in range(t, 2 * n, n_threads):
-                    memory[unsigned(plan[M] + i)] = 0
-                if t == 0:
-                    sums[DIVERGED] = 1.0
-                    sums[REACHED] = unit
+            if not finite:
+                diverge(net, unit, t)
                 return
-        store(memory, plan, space, base, plan[PARAMETERS], t)
+        store(memory, plan, space, plan[PARAMETERS], t)
         if t == 0:
             sums[REACHED] = plan[LAST]
 
     return device_function(train)
 
 
-def _make_copies(n_threads: int) -> tuple[Any, Any]:
-    """Make what moves flat parameters into the block's space, and back."""
+def _make_load(n_threads: int) -> Any:
+    """Make the copy of the flat parameters to the block's space, and the inputs' columns of 1."""
 
-    def load(memory: Any, plan: Any, space: Any, base: Any, t: Any) -> None:
+    def load(memory: Any, plan: Any, space: Any, t: Any) -> None:
+        numbers, base = space.numbers, space.base
         for i in range(plan[N_LAYERS]):
             a = LAYERS + i * LAYER_WORDS
             n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
-            w, b = (
-                plan[PARAMETERS] + plan[a + W],
-                plan[PARAMETERS] + plan[a + B],
-            )
+            w, b = plan[PARAMETERS] + plan[a + W], plan[PARAMETERS] + plan[a + B]
             for q in range(t, (n_in + 1) * n_out, n_threads):
                 k = q // n_out
                 j = q - k * n_out
-                place = base + plan[a + COPY] + k * plan[a + COPY_STRIDE] + j
-                space[unsigned(place)] = (
+                place = base + plan[a + BLOCK_WEIGHTS] + k * plan[a + BLOCK_STRIDE] + j
+                numbers[unsigned(place)] = (
                     memory[unsigned(w + q)] if k < n_in else memory[unsigned(b + j)]
                 )
-            ones = base + plan[a + ENTER] + n_in
+            ones = base + plan[a + INPUT] + n_in
             for r in range(t, plan[BATCH], n_threads):
-                space[unsigned(ones + r * plan[a + ENTER_STRIDE])] = 1
+                numbers[unsigned(ones + r * plan[a + INPUT_STRIDE])] = 1
         cuda.syncthreads()
 
-    def store(memory: Any, plan: Any, space: Any, base: Any, target: Any, t: Any) -> None:
+    return device_function(load)
+
+
+def _make_store(n_threads: int) -> Any:
+    """Make the copy of the parameters from the block's space to ``memory[target:]``, flat."""
+
+    def store(memory: Any, plan: Any, space: Any, target: Any, t: Any) -> None:
         for i in range(plan[N_LAYERS]):
             a = LAYERS + i * LAYER_WORDS
             n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
@@ -153,27 +142,55 @@ def _make_copies(n_threads: int) -> tuple[Any, Any]:
             for q in range(t, (n_in + 1) * n_out, n_threads):
                 k = q // n_out
                 j = q - k * n_out
-                place = base + plan[a + COPY] + k * plan[a + COPY_STRIDE] + j
-                memory[unsigned(w + q if k < n_in else b + j)] = space[unsigned(place)]
+                place = space.base + plan[a + BLOCK_WEIGHTS] + k * plan[a + BLOCK_STRIDE] + j
+                memory[unsigned(w + q if k < n_in else b + j)] = space.numbers[unsigned(place)]
 
-    return device_function(load), device_function(store)
+    return device_function(store)
 
 
-def _make_bookkeeping(n_threads: int) -> tuple[Any, Any]:
-    """Make a copy of n numbers, and the check that all parameters are finite."""
+def _make_begin_epoch() -> Any:
+    """Make the reset of an epoch's sums."""
 
-    def copy(memory: Any, source: Any, target: Any, n: Any, t: Any) -> None:
-        for i in range(t, n, n_threads):
-            memory[unsigned(target + i)] = memory[unsigned(source + i)]
+    def begin_epoch(sums: Any, t: Any) -> None:
+        if t == 0:
+            sums[EPOCH_LOSS] = 0.0
+            sums[EPOCH_MASS] = 0.0
+            sums[NON_FINITE] = 0.0
 
-    def finite(sums: Any, plan: Any, space: Any, base: Any, t: Any) -> None:
+    return device_function(begin_epoch)
+
+
+def _make_finite_check(n_threads: int) -> Any:
+    """Make the check that all parameters are finite, which sets NON_FINITE if not."""
+
+    def check_finite(sums: Any, plan: Any, space: Any, t: Any) -> None:
+        numbers = space.numbers
         for i in range(plan[N_LAYERS]):
             a = LAYERS + i * LAYER_WORDS
             n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
             for q in range(t, (n_in + 1) * n_out, n_threads):
                 k = q // n_out
-                place = base + plan[a + COPY] + k * plan[a + COPY_STRIDE] + q - k * n_out
-                if not space[unsigned(place)] - space[unsigned(place)] == 0:
-                    sums[BAD] = 1.0
+                place = space.base + plan[a + BLOCK_WEIGHTS] + k * plan[a + BLOCK_STRIDE]
+                place += q - k * n_out
+                if not numbers[unsigned(place)] - numbers[unsigned(place)] == 0:
+                    sums[NON_FINITE] = 1.0
 
-    return device_function(copy), device_function(finite)
+    return device_function(check_finite)
+
+
+def _make_divergence(n_threads: int) -> Any:
+    """Make the end of a training that diverged in step `unit`: the parameters from before the
+    epoch, and zeros for the optimizer's state."""
+
+    def diverge(net: Any, unit: Any, t: Any) -> None:
+        memory, plan = net.memory, net.plan
+        n = plan[N_PARAMETERS]
+        for i in range(t, n, n_threads):
+            memory[unsigned(plan[PARAMETERS] + i)] = memory[unsigned(plan[BACKUP] + i)]
+        for i in range(t, 2 * n, n_threads):
+            memory[unsigned(plan[M] + i)] = 0
+        if t == 0:
+            net.sums[DIVERGED] = 1.0
+            net.sums[REACHED] = unit
+
+    return device_function(diverge)

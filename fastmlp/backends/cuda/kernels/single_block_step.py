@@ -1,7 +1,7 @@
-"""One step of one small net, by one block: gather, forward, losses, backward, update.
+"""One training step of one net, by one block: gather, forward, losses, backward, update.
 
-Everything but the rows, their weights and the optimizer's state lies in the block's space. Where
-threads read what others have written, a barrier stands between.
+The block's space has all but the data, the rows' weights and the optimizer's state. A barrier
+separates a thread's writes from other threads' reads.
 """
 
 from typing import Any
@@ -9,271 +9,158 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
-from fastmlp.backends.cuda.kernels import rule_blocks as device_rules
-from fastmlp.backends.cuda.kernels.register_gemm import make_tiles
+from fastmlp.backends.cuda.kernels import rule_blocks
+from fastmlp.backends.cuda.kernels.arguments import Batch, OutputRow
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.single_block_layers import (
+    make_backward,
+    make_forward,
+    make_update,
+)
 from fastmlp.backends.cuda.plan import (
     BATCH_LOSS,
     BATCH_MASS,
-    CODE,
-    COPY,
-    COPY_GRADIENT,
-    COPY_STRIDE,
     DELTA,
     DELTA_STRIDE,
-    ENTER,
-    ENTER_STRIDE,
+    DERIVATIVE,
     EPOCH_LOSS,
     EPOCH_MASS,
-    LANES,
+    INPUT,
+    INPUT_STRIDE,
     LAYER_WORDS,
     LAYERS,
+    LOSS_SUMS,
+    MASS_SUMS,
     N_IN,
-    N_LANES,
     N_LAYERS,
-    N_OUT,
     N_OUTPUTS,
-    N_PARTS,
+    N_PARTIAL_SUMS,
     N_PENALTIES,
-    PARTS,
+    N_PENALTY_SUMS,
+    PENALTY_SUMS,
     ROW_LOSSES,
-    SLOPE,
-    STRENGTHS,
     WEIGHTED,
     WEIGHTS,
-    B,
-    M,
-    V,
-    W,
 )
-
-# A thread's tile of a product: of 16 numbers each load is used four times.
-TILE = (4, 4)
 
 
 def make_step(rules: Rules, n_threads: int) -> Any:
-    """Make one step: on rows ``plan[index:index + n]``, with the coefficients at `at`."""
-    gather, masses = _make_gather(n_threads)
-    forward, backward = _make_layers(rules, n_threads)
-    losses = _make_losses(rules, n_threads)
-    update = _make_update(rules, n_threads)
-    end = _make_end(rules)
+    """Make ``step(rows, net, space, index, n, at, t)``: one step on n rows, whose numbers begin at
+    ``plan[index]``, with the coefficients from ``memory[at]`` on."""
+    gather, mass_of = _make_gather(n_threads), _make_mass(n_threads)
+    forward, backward = make_forward(rules, n_threads), make_backward(rules, n_threads)
+    losses, update = _make_losses(rules, n_threads), make_update(rules, n_threads)
+    end_batch = _make_end_batch()
 
-    def step(
-        x: Any, y: Any, memory: Any, sums: Any, plan: Any, space: Any, base: Any, index: Any,
-        n: Any, at: Any, t: Any,
-    ) -> None:  # fmt: skip
-        n_layers = plan[N_LAYERS]
-        gather(x, plan, space, base, index, n, t)
-        mass = masses(memory, sums, plan, index, n, t)
+    def step(rows: Any, net: Any, space: Any, index: Any, n: Any, at: Any, t: Any) -> None:
+        plan, n_layers = net.plan, net.plan[N_LAYERS]
+        gather(rows.x, plan, space, index, n, t)
+        mass = mass_of(net, index, n, t)
         if mass == 0:
-            # A batch of zero weights takes no step, and its loss counts nothing.
+            # A batch of zero weights: no step, no loss.
             if t == 0:
-                sums[BATCH_LOSS] = 0.0
+                net.sums[BATCH_LOSS] = 0.0
             return
+        batch = Batch(index, n, mass, at)
         for i in range(n_layers):
-            forward(plan, space, base, i, n, t)
+            forward(plan, space, i, n, t)
             cuda.syncthreads()
-        losses(y, memory, sums, plan, space, base, index, n, mass, t)
+        losses(rows.y, net, space, batch, t)
         for i in range(n_layers - 1, 0, -1):
-            backward(plan, space, base, i, n, t)
+            backward(plan, space, i, n, t)
             cuda.syncthreads()
         for i in range(n_layers):
-            update(memory, sums, plan, space, base, i, n, mass, at, t)
+            update(net, space, i, batch, t)
         cuda.syncthreads()
-        end(sums, plan, mass, t)
+        end_batch(net.sums, plan, mass, t)
 
     return device_function(step)
 
 
-def _make_gather(n_threads: int) -> tuple[Any, Any]:
-    """Make what brings the rows in, and what returns their mass to every thread."""
+def _make_gather(n_threads: int) -> Any:
+    """Make the copy of a batch's features to the block's space."""
 
-    def gather(x: Any, plan: Any, space: Any, base: Any, index: Any, n: Any, t: Any) -> None:
-        n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + ENTER_STRIDE]
-        enter = base + plan[LAYERS + ENTER]
+    def gather(x: Any, plan: Any, space: Any, index: Any, n: Any, t: Any) -> None:
+        n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + INPUT_STRIDE]
+        inputs = space.base + plan[LAYERS + INPUT]
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
-            space[unsigned(enter + r * stride + k)] = x[plan[unsigned(index + r)], k]
+            space.numbers[unsigned(inputs + r * stride + k)] = x[plan[unsigned(index + r)], k]
         cuda.syncthreads()
 
-    def masses(memory: Any, sums: Any, plan: Any, index: Any, n: Any, t: Any) -> Any:
+    return device_function(gather)
+
+
+def _make_mass(n_threads: int) -> Any:
+    """Make the sum of a batch's row weights, which every thread gets."""
+
+    def mass_of(net: Any, index: Any, n: Any, t: Any) -> Any:
+        memory, sums, plan = net.memory, net.sums, net.plan
         if plan[WEIGHTED] == 0:
             return float(n)
         weights = plan[WEIGHTS]
-        for lane in range(t, N_LANES, n_threads):
+        for s in range(t, N_PARTIAL_SUMS, n_threads):
             part = 0.0
-            for r in range(lane, n, N_LANES):
+            for r in range(s, n, N_PARTIAL_SUMS):
                 part += memory[unsigned(weights + plan[unsigned(index + r)])]
-            sums[unsigned(LANES + N_LANES + lane)] = part
+            sums[unsigned(MASS_SUMS + s)] = part
         cuda.syncthreads()
         total = 0.0
-        for lane in range(N_LANES):
-            total += sums[unsigned(LANES + N_LANES + lane)]
+        for s in range(N_PARTIAL_SUMS):
+            total += sums[unsigned(MASS_SUMS + s)]
         return total
 
-    return device_function(gather), device_function(masses)
-
-
-def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
-    """Make the forward pass of a layer, and the errors of what enters it."""
-    large, fits = make_tiles(rules, TILE, n_threads)
-    fine, _ = make_tiles(rules, (1, 1), n_threads)
-    activate = device_rules.activation(rules)
-
-    def forward(plan: Any, space: Any, base: Any, i: Any, n: Any, t: Any) -> None:
-        a = LAYERS + i * LAYER_WORDS
-        after = a + LAYER_WORDS
-        n_in, n_out, code = (
-            plan[a + N_IN],
-            plan[a + N_OUT],
-            plan[a + CODE],
-        )
-        enter, stride = base + plan[a + ENTER], plan[a + ENTER_STRIDE]
-        copy, across = base + plan[a + COPY], plan[a + COPY_STRIDE]
-        z, z_stride = base + plan[after + ENTER], plan[after + ENTER_STRIDE]
-        # The biases are one row more, but added first, as on the CPU.
-        bias = copy + n_in * across
-        if fits(n, n_out):
-            large(space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t)
-        else:
-            fine(space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t)
-        cuda.syncthreads()
-        slope = base + plan[after + SLOPE]
-        for q in range(t, n * n_out, n_threads):
-            r = q // n_out
-            place = r * z_stride + q - r * n_out
-            space[unsigned(z + place)], space[unsigned(slope + place)] = activate(
-                code, space[unsigned(z + place)]
-            )
-
-    def backward(plan: Any, space: Any, base: Any, i: Any, n: Any, t: Any) -> None:
-        a = LAYERS + i * LAYER_WORDS
-        before = a - LAYER_WORDS
-        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
-        delta, stride = base + plan[a + DELTA], plan[a + DELTA_STRIDE]
-        copy, across = base + plan[a + COPY], plan[a + COPY_STRIDE]
-        out, out_stride = (
-            base + plan[before + DELTA],
-            plan[before + DELTA_STRIDE],
-        )
-        if fits(n, n_in):
-            large(
-                space, delta, stride, 1, copy, across, 1, -1, 0, n, n_in, n_out, out, out_stride, t
-            )
-        else:
-            fine(
-                space, delta, stride, 1, copy, across, 1, -1, 0, n, n_in, n_out, out, out_stride, t
-            )
-        cuda.syncthreads()
-        slope, slope_stride = base + plan[a + SLOPE], plan[a + ENTER_STRIDE]
-        for q in range(t, n * n_in, n_threads):
-            r = q // n_in
-            k = q - r * n_in
-            space[unsigned(out + r * out_stride + k)] *= space[
-                unsigned(slope + r * slope_stride + k)
-            ]
-
-    return device_function(forward), device_function(backward)
+    return device_function(mass_of)
 
 
 def _make_losses(rules: Rules, n_threads: int) -> Any:
-    """Make the rows' losses, the errors of the outputs, and the partial sums of the losses."""
-    row_loss = device_rules.row_loss(rules, np.dtype(rules.dtype).type)
+    """Make the rows' losses, the deltas of the output layer, and the partial sums of the losses."""
+    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
 
-    def losses(
-        y: Any, memory: Any, sums: Any, plan: Any, space: Any, base: Any, index: Any, n: Any,
-        mass: Any, t: Any,
-    ) -> None:  # fmt: skip
+    def losses(y: Any, net: Any, space: Any, batch: Any, t: Any) -> None:
+        memory, sums, plan, base = net.memory, net.sums, net.plan, space.base
         a = LAYERS + (plan[N_LAYERS] - 1) * LAYER_WORDS
-        after, width, values = a + LAYER_WORDS, plan[N_OUTPUTS], plan[ROW_LOSSES]
-        for r in range(t, n, n_threads):
-            row = plan[unsigned(index + r)]
+        after, values = a + LAYER_WORDS, plan[ROW_LOSSES]
+        for r in range(t, batch.n_rows, n_threads):
+            row = plan[unsigned(batch.order + r)]
             weight = 1.0
             if plan[WEIGHTED] != 0:
                 weight = float(memory[unsigned(plan[WEIGHTS] + row)])
-            o = r * plan[after + ENTER_STRIDE]
-            d = base + plan[a + DELTA] + r * plan[a + DELTA_STRIDE]
-            row_loss(
-                space, base + plan[after + ENTER] + o, space, base + plan[after + SLOPE] + o,
-                space, d, sums, values + r, y, row, width, weight / mass,
-            )  # fmt: skip
+            offset = r * plan[after + INPUT_STRIDE]
+            at = OutputRow(
+                base + plan[after + INPUT] + offset,
+                base + plan[after + DERIVATIVE] + offset,
+                base + plan[a + DELTA] + r * plan[a + DELTA_STRIDE],
+                plan[N_OUTPUTS],
+            )
+            row_loss(space.numbers, at, sums, values + r, y, row, weight / batch.mass)
             sums[unsigned(values + r)] *= weight
         cuda.syncthreads()
-        for lane in range(t, N_LANES, n_threads):
+        for s in range(t, N_PARTIAL_SUMS, n_threads):
             part = 0.0
-            for r in range(lane, n, N_LANES):
+            for r in range(s, batch.n_rows, N_PARTIAL_SUMS):
                 part += sums[unsigned(values + r)]
-            sums[unsigned(LANES + lane)] = part
+            sums[unsigned(LOSS_SUMS + s)] = part
 
     return device_function(losses)
 
 
-def _make_update(rules: Rules, n_threads: int) -> Any:
-    """Make the gradient of a layer, and the optimizer's step."""
-    scalar = np.dtype(rules.dtype).type
-    large, fits = make_tiles(rules, TILE, n_threads)
-    fine, _ = make_tiles(rules, (1, 1), n_threads)
-    penalise, change = device_rules.penalty(rules, scalar), device_rules.update(rules, scalar)
+def _make_end_batch() -> Any:
+    """Make the loss of a batch, added to the epoch's."""
 
-    def update(
-        memory: Any, sums: Any, plan: Any, space: Any, base: Any, i: Any, n: Any, mass: Any,
-        at: Any, t: Any,
-    ) -> None:  # fmt: skip
-        a = LAYERS + i * LAYER_WORDS
-        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
-        enter, stride = base + plan[a + ENTER], plan[a + ENTER_STRIDE]
-        delta, across = base + plan[a + DELTA], plan[a + DELTA_STRIDE]
-        g, copy, wide = (
-            base + plan[a + COPY_GRADIENT],
-            base + plan[a + COPY],
-            plan[a + COPY_STRIDE],
-        )
-        if fits(n_in + 1, n_out):
-            large(space, enter, 1, stride, delta, 1, across, -1, 0, n_in + 1, n_out, n, g, wide, t)
-        else:
-            fine(space, enter, 1, stride, delta, 1, across, -1, 0, n_in + 1, n_out, n, g, wide, t)
-        cuda.syncthreads()
-        values, scale = 0.0, 1.0 / mass
-        for q in range(t, (n_in + 1) * n_out, n_threads):
-            k = q // n_out
-            j = q - k * n_out
-            place = k * wide + j
-            w, slope = space[unsigned(copy + place)], space[unsigned(g + place)]
-            flat = plan[a + W] + q
-            if k == n_in:
-                flat = plan[a + B] + j
-            else:
-                value, more = penalise(w, sums, plan[STRENGTHS], scale)
-                values += value
-                slope += more
-            m, v = plan[M] + flat, plan[V] + flat
-            space[unsigned(copy + place)], memory[unsigned(m)], memory[unsigned(v)] = change(
-                memory, at, w, slope, memory[unsigned(m)], memory[unsigned(v)]
-            )
-        if plan[N_PENALTIES] > 0:
-            part = plan[PARTS] + t
-            sums[unsigned(part)] = values if i == 0 else sums[unsigned(part)] + values
-
-    return device_function(update)
-
-
-def _make_end(rules: Rules) -> Any:
-    """Make the bookkeeping at the end of a batch."""
-
-    def end(sums: Any, plan: Any, mass: Any, t: Any) -> None:
+    def end_batch(sums: Any, plan: Any, mass: Any, t: Any) -> None:
         if t == 0:
             total = 0.0
-            for lane in range(N_LANES):
-                total += sums[unsigned(LANES + lane)]
+            for s in range(N_PARTIAL_SUMS):
+                total += sums[unsigned(LOSS_SUMS + s)]
             loss = total / mass
             if plan[N_PENALTIES] > 0:
-                for part in range(plan[N_PARTS]):
-                    loss += sums[unsigned(plan[PARTS] + part)]
+                for s in range(plan[N_PENALTY_SUMS]):
+                    loss += sums[unsigned(plan[PENALTY_SUMS] + s)]
             sums[BATCH_MASS] = mass
             sums[BATCH_LOSS] = loss
             sums[EPOCH_LOSS] += loss * mass
             sums[EPOCH_MASS] += mass
 
-    return device_function(end)
+    return device_function(end_batch)

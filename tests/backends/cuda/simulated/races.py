@@ -17,7 +17,7 @@ from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
 from shared_memory import Shared
 
-from fastmlp.backends.cuda.plan import BAD
+from fastmlp.backends.cuda.plan import NON_FINITE
 
 Order = Callable[[Sequence[Any]], Sequence[Any]]
 # Of a kernel's arguments: the sums.
@@ -85,8 +85,8 @@ class Watched:
         self.array, self.shape = array, array.shape
         self._name, self._watch, self._shared = name, watch, shared
         self._base, self._strides = array.__array_interface__["data"][0], array.strides
-        # What a launch finds is not finite, other blocks of it may see or not: see wide.py.
-        self._flag = BAD if name == f"argument {SUMS}" else -1
+        # What a launch finds is not finite, other blocks of it may see or not: see kernels/grid.py.
+        self._flag = NON_FINITE if name == f"argument {SUMS}" else -1
 
     def __len__(self) -> int:
         return len(self.array)

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
-from fastmlp.backends.cuda.device_arrays import Rows
+from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.engine import Engine as GPU
 from fastmlp.rules.optimizers import Adam
 
 Array = NDArray[Any]
-DESIGNS = ("small", "phases")
+DESIGNS = ("single_block", "phases")
 N_ROWS, BATCH, N_EPOCHS = 7, 4, 2
 
 
@@ -68,7 +68,7 @@ def pair(
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     order = orders(rng, N_EPOCHS, N_ROWS)
     on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order)
-    rows = Rows(*data)
+    rows = Data(*data)
     on_gpu = trained(gpu(net), parameters, rows, optimizer, order, kind=design)
     return on_cpu, on_gpu
 

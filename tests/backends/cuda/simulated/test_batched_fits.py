@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda import batched_fits as many
-from fastmlp.backends.cuda.batched_fits import Member, train_together
-from fastmlp.backends.cuda.optimizer_state import DeviceMoments
+from fastmlp.backends.cuda import batched_fits
+from fastmlp.backends.cuda.batched_fits import train_together
+from fastmlp.backends.cuda.batched_member import Member
+from fastmlp.backends.cuda.card import Card, card_of
+from fastmlp.backends.cuda.optimizer_state import Moments
 
 ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
 
@@ -28,7 +29,7 @@ def nets(device: str = "cuda") -> list[MLP]:
 
 
 def member(net: MLP, rows: Any) -> Member:
-    state = DeviceMoments(net._network, 0)
+    state = Moments(net._network, 0)
     weight = np.empty(0)
     return Member(
         net._network, net._parameters, state, net.optimizer, net._generator, 0, rows, weight
@@ -41,14 +42,14 @@ def member(net: MLP, rows: Any) -> Member:
 def test_each_net_ends_as_by_itself(
     shuffle: bool, order_numbers: int, enough: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", order_numbers)
-    monkeypatch.setattr(many, "ENOUGH", enough)
+    monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", order_numbers)
+    monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", enough)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
     together, alone = nets(), nets()
     members = [member(net, rows) for net, rows in zip(together, ROWS, strict=True)]
     how = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
-    outcomes = train_together(adapter.card_of(0), members, x, y, **how)
+    outcomes = train_together(card_of(0), members, x, y, **how)
     for net, rows, outcome, its in zip(alone, ROWS, outcomes, members, strict=True):
         chosen = slice(None) if rows is None else rows
         history = net.fit(x[chosen], y[chosen], **how)
@@ -66,20 +67,18 @@ def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 3)), rng.normal(size=(6, 1))
     sizes: list[int] = []
-    made = many.Group.__init__
+    made = batched_fits.Group.__init__
 
     def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
         sizes.append(len(members))
         made(self, card, members, *rest)
 
-    monkeypatch.setattr(many.Group, "__init__", noted)
-    monkeypatch.setattr(many, "_how_many", lambda *_: 2)
+    monkeypatch.setattr(batched_fits.Group, "__init__", noted)
+    monkeypatch.setattr(batched_fits, "_how_many", lambda *_: 2)
     same = [MLP((3, 4, 1), seed=i, dtype="float64") for i in range(3)]
-    train_together(
-        adapter.card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6
-    )
+    train_together(card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6)
     assert sizes == [2, 1]
     monkeypatch.undo()
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 10)
+    monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
     with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
-        train_together(adapter.card_of(0), [member(same[0], None)], x, y, epochs=1, batch_size=6)
+        train_together(card_of(0), [member(same[0], None)], x, y, epochs=1, batch_size=6)

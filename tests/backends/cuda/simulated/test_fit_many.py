@@ -10,8 +10,8 @@ import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
 from fastmlp._process.task_pool import Stopped
-from fastmlp.backends.cuda import adapter, design
-from fastmlp.backends.cuda import batched_fits as many
+from fastmlp.backends.cuda import batched_fits, design
+from fastmlp.backends.cuda.card import Card
 
 N_ROWS = 10
 RNG = np.random.default_rng(0)
@@ -52,13 +52,13 @@ def alone(its: MLP, rows: Any, weight: Any = None, **how: Any) -> Any:
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many nets each launch trained."""
     sizes: list[int] = []
-    made = many.Group.__init__
+    made = batched_fits.Group.__init__
 
     def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
         sizes.append(len(members))
         made(self, card, members, *rest)
 
-    monkeypatch.setattr(many.Group, "__init__", noted)
+    monkeypatch.setattr(batched_fits.Group, "__init__", noted)
     return sizes
 
 
@@ -117,7 +117,7 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
 def test_nets_of_other_designs_have_their_own_fits(
     groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(design, "SMALL_FLOPS", 6 * 16 * 4)
+    monkeypatch.setattr(design, "SINGLE_BLOCK_FLOPS", 6 * 16 * 4)
     together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
     fit_many(together, X, Y, epochs=1, batch_size=4, rows=FOLD)
     assert groups == [2]
@@ -138,10 +138,10 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As if it had come in a launch: what the device has done by then counts."""
-    monkeypatch.setattr(many, "MOST_STEPS", 2)
-    monkeypatch.setattr(many, "CALL_SECONDS", 1e9)
-    monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", 1)
-    launched, n_launches = many.launch_small, []
+    monkeypatch.setattr(batched_fits, "MOST_STEPS", 2)
+    monkeypatch.setattr(batched_fits, "CALL_SECONDS", 1e9)
+    monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", 1)
+    launched, n_launches = batched_fits.launch_single_block, []
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -149,7 +149,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
         if len(n_launches) == 3:
             raise Stopped
 
-    monkeypatch.setattr(many, "launch_small", launch)
+    monkeypatch.setattr(batched_fits, "launch_single_block", launch)
     together = [net(0), net(1), net(2, activation="relu")]
     before = copy.deepcopy(together)
     with warnings.catch_warnings():
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
 
 
 def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched, sent = many.launch_small, []
+    launched, sent = batched_fits.launch_single_block, []
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -177,7 +177,7 @@ def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -
             sent.append(True)
             _thread.interrupt_main()
 
-    monkeypatch.setattr(many, "launch_small", launch)
+    monkeypatch.setattr(batched_fits, "launch_single_block", launch)
     together = [net(0), net(1)]
     with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
         histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
@@ -196,6 +196,6 @@ def test_an_error_names_the_net_or_the_device(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(LookupError, match="of the user's") as caught:
         fit_many([net(0)], X, Y, epochs=1, callbacks=fail)
     assert caught.value.__notes__ == ["in nets 0", "in nets on cuda:0"]
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 10)
+    monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
     with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
         fit_many([net(0)], X, Y, epochs=1)

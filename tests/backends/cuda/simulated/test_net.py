@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Adam, Status
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.optimizer_state import DeviceMoments
+from fastmlp.backends.cuda.card import Card, is_device_array
+from fastmlp.backends.cuda.optimizer_state import Moments
 
 N_ROWS = 10
 
@@ -100,7 +100,7 @@ def test_moving_keeps_the_state(rows: Any) -> None:
     there, here = net(), net("cpu")
     for each in (there, here):
         each.fit(*rows, epochs=1, batch_size=4)
-    assert isinstance(there._moments, DeviceMoments)
+    assert isinstance(there._moments, Moments)
     assert there.to("cpu") is there
     assert there.device == "cpu"
     here.to("cuda")
@@ -164,7 +164,7 @@ def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
     there = Elsewhere(out)
     assert its.predict(Elsewhere(x), out=there) is there
     np.testing.assert_allclose(out, other.predict(x), rtol=1e-10)
-    assert adapter.is_device_array(x) is False
+    assert is_device_array(x) is False
 
 
 def test_arrays_of_the_device_are_checked(rows: Any) -> None:
@@ -189,7 +189,7 @@ def test_arrays_of_the_device_are_checked(rows: Any) -> None:
 def test_too_little_memory_is_an_error_with_the_sizes(
     rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 1000)
+    monkeypatch.setattr(Card, "free_bytes", lambda self: 1000)
     words = r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
     with pytest.raises(MemoryError, match=words):
         net().fit(*rows)

@@ -7,8 +7,8 @@ import pytest
 from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, CPU, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
+from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import design_for
-from fastmlp.backends.cuda.device_arrays import Rows
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LINKS
@@ -45,7 +45,7 @@ def test_losses(loss: str, design: str) -> None:
 @pytest.mark.parametrize("loss", SKLEARN_LOSSES)
 def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, loss, SKLEARN_LOSSES[loss])
-    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="small"))
+    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="single_block"))
 
 
 @each_design
@@ -107,7 +107,7 @@ def test_rules_of_the_users_own(design: str) -> None:
     assert_alike(*pair(Own(), Custom(sign_descent, 0.01), design=design))
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "wide"])
+@pytest.mark.parametrize("design", [*DESIGNS, "grid"])
 @pytest.mark.parametrize("most_steps", [1, 2, 100])
 def test_where_calls_and_launches_end_changes_no_bit(
     design: str, most_steps: int, monkeypatch: pytest.MonkeyPatch
@@ -117,9 +117,9 @@ def test_where_calls_and_launches_end_changes_no_bit(
     parameters, data = net.draw(rng, N_ROWS)
     order = orders(rng, 2, N_ROWS)
     # The cooperative launch has one block here, that in phases two.
-    once = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind="phases")
+    once = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind="phases")
     launches_of(most_steps, monkeypatch)
-    cut = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind=design, cuts=(1, 3))
+    cut = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design, cuts=(1, 3))
     assert np.array_equal(once.parameters, cut.parameters)
     assert np.array_equal(once.moments, cut.moments)
     np.testing.assert_allclose(once.losses, cut.losses, rtol=1e-14)
@@ -130,15 +130,15 @@ def test_shared_or_global_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch)
     net = Net()
     parameters, data = net.draw(rng, N_ROWS)
     order = orders(rng, 1, N_ROWS)
-    shared = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind="small")
+    shared = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind="single_block")
     engine = gpu(net)
     monkeypatch.setattr(engine.card, "shared_bytes", 0)
-    without = trained(engine, parameters, Rows(*data), Adam(0.1), order, kind="small")
+    without = trained(engine, parameters, Data(*data), Adam(0.1), order, kind="single_block")
     assert np.array_equal(shared.parameters, without.parameters)
-    assert not design_for(net.network, BATCH, engine.card).small.shared
+    assert not design_for(net.network, BATCH, engine.card).block.shared
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "wide"])
+@pytest.mark.parametrize("design", [*DESIGNS, "grid"])
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
 def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: float) -> None:
     rng = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
         trained(engine, parameters, rows, SGD(rate), order, batch=batch, **options)
         for engine, rows, options in [
             (CPU(net.network, 1), data, {}),
-            (gpu(net), Rows(*data), {"kind": design}),
+            (gpu(net), Data(*data), {"kind": design}),
         ]
     ]
     for run in runs:
@@ -170,7 +170,7 @@ def test_a_batch_of_zero_weights_takes_no_step(design: str) -> None:
     data.weight[:BATCH] = 0
     order = np.arange(N_ROWS)[None]
     on_cpu = trained(CPU(net.network, 1), parameters, data, Adam(0.1), order)
-    on_gpu = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind=design)
+    on_gpu = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design)
     assert_alike(on_cpu, on_gpu)
 
 
@@ -180,7 +180,7 @@ def test_the_rates_of_a_launch_are_those_of_its_steps() -> None:
     net = Net()
     parameters, data = net.draw(rng, N_ROWS)
     changed = parameters.copy()
-    trainer = gpu(net).trainer(changed, gpu(net).moments(), SGD(0.1), Rows(*data), BATCH)
+    trainer = gpu(net).trainer(changed, gpu(net).moments(), SGD(0.1), Data(*data), BATCH)
     losses = np.zeros(1)
     trainer.begin()
     trainer.run(np.arange(N_ROWS)[None], np.zeros((3, 1)), losses, 0, 3)
