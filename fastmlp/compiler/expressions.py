@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from fastmlp.compiler import parallel
+from fastmlp.compiler.emission import as_number, emitted_code, of_float
 from fastmlp.compiler.intrinsics import EMITTED
 from fastmlp.compiler.memory import coefficients_at, row, rows
 from fastmlp.compiler.operands import (
@@ -30,26 +30,19 @@ from fastmlp.compiler.operands import (
     converted,
     in_registers,
     is_constant,
+    is_tuple,
     kind_of,
     movable,
     negated,
     number_of,
     registers_of,
     truth,
+    tuple_like,
 )
 from fastmlp.compiler.records import record_at, records_at
 
-NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
 # What translated code calls in place of a function: ``form(scalar_type)``.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
-DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
-
-
-class Target:
-    """What emitted functions ask of Numba's context."""
-
-    def get_dummy_value(self) -> None:
-        """Return nothing, for a function that returns nothing."""
 
 
 class Expressions:
@@ -178,7 +171,7 @@ class Expressions:
         """Return the dtype, or dtypes, in which two operands meet."""
         if isinstance(a, Number) and isinstance(b, Number):
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
-        if type(a) is type(b) is tuple and len(a) == len(b):
+        if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
             return tuple(self.meeting(*pair) for pair in zip(a, b, strict=True))
         if kind_of(a) != kind_of(b):
             raise Unsupported("either of two kinds")
@@ -187,8 +180,9 @@ class Expressions:
     def met(self, operand: Any, dtypes: Any) -> Any:
         if isinstance(operand, Number):
             return converted(self.builder, operand, dtypes)
-        if type(operand) is tuple:
-            return tuple(self.met(*pair) for pair in zip(operand, dtypes, strict=True))
+        if is_tuple(operand):
+            pairs = zip(operand, dtypes, strict=True)
+            return tuple_like(operand, (self.met(*pair) for pair in pairs))
         return operand
 
     def _Attribute(self, node: ast.Attribute) -> Any:
@@ -201,7 +195,7 @@ class Expressions:
             return owner.dtype if node.attr == "dtype" else owner.dtype.itemsize
         if isinstance(owner, Table):
             return self.of_table(owner, node.attr)
-        if not is_constant(owner):
+        if not (is_constant(owner) or node.attr in getattr(owner, "_fields", ())):
             raise Unsupported(ast.dump(node))
         return getattr(owner, node.attr)
 
@@ -229,7 +223,7 @@ class Expressions:
             return Number(self.builder.load(place), owner.dtype)
         if isinstance(owner, Table):
             return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
-        if isinstance(index, int) and (type(owner) is tuple or is_constant(owner)):
+        if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
             return owner[index]
         raise Unsupported(ast.dump(node))
 
@@ -285,48 +279,25 @@ class Expressions:
             name = "Lt" if function is min else "Gt"
             return chosen(self.builder, name, list(arguments))
         if function is np.sqrt:
-            return self.square_root(*arguments)
+            return of_float(self.builder, "sqrt", *arguments)
         if function is abs:
-            return self.magnitude(*arguments)
+            return of_float(self.builder, "fabs", *arguments)
         if function in FORMS:
             function = FORMS[function](number_of(arguments[0]).dtype.type)
         if function is type:
             return number_of(arguments[0]).dtype.type
+        if hasattr(function, "_fields"):
+            return function(*arguments)
         if function in (int, float) or isinstance(function, type):
-            return self.as_number(function, *arguments)
+            return as_number(self.builder, function, *arguments)
         if function in EMITTED:
-            return self.emitted(*EMITTED[function], arguments)
+            return emitted_code(self.builder, *EMITTED[function], arguments)
         if hasattr(function, "_defn"):
-            return self.emitted(function._defn, False, arguments)
+            return emitted_code(self.builder, function._defn, False, arguments)
         called = getattr(function, "source", getattr(function, "py_func", function))
         if not isinstance(called, FunctionType):
             raise Unsupported(ast.dump(node))
         return self.call_function(called, arguments)
-
-    def square_root(self, operand: Any) -> Number:
-        """Return the square root of a float."""
-        return self._of_float("sqrt", operand)
-
-    def magnitude(self, operand: Any) -> Number:
-        """Return the absolute value of a float."""
-        return self._of_float("fabs", operand)
-
-    def _of_float(self, name: str, operand: Any) -> Number:
-        number = number_of(operand)
-        if number.dtype.kind != "f":
-            raise Unsupported(f"{name} of an integer")
-        kind = number.value.type
-        function = self.builder.module.declare_intrinsic(f"llvm.{name}", [kind])
-        return Number(self.builder.call(function, [number.value]), number.dtype)
-
-    def as_number(self, kind: Any, operand: Any) -> Any:
-        """Return a number as a scalar of this type."""
-        if is_constant(operand):
-            return kind(operand)
-        dtype = np.dtype(kind)
-        if dtype == BOOL:
-            return truth(self.builder, operand)
-        return converted(self.builder, operand, dtype)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
         """Return the view that `row` returns."""
@@ -340,34 +311,3 @@ class Expressions:
         view = self.view(address, n, dtype)
         load = self.builder.load
         return tuple(Number(load(self.element(view, i)), view.dtype) for i in range(n))
-
-    def emitted(self, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
-        """Put an emitted function's code here."""
-        kinds = [self.kind_for_numba(one, literal=literal) for one in arguments]
-        made = define(None, *kinds)
-        if made is None:
-            raise Unsupported("arguments of an emitted function")
-        signature, generate = made
-        values = [self.value_for_numba(one) for one in arguments]
-        result = generate(Target(), self.builder, signature, values)
-        returned = signature.return_type
-        if returned == types.void:
-            return None
-        return Number(result, DTYPES[types.unliteral(returned)])
-
-    def kind_for_numba(self, operand: Any, *, literal: bool) -> Any:
-        if type(operand) is tuple:
-            kinds = [self.kind_for_numba(one, literal=False) for one in operand]
-            return types.BaseTuple.from_types(kinds)
-        if literal and type(operand) is int:
-            return types.literal(operand)
-        return NUMBA[number_of(operand).dtype]
-
-    def value_for_numba(self, operand: Any) -> Any:
-        if type(operand) is not tuple:
-            return number_of(operand).value
-        values = [self.value_for_numba(one) for one in operand]
-        packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
-        for i, value in enumerate(values):
-            packed = self.builder.insert_value(packed, value, i)
-        return packed

@@ -62,4 +62,7 @@ def _flushed() -> Any:
 
 @numba.extending.overload(restored)
 def _restored(mode: Any) -> Any:
-    return lambda mode: restore_denormals(mode)
+    def restore(mode: Any) -> Any:
+        restore_denormals(mode)
+
+    return restore

@@ -11,7 +11,7 @@ from nets import PENALTY_SETS, Net, orders, train
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking, records
+from fastmlp.backends.cpu.plan import blocking, plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
@@ -164,19 +164,19 @@ def test_training_has_the_same_bits_in_parallel(
 @each_dtype
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("name", ["sgd", "rmsprop", "adam"])
-def test_what_goes_past_the_caches_has_the_same_bits(
+def test_non_temporal_stores_have_the_same_bits(
     name: str, n_threads: int, dtype: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     force_a_team(monkeypatch, "rows", 0)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     how = (net, parameters, data, OPTIMIZERS[name](0.03), orders(rng, 2, 130), 70)
-    kept = train(*how)
-    monkeypatch.setattr(records, "PAST_BYTES", 0)
-    past = train(*how, n_threads=n_threads)
-    assert np.array_equal(kept.parameters, past.parameters)
-    assert np.array_equal(kept.moments, past.moments)
-    assert np.array_equal(kept.losses, past.losses)
+    cached = train(*how)
+    monkeypatch.setattr(plan, "NON_TEMPORAL_BYTES", 0)
+    non_temporal = train(*how, n_threads=n_threads)
+    assert np.array_equal(cached.parameters, non_temporal.parameters)
+    assert np.array_equal(cached.moments, non_temporal.moments)
+    assert np.array_equal(cached.losses, non_temporal.losses)
 
 
 @only_compiled

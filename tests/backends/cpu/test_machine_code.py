@@ -13,14 +13,16 @@ from numba.extending import register_jitable
 from panelled import INTERPRETED, assembly, block
 
 from fastmlp.backends.cpu.kernels import elementwise
+from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
-from fastmlp.backends.cpu.kernels.epoch import evaluate, gradient, predict, run
-from fastmlp.backends.cpu.kernels.forward_backward import rows
-from fastmlp.backends.cpu.kernels.gradient_update import tile
-from fastmlp.backends.cpu.kernels.microbatches import lots
+from fastmlp.backends.cpu.kernels.epoch import evaluate, predict, train
+from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
+from fastmlp.backends.cpu.kernels.gradient_update import update
+from fastmlp.backends.cpu.kernels.microbatches import microbatches
 from fastmlp.backends.cpu.kernels.single_row import descend
-from fastmlp.backends.cpu.kernels.single_row_backward import row_back
-from fastmlp.backends.cpu.kernels.split_k import halves
+from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
+from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
+from fastmlp.backends.cpu.kernels.step import objective
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import stream, streamed
 from fastmlp.backends.cpu.predict.small_batch import few, whole
@@ -47,7 +49,7 @@ PRODUCTS: dict[str, Factory] = {
     "gradient_product": partial(product, by_column=True),
     "few": few,
     "stream": stream,
-    "row_back": row_back,
+    "row_backward": row_backward,
     "descend": descend,
     "sparse_forward": sparse_forward,
     "sparse_gradient": sparse_gradient,
@@ -58,12 +60,17 @@ THAT_CALL_BLOCKS = ("few", "stream", "sparse_forward", "descend")
 PHASES: dict[str, Factory] = {
     factory.__name__: factory
     for factory in (
-        rows, tile, pack, unpack, transposes, halves, lots, sparse_columns, streamed, whole,
-        run, evaluate, predict, gradient,
+        forward_backward, update, forward_backward_by_panels, split_k, split_k_backward,
+        microbatches, pack, unpack, transposes, sparse_columns, streamed, whole,
+        train, evaluate, predict, objective,
     )
 }  # fmt: skip
+# Phases that multiply by themselves: the sums of few outputs, and what a single row needs.
+THAT_MULTIPLY = ("forward_backward", "forward_backward_by_panels", "update")
+# Those that calculate: they add sums, weigh deltas, add gradients.
+THAT_CALCULATE = {*THAT_MULTIPLY, "train", "objective"}
 # Counts and losses are float64 there by design.
-WIDE = {"rows", "run", "streamed", "descend"}
+WIDE = {"forward_backward", "forward_backward_by_panels", "train", "streamed", "descend"}
 # Rules with an exponential in them, or a logarithm: straight lines of fused steps.
 STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
 STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}
@@ -135,6 +142,13 @@ def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "
     return [loop for loop in loops if words.search(loop)]
 
 
+def calculating(loops: list[str], dtype: Any) -> list[str]:
+    """Those that calculate with packed numbers."""
+    letter = "s" if dtype == np.float32 else "d"
+    words = re.compile(rf"v(?:add|sub|mul|max|min|fn?m(?:add|sub)\d+)p{letter}\b")
+    return [loop for loop in loops if words.search(loop)]
+
+
 @reads_assembly
 @each_dtype
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -146,6 +160,31 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
     assert name in THAT_CALL_BLOCKS or not CALL.search(text)
     # What is left of a row is less than a vector, by itself; products in panels have none.
     assert not multiplying(found, dtype, "s") or name == "few"
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", THAT_MULTIPLY)
+def test_phases_multiply_and_add_whole_vectors(name: str, dtype: Any) -> None:
+    found = innermost(assembly(compiled(name, dtype)))
+    assert multiplying(found, dtype, register="zmm" if vector_bytes() == 64 else "ymm")
+    assert not multiplying(found, dtype, "s")
+    # A product of float32 is summed in float32, also where losses are float64.
+    assert not any("vcvt" in loop for loop in multiplying(found, dtype))
+
+
+@reads_assembly
+@each_dtype
+@pytest.mark.parametrize("name", PHASES)
+def test_loops_of_phases_calculate_with_whole_vectors_and_call_nothing(
+    name: str, dtype: Any
+) -> None:
+    loops = calculating(innermost(assembly(compiled(name, dtype))), dtype)
+    assert bool(loops) == (name in THAT_CALCULATE)
+    assert not any(CALL.search(loop) for loop in loops)
+    if loops:
+        register = "zmm" if vector_bytes() == 64 else "ymm"
+        assert any(f"%{register}" in loop for loop in loops)
 
 
 @reads_assembly

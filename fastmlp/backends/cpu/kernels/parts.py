@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.plan.records import Layer, Tile
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.compiler import njit
 
@@ -14,6 +15,8 @@ Scalar = type[np.floating[Any]]
 Kernel = Callable[..., Any]
 # A first number and a last one, or how many.
 Span = tuple[int, int]
+# A tile and its layer; the address of its weights.
+Piece = tuple[Tile, Layer, int]
 
 
 @njit

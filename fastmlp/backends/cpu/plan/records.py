@@ -42,7 +42,7 @@ class Layer(Record):
     middle: int  # the row from which on rows lie `gap` bytes further (split-K)
     gap: int
     biases: int  # address
-    copy: int  # address of the transposed copy, or 0
+    transposed_copy: int  # address, or 0
     copy_panel: int  # bytes
     weights: int  # of both, the one that the forward pass reads: address
     weight_panel: int  # bytes

@@ -4,39 +4,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-from panelled import INTERPRETED, block
+from panelled import block
 
 from fastmlp import MLP
 from fastmlp.backends.cpu import trainer
-from fastmlp.backends.cpu.kernels.prefetch_plan import want
-from fastmlp.backends.cpu.plan.records import ALL, LAYER, NET, TILE, Addresses, address, make_plan
+from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
+from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
+from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session, _asks_rows
-from fastmlp.backends.cpu.simd import prefetch
-from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, WANTED, WANTED_BYTES, ask_for_wanted
+from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.target import LINE_BYTES
-from fastmlp.compiler import Block, row, stack
+from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.network.parameter_layout import make_layout
 
-only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is asked for")
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
 
 
 @pytest.fixture(scope="module")
 def look() -> Block:
-    """The block that copies the record of what tile t wants, of zeros if that is nothing."""
-    n_words = WANTED_BYTES // 8
+    """The block that copies the streams that tile t prefetches, or zeros if there are none."""
+    n_words = STREAMS_BYTES // 8
 
-    def copy_wanted(net_address: Any, t: Any, target: Any) -> None:
-        wanted, net = stack(WANTED_BYTES), row(net_address, 1, NET)[0]
+    def copy_wanted(address: int, t: int, apply: int, split: int, target: int) -> None:
+        wanted, net = stack(STREAMS_BYTES), record_at(address, Net)
         words, copied = row(wanted, n_words, np.int64), row(target, n_words, np.int64)
-        piece = row(net.tiles, net.n_tiles, TILE)[t]
-        layer = row(net.layers, net.n_layers, LAYER)[piece.layer]
-        w = net.parameters + piece.down
-        found = want(net, t, piece, layer, w, wanted, LANES * SIZE, LANES)
+        tile = records_at(net.tiles, net.n_tiles, Tile)[t]
+        layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
+        piece = (tile, layer, net.parameters + tile.offset)
+        found = prefetch_for(net, t, piece, apply, split, wanted, LANES * SIZE, SIZE)
         for i in range(n_words):
             copied[i] = words[i] if found else 0
 
@@ -51,23 +47,23 @@ class Scene:
         self.buffers = make_workspace(layout, BATCH, 1, np.float64, LANES, train=True)
         blocks = Addresses([0, 0], [0, 0], n_moments=2)
         self.plan = make_plan(layout, self.buffers, blocks, members=members, halved=halved)
-        self.net = self.plan.net[0]
+        self.net, self.batch = self.plan.net[0], self.plan.batch[0]
         self.x = np.zeros((N_ROWS, N_IN))
         self.order = np.random.default_rng(0).permutation(N_ROWS)
-        self.net.x, self.net.asks_rows, self.net.n_rows = address(self.x), 1, BATCH
+        self.batch.x, self.batch.n_rows, self.net.prefetches_rows = address(self.x), BATCH, 1
         self.at(0)
 
     def at(self, first: int) -> None:
         """Have the rows from that number in the order on at work."""
-        self.net.index = address(self.order, first)
-        self.net.order_stop = address(self.order) + self.order.nbytes
+        self.batch.index = address(self.order, first)
+        self.batch.order_stop = address(self.order) + self.order.nbytes
 
-    def wanted(self, look: Block) -> list[tuple[int, int]]:
+    def wanted(self, look: Block, *, apply: int = 0, split: int = 0) -> list[tuple[int, int]]:
         """What all tiles want: where pieces of memory begin, and their lines."""
         found = []
         for t in range(self.net.n_tiles):
-            words = np.zeros(WANTED_BYTES // 8, np.int64)
-            look(address(self.plan.net), t, address(words))
+            words = np.zeros(STREAMS_BYTES // 8, np.int64)
+            look(address(self.plan.net), t, apply, split, address(words))
             found += [(int(place), int(words[1])) for place in words[2 : 2 + words[0]]]
         return found
 
@@ -93,8 +89,8 @@ def test_all_rows_of_the_next_batch_are_asked_for_once(look: Block, first: int) 
 
 def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
     scene = Scene(members=2, halved=1)
-    scene.net.divided = 1
-    found, middle, rows = scene.wanted(look), int(scene.net.middle), scene.order[BATCH : 2 * BATCH]
+    found, rows = scene.wanted(look, split=1), scene.order[BATCH : 2 * BATCH]
+    middle = int(scene.net.middle)
     assert 0 < middle < N_IN
     expected = {(place, lines_of(middle)) for place in scene.places(rows)}
     expected |= {(place, lines_of(N_IN - middle)) for place in scene.places(rows, middle)}
@@ -106,7 +102,7 @@ def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
 @pytest.mark.parametrize("order_stop", [0, "this batch's end"])
 def test_where_no_batch_follows_nothing_is_asked_for(look: Block, order_stop: Any) -> None:
     scene = Scene()
-    scene.net.order_stop = 0 if order_stop == 0 else address(scene.order, BATCH)
+    scene.batch.order_stop = 0 if order_stop == 0 else address(scene.order, BATCH)
     assert scene.wanted(look) == []
 
 
@@ -114,8 +110,8 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
     scene = Scene()
     net = scene.net
     state = [np.zeros_like(scene.buffers.parameters) for _ in range(2)]
-    net.past, net.update, net.m, net.v = ALL, 1, address(state[0]), address(state[1])
-    found = scene.wanted(look)
+    net.non_temporal, net.m, net.v = ALL, address(state[0]), address(state[1])
+    found = scene.wanted(look, apply=1)
     seen = [
         np.zeros(array.nbytes // LINE_BYTES, int) for array in (scene.buffers.parameters, *state)
     ]
@@ -126,57 +122,6 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
                 count[line : line + n_lines] += 1
     weights = sum((p.last - p.first) * p.n_panels for p in scene.plan.tiles)
     assert all(count.max() == 1 and count.sum() == weights for count in seen)
-
-
-def asking() -> Block:
-    """The block that takes all turns of asking for what a record says."""
-
-    @intrinsic
-    def ask(typing_context: Any, wanted: Any, turn: Any, n: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            ask_for_wanted(builder, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 3), emit
-
-    def take_turns(wanted: Any, n: Any) -> None:
-        for turn in range(n):
-            ask(wanted, turn, n)
-
-    return block(take_turns)
-
-
-@pytest.mark.parametrize("n_lines", [1, 5, 16, 49])
-@pytest.mark.parametrize("n_turns", [1, 3, 16, 64])
-@only_compiled
-def test_the_turns_of_a_product_ask_for_each_line_once(
-    monkeypatch: pytest.MonkeyPatch, n_lines: int, n_turns: int
-) -> None:
-    def count(builder: Any, place: Any) -> None:
-        word = builder.inttoptr(place, ir.IntType(64).as_pointer())
-        builder.store(builder.add(builder.load(word), ir.IntType(64)(1)), word)
-
-    monkeypatch.setattr(prefetch, "emit_fetch", count)
-    memory = np.zeros((2, n_lines + 2, LINE_BYTES // 8), np.int64)
-    record = np.zeros(WANTED_BYTES // 8, np.int64)
-    record[:4] = 2, n_lines, address(memory[0, 1:]), address(memory[1, 1:])
-    assert len(record) == WANTED.itemsize // 8 + MOST_STREAMS
-    compiled = asking()
-    compiled(address(record), n_turns)
-    compiled(0, n_turns)
-    counts = memory[:, :, 0]
-    assert (memory[:, :, 1:] == 0).all()
-    assert (counts[:, [0, -1]] == 0).all()
-    assert (counts[:, 1:-1] == 1).all()
-
-
-@only_compiled
-def test_what_is_asked_for_stays_as_it_is_and_need_not_be_there() -> None:
-    memory = np.arange(3 * LINE_BYTES // 8)
-    record = np.zeros(WANTED_BYTES // 8, np.int64)
-    record[:4] = 2, 3, address(memory), 0
-    asking()(address(record), 2)
-    assert (memory == np.arange(3 * LINE_BYTES // 8)).all()
 
 
 @pytest.mark.parametrize(
@@ -205,4 +150,4 @@ def test_a_fit_leaves_no_order_to_go_on_with(monkeypatch: pytest.MonkeyPatch) ->
     x = np.random.default_rng(0).normal(size=(20, 7))
     MLP((7, 3, 1), seed=0).fit(x, x[:, 0], epochs=3, batch_size=6)
     assert made
-    assert all(session.net["order_stop"] == 0 for session in made)
+    assert all(session.batch["order_stop"] == 0 for session in made)

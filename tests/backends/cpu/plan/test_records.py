@@ -7,20 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.backends.cpu.kernels.epoch import JOB
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, is_turned, round_up
+from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import (
     ALL,
-    LAYER,
-    NET,
     NONE,
     OTHERS,
-    TILE,
     TILE_ROWS,
-    Addresses,
-    Plan,
+    Batch,
+    Blocks,
+    Job,
+    Layer,
+    Net,
+    Tile,
     address,
-    make_plan,
 )
 from fastmlp.backends.cpu.plan.workspace import PAGE_ROWS, STRIP_ROWS, Workspace, make_workspace
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
@@ -62,18 +62,18 @@ def plan_of(
 @given(layouts, widths, which_halves)
 def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int, halved: int) -> None:
     plan, _ = plan_of(layout, lanes, halved=halved)
-    covered = [np.zeros((each.master_panels, each.master_rows), int) for each in plan.layers]
-    biases = [np.zeros(1 if each.turned else each.n_panels, int) for each in plan.layers]
+    covered = [np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers]
+    biases = [np.zeros(1 if each.is_transposed else each.n_panels, int) for each in plan.layers]
     for piece in plan.tiles:
         layer = plan.layers[piece.layer]
         panels = slice(piece.panel, piece.panel + piece.n_panels)
-        assert panels.stop <= layer.master_panels
-        assert piece.last <= layer.master_rows
+        assert panels.stop <= layer.packed_panels
+        assert piece.last <= layer.packed_rows
         covered[piece.layer][panels, piece.first : piece.last] += 1
         # The last piece of a panel takes its biases, of a turned layer the last of all.
-        if piece.last == layer.master_rows and not layer.turned:
+        if piece.last == layer.packed_rows and not layer.is_transposed:
             biases[piece.layer][panels] += 1
-        elif piece.last == layer.master_rows and panels.stop == layer.master_panels:
+        elif piece.last == layer.packed_rows and panels.stop == layer.packed_panels:
             biases[piece.layer] += 1
     assert all((count == 1).all() for count in covered)
     assert all((count == 1).all() for count in biases)
@@ -100,7 +100,7 @@ def test_tiles_start_at_whole_panels_and_squares(layout: Layout, lanes: int, hal
 @given(layouts, widths, st.integers(1, 2))
 def test_a_tile_is_of_one_half(layout: Layout, lanes: int, halved: int) -> None:
     plan, _ = plan_of(layout, lanes, members=2, halved=halved)
-    net, i = plan.net[0], plan.net[0].halved - 1
+    net, i = plan.net[0], plan.net[0].split_layer - 1
     assert net.middle % lanes == 0
     if i < 0:
         assert net.middle == 0
@@ -126,24 +126,24 @@ def test_each_member_keeps_the_transposes_of_its_own_rows(
     plan, _ = plan_of(layout, lanes, members=members, halved=halved, by_layers=True)
     for i, layer in enumerate(plan.layers):
         shares = [share[share.layer == i] for share in plan.tiles.reshape(members, -1)]
-        whole = i < max(plan.net[0].halved, 1) or layer.turned
-        groups = groups_of_panels(-(-layer.master_rows // lanes))
+        whole = i < max(plan.net[0].split_layer, 1) or layer.is_transposed
+        groups = groups_of_panels(-(-layer.packed_rows // lanes))
         for member, share in enumerate(shares):
             # Those of its part of the layer below, as a team shares it on the way back.
             low, high = (part * groups // members for part in (member, member + 1))
-            rows = np.array([0, layer.master_rows] if whole else [low, high])
+            rows = np.array([0, layer.packed_rows] if whole else [low, high])
             unit = 1 if whole else LARGEST[1] * lanes
             own = share[share.first < share.last]
-            assert (own.kept == rows[0] * unit).all()
-            assert (own.kept_last == rows[1] * unit).all()
+            assert (own.cached_first == rows[0] * unit).all()
+            assert (own.cached_last == rows[1] * unit).all()
 
 
 def test_what_no_cache_holds_goes_past_them() -> None:
     small, large = make_layout((10, 20, 30)), make_layout((1000, 1000, 1000))
-    assert plan_of(small, 16)[0].net[0].past == NONE
-    assert plan_of(small, 16, members=2, by_layers=True)[0].net[0].past == OTHERS
-    assert plan_of(small, 16, members=1, by_layers=True)[0].net[0].past == NONE
-    assert plan_of(large, 16, members=2, by_layers=True)[0].net[0].past == ALL
+    assert plan_of(small, 16)[0].net[0].non_temporal == NONE
+    assert plan_of(small, 16, members=2, by_layers=True)[0].net[0].non_temporal == OTHERS
+    assert plan_of(small, 16, members=1, by_layers=True)[0].net[0].non_temporal == NONE
+    assert plan_of(large, 16, members=2, by_layers=True)[0].net[0].non_temporal == ALL
 
 
 @for_every_layout
@@ -151,8 +151,8 @@ def test_what_no_cache_holds_goes_past_them() -> None:
 def test_transposes_lie_at_whole_vectors(layout: Layout, lanes: int, spacing: Spacing) -> None:
     # A store past the caches faults elsewhere.
     for layer in plan_of(layout, lanes, spacing=spacing)[0].layers:
-        assert layer.twin % (lanes * SIZE) == 0
-        assert layer.twin_panel % (lanes * SIZE) == 0
+        assert layer.transposed_copy % (lanes * SIZE) == 0
+        assert layer.copy_panel % (lanes * SIZE) == 0
 
 
 @for_every_layout
@@ -164,14 +164,18 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(
     layers, packed, vector = plan.layers, buffers.packed, lanes * SIZE
     begin = address(buffers.parameters)
     ends = begin + np.cumsum([held.size for held in packed]) * vector
-    assert [*layers.master] == [begin, *ends[:-1]]
+    assert [*layers.packed] == [begin, *ends[:-1]]
     # A square that is transposed may reach past the end by one less than its rows.
     assert ends[-1] + (lanes - 1) * vector <= begin + buffers.parameters.nbytes
     for layer, held in zip(layers, packed, strict=True):
-        assert layer.turned == held.turned == (train and is_turned(layer.n_in, layer.n_out, lanes))
-        assert (layer.master_rows, layer.master_panels) == (held.rows, held.panels)
-        assert layer.master_panel == held.panel * vector
-        assert layer.biases == layer.master + held.biases * vector
+        assert (
+            layer.is_transposed
+            == held.turned
+            == (train and is_turned(layer.n_in, layer.n_out, lanes))
+        )
+        assert (layer.packed_rows, layer.packed_panels) == (held.rows, held.panels)
+        assert layer.packed_panel == held.panel * vector
+        assert layer.biases == layer.packed + held.biases * vector
         assert (layer.middle, layer.gap) == (held.middle, held.gap * vector)
 
 
@@ -184,8 +188,8 @@ def test_a_tile_knows_where_its_parameters_lie(
     plan, buffers = plan_of(layout, lanes, members=members, halved=halved, spacing=spacing)
     for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
         layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
-        place = layer.master + held.place(piece.panel, piece.first) * lanes * SIZE
-        assert plan.net[0].parameters + piece.down == place
+        place = layer.packed + held.place(piece.panel, piece.first) * lanes * SIZE
+        assert plan.net[0].parameters + piece.offset == place
 
 
 @for_every_layout
@@ -194,9 +198,9 @@ def test_one_form_of_the_weights_serves_the_way_forward_and_one_the_way_back(
     layout: Layout, lanes: int, train: bool
 ) -> None:
     for layer in plan_of(layout, lanes, train=train)[0].layers:
-        forms = (layer.master, layer.master_panel), (layer.twin, layer.twin_panel)
+        forms = (layer.packed, layer.packed_panel), (layer.transposed_copy, layer.copy_panel)
         ways = (layer.weights, layer.weight_panel), (layer.transposed, layer.transposed_panel)
-        assert ways == (forms[::-1] if layer.turned else forms)
+        assert ways == (forms[::-1] if layer.is_transposed else forms)
 
 
 @for_every_layout
@@ -219,11 +223,11 @@ def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spa
     plan, buffers = plan_of(layout, lanes, spacing=spacing)
     begin = end = address(buffers.copies)
     for layer, held in zip(plan.layers, buffers.packed, strict=True):
-        assert layer.twin == (end if held.copy_size else 0)
-        assert layer.twin_panel == held.copy_panel * lanes * SIZE
+        assert layer.transposed_copy == (end if held.copy_size else 0)
+        assert layer.copy_panel == held.copy_panel * lanes * SIZE
         # Panels of the transpose, their rows filled up to whole squares.
-        n_panels = round_up(layer.master_rows, lanes) // lanes if layer.twin else 0
-        end += n_panels * layer.twin_panel
+        n_panels = round_up(layer.packed_rows, lanes) // lanes if layer.transposed_copy else 0
+        end += n_panels * layer.copy_panel
     assert end - begin == buffers.copies.nbytes
 
 
@@ -231,8 +235,8 @@ def test_copies_lie_one_after_the_other(layout: Layout, lanes: int, spacing: Spa
 @given(layouts, widths)
 def test_a_forward_pass_has_no_copies_and_turns_no_layer(layout: Layout, lanes: int) -> None:
     layers = plan_of(layout, lanes, train=False)[0].layers
-    assert not layers.twin.any()
-    assert not layers.turned.any()
+    assert not layers.transposed_copy.any()
+    assert not layers.is_transposed.any()
 
 
 @for_every_layout
@@ -301,10 +305,10 @@ def test_penalties_have_their_addresses_and_strengths() -> None:
     assert plan.scales.shape == (2,)
 
 
-@pytest.mark.parametrize("record", [NET, LAYER, TILE, JOB], ids=["net", "layer", "tile", "job"])
-def test_no_field_has_the_name_of_a_method_of_records(record: Any) -> None:
+@pytest.mark.parametrize("kind", [Net, Batch, Blocks, Layer, Tile, Job])
+def test_no_field_has_the_name_of_a_method_of_records(kind: Any) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
-    assert not set(record.names) & set(dir(np.record))
+    assert not set(kind.dtype.names) & set(dir(np.record))
 
 
 def test_an_offset_counts_numbers_not_bytes() -> None:

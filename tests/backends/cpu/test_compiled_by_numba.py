@@ -1,0 +1,212 @@
+"""Kernels that Numba compiles whole, its threads in place of a team: the translator's bits."""
+
+import importlib.util
+import os
+from collections.abc import Callable
+
+import numba
+import pytest
+
+from fastmlp.backends.cpu.threads import limits
+
+pytestmark = pytest.mark.skipif(
+    bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one compiler, Python"
+)
+Python = Callable[..., str]
+
+# Each line: which net, its dtype, on how many threads, and a digest of what came of it.
+DIGESTS = """
+import hashlib
+import numpy as np
+from nets import Net, orders, train
+from fastmlp.backends.cpu import trainer
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.rules.optimizers import OPTIMIZERS
+
+inner, threads, teams, sessions, Session = worker_pool.run, 1, set(), [], trainer.Session
+
+
+def run(driver, job, wanted, *how, **options):
+    done = inner(driver, job, threads, *how, **options)
+    teams.add(bool(job["team"][0]))
+    return done
+
+
+def session(*arguments, **options):
+    sessions.append(Session(*arguments, **options))
+    return sessions[-1]
+
+
+worker_pool.run, trainer.Session = run, session
+limits.thread_limit = lambda: 2
+
+
+def say(*what):
+    print(*what, flush=True)
+
+
+def draw(net, n_rows, weighted=False):
+    parameters, data = net.draw(np.random.default_rng(0), n_rows, weighted=weighted)
+    return np.asarray(parameters * 0.3, net.dtype), data
+
+
+def fit(name, sizes, dtype, n_rows, batch, optimizer="adam", *, epochs=1, sparse=False, **rules):
+    net = Net(sizes, dtype=dtype, **rules)
+    parameters, data = draw(net, n_rows, weighted=not name.startswith("single"))
+    if sparse:
+        full = data.x
+        full[np.random.default_rng(2).random(full.shape) < 0.8] = 0
+        rows, columns = np.nonzero(full)
+        starts = np.append(0, np.cumsum((full != 0).sum(axis=1)))
+        x = SparseRows(full[rows, columns], columns, starts, sizes[0])
+        data = data._replace(x=x)
+    order = orders(np.random.default_rng(1), epochs, n_rows)
+    trainer.TRAININGS.clear()
+    done = train(
+        net, parameters, data, OPTIMIZERS[optimizer](0.01), order, batch, n_threads=threads
+    )
+    found = [done.parameters, done.moments, done.losses]
+    engine = Engine(net.network, 1)
+    engine.n_threads = threads
+    value, gradient = engine.loss_and_gradient(parameters, data)
+    found += [np.array([value, engine.loss(parameters, data)]), gradient]
+    assert all(np.isfinite(one).all() for one in found)
+    say(name, dtype, threads, hashlib.sha256(b"".join(a.tobytes() for a in found)).hexdigest())
+
+
+def predictions(sizes, dtype):
+    net = Net(sizes, "relu", dtype=dtype)
+    parameters, data = draw(net, 20_000)
+    engine = Engine(net.network, 1)
+    engine.n_threads = threads
+    for n_rows in (1, 32, 1000, 20_000):
+        out = np.empty((n_rows, sizes[-1]), dtype)
+        engine.predict(parameters, data.x[:n_rows], out)
+        assert np.isfinite(out).all()
+        say(f"predict{n_rows}", dtype, threads, hashlib.sha256(out.tobytes()).hexdigest())
+
+
+def form():
+    net, session = sessions[-1].net, sessions[-1]
+    return int(net["split_layer"]), bool(net["by_panels"]), session.has_lots
+
+
+l2, pays, halved = {"penalties": {"l2": 0.1, "l1": 0.1}}, blocking.layers_pay, blocking.halved_layer
+for threads in (1, 2):
+    teams.clear()
+    for dtype in ("float32", "float64"):
+        fit("net", (17, 40, 23, 3), dtype, 130, 70, epochs=2, loss="cross_entropy", **l2)
+        fit("sparse", (40, 20, 3), dtype, 130, 70, sparse=True)
+        fit("single", (5, 19, 20), dtype, 40, 1, "sgd", activation="relu")
+        fit("single-adam", (5, 19, 20), dtype, 40, 1)
+        blocking.halved_layer = lambda step: 1
+        fit("split-k", (64, 64, 10), dtype, 64, 64)
+        assert form()[0] == (threads == 2)
+        blocking.halved_layer = lambda step: 2
+        fit("split-k-2", (64, 64, 64, 10), dtype, 64, 64)
+        assert form()[0] == 2 * (threads == 2)
+        blocking.halved_layer = halved
+        fit("microbatches", (4, 32, 16, 4), dtype, 10_000, 10_000, activation="relu")
+        assert form()[2]
+        if threads == 2 and limits.parallel_is_safe():
+            say("ran", dtype, *(int(it.outputs.any()) for it in sessions[-1]._replicas._workspaces))
+        blocking.layers_pay = lambda *sizes: True
+        fit("panels", (784, 512, 512, 10), dtype, 128, 128, activation="relu")
+        assert form()[1] == (threads == 2)
+        blocking.layers_pay = pays
+        predictions((16, 64, 64, 2), dtype)
+        predictions((70, 900, 3), dtype)
+    say("teams", threads, *teams)
+"""
+
+# Which threads run the parts of a loop, in this process and in a child that it forks.
+THREADS = """
+import os
+import sys
+import warnings
+import numpy as np
+from fastmlp.backends.cpu.plan.records import Job
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.compiler import block_of, njit, prange, record_at, row, thread_number
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
+limits.thread_limit = lambda: 2
+
+
+@njit(parallel=True)
+def number_parts(team, seen, n):
+    for i in prange(n):
+        row(seen, n, np.int64)[np.int64(i)] = thread_number() + 1
+
+
+def numbering(scalar):
+    def number(address):
+        job = record_at(address, Job)
+        number_parts(job.team, job.order, job.n_rows)
+
+    return number
+
+
+def seen(n):
+    job, numbers = np.zeros(1, Job.dtype), np.zeros(64, np.int64)
+    job["order"], job["n_rows"] = numbers.ctypes.data, len(numbers)
+    worker_pool.run(block_of(numbering, np.int64), job, n)
+    team, n_parts = int(job["team"][0]), int(job["n_parts"][0])
+    return team, n_parts, sorted({int(one) for one in numbers})
+
+
+def say():
+    print(limits.threading_layer(), seen(1), seen(2), sep="; ", flush=True)
+
+
+say()
+if hasattr(os, "fork"):
+    process = os.fork()
+    if process == 0:
+        say()
+        os._exit(0)
+    assert os.waitpid(process, 0)[1] == 0
+"""
+
+
+def lines_of(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
+    how = {"NUMBA_NUM_THREADS": "2", "timeout": 500}
+    by_numba = lines_of(python(DIGESTS, FASTMLP_COMPILER="numba", **how))
+    ours = lines_of(python(DIGESTS, **how))
+    bits: dict[tuple[str, str], set[str]] = {}
+    for name, dtype, _, digest in (*by_numba, *ours):
+        if len(digest) == 64:
+            bits.setdefault((name, dtype), set()).add(digest)
+    assert len(bits) == 2 * (8 + 4)
+    assert {name: len(found) for name, found in bits.items() if len(found) > 1} == {}
+    for lines in (by_numba, ours):
+        assert ["teams", "1", "False"] in lines
+    team_of_two = [line for line in by_numba if line[:2] == ["teams", "2"]]
+    # Of single rows there is nothing to share, and the driver is asked all the same.
+    assert team_of_two == [["teams", "2", str(limits.parallel_is_safe())]]
+
+
+def present(layer: str) -> bool:
+    return importlib.util.find_spec(f"numba.np.ufunc.{limits.POOLS[layer]}") is not None
+
+
+ON = "(1, 2, [1, 2])"
+OFF = "(0, 1, [1])"
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_parts_run_on_numbas_threads_where_that_is_safe(layer: str, python: Python) -> None:
+    if not present(layer):
+        pytest.skip("this Numba has no such layer")
+    how = {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    told = python(THREADS, FASTMLP_COMPILER="numba", **how).splitlines()
+    alone, shared = f"{layer}; {OFF}; {OFF}", f"{layer}; {OFF}; {ON}"
+    # In a child GNU OpenMP would end the process, and workqueue where two threads meet.
+    assert told == [shared if layer == "omp" else alone] + [alone] * hasattr(os, "fork")
