@@ -1,7 +1,7 @@
 """The training of many small nets in the same launches, one block a net.
 
-The nets share X and y on the GPU. Each net has its own rows of them, optimizer, learning rates,
-penalties and generator, and ends in the bits of its own fit by one block.
+The nets share X and y on the GPU. Rows in use, optimizer, learning rates, penalties and generator
+differ from net to net. Parameters and losses have the bits of a separate fit by one block.
 """
 
 import time
@@ -42,7 +42,7 @@ CALL_SECONDS = 0.05
 # The steps of one launch, at most, and of the first; memory has their coefficients, sums their
 # losses.
 MOST_STEPS, FIRST_STEPS = 1 << 12, 64
-# The row numbers of a net's window of epochs: those of a launch with 64 rows a step.
+# The row numbers of a net's window of epochs: as many as 4,096 steps of 64 rows use.
 MOST_ORDER_NUMBERS = 1 << 18
 
 

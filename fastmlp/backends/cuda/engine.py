@@ -28,7 +28,7 @@ Array = NDArray[Any]
 
 
 class Engine:
-    """Forward, gradient and update of one network on an NVIDIA GPU.
+    """Prediction, gradient and training of one network on an NVIDIA GPU.
 
     Parameters
     ----------
@@ -83,15 +83,9 @@ class Engine:
                 result = self.card.empty(shape, dtype)
             else:
                 result = validation.out_array(out, shape, dtype, who)
-            Prediction(self.card, self._output_network(raw), self.guard, x, result)(parameters)
+            network = _without_output(self.network) if raw else self.network
+            Prediction(self.card, network, self.guard, x, result)(parameters)
         return result if out is None else out
-
-    def _output_network(self, raw: bool) -> Network:
-        network = self.network
-        if not raw:
-            return network
-        activations = (*network.activations[:-1], identity)
-        return network._replace(activations=activations, link=LINKS["identity"])
 
     def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
@@ -154,3 +148,9 @@ class Engine:
             self.card, self.network, self.guard, parameters, moments, optimizer, data, batch_size,
             kind=kind,
         )  # fmt: skip
+
+
+def _without_output(network: Network) -> Network:
+    """Return the same network up to its raw outputs."""
+    activations = (*network.activations[:-1], identity)
+    return network._replace(activations=activations, link=LINKS["identity"])

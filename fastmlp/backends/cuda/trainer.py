@@ -114,7 +114,7 @@ class Trainer:
             self._session.put(M, self._moments.state)
 
     def store(self) -> None:
-        """Copy the parameters to the host, and the optimizer's state to its own array."""
+        """Copy the parameters to the host, and the optimizer's state to `moments`."""
         n = len(self._parameters)
         with self._card.current():
             values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n)))

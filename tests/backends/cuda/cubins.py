@@ -1,8 +1,8 @@
-"""Kernels as PTX and as cubins, without a card: for tests, and to look at by hand.
+"""Kernels as PTX and as cubins, without a GPU.
 
     python tests/backends/cuda/cubins.py
 
-prints what each kernel takes of each architecture.
+prints registers, spills and shared memory of each kernel on each architecture.
 """
 
 import re
@@ -19,7 +19,7 @@ DTYPES = ("float32", "float64")
 
 
 class Resources(NamedTuple):
-    """What a kernel takes: registers of a thread, bytes that spill, bytes of shared memory."""
+    """A kernel's registers per thread, spilled bytes, and bytes of shared memory."""
 
     registers: int
     spilled: int
@@ -27,7 +27,7 @@ class Resources(NamedTuple):
 
 
 def without_a_card(capability: tuple[int, int]) -> None:
-    """Have the compiler take this for the device that is there, of which it asks what it can."""
+    """Set the compute capability that the compiler asks the device for."""
     from numba.cuda import dispatcher
 
     class Device:
@@ -49,7 +49,7 @@ def ptx_of(kernel: Any, signature: Any, capability: tuple[int, int]) -> str:
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, Resources]:
-    """Link PTX by nvJitLink, with the library that waits for a grid where it is needed."""
+    """Link PTX by nvJitLink; a cooperative kernel also with the device runtime library."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     parts = [ObjectCode.from_ptx(ptx.encode())]
@@ -67,7 +67,7 @@ def _device_runtime() -> Path:
 
 
 def _resources(log: str) -> Resources:
-    """Read the log: of the parts of a cooperative kernel the largest, which is the kernel."""
+    """Read the linker's log; a cooperative kernel is the largest of its parts."""
     registers = max(int(n) for n in re.findall(r"[Uu]sed (\d+) registers", log))
     stores = [int(n) for n in re.findall(r"(\d+) bytes spill stores", log)]
     loads = [int(n) for n in re.findall(r"(\d+) bytes spill loads", log)]
@@ -76,7 +76,7 @@ def _resources(log: str) -> Resources:
 
 
 def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield every kernel, as a card would run it, with a name and the signature of its launch."""
+    """Yield name, kernel and signature of each kernel, with the shapes used on a GPU."""
     from nets import Net
     from numba import types
 
@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def vector_signature() -> Any:
-    """The signature of a kernel that takes a vector in float32."""
+    """Return the signature of a kernel of one float32 vector."""
     from numba import types
 
     return types.void(types.float32[::1])

@@ -1,4 +1,4 @@
-"""Every CUDA kernel compiles to PTX and links, without a card, for each architecture in use."""
+"""Each CUDA kernel compiles to PTX and links, without a GPU, for each architecture in use."""
 
 import re
 import sys
@@ -29,9 +29,9 @@ pytestmark = [
     ),
 ]
 OURS = (9, 0)
-# Of a thread: 256 of them share 65,536. Nothing spills.
+# Registers of a thread, of which 256 share 65,536; bytes of shared memory.
 MOST_REGISTERS, BLOCK_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
-# Of float64 in a kernel of float32: the sums of losses, and what makes a factor of them.
+# The float64 instructions of a float32 kernel: sums of losses, and the factors made of them.
 SUMS = {
     *("abs", "add", "cvt", "div", "fma", "ld", "mov", "mul", "neg", "rcp", "selp", "setp", "st"),
     *("sub", "copysign"),
@@ -40,7 +40,7 @@ each_dtype = pytest.mark.parametrize("dtype", cubins.DTYPES)
 
 
 def float64_instructions(ptx: str) -> set[str]:
-    """The instructions that have to do with float64, without their qualifiers."""
+    """Return the names of the float64 instructions, without their qualifiers."""
     lines = [line for line in ptx.splitlines() if ".f64" in line and ".reg" not in line]
     found = (re.match(r"\s*(?:@!?%p\d+\s+)?([a-z0-9]+)\.", line) for line in lines)
     return {match[1] for match in found if match}
@@ -48,7 +48,7 @@ def float64_instructions(ptx: str) -> set[str]:
 
 @each_dtype
 def test_kernels_link_within_bounds(dtype: str) -> None:
-    """PTX of the oldest architecture, which the later ones take too."""
+    """The PTX is that of the oldest architecture; it links for the later ones too."""
     for name, kernel, signature in cubins.kernels(dtype):
         ptx = cubins.ptx_of(kernel, signature, cubins.ARCHITECTURES[0])
         check_ptx(ptx, dtype, name)
@@ -57,14 +57,14 @@ def test_kernels_link_within_bounds(dtype: str) -> None:
 
 
 def check_ptx(ptx: str, dtype: str, name: str) -> None:
-    """Sums are in registers: nothing of a thread's own lies in memory; float32 stays float32."""
+    """Check that local arrays are in registers, and that float32 stays float32."""
     assert "ld.local" not in ptx, name
     if dtype == "float32":
         assert float64_instructions(ptx) <= SUMS, (name, float64_instructions(ptx) - SUMS)
 
 
 def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
-    """It links, within the bounds."""
+    """Check that the PTX links, within the bounds."""
     code, its = cubins.cubin_of(ptx, capability)
     assert code[:4] == b"\x7fELF", name
     assert its.registers <= (BLOCK_REGISTERS if name.startswith("one block") else MOST_REGISTERS), (
@@ -75,7 +75,7 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
 
 
 def device_rules() -> dict[str, tuple[Any, int, int]]:
-    """Every rule of scalars, how many numbers it takes, and how many it returns."""
+    """Return each rule of scalars, its number of arguments, and its number of results."""
     found: dict[str, tuple[Any, int, int]] = {}
     for table, n_in in ((ACTIVATIONS, 1), (PENALTIES, 1)):
         found |= {name: (rule, n_in, 2) for name, rule in table.items()}
@@ -101,7 +101,7 @@ def test_rules_stay_in_float32() -> None:
 
 
 def _closed(function: Any, take: Any, n_out: int) -> Any:
-    """A kernel of one array that calls a rule on its first numbers."""
+    """Return a kernel of one array that calls a rule on its first numbers."""
 
     def one(x: Any) -> None:
         x[0] = function(*take(x, 0))
@@ -115,7 +115,7 @@ def _closed(function: Any, take: Any, n_out: int) -> Any:
 
 @each_dtype
 def test_losses_and_their_links_compile(dtype: str) -> None:
-    """Those of whole rows among them, as a kernel calls them."""
+    """Rules of scalars and rules of rows, called as kernels call them."""
     from nets import Net
     from numba import types
 
@@ -134,12 +134,12 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
         )
         ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)
         if dtype == "float32" and name not in ("binary_log_loss", "log_loss"):
-            # Those two clip in float64, by the eps of the precision.
+            # These two clip in float64, by the eps of the precision.
             assert float64_instructions(ptx) <= SUMS, name
 
 
 def _row(loss: Any, predict: Any) -> Any:
-    """A kernel that takes the loss of one row of three outputs, and its predictions."""
+    """Return a kernel: loss and predictions of one row of three outputs."""
     from fastmlp.backends.cuda.kernels.arguments import OutputRow
 
     def row(x: Any, y: Any, values: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a user is told where there is no GPU, and that nobody pays for one who has none."""
+"""Errors without a usable GPU; a net on the CPU imports nothing of CUDA."""
 
 import os
 import subprocess
@@ -21,13 +21,13 @@ ROOT = Path(__file__).parents[3]
 
 
 class Device(NamedTuple):
-    """A device, as the module has it."""
+    """A device of the CUDA module."""
 
     compute_capability: tuple[int, int] = (9, 0)
 
 
 class Module:
-    """A CUDA module that finds these devices, or fails."""
+    """A CUDA module that finds these devices, or raises."""
 
     def __init__(self, devices: Any) -> None:
         self._devices = devices
@@ -71,7 +71,7 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_driver_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where CUDA_VISIBLE_DEVICES is empty: the driver does not even begin."""
+    """With CUDA_VISIBLE_DEVICES empty, the driver does not initialise."""
     has(
         OSError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE"), monkeypatch
     )
@@ -112,7 +112,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
 
 
 def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may take it between the question and the allocation."""
+    """Another process may allocate between the check and the allocation."""
 
     def device_array(*_: Any) -> Any:
         raise OSError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
@@ -138,7 +138,7 @@ def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Array:
-    """An array of another library."""
+    """Another library's array."""
 
     def __init__(self, **more: Any) -> None:
         its = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
@@ -146,7 +146,7 @@ class Array:
 
 
 def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
-    """Have arrays on that device; the calls to the module are noted."""
+    """Put arrays on a device; return the list of calls to the module."""
     calls: list[str] = []
     has([Device()], monkeypatch)
     monkeypatch.setattr(adapter, "SIMULATED", False)
@@ -171,7 +171,7 @@ def test_work_that_an_array_waits_for_is_waited_for(monkeypatch: pytest.MonkeyPa
     calls = adopting(monkeypatch, ordinal=0)
     adopted(Array(), "X")
     assert calls == ["synchronize", "taken"]
-    # It says what to wait for, or that there is nothing, and the module obeys.
+    # Version 3 names the stream to wait for, and the module waits for it.
     adopted(Array(stream=None, version=3), "X")
     assert calls == ["synchronize", "taken", "taken"]
 

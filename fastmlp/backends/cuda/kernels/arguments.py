@@ -1,4 +1,7 @@
-"""The arguments of the device functions, grouped: tuples that the compiler keeps in registers."""
+"""The arguments of the device functions, grouped in tuples, which stay in registers.
+
+No field is called `index` or `count`: Numba would take it for the tuple's method.
+"""
 
 from typing import Any, NamedTuple
 
@@ -52,7 +55,7 @@ class Strip(NamedTuple):
 class Operand(NamedTuple):
     """One factor of a matrix product, in an array of numbers.
 
-    Element i at depth d has the index ``start + i * stride + d * depth_stride``.
+    Element i at depth d is at ``start + i * stride + d * depth_stride``.
     """
 
     start: Any
@@ -71,7 +74,7 @@ class Extent(NamedTuple):
 class Product(NamedTuple):
     """The result of a matrix product.
 
-    Element (r, c) has the index ``start + r * stride + c``. The sum of column c begins with the
+    Element (r, c) is at ``start + r * stride + c``. The sum of column c begins with the
     number at ``initial + c``, or with 0 if `initial` is -1.
     """
 

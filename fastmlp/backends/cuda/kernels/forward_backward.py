@@ -154,26 +154,26 @@ def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
 
     def layer_pass(staging: Any, net: Any, i: Any, back: Any, strip: Any, t: Any) -> None:
         memory, plan, n = net.memory, net.plan, strip.n_rows
-        its = find_pass(plan, i, back, strip.first)
-        a, b, out, code = its.a, its.b, its.out, plan[LAYERS + i * LAYER_WORDS + ACTIVATION]
-        for left in range(0, its.width, tile_columns):
+        layer = find_pass(plan, i, back, strip.first)
+        a, b, out, code = layer.a, layer.b, layer.out, plan[LAYERS + i * LAYER_WORDS + ACTIVATION]
+        for left in range(0, layer.width, tile_columns):
             initial = out.initial + left if out.initial >= 0 else -1
             product(
                 staging,
                 memory,
                 a,
                 Operand(b.start + left * b.stride, b.stride, b.depth_stride),
-                Extent(n, its.width - left, its.depth),
+                Extent(n, layer.width - left, layer.depth),
                 Product(out.start + left, out.stride, initial),
                 Update(0, -1, 0),
                 t,
             )
         cuda.syncthreads()
-        for q in range(t, n * its.width, n_threads):
-            r = q // its.width
-            j = q - r * its.width
+        for q in range(t, n * layer.width, n_threads):
+            r = q // layer.width
+            j = q - r * layer.width
             at = out.start + r * out.stride + j
-            derivative_at = its.derivative + r * its.derivative_stride + j
+            derivative_at = layer.derivative + r * layer.derivative_stride + j
             if back:
                 memory[unsigned(at)] *= memory[unsigned(derivative_at)]
             else:

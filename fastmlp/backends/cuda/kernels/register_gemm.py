@@ -61,7 +61,7 @@ def _make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Any:
                 first = numbers[unsigned(out.initial + column)] if out.initial >= 0 else zero
                 for i in range(rows):
                     sums[i * columns + j] = first
-            # A while loop: NVVM made twelve instructions a turn of a range over the depth.
+            # A while loop: NVVM makes 12 instructions a turn of a range.
             x_at, w_at, end = 0, 0, extent.depth * a.depth_stride
             while x_at < end:
                 for i in range(rows):

@@ -66,7 +66,7 @@ def compiled(rule: Function) -> Any:
         If the rule is not a function.
     """
     function = getattr(rule, "py_func", rule)
-    # A link may be an elementary function, whose own body calls NumPy.
+    # A link may be an elementary function; the body of such a function calls NumPy.
     function = function if SIMULATED else FORMS.get(function, function)
     if not isinstance(function, FunctionType):
         raise TypeError(f"the rule {rule!r} does not compile: it is a {type(rule).__name__}")

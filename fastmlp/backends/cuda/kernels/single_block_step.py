@@ -45,8 +45,10 @@ from fastmlp.backends.cuda.plan import (
 
 
 def make_step(rules: Rules, n_threads: int) -> Any:
-    """Make ``step(rows, net, space, index, n, at, t)``: one step on n rows, whose numbers begin at
-    ``plan[index]``, with the coefficients from ``memory[at]`` on."""
+    """Make ``step(rows, net, space, index, n, at, t)``: one step on n rows.
+
+    The rows' numbers begin at ``plan[index]``, the coefficients at ``memory[at]``.
+    """
     gather, mass_of = _make_gather(n_threads), _make_mass(n_threads)
     forward, backward = make_forward(rules, n_threads), make_backward(rules, n_threads)
     losses, update = _make_losses(rules, n_threads), make_update(rules, n_threads)

@@ -19,7 +19,7 @@ N_ROWS, BATCH, N_EPOCHS = 7, 4, 2
 
 
 class Run(NamedTuple):
-    """What a training leaves behind."""
+    """The result of a training."""
 
     parameters: Array
     moments: Array
@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 def gpu(net: Net) -> GPU:
-    """The backend under test."""
+    """Return the engine under test."""
     return GPU(net.network, 0)
 
 
@@ -62,7 +62,7 @@ def trained(
 def pair(
     net: Net, optimizer: Any = None, *, design: str, weighted: bool = False, seed: int = 0
 ) -> tuple[Run, Run]:
-    """The same training on the CPU, and by a design in the simulator."""
+    """Return the same training on the CPU, and by a design in the simulator."""
     optimizer = optimizer or Adam(0.03)
     rng = np.random.default_rng(seed)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
@@ -74,7 +74,7 @@ def pair(
 
 
 def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
-    """Alike to rounding."""
+    """Check that two results are equal to rounding."""
     for name in ("parameters", "moments", "losses"):
         expected, got = getattr(on_cpu, name), getattr(on_gpu, name)
         assert got.dtype == expected.dtype
@@ -83,5 +83,5 @@ def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
 
 
 def launches_of(most_steps: int, monkeypatch: Any) -> None:
-    """Have launches end after so many steps."""
+    """Limit the steps of a launch."""
     monkeypatch.setattr(cuda_trainer, "MOST_STEPS", most_steps)

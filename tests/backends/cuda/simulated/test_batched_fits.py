@@ -1,4 +1,4 @@
-"""Many nets in one launch, each in the bits of its own fit."""
+"""Many nets in one launch: the bits of each net's separate fit."""
 
 from typing import Any
 

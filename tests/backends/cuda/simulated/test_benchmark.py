@@ -1,4 +1,4 @@
-"""What benchmarks.gpu does on a card, done in the simulator, so that it runs there at once."""
+"""benchmarks.gpu in the simulator, so that its first run on a GPU does not fail."""
 
 import json
 from typing import Any

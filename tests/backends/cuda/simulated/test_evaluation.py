@@ -56,8 +56,8 @@ def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.Mon
         assert evaluation(parameters * factor) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_question_whose_answer_is_not_finite_ends_none_after_it() -> None:
-    """As after an epoch whose validation loss overflows, or a line search that went too far."""
+def test_an_infinite_loss_leaves_later_evaluations_as_they_were() -> None:
+    """An epoch's validation loss may overflow, or a line search may go too far."""
     rng = np.random.default_rng(0)
     net = Net(output_activation="identity")
     parameters, data = net.draw(rng, 7)

@@ -1,4 +1,4 @@
-"""fit_many with nets on a GPU: the bits of each net's own fit there, beside nets on the CPU."""
+"""fit_many with nets on a GPU and on the CPU: the bits of each net's separate fit."""
 
 import _thread
 import copy
@@ -37,7 +37,7 @@ def nets() -> list[MLP]:
 
 
 def state_of(its: MLP) -> Any:
-    """Everything that a further fit depends on."""
+    """Return all that a further fit depends on."""
     moments = None if its._moments is None else its._moments.flat().tobytes()
     return its.parameters.tobytes(), its.n_steps, moments, its._generator.bit_generator.state
 
@@ -50,7 +50,7 @@ def alone(its: MLP, rows: Any, weight: Any = None, **how: Any) -> Any:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many nets each launch trained."""
+    """The number of nets in each group."""
     sizes: list[int] = []
     made = batched_fits.Group.__init__
 
@@ -70,7 +70,7 @@ def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: l
     how = {"epochs": 3, "batch_size": batch_size}
     with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **how)
-    # Of one optimizer: nets with weights, nets without; of the other one net.
+    # One optimizer: a group with weights and one without. The other optimizer: one net.
     assert sorted(groups) == ([1, 1, 2] if isinstance(weight, list) else [1, 3])
     weights = weight if isinstance(weight, list) else [weight] * len(own)
     for i, its in enumerate(own):
@@ -137,7 +137,7 @@ def test_one_bar_counts_the_epochs_of_all(capsys: pytest.CaptureFixture[str]) ->
 def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As if it had come in a launch: what the device has done by then counts."""
+    """The steps that the GPU did before the interrupt count."""
     monkeypatch.setattr(batched_fits, "MOST_STEPS", 2)
     monkeypatch.setattr(batched_fits, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", 1)

@@ -1,4 +1,4 @@
-"""A net on a GPU, to its user, in the simulator: the same calls, and the same numbers."""
+"""MLP(device="cuda") in the simulator: the calls and the numbers of a net on the CPU."""
 
 import copy
 import pickle
@@ -31,7 +31,7 @@ def net(device: str = "cuda", **settings: Any) -> MLP:
     )
 
 
-def test_a_fit_with_all_its_company(rows: Any) -> None:
+def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
     x, y = rows
     nets, histories = [net("cpu"), net("cuda:0")], []
     for each in nets:
@@ -141,7 +141,7 @@ def test_a_fit_goes_on_from_a_checkpoint_in_the_same_bits(rows: Any, tmp_path: P
 
 
 class Elsewhere:
-    """An array of another library on the device: the simulator's devices are the host."""
+    """Another library's array on the GPU; in the simulator, that is host memory."""
 
     def __init__(self, array: Any) -> None:
         self.array = array

@@ -1,4 +1,4 @@
-"""No kernel depends on the order of its threads: see races.py."""
+"""No kernel's result depends on the order of its threads: see races.py."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ def test_training(design: str, loss: str, order: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
 @pytest.mark.parametrize("design", ["single_block", "phases", "grid"])
 def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for threads that have seen it, and are gone."""
+    """No thread waits at a barrier for threads that have returned."""
     watched(ORDERS[order](), monkeypatch)
     run = train(Net(output_activation="identity"), design, weighted=False, rate=rate)
     assert run.diverged
@@ -58,7 +58,7 @@ def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.Mo
 
 
 @each_order
-def test_questions_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)

@@ -1,4 +1,4 @@
-"""Training in the simulator: every rule, by both designs, as on the CPU."""
+"""Training in the simulator: each rule, by each design, against the CPU."""
 
 from typing import Any
 
@@ -116,7 +116,7 @@ def test_where_calls_and_launches_end_changes_no_bit(
     net = Net(penalties={"l2": 0.1})
     parameters, data = net.draw(rng, N_ROWS)
     order = orders(rng, 2, N_ROWS)
-    # The cooperative launch has one block here, that in phases two.
+    # In the simulator, a cooperative launch has one block, a phase has two.
     once = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind="phases")
     launches_of(most_steps, monkeypatch)
     cut = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design, cuts=(1, 3))
@@ -144,7 +144,7 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
     rng = np.random.default_rng(0)
     net = Net(sizes=(3, 2), output_activation="identity")
     parameters, data = net.draw(rng, N_ROWS)
-    # One step an epoch, so that the parameters are looked at before the next loss is.
+    # One step an epoch: the check of the parameters comes before the next loss.
     batch = BATCH if rate < 1e300 else N_ROWS
     data.y[:] *= 100
     order = orders(rng, 3, N_ROWS)
@@ -175,7 +175,7 @@ def test_a_batch_of_zero_weights_takes_no_step(design: str) -> None:
 
 
 def test_the_rates_of_a_launch_are_those_of_its_steps() -> None:
-    """A rate of 0 changes nothing, whichever launch the step is in."""
+    """A rate of 0 changes no parameter, in any launch."""
     rng = np.random.default_rng(0)
     net = Net()
     parameters, data = net.draw(rng, N_ROWS)
