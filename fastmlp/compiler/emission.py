@@ -23,10 +23,10 @@ DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
 
 
 class Target:
-    """What emitted functions ask of Numba's context."""
+    """Stands in for Numba's target context when emitted functions generate code."""
 
     def get_dummy_value(self) -> None:
-        """Return nothing, for a function that returns nothing."""
+        """Return None: the result of a function without a result."""
 
 
 def of_float(builder: Any, name: str, operand: Any) -> Number:

@@ -41,17 +41,17 @@ from fastmlp.compiler.operands import (
 )
 from fastmlp.compiler.records import record_at, records_at
 
-# What translated code calls in place of a function: ``form(scalar_type)``.
+# Compiled forms that translated code calls in place of a function: ``form(scalar_type)``.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
 
 
 class Expressions:
-    """Evaluates expressions where a builder stands.
+    """Emits expressions at a builder's position.
 
     Parameters
     ----------
     builder : llvmlite's IRBuilder
-    outside : dict, the names that the function sees and does not define
+    outside : dict, the names of the module and the closure
     """
 
     def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
@@ -60,11 +60,11 @@ class Expressions:
         self.thread: Any = 0
 
     def load(self, name: str) -> Any:
-        """Return what a local name stands for."""
+        """Return the operand of a local name."""
         raise NotImplementedError
 
     def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
-        """Call a function of ours, or make it part of this one."""
+        """Call a translated function, or inline it."""
         raise NotImplementedError
 
     def value(self, node: ast.expr) -> Any:
@@ -75,7 +75,7 @@ class Expressions:
         return evaluate(node)
 
     def test(self, node: ast.expr) -> Any:
-        """Return whether an expression is true: a bool where that is known, else a register."""
+        """Return the truth of an expression: a bool if known when translating, or a register."""
         operand = self.value(node)
         return bool(operand) if is_constant(operand) else truth(self.builder, operand).value
 
@@ -87,13 +87,15 @@ class Expressions:
             return self.load(node.id)
         if node.id in self.outside:
             return self.outside[node.id]
+        if not hasattr(builtins, node.id):
+            raise Unsupported(f"{node.id!r} may have no value here")
         return getattr(builtins, node.id)
 
     def _Tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
         return self.all_of(node.elts)
 
     def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
-        """Return the operands of several expressions, starred ones spread out."""
+        """Return the operands of several expressions; starred ones are unpacked."""
         found: list[Any] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
@@ -121,7 +123,7 @@ class Expressions:
         return compared(self.builder, type(node.ops[0]).__name__, left, right)
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
-        """Whether it is true: the operands themselves are not to be had."""
+        """Return the truth of `and` or `or`, not one of the operands as Python would."""
         decides = isinstance(node.op, ast.Or)
         first, *rest = node.values
         test = self.test(first)
@@ -143,7 +145,7 @@ class Expressions:
         return self.either(test, lambda: self.value(node.body), lambda: self.value(node.orelse))
 
     def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-        """Return what one of two ways returns; only that way is gone."""
+        """Return the result of one of two branches; only that branch is run."""
         builder, ends, found = self.builder, [], []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
@@ -168,7 +170,7 @@ class Expressions:
         return in_registers(found[0], iter(registers))
 
     def meeting(self, a: Any, b: Any) -> Any:
-        """Return the dtype, or dtypes, in which two operands meet."""
+        """Return the common dtype, or dtypes, of two operands."""
         if isinstance(a, Number) and isinstance(b, Number):
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
         if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
@@ -200,7 +202,7 @@ class Expressions:
         return getattr(owner, node.attr)
 
     def of_table(self, table: Table, name: str) -> Any:
-        """Return a table turned over, or its shape."""
+        """Return a table's transpose, or its shape."""
         if name == "T":
             return table._replace(turned=not table.turned)
         if name != "shape":
@@ -235,7 +237,7 @@ class Expressions:
         return self.pointer(view.address, i, KINDS[view.dtype])
 
     def index(self, operand: Any) -> Any:
-        """Return an integer of 64 bits; a negative one is not known from others."""
+        """Return an index as a 64-bit integer; only a negative constant can be refused."""
         number = number_of(operand)
         if number.dtype.kind == "f" or (is_constant(operand) and operand < 0):
             raise Unsupported("an index that is no integer")
@@ -247,7 +249,7 @@ class Expressions:
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
     def cell(self, table: Table, places: Any) -> Any:
-        """Return a pointer to a number of a table."""
+        """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
         r, j = (self.index(place) for place in (places[::-1] if table.turned else places))
