@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import publish
-from fastmlp.backends.cuda.batched_member import Member, MemberFit, Outcome
+from fastmlp.backends.cuda.batched_member import Member, MemberFit
 from fastmlp.backends.cuda.card import Card
 from fastmlp.backends.cuda.design import design_for
 from fastmlp.backends.cuda.device_arrays import to_device, to_host
@@ -36,6 +36,7 @@ from fastmlp.backends.cuda.plan import (
 from fastmlp.backends.cuda.session import Session, bytes_of, require
 from fastmlp.backends.cuda.shuffling import MIN_DEVICE_ORDERS, make_orders
 from fastmlp.backends.cuda.upload import packed
+from fastmlp.backends.protocol import Outcome
 
 Array = NDArray[Any]
 CALL_SECONDS = 0.05

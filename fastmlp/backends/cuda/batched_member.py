@@ -1,6 +1,5 @@
-"""One net of a batched fit: what it trains on, its progress, and its result."""
+"""One net of a batched fit: what it trains on, and its progress."""
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from fastmlp import validation
 from fastmlp._process.locks import Guard
 from fastmlp._process.random_state import shuffling_words
 from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.backends.protocol import Outcome
 from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
@@ -42,24 +42,6 @@ class Member(NamedTuple):
     rows: NDArray[np.int64] | None = None
     weight: Array = np.empty(0)
     guard: Guard | None = None
-
-
-@dataclass
-class Outcome:
-    """The result of one net of a batched fit.
-
-    Attributes
-    ----------
-    n_steps : done in all; 0 after a divergence, when the state starts anew
-    loss : each epoch's mean objective, without the epoch in which it diverged
-    diverged_at : the loss of that epoch, or None
-    seconds : from the beginning of its group to its end; 0 before it began
-    """
-
-    n_steps: int
-    loss: list[float] = field(default_factory=list)
-    diverged_at: float | None = None
-    seconds: float = 0.0
 
 
 class MemberFit:

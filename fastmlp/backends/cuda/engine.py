@@ -1,5 +1,6 @@
-"""The CUDA backend: prediction, gradient and training of one network on a GPU."""
+"""The engine of the CUDA backend: prediction, evaluation, gradients and training of a network."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, design, device_arrays
+from fastmlp.backends.cuda import adapter, batched_fits, design, device_arrays
+from fastmlp.backends.cuda.batched_member import Member
 from fastmlp.backends.cuda.card import card_of, is_device_array
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import Kind
@@ -16,10 +18,12 @@ from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch_config import configured, synchronize
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
+from fastmlp.backends.cuda.predictor import Predictor
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.backends.protocol import Once, each_time
+from fastmlp.backends.protocol import Memo, Outcome, no_memo
 from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -34,7 +38,7 @@ class Engine:
     ----------
     network : Network
     index : int, the number of the GPU
-    guard : Guard, held while all parameters are read or written
+    guard : Guard, held while the parameters are read, or written, as a whole
 
     Raises
     ------
@@ -45,34 +49,47 @@ class Engine:
     def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:
         adapter.require(index)
         self.network, self.guard = network, guard or Guard()
-        self.card = card_of(index)
+        self.card, self.queue = card_of(index), index
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Data:
-        """Return validated rows, on the host or the GPU; `once` caches what several nets share."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
+        """Return rows, validated, where they lie; `memo` keeps what several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         index = self.card.index
         with self.card.current():
-            x = once(
+            x = memo(
                 ("x", sizes[0], dtype, index),
                 lambda: device_arrays.features(X, sizes[0], dtype, who),
             )
-            table = once(
+            table = memo(
                 ("y", sizes[-1], dtype, loss.targets, index),
                 lambda: device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
             )
-            weight = once(
+            weight = memo(
                 ("weight", id(sample_weight), dtype, index),
                 lambda: device_arrays.weights(sample_weight, len(x), dtype, who),
             )
         return Data(x, table, weight)
 
+    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
+        """Return rows that are validated already, on the host, converted to the dtype."""
+        weight = np.empty(0) if sample_weight is None else sample_weight
+        arrays_of_y = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
+        return Data(self.features(X), *arrays_of_y)
+
+    def features(self, X: Any) -> Array:
+        """Return validated features on the host; a sparse matrix as a dense one."""
+        dense = X.toarray() if hasattr(X, "toarray") else X
+        return np.ascontiguousarray(dense, self.network.dtype)
+
+    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
+        """Return the predictor for these live parameters; `raw`: before activation or link."""
+        return Predictor(self, parameters, raw=raw)
+
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
     ) -> Any:
-        """Return predictions, or with `raw` the outputs before activation or link.
-
-        They are on the GPU if X or `out` is.
-        """
+        """Return predictions, or with `raw` the outputs before activation or link: on the device
+        if X, or `out`, lies there."""
         layout, dtype = self.network.layout, self.network.dtype
         with self.card.current():
             x = device_arrays.features(X, layout.sizes[0], dtype, who)
@@ -99,14 +116,18 @@ class Engine:
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
+    def slots(self, state: NetState, data: Data | None = None) -> Moments:
+        """Return the optimizer's state of a net on the device."""
+        return state.packed(("cuda", self.queue), self.moments)
+
     def moments(self, flat: Array | None = None) -> Moments:
-        """Return an optimizer's state on the GPU, from a flat copy, or zeros."""
+        """Return an optimizer's state with these moments, or with zeros."""
         return Moments(self.network, self.card.index, flat)
 
     def update(
         self,
         parameters: Array,
-        moments: Moments,
+        slots: Moments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
@@ -122,21 +143,21 @@ class Engine:
             )
             session.put(PARAMETERS, np.ascontiguousarray(parameters))
             session.put(GRADIENT, np.ascontiguousarray(gradient))
-            session.put(M, moments.state)
+            session.put(M, slots.state)
             session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
             n_blocks = 2 * self.card.n_multiprocessors
             arguments = (session.memory[0], session.device_plans[0])
             configured(kernel, arguments, n_blocks, n_threads)(*arguments)
             synchronize()
             values = np.ascontiguousarray(device_arrays.to_host(session.get(PARAMETERS, n)))
-            moments.state.copy_to_device(session.get(M, 2 * n))
+            slots.state.copy_to_device(session.get(M, 2 * n))
         with self.guard.whole:
             publish(values, parameters)
 
     def trainer(
         self,
         parameters: Array,
-        moments: Moments,
+        slots: Moments,
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
@@ -145,12 +166,60 @@ class Engine:
     ) -> Trainer:
         """Allocate and compile what training on `data` needs."""
         return Trainer(
-            self.card, self.network, self.guard, parameters, moments, optimizer, data, batch_size,
+            self.card, self.network, self.guard, parameters, slots, optimizer, data, batch_size,
             kind=kind,
         )  # fmt: skip
+
+    def fits_in_group(self, batch_size: int) -> bool:
+        """Return True if a net's own fit with this batch size takes one block of a launch."""
+        return design.design_for(self.network, batch_size, self.card).kind == "single_block"
+
+    def train_group(
+        self,
+        members: Sequence[tuple["Engine", NetState, Data]],
+        outcomes: Sequence[Outcome],
+        *,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        told: Callable[[int], object] | None,
+    ) -> None:
+        """Train nets over shared X and y for so many epochs each, a block a net; their states are
+        brought up to date, also where an exception ends the call."""
+        _, _, first = members[0]
+        try:
+            batched_fits.train_together(
+                self.card,
+                [_member(*each) for each in members],
+                first.x,
+                first.y,
+                epochs=epochs,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                outcomes=outcomes,
+                told=told,
+            )
+        finally:
+            for (_, state, _), outcome in zip(members, outcomes, strict=True):
+                state.n_steps = outcome.n_steps
 
 
 def _without_output(network: Network) -> Network:
     """Return the same network up to its raw outputs."""
     activations = (*network.activations[:-1], identity)
     return network._replace(activations=activations, link=LINKS["identity"])
+
+
+def _member(engine: Engine, state: NetState, data: Data) -> Member:
+    assert state.generator is not None
+    return Member(
+        engine.network,
+        state.parameters,
+        engine.slots(state),
+        state.optimizer,
+        state.generator,
+        state.n_steps,
+        data.rows,
+        data.weight,
+        state.lock,
+    )

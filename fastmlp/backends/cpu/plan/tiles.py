@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import Packed, round_up
-from fastmlp.backends.cpu.plan.records import CACHE_BYTES, TILE_ROWS, Tile
+from fastmlp.backends.cpu.plan.records import Tile
 from fastmlp.backends.cpu.plan.workspace import Workspace
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels, panels_at_once
+from fastmlp.backends.cpu.tuning import CACHE_BYTES, TILE_ROWS
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:

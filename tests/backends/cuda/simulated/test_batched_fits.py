@@ -11,6 +11,7 @@ from fastmlp.backends.cuda.batched_fits import train_together
 from fastmlp.backends.cuda.batched_member import Member
 from fastmlp.backends.cuda.card import Card, card_of
 from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.model import core_of
 
 ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
 
@@ -29,11 +30,11 @@ def nets(device: str = "cuda") -> list[MLP]:
 
 
 def member(net: MLP, rows: Any) -> Member:
-    state = Moments(net._network, 0)
+    engine, state = core_of(net)
+    slots, generator = Moments(engine.network, 0), state.generator
+    assert generator is not None
     weight = np.empty(0)
-    return Member(
-        net._network, net._parameters, state, net.optimizer, net._generator, 0, rows, weight
-    )
+    return Member(engine.network, net.parameters, slots, net.optimizer, generator, 0, rows, weight)
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
@@ -57,8 +58,12 @@ def test_each_net_ends_as_by_itself(
         assert outcome.n_steps == net.n_steps
         assert (outcome.diverged_at is None) == (history.status.name == "COMPLETED")
         assert np.array_equal(its.parameters, net.parameters)
-        assert np.array_equal(its.moments.flat(), net._moments.flat())
-        assert its.generator.bit_generator.state == net._generator.bit_generator.state
+        state = core_of(net).state
+        slots, generator = state.slots(), state.generator
+        assert slots is not None
+        assert generator is not None
+        assert np.array_equal(its.moments.flat(), slots)
+        assert its.generator.bit_generator.state == generator.bit_generator.state
 
 
 def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
