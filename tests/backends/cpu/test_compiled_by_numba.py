@@ -22,7 +22,7 @@ from nets import Net, orders, train
 from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.rules.optimizers import OPTIMIZERS
 
@@ -91,10 +91,11 @@ def predictions(sizes, dtype):
 
 def form():
     net, session = sessions[-1].net, sessions[-1]
-    return int(net["split_layer"]), bool(net["by_panels"]), session.has_lots
+    return int(net["split_layer"]), bool(net["by_panels"]), session.partition.microbatch_rows > 0
 
 
-l2, pays, halved = {"penalties": {"l2": 0.1, "l1": 0.1}}, blocking.layers_pay, blocking.halved_layer
+l2 = {"penalties": {"l2": 0.1, "l1": 0.1}}
+pays, split_of = partition.panels_pay, partition.split_layer_of
 for threads in (1, 2):
     teams.clear()
     for dtype in ("float32", "float64"):
@@ -102,21 +103,21 @@ for threads in (1, 2):
         fit("sparse", (40, 20, 3), dtype, 130, 70, sparse=True)
         fit("single", (5, 19, 20), dtype, 40, 1, "sgd", activation="relu")
         fit("single-adam", (5, 19, 20), dtype, 40, 1)
-        blocking.halved_layer = lambda step: 1
+        partition.split_layer_of = lambda step: 1
         fit("split-k", (64, 64, 10), dtype, 64, 64)
         assert form()[0] == (threads == 2)
-        blocking.halved_layer = lambda step: 2
+        partition.split_layer_of = lambda step: 2
         fit("split-k-2", (64, 64, 64, 10), dtype, 64, 64)
         assert form()[0] == 2 * (threads == 2)
-        blocking.halved_layer = halved
+        partition.split_layer_of = split_of
         fit("microbatches", (4, 32, 16, 4), dtype, 10_000, 10_000, activation="relu")
         assert form()[2]
         if threads == 2 and limits.parallel_is_safe():
             say("ran", dtype, *(int(it.outputs.any()) for it in sessions[-1]._replicas._workspaces))
-        blocking.layers_pay = lambda *sizes: True
+        partition.panels_pay = lambda *sizes: True
         fit("panels", (784, 512, 512, 10), dtype, 128, 128, activation="relu")
         assert form()[1] == (threads == 2)
-        blocking.layers_pay = pays
+        partition.panels_pay = pays
         predictions((16, 64, 64, 2), dtype)
         predictions((70, 900, 3), dtype)
     say("teams", threads, *teams)

@@ -9,7 +9,7 @@ import pytest
 from nets import PENALTY_SETS, Data, Net, distance, oracle_gradient, split
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 
@@ -92,7 +92,7 @@ def test_gradient_by_halves_is_that_of_the_oracle(
     monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
-    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
     net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, n_rows, weighted=True))
 
@@ -263,8 +263,8 @@ def test_gradient_in_chunks_has_the_same_bits_but_for_biases(
     net = Net((5, 17, 3), loss=loss, penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, 50, weighted=True)
     value, gradient = evaluate(net, parameters, data)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.workspace.MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.MIN_CHUNK_ROWS", 7)
     in_chunks, slopes = evaluate(net, parameters, data)
     # The loss adds up by chunks. A weight's slope is one chain over the rows, cut or not; a
     # bias's is eight sums of every eighth row of a chunk, so a cut changes their order.

@@ -7,12 +7,12 @@ column, B = deltas) are all of this form.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.block_sizes import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
 from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import njit
 
 # The largest tile, rows by panels: as many sums as there are registers, less those for A and B. Its

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.block_sizes import ROW_BLOCK
 from fastmlp.backends.cpu.simd.epilogue import BY_COLUMN, RELU_PLUS, STORE, Epilogue, finished
 from fastmlp.backends.cpu.simd.prefetch import Turn, prefetch_share, prefetch_streams
 from fastmlp.backends.cpu.simd.target import LINE_BYTES, vector_bytes
@@ -24,6 +23,7 @@ from fastmlp.backends.cpu.simd.vector import (
     Word,
 )
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.tuning import ROW_BLOCK
 
 
 class Tile(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.block_sizes import STRIP_ROWS
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 # Chains of additions in which rows of a panel are summed: one would wait four cycles for each.
 CHAINS = 8

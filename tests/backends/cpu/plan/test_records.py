@@ -13,7 +13,6 @@ from fastmlp.backends.cpu.plan.records import (
     ALL,
     NONE,
     OTHERS,
-    TILE_ROWS,
     Batch,
     Blocks,
     Job,
@@ -22,8 +21,9 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
     address,
 )
-from fastmlp.backends.cpu.plan.workspace import PAGE_ROWS, STRIP_ROWS, Workspace, make_workspace
+from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
+from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS, TILE_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 # Layers of few outputs, which may be turned, as often as others.

@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from panelled import INTERPRETED, address, chains, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
-from fastmlp.backends.cpu.simd.block_sizes import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import block_of
 
 UNTOUCHED = 77.0

@@ -15,11 +15,11 @@ from panelled import INTERPRETED, address, block, chains, from_panels, rounding,
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.simd import gemm
-from fastmlp.backends.cpu.simd.block_sizes import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK, Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import Block
 
 SHAPES = sorted({(r, v) for r in (gemm.FEW, STRIP_ROWS) for v in (1, 2, 3)} | {(1, 1), (1, 4)})
@@ -252,7 +252,7 @@ def gradients() -> list[tuple[Any, float]]:
 GRADIENTS = """
 import json
 from fastmlp.backends.cpu.simd.target import vector_bytes
-from fastmlp.backends.cpu.simd.block_sizes import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from backends.cpu.simd.test_microkernel import gradients
 
 print(json.dumps([vector_bytes(), [(a.astype(float).tolist(), d) for a, d in gradients()]]))

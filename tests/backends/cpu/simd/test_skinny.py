@@ -13,11 +13,11 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import Block
 
 UNTOUCHED = 77.0
@@ -151,6 +151,7 @@ def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], 
         session.batch["scale"] = 1 / n
         gradient, place = session.keep_gradient(), address(session.plan.net)
         session.blocks["forward_backward"](0, place, n_parts, TRAIN, 0)
+        assert session.plan.layers[-1].is_transposed
         session.blocks["update"](0, place, n, 0, 1, 0, 0)
         flat = np.empty_like(parameters)
         session.unpack(gradient, flat)
