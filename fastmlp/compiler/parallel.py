@@ -62,4 +62,8 @@ def _flushed() -> Any:
 
 @numba.extending.overload(restored)
 def _restored(mode: Any) -> Any:
-    return lambda mode: restore_denormals(mode)
+    # Numba compares the signatures, annotations included.
+    def restore(mode: Any) -> Any:
+        restore_denormals(mode)
+
+    return restore

@@ -13,7 +13,7 @@ import numpy as np
 from fastmlp.backends.cpu.plan.packing import APART_BYTES
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.backends.cpu.threads.team import CONSTANT, CONSTANTS, JOINED, spread
-from fastmlp.compiler import Block, block_of, fma, load_acquire, njit, row
+from fastmlp.compiler import COMPILER, Block, block_of, fma, load_acquire, njit, row
 from fastmlp.compiler.jit import INTERPRETED
 
 # What a serial step does: 60 to 180 GFLOP/s. Too high a rate errs on the side of one thread.
@@ -72,6 +72,8 @@ class Work(NamedTuple):
 
 def pays(work: Work, n_threads: int) -> bool:
     """Whether so many threads finish the work clearly sooner than one."""
+    if COMPILER == "numba":
+        return False  # the drill measures our own teams
     if INTERPRETED or n_threads < 2 or work.flops <= LEAST_FLOPS * work.n_spreads:
         return False
     seconds = work.flops / RATE

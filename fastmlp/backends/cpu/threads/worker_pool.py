@@ -8,6 +8,7 @@ calls in a row they wait awake, each in a seat, and come in 1 us: such a launch 
 """
 
 import threading
+from contextlib import nullcontext
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
@@ -29,7 +30,7 @@ from fastmlp.backends.cpu.threads.team import (
     make_team,
     share,
 )
-from fastmlp.compiler import Block, block_of, call, kernel
+from fastmlp.compiler import COMPILER, Block, block_of, call, kernel
 from fastmlp.compiler.jit import INTERPRETED
 
 Team = NDArray[np.int64]
@@ -76,6 +77,9 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int 
             job["team"], job["n_parts"] = 0, 1
             _block(alone)(0, 1, driver.address, address)
             return True
+        if COMPILER == "numba":
+            _run_by_numba(driver, job, n)
+            return True
         team = make_team(n, pieces)
         job["team"], job["n_parts"] = team.ctypes.data, n * pieces
         if seconds >= LONG and limits.parallel_is_safe():
@@ -83,6 +87,14 @@ def run(driver: Block, job: Any, wanted: int, seconds: float = 0.0, pieces: int 
                 gather(n, entry().address, team.ctypes.data, driver.address, address)
             return True
         return _pool().run(driver, address, team, n, patient=not 0 < seconds < SHORT)
+
+
+def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
+    """Run a driver on this thread; its loops open regions of Numba's where that is safe."""
+    safe = limits.parallel_is_safe()
+    job["team"], job["n_parts"] = (1, n) if safe else (0, 1)
+    with limits.threads(n) if safe else nullcontext():
+        _block(alone)(0, 1, driver.address, job.ctypes.data)
 
 
 class Pool:
