@@ -20,7 +20,7 @@ only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled code leaves the mode alone"
 )
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "block", "n", "address")]))
+JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "n_parts", "block", "n", "address")]))
 
 
 def denormals_are_kept() -> bool:
@@ -72,7 +72,7 @@ def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> Non
     block(numbers.ctypes.data, 0, 75, 0)
     assert (numbers > 0).all()  # by itself, a block has the caller's mode
     numbers[:] = ROOT[dtype]
-    job = np.array([(0, block.address, 75, numbers.ctypes.data)], JOB)
+    job = np.array([(0, 1, block.address, 75, numbers.ctypes.data)], JOB)
     block_of(alone, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
@@ -81,7 +81,7 @@ def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> Non
 @each_dtype
 def test_a_denormal_argument_is_zero_in_a_driver(dtype: Any) -> None:
     numbers = np.full(75, np.finfo(dtype).smallest_subnormal, dtype)
-    job = np.array([(0, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
+    job = np.array([(0, 1, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
     block_of(alone, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
@@ -107,7 +107,7 @@ def test_every_thread_of_a_team_flushes_and_goes_back(dtype: Any, long: bool) ->
     block, driver = block_of(multiply, dtype), block_of(drive, dtype)
     for _ in range(20):
         numbers = np.full(10_000, ROOT[dtype], dtype)
-        job = np.array([(0, block.address, numbers.size, numbers.ctypes.data)], JOB)
+        job = np.array([(0, 1, block.address, numbers.size, numbers.ctypes.data)], JOB)
         worker_pool.run(driver, job, 2, 1.0 if long else 0.0)
         assert not numbers.any()
     assert denormals_are_kept()

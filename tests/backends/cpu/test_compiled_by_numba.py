@@ -21,6 +21,7 @@ import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan import blocking
 from fastmlp.backends.cpu.threads import limits, worker_pool
@@ -82,10 +83,12 @@ def predictions(sizes, dtype):
     parameters, data = draw(net, 20_000)
     engine = Engine(net.network, 1)
     engine.n_threads = threads
+    by_panels = Prediction(engine, net.network)
     for n_rows in (1, 32, 1000, 20_000):
-        out = np.empty((n_rows, sizes[-1]), dtype)
+        out, panels = np.empty((2, n_rows, sizes[-1]), dtype)
         engine.predict(parameters, data.x[:n_rows], out)
-        assert np.isfinite(out).all()
+        by_panels(parameters, data.x[:n_rows], panels)
+        assert np.isfinite(out).all() and np.array_equal(out, panels)
         say(f"predict{n_rows}", dtype, threads, hashlib.sha256(out.tobytes()).hexdigest())
 
 
@@ -104,10 +107,10 @@ for threads in (1, 2):
         fit("single-adam", (5, 19, 20), dtype, 40, 1)
         blocking.halved_layer = lambda step: 1
         fit("split-k", (64, 64, 10), dtype, 64, 64)
-        assert form()[0] == (threads == 2)
+        assert form()[0] == 1
         blocking.halved_layer = lambda step: 2
         fit("split-k-2", (64, 64, 64, 10), dtype, 64, 64)
-        assert form()[0] == 2 * (threads == 2)
+        assert form()[0] == 2
         blocking.halved_layer = halved
         fit("microbatches", (4, 32, 16, 4), dtype, 10_000, 10_000, activation="relu")
         assert form()[2]
@@ -118,7 +121,6 @@ for threads in (1, 2):
         assert form()[1] == (threads == 2)
         blocking.layers_pay = pays
         predictions((16, 64, 64, 2), dtype)
-        predictions((70, 900, 3), dtype)
     say("teams", threads, *teams)
 """
 
@@ -136,10 +138,16 @@ warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with
 limits.thread_limit = lambda: 2
 
 
+@njit
+def write(place, number):
+    row(place, 1, np.int64)[0] = number
+
+
 @njit(parallel=True)
 def number_parts(team, seen, n):
     for i in prange(n):
-        row(seen, n, np.int64)[np.int64(i)] = thread_number() + 1
+        # By a function: Numba drops what a loop writes to a view that it makes itself.
+        write(seen + np.int64(i) * 8, thread_number() + 1)
 
 
 def numbering(scalar):

@@ -111,7 +111,7 @@ def assert_in_step(
     """
     workspace, state = workspace_of(trainer), trainer._session.moments
     packed = (workspace.parameters, state.m, state.v)
-    turned = trainer._session.plan.layers.turned.any()
+    turned = trainer._session.plan.layers.is_transposed.any()
     real = places_of_numbers(trainer, net) if turned and not fresh else (slice(None),) * 2
     for vector, flat in zip(packed, (parameters, *moments), strict=False):
         expected = packed_by_hand(net, flat, workspace.lanes)
@@ -199,7 +199,7 @@ def test_turned_layers_train_as_others(
         )
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, adam, rng)
-        turned = [bool(layer.turned) for layer in trainer._session.plan.layers]
+        turned = [bool(layer.is_transposed) for layer in trainer._session.plan.layers]
         lanes = workspace_of(trainer).lanes
         few = [b <= min(most, lanes) and a > b for a, b in pairwise(sizes)]
         assert turned == few
