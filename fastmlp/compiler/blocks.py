@@ -5,9 +5,10 @@ Only the rules in use are compiled, 20 to 50 ms each, or 1 to 5 from the disk ca
 of a block are integers: addresses and counts.
 """
 
+import ctypes
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import RLock
 from types import FunctionType
@@ -31,6 +32,7 @@ from fastmlp.compiler.jit import COMPILER, INLINED, INTERPRETED, numbas_lock
 from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.pipeline import Compiler
+from fastmlp.compiler.source import grouped, n_words, parameters_of
 
 Loop = Any
 Factory = Callable[..., Loop]
@@ -90,6 +92,7 @@ class Block:
     Parameters
     ----------
     loop : function of integers that returns nothing
+        An argument that is annotated as a NamedTuple takes its integers one by one.
     cache : CodeCache or None
     light : bool
         Whether it takes time to compile rather than to run: a driver, or a phase.
@@ -106,9 +109,10 @@ class Block:
         self.address: int
         if INTERPRETED:
             self.address = len(_interpreted)
-            _interpreted.append(loop)
+            flat = _of_words(loop)
+            _interpreted.append(flat)
             # Compiled code never warns of an overflow.
-            self._entry = np.errstate(all="ignore")(loop)
+            self._entry = np.errstate(all="ignore")(flat)
             return
         if ours and COMPILER == "translator":
             with suppress(Unsupported):
@@ -117,17 +121,26 @@ class Block:
                 return
         self._code = code = compiled_by_numba(loop, cache)
         self.address = code.address
-        self._entry = code.ctypes
+        self._entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
 
     def __call__(self, *arguments: int) -> None:
         """Run the block with addresses and counts, the GIL released; a call costs 1 us."""
         self._entry(*arguments)
 
 
+def _of_words(loop: Loop) -> Loop:
+    """Return a function of integers alone, where a loop takes NamedTuples of them too."""
+    return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
+
+
 def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
     """Compile what the translator does not know, or may not have."""
-    signature = types.void(*[types.intp] * loop.__code__.co_argcount)
-    kind = (signature.args, types.void)
+    # Of words one by one where they are together: a homogeneous tuple would be an array in LLVM.
+    given = (
+        types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
+        for kind in parameters_of(loop)
+    )
+    kind = (tuple(given), types.void)
     code: Any = CFunc(loop, kind, {}, {"error_model": "numpy"}, pipeline_class=Compiler)
     if cache is not None:
         code._cache = cache
@@ -205,8 +218,14 @@ def is_ours(function: Any) -> bool:
 
 
 def call(address: Any, arguments: Any) -> None:
-    """Call the block at `address` with a tuple of integers."""
-    _interpreted[address](*arguments)
+    """Call the block at `address` with a tuple of integers, and of NamedTuples of integers."""
+    _interpreted[address](*flattened(arguments))
+
+
+def flattened(arguments: tuple[Any, ...]) -> list[Any]:
+    """Return a tuple's integers, and those of tuples in it, one after the other."""
+    parts = (flattened(one) if isinstance(one, tuple) else [one] for one in arguments)
+    return [word for part in parts for word in part]
 
 
 @emitted(call)
@@ -214,9 +233,15 @@ def _call(typing_context: Any, address: Any, arguments: Any) -> Any:
     signature = types.void(address, arguments)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        parts = cgutils.unpack_tuple(builder, values[1])
+        parts = list(_unpacked(builder, values[1]))
         function = ir.FunctionType(ir.VoidType(), [part.type for part in parts])
         builder.call(builder.inttoptr(values[0], function.as_pointer()), parts)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _unpacked(builder: Any, packed: Any) -> Iterator[Any]:
+    for value in cgutils.unpack_tuple(builder, packed):
+        nested = isinstance(value.type, (ir.LiteralStructType, ir.ArrayType))
+        yield from _unpacked(builder, value) if nested else (value,)

@@ -30,12 +30,14 @@ from fastmlp.compiler.operands import (
     converted,
     in_registers,
     is_constant,
+    is_tuple,
     kind_of,
     movable,
     negated,
     number_of,
     registers_of,
     truth,
+    tuple_like,
 )
 from fastmlp.compiler.records import record_at, records_at
 
@@ -178,7 +180,7 @@ class Expressions:
         """Return the dtype, or dtypes, in which two operands meet."""
         if isinstance(a, Number) and isinstance(b, Number):
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
-        if type(a) is type(b) is tuple and len(a) == len(b):
+        if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
             return tuple(self.meeting(*pair) for pair in zip(a, b, strict=True))
         if kind_of(a) != kind_of(b):
             raise Unsupported("either of two kinds")
@@ -187,8 +189,9 @@ class Expressions:
     def met(self, operand: Any, dtypes: Any) -> Any:
         if isinstance(operand, Number):
             return converted(self.builder, operand, dtypes)
-        if type(operand) is tuple:
-            return tuple(self.met(*pair) for pair in zip(operand, dtypes, strict=True))
+        if is_tuple(operand):
+            pairs = zip(operand, dtypes, strict=True)
+            return tuple_like(operand, (self.met(*pair) for pair in pairs))
         return operand
 
     def _Attribute(self, node: ast.Attribute) -> Any:
@@ -201,7 +204,7 @@ class Expressions:
             return owner.dtype if node.attr == "dtype" else owner.dtype.itemsize
         if isinstance(owner, Table):
             return self.of_table(owner, node.attr)
-        if not is_constant(owner):
+        if not (is_constant(owner) or node.attr in getattr(owner, "_fields", ())):
             raise Unsupported(ast.dump(node))
         return getattr(owner, node.attr)
 
@@ -229,7 +232,7 @@ class Expressions:
             return Number(self.builder.load(place), owner.dtype)
         if isinstance(owner, Table):
             return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
-        if isinstance(index, int) and (type(owner) is tuple or is_constant(owner)):
+        if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
             return owner[index]
         raise Unsupported(ast.dump(node))
 
@@ -292,6 +295,8 @@ class Expressions:
             function = FORMS[function](number_of(arguments[0]).dtype.type)
         if function is type:
             return number_of(arguments[0]).dtype.type
+        if hasattr(function, "_fields"):
+            return function(*arguments)
         if function in (int, float) or isinstance(function, type):
             return self.as_number(function, *arguments)
         if function in EMITTED:
@@ -356,15 +361,15 @@ class Expressions:
         return Number(result, DTYPES[types.unliteral(returned)])
 
     def kind_for_numba(self, operand: Any, *, literal: bool) -> Any:
-        if type(operand) is tuple:
+        if is_tuple(operand):
             kinds = [self.kind_for_numba(one, literal=False) for one in operand]
-            return types.BaseTuple.from_types(kinds)
+            return types.BaseTuple.from_types(kinds, type(operand))
         if literal and type(operand) is int:
             return types.literal(operand)
         return NUMBA[number_of(operand).dtype]
 
     def value_for_numba(self, operand: Any) -> Any:
-        if type(operand) is not tuple:
+        if not is_tuple(operand):
             return number_of(operand).value
         values = [self.value_for_numba(one) for one in operand]
         packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)

@@ -14,6 +14,7 @@ from numba.core.registry import cpu_target
 
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.operands import Unsupported
+from fastmlp.compiler.source import n_words
 from fastmlp.compiler.translator import translate
 
 # Kind of the event that Numba's recorders get for each block that is translated.
@@ -45,7 +46,7 @@ class NativeCode:
         with global_compiler_lock:
             self._library, symbol = _loaded(cache) or _compiled(function, cache, light=light)
             self.address: int = self._library.get_pointer_to_function(symbol)
-        words = [ctypes.c_int64] * function.__code__.co_argcount
+        words = [ctypes.c_int64] * n_words(function)
         self.entry: Callable[..., None] = ctypes.CFUNCTYPE(None, *words)(self.address)
 
     def inspect_llvm(self) -> str:

@@ -4,11 +4,13 @@ Whatever else turns up (functions, dtypes, numbers known beforehand) is a Python
 """
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
+
+from fastmlp.compiler.memory import entry_alloca
 
 
 class Unsupported(Exception):
@@ -77,6 +79,16 @@ OF_FLOATS = {"Add": "fadd", "Sub": "fsub", "Mult": "fmul", "Div": "fdiv"}
 OF_INTEGERS = {
     "Add": "add", "Sub": "sub", "Mult": "mul", "LShift": "shl", "BitAnd": "and_", "BitOr": "or_",
 }  # fmt: skip
+
+
+def is_tuple(operand: Any) -> bool:
+    """Return whether an operand is a tuple of operands, or a NamedTuple of some."""
+    return isinstance(operand, tuple) and not isinstance(operand, Number | View | Table | Record)
+
+
+def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
+    """Return a tuple of these parts, of an operand's class."""
+    return type(operand)(*parts) if hasattr(operand, "_fields") else tuple(parts)
 
 
 def is_constant(*operands: Any) -> bool:
@@ -232,8 +244,8 @@ def kind_of(operand: Any) -> Any:
         return type(operand), operand.dtype
     if isinstance(operand, Table):
         return Table, operand.dtype, operand.turned
-    if type(operand) is tuple:
-        return tuple(kind_of(one) for one in operand)
+    if is_tuple(operand):
+        return type(operand), *(kind_of(one) for one in operand)
     return type(operand), operand
 
 
@@ -247,7 +259,7 @@ def registers_of(operand: Any) -> list[Any]:
         return [operand.address, operand.n, operand.width]
     if isinstance(operand, Record):
         return [operand.address]
-    if type(operand) is tuple:
+    if is_tuple(operand):
         return [register for one in operand for register in registers_of(one)]
     return []
 
@@ -261,14 +273,39 @@ def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
     if isinstance(operand, Table):
         address, n, width = (next(registers) for _ in range(3))
         return operand._replace(address=address, n=n, width=width)
-    if type(operand) is tuple:
-        return tuple(in_registers(one, registers) for one in operand)
+    if is_tuple(operand):
+        return tuple_like(operand, (in_registers(one, registers) for one in operand))
     return operand
 
 
 def movable(operand: Any) -> Any:
     """Return an operand with its numbers in registers, known beforehand or not."""
-    if type(operand) is tuple:
-        return tuple(movable(one) for one in operand)
+    if is_tuple(operand):
+        return tuple_like(operand, map(movable, operand))
     numeric = isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating))
     return number_of(operand) if numeric else operand
+
+
+def _environment(operands: list[Any]) -> Any:
+    """Return the type of the struct that holds the registers of several operands."""
+    return ir.LiteralStructType([register.type for register in registers_of(tuple(operands))])
+
+
+def stored(builder: Any, operands: list[Any]) -> Any:
+    """Write the registers of operands to the stack; return the address."""
+    place = entry_alloca(builder, _environment(operands))
+    for i, register in enumerate(registers_of(tuple(operands))):
+        builder.store(register, builder.gep(place, [_field(0), _field(i)], inbounds=True))
+    return builder.ptrtoint(place, WORD)
+
+
+def loaded(builder: Any, address: Any, operands: list[Any]) -> list[Any]:
+    """Return the registers that `stored` has written for such operands."""
+    kind = _environment(operands)
+    place = builder.inttoptr(address, kind.as_pointer())
+    n = len(kind.elements)
+    return [builder.load(builder.gep(place, [_field(0), _field(i)])) for i in range(n)]
+
+
+def _field(i: int) -> Any:
+    return ir.Constant(ir.IntType(32), i)

@@ -62,7 +62,6 @@ def _flushed() -> Any:
 
 @numba.extending.overload(restored)
 def _restored(mode: Any) -> Any:
-    # Numba compares the signatures, annotations included.
     def restore(mode: Any) -> Any:
         restore_denormals(mode)
 

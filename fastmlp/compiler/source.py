@@ -1,8 +1,10 @@
-"""Where a function was written, as a syntax tree."""
+"""The syntax tree of a function, and checks of it."""
 
 import ast
 import linecache
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from types import FunctionType
 from typing import Any
 
@@ -46,3 +48,44 @@ def names_of(function: FunctionType) -> dict[str, Any]:
     names = function.__code__.co_freevars
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     return {**function.__globals__, **dict(zip(names, cells, strict=True))}
+
+
+def parameters_of(function: FunctionType) -> list[Any]:
+    """Return for each parameter the NamedTuple class that it is annotated with, or None: a word."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    kinds = (function.__annotations__.get(name) for name in names)
+    return [kind if hasattr(kind, "_fields") else None for kind in kinds]
+
+
+def n_words(function: FunctionType) -> int:
+    """Return how many integers a function takes, those of NamedTuples one by one."""
+    return sum(1 if kind is None else len(kind._fields) for kind in parameters_of(function))
+
+
+def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the arguments of a function that has NamedTuples among them, from their integers."""
+    words = iter(words)
+    return tuple(
+        next(words) if kind is None else kind(*islice(words, len(kind._fields)))
+        for kind in parameters_of(function)
+    )
+
+
+def check_shared(node: ast.For, outside: set[str]) -> None:
+    """Refuse what the threads of a `prange` loop cannot do: assign a name of outside, or leave."""
+    for one in ast.walk(node):
+        if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store) and one.id in outside:
+            raise Unsupported(f"a prange loop assigns {one.id!r}, a name of outside")
+        if isinstance(one, ast.Return):
+            raise Unsupported("a prange loop returns")
+    for one in _own_statements(node.body):
+        if isinstance(one, ast.Break):
+            raise Unsupported("a prange loop breaks")
+
+
+def _own_statements(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield statements and those in their branches, but not those of loops inside."""
+    for one in statements:
+        yield one
+        if isinstance(one, ast.If):
+            yield from _own_statements(one.body + one.orelse)

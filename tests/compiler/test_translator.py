@@ -3,7 +3,7 @@
 import ast
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -53,6 +53,52 @@ def test_integers_are_divided_as_in_python(a: int, b: int) -> None:
         numbers[5], numbers[6] = a // 7, a % 7
 
     results(divide, a, b)
+
+
+class Strided(NamedTuple):
+    """Numbers in steps of bytes."""
+
+    address: Any
+    stride: Any
+
+
+def test_named_tuples_have_fields_are_made_passed_on_and_returned() -> None:
+    @njit
+    def next_of(these: Any, n: Any) -> Any:
+        return Strided(these.address + n * these.stride, these.stride)
+
+    @njit
+    def write(these: Any, value: Any) -> None:
+        address, _ = these
+        row(address, 1, np.float64)[0] = value + these[1]
+
+    def walk(out: Any, n: Any) -> None:
+        these = Strided(out, 16)
+        for i in range(n):
+            write(these, i)
+            these = next_of(these, 1) if i else Strided(out + 8, these.stride)
+
+    assert results(walk, 3) == [16, 17, 0, 18, 0, 0, 0, 0]
+
+
+def test_a_function_takes_the_integers_of_named_tuples_one_by_one() -> None:
+    def write(first: Strided, n: Any, second: Strided) -> None:
+        for i in range(n):
+            row(first.address + i * first.stride, 1, np.float64)[0] = i + 1
+            row(second.address + i * second.stride, 1, np.float64)[0] = -i
+
+    def through(a: Any, b: Any, code: Any) -> None:
+        call(code, (Strided(a, 16), 3, b, 8))
+
+    for ours in (True, False):
+        out, other = np.zeros(5), np.zeros(3)
+        block = Block(write, None, ours=ours)
+        block(out.ctypes.data, 16, 3, other.ctypes.data, 8)
+        assert out.tolist() == [1, 0, 2, 0, 3]
+        assert other.tolist() == [0, -1, -2]
+        out[:] = 0
+        Block(through, None, ours=ours)(out.ctypes.data, other.ctypes.data, block.address)
+        assert out.tolist() == [1, 0, 2, 0, 3]
 
 
 def test_by_zero_an_integer_is_divided_to_zero() -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import BLOCK, RELU, Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.pack_numpy import WIDE
+from fastmlp.backends.cpu.simd.pack import WIDE, Rows, SparseRow, moves
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at, row
 
 Array = NDArray[Any]
@@ -101,28 +101,21 @@ def sparse_forward(scalar: Scalar) -> Any:
             outputs = layer.outputs + (at + r - first) * vector
             begin, end = _row_of(net, r)
             columns, values = net.x_columns + begin * 4, net.x_values + begin * size
+            numbers = SparseRow(columns, values, end - begin)
             for p in range(0, n_wide, WIDE):
                 add_wide_rows(
-                    outputs + p * net.panel,
-                    net.panel,
-                    layer.biases + p * layer.packed_panel,
-                    layer.packed_panel,
-                    weights + p * panel,
-                    stride,
-                    columns,
-                    values,
-                    end - begin,
+                    Panels(outputs + p * net.panel, net.panel),
+                    Panels(layer.biases + p * layer.packed_panel, layer.packed_panel),
+                    Rows(weights + p * panel, stride),
+                    numbers,
                 )
             for p in range(n_wide, layer.n_panels):
                 add_rows(
                     outputs + p * net.panel,
                     layer.biases + p * layer.packed_panel,
-                    weights + p * panel,
-                    stride,
+                    Rows(weights + p * panel, stride),
                     layer.n_out - p * lanes,
-                    columns,
-                    values,
-                    end - begin,
+                    numbers,
                 )
         down, n = at * vector, (last - first) * lanes
         for p in range(layer.n_panels):
@@ -183,15 +176,13 @@ def sparse_gradient(scalar: Scalar) -> Any:
             before = net.gradient - net.parameters + layer.packed
             before += (piece.panel + p) * layer.packed_panel
             for k in range(piece.first, piece.last):
+                rows, values = net.column_rows + starts[k] * 4, net.column_values + starts[k] * size
                 add_rows(
                     g + p * g_panel + (k - piece.first) * vector,
                     before + k * vector if more else net.zeros,
-                    deltas,
-                    vector,
+                    Rows(deltas, vector),
                     lanes,
-                    net.column_rows + starts[k] * 4,
-                    net.column_values + starts[k] * size,
-                    starts[k + 1] - starts[k],
+                    SparseRow(rows, values, starts[k + 1] - starts[k]),
                 )
 
     return differentiate

@@ -15,15 +15,8 @@ from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
-from fastmlp.backends.cpu.simd.microkernel import (
-    PLUS,
-    RELU,
-    RELU_PLUS,
-    STORE,
-    TIMES,
-    WHERE_POSITIVE,
-)
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import (
@@ -67,14 +60,13 @@ def slope_epilogue(below: Layer) -> Span:
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
     """Return the functions of a layer for a dtype."""
-    forward, add_halves = _forward(scalar)
-    return LayerKernels(gathering(scalar), forward, add_halves, _backward(scalar))
+    return LayerKernels(gathering(scalar), _forward(scalar), _add_halves(scalar), _backward(scalar))
 
 
 def gathering(scalar: Scalar) -> Kernel:
     """Make the function that copies some features of rows to panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    broadcast = moves(scalar, lanes).spread
+    pack_row = moves(scalar, lanes).pack_row
 
     @njit
     def gather(net: Net, inputs: int, rows: Span, at: int, features: Span) -> None:
@@ -85,12 +77,12 @@ def gathering(scalar: Scalar) -> Kernel:
         for r in range(n):
             place = index[r] if batch.index else start + r
             source = batch.x + (place * net.n_in + low) * size
-            broadcast(source, panels + (at + r) * lanes * size, net.panel, high - low)
+            pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
 
     return gather
 
 
-def _forward(scalar: Scalar) -> tuple[Kernel, Kernel]:
+def _forward(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     z_panel = ROW_BLOCK * vector
@@ -143,6 +135,13 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel]:
                     call(layer.activation, (z + q * z_panel, values, slopes, n * lanes))
             p += n_panels
 
+    return forward_layer
+
+
+def _add_halves(scalar: Scalar) -> Kernel:
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+
     @njit
     def add_halves(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
         """Add the two sums of a split-K layer, and apply its activation."""
@@ -164,7 +163,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel]:
             if layer.form == BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
 
-    return forward_layer, add_halves
+    return add_halves
 
 
 def _backward(scalar: Scalar) -> Kernel:

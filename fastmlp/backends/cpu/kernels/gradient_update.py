@@ -23,11 +23,11 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
 )
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
+from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import LARGEST
-from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.prefetch import WANTED_BYTES
-from fastmlp.backends.cpu.simd.skinny import outputs
+from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
+from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import (
     call,
@@ -69,32 +69,9 @@ def copying(scalar: Scalar) -> Kernel:
     return copy
 
 
-def _gradients(scalar: Scalar) -> Kernel:
-    """Make the function that writes a tile's gradient, but for its biases, to the stack."""
+def _rows_gradient(scalar: Scalar) -> Kernel:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, copy = lanes * size, copying(scalar)
-    outer = moves(scalar, lanes).outer
-
-    @njit
-    def stored_gradient(net: Net, piece: Piece, g: int) -> None:
-        """Copy the gradient that has been summed before."""
-        tile, layer, w = piece
-        n = (tile.last - tile.first) * lanes
-        for p in range(tile.n_panels):
-            panel = w + p * layer.packed_panel
-            copy(panel - net.parameters + net.gradient, g + p * PANEL_ROWS * vector, n)
-
-    @njit
-    def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
-        """Multiply inputs and deltas of a single row: 32-64-32-1@1 2.2 -> 1.7 us."""
-        tile, layer, _ = piece
-        left, right = inputs, layer.deltas
-        if layer.is_transposed:
-            left, right = layer.deltas, inputs
-        numbers = left + tile.first // lanes * net.panel
-        for p in range(tile.n_panels):
-            deltas = right + (tile.panel + p) * net.panel
-            outer(numbers, net.panel, deltas, g + p * PANEL_ROWS * vector, tile.last - tile.first)
+    vector = lanes * size
 
     @njit
     def rows_gradient(
@@ -122,6 +99,36 @@ def _gradients(scalar: Scalar) -> Kernel:
         columns = left + tile.first // lanes * net.panel + tile.first % lanes * size
         a = (columns, net.panel, n_rows, STORE, 0)
         call(blocks.gradient_product, (*to, *b, *a, *shape, prefetched))
+
+    return rows_gradient
+
+
+def _gradients(scalar: Scalar) -> Kernel:
+    """Make the function that writes a tile's gradient, but for its biases, to the stack."""
+    lanes = lanes_of(scalar)
+    vector, copy = lanes * np.dtype(scalar).itemsize, copying(scalar)
+    outer, rows_gradient = moves(scalar, lanes).outer, _rows_gradient(scalar)
+
+    @njit
+    def stored_gradient(net: Net, piece: Piece, g: int) -> None:
+        """Copy the gradient that has been summed before."""
+        tile, layer, w = piece
+        n = (tile.last - tile.first) * lanes
+        for p in range(tile.n_panels):
+            panel = w + p * layer.packed_panel
+            copy(panel - net.parameters + net.gradient, g + p * PANEL_ROWS * vector, n)
+
+    @njit
+    def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
+        """Multiply inputs and deltas of a single row: 32-64-32-1@1 2.2 -> 1.7 us."""
+        tile, layer, _ = piece
+        left, right = inputs, layer.deltas
+        if layer.is_transposed:
+            left, right = layer.deltas, inputs
+        numbers = left + tile.first // lanes * net.panel
+        for p in range(tile.n_panels):
+            deltas = right + (tile.panel + p) * net.panel
+            outer(numbers, net.panel, deltas, g + p * PANEL_ROWS * vector, tile.last - tile.first)
 
     @njit
     def write_gradient(net: Net, t: int, piece: Piece, control: Control, scratch: Scratch) -> None:
@@ -187,8 +194,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
     """Make the functions that step one panel of a tile, and the biases of a transposed layer."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, copy = lanes * size, copying(scalar)
-    its, add_row = moves(scalar, lanes), outputs(scalar, lanes).add_row
-    broadcast, sum_rows = its.spread, its.sum_rows
+    its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
+    pack_row, sum_rows = its.pack_row, its.sum_rows
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, apply: int) -> None:
@@ -225,7 +232,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
         (tile, layer, _), (n_rows, more, _, apply, _) = piece, control
         start = layer.biases - net.parameters + net.gradient if more else net.zeros
         if _has_few_outputs(net, tile, layer):
-            broadcast(net.zeros, g, 0, lanes)
+            pack_row(net.zeros, g, 0, lanes)
             for j in range(layer.n_out):
                 skip = j * size if more else 0
                 deltas, total = layer.deltas + j * vector, g + j * size
@@ -242,7 +249,7 @@ def _copies(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     square, its = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_non_temporal = its.transpose, its.transpose_past
+    transpose, transpose_non_temporal = its.transpose, its.transpose_non_temporal
 
     @njit
     def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:
@@ -250,7 +257,9 @@ def _copies(scalar: Scalar) -> Kernel:
         w += p * layer.packed_panel
         for r in range(tile.first, tile.last, lanes):
             source, left = w + (r - tile.first) * vector, layer.packed_rows - r
-            target = layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
+            target = (
+                layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
+            )
             of_others = r < tile.cached_first or r >= tile.cached_last
             if non_temporal == ALL or (non_temporal == OTHERS and of_others):
                 transpose_non_temporal(source, target, left)
@@ -300,7 +309,7 @@ def update(scalar: Scalar) -> Kernel:
         """
         for t in prange(nets[0].n_tiles):
             flush, net = flushed(), nets[0]
-            scratch = (stack(gradient_bytes), stack(panel_bytes), stack(WANTED_BYTES))
+            scratch = (stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES))
             tile = records_at(net.tiles, net.n_tiles, Tile)[signed(t)]
             if tile.first < tile.last:
                 update_tile(net, signed(t), tile, (n_rows, more, ends, apply, split), scratch)

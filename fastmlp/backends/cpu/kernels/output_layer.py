@@ -9,8 +9,9 @@ from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.skinny import error_unit, outputs
+from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at, row
 
 # What phase one is for: predictions, losses, or losses and deltas.
@@ -89,7 +90,7 @@ def _values(scalar: Scalar) -> Kernel:
     """Make the function that writes n rows' pre-activations of the output layer to columns."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    dots, columns_of = outputs(scalar, lanes).dots, moves(scalar, lanes).columns_of
+    dots, unpack_columns = skinny(scalar, lanes).dots, moves(scalar, lanes).unpack_columns
 
     @njit
     def write_values(net: Net, outer: Layer, n: int, at: int, values: int) -> None:
@@ -98,9 +99,9 @@ def _values(scalar: Scalar) -> Kernel:
             if net.n_layers > 1:
                 inputs = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 2].outputs
             weights, shape = (outer.packed, outer.biases), (outer.n_in, net.n_out, n)
-            dots(inputs + at * vector, net.panel, *weights, values, *shape)
+            dots(Panels(inputs + at * vector, net.panel), *weights, values, *shape)
         else:
-            columns_of(outer.outputs + at * vector, net.panel, values, net.n_out, n)
+            unpack_columns(outer.outputs + at * vector, net.panel, values, net.n_out, n)
 
     return write_values
 
@@ -110,7 +111,8 @@ def _predictions(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
     vector = lanes * size
-    rows_of, collect = moves(scalar, lanes).rows_of, moves(scalar, lanes).collect
+    its = moves(scalar, lanes)
+    pack_columns, unpack_row = its.pack_columns, its.unpack_row
 
     @njit
     def write_predictions(
@@ -120,10 +122,10 @@ def _predictions(scalar: Scalar) -> Kernel:
         call(record_at(net.blocks, Blocks).link, (values, place, n, net.n_out))
         # Back to rows by way of the panels: number by number took 4 ns each.
         panels = outer.outputs + at * vector
-        rows_of(place, panels, net.panel, net.n_out, n)
+        pack_columns(place, panels, net.panel, net.n_out, n)
         for r in range(n):
             target = _of(net).out + (start + r) * net.n_out * size
-            collect(panels + r * vector, net.panel, target, net.n_out)
+            unpack_row(panels + r * vector, net.panel, target, net.n_out)
 
     return write_predictions
 
@@ -132,18 +134,19 @@ def _deltas(scalar: Scalar) -> Kernel:
     """Make the function that copies n rows' deltas from columns to where products read them."""
     lanes = lanes_of(scalar)
     size = np.dtype(scalar).itemsize
-    vector, unit = lanes * size, error_unit(lanes)
-    rows_of, collect = moves(scalar, lanes).rows_of, moves(scalar, lanes).collect
+    vector, unit = lanes * size, delta_unit(lanes)
+    its = moves(scalar, lanes)
+    pack_columns, unpack_row = its.pack_columns, its.unpack_row
 
     @njit
     def place_deltas(net: Net, outer: Layer, n: int, at: int, deltas: int) -> None:
         if outer.is_transposed == 0:
-            rows_of(deltas, outer.deltas + at * vector, net.panel, net.n_out, n)
+            pack_columns(deltas, outer.deltas + at * vector, net.panel, net.n_out, n)
             return
         for r in range(0, n, unit):
             place = outer.deltas + (at + r) // lanes * net.delta_panel + (at + r) % lanes * size
             for j in range(net.n_out):
-                collect(deltas + (j * n + r) * size, 0, place + j * vector, unit)
+                unpack_row(deltas + (j * n + r) * size, 0, place + j * vector, unit)
 
     return place_deltas
 

@@ -4,11 +4,11 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Piece
 from fastmlp.backends.cpu.plan.records import ALL, Batch, Net
-from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, WANTED
+from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, STREAMS
 from fastmlp.backends.cpu.simd.target import LINE_BYTES
 from fastmlp.compiler import njit, record_at, row
 
-WANTED_BYTES = WANTED.itemsize
+HEAD_BYTES = STREAMS.itemsize
 
 
 @njit
@@ -28,8 +28,8 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
     """Have the tile's parameters and their state fetched for the update; return the address of
     the streams: 784-2048-2048-10@32 15.0 -> 14.0 ms."""
     tile, layer, w = piece
-    record, n, skip = row(streams, 1, WANTED)[0], 0, w - net.parameters
-    places = row(streams + WANTED_BYTES, MOST_STREAMS, np.int64)
+    record, n, skip = row(streams, 1, STREAMS)[0], 0, w - net.parameters
+    places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     for p in range(tile.n_panels):
         down = p * layer.packed_panel
         places[n] = w + down
@@ -48,8 +48,8 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
 def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
     """Have this tile's share of the rows of X that come next fetched; return the address of the
     streams."""
-    batch, record = record_at(net.batch, Batch), row(streams, 1, WANTED)[0]
-    places = row(streams + WANTED_BYTES, MOST_STREAMS, np.int64)
+    batch, record = record_at(net.batch, Batch), row(streams, 1, STREAMS)[0]
+    places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     after = batch.index + batch.n_rows * 8
     n_rows = max(min((batch.order_stop - after) // 8, batch.n_rows), 0)
     low, high, n_tiles = 0, net.n_in, net.n_tiles

@@ -15,10 +15,12 @@ from fastmlp.backends.cpu.kernels.output_layer import losses
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Job, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
-from fastmlp.backends.cpu.simd.fused_step import passes
-from fastmlp.backends.cpu.simd.prefetch import ask
-from fastmlp.backends.cpu.simd.skinny import outputs
+from fastmlp.backends.cpu.simd.epilogue import Epilogue
+from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
+from fastmlp.backends.cpu.simd.prefetch import prefetch_lines
+from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import LINE_BYTES, lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at, row
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
@@ -48,7 +50,8 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     """Make the functions of a pass over all layers, for a row and for the step that waits."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    forth, forth_transposed = passes(scalar, lanes).forth, passes(scalar, lanes).forth_turned
+    its = fused_steps(scalar, lanes)
+    forward_panels, forward_transposed = its.forward, its.forward_transposed
 
     @njit
     def place_of(layer: Layer, turn: int) -> int:
@@ -57,14 +60,14 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def forward_layer(net: Net, i: int, before: int, now: int, sums: int) -> None:
         """Update a layer's weights with the row before, and multiply this row with them."""
-        layer, steps = _layers(net)[i], _deltas_of(net, i)
+        layer, numbers = _layers(net)[i], Row(before, now, _deltas_of(net, i), sums)
         positive = 1 if layer.form == RELU_LAYER else 0
         if layer.is_transposed:
-            numbers = (before, now, steps, sums, positive)
-            forth_transposed(layer.packed, layer.biases, layer.n_in, layer.n_out, *numbers)
+            shape = (layer.n_in, layer.n_out)
+            forward_transposed(layer.packed, layer.biases, *shape, numbers, positive)
         else:
-            columns = (before, now, steps, sums, layer.n_panels, positive)
-            forth(layer.packed, layer.packed_panel, layer.n_in, *columns)
+            weights = Panels(layer.packed, layer.packed_panel)
+            forward_panels(weights, layer.n_in, numbers, layer.n_panels, positive)
 
     @njit
     def forward(net: Net, batch: Batch, x: int) -> None:
@@ -98,8 +101,8 @@ def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
     """Make the function that computes all deltas, and turns them into steps."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    its, back_dots = passes(scalar, lanes), outputs(scalar, lanes).back_dots
-    back_transposed, steps = its.back_turned, its.steps
+    its, backward_dots = fused_steps(scalar, lanes), skinny(scalar, lanes).backward_dots
+    backward_transposed, steps = its.backward_transposed, its.steps
 
     @njit
     def backward(net: Net, batch: Batch) -> None:
@@ -108,16 +111,16 @@ def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
             layer, deltas = layers[i], _deltas_of(net, i)
             if i > 0:
                 below = layers[i - 1]
-                epilogue, operand = slope_epilogue(below)
+                number, operand = slope_epilogue(below)
                 if below.form == RELU_LAYER:
                     operand = place_of(below, batch.turn)
+                to = (below.deltas, Epilogue(number, operand))
                 if layer.is_transposed:
-                    way = (operand, below.deltas, epilogue, below.n_panels)
-                    back_transposed(layer.packed, deltas, layer.n_out, *way)
+                    backward_transposed(layer.packed, deltas, layer.n_out, *to, below.n_panels)
                 else:
-                    down = (deltas, below.deltas, operand, vector, epilogue)
-                    shape = (layer.n_out, layer.n_in)
-                    back_dots(layer.packed, layer.packed_panel, *down, *shape)
+                    weights = Panels(layer.packed, layer.packed_panel)
+                    right = Panels(deltas, vector)
+                    backward_dots(weights, right, *to, layer.n_out, layer.n_in)
             steps(deltas, batch.coefficients, deltas, layer.n_panels)
 
     return backward
@@ -161,7 +164,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         32-64-32-1@1 0.21 -> 0.18 us."""
         if net.prefetches_rows and batch.index + 8 < batch.order_stop:
             r, n_bytes = row(batch.index, 2, np.int64)[1], net.n_in * size
-            ask(batch.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
+            prefetch_lines(batch.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
 
     return loss_of, begin, prefetch_next
 

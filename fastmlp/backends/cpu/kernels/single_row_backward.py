@@ -10,8 +10,10 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.elementwise import Loop
 from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
 from fastmlp.backends.cpu.plan.records import Layer, Net
-from fastmlp.backends.cpu.simd.skinny import outputs
+from fastmlp.backends.cpu.simd.epilogue import Epilogue
+from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import record_at, records_at
 
 
@@ -21,7 +23,7 @@ def row_backward(scalar: type[np.floating[Any]]) -> Loop:
     A block by itself: few nets need it, and it is a fifth of phase one's compilation.
     """
     lanes = lanes_of(scalar)
-    back_dots = outputs(scalar, lanes).back_dots
+    backward_dots = skinny(scalar, lanes).backward_dots
     vector = lanes * np.dtype(scalar).itemsize
 
     def backward(address: int, i: int, panel: int, most: int) -> None:
@@ -29,10 +31,10 @@ def row_backward(scalar: type[np.floating[Any]]) -> Loop:
         layers = records_at(net.layers, net.n_layers, Layer)
         layer, below = layers[i], layers[i - 1]
         first, count = panel * lanes, min(most, below.n_panels - panel) * lanes
-        weights = (layer.packed + first * vector, layer.packed_panel)
-        (epilogue, operand), down = slope_epilogue(below), panel * net.panel
-        places = (layer.deltas, below.deltas + down, operand + down, net.panel)
-        shape = (epilogue, layer.n_out, min(count, layer.n_in - first))
-        back_dots(*weights, *places, *shape)
+        weights = Panels(layer.packed + first * vector, layer.packed_panel)
+        (number, operand), down = slope_epilogue(below), panel * net.panel
+        deltas, epilogue = Panels(layer.deltas, net.panel), Epilogue(number, operand + down)
+        shape = (layer.n_out, min(count, layer.n_in - first))
+        backward_dots(weights, deltas, below.deltas + down, epilogue, *shape)
 
     return backward

@@ -19,7 +19,7 @@ def row_offset(layer: Layer, r: int, vector: int) -> int:
 def pack(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that copies a flat vector of parameters into panels."""
     lanes = lanes_of(scalar)
-    spread, transpose = moves(scalar, lanes).spread, moves(scalar, lanes).transpose
+    pack_row, transpose = moves(scalar, lanes).pack_row, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
     vector, square = lanes * size, lanes * lanes * size
 
@@ -37,15 +37,15 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
                 source = flat + (layer.offset + k * width) * size
                 if not layer.is_transposed:
                     target = layer.packed + there + row_offset(layer, k, vector)
-                    spread(source, target, layer.packed_panel, width)
+                    pack_row(source, target, layer.packed_panel, width)
                     continue
-                spread(source, block + k % lanes * vector, 0, width)
+                pack_row(source, block + k % lanes * vector, 0, width)
                 if k % lanes == lanes - 1 or k == layer.n_in - 1:
                     transpose(block, turned, k % lanes + 1)
                     target = layer.packed + there + k // lanes * layer.packed_panel
                     for j in range(width):
-                        spread(turned + j * vector, target + j * vector, 0, lanes)
-            spread(biases, layer.biases + there, layer.packed_panel, width)
+                        pack_row(turned + j * vector, target + j * vector, 0, lanes)
+            pack_row(biases, layer.biases + there, layer.packed_panel, width)
 
     return pack_all
 
@@ -53,7 +53,7 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
 def unpack(scalar: type[np.floating[Any]]) -> Any:
     """Make the block that copies panels of parameters into a flat vector."""
     lanes = lanes_of(scalar)
-    collect, transpose = moves(scalar, lanes).collect, moves(scalar, lanes).transpose
+    unpack_row, transpose = moves(scalar, lanes).unpack_row, moves(scalar, lanes).transpose
     size = np.dtype(scalar).itemsize
     vector, square = lanes * size, lanes * lanes * size
 
@@ -69,13 +69,13 @@ def unpack(scalar: type[np.floating[Any]]) -> Any:
                 target = flat + (layer.offset + k * width) * size
                 if not layer.is_transposed:
                     source = layer.packed + there + row_offset(layer, k, vector)
-                    collect(source, layer.packed_panel, target, width)
+                    unpack_row(source, layer.packed_panel, target, width)
                     continue
                 if k % lanes == 0:
                     panel = layer.packed + there + k // lanes * layer.packed_panel
                     transpose(panel, block, width)
-                collect(block + k % lanes * vector, 0, target, width)
-            collect(layer.biases + there, layer.packed_panel, biases, width)
+                unpack_row(block + k % lanes * vector, 0, target, width)
+            unpack_row(layer.biases + there, layer.packed_panel, biases, width)
 
     return unpack_all
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.plan.records import Job
 from fastmlp.backends.cpu.predict.records import FLAT, FLAT_LAYER, VECTORS
-from fastmlp.backends.cpu.simd.batch_in_lanes import tile, upright
+from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads.team import spread
@@ -51,8 +51,8 @@ def stream(scalar: Scalar) -> Any:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     wide, narrow = _products(scalar, VECTORS), _products(scalar, 1)
-    its = upright(scalar)
-    stand, lie = its.stand, its.lie
+    its = batch_in_lanes(scalar)
+    into_lanes, out_of_lanes = its.into_lanes, its.out_of_lanes
 
     def predict_rows(address: Any, first: Any, last: Any, part: Any) -> None:
         net = row(address, 1, FLAT)[0]
@@ -66,7 +66,7 @@ def stream(scalar: Scalar) -> Any:
             source, target, slopes = room, room + net.value_bytes, room + 2 * net.value_bytes
             for v in range(vectors):
                 at = start + v * lanes
-                stand(net.x, net.n_in, at, end - 1, source + v * vector, unit, checks)
+                into_lanes(net.x, net.n_in, at, end - 1, source + v * vector, unit, checks)
             for i in range(net.n_layers):
                 layer = layers[i]
                 if vectors == 1:
@@ -82,7 +82,9 @@ def stream(scalar: Scalar) -> Any:
                 source, target = target, source
             for v in range(vectors):
                 at = start + v * lanes
-                lie(source + v * vector, net.n_out, at, end - 1, net.out, unit, checks + vector)
+                out_of_lanes(
+                    source + v * vector, net.n_out, at, end - 1, net.out, unit, checks + vector
+                )
 
     return predict_rows
 

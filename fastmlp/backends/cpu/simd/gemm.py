@@ -4,16 +4,15 @@ Forward (A = inputs, B = W), delta (A = errors, B = W transposed) and gradient (
 column, B = errors) are all of this form.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastmlp.backends.cpu.simd.microkernel import Tile, sweep
+from fastmlp.backends.cpu.simd.epilogue import Epilogue
+from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
+from fastmlp.backends.cpu.simd.vector import Panels, Scalar
+from fastmlp.backends.cpu.simd.vector_function import VectorFunction
 from fastmlp.compiler import njit
 
-Sweep = Callable[..., None]
 # Rows that a call with many of them takes at once; the tiles' rows divide them.
 STRIP = 8
 # The largest tile, rows by panels: as many sums as there are registers, less those for A and B.
@@ -38,51 +37,90 @@ def groups_of_panels(n_panels: int) -> int:
     return (n_panels + LARGEST[1] - 1) // LARGEST[1]
 
 
+class Shape(NamedTuple):
+    """How many columns and rows C has."""
+
+    n_columns: int
+    n_rows: int
+
+
 class _Sweeps(NamedTuple):
     """A product's shapes of tiles, by rows and panels; `narrow` where half of the last is used."""
 
-    largest: Sweep
-    four_2: Sweep
-    eight_1: Sweep
-    one_4: Sweep
-    one_2: Sweep
-    one_1: Sweep
-    narrow_1: Sweep
-    narrow_2: Sweep
+    largest: VectorFunction
+    four_2: VectorFunction
+    eight_1: VectorFunction
+    one_4: VectorFunction
+    one_2: VectorFunction
+    one_1: VectorFunction
+    narrow_1: VectorFunction
+    narrow_2: VectorFunction
 
 
-def _sweeps(scalar: type[np.floating[Any]], by_column: bool) -> _Sweeps:
-    def tiles(rows: int, vectors: int, **kind: bool) -> Sweep:
+def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
+    def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
         return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind))
 
-    wide = (tiles(*LARGEST, ahead=True), tiles(FEW, 2), tiles(STRIP, 1, ahead=by_column))
-    rows = (tiles(1, 4), tiles(1, 2), tiles(1, 1))
+    largest, eight_1 = tiles(*LARGEST, prefetches=True), tiles(STRIP, 1, prefetches=by_column)
+    others = (tiles(FEW, 2), eight_1, tiles(1, 4), tiles(1, 2), tiles(1, 1))
     if not NARROW:
-        return _Sweeps(*wide, *rows, narrow_1=wide[2], narrow_2=wide[0])
-    return _Sweeps(*wide, *rows, *(tiles(STRIP, n, narrow=True, ahead=by_column) for n in (1, 2)))
+        return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
+    narrow = (tiles(STRIP, n, narrow=True, prefetches=by_column) for n in (1, 2))
+    return _Sweeps(largest, *others, *narrow)
 
 
-def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
-    """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
-
-    Its arguments are those of a sweep, with the number of columns before that of rows. C, and the
-    operand, must have room for whole panels, and for the rows rounded up to `STRIP`.
-    The block compiles in 0.3 to 0.4 s; a shape of few sums, as that of one row and two panels, is
-    0.02 of it, a narrow one 0.07.
-    """
-    lanes = lanes_of(scalar)
-    size = np.dtype(scalar).itemsize
-    vector, strip, few = lanes * size, STRIP, FEW
-    most_narrow = lanes // 2 if NARROW else 0
+def _panel_multiplier(scalar: Scalar, by_column: bool) -> Any:
+    """Make the function that multiplies n rows by the next of the panels that are left, and returns
+    how many it took; `narrow` says that no more than half of the last one is used."""
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(scalar, by_column)
+    few = FEW
     # Where the largest tile is wider, two panels that are left are the smaller one's.
     two_are_less = LARGEST[1] > 2
 
+    def multiply_panels(operands: Any, n: Any, left: Any, narrow: Any, streams: Any) -> Any:
+        step = next_panels(left)
+        if n == 1 and left >= 4:
+            one_4(*operands, n, streams)
+            step = 4
+        elif n == 1 and left >= 2:
+            one_2(*operands, n, streams)
+            step = 2
+        elif n == 1:
+            one_1(*operands, n, streams)
+            step = 1
+        elif step == 1 and narrow:
+            narrow_1(*operands, n, streams)
+        elif step == 1:
+            eight_1(*operands, n, streams)
+        elif narrow and left == 2 and n > few:
+            narrow_2(*operands, n, streams)
+        elif step == 2 and (two_are_less or n <= few):
+            four_2(*operands, n, streams)
+        else:
+            largest(*operands, n, streams)
+        return step
+
+    return njit(multiply_panels)
+
+
+def product(scalar: Scalar, by_column: bool) -> Any:
+    """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
+
+    C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
+    `STRIP`. `streams` is the address of a record of what to prefetch, or 0. The block compiles in
+    0.3 to 0.4 s; a shape of few sums, as that of one row and two panels, is 0.02 of it, a narrow
+    one 0.07.
+    """
+    lanes = lanes_of(scalar)
+    vector, strip, most_narrow = vector_bytes(), STRIP, lanes // 2 if NARROW else 0
+    multiply_panels = _panel_multiplier(scalar, by_column)
+
     def multiply(
-        c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
-        b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
-        n_columns: Any, n_rows: Any, wanted: Any,
-    ) -> None:  # fmt: skip
+        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: Any
+    ) -> None:
+        n_columns, n_rows = shape
+        b, b_stride, a, a_stride, depth = factors
+        (to, stride), (begin, row_stride, begin_stride), (number, operand) = c, start, epilogue
         # First the rows that fill strips, then the few that are left.
         done, rest = 0, n_rows % strip
         n_panels = (n_columns + lanes - 1) // lanes
@@ -91,41 +129,22 @@ def product(scalar: type[np.floating[Any]], by_column: bool) -> Any:
             n = n_rows - rest if done < n_rows - rest else rest
             right, p = b, 0
             while p < n_panels:
-                left = n_panels - p
-                at = (c, c_panel, start, start_row, start_panel, right, b_panel, a, a_panel)
-                how = (depth, epilogue, operand, n, wanted)
-                step = next_panels(left)
-                if n == 1 and left >= 4:
-                    one_4(*at, *how)
-                    step = 4
-                elif n == 1 and left >= 2:
-                    one_2(*at, *how)
-                    step = 2
-                elif n == 1:
-                    one_1(*at, *how)
-                    step = 1
-                elif step == 1 and narrow:
-                    narrow_1(*at, *how)
-                elif step == 1:
-                    eight_1(*at, *how)
-                elif narrow and left == 2 and n > few:
-                    narrow_2(*at, *how)
-                elif step == 2 and (two_are_less or n <= few):
-                    four_2(*at, *how)
-                else:
-                    largest(*at, *how)
+                sums = Start(begin, row_stride, begin_stride)
+                these = Factors(right, b_stride, a, a_stride, depth)
+                operands = (Panels(to, stride), sums, these, Epilogue(number, operand))
+                step = multiply_panels(operands, n, n_panels - p, narrow, streams)
                 p += step
-                right += step * b_panel
-                c += step * c_panel
-                operand += step * c_panel
-                start += step * start_panel
+                right += step * b_stride
+                to += step * stride
+                operand += step * stride
+                begin += step * begin_stride
             # Back to the first panel, and down by the rows that are done.
             done += n
-            c += n * vector - n_panels * c_panel
-            operand += n * vector - n_panels * c_panel
-            start += n * start_row - n_panels * start_panel
+            to += n * vector - n_panels * stride
+            operand += n * vector - n_panels * stride
+            begin += n * row_stride - n_panels * begin_stride
             if by_column:
-                a += done // lanes * a_panel + done % lanes * size
+                a += done // lanes * a_stride + done % lanes * (vector // lanes)
             else:
                 a += n * vector
 

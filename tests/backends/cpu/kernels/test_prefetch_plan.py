@@ -4,10 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
-from panelled import INTERPRETED, block
+from panelled import block
 
 from fastmlp import MLP
 from fastmlp.backends.cpu import trainer
@@ -16,23 +13,21 @@ from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session, _asks_rows
-from fastmlp.backends.cpu.simd import prefetch
-from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, WANTED, WANTED_BYTES, ask_for_wanted
+from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.target import LINE_BYTES
 from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.network.parameter_layout import make_layout
 
-only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is asked for")
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
 
 
 @pytest.fixture(scope="module")
 def look() -> Block:
     """The block that copies the streams that tile t prefetches, or zeros if there are none."""
-    n_words = WANTED_BYTES // 8
+    n_words = STREAMS_BYTES // 8
 
     def copy_wanted(address: int, t: int, apply: int, split: int, target: int) -> None:
-        wanted, net = stack(WANTED_BYTES), record_at(address, Net)
+        wanted, net = stack(STREAMS_BYTES), record_at(address, Net)
         words, copied = row(wanted, n_words, np.int64), row(target, n_words, np.int64)
         tile = records_at(net.tiles, net.n_tiles, Tile)[t]
         layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
@@ -67,7 +62,7 @@ class Scene:
         """What all tiles want: where pieces of memory begin, and their lines."""
         found = []
         for t in range(self.net.n_tiles):
-            words = np.zeros(WANTED_BYTES // 8, np.int64)
+            words = np.zeros(STREAMS_BYTES // 8, np.int64)
             look(address(self.plan.net), t, apply, split, address(words))
             found += [(int(place), int(words[1])) for place in words[2 : 2 + words[0]]]
         return found
@@ -127,57 +122,6 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
                 count[line : line + n_lines] += 1
     weights = sum((p.last - p.first) * p.n_panels for p in scene.plan.tiles)
     assert all(count.max() == 1 and count.sum() == weights for count in seen)
-
-
-def asking() -> Block:
-    """The block that takes all turns of asking for what a record says."""
-
-    @intrinsic
-    def ask(typing_context: Any, wanted: Any, turn: Any, n: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            ask_for_wanted(builder, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 3), emit
-
-    def take_turns(wanted: Any, n: Any) -> None:
-        for turn in range(n):
-            ask(wanted, turn, n)
-
-    return block(take_turns)
-
-
-@pytest.mark.parametrize("n_lines", [1, 5, 16, 49])
-@pytest.mark.parametrize("n_turns", [1, 3, 16, 64])
-@only_compiled
-def test_the_turns_of_a_product_ask_for_each_line_once(
-    monkeypatch: pytest.MonkeyPatch, n_lines: int, n_turns: int
-) -> None:
-    def count(builder: Any, place: Any) -> None:
-        word = builder.inttoptr(place, ir.IntType(64).as_pointer())
-        builder.store(builder.add(builder.load(word), ir.IntType(64)(1)), word)
-
-    monkeypatch.setattr(prefetch, "emit_fetch", count)
-    memory = np.zeros((2, n_lines + 2, LINE_BYTES // 8), np.int64)
-    record = np.zeros(WANTED_BYTES // 8, np.int64)
-    record[:4] = 2, n_lines, address(memory[0, 1:]), address(memory[1, 1:])
-    assert len(record) == WANTED.itemsize // 8 + MOST_STREAMS
-    compiled = asking()
-    compiled(address(record), n_turns)
-    compiled(0, n_turns)
-    counts = memory[:, :, 0]
-    assert (memory[:, :, 1:] == 0).all()
-    assert (counts[:, [0, -1]] == 0).all()
-    assert (counts[:, 1:-1] == 1).all()
-
-
-@only_compiled
-def test_what_is_asked_for_stays_as_it_is_and_need_not_be_there() -> None:
-    memory = np.arange(3 * LINE_BYTES // 8)
-    record = np.zeros(WANTED_BYTES // 8, np.int64)
-    record[:4] = 2, 3, address(memory), 0
-    asking()(address(record), 2)
-    assert (memory == np.arange(3 * LINE_BYTES // 8)).all()
 
 
 @pytest.mark.parametrize(

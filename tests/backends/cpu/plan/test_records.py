@@ -168,7 +168,11 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(
     # A square that is transposed may reach past the end by one less than its rows.
     assert ends[-1] + (lanes - 1) * vector <= begin + buffers.parameters.nbytes
     for layer, held in zip(layers, packed, strict=True):
-        assert layer.is_transposed == held.turned == (train and is_turned(layer.n_in, layer.n_out, lanes))
+        assert (
+            layer.is_transposed
+            == held.turned
+            == (train and is_turned(layer.n_in, layer.n_out, lanes))
+        )
         assert (layer.packed_rows, layer.packed_panels) == (held.rows, held.panels)
         assert layer.packed_panel == held.panel * vector
         assert layer.biases == layer.packed + held.biases * vector

@@ -9,7 +9,7 @@ import pytest
 from panelled import INTERPRETED, address, block, chains
 
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.batch_in_lanes import tile, upright
+from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
 
@@ -18,7 +18,7 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def move(name: str, dtype: Any) -> Any:
-    chosen = getattr(upright(dtype), name)
+    chosen = getattr(batch_in_lanes(dtype), name)
 
     def of_seven(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
         chosen(a, b, c, d, e, f, g)
@@ -42,7 +42,7 @@ def widths(lanes: int) -> list[int]:
 @each_dtype
 def test_rows_stand_and_lie_down_again(dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
-    stand, lie = move("stand", dtype), move("lie", dtype)
+    stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
     for width in widths(lanes):
         for n in (1, 3, lanes, lanes + 2):
             x = rng.normal(size=(n, width)).astype(dtype)
@@ -77,10 +77,10 @@ def test_what_is_not_finite_is_noticed_on_the_way_in_and_out(fault: float, dtype
         units = np.zeros((-(-width // lanes) * lanes, lanes), dtype)
         checks = np.zeros((2, lanes), dtype)
         how = (units[0].nbytes, address(checks))
-        move("stand", dtype)(address(x), width, 0, 2, address(units), *how)
+        move("into_lanes", dtype)(address(x), width, 0, 2, address(units), *how)
         assert np.isnan(checks[0]).any()
         out, how = np.empty_like(x), (units[0].nbytes, address(checks, 1))
-        move("lie", dtype)(address(units), width, 0, 2, address(out), *how)
+        move("out_of_lanes", dtype)(address(units), width, 0, 2, address(out), *how)
         assert np.isnan(checks[1]).any()
         assert np.array_equal(out, x, equal_nan=True)
 
@@ -128,7 +128,7 @@ from backends.cpu.simd.test_batch_in_lanes import address, move
 memory, end, page = memory_with_an_edge()
 for dtype in (np.float32, np.float64):
     lanes, size = lanes_of(dtype), np.dtype(dtype).itemsize
-    stand, lie = move("stand", dtype), move("lie", dtype)
+    stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
     for width in range(1, 2 * lanes + 2):
         units, check = np.zeros((3 * lanes, lanes), dtype), np.zeros(lanes, dtype)
         for n in (1, lanes - 1, lanes):

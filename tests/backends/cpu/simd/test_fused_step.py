@@ -8,9 +8,10 @@ import pytest
 from panelled import INTERPRETED, address, block, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
-from fastmlp.backends.cpu.simd.fused_step import CHAINS, passes
-from fastmlp.backends.cpu.simd.microkernel import STORE, TIMES, WHERE_POSITIVE
+from fastmlp.backends.cpu.simd.epilogue import STORE, TIMES, WHERE_POSITIVE, Epilogue
+from fastmlp.backends.cpu.simd.fused_step import CHAINS, Row, fused_steps
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import Block
 
 DEPTHS = (1, 5, 17) if INTERPRETED else (*range(1, 12), 16, 17, 31, 64, 65)
@@ -29,18 +30,22 @@ def few(dtype: Any, place: int) -> int:
 
 @cache
 def compiled(name: str, dtype: Any) -> Block:
-    chosen = getattr(passes(dtype, lanes_of(dtype)), name)
+    chosen = getattr(fused_steps(dtype, lanes_of(dtype)), name)
 
     def steps(a: Any, b: Any, c: Any, d: Any) -> None:
         chosen(a, b, c, d)
 
-    def of_seven(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
-        chosen(a, b, c, d, e, f, g)
+    def forward(a: Panels, b: Any, c: Row, d: Any, e: Any) -> None:
+        chosen(a, b, c, d, e)
 
-    def of_nine(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any) -> None:
-        chosen(a, b, c, d, e, f, g, h, i)
+    def forward_transposed(a: Any, b: Any, c: Any, d: Any, e: Row, f: Any) -> None:
+        chosen(a, b, c, d, e, f)
 
-    return block({"steps": steps, "back_turned": of_seven}.get(name, of_nine))
+    def backward_transposed(a: Any, b: Any, c: Any, d: Any, e: Epilogue, f: Any) -> None:
+        chosen(a, b, c, d, e, f)
+
+    loops = (steps, forward, forward_transposed, backward_transposed)
+    return block({loop.__name__: loop for loop in loops}[name])
 
 
 class Layer:
@@ -82,7 +87,7 @@ def test_a_pass_steps_and_multiplies(dtype: Any, positive: int, n_panels: int, r
             steps, sums = layer.filled(layer.steps), np.full(n_panels * lanes + 1, UNTOUCHED, dtype)
             numbers = (address(layer.before), address(layer.now), address(steps), address(sums))
             where = (address(weights), weights[0].nbytes, n_in)
-            compiled("forth", dtype)(*where, *numbers, n_panels, positive)
+            compiled("forward", dtype)(*where, *numbers, n_panels, positive)
             after = weights.transpose(1, 0, 2).reshape(n_in + 1, -1)
             assert not after[:, n_out:].any()
             assert sums[-1] == UNTOUCHED
@@ -103,7 +108,7 @@ def test_so_it_does_where_weights_lie_transposed(
         steps, sums = layer.filled(layer.steps), np.full(n_out + 1, UNTOUCHED, dtype)
         numbers = (address(before), address(now), address(steps), address(sums))
         where = (address(weights), address(biases), n_in, n_out)
-        compiled("forth_turned", dtype)(*where, *numbers, positive)
+        compiled("forward_transposed", dtype)(*where, *numbers, positive)
         after = weights.transpose(1, 0, 2).reshape(n_out, -1)
         assert not after[:, n_in:].any()
         assert sums[-1] == UNTOUCHED
@@ -121,8 +126,8 @@ def test_errors_go_back_through_weights_that_lie_transposed(
         layer, n_panels = Layer(rng, dtype, n_in, n_out), round_up(n_in, lanes) // lanes
         weights, errors = to_panels(layer.w.T.copy(), lanes), layer.filled(layer.steps)
         operand, target = layer.filled(layer.before), np.full(n_panels * lanes, UNTOUCHED, dtype)
-        where = (address(weights), address(errors), n_out, address(operand), address(target))
-        compiled("back_turned", dtype)(*where, epilogue, n_panels)
+        where = (address(weights), address(errors), n_out, address(target))
+        compiled("backward_transposed", dtype)(*where, epilogue, address(operand), n_panels)
         expected = layer.w.astype(float) @ layer.steps
         bound = rounding(n_out, dtype) * (abs(layer.w) @ abs(layer.steps))
         if epilogue == TIMES:
@@ -147,13 +152,16 @@ def test_steps_are_errors_times_the_rate_less_than_nothing(dtype: Any, rng: Any)
 def test_a_positive_part_keeps_what_is_not_a_number(dtype: Any, rng: Any) -> None:
     layer = Layer(rng, dtype, 3, 1)
     layer.now[1] = np.nan
-    for name, matrix in (("forth", np.vstack([layer.w, layer.b])), ("forth_turned", layer.w.T)):
+    for name, matrix in (
+        ("forward", np.vstack([layer.w, layer.b])),
+        ("forward_transposed", layer.w.T),
+    ):
         weights, biases = to_panels(matrix.copy(), layer.lanes), layer.filled(layer.b)
         steps, sums = layer.filled(layer.steps), np.zeros(layer.lanes, dtype)
         before, now = layer.filled(layer.before), layer.filled(layer.now)
         numbers = (address(before), address(now), address(steps), address(sums))
         where = (address(weights), weights[0].nbytes, 3, *numbers, 1, 1)
-        if name == "forth_turned":
+        if name == "forward_transposed":
             where = (address(weights), address(biases), 3, 1, *numbers, 1)
         compiled(name, dtype)(*where)
         assert np.isnan(sums[0])

@@ -11,8 +11,9 @@ from panelled import INTERPRETED, address, chains, from_panels, rounding, to_pan
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
+from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import STRIP, product
-from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK, STORE
+from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import block_of
 

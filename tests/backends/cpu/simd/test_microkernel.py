@@ -16,15 +16,10 @@ from panelled import INTERPRETED, address, block, chains, from_panels, rounding,
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.simd import gemm
-from fastmlp.backends.cpu.simd.microkernel import (
-    DEPTH_BLOCK,
-    RELU,
-    STORE,
-    WHERE_POSITIVE,
-    Tile,
-    sweep,
-)
+from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, WHERE_POSITIVE, Epilogue
+from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK, Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import Block
 
 SHAPES = sorted({(r, v) for r in (gemm.FEW, gemm.STRIP) for v in (1, 2, 3)} | {(1, 1), (1, 4)})
@@ -45,12 +40,9 @@ def swept(dtype: Any, shape: tuple[int, int], by_column: bool, narrow: bool = Fa
     multiply = sweep(Tile(dtype, lanes_of(dtype), *shape, by_column, narrow))
 
     def sweep_once(
-        c: Any, c_panel: Any, start: Any, start_row: Any, start_panel: Any,
-        b: Any, b_panel: Any, a: Any, a_panel: Any, depth: Any, epilogue: Any, operand: Any,
-        n_rows: Any,
-    ) -> None:  # fmt: skip
-        multiply(c, c_panel, start, start_row, start_panel,
-                 b, b_panel, a, a_panel, depth, epilogue, operand, n_rows, 0)  # fmt: skip
+        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, n_rows: Any
+    ) -> None:
+        multiply(c, start, factors, epilogue, n_rows, 0)
 
     return block(sweep_once)
 

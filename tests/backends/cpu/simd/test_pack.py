@@ -11,8 +11,7 @@ from panelled import INTERPRETED, address, block, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS, aligned
-from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.pack_numpy import CHAINS
+from fastmlp.backends.cpu.simd.pack import CHAINS, moves
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import Block
 
@@ -35,52 +34,54 @@ def move(name: str, dtype: Any) -> Block:
     def of_five(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    with_five = ("outer", "columns_of", "rows_of")
-    with_three = ("transpose", "transpose_past")
+    with_five = ("outer", "unpack_columns", "pack_columns")
+    with_three = ("transpose", "transpose_non_temporal")
     return block(of_three if name in with_three else of_five if name in with_five else of_four)
 
 
 @each_dtype
-def test_a_row_is_spread_over_panels_and_filled_up_with_zeros(dtype: Any, rng: Any) -> None:
+def test_a_row_is_packed_into_panels_and_padded_with_zeros(dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     for width in WIDTHS:
         # What comes after the row would show in the padding.
         source = np.full(width + lanes, np.nan, dtype)
         source[:width] = rng.normal(size=width)
         panels = np.full((-(-width // lanes) + 1, 3, lanes), UNTOUCHED, dtype)
-        move("spread", dtype)(address(source), address(panels, 0, 1), panels[0].nbytes, width)
+        move("pack_row", dtype)(address(source), address(panels, 0, 1), panels[0].nbytes, width)
         expected = np.full_like(panels, UNTOUCHED)
         expected[:-1, 1:2] = to_panels(source[None, :width], lanes)
         assert np.array_equal(panels, expected)
 
 
 @each_dtype
-def test_a_row_is_collected_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
+def test_a_row_is_unpacked_from_panels_and_no_more(dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     for width in WIDTHS:
         panels = rng.normal(size=(-(-width // lanes) + 1, 3, lanes)).astype(dtype)
         target = np.full(width + lanes + 1, UNTOUCHED, dtype)
-        move("collect", dtype)(address(panels, 0, 1), panels[0].nbytes, address(target, 1), width)
+        move("unpack_row", dtype)(
+            address(panels, 0, 1), panels[0].nbytes, address(target, 1), width
+        )
         expected = np.full_like(target, UNTOUCHED)
         expected[1 : width + 1] = panels[:, 1].ravel()[:width]
         assert np.array_equal(target, expected)
 
 
 @each_dtype
-def test_collecting_what_was_spread_gives_every_bit_back(dtype: Any, rng: Any) -> None:
+def test_unpacking_what_was_packed_gives_every_bit_back(dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     specials = np.array([np.nan, np.inf, -np.inf, -0.0, np.finfo(dtype).smallest_subnormal], dtype)
     for width in WIDTHS:
         source = rng.permutation(np.resize(specials, width)).astype(dtype)
         panels = np.empty((-(-width // lanes) + 1, 2, lanes), dtype)
         back = np.empty_like(source)
-        move("spread", dtype)(address(source), address(panels), panels[0].nbytes, width)
-        move("collect", dtype)(address(panels), panels[0].nbytes, address(back), width)
+        move("pack_row", dtype)(address(source), address(panels), panels[0].nbytes, width)
+        move("unpack_row", dtype)(address(panels), panels[0].nbytes, address(back), width)
         assert source.tobytes() == back.tobytes()
 
 
 @each_dtype
-@pytest.mark.parametrize("name", ["transpose", "transpose_past"])
+@pytest.mark.parametrize("name", ["transpose", "transpose_non_temporal"])
 def test_a_square_is_transposed_and_missing_rows_are_zeros(name: str, dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     for n in range(1, lanes + 3):
@@ -140,11 +141,11 @@ def test_columns_of_panels_and_rows_of_columns(dtype: Any, n: int, rng: Any) -> 
         # Whole squares are read, and a vector more is written.
         panels = to_panels(matrix, lanes, round_up(n, lanes), np.nan)
         columns = np.full(n * width + lanes + 1, UNTOUCHED, dtype)
-        move("columns_of", dtype)(address(panels), panels[0].nbytes, address(columns), width, n)
+        move("unpack_columns", dtype)(address(panels), panels[0].nbytes, address(columns), width, n)
         assert np.array_equal(columns[: n * width].reshape(width, n).T, matrix)
         assert columns[-1] == UNTOUCHED
         back = np.full((len(panels) + 1, round_up(n, STRIP_ROWS) + lanes, lanes), UNTOUCHED, dtype)
-        move("rows_of", dtype)(address(columns), address(back), back[0].nbytes, width, n)
+        move("pack_columns", dtype)(address(columns), address(back), back[0].nbytes, width, n)
         assert np.array_equal(back[:-1, :n], to_panels(matrix, lanes))
         assert (back[:-1, round_up(n, STRIP_ROWS) :] == UNTOUCHED).all()
         assert (back[-1] == UNTOUCHED).all()
@@ -176,9 +177,9 @@ for dtype in (np.float32, np.float64):
         edge = end - width * size
         line = np.frombuffer(memory, dtype, width, page - width * size)
         line[:] = np.arange(1, width + 1)
-        move("spread", dtype)(edge, address(panels), panels[0].nbytes, width)
+        move("pack_row", dtype)(edge, address(panels), panels[0].nbytes, width)
         panels *= 2
-        move("collect", dtype)(address(panels), panels[0].nbytes, edge, width)
+        move("unpack_row", dtype)(address(panels), panels[0].nbytes, edge, width)
         assert line.tolist() == list(range(2, 2 * width + 1, 2))
 print("alive")
 """

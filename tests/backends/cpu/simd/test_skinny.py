@@ -14,9 +14,10 @@ from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
-from fastmlp.backends.cpu.simd.microkernel import RELU, STORE, TIMES, WHERE_POSITIVE
-from fastmlp.backends.cpu.simd.skinny import error_unit, outputs
+from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
+from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import Block
 
 UNTOUCHED = 77.0
@@ -28,18 +29,18 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 @cache
 def compiled(name: str, dtype: Any) -> Block:
-    chosen = getattr(outputs(dtype, lanes_of(dtype)), name)
+    chosen = getattr(skinny(dtype, lanes_of(dtype)), name)
 
-    def dots(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> None:
-        chosen(a, b, c, d, e, f, g, h)
+    def dots(a: Panels, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> None:
+        chosen(a, b, c, d, e, f, g)
 
-    def back_dots(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any) -> None:
-        chosen(a, b, c, d, e, f, g, h, i)
+    def backward_dots(a: Panels, b: Panels, c: Any, d: Epilogue, e: Any, f: Any) -> None:
+        chosen(a, b, c, d, e, f)
 
     def add_row(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    return block({"dots": dots, "back_dots": back_dots, "add_row": add_row}[name])
+    return block({"dots": dots, "backward_dots": backward_dots, "add_row": add_row}[name])
 
 
 def in_squares(matrix: Any, lanes: int) -> Any:
@@ -94,10 +95,10 @@ def test_errors_go_back_through_weights_as_they_lie(dtype: Any, epilogue: int, r
             errors = to_panels(e.astype(dtype), lanes, STRIP_ROWS, np.nan)
             operand = to_panels(factors, lanes, STRIP_ROWS)
             target = np.full_like(operand, UNTOUCHED)
-            where = (address(weights), weights[0].nbytes, address(errors), address(target))
-            panel, shape = operand[0].nbytes, (epilogue, n_out, n)
+            panel = operand[0].nbytes
             assert errors[0].nbytes == panel
-            compiled("back_dots", dtype)(*where, address(operand), panel, *shape)
+            where = (address(weights), weights[0].nbytes, address(errors), panel, address(target))
+            compiled("backward_dots", dtype)(*where, epilogue, address(operand), n_out, n)
             products = w.astype(float) * e.astype(dtype)
             expected, factor = products.sum(1), factors[0].astype(float)
             bound = rounding(n_out, dtype) * abs(products).sum(1)
@@ -127,7 +128,7 @@ def test_a_row_of_panels_is_added_up(dtype: Any, rng: Any) -> None:
 
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])
 def test_errors_that_lie_together_belong_to_one_strip_and_one_panel(lanes: int) -> None:
-    unit = error_unit(lanes)
+    unit = delta_unit(lanes)
     assert STRIP_ROWS % unit == 0
     assert lanes % unit == 0
     # Transposed, errors have room in a panel of rows.

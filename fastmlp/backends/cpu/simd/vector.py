@@ -1,0 +1,245 @@
+"""The operations on vector registers that every vector loop is written in.
+
+A loop is a function ``loop(v, ...)`` of a `Vectors` and of words: addresses, strides in bytes,
+counts. Given `LLVMVectors` it emits its instructions, given `NumPyVectors` it computes with arrays:
+no loop is written twice. What is known when compiling, as the number of lanes, is a Python integer,
+and a Python loop over it is unrolled.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+Scalar = type[np.floating[Any]]
+
+
+class Condition(Protocol):
+    """The result of a comparison: of two words, or of each lane of two vectors."""
+
+
+class Word(Protocol):
+    """A 64-bit integer: an address, a stride, a count. Counts are not negative where they are
+    divided."""
+
+    def __add__(self, other: Any, /) -> "Word": ...
+    def __radd__(self, other: Any, /) -> "Word": ...
+    def __sub__(self, other: Any, /) -> "Word": ...
+    def __rsub__(self, other: Any, /) -> "Word": ...
+    def __mul__(self, other: Any, /) -> "Word": ...
+    def __rmul__(self, other: Any, /) -> "Word": ...
+    def __floordiv__(self, other: Any, /) -> "Word": ...
+    def __mod__(self, other: Any, /) -> "Word": ...
+    def __lt__(self, other: Any, /) -> Condition: ...
+    def __le__(self, other: Any, /) -> Condition: ...
+    def __gt__(self, other: Any, /) -> Condition: ...
+    def __ge__(self, other: Any, /) -> Condition: ...
+
+
+class Vector(Protocol):
+    """The numbers of a vector register; a comparison with NaN is false."""
+
+    def __add__(self, other: Any, /) -> "Vector": ...
+    def __sub__(self, other: Any, /) -> "Vector": ...
+    def __mul__(self, other: Any, /) -> "Vector": ...
+    def __lt__(self, other: Any, /) -> Condition: ...
+    def __gt__(self, other: Any, /) -> Condition: ...
+
+
+class Panels(NamedTuple):
+    """A matrix, or the rows of one, in panels: where it begins, and bytes between panels.
+
+    A panel is `lanes` columns, one vector register wide, its rows one after the other. Element
+    (r, j) is number ``r * lanes + j % lanes`` of panel ``j // lanes``. So no stride is a multiple
+    of a page, every load is of a whole vector, and the hardware prefetches.
+    """
+
+    address: Word
+    stride: Word
+
+
+class Variable(Protocol):
+    """A vector that is given another value in the course of a loop."""
+
+    value: Vector
+
+
+class Part(NamedTuple):
+    """Access to a whole vector of a row, or to the lanes that a row has in its last one."""
+
+    load: Callable[[Word], Vector]
+    store: Callable[[Vector, Word], None]
+
+
+class Vectors(ABC):
+    """Operations on vectors of `lanes` numbers; addresses are multiples of a number's `size`.
+
+    Parameters
+    ----------
+    scalar : np.float32 or np.float64
+    lanes : int, a power of two
+
+    Attributes
+    ----------
+    size, bytes : int
+        Bytes of a number, and of a vector.
+    zero : Vector
+    """
+
+    zero: Vector
+
+    def __init__(self, scalar: Scalar, lanes: int) -> None:
+        self.scalar, self.lanes, self.size = scalar, lanes, np.dtype(scalar).itemsize
+        self.bytes = lanes * self.size
+
+    @abstractmethod
+    def of_lanes(self, lanes: int) -> Self:
+        """Return the same operations on vectors of so many lanes."""
+
+    # Memory.
+
+    @abstractmethod
+    def load(self, address: Word) -> Vector: ...
+
+    @abstractmethod
+    def store(self, value: Vector, address: Word) -> None: ...
+
+    @abstractmethod
+    def store_non_temporal(self, value: Vector, address: Word) -> None:
+        """Store to a multiple of a vector's bytes, past the caches; a `fence` puts it in order."""
+
+    @abstractmethod
+    def load_masked(self, address: Word, mask: Condition) -> Vector:
+        """Load the lanes of the mask, and zeros; memory of other lanes is not touched."""
+
+    @abstractmethod
+    def store_masked(self, value: Vector, address: Word, mask: Condition) -> None: ...
+
+    @abstractmethod
+    def store_lane(self, value: Vector, address: Word) -> None:
+        """Store the number in the first lane."""
+
+    @abstractmethod
+    def broadcast(self, address: Word) -> Vector:
+        """Load one number to all lanes."""
+
+    @abstractmethod
+    def word(self, address: Word) -> Word:
+        """Load an int64."""
+
+    @abstractmethod
+    def int32(self, address: Word) -> Word:
+        """Load an int32."""
+
+    @abstractmethod
+    def scratch(self, n: int) -> Word:
+        """Return the address of n vectors that live as long as the loop's caller."""
+
+    @abstractmethod
+    def prefetch(self, address: Word) -> None:
+        """Request a line of memory into the second-level cache."""
+
+    # Arithmetic.
+
+    @abstractmethod
+    def fma(self, a: Vector, b: Vector, c: Vector) -> Vector:
+        """Return a b + c, rounded once (uncompiled: twice)."""
+
+    @abstractmethod
+    def first(self, n: Word) -> Condition:
+        """Return the mask of the first n lanes."""
+
+    @abstractmethod
+    def equal(self, a: Word, b: Word | int) -> Condition: ...
+
+    @abstractmethod
+    def select(self, condition: Condition, a: Vector, b: Vector) -> Vector:
+        """Return a where the condition holds, of two words or of each lane, else b."""
+
+    @abstractmethod
+    def choose(self, condition: Condition, a: Word | int, b: Word | int) -> Word:
+        """Return a if the condition holds, else b."""
+
+    @abstractmethod
+    def shuffle(self, a: Vector, b: Vector, places: Sequence[int]) -> Vector:
+        """Return the numbers at these places of a and b, one after the other."""
+
+    @abstractmethod
+    def opaque(self, value: Vector) -> Vector:
+        """Return the same, hiding from LLVM where it comes from."""
+
+    # Control flow.
+
+    @abstractmethod
+    def range(self, first: Word | int, last: Word | int | None = None) -> Iterator[Word]:
+        """Iterate as Python's range; the body is emitted once."""
+
+    @abstractmethod
+    def parts(self, n: Word) -> Iterator[tuple[Word, Part]]:
+        """Iterate over the whole vectors of a row of n numbers, and its last numbers if any are
+        left; yields each vector's index."""
+
+    @abstractmethod
+    def when(self, condition: Condition, then: Callable[[], None], likely: bool = False) -> None:
+        """Do it only if the condition holds."""
+
+    @abstractmethod
+    def either(
+        self, condition: Condition, then: Callable[[], None], otherwise: Callable[[], None]
+    ) -> None:
+        """Do the one or the other; the first is likely."""
+
+    @abstractmethod
+    def switch(self, word: Word, cases: Mapping[int, Callable[[], None]]) -> None:
+        """Do the case of this number; the first case of any other."""
+
+    @abstractmethod
+    def variable(self, value: Vector) -> Variable: ...
+
+    # What follows from these.
+
+    def n_vectors(self, n: Word) -> Word:
+        """Return how many vectors hold n numbers."""
+        return (n + (self.lanes - 1)) // self.lanes
+
+    def positive_part(self, value: Vector) -> Vector:
+        """Return 0 where the value is below it; NaN stays NaN."""
+        return self.select(value < self.zero, self.zero, value)
+
+    def sum(self, value: Vector) -> Vector:
+        """Return the sum of a vector's numbers, in every lane: halves, quarters, ... added."""
+        half = self.lanes // 2
+        while half:
+            rotated = [(j + half) % self.lanes for j in range(self.lanes)]
+            value = value + self.shuffle(value, value, rotated)
+            half //= 2
+        return value
+
+    def transposed(self, rows: Sequence[Vector]) -> list[Vector]:
+        """Swap halves, quarters, ... of pairs of `lanes` rows: log2(lanes) rounds of shuffles."""
+        rows, half = list(rows), self.lanes // 2
+        while half:
+            low, high = self.halves(half)
+            for r in range(self.lanes):
+                if not r & half:
+                    a, b = rows[r], rows[r + half]
+                    rows[r], rows[r + half] = self.shuffle(a, b, low), self.shuffle(a, b, high)
+            half //= 2
+        return rows
+
+    def sums(self, rows: Sequence[Vector]) -> Vector:
+        """Return the sum of each of `lanes` vectors: halves, quarters, ... of pairs added."""
+        half = self.lanes // 2
+        while half:
+            low, high = self.halves(half)
+            pairs = zip(rows[:half], rows[half:], strict=True)
+            rows = [self.shuffle(a, b, low) + self.shuffle(a, b, high) for a, b in pairs]
+            half //= 2
+        return rows[0]
+
+    def halves(self, half: int) -> tuple[list[int], list[int]]:
+        """Return which numbers of two vectors the lower and upper of each two halves are."""
+        low = [j if not j & half else self.lanes + j - half for j in range(self.lanes)]
+        high = [j + half if not j & half else self.lanes + j for j in range(self.lanes)]
+        return low, high

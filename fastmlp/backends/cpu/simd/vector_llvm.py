@@ -1,0 +1,262 @@
+"""The vector operations as LLVM IR, emitted where a builder stands."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
+from fastmlp.compiler.atomics import emit_fetch
+from fastmlp.compiler.memory import entry_alloca
+
+WORD, LANE, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+
+
+class _Word:
+    """An integer in a register, with Python's operators. Comparisons are signed, divisions not."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def _of(self, value: Any) -> "_Word":
+        return _Word(self.builder, value)
+
+    def __add__(self, other: Any) -> "_Word":
+        return self if _is(other, 0) else self._of(self.builder.add(self.value, _register(other)))
+
+    __radd__ = __add__
+
+    def __sub__(self, other: Any) -> "_Word":
+        return self._of(self.builder.sub(self.value, _register(other)))
+
+    def __rsub__(self, other: Any) -> "_Word":
+        return self._of(self.builder.sub(_register(other), self.value))
+
+    def __mul__(self, other: Any) -> "_Word":
+        return self if _is(other, 1) else self._of(self.builder.mul(self.value, _register(other)))
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> "_Word":
+        return self._of(self.builder.udiv(self.value, _register(other)))
+
+    def __mod__(self, other: Any) -> "_Word":
+        return self._of(self.builder.urem(self.value, _register(other)))
+
+    def __lt__(self, other: Any) -> Any:
+        return self.builder.icmp_signed("<", self.value, _register(other))
+
+    def __le__(self, other: Any) -> Any:
+        return self.builder.icmp_signed("<=", self.value, _register(other))
+
+    def __gt__(self, other: Any) -> Any:
+        return self.builder.icmp_signed(">", self.value, _register(other))
+
+    def __ge__(self, other: Any) -> Any:
+        return self.builder.icmp_signed(">=", self.value, _register(other))
+
+
+def _is(word: Any, number: int) -> bool:
+    return isinstance(word, int) and word == number
+
+
+def _register(word: Any) -> Any:
+    return ir.Constant(WORD, word) if isinstance(word, int) else word.value
+
+
+class _Vector:
+    """A vector in a register, with Python's operators."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def __add__(self, other: "_Vector") -> "_Vector":
+        return _Vector(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: "_Vector") -> "_Vector":
+        return _Vector(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: "_Vector") -> "_Vector":
+        return _Vector(self.builder, self.builder.fmul(self.value, other.value))
+
+    def __lt__(self, other: "_Vector") -> Any:
+        return self.builder.fcmp_ordered("<", self.value, other.value)
+
+    def __gt__(self, other: "_Vector") -> Any:
+        return self.builder.fcmp_ordered(">", self.value, other.value)
+
+
+class _Variable:
+    """A vector on the stack, whence LLVM takes it into a register."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.place = builder, entry_alloca(builder, value.value.type)
+        self.value = value
+
+    @property
+    def value(self) -> Any:
+        return _Vector(self.builder, self.builder.load(self.place))
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.builder.store(value.value, self.place)
+
+
+class LLVMVectors(Vectors):
+    """Emits operations where the builder stands. Vectors are plain LLVM types: a host without such
+    registers gets several narrower ones."""
+
+    def __init__(self, builder: Any, scalar: Scalar, lanes: int) -> None:
+        super().__init__(scalar, lanes)
+        self.builder = builder
+        self.kind = ir.VectorType(ir.FloatType() if self.size == 4 else ir.DoubleType(), lanes)
+        self.zero = self._vector(ir.Constant(self.kind, None))
+
+    def of_lanes(self, lanes: int) -> Self:
+        return type(self)(self.builder, self.scalar, lanes)
+
+    def argument(self, value: Any, fields: Any = None) -> Any:
+        """Return an argument of a function being built as a word, or as a NamedTuple of words."""
+        if fields is None:
+            return _Word(self.builder, value)
+        return fields(*map(self.argument, cgutils.unpack_tuple(self.builder, value)))
+
+    def _pointer(self, address: Any, kind: Any) -> Any:
+        return self.builder.inttoptr(address.value, kind.as_pointer())
+
+    def _vector(self, value: Any) -> Any:
+        return _Vector(self.builder, value)
+
+    def load(self, address: Any) -> Any:
+        return self._vector(self.builder.load(self._pointer(address, self.kind), align=self.size))
+
+    def store(self, value: Any, address: Any) -> None:
+        self.builder.store(value.value, self._pointer(address, self.kind), align=self.size)
+
+    def store_non_temporal(self, value: Any, address: Any) -> None:
+        place = self._pointer(address, self.kind)
+        store = self.builder.store(value.value, place, align=self.bytes)
+        once = self.builder.module.add_metadata([ir.Constant(LANE, 1)])
+        store.set_metadata("nontemporal", once)
+
+    def load_masked(self, address: Any, mask: Any) -> Any:
+        pointer, zeros = self._pointer(address, self.kind), ir.Constant(self.kind, None)
+        operands = [pointer, ir.Constant(LANE, self.size), mask, zeros]
+        return self._vector(self._masked("load", self.kind, operands))
+
+    def store_masked(self, value: Any, address: Any, mask: Any) -> None:
+        pointer = self._pointer(address, self.kind)
+        operands = [value.value, pointer, ir.Constant(LANE, self.size), mask]
+        self._masked("store", ir.VoidType(), operands)
+
+    def _masked(self, verb: str, result: Any, operands: list[Any]) -> Any:
+        kind = ir.FunctionType(result, [operand.type for operand in operands])
+        name = f"llvm.masked.{verb}.v{self.lanes}f{8 * self.size}.p0"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, operands)
+
+    def store_lane(self, value: Any, address: Any) -> None:
+        number = self.builder.extract_element(value.value, LANE(0))
+        self.builder.store(number, self._pointer(address, self.kind.element))
+
+    def broadcast(self, address: Any) -> Any:
+        pointer = self._pointer(address, self.kind.element)
+        number = self.builder.load(pointer, align=self.size)
+        return self._vector(self._everywhere(number, self.kind))
+
+    def _everywhere(self, number: Any, kind: Any) -> Any:
+        empty, nowhere = ir.Constant(kind, ir.Undefined), [0] * kind.count
+        one = self.builder.insert_element(empty, number, LANE(0))
+        places = ir.Constant(ir.VectorType(LANE, kind.count), nowhere)
+        return self.builder.shuffle_vector(one, one, places)
+
+    def word(self, address: Any) -> Any:
+        return _Word(self.builder, self.builder.load(self._pointer(address, WORD)))
+
+    def int32(self, address: Any) -> Any:
+        number = self.builder.load(self._pointer(address, LANE))
+        return _Word(self.builder, self.builder.sext(number, WORD))
+
+    def scratch(self, n: int) -> Any:
+        place = entry_alloca(self.builder, ir.ArrayType(self.kind, n))
+        return _Word(self.builder, self.builder.ptrtoint(place, WORD))
+
+    def prefetch(self, address: Any) -> None:
+        emit_fetch(self.builder, address.value)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        kind = ir.FunctionType(self.kind, [self.kind] * 3)
+        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self._vector(self.builder.call(function, [a.value, b.value, c.value]))
+
+    def first(self, n: Any) -> Any:
+        ints = ir.VectorType(LANE, self.lanes)
+        limits = self._everywhere(self.builder.trunc(_register(n), LANE), ints)
+        return self.builder.icmp_signed("<", ir.Constant(ints, list(range(self.lanes))), limits)
+
+    def equal(self, a: Any, b: Any) -> Any:
+        return self.builder.icmp_signed("==", a.value, _register(b))
+
+    def select(self, condition: Any, a: Any, b: Any) -> Any:
+        return self._vector(self.builder.select(condition, a.value, b.value))
+
+    def choose(self, condition: Any, a: Any, b: Any) -> Any:
+        values = _register(a), _register(b)
+        return _Word(self.builder, self.builder.select(condition, *values))
+
+    def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:
+        chosen = ir.Constant(ir.VectorType(LANE, len(places)), list(places))
+        return self._vector(self.builder.shuffle_vector(a.value, b.value, chosen))
+
+    def opaque(self, value: Any) -> Any:
+        kind = ir.FunctionType(self.kind, [self.kind])
+        same = self.builder.asm(kind, "", "=v,0", [value.value], side_effect=False)
+        return self._vector(same)
+
+    def range(self, first: Any, last: Any = None) -> Iterator[Any]:
+        first, last = (0, first) if last is None else (first, last)
+        with cgutils.for_range(self.builder, _register(last), _register(first)) as loop:
+            yield _Word(self.builder, loop.index)
+
+    def parts(self, n: Any) -> Iterator[tuple[Any, Part]]:
+        whole, rest = n // self.lanes, n % self.lanes
+        mask = self.first(rest)
+        for index in self.range(whole):
+            yield index, Part(self.load, self.store)
+        with self.builder.if_then(rest > 0, likely=True):
+            yield (
+                whole,
+                Part(
+                    lambda address: self.load_masked(address, mask),
+                    lambda value, address: self.store_masked(value, address, mask),
+                ),
+            )
+
+    def when(self, condition: Any, then: Callable[[], None], likely: bool = False) -> None:
+        with self.builder.if_then(condition, likely=likely or None):
+            then()
+
+    def either(
+        self, condition: Any, then: Callable[[], None], otherwise: Callable[[], None]
+    ) -> None:
+        with self.builder.if_else(condition, likely=True) as blocks:
+            for block, emit in zip(blocks, (then, otherwise), strict=True):
+                with block:
+                    emit()
+
+    def switch(self, word: Any, cases: Mapping[int, Callable[[], None]]) -> None:
+        builder, after = self.builder, self.builder.append_basic_block("after")
+        blocks = [builder.append_basic_block(f"case.{number}") for number in cases]
+        choice = builder.switch(word.value, blocks[0])
+        for (number, emit), block in zip(cases.items(), blocks, strict=True):
+            if block is not blocks[0]:
+                choice.add_case(ir.Constant(WORD, number), block)
+            builder.position_at_end(block)
+            emit()
+            builder.branch(after)
+        builder.position_at_end(after)
+
+    def variable(self, value: Any) -> Any:
+        return _Variable(self.builder, value)

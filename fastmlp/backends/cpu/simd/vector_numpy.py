@@ -1,0 +1,145 @@
+"""The vector operations on NumPy's arrays, computed at once: the uncompiled run of vector loops.
+
+Words are Python's integers, vectors and masks are arrays.
+"""
+
+import builtins
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+
+from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
+
+# Nothing lies in a process's first page, and no address has more bits.
+PAGE, ADDRESS_BITS = 4096, 56
+
+
+@cache
+def memory(dtype: np.dtype[Any]) -> Any:
+    """Return all memory from `PAGE` on as one array: a slice takes 0.1 us, and a view made for an
+    address 1.5."""
+    everything: Any = (ctypes.c_char * (1 << ADDRESS_BITS)).from_address(PAGE)
+    return np.frombuffer(everything, dtype)
+
+
+INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
+
+
+class _Variable:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class NumPyVectors(Vectors):
+    """Computes as `LLVMVectors` emits, but that an fma rounds twice."""
+
+    def __init__(self, scalar: Scalar, lanes: int) -> None:
+        super().__init__(scalar, lanes)
+        self._zeros = self.zero = np.zeros(lanes, scalar)
+        # Shared by all that begins with it: vectors are not changed in place.
+        self._zeros.flags.writeable = False
+        self._numbers, self._lanes = memory(np.dtype(scalar)), np.arange(lanes)
+        self._scratch: list[Any] = []
+
+    def of_lanes(self, lanes: int) -> Self:
+        return type(self)(self.scalar, lanes)
+
+    def _slice(self, address: Any, n: int) -> Any:
+        """A view; a vector in a register is a copy."""
+        first = (address - PAGE) // self.size
+        return self._numbers[first : first + n]
+
+    def load(self, address: Any) -> Any:
+        return self._slice(address, self.lanes).copy()
+
+    def store(self, value: Any, address: Any) -> None:
+        self._slice(address, self.lanes)[:] = value
+
+    def store_non_temporal(self, value: Any, address: Any) -> None:
+        self.store(value, address)
+
+    def load_masked(self, address: Any, mask: Any) -> Any:
+        value, n = self._zeros.copy(), int(mask.sum())
+        value[:n] = self._slice(address, n)
+        return value
+
+    def store_masked(self, value: Any, address: Any, mask: Any) -> None:
+        n = int(mask.sum())
+        self._slice(address, n)[:] = value[:n]
+
+    def store_lane(self, value: Any, address: Any) -> None:
+        self._slice(address, 1)[0] = value[0]
+
+    def broadcast(self, address: Any) -> Any:
+        return self._slice(address, 1).repeat(self.lanes)
+
+    def word(self, address: Any) -> Any:
+        return int(memory(INT64)[(address - PAGE) // 8])
+
+    def int32(self, address: Any) -> Any:
+        return int(memory(INT32)[(address - PAGE) // 4])
+
+    def scratch(self, n: int) -> Any:
+        self._scratch.append(np.empty(n * self.lanes, self.scalar))
+        return int(self._scratch[-1].ctypes.data)
+
+    def prefetch(self, address: Any) -> None:
+        pass
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return a * b + c
+
+    def first(self, n: Any) -> Any:
+        return self._lanes < n
+
+    def equal(self, a: Any, b: Any) -> Any:
+        return a == b
+
+    def select(self, condition: Any, a: Any, b: Any) -> Any:
+        if isinstance(condition, np.ndarray):
+            return np.where(condition, a, b)
+        return a if condition else b
+
+    def choose(self, condition: Any, a: Any, b: Any) -> Any:
+        return a if condition else b
+
+    def shuffle(self, a: Any, b: Any, places: Sequence[int]) -> Any:
+        return np.concatenate((a, b))[list(places)]
+
+    def opaque(self, value: Any) -> Any:
+        return value
+
+    def range(self, first: Any, last: Any = None) -> Iterator[Any]:
+        return iter(builtins.range(first) if last is None else builtins.range(first, last))
+
+    def parts(self, n: Any) -> Iterator[tuple[Any, Part]]:
+        whole, rest = divmod(n, self.lanes)
+        for index in builtins.range(whole):
+            yield index, Part(self.load, self.store)
+        if rest:
+            mask = self.first(rest)
+            yield (
+                whole,
+                Part(
+                    lambda address: self.load_masked(address, mask),
+                    lambda value, address: self.store_masked(value, address, mask),
+                ),
+            )
+
+    def when(self, condition: Any, then: Callable[[], None], likely: bool = False) -> None:
+        if condition:
+            then()
+
+    def either(
+        self, condition: Any, then: Callable[[], None], otherwise: Callable[[], None]
+    ) -> None:
+        then() if condition else otherwise()
+
+    def switch(self, word: Any, cases: Mapping[int, Callable[[], None]]) -> None:
+        cases.get(word, next(iter(cases.values())))()
+
+    def variable(self, value: Any) -> Any:
+        return _Variable(value)
