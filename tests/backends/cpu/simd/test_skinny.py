@@ -5,13 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Net
 from panelled import INTERPRETED, address, block, rounding, to_panels
 
-from fastmlp import SGD
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
@@ -133,28 +128,3 @@ def test_errors_that_lie_together_belong_to_one_strip_and_one_panel(lanes: int) 
     assert lanes % unit == 0
     # Transposed, errors have room in a panel of rows.
     assert few_outputs(lanes) <= lanes
-
-
-@each_dtype
-@pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2)], ids=str)
-def test_rows_have_the_same_errors_by_strips(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
-    """A part of a team begins in the middle of a panel of errors transposed."""
-    n, net = 45, Net(sizes, "tanh", dtype=np.dtype(dtype).name)
-    found = []
-    for n_parts in (1, 4, 6):  # of six strips
-        parameters, data = net.draw(np.random.default_rng(1), n)
-        moments = Moments(net.network, None)
-        trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, n)
-        session = trainer._session
-        session.at(slice(0, n))
-        session.batch["scale"] = 1 / n
-        session.blocks["forward_backward"](0, address(session.plan.net), n_parts, TRAIN, 0)
-        assert session.plan.layers[-1].is_transposed
-        gradient = session.keep_gradient()
-        more, ends, apply, split = 0, 1, 0, 0
-        session.blocks["update"](0, address(session.plan.net), n, more, ends, apply, split)
-        flat = np.empty_like(parameters)
-        session.unpack(gradient, flat)
-        found.append(flat.copy())
-    assert np.isfinite(found[0]).all()
-    assert len({gradient.tobytes() for gradient in found}) == 1
