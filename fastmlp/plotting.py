@@ -13,7 +13,7 @@ from fastmlp.training.history import History
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Curves that span more than this factor are told apart only on a logarithmic axis.
+# The ratio of largest to smallest value above which an axis is logarithmic.
 LOG_SCALE_FACTOR = 20
 INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
 
@@ -21,21 +21,21 @@ INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
 def plot_history(
     history: History, ax: "Axes | None" = None, *, label: str = "training", **line: Any
 ) -> "Axes":
-    """Plot the loss of each epoch, and the validation loss where there is one.
+    """Plot the loss of each epoch, and the validation loss if there is one.
 
-    The loss axis is logarithmic where the curves on it are positive and span more than a
-    factor of 20. Called again with the same `ax`, it adds curves to compare.
+    The loss axis is logarithmic if its curves are positive and span more than a factor of 20. A
+    second call with the same `ax` adds curves to compare.
 
     Parameters
     ----------
     history : History
-        What `MLP.fit` returned.
+        The result of `MLP.fit`.
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     label : str, default "training"
         The name of the loss in the legend.
     **line
-        Passed on to matplotlib's `Axes.plot`, for both curves: color, linewidth, ...
+        Arguments for matplotlib's `Axes.plot`, for both curves: color, linewidth, ...
 
     Returns
     -------
@@ -44,9 +44,9 @@ def plot_history(
     Raises
     ------
     ImportError
-        Where matplotlib is missing.
+        If matplotlib is missing.
     TypeError
-        Where it is no history, as the list of them that `fit_many` returns.
+        If `history` is not a History, such as the list of them that `fit_many` returns.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def plot_history(
             f"plot_history: history must be the History of one fit, got {type(history).__name__}"
         )
     ax = _new_axes() if ax is None else ax
-    # A single epoch has no line to be seen.
+    # A curve of a single epoch needs a marker to be visible.
     dot = {"marker": "o"} if len(history.loss) == 1 else {}
     line = {"linewidth": 1.8, **dot, **line}
     (curve,) = ax.plot(_epochs(history.loss), history.loss, label=label, **line)
@@ -81,16 +81,16 @@ def plot_digits(
     predictions: Sequence[int] | NDArray[Any],
     axes: "Iterable[Axes] | None" = None,
 ) -> "list[Axes]":
-    """Draw images with what was read in them; what was misread is red and names the label.
+    """Draw images of digits with their predictions; wrong ones are red, with the label.
 
     Parameters
     ----------
     images : array, shape (n_images, height, width)
         Grey values; the largest of each image is drawn black.
     labels : sequence of int, length n_images
-        What the images show.
+        The true digits.
     predictions : sequence of int, length n_images
-        What was read in them.
+        The predicted digits.
     axes : iterable of n_images matplotlib Axes, optional
         By default, one row on a new figure.
 
@@ -101,9 +101,9 @@ def plot_digits(
     Raises
     ------
     ImportError
-        Where matplotlib is missing.
+        If matplotlib is missing.
     ValueError
-        Where images, labels, predictions and axes differ in number.
+        If images, labels, predictions and axes differ in number.
 
     Examples
     --------
@@ -126,13 +126,12 @@ def plot_digits(
 
 
 def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None = None) -> "Axes":
-    """Plot what each candidate of a search scored on the held-out folds, and their spread.
+    """Plot the mean score of each candidate on the held-out folds, and its standard deviation.
 
-    Without `parameter` the candidates come in the order of their scores, the highest first. With
-    it, each that has a value of that parameter stands above it, on an axis that is logarithmic
-    where the values are positive numbers that span more than a factor of 20. What the search took
-    for the best candidate is marked: under halving, or where `refit` is a function, it need not
-    have the highest score.
+    Without `parameter` the candidates are ordered by score, the highest first. With it, candidates
+    are placed at their value of that parameter, on an axis that is logarithmic if the values are
+    positive and span more than a factor of 20. The candidate that the search chose is marked: under
+    halving, or with a function as `refit`, it need not have the highest score.
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None 
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     parameter : str, optional
-        The name of a parameter that was searched.
+        The name of a searched parameter.
 
     Returns
     -------
@@ -149,9 +148,9 @@ def plot_search(search: Any, ax: "Axes | None" = None, *, parameter: str | None 
     Raises
     ------
     ImportError
-        Where matplotlib is missing.
+        If matplotlib is missing.
     ValueError
-        Where the search is not fitted, has several metrics, or knows no such parameter.
+        If the search is not fitted, has several metrics, or did not search the parameter.
 
     Examples
     --------
@@ -206,22 +205,22 @@ def plot_ensemble(
     label: int = -1,
     n_points: int = 200,
 ) -> "Axes":
-    """Plot an ensemble's mean along one feature, and how far its members are apart.
+    """Plot an ensemble's mean prediction along one feature, and its members' standard deviation.
 
-    The other features stay at their means. A quarter of the range is added on each side, where
-    members that were trained on no rows there disagree.
+    The other features are held at their means. The axis extends a quarter of the range beyond the
+    rows on each side, where members disagree.
 
     Parameters
     ----------
     ensemble : fitted MLPEnsembleRegressor or MLPEnsembleClassifier
     X : (n_samples, n_features) array or data frame
-        Rows whose range and means are taken; marks on the axis show where they lie.
+        Rows that give the range and the means; marks on the axis show them.
     feature : int, default 0
-        The column of X to go along.
+        The column of X on the axis.
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     label : int, default -1
-        Which output, or which class's probability, to draw.
+        The index of the output, or of the class whose probability is drawn.
     n_points : int, default 200
 
     Returns
@@ -231,7 +230,7 @@ def plot_ensemble(
     Raises
     ------
     ImportError
-        Where matplotlib is missing.
+        If matplotlib is missing.
 
     Examples
     --------
@@ -251,7 +250,7 @@ def plot_ensemble(
     rows[:, feature] = along
     classifies = hasattr(ensemble, "predict_proba")
     with warnings.catch_warnings():
-        # The rows of a data frame are an array here.
+        # The ensemble may have been fitted on a data frame; these rows are an array.
         warnings.filterwarnings("ignore", "X does not have valid feature names")
         mean = ensemble.predict_proba(rows) if classifies else ensemble.predict(rows)
         mean, spread = (_column(table, label) for table in (mean, ensemble.predict_std(rows)))
@@ -276,7 +275,7 @@ def plot_ensemble(
 
 
 def _values(candidates: Sequence[Any], parameter: str) -> dict[int, Any]:
-    """Return the values of a parameter, by the numbers of the candidates that have one."""
+    """Return the values of a parameter by candidate number, for candidates that have it."""
     values = {i: each[parameter] for i, each in enumerate(candidates) if parameter in each}
     if not values:
         raise ValueError(
@@ -287,7 +286,7 @@ def _values(candidates: Sequence[Any], parameter: str) -> dict[int, Any]:
 
 
 def _places(ax: "Axes", values: list[Any]) -> NDArray[Any]:
-    """Return where values stand on the axis: numbers at their own place, others one by one."""
+    """Return positions on the axis: numbers at their value, other values at 0, 1, 2, ..."""
     if all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
         numbers = np.asarray(values, float)
         if numbers.min() > 0 and numbers.max() > LOG_SCALE_FACTOR * numbers.min():

@@ -1,4 +1,4 @@
-"""Files of everything that can be kept: nets, and fitted estimators."""
+"""`save` and `load`: files of nets and of fitted estimators."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.validation import scalars
 
-# What is kept beside nets, and the room that makes files of it.
+# Estimators that can be saved, and the package with their `archive` module.
 ESTIMATORS = {
     "MLPClassifier": "estimators.mlp",
     "MLPRegressor": "estimators.mlp",
@@ -25,32 +25,32 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
     Needs the extra `safetensors`. The file is written whole or not at all. It holds names and
-    numbers, no code: rules of your own are kept by their names, and `load` is given them again.
+    numbers, no code: rules of your own are stored by name, and you pass them to `load` again.
 
-    Of an estimator, it holds the parameters, with a RandomState's state, what `fit` left, and what
-    `set_output` was told; not attributes of your own, nor requests for metadata. Of an ensemble it
-    holds all members, of a search the settings, `cv_results_` and the best estimator.
+    For an estimator it holds the parameters, with a RandomState's state, the fitted attributes and
+    the setting of `set_output`; not attributes of your own, nor metadata requests. For an ensemble
+    it holds all members, for a search the settings, `cv_results_` and the best estimator.
 
     Parameters
     ----------
     model : MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor or \
     MLPSearchCV
-        An estimator must be fitted, and of just that class.
+        An estimator must be fitted, and must not be of a subclass.
     path : path
     include_training_state : bool
-        Add the optimizer's state, and of a net the generator's, so that `fit` or `partial_fit` on
-        the loaded model goes on with the same bits.
+        Add the optimizer's state, and a net's generator, so that `fit` or `partial_fit` on the
+        loaded model goes on with the same bits.
 
     Raises
     ------
     TypeError
-        Where the model is something else, or another argument not what it must be.
+        If the model is something else, or another argument has the wrong type.
     ImportError
-        Where safetensors is not installed.
+        If safetensors is not installed.
     OSError
-        Where the file cannot be written; one that was there before is as it was.
+        If the file cannot be written; a file that was there is unchanged.
     ValueError
-        Where a rule of your own has no name, as a lambda, another setting cannot be written, a
+        If a rule of your own has no name, as a lambda, another setting cannot be written, a
         parameter is not finite, or an estimator is not fitted.
 
     Examples
@@ -81,18 +81,18 @@ def load(
     rules: Mapping[str, Any] | None = None,
     n_threads: int | None = None,
 ) -> Any:
-    """Return the net or the estimator that a file holds.
+    """Return the net or the estimator in a file.
 
-    Nothing in the file is run, and it takes no more memory than its own size allows: a file from
-    anywhere is a model or a `FileError`. Files of every released version load.
+    Nothing in the file is run, and loading takes memory bounded by the file's size. A file from any
+    source gives a model or a `FileError`. Files of every released version load.
 
     Parameters
     ----------
     path : path
     rules : mapping of str to callable, Loss or Optimizer, optional
-        Your own rules that the model was made with, by their names; objects by their class's.
+        Your own rules that the model was made with, by their names; objects by their class's name.
     n_threads : int, optional
-        As for `MLP`; of an estimator, its `n_jobs`.
+        As for `MLP`; an estimator's `n_jobs`.
 
     Returns
     -------
@@ -101,14 +101,14 @@ def load(
     Raises
     ------
     FileError
-        A ValueError, where the file is damaged, of a later version, or names a rule that is neither
-        fastmlp's nor among `rules`.
+        If the file is damaged, of a later version, or names a rule that is neither fastmlp's nor
+        in `rules`. It is a ValueError.
     TypeError, ValueError
-        Where an argument is not what it must be.
+        If an argument has the wrong type or value.
     OSError
-        Where there is no file, or it cannot be read.
+        If there is no file, or it cannot be read.
     ImportError
-        Where safetensors is not installed, or it is an estimator and scikit-learn is not.
+        If safetensors is not installed, or scikit-learn for an estimator.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def load(
 
 
 def _room_of(model: Any) -> str | None:
-    """Return where files are made of it; of what is not imported yet, there is nothing."""
+    """Return the package of an estimator's archive, or None; nothing is imported for the check."""
     for name, room in ESTIMATORS.items():
         if type(model) is getattr(sys.modules.get(f"fastmlp.{room}"), name, None):
             return room

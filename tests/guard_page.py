@@ -1,4 +1,4 @@
-"""Memory that ends at a page which nobody may touch: to touch the next byte is to crash."""
+"""Memory that ends at a protected page: an access to the next byte crashes."""
 
 import ctypes
 import mmap

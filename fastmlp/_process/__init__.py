@@ -1,1 +1,1 @@
-"""What belongs to the process, not to a net: locks, buffers, workers, signals, warnings."""
+"""Services of the process: locks, buffer pools, task pool, signals, warnings, memory, random."""

@@ -1,16 +1,16 @@
-"""What a call has made and the next one may use."""
+"""Free lists and a buffer pool: objects that one call has made and a later call reuses."""
 
 from collections.abc import Hashable
 from typing import Any
 
-# As many threads may do the same thing at once, and each finds something made.
+# The most objects that are kept: as many threads may make the same call at once.
 MOST = 8
 
 
 class Idle:
-    """Things that are slow to make, each used by one call at a time; for any number of threads.
+    """A thread-safe free list of objects that are slow to make; one call at a time uses each.
 
-    A copy begins with none.
+    A copy or a pickle of it is empty.
     """
 
     def __init__(self) -> None:
@@ -20,26 +20,26 @@ class Idle:
         return Idle, ()
 
     def take(self, key: Hashable) -> Any:
-        """Return a thing that was given with this key, or None; the last of another is let go."""
+        """Return an object that was given with this key, or None; drop one of another key."""
         try:
-            # One step, so that no two threads take the same.
+            # Popping is one step: no two threads take the same object.
             its_key, thing = self._things.pop()
         except IndexError:
             return None
         return thing if its_key == key else None
 
     def give(self, key: Hashable, thing: Any) -> None:
-        """Keep a thing that its call has ended with, if there are not enough."""
+        """Keep an object for later calls, unless `MOST` are kept."""
         if len(self._things) < MOST:
             self._things.append((key, thing))
 
 
 class Kept:
-    """Large things for whoever wants their like next; for any number of threads.
+    """A thread-safe pool of large buffers for reuse, bounded in bytes; the oldest is evicted first.
 
     Parameters
     ----------
-    most : int, the bytes of all together; the oldest goes first
+    most : int, bytes of all buffers together
     """
 
     def __init__(self, most: int) -> None:
@@ -47,15 +47,15 @@ class Kept:
         self._things: dict[int, tuple[Any, Any, int]] = {}
 
     def take(self, key: Any) -> Any:
-        """Return a thing that was given with this key, or None."""
+        """Return a buffer that was given with this key, or None."""
         for name, (its_key, thing, _) in list(self._things.items()):
-            # Popping is one step, so that no two threads take the same.
+            # Popping is one step: no two threads take the same buffer.
             if its_key == key and self._things.pop(name, None) is not None:
                 return thing
         return None
 
     def give(self, key: Any, thing: Any, n_bytes: int) -> None:
-        """Keep a thing of so many bytes that its call has ended with, unless that is too large."""
+        """Keep a buffer of `n_bytes` for later calls, unless it is larger than the pool."""
         if n_bytes > self._most:
             return
         self._things[id(thing)] = key, thing, n_bytes
@@ -65,9 +65,9 @@ class Kept:
 
     @property
     def n_bytes(self) -> int:
-        """The bytes of all that is kept."""
+        """The bytes of all buffers in the pool."""
         return sum(n_bytes for _, _, n_bytes in list(self._things.values()))
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Drop every buffer."""
         self._things.clear()

@@ -1,4 +1,4 @@
-"""What keeps threads apart that use one net at a time."""
+"""The locks of a net, and a copy of numbers that other threads see whole."""
 
 import os
 import threading
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 class Guard:
-    """The locks of one net; a copy gets its own, and a forked child finds them open.
+    """The locks of one net; a copy has locks of its own, and in a forked child they are open.
 
-    Whoever reads or writes all parameters in code that has released the GIL holds `whole`; whoever
-    trains, and so owns the optimizer's state, is the only one to be inside `training`.
+    Code that has released the GIL holds `whole` while it reads or writes all parameters.
+    One thread at a time is inside `training`: it owns the optimizer's state.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,12 @@ class Guard:
 
     @property
     def whole(self) -> threading.RLock:
-        """The lock of the parameters: a short hold, to copy them in or out.
+        """The lock of the parameters, held briefly to copy them in or out.
 
-        The lock itself, for its own `__enter__` is one step: Ctrl-C cannot come after it was taken
-        and before the block begins, and leave it taken for ever. Its thread may take it again: a
-        signal's handler that predicts comes between two steps of a holder, who copies in one.
+        It is an RLock, not a context manager of our own: its `__enter__` is one step, so Ctrl-C
+        cannot come between acquiring it and entering the block, and leave it locked. It is
+        reentrant: a signal's handler that predicts may interrupt its holder, which copies in one
+        step.
         """
         if self._process != os.getpid():
             self._renew()
@@ -41,12 +42,12 @@ class Guard:
 
     @contextmanager
     def training(self, who: str) -> Iterator[None]:
-        """Be the only one who trains.
+        """Own the optimizer's state inside.
 
         Raises
         ------
         RuntimeError
-            Where another thread, or the caller of this callback, trains the net.
+            If another thread, or the fit that runs this callback, is training the net.
         """
         ticket = object()
         try:
@@ -64,7 +65,7 @@ class Guard:
 
     @contextmanager
     def calling_back(self) -> Iterator[None]:
-        """Let this thread have the state of the training, which rests while callbacks run."""
+        """Mark this thread as running callbacks, which may read the training state (at rest)."""
         self._caller = threading.get_ident()
         try:
             yield
@@ -73,13 +74,13 @@ class Guard:
 
     @property
     def is_trained_elsewhere(self) -> bool:
-        """Whether a fit, which called nothing of this thread's, is changing its state just now."""
+        """True if a fit is changing its state, and this thread does not run its callbacks."""
         return self._trainer is not None and self._caller != threading.get_ident()
 
 
 def publish(values: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy values to a C-contiguous target, the GIL held: NumPy would release it.
+    """Copy values to a C-contiguous target while holding the GIL, which NumPy's copy releases.
 
-    A prediction of few rows holds the GIL too, and so sees all of them or none.
+    A prediction of few rows holds the GIL too: it sees all of the new values or none.
     """
     target.data.cast("B")[:] = values.data.cast("B")

@@ -1,4 +1,4 @@
-"""NumPy's generators: what shuffling draws, and their state as what JSON can say, and back."""
+"""NumPy's generators: the words that shuffling draws, and the generators' state as JSON."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 KINDS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
-# Positions in a buffer, with the last that is valid: NumPy reads beyond its memory at a larger one.
+# Positions in a buffer, with the largest valid one: at a larger one NumPy reads beyond its memory.
 LAST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1}
 
 
 def shuffling_words(generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
-    """Draw the random words of so many orders of n rows, shape (n_orders, n), as two to a number of
-    64 bits: the same ones, however many orders are drawn at a time.
+    """Draw the random words of `n_orders` orders of n rows, shape (n_orders, n).
+
+    A 64-bit number gives two words. The words do not depend on how many orders are drawn at a time.
 
     Examples
     --------
@@ -24,12 +25,12 @@ def shuffling_words(generator: np.random.Generator, n_orders: int, n: int) -> ND
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
-    """Return a generator's state in numbers, lists and names.
+    """Return a generator's state as numbers, lists and names.
 
     Raises
     ------
     ValueError
-        Where the generator is not of one of NumPy's own `KINDS`.
+        If the generator's kind is not in `KINDS`.
 
     Examples
     --------
@@ -47,12 +48,12 @@ def state_of(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def from_state(state: Any) -> np.random.Generator:
-    """Return a generator in this state, each number of which is checked.
+    """Return a generator with this state, after checking each number of it.
 
     Raises
     ------
     TypeError, ValueError, LookupError
-        Where it is no state of one of NumPy's generators.
+        If it is not the state of one of NumPy's generators.
     """
     kind = state["bit_generator"]
     if kind not in KINDS:
@@ -63,19 +64,19 @@ def from_state(state: Any) -> np.random.Generator:
 
 
 def of_random_state(random: np.random.RandomState) -> dict[str, Any]:
-    """Return the state of one of NumPy's older generators, as `state_of` does of the newer ones."""
+    """Return the state of a `RandomState`, as `state_of` does for a `Generator`."""
     state: Any = random.get_state(legacy=False)
     normal = {"has_gauss": int(state["has_gauss"]), "gauss": float(state["gauss"])}
     return state_of(np.random.Generator(random._bit_generator)) | normal
 
 
 def random_state_from(state: Any) -> np.random.RandomState:
-    """Return an older generator in this state, each number of which is checked.
+    """Return a `RandomState` with this state, after checking each number of it.
 
     Raises
     ------
     TypeError, ValueError, LookupError
-        Where it is no state of one of NumPy's generators.
+        If it is not the state of one of NumPy's generators.
 
     Examples
     --------
@@ -101,7 +102,7 @@ def _plain(value: Any) -> Any:
 
 
 def _like(template: Any, given: Any, name: str) -> Any:
-    """Return what is given, in the form of the template."""
+    """Return `given` after checking that it has the template's keys, sizes and integer ranges."""
     if isinstance(template, dict):
         if not isinstance(given, dict) or given.keys() != template.keys():
             raise ValueError(f"a generator's {name} must have {sorted(template)}")

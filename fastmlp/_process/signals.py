@@ -1,8 +1,8 @@
-"""Stretches of a program that no signal's handler cuts short.
+"""Deferral of signal handlers while code runs that must not be interrupted.
 
-Python runs handlers in the main thread, between any two steps of it, and what one raises leaves
-from there: out of a callback of LLVM's it ends the process, and out of a compiler or an import it
-leaves halves that nobody makes whole.
+Python runs handlers in the main thread, between any two bytecodes, and a handler's exception leaves
+from there. Raised out of a callback of LLVM's it ends the process; raised out of a compilation or
+an import it leaves modules and caches half initialised for the rest of the process.
 """
 
 import signal
@@ -10,22 +10,23 @@ import threading
 from types import FrameType
 from typing import Any
 
-# All but those for real time, of which there are thirty more, and a look at each costs 0.8 us.
+# All signals but the thirty real-time ones: to query a handler costs 0.8 us.
 SIGNALS = [int(it) for it in signal.valid_signals() if it < getattr(signal, "SIGRTMIN", 65)]
 
-# Who is inside: written in one step, after all handlers were replaced and before one is put back.
-# A number of a thread, not of a process: a child forked by another thread is not inside.
+# The thread that is inside the context, or None. Written in one step, after all handlers were
+# replaced and before the first is restored. It is a thread's number, so a child that another thread
+# forks is not inside.
 _inside: int | None = None
 _handlers: dict[int, Any] = {}
 _came: dict[int, FrameType | None] = {}
 
 
 class deferred:
-    """A context in which handlers of signals wait; those of signals that came run at its end.
+    """A context that defers signal handlers; handlers of signals that arrived run at its end.
 
-    For stretches that are as short as may be, for Ctrl-C waits too. In other threads than the main
-    one, in which Python runs no handlers, and inside another such context it does nothing. It costs
-    30 us. What `signal.siginterrupt` had chosen is lost: it cannot be asked for.
+    Keep the block short: Ctrl-C is deferred too. It does nothing outside the main thread, where
+    Python runs no handlers, and inside another such context. It costs 30 us. A setting made by
+    `signal.siginterrupt` is lost, for it cannot be queried.
 
     Examples
     --------
@@ -54,7 +55,7 @@ class deferred:
             self._outermost, _inside = True, me
         except BaseException as error:
             _put_back_handlers()
-            # An embedded Python may be wrong about which thread is the main one.
+            # An embedded Python may report another thread as the main one.
             if not (isinstance(error, ValueError) and "main thread" in str(error)):
                 raise
 
@@ -65,7 +66,7 @@ class deferred:
         _inside = None
         try:
             _put_back_handlers()
-        except BaseException:  # from a handler that has been put back
+        except BaseException:  # raised by a handler that was just restored
             _put_back_handlers()
             raise
         finally:
@@ -73,7 +74,7 @@ class deferred:
 
 
 def _replace_handlers() -> None:
-    """Until somebody is inside, the one in their place calls them."""
+    """Install a deferring handler; until the context is entered it forwards to the originals."""
     for number in SIGNALS:
         handler = signal.getsignal(number)
         if callable(handler) and handler is not _wait:
@@ -88,14 +89,14 @@ def _put_back_handlers() -> None:
 
 
 def _wait(number: int, frame: FrameType | None) -> None:
-    """Stand in for every handler: remember that its signal came, or run it where none is inside."""
+    """Record that a signal arrived; outside the context, run its handler at once."""
     _came.setdefault(number, frame)
     if _inside != threading.get_ident():
         _run_handlers()
 
 
 def _run_handlers() -> None:
-    """Run the handlers of the signals that came, each of them, whatever another raises."""
+    """Run the handler of every signal that arrived, even if another handler raises."""
     if _came:
         number = next(iter(_came))
         frame = _came.pop(number)

@@ -1,7 +1,7 @@
-"""Many fits at once, each on a thread of its own, the costly ones first.
+"""A pool of Python threads that runs many fits at once, the costliest first.
 
-Compiled calls release the GIL, so threads of Python are enough, whatever Numba's threading layer:
-what runs in them is serial. A thread that finds no fit left gives its core to those that still run.
+Compiled calls release the GIL, so Python threads suffice on every threading layer of Numba: each
+fit is serial. When no fit is left to begin, the free cores go to the fits that run (`share`).
 """
 
 import threading
@@ -12,22 +12,25 @@ from typing import Any, NamedTuple
 
 from fastmlp._process.warnings import collected
 
-# How long the caller sleeps between two looks for signals, where nothing wakes it.
+# Seconds that the caller waits at a time, so that it can handle signals.
 LOOK_SECONDS = 0.1
 WORKER = "fastmlp worker"
 
 
 class Stopped(KeyboardInterrupt):
-    """Ends a fit in a pool that is to end: its caller was interrupted, or another fit failed."""
+    """Ends a fit in a pool that is stopping: the caller was interrupted, or another fit failed."""
 
 
 class Task(NamedTuple):
-    """A fit: about how long it takes, in any unit, and what to call.
+    """A fit.
 
     Attributes
     ----------
-    name : what a note to its error says it is
-    apart : whether it gets a thread beside the pool's, for it leaves the cores to others
+    cost : float, its estimated time, in any unit
+    run : callable without arguments
+    name : str, named in the note that is added to its error
+    apart : bool
+        True for a task that uses no core, such as one on a GPU: it gets a thread of its own.
     """
 
     cost: float
@@ -37,19 +40,21 @@ class Task(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a task returned, and of what it warned: pairs of a message and its category."""
+    """A task's result, and its warnings as pairs of message and category."""
 
     result: Any
     warnings: list[tuple[str, type[Warning]]]
 
 
 class Pool:
-    """Runs tasks on up to so many threads, which live for one call.
+    """Runs tasks on at most `n_threads` threads, which live for one call.
 
     Attributes
     ----------
     interrupted : bool
-        Whether Ctrl-C ended the call; tasks that had not begun have no outcome then.
+        True if Ctrl-C ended the call; tasks that had not begun have no outcome then.
+    turn : threading.Lock
+        Held by a task while it does work that holds the GIL (see `turn` below).
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -68,26 +73,26 @@ class Pool:
 
     @property
     def share(self) -> int:
-        """How many threads one task may use now: more than one where there are too few tasks."""
+        """The number of threads that one task may use now: above 1 if there are too few tasks."""
         return 1 if self._waiting else max(1, self._n_threads // max(1, self._running))
 
     @property
     def stopping(self) -> bool:
-        """Whether tasks are to end, as where they are part of a task that is to."""
+        """True if tasks are to end: those of this pool, or of the pool whose task it is part of."""
         return self._stopping.is_set() or (self._outer is not None and self._outer.stopping)
 
     @property
     def outcomes(self) -> list[Outcome | None]:
-        """What has become of the tasks so far."""
+        """The outcomes of the tasks so far; None for a task that has none."""
         return self._outcomes
 
     def run(self, tasks: Sequence[Task], name: str = "task") -> list[Outcome | None]:
-        """Do the tasks, the costly ones first; return their outcomes in the order given.
+        """Run the tasks, the costliest first; return their outcomes in the order given.
 
-        Ctrl-C, or any other exception in the caller, ends those that run at their next call of
-        compiled code. So does an error in one of them, which is raised when all have ended, with a
-        note that says which `name` it was, or what the task's own name is. In a task of another
-        pool, such as the fit of an ensemble in a search, they end with that one.
+        Ctrl-C, or any other exception in the caller, ends running tasks at their next call of
+        compiled code. So does an error in a task. It is raised when all tasks have ended, with a
+        note that has the task's own name, or `name` and its index. Tasks of a pool that runs inside
+        a task of another pool, such as the fit of an ensemble in a search, end with that task.
         """
         try:
             self.begin(tasks)
@@ -104,10 +109,10 @@ class Pool:
         return self._outcomes
 
     def begin(self, tasks: Sequence[Task]) -> None:
-        """Start the tasks, the costly ones first, those apart at once; `end` must follow.
+        """Start the tasks, the costliest first, and those apart at once; `end` must follow.
 
-        In a task of another pool that is to end, those that wait are begun all the same, to say so
-        themselves: whoever else waits for them would wait for ever.
+        Tasks are started even if the outer pool is stopping: each then raises `Stopped` itself. A
+        task that was never started would leave its waiting callers blocked.
         """
         self._outer = getattr(_here, "pool", None)
         self._tasks, self._outcomes = list(tasks), [None] * len(tasks)
@@ -123,7 +128,7 @@ class Pool:
         self._threads = [thread for thread in self._threads if self._started(thread)]
 
     def _started(self, thread: threading.Thread) -> bool:
-        """Start a thread; where there can be no more, those of the pool that run do its work."""
+        """Start a thread; return False if the system allows no more and others can do its work."""
         try:
             thread.start()
         except RuntimeError:
@@ -135,14 +140,14 @@ class Pool:
         return True
 
     def add(self, task: Task) -> None:
-        """Have one more task done, after those that wait; for a task to call."""
+        """Append one more task; called by a running task."""
         with self._lock:
             self._tasks.append(task)
             self._outcomes.append(None)
             self._waiting.append(len(self._tasks) - 1)
 
     def end(self) -> None:
-        """Have the tasks that still run end at their next call of compiled code, and wait."""
+        """Stop the tasks that run, at their next call of compiled code, and join the threads."""
         self._stopping.set()
         for thread in self._threads:
             if thread.ident is not None:
@@ -150,7 +155,7 @@ class Pool:
 
     def _wait(self) -> None:
         for _ in self._threads:
-            # Short waits: elsewhere than on Linux a long one hears no signals.
+            # Short waits: outside Linux a long one delays signal handlers.
             while not self._ended.acquire(timeout=LOOK_SECONDS):
                 pass
 
@@ -188,12 +193,12 @@ class Pool:
 
 
 def check() -> None:
-    """End what this thread does, where its pool is to end.
+    """Check that this thread's pool, if it has one, is not stopping.
 
     Raises
     ------
     Stopped
-        There.
+        If it is.
     """
     pool: Pool | None = getattr(_here, "pool", None)
     if pool is not None and pool.stopping:
@@ -201,17 +206,17 @@ def check() -> None:
 
 
 def turn() -> AbstractContextManager[Any]:
-    """Return a context in which only one thread of a pool is at a time, for what holds the GIL.
+    """Return a context that one thread of a pool enters at a time, for work that holds the GIL.
 
-    Threads whose fits are alike prepare them at the same time, and hand the GIL to and fro so that
-    they also end at the same time, again and again: in turns they fall out of step.
+    Without it, threads with similar fits contend for the GIL: they prepare their fits at the same
+    time, end them at the same time, and contend again. With it they stay out of step.
     """
     pool: Pool | None = getattr(_here, "pool", None)
     return nullcontext() if pool is None else pool.turn
 
 
 def share() -> int | None:
-    """Return how many threads this thread may use; None where no pool shares them out."""
+    """Return how many threads this thread may use, or None outside a pool."""
     pool: Pool | None = getattr(_here, "pool", None)
     return None if pool is None else pool.share
 

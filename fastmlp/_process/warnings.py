@@ -1,4 +1,4 @@
-"""Warnings, at the line of the user's that brought them about."""
+"""Warnings that point to the user's line, or are collected by a thread of a pool."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ Warnings = list[tuple[str, type[Warning]]]
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called into fastmlp, or where warnings are collected, add it there."""
+    """Warn at the line that called into fastmlp; in a thread that collects warnings, collect it."""
     if _is_collected(message, category):
         return
     depth = 2
@@ -20,10 +20,10 @@ def warn(message: str, category: type[Warning]) -> None:
 
 
 def warn_at(message: str, category: type[Warning], stacklevel: int) -> None:
-    """Warn as `warnings.warn` does, or where warnings are collected, add it there.
+    """Warn as `warnings.warn` does; in a thread that collects warnings, collect it.
 
-    Threads may not: the filters are the process's, and each thread that puts its own aside brings
-    back older ones.
+    Threads of a pool must not change the filters: those belong to the process, and a thread that
+    restores its copy brings back older filters.
     """
     if _is_collected(message, category):
         return
@@ -41,7 +41,7 @@ def _is_collected(message: str, category: type[Warning]) -> bool:
 
 
 def _is_error(message: str, category: type[Warning]) -> bool:
-    """Whether the filters make an error of it; those for a module are for lines of the user's."""
+    """Return True if the filters raise this warning; filters for a module or a line are ignored."""
     for action, text, kind, module, line in warnings.filters:
         applies = module is None and not line and issubclass(category, kind)
         if applies and (text is None or text.match(message)):
@@ -51,7 +51,7 @@ def _is_error(message: str, category: type[Warning]) -> bool:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise this thread's warnings that the filters make errors of, in place of collecting them."""
+    """Raise this thread's warnings if a filter says "error", instead of collecting them."""
     before = getattr(_here, "raises", False)
     _here.raises = True
     try:
@@ -62,7 +62,7 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def collected() -> Iterator[Warnings]:
-    """Collect this thread's warnings, for one whose callers are not the user's."""
+    """Collect this thread's warnings, for a thread that the user's code did not start."""
     before: Warnings | None = getattr(_here, "collection", None)
     _here.collection = []
     try:

@@ -1,1 +1,1 @@
-"""The command `fastmlp` and its verbs: demo, info, warmup."""
+"""The command `fastmlp`: demo, info, warmup."""

@@ -38,14 +38,14 @@ class Digits(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one library.
+    """The results of one library.
 
     Attributes
     ----------
-    first_seconds : what a first fit of one epoch took
-    seconds : what the fit took after that
-    loss : of each epoch
-    predictions : shape (n_held_out,), the digits read
+    first_seconds : seconds of a first fit of one epoch
+    seconds : seconds of the whole fit after it
+    loss : the loss of each epoch
+    predictions : int64, shape (n_held_out,), the digits read
     """
 
     name: str
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 def run_demo(
     out_path: str | PathLike[str] = "fastmlp-demo.png", epochs: int = 30, seed: int = 0
 ) -> float:
-    """Train on scikit-learn's digits, print what happens, and save a picture.
+    """Train on scikit-learn's digits, print the progress, and save a picture.
 
     Parameters
     ----------
@@ -72,14 +72,14 @@ def run_demo(
     Returns
     -------
     float
-        The share of the held-out digits that fastmlp read right.
+        fastmlp's accuracy on the held-out digits.
 
     Raises
     ------
     ImportError
-        Where scikit-learn or matplotlib is missing.
+        If scikit-learn or matplotlib is missing.
     KeyboardInterrupt
-        Where Ctrl-C ended it.
+        On Ctrl-C.
 
     Examples
     --------
@@ -191,7 +191,7 @@ def _train_classifier(data: Digits, epochs: int, seed: int) -> Any:
 
 @contextmanager
 def _unfinished() -> Iterator[None]:
-    """Have Ctrl-C end the demo: both libraries' fits warn of it, and go on to what comes next."""
+    """Raise KeyboardInterrupt where a fit only warns of Ctrl-C, as both libraries do."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "(fit|Training) interrupted", UserWarning)
         try:
@@ -229,7 +229,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def _draw(ours: Outcome, theirs: Outcome, data: Digits) -> Any:
-    """The loss curves above, held-out digits below."""
+    """Draw the loss curves above, held-out digits below; return the figure."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -255,7 +255,7 @@ def _draw_losses(ax: Any, ours: Outcome, theirs: Outcome, data: Digits) -> None:
 
 
 def _choose(predictions: Array, labels: Array) -> tuple[Array, str]:
-    """Return which digits to show, misread ones first, and what to say of the choice."""
+    """Return the indices of the digits to show, misread ones first, and a caption."""
     wrong = np.flatnonzero(predictions != labels)
     right = np.flatnonzero(predictions == labels)
     misread = wrong[:MOST_WRONG_SHOWN]

@@ -1,4 +1,4 @@
-"""What fastmlp runs on: versions, processor, threads and cache, to read or to paste in a report."""
+"""The versions, processor, compiler, threads and cache that fastmlp uses, for a bug report."""
 
 import os
 import platform
@@ -12,9 +12,9 @@ import numpy as np
 
 from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
-from fastmlp.compiler import cache
+from fastmlp.compiler import COMPILER, INTERPRETED, cache
 
-# LLVM's names of what the kernels gain from: wider vectors and fused multiply-add.
+# LLVM's names of the features that the kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl",
     "neon", "fp-armv8", "sve", "sve2",
@@ -26,7 +26,7 @@ CUDA_PACKAGES = ("numba_cuda", "numba_cuda_mlir")
 
 
 def info() -> dict[str, str]:
-    """Return what fastmlp runs on, from a name to a text; nothing heavy is imported for it.
+    """Return the versions, processor, compiler, threads and cache in use, by name.
 
     Examples
     --------
@@ -43,6 +43,7 @@ def info() -> dict[str, str]:
         "platform": platform.platform(),
         "CPU": llvmlite.binding.get_host_cpu_name(),
         "vector features": _vector_features(),
+        "compiler": _compiler(),
         "threading layer": _threading_layer(),
         "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",
         "cache": _cache(),
@@ -73,10 +74,21 @@ def _vector_features() -> str:
     return " ".join(name for name in VECTOR_FEATURES if features.get(name)) or "none"
 
 
+def _compiler() -> str:
+    """Return what compiles the kernels, and why it is not the translator."""
+    if INTERPRETED:
+        return "none (NUMBA_DISABLE_JIT=1): kernels are plain Python"
+    if COMPILER == "translator":
+        return "translator"
+    if os.environ.get("FASTMLP_COMPILER") == "numba":
+        return "numba (FASTMLP_COMPILER=numba)"
+    return f"numba (the translator was not tried with version {numba.__version__})"
+
+
 def _threading_layer() -> str:
     layer = limits.threading_layer()
     safe = limits.parallel_is_safe()
-    return layer if safe else f"{layer} (not used: helpers are Python threads)"
+    return layer if safe else f"{layer} (not used: workers are Python threads)"
 
 
 def _cache() -> str:
@@ -91,7 +103,7 @@ def _cache() -> str:
 
 
 def _gpu() -> str:
-    """What there is of CUDA; without a package nothing of it is imported."""
+    """Return how many GPUs the driver sees, or why none; nothing is imported without a package."""
     if not any(find_spec(name) for name in CUDA_PACKAGES):
         return 'none: no package; pip install "fastmlp[cuda]"'
     from fastmlp.backends.cuda import adapter

@@ -8,9 +8,9 @@ from pathlib import Path
 from fastmlp import __version__
 
 PICTURES = (".png", ".pdf", ".svg")
-# scikit-learn takes no more.
+# The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
-# What shells say of a program that SIGINT, 2, has ended.
+# The exit code by which shells report an end by SIGINT (2).
 INTERRUPTED = 128 + 2
 
 
@@ -20,13 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        The arguments; by default, those of the process.
+        The arguments; default: `sys.argv[1:]`.
 
     Returns
     -------
     int
-        0, or 1 where an optional package is missing or a file cannot be written, or 130 after
-        Ctrl-C.
+        0; 1 if an optional package is missing or a file cannot be written; 130 after Ctrl-C.
 
     Examples
     --------
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     demo.set_defaults(run=_demo)
-    commands.add_parser("info", help="versions, processor, threads, cache").set_defaults(run=_info)
+    commands.add_parser("info", help="versions, compiler, threads, cache").set_defaults(run=_info)
     ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
     ahead.set_defaults(run=_warmup)
     return parser

@@ -32,32 +32,32 @@ def warmup(
     parallel: bool = True,
     report: Callable[[str], Any] | None = None,
 ) -> float:
-    """Compile every kernel and every rule, so that later programs load them from the disk cache.
+    """Compile every kernel and every rule, so that later programs load them from the code cache.
 
-    What the cache holds already is loaded, in a fraction of a second. Rules of your own are not
-    cached, and compile anew in each process.
+    Code that is in the cache already is loaded, in a fraction of a second. Rules of your own are
+    not cached, and are compiled in each process.
 
     Parameters
     ----------
     dtypes : sequence of str, default ("float32", "float64")
-        For which to compile.
+        The dtypes to compile for.
     parallel : bool, default True
-        Whether to compile the kernels that run on several threads, too.
+        If True, compile the functions of teams of threads too.
     report : callable, optional
         Called with a line of text before each part, for example `print`.
 
     Returns
     -------
     float
-        Seconds that it took.
+        The seconds it took.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument is not what it must be, as a dtype that is neither float32 nor float64;
-        nothing has been compiled then.
+        If an argument has the wrong type or value, such as a dtype that is neither float32 nor
+        float64; nothing has been compiled then.
     KeyboardInterrupt
-        Where Ctrl-C ended it; what has been compiled is kept.
+        On Ctrl-C; code that has been compiled stays in the cache.
 
     Examples
     --------
@@ -84,14 +84,14 @@ def warmup(
 
 
 def _checked(dtypes: Sequence[str]) -> list[str]:
-    """Return the names of dtypes; of one name, each letter would be another's."""
+    """Return the names of dtypes; a single str is an error, for its letters name dtypes too."""
     if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
         raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
     return [resolve.dtype(dtype).name for dtype in dtypes]
 
 
 def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
-    """Nets that between them use every rule, by the kind of rule."""
+    """Return nets that together use every rule, by the kind of rule."""
     every = [WIDTH] * (len(ACTIVATIONS) + 2)
     penalties = dict.fromkeys(PENALTIES, 1e-4)
     losses = [*LOSSES.values(), *SKLEARN_LOSSES.values()]
@@ -110,7 +110,7 @@ def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: A
 
 
 def _predict_wide(dtype: str) -> None:
-    """Predict with a net that is too wide for a stream."""
+    """Predict with a net that is too wide for predictions by row blocks."""
     width = 1 + STREAM_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
     net.predict(np.ones((FEW_ROWS + 1, WIDTH)))
@@ -132,13 +132,13 @@ def _penalised() -> Iterator[dict[str, Any]]:
 def _exercise(net: MLP) -> None:
     """Call each compiled entry point once, with targets that every loss takes."""
     X = y = np.eye(WIDTH)
-    with warnings.collected():  # Nobody keeps the net, whatever a warning would say of it.
+    with warnings.collected():  # and dropped: the net is thrown away
         # A batch of all rows would not be shuffled.
         history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
     if history.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
     net.predict(np.repeat(X, MOST_ROWS, axis=0))
-    # Few rows, which have a way of their own, and another from the second time on.
+    # One row has a path of its own, and a faster one from the second call on.
     for _ in range(2):
         net.predict(X[:1])
     _, gradient = net.loss_and_gradient(X, y)
@@ -146,6 +146,6 @@ def _exercise(net: MLP) -> None:
 
 
 def _compile_for_teams() -> None:
-    """Compile what gathers a team, and what measures whether one pays."""
+    """Compile the functions of teams, and of the cost model's calibration."""
     worker_pool.compile_all()
     cost_model.blocks()

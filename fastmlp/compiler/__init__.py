@@ -1,6 +1,6 @@
-"""Compile policy: the jit options, the disk cache, and rules as compiled blocks.
+"""The compiler: jit options, translator, `prange`, records, code cache, compiled blocks.
 
-Its first import loads Numba whole.
+Importing it loads all of Numba.
 """
 
 import fastmlp.compiler.compiler

@@ -1,6 +1,6 @@
-"""Words of memory that several threads read and write: 64-bit integers by address.
+"""Atomic operations on 64-bit integers by address, a pause and a prefetch.
 
-Interpreted, they are plain reads and writes: interpreted code never works in a team.
+Uncompiled they are plain reads and writes: uncompiled code never runs in a team.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ from numba import types
 
 from fastmlp.compiler.intrinsics import emitted
 
-# What tells a core that it spins, by machine; elsewhere it spins at full speed.
+# The instruction that tells a core it is spinning, by machine; on other machines there is none.
 PAUSES = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
     "AMD64": ("llvm.x86.sse2.pause", ()),
@@ -23,17 +23,17 @@ WORD = ir.IntType(64)
 
 
 def load_acquire(address: Any) -> Any:
-    """Return the word; what its writer wrote before `store_release` is visible from here on."""
+    """Return the word; after it, everything written before the `store_release` is visible."""
     return ctypes.c_int64.from_address(int(address)).value
 
 
 def store_release(address: Any, value: Any) -> None:
-    """Write the word after all that this thread wrote before."""
+    """Write the word; earlier writes of this thread become visible before it."""
     ctypes.c_int64.from_address(int(address)).value = int(value)
 
 
 def fetch_add(address: Any, value: Any) -> Any:
-    """Add to the word; return what it was."""
+    """Add to the word; return its previous value."""
     word = ctypes.c_int64.from_address(int(address))
     before = word.value
     word.value = before + int(value)
@@ -41,7 +41,7 @@ def fetch_add(address: Any, value: Any) -> Any:
 
 
 def exchange_if(address: Any, expected: Any, value: Any) -> Any:
-    """Write the word if it is as expected; return whether it was."""
+    """Write the word if it has the expected value; return True if it had."""
     word = ctypes.c_int64.from_address(int(address))
     same = word.value == int(expected)
     if same:
@@ -50,12 +50,12 @@ def exchange_if(address: Any, expected: Any, value: Any) -> Any:
 
 
 def fence() -> None:
-    """Let others see all that this thread wrote before, past the caches too, which a
-    `store_release` alone does not put in order, before anything that it writes after."""
+    """Order all earlier writes of this thread, non-temporal ones included, before later writes;
+    `store_release` alone does not order non-temporal stores."""
 
 
 def pause() -> None:
-    """Rest for some tens of cycles (140 on recent Intel cores)."""
+    """Pause for some tens of cycles (140 on recent Intel cores)."""
 
 
 def _pointer(builder: Any, address: Any) -> Any:
@@ -63,11 +63,11 @@ def _pointer(builder: Any, address: Any) -> Any:
 
 
 def emit_fetch(builder: Any, address: Any) -> None:
-    """Ask memory for the line at the address, into the second-level cache, and do not wait."""
+    """Prefetch the line at the address into the second-level cache."""
     place, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [place, *[number] * 3])
     prefetch = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
-    # To read, into the second level, data.
+    # Arguments: read (not write), locality 2 (second level), data (not instructions).
     words = [ir.Constant(number, word) for word in (0, 2, 1)]
     builder.call(prefetch, [builder.inttoptr(address, place), *words])
 

@@ -1,7 +1,7 @@
-"""What the elementary functions are built of: exact steps that vectorise and never branch.
+"""Building blocks of the elementary functions: exact operations that vectorise and never branch.
 
-Each is one or a few machine instructions, emitted by name, so that a loop's vector body and its
-scalar remainder give the same bits.
+Each is emitted by name as one or a few instructions, so that a loop's vector body and its scalar
+remainder give the same bits.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,15 @@ Generate = Callable[..., Any]
 
 
 def _mantissa(kind: ir.Type) -> int:
-    """How many bits of a number are below its exponent."""
+    """Return the number of mantissa bits."""
     return 23 if isinstance(kind, ir.FloatType) else 52
 
 
 def magic(dtype: Any) -> Any:
-    """The number whose last bit is worth 1: added to a small number, it rounds it to an integer.
+    """Return the number whose last bit is worth 1: adding it rounds a small number to an integer.
 
-    The sum's last bits are then that integer, which `scaled` makes an exponent of. With the half,
-    negative integers do not change the sum's exponent.
+    The last bits of the sum are that integer, which `scaled` uses as an exponent. The factor 1.5,
+    not 1, keeps the sum's exponent unchanged for negative integers.
     """
     kind = np.dtype(dtype).type
     return kind(1.5 * 2.0 ** np.finfo(kind).nmant)
@@ -37,7 +37,7 @@ def _integer(builder: Any, number: Any) -> Any:
 
 
 def _bits_of(number: Any, kind: ir.Type) -> ir.Constant:
-    """The bits of a constant, as an integer of the width of `kind`."""
+    """Return the bits of a constant, as an integer of the width of `kind`."""
     if isinstance(kind, ir.FloatType):
         return ir.Constant(ir.IntType(32), int(np.float32(number).view(np.int32)))
     return ir.Constant(ir.IntType(64), int(np.float64(number).view(np.int64)))
@@ -45,7 +45,7 @@ def _bits_of(number: Any, kind: ir.Type) -> ir.Constant:
 
 @intrinsic
 def where(typing_context: Any, condition: Any, a: Any, b: Any) -> Any:
-    """Return a where the condition holds, else b; both are computed."""
+    """Return a if the condition holds, else b; both are computed."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(*arguments)

@@ -1,8 +1,8 @@
-"""Rules as compiled blocks: a rule in a plain loop over memory, called by its address.
+"""Compiled blocks: a kernel, or a rule in a loop over memory, called by its address.
 
-One kernel then serves every rule: it calls an address once per block of a few hundred numbers.
-Only the rules in use are compiled, 20 to 50 ms each, or 1 to 5 from the disk cache. All arguments
-of a block are integers: addresses and counts.
+One kernel serves every rule: it calls an address once for a few hundred numbers. Only the rules in
+use are compiled, in 20 to 50 ms each, or loaded from the code cache in 1 to 5. All arguments of a
+block are integers: addresses and counts.
 """
 
 import ctypes
@@ -37,27 +37,26 @@ from fastmlp.compiler.source import grouped, n_words, parameters_of
 Loop = Any
 Factory = Callable[..., Loop]
 
-# No block has the address 0, which stands for none.
+# The address 0 means that there is no block.
 _interpreted: list[Loop] = [None]
 _blocks: dict[Any, "Block"] = {}
 _lock = RLock()
 
 
-# How long a fork waits for what others compile: a kernel takes 3 s at most.
+# Seconds that a fork waits for compilations in other threads: a kernel takes 3 s at most.
 PATIENCE = 10.0
 _OWNERS: list[Any] = [global_compiler_lock, getattr(ffi.lib, "_lock", None)]
 _taken: list[Any] = []
 
 
 def _locks() -> list[Any]:
-    """In the order in which they are taken; every call of LLVM takes the last one."""
+    """Return the compiler locks in the order of acquisition; every call of LLVM takes the last."""
     theirs = [getattr(owner, "_lock", None) for owner in _OWNERS]
     return [_lock, *(lock for lock in theirs if lock is not None)]
 
 
 def _take_locks() -> None:
-    """Let others finish what they compile before a fork: in the child they would never finish, and
-    would hold these locks, and some of Numba's that nobody can name, for ever."""
+    """Acquire all compiler locks before a fork, so that no other thread holds one in the child."""
     with signals.deferred():
         _taken[:] = [lock for lock in _locks() if lock.acquire(timeout=PATIENCE)]
 
@@ -69,7 +68,7 @@ def _give_locks() -> None:
 
 
 def _give_locks_in_child() -> None:
-    """Give the locks back, and renew those that others did not give up in time."""
+    """Release the locks, and replace those that other threads did not release in time."""
     global _lock
     _give_locks()
     _lock = _lock if _lock in _taken else RLock()
@@ -87,18 +86,19 @@ if hasattr(os, "register_at_fork"):
 
 
 class Block:
-    """A compiled block, alive as long as somebody may call its address.
+    """A compiled block; keep a reference to it as long as its address may be called.
 
     Parameters
     ----------
-    loop : function of integers that returns nothing
+    loop : function of integers without a result
         An argument that is annotated as a NamedTuple takes its integers one by one.
     cache : CodeCache or None
     light : bool
-        Whether it takes time to compile rather than to run: a driver, or a phase.
+        True for kernels and drivers, whose loops are not unrolled: they take longer to compile than
+        unrolling gains.
     ours : bool
-        Whether the translator may have it, which checks nothing: a rule of a user's may count from
-        the end of a row, by an index that is negative.
+        True if the translator may compile it. It does not check indices, and a rule of the user's
+        own may use negative ones.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Block:
             self.address = len(_interpreted)
             flat = _of_words(loop)
             _interpreted.append(flat)
-            # Compiled code never warns of an overflow.
+            # As compiled code, which never warns of an overflow.
             self._entry = np.errstate(all="ignore")(flat)
             return
         if ours and COMPILER == "translator":
@@ -124,18 +124,18 @@ class Block:
         self._entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
 
     def __call__(self, *arguments: int) -> None:
-        """Run the block with addresses and counts, the GIL released; a call costs 1 us."""
+        """Run the block with addresses and counts, without the GIL; a call costs 1 us."""
         self._entry(*arguments)
 
 
 def _of_words(loop: Loop) -> Loop:
-    """Return a function of integers alone, where a loop takes NamedTuples of them too."""
+    """Return a loop as a function of integers, without NamedTuples of them."""
     return (lambda *words: loop(*grouped(loop, words))) if any(parameters_of(loop)) else loop
 
 
 def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
-    """Compile what the translator does not know, or may not have."""
-    # Of words one by one where they are together: a homogeneous tuple would be an array in LLVM.
+    """Compile a block by Numba: the translator declines it, or must not compile it."""
+    # The words of a NamedTuple are passed one by one: a homogeneous tuple would be an LLVM array.
     given = (
         types.intp if kind is None else types.NamedTuple([types.intp] * len(kind._fields), kind)
         for kind in parameters_of(loop)
@@ -162,20 +162,19 @@ def block_of(
         ``factory(scalar_type, **options)``, or ``factory(scalar_type, rule, **options)``, returns
         a function that takes integers only.
     rule : callable, optional
-        One of the library's rules, or a user's. The disk cache keeps code of the library's rules
-        and factories alone: a key that notices every change of the functions that another one
-        calls is not to be had.
+        A rule of the library or of the user. The code cache stores the library's rules and
+        factories only: no key would notice every change of the functions that a user's rule calls.
 
     Raises
     ------
     TypeError
-        Where the rule does not compile.
+        If the rule does not compile.
     """
     key = (factory, np.dtype(dtype), rule, tuple(sorted(options.items())))
     block = _blocks.get(key)
     if block is not None:
         return block
-    # The locks first, one step each: Ctrl-C is heard while others compile.
+    # The locks are acquired before signals are deferred: Ctrl-C works while other threads compile.
     with _lock, numbas_lock(), signals.deferred():
         if key not in _blocks:
             _blocks[key] = _compile(factory, np.dtype(dtype), rule, options)
@@ -206,12 +205,15 @@ def _compile(factory: Factory, dtype: np.dtype[Any], rule: Any, options: dict[st
     try:
         loop = factory(dtype.type, rule, **options)
         return Block(loop, cache, ours=cache is not None)
-    except Exception as error:  # Numba's own errors are of many kinds, AssertionError among them.
+    except Exception as error:  # Numba raises errors of many kinds, AssertionError among them.
         raise TypeError(f"{words}: {error}") from error
 
 
 def is_ours(function: Any) -> bool:
-    """Whether the library defines this very function, so that the fingerprint covers it."""
+    """Return True if the library defines this function at module level: the fingerprint covers it.
+
+    A function made inside a factory or by the user is not covered.
+    """
     module = sys.modules.get(function.__module__ or "")
     ours = (function.__module__ or "").split(".")[0] == "fastmlp"
     return ours and getattr(module, function.__name__, None) is function

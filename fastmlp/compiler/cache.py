@@ -1,12 +1,12 @@
-"""The disk cache of compiled code: one file per kernel and signature, in a folder per version.
+"""The code cache on disk: one file per kernel and signature, in a folder per version.
 
-Numba's own cache keeps the machine code of a callee whose file changed, raises where a folder
-cannot be written or a file is damaged, and lets two processes that start together overwrite each
-other's entries of one index. Here the folder is named after a hash of the package's sources, a file
-holds its own checksum, is written whole or not at all, and any failure means: compile in memory.
-A folder that was filled and may not be written any more, as in a container's image, is read.
+Numba's own cache keeps the machine code of a callee whose file changed, raises if a folder cannot
+be written or a file is damaged, and lets two processes that start together overwrite each other's
+entries of one index. Here the folder's name is a hash of the package's sources. A file holds its
+own checksum and is written whole or not at all. On any failure code is compiled in memory. A folder
+that was filled and is read-only, as in a container's image, is read.
 
-The files are pickles: who can write to the folder can run code in your process.
+The files are pickles: a user who can write to the folder can run code in your process.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ SUFFIX = ".code"
 
 
 def sources(package: Path = PACKAGE) -> list[Path]:
-    """Return every source below `package`, or its bytecode where that is what there is; nothing
-    where the package lies in a zip or in a frozen program.
+    """Return every source below `package`, or bytecode that has no source; none for a package in a
+    zip or a frozen program.
 
-    A list of the modules that reach compiled code was wrong twice; to read all of them takes 6 ms.
+    All of them, in 6 ms: a list of the modules that reach compiled code was wrong twice.
     """
     found = [*package.rglob("*.py"), *package.rglob("*.pyc")]
     return sorted(path for path in found if path.parent.name != "__pycache__")
@@ -57,16 +57,16 @@ def fingerprint(package: Path = PACKAGE) -> str:
 
 @cache
 def folder() -> Path | None:
-    """Return this version's cache folder, made if need be; None where there can be none.
+    """Return this version's cache folder, creating it if necessary, or None if there is none.
 
     ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources there
-    is none: the hash would not tell one version from another.
+    is no cache: the hash could not distinguish versions.
     """
     if os.environ.get("FASTMLP_CACHE") == "0" or not sources():
         return None
     root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
     if not numba.config.CACHE_DIR and not os.path.isabs(root):
-        return None  # no home: "~" would be a folder here
+        return None  # without a home, "~" would be a folder in the current directory
     path = Path(root) / "fastmlp" / fingerprint()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _is_filled(path: Path) -> bool:
 
 
 class CodeCache:
-    """What Numba asks of a cache, for one kernel known by its name."""
+    """A cache for one kernel, by its name, with the interface that Numba expects."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -93,14 +93,14 @@ class CodeCache:
         return str(folder()) if folder() else None
 
     def load_overload(self, signature: Any, target_context: Any) -> CompileResult | None:
-        """Return the stored code for `signature`, or None: not there, damaged, unreadable."""
-        # Numba refreshes the whole context here, which imports SciPy for what nobody calls: 0.3 s.
+        """Return the stored code for `signature`; None if it is absent, damaged or unreadable."""
+        # Numba refreshes the whole context here, which imports SciPy without need: 0.3 s.
         rtsys.initialize(target_context)
         stored = _read_whole(self._path(signature, target_context.codegen()))
         return None if stored is None else CompileResult._rebuild(target_context, *stored)
 
     def save_overload(self, signature: Any, result: CompileResult) -> None:
-        """Store the code, or leave everything as it was where that fails."""
+        """Store the code; on failure change nothing."""
         path = self._path(signature, result.codegen)
         if path is None or result.lifted or result.library.has_dynamic_globals:
             return
@@ -110,17 +110,17 @@ class CodeCache:
         _write_whole(path, dumps(result._reduce()))
 
     def load(self, codegen: Any) -> Any:
-        """Return what `save` has stored, or None."""
+        """Return the objects that `save` stored, or None."""
         return _read_whole(self._path("", codegen))
 
     def save(self, codegen: Any, state: Any) -> None:
-        """Store plain objects, or leave everything as it was where that fails."""
+        """Store plain objects; on failure change nothing."""
         path = self._path("", codegen)
         if path is not None:
             _write_whole(path, pickle.dumps(state))
 
     def enable(self) -> None:
-        """Nothing to do: a kernel without a cache has no CodeCache."""
+        """Do nothing: a kernel without a cache has no CodeCache."""
 
     disable = flush = enable
 
@@ -131,7 +131,7 @@ class CodeCache:
 
 
 def _read_whole(path: Path | None) -> Any:
-    """Return a file's objects, or None: not there, damaged, unreadable."""
+    """Return a file's objects, or None if it is absent, damaged or unreadable."""
     try:
         stored = path.read_bytes() if path else b""
     except OSError:

@@ -1,8 +1,8 @@
 """The constants of the compiled elementary functions, in both precisions.
 
-The polynomials are minimax: computed with Remez' algorithm at 50 digits, each for the weight that
-makes it the error of the function's value. The comment behind each says how large that error is,
-as a share of the value, before rounding.
+The polynomials are minimax polynomials, computed by Remez' algorithm at 50 digits, with a weight
+that minimises the relative error of the function's value. The comment behind each states that
+error, before rounding.
 """
 
 from typing import Any, NamedTuple
@@ -22,19 +22,19 @@ class Coefficients(NamedTuple):
     magic : float
         See `fastmlp.compiler.bits.magic`.
     bias : float
-        What `octave` has on top.
+        The exponent's bias, which `octave` adds.
     log2_e, ln2, ln2_low : float
         1 / log(2), and log(2) in two parts.
     tiny : float
         The smallest normal number.
     lowest, highest : float
-        Where exp is 0 and infinite for good.
+        Below and above them exp is 0 and infinite.
     expm1_lowest : float
-        Where expm1 is -1 for good.
+        Below it expm1 is -1.
     tanh_highest, erf_highest : float
-        Where tanh and erf are 1 for good.
+        Above them tanh and erf are 1.
     erf_split : float
-        Where erf changes from one polynomial to the other.
+        The argument at which erf changes from one polynomial to the other.
     exp : tuple of float
         q of exp(r) = 1 + r + r^2 q(r), abs(r) <= log(2) / 2.
     log : tuple of float

@@ -1,7 +1,7 @@
-"""Numba, loaded whole.
+"""Imports Numba with signal handlers deferred.
 
-Of a Numba that is half loaded nothing can be made in the same process: of 40 times that Ctrl-C came
-while it loads, 37 ended in an AttributeError at the next import.
+A half-imported Numba cannot be imported again in the same process: of 40 imports that Ctrl-C
+interrupted, 37 ended in an AttributeError at the next import.
 """
 
 from fastmlp._process import signals

@@ -1,8 +1,8 @@
-"""Numbers too small for full precision count as zero while a kernel runs.
+"""Denormals are flushed to zero while a kernel runs.
 
-Where a net is right and sure, gradients fall below 1e-20 and their squares below 1e-38; on some
-processors every operation on such a number takes 150 cycles, and a step twice as long. XLA's
-threads run like this too. The caller's mode comes back when the kernel ends.
+Gradients of confident and correct predictions fall below 1e-20 and their squares below 1e-38. On
+some processors an operation on a denormal takes 150 cycles, and a step twice as long. XLA's threads
+flush denormals too. The caller's mode is restored when the kernel ends.
 """
 
 import platform
@@ -19,16 +19,16 @@ ARM_FLUSH = 1 << 24
 
 
 def flush_denormals() -> int:
-    """Switch to zeros, and return the mode before."""
+    """Flush denormals in this thread, and return its previous mode."""
     return 0
 
 
 def restore_denormals(mode: Any) -> None:
-    """Go back to the mode that `flush_denormals` returned."""
+    """Restore the mode that `flush_denormals` returned."""
 
 
 def _x86(builder: Any, mode: Any) -> Any:
-    """Write `mode`, or with None set the flags in it, to the control register; return the old."""
+    """Write `mode` to the control register, or set its flags if None; return the old value."""
     place = builder.alloca(WORD32)
     text = ir.PointerType(ir.IntType(8))
     kind = ir.FunctionType(ir.VoidType(), [text])

@@ -1,13 +1,13 @@
-"""The compiled forms of `fastmlp.rules.elementary`: straight lines of fused steps, which vectorise.
+"""Compiled forms of `fastmlp.rules.elementary`: fused multiply-adds without branches or calls.
 
-The C library's functions are calls, and a loop with a call in it runs one number at a time. Here
-an argument is brought into a short interval, a polynomial is evaluated there (see `coefficients`),
-and special values are chosen at the end. Every function holds over the whole range of its
-precision: denormal numbers are kept, infinities and NaN are those of NumPy.
+The C library's functions are calls, and a loop with a call in it does not vectorise. Here an
+argument is reduced to a short interval, a polynomial is evaluated there (see `coefficients`), and
+special values are selected at the end. Every function covers the whole range of its precision:
+denormals are kept, infinities and NaN follow NumPy.
 
-The reductions are those of Cody & Waite (1980) and of fdlibm (Sun Microsystems, 1993). The errors
-were measured at every float32, and at 20 million float64 about every scale (exp and expm1 at 170
-million), in units in the last place (ulp) of the result.
+The reductions follow Cody & Waite (1980) and fdlibm (Sun Microsystems, 1993). The errors were
+measured at every float32, and at 20 million float64 of every scale (exp and expm1 at 170 million),
+in units in the last place (ulp) of the result.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,12 @@ TABLES = {types.float32: (np.float32, FLOAT32), types.float64: (np.float64, FLOA
 
 
 def _compiled(function: Form) -> Callable[[Form], Form]:
-    """Make `form(scalar, coefficients)` what compiled code calls for `function`."""
+    """Register `form(scalar, coefficients)` as the maker of the compiled form of `function`."""
 
     def register(form: Form) -> Form:
         @overload(function, strict=False, jit_options=INLINED)
         def choose(x: Any) -> Any:
-            # For integers, the body that is not compiled is compiled after all.
+            # Integers use the function's own body.
             return form(*TABLES[x]) if x in TABLES else function
 
         FORMS[function] = cache(lambda scalar: form(scalar, COEFFICIENTS[scalar]))
@@ -51,7 +51,7 @@ register_jitable(**INLINED)(elementary.exponentials)
 
 @cache
 def _reduction(scalar: Any, c: Coefficients) -> Form:
-    """x = n log(2) + r with abs(r) <= log(2) / 2: return n + magic, n and r."""
+    """Make the reduction x = n log(2) + r with abs(r) <= log(2) / 2: returns n + magic, n, r."""
     magic, log2_e, ln2, ln2_low = c.magic, c.log2_e, -c.ln2, -c.ln2_low
 
     def reduction(x: Any) -> Any:
@@ -64,7 +64,7 @@ def _reduction(scalar: Any, c: Coefficients) -> Form:
 
 @cache
 def _exp_below(scalar: Any, c: Coefficients) -> Form:
-    """exp(x) for x <= 0: 2^n could be denormal, so 2^54 2^n is built and 2^-54 multiplied last."""
+    """Make exp(x) for x <= 0. 2^n may be denormal, so it is 2^54 2^n, times 2^-54 at the end."""
     reduction, lowest, q, one = _reduction(scalar, c), c.lowest, c.exp, scalar(1)
     up, down = scalar(2.0**54), scalar(2.0**-54)
 
@@ -78,7 +78,7 @@ def _exp_below(scalar: Any, c: Coefficients) -> Form:
 
 @cache
 def _log_near(scalar: Any, c: Coefficients) -> Form:
-    """k log(2) + log(1 + f), for f where the polynomial holds, the small terms added first."""
+    """Make k log(2) + log(1 + f), for f in the polynomial's interval, small terms added first."""
     p, ln2, ln2_low, half = c.log, c.ln2, c.ln2_low, scalar(0.5)
 
     def log_near(k: Any, f: Any) -> Any:
@@ -91,7 +91,7 @@ def _log_near(scalar: Any, c: Coefficients) -> Form:
 
 @_compiled(elementary.exp)
 def _exp(scalar: Any, c: Coefficients) -> Form:
-    """exp(x) = 2^n exp(r), in two factors, for 2^n may be infinite or denormal where exp is not.
+    """exp(x) = 2^n exp(r), with 2^n in two factors: it may be infinite or denormal if exp is not.
 
     Largest error: 1.05 ulp in float32, 1.03 in float64.
     """
@@ -161,7 +161,7 @@ def _log(scalar: Any, c: Coefficients) -> Form:
 
 @_compiled(elementary.log1p)
 def _log1p(scalar: Any, c: Coefficients) -> Form:
-    """log(u) for u = 1 + x rounded, what the rounding lost put back into the fraction.
+    """log(u) for u = 1 + x rounded, with the rounding error added back to the fraction.
 
     Largest error: 1.42 ulp in float32, 1.3 in float64.
     """
@@ -174,7 +174,7 @@ def _log1p(scalar: Any, c: Coefficients) -> Form:
         above = x > one
         lost = where(above, one, x) - (u - where(above, x, one))
         k = octave(u) - bias
-        # Far out nothing counts of what was lost, and 2^-k may be denormal.
+        # For large k the rounding error does not matter, and 2^-k may be denormal.
         shrink = scaled(one, magic - where(k > far, far, k))
         f = fma(lost, shrink, scaled(u, magic - k) - one)
         inside = copysign(where(x < infinity, log_near(k, f), x), x)
@@ -238,7 +238,7 @@ def _logistic(scalar: Any, c: Coefficients) -> Form:
 
 @_compiled(elementary.softplus)
 def _softplus(scalar: Any, c: Coefficients) -> Form:
-    """x above 0, plus log(1 + e), with e = exp(-abs(x)); 1 + e is halved where it is large.
+    """max(x, 0) + log(1 + e), with e = exp(-abs(x)); 1 + e is halved if it is large.
 
     Largest error: 1.7 ulp in float32, 1.64 in float64.
     """

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from fastmlp.compiler import parallel
+from fastmlp.compiler.emission import as_number, emitted_code, of_float
 from fastmlp.compiler.intrinsics import EMITTED
 from fastmlp.compiler.memory import coefficients_at, row, rows
 from fastmlp.compiler.operands import (
@@ -41,26 +41,17 @@ from fastmlp.compiler.operands import (
 )
 from fastmlp.compiler.records import record_at, records_at
 
-NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) for dtype in KINDS}
-# What translated code calls in place of a function: ``form(scalar_type)``.
+# Compiled forms that translated code calls in place of a function: ``form(scalar_type)``.
 FORMS: dict[Any, Callable[[Any], FunctionType]] = {}
-DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
-
-
-class Target:
-    """What emitted functions ask of Numba's context."""
-
-    def get_dummy_value(self) -> None:
-        """Return nothing, for a function that returns nothing."""
 
 
 class Expressions:
-    """Evaluates expressions where a builder stands.
+    """Emits expressions at a builder's position.
 
     Parameters
     ----------
     builder : llvmlite's IRBuilder
-    outside : dict, the names that the function sees and does not define
+    outside : dict, the names of the module and the closure
     """
 
     def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
@@ -69,11 +60,11 @@ class Expressions:
         self.thread: Any = 0
 
     def load(self, name: str) -> Any:
-        """Return what a local name stands for."""
+        """Return the operand of a local name."""
         raise NotImplementedError
 
     def call_function(self, function: FunctionType, arguments: tuple[Any, ...]) -> Any:
-        """Call a function of ours, or make it part of this one."""
+        """Call a translated function, or inline it."""
         raise NotImplementedError
 
     def value(self, node: ast.expr) -> Any:
@@ -84,7 +75,7 @@ class Expressions:
         return evaluate(node)
 
     def test(self, node: ast.expr) -> Any:
-        """Return whether an expression is true: a bool where that is known, else a register."""
+        """Return the truth of an expression: a bool if known when translating, or a register."""
         operand = self.value(node)
         return bool(operand) if is_constant(operand) else truth(self.builder, operand).value
 
@@ -96,13 +87,15 @@ class Expressions:
             return self.load(node.id)
         if node.id in self.outside:
             return self.outside[node.id]
+        if not hasattr(builtins, node.id):
+            raise Unsupported(f"{node.id!r} may have no value here")
         return getattr(builtins, node.id)
 
     def _Tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
         return self.all_of(node.elts)
 
     def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
-        """Return the operands of several expressions, starred ones spread out."""
+        """Return the operands of several expressions; starred ones are unpacked."""
         found: list[Any] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
@@ -130,7 +123,7 @@ class Expressions:
         return compared(self.builder, type(node.ops[0]).__name__, left, right)
 
     def _BoolOp(self, node: ast.BoolOp) -> Any:
-        """Whether it is true: the operands themselves are not to be had."""
+        """Return the truth of `and` or `or`, not one of the operands as Python would."""
         decides = isinstance(node.op, ast.Or)
         first, *rest = node.values
         test = self.test(first)
@@ -152,7 +145,7 @@ class Expressions:
         return self.either(test, lambda: self.value(node.body), lambda: self.value(node.orelse))
 
     def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-        """Return what one of two ways returns; only that way is gone."""
+        """Return the result of one of two branches; only that branch is run."""
         builder, ends, found = self.builder, [], []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
@@ -177,7 +170,7 @@ class Expressions:
         return in_registers(found[0], iter(registers))
 
     def meeting(self, a: Any, b: Any) -> Any:
-        """Return the dtype, or dtypes, in which two operands meet."""
+        """Return the common dtype, or dtypes, of two operands."""
         if isinstance(a, Number) and isinstance(b, Number):
             return BOOL if a.dtype == b.dtype == BOOL else common(a, b)
         if is_tuple(a) and type(a) is type(b) and len(a) == len(b):
@@ -209,7 +202,7 @@ class Expressions:
         return getattr(owner, node.attr)
 
     def of_table(self, table: Table, name: str) -> Any:
-        """Return a table turned over, or its shape."""
+        """Return a table's transpose, or its shape."""
         if name == "T":
             return table._replace(turned=not table.turned)
         if name != "shape":
@@ -244,7 +237,7 @@ class Expressions:
         return self.pointer(view.address, i, KINDS[view.dtype])
 
     def index(self, operand: Any) -> Any:
-        """Return an integer of 64 bits; a negative one is not known from others."""
+        """Return an index as a 64-bit integer; only a negative constant can be refused."""
         number = number_of(operand)
         if number.dtype.kind == "f" or (is_constant(operand) and operand < 0):
             raise Unsupported("an index that is no integer")
@@ -256,7 +249,7 @@ class Expressions:
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
     def cell(self, table: Table, places: Any) -> Any:
-        """Return a pointer to a number of a table."""
+        """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
         r, j = (self.index(place) for place in (places[::-1] if table.turned else places))
@@ -288,9 +281,9 @@ class Expressions:
             name = "Lt" if function is min else "Gt"
             return chosen(self.builder, name, list(arguments))
         if function is np.sqrt:
-            return self.square_root(*arguments)
+            return of_float(self.builder, "sqrt", *arguments)
         if function is abs:
-            return self.magnitude(*arguments)
+            return of_float(self.builder, "fabs", *arguments)
         if function in FORMS:
             function = FORMS[function](number_of(arguments[0]).dtype.type)
         if function is type:
@@ -298,40 +291,15 @@ class Expressions:
         if hasattr(function, "_fields"):
             return function(*arguments)
         if function in (int, float) or isinstance(function, type):
-            return self.as_number(function, *arguments)
+            return as_number(self.builder, function, *arguments)
         if function in EMITTED:
-            return self.emitted(*EMITTED[function], arguments)
+            return emitted_code(self.builder, *EMITTED[function], arguments)
         if hasattr(function, "_defn"):
-            return self.emitted(function._defn, False, arguments)
+            return emitted_code(self.builder, function._defn, False, arguments)
         called = getattr(function, "source", getattr(function, "py_func", function))
         if not isinstance(called, FunctionType):
             raise Unsupported(ast.dump(node))
         return self.call_function(called, arguments)
-
-    def square_root(self, operand: Any) -> Number:
-        """Return the square root of a float."""
-        return self._of_float("sqrt", operand)
-
-    def magnitude(self, operand: Any) -> Number:
-        """Return the absolute value of a float."""
-        return self._of_float("fabs", operand)
-
-    def _of_float(self, name: str, operand: Any) -> Number:
-        number = number_of(operand)
-        if number.dtype.kind != "f":
-            raise Unsupported(f"{name} of an integer")
-        kind = number.value.type
-        function = self.builder.module.declare_intrinsic(f"llvm.{name}", [kind])
-        return Number(self.builder.call(function, [number.value]), number.dtype)
-
-    def as_number(self, kind: Any, operand: Any) -> Any:
-        """Return a number as a scalar of this type."""
-        if is_constant(operand):
-            return kind(operand)
-        dtype = np.dtype(kind)
-        if dtype == BOOL:
-            return truth(self.builder, operand)
-        return converted(self.builder, operand, dtype)
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
         """Return the view that `row` returns."""
@@ -345,34 +313,3 @@ class Expressions:
         view = self.view(address, n, dtype)
         load = self.builder.load
         return tuple(Number(load(self.element(view, i)), view.dtype) for i in range(n))
-
-    def emitted(self, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
-        """Put an emitted function's code here."""
-        kinds = [self.kind_for_numba(one, literal=literal) for one in arguments]
-        made = define(None, *kinds)
-        if made is None:
-            raise Unsupported("arguments of an emitted function")
-        signature, generate = made
-        values = [self.value_for_numba(one) for one in arguments]
-        result = generate(Target(), self.builder, signature, values)
-        returned = signature.return_type
-        if returned == types.void:
-            return None
-        return Number(result, DTYPES[types.unliteral(returned)])
-
-    def kind_for_numba(self, operand: Any, *, literal: bool) -> Any:
-        if is_tuple(operand):
-            kinds = [self.kind_for_numba(one, literal=False) for one in operand]
-            return types.BaseTuple.from_types(kinds, type(operand))
-        if literal and type(operand) is int:
-            return types.literal(operand)
-        return NUMBA[number_of(operand).dtype]
-
-    def value_for_numba(self, operand: Any) -> Any:
-        if not is_tuple(operand):
-            return number_of(operand).value
-        values = [self.value_for_numba(one) for one in operand]
-        packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
-        for i, value in enumerate(values):
-            packed = self.builder.insert_value(packed, value, i)
-        return packed

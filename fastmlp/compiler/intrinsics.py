@@ -1,4 +1,4 @@
-"""Functions with two bodies: Python's, and LLVM IR in the place of the call."""
+"""Functions with two bodies: Python, and LLVM IR that replaces the call in compiled code."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,15 +7,15 @@ from numba import types
 from numba.core.typing.templates import infer, infer_global, make_intrinsic_template
 
 Typing = Callable[..., Any]
-# The typing of each emitted function, and whether it wants to know constants.
+# Each emitted function's typing function, and True if it takes constants as literal types.
 EMITTED: dict[Any, tuple[Typing, bool]] = {}
 
 
 def emitted(function: Callable[..., Any], *, prefer_literal: bool = False) -> Callable[..., Typing]:
-    """Give a Python function its compiled form, as `numba.extending.intrinsic` would define it.
+    """Register the compiled form of a Python function, as `numba.extending.intrinsic` does.
 
-    Each use of an `overload` that returns such an intrinsic compiles one function more, by itself:
-    that was 2.3 s of a cold start of 5 s.
+    An `overload` that returns an intrinsic compiles one function more for each use: 2.3 s of a cold
+    start of 5 s.
     """
 
     def register(define: Typing) -> Typing:

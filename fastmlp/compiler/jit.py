@@ -1,8 +1,8 @@
-"""The one place for Numba's options.
+"""The jit options, and the choice of the compiler.
 
-No fastmath flag is set: products are fused by name (`fma`), sums run in the order that is written,
-so the bits of a result do not depend on how LLVM vectorised or inlined a loop. error_model="numpy"
-because a division by zero inside prange would otherwise return 0 in silence.
+No fastmath flag is set: products are fused by name (`fma`) and sums run in the written order, so
+the bits of a result do not depend on how LLVM vectorised or inlined a loop. error_model="numpy": a
+division by zero inside `prange` would otherwise return 0 silently.
 """
 
 import os
@@ -22,17 +22,18 @@ from fastmlp.compiler.pipeline import Compiler
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = bool(numba.config.DISABLE_JIT)
-# The versions of Numba whose private parts the translator was tried with.
+# The versions of Numba that the translator was tried with, first and one after the last: it uses
+# private parts of Numba.
 TRIED = (0, 65), (0, 69)
 
 
 def chosen_compiler(asked: str, version: str) -> str:
-    """Return who compiles the kernels, "translator" or "numba", as asked by FASTMLP_COMPILER.
+    """Return the compiler of the kernels, "translator" or "numba", for a value of FASTMLP_COMPILER.
 
     Raises
     ------
     ValueError
-        Where something else is asked for.
+        If the value is neither of them, nor empty.
     """
     if asked not in ("", "translator", "numba"):
         raise ValueError(f"FASTMLP_COMPILER must be 'translator' or 'numba', not {asked!r}")
@@ -42,8 +43,8 @@ def chosen_compiler(asked: str, version: str) -> str:
 
 COMPILER = chosen_compiler(os.environ.get("FASTMLP_COMPILER", ""), numba.__version__)
 OPTIONS = {"nogil": True, "error_model": "numpy"}
-# What a block is made of becomes part of it: LLVM leaves a long function a call where two places
-# call it, and a loop with a call in it does not vectorise (mish in float64: 23 ns, inlined 4 ns).
+# Functions that a block calls are inlined: LLVM does not inline a long function that is called
+# twice, and a loop with a call in it does not vectorise. mish, float64: 23 -> 4 ns a number.
 INLINED = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
 
 
@@ -52,12 +53,12 @@ def njit(function: Function) -> Function: ...
 @overload
 def njit(*, parallel: bool) -> Callable[[Function], Function]: ...
 def njit(function: Any = None, *, parallel: bool = False) -> Any:
-    """Compile a kernel or a function that kernels call: by the translator, or by Numba.
+    """Compile a kernel, or a function that kernels call, by the translator or by Numba.
 
-    A `parallel` kernel shares its `prange` loops. Its first argument is `team`: the address of the
-    team's record, or 0 where the calling thread works alone. Numba's compilation uses the threads
-    of Numba in place of a team, and two compilations: a parallel region of one thread still costs
-    a launch.
+    A `parallel` kernel shares its `prange` loops among threads. Its first argument is `team`: the
+    address of the team's record, or 0 if the calling thread works alone. Numba compiles it twice,
+    and runs the parallel form on its own threads: a parallel region of one thread still costs a
+    launch.
     """
     if function is None:
         return _parallel if parallel else njit
@@ -90,7 +91,7 @@ def _parallel(function: Function) -> Function:
             serial(team, *arguments)
 
     compiled: Any = numba.njit(**OPTIONS)(kernel)
-    # What the translator reads.
+    # The text that the translator reads.
     compiled.source = function
     return compiled
 
@@ -98,7 +99,7 @@ def _parallel(function: Function) -> Function:
 def kernel(
     name: str, *, nogil: bool = True, parallel: bool = False
 ) -> Callable[[Function], Function]:
-    """Compile, on first call, a function that Python calls; store its code under `name`."""
+    """Compile a function that Python calls, on first call; store its code under `name`."""
 
     def compile_later(function: Function) -> Function:
         if INTERPRETED:
@@ -114,13 +115,13 @@ def kernel(
 
 
 def numbas_lock() -> AbstractContextManager[Any]:
-    """Return the lock in which Numba compiles, taken in one step: by Numba's way, Ctrl-C could come
-    after it was taken and before the block begins, and leave it taken for ever."""
+    """Return Numba's compiler lock itself, whose `__enter__` is one step: in Numba's own wrapper,
+    Ctrl-C could come between acquiring it and entering the block, and leave it locked."""
     return getattr(global_compiler_lock, "_lock", None) or nullcontext()
 
 
 def _whole(compile: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a compilation, or what loads its result, end before a signal's handler runs."""
+    """Defer signal handlers while a function is compiled, or its code is loaded."""
 
     @wraps(compile)
     def compile_whole(*arguments: Any) -> Any:

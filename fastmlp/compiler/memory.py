@@ -1,6 +1,6 @@
-"""What kernels are written in: views of memory by address, and the fused multiply-add.
+"""Views of memory by address, memory on the stack, and the fused multiply-add.
 
-Each has a Python body, so kernels run uncompiled too.
+Each function has a Python body, so kernels run uncompiled too.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ def fma(a: Any, b: Any, c: Any) -> Any:
 
 
 def row(address: Any, n: Any, dtype: Any) -> Any:
-    """Return the n numbers at `address` as an array that owns nothing.
+    """Return the n numbers at `address` as a view, an array that does not own its memory.
 
     Loops over such views, indexed from 0 by a range, vectorise; the same loops over one flat array
     with an offset added to the index do not, which cost 3x on a 16-64-64-2 net.
@@ -33,19 +33,19 @@ def row(address: Any, n: Any, dtype: Any) -> Any:
 
 
 def rows(address: Any, n_rows: Any, width: Any, dtype: Any) -> Any:
-    """Return the numbers at `address` as an array of `n_rows` rows that owns nothing."""
+    """Return the numbers at `address` as a view of shape (n_rows, width)."""
     return row(address, n_rows * width, dtype).reshape(int(n_rows), int(width))
 
 
 def coefficients_at(address: Any, n: Any, dtype: Any) -> Any:
-    """Return the n numbers at `address` as a tuple; n must be known when compiling."""
+    """Return the n numbers at `address` as a tuple; n must be a constant."""
     return tuple(row(address, n, dtype))
 
 
 def entry_alloca(builder: Any, kind: Any) -> Any:
-    """Take memory for `kind` on the stack, once per call of the function that is being built.
+    """Allocate a `kind` on the stack in the entry block of the function that is being built.
 
-    Numba's alloca_once would fill it with zeros, byte by byte: that compiled for 30 s.
+    Numba's alloca_once would fill it with zeros, byte by byte, which took 30 s to compile.
     """
     with builder.goto_entry_block():
         place = builder.alloca(kind)
@@ -57,9 +57,9 @@ _interpreted = threading.local()
 
 
 def stack(n_bytes: Any) -> Any:
-    """Return the address of `n_bytes` that live as long as the calling block; n_bytes is literal.
+    """Return the address of `n_bytes` on the stack of the calling block; n_bytes is a constant.
 
-    Call it in the block itself: the memory of a function that the block calls may be gone after.
+    Call it in the block itself: memory of a function that the block calls may be freed on return.
     """
     taken = _interpreted.__dict__
     if n_bytes not in taken:
@@ -98,7 +98,7 @@ def _rows(typing_context: Any, address: Any, n_rows: Any, width: Any, dtype: Any
 
 
 def view_of(context: Any, builder: Any, kind: Any, address: Any, shape: Any) -> Any:
-    """Build an array of this type and shape at the address, which owns nothing."""
+    """Build a view of this type and shape at the address."""
     array, number = make_array(kind)(context, builder), context.get_data_type(kind.dtype)
     size = cgutils.intp_t(context.get_abi_sizeof(number))
     strides = [size]

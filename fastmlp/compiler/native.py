@@ -1,4 +1,4 @@
-"""Machine code of translated blocks: made by Numba's LLVM, kept in the disk cache."""
+"""Machine code of translated blocks: compiled by Numba's LLVM, stored in the code cache."""
 
 import ctypes
 import secrets
@@ -17,29 +17,29 @@ from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.source import n_words
 from fastmlp.compiler.translator import translate
 
-# Kind of the event that Numba's recorders get for each block that is translated.
+# The kind of the event that Numba's recorders receive for each translated block.
 EVENT = "fastmlp:translate"
 
 
 class NativeCode:
-    """The machine code of a function of integers that returns nothing.
+    """The machine code of a function of integers without a result.
 
     Parameters
     ----------
     function : function
     cache : CodeCache or None
     light : bool
-        Whether loops are not unrolled, which rules gain by and phases do not.
+        If True, loops are not unrolled: rules gain by unrolling, kernels do not.
 
     Attributes
     ----------
     address : int
-    entry : callable, the same for Python; it releases the GIL
+    entry : callable from Python; it releases the GIL
 
     Raises
     ------
     Unsupported
-        Where Numba should compile it, and tell what is wrong if anything is.
+        If the translator declines the function: Numba compiles it, or reports an error.
     """
 
     def __init__(self, function: FunctionType, cache: CodeCache | None, *, light: bool) -> None:
@@ -50,7 +50,7 @@ class NativeCode:
         self.entry: Callable[..., None] = ctypes.CFUNCTYPE(None, *words)(self.address)
 
     def inspect_llvm(self) -> str:
-        """Return the optimized code, where it was compiled in this process."""
+        """Return the optimized LLVM code, if it was compiled in this process."""
         text: str = self._library.get_llvm_str()
         return text
 
@@ -68,14 +68,14 @@ def _loaded(cache: CodeCache | None) -> tuple[Any, str] | None:
 
 
 def _compiled(function: FunctionType, cache: CodeCache | None, *, light: bool) -> tuple[Any, str]:
-    # Two processes may compile the same, and a third load both: the linker wants other names.
+    # Two processes may compile the same function, and a third load both: symbols must differ.
     symbol = f"{function.__name__}.{secrets.token_hex(8)}"
     with event.trigger_event(EVENT, data={"name": symbol}):
         try:
             library = _library(translate(function, symbol), symbol, light=light)
         except Unsupported:
             raise
-        except Exception as error:  # a name that is not there, a Numba that is another inside
+        except Exception as error:  # an unknown name, or a Numba with other private parts
             raise Unsupported(str(error)) from error
     if cache:
         cache.save(_codegen(), (symbol, library.serialize_using_object_code()))
@@ -83,8 +83,8 @@ def _compiled(function: FunctionType, cache: CodeCache | None, *, light: bool) -
 
 
 def _library(module: Any, symbol: str, *, light: bool) -> Any:
-    """Return the library of a module, optimized once: Numba would do it thrice, for what it counts
-    references to."""
+    """Return the library of a module, optimized once: Numba would optimize three times, for the
+    sake of its reference counts."""
 
     def lay_out(library: Any, module: Any) -> None:
         module.data_layout = library.codegen._data_layout
@@ -104,7 +104,8 @@ def _library(module: Any, symbol: str, *, light: bool) -> Any:
 
 
 def _pass_builder(codegen: Any, *, light: bool) -> Any:
-    """Of all passes that make code longer, vectorisers alone pay in phases: 1.6 s became 1.0."""
+    """Return LLVM's pass builder. Of the passes that make code longer, kernels keep the vectorisers
+    alone: 1.6 -> 1.0 s of compilation."""
     options = llvm.create_pipeline_tuning_options()
     options.speed_level = min(int(numba.config.OPT), 2) if light else int(numba.config.OPT)
     options.loop_vectorization = bool(numba.config.LOOP_VECTORIZE)

@@ -1,6 +1,7 @@
-"""What translated code works on: numbers, views of memory, records; and arithmetic on them.
+"""The operands of translated code: numbers, views of memory, tables, records; and arithmetic.
 
-Whatever else turns up (functions, dtypes, numbers known beforehand) is a Python object, constant.
+Any other operand (a function, a dtype, a number known when translating) is a Python object, a
+constant.
 """
 
 import operator
@@ -14,10 +15,10 @@ from fastmlp.compiler.memory import entry_alloca
 
 
 class Unsupported(Exception):
-    """Code that the translator does not know: Numba compiles it."""
+    """Code outside the translator's subset; Numba compiles it."""
 
     def at(self, filename: str, line: int) -> "Unsupported":
-        """Return the same with the place in the source, unless it has one."""
+        """Return the exception with a place in the source, unless it has one."""
         return self if len(self.args) > 1 else Unsupported(self.args[0], f"{filename}:{line}")
 
     def __str__(self) -> str:
@@ -32,7 +33,7 @@ class Number(NamedTuple):
 
 
 class View(NamedTuple):
-    """n numbers, or records, one after the other at an address."""
+    """n contiguous numbers, or records, at an address."""
 
     address: Any
     n: Any
@@ -40,7 +41,7 @@ class View(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Numbers in rows, n of them, at an address; or, turned, in columns."""
+    """n contiguous rows of numbers at an address; n columns if `turned`."""
 
     address: Any
     n: Any
@@ -82,17 +83,17 @@ OF_INTEGERS = {
 
 
 def is_tuple(operand: Any) -> bool:
-    """Return whether an operand is a tuple of operands, or a NamedTuple of some."""
+    """Return True if an operand is a tuple or a NamedTuple of operands."""
     return isinstance(operand, tuple) and not isinstance(operand, Number | View | Table | Record)
 
 
 def tuple_like(operand: Any, parts: Iterable[Any]) -> Any:
-    """Return a tuple of these parts, of an operand's class."""
+    """Return a tuple of these parts, of the operand's class."""
     return type(operand)(*parts) if hasattr(operand, "_fields") else tuple(parts)
 
 
 def is_constant(*operands: Any) -> bool:
-    """Whether all are known beforehand."""
+    """Return True if all operands are known when translating."""
     return not any(isinstance(one, Number | View | Table | Record | tuple) for one in operands)
 
 
@@ -135,7 +136,7 @@ def converted(builder: Any, operand: Any, dtype: np.dtype[Any]) -> Number:
 
 
 def truth(builder: Any, operand: Any) -> Number:
-    """Return whether a number is not zero; NaN is not."""
+    """Return the truth of a number: True if it is not zero; NaN is True."""
     number = number_of(operand)
     if number.dtype == BOOL:
         return number
@@ -145,7 +146,7 @@ def truth(builder: Any, operand: Any) -> Number:
 
 
 def common(a: Number, b: Number) -> np.dtype[Any]:
-    """Return the dtype in which two numbers meet: Numba's, integers in 64 bits."""
+    """Return the common dtype of two numbers, as in Numba: integers have 64 bits."""
     if a.dtype != b.dtype and {a.dtype.kind, b.dtype.kind} == {"i", "u"}:
         raise Unsupported("integers with and without sign")
     found = np.result_type(a.dtype, b.dtype)
@@ -176,7 +177,7 @@ def calculated(builder: Any, name: str, left: Any, right: Any) -> Any:
 
 
 def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any:
-    """The quotient rounded down, or what it leaves; by 0 both are 0, as Numba has it."""
+    """Return the floored quotient, or the remainder; both are 0 for a divisor of 0, as in Numba."""
     if a.dtype != INT64:
         raise Unsupported(f"{name} of {a.dtype}")
     one, zero = ir.Constant(WORD, 1), ir.Constant(WORD, 0)
@@ -199,7 +200,7 @@ def _divided(builder: Any, name: str, a: Number, b: Number, divisor: Any) -> Any
 
 
 def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
-    """Return whether a relation holds, by the name of its node."""
+    """Return the truth of a relation, by the name of its node."""
     if is_constant(left, right):
         return FOLDED[name](left, right)
     if name not in RELATIONS:
@@ -208,7 +209,7 @@ def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
     dtype, sign = common(a, b), RELATIONS[name]
     a, b = converted(builder, a, dtype), converted(builder, b, dtype)
     if dtype.kind == "f":
-        # Nothing is equal to NaN, and everything unlike it.
+        # NaN != x is True, every other relation with NaN is False.
         compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
     else:
         compare = builder.icmp_signed if dtype.kind == "i" else builder.icmp_unsigned
@@ -216,7 +217,7 @@ def compared(builder: Any, name: str, left: Any, right: Any) -> Any:
 
 
 def negated(builder: Any, operand: Any) -> Any:
-    """Return minus a number."""
+    """Return the negative of a number."""
     if is_constant(operand):
         return -operand
     number = number_of(operand)
@@ -226,7 +227,7 @@ def negated(builder: Any, operand: Any) -> Any:
 
 
 def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
-    """Return the least ("Lt") or the largest ("Gt"), as Python chooses it where one is NaN."""
+    """Return the least ("Lt") or the largest ("Gt") operand; with NaN, the one Python returns."""
     if is_constant(*operands):
         return min(operands) if name == "Lt" else max(operands)
     best, *others = (number_of(operand) for operand in operands)
@@ -239,7 +240,7 @@ def chosen(builder: Any, name: str, operands: list[Any]) -> Any:
 
 
 def kind_of(operand: Any) -> Any:
-    """Return what two operands have in common that may go by the same name."""
+    """Return an operand's kind: one name may hold operands of one kind only."""
     if isinstance(operand, (Number, View, Record)):
         return type(operand), operand.dtype
     if isinstance(operand, Table):
@@ -250,7 +251,7 @@ def kind_of(operand: Any) -> Any:
 
 
 def registers_of(operand: Any) -> list[Any]:
-    """Return the registers that hold an operand; a constant takes none."""
+    """Return the registers that hold an operand; none for a constant."""
     if isinstance(operand, Number):
         return [operand.value]
     if isinstance(operand, View):
@@ -265,7 +266,7 @@ def registers_of(operand: Any) -> list[Any]:
 
 
 def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
-    """Return an operand of the same kind in other registers."""
+    """Return an operand of the same kind that is held in other registers."""
     if isinstance(operand, (Number, Record)):
         return type(operand)(next(registers), operand.dtype)
     if isinstance(operand, View):
@@ -279,7 +280,7 @@ def in_registers(operand: Any, registers: Iterator[Any]) -> Any:
 
 
 def movable(operand: Any) -> Any:
-    """Return an operand with its numbers in registers, known beforehand or not."""
+    """Return an operand with its numbers, constants included, in registers."""
     if is_tuple(operand):
         return tuple_like(operand, map(movable, operand))
     numeric = isinstance(operand, (bool, int, float, np.bool_, np.integer, np.floating))

@@ -1,8 +1,8 @@
-"""`prange` loops: which thread runs an iteration, and who shares them.
+"""`prange` loops: the function that shares a loop among threads, and a thread's number.
 
-Two compilers take the same text. The translator gives a loop to the team whose address is the
-kernel's argument `team`: its body becomes a function of (names that it reads, first, last, thread).
-Numba gives it to Numba's threads.
+Two compilers take the same text. The translator turns a loop's body into a function of (names that
+it reads, first, last, thread) for the team at the address `team`, the kernel's first argument.
+Numba runs the loop on its own threads.
 """
 
 from collections.abc import Callable
@@ -20,34 +20,34 @@ _runtime: list[Spread] = []
 
 
 def runtime(spread: Spread) -> Spread:
-    """Have translated loops call ``spread(team, body, n, environment)``."""
+    """Register the function that translated loops call: ``spread(team, body, n, environment)``."""
     _runtime[:] = [spread]
     return spread
 
 
 def spread() -> Any:
-    """Return the function that shares a translated loop, uncompiled."""
+    """Return the registered function, uncompiled."""
     return getattr(_runtime[0], "py_func", _runtime[0])
 
 
 def thread_number() -> Any:
     """Return the number of the thread that runs an iteration of a `prange` loop, from 0; 0 outside.
 
-    No two threads of a loop have the same: each may have buffers of its own.
+    The threads of a loop have different numbers: each may have buffers of its own.
     """
     return 0
 
 
 def flushed() -> Any:
-    """Flush denormals in an iteration that a thread of Numba runs, and return its mode before.
+    """Flush denormals in an iteration that a thread of Numba runs; return its previous mode.
 
-    The threads of a team have flushed theirs: of translated code it takes nothing.
+    It does nothing in translated code: the threads of a team flush denormals when they enter.
     """
     return 0
 
 
 def restored(mode: Any) -> None:
-    """Go back to the mode that `flushed` returned."""
+    """Restore the mode that `flushed` returned."""
 
 
 @numba.extending.overload(thread_number)

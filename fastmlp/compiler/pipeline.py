@@ -1,4 +1,4 @@
-"""Numba's compiler with full-width vectors, for what the translator does not know."""
+"""Numba's compiler with full-width vectors, for code that the translator declines."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastmlp.compiler.translator import FULL_WIDTH
 
 
 class FullWidth(Lower):  # type: ignore[misc]
-    """Numba's lowering, the attribute set on the function."""
+    """Numba's lowering, with `FULL_WIDTH` set on the function."""
 
     def pre_lower(self) -> None:
         set.add(self.function.attributes, FULL_WIDTH)
@@ -20,7 +20,7 @@ class FullWidth(Lower):  # type: ignore[misc]
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class FullWidthLowering(NativeLowering):  # type: ignore[misc]
-    """The pass that lowers a block, or what becomes part of one."""
+    """The pass that lowers a block, or a function that is inlined in one."""
 
     _name = "fastmlp_full_width_lowering"
 
@@ -30,7 +30,7 @@ class FullWidthLowering(NativeLowering):  # type: ignore[misc]
 
 
 class Compiler(CompilerBase):  # type: ignore[misc]
-    """Numba's compiler with this pass in the place of its own."""
+    """Numba's compiler with this lowering pass."""
 
     def define_pipelines(self) -> list[Any]:
         manager = DefaultPassBuilder.define_nopython_pipeline(self.state)

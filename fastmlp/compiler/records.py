@@ -1,7 +1,7 @@
-"""Records that kernels read: classes with annotated fields, from which the dtype is made.
+"""Records that kernels read: classes with annotated fields, which define a dtype.
 
-A field annotated `int` is an int64, a count or an address; one annotated `float` is a float64.
-Python makes a table with ``np.zeros(n, Net.dtype)``; a kernel reads it where an address points.
+A field annotated `int` is an int64, a count or an address; a field annotated `float` is a float64.
+Python makes a table with ``np.zeros(n, Net.dtype)``; a kernel reads it at its address.
 """
 
 import inspect
@@ -20,7 +20,7 @@ NUMBERS: dict[Any, Any] = {int: np.int64, float: np.float64, "int": np.int64, "f
 
 
 class RecordType(type):
-    """The class of record classes: it makes their dtype.
+    """The metaclass of records, which makes their dtype.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class RecordType(type):
 
 
 class Record(metaclass=RecordType):
-    """The base of record classes; no instance is ever made of one."""
+    """The base class of records. It is never instantiated: kernels read NumPy's records."""
 
 
 R = TypeVar("R", bound=Record)

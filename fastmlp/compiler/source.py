@@ -14,12 +14,12 @@ Definition = ast.FunctionDef
 
 
 def definition_of(function: FunctionType) -> Definition:
-    """Return the syntax of a function.
+    """Return the syntax tree of a function.
 
     Raises
     ------
     Unsupported
-        Where its source is not to be had, as in a frozen program.
+        If its source is not available, as in a frozen program.
     """
     code = function.__code__
     found = _definitions(code.co_filename, tuple(linecache.getlines(code.co_filename)))
@@ -31,7 +31,7 @@ def definition_of(function: FunctionType) -> Definition:
 
 @lru_cache(maxsize=64)
 def _definitions(filename: str, lines: tuple[str, ...]) -> dict[tuple[str, int], Definition]:
-    """Return a file's functions by name and first line, that of a decorator if there is one."""
+    """Return a file's functions by name and first line, which may be the line of a decorator."""
     try:
         tree = ast.parse("".join(lines))
     except SyntaxError:
@@ -44,7 +44,7 @@ def _definitions(filename: str, lines: tuple[str, ...]) -> dict[tuple[str, int],
 
 
 def names_of(function: FunctionType) -> dict[str, Any]:
-    """Return what a function sees from outside: its module's names, and its closure's."""
+    """Return the names that a function sees from outside: its module's and its closure's."""
     names = function.__code__.co_freevars
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     return {**function.__globals__, **dict(zip(names, cells, strict=True))}
@@ -72,7 +72,7 @@ def grouped(function: FunctionType, words: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def check_shared(node: ast.For, outside: set[str]) -> None:
-    """Refuse what the threads of a `prange` loop cannot do: assign a name of outside, or leave."""
+    """Raise if a `prange` loop assigns a name of outside, returns or breaks."""
     for one in ast.walk(node):
         if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store) and one.id in outside:
             raise Unsupported(f"a prange loop assigns {one.id!r}, a name of outside")
@@ -84,7 +84,7 @@ def check_shared(node: ast.For, outside: set[str]) -> None:
 
 
 def _own_statements(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield statements and those in their branches, but not those of loops inside."""
+    """Yield statements and the statements in their branches, without those of inner loops."""
     for one in statements:
         yield one
         if isinstance(one, ast.If):

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from llvmlite import ir
 from numba import prange
@@ -33,30 +33,39 @@ from fastmlp.compiler.operands import (
 )
 from fastmlp.compiler.source import check_shared, definition_of, names_of
 
-if TYPE_CHECKING:
-    from fastmlp.compiler.translator import Unit
+
+class Functions(Protocol):
+    """The functions of a module, which statements may define."""
+
+    def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
+        """Return a function for arguments of such kinds, which returns nothing."""
+        ...
+
+    def define_loop(self, function: FunctionType, node: ast.For, captured: dict[str, Any]) -> Any:
+        """Return the body of a `prange` loop as a function."""
+        ...
 
 
 class Slot(NamedTuple):
-    """Where a name's operand is kept: on the stack, whence LLVM takes it into registers."""
+    """A name's operand, and its places on the stack, which LLVM turns into registers."""
 
     operand: Any
     places: list[Any]
 
 
 class Loop(NamedTuple):
-    """Where `continue` and `break` go."""
+    """The basic blocks that `continue` and `break` branch to."""
 
     again: Any
     after: Any
 
 
 class Body(Expressions):
-    """The statements of a function, emitted where a builder stands."""
+    """Emits the statements of a function at a builder's position."""
 
     def __init__(
         self,
-        unit: "Unit",
+        unit: Functions,
         builder: Any,
         function: FunctionType,
         arguments: tuple[Any, ...],
@@ -68,9 +77,9 @@ class Body(Expressions):
             names = [argument.arg for argument in self._definition.args.args]
         if len(names) != len(arguments):
             raise Unsupported(f"arguments of {function.__name__}")
-        # Within branches and loops, where a name keeps its type.
+        # The depth of branches and loops; above 0 a name keeps its type.
         self._depth = 0
-        # Names that have a value here, whichever way led here.
+        # Names that have a value here on every path.
         self._known: set[str] = set()
         self._loops: list[Loop] = []
         self._result: Slot | None = None
@@ -79,21 +88,21 @@ class Body(Expressions):
             self.bind(name, argument)
 
     def run(self) -> Any:
-        """Emit the body, go on after it, and return what it returns."""
+        """Emit the body; leave the builder after it, and return the function's result."""
         self.each(self._definition.body)
         self._go_to(self._exit)
         self.builder.position_at_end(self._exit)
         return None if self._result is None else self._kept(self._result)
 
     def run_loop(self, node: ast.For, first: Number, last: Number, thread: Number) -> None:
-        """Emit a loop over a thread's part of a `prange`, as a whole function."""
+        """Emit a loop over a thread's part of a `prange` as the body of a function."""
         self.thread = thread
         self._count(node, first, last, 1)
         self._go_to(self._exit)
         self.builder.position_at_end(self._exit)
 
     def each(self, statements: list[ast.stmt]) -> None:
-        """Emit statements, up to one that leaves."""
+        """Emit statements, up to a `return`, `break` or `continue`."""
         for statement in statements:
             if self.builder.block.is_terminated:
                 return
@@ -123,7 +132,7 @@ class Body(Expressions):
             self.builder.store(register, place)
 
     def bind(self, name: str, operand: Any) -> None:
-        """Have a name stand for an operand from here on."""
+        """Assign an operand to a name."""
         operand, slot = movable(operand), self.names.get(name)
         self._known.add(name)
         if slot is not None and kind_of(slot.operand) != kind_of(operand):
@@ -259,7 +268,7 @@ class Body(Expressions):
     def _repeat(self, node: ast.For | ast.While, loop: Loop) -> None:
         if node.orelse:
             raise Unsupported("a loop with an else")
-        # The body may not run, or end at any `break`.
+        # The body may run never, or up to a `break`: names that it assigns may have no value after.
         before = set(self._known)
         self._loops.append(loop)
         self._inside(node.body)
@@ -296,7 +305,7 @@ class Body(Expressions):
         self._known = before
 
     def _share(self, node: ast.For, call: ast.Call) -> None:
-        """Give a `prange` loop to the team at the address `team`."""
+        """Emit the call that shares a `prange` loop among the team at the address `team`."""
         arguments = call.args
         if len(arguments) != 1 or "team" not in self._known:
             raise Unsupported("prange takes one number, in a kernel with an argument `team`")
@@ -311,7 +320,7 @@ class Body(Expressions):
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
-        """A loop from first to before last; inside, the count."""
+        """Emit a loop from first to last, exclusive, around the code of the context; yield i."""
         builder = self.builder
         last = converted(builder, last, INT64)
         blocks = [builder.append_basic_block(name) for name in ("head", "body", "next", "after")]

@@ -1,16 +1,16 @@
-"""From Python to LLVM IR without Numba, for code that only counts, moves and calls.
+"""The translator: from a subset of Python to LLVM IR, without Numba's frontend.
 
-The kernels work on numbers in registers and in memory, and on records. Numba's compiler took 3.5 s
-of a first fit for them and left LLVM four times as much to clean up; here it takes 0.2 s.
+Kernels work on numbers in registers and in memory, and on records. Numba's frontend took 3.5 s of a
+first fit for them, and gave LLVM four times as much to optimize; the translator takes 0.2 s.
 
-What it understands: assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions
-and of `emitted` ones, arithmetic, comparisons, conditional expressions, fields of records, elements
-of views and tables, tuples. A name has one type. A function that returns something becomes part of
-its caller; any other stays a function.
+It understands assignments, `if`, `while`, `for` over `range` and `prange`, calls of functions and
+of `emitted` functions, arithmetic, comparisons, conditional expressions, fields of records,
+elements of views and tables, and tuples. A name has one type. A function that returns a value is
+inlined in its caller; any other function stays a function.
 
-What it refuses, with the line of the source: whatever else; a name that may not have a value where
-it is used; an index that is known to be negative; a `prange` loop that assigns a name of outside,
-returns or breaks. Numba then compiles the block. Not checked: an index that turns out negative.
+It refuses, with the line of the source, everything else: a name that may have no value where it is
+used, an index that is a negative constant, a `prange` loop that assigns a name of outside, returns
+or breaks. Numba then compiles the block. It does not check that an index is in range.
 """
 
 import ast
@@ -31,19 +31,20 @@ from fastmlp.compiler.operands import (
 from fastmlp.compiler.source import grouped, n_words
 from fastmlp.compiler.statements import Body
 
-# On processors with AVX-512, LLVM keeps to half a register unless it is told; where vectors are
-# shorter this changes nothing. llvmlite lists no such attribute, but prints it.
+# With AVX-512, LLVM uses half a register unless this attribute is set; with shorter vectors it
+# changes nothing. llvmlite does not list the attribute, but prints it.
 FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
 def translate(function: FunctionType, symbol: str) -> ir.Module:
-    """Return a module that exports a function of integers, or of NamedTuples of them, returning
-    nothing, as this symbol; the integers of a NamedTuple are passed one by one.
+    """Return a module that exports a function without a result as `symbol`.
+
+    Its arguments are integers, or NamedTuples of integers, which are passed one by one.
 
     Raises
     ------
     Unsupported
-        Where the function, or one that it calls, is written in more than this knows.
+        If the function, or a function that it calls, is not in the subset.
     """
     unit = Unit()
     words = (Number(ir.Constant(WORD, 0), INT64),) * n_words(function)
@@ -52,7 +53,7 @@ def translate(function: FunctionType, symbol: str) -> ir.Module:
 
 
 class Unit:
-    """A module, and the functions that are defined in it."""
+    """A module, and the functions defined in it."""
 
     def __init__(self) -> None:
         self.module = ir.Module()
@@ -61,7 +62,7 @@ class Unit:
     def define(
         self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = ""
     ) -> ir.Function:
-        """Return a function, which returns nothing, for arguments of such kinds."""
+        """Return the LLVM function of a function without a result, for arguments of these kinds."""
         key = function, kind_of(arguments)
         if key not in self._defined:
             registers = registers_of(arguments)
@@ -76,8 +77,11 @@ class Unit:
         return self._defined[key]
 
     def define_loop(self, function: FunctionType, node: ast.For, captured: dict[str, Any]) -> Any:
-        """Return the body of a `prange` loop as a function of the address of the names that it
-        reads, the first count, the last, and the number of the thread."""
+        """Return the body of a `prange` loop as an LLVM function of four integers.
+
+        They are the address of the struct of `captured` names, the first count, the count after the
+        last, and the number of the thread.
+        """
         kind = ir.FunctionType(ir.VoidType(), [WORD] * 4)
         name = f"{function.__name__}.{node.lineno}.{len(self._defined)}"
         made = ir.Function(self.module, kind, name)

@@ -8,13 +8,13 @@ from numba import types
 
 from fastmlp.compiler.intrinsics import emitted
 
-# Where a `bitgen_t` keeps its state, and what draws 32 bits from it.
+# Fields of a `bitgen_t`: the state, and the function that draws 32 bits.
 STATE, DRAW = 0, 2
 WORD = ir.IntType(64)
 
 
 def next_word(generator: Any) -> Any:
-    """Return the next 32 random bits of the generator whose `bitgen_t` lies at this address."""
+    """Return the next 32 random bits of a generator, by the address of its `bitgen_t`."""
     fields = (ctypes.c_int64 * (DRAW + 1)).from_address(int(generator))
     draw = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p)(fields[DRAW])
     return draw(fields[STATE])

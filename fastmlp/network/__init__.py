@@ -1,1 +1,1 @@
-"""The net without numbers: its spec, the layout of its parameters, names made into rules."""
+"""A net without kernels: its spec, the layout of its parameters, and rules from their names."""

@@ -1,4 +1,4 @@
-"""Where the parameters of a net lie in one flat vector: all weights, then all biases."""
+"""The layout of a net's parameters in one flat vector: all weights, then all biases."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ Vector = NDArray[Any]
 class Layout(NamedTuple):
     """Sizes of the layers and offsets into the flat vector of parameters.
 
-    Weights of layer i lie at ``weights[i]`` as a C-contiguous (n_in, n_out) matrix, its biases at
-    ``biases[i]``, shape (n_out,).
+    The weights of layer i begin at ``weights[i]``, a C-contiguous (n_in, n_out) matrix; its biases
+    begin at ``biases[i]``, shape (n_out,).
     """
 
     sizes: tuple[int, ...]
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
 
 class Views(list[Vector]):
-    """Views of a flat vector. To set one is to write to it, for another array would not count.
+    """A list of views of a flat vector. Setting an item writes to the vector.
 
     Examples
     --------
@@ -47,12 +47,12 @@ class Views(list[Vector]):
             view[...] = its
 
     def __reduce__(self) -> Any:
-        """A copy, or a pickle, is a plain list: it has no vector to write to."""
+        """Make a copy, or a pickle, a plain list: its arrays are not views of the net's vector."""
         return list, (list(self),)
 
 
 def make_layout(sizes: tuple[int, ...]) -> Layout:
-    """Lay out the parameters of a net with layers of these sizes.
+    """Return the layout of a net with layers of these sizes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Checks of what a net is made of."""
+"""From what the user passes to `MLP` to rules: names are looked up, functions are checked."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
@@ -34,7 +34,7 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
 
 
 def activation(rule: object) -> activations.ActivationRule:
-    """Return the rule that a name stands for, or check a rule of the user's own."""
+    """Return the rule of this name, or check a rule of the user's own."""
     if isinstance(rule, str):
         name = activations.ALIASES.get(rule, rule)
         scalars.known(OWNER, "activation", name, activations.RULES)
@@ -43,7 +43,7 @@ def activation(rule: object) -> activations.ActivationRule:
 
 
 def hidden_activations(given: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
-    """Return one rule per hidden layer, from one name or rule or from one for each."""
+    """Return one rule per hidden layer, from one name or rule, or from a sequence of them."""
     if isinstance(given, str) or callable(given):
         return (activation(given),) * n_hidden
     if not isinstance(given, Sequence):
@@ -59,7 +59,7 @@ def hidden_activations(given: object, n_hidden: int) -> tuple[activations.Activa
 
 
 def loss(given: object) -> losses.Loss:
-    """Return the loss that a name stands for, or check one of the user's own."""
+    """Return the loss of this name, or check a loss of the user's own."""
     if isinstance(given, str):
         scalars.known(OWNER, "loss", given, losses.LOSSES)
         return losses.LOSSES[given]
@@ -84,7 +84,7 @@ def _own_loss(given: losses.Loss) -> losses.Loss:
 def output_activation(
     given: object, name: str, function: losses.Loss
 ) -> tuple[activations.ActivationRule, links.Link]:
-    """Return the output layer's rule and the link to predictions, or say that they do not fit."""
+    """Return the output layer's rule and the link to predictions; raise if they do not fit."""
     if function.link is None:
         if isinstance(given, str) and given in links.LINKS and given not in activations.RULES:
             owner = next(loss for loss, its in losses.LOSSES.items() if its.link == given)
@@ -104,11 +104,11 @@ def output_activation(
 
 
 def optimizer(given: object) -> optimizers.Optimizer:
-    """Return the optimizer that a name or an update rule stands for, or check the one given."""
+    """Return the optimizer of this name or with this update rule, or check an optimizer."""
     if isinstance(given, str):
         scalars.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS)
         return optimizers.OPTIMIZERS[given]()
-    # One of ours first: to look for a protocol's members takes a seventh of making a net.
+    # The library's own first: the check of the protocol takes a seventh of making a net.
     if type(given) in optimizers.OPTIMIZERS.values():
         return cast(optimizers.Optimizer, given)
     if isinstance(given, optimizers.Custom):
@@ -128,7 +128,7 @@ def optimizer(given: object) -> optimizers.Optimizer:
 def penalty_terms(
     l2: object, l1: object, more: object
 ) -> tuple[tuple[penalties.PenaltyRule, float], ...]:
-    """Return pairs of a penalty's rule and its strength, those of strength 0 left out."""
+    """Return pairs of a penalty's rule and its strength, without those of strength 0."""
     if more is not None and not isinstance(more, Mapping):
         raise TypeError(
             f"{OWNER}: penalties must be a mapping of names or functions to strengths, got {more!r}"
@@ -150,7 +150,7 @@ def _penalty(key: object) -> penalties.PenaltyRule:
 
 
 def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
-    """Check that the parameters can be had, and beside them a layer as it is drawn, in float64."""
+    """Check that there is memory for the parameters, and for drawing one layer in float64."""
     largest = max(n_in * n_out for n_in, n_out in pairwise(layout.sizes))
     n_bytes = layout.n_parameters * kind.itemsize + 9 * largest
     what = f"layer_sizes={layout.sizes}: making {layout.n_parameters:,} parameters"
@@ -158,7 +158,7 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 
 
 def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
-    """Return an initializer per layer: the one given, or the default of the layer's activation."""
+    """Return one initializer per layer: the given one, or the default of the layer's activation."""
     if given is None:
         names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
         return [initializers.RULES[name] for name in names]
@@ -171,7 +171,7 @@ def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> l
 
 
 def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> None:
-    """Write what an initializer makes of a layer's shape to the layer, checked."""
+    """Write an initializer's weights for a layer, checked, to `out`, shape (n_in, n_out)."""
     weights = np.asarray(rule(generator, out.shape))
     if weights.shape != out.shape or weights.dtype.kind not in "fiub":
         raise _no_weights(rule, out, f"{weights.dtype} of shape {weights.shape}")
@@ -182,7 +182,7 @@ def initial_weights(rule: Any, generator: np.random.Generator, out: Array) -> No
 
 
 def _no_weights(rule: Any, out: Array, got: str) -> ValueError:
-    """Return the error; made for every layer, its words took a tenth of making a small net."""
+    """Return the error. Its text is made on failure only: it took a tenth of making a small net."""
     return ValueError(
         f"{OWNER}: initializer {getattr(rule, '__name__', rule)!r} must return finite {out.dtype} "
         f"numbers of shape {out.shape}, got {got}"
@@ -201,7 +201,7 @@ def dtype(given: Any) -> np.dtype[Any]:
 
 
 def generator(seed: Any) -> np.random.Generator:
-    """Return NumPy's generator of this seed."""
+    """Return a NumPy generator with this seed."""
     try:
         if isinstance(seed, bool | np.bool_):
             raise TypeError("it would do as 0 or 1")
@@ -214,7 +214,7 @@ def generator(seed: Any) -> np.random.Generator:
 
 
 def device(given: object) -> str:
-    """Check a device's name; whether there is one is not looked at."""
+    """Check a device's name, not that the device exists."""
     number = given.removeprefix("cuda:") if isinstance(given, str) else ""
     numbered = given != number and number.isascii() and number.isdigit()
     if given not in ("cpu", "cuda") and not numbered:
@@ -225,7 +225,7 @@ def device(given: object) -> str:
 
 
 def own_rules(given: object, who: str) -> Mapping[str, Any]:
-    """Check the mapping that brings a user's rules back: names to functions."""
+    """Check a mapping from names to the user's own rules."""
     if given is None:
         return {}
     if not isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""What a net is, without its parameters: sizes and rules, names already resolved."""
+"""The spec of a net: layer sizes, rules and dtype, without parameters."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ from fastmlp.rules.penalties import PenaltyRule
 
 
 class Network(NamedTuple):
-    """A multi-layer perceptron as a backend needs to know it.
+    """The spec of a multi-layer perceptron, from which backends make plans.
 
     Attributes
     ----------
     activations : one rule per layer, the output layer's last
-    link : from raw outputs to predictions; where the loss has none, that of identity
+    link : from raw outputs to predictions; the identity if the loss owns none
     penalties : pairs of a rule and its strength
     """
 

@@ -1,4 +1,4 @@
-"""A net in words: its repr and its summary."""
+"""A net's repr and its summary."""
 
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
@@ -12,7 +12,7 @@ LEFT_COLUMNS = (0, 3)
 
 
 class Description(NamedTuple):
-    """What is told of a net.
+    """The parts of a net that its repr and its summary show.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Description(NamedTuple):
     n_steps: int
 
     def short(self) -> str:
-        """Return the net in one line, as the call that would make it."""
+        """Return the net in one line, as the call that makes it."""
         network, hidden = self.network, self._hidden()
         shown = hidden[0] if len({*hidden}) == 1 else hidden
         activation = f"activation={shown!r}, " if hidden else ""
@@ -39,7 +39,7 @@ class Description(NamedTuple):
         )
 
     def table(self) -> str:
-        """Return the layers as a table, and the settings in the line below it."""
+        """Return the layers as a table, with the settings in a last line."""
         layout, names = self.network.layout, [*self._hidden(), self.output]
         rows: list[tuple[str, ...]] = [HEADER]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
@@ -74,7 +74,7 @@ def _align(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _brief(optimizer: Optimizer) -> str:
-    """Return the optimizer with its learning rate, and what else is not the default."""
+    """Return the optimizer with its learning rate and the settings that are not the default."""
     if not is_dataclass(optimizer):
         return repr(optimizer)
     told = []

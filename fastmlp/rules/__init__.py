@@ -1,1 +1,1 @@
-"""What is computed: activations, losses, links, penalties, updates and their tables."""
+"""Rules: activations, losses, links, penalties, updates, optimizers, schedules, initializers."""

@@ -69,11 +69,11 @@ def gelu(z: float) -> Pair:
 def gelu_tanh(z: float) -> Pair:
     """f(z) = z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))). Hendrycks & Gimpel (2016).
 
-    Written z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)), the same function: 1 + tanh would lose
-    the left tail's digits.
+    Computed as z logistic(2 sqrt(2/pi) (z + 0.044715 z^3)), the same function: 1 + tanh loses
+    digits in the left tail.
     """
     root, cubic = type(z)(1.5957691216057308), type(z)(0.044715)
-    # The slope's s (1 - s) is 0 long before z^3 overflows: clip, for 0 * inf is NaN.
+    # z is clipped before it is cubed: s (1 - s) is 0 there, and 0 * inf would be NaN.
     near = min(max(z, type(z)(-20)), type(z)(20))
     s = logistic(root * (near + cubic * near * near * near))
     inner_slope = root * (type(z)(1) + type(z)(3) * cubic * near * near)

@@ -1,6 +1,6 @@
-"""Initial weights: each takes a generator and a shape and returns the weights of one layer.
+"""Initializers: each takes a generator and a shape (n_in, n_out), and returns a layer's weights.
 
-To add one: write the function and put its name in `RULES`. Any function of that form will do.
+To add one: write the function and put its name in `RULES`. A user may pass any such function.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def normal(generator: np.random.Generator, shape: Shape) -> Weights:
 
 
 def zeros(generator: np.random.Generator, shape: Shape) -> Weights:
-    """All zeros: for linear models; hidden units stay equal to each other."""
+    """All zeros: for linear models; hidden units would stay equal to each other."""
     return np.zeros(shape)
 
 

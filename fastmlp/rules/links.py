@@ -1,7 +1,7 @@
-"""Inverse links: from the raw outputs of a net to the values or probabilities of its loss.
+"""Inverse links: from the raw outputs of a net to predictions, as values or probabilities.
 
-A link takes one raw output and returns its value, but for `softmax`, which takes rows, shape
-(n_rows, n), and writes their values.
+A link takes one raw output and returns its value; `softmax` takes rows, shape (n_rows, n), and
+writes their values.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from fastmlp.rules.elementary import exp, exponentials, logistic
 
 
 class Link(NamedTuple):
-    """A link's function, and whether it works on whole rows of outputs."""
+    """A link's function; `by_row` is True if it takes whole rows of outputs."""
 
     rule: Callable[..., Any]
     by_row: bool = False
@@ -23,7 +23,10 @@ def identity(raw: float) -> float:
 
 
 def softmax(raw: Any, value: Any) -> None:
-    """Write exp(raw_j) / sum_k exp(raw_k) of every row to `value`, the maximum taken off first."""
+    """Write exp(raw_j) / sum_k exp(raw_k) of every row to `value`, both shape (n_rows, n).
+
+    The row's maximum is subtracted first.
+    """
     n_rows, n = raw.shape
     exponentials(raw, value)
     for r in range(n_rows):

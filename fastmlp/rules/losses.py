@@ -2,7 +2,8 @@
 
 A loss either takes the net's prediction, after any output activation (`link` is None), or owns
 its output link and takes the raw output: softmax with cross-entropy, the logistic function with
-binary cross-entropy, the exponential with poisson. Then value and slope are one stable formula.
+binary cross-entropy, the exponential with poisson. In the second form value and slope come from one
+numerically stable formula.
 
 To add one: write the function and give it a row in `LOSSES`.
 """
@@ -24,20 +25,20 @@ class Loss(NamedTuple):
     rule : callable
         ``rule(output, target) -> (value, slope)`` on scalars or, with `by_row`,
         ``rule(outputs, targets, slopes, values)`` on rows: the first three have shape
-        (n_rows, n), and the rule writes `slopes` and `values`, one a row. Columns lie together:
-        loops along rows, inside of loops along columns, vectorise.
+        (n_rows, n), `values` has shape (n_rows,), and the rule writes `slopes` and `values`.
+        Columns are contiguous: inner loops over rows vectorise.
     link : str, optional
         The name of the inverse link that the loss owns. None: the loss takes the prediction,
         and the net may have any output activation.
     targets : {"real", "unit", "count", "classes"}
-        Which targets make sense: any number, one in [0, 1], one of 0 or more, or class labels
-        (integers, or one-hot rows).
+        The targets that are accepted: any number, numbers in [0, 1], numbers of 0 or more, or class
+        labels (integers, or one-hot rows).
     by_row : bool
-        Whether `rule` takes whole rows.
+        True if `rule` takes whole rows.
     over_outputs : {"mean", "sum"}
-        How the values of a row's outputs become one.
+        How the values of a row's outputs are combined.
 
-    `MLP` checks it, and raises a TypeError or a ValueError where a part is not what it must be.
+    `MLP` checks a `Loss`, and raises a TypeError or a ValueError if a part is invalid.
 
     Examples
     --------
@@ -64,7 +65,7 @@ def mse(prediction: float, target: float) -> Pair:
 
 
 def mae(prediction: float, target: float) -> Pair:
-    """L = abs(p - y), the absolute error, with slope 0 where it is 0."""
+    """L = abs(p - y), the absolute error, with slope 0 at p = y."""
     error = prediction - target
     zero, one = type(error)(0), type(error)(1)
     return abs(error), (one if error > zero else -one if error < zero else zero)
@@ -81,8 +82,8 @@ def huber(prediction: float, target: float) -> Pair:
 def binary_cross_entropy(raw: float, target: float) -> Pair:
     """L = -y log p - (1 - y) log(1 - p), with p = 1 / (1 + exp(-raw)).
 
-    Written y softplus(-raw) + (1 - y) softplus(raw): softplus(raw) - y raw would cancel to 0 where
-    the net is right and sure.
+    Computed as y softplus(-raw) + (1 - y) softplus(raw): softplus(raw) - y raw would cancel to 0
+    for a correct prediction of high confidence.
     """
     one = type(raw)(1)
     return target * softplus(-raw) + (one - target) * softplus(raw), logistic(raw) - target
@@ -91,7 +92,7 @@ def binary_cross_entropy(raw: float, target: float) -> Pair:
 def poisson(raw: float, target: float) -> Pair:
     """L = y log(y / p) - y + p, with p = exp(raw): half the Poisson deviance, 0 at p = y.
 
-    NaN where y is negative, as its logarithm is.
+    NaN for negative y.
     """
     zero, one = type(raw)(0), type(raw)(1)
     p = exp(raw)
@@ -101,13 +102,13 @@ def poisson(raw: float, target: float) -> Pair:
 def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
     """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label.
 
-    log sum_j exp(raw_j) is taken as peak + log1p(the others), which keeps the digits of a small
-    loss; the peak is subtracted from the target's output before anything is added to it.
+    log sum_j exp(raw_j) is computed as peak + log1p(sum of the other terms), which keeps the digits
+    of a small loss; the peak is subtracted from the target's output before any term is added.
     """
     n_rows, n = raw.shape
     one = type(raw[0, 0])(1)
     exponentials(raw, slope)
-    # Of the others' sum, without the peak's one: it is exact where the others are small.
+    # value[r] is the sum of the other terms, without the peak's 1: exact if they are small.
     for r in range(n_rows):
         value[r] = -1.0
     for j in range(n):

@@ -1,7 +1,7 @@
 """Penalties on weights: each takes a weight and returns its value and its slope.
 
-The objective adds ``strength / m * sum(value(w))`` over all weights (never biases), m the rows of
-the batch. Several penalties add up: l1 and l2 together are the elastic net.
+The objective adds ``strength / m * sum(value(w))`` over all weights, not biases; m is the number of
+rows of the batch. Penalties are added: l1 and l2 together are the elastic net.
 
 To add one: write the function and put its name in `RULES`.
 """

@@ -1,9 +1,8 @@
-"""Learning-rate schedules: give one to any optimizer in place of a learning rate.
+"""Learning-rate schedules, which any optimizer takes in place of a learning rate.
 
 A schedule is called with an array of step numbers, counted from 0 over the life of the net, and
-with the number of steps after which the current fit will end, and returns the rates of those
-steps. Any function of that form will do. A setting that is no number, or out of its range, is a
-TypeError or a ValueError.
+with the step at which the current fit ends; it returns the rates of those steps. Any such function
+is a schedule. A setting that is not a number raises a TypeError, one out of range a ValueError.
 
 >>> from fastmlp import Adam, Cosine, Warmup
 >>> Adam(Warmup(Cosine(0.01), n_steps=100)).learning_rate
@@ -23,7 +22,7 @@ Rates = NDArray[np.float64]
 
 
 class _Checked:
-    """Checks each field by the rule that its name calls for, and holds Python's numbers."""
+    """Checks each field by the entry of `_CHECKS` for its name, and stores Python's numbers."""
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
@@ -33,7 +32,7 @@ class _Checked:
 
 
 def _horizon(n_steps: int | None, total: int) -> float:
-    """As a float: epochs times steps may be more than 64 bits."""
+    """Return the steps of the schedule as a float: epochs times steps may exceed 64 bits."""
     return float(max(total if n_steps is None else n_steps, 1))
 
 
@@ -130,14 +129,14 @@ class InverseScaling(_Checked):
 
 @dataclass(frozen=True)
 class Cosine(_Checked):
-    """Half a cosine from the rate down to `final_rate`, where it stays.
+    """Half a cosine from `learning_rate` down to `final_rate`, then constant.
 
     Parameters
     ----------
     learning_rate : float above 0
     n_steps : int of 1 or more, optional
-        How many steps it takes, counted from the net's first; None: as many as there will have
-        been at the end of the current fit, so that a further fit begins on its way down.
+        The steps of the descent, counted from the net's first step. None: the steps at the end of
+        the current fit, so a further fit begins on the way down.
     final_rate : float of 0 or more, default 0
 
     References
@@ -161,9 +160,7 @@ class Cosine(_Checked):
 
 @dataclass(frozen=True)
 class OneCycle(_Checked):
-    """Up from ``learning_rate / 25`` to the rate, then down to ``learning_rate / 250,000``.
-
-    Both ways are half a cosine.
+    """Half a cosine up from ``learning_rate / 25``, and one down to ``learning_rate / 250,000``.
 
     Parameters
     ----------
@@ -171,7 +168,7 @@ class OneCycle(_Checked):
     n_steps : int of 1 or more, optional
         As for `Cosine`.
     warm : float in [0, 1), default 0.3
-        The share of the steps that the way up takes.
+        The fraction of the steps in which the rate rises.
 
     References
     ----------
@@ -198,12 +195,12 @@ class OneCycle(_Checked):
 
 @dataclass(frozen=True)
 class Warmup:
-    """Rise in a line to what `schedule` says, over the first `n_steps`.
+    """Rise linearly to the rates of `schedule` over the first `n_steps`.
 
     Parameters
     ----------
     schedule : float or schedule
-        What follows; its steps count from the end of the warm-up.
+        The rate after the warm-up; its steps count from the end of the warm-up.
     n_steps : int of 1 or more, default 1000
 
     Examples
@@ -233,7 +230,7 @@ class Warmup:
 
 
 def rates_of(learning_rate: float | Schedule, steps: Steps, total: int) -> Rates:
-    """Return the rates of `steps`, shape (n_steps,), whether they are one number or a schedule."""
+    """Return the rates of `steps`, shape (n_steps,), from a number or from a schedule."""
     if callable(learning_rate):
         return learning_rate(steps, total)
     return np.full(len(steps), float(learning_rate))

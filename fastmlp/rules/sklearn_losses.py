@@ -1,8 +1,7 @@
-"""Losses in the form that scikit-learn gives them: other scales, and probabilities clipped.
+"""scikit-learn's losses, which differ from `fastmlp.rules.losses` in scale and in clipping.
 
-They are those of `fastmlp.rules.losses` up to a factor, and far out. The rules take whole rows,
-because value and slope of a row do not have the same scale: the squared error is a mean over
-outputs, its slope that of half the sum.
+Probabilities are clipped in the value. The rules take whole rows, because value and slope have
+different scales: the squared error is a mean over outputs, its slope is the slope of half the sum.
 
 References
 ----------

@@ -1,6 +1,6 @@
 """Update rules: how one step changes one parameter, the inner formula of each optimizer.
 
-Each takes a parameter w, its gradient g, two numbers of state (m, v) that start at 0 and the
+A rule takes a parameter w, its gradient g, two slots of state (m, v) that start at 0 and the
 coefficients of the step, and returns the new (w, m, v).
 """
 
@@ -101,5 +101,5 @@ def nadam(
     return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
 
 
-# How many of (m, v) a rule uses, in this order; two where it is not listed.
+# How many of the slots (m, v) a rule uses, in this order; a rule that is not listed uses both.
 N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}

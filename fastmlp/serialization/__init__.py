@@ -1,1 +1,1 @@
-"""Nets as content of files: safetensors, the state of a model, rules as JSON."""
+"""Files of nets: safetensors, a net's state as their content, rules as JSON."""

@@ -1,8 +1,8 @@
 """Rules, losses, optimizers and schedules as names in JSON, and back.
 
-What the library defines is spelled by its name, with its settings beside it. What is the user's
-own is spelled ``{"own": name}``, and comes back by a mapping of such names to the things: code is
-never written, nor run from what is read.
+Rules of the library are written as their names, with settings. A rule of the user's own is written
+as ``{"own": name}``, and read back through a mapping from such names to functions. Code is never
+written to a file, nor run from one.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ CUSTOM = "custom"
 
 
 def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
-    """Spell a rule: its name in the table, or that it is the user's own.
+    """Encode a rule: its name in the table, or ``{"own": name}``.
 
     Raises
     ------
     ValueError
-        Where a rule of the user's own has no name by which it could be found again.
+        If a rule of the user's own has no name, such as a lambda.
     """
     for name, known in table.items():
         if known is rule:
@@ -36,13 +36,13 @@ def of_rule(rule: Any, table: Mapping[str, Any]) -> Any:
     if not name.isidentifier():
         raise ValueError(
             f"the rule {name!r} has no name to be found again by; define it with `def`, and "
-            "give it to whoever loads the file, as rules={'name': function}"
+            "pass it to `load` again, as rules={'name': function}"
         )
     return {"own": name}
 
 
 def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> Any:
-    """Return the rule, or the thing of the user's own, that is spelled so."""
+    """Decode a rule, or an object of the user's own."""
     if isinstance(spelled, str):
         scalars.known("file", kind, spelled, table)
         return table[spelled]
@@ -58,7 +58,7 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 
 def of_loss(loss: Loss) -> Any:
-    """Spell a loss; one of the user's own comes back with all its settings, as a `Loss`."""
+    """Encode a loss; the user passes a loss of their own to `load` again, as a whole `Loss`."""
     for name, known in LOSSES.items():
         if known == loss:
             return name
@@ -71,7 +71,7 @@ def of_loss(loss: Loss) -> Any:
 
 
 def of_optimizer(optimizer: Optimizer) -> Any:
-    """Spell an optimizer with its settings, and its schedule with those of its own."""
+    """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
     names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
     if type(optimizer) not in names:
         return of_rule(optimizer, {})
@@ -79,7 +79,7 @@ def of_optimizer(optimizer: Optimizer) -> Any:
 
 
 def optimizer_from(spelled: Any, own: Own) -> Optimizer:
-    """Return the optimizer that is spelled so; its settings are checked as ever."""
+    """Decode an optimizer; its constructor checks the settings."""
     if "own" in spelled:
         found: Optimizer = rule_from(spelled, {}, "optimizer", own)
         return found
@@ -95,7 +95,7 @@ def optimizer_from(spelled: Any, own: Own) -> Optimizer:
 
 
 def completed(spelled: Any) -> Any:
-    """Return what is spelled with the settings that have come since, at their defaults."""
+    """Return an encoded object with the settings that later versions have added, at defaults."""
     if not isinstance(spelled, dict):
         return spelled
     told = {name: completed(value) for name, value in spelled.items()}

@@ -1,4 +1,4 @@
-"""A net as the content of a file, and back: names of rules, and its parameters layer by layer."""
+"""From a net to the content of a file and back: names of rules, and parameters by layer."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,14 +21,16 @@ KIND = "MLP"
 
 
 class State(NamedTuple):
-    """All that a net is.
+    """Everything that a file holds of a net.
 
     Attributes
     ----------
-    parameters : (n_parameters,) array
-    moments : (2, n_parameters) array, the optimizer's state, or None: not kept, or none yet
-    generator : dict, the state of the generator by `fastmlp._process.random_state`, or None: no
-        state of training is kept, neither number of steps nor moments
+    parameters : (n_parameters,) array of the net's dtype
+    moments : (2, n_parameters) array, optional
+        The optimizer's state; None: it is zeros, or not kept.
+    generator : dict, optional
+        The generator's state, made by `fastmlp._process.random_state`. None: no training state is
+        kept, neither the number of steps nor the moments.
     """
 
     network: Network
@@ -45,7 +47,7 @@ def pack(state: State) -> Content:
     Raises
     ------
     ValueError
-        Where a parameter is not finite, or a rule of the user's own has no name.
+        If a parameter is not finite, or a rule of the user's own has no name.
     """
     if not np.isfinite(state.parameters).all():
         raise ValueError("MLP.save: a parameter is not finite; no file would load it")
@@ -59,7 +61,7 @@ def pack(state: State) -> Content:
 
 
 def header_of(state: State) -> dict[str, Any]:
-    """Return what a net is made of, as names: the arguments of `MLP`."""
+    """Return the spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
     network, table = state.network, activations.RULES
     *hidden, output = [codec.of_rule(rule, table) for rule in network.activations]
     return {
@@ -76,14 +78,14 @@ def header_of(state: State) -> dict[str, Any]:
 
 
 def unpack(content: Content, own: Mapping[str, Any]) -> State:
-    """Return the net that a file holds, every part of it checked.
+    """Return the net in a file's content, after checking every part of it.
 
-    Nothing is allocated but for what the file holds in full length.
+    Memory is allocated only for arrays that the file holds in full.
 
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If the content is not that of a net.
     """
     if content.kind != KIND:
         raise FileError(
@@ -94,7 +96,7 @@ def unpack(content: Content, own: Mapping[str, Any]) -> State:
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
-    """Return the state that a file holds, of a net that is made like this."""
+    """Return the state in a file's content, for a net of this spec."""
     n_steps = content.header.get("n_steps", 0)
     if type(n_steps) is not int or not 0 <= n_steps <= scalars.LARGEST:
         raise FileError(f"n_steps must be an integer of 0 or more, got {n_steps!r}")
@@ -134,7 +136,7 @@ def _penalty(entry: Any, own: Mapping[str, Any]) -> Any:
 
 
 def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
-    """Return views into flat parameters, by the names that they have in a file."""
+    """Return views of the flat parameters, by their names in a file."""
     weights, biases = weight_views(layout, flat), bias_views(layout, flat)
     return {f"weights.{i}": view for i, view in enumerate(weights)} | {
         f"biases.{i}": view for i, view in enumerate(biases)
@@ -142,7 +144,7 @@ def layers_of(layout: Layout, flat: Array) -> dict[str, Array]:
 
 
 def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
-    """Put the layers together, once all are there in the sizes that the header claims."""
+    """Return flat parameters from the layers' arrays, whose sizes must match the header."""
     layout = network.layout
     held = sum(array.size for array in arrays.values())
     if layout.n_parameters > held:
@@ -154,9 +156,9 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """Return an optimizer's state, shape (2, n_parameters), if any is stored.
+    """Return the optimizer's state, shape (2, n_parameters), or None if none is stored.
 
-    It may overflow where the parameters do not: squares of large gradients.
+    It may hold infinities: squares of large gradients overflow.
     """
     if stored is None:
         return None
@@ -165,7 +167,7 @@ def moments_of(stored: Array | None, parameters: Array) -> Array | None:
 
 
 def checked(array: Array, name: str, like: Array) -> Array:
-    """Return the array, which must be finite numbers, and of this shape and dtype."""
+    """Return the array after checking that it is finite and has the shape and dtype of `like`."""
     if not np.isfinite(_shaped(array, name, like)).all():
         raise FileError(f"{name} must be finite {like.dtype} numbers of shape {like.shape}")
     return array

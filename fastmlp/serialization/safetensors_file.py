@@ -1,9 +1,8 @@
 """Files: named arrays and a header of names, in one safetensors file.
 
-safetensors holds arrays and a table of strings; ours has one entry, `ENTRY`: JSON with the version
-of the format, the kind of thing that the file holds, and what that kind says of itself. Nothing in
-a file is ever run. A file is written whole or not at all, and read within memory that its own size
-bounds.
+A safetensors file holds arrays and a table of strings. Ours has one entry, `ENTRY`: JSON with the
+version of the format, the kind of the object, and the kind's own header. Nothing in a file is ever
+run. A file is written whole or not at all, and reading it takes memory bounded by its own size.
 """
 
 import contextlib
@@ -21,22 +20,22 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"
-# A reader knows every version up to its own, for ever: see the golden files among the tests.
+# A reader accepts every version up to its own: tests/golden has files of each.
 FORMAT_VERSION = 1
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F64": np.dtype(np.float64),
     "I64": np.dtype(np.int64),
 }
-# JSON takes twenty times its bytes as objects; a net of 1,000 layers has a header of 200 KB.
+# JSON takes twenty times its bytes as Python objects; a net of 1,000 layers has a header of 200 KB.
 MAX_HEADER_BYTES = 4 << 20
 LEFTOVER_SECONDS = 3600.0
-# What reading whatever may stand in a file can raise, before it is told as a FileError.
+# Exceptions that decoding arbitrary content can raise; they become a FileError.
 DEFECTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
 
 class FileError(ValueError):
-    """A file is not what it must be: damaged, of another kind, or of a later version.
+    """A file is damaged, of another kind, or of a later version.
 
     Examples
     --------
@@ -47,13 +46,13 @@ class FileError(ValueError):
 
 
 class Content(NamedTuple):
-    """What a file holds.
+    """The content of a file.
 
     Attributes
     ----------
     kind : str, such as "MLP"
-    header : what JSON can say
-    arrays : by name, each of a dtype in `DTYPES`
+    header : dict of objects that JSON can hold
+    arrays : dict of arrays by name, each of a dtype in `DTYPES`
     """
 
     kind: str
@@ -62,14 +61,14 @@ class Content(NamedTuple):
 
 
 def write(path: str | os.PathLike[str], content: Content) -> None:
-    """Write a file: all of it, or the file that was there stays.
+    """Write a file whole; on failure a file that was there is unchanged.
 
     Raises
     ------
     ImportError
-        Where safetensors is not installed.
+        If safetensors is not installed.
     OSError
-        Where the file cannot be written; one that was there is as it was.
+        If the file cannot be written.
     """
     _write_whole(Path(path), pack(content))
 
@@ -80,7 +79,7 @@ def pack(content: Content) -> bytes:
     Raises
     ------
     ValueError
-        Where the names in it are too many for a reader.
+        If the header would be longer than a reader accepts.
     """
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
@@ -95,16 +94,16 @@ def pack(content: Content) -> bytes:
 
 
 def read(path: str | os.PathLike[str]) -> Content:
-    """Read a file and check its form: not yet what its kind makes of it.
+    """Read a file and check its format; the caller checks the content of its kind.
 
     Raises
     ------
     ImportError
-        Where safetensors is not installed.
+        If safetensors is not installed.
     OSError
-        Where there is no file, or it cannot be read.
+        If there is no file, or it cannot be read.
     FileError
-        Where it is no file of ours, or a damaged one.
+        If fastmlp did not write the file, or it is damaged.
     """
     package = _safetensors()
     raw = Path(path).read_bytes()
@@ -114,7 +113,7 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Tell whatever goes wrong with the content of a file as a `FileError`."""
+    """Turn errors in a file's content into a `FileError` that names the file."""
     try:
         yield
     except DEFECTS as error:
@@ -167,7 +166,7 @@ def _safetensors() -> Any:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file, to the disk, and put it in its place; the mode is the umask's."""
+    """Write a temporary file, sync it and rename it over the target; the umask gives the mode."""
     target = Path(os.path.realpath(path))  # a link stays a link
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not a regular file, and would be replaced")
@@ -190,8 +189,7 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let an OSError name the file that was asked for: a full disk's has no name, and the temporary
-    one says nothing to anybody."""
+    """Make an OSError name the path that the caller passed, not the temporary file or none."""
     try:
         yield
     except OSError as error:
@@ -201,7 +199,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left; an hour old, for another may be writing now."""
+    """Remove temporary files that killed processes left, if an hour old: others may be in use."""
     now = time.time()
     for old in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
         with contextlib.suppress(OSError):
@@ -215,7 +213,7 @@ def _literal(name: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where a system lets folders be opened."""
+    """Sync the folder, so that the new name is durable, if the system can open folders."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

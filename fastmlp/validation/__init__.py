@@ -1,6 +1,6 @@
-"""Checks of everything that comes from outside, before anything is compiled.
+"""Checks of the caller's arguments, before anything is compiled.
 
-Errors say who, what was expected, what was got and what is known.
+An error names the caller, what was expected, what was given, and the known names.
 """
 
 from fastmlp.validation.arrays import features, out_array, row_index, targets, vector, weights

@@ -1,4 +1,4 @@
-"""Checks of the rows that a net is given, and of where its predictions go."""
+"""Checks of features, targets, weights, row indices and output arrays."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
     Raises
     ------
     TypeError
-        Where X is no array of real numbers.
+        If X is not an array of real numbers.
     ValueError
-        Where its shape is wrong, it has no rows, or a number in it is not finite.
+        If its shape is wrong, it has no rows, or a number in it is not finite.
     """
     array = _numbers(x, who, "X")
     if array.ndim != 2:
@@ -43,9 +43,9 @@ def targets(
     Raises
     ------
     TypeError
-        Where y is no array of real numbers.
+        If y is not an array of real numbers.
     ValueError
-        Where shape, length or values are not what the loss takes.
+        If the loss does not accept its shape, length or values.
     """
     array = _numbers(y, who, "y")
     if array.ndim not in (1, 2):
@@ -71,7 +71,7 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
     if given is None:
         return np.empty(0, kind)
     numbers = vector(given, n_rows, kind, "sample_weight", who)
-    # Denormals are zeros inside a kernel.
+    # Kernels flush denormals to zero.
     tiny = numbers < np.finfo(kind).tiny
     if (numbers < 0).any() or tiny.all():
         raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}")
@@ -79,7 +79,7 @@ def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
 
 
 def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int64]:
-    """Return the indices of rows, shape (n,), from such or from a mask of shape (n_rows,)."""
+    """Return the indices of rows, shape (n,), from indices or from a mask of shape (n_rows,)."""
     array = _numbers(given, who, name)
     if array.ndim != 1 or (array.dtype.kind == "f" and array.size):
         raise TypeError(
@@ -101,7 +101,7 @@ def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int
 
 
 def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> Array:
-    """Return finite numbers of shape (n,) and of `kind`."""
+    """Return a vector of finite numbers, shape (n,), of dtype `kind`."""
     array = _numbers(given, who, name)
     if array.shape != (n,):
         raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
@@ -109,7 +109,7 @@ def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> A
 
 
 def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
-    """Return `out`, checked, or a new array."""
+    """Return `out` after checking it, or a new array if it is None."""
     if out is None:
         memory.require(shape[0] * shape[1] * kind.itemsize, who, f"predictions of shape {shape}")
         return np.empty(shape, kind)
@@ -123,7 +123,7 @@ def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str
 
 
 def _brief(given: object) -> str:
-    """Return what kind of array it is, or of which type."""
+    """Return a short description of an array, or the type's name."""
     if not isinstance(given, np.ndarray):
         return type(given).__name__
     order = "" if given.flags.c_contiguous else ", not C-contiguous"
@@ -144,24 +144,24 @@ def _numbers(given: object, who: str, name: str) -> Array:
             raise TypeError(
                 f"{who}: {name} must be an array of real numbers, got {type(given).__name__}"
             )
-        # As of a data frame with columns of several kinds, or of integers with missing ones.
+        # A data frame with columns of several kinds, or with missing integers, has dtype object.
         hint = f"; try np.asarray({name}, float)" if array.dtype.kind == "O" else ""
         raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 
 
 def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
-    """Return the array C-contiguous and of `kind`: itself, or a copy."""
+    """Return the array, or a copy of it, C-contiguous and of dtype `kind`."""
     if array.dtype == kind and array.flags.c_contiguous:
         return array
     memory.require(array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},")
-    # Numbers beyond float32 become inf, which the check for finite numbers reports.
+    # Numbers beyond float32's range become inf, which `_finite` reports.
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array.astype(kind, copy=False))
 
 
 def _finite(array: Array, who: str, name: str) -> Array:
-    """Check in blocks, so that no mask as large as the data is made."""
+    """Check that all numbers are finite, in blocks: no mask as large as the data is made."""
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
         good = np.isfinite(flat[start : start + FINITE_BLOCK])

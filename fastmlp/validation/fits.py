@@ -1,4 +1,4 @@
-"""Checks of how a fit is to go."""
+"""Checks of the arguments of a fit."""
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -21,7 +21,7 @@ def callbacks(given: object, who: str) -> tuple[Callable[..., Any], ...]:
 
 
 def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
-    """Return (X, y, sample_weight or None) of validation data given as two or three."""
+    """Return (X, y, sample_weight or None) from validation data of two or three parts."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
         raise TypeError(
             f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
@@ -31,7 +31,7 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
 
 
 def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
-    """Check where and when to write checkpoints; return when."""
+    """Check the path and the interval of checkpoints; return the interval."""
     scalars.boolean(who, "resume", resume)
     if path is None and resume:
         raise ValueError(f"{who}: resume=True needs checkpoint=, the file to go on from")
@@ -50,7 +50,7 @@ def checkpoint(path: object, every: object, resume: object, who: str) -> int | t
 
 
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
-    """Check what a learning-rate schedule returned."""
+    """Check the rates that a learning-rate schedule returned; return them as float64."""
     try:
         array = np.asarray(given, np.float64)
         good = array.shape == (n_steps,) and np.isfinite(array).all() and (array >= 0).all()

@@ -1,15 +1,15 @@
-"""Checks of single numbers, with one form of words: who, what was expected, what was got."""
+"""Checks of single numbers, with one form of message: caller, what was expected, what was given."""
 
 import math
 import os
 from numbers import Integral, Real
 
-# Sums and differences of two such still fit into 64 bits.
+# The sum and the difference of two such integers fit into 64 bits.
 LARGEST = 2**62
 
 
 def real(owner: str, name: str, value: object, expected: str, valid: bool) -> float:
-    """Return `value` as a float, or raise with `expected` in the message."""
+    """Return `value` as a float; raise with `expected` in the message unless it is `valid`."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{owner}: {name} must be {expected}, got {value!r}")
     if not valid:
@@ -46,7 +46,7 @@ def positive_integer(owner: str, name: str, value: object) -> int:
 
 
 def boolean(owner: str, name: str, value: object) -> bool:
-    """Check True or False, not a number that stands for one."""
+    """Check that `value` is True or False, not a number."""
     if not isinstance(value, bool):
         raise TypeError(f"{owner}: {name} must be True or False, got {value!r}")
     return value
@@ -59,28 +59,28 @@ def path(owner: str, name: str, value: object) -> None:
 
 
 def known(owner: str, kind: str, name: object, table: object) -> None:
-    """Check that `name` is in `table`, naming the known ones where it is not."""
+    """Check that `name` is in `table`; the error lists the known names."""
     names = list(table)  # type: ignore[call-overload]
     if name not in names:
         raise ValueError(f"{owner}: unknown {kind} {name!r}; known: {', '.join(sorted(names))}")
 
 
 def is_positive(value: object) -> bool:
-    """Whether `value` is a finite number above zero."""
+    """Return True if `value` is a finite number above zero."""
     return _compare(value, 0.0, math.inf, closed=False)
 
 
 def is_finite(value: object) -> bool:
-    """Whether `value` is a number that a float can hold."""
+    """Return True if `value` is a finite number."""
     return _compare(value, -math.inf, math.inf, closed=False)
 
 
 def _compare(value: object, low: float, high: float, closed: bool = True) -> bool:
-    """Whether low <= value < high, or low < value < high; never for NaN or no number."""
+    """Return True if low <= value < high, or low < value < high; False for NaN and non-numbers."""
     if not isinstance(value, Real):
         return False
     try:
         number = float(value)
-    except OverflowError:  # of an integer beyond 1e308
+    except OverflowError:  # an integer beyond 1e308
         return False
     return (low <= number if closed else low < number) and number < high

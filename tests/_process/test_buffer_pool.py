@@ -1,4 +1,4 @@
-"""What predictions leave for the next ones: taken by one at a time, without anybody's rows."""
+"""Free lists of predictions: one call at a time takes an object, without a user's rows in it."""
 
 import copy
 import gc

@@ -11,7 +11,7 @@ import pytest
 import fastmlp
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.info import format_info, info
-from fastmlp.compiler import cache
+from fastmlp.compiler import COMPILER, INTERPRETED, cache
 
 
 def test_versions() -> None:
@@ -32,7 +32,7 @@ def test_threads_are_those_of_a_fit() -> None:
 
 def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "threading_layer", lambda: "workqueue")
-    assert info()["threading layer"].startswith("workqueue (not used: helpers")
+    assert info()["threading layer"].startswith("workqueue (not used: workers")
 
 
 def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +49,29 @@ def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(adapter, "count", fail)
     assert info()["GPU"] == "none: the driver is not there"
+
+
+@pytest.mark.parametrize(
+    ("interpreted", "compiler", "asked", "expected"),
+    [
+        (False, "translator", "", "translator"),
+        (False, "numba", "numba", "numba (FASTMLP_COMPILER=numba)"),
+        (False, "numba", "", "numba (the translator was not tried with version"),
+        (True, "translator", "", "none (NUMBA_DISABLE_JIT=1)"),
+    ],
+)
+def test_the_compiler_at_work(
+    monkeypatch: pytest.MonkeyPatch, interpreted: bool, compiler: str, asked: str, expected: str
+) -> None:
+    monkeypatch.setattr("fastmlp.cli.info.INTERPRETED", interpreted)
+    monkeypatch.setattr("fastmlp.cli.info.COMPILER", compiler)
+    monkeypatch.setenv("FASTMLP_COMPILER", asked)
+    assert info()["compiler"].startswith(expected)
+
+
+def test_the_compiler_is_that_of_this_process() -> None:
+    if not INTERPRETED:
+        assert info()["compiler"].startswith(COMPILER)
 
 
 @pytest.fixture

@@ -458,7 +458,7 @@ def test_nothing_but_the_owner_may_read_the_folder(
 
 
 def shut(folder: Path) -> str:
-    """A program that may read below `folder`, and write nothing, whoever runs it."""
+    """A program that may read below `folder`, and write nothing, for any user."""
     return f"""
 import os, sys, tempfile
 def refuse(*_, **__):

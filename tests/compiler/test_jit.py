@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastmlp.compiler import kernel, njit
+from fastmlp.compiler.jit import chosen_compiler
 from fastmlp.rules import elementary
 
 only_compiled = pytest.mark.skipif(
@@ -74,3 +75,27 @@ def test_elementary_functions_compile_in_the_precision_of_their_argument(
 
     apply(dtype(0.7), out)
     np.testing.assert_allclose(out[0], function(dtype(0.7)), rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize(
+    ("asked", "version", "expected"),
+    [
+        ("", "0.65.0", "translator"),
+        ("", "0.68.1", "translator"),
+        ("translator", "0.68.1", "translator"),
+        ("numba", "0.68.1", "numba"),
+        ("", "0.64.9", "numba"),
+        ("", "0.69.0", "numba"),
+        ("translator", "1.0.0", "numba"),
+        ("", "0.68.0rc1", "translator"),
+    ],
+)
+def test_an_untried_numba_compiles_the_kernels_itself(
+    asked: str, version: str, expected: str
+) -> None:
+    assert chosen_compiler(asked, version) == expected
+
+
+def test_another_compiler_is_refused() -> None:
+    with pytest.raises(ValueError, match="FASTMLP_COMPILER must be 'translator' or 'numba'"):
+        chosen_compiler("gcc", "0.68.1")

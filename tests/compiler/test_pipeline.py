@@ -1,4 +1,4 @@
-"""Blocks use the widest vectors of the processor, whoever compiles them."""
+"""Blocks use the widest vectors of the processor, under both compilers."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Translated code does what the same function does in Python; what is not known goes to Numba."""
+"""Translated code does what the function does in Python; Numba compiles the rest."""
 
 import ast
 import inspect
@@ -35,7 +35,7 @@ def native(function: Any) -> NativeCode:
 
 
 def results(function: Callable[..., None], *arguments: int, n: int = 8) -> list[float]:
-    """What a function writes to the float64 numbers at its first argument, compiled and not."""
+    """Return the float64 numbers at the first argument after a call, which must equal Python's."""
     out, expected = np.zeros(n), np.zeros(n)
     native(function).entry(out.ctypes.data, *arguments)
     function(expected.ctypes.data, *arguments)
@@ -352,6 +352,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     table: dict[str, Any] = {}
     for name, (factory, options) in PHASES.items():
         table[name] = lambda scalar, make=factory, how=options: make(scalar, **how)
+    table.update({factory.__name__: factory for factory in OTHERS})
     for module, names in (
         (epoch, ("train", "evaluate", "predict")),
         (step, ("objective",)),

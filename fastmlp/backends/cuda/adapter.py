@@ -1,7 +1,7 @@
-"""The one door to the CUDA module: numba-cuda's, its successor's, or Numba's simulator.
+"""The CUDA module behind one interface: numba-cuda, its successor, or Numba's simulator.
 
-Kernels are written in what the three have in common, and take `cuda` from here. What needs a
-private part of the module is here too, so that its successor can take its place.
+Kernels use features that the three have in common, and import `cuda` from here. Every use of a
+private part of the module is in this file, so that a successor needs changes here only.
 """
 
 import importlib
@@ -19,19 +19,19 @@ from numba import config, types
 from fastmlp._process.memory import readable
 
 Function = Callable[..., Any]
-# What every block may have, without asking for more.
+# Shared memory that every block has without an opt-in.
 PLAIN_SHARED_BYTES = 48 * 1024
 SIMULATED = bool(config.ENABLE_CUDASIM)
-# What the kernels are compiled for in the tests; the compiler for CUDA 13 knows nothing older.
+# The oldest compute capability that the tests compile for, and the oldest that CUDA 13 supports.
 OLDEST = (7, 5)
 SCALARS: dict[str, Any] = {name: getattr(types, name) for name in ("int32", "float32", "float64")}
 
 
 class _Simulated:
-    """What a kernel calls `cuda`, in the simulator.
+    """The `cuda` of kernels in the simulator.
 
-    The simulator swaps the module in the globals of a function while it runs; where many threads
-    call a function of another module, one swaps back while others are inside.
+    The simulator replaces the module in a function's globals while the function runs. With many
+    threads in a function of another module, one restores the module while others run.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -40,7 +40,7 @@ class _Simulated:
 
 
 def _module() -> Any:
-    """The CUDA module; Numba's own, which is deprecated and may lack a compiler, comes last."""
+    """Return the CUDA module; Numba's own comes last: it is deprecated and may lack a compiler."""
     if find_spec("numba_cuda") is None and find_spec("numba_cuda_mlir") is not None:
         return importlib.import_module("numba_cuda_mlir.cuda")
     return importlib.import_module("numba.cuda")
@@ -51,8 +51,8 @@ cuda: Any = _Simulated() if SIMULATED else MODULE
 
 
 def device_function(function: Function) -> Any:
-    """Make a function one that kernels call: part of the kernel, so that its arrays stay in
-    registers and the compiler sees which of them are shared."""
+    """Return a device function that is inlined in kernels, so that its arrays stay in registers and
+    the compiler sees which arrays are shared memory."""
     if SIMULATED:
         return function
     return MODULE.jit(device=True, forceinline=True)(function)
@@ -62,18 +62,18 @@ def _unsigned(i: Any) -> Any:
     return np.uint64(i)
 
 
-# An index that is not negative, said so: for others the compiler adds, at every access, what lets
-# -1 be the last. In the innermost loops that was a third of the instructions.
+# Marks an index as non-negative. For others the compiler adds code for negative indices at every
+# access, a third of the instructions of the innermost loops.
 unsigned = int if SIMULATED else device_function(_unsigned)
 
 
 def kernel(function: Function) -> Any:
-    """Make a function a kernel; it compiles when it is first launched."""
+    """Return a kernel, which is compiled on first launch."""
     if not SIMULATED:
         return MODULE.jit(function)
 
     def simulated(*arguments: Any) -> None:
-        # Compiled code never warns of an overflow.
+        # As compiled code, which never warns of an overflow.
         with np.errstate(all="ignore"):
             function(*arguments)
 
@@ -81,19 +81,19 @@ def kernel(function: Function) -> Any:
 
 
 def installed() -> bool:
-    """Whether a CUDA module is there that can compile, or the simulator."""
+    """Return True if a CUDA module that can compile, or the simulator, is installed."""
     return SIMULATED or any(find_spec(name) for name in ("numba_cuda", "numba_cuda_mlir"))
 
 
 def require(index: int, who: str = "MLP") -> None:
-    """Check that this device can be had.
+    """Check that this device can be used.
 
     Raises
     ------
     ImportError
-        Where there is no CUDA module.
+        If there is no CUDA module.
     RuntimeError
-        Where there is no driver, or no such device.
+        If there is no driver, or no such device.
     """
     if SIMULATED:
         return
@@ -126,13 +126,13 @@ def count(who: str = "MLP") -> int:
     Raises
     ------
     RuntimeError
-        Where there is no driver, or it does not answer.
+        If there is no driver, or it does not answer.
     """
     if SIMULATED:
         return 1
     try:
         return len(MODULE.gpus)
-    except Exception as error:  # Of other classes from one version of the module to the next.
+    except Exception as error:  # The class differs between versions of the module.
         told = " ".join(str(error).split()) or repr(error)
         if "CUDA_ERROR_NO_DEVICE" in told:
             return 0
@@ -144,7 +144,7 @@ def count(who: str = "MLP") -> int:
 
 
 def _unfit(index: int) -> str | None:
-    """Return in words why a device that is there cannot be used, or None."""
+    """Return why a device that exists cannot be used, as text, or None."""
     capability = tuple(MODULE.gpus[index].compute_capability)
     if capability < OLDEST:
         its, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
@@ -162,28 +162,28 @@ def _unfit(index: int) -> str | None:
 
 
 def _versions() -> tuple[int, int]:
-    """The versions of CUDA that the driver and the package are for."""
+    """Return the CUDA versions of the driver and of the package."""
     package = importlib.import_module("cuda.bindings").__version__.partition(".")[0]
     return int(_private().driver.get_version()[0]), int(package)
 
 
 def _private() -> Any:
-    """The module's own part that speaks to the driver."""
+    """Return the module's private interface to the driver."""
     return importlib.import_module(f"{MODULE.__name__}.cudadrv.driver")
 
 
-# The process that used a device first: in those forked from it, CUDA does not work.
+# The first process that used a device: CUDA does not work in processes forked from it.
 _first_user: int | None = None
 
 
 class Card:
-    """A device: what it has, and its memory.
+    """A device, its sizes and its memory.
 
     Attributes
     ----------
     index : int
     n_multiprocessors : int
-    shared_bytes : int, the most shared memory that one block may have
+    shared_bytes : int, the most shared memory of one block
     """
 
     def __init__(self, index: int) -> None:
@@ -197,7 +197,7 @@ class Card:
         self.shared_bytes = int(its.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
 
     def current(self) -> AbstractContextManager[Any]:
-        """Make it the device that allocations and launches go to, for a while."""
+        """Return a context in which allocations and launches go to this device."""
         return nullcontext() if SIMULATED else MODULE.gpus[self.index]
 
     def free_bytes(self) -> int:
@@ -208,11 +208,11 @@ class Card:
             return int(MODULE.current_context().get_memory_info()[0])
 
     def reclaim(self) -> None:
-        """Give back what is freed: the module keeps up to ten arrays, a fifth of the memory."""
+        """Free pending deallocations: the module delays up to ten arrays, a fifth of the memory."""
         if SIMULATED:
             return
         with self.current():
-            # A memory manager of another library, RMM's say, need not have such a list.
+            # Another library's memory manager, such as RMM's, may have no such list.
             manager = getattr(MODULE.current_context(), "memory_manager", None)
             freed = getattr(manager, "deallocations", None)
             if freed is not None:
@@ -224,7 +224,7 @@ class Card:
         Raises
         ------
         MemoryError
-            Where there is no room for it.
+            If there is no room for it.
         """
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         return self._allocated(lambda: MODULE.device_array(shape, dtype), n_bytes)
@@ -235,7 +235,7 @@ class Card:
         Raises
         ------
         MemoryError
-            Where there is no room for it.
+            If there is no room for it.
         """
         return self._allocated(lambda: MODULE.to_device(array), array.nbytes)
 
@@ -253,24 +253,24 @@ class Card:
 
 @cache
 def card_of(index: int) -> Card:
-    """Return the device of this number, which `require` has found."""
+    """Return the device of this number; call `require` before."""
     return Card(index)
 
 
 def is_device_array(array: Any) -> bool:
-    """Whether an object lies on a device and says where."""
+    """Return True if an object has `__cuda_array_interface__`."""
     return hasattr(array, "__cuda_array_interface__")
 
 
 def adopted(array: Any, name: str) -> Any:
-    """Return a view of an array of another library that lies on the device, not copied.
+    """Return a view, not a copy, of another library's array on the device.
 
-    Work on it that its library has begun is waited for.
+    It waits for work that the library has begun on the array.
 
     Raises
     ------
     ValueError
-        Where it lies on another device than the one in use; `name` begins the sentence.
+        If the array is on another device than the one in use; the message begins with `name`.
     """
     interface = array.__cuda_array_interface__
     if SIMULATED:
@@ -280,7 +280,7 @@ def adopted(array: Any, name: str) -> Any:
     if there != here:
         raise ValueError(f"{name} lies on cuda:{there}, the net on cuda:{here}: move one of them")
     if "stream" not in interface:
-        # Before version 3 of the interface, which is PyTorch's, it does not say what to wait for.
+        # Version 2 of the interface, which PyTorch implements, names no stream to wait for.
         synchronize()
     return MODULE.as_cuda_array(array)
 
@@ -292,14 +292,14 @@ def _device_of(address: int) -> int:
 
 
 class _Named:
-    """Memory of the host by its address: what the simulator has for that of a device."""
+    """Host memory by its address, which the simulator uses as device memory."""
 
     def __init__(self, interface: dict[str, Any]) -> None:
         self.__array_interface__ = interface
 
 
 def synchronize() -> None:
-    """Wait for what was launched."""
+    """Wait for all launches."""
     MODULE.synchronize()
 
 
@@ -310,12 +310,12 @@ def configured(
     n_threads: int,
     shared_bytes: int = 0,
 ) -> Any:
-    """Return a kernel with its launch's sizes, compiled for these arguments, to be called so.
+    """Return a kernel with launch sizes, compiled for these arguments.
 
     Raises
     ------
     TypeError
-        Where a rule does not compile for a GPU.
+        If a rule does not compile for a GPU.
     """
     if SIMULATED:
         return dispatcher[n_blocks, n_threads, 0, shared_bytes]
@@ -326,19 +326,19 @@ def configured(
 
 @cache
 def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: int) -> Any:
-    # The module warns of grids of few blocks: a small net is one.
+    # The module warns of grids of few blocks; a small net is a grid of one.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dispatcher[n_blocks, n_threads, 0, shared_bytes]
 
 
 def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return the form of a kernel that a launch with these arguments would run."""
+    """Return a kernel's compiled form for these arguments."""
     try:
         return dispatcher.compile(tuple(map(dispatcher.typeof_pyval, arguments)))
-    except Exception as error:  # The compiler's own errors are of many kinds, KeyError among them.
+    except Exception as error:  # The compiler raises errors of many kinds, KeyError among them.
         if "CUDA_ERROR" in str(error) or type(error).__name__.upper().startswith("CUDA"):
-            # The driver's: the rules have compiled.
+            # An error of the driver: the rules have compiled.
             raise
         raise TypeError(
             "a rule of this net does not compile for a GPU; it must be a function of scalars that "
@@ -347,16 +347,16 @@ def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def lift_shared_limit(dispatcher: Any, arguments: tuple[Any, ...], n_bytes: int) -> None:
-    """Let a kernel have so much dynamic shared memory, where it is launched with these arguments.
+    """Allow a kernel, compiled for these arguments, `n_bytes` of dynamic shared memory.
 
-    More than 48 KiB must be asked for, function by function; the module has no word for it.
+    More than 48 KiB need an opt-in for each function, for which the module has no public call.
     """
     if SIMULATED or n_bytes <= PLAIN_SHARED_BYTES:
         return
     theirs = _private()
     attribute = theirs.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     function = compiled_for(dispatcher, arguments)._codelibrary.get_cufunc()
-    # Raises where the driver refuses.
+    # Raises if the driver refuses.
     theirs.driver.cuKernelSetAttribute(attribute, n_bytes, function.handle, function.device.id)
 
 

@@ -1,4 +1,4 @@
-"""Rows on the device: brought there from the host, or taken where they lie."""
+"""Rows on the device: copied from the host, or used in place."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 class Rows(NamedTuple):
-    """Rows to work on, validated, where they are: on the host or on the device.
+    """Validated rows, on the host or on the device.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Rows(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """How many rows to work on."""
+        """The number of rows to work on."""
         return len(self.x if self.rows is None else self.rows)
 
     @property
@@ -43,7 +43,7 @@ class Rows(NamedTuple):
         return float(weight.sum(dtype=np.float64))
 
     def gathered(self) -> "Rows":
-        """Return the rows to work on as all of them: in a copy, on the host, where they are not."""
+        """Return data whose rows are all to be worked on; unless they are already, a host copy."""
         if self.rows is None:
             return self
         weight = self.weight[self.rows] if self.weight.size else self.weight
@@ -51,31 +51,30 @@ class Rows(NamedTuple):
 
 
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
-    """Return X as `validation.features` does; on the device, if it lies there, not copied.
+    """Return X as `validation.features` does; an array on the device is used in place.
 
     Raises
     ------
     TypeError, ValueError
-        Where X is not what it must be: on a device it must have the net's dtype, and be
-        C-contiguous, for it is used as it is.
+        If X is invalid. On a device it must have the net's dtype and be C-contiguous.
     """
     if not adapter.is_device_array(x):
         return validation.features(x, n_features, dtype, who)
     _check_form(x, dtype, who, "X")
     array = adapter.adopted(x, f"{who}: X")
     if array.ndim != 2 or array.shape[1] != n_features or array.shape[0] == 0:
-        # The words are those for arrays on the host.
+        # Raises the error of arrays on the host.
         validation.features(np.zeros(array.shape, dtype), n_features, dtype, who)
     if not finite.all_finite(array):
-        # To say which number it is.
+        # Raises the error that names the number.
         validation.features(to_host(array), n_features, dtype, who)
     return array
 
 
 def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
-    """Return y as `validation.targets` does; on the device, if it lies there in the right form.
+    """Return y as `validation.targets` does; an array on the device of the right form stays there.
 
-    It is looked at on the host. Labels of another dtype are converted there.
+    It is checked in a copy on the host. Labels of another dtype are converted there.
     """
     if not adapter.is_device_array(y):
         return validation.targets(y, n_rows, n_outputs, loss, dtype, who)
@@ -93,7 +92,7 @@ def weights(given: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
 
 
 def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:
-    """Check `out` on the device, to be written where it lies."""
+    """Return `out`, an array on the device, after checking it."""
     _check_form(out, dtype, who, "out")
     if out.__cuda_array_interface__["data"][1]:
         raise ValueError(f"{who}: out must be writeable")
@@ -104,7 +103,7 @@ def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) 
 
 
 def to_host(array: Any) -> Array:
-    """Return an array of the host, or a copy of one on the device."""
+    """Return an array on the host: itself, or a copy of an array on the device."""
     if isinstance(array, np.ndarray) or not hasattr(array, "copy_to_host"):
         return np.asarray(array)
     copy: Array = array.copy_to_host()
@@ -112,7 +111,7 @@ def to_host(array: Any) -> Array:
 
 
 def to_device(card: Card, array: Any) -> Any:
-    """Return an array on the device: itself, or a copy of one of the host."""
+    """Return an array on the device: itself, or a copy of an array on the host."""
     if hasattr(array, "copy_to_host"):
         return array
     return card.copied(np.ascontiguousarray(array))

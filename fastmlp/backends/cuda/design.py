@@ -1,4 +1,4 @@
-"""Which design, and which shape of blocks, for a net and a batch; and their kernels, kept."""
+"""The choice of design and block shapes for a net and a batch, and a cache of their kernels."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -11,19 +11,20 @@ from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.staged import Shape
 from fastmlp.network.spec import Network
 
-# One block does about 0.2 TFLOP/s of an H100's 25: 3 MFLOP a step take it 15 us, what the two
-# joins of a grid and its phases take at the least. An estimate, until a card has measured it.
+# Operations of a step up to which one block trains a net. A block does about 0.2 TFLOP/s of an
+# H100's 25, so 3 MFLOP take 15 us, the least that two grid barriers and the phases take. Estimated,
+# not measured on a card.
 SMALL_FLOPS = 4_000_000
 # 16 rows of 128, or 64 of 64; weights in 32 of 32, or in 64 of 64.
 FEW_ROWS, MANY_ROWS = Shape(32, 8, 2, 4), Shape(16, 16, 4, 4)
 FEW_WEIGHTS, MANY_WEIGHTS = Shape(16, 16, 2, 2), Shape(16, 16, 4, 4)
-# The simulator takes 0.3 s for a block of 256 threads.
+# Small blocks: the simulator takes 0.3 s for a block of 256 threads.
 SIMULATED_SHAPE = Shape(2, 2, 2, 2, 3)
 SIMULATED_THREADS = 8
 
 
 class Design(NamedTuple):
-    """How to train.
+    """A way to train on the device.
 
     Attributes
     ----------
@@ -39,7 +40,7 @@ class Design(NamedTuple):
 def design_for(
     network: Network, batch: int, card: Card, kind: str | None = None, n_nets: int = 1
 ) -> Design:
-    """Return the design for batches of so many rows; `kind` chooses it, where it is given."""
+    """Return the design for batches of `batch` rows; `kind`, if given, decides."""
     space = space_bytes(network, batch)
     fits = space <= card.shared_bytes
     if kind is None:
@@ -51,7 +52,7 @@ def design_for(
 
 
 def form_for(network: Network, n_rows: int, card: Card) -> Form:
-    """Return the shapes of blocks: large tiles where there are enough of them for the card."""
+    """Return the shapes of blocks: large tiles if there are enough of them for the card."""
     if adapter.SIMULATED:
         return Form(SIMULATED_SHAPE, SIMULATED_SHAPE)
     enough = card.n_multiprocessors
@@ -70,20 +71,20 @@ def n_tiles(network: Network, shape: Shape) -> int:
 
 
 def space_bytes(network: Network, batch: int) -> int:
-    """Return the shared memory that a block needs to train a net of this form."""
+    """Return the bytes of shared memory that a block needs to train such a net."""
     sizes = make_plan(network, Need(batch, batch, block=True))[1]
     return sizes.space * network.dtype.itemsize
 
 
 @cache
 def small_kernel(rules: Rules, form: small.Form) -> Any:
-    """Return the kernel of design one, made once per process and rules."""
+    """Return the kernel of the small design, made once per process and rules."""
     return small.make_kernel(rules, form)
 
 
 @cache
 def wide_kernels(rules: Rules, form: Form) -> wide.Kernels:
-    """Return the kernels of design two, made once per process and rules."""
+    """Return the kernels of the wide design, made once per process and rules."""
     return wide.make_kernels(rules, form)
 
 

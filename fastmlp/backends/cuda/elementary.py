@@ -1,7 +1,7 @@
 """The CUDA forms of `fastmlp.rules.elementary`: libdevice's functions, in the argument's
 precision.
 
-Their errors are those of the CUDA C++ Programming Guide: 1 to 2 units in the last place.
+The CUDA C++ Programming Guide states errors of 1 to 2 units in the last place.
 """
 
 import importlib
@@ -40,9 +40,9 @@ FORMS: dict[Function, Function] = {
 
 
 def _register() -> None:
-    """Tell the CUDA compiler of the forms; the simulator runs the functions as they are.
+    """Register the forms with the CUDA compiler; the simulator runs the functions themselves.
 
-    Numba's own module cannot be told, and is only imported: `adapter.require` lets nobody use it.
+    Numba's own module has no such registry. It is imported only: `adapter.require` refuses its use.
     """
     extending = importlib.import_module(f"{MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):

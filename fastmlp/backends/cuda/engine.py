@@ -1,4 +1,4 @@
-"""The CUDA backend: a network's kernels, and the verbs that a model asks for."""
+"""The engine of the CUDA backend: prediction, evaluation, gradients and training of a network."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class Engine:
     Raises
     ------
     ImportError, RuntimeError
-        Where there is no package, no driver or no such device.
+        If there is no package, no driver or no such device.
     """
 
     def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:
@@ -100,7 +100,7 @@ class Engine:
         return self.objective(data)(parameters)
 
     def moments(self, flat: Array | None = None) -> DeviceMoments:
-        """Return this state of an optimizer, or that of one which has taken no step."""
+        """Return an optimizer's state with these moments, or with zeros."""
         return DeviceMoments(self.network, self.card.index, flat)
 
     def update(

@@ -1,4 +1,4 @@
-"""Whether numbers on the device are finite, looked at where they lie."""
+"""A check, on the device, that all numbers of an array there are finite."""
 
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ def _look() -> Any:
         for q in range(first, x.shape[0] * n_columns, n_all):
             r = q // n_columns
             value = x[unsigned(r), unsigned(q - r * n_columns)]
-            # Of infinities and NaN, the difference is NaN.
+            # For infinities and NaN the difference is NaN.
             if not value - value == 0:
                 bad[0] = 1.0
 
@@ -27,7 +27,7 @@ def _look() -> Any:
 
 
 def all_finite(x: Any) -> bool:
-    """Return whether all numbers of a matrix on the device are finite."""
+    """Return True if all numbers of a matrix on the device are finite."""
     bad = adapter.MODULE.to_device(np.zeros(1))
     adapter.configured(_look(), (x, bad), N_BLOCKS, N_THREADS)(x, bad)
     return not bad.copy_to_host()[0]

@@ -1,4 +1,4 @@
-"""Launches: which kernels, with how many blocks, for some steps."""
+"""Launches of kernels for a range of steps, by design."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from fastmlp.backends.cuda.session import Session
 def launch(
     design: Design, rules: Rules, session: Session, x: Any, y: Any, first: int, last: int
 ) -> None:
-    """Launch steps first to last, by the design."""
+    """Launch the steps from first to last, exclusive."""
     if design.kind == "small":
         launch_small(design, rules, session, x, y)
         return
@@ -37,7 +37,7 @@ def launch(
 
 
 def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any) -> None:
-    """Launch design one: a block for each net of the session."""
+    """Launch the small design: a block for each net of the session."""
     kernel = small_kernel(rules, design.small)
     arguments = (x, y, session.memory, session.sums, session.device_plans)
     n_bytes = session.sizes.space * session.memory.dtype.itemsize if design.small.shared else 0
@@ -49,7 +49,7 @@ def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any)
 def launch_chunk(
     rules: Rules, form: Form, session: Session, x: Any, y: Any, *, train: bool
 ) -> None:
-    """Launch the rows of a question and, but for predictions, what becomes of their losses."""
+    """Launch phase one on a chunk of rows and, unless they are predictions, phase two."""
     kernel = wide_kernels(rules, form).phase
     arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
     phase = adapter.configured(kernel, (*arguments, 0, 0), blocks_for(session), form.n_threads)
@@ -59,16 +59,17 @@ def launch_chunk(
 
 
 def blocks_for(session: Session) -> int:
-    """Return the blocks of a launch in phases: two for each multiprocessor."""
+    """Return the number of blocks of a launch by phases: two for each multiprocessor."""
     return 2 * session.card.n_multiprocessors
 
 
 def resident_blocks(
     session: Session, kernel: Any, arguments: tuple[Any, ...], n_threads: int
 ) -> int:
-    """Return the blocks of a cooperative launch: one for each multiprocessor.
+    """Return the number of blocks of a cooperative launch: one for each multiprocessor.
 
-    All must be resident at once; two on one would share its arithmetic, and join later.
+    All must be resident at once; two on one multiprocessor share its arithmetic, and reach barriers
+    later.
     """
     most = adapter.most_cooperative_blocks(kernel, arguments, n_threads)
     return max(1, min(most, session.card.n_multiprocessors))

@@ -1,4 +1,4 @@
-"""What the kernels of design two are compiled for, beside their rules."""
+"""The block shapes that the kernels of the wide design are compiled for."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from fastmlp.backends.cuda.staged import Shape
 
 
 class Form(NamedTuple):
-    """What kernels of this kind are compiled for, beside their rules.
+    """The block shapes of both phases; beside the rules, the key of compiled kernels.
 
     Attributes
     ----------
@@ -23,5 +23,5 @@ class Form(NamedTuple):
 
     @property
     def staging(self) -> int:
-        """The numbers of shared memory, for either phase."""
+        """The numbers of shared memory that either phase needs."""
         return max(self.rows.staging, self.weights.staging)

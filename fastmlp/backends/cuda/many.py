@@ -1,7 +1,7 @@
-"""Many small nets at once: a block each, all in one launch.
+"""Many small nets in one launch, a block for each.
 
-They share X and y on the device; each has its own rows of them, optimizer, rates, strengths of
-penalties and generator, and ends in the bits of its own fit by the same design.
+They share X and y on the device. Each net has its own rows of them, optimizer, rates, penalty
+strengths and generator, and ends in the bits of its own fit by the same design.
 """
 
 import time
@@ -43,9 +43,9 @@ Array = NDArray[Any]
 Words = NDArray[np.uint32]
 NO_WORDS: Words = np.empty(0, np.uint32)
 CALL_SECONDS = 0.05
-# Of one launch, of each net: their coefficients and losses have room for so many.
+# The most steps of a launch, for which there is room for coefficients and losses; and of the first.
 MOST_STEPS, FIRST_STEPS = 1 << 12, 64
-# Of one window, of each net: as many rows as a launch takes of 64 a step.
+# The most numbers in the orders of a net in one window: a launch of steps of 64 rows.
 MOST_ORDER_NUMBERS = 1 << 18
 
 
@@ -54,12 +54,12 @@ class Member(NamedTuple):
 
     Attributes
     ----------
-    parameters : flat, on the host; brought up to date at the end
-    generator : of its shuffling
-    n_steps : done so far
-    rows : int64, which rows of X and y it is trained on, or None for all
-    weight : of all rows of X, or of length 0 for rows that count alike
-    guard : Guard, held while the parameters are written as a whole; None: nobody reads them
+    parameters : flat, on the host; written at the end
+    generator : NumPy's generator for shuffling
+    n_steps : steps done so far
+    rows : int64, the rows of X and y to train on, or None for all
+    weight : weights of all rows of X, or of length 0 for equal weights
+    guard : Guard, held while all parameters are written; None: no other thread reads them
     """
 
     network: Network
@@ -75,14 +75,14 @@ class Member(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of one of many nets.
+    """The result of one of many nets.
 
     Attributes
     ----------
-    loss : each epoch's mean objective, that of the epoch in which it diverged left out
+    loss : each epoch's mean objective, without the epoch in which it diverged
     diverged_at : the loss of that epoch, or None
-    n_steps : done in all; 0 for one that diverged, whose state starts anew
-    seconds : from the beginning of its group to its end; 0 for one that had not begun
+    n_steps : steps done in all; 0 after a divergence, which resets the state
+    seconds : from the start of its group to its end; 0 if the group had not begun
     """
 
     n_steps: int
@@ -103,23 +103,24 @@ def train_together(
     outcomes: Sequence[Outcome] = (),
     told: Callable[[int], object] | None = None,
 ) -> Sequence[Outcome]:
-    """Train nets for so many epochs each, those of one form at once, as many as memory holds.
+    """Train nets for `epochs` epochs each: nets with equal layers and rules together, as memory
+    allows.
 
     Parameters
     ----------
     x, y : validated rows, on the host or the device
-    outcomes : of the members, to be written to, for who wants them after an exception
+    outcomes : the members' outcomes to write to; a caller may read them after an exception
     told : called with the number of epochs that a launch has ended, or None
 
     Returns
     -------
-    An outcome for each member, in their order. On KeyboardInterrupt all keep what they learnt, and
-    it is raised again.
+    An outcome for each member, in their order. On KeyboardInterrupt all nets keep their progress,
+    and it is raised again.
 
     Raises
     ------
     MemoryError
-        Where rows, or a single net, do not fit into the memory of the device.
+        If rows, or a single net, do not fit into the memory of the device.
     """
     forms: dict[Any, list[int]] = {}
     for i, member in enumerate(members):
@@ -161,7 +162,7 @@ def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
     """Return how many nets of this form the memory of the device holds."""
     rules = rules_of(member.network, member.optimizer)
     need = _need(member, rules, n_rows, min(batch_size, n_rows), 256)
-    # Orders, the words they are made of, and which rows there are.
+    # Bytes of orders, of random words, and of row indices.
     orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
     each = bytes_of(member.network, need) + orders
     require(card, each, "fit_many")
@@ -169,11 +170,11 @@ def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
 
 
 class _Run:
-    """One net of a group: where it stands.
+    """The progress of one net of a group.
 
     Attributes
     ----------
-    unit, end : steps done of the window, and to do
+    unit, end : steps done of the window, and its steps
     """
 
     def __init__(self, member: Member, outcome: Outcome, n_rows: int, batch_size: int) -> None:
@@ -183,17 +184,17 @@ class _Run:
         self.batch = min(batch_size, len(self.rows))
         self.per_epoch = -(-len(self.rows) // self.batch)
         self.unit = self.end = self._start = 0
-        # The generator's state before the words of this window, and before those of the next.
+        # The generator's state before this window's words were drawn, and the next window's.
         self._random: Any = None
         self._ahead: tuple[Any, Words] | None = None
 
     @property
     def alive(self) -> bool:
-        """Whether it has not diverged."""
+        """True if it has not diverged."""
         return self.outcome.diverged_at is None
 
     def begin(self, n_epochs: int, shuffle: bool) -> Words:
-        """Begin a window; return the words of its orders, none where rows stay as they are."""
+        """Begin a window; return the words of its orders, empty for a net that does not shuffle."""
         self.unit, self._start = 0, self.outcome.n_steps
         self.end = n_epochs * self.per_epoch if self.alive else 0
         self._shuffled = shuffle and self.batch < len(self.rows)
@@ -202,12 +203,12 @@ class _Run:
         return words
 
     def look_ahead(self, n_epochs: int) -> None:
-        """Draw the words of the next window, unless that is done."""
+        """Draw the words of the next window, unless they are drawn."""
         if self._ahead is None and self.alive and self._shuffled and n_epochs:
             self._ahead = self.member.generator.bit_generator.state, self._draw(n_epochs)
 
     def look_back(self) -> None:
-        """Undo what no window has used."""
+        """Undo the draw of words that no window has used."""
         if self._ahead is not None:
             self.member.generator.bit_generator.state, self._ahead = self._ahead[0], None
 
@@ -215,11 +216,11 @@ class _Run:
         return shuffling_words(self.member.generator, n_epochs, len(self.rows))
 
     def order(self, words: Words) -> NDArray[np.int64]:
-        """Return the orders that the words make, or the one of the rows as they are."""
+        """Return the orders that the words define, or the order of the data."""
         return self.rows[orders_of(words)] if words.size else self.rows[None]
 
     def coefficients(self, last: int, total: int) -> Array:
-        """Return the optimizer's of the steps from `unit` to `last`, shape (n_steps, n)."""
+        """Return the optimizer's coefficients of steps `unit` to `last`, shape (n_steps, n)."""
         optimizer, step = self.member.optimizer, self._start + self.unit
         steps = np.arange(step, self._start + last)
         rate = optimizer.learning_rate
@@ -227,12 +228,12 @@ class _Run:
         return optimizer.coefficients(step + 1, rates)
 
     def advance(self, reached: int, diverged: bool, losses: Array) -> int:
-        """Take note of a call; `losses` begin with the epoch of `unit`. Return the epochs ended."""
+        """Record a call; `losses` begin with the epoch of `unit`. Return the epochs ended."""
         low, high = self.unit // self.per_epoch, reached // self.per_epoch
         self.unit, self.outcome.n_steps = reached, self._start + reached
         self.outcome.loss += losses[: high - low].tolist()
         if diverged:
-            # As if the epochs that were planned after this one had not been.
+            # Restores the generator as if the later epochs had not been planned.
             self._ahead = None
             if self._random is not None:
                 self.member.generator.bit_generator.state = self._random
@@ -251,7 +252,7 @@ def _hashable(key: Any) -> bool:
 
 
 class Group:
-    """Nets of one form, on the device, in lockstep; each stops where it diverges."""
+    """Nets with equal layers and rules, trained in lockstep; a net stops when it diverges."""
 
     def __init__(
         self,
@@ -331,8 +332,8 @@ class Group:
         arrange(session.card, words, self._device_rows, session.device_plans, max(n_orders))
 
     def _call(self, totals: Sequence[int], upcoming: int) -> None:
-        """Do so many steps of every net as take about `CALL_SECONDS`; meanwhile, draw what the next
-        window's orders are made of."""
+        """Run steps of every net for about `CALL_SECONDS`; meanwhile, draw the random words of the
+        next window's orders."""
         session, start = self._session, time.perf_counter()
         for i, run in enumerate(self._runs):
             last = min(run.unit + self._pace, run.end)
@@ -349,7 +350,7 @@ class Group:
         self._pace = max(1, min(MOST_STEPS, int(min(ideal, 4 * self._pace))))
 
     def _coefficients(self, totals: Sequence[int]) -> list[Array]:
-        """Return the coefficients of a call for each net: made once for nets that share them."""
+        """Return each net's coefficients of a call, computed once for nets that share them."""
         made: dict[Any, Array] = {}
         found = []
         for i, (run, total) in enumerate(zip(self._runs, totals, strict=True)):
@@ -363,7 +364,7 @@ class Group:
         return found
 
     def _advance(self) -> int:
-        """Take note of what the device has done; return how many epochs have ended."""
+        """Record the device's results; return the number of epochs that have ended."""
         n_ended = 0
         for run, sums in zip(self._runs, self._session.sums.copy_to_host(), strict=True):
             if run.unit < run.end:

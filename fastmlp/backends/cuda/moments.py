@@ -1,4 +1,4 @@
-"""The optimizer's state of a net on the device: two numbers a parameter, flat."""
+"""The optimizer's state of a net on the device: two slots a parameter, flat."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 
 class DeviceMoments:
-    """An optimizer's state, zeros at first, held on the device between fits.
+    """An optimizer's state, kept on the device between fits; it starts at zeros.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Orders of the rows: made on the host, or on the device, where there are many at once."""
+"""Orders of the rows, made on the host, or on the device if there are many at once."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -16,8 +16,8 @@ from fastmlp.compiler import block_of
 
 Words = NDArray[np.uint32]
 N_THREADS = 8 if adapter.SIMULATED else 128
-# A thread of the device makes an order in about 0.5 us a row, the host in 5 ns, its copy included:
-# an estimate, until a card has measured it. The simulator's takes 10 us.
+# Orders from which on the device makes them. A thread of the device takes about 0.5 us a row, the
+# host 5 ns with the copy: estimated, not measured on a card. The simulator takes 10 us.
 ENOUGH = 1 << 62 if adapter.SIMULATED else 256
 
 
@@ -44,7 +44,7 @@ def _arrange() -> Any:
                 for i in range(n):
                     j: Any = i
                     if shuffled:
-                        # As on the CPU, see `backends.cpu.shuffle`.
+                        # As on the CPU: see `backends.cpu.kernels.shuffle`.
                         wide = np.uint64(words[net, unsigned(word + i)]) * np.uint64(i + 1)
                         j = np.int64(wide >> np.uint64(32))
                     plans[net, unsigned(at + i)] = plans[net, unsigned(at + j)]
@@ -54,7 +54,7 @@ def _arrange() -> Any:
 
 
 def packed(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    """Return arrays, flat, as the rows of one matrix, 0 behind those that are shorter."""
+    """Return flattened arrays as the rows of one matrix, padded with zeros."""
     result = np.zeros((len(arrays), max(1, *(array.size for array in arrays))), dtype)
     for row, array in zip(result, arrays, strict=True):
         row[: array.size] = array.reshape(-1)
@@ -62,10 +62,10 @@ def packed(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
 
 
 def arrange(card: Card, words: Sequence[Words], rows: Any, plans: Any, most: int) -> None:
-    """Make up to so many orders of each net on the device, behind the heads of its plan.
+    """Make up to `most` orders for each net on the device, behind the head of its plan.
 
-    `words` are each net's random words, none for one whose rows stay as they are; `rows` each net's
-    rows, on the device.
+    `words` are each net's random words, empty for a net that does not shuffle; `rows` are each
+    net's rows, on the device.
     """
     arguments = (card.copied(packed(words, np.uint32)), rows, plans, most)
     n_blocks = min(-(-len(words) * most // N_THREADS), 1 << 16)

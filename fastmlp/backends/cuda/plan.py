@@ -1,8 +1,8 @@
-"""Where everything lies: one vector of integers that a kernel reads its work from.
+"""The plan: one vector of int64 with the counts and offsets that kernels read.
 
-A launch costs 7 us and 4 us more for each array, so kernels take five: rows, targets, `memory` (of
-the net's dtype), `sums` (float64) and the plan. All below are places in the plan; what it holds are
-counts, and offsets into `memory`, `sums` or the plan itself.
+A launch costs 7 us, and 4 us more for each array, so kernels take five arrays: rows, targets,
+`memory` (of the net's dtype), `sums` (float64) and the plan. The constants below are indices into
+the plan. Its entries are counts, and offsets into `memory`, `sums` or the plan itself.
 """
 
 from itertools import count, pairwise
@@ -17,16 +17,16 @@ _next = count()
 N_LAYERS = next(_next)
 N_PARAMETERS = next(_next)
 N_OUTPUTS = next(_next)
-# How many rows an epoch has, and a batch; how many orders of the rows there are, 0 for as they lie.
+# Rows of an epoch and of a batch; the number of orders of the rows, 0 for the order of the data.
 N_ROWS = next(_next)
 BATCH = next(_next)
 N_ORDERS = next(_next)
-# The steps of a launch, in a window of epochs; the first row, for questions.
+# The steps of a launch, in a window of epochs; the first row of a chunk, for queries.
 FIRST = next(_next)
 LAST = next(_next)
 FIRST_ROW = next(_next)
-# In memory: the flat parameters, the optimizer's state, what an epoch began with, the gradient, the
-# coefficients of the steps of a call, the weights of the rows.
+# Offsets into memory: the flat parameters, the optimizer's state, the parameters at the start of
+# the epoch, the gradient, the coefficients of the steps of a call, the weights of the rows.
 PARAMETERS = next(_next)
 M = next(_next)
 V = next(_next)
@@ -36,28 +36,29 @@ COEFFICIENTS = next(_next)
 N_COEFFICIENTS = next(_next)
 WEIGHTS = next(_next)
 WEIGHTED = next(_next)
-# Where a block's activations lie, if not in shared memory.
+# The offset of a block's activations, if they are not in shared memory.
 SCRATCH = next(_next)
-# In sums, from FIXED_SUMS on: the penalties' strengths, the rows' losses, the penalties' values by
-# parts, and the losses of the epochs.
+# Offsets into sums, from FIXED_SUMS on: the penalties' strengths, the rows' losses, the penalties'
+# values by parts, and the losses of the epochs.
 N_PENALTIES = next(_next)
 STRENGTHS = next(_next)
 ROW_LOSSES = next(_next)
 PARTS = next(_next)
 N_PARTS = next(_next)
 LOSSES = next(_next)
-# What rows are for (see below); whether a gradient goes on from a chunk before; if it is the last.
+# The mode (TRAIN, PREDICT or EVALUATE); 1 if a gradient continues the previous chunk's; 1 for the
+# last chunk.
 MODE = next(_next)
 MORE = next(_next)
 ENDS = next(_next)
 N_TILES = next(_next)
-# Where the orders of the rows begin in the plan; whether the device is to make them from words.
+# The offset of the orders of the rows in the plan; 1 if the device makes them from random words.
 ORDER = next(_next)
 SHUFFLED = next(_next)
 LAYERS = next(_next)
 
-# Of a layer, from LAYERS + i * LAYER_WORDS on; one more than the net has holds the outputs.
-# What enters has a column of ones behind it, so that biases are one row more of the weights.
+# Words of layer i, from LAYERS + i * LAYER_WORDS on; one layer more than the net has holds the
+# outputs. A layer's inputs end with a column of ones, so that biases are one more row of weights.
 _next = count()
 N_IN = next(_next)
 N_OUT = next(_next)
@@ -69,7 +70,7 @@ ENTER_STRIDE = next(_next)
 SLOPE = next(_next)
 DELTA = next(_next)
 DELTA_STRIDE = next(_next)
-# A block's own copies of weights and gradients, rows COPY_STRIDE apart.
+# A block's own copies of weights and gradients, whose rows are COPY_STRIDE apart.
 COPY = next(_next)
 COPY_GRADIENT = next(_next)
 COPY_STRIDE = next(_next)
@@ -86,7 +87,7 @@ EPOCH_MASS = next(_next)
 BATCH_MASS = next(_next)
 BATCH_LOSS = next(_next)
 LANES = next(_next)
-# As many partial sums, whatever the number of threads: bits depend on the rows alone.
+# The number of partial sums. It does not depend on the number of threads, so neither do the bits.
 N_LANES = 32
 FIXED_SUMS = LANES + 2 * N_LANES
 
@@ -94,7 +95,7 @@ TRAIN, PREDICT, EVALUATE = 0, 1, 2
 
 
 class Sizes(NamedTuple):
-    """How much a plan needs: numbers of memory, of sums, and of a block's own space."""
+    """The sizes of a plan: numbers of memory, of sums, and of a block's own space."""
 
     memory: int
     sums: int
@@ -102,18 +103,18 @@ class Sizes(NamedTuple):
 
 
 class Need(NamedTuple):
-    """What a plan is for.
+    """The requirements of a plan.
 
     Attributes
     ----------
-    rows : rows at a time: of a batch, or of a chunk
+    rows : rows of a batch, or of a chunk
     n_rows : rows of an epoch
-    n_weights : 0, or the number of rows whose weights there are
-    n_coefficients, n_steps : of the optimizer, and of the longest call
-    n_epochs : the longest window
-    train : whether the optimizer's state and a backup are kept
-    block : whether a block keeps weights, gradients and activations in a space of its own
-    n_parts : in how many parts the penalties' values come
+    n_weights : number of row weights, or 0
+    n_coefficients, n_steps : coefficients of the optimizer; steps of the longest call
+    n_epochs : epochs of the longest window
+    train : True if the optimizer's state and a backup are kept
+    block : True if a block keeps weights, gradients and activations in a space of its own
+    n_parts : number of parts in which the penalties' values are summed
     tile : rows and columns of a tile of weights
     """
 
@@ -131,7 +132,7 @@ class Need(NamedTuple):
 
 
 class _Ruler:
-    """Hands out places one after the other."""
+    """Allocates consecutive ranges."""
 
     def __init__(self, start: int = 0) -> None:
         self.end = start
@@ -142,12 +143,12 @@ class _Ruler:
 
 
 def _odd(n: int) -> int:
-    """A distance at which neither rows nor columns meet in one bank of shared memory."""
+    """Return an odd stride, with which neither rows nor columns conflict in shared-memory banks."""
     return n | 1
 
 
 def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
-    """Lay out what a kernel needs, and return the plan, with room for the orders of rows."""
+    """Return the plan, with room for the orders of the rows, and its sizes."""
     layout, n_layers = network.layout, network.layout.n_layers
     head = LAYERS + (n_layers + 1) * LAYER_WORDS
     plan = np.zeros(head + need.n_orders * need.n_rows, np.int64)
@@ -204,5 +205,5 @@ def _lay_out_layers(network: Network, need: Need, plan: NDArray[np.int64], space
 
 
 def layer_at(plan: Any, i: int) -> Any:
-    """Return the words of a layer, for a look from Python."""
+    """Return a layer's words of the plan."""
     return plan[LAYERS + i * LAYER_WORDS : LAYERS + (i + 1) * LAYER_WORDS]

@@ -1,6 +1,6 @@
 """Questions about rows: predictions, losses, gradients; each is a function of the parameters.
 
-Rows go through the device in chunks, so that the room for activations does not grow with them.
+Rows are processed in chunks, so that the memory for activations does not grow with them.
 """
 
 from typing import Any
@@ -31,12 +31,12 @@ from fastmlp.network.spec import Network
 Array = NDArray[Any]
 # Activations of a chunk: 64 MB in float32.
 CHUNK_NUMBERS = 1 << 24
-# In so many parts the values of penalties are added up, whatever the number of blocks.
+# The number of parts in which the values of penalties are summed, for any number of blocks.
 N_PARTS = 1 << 13
 
 
 class Question:
-    """Rows on the device, and what it takes to put them through the net."""
+    """Rows on the device, with the memory and kernels to pass them through the net."""
 
     def __init__(
         self, card: Card, network: Network, guard: Guard, data: Rows, mode: int, who: str
@@ -64,7 +64,7 @@ class Question:
                 self._session.put(WEIGHTS, np.ascontiguousarray(data.weight))
 
     def ask(self, parameters: Array) -> None:
-        """Put all rows through the net with these parameters."""
+        """Pass all rows through the net with these parameters."""
         session = self._session
         with self._guard.whole:
             values = parameters.copy()

@@ -1,4 +1,4 @@
-"""Phase one of design two: strips of rows through forward pass, loss and backpropagation."""
+"""Phase one of the wide design: forward pass, loss and backpropagation by strips of rows."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ from fastmlp.backends.cuda.staged import make_product
 
 
 def make_rows_phase(rules: Rules, form: Form) -> Any:
-    """Make phase one; with `MODE` it trains, predicts into `y`, or evaluates."""
+    """Make phase one; by `MODE` it trains, writes predictions to `y`, or evaluates."""
     strip_rows, n_threads = form.rows.tile_rows, form.n_threads
     one_pass = _make_pass(rules, form)
     finish = _make_finish(rules, form)
@@ -64,7 +64,7 @@ def make_rows_phase(rules: Rules, form: Form) -> Any:
             k = q - r * n_in
             row = plan[unsigned(index + low + r)] if index >= 0 else plan[FIRST_ROW] + low + r
             memory[unsigned(enter + r * stride + k)] = x[row, k]
-        # The ones behind what enters each layer: biases are one row more of the weights.
+        # The column of ones behind each layer's inputs: biases are one more row of weights.
         for i in range(plan[N_LAYERS]):
             a = LAYERS + i * LAYER_WORDS
             for r in range(t, n, n_threads):
@@ -108,16 +108,16 @@ def make_rows_phase(rules: Rules, form: Form) -> Any:
 
 
 def batch_of(plan: Any, step: Any) -> Any:
-    """The first row of a step's batch in its epoch, and the number of its rows."""
+    """Return the first row of a step's batch in its epoch, and the batch's number of rows."""
     per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
     start = step % per_epoch * plan[BATCH]
     return start, min(plan[BATCH], plan[N_ROWS] - start)
 
 
 def _make_mass(form: Form) -> Any:
-    """Make the mass of a batch: every block adds it up by itself, in the same order.
+    """Make the sum of a batch's row weights, which every block computes in the same order.
 
-    A gradient in chunks has the mass of all of them, which the host writes.
+    For a gradient by chunks the host writes the sum over all chunks.
     """
     n_threads, double = form.n_threads, SCALARS["float64"]
 
@@ -143,8 +143,8 @@ def _make_mass(form: Form) -> Any:
 
 
 def _make_begin(rules: Rules, form: Form) -> Any:
-    """Make what all blocks do before a batch: keep what an epoch began with, and the values of the
-    penalties, while nobody changes the weights."""
+    """Make the start of a batch: back up the parameters of an epoch, and sum the penalties' values,
+    before any block changes the weights."""
     scalar, n_threads = np.dtype(rules.dtype).type, form.n_threads
     penalise = device_rules.penalty(rules, scalar)
 
@@ -160,7 +160,7 @@ def _make_begin(rules: Rules, form: Form) -> Any:
             sums[BATCH_MASS] = mass
         if plan[N_PENALTIES] == 0 or mass == 0:
             return
-        # As many parts as the host says, each the sum of every so manieth weight.
+        # Part p is the sum over the weights p, p + n_parts, p + 2 n_parts, ...
         n_weights = plan[LAYERS + B]
         for part in range(first, plan[N_PARTS], n_all):
             total = 0.0
@@ -175,8 +175,8 @@ def _make_begin(rules: Rules, form: Form) -> Any:
 
 
 def _make_pass(rules: Rules, form: Form) -> Any:
-    """Make a pass of a strip of rows through a layer: forward, or back, to the errors of what
-    enters it. Both are one product, which is compiled once."""
+    """Make the forward or the backward pass of a strip of rows through a layer. Both are the same
+    product, which is compiled once."""
     product, activate = make_product(rules, form.rows), device_rules.activation(rules)
     tile_columns, n_threads = form.rows.tile_columns, form.n_threads
 
@@ -250,7 +250,7 @@ def _make_pass(rules: Rules, form: Form) -> Any:
 
 
 def _make_finish(rules: Rules, form: Form) -> Any:
-    """Make what becomes of a strip's outputs: predictions, or losses and errors."""
+    """Make the end of a strip's forward pass: predictions, or losses and deltas."""
     n_threads = form.n_threads
     row_loss = device_rules.row_loss(rules, np.dtype(rules.dtype).type)
     link = device_rules.row_link(rules)

@@ -1,6 +1,6 @@
 """A network's rules as device functions: compiled into the kernels, not called by address.
 
-A kernel is made for the rules in use, and kept by them: see `Rules`.
+A kernel is made for the rules in use, and cached by them: see `Rules`.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ Function = Callable[..., Any]
 
 
 class Rules(NamedTuple):
-    """What a kernel is made for: the key by which compiled kernels are kept.
+    """The rules that a kernel is made for, which are the key of compiled kernels.
 
     Attributes
     ----------
-    activations : the different ones of a net, in the order of their codes
+    activations : a net's distinct activations, in the order of their codes
     update : the optimizer's rule, or None for a kernel that only asks
     """
 
@@ -40,7 +40,7 @@ class Rules(NamedTuple):
 
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
-    """Return the rules of a network, and those of training where there is an optimizer."""
+    """Return the rules of a network, with the update rule of an optimizer, if any."""
     update, n = None, 0
     if optimizer is not None:
         update = optimizer.rule
@@ -63,10 +63,10 @@ def compiled(rule: Function) -> Any:
     Raises
     ------
     TypeError
-        Where it is no function.
+        If it is no function.
     """
     function = getattr(rule, "py_func", rule)
-    # Links may be elementary functions, whose own bodies are NumPy's.
+    # A link may be an elementary function, whose own body calls NumPy.
     function = function if SIMULATED else FORMS.get(function, function)
     if not isinstance(function, FunctionType):
         raise TypeError(f"the rule {rule!r} does not compile: it is a {type(rule).__name__}")
@@ -74,7 +74,7 @@ def compiled(rule: Function) -> Any:
 
 
 def activation(rules: Rules) -> Any:
-    """Make ``f(code, z) -> (value, slope)``, the code being a rule's place among the different."""
+    """Make ``f(code, z) -> (value, slope)``; the code is an index into `Rules.activations`."""
     *others, last = [compiled(rule) for rule in rules.activations]
 
     def only(code: Any, z: Any) -> Any:
@@ -159,8 +159,8 @@ def _one_more(rest: Any) -> Any:
 def row_loss(rules: Rules, scalar: Any) -> Any:
     """Make ``f(outputs, o, slopes, s, delta, d, values, r, y, row, width, scale)``.
 
-    It writes a row's loss to ``values[r]``, and its slopes by the raw outputs, times `scale`, to
-    `delta` from `d` on. Outputs and their activation's slopes begin at `o` and `s`.
+    It writes a row's loss to ``values[r]``, and its derivatives with respect to the raw outputs,
+    times `scale`, to `delta` from `d` on. Outputs and their slopes begin at `o` and `s`.
     """
     rule, its = compiled(rules.loss.rule), rules.loss
     mean = its.over_outputs == "mean"
@@ -181,7 +181,7 @@ def row_loss(rules: Rules, scalar: Any) -> Any:
         outputs: Any, o: Any, slopes: Any, s: Any, delta: Any, d: Any,
         values: Any, r: Any, y: Any, row: Any, width: Any, scale: Any,
     ) -> None:  # fmt: skip
-        # Rows of one: the rule takes several.
+        # The rule takes several rows: pass it one.
         rule(
             outputs[None, o : o + width],
             y[row : row + 1],

@@ -1,4 +1,4 @@
-"""A plan, and the memory on the device that it speaks of."""
+"""Plans of nets, and the memory on the device that they describe."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 
 
 class Session:
-    """The memory of nets of one form, one plan for each.
+    """The device memory of nets with equal layers and rules, and a plan for each.
 
     Attributes
     ----------
@@ -53,16 +53,16 @@ class Session:
             self.device_plans = card.copied(plans)
 
     def set(self, net: int = 0, **words: int) -> None:
-        """Set words of a plan, given by the names of their places, on the host."""
+        """Set words of a plan on the host, by the names of their indices."""
         for name, value in words.items():
             self.plans[net, _place(name)] = value
 
     def send_heads(self) -> None:
-        """Bring the plans on the device up to date, but for the orders of the rows."""
+        """Copy the plans to the device, without the orders of the rows."""
         self._send(self.plans, self.device_plans, 0)
 
     def send_orders(self, orders: Sequence[NDArray[np.int64]]) -> None:
-        """Put the orders of the rows, one array a net, behind the heads."""
+        """Copy the orders of the rows, one array a net, behind the plans' heads."""
         behind = packed(orders, np.int64)
         with self.card.current():
             self.reserve_orders(behind.shape[1])
@@ -71,13 +71,13 @@ class Session:
             self.device_plans.copy_to_device(whole)
 
     def reserve_orders(self, n: int) -> None:
-        """See that there is room for so many numbers behind the head of each plan."""
+        """Reserve room for n numbers behind the head of each plan."""
         if self.device_plans.shape[1] < self.head + n:
             self.device_plans = None
             self.device_plans = self.card.empty((len(self.plans), self.head + n), np.int64)
 
     def put_all(self, place: int, values: Array) -> None:
-        """Copy a row of values for each net, from the host, to where the plans have a place."""
+        """Copy values from the host, a row for each net, to the place in memory."""
         self._send(values, self.memory, int(self.plans[0, place]))
 
     def set_sums(self, place: int, value: float) -> None:
@@ -91,18 +91,18 @@ class Session:
             spread(self.card, values, target, start)
 
     def put(self, place: int, values: Any, net: int = 0) -> None:
-        """Copy flat values, of host or device, to where the plan has a place for them."""
+        """Copy flat values, from host or device, to a place in one net's memory."""
         start = int(self.plans[net, place])
         target = self.memory[net, start : start + len(values)]
         target.copy_to_device(values)
 
     def get(self, place: int, n: int, net: int = 0) -> Any:
-        """Return n numbers of memory from a place on: a view on the device."""
+        """Return a view, on the device, of n numbers of memory from a place on."""
         start = int(self.plans[net, place])
         return self.memory[net, start : start + n]
 
     def sum_at(self, place: int, net: int = 0) -> float:
-        """Return one of the sums; waits for what was launched."""
+        """Return one of the sums, after waiting for all launches."""
         return float(self.sums[net, place : place + 1].copy_to_host()[0])
 
     def set_sum(self, place: int, value: float, net: int = 0) -> None:
@@ -111,18 +111,18 @@ class Session:
 
 
 def bytes_of(network: Network, need: Need) -> int:
-    """Return how much memory of the device one net takes, without the orders of its rows."""
+    """Return the bytes of device memory of one net, without the orders of its rows."""
     sizes = make_plan(network, need)[1]
     return (sizes.memory + sizes.space) * network.dtype.itemsize + 8 * sizes.sums
 
 
 def require(card: Card, n_bytes: int, who: str) -> None:
-    """Check that so many bytes can be had on the device.
+    """Check that so many bytes can be allocated on the device.
 
     Raises
     ------
     MemoryError
-        Saying how much is needed, and how much there is.
+        If they cannot; the message has the sizes.
     """
     free = card.free_bytes()
     if n_bytes > free:

@@ -1,8 +1,8 @@
-"""One block trains one small net, many steps a launch: design one.
+"""The small design: one block trains one net, many steps a launch.
 
-Weights, gradients, activations and errors lie in the block's space, shared memory where they fit,
-and the block's threads wait for each other, never for other blocks. A grid trains as many nets as
-it has blocks. Sums run in the order of rows or columns, whatever the number of threads.
+Weights, gradients, activations and deltas lie in the block's space, which is shared memory if they
+fit. Barriers are within a block. A grid trains as many nets as it has blocks. Sums run in the order
+of rows or columns, for any number of threads.
 """
 
 from typing import Any, NamedTuple
@@ -48,15 +48,14 @@ THREADS = 256
 
 
 class Form(NamedTuple):
-    """What a kernel of this kind is compiled for, beside its rules."""
+    """The form of a kernel, beside its rules: True for shared memory, and threads of a block."""
 
     shared: bool
     threads: int = THREADS
 
 
 def make_kernel(rules: Rules, form: Form) -> Any:
-    """Make the kernel ``train(x, y, memory, sums, plans)``: block b has the b-th row of the last
-    three."""
+    """Make the kernel ``train(x, y, memory, sums, plans)``; block b uses row b of the last 3."""
     scalar = SCALARS[rules.dtype]
     train = _make_train(rules, form.threads)
 
@@ -74,7 +73,7 @@ def make_kernel(rules: Rules, form: Form) -> Any:
 
 
 def _make_train(rules: Rules, n_threads: int) -> Any:
-    """Make the run of steps of one net; `base` is where its space begins in `space`."""
+    """Make the loop over steps of one net; `base` is the offset of its space in `space`."""
     step, load, store = make_step(rules, n_threads), *_make_copies(n_threads)
     copy, finite = _make_bookkeeping(n_threads)
 
@@ -105,7 +104,7 @@ def _make_train(rules: Rules, n_threads: int) -> Any:
             sound = sums[BATCH_LOSS] - sums[BATCH_LOSS] == 0 and sums[BAD] == 0
             if t == 0 and (stop == n_rows or not sound):
                 sums[unsigned(plan[LOSSES] + epoch)] = sums[EPOCH_LOSS] / sums[EPOCH_MASS]
-            # Nobody may start the next batch, and write, while others read.
+            # No thread may start the next batch, and write, while other threads read.
             cuda.syncthreads()
             if not sound:
                 copy(memory, plan[BACKUP], plan[PARAMETERS], n, t)
@@ -123,7 +122,7 @@ def _make_train(rules: Rules, n_threads: int) -> Any:
 
 
 def _make_copies(n_threads: int) -> tuple[Any, Any]:
-    """Make what moves flat parameters into the block's space, and back."""
+    """Make the copies of flat parameters to the block's space, and back."""
 
     def load(memory: Any, plan: Any, space: Any, base: Any, t: Any) -> None:
         for i in range(plan[N_LAYERS]):

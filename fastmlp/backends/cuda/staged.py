@@ -1,4 +1,4 @@
-"""Products of matrices by a whole block: tiles staged in shared memory, sums in registers."""
+"""Matrix products by a whole block: tiles staged in shared memory, sums in registers."""
 
 from typing import Any, NamedTuple
 
@@ -9,13 +9,13 @@ from fastmlp.backends.cuda.rules import Rules
 
 
 class Shape(NamedTuple):
-    """How a block makes a tile of a product.
+    """The shape of a block, and of its tile of a product.
 
     Attributes
     ----------
     across, down : threads along columns and rows
     rows, columns : the sums of each thread
-    depth : how much of the depth is staged at once
+    depth : steps of the depth that are staged at once
     """
 
     across: int
@@ -41,7 +41,7 @@ class Shape(NamedTuple):
 
     @property
     def staging(self) -> int:
-        """The numbers of shared memory: a column more, so that few threads meet in one bank."""
+        """The numbers of shared memory, with one more column against bank conflicts."""
         return self.depth * (self.tile_rows + 1 + self.tile_columns + 1)
 
 
@@ -49,11 +49,11 @@ def make_product(rules: Rules, shape: Shape) -> Any:
     """Make ``f(staging, memory, a, a_row, a_depth, b, b_column, b_depth, start, more, n_rows,
     n_columns, depth, out, out_row, last_row, out_last, t)``.
 
-    It writes the sums over the depth, in its order, of a's rows times b's columns, for at most one
-    tile. A sum begins with a number of its column, from `start` on, if that is not -1; with `more`
-    from what is there; else from 0. The row `last_row` goes to `out_last`. What lies outside is
-    staged as 0, in `staging`, shared memory of `shape.staging` numbers. All threads of the block
-    take part.
+    It writes the sums over the depth, in order, of a's rows times b's columns, for at most one
+    tile. A column's sums start from its number at `start`, unless that is -1; with `more`, from the
+    numbers in `out`; otherwise from 0. The row `last_row` goes to `out_last`. Numbers outside the
+    matrices are staged as 0 in `staging`, shared memory of `shape.staging` numbers. All threads of
+    the block must call it.
     """
     scalar, n_threads, step = SCALARS[rules.dtype], shape.n_threads, shape.depth
     zero = np.dtype(rules.dtype).type(0)
@@ -66,10 +66,10 @@ def make_product(rules: Rules, shape: Shape) -> Any:
         staging: Any, place: Any, memory: Any, source: Any, its: Any, along: Any, n: Any,
         tile: Any, stride: Any, done: Any, depth: Any, t: Any,
     ) -> None:  # fmt: skip
-        # With a range, which NVVM unrolled, the kernels took 255 registers, and some spilled.
+        # Not a range: NVVM unrolled it, and the kernels took 255 registers and spilled.
         q = t
         while q < tile * step:
-            # Neighbours among the threads read neighbours in memory, where there are any.
+            # Neighbouring threads read neighbouring numbers, if depth or rows are contiguous.
             d, i = q % step, q // step
             if along != 1:
                 d, i = q // tile, q % tile
@@ -108,7 +108,7 @@ def make_product(rules: Rules, shape: Shape) -> Any:
                 done, depth, t,
             )  # fmt: skip
             cuda.syncthreads()
-            # Counted by hand: of a range over the depth NVVM made twelve instructions a turn.
+            # Not a range: NVVM made twelve instructions a turn of it.
             x_at, w_at, end = ty, right + tx, ty + step * a_stride
             while x_at < end:
                 for i in range(rows):

@@ -1,7 +1,7 @@
-"""One step of one small net, by one block: gather, forward, losses, backward, update.
+"""One step of one small net by one block: gather, forward, losses, backward, update.
 
-Everything but the rows, their weights and the optimizer's state lies in the block's space. Where
-threads read what others have written, a barrier stands between.
+The block's space holds everything except the rows, their weights and the optimizer's state. A
+barrier separates writes of one thread from reads of another.
 """
 
 from typing import Any
@@ -47,12 +47,12 @@ from fastmlp.backends.cuda.plan import (
 from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.tile import make_tiles
 
-# A thread's tile of a product: of 16 numbers each load is used four times.
+# A thread's tile of a product: 16 sums, in which each load is used four times.
 TILE = (4, 4)
 
 
 def make_step(rules: Rules, n_threads: int) -> Any:
-    """Make one step: on rows ``plan[index:index + n]``, with the coefficients at `at`."""
+    """Make one step on the rows ``plan[index:index + n]``, with the coefficients at `at`."""
     gather, masses = _make_gather(n_threads)
     forward, backward = _make_layers(rules, n_threads)
     losses = _make_losses(rules, n_threads)
@@ -67,7 +67,7 @@ def make_step(rules: Rules, n_threads: int) -> Any:
         gather(x, plan, space, base, index, n, t)
         mass = masses(memory, sums, plan, index, n, t)
         if mass == 0:
-            # A batch of zero weights takes no step, and its loss counts nothing.
+            # A batch whose weights are all zero takes no step and adds no loss.
             if t == 0:
                 sums[BATCH_LOSS] = 0.0
             return
@@ -87,7 +87,7 @@ def make_step(rules: Rules, n_threads: int) -> Any:
 
 
 def _make_gather(n_threads: int) -> tuple[Any, Any]:
-    """Make what brings the rows in, and what returns their mass to every thread."""
+    """Make the gathering of rows, and the sum of their weights, which every thread returns."""
 
     def gather(x: Any, plan: Any, space: Any, base: Any, index: Any, n: Any, t: Any) -> None:
         n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + ENTER_STRIDE]
@@ -117,7 +117,7 @@ def _make_gather(n_threads: int) -> tuple[Any, Any]:
 
 
 def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
-    """Make the forward pass of a layer, and the errors of what enters it."""
+    """Make the forward pass and the backward pass of a layer."""
     large, fits = make_tiles(rules, TILE, n_threads)
     fine, _ = make_tiles(rules, (1, 1), n_threads)
     activate = device_rules.activation(rules)
@@ -133,7 +133,7 @@ def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
         enter, stride = base + plan[a + ENTER], plan[a + ENTER_STRIDE]
         copy, across = base + plan[a + COPY], plan[a + COPY_STRIDE]
         z, z_stride = base + plan[after + ENTER], plan[after + ENTER_STRIDE]
-        # The biases are one row more, but added first, as on the CPU.
+        # Biases are one more row of weights, but are added first, as on the CPU.
         bias = copy + n_in * across
         if fits(n, n_out):
             large(space, enter, stride, 1, copy, 1, across, bias, 1, n, n_out, n_in, z, z_stride, t)
@@ -179,7 +179,7 @@ def _make_layers(rules: Rules, n_threads: int) -> tuple[Any, Any]:
 
 
 def _make_losses(rules: Rules, n_threads: int) -> Any:
-    """Make the rows' losses, the errors of the outputs, and the partial sums of the losses."""
+    """Make the rows' losses, the output deltas, and the partial sums of the losses."""
     row_loss = device_rules.row_loss(rules, np.dtype(rules.dtype).type)
 
     def losses(

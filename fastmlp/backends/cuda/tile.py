@@ -1,4 +1,4 @@
-"""Products of matrices in the space of one block: each thread has tiles in its registers."""
+"""Matrix products in the space of one block: each thread keeps tiles in registers."""
 
 from typing import Any, NamedTuple
 
@@ -11,14 +11,14 @@ WARP = 32
 
 
 class Tiles(NamedTuple):
-    """A product in tiles of one size, and whether that fills a warp.
+    """A product in tiles of one size.
 
     Attributes
     ----------
     product : ``f(space, a, a_row, a_depth, b, b_column, b_depth, start, start_column, n_rows,
-        n_columns, depth, out, out_row, t)``: the sums over the depth, in its order, of a's rows
-        times b's columns, from `start` on if that is not -1
-    fits : ``f(n_rows, n_columns)``
+        n_columns, depth, out, out_row, t)``: the sums over the depth, in order, of a's rows times
+        b's columns, starting from the numbers at `start` unless that is -1
+    fits : ``f(n_rows, n_columns)``: True if the product has at least a warp of tiles
     """
 
     product: Any
@@ -26,10 +26,10 @@ class Tiles(NamedTuple):
 
 
 def make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Tiles:
-    """Make the product in tiles of so many rows and columns.
+    """Make the product in tiles of `tile` rows and columns.
 
-    A thread's rows and columns are far apart, so that neighbours among the threads read
-    neighbours in memory. What lies outside is computed from what lies at the edge, and dropped.
+    A thread's rows and columns are far apart, so that neighbouring threads read neighbouring
+    numbers. Sums outside the matrix are computed from its edge, and dropped.
     """
     scalar, (rows, columns) = SCALARS[rules.dtype], tile
     index, zero = SCALARS["int32"], np.dtype(rules.dtype).type(0)
@@ -58,7 +58,7 @@ def make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Tiles:
                 first = space[unsigned(start + column * start_column)] if start >= 0 else zero
                 for i in range(rows):
                     sums[i * columns + j] = first
-            # Counted by hand: of a range over the depth NVVM made twelve instructions a turn.
+            # Not a range: NVVM made twelve instructions a turn of it.
             x_at, w_at, end = 0, 0, depth * a_depth
             while x_at < end:
                 for i in range(rows):

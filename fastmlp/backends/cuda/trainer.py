@@ -1,4 +1,4 @@
-"""Trains one net on the device: what the loop needs of a backend."""
+"""The trainer of one net on the device."""
 
 from typing import Any
 
@@ -30,18 +30,18 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
-# Of one launch: their coefficients and losses have room for so many.
+# The most steps of a launch: the room for their coefficients and losses.
 MOST_STEPS = 1 << 14
 
 
 class Trainer:
-    """Runs steps of training on the device, many a launch; a unit is a step.
+    """Runs training steps on the device, many in a launch; a unit is a step.
 
     Parameters
     ----------
-    parameters : flat, on the host; taken by `load`, brought up to date by `store`
+    parameters : flat, on the host; `load` reads them, `store` writes them
     kind : str, optional
-        The design, see `design.Design`; None: what suits net and batch.
+        The design, see `design.Design`; None: chosen by net and batch.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class Trainer:
         return (np.arange(self._n_rows, dtype=np.int64) if rows is None else rows)[None]
 
     def load(self) -> None:
-        """Take the parameters as they stand."""
+        """Copy the parameters to the device."""
         with self._card.current():
             self._session.put(PARAMETERS, np.ascontiguousarray(self._parameters))
 
@@ -121,7 +121,7 @@ class Trainer:
             self._session.put(M, self._moments.state)
 
     def store(self) -> None:
-        """Bring the parameters, and the optimizer's state, up to date with the calls so far."""
+        """Copy the parameters and the optimizer's state from the device."""
         n = len(self._parameters)
         with self._card.current():
             values = np.ascontiguousarray(arrays.to_host(self._session.get(PARAMETERS, n)))
@@ -130,7 +130,7 @@ class Trainer:
             publish(values, self._parameters)
 
     def end(self) -> None:
-        """The training is over; what lies on the card goes with this object."""
+        """Do nothing: the memory on the device is freed with this object."""
 
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
@@ -145,7 +145,7 @@ class Trainer:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last call met a number that is not finite."""
+        """True if the last call met a number that is not finite."""
         with self._card.current():
             return bool(self._session.sum_at(DIVERGED))
 

@@ -1,7 +1,7 @@
-"""One copy to the device for many nets: packed on the host, and put in its places there.
+"""One copy to the device for many nets: values are packed on the host and scattered there.
 
-A copy costs some 10 us wherever it is made, and with the slice that it goes to 60 us of Python: for
-64 nets, each with its own coefficients and plan, more than their steps take.
+A copy costs some 10 us, and 60 us of Python with the slice of its target. For 64 nets, each with
+coefficients and a plan of its own, separate copies take longer than the nets' steps.
 """
 
 from functools import cache
@@ -27,7 +27,7 @@ def _spread() -> Any:
 
 
 def spread(card: Card, values: Any, target: Any, start: int) -> None:
-    """Copy a matrix of the host into one of the device with as many rows, from a column on."""
+    """Copy a matrix on the host to columns of a matrix on the device, from `start` on."""
     if not values.size:
         return
     packed = card.copied(values)

@@ -1,4 +1,4 @@
-"""Phase two of design two: tiles of weights, each with its gradient, penalty and update."""
+"""Phase two of the wide design: gradient, penalty and update by tiles of weights."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def make_weights_phase(rules: Rules, form: Form) -> Any:
             return
         _, n = find_batch(plan, step)
         at = plan[COEFFICIENTS] + (step - plan[FIRST]) * plan[N_COEFFICIENTS]
-        # The last block, which has no more tiles than the others.
+        # By the last block, which never has more tiles than another.
         if cuda.blockIdx.x == cuda.gridDim.x - 1:
             account(sums, plan, step, n, mass, t)
         if plan[MODE] == EVALUATE:
@@ -76,9 +76,9 @@ def make_weights_phase(rules: Rules, form: Form) -> Any:
 
 
 def _make_account(rules: Rules, form: Form) -> Any:
-    """Make the sum of the losses of a batch, which ends the training where it is not finite.
+    """Make the sum of the losses of a batch; training ends if it is not finite.
 
-    A question is asked again, of other parameters: it never ends.
+    A query does not end: it is repeated with other parameters.
     """
     n_threads, training = form.n_threads, rules.update is not None
 
@@ -108,7 +108,7 @@ def _make_account(rules: Rules, form: Form) -> Any:
 
 
 def _make_tile(rules: Rules, form: Form) -> Any:
-    """Make a tile of the gradient and, where the rules have one, the optimizer's step of it."""
+    """Make a tile of the gradient and, with an update rule, the optimizer's step on it."""
     scalar, shape, n_threads = np.dtype(rules.dtype).type, form.weights, form.n_threads
     product, penalise = make_product(rules, shape), device_rules.penalty(rules, scalar)
     change, updates = device_rules.update(rules, scalar), rules.update is not None

@@ -1,10 +1,10 @@
-"""Many blocks train one net: design two.
+"""The wide design: many blocks train one net.
 
-A step has two phases, between which all blocks wait for each other. In the first, each block takes
-strips of rows through forward pass, loss and backpropagation; in the second, each takes tiles of
-weights, and makes gradient, penalty and update in one go. Every number is one sum in the order of
-its depth, by one thread: its bits depend on no tile, block or launch, and nothing is added
-atomically. The phases are launched one by one, or many steps of them in one cooperative launch.
+A step has two phases with a grid barrier between them. In the first, each block takes strips of
+rows through forward pass, loss and backpropagation. In the second, each block takes tiles of
+weights and computes gradient, penalty and update together. One thread computes each number, as a
+sum in order of the depth: the bits depend on no tile, block or launch, and there are no atomic
+additions. The phases are launched one by one, or many steps in one cooperative launch.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ ROWS_PHASE, WEIGHTS_PHASE, SETTLE_PHASE, END_PHASE = 0, 1, 2, 3
 
 
 class Kernels(NamedTuple):
-    """The kernels of a form.
+    """The kernels of the wide design.
 
     Attributes
     ----------
@@ -62,8 +62,9 @@ def make_kernels(rules: Rules, form: Form) -> Kernels:
 
     def phase(x: Any, y: Any, memory: Any, sums: Any, plan: Any, step: Any, which: Any) -> None:
         staging = cuda.shared.array(size, scalar)
-        # Blocks of the phase that finds it may see it or not: what they write is put back. But of
-        # one block all threads must see the same, or some would wait for others that are gone.
+        # In the phase that sets BAD, a block may see it or not: its writes are undone at the end.
+        # But all threads of a block must see the same value, or some would wait at a barrier for
+        # ever.
         if training and which != END_PHASE and cuda.syncthreads_or(int(sums[BAD] != 0)) != 0:
             return
         if which == ROWS_PHASE:
@@ -114,8 +115,8 @@ def _make_settle(form: Form) -> Any:
 
 
 def _make_end(form: Form) -> Any:
-    """Make the end of an epoch: its loss; or, where a number is not finite, of the training, with
-    the parameters that the epoch began with, and no state."""
+    """Make the end of an epoch, which writes its loss. If a number was not finite, it ends the
+    training: it restores the parameters of the epoch's start and clears the state."""
     n_threads = form.n_threads
 
     def end(memory: Any, sums: Any, plan: Any) -> None:
@@ -141,7 +142,7 @@ def _make_end(form: Form) -> Any:
 
 
 def make_apply(rules: Rules, n_threads: int) -> Any:
-    """Make the kernel ``apply(memory, plan)``: one step with the gradient that is there."""
+    """Make the kernel ``apply(memory, plan)``: one step with the gradient in memory."""
     change = device_rules.update(rules, np.dtype(rules.dtype).type)
 
     def apply(memory: Any, plan: Any) -> None:

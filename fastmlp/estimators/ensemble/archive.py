@@ -1,4 +1,4 @@
-"""A fitted ensemble as the content of a file, and back: its members, one after the other."""
+"""From a fitted ensemble to the content of a file and back: its members, one after the other."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +18,14 @@ KINDS = {
 
 
 def pack(ensemble: Any, *, training: bool) -> Content:
-    """Return the content of a file, with the members' states of training or without.
+    """Return the content of a file, with the members' training states if `training`.
 
     Raises
     ------
     sklearn.exceptions.NotFittedError
-        A ValueError, where the ensemble is not fitted.
+        If the ensemble is not fitted. It is a ValueError.
     ValueError
-        Where a parameter is not finite, or a setting has no name.
+        If a parameter is not finite, or a setting has no name.
     """
     check_is_fitted(ensemble)
     header = {
@@ -45,12 +45,12 @@ def pack(ensemble: Any, *, training: bool) -> Content:
 
 
 def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> Any:
-    """Return the ensemble that a file holds, every part of it checked.
+    """Return the ensemble in a file's content, after checking every part of it.
 
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If the content is not that of an ensemble.
     """
     header, arrays = content.header, content.arrays
     parameters = archive.parameters_from(header["parameters"], own, n_threads)
@@ -75,7 +75,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
 
 
 def _check(ensemble: Any, n_features: Any) -> None:
-    """Refuse members that could not have been fitted to the same data."""
+    """Raise if the members cannot have been fitted to the same data."""
     members = ensemble.estimators_
     if any(member.n_features_in_ != n_features for member in members):
         raise FileError(f"a member does not take {n_features!r} features")

@@ -1,4 +1,4 @@
-"""What both ensembles share: members that differ by their seeds, fitted in one call."""
+"""The base of both ensembles: members with different seeds, fitted in one call."""
 
 from functools import partial
 from numbers import Integral
@@ -19,7 +19,7 @@ from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
 from fastmlp.many.fit_many import pool_of
 
 Array = NDArray[Any]
-# What the members are not told: their number, and what is each one's own.
+# Parameters that are not passed on to members: their number, and each member's own.
 OWN = ("n_members", "bootstrap", "random_state")
 
 
@@ -40,18 +40,18 @@ class Ensemble(BaseEstimator):
         return tags
 
     def _keep(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments of `__init__` under their names."""
+        """Store the arguments of `__init__` under their names."""
         for name in self._get_param_names():
             setattr(self, name, arguments[name])
 
     def _fit_members(self, X: Any, y: Array, sample_weight: Any) -> None:
-        """Fit all members on checked rows, as many at once as there are threads."""
+        """Fit all members on checked rows, one a thread."""
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         random = check_random_state(self.random_state)
         members, tasks = [], []
         for _ in range(self.n_members):
             seed = int(random.randint(np.iinfo(np.int32).max))
-            # As many as there are, with replacement.
+            # A bootstrap sample: n rows drawn with replacement.
             rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
             members.append(self._member(seed))
             cost = fit_cost(members[-1], *X.shape)
@@ -82,7 +82,7 @@ class Ensemble(BaseEstimator):
             X,
             y,
             accept_sparse=["csr", "csc"],
-            # Once for all members, to which rows must lie so; and which take rows of it.
+            # Rows must be contiguous: converted once for all members, which take rows of it.
             order="C",
             multi_output=True,
             dtype=(np.float64, np.float32),

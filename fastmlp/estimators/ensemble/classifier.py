@@ -1,4 +1,4 @@
-"""MLPEnsembleClassifier: many nets whose probabilities are averaged."""
+"""MLPEnsembleClassifier: the mean of many nets' probabilities."""
 
 from typing import Any, ClassVar
 
@@ -18,10 +18,10 @@ CONSTRAINTS.pop("warm_start")
 
 
 class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
-    """Nets that differ by their seeds, and by their rows if asked; their probabilities averaged.
+    """Nets with different seeds, and optionally bootstrap samples; probabilities are averaged.
 
-    All members are trained in one call, one on each core. Each is an `MLPClassifier`, and ends in
-    the numbers that its own `fit` with its seed would give.
+    All members are trained in one call, one on each core. Each member is an `MLPClassifier`, and
+    ends in the numbers of its own `fit` with its seed.
 
     Parameters
     ----------
@@ -29,16 +29,16 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         As for `MLPClassifier`.
     n_members : int, default 10
     bootstrap : bool, default False
-        Whether each member sees rows of its own: as many as there are, drawn with replacement. A
-        label that it does not see has the probability 0 for it.
+        If True, each member is fitted on a bootstrap sample: n rows drawn with replacement. A label
+        that is not in the sample has the member's probability 0.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, class_weight, scoring, pickle_state
-        As for `MLPClassifier`, told to every member.
+        As for `MLPClassifier`, passed on to every member.
     random_state : int, RandomState instance or None
-        Draws the members' seeds, and their rows.
+        Seeds the members' seeds and their bootstrap samples.
     n_jobs : int, optional
-        At most how many threads train and predict; results do not depend on it.
+        The most threads that train and predict; results do not depend on it.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, if a parameter is invalid.
 
     References
     ----------
@@ -127,15 +127,14 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         Returns
         -------
         MLPEnsembleClassifier
-            Itself.
+            The ensemble itself.
 
         Raises
         ------
         TypeError, ValueError
-            Where data or parameters are not what they must be, or the parameters of a member did
-            not stay finite.
+            If data or settings are invalid, or a member's parameters did not stay finite.
         KeyboardInterrupt
-            Where Ctrl-C ended it; the members before are kept.
+            On Ctrl-C; the members of an earlier fit are kept.
         """
         X, y = self._checked_data(X, y)
         check_classification_targets(y)
@@ -174,7 +173,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         return self._probabilities(X).mean(axis=0)
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); of 0, -inf.
+        """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); -inf for 0.
 
         Parameters
         ----------
@@ -193,7 +192,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         return self._probabilities(X).std(axis=0)
 
     def predictive_entropy(self, X: Any) -> Array:
-        """Return the entropy of the mean probabilities: how unsure the ensemble is.
+        """Return the entropy of the mean probabilities, the ensemble's uncertainty.
 
         Parameters
         ----------
@@ -202,20 +201,20 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         Returns
         -------
         (n_samples,) array, in nats
-            From 0 to log(n_classes); of several labels a row, the sum over the labels.
+            From 0 to log(n_classes); with several labels a row, the sum over the labels.
         """
         p = self.predict_proba(X)
         entropy = -xlogy(p, p)
         if self._has_several_labels():
             entropy -= xlogy(1 - p, 1 - p)
-        # 1 + rounding has an entropy below 0.
+        # A probability rounded above 1 has a negative entropy.
         return np.maximum(entropy.sum(axis=1), 0.0)
 
     def _has_several_labels(self) -> bool:
         return bool(self.estimators_[0]._label_binarizer.y_type_.startswith("multilabel"))
 
     def _probabilities(self, X: Any) -> Array:
-        """Return every member's, shape (n_members, n_samples, n_classes)."""
+        """Return every member's probabilities, shape (n_members, n_samples, n_classes)."""
         rows = self._checked_rows(X)
         shape = (len(self.estimators_), rows.shape[0], len(self.classes_))
         dtype = self.estimators_[0].coefs_[0].dtype

@@ -1,4 +1,4 @@
-"""MLPEnsembleRegressor: many nets whose predictions are averaged."""
+"""MLPEnsembleRegressor: the mean of many nets' predictions."""
 
 from typing import Any, ClassVar
 
@@ -15,10 +15,10 @@ CONSTRAINTS.pop("warm_start")
 
 
 class MLPEnsembleRegressor(RegressorMixin, Ensemble):
-    """Nets that differ by their seeds, and by their rows if asked; their predictions averaged.
+    """Nets with different seeds, and optionally bootstrap samples; predictions are averaged.
 
-    All members are trained in one call, one on each core. Each is an `MLPRegressor`, and ends in
-    the numbers that its own `fit` with its seed would give.
+    All members are trained in one call, one on each core. Each member is an `MLPRegressor`, and
+    ends in the numbers of its own `fit` with its seed.
 
     Parameters
     ----------
@@ -26,15 +26,15 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         As for `MLPRegressor`.
     n_members : int, default 10
     bootstrap : bool, default False
-        Whether each member sees rows of its own: as many as there are, drawn with replacement.
+        If True, each member is fitted on a bootstrap sample: n rows drawn with replacement.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state
-        As for `MLPRegressor`, told to every member.
+        As for `MLPRegressor`, passed on to every member.
     random_state : int, RandomState instance or None
-        Draws the members' seeds, and their rows.
+        Seeds the members' seeds and their bootstrap samples.
     n_jobs : int, optional
-        At most how many threads train and predict; results do not depend on it.
+        The most threads that train and predict; results do not depend on it.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, if a parameter is invalid.
 
     References
     ----------
@@ -118,15 +118,14 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         Returns
         -------
         MLPEnsembleRegressor
-            Itself.
+            The ensemble itself.
 
         Raises
         ------
         TypeError, ValueError
-            Where data or parameters are not what they must be, or the parameters of a member did
-            not stay finite.
+            If data or settings are invalid, or a member's parameters did not stay finite.
         KeyboardInterrupt
-            Where Ctrl-C ended it; the members before are kept.
+            On Ctrl-C; the members of an earlier fit are kept.
         """
         X, y = self._checked_data(X, y)
         self._fit_members(X, y, sample_weight)
@@ -144,7 +143,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     def predict_std(self, X: Any) -> Array:
         """Return the members' standard deviation, (n_samples,) or (n_samples, n_outputs).
 
-        It tells how far the nets are apart, not how noisy y is.
+        It measures how much the nets disagree, not the noise of y.
 
         Parameters
         ----------
@@ -153,6 +152,6 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         return self._predictions(X).std(axis=0)
 
     def _predictions(self, X: Any) -> Array:
-        """Return every member's, the members first."""
+        """Return every member's predictions, members along the first axis."""
         rows = self._checked_rows(X)
         return np.stack([member.predict(rows) for member in self.estimators_])

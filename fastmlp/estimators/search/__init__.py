@@ -1,4 +1,4 @@
-"""A search for scikit-learn: every candidate and fold a fit of its own, one on each core."""
+"""A search for scikit-learn: each candidate is fitted on each fold by one thread."""
 
 from fastmlp.estimators.search.search_cv import MLPSearchCV
 

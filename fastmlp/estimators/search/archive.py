@@ -1,4 +1,4 @@
-"""A fitted search as the content of a file, and back: its settings, results and best estimator."""
+"""From a fitted search to the content of a file and back: settings, results, best estimator."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from fastmlp.estimators.search.search_cv import MLPSearchCV
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 Own = Mapping[str, Any]
-# What `fit` leaves beside the results, the best estimator, and what follows from these.
+# The fitted attributes that are stored; others are the results, the best estimator, or follow.
 ATTRIBUTES = (
     "best_index_", "best_score_", "multimetric_", "n_splits_", "refit_time_", "n_resources_",
     "n_candidates_", "n_iterations_", "n_remaining_candidates_", "n_required_iterations_",
@@ -23,15 +23,15 @@ BEST, RESULTS = "best", "results"
 
 
 def pack(search: Any, *, training: bool) -> Content:
-    """Return the content of a file, with the best estimator's state of training or without.
+    """Return the content of a file, with the best estimator's training state if `training`.
 
     Raises
     ------
     sklearn.exceptions.NotFittedError
-        A ValueError, where the search is not fitted.
+        If the search is not fitted. It is a ValueError.
     ValueError
-        Where a parameter is not finite, a setting has no name, or the estimator is not one of
-        fastmlp's, but a pipeline.
+        If a parameter is not finite, a setting has no name, or the estimator is not fastmlp's,
+        such as a pipeline.
     """
     check_is_fitted(search, "cv_results_")
     if type(search.estimator) not in KINDS.values():
@@ -60,12 +60,12 @@ def pack(search: Any, *, training: bool) -> Content:
 
 
 def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
-    """Return the search that a file holds, every part of it checked.
+    """Return the search in a file's content, after checking every part of it.
 
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If the content is not that of a search.
     """
     header, arrays = content.header, content.arrays
     spelled = header["estimator"]
@@ -92,7 +92,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
 
 
 def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what a header says of `cv_results_`, and its numbers; `param_*` follow from these."""
+    """Return the header of `cv_results_`, and its numbers; `param_*` follow from `params`."""
     numbers = {
         name: np.asarray(values)
         for name, values in results.items()

@@ -1,7 +1,7 @@
-"""A backend for joblib whose workers are the threads of a `Pool`, which begin with the costly fits.
+"""A joblib backend whose workers are the threads of a `Pool`, which run the costliest fits first.
 
-scikit-learn's own searches then cut the folds, score, and keep the books; processes would take
-copies of the data, and threads without an order end with one long fit on one core.
+scikit-learn's own searches split the folds, score and collect the results. Processes would copy the
+data, and unordered threads would end with one long fit on one core.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from fastmlp.estimators.mlp.to_core import fit_cost
 from fastmlp.estimators.search.trial import Trials
 
 
-class Job:
-    """A call that joblib has submitted: what came of it, or the error."""
+class SubmittedCall:
+    """A call that joblib has submitted, with its result or its error."""
 
     def __init__(self, call: Any, callback: Any) -> None:
         self._call, self._callback = call, callback
@@ -26,10 +26,10 @@ class Job:
         self._error: BaseException | None = None
 
     def __call__(self) -> None:
-        """Do it, and tell joblib, which waits for ever for a call that it is told nothing of."""
+        """Run the call and notify joblib, which waits for ever for a call without notification."""
         try:
             check()
-            # Where a warning is an error, it fails that fit, and not the search at its end.
+            # A warning that is an error fails its own fit, not the search at its end.
             with raised():
                 self._result = self._call()
         except BaseException as error:
@@ -37,14 +37,14 @@ class Job:
         self._callback(self)
 
     def result(self) -> Any:
-        """Return what it returned, or raise what it raised."""
+        """Return the call's result, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._result
 
 
 class PoolBackend(ParallelBackendBase):
-    """Collects all calls, then runs them in a pool while joblib waits for the results.
+    """Collects all calls, and runs them in a pool while joblib waits for the results.
 
     Parameters
     ----------
@@ -63,20 +63,20 @@ class PoolBackend(ParallelBackendBase):
         self._trials = Trials()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """Return how many threads there are, whatever is asked for.
+        """Return the number of threads, for any `n_jobs`, but at least two.
 
-        Two for one: alone, joblib would do the calls itself, and know no trials.
+        With one, joblib would run the calls itself, without `Trials`.
         """
         return max(2, self._n_threads)
 
     def configure(self, n_jobs: int | None = 1, parallel: Any = None, **options: Any) -> int:
-        """Return how many threads there are."""
+        """Return the number of threads."""
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
-    def submit(self, func: Any, callback: Any = None) -> Job:
-        """Take a call; it runs when all are there, or after those that run already."""
-        job = Job(self._trials.of(func), callback)
+    def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
+        """Collect a call; it runs when all are collected, or after the running ones."""
+        job = SubmittedCall(self._trials.of(func), callback)
         task = Task(cost_of(func), job)
         if self._pool is None:
             self._tasks.append(task)
@@ -84,16 +84,16 @@ class PoolBackend(ParallelBackendBase):
             self._pool.add(task)
         return job
 
-    # Its name until joblib 1.5.
+    # The method's name until joblib 1.5.
     apply_async = submit
 
-    def retrieve_result_callback(self, out: Job) -> Any:
-        """Return what a call returned."""
+    def retrieve_result_callback(self, out: SubmittedCall) -> Any:
+        """Return the result of a call."""
         return out.result()
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        """Run what was submitted, while joblib waits inside."""
+        """Run the submitted calls, while joblib waits inside."""
         self._pool, tasks = Pool(self._n_threads), self._tasks
         self._tasks = []
         try:
@@ -103,12 +103,12 @@ class PoolBackend(ParallelBackendBase):
             self.terminate()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """End the calls that run, and forget the others."""
+        """Stop the running calls, and drop the others."""
         self._tasks = []
         self.terminate()
 
     def terminate(self) -> None:
-        """End the pool; calls that run end at their next call of compiled code."""
+        """End the pool; running calls end at their next call of compiled code."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -119,7 +119,7 @@ class PoolBackend(ParallelBackendBase):
 
 
 def cost_of(calls: Any) -> float:
-    """Return about how long a batch of fits takes, in operations; 1 where it is of others."""
+    """Return the estimated operations of a batch of fits, or 1 for other calls."""
     try:
         return sum(_cost_of_fit(*arguments[:2], **named) for _, arguments, named in calls.items)
     except (AttributeError, IndexError, TypeError, ValueError):

@@ -29,36 +29,36 @@ HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_e
 class MLPSearchCV(BaseSearchCV):
     """scikit-learn's grid, randomized and halving searches, one fit on each core.
 
-    Candidates, folds, scores and `cv_results_` are those of scikit-learn's own searches with the
-    same `cv` and `random_state`: `GridSearchCV` with `param_grid`, `RandomizedSearchCV` with
-    `param_distributions`, and with ``halving=True`` `HalvingGridSearchCV` and
-    `HalvingRandomSearchCV`. But no process is started and X is in memory once: each candidate is
-    fitted on each fold by one thread, in compiled code, the costliest first.
+    Candidates, folds, scores and `cv_results_` are equal to those of scikit-learn's own searches
+    with the same `cv` and `random_state`: `GridSearchCV` with `param_grid`, `RandomizedSearchCV`
+    with `param_distributions`, and with ``halving=True`` `HalvingGridSearchCV` and
+    `HalvingRandomSearchCV`. No process is started and X is in memory once: one thread fits each
+    candidate on each fold, in compiled code, the costliest first.
 
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, or a Pipeline that ends in one
-        Others work as well, as fast as Python's threads let them.
+        Other estimators work too, limited by Python's threads.
     param_grid : dict or list of dict, optional
         Names of parameters and the values to try, all combinations of them.
     param_distributions : dict or list of dict, optional
         Names of parameters and lists, or distributions with ``rvs``, of which `n_iter` candidates
         are drawn. One of the two must be given.
     n_iter : int, default 10
-        How many candidates are drawn; under halving, to begin with.
+        The number of candidates that are drawn; under halving, at the start.
     halving : bool, default False
-        Whether to begin with few rows, or epochs, and to give more of them to the better part of
-        the candidates only, again and again. `scoring` is then one metric.
+        If True, start all candidates with few rows, or epochs, and give more of them to the better
+        candidates only, repeatedly. `scoring` must then be one metric.
     factor, resource, max_resources, min_resources, aggressive_elimination
-        Of the halving searches; `min_resources` is "exhaust" by default in both. With
-        ``resource="max_iter"`` they count in epochs, and need `max_resources`.
+        Settings of the halving searches; the default of `min_resources` is "exhaust" in both. With
+        ``resource="max_iter"`` resources are epochs, and `max_resources` is needed.
     scoring, refit, cv, verbose, error_score, return_train_score
         As for `GridSearchCV`.
     random_state : int, RandomState instance or None
-        Draws candidates, and rows under halving.
+        Seeds the draw of candidates, and of rows under halving.
     n_jobs : int, optional
-        How many fits at once; None: as many as the process may use threads, but one in a worker of
-        joblib. Results do not depend on it.
+        The number of fits at once. None: the number of threads that the process may use, or one in
+        a joblib worker. Results do not depend on it.
 
     Attributes
     ----------
@@ -72,9 +72,9 @@ class MLPSearchCV(BaseSearchCV):
     Raises
     ------
     TypeError, ValueError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, if a parameter is invalid.
     KeyboardInterrupt
-        By `fit`, where Ctrl-C ended it.
+        By `fit`, on Ctrl-C.
 
     References
     ----------
@@ -165,19 +165,18 @@ class MLPSearchCV(BaseSearchCV):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         **params
             For the estimator's `fit`, the scorer and the splitter, as in `GridSearchCV`: arrays as
-            long as X, such as `sample_weight`, are cut with it, and `groups` goes to the splitter.
+            long as X, such as `sample_weight`, are split with it; the splitter takes `groups`.
 
         Returns
         -------
         MLPSearchCV
-            Itself.
+            The search itself.
         """
         search = self._search()
-        # The costliest can be told only when all are there; halving searches set it to 2 n_jobs.
+        # To order calls by cost all must be known; halving searches would set it to 2 n_jobs.
         search.pre_dispatch = "all"
         n_threads = n_threads_of(self.n_jobs) or share() or thread_limit()
-        # scikit-learn sets the warnings' filters in each thread, and threads put them back in any
-        # order.
+        # scikit-learn sets the warning filters in each thread; threads restore them in any order.
         with warnings.catch_warnings(), joblib.parallel_config(backend=PoolBackend(n_threads)):
             search.fit(X, y, **params)
         own = self.get_params(deep=False)
@@ -185,7 +184,7 @@ class MLPSearchCV(BaseSearchCV):
         return self
 
     def _search(self) -> Any:
-        """Return the search of scikit-learn's that does as much."""
+        """Return the equivalent search of scikit-learn."""
         grid, distributions = self.param_grid, self.param_distributions
         if (grid is None) == (distributions is None):
             raise ValueError(
@@ -204,5 +203,5 @@ class MLPSearchCV(BaseSearchCV):
         return RandomizedSearchCV(self.estimator, distributions, **options)
 
     def _run_search(self, evaluate_candidates: Any, **options: Any) -> None:
-        """Not called: `fit` has another search run."""
+        """Raise: `fit` runs another search, which has its own method."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""A candidate on a fold: what scikit-learn's `_fit_and_score` does, less what all trials share.
+"""Trials: scikit-learn's `_fit_and_score`, with work that all trials share done once.
 
-Its checks of X and y, the copies of the fold's rows, the encoding of labels and the score took 5 of
-the 21 ms that a fit of 64-64-10 on digits takes, all under the GIL, where only one thread is.
+Its checks of X and y, its copies of the fold's rows, its encoding of labels and its score took 5 of
+the 21 ms of a fit of 64-64-10 on digits, all of it under the GIL.
 """
 
 import threading
@@ -28,9 +28,9 @@ from fastmlp.estimators.mlp.row_subset import look
 Array = NDArray[Any]
 Key = tuple[Any, ...]
 PLAIN = (MLPClassifier, MLPRegressor)
-# Rows to score on, of which there is a copy.
+# The most rows that are copied at a time for scoring.
 AT_ONCE = 4096
-# What a trial heeds of the arguments of scikit-learn's; of others it knows nothing.
+# The arguments of `_fit_and_score` that a trial implements; scikit-learn runs calls with others.
 KNOWN = {
     "scorer", "train", "test", "verbose", "parameters", "fit_params", "score_params",
     "return_train_score", "return_parameters", "return_n_test_samples", "return_times",
@@ -45,10 +45,10 @@ class Fold(NamedTuple):
     Attributes
     ----------
     X : (n_samples, n_features) array, checked
-    y : (n_samples, n_outputs) array, binarized, right in the rows of `train`
-    train, test : int64, rows
-    form : the attributes that the data give an estimator
-    targets : the binarized targets of the rows of `test`; None where there are other labels
+    y : (n_samples, n_outputs) array, binarized; valid in the rows of `train`
+    train, test : int64, row indices
+    form : the attributes that the data define in an estimator
+    targets : the binarized targets of the rows of `test`; None if they have unknown labels
     """
 
     X: Array
@@ -60,14 +60,14 @@ class Fold(NamedTuple):
 
 
 class Trials:
-    """What the trials of a search share: checked data, folds, checked candidates, buffers."""
+    """The shared state of a search's trials: checked data, folds, checked candidates, buffers."""
 
     def __init__(self) -> None:
         self._lock, self._made = threading.Lock(), dict[Any, Any]()
         self._idle = Idle()
 
     def of(self, calls: Any) -> Callable[[], list[Any]]:
-        """Return what does a batch of joblib's calls: trials where it can, else the batch."""
+        """Return a function that runs a batch of joblib's calls, as trials where possible."""
         items = getattr(calls, "items", ())
         if not items or any(getattr(it[0], "function", 0) is not _fit_and_score for it in items):
             return calls
@@ -85,7 +85,7 @@ class Trials:
     def _try(
         self, fold: Fold, estimator: Any, X: Any, y: Any, parameters: Any, **named: Any
     ) -> dict[str, Any]:
-        """Return what `_fit_and_score` would."""
+        """Return the result that `_fit_and_score` would return."""
         check()
         estimator.set_params(**clone(parameters or {}, safe=False))
         begin = time.perf_counter()
@@ -118,7 +118,7 @@ class Trials:
         return result
 
     def _fold(self, estimator: Any, X: Any, y: Any, train: Any, test: Any) -> Fold | None:
-        """Return the fold, made once; None where there is something that only `fit` should say."""
+        """Return the fold, made once; None if `fit` itself should report an error in the data."""
         with self._lock:
             checked_key: Key = ("data", id(X), id(y))
             data = self._once(checked_key, (X, y), lambda: checked(estimator, X, y))
@@ -130,19 +130,19 @@ class Trials:
             return fold
 
     def _once(self, key: Key, alive: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made under this key; what gives the key its id stays alive."""
+        """Return the object made once for this key; `alive` keeps objects whose ids are the key."""
         if key not in self._made:
             self._made[key] = (make(), alive)
         return self._made[key][0]
 
 
 def is_plain(estimator: Any, X: Any, y: Any, named: dict[str, Any]) -> bool:
-    """Whether `Trials` do such a call: an estimator of ours and dense data, and nothing more."""
+    """Return True if `Trials` can run a call: a fastmlp estimator, dense data, known arguments."""
     context = named.get("callback_ctx")
     return (
         type(estimator) in PLAIN
         and y is not None
-        # Of sparse targets scikit-learn's metrics make no score.
+        # scikit-learn's metrics do not score sparse targets.
         and not (hasattr(X, "tocsr") or hasattr(y, "tocsr"))
         and not named.get("fit_params")
         and not named.get("score_params")
@@ -153,9 +153,9 @@ def is_plain(estimator: Any, X: Any, y: Any, named: dict[str, Any]) -> bool:
 
 
 def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
-    """Return X and y as `fit` takes them; None where it would refuse them, or `predict` would."""
+    """Return X and y as `fit` converts them; None if `fit` or `predict` would refuse them."""
     if getattr(getattr(X, "dtype", None), "kind", "f") in "US":
-        return None  # Which `fit` takes for numbers.
+        return None  # `fit` converts text to numbers.
     options: dict[str, Any] = {"multi_output": True, "dtype": (np.float64, np.float32)}
     try:
         X, y = validate_data(clone(estimator), X, y, **options)
@@ -167,9 +167,9 @@ def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
 def make_fold(
     estimator: Any, data: tuple[Array, Array], given: tuple[Any, Any], train: Any, test: Any
 ) -> Fold | None:
-    """Have an unfitted estimator look at the rows to train on, and keep what it finds out.
+    """Return a fold, with the attributes that an unfitted estimator takes from its rows, or None.
 
-    `given` are X and y as the user gave them, which may be data frames.
+    `given` are the user's X and y, which may be data frames.
     """
     estimator, (X, y) = clone(estimator), data
     before = dict(vars(estimator))
@@ -193,11 +193,11 @@ def scores(
 ) -> Any:
     """Return the score, or a dict of scores, of the rows to score on."""
     targets = fold.targets
-    # In which precision it takes other targets is for scikit-learn to say.
+    # scikit-learn decides the precision of other targets.
     exact = targets is not None and targets.dtype in (np.bool_, np.float64)
     if exact and isinstance(scorer, _PassthroughScorer):
         outputs = outputs_of(estimator, fold.X, fold.test)
-        # Of others the metrics say what is wrong.
+        # For other outputs the metrics raise an error.
         if len(outputs) > 1 and np.isfinite(outputs).all():
             return estimator._metric(outputs, targets, None)
     part = _safe_split(estimator, X, y, test, named["train"])
@@ -205,7 +205,7 @@ def scores(
 
 
 def outputs_of(estimator: Any, X: Array, rows: NDArray[np.int64]) -> Array:
-    """Return an estimator's predictions for some rows, of which only some at a time are copied."""
+    """Return an estimator's predictions for some rows, copying `AT_ONCE` rows at a time."""
     parts = np.array_split(rows, -(-len(rows) // AT_ONCE) or 1)
     outputs = [estimator._outputs(X[part]) for part in parts]
     return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)

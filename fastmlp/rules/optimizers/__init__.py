@@ -1,8 +1,8 @@
-"""Optimizers: how one step changes a parameter, given the gradient g of the objective.
+"""Optimizers: settings, an update rule, and the rule's coefficients of each step.
 
-An optimizer is a frozen dataclass of its settings. Its `rule` is one small function of
-`fastmlp.rules.updates`; `coefficients` computes what depends on the step and not on the parameter,
-so that the rule is a handful of multiplications.
+An optimizer is a frozen dataclass of its settings. Its `rule` is a function of
+`fastmlp.rules.updates`. Its `coefficients` computes, in float64 and once a step, the numbers that
+depend on the step but not on the parameter, so that the rule is a handful of multiplications.
 
 To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS`.
 """

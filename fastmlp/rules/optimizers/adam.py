@@ -1,4 +1,4 @@
-"""Adam and its kin."""
+"""Adam, AdamW and Nadam."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ class Adam:
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not a number or out of range.
+        If a setting is not a number or out of range.
 
     References
     ----------
@@ -69,7 +69,7 @@ class Adam:
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
 
-        The gains are 1 - beta, taken in float64: in float32, 1 - 0.999 is 5e-5 off.
+        The gains are 1 - beta, computed in float64: in float32, 1 - 0.999 has an error of 5e-5.
         """
         t = first_step + np.arange(len(rates))
         root = np.sqrt(1 - powers(self.beta_2, t))
@@ -77,7 +77,7 @@ class Adam:
         return columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
 
     def _epsilon(self, root: Rates) -> Any:
-        """What is added to the uncorrected root of v; `root` is the correction's."""
+        """Return what the rule adds to the uncorrected root of v; `root` is the correction."""
         return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
@@ -99,7 +99,7 @@ class AdamW(Adam):
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not a number or out of range.
+        If a setting is not a number or out of range.
 
     References
     ----------
@@ -127,7 +127,7 @@ class AdamW(Adam):
 
 @dataclass(frozen=True)
 class Nadam(Adam):
-    """Adam with Nesterov's momentum, warmed up.
+    """Adam with Nesterov's momentum and a momentum schedule.
 
     With ``mu_t = beta_1 (1 - 0.5 * 0.96^(t momentum_decay))`` and M_t the product of mu_1 to mu_t:
     ``w <- w - rate u / (sqrt(v') + epsilon)`` with
@@ -145,7 +145,7 @@ class Nadam(Adam):
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not a number or out of range.
+        If a setting is not a number or out of range.
 
     References
     ----------
@@ -179,7 +179,7 @@ class Nadam(Adam):
         return self.beta_1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
 
     def _product(self, step: int) -> float:
-        """The product of the momenta before `step`; from where it is under 1e-30 on, 0."""
+        """Return the product of the momenta before `step`; 0 if it is below 1e-30."""
         vanished = 70 / -np.log(self.beta_1) if self.beta_1 else 1.0
         if step > vanished:
             return 0.0

@@ -1,4 +1,4 @@
-"""Descent by steps that the size of past gradients scales."""
+"""RMSprop and Adagrad: steps scaled by the size of past gradients."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +32,7 @@ class RMSprop:
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not a number or out of range.
+        If a setting is not a number or out of range.
 
     References
     ----------
@@ -75,7 +75,7 @@ class Adagrad:
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not a number or out of range.
+        If a setting is not a number or out of range.
 
     References
     ----------

@@ -21,8 +21,8 @@ class Custom:
     ----------
     rule : callable
         ``rule(w, g, m, v, rate, *constants) -> (w, m, v)`` on scalars: a parameter, its gradient
-        and two numbers of state that start at 0. Compiled on first use; call the functions of
-        `fastmlp.rules.elementary` or NumPy's.
+        and two slots of state that start at 0. It is compiled on first use, and may call the
+        functions of `fastmlp.rules.elementary` and NumPy's.
     learning_rate : float or schedule, default 0.001
     constants : tuple of float, default ()
         Further coefficients that the rule takes.
@@ -30,7 +30,7 @@ class Custom:
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not what it must be.
+        If a setting has the wrong type or is out of range.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What an optimizer is, and what those of ours are made of."""
+"""The protocols of optimizers and schedules, and helpers that the optimizers share."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -13,17 +13,17 @@ Rates = NDArray[np.float64]
 
 
 class Schedule(Protocol):
-    """A learning rate that changes: from step numbers (from 0) and their total to rates."""
+    """A function from step numbers (from 0), shape (n,), and the total of steps to rates."""
 
     def __call__(self, steps: NDArray[np.int64], total: int, /) -> Rates: ...
 
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """What a net needs of an optimizer.
+    """The protocol of optimizers.
 
-    `coefficients` takes the number of the first step (from 1) and the learning rates of it and
-    those that follow, shape (n_steps,), and returns shape (n_steps, n_coefficients).
+    `coefficients` takes the number of the first step (from 1) and the learning rates of the steps
+    from there on, shape (n_steps,), and returns an array of shape (n_steps, n_coefficients).
     """
 
     @property
@@ -44,12 +44,12 @@ def columns(rates: Rates, *columns: Any) -> Rates:
 
 
 def powers(base: float, t: NDArray[np.int64]) -> Rates:
-    """Return ``base**t`` for t of 1 or more, to rounding of 1: a tenth of NumPy's time."""
+    """Return ``base**t`` for t >= 1 by exp, in a tenth of NumPy's time; 1 - base**t is accurate."""
     return np.exp(t * np.log(base)) if base > 0 else np.zeros(len(t))
 
 
 def check_learning_rate(optimizer: Any) -> None:
-    """Check that it is a number above 0, or a schedule."""
+    """Check that an optimizer's learning rate is a number above 0, or a schedule."""
     name, rate = type(optimizer).__name__, optimizer.learning_rate
     if isinstance(rate, type):
         wanted = f"{rate.__name__}(...)"
@@ -61,7 +61,7 @@ def check_learning_rate(optimizer: Any) -> None:
 
 
 def check_settings(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
-    """Check settings, and hold them as Python's numbers: 1 - float32(0.9) is not 1 - 0.9."""
+    """Check settings, and store them as Python's numbers: 1 - float32(0.9) is not 1 - 0.9."""
     for name in names:
         value = check(type(optimizer).__name__, name, getattr(optimizer, name))
         object.__setattr__(optimizer, name, value)

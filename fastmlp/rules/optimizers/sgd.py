@@ -1,4 +1,4 @@
-"""Descent along the gradient, plain or with a momentum."""
+"""Stochastic gradient descent, plain or with momentum."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class SGD:
     Raises
     ------
     TypeError, ValueError
-        Where a setting is not a number or out of range, or Nesterov's form lacks a momentum.
+        If a setting is not a number or out of range, or `nesterov` is True without a momentum.
 
     References
     ----------
@@ -58,11 +58,11 @@ class SGD:
 
     @property
     def rule(self) -> UpdateRule:
-        """The form that the settings call for."""
+        """The update rule for these settings."""
         if self.nesterov:
             return updates.sgd_nesterov
         return updates.sgd_momentum if self.momentum else updates.sgd
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
-        """Return (rate,), and the momentum where there is one."""
+        """Return (rate,), or (rate, momentum)."""
         return columns(rates, rates, *([self.momentum] if self.momentum else []))

@@ -1,4 +1,4 @@
-"""What a user is told where there is no GPU, and that nobody pays for one who has none."""
+"""Errors without a GPU, and that programs without one import nothing of CUDA."""
 
 import os
 import subprocess

@@ -49,7 +49,7 @@ def test_training(design: str, loss: str, order: str, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
 @pytest.mark.parametrize("design", ["small", "phases", "wide"])
 def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for threads that have seen it, and are gone."""
+    """No thread waits at a barrier for threads that have returned."""
     watched(ORDERS[order](), monkeypatch)
     run = train(Net(output_activation="identity"), design, weighted=False, rate=rate)
     assert run.diverged
