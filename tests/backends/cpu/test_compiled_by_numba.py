@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one compiler, Python"
 )
 Python = Callable[..., str]
-NETS = [("float32", "whole"), ("float64",)]
+# Compiled in 40 s each: what teams share in one dtype, single rows in the other, the rest in both.
+NETS = [("float32", "teams"), ("float64", "rows")]
 
 # Each line: which net, its dtype, on how many threads, and a digest of what came of it.
 DIGESTS = """
@@ -100,7 +101,7 @@ def form():
     return int(net["split_layer"]), bool(net["by_panels"]), session.has_lots
 
 
-dtype, whole = sys.argv[1], sys.argv[2:] == ["whole"]
+dtype, what = sys.argv[1:]
 l2, pays, halved = {"penalties": {"l2": 0.1, "l1": 0.1}}, blocking.layers_pay, blocking.halved_layer
 for threads in (1, 2):
     teams.clear()
@@ -115,9 +116,7 @@ for threads in (1, 2):
     if threads == 2:
         say("ran", *(int(it.outputs.any()) for it in sessions[-1]._replicas._workspaces))
     predictions((16, 64, 64, 2), dtype)
-    if whole:
-        fit("single", (5, 19, 20), dtype, 40, 1, "sgd", activation="relu")
-        fit("single-adam", (5, 19, 20), dtype, 40, 1)
+    if what == "teams":
         blocking.halved_layer = lambda step: 2
         fit("split-k-2", (64, 64, 64, 10), dtype, 64, 64)
         assert form()[0] == 2
@@ -126,13 +125,15 @@ for threads in (1, 2):
         fit("panels", (784, 512, 512, 10), dtype, 128, 128, activation="relu")
         assert form()[1] == (threads == 2)
         blocking.layers_pay = pays
+    else:
+        fit("single", (5, 19, 20), dtype, 40, 1, "sgd", activation="relu")
+        fit("single-adam", (5, 19, 20), dtype, 40, 1)
     say("teams", threads, *teams)
 """
 
 # Which threads run the parts of a loop, in this process and in a child that it forks.
 THREADS = """
 import os
-import sys
 import warnings
 import numpy as np
 from fastmlp.backends.cpu.plan.records import Job
@@ -187,8 +188,6 @@ if hasattr(os, "fork"):
 
 @pytest.mark.skipif(bool(numba.config.BOUNDSCHECK), reason="it compiles for a minute")
 def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
-    """Numba compiles for 40 s a dtype: some nets of float64, a process for each."""
-
     def told(compiler: str, *arguments: str) -> list[list[str]]:
         how = {"FASTMLP_COMPILER": compiler, "NUMBA_NUM_THREADS": "2"}
         return [
@@ -199,16 +198,17 @@ def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
     with ThreadPoolExecutor(len(NETS)) as pool:
         lines_of = dict(zip(tasks, pool.map(lambda task: told(*task), tasks), strict=True))
     bits: dict[tuple[str, str], set[str]] = {}
+    layer = limits.threading_layer()
     for task, lines in lines_of.items():
         for name, dtype, _, digest in (line for line in lines if len(line[-1]) == 64):
             bits.setdefault((name, dtype), set()).add(digest)
         assert ["teams", "1", "False"] in lines
-        safe = task[0] == "translator" or limits.threading_layer() != "workqueue"
+        safe = task[0] == "translator" or layer != "workqueue"
         assert ["teams", "2", str(safe)] in lines
-        # Each thread has taken microbatches through its own buffers; of a team one may be late.
-        if task[0] == "numba":
-            assert ["ran", "1", str(int(safe))] in lines
-    assert len(bits) == 12 + 8
+        # Each thread has taken microbatches through its own buffers. Elsewhere one may take all.
+        if task[0] == "numba" and layer == "omp":
+            assert ["ran", "1", "1"] in lines
+    assert len(bits) == 2 * (4 + 4) + 2 + 2
     assert {name: len(found) for name, found in bits.items() if len(found) > 1} == {}
 
 
