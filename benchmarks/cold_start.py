@@ -6,9 +6,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.contestant import ROOT, environment
+from benchmarks.contestant import ROOT, environment, program
 from benchmarks.peers import PEERS, load, missing
 from benchmarks.workloads import BY_NAME
 
@@ -26,15 +26,23 @@ def first_fit(name: str) -> None:
     load(name).make(BY_NAME[WORKLOAD]).epochs(1)
 
 
-def launch(command: str, cache: Path) -> tuple[float, float]:
-    """Run a program in a new process; return its seconds and the peak of its memory in MB."""
+class Start(NamedTuple):
+    """What a new process took: wall time, CPU time, and the peak of its memory in MB."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def launch(command: str, cache: Path, checkout: Path = ROOT) -> Start:
+    """Run a program in a new process, with the fastmlp of a checkout."""
     folders = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR")
     caches = {name: str(cache / name) for name in folders}
     options = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONWARNINGS": "ignore"}
-    env = {**environment(N_THREADS), **caches, **options}
+    env = {**environment(N_THREADS, checkout), **caches, **options}
     begin = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-c", command], env=env, cwd=ROOT, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program(command)], env=env, cwd=checkout, stderr=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin
@@ -42,23 +50,23 @@ def launch(command: str, cache: Path) -> tuple[float, float]:
     if process.returncode:
         raise RuntimeError(f"{command!r} ended with {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss * unit / 1e6
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Start(seconds, cpu_seconds, usage.ru_maxrss * unit / 1e6)
 
 
 def measure(names: list[str], repeats: int) -> list[dict[str, Any]]:
     """Return one record per contestant: the first process, the median of later ones, memory."""
-    records = []
+    records: list[dict[str, Any]] = []
     for name in names:
         if missing(name) or not PEERS[name].trains:
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                first, memory = launch(fit_of(name), Path(folder))
-                later = [launch(fit_of(name), Path(folder))[0] for _ in range(repeats)]
+                first = launch(fit_of(name), Path(folder))
+                later = [launch(fit_of(name), Path(folder)).seconds for _ in range(repeats)]
             except RuntimeError as error:
                 records.append({"contestant": name, "error": str(error)})
                 continue
-        records.append(
-            {"contestant": name, "empty": first, "full": sorted(later), "peak_mb": memory}
-        )
+        times = {"empty": first.seconds, "full": sorted(later)}
+        records.append({"contestant": name, **times, "peak_mb": first.peak_mb})
     return records

@@ -1,4 +1,4 @@
-"""fastmlp beside its peers, interleaved in one go: `python -m benchmarks.compare`."""
+"""fastmlp beside its peers, or beside itself, in turns: `python -m benchmarks.compare`."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold_start, estimators, machine, many, race, readme, report
+from benchmarks import checkouts, cold_start, estimators, machine, many, race, readme, report
 from benchmarks.contestant import Contestant
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
@@ -25,18 +25,28 @@ def arguments() -> argparse.ArgumentParser:
     add("--peers", nargs="+", choices=[p for p in PEERS if p != "fastmlp"], help="default: all")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     add(
+        "--checkouts",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="time the fastmlp of one checkout, then of another, by default this one; no peers",
+    )
+    add(
         "--threads",
         nargs="+",
         type=int,
-        default=[min(2, machine.cores())],
-        help="one number or several",
+        help="one number or several; default: 2, of checkouts 1 and 2",
     )
-    add("--repeats", type=int, default=7, help="turns of each contestant on a workload")
+    add(
+        "--repeats",
+        "--turns",
+        type=int,
+        help="turns of each contestant on a workload; default: 7, of checkouts 9",
+    )
     add(
         "--passes",
         type=int,
-        default=2,
-        help="over all workloads, minutes apart, with the turns shared",
+        help="over all workloads, minutes apart, with the turns shared; default: 2, of checkouts 3",
     )
     add("--minutes", type=float, default=20, help="bounds the timed turns; compiling is on top")
     add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
@@ -57,6 +67,15 @@ def checked(words: list[str] | None) -> argparse.Namespace:
             parser.error("--from-json needs --json FILE")
         if not options.json.is_file():
             parser.error(f"there is no file {options.json}")
+    two = min(2, machine.cores())
+    if options.threads is None:
+        options.threads = sorted({1, two}) if options.checkouts else [two]
+    if options.repeats is None:
+        options.repeats = checkouts.TURNS if options.checkouts else 7
+    if options.passes is None:
+        options.passes = checkouts.PASSES if options.checkouts else 2
+    if options.checkouts:
+        _check_checkouts(parser, options)
     if not all(1 <= n <= machine.cores() for n in options.threads):
         parser.error(f"--threads: from 1 to {machine.cores()}, the cores of this process")
     for name in ("repeats", "passes", "minutes"):
@@ -68,6 +87,17 @@ def checked(words: list[str] | None) -> argparse.Namespace:
     if options.picture and not options.from_json and "train" not in options.parts:
         parser.error("--picture shows training: --parts leaves it out")
     return options
+
+
+def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if len(options.checkouts) > 2:
+        parser.error("--checkouts takes one folder or two")
+    for folder in options.checkouts:
+        if not (folder / "fastmlp" / "__init__.py").is_file():
+            parser.error(f"there is no fastmlp in {folder}")
+    for name in ("peers", "picture", "readme", "mkl_shim"):
+        if getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} does not go with --checkouts")
 
 
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
@@ -91,6 +121,8 @@ def start(names: list[str], threads: list[int], *, shim: bool) -> list[Contestan
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run everything that was asked for."""
+    if options.checkouts:
+        return checkouts.measure(options, chosen_workloads(options.workloads), say)
     begin = time.perf_counter()
     names = ["fastmlp", *(options.peers or [name for name in PEERS if name != "fastmlp"])]
     results: dict[str, Any] = {
@@ -164,7 +196,7 @@ def main(words: list[str] | None = None) -> None:
     else:
         results = measure(options)
         print("\n" + "=" * 40 + " all of it")
-    for line in report.all_lines(results):
+    for line in (checkouts.lines if "checkouts" in results else report.all_lines)(results):
         print(line)
     if options.json and not options.from_json:
         options.json.write_text(json.dumps(results, indent=1))

@@ -30,13 +30,21 @@ HEAP = {
 HOLDS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 LIMIT_SECONDS = 900
 # Cores first: pools take their size from them when they are imported.
-PROGRAM = (
+WORK = (
     "from benchmarks.contestant import bind; bind({}); from benchmarks.worker import main; main()"
 )
 
 
-def environment(n_threads: int) -> dict[str, str]:
-    """Return the environment in which every thread pool has n_threads, and nothing is held back."""
+def program(code: str) -> str:
+    """Return a program that runs code with these benchmarks, and with the fastmlp of the checkout
+    that it is started in, which may have benchmarks of its own."""
+    here = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks; del sys.path[0]"
+    return f"{here}; {code}"
+
+
+def environment(n_threads: int, checkout: Path = ROOT) -> dict[str, str]:
+    """Return the environment in which every thread pool has n_threads, nothing is held back, and
+    fastmlp is that of a checkout."""
     pools = ("OMP_NUM", "MKL_NUM", "OPENBLAS_NUM", "NUMBA_NUM", "VECLIB_MAXIMUM")
     sizes = {f"{pool}_THREADS": str(n_threads) for pool in pools}
     eigen = "true" if n_threads > 1 else "false"
@@ -47,7 +55,7 @@ def environment(n_threads: int) -> dict[str, str]:
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={eigen}",
         "JAX_PLATFORMS": "cpu",
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")]),
     }
 
 
@@ -83,27 +91,42 @@ def cores_first() -> list[int]:
 class Contestant:
     """A worker process that is stopped (SIGSTOP) between requests, so that no idle pool spins.
 
+    Parameters
+    ----------
+    checkout : the folder whose fastmlp it imports
+    cache : where it keeps compiled code; None: where everybody does
+
     Attributes
     ----------
     name : its key in `PEERS`
     idle_cpu : float, seconds of CPU that it used while it was stopped; 0 is as it must be
     """
 
-    def __init__(self, name: str, n_threads: int, *, shim: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        n_threads: int,
+        *,
+        shim: bool = False,
+        checkout: Path = ROOT,
+        cache: Path | None = None,
+    ) -> None:
         self.name, self.n_threads, self.idle_cpu = name, n_threads, 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         preload = {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
+        compiled = {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(n_threads), name],
+            [sys.executable, "-c", program(WORK.format(n_threads)), name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            cwd=ROOT,
-            env={**environment(n_threads), **preload},
+            cwd=checkout,
+            env={**environment(n_threads, checkout), **preload, **compiled},
             text=True,
             start_new_session=True,
         )
-        self.about = self.ask("about")["about"]
+        reply = self.ask("about")
+        self.about = reply.get("about") or reply["error"]
 
     @property
     def title(self) -> str:

@@ -17,6 +17,8 @@ import numpy as np
 from benchmarks.peers import PEERS
 from benchmarks.scores import quartiles
 
+Clock = Callable[[], float]
+
 LIBRARIES = {"fastmlp": "fastmlp", "sklearn": "sklearn.neural_network"}
 # Further settings for all: the synthetic rows are many, and every epoch is like the next.
 DATASETS: dict[str, dict[str, Any]] = {
@@ -75,15 +77,21 @@ def estimator(contestant: str, name: str, settings: dict[str, Any]) -> Any:
     return getattr(import_module(LIBRARIES[contestant]), kind)(random_state=0, **settings)
 
 
-def fit(contestant: str, name: str, dtype: str, settings: dict[str, Any]) -> dict[str, Any]:
+def fit(
+    contestant: str,
+    name: str,
+    dtype: str,
+    settings: dict[str, Any],
+    clock: Clock = time.perf_counter,
+) -> dict[str, Any]:
     """Fit, timed."""
     X, y = data(name, dtype)
     model = estimator(contestant, name, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        begin = time.perf_counter()
+        begin = clock()
         model.fit(X, y)
-        seconds = time.perf_counter() - begin
+        seconds = clock() - begin
     return {"seconds": seconds, "epochs": model.n_iter_, "loss": float(model.loss_)}
 
 
@@ -95,7 +103,9 @@ def _trained(contestant: str, name: str, dtype: str) -> Any:
         return model.fit(*data(name, dtype))
 
 
-def predict(contestant: str, name: str, dtype: str, n_rows: int) -> dict[str, Any]:
+def predict(
+    contestant: str, name: str, dtype: str, n_rows: int, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
     """Return seconds a call."""
     model = _trained(contestant, name, dtype)
     X = data(name, dtype)[0]
@@ -103,10 +113,10 @@ def predict(contestant: str, name: str, dtype: str, n_rows: int) -> dict[str, An
     calls = 300 if n_rows <= 1_000 else 1
     for _ in range(3):
         model.predict(rows)
-    begin = time.perf_counter()
+    begin = clock()
     for _ in range(calls):
         model.predict(rows)
-    return {"seconds": (time.perf_counter() - begin) / calls}
+    return {"seconds": (clock() - begin) / calls}
 
 
 def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]) -> Any:
@@ -115,7 +125,7 @@ def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str],
     records: list[dict[str, Any]] = []
     if len(pair) < len(LIBRARIES):
         return records
-    for task in _tasks(quick):
+    for task in tasks(quick):
         say(f"estimators: {task['what']}, {task['request']['name']}, {task['request']['dtype']}")
         times: dict[str, list[float]] = {name: [] for name in pair}
         # The first turn compiles, or fills the caches.
@@ -128,7 +138,8 @@ def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str],
     return records
 
 
-def _tasks(quick: bool) -> Iterator[dict[str, Any]]:
+def tasks(quick: bool) -> Iterator[dict[str, Any]]:
+    """Yield what each is asked for, and what that is called."""
     dtypes = ("float64",) if quick else ("float64", "float32")
     for name, more in [*DATASETS.items()][: 1 if quick else None]:
         for dtype in dtypes:

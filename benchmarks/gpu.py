@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks import machine
 from fastmlp import MLP, Adam
+from fastmlp.model import core_of
 
 PARITY_STEPS = 100
 # How far losses, relative, and weights may be from the CPU's by then. In float32 a slope of about 0
@@ -108,11 +109,11 @@ def trained(load: Load, device: str, dtype: str, kind: str | None, n_steps: int)
     """Train for so many steps; return the losses of the epochs and the parameters."""
     net = load.net(device=device, dtype=dtype)
     x, y = (part.astype(dtype) for part in load.data())
-    engine = net._engine()
+    engine, state = core_of(net)
     options = {} if kind is None else {"kind": kind}
     data = engine.data(x, y, None, "benchmarks.gpu")
-    parameters, moments, optimizer = net._trained()
-    trainer = engine.trainer(parameters, moments, optimizer, data, load.batch, **options)
+    parameters, optimizer, slots = net.parameters, net.optimizer, engine.slots(state)
+    trainer = engine.trainer(parameters, slots, optimizer, data, load.batch, **options)
     n_epochs = -(-n_steps // 32)
     order = np.array([np.random.default_rng(e).permutation(load.n_rows) for e in range(n_epochs)])
     coefficients = optimizer.coefficients(1, np.full(32 * n_epochs, 1e-3))
@@ -161,7 +162,7 @@ def fits(load: Load, dtype: str = "float32") -> bool:
     """Whether one block has room for the net in shared memory."""
     from fastmlp.backends.cuda import adapter, design
 
-    needed = design.space_bytes(load.net(dtype=dtype)._network, load.batch)
+    needed = design.space_bytes(core_of(load.net(dtype=dtype)).engine.network, load.batch)
     return needed <= adapter.card_of(0).shared_bytes
 
 
@@ -201,13 +202,17 @@ def drill() -> None:
 def together(load: Load) -> Callable[[int], None]:
     """Return what trains many nets in one launch, for so many epochs, their data on the device."""
     from fastmlp.backends.cuda import adapter, arrays
-    from fastmlp.backends.cuda.many import Group, Member, Outcome
+    from fastmlp.backends.cuda.many import Group, Member
+    from fastmlp.backends.protocol import Outcome
 
     card, members = adapter.card_of(0), []
     for seed in range(load.n_nets):
         net = load.net(seed)
-        parameters, moments, optimizer = net._trained()
-        members.append(Member(net._network, parameters, moments, optimizer, net._generator))
+        engine, state = core_of(net)
+        slots = engine.slots(state)
+        members.append(
+            Member(engine.network, state.parameters, slots, state.optimizer, state.generator)
+        )
     outcomes = [Outcome(0) for _ in members]
     with card.current():
         x, y = (arrays.to_device(card, table) for table in load.data())
@@ -240,16 +245,16 @@ def seconds_per_step(run: Callable[[int], None], steps_per_unit: int, seconds: f
 def trainer_of(load: Load, kind: str) -> Callable[[int], None]:
     """Return what trains for so many epochs, its data on the device."""
     net = load.net()
-    engine = net._engine()
+    engine, state = core_of(net)
     data = engine.data(*load.data(), None, "benchmarks.gpu")
-    state = net._trained()
-    trainer = engine.trainer(*state, data, load.batch, kind=kind)
+    of_net = (net.parameters, engine.slots(state), net.optimizer)
+    trainer = engine.trainer(*of_net, data, load.batch, kind=kind)
     rng = np.random.default_rng(0)
 
     def run(n_epochs: int) -> None:
         n_rows, n_steps = load.n_rows, n_epochs * trainer.units_per_epoch
         words = rng.integers(1 << 32, size=(n_epochs, n_rows), dtype=np.uint32)
-        coefficients = state[2].coefficients(1, np.full(n_steps, 1e-3))
+        coefficients = net.optimizer.coefficients(1, np.full(n_steps, 1e-3))
         trainer.begin()
         trainer.run(trainer.orders(words), coefficients, np.zeros(n_epochs), 0, n_steps)
 

@@ -36,13 +36,18 @@ def fastmlp_state() -> str:
     """Return the version, and the commit where there is one."""
     import fastmlp
 
+    commit = commit_of(Path(__file__).parent.parent)
+    return f"{fastmlp.__version__} ({commit})" if commit else fastmlp.__version__
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit that a folder has checked out, or None."""
     command = ["git", "describe", "--always", "--dirty"]
-    root = Path(__file__).parent.parent
     try:
-        commit = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return fastmlp.__version__
-    return f"{fastmlp.__version__} ({commit.stdout.strip()})"
+        return None
+    return found.stdout.strip()
 
 
 def installed(name: str) -> str | None:

@@ -48,13 +48,14 @@ def race(contestants: list[Any], repeats: int, quick: bool, say: Callable[[str],
     records = []
     for name, sweep in SWEEPS.items():
         entrants = [c for c in group if c.name in MIXED or not sweep.mixed]
-        records += _sweep(name, entrants, repeats, quick, say)
+        records += sweep_in_turns(name, entrants, repeats, quick, say)
     return {"sweeps": records, "grids": grid.race(contestants, quick, say)}
 
 
-def _sweep(
+def sweep_in_turns(
     name: str, contestants: list[Any], repeats: int, quick: bool, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
+    """Return one record per contestant: seconds of whole trainings by repeat, and more."""
     records, ready = [], []
     for contestant in contestants:
         say(f"{name}: preparing {contestant.title}, threads {contestant.n_threads}")

@@ -11,6 +11,7 @@ PREDICTED = "16-64-64-2@64"
 # What the first pass found is what is told, and counts for the turns' lengths.
 KEPT = ("variant", "tried", "first_seconds", "loss", "epoch_seconds")
 N_ROWS = (1, 32, 1_000, 100_000)
+PREDICT_SECONDS = 0.02
 
 
 class Effort(NamedTuple):
@@ -52,7 +53,7 @@ def train(
     ready = [(c, r) for c, r in zip(contestants, records, strict=True) if "epoch_seconds" in r]
     steps = workload.quick().n_steps if effort.quick else workload.n_steps
     for repeat in range(effort.repeats):
-        for contestant, record in _rotated(ready, repeat):
+        for contestant, record in rotated(ready, repeat):
             n = max(1, int(effort.turn_seconds(len(ready)) / record["epoch_seconds"]))
             reply = contestant.ask("turn", n=n)
             if "seconds" in reply:
@@ -72,7 +73,7 @@ def _prepare(
     record.update({**reply, **{key: record[key] for key in KEPT if key in record}})
 
 
-def _rotated(items: list[Any], by: int) -> Iterable[Any]:
+def rotated(items: list[Any], by: int) -> Iterable[Any]:
     """Another one begins each time: being first is not always the same one's luck."""
     by %= max(1, len(items))
     return [*items[by:], *items[:by]]
@@ -80,21 +81,25 @@ def _rotated(items: list[Any], by: int) -> Iterable[Any]:
 
 def predict(contestants: list[Contestant], n_rows: int, effort: Effort, say: Say) -> list[Any]:
     """Return one record per contestant and way to predict: seconds a call by repeat."""
-    records: list[dict[str, Any]] = []
+    ready: list[tuple[Contestant, dict[str, Any]]] = []
     for contestant in contestants:
         say(f"predict {n_rows} rows: preparing {contestant.title}")
         reply = contestant.ask("predictors_of", workload=PREDICTED, n_rows=n_rows)
         key = {"contestant": contestant.name, "threads": contestant.n_threads, "n_rows": n_rows}
         ways = reply.get("names", [])
-        records += [{**key, "way": way, "seconds": []} for way in ways]
-    by_key = {(c.name, c.n_threads): c for c in contestants}
-    calls = 500 if n_rows <= 1_000 else 3
+        ready += [(contestant, {**key, "way": way, "seconds": []}) for way in ways]
+    calls = [_calls(contestant, record["way"]) for contestant, record in ready]
     for repeat in range(effort.repeats):
-        for record in _rotated(records, repeat):
-            contestant = by_key[record["contestant"], record["threads"]]
-            reply = contestant.ask("predict", name=record["way"], calls=calls)
+        for (contestant, record), n in rotated([*zip(ready, calls, strict=True)], repeat):
+            reply = contestant.ask("predict", name=record["way"], calls=n)
             record["seconds"] += [reply["seconds"]] if "seconds" in reply else []
-    return records
+    return [record for _, record in ready]
+
+
+def _calls(contestant: Contestant, way: str) -> int:
+    """Return how many predictions take a turn."""
+    seconds = contestant.ask("predict", name=way, calls=10).get("seconds", PREDICT_SECONDS)
+    return max(3, int(PREDICT_SECONDS / seconds))
 
 
 def peaks(contestants: list[Contestant], quick: bool) -> list[dict[str, Any]]:

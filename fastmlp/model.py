@@ -1,28 +1,39 @@
-"""MLP: the net that users hold."""
+"""MLP: the net that users hold. Read this first."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from copy import deepcopy
+from datetime import timedelta
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp._process.buffer_pool import Idle
-from fastmlp._process.locks import Guard
+from fastmlp import validation
 from fastmlp.backends import protocol
+from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import resolve
-from fastmlp.network.parameter_layout import Views, bias_views, make_layout, weight_views
-from fastmlp.network.spec import Network
-from fastmlp.network.summary import Description, name_of
+from fastmlp.network.parameter_layout import Views
+from fastmlp.network.state import NetState
+from fastmlp.network.summary import Description
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import Optimizer
-from fastmlp.serialization.model_state import State
-from fastmlp.trainable import Trainable
+from fastmlp.serialization import model_state, safetensors_file
+from fastmlp.serialization.checkpoint_file import CheckpointFile
+from fastmlp.serialization.safetensors_file import Content
+from fastmlp.training import loop
+from fastmlp.training.checkpoint import EVERY
+from fastmlp.training.history import Callback, History
+from fastmlp.training.request import FitRequest, interrupted
+from fastmlp.training.single_step import single_step
+from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 Rule = str | Callable[..., Any]
 
 
-class MLP(Trainable):
+@final
+class MLP:
     """A multi-layer perceptron: trains, predicts, and shows its parameters.
 
     Parameters
@@ -111,30 +122,16 @@ class MLP(Trainable):
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        sizes = resolve.layer_sizes(layer_sizes)
-        hidden = resolve.hidden_activations(activation, len(sizes) - 2)
-        function = resolve.loss(loss)
-        self._loss_name = name_of(loss if isinstance(loss, str) else function.rule)
-        output, link = resolve.output_activation(output_activation, self._loss_name, function)
-        self._output_name = name_of(function.link or output)
-        self._network = Network(
-            layout=make_layout(sizes),
-            activations=(*hidden, output),
-            loss=function,
-            link=link,
-            penalties=resolve.penalty_terms(l2, l1, penalties),
-            dtype=resolve.dtype(dtype),
-        )
-        self._optimizer = resolve.optimizer(optimizer)
-        self.device = resolve.device(device)
-        protocol.require(self.device)
+        arguments = (layer_sizes, activation, output_activation, loss, l2, l1, penalties, dtype)
+        self._network, self._loss_name, self._output_name = resolve.network(*arguments)
+        rule = resolve.optimizer(optimizer)
+        self._device = resolve.device(device)
+        protocol.require(self._device)
+        self._engine: Engine[Any, Any] | None = None
+        self._predictor: Predictor | None = None
         self.n_threads = n_threads
-        self.n_steps = 0
-        self._generator = resolve.generator(seed)
-        self._guard, self._idle = Guard(), Idle()
-        self._moments = None
-        self._few_rows = None
-        self._parameters = self._initial_parameters(initializer)
+        generator = resolve.generator(seed)
+        self._state = resolve.initial_state(self._network, rule, generator, initializer)
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:
@@ -147,19 +144,230 @@ class MLP(Trainable):
         return self._network.dtype
 
     @property
+    def device(self) -> str:
+        """Where the net trains and predicts: "cpu", "cuda" or "cuda:<number>"."""
+        return self._device
+
+    @property
+    def n_threads(self) -> int | None:
+        """The most threads that its calls use on the CPU; None: as many as the process may use."""
+        return self._n_threads
+
+    @n_threads.setter
+    def n_threads(self, given: int | None) -> None:
+        if given is not None:
+            given = scalars.positive_integer("MLP", "n_threads", given)
+        self._n_threads = given
+        self._engine = self._predictor = None
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps done so far."""
+        return self._state.n_steps
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; another rule's, if set, starts from step 0 with a state of its own."""
+        return self._state.optimizer
+
+    @optimizer.setter
+    def optimizer(self, given: str | Optimizer | Callable[..., Any]) -> None:
+        optimizer, state = resolve.optimizer(given), self._state
+        with state.lock.training("MLP.optimizer"):
+            if optimizer.rule is not state.optimizer.rule:
+                state.restart()
+            state.optimizer = optimizer
+
+    @property
     def parameters(self) -> Array:
         """All weights, then all biases: one flat vector, live."""
-        return self._parameters
+        return self._state.parameters
 
     @property
     def weights(self) -> list[Array]:
         """The weight matrices, shape (n_in, n_out) each, as live views."""
-        return Views(weight_views(self._network.layout, self._parameters))
+        return Views(self._state.weights)
 
     @property
     def biases(self) -> list[Array]:
         """The bias vectors, shape (n_out,) each, as live views."""
-        return Views(bias_views(self._network.layout, self._parameters))
+        return Views(self._state.biases)
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        epochs: int = 100,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        sample_weight: ArrayLike | None = None,
+        validation_data: Any = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int | timedelta = EVERY,
+        resume: bool = False,
+    ) -> History:
+        """Train on X and y; a further call goes on where this one ended.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers
+            Not copied if it is C-contiguous and of the net's dtype. On a GPU it is copied there,
+            once for the fit, or taken as it is, if it is an array there (one that has
+            ``__cuda_array_interface__``, of CuPy or PyTorch).
+        y : (n_rows,) or (n_rows, n_outputs) array
+            For "cross_entropy" integer labels from 0, or one-hot rows.
+        epochs : int of 1 or more
+            How often to go through all rows.
+        batch_size : int of 1 or more
+            Rows per step; the last batch of an epoch may be shorter.
+        shuffle : bool
+            Take the rows in a new order each epoch.
+        sample_weight : (n_rows,) array, optional
+            How much each row counts, 0 or more. A batch of zero weights takes no step.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+        callbacks : callable or sequence of callables
+            Each is called with a `Report` after every epoch; ``report.stop()`` ends the fit.
+        progress : bool
+            Show a tqdm bar with the loss.
+        checkpoint : path, optional
+            A file to write where the fit stands to: at its beginning, at ends of epochs, and on
+            the way out, whatever the way. `load` reads it, too.
+        checkpoint_every : int or datetime.timedelta, default one minute
+            How many epochs, or how much time, from one checkpoint to the next.
+        resume : bool
+            Go on from the checkpoint, where there is one: a fit that was killed at any moment and
+            then resumed, with the same arguments on a net that was made alike, ends in the bits of
+            one that was not. What callbacks keep for themselves is not in the file.
+
+        Returns
+        -------
+        History
+            Losses by epoch, the status and the seconds. Ctrl-C ends the fit with a warning, a
+            usable net and `Status.INTERRUPTED`; a loss or parameter that is no longer finite with
+            a warning, the parameters from before that epoch and `Status.DIVERGED`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where data or arguments are not what they must be; the net is unchanged then.
+        FileError
+            A ValueError, where the checkpoint to resume from is not one, or damaged.
+        RuntimeError
+            Where another fit of this net is running.
+        MemoryError
+            Where there is not enough memory; the net is unchanged then.
+        ImportError
+            Where `progress` is asked for without tqdm, or a checkpoint without safetensors.
+        OSError
+            Where the first checkpoint cannot be written. A later one that cannot is a warning.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP
+        >>> X = np.linspace(-1, 1, 50)[:, None]
+        >>> net = MLP((1, 16, 1), activation="tanh", seed=0)
+        >>> history = net.fit(X, X**3, epochs=20, validation_data=(X[::5], X[::5] ** 3))
+        >>> len(history.loss), history.validation_loss[-1] < history.validation_loss[0]
+        (20, True)
+        """
+        who, state = "MLP.fit", self._state
+        scalars.positive_integer(who, "epochs", epochs)
+        scalars.positive_integer(who, "batch_size", batch_size)
+        scalars.boolean(who, "shuffle", shuffle)
+        scalars.boolean(who, "progress", progress)
+        every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
+        listeners = validation.callbacks(callbacks, who)
+        try:
+            engine, held_out = self._on_device(), None
+            data = engine.data(X, y, sample_weight, who)
+            if validation_data is not None:
+                pair = validation.validation_pair(validation_data, who)
+                held_out = engine.data(*pair, f"{who}: validation_data")
+        except KeyboardInterrupt:
+            # The first call of a process imports Numba there: 0.3 s.
+            return interrupted(History())
+        batch = min(int(batch_size), data.n_rows)
+        request = FitRequest(
+            data,
+            int(epochs),
+            batch,
+            shuffle=shuffle,
+            held_out=held_out,
+            callbacks=listeners,
+            progress=progress,
+            net=self,
+        )
+        with state.lock.training(who):
+            if checkpoint is not None:
+                file = CheckpointFile(checkpoint, self._network, state)
+                request.keep(file, state, every, resume=resume)
+            loop.fit(engine, state, request)
+        return request.history
+
+    def loss_and_gradient(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> tuple[float, Array]:
+        """Return the objective on all rows of X and y, penalties included, and its gradient.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        objective : float
+        gradient : (n_parameters,) array of the net's dtype, in the order of `parameters`
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the data are not what they must be.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> net = MLP((1, 1), initializer="zeros", dtype="float64")
+        >>> net.loss_and_gradient([[1.0], [3.0]], [1.0, 2.0])
+        (2.5, array([-7., -3.]))
+        """
+        engine = self._on_device()
+        data = engine.data(X, y, sample_weight, "MLP.loss_and_gradient")
+        return engine.objective(data)(self._state.parameters)
+
+    def apply_gradient(self, gradient: ArrayLike) -> None:
+        """Take one optimizer step with a gradient of your own making.
+
+        Together with `loss_and_gradient` it is a step of `fit` taken apart: clip, average or
+        change the gradient in between.
+
+        Parameters
+        ----------
+        gradient : (n_parameters,) array, in the order of `parameters`
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where the gradient is not what it must be; the net is unchanged then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP, SGD
+        >>> net = MLP((1, 1), optimizer=SGD(0.5), initializer="zeros")
+        >>> net.apply_gradient([1.0, -2.0])
+        >>> net.parameters
+        array([-0.5,  1. ], dtype=float32)
+        """
+        who, state = "MLP.apply_gradient", self._state
+        n_parameters, dtype = len(state.parameters), self._network.dtype
+        slopes = validation.vector(gradient, n_parameters, dtype, "gradient", who)
+        with state.lock.training(who):
+            single_step(self._on_device(), state, slopes)
 
     def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Return predictions: values, or the probabilities of a loss that owns a link.
@@ -190,17 +398,151 @@ class MLP(Trainable):
         >>> probabilities.shape, probabilities.sum(axis=1).round(6)
         ((2, 3), array([1., 1.], dtype=float32))
         """
-        quick = None if self._few_rows is None else self._few_rows(X, out)
-        if quick is not None:
-            return quick
-        return self._predict(X, out, raw=False, who="MLP.predict")
+        predictor = self._predictor
+        if predictor is None:
+            predictor = self._predictor = self._on_device().predictor(self._state.parameters)
+        return predictor(X, out)
 
     def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
         Takes, returns and raises what `predict` does.
         """
-        return self._predict(X, out, raw=True, who="MLP.predict_raw")
+        predictor = self._on_device().predictor(self._state.parameters, raw=True)
+        return predictor(X, out, "MLP.predict_raw")
+
+    def to(self, device: str) -> Self:
+        """Move the net, and the optimizer's state with it, to another device; return it.
+
+        `parameters` stay where they are, in the memory of the host: a call on a GPU begins with a
+        copy of them, and a fit ends with one back.
+
+        Parameters
+        ----------
+        device : "cpu", "cuda" or "cuda:<number>"
+
+        Raises
+        ------
+        ValueError
+            Where it is no device's name.
+        ImportError, RuntimeError
+            Where a package, the driver or the device is missing; the net stays where it was.
+        RuntimeError
+            Where a fit of this net is running.
+
+        Examples
+        --------
+        >>> from fastmlp import MLP
+        >>> MLP((2, 4, 1), seed=0).to("cpu").device
+        'cpu'
+        """
+        who = "MLP.to"
+        target = resolve.device(device)
+        protocol.require(target, who)
+        with self._state.lock.training(who):
+            self._state.unpack()
+            self._device = target
+            self._engine = self._predictor = None
+        return self
+
+    def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
+        """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
+
+        The file is written whole or not at all. It holds names and numbers, no code: rules of your
+        own are kept by their names, and `load` is given the functions again.
+
+        Parameters
+        ----------
+        path : path
+        include_training_state : bool
+            Add the optimizer's state, the number of steps and the generator's state, so that `fit`
+            on the loaded net goes on with the same bits.
+
+        Raises
+        ------
+        TypeError
+            Where an argument is not what it must be.
+        ImportError
+            Where safetensors is not installed.
+        OSError
+            Where the file cannot be written; one that was there before is as it was.
+        ValueError
+            Where a rule of your own has no name, as a lambda, or a parameter is not finite.
+        RuntimeError
+            Where a fit is running, and with it the training state: see `checkpoint` of `fit`.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from fastmlp import MLP
+        >>> net, path = MLP((2, 4, 1), seed=0), os.path.join(tempfile.mkdtemp(), "net.safetensors")
+        >>> net.save(path)
+        >>> bool((MLP.load(path).predict([[1, 2]]) == net.predict([[1, 2]])).all())
+        True
+        """
+        scalars.path("MLP.save", "path", path)
+        scalars.boolean("MLP.save", "include_training_state", include_training_state)
+        if include_training_state:
+            with self._state.lock.training("MLP.save"):
+                state = model_state.capture(self._network, self._state, training=True)
+        else:
+            state = model_state.capture(self._network, self._state, training=False)
+        safetensors_file.write(path, model_state.pack(state))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        rules: Mapping[str, Any] | None = None,
+        n_threads: int | None = None,
+        device: str = "cpu",
+    ) -> Self:
+        """Return the net that `save`, or a checkpoint of `fit`, wrote to a file.
+
+        Nothing in the file is run, and it takes no more memory than its own size allows: a file
+        from anywhere is a net or a `FileError`. Files of every released version load.
+
+        Parameters
+        ----------
+        path : path
+        rules : mapping of str to callable, Loss or Optimizer, optional
+            Your own rules that the net was made with, by their names.
+        n_threads : int, optional
+            As for `MLP`; a file does not keep it.
+        device : "cpu", "cuda" or "cuda:<number>"
+            As for `MLP`; a file does not keep it.
+
+        Raises
+        ------
+        FileError
+            A ValueError, where the file is damaged, of another kind or of a later version, or
+            names a rule that is neither fastmlp's nor among `rules`.
+        TypeError, ValueError
+            Where an argument is not what it must be.
+        OSError
+            Where there is no file, or it cannot be read.
+        ImportError
+            Where safetensors is not installed.
+
+        Examples
+        --------
+        >>> from fastmlp import FileError, MLP
+        >>> try:
+        ...     MLP.load("README.md")
+        ... except (FileError, OSError) as error:
+        ...     print("no net")
+        no net
+        """
+        scalars.path("MLP.load", "path", path)
+        if n_threads is not None:
+            scalars.positive_integer("MLP.load", "n_threads", n_threads)
+        protocol.require(resolve.device(device), "MLP.load")
+        own = resolve.own_rules(rules, "MLP.load")
+        content = safetensors_file.read(path)
+        with safetensors_file.refusing(path):
+            net = unpacked(content, own, n_threads)
+        return net.to(device)
 
     def summary(self) -> str:
         """Return a table of the layers, and the settings, as text.
@@ -223,28 +565,54 @@ class MLP(Trainable):
         names = (self._loss_name, self._output_name)
         return Description(self._network, self.optimizer, *names, self.n_steps)
 
-    def _initial_parameters(self, initializer: Rule | None) -> Array:
-        layout = self._network.layout
-        resolve.room_for_parameters(layout, self.dtype)
-        flat = np.zeros(layout.n_parameters, self.dtype)
-        rules = resolve.initializer(initializer, self._network.activations)
-        for rule, view in zip(rules, weight_views(layout, flat), strict=True):
-            resolve.initial_weights(rule, self._generator, view)
-        return flat
+    def _on_device(self) -> Engine[Any, Any]:
+        """Return the engine of the net's device, made on first use: it imports Numba."""
+        if self._engine is None:
+            how = (self._network, self._n_threads, self._state.lock)
+            self._engine = protocol.engine_on(self._device, *how)
+        return self._engine
 
-    @classmethod
-    def _made_of(cls, state: State, n_threads: int | None) -> Self:
-        network = state.network
-        *hidden, output = network.activations
-        net = cls(
-            network.layout.sizes,
-            activation=hidden,
-            output_activation=network.loss.link or output,
-            loss=network.loss,
-            optimizer=state.optimizer,
-            initializer="zeros",
-            dtype=network.dtype,
-            n_threads=n_threads,
-        )
-        net._network = network
-        return net
+    def __copy__(self) -> Self:
+        """Return what `copy.deepcopy` does: two nets that had arrays in common would train both."""
+        return deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_engine": None, "_predictor": None}
+
+
+class Core(NamedTuple):
+    """The parts of a net that `fit_many` trains."""
+
+    engine: Engine[Any, Any]
+    state: NetState
+
+
+def core_of(net: MLP) -> Core:
+    """Return a net's engine, and its state."""
+    return Core(net._on_device(), net._state)
+
+
+def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) -> MLP:
+    """Return the net that a file holds; `own` are the user's rules by their names.
+
+    Raises
+    ------
+    FileError, TypeError, ValueError, LookupError
+        Where it is not what it must be.
+    """
+    saved = model_state.unpack(content, own)
+    network = saved.network
+    *hidden, output = network.activations
+    net = MLP(
+        network.layout.sizes,
+        activation=hidden,
+        output_activation=network.loss.link or output,
+        loss=network.loss,
+        optimizer=saved.optimizer,
+        initializer="zeros",
+        dtype=network.dtype,
+        n_threads=n_threads,
+    )
+    net._network = network
+    model_state.restore(net._state, saved)
+    return net

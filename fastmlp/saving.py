@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from fastmlp.model import MLP
+from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.validation import scalars
@@ -126,7 +126,7 @@ def load(
     content = safetensors_file.read(path)
     if content.kind == model_state.KIND:
         with safetensors_file.refusing(path):
-            return MLP._unpacked(content, own, n_threads)
+            return unpacked(content, own, n_threads)
     with safetensors_file.refusing(path):
         scalars.known("file", "kind", content.kind, (model_state.KIND, *ESTIMATORS))
     try:

@@ -1,6 +1,7 @@
 """Imports go down: every room has a floor, and nothing on it knows what stands above."""
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
@@ -28,10 +29,11 @@ HOUSES: dict[str, list[set[str]]] = {
     ],
     "fastmlp.backends": [{"protocol"}, {"cpu", "cuda"}, {"__init__"}],
     "fastmlp.backends.cpu": [
+        {"tuning"},
         {"threads", "simd"},
         {"plan"},
         {"kernels"},
-        {"session"},
+        {"session", "reshuffle"},
         {"dispatch"},
         {"evaluation", "trainer"},
         {"predict"},
@@ -40,35 +42,16 @@ HOUSES: dict[str, list[set[str]]] = {
     ],
     "fastmlp.estimators": [{"mlp"}, {"ensemble", "search"}, {"__init__"}],
 }
-# What MLP inherits counts as its room.
-PARTS = dict.fromkeys(("persistent", "placed", "trainable"), "model")
 # Imports that the floors forbid and that are still there, each with what would undo it.
 TOLERATED = {
     ("fastmlp", "validation", "rules"): "targets() takes a Loss: the word `loss.targets` would do",
     ("fastmlp", "network", "rules"): "names are made into rules: a floor of its own for network",
-    (
-        "fastmlp",
-        "training",
-        "serialization",
-    ): "the loop writes the checkpoint: hand the file in",
-    ("fastmlp", "estimators", "many"): "ensembles take fit_many's pool, all estimators its cost_of",
     ("fastmlp", "cli", "plotting"): "the demo draws",
-    (
-        "fastmlp.backends",
-        "protocol",
-        "cuda",
-    ): "require() asks the adapter for a device",
     (
         "fastmlp.backends",
         "cuda",
         "cpu",
     ): "the CPU's compiled kernel shuffles the orders",
-    ("fastmlp.backends.cpu", "simd", "plan"): "STRIP_ROWS and ROW_BLOCK: hand them in",
-    (
-        "fastmlp.backends.cpu",
-        "plan",
-        "dispatch",
-    ): "RATE: a file of tuned numbers",
 }
 OPTIONAL = {
     "sklearn",
@@ -93,8 +76,7 @@ each_module = pytest.mark.parametrize("module", FILES)
 
 
 def room_of(module: str, house: str = "fastmlp") -> str:
-    room = module.removeprefix(f"{house}.").split(".")[0]
-    return PARTS.get(room, room)
+    return module.removeprefix(f"{house}.").split(".")[0]
 
 
 def floor_of(module: str, house: str = "fastmlp") -> int:
@@ -211,3 +193,20 @@ def test_only_the_programs_print(module: str) -> None:
     # scikit-learn's verbose prints, and so does ours.
     rooms = ("cli", "estimators")
     assert room_of(module) in rooms or not prints, f"print in lines {prints}"
+
+
+@each_module
+def test_the_estimators_know_no_backend_but_by_its_protocol(module: str) -> None:
+    backends = {name for name in imports_of(TREES[module]) if name.startswith("fastmlp.backends.")}
+    if room_of(module) in ("model", "network", "training", "many", "estimators", "saving"):
+        assert backends <= {"fastmlp.backends.protocol"}
+
+
+# Of an MLP: the parts that fit_many trains are those of `model.core_of`.
+PRIVATE = re.compile(r"(?<!self)(?<!other)\._(network|state|engine|predictor|n_threads|device)\b")
+
+
+@each_module
+def test_private_parts_of_a_net_are_read_in_model_alone(module: str) -> None:
+    if room_of(module) in ("many", "saving", "cli", "plotting", "training", "serialization"):
+        assert not PRIVATE.search(FILES[module].read_text())

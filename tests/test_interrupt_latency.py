@@ -70,7 +70,7 @@ def heard() -> Iterator[list[float]]:
 def seconds_until_heard(work: Callable[[], Any], heard: list[float]) -> float:
     """Compile first: LLVM hears nothing for a second at a time."""
     worker_pool.compile_all()
-    cost_model.blocks()
+    cost_model.calibration_driver()
     MLP((64, 64, 1), seed=0).fit(X, Y, epochs=1)
     sent: list[float] = []
 

@@ -12,6 +12,7 @@ import pytest
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup
+from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -346,7 +347,7 @@ def test_numbers_that_are_not_finite_are_refused(number: float, path: Path) -> N
 def test_a_copy_of_a_net_has_a_guard_of_its_own() -> None:
     net = make()
     others = [copy.deepcopy(net) for _ in range(2)]
-    assert len({id(each._guard) for each in (net, *others)}) == 3
+    assert len({id(core_of(each).state.lock) for each in (net, *others)}) == 3
 
 
 # Golden files: written once, by the version in their name, and never again.

@@ -1,9 +1,10 @@
-"""What a model asks of a backend, and the one place where a device's name becomes a backend."""
+"""The interface of a backend, and the one place where a device's name becomes an engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,86 +13,272 @@ from fastmlp._process import signals
 from fastmlp._process.buffer_pool import Idle
 from fastmlp._process.locks import Guard
 from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
+Order = NDArray[np.int64]
 # Takes a key and a function without arguments; returns what that returns, or returned at this key.
-Once = Callable[[Any, Callable[[], Any]], Any]
+Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
-def each_time(key: Any, make: Callable[[], Any]) -> Any:
+def no_memo(key: Any, make: Callable[[], Any]) -> Any:
     """Return what `make` returns, and keep nothing."""
     return make()
 
 
-class Moments(Protocol):
-    """An optimizer's state, wherever it lies."""
-
-    def flat(self) -> Array:
-        """Return a copy in the order of the parameters, shape (2, n_parameters)."""
-        ...
-
-
 class Data(Protocol):
-    """Rows to work on, validated; a NamedTuple of x, y, weight and rows: which of them, or None."""
+    """Validated rows where a device wants them; a NamedTuple."""
 
     @property
-    def x(self) -> Any: ...
-
-    @property
-    def y(self) -> Any: ...
-
-    @property
-    def weight(self) -> Any: ...
-
-    @property
-    def rows(self) -> NDArray[np.int64] | None: ...
-
-    @property
-    def n_rows(self) -> int: ...
-
-    @property
-    def mass(self) -> float: ...
-
-
-class Backend(Protocol):
-    """Forward, gradient and update of one network on some device."""
-
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Any:
-        """Return rows, validated, where the device wants them; `once` keeps what nets share."""
+    def x(self) -> Any:
+        """Features, shape (n, n_features), or a sparse matrix's rows."""
         ...
 
-    def evaluation(self, data: Any) -> Callable[[Array], float]:
+    @property
+    def y(self) -> Any:
+        """Targets, shape (n, n_targets)."""
+        ...
+
+    @property
+    def weight(self) -> Array:
+        """Weights, shape (n,), or (0,) for rows that count alike."""
+        ...
+
+    @property
+    def rows(self) -> Order | None:
+        """Indices of the rows to work on, in their order, or None for all."""
+        ...
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows to work on."""
+        ...
+
+    @property
+    def mass(self) -> float:
+        """Number of rows to work on, or the sum of their weights."""
+        ...
+
+    def _replace(self, *, rows: Order | None) -> Self:
+        """Return the same data with other rows to work on."""
+        ...
+
+
+D = TypeVar("D", bound=Data)
+P = TypeVar("P", bound=PackedSlots)
+
+
+class Evaluation(Protocol):
+    """The mean loss over some rows, weighted, without penalties."""
+
+    def __call__(self, parameters: Array, out: Array | None = None) -> float:
+        """Return the loss at these parameters; write predictions to `out`, if there is one."""
+        ...
+
+
+# From parameters to the objective on some rows, penalties included, and its flat gradient.
+Objective = Callable[[Array], tuple[float, Array]]
+
+
+class Predictor(Protocol):
+    """Predictions of one net at its live parameters; a copy or a pickle of it is None."""
+
+    def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
+        """Return predictions, shape (n_rows, n_outputs): check X and `out`, choose the fastest way
+        for so many rows, and warn where a prediction is not finite."""
+        ...
+
+    def quick(self, x: object, out: object = None) -> Array | None:
+        """Return predictions of a few rows by the way of the last call for a few; None where there
+        was none, or x is no array that needs neither check nor copy."""
+        ...
+
+    def write(self, x: Any, out: Array) -> object:
+        """Write predictions to `out` for features in the form of `Engine.features`, unchecked."""
+        ...
+
+    @property
+    def is_quick(self) -> bool:
+        """True if `quick` has a way for a few rows."""
+        ...
+
+
+class Trainer(Protocol):
+    """One fit's buffers on a device. A unit is the least work of a call, at most a step."""
+
+    units_per_epoch: int
+    unit_flops: int
+
+    @property
+    def diverged(self) -> bool:
+        """True if the last call met a number that is not finite."""
+        ...
+
+    @property
+    def reached(self) -> int:
+        """The unit of the window that the calls of `run` have reached, interrupted or not."""
+        ...
+
+    def begin(self) -> None:
+        """Begin a window of epochs: `reached` is 0."""
+        ...
+
+    def run(self, order: Order, coefficients: Rates, losses: Array, first: int, last: int) -> int:
+        """Do units first to last of a window of epochs; return the unit where it stopped.
+
+        Parameters
+        ----------
+        order : int64, shape (n_epochs or 1, n_rows), C-contiguous: where the rows lie in the data
+        coefficients : shape (n_steps, n_coefficients), for the steps of this call
+        losses : float64, shape (n_epochs,), receives each epoch's mean objective
+        """
+        ...
+
+    def step_of(self, unit: int) -> int:
+        """Return the number of steps of a window that are complete before this unit."""
+        ...
+
+    def orders(self, words: NDArray[np.uint32]) -> Order:
+        """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
+        ...
+
+    def reshuffled(self, random: np.random.RandomState, order: Order, n_orders: int) -> Order:
+        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        ...
+
+    def plain_order(self) -> Order:
+        """Return the rows in the order of the data, shape (1, n_rows)."""
+        ...
+
+    def load(self) -> None:
+        """Read the parameters again, which a callback may have changed."""
+        ...
+
+    def store(self) -> None:
+        """Write parameters and optimizer's state as the calls so far have left them."""
+        ...
+
+    def end(self) -> None:
+        """Leave the buffers to the next fit."""
+        ...
+
+
+class Engine(Protocol[D, P]):
+    """Prediction, gradient and training of one network on one device.
+
+    Attributes
+    ----------
+    network : Network
+    queue : int or None
+        Fits on one queue wait for each other and leave the process's cores free: the number of the
+        GPU. None: fits share the cores.
+    """
+
+    network: Network
+
+    @property
+    def queue(self) -> int | None: ...
+
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> D:
+        """Return validated rows where the device wants them; `memo` keeps what nets share."""
+        ...
+
+    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> D:
+        """Return rows that are validated already, X dense or sparse, converted to the dtype."""
+        ...
+
+    def features(self, X: Any) -> Any:
+        """Return validated features, dense or sparse, in the form of `Data.x`."""
+        ...
+
+    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
+        """Return the predictor for these live parameters; `raw`: before activation or link."""
+        ...
+
+    def evaluation(self, data: D) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         ...
 
-    def objective(self, data: Any) -> Callable[[Array], tuple[float, Array]]:
+    def objective(self, data: D) -> Objective:
         """Return objective and gradient on all rows of `data`, as a function of the parameters."""
         ...
 
-    def loss_and_gradient(self, parameters: Array, data: Any) -> tuple[float, Array]:
-        """Return the objective, penalties included, and its gradient, flat."""
-        ...
-
-    def moments(self, flat: Array | None = None) -> Any:
-        """Return this state of an optimizer, or that of one which has taken no step."""
+    def slots(self, state: NetState, data: D | None = None) -> P:
+        """Return the optimizer's state of a net, packed for training on `data`."""
         ...
 
     def update(
         self,
         parameters: Array,
-        moments: Any,
+        slots: P,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
     ) -> None:
-        """Apply one optimizer step with this gradient."""
+        """Apply one optimizer step with a flat gradient and coefficients, shape (1, n)."""
         ...
 
     def trainer(
-        self, parameters: Array, moments: Any, optimizer: Optimizer, data: Any, batch_size: int
-    ) -> Any:
-        """Allocate and compile what training on `data` needs: see `loop.Trainer`."""
+        self,
+        parameters: Array,
+        slots: P,
+        optimizer: Optimizer,
+        data: D,
+        batch_size: int,
+        **options: Any,
+    ) -> Trainer:
+        """Allocate and compile what training on `data` needs.
+
+        `options` are those of the device's `Trainer`; the estimators set `guarded` and `by_rows`,
+        which the CPU has.
+        """
+        ...
+
+
+@dataclass
+class Outcome:
+    """The result of one net of a group that trains in one launch.
+
+    Attributes
+    ----------
+    n_steps : done in all; 0 after a divergence, when the state starts anew
+    loss : each epoch's mean objective, without the epoch in which it diverged
+    diverged_at : the loss of that epoch, or None
+    seconds : from the beginning of its group to its end; 0 before it began
+    """
+
+    n_steps: int
+    loss: list[float] = field(default_factory=list)
+    diverged_at: float | None = None
+    seconds: float = 0.0
+
+
+class GroupEngine(Engine[D, P], Protocol):
+    """An engine whose device trains many small nets in one launch."""
+
+    def fits_in_group(self, batch_size: int) -> bool:
+        """Return True if a net's own fit with this batch size takes one block of a launch."""
+        ...
+
+    def train_group(
+        self,
+        members: Sequence[tuple[Any, NetState, D]],
+        outcomes: Sequence[Outcome],
+        *,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        told: Callable[[int], object] | None,
+    ) -> None:
+        """Train nets over shared X and y for so many epochs each, a block a net.
+
+        Parameters
+        ----------
+        members : engine, state and rows of each net; states are brought up to date
+        outcomes : of the members, written to also where an exception ends the call
+        told : called with the number of epochs that a launch has ended, or None
+        """
         ...
 
 
@@ -109,23 +296,40 @@ def require(device: str, who: str = "MLP") -> None:
         Where a package, the driver or the device is missing.
     """
     if device != "cpu":
-        from fastmlp.backends.cuda import adapter
-
-        adapter.require(index_of(device), who)
+        import_module("fastmlp.backends.cuda.adapter").require(index_of(device), who)
 
 
-def backend_of(
-    device: str, network: Network, n_threads: int | None, guard: Guard, idle: Idle
-) -> Any:
-    """Return the backend of a device, set up for a network."""
+def engine_on(
+    device: str,
+    network: Network,
+    n_threads: int | None = None,
+    lock: Guard | None = None,
+    buffers: Idle | None = None,
+) -> Engine[Any, Any]:
+    """Return a device's engine for one network.
+
+    Parameters
+    ----------
+    device : "cpu", "cuda" or "cuda:<number>"
+    n_threads : at most so many threads of the CPU; None: as many as the process may use
+    lock : held while the parameters are read or written as a whole
+    buffers : where calls leave buffers for the next ones; None: the engine's own
+    """
     if device == "cpu":
-        return _module("cpu").Engine(network, n_threads, guard, idle)
-    return _module("cuda").Engine(network, index_of(device), guard)
+        found: Engine[Any, Any] = _module("cpu").Engine(network, n_threads, lock, buffers)
+    else:
+        found = _module("cuda").Engine(network, index_of(device), lock)
+    return found
+
+
+def thread_limit() -> int:
+    """Return the most threads that the process may use."""
+    return int(import_module("fastmlp.backends.cpu.threads.limits").thread_limit())
 
 
 @cache
 def _module(backend: str) -> Any:
-    """Load a backend on first use, and Numba with it; what Ctrl-C would leave half of, a later
-    import might not make whole."""
+    """Import a backend on first use, and Numba with it, Ctrl-C deferred: an import that ends half
+    way may leave modules that a later import cannot complete."""
     with signals.deferred():
         return import_module(f"fastmlp.backends.{backend}.engine")

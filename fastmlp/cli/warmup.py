@@ -9,10 +9,9 @@ import numpy as np
 from fastmlp._process import warnings
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.kernels.shuffle import shuffle_again
-from fastmlp.backends.cpu.predict.predictor import STREAM_BYTES
-from fastmlp.backends.cpu.predict.small_batch import FEW_ROWS, MOST_ROWS
 from fastmlp.backends.cpu.session import compile_others
 from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.model import MLP
 from fastmlp.network import resolve
@@ -111,9 +110,9 @@ def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: A
 
 def _predict_wide(dtype: str) -> None:
     """Predict with a net that is too wide for predictions by row blocks."""
-    width = 1 + STREAM_BYTES // (WIDTH * np.dtype(dtype).itemsize)
+    width = 1 + BLOCK_BYTES // (WIDTH * np.dtype(dtype).itemsize)
     net = _net(dtype, (WIDTH, width, 1), initializer="zeros")
-    net.predict(np.ones((FEW_ROWS + 1, WIDTH)))
+    net.predict(np.ones((ONE_BY_ONE + 1, WIDTH)))
 
 
 def _optimizers() -> Iterator[Optimizer]:
@@ -137,7 +136,7 @@ def _exercise(net: MLP) -> None:
         history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))
     if history.status is Status.INTERRUPTED:
         raise KeyboardInterrupt
-    net.predict(np.repeat(X, MOST_ROWS, axis=0))
+    net.predict(np.repeat(X, GIL_ROWS, axis=0))
     # One row has a path of its own, and a faster one from the second call on.
     for _ in range(2):
         net.predict(X[:1])
@@ -148,4 +147,4 @@ def _exercise(net: MLP) -> None:
 def _compile_for_teams() -> None:
     """Compile the functions of teams, and of the cost model's calibration."""
     worker_pool.compile_all()
-    cost_model.blocks()
+    cost_model.calibration_driver()

@@ -141,6 +141,11 @@ def compiled_by_numba(loop: Loop, cache: CodeCache | None) -> Any:
         for kind in parameters_of(loop)
     )
     kind = (tuple(given), types.void)
+    if COMPILER == "numba":
+        # Code from the disk cache names functions of the threads' runtime.
+        from numba.np.ufunc.parallel import _launch_threads
+
+        _launch_threads()
     code: Any = CFunc(loop, kind, {}, {"error_model": "numpy"}, pipeline_class=Compiler)
     if cache is not None:
         code._cache = cache

@@ -1,27 +1,25 @@
 """fit_many: many nets in one call, one on each core or in each block of a GPU, over shared data."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastmlp import validation
-from fastmlp._process.task_pool import Outcome, Pool, Task, check, share
+from fastmlp._process.task_pool import Outcome, Pool, Task, check
 from fastmlp._process.warnings import warn
-from fastmlp.many.gpu import Fit, lanes_of
-from fastmlp.many.tasks import Job
+from fastmlp.many.gpu import Fit, queues_of
+from fastmlp.many.progress import Bar, bar_over
+from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
 from fastmlp.model import MLP
 from fastmlp.training import loop
 from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.pool import pool_of
+from fastmlp.training.request import FitRequest
 from fastmlp.validation import scalars
-
-WHO = "fit_many"
-Array = NDArray[Any]
-Rows = NDArray[np.int64]
 
 
 def fit_many(
@@ -117,158 +115,21 @@ def fit_many(
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
     listeners = validation.callbacks(callbacks, WHO)
-    each = _nets(nets)
+    each = nets_of(nets)
     try:
-        jobs = _jobs(each, X, y, epochs, batch_size, rows, validation_rows, sample_weight)
+        jobs = jobs_of(each, X, y, epochs, batch_size, rows, validation_rows, sample_weight)
     except KeyboardInterrupt:
-        # The first of a process loads Numba there: 0.3 s.
+        # The first call of a process imports Numba there: 0.3 s.
         return _interrupted([None] * len(each))
     if not jobs:
         return []
     if shuffle:
-        _check_generators(jobs)
+        check_generators(jobs)
     return _train(jobs, shuffle, _one_at_a_time(listeners), progress, n_threads)
 
 
-def pool_of(n_threads: int | None) -> Pool:
-    """Return a pool of so many threads; None: of as many as are free to this thread."""
-    from fastmlp.backends.cpu.threads import limits
-
-    return Pool(share() or limits.thread_limit() if n_threads is None else int(n_threads))
-
-
-def _nets(given: Any) -> list[MLP]:
-    if isinstance(given, MLP) or not isinstance(given, Iterable):
-        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {given!r}")
-    nets, places = list(given), dict[int, int]()
-    for i, net in enumerate(nets):
-        if not isinstance(net, MLP):
-            raise TypeError(f"{WHO}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
-        if places.setdefault(id(net), i) != i:
-            raise ValueError(f"{WHO}: nets[{i}] is the net that nets[{places[id(net)]}] is")
-    return nets
-
-
-def _jobs(
-    nets: list[MLP],
-    X: Any,
-    y: Any,
-    epochs: Any,
-    batch_size: Any,
-    rows: Any,
-    validation_rows: Any,
-    sample_weight: Any,
-) -> list[Job]:
-    """Check everything, and return each net's part."""
-    n = len(nets)
-    each_epochs = _integers(epochs, "epochs", n)
-    each_batch_size = _integers(batch_size, "batch_size", n)
-    shared = Shared(X, y)
-    each_weight = _each(sample_weight, "sample_weight", n)
-    # First: what is wrong with X would be told as rows out of range.
-    wholes = [shared.data(net, each_weight[i], _who(i)) for i, net in enumerate(nets)]
-    each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
-    held_out = _numbered(validation_rows, "validation_rows", n)
-    each_held_out = [_index(given, shared, i, "validation_rows") for i, given in held_out]
-    jobs = []
-    for i, (net, whole) in enumerate(zip(nets, wholes, strict=True)):
-        who = _who(i)
-        parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
-        for part in parts if each_held_out[i] is not None else parts[:1]:
-            if part.mass == 0:
-                raise ValueError(f"{who}: sample_weight must not be 0 in all of its rows")
-        batch = min(each_batch_size[i], parts[0].n_rows)
-        validated = None if each_held_out[i] is None else parts[1]
-        jobs.append(Job(net, parts[0], validated, each_epochs[i], batch))
-    return jobs
-
-
-def _check_generators(jobs: list[Job]) -> None:
-    """Refuse nets that draw their orders of rows from one generator: who draws first, and so the
-    bits, would depend on the threads."""
-    places = dict[int, int]()
-    for i, job in enumerate(jobs):
-        if job.batch_size < job.data.n_rows:
-            first = places.setdefault(id(job.net._generator), i)
-            if first != i:
-                raise ValueError(
-                    f"{_who(i)} shuffles by the generator that nets[{first}] does; make each net "
-                    "with a seed of its own, as one of generator.spawn(n)"
-                )
-
-
-class Shared:
-    """X, y and weights as the nets take them: made once for all nets that take them alike."""
-
-    def __init__(self, X: Any, y: Any) -> None:
-        self._x, self._y = X, y
-        self._made: dict[Any, Any] = {}
-        # What is known by its identity must stay alive.
-        self._kept: list[Any] = []
-
-    @property
-    def n_rows(self) -> int:
-        """The rows of X; 0 where it is no array."""
-        return len(self._x) if hasattr(self._x, "__len__") else 0
-
-    def data(self, net: MLP, weight: Any, who: str) -> Any:
-        """Return all rows, for a net, where its device wants them."""
-        self._kept.append(weight)
-        return net._engine().data(self._x, self._y, weight, who, self.once)
-
-    def index(self, given: Any, who: str, name: str) -> Rows:
-        """Return checked indices of rows."""
-        self._kept.append(given)
-        make = partial(validation.row_index, given, self.n_rows, who, name)
-        index: Rows = self.once(("index", id(given)), make)
-        return index
-
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made under this key, or make it."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-
-def _index(given: Any, shared: Shared, i: int, name: str) -> Rows | None:
-    return None if given is None else shared.index(given, _who(i), name)
-
-
-def _who(i: int) -> str:
-    return f"{WHO}: nets[{i}]"
-
-
-def _integers(given: Any, name: str, n: int) -> list[int]:
-    """Return one integer per net, from one for all or from a sequence."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        return [scalars.positive_integer(WHO, name, given)] * n
-    numbers = list(given)
-    _as_many(numbers, name, n)
-    return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
-
-
-def _numbered(given: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
-    return enumerate(_each(given, name, n))
-
-
-def _each(given: Any, name: str, n: int) -> list[Any]:
-    """Return one array or None per net, from one for all or from a sequence of them."""
-    if not isinstance(given, Sequence) and not (isinstance(given, np.ndarray) and given.ndim):
-        return [given] * n
-    if len(given) == 0 or (np.ndim(given[0]) == 0 and given[0] is not None):
-        return [given] * n
-    parts = list(given)
-    _as_many(parts, name, n)
-    return parts
-
-
-def _as_many(given: Sequence[Any], name: str, n: int) -> None:
-    if len(given) != n:
-        raise ValueError(f"{WHO}: there are {n} nets, but {name} has {len(given)} entries")
-
-
 def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return the callbacks, of which never two run at once."""
+    """Return the callbacks under one lock: two never run at once."""
     lock = threading.Lock()
 
     def locked(callback: Callback, report: Report) -> None:
@@ -285,18 +146,19 @@ def _train(
     progress: bool,
     n_threads: int | None,
 ) -> list[History]:
-    """Train all nets, each of which nobody else trains meanwhile."""
+    """Train all nets; each is locked against another fit meanwhile."""
     pool = pool_of(n_threads)
     with ExitStack() as stack:
         for i, job in enumerate(jobs):
-            stack.enter_context(job.net._guard.training(_who(i)))
-        bar = stack.enter_context(_bar(jobs, progress))
+            stack.enter_context(job.core.state.lock.training(who(i)))
+        n_epochs = sum(job.epochs for job in jobs)
+        bar = stack.enter_context(bar_over(n_epochs, len(jobs), WHO, shown=progress))
         fits = [_fit(job, shuffle, callbacks, bar) for job in jobs]
         how = {"shuffle": shuffle, "watched": bool(callbacks), "bar": bar}
         outcomes = _outcomes(pool, jobs, fits, how)
     for i, outcome in enumerate(outcomes):
         for message, category in outcome.warnings if outcome else ():
-            warn(f"{_who(i)}: {message}", category)
+            warn(f"{who(i)}: {message}", category)
     if pool.interrupted:
         return _interrupted(outcomes)
     return _histories(outcomes)
@@ -307,7 +169,7 @@ def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
 
 
 def _interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
-    """Return the histories of what Ctrl-C ended, and warn."""
+    """Return the histories of a call that Ctrl-C has ended, and warn."""
     histories = _histories(outcomes)
     done = sum(history.status is not Status.INTERRUPTED for history in histories)
     begun = sum(outcome is not None for outcome in outcomes)
@@ -323,69 +185,35 @@ def _outcomes(
     pool: Pool, jobs: list[Job], fits: list[Fit], how: dict[str, Any]
 ) -> list[Outcome | None]:
     """Do the fits, those on the CPU in the pool, those on each GPU beside it."""
-    on_cpu = [i for i, job in enumerate(jobs) if job.net.device == "cpu"]
-    lanes = lanes_of(jobs, fits, **how)
+    on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
+    queues = queues_of(jobs, fits, **how)
     tasks = [Task(jobs[i].cost, fits[i], f"nets {i}") for i in on_cpu]
-    ended = pool.run([*tasks, *(lane.task for lane in lanes)])
+    ended = pool.run([*tasks, *(queue.task for queue in queues)])
     found = dict(zip(on_cpu, ended, strict=False))
-    for lane in lanes:
-        found |= lane.outcomes
+    for queue in queues:
+        found |= queue.outcomes
     return [found.get(i) for i in range(len(jobs))]
 
 
-def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: "Bar | None") -> Fit:
-    """Return what trains a net as its own fit does."""
-    net, data, held_out, epochs, batch_size = job
+def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: Bar | None) -> Fit:
+    """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
         check()
-        request = net._request(data, held_out, epochs, batch_size, shuffle)
-        own_bar: Any = False if bar is None else bar
-        history = net._train(
-            data, batch_size, request._replace(callbacks=callbacks, progress=own_bar)
+        request = FitRequest(
+            job.data,
+            job.epochs,
+            job.batch_size,
+            shuffle=shuffle,
+            held_out=job.held_out,
+            callbacks=callbacks,
+            progress=False if bar is None else bar,
+            net=job.net,
         )
+        loop.fit(*job.core, request)
+        history = request.history
         if bar is not None:
-            bar.net_ends(epochs - len(history.loss))
+            bar.net_ends(job.epochs - len(history.loss))
         return history
 
     return fit
-
-
-class Bar:
-    """One bar for all nets: what a loop asks of its own."""
-
-    def __init__(self, bar: Any, n_nets: int) -> None:
-        self._bar, self._n_nets, self._n_done = bar, n_nets, 0
-        self._lock = threading.Lock()
-        self._tell()
-
-    def __enter__(self) -> "Bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def update(self, n_epochs: int) -> None:
-        """Count epochs that are done."""
-        with self._lock:
-            self._bar.update(n_epochs)
-
-    def net_ends(self, n_epochs: int) -> None:
-        """Count a net that is done, so many epochs before its time."""
-        with self._lock:
-            self._n_done += 1
-            self._tell()
-            self._bar.update(n_epochs)
-
-    def set_postfix(self, **numbers: Any) -> None:
-        """Losses of different nets are not to be compared."""
-
-    def _tell(self) -> None:
-        self._bar.set_postfix_str(f"{self._n_done} of {self._n_nets} nets", refresh=False)
-
-
-def _bar(jobs: list[Job], progress: bool) -> AbstractContextManager[Any]:
-    """Return a bar over the epochs of all nets, or nothing, to be used in a with statement."""
-    if not progress:
-        return nullcontext()
-    return Bar(loop.new_bar(sum(job.epochs for job in jobs), 0, WHO), len(jobs))

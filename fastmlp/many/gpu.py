@@ -2,24 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 
 from fastmlp._process import task_pool, warnings
 from fastmlp._process.task_pool import Outcome, Task
 from fastmlp.backends import protocol
+from fastmlp.backends.protocol import GroupEngine
 from fastmlp.many.tasks import Job
-from fastmlp.training import loop
 from fastmlp.training.history import History, Status
-
-if TYPE_CHECKING:
-    from fastmlp.backends.cuda import many
+from fastmlp.training.request import rates_at, record, record_divergence
 
 Fit = Callable[[], History]
 
 
-class Lane:
+class GpuQueue:
     """The nets on one GPU.
 
     Those that train as one block, without validation rows and callbacks, train together: in the
@@ -32,8 +30,8 @@ class Lane:
     jobs : by the nets' numbers
     fits : each net's own fit
     shuffle : bool
-    watched : whether callbacks want to see each epoch
-    bar : what shows the epochs of all nets, or None
+    watched : bool, True if callbacks are called after each epoch
+    bar : of the epochs of all nets, or None
 
     Attributes
     ----------
@@ -56,7 +54,7 @@ class Lane:
 
     @property
     def task(self) -> Task:
-        """What trains them all, on a thread that waits for the GPU most of the time."""
+        """The task that trains all, on a thread that waits for the GPU most of the time."""
         return Task(0.0, self._run, f"nets on cuda:{self._index}", apart=True)
 
     def _run(self) -> None:
@@ -75,13 +73,10 @@ class Lane:
             self._train_alone(i)
 
     def _is_block(self, job: Job) -> bool:
-        """Whether the net's own fit is one block, and nobody looks at it before its end."""
-        from fastmlp.backends.cuda import adapter, design
-
+        """Return True if the net's own fit is one block, without callbacks and validation."""
         if self._watched or job.held_out is not None:
             return False
-        card = adapter.card_of(self._index)
-        return design.design_for(job.net._network, job.batch_size, card).kind == "small"
+        return _group_engine(job).fits_in_group(job.batch_size)
 
     def _train_alone(self, i: int) -> None:
         with warnings.collected() as warned:
@@ -92,40 +87,33 @@ class Lane:
                 raise
 
     def _train_together(self, places: list[int]) -> None:
-        from fastmlp.backends.cuda import adapter, many
-
         jobs = [self._jobs[i] for i in places]
-        first_steps = [job.net.n_steps for job in jobs]
-        outcomes = [many.Outcome(n_steps) for n_steps in first_steps]
+        first_steps = [job.core.state.n_steps for job in jobs]
+        outcomes = [protocol.Outcome(n_steps) for n_steps in first_steps]
         try:
-            many.train_together(
-                adapter.card_of(self._index),
-                [_member(job) for job in jobs],
-                jobs[0].data.x,
-                jobs[0].data.y,
+            _group_engine(jobs[0]).train_group(
+                [(*job.core, job.data) for job in jobs],
+                outcomes,
                 epochs=jobs[0].epochs,
                 batch_size=max(job.batch_size for job in jobs),
                 shuffle=self._shuffle,
-                outcomes=outcomes,
                 told=None if self._bar is None else self._bar.update,
             )
         finally:
-            for job, outcome in zip(jobs, outcomes, strict=True):
-                job.net.n_steps = outcome.n_steps
             for i, first_step, outcome in zip(places, first_steps, outcomes, strict=True):
                 if outcome.seconds:
                     self._conclude(i, first_step, outcome)
 
-    def _conclude(self, i: int, first_step: int, outcome: "many.Outcome") -> None:
-        """Leave what the net's own fit would leave."""
+    def _conclude(self, i: int, first_step: int, outcome: protocol.Outcome) -> None:
+        """Record the history that the net's own fit would have."""
         job, history = self._jobs[i], History(seconds=outcome.seconds)
         with warnings.collected() as warned:
             per_epoch = -(-job.data.n_rows // job.batch_size)
             total = first_step + job.epochs * per_epoch
-            rates = partial(loop.rates_at, job.net.optimizer, total=total)
-            loop.record(history, np.array(outcome.loss), rates, first_step, per_epoch)
+            rates = partial(rates_at, job.core.state.optimizer, total=total)
+            record(history, np.array(outcome.loss), rates, first_step, per_epoch)
             if outcome.diverged_at is not None:
-                loop.record_divergence(history, outcome.diverged_at)
+                record_divergence(history, outcome.diverged_at)
             elif len(history.loss) < job.epochs:
                 history.status = Status.INTERRUPTED
         self.outcomes[i] = Outcome(history, warned)
@@ -139,28 +127,17 @@ def _kind(job: Job) -> Any:
     return id(x), id(y), job.epochs, None if whole else job.batch_size
 
 
-def _member(job: Job) -> "many.Member":
-    from fastmlp.backends.cuda import many
-
-    net, data = job.net, job.data
-    return many.Member(
-        net._network,
-        *net._trained(),
-        net._generator,
-        net.n_steps,
-        data.rows,
-        data.weight,
-        net._guard,
-    )
+def _group_engine(job: Job) -> GroupEngine[Any, Any]:
+    return cast(GroupEngine[Any, Any], job.core.engine)
 
 
-def lanes_of(jobs: list[Job], fits: list[Fit], **how: Any) -> list[Lane]:
-    """Return a lane for each GPU that nets are on; `how` is what a `Lane` takes by name."""
+def queues_of(jobs: list[Job], fits: list[Fit], **how: Any) -> list[GpuQueue]:
+    """Return a queue for each GPU that nets are on; `how` is what a `GpuQueue` takes by name."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
-        if job.net.device != "cpu":
-            places.setdefault(protocol.index_of(job.net.device), []).append(i)
+        if job.core.engine.queue is not None:
+            places.setdefault(job.core.engine.queue, []).append(i)
     return [
-        Lane(index, {i: jobs[i] for i in its}, {i: fits[i] for i in its}, **how)
+        GpuQueue(index, {i: jobs[i] for i in its}, {i: fits[i] for i in its}, **how)
         for index, its in places.items()
     ]

@@ -1,13 +1,18 @@
-"""One net's part of a call that trains many."""
+"""The nets of a call that trains many, checked: each net's rows, epochs and batch size."""
 
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from fastmlp.model import MLP
-from fastmlp.network.parameter_layout import Layout
+import numpy as np
 
-# What a fit takes, in operations at full speed: to begin, a step beside its arithmetic, an element
-# of a layer's outputs, and a parameter's update. They order the nets, no more.
-FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
+from fastmlp import validation
+from fastmlp.backends.protocol import Data, Engine, Order
+from fastmlp.model import MLP, Core, core_of
+from fastmlp.training.pool import cost_of
+from fastmlp.validation import scalars
+
+WHO = "fit_many"
 
 
 class Job(NamedTuple):
@@ -15,26 +20,151 @@ class Job(NamedTuple):
 
     Attributes
     ----------
-    data, held_out : `protocol.Data`, what to train and to validate on; held_out may be None
+    core : Core, the net's engine and state
+    data, held_out : Data, to train and to validate on; held_out may be None
     batch_size : no more than there are rows
     """
 
     net: MLP
-    data: Any
-    held_out: Any
+    core: Core
+    data: Data
+    held_out: Data | None
     epochs: int
     batch_size: int
 
     @property
     def cost(self) -> float:
         """About how long the fit takes, in operations at full speed."""
-        layout = self.net._network.layout
-        return cost_of(layout, self.data.n_rows, self.epochs, self.batch_size)
+        return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
 
 
-def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:
-    """Return about how long a fit takes, in operations at full speed."""
-    steps = epochs * -(-n_rows // batch_size)
-    by_row = 6 * layout.n_weights + OUTPUT_FLOPS * sum(layout.sizes[1:])
-    by_step = STEP_FLOPS + UPDATE_FLOPS * layout.n_parameters
-    return float(FIT_FLOPS + epochs * n_rows * by_row + steps * by_step)
+def nets_of(given: Any) -> list[MLP]:
+    """Check nets: a sequence of different ones."""
+    if isinstance(given, MLP) or not isinstance(given, Iterable):
+        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {given!r}")
+    nets, places = list(given), dict[int, int]()
+    for i, net in enumerate(nets):
+        if not isinstance(net, MLP):
+            raise TypeError(f"{WHO}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
+        if places.setdefault(id(net), i) != i:
+            raise ValueError(f"{WHO}: nets[{i}] is the net that nets[{places[id(net)]}] is")
+    return nets
+
+
+def jobs_of(
+    nets: list[MLP],
+    X: Any,
+    y: Any,
+    epochs: Any,
+    batch_size: Any,
+    rows: Any,
+    validation_rows: Any,
+    sample_weight: Any,
+) -> list[Job]:
+    """Check everything, and return each net's part."""
+    n = len(nets)
+    each_epochs = _integers(epochs, "epochs", n)
+    each_batch_size = _integers(batch_size, "batch_size", n)
+    shared = Shared(X, y)
+    each_weight = _each(sample_weight, "sample_weight", n)
+    # First: what is wrong with X would be told as rows out of range.
+    cores = [core_of(net) for net in nets]
+    wholes = [shared.data(core.engine, each_weight[i], who(i)) for i, core in enumerate(cores)]
+    each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
+    held_out = _numbered(validation_rows, "validation_rows", n)
+    each_held_out = [_index(given, shared, i, "validation_rows") for i, given in held_out]
+    jobs = []
+    for i, (net, core, whole) in enumerate(zip(nets, cores, wholes, strict=True)):
+        parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
+        for part in parts if each_held_out[i] is not None else parts[:1]:
+            if part.mass == 0:
+                raise ValueError(f"{who(i)}: sample_weight must not be 0 in all of its rows")
+        batch = min(each_batch_size[i], parts[0].n_rows)
+        validated = None if each_held_out[i] is None else parts[1]
+        jobs.append(Job(net, core, parts[0], validated, each_epochs[i], batch))
+    return jobs
+
+
+def check_generators(jobs: list[Job]) -> None:
+    """Refuse nets that draw their orders of rows from one generator: which draws first, and so the
+    bits, would depend on the threads."""
+    places = dict[int, int]()
+    for i, job in enumerate(jobs):
+        if job.batch_size < job.data.n_rows:
+            first = places.setdefault(id(job.core.state.generator), i)
+            if first != i:
+                raise ValueError(
+                    f"{who(i)} shuffles by the generator that nets[{first}] does; make each net "
+                    "with a seed of its own, as one of generator.spawn(n)"
+                )
+
+
+class Shared:
+    """X, y and weights as the nets take them: made once for all nets that take them alike."""
+
+    def __init__(self, X: Any, y: Any) -> None:
+        self._x, self._y = X, y
+        self._made: dict[Any, Any] = {}
+        # What is known by its identity must stay alive.
+        self._kept: list[Any] = []
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of X; 0 where it is no array."""
+        return len(self._x) if hasattr(self._x, "__len__") else 0
+
+    def data(self, engine: Engine[Any, Any], weight: Any, who: str) -> Data:
+        """Return all rows, where an engine's device wants them."""
+        self._kept.append(weight)
+        return engine.data(self._x, self._y, weight, who, self.memo)
+
+    def index(self, given: Any, who: str, name: str) -> Order:
+        """Return checked indices of rows."""
+        self._kept.append(given)
+        make = partial(validation.row_index, given, self.n_rows, who, name)
+        index: Order = self.memo(("index", id(given)), make)
+        return index
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what was made under this key, or make it."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _index(given: Any, shared: Shared, i: int, name: str) -> Order | None:
+    return None if given is None else shared.index(given, who(i), name)
+
+
+def who(i: int) -> str:
+    """Return the name of a net in messages."""
+    return f"{WHO}: nets[{i}]"
+
+
+def _integers(given: Any, name: str, n: int) -> list[int]:
+    """Return one integer per net, from one for all or from a sequence."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return [scalars.positive_integer(WHO, name, given)] * n
+    numbers = list(given)
+    _as_many(numbers, name, n)
+    return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
+
+
+def _numbered(given: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
+    return enumerate(_each(given, name, n))
+
+
+def _each(given: Any, name: str, n: int) -> list[Any]:
+    """Return one array or None per net, from one for all or from a sequence of them."""
+    if not isinstance(given, Sequence) and not (isinstance(given, np.ndarray) and given.ndim):
+        return [given] * n
+    if len(given) == 0 or (np.ndim(given[0]) == 0 and given[0] is not None):
+        return [given] * n
+    parts = list(given)
+    _as_many(parts, name, n)
+    return parts
+
+
+def _as_many(given: Sequence[Any], name: str, n: int) -> None:
+    if len(given) != n:
+        raise ValueError(f"{WHO}: there are {n} nets, but {name} has {len(given)} entries")

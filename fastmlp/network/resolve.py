@@ -3,18 +3,65 @@
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
 from types import FunctionType
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
+from fastmlp.network.summary import name_of
 from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 OWNER = "MLP"
+
+
+class Named(NamedTuple):
+    """A network, and the names of its loss and of its output layer's activation or link."""
+
+    network: Network
+    loss: str
+    output: str
+
+
+def network(
+    sizes: object,
+    activation: object,
+    output: object,
+    given_loss: object,
+    l2: object,
+    l1: object,
+    penalties: object,
+    kind: Any,
+) -> Named:
+    """Return the network that the arguments of `MLP` describe."""
+    checked = layer_sizes(sizes)
+    hidden = hidden_activations(activation, len(checked) - 2)
+    function = loss(given_loss)
+    loss_name = name_of(given_loss if isinstance(given_loss, str) else function.rule)
+    rule, link = output_activation(output, loss_name, function)
+    terms = penalty_terms(l2, l1, penalties)
+    made = Network(make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind))
+    return Named(made, loss_name, name_of(function.link or rule))
+
+
+def initial_state(
+    network: Network, optimizer: optimizers.Optimizer, generator: np.random.Generator, rule: object
+) -> NetState:
+    """Return a state of step 0: weights of the initializer that is given or that suits the
+    activations, biases of 0."""
+    layout = network.layout
+    room_for_parameters(layout, network.dtype)
+    parameters = np.zeros(layout.n_parameters, network.dtype)
+    state = NetState(layout, parameters, optimizer, generator)
+    rules = initializer(rule, network.activations)
+    for each, weights in zip(rules, state.weights, strict=True):
+        initial_weights(each, generator, weights)
+    return state
 
 
 def layer_sizes(sizes: object) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from fastmlp._process import random_state
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
+from fastmlp.network.state import N_SLOTS, NetState
 from fastmlp.rules import activations, losses, penalties
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import codec
@@ -26,7 +27,7 @@ class State(NamedTuple):
     Attributes
     ----------
     parameters : (n_parameters,) array of the net's dtype
-    moments : (2, n_parameters) array, optional
+    moments : (n_slots, n_parameters) array, optional
         The optimizer's state; None: it is zeros, or not kept.
     generator : dict, optional
         The generator's state, made by `fastmlp._process.random_state`. None: no training state is
@@ -39,6 +40,25 @@ class State(NamedTuple):
     parameters: Array
     moments: Array | None = None
     generator: dict[str, Any] | None = None
+
+
+def capture(network: Network, state: NetState, *, training: bool) -> State:
+    """Return a copy of a net's state now, with the state of training or without."""
+    with state.lock.whole:
+        parameters = state.parameters.copy()
+    if not training or state.generator is None:
+        return State(network, state.optimizer, 0, parameters)
+    random = random_state.state_of(state.generator)
+    return State(network, state.optimizer, state.n_steps, parameters, state.slots(), random)
+
+
+def restore(state: NetState, saved: State) -> None:
+    """Take over parameters and, where there is one, the state of training."""
+    state.parameters[:] = saved.parameters
+    state.n_steps = saved.n_steps
+    state.set_slots(saved.moments)
+    if saved.generator is not None:
+        state.generator = random_state.from_state(saved.generator)
 
 
 def pack(state: State) -> Content:
@@ -156,13 +176,13 @@ def parameters_of(network: Network, arrays: Mapping[str, Array]) -> Array:
 
 
 def moments_of(stored: Array | None, parameters: Array) -> Array | None:
-    """Return the optimizer's state, shape (2, n_parameters), or None if none is stored.
+    """Return the optimizer's state, shape (n_slots, n_parameters), or None if none is stored.
 
     It may hold infinities: squares of large gradients overflow.
     """
     if stored is None:
         return None
-    like = np.broadcast_to(parameters, (2, parameters.size))
+    like = np.broadcast_to(parameters, (N_SLOTS, parameters.size))
     return _shaped(stored, "moments", like).copy()
 
 

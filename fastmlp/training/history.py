@@ -1,4 +1,4 @@
-"""What a fit leaves behind: losses by epoch, and why it ended."""
+"""The record of a fit: losses by epoch, and why it ended."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -3,7 +3,15 @@
 An error names the caller, what was expected, what was given, and the known names.
 """
 
-from fastmlp.validation.arrays import features, out_array, row_index, targets, vector, weights
+from fastmlp.validation.arrays import (
+    features,
+    out_array,
+    row_index,
+    targets,
+    vector,
+    warn_if_not_finite,
+    weights,
+)
 from fastmlp.validation.fits import callbacks, checkpoint, rates, validation_pair
 
 __all__ = [
@@ -16,5 +24,6 @@ __all__ = [
     "targets",
     "validation_pair",
     "vector",
+    "warn_if_not_finite",
     "weights",
 ]

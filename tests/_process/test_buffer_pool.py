@@ -12,7 +12,7 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp._process.buffer_pool import MOST, Idle, Kept
-from fastmlp.backends.cpu.predict import predictor, small_batch
+from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.compiler.jit import INTERPRETED
 
 
@@ -77,15 +77,15 @@ def test_small_things_are_kept_by_their_number() -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """How often buffers for predictions of more than 64 rows were made."""
-    monkeypatch.setattr(small_batch, "MOST_ROWS", 64)
+    monkeypatch.setattr(small_batch, "GIL_ROWS", 64)
     seen: list[Any] = []
-    original = predictor.Streamed.__init__
+    original = row_blocks.RowBlocks.__init__
 
     def counted(self: Any, *arguments: Any, **options: Any) -> None:
         seen.append(arguments)
         original(self, *arguments, **options)
 
-    monkeypatch.setattr(predictor.Streamed, "__init__", counted)
+    monkeypatch.setattr(row_blocks.RowBlocks, "__init__", counted)
     return seen
 
 

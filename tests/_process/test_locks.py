@@ -12,6 +12,7 @@ import pytest
 from fastmlp import MLP, Custom, Status
 from fastmlp._process.locks import Guard, publish
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.model import core_of
 
 WIDTH = 20_000
 # Of nets that are copied: uncompiled, a step of the wide one takes half a second.
@@ -56,16 +57,17 @@ def test_predictions_beside_a_fit_see_whole_parameters_of_some_step(n_rows: int)
 
 def test_without_callbacks_predictions_beside_a_fit_are_those_from_before_it() -> None:
     net, x = counter(3), np.ones((5, 3))
+    lock = core_of(net).state.lock
     started, seen = threading.Event(), []
 
     def watch() -> None:
         started.wait()
-        while net._guard._trainer is not None:
+        while lock._trainer is not None:
             seen.append(net.predict(x)[0, 0])
 
     thread = threading.Thread(target=watch)
     thread.start()
-    with net._guard.training("a test"):
+    with lock.training("a test"):
         started.set()
         while len(seen) < 3:
             pass
@@ -140,7 +142,7 @@ def test_a_copy_made_beside_a_fit_has_whole_parameters_and_no_state_of_it(make_c
         epochs.set()
         done.set()
         thread.join()
-    beside = [each for each in copies if each._moments is None]
+    beside = [each for each in copies if core_of(each).state.slots() is None]
     assert beside
     assert all(each.n_steps == 0 for each in beside)
     assert all(len(set(each.parameters.tolist())) == 1 for each in copies)
@@ -183,6 +185,7 @@ import signal
 import numpy as np
 from fastmlp import MLP
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.model import core_of
 net = MLP((5, 17, 3), seed=0, n_threads=2)
 x = np.random.default_rng(0).normal(size=(3000, 5)).astype(np.float32)
 expected, answers = net.predict(x), []
@@ -194,7 +197,7 @@ assert [np.array_equal(answer, expected) for answer in answers] == [True]
 """
 
 
-@pytest.mark.parametrize("lock", ["net._guard.whole", "limits._lock"])
+@pytest.mark.parametrize("lock", ["core_of(net).state.lock.whole", "limits._lock"])
 def test_a_signals_handler_may_predict_while_its_thread_holds_a_lock(
     lock: str, python: Any
 ) -> None:

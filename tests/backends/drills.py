@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.threads.team import JOINED, _rest, spread
+from fastmlp.backends.cpu.threads.team import JOINED, spin, spread
 from fastmlp.compiler import block_of, fetch_add, load_acquire, row
 
 JOB = np.dtype(
@@ -41,7 +41,7 @@ def repeat(scalar: Any) -> Any:
         for _ in range(LONGEST if job.team != 0 else 0):
             if load_acquire(job.team + JOINED) >= job.members:
                 break
-            spins = _rest(job.team, spins)
+            spins = spin(job.team, spins)
         for _ in range(job.n_spreads):
             spread(job.team, job.block, job.n, job.address)
 

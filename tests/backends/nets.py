@@ -85,6 +85,15 @@ class Net(NamedTuple):
         return rng.normal(scale=2, size=shape)
 
 
+def network_of(
+    sizes: tuple[int, ...], activation: str, output: str, link: str, dtype: str
+) -> Network:
+    """What the engine takes, by the names of its rules; without penalties."""
+    names = [activation] * (len(sizes) - 2) + [output]
+    rules = tuple(ACTIVATIONS[name] for name in names)
+    return Network(make_layout(sizes), rules, LOSSES["mse"], LINKS[link], (), np.dtype(dtype))
+
+
 def split(net: Net, parameters: Array) -> tuple[list[Array], list[Array]]:
     """Weights and biases in float64."""
     layout, flat = make_layout(net.sizes), parameters.astype(np.float64)

@@ -8,7 +8,7 @@ import pytest
 from nets import Net
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Session
 
@@ -61,9 +61,9 @@ def scene(
     by_panels: bool = False,
 ) -> Scene:
     """A session for a team of two, however small the work."""
-    monkeypatch.setattr(blocking, "SHARED_FLOPS", 0)
-    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
-    monkeypatch.setattr(blocking, "layers_pay", lambda *sizes: by_panels)
+    monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
+    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: by_panels)
     parameters, data = net.draw(np.random.default_rng(1), n_rows)
     engine = Engine(net.network, 1)
     engine.n_threads = 2

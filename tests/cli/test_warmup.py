@@ -29,13 +29,13 @@ USE = """
 import numpy as np
 from fastmlp import MLP, SGD
 from fastmlp.rules.activations import RULES
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 for width, n_rows in ((3, 5), (64, 200)):
     wide = width > 3 and limits.thread_limit() > 1
-    cost_model.pays, worker_pool.LONG = lambda work, n_threads: wide, 0
+    cost_model.pays, dispatch.REGION_SECONDS = lambda work, n_threads: wide, 0
     X, y = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
     settings = [dict(activation=name) for name in RULES]
     settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]

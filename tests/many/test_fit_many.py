@@ -20,9 +20,10 @@ from peak_memory import peak_of
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import Pilot
+from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.many.tasks import cost_of
+from fastmlp.model import core_of
+from fastmlp.training.pool import cost_of, pool_of
 
 INTERPRETED = bool(numba.config.DISABLE_JIT)
 N = 24 if INTERPRETED else 60
@@ -59,8 +60,11 @@ def bits(nets: list[MLP]) -> list[bytes]:
 
 def state_of(net: MLP) -> Any:
     """Everything that a further fit depends on."""
-    moments = None if net._moments is None else net._moments.flat().tobytes()
-    return net.parameters.tobytes(), net.n_steps, moments, net._generator.bit_generator.state
+    state = core_of(net).state
+    slots, generator = state.slots(), state.generator
+    assert generator is not None
+    told = None if slots is None else slots.tobytes()
+    return net.parameters.tobytes(), net.n_steps, told, generator.bit_generator.state
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3, None])
@@ -106,7 +110,7 @@ def test_nets_that_share_the_threads_left_end_as_by_their_own_fits(
         net.fit(X, Y, epochs=epochs[i], batch_size=BATCHES[i], **options)
     monkeypatch.setattr(limits, "thread_limit", lambda: 4)
     monkeypatch.setattr(cost_model, "pays", lambda work, n: n > 1)
-    monkeypatch.setattr(Pilot, "wants_team", lambda self: True)
+    monkeypatch.setattr(Autotuner, "wants_team", lambda self: True)
     monkeypatch.setattr(worker_pool, "run", watched)
     options |= {"epochs": epochs, "batch_size": BATCHES, "n_threads": n_threads}
     fit_many(together, X, Y, **options)
@@ -177,10 +181,10 @@ def test_rows_validation_and_weights_of_each_net() -> None:
 
 
 def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cpu.plan import workspace
+    from fastmlp.backends.cpu.plan import blocking
 
-    monkeypatch.setattr(workspace, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(workspace, "MIN_CHUNK_ROWS", 8)
+    monkeypatch.setattr(blocking, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(blocking, "MIN_CHUNK_ROWS", 8)
     own, together = mixed()[1], mixed()[1]
     options = {"epochs": 2, "batch_size": 20}
     (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)
@@ -221,7 +225,7 @@ def test_no_nets_is_no_work() -> None:
 
 
 def test_the_costly_begin_first() -> None:
-    layouts = [net._network.layout for net in mixed()]
+    layouts = [core_of(net).state.layout for net in mixed()]
     assert cost_of(layouts[1], 100, 10, 32) > cost_of(layouts[2], 100, 10, 32)
     assert cost_of(layouts[1], 100, 20, 32) > cost_of(layouts[1], 100, 10, 32)
     assert cost_of(layouts[1], 100, 10, 8) > cost_of(layouts[1], 100, 10, 32)
@@ -236,7 +240,7 @@ def test_the_costly_begin_first() -> None:
     options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCHES, "n_threads": 1}
     fit_many(nets, X, Y, callbacks=lambda r: begun.setdefault(nets.index(r.net)), **options)
     costs = [
-        cost_of(net._network.layout, N, epochs, min(batch, N))
+        cost_of(core_of(net).state.layout, N, epochs, min(batch, N))
         for net, epochs, batch in zip(nets, EPOCHS, BATCHES, strict=True)
     ]
     assert list(begun) == sorted(range(len(nets)), key=lambda i: -costs[i])
@@ -427,7 +431,10 @@ def test_nets_that_shuffle_by_one_generator_are_refused() -> None:
 def test_a_net_in_a_fit_is_refused_and_no_other_begins() -> None:
     nets = mixed()
     before = bits(nets[:4])
-    with nets[4]._guard.training("a test"), pytest.raises(RuntimeError, match=r"nets\[4\]: a fit"):
+    with (
+        core_of(nets[4]).state.lock.training("a test"),
+        pytest.raises(RuntimeError, match=r"nets\[4\]: a fit"),
+    ):
         fit_many(nets, X, Y, epochs=1)
     assert bits(nets[:4]) == before
     fit_many(nets, X, Y, epochs=1)
@@ -549,14 +556,12 @@ def test_nets_that_wait_keep_every_other_on_one_thread() -> None:
 
 
 def test_a_call_in_a_task_of_another_takes_no_more_threads_than_that_has() -> None:
-    many, taken = sys.modules[fit_many.__module__], list[int]()
-    tasks = [
-        task_pool.Task(1, lambda: taken.append(many.pool_of(None)._n_threads)) for _ in range(8)
-    ]
+    taken = list[int]()
+    tasks = [task_pool.Task(1, lambda: taken.append(pool_of(None)._n_threads)) for _ in range(8)]
     task_pool.Pool(2).run(tasks)
     assert set(taken[:6]) == {1}
-    assert many.pool_of(3)._n_threads == 3
-    assert many.pool_of(None)._n_threads == limits.thread_limit()
+    assert pool_of(3)._n_threads == 3
+    assert pool_of(None)._n_threads == limits.thread_limit()
 
 
 LAYER = """

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp import MLP, Custom
-from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import Pilot
-from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu.dispatch import cost_model, dispatch
+from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.threads import limits
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(100, 5)).astype(np.float32)
@@ -22,8 +22,8 @@ SECONDS = 60
 def always_in_parallel() -> None:
     """Have every fit launch a parallel region, where the layer allows one, however small it is."""
     cost_model.pays = lambda work, n_threads: n_threads > 1
-    Pilot.wants_team = lambda self: True  # type: ignore[method-assign]
-    worker_pool.LONG = 0
+    Autotuner.wants_team = lambda self: True  # type: ignore[method-assign]
+    dispatch.REGION_SECONDS = 0
     limits.thread_limit = lambda: 64
 
 

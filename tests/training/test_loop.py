@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import warnings
 from typing import Any
 
@@ -19,6 +20,7 @@ from peak_memory import peak_of
 from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
 
@@ -265,7 +267,7 @@ def test_ctrl_c_is_heard_within_half_a_second() -> None:
     net.fit(x, x[:, 0], epochs=1, batch_size=n_rows)
     if not numba.config.DISABLE_JIT:
         worker_pool.compile_all()
-        cost_model.blocks()
+        cost_model.calibration_driver()
     sent = []
 
     def send() -> None:
@@ -359,3 +361,17 @@ print(len(recorder.buffer), sorted(heavy), "fastmlp.backends.cpu" in sys.modules
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "0 [] False"
+
+
+def test_between_fit_and_the_trainer_are_few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, stacks = Trainer.run, list[list[str]]()
+
+    def spy(self: Trainer, *arguments: Any) -> int:
+        stacks.append([frame.name for frame in traceback.extract_stack()[:-1]])
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "run", spy)
+    make_net().fit(X, Y, epochs=1)
+    stack = stacks[-1]
+    # Outermost first: this test, MLP.fit, and what is between it and the trainer.
+    assert len(stack) - stack.index("test_between_fit_and_the_trainer_are_few_frames") - 2 <= 3

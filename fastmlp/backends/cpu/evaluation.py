@@ -1,6 +1,6 @@
-"""Questions that are asked again and again: predictions, loss and gradient of the same rows.
+"""Predictions, loss and gradient of rows as functions of the parameters.
 
-Each is a function of the parameters; its plan and buffers are made once.
+Each makes its plan and its buffers once, for any number of calls.
 """
 
 from typing import Any
@@ -13,26 +13,24 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
 from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
-# What one call of predictions may take of one core: 0.1 s, so that Ctrl-C is heard.
-PREDICT_FLOPS = 5_000_000_000
 
 
 class Prediction:
-    """The predictions of a network for any rows of one kind, plan and buffers made once.
+    """The predictions of a network for rows, dense or sparse, by packed panels.
 
     Parameters
     ----------
     sparse : SparseRows, optional
-        Some of the rows, where all are sparse.
+        Some sparse rows, if all rows are to be sparse.
 
     Attributes
     ----------
-    size : int, the packed parameters; those that sparse rows read are not
+    size : int, the packed parameters, without those that sparse rows read unpacked
     """
 
     def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:
@@ -57,15 +55,12 @@ class Prediction:
             session.at(slice(first, min(first + self._most, n_rows)))
             batch["index"], batch["out"] = 0, address(out, first * out.shape[1])
             runner.run(epoch.predict, session, work)
-        # Whoever keeps the buffers does not keep the rows.
+        # A free list keeps the buffers, not the rows.
         session.take(self._no_rows)
 
 
 class Evaluation:
-    """The mean loss over some rows, weighted, without penalties; plan and buffers made once.
-
-    Predictions of the same rows come with it where asked for.
-    """
+    """The weighted mean loss over rows, without penalties, and their predictions if asked for."""
 
     def __init__(self, runner: Runner, data: Data) -> None:
         network = runner.network
@@ -79,7 +74,7 @@ class Evaluation:
         self._work = runner.work(self._session.rows, forward=2)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
-        """Return the loss at these parameters; write predictions to `out`, if there is one."""
+        """Return the loss at these parameters; write the predictions to `out`, if given."""
         session, total = self._session, 0.0
         self._runner.load(session, parameters)
         for rows in session.chunks():
@@ -91,10 +86,7 @@ class Evaluation:
 
 
 class Objective:
-    """The objective on all rows of some data, penalties included, and its gradient.
-
-    Plan and buffers are made once, for whom asks again and again.
-    """
+    """The objective on all rows of some data, penalties included, and its gradient."""
 
     def __init__(self, runner: Runner, data: Data) -> None:
         network = runner.network
@@ -108,7 +100,8 @@ class Objective:
             network, blocks, data, train=True, members=runner.n_threads
         )
         self._packed = session.keep_gradient()
-        self._work = runner.work(session.rows, forward=4, tiles=2, by_lots=session.has_lots)
+        small = session.partition.microbatch_rows > 0
+        self._work = runner.work(session.rows, forward=4, tiles=2, by_microbatches=small)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters."""

@@ -21,21 +21,20 @@ from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
-from fastmlp.backends.cpu.plan.blocking import Cut, cut_of
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
+from fastmlp.backends.cpu.plan.partition import Partition, partition_of
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
-from fastmlp.backends.cpu.plan.records import CACHE_BYTES, Job, address, fields_of
+from fastmlp.backends.cpu.plan.records import Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import CACHE_BYTES, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import Block, block_of
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "forward_backward")
-# A row of X from so many bytes on is worth asking memory for beforehand.
-ROW_BYTES = 1024
 
 
 PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -106,12 +105,11 @@ class Data(NamedTuple):
 
 
 def _asks_rows(x: Any, batch_rows: int) -> bool:
-    """Whether memory is asked for a batch's rows of X while the one before is at work: where no
-    second-level cache holds X, and a row is a KiB or more, or the whole batch. 784-100-100-10 at
-    200 takes one thread 415 us without, 402 so, 784-128-10 at 128 253 and 240."""
+    """Return True if a batch's rows of X are prefetched during the batch before: X exceeds the
+    second-level cache, and a row has `PREFETCHED_ROW_BYTES`, or is the whole batch."""
     if isinstance(x, SparseRows) or x.nbytes <= CACHE_BYTES:
         return False
-    return batch_rows == 1 or bool(x[:1].nbytes >= ROW_BYTES)
+    return batch_rows == 1 or bool(x[:1].nbytes >= PREFETCHED_ROW_BYTES)
 
 
 class Session:
@@ -126,8 +124,7 @@ class Session:
     workspace : Workspace
     moments : Moments, or None: the state that is trained
     rows : int, the rows of a chunk: as many as asked for, else what suits the net
-    has_lots : bool, whether a chunk is cut into lots
-    effort : Effort, or None: what a step takes a team
+    partition : Partition, how a step is divided
 
     Parameters
     ----------
@@ -153,19 +150,22 @@ class Session:
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
-        sparse = isinstance(data.x, SparseRows)
-        most = batch_size or data.n_rows
-        cut = Cut(rows) if rows else cut_of(network, most, members, train=train, sparse=sparse)
-        self.rows, self.has_lots, self.effort = cut.rows, cut.lot > 0, cut.effort
-        self._spacing = cut.spacing
-        size = (layout, cut.at_once, n_targets, network.dtype, lanes_of(network.dtype.type))
+        sparse, most = isinstance(data.x, SparseRows), batch_size or data.n_rows
+        partition = (
+            Partition(rows)
+            if rows
+            else partition_of(network, most, members, train=train, sparse=sparse)
+        )
+        self.partition, self.rows = partition, partition.rows
+        lanes = lanes_of(network.dtype.type)
+        size = (layout, partition.buffer_rows, n_targets, network.dtype, lanes)
         new_workspace = partial(
             make_workspace,
             *size,
             train=train,
             sparse=sparse,
-            spacing=cut.spacing,
-            parts=1 if cut.lot else members,
+            spacing=partition.spacing,
+            parts=1 if partition.microbatch_rows else members,
         )
         self.workspace = new_workspace()
         new_plan = partial(
@@ -174,42 +174,43 @@ class Session:
             blocks=blocks,
             strengths=[strength for _, strength in network.penalties] if train else [],
             n_targets=n_targets,
-            members=cut.members,
-            halved=cut.halved,
-            by_layers=cut.by_layers,
+            members=partition.n_threads,
+            halved=partition.split_layer,
+            by_layers=partition.by_panels,
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.batch, self._blocks = fields_of(self.plan.batch), fields_of(self.plan.blocks)
         self._identity = np.arange(self.workspace.panel_rows, dtype=np.int64)
-        self._point_to_blocks(cut, train=train, members=members)
+        self._point_to_blocks(train=train, members=members)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
         self._gradient, self._replicas = np.empty(0, network.dtype), None
-        if cut.lot:
+        if partition.microbatch_rows:
             how = (new_plan, new_workspace, self.workspace)
-            self._make_replicas(Replicas(*how, members, cut.rows, cut.lot))
+            rows_of = (partition.rows, partition.microbatch_rows)
+            self._make_replicas(Replicas(*how, members, *rows_of))
         self.take(data)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
 
-    def _point_to_blocks(self, cut: Cut, *, train: bool, members: int) -> None:
+    def _point_to_blocks(self, *, train: bool, members: int) -> None:
         """Point the plan to the blocks of the phases, and to those that some nets and rows need."""
-        dtype = self._network.dtype
+        dtype, partition = self._network.dtype, self.partition
         self.blocks = {name: _phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
-        if train and self.rows == 1:
+        if train and partition.single_row:
             self._blocks["row_backward"] = block_of(row_backward, dtype).address
-        if members > 1 and cut.halved:
+        if members > 1 and partition.split_layer:
             self._blocks["split_k"] = block_of(split_k, dtype).address
-        if members > 1 and cut.by_layers:
+        if members > 1 and partition.by_panels:
             by_panels = block_of(forward_backward_by_panels, dtype)
             self._blocks["by_panels"] = by_panels.address
-        elif members > 1 and cut.halved > 1:
+        elif members > 1 and partition.split_layer > 1:
             self._blocks["split_k_backward"] = block_of(split_k_backward, dtype).address
 
     def _make_replicas(self, replicas: Replicas) -> None:
@@ -244,7 +245,7 @@ class Session:
         if moments is None:
             self.net["m"] = self.net["v"] = 0
             return
-        moments.arrange(self._spacing)
+        moments.arrange(self.partition.spacing)
         self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
 
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:

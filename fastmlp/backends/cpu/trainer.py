@@ -15,7 +15,9 @@ from fastmlp.backends.cpu.kernels.shuffle import shuffle
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.reshuffle import reshuffled
 from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.compiler import block_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
@@ -23,23 +25,22 @@ from fastmlp.rules.updates import N_MOMENTS
 Array = NDArray[Any]
 
 
-# The buffers of the process's last fits, for the next of such nets: making them takes 0.15 ms, and
-# the system up to 2.4 ms a megabyte to find the memory. 134 MB hold those of 8 million parameters.
-TRAININGS = Kept(1 << 27)
-# What no team shares.
+# The buffers of the process's last fits, for the next fit of such a net.
+TRAININGS = Kept(KEPT_TRAINING_BYTES)
+# Work that no team shares.
 ALONE = Work(0, 0)
 
 
 class Trainer:
-    """Runs units of training: whole epochs in compiled code, as many units a call as asked for.
+    """Runs units of training in compiled code, as many units per call as asked for.
 
     Parameters
     ----------
     guarded : bool
-        Whether a number that is not finite ends the training, with the epoch's first parameters. It
-        takes a copy of them.
+        True: a number that is not finite ends the training and restores the parameters of the
+        epoch's start, of which it keeps a copy.
     by_rows : bool
-        Whether an epoch's loss counts its batches by their rows, not by their rows' weights.
+        True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
 
     Attributes
     ----------
@@ -73,7 +74,7 @@ class Trainer:
         by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
         self._online = by_rows_of_x and single_row.is_plain(network, optimizer)
         self._parameters = parameters
-        # Made alike: of other strengths of penalties, and another optimizer, there is one number.
+        # Sessions that differ in the strengths of penalties or in the optimizer are made alike.
         rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
@@ -102,7 +103,7 @@ class Trainer:
         return session
 
     def end(self) -> None:
-        """Leave the buffers, without rows and state, to the next training; this one is over."""
+        """End the training; leave its buffers, without rows and state, to the next one."""
         session = self._session
         del self._session
         if not isinstance(session.data.x, SparseRows):
@@ -117,19 +118,24 @@ class Trainer:
         rows = self._session.data.rows
         return result if rows is None else rows[result]
 
+    def reshuffled(
+        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
+    ) -> NDArray[np.int64]:
+        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        return reshuffled(random, order, n_orders)
+
     def plain_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the data, shape (1, n_rows)."""
         data = self._session.data
         return (np.arange(data.n_rows, dtype=np.int64) if data.rows is None else data.rows)[None]
 
     def load(self) -> None:
-        """Take the parameters as they stand: before the first call of `run`, and after somebody
-        may have changed them."""
+        """Pack the parameters: before the first `run`, and after a callback may have changed
+        them."""
         self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Bring the parameters, which other threads may be reading, up to date with the calls so
-        far."""
+        """Write the parameters after the calls so far; other threads see all of them or none."""
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
@@ -148,7 +154,7 @@ class Trainer:
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Do units first to last of a window of epochs; return where it stopped.
+        """Run units first to last of a window of epochs; return the unit it stopped at.
 
         Parameters
         ----------
@@ -158,12 +164,13 @@ class Trainer:
         """
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
-        by_lots = self._session.has_lots
-        unit = self._engine.work(rows, forward=4, tiles=2, by_lots=by_lots)
+        partition = self._session.partition
+        small, cost = partition.microbatch_rows > 0, partition.cost
+        unit = self._engine.work(rows, forward=4, tiles=2, by_microbatches=small)
         if self._online:
             unit = ALONE
-        elif self._session.effort:
-            unit = Work(unit.flops, self._session.effort.joins, self._session.effort.fetched)
+        elif cost:
+            unit = Work(unit.flops, cost.joins, cost.fetched)
         self._engine.run(
             single_row.descend if self._online else epoch.train,
             self._session,
@@ -189,5 +196,5 @@ class Trainer:
 
     @property
     def diverged(self) -> bool:
-        """Whether the last call met a number that is not finite."""
+        """True if the last call met a number that is not finite."""
         return bool(self._session.job["diverged"])

@@ -1,22 +1,26 @@
 """The engine of the CUDA backend: prediction, evaluation, gradients and training of a network."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, arrays, design
+from fastmlp.backends.cuda import adapter, arrays, design, many
 from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.many import Member
 from fastmlp.backends.cuda.moments import DeviceMoments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
+from fastmlp.backends.cuda.predictor import Predictor
 from fastmlp.backends.cuda.questions import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.backends.protocol import Once, each_time
+from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, no_memo
 from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -25,7 +29,7 @@ Array = NDArray[Any]
 
 
 class Engine:
-    """Forward, gradient and update of one network on an NVIDIA GPU.
+    """Prediction, gradient and training of one network on an NVIDIA GPU.
 
     Parameters
     ----------
@@ -42,25 +46,40 @@ class Engine:
     def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:
         adapter.require(index)
         self.network, self.guard = network, guard or Guard()
-        self.card = adapter.card_of(index)
+        self.card, self.queue = adapter.card_of(index), index
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, once: Once = each_time) -> Rows:
-        """Return rows, validated, where they lie; `once` keeps what several nets share."""
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Rows:
+        """Return rows, validated, where they lie; `memo` keeps what several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         where = self.card.index
         with self.card.current():
-            x = once(
+            x = memo(
                 ("x", sizes[0], dtype, where), lambda: arrays.features(X, sizes[0], dtype, who)
             )
-            table = once(
+            table = memo(
                 ("y", sizes[-1], dtype, loss.targets, where),
                 lambda: arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
             )
-            weight = once(
+            weight = memo(
                 ("weight", id(sample_weight), dtype, where),
                 lambda: arrays.weights(sample_weight, len(x), dtype, who),
             )
         return Rows(x, table, weight)
+
+    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Rows:
+        """Return rows that are validated already, on the host, converted to the dtype."""
+        weight = np.empty(0) if sample_weight is None else sample_weight
+        arrays_of_y = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
+        return Rows(self.features(X), *arrays_of_y)
+
+    def features(self, X: Any) -> Array:
+        """Return validated features on the host; a sparse matrix as a dense one."""
+        dense = X.toarray() if hasattr(X, "toarray") else X
+        return np.ascontiguousarray(dense, self.network.dtype)
+
+    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
+        """Return the predictor for these live parameters; `raw`: before activation or link."""
+        return Predictor(self, parameters, raw=raw)
 
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
@@ -99,6 +118,10 @@ class Engine:
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
+    def slots(self, state: NetState, data: Rows | None = None) -> DeviceMoments:
+        """Return the optimizer's state of a net on the device."""
+        return state.packed(("cuda", self.queue), self.moments)
+
     def moments(self, flat: Array | None = None) -> DeviceMoments:
         """Return an optimizer's state with these moments, or with zeros."""
         return DeviceMoments(self.network, self.card.index, flat)
@@ -106,7 +129,7 @@ class Engine:
     def update(
         self,
         parameters: Array,
-        moments: DeviceMoments,
+        slots: DeviceMoments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
@@ -122,29 +145,78 @@ class Engine:
             )
             session.put(PARAMETERS, np.ascontiguousarray(parameters))
             session.put(GRADIENT, np.ascontiguousarray(gradient))
-            session.put(M, moments.state)
+            session.put(M, slots.state)
             session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
             n_blocks = 2 * self.card.n_multiprocessors
             arguments = (session.memory[0], session.device_plans[0])
             adapter.configured(kernel, arguments, n_blocks, n_threads)(*arguments)
             adapter.synchronize()
             values = np.ascontiguousarray(arrays.to_host(session.get(PARAMETERS, n)))
-            moments.state.copy_to_device(session.get(M, 2 * n))
+            slots.state.copy_to_device(session.get(M, 2 * n))
         with self.guard.whole:
             publish(values, parameters)
 
     def trainer(
         self,
         parameters: Array,
-        moments: DeviceMoments,
+        slots: DeviceMoments,
         optimizer: Optimizer,
         data: Rows,
         batch_size: int,
-        *,
-        kind: str | None = None,
+        **options: Any,
     ) -> Trainer:
-        """Allocate and compile what training on `data` needs."""
-        return Trainer(
-            self.card, self.network, self.guard, parameters, moments, optimizer, data, batch_size,
-            kind=kind,
-        )  # fmt: skip
+        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
+        fixed = (self.card, self.network, self.guard)
+        return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
+
+    def fits_in_group(self, batch_size: int) -> bool:
+        """Return True if a net's own fit with this batch size takes one block of a launch."""
+        return design.design_for(self.network, batch_size, self.card).kind == "small"
+
+    def train_group(
+        self,
+        members: Sequence[tuple["Engine", NetState, Rows]],
+        outcomes: Sequence[Outcome],
+        *,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        told: Callable[[int], object] | None,
+    ) -> None:
+        """Train nets over shared X and y for so many epochs each, a block a net; their states are
+        brought up to date, also where an exception ends the call."""
+        _, _, first = members[0]
+        try:
+            many.train_together(
+                self.card,
+                [_member(*each) for each in members],
+                first.x,
+                first.y,
+                epochs=epochs,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                outcomes=outcomes,
+                told=told,
+            )
+        finally:
+            for (_, state, _), outcome in zip(members, outcomes, strict=True):
+                state.n_steps = outcome.n_steps
+
+
+def _member(engine: Engine, state: NetState, data: Rows) -> Member:
+    assert state.generator is not None
+    return Member(
+        engine.network,
+        state.parameters,
+        engine.slots(state),
+        state.optimizer,
+        state.generator,
+        state.n_steps,
+        data.rows,
+        data.weight,
+        state.lock,
+    )
+
+
+if TYPE_CHECKING:
+    _conforms: type[GroupEngine[Rows, DeviceMoments]] = Engine

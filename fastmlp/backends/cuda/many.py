@@ -7,7 +7,6 @@ strengths and generator, and ends in the bits of its own fit by the same design.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +34,7 @@ from fastmlp.backends.cuda.plan import (
 )
 from fastmlp.backends.cuda.rules import Rules, rules_of
 from fastmlp.backends.cuda.session import Session, bytes_of, require
+from fastmlp.backends.protocol import Outcome
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.schedules import rates_of
@@ -71,24 +71,6 @@ class Member(NamedTuple):
     rows: NDArray[np.int64] | None = None
     weight: Array = np.empty(0)
     guard: Guard | None = None
-
-
-@dataclass
-class Outcome:
-    """The result of one of many nets.
-
-    Attributes
-    ----------
-    loss : each epoch's mean objective, without the epoch in which it diverged
-    diverged_at : the loss of that epoch, or None
-    n_steps : steps done in all; 0 after a divergence, which resets the state
-    seconds : from the start of its group to its end; 0 if the group had not begun
-    """
-
-    n_steps: int
-    loss: list[float] = field(default_factory=list)
-    diverged_at: float | None = None
-    seconds: float = 0.0
 
 
 def train_together(

@@ -108,12 +108,15 @@ class Evaluation:
     """The mean loss over some rows, weighted, without penalties."""
 
     def __init__(self, card: Card, network: Network, guard: Guard, data: Rows) -> None:
-        plain = network._replace(penalties=())
-        self._card = card
-        self._question = Question(card, plain, guard, data, EVALUATE, "MLP.fit")
+        self._plain = network._replace(penalties=())
+        self._card, self._guard, self._data = card, guard, data
+        self._question = Question(card, self._plain, guard, data, EVALUATE, "MLP.fit")
 
-    def __call__(self, parameters: Array) -> float:
-        """Return the loss at these parameters."""
+    def __call__(self, parameters: Array, out: Array | None = None) -> float:
+        """Return the loss at these parameters; write predictions to `out`, if there is one."""
+        if out is not None:
+            x = self._data.gathered().x
+            Prediction(self._card, self._plain, self._guard, x, out)(parameters)
         with self._card.current():
             self._question.ask(parameters)
             return self._question._session.sum_at(EPOCH_LOSS) / self._question.mass

@@ -106,6 +106,17 @@ class Trainer:
         orders = orders_of(words)
         return orders if self._rows is None else self._rows[orders]
 
+    def reshuffled(
+        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
+    ) -> NDArray[np.int64]:
+        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        orders = np.empty((n_orders, len(order)), np.int64)
+        for each in orders:
+            each[:] = order
+            random.shuffle(each)
+            order = each
+        return orders
+
     def plain_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the data, shape (1, n_rows)."""
         rows = self._rows

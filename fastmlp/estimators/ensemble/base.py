@@ -16,7 +16,7 @@ from fastmlp._process.task_pool import Task, check
 from fastmlp._process.warnings import warn
 from fastmlp.estimators.mlp.row_subset import look
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
-from fastmlp.many.fit_many import pool_of
+from fastmlp.training.pool import pool_of
 
 Array = NDArray[Any]
 # Parameters that are not passed on to members: their number, and each member's own.

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.estimators.mlp import label_codec, optimizer_codec, param_codec, solvers
 from fastmlp.estimators.mlp.classifier import MLPClassifier
 from fastmlp.estimators.mlp.regressor import MLPRegressor
+from fastmlp.estimators.mlp.stochastic import open_books
 from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import bias_views, weight_views
 from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
 
@@ -36,10 +37,10 @@ def pack(estimator: Any, *, training: bool) -> Content:
         Where a parameter is not finite, or a setting has no name.
     """
     check_is_fitted(estimator)
-    parameters = estimator._live_parameters()
-    if not np.isfinite(parameters.flat).all():
+    state = estimator._live_state()
+    if not np.isfinite(state.parameters).all():
         raise ValueError("fastmlp.save: a parameter is not finite; no file would load it")
-    network = _network(estimator, parameters.layout.sizes, parameters.flat.dtype)
+    network = _network(estimator, state.layout.sizes, state.parameters.dtype)
     header = {
         "layer_sizes": list(network.layout.sizes),
         "dtype": network.dtype.name,
@@ -47,10 +48,10 @@ def pack(estimator: Any, *, training: bool) -> Content:
         **_form_of(estimator),
         "attributes": _attributes_of(estimator),
     }
-    arrays = model_state.layers_of(network.layout, parameters.flat) | _curves_of(estimator)
+    arrays = model_state.layers_of(network.layout, state.parameters) | _curves_of(estimator)
     if training:
-        header["books"], state = _training_of(estimator, network)
-        arrays |= state
+        header["books"], of_training = _training_of(estimator, network)
+        arrays |= of_training
     return Content(type(estimator).__name__, header, arrays)
 
 
@@ -188,7 +189,7 @@ def _curves_of(estimator: Any) -> dict[str, Any]:
 
 def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
     if solvers.is_stochastic(estimator.solver):
-        estimator._open_books()
+        open_books(estimator)
     for name in COUNTS:
         if name in told or name != "_no_improvement_count":
             setattr(estimator, name, optimizer_codec.count(told[name], name))
@@ -220,18 +221,21 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     optimizer = getattr(estimator, "_optimizer", None)
     if optimizer is None:
         return None, {}
-    arrays, moments = {}, getattr(optimizer, "moments", None)
-    if moments is not None and _fits(moments, network):
-        arrays["moments"] = moments.flat()
+    arrays, slots = {}, _slots_of(estimator, network)
+    if slots is not None:
+        arrays["moments"] = slots
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
     return optimizer_codec.of(optimizer), arrays
 
 
-def _fits(moments: Moments, network: Network) -> bool:
-    other = moments.network
-    return (other.layout.sizes, other.dtype) == (network.layout.sizes, network.dtype)
+def _slots_of(estimator: Any, network: Network) -> Any:
+    """Return the optimizer's state, if it is that of a net of these sizes and this dtype."""
+    state: NetState | None = getattr(estimator, "_state", None)
+    if state is None or (state.layout, state.parameters.dtype) != (network.layout, network.dtype):
+        return None
+    return state.slots()
 
 
 def _take_training(estimator: Any, network: Network, content: Content, own: Own) -> None:
@@ -239,10 +243,9 @@ def _take_training(estimator: Any, network: Network, content: Content, own: Own)
     if spelled is None:
         return
     estimator._optimizer = optimizer_codec.books_from(spelled, own)
-    flat = estimator._live_parameters().flat
-    moments = model_state.moments_of(arrays.get("moments"), flat)
-    if moments is not None:
-        estimator._optimizer.moments = Moments(network, moments)
+    state = estimator._live_state()
+    flat = state.parameters
+    state.set_slots(model_state.moments_of(arrays.get("moments"), flat))
     if "best" in arrays:
         best = model_state.checked(arrays["best"], "best", flat).copy()
         estimator._best_coefs = weight_views(layout, best)

@@ -1,4 +1,4 @@
-"""What both estimators share: scikit-learn's methods around the core's training."""
+"""The base of both estimators: scikit-learn's methods around the core's training."""
 
 import warnings
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
@@ -15,25 +14,33 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.locks import Guard
-from fastmlp._process.warnings import warn_at
-from fastmlp.backends.cpu.session import Data
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.blas import one_thread
-from fastmlp.estimators.mlp.held_out import HeldOut
-from fastmlp.estimators.mlp.parameters import Parameters, dtype_of, sizes_of
+from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
+from fastmlp.estimators.mlp.parameters import (
+    dtype_of,
+    flat_of,
+    sizes_of,
+    stand_in,
+    state_from,
+    take_slots,
+    write_back,
+)
 from fastmlp.estimators.mlp.pickling import Copies
+from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
 from fastmlp.estimators.mlp.row_subset import Part
-from fastmlp.estimators.mlp.stochastic import Epochs, moments_of
-from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of, rows_of
-from fastmlp.network.spec import Network
+from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, open_books
+from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
+from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
+from fastmlp.training import loop
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
 class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """Comes before scikit-learn's class and puts the core in the place of its loops over NumPy."""
+    """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
     intercepts_: list[Array]
@@ -42,6 +49,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
     _held_out: HeldOut | None
+    _cache: PredictionCache
     _names: ClassVar[list[str]]
 
     more_constraints: ClassVar[dict[str, Any]] = {
@@ -79,12 +87,12 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @property
     def _n_features_out(self) -> int:
-        """How many names `get_feature_names_out` makes."""
+        """The number of names that `get_feature_names_out` returns."""
         return int(self.coefs_[-1].shape[0])
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
-        # One at a time, the others wait: where another lays out the optimizer's state anew, kernels
-        # of this one would go on in memory that is let go.
+        # Fits of one estimator take turns: one that packs the optimizer's state anew would free
+        # memory that another one's kernels read.
         guard = self.__dict__.setdefault("_guard", Guard())
         with guard.whole, guard.training(type(self).__name__):
             return self._refusing_overflow(self._train, *arguments, **options)
@@ -118,9 +126,9 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Parameters
         ----------
         X : (n_samples, n_features) array of float32 or float64, or sparse matrix
-        y : (n_samples, n_outputs) array, binarized; what is not in `rows` is not looked at
+        y : (n_samples, n_outputs) array, binarized; only `rows` are read
         rows : (n,) array of int64
-        form : what `fit` has found out from them: labels, names and number of features
+        form : attributes that `fit` derives from the data: labels, names and number of features
         weight : (n_samples,) array, or None
         """
         self.__dict__.update(form)
@@ -143,7 +151,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             self._initialize(part.y, units, part.X.dtype)
         else:
             self._check_sizes(units)
-        held_out = self._validation_rows(*validation)
+        held_out = validation_rows(self, *validation)
         if solvers.is_stochastic(self.solver):
             self._fit_epochs(part, incremental, held_out)
         else:
@@ -188,110 +196,65 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
-        # Copies that only early stopping looks at, and `_hold_out` makes.
+        # Copies for early stopping, which `hold_out` makes where they are needed.
         del self._best_coefs, self._best_intercepts
+        before: NetState | None = self.__dict__.get("_state")
         if solvers.is_stochastic(self.solver):
-            self._open_books()
+            open_books(self)
+            before = None
         self._adopt()
+        # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
+        take_slots(self._state, before)
 
     def _adopt(self) -> None:
         """Put all parameters into one vector, and its views in their place."""
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
-        self._parameters = Parameters(self.coefs_, self.intercepts_, dtype)
-        self.coefs_ = list(self._parameters.coefs)
-        self.intercepts_ = list(self._parameters.intercepts)
+        self._state = state_from(self.coefs_, self.intercepts_, dtype)
+        self._cache = PredictionCache()
+        self.coefs_ = list(self._state.weights)
+        self.intercepts_ = list(self._state.biases)
 
-    def _open_books(self) -> None:
-        """Begin the records of a training, which scikit-learn does for its own solvers only."""
-        early = self.early_stopping
-        self.loss_curve_: list[float] = []
-        self._no_improvement_count = 0
-        self.validation_scores_: list[float] | None = [] if early else None
-        self.best_validation_score_ = -np.inf if early else None
-        self.best_loss_ = None if early else np.inf
-        self.validation_loss_curve_ = None
-
-    def _live_parameters(self) -> Parameters:
-        """Return the parameters as they are in `coefs_` and `intercepts_` now."""
-        parameters: Parameters | None = getattr(self, "_parameters", None)
-        if parameters is not None and parameters.stand_in(self.coefs_, self.intercepts_):
-            return parameters
+    def _live_state(self) -> NetState:
+        """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
+        state: NetState | None = self.__dict__.get("_state")
+        if state is not None and stand_in(state, self.coefs_, self.intercepts_):
+            return state
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
-        return Parameters(self.coefs_, self.intercepts_, dtype)
+        return state_from(self.coefs_, self.intercepts_, dtype)
+
+    def _trained_state(self, *, anew: bool) -> NetState:
+        """Return the net to train: with the optimizer's state of the training so far, or anew."""
+        state, before = self._live_state(), self.__dict__.get("_state")
+        if anew:
+            state.set_slots(None)
+        elif state is not before:
+            take_slots(state, before)
+        self._state = state
+        state.optimizer = solvers.core_of(self._optimizer)
+        state.n_steps = solvers.steps_of(self._optimizer)
+        return state
 
     def _fit_epochs(self, part: Part, incremental: bool, validation: Part | None) -> None:
-        if not incremental or not hasattr(self, "_optimizer"):
+        anew = not incremental or not hasattr(self, "_optimizer")
+        if anew:
             self._optimizer = solvers.books_of(self)
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
             part, validation = part.split(self)
-        parameters = self._live_parameters()
-        network = network_of(self, parameters.layout.sizes, parameters.flat.dtype)
-        core = solvers.core_of(self._optimizer)
-        data = part.data(network)
-        trainer = engine_of(self, network, parameters).trainer(
-            parameters.flat,
-            moments_of(self._optimizer, network, sparse=issparse(part.X)),
-            core,
-            data,
-            self._batch_rows(data.n_rows),
-            guarded=False,
-            by_rows=True,
-        )
-        self._held_out = self._hold_out(validation, part, data, parameters, network)
+        state = self._trained_state(anew=anew)
+        network = network_of(self, state.layout.sizes, state.parameters.dtype)
+        engine = engine_of(self, network, state.lock)
+        data = part.data(engine)
+        batch_size = batch_rows(self, data.n_rows)
+        self._held_out = hold_out(self, validation, part, data, state, engine)
         try:
-            Epochs(self, trainer, core, data.n_rows, self._held_out, incremental).run()
+            loop.fit(engine, state, Epochs(self, data, batch_size, self._held_out, incremental))
             if self.early_stopping:
-                parameters.assign(self._best_coefs, self._best_intercepts)
+                state.assign(flat_of(self._best_coefs, self._best_intercepts))
         finally:
             del self._held_out
-            parameters.write_back(self.coefs_, self.intercepts_)
-
-    def _batch_rows(self, n_rows: int) -> int:
-        if self.batch_size == "auto":
-            return min(200, n_rows)
-        if self.batch_size > n_rows:
-            warn_at(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be "
-                "clipped",
-                UserWarning,
-                stacklevel=2,
-            )
-        return min(int(self.batch_size), n_rows)
-
-    def _hold_out(
-        self, its: Part | None, part: Part, data: Data, parameters: Parameters, network: Network
-    ) -> HeldOut | None:
-        """Return the rows to validate on, where there are any."""
-        if its is None:
-            return None
-        if self.validation_loss_curve_ is None:
-            self.validation_loss_curve_ = []
-        self._best_coefs = [coef.copy() for coef in parameters.coefs]
-        self._best_intercepts = [intercept.copy() for intercept in parameters.intercepts]
-        # Targets and weights in the core's form are in memory once, too.
-        own = data._replace(rows=its.rows) if its.shares(part) else its.data(network)
-        return HeldOut(self, its, own, parameters, network)
-
-    def _validation_rows(self, X: Any, y: Any, weight: Any) -> Part | None:
-        """Return what `fit` was given to validate on, checked, targets binarized."""
-        if X is None and y is None:
-            return None
-        if X is None or y is None:
-            given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
-            raise ValueError(f"{given} is provided, but {lacks} was not provided.")
-        dtype = (np.float64, np.float32)
-        X, y = validate_data(
-            self, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
-        )
-        weight = None if weight is None else _check_sample_weight(weight, X)
-        targets = self._binarized(y)
-        if targets.shape[1] != self.n_outputs_:
-            raise ValueError(
-                f"y_val has {targets.shape[1]} columns, but there are {self.n_outputs_} outputs"
-            )
-        return Part(X, targets, weight)
+            write_back(state, self.coefs_, self.intercepts_)
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:
@@ -308,7 +271,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _minimize(self, part: Part, units: list[Any]) -> None:
         """Run SciPy's L-BFGS-B, as scikit-learn does in float64 for data of any precision."""
         # scikit-learn packs what lies in the lists, which may be one number for a whole layer.
-        self._live_parameters().write_back(self.coefs_, self.intercepts_)
+        write_back(self._live_state(), self.coefs_, self.intercepts_)
         self._objective = self._objective_on(part)
         try:
             with one_thread:
@@ -318,9 +281,9 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         self.loss_ = np.float64(self.loss_)
 
     def _objective_on(self, part: Part) -> Any:
-        sizes = self._live_parameters().layout.sizes
-        network = network_of(self, sizes, np.dtype(np.float64))
-        return engine_of(self, network).objective(part.data(network))
+        sizes = self._live_state().layout.sizes
+        engine = engine_of(self, network_of(self, sizes, np.dtype(np.float64)))
+        return engine.objective(part.data(engine))
 
     def _loss_grad_lbfgs(
         self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
@@ -332,9 +295,9 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _unpack(self, packed_parameters: Array) -> None:
         """Take the parameters over, in the precision that they have had."""
-        parameters = self._live_parameters()
-        parameters.take(packed_parameters)
-        parameters.write_back(self.coefs_, self.intercepts_)
+        state = self._live_state()
+        state.assign(packed_parameters)
+        write_back(state, self.coefs_, self.intercepts_)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
         return self._outputs(self._validated_rows(X) if check_input else X)
@@ -344,34 +307,36 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _outputs(self, X: Any, hidden: bool = False) -> Array:
         """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
-        parameters = self._live_parameters()
-        if X.shape[1] != parameters.layout.sizes[0]:
+        state = self._live_state()
+        if X.shape[1] != state.layout.sizes[0]:
             raise ValueError(
-                f"X has {X.shape[1]} features, but coefs_[0] has {parameters.layout.sizes[0]} rows"
+                f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
             )
-        dtype = dtype_of(np.empty(0, X.dtype), parameters.flat)
+        dtype = dtype_of(np.empty(0, X.dtype), state.parameters)
         # Without penalties, so that nets which differ in them alone have their buffers in common.
-        network = network_of(self, parameters.layout.sizes, dtype)._replace(penalties=())
-        with parameters.guard.whole:
-            flat = parameters.flat.astype(dtype, copy=False)
+        network = network_of(self, state.layout.sizes, dtype)._replace(penalties=())
+        with state.lock.whole:
+            flat = state.parameters.astype(dtype, copy=False)
             if hidden:
                 network = features_of(network)
-                flat = Parameters(self.coefs_[:-1], self.intercepts_[:-1], dtype).flat
+                flat = state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
         out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
-        engine = engine_of(self, network, parameters)
-        few = engine.predict(flat, rows_of(X, dtype), out)
-        if few is not None and flat is parameters.flat:
-            parameters.quick = (few, self.activation, self.out_activation_)
+        cache: PredictionCache | None = self.__dict__.get("_cache")
+        engine = engine_of(self, network, state.lock, cache.buffers if cache else None)
+        predictor = engine.predictor(flat)
+        predictor.write(engine.features(X), out)
+        if cache is not None and predictor.is_quick and flat is state.parameters:
+            cache.quick = Quick(state, predictor, self.activation, self.out_activation_)
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
         """Return predictions for a few plain rows in microseconds, or None for any others."""
-        parameters = self.__dict__.get("_parameters")
-        if parameters is None or parameters.quick is None or hasattr(self, "feature_names_in_"):
+        cache: PredictionCache | None = self.__dict__.get("_cache")
+        if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None
-        few, activation, output = parameters.quick
+        state, predictor, activation, output = cache.quick
         if activation is not self.activation or output is not self.out_activation_:
             return None
-        if not parameters.stand_in(self.coefs_, self.intercepts_):
+        if state is not self._state or not stand_in(state, self.coefs_, self.intercepts_):
             return None
-        return few(X, None)
+        return predictor.quick(X)

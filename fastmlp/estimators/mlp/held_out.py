@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from fastmlp.backends.cpu.session import Data
-from fastmlp.estimators.mlp.parameters import Parameters
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.mlp.row_subset import Part
-from fastmlp.estimators.mlp.to_core import engine_of
-from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 
 Array = NDArray[Any]
 
@@ -37,8 +36,8 @@ class HeldOut:
         estimator: Any,
         part: Part,
         data: Data,
-        parameters: Parameters,
-        network: Network,
+        state: NetState,
+        engine: Engine[Any, Any],
     ) -> None:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
@@ -46,9 +45,9 @@ class HeldOut:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
-        self._metric, self._flat = estimator._metric, parameters.flat
-        self._evaluation = engine_of(estimator, network).evaluation(data)
-        self._outputs = np.empty((data.n_rows, network.layout.sizes[-1]), self._flat.dtype)
+        self._metric, self._flat = estimator._metric, state.parameters
+        self._evaluation = engine.evaluation(data)
+        self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
 
     def loss(self) -> float:
         """Return the mean loss, without penalty, at the parameters of now."""
@@ -57,6 +56,46 @@ class HeldOut:
     def score(self) -> float:
         """Return the metric at the parameters for which the loss was last asked."""
         return float(self._metric(self._outputs, self._targets, self.weight))
+
+
+def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> Part | None:
+    """Return what `fit` was given to validate on, checked, targets binarized."""
+    if X is None and y is None:
+        return None
+    if X is None or y is None:
+        given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
+        raise ValueError(f"{given} is provided, but {lacks} was not provided.")
+    dtype = (np.float64, np.float32)
+    X, y = validate_data(
+        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
+    )
+    weight = None if weight is None else _check_sample_weight(weight, X)
+    targets = estimator._binarized(y)
+    if targets.shape[1] != estimator.n_outputs_:
+        raise ValueError(
+            f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
+        )
+    return Part(X, targets, weight)
+
+
+def hold_out(
+    estimator: Any,
+    its: Part | None,
+    part: Part,
+    data: Data,
+    state: NetState,
+    engine: Engine[Any, Any],
+) -> HeldOut | None:
+    """Return the rows to validate on, where there are any."""
+    if its is None:
+        return None
+    if estimator.validation_loss_curve_ is None:
+        estimator.validation_loss_curve_ = []
+    estimator._best_coefs = [coef.copy() for coef in state.weights]
+    estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
+    # Targets and weights in the core's form are in memory once, too.
+    own = data._replace(rows=its.rows) if its.shares(part) else its.data(engine)
+    return HeldOut(estimator, its, own, state, engine)
 
 
 def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:

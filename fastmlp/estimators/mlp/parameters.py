@@ -1,4 +1,8 @@
-"""The parameters of an estimator: one flat vector, whose views stand in coefs_ and intercepts_."""
+"""The state of an estimator's net, whose views are the arrays of `coefs_` and `intercepts_`.
+
+The two lists are public: where a user has put other arrays into them, their numbers are gathered
+for each call, and written back after a training.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,71 +10,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.buffer_pool import Idle
-from fastmlp._process.locks import Guard, publish
-from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
+from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.state import NetState
+from fastmlp.rules import updates
+from fastmlp.rules.optimizers import Custom
 
 Array = NDArray[Any]
+# Of a net before its fit, which knows the solver's: L-BFGS has none.
+NO_OPTIMIZER = Custom(updates.sgd)
 
 
-class Parameters:
-    """A flat vector and its views.
-
-    The lists `coefs_` and `intercepts_` are what counts: where a user has put arrays of their own
-    into them, these are gathered anew for each call, and written back after a training.
-
-    Attributes
-    ----------
-    flat : (n_parameters,) array
-    coefs, intercepts : views into it, shape (n_in, n_out) and (n_out,) each
-    quick : what predicts a few rows again, or None
-    idle : Idle, what predicts more rows again
-    guard : Guard, for whoever predicts while they are trained
+def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> NetState:
+    """Return a net with a copy of these weights and biases.
 
     Raises
     ------
     ValueError
         Where the arrays are not those of layers one after the other.
     """
+    layout = make_layout(sizes_of(coefs))
+    biases = biases_of(intercepts, layout.sizes[1:])
+    return NetState(layout, flat_of(coefs, biases).astype(dtype, copy=False), NO_OPTIMIZER)
 
-    def __init__(self, coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) -> None:
-        self.layout = make_layout(sizes_of(coefs))
-        biases = biases_of(intercepts, self.layout.sizes[1:])
-        parts = [np.ravel(part) for part in (*coefs, *biases)]
-        self.flat = np.concatenate(parts).astype(dtype, copy=False)
-        self.coefs = weight_views(self.layout, self.flat)
-        self.intercepts = bias_views(self.layout, self.flat)
-        self.quick: Any = None
-        self.idle, self.guard = Idle(), Guard()
 
-    def stand_in(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
-        """Whether these lists hold the views, and no other arrays."""
-        if len(coefs) != len(self.coefs) or len(intercepts) != len(self.intercepts):
+def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
+    """Return all weights, then all biases, in one new vector."""
+    return np.concatenate([np.ravel(part) for part in (*coefs, *intercepts)])
+
+
+def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
+    """Return True if these lists hold the views of the state, and no other arrays."""
+    if len(coefs) != len(state.weights) or len(intercepts) != len(state.biases):
+        return False
+    for mine, its in zip(state.weights, coefs, strict=True):
+        if mine is not its:
             return False
-        for mine, its in zip(self.coefs, coefs, strict=True):
-            if mine is not its:
-                return False
-        return all(mine is its for mine, its in zip(self.intercepts, intercepts, strict=True))
+    return all(mine is its for mine, its in zip(state.biases, intercepts, strict=True))
 
-    def assign(self, coefs: Sequence[Array], intercepts: Sequence[Array]) -> None:
-        """Take these numbers over."""
-        self.take(np.concatenate([np.ravel(part) for part in (*coefs, *intercepts)]))
 
-    def take(self, numbers: Array) -> None:
-        """Take these numbers over, shape (n_parameters,), all at once for those who predict."""
-        with self.guard.whole:
-            publish(np.ascontiguousarray(numbers, self.flat.dtype), self.flat)
+def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> None:
+    """Write the parameters into the arrays of these lists; an array that cannot hold them is
+    replaced by the view."""
+    for views, its in ((state.weights, coefs), (state.biases, intercepts)):
+        for i, view in enumerate(views):
+            if its[i] is view:
+                continue
+            if can_hold(its[i], view):
+                its[i][...] = view
+            else:
+                its[i] = view
 
-    def write_back(self, coefs: list[Array], intercepts: list[Array]) -> None:
-        """Write the numbers into these lists' arrays, or the views where that cannot be."""
-        for mine, its in ((self.coefs, coefs), (self.intercepts, intercepts)):
-            for i, view in enumerate(mine):
-                if its[i] is view:
-                    continue
-                if can_hold(its[i], view):
-                    its[i][...] = view
-                else:
-                    its[i] = view
+
+def take_slots(state: NetState, before: NetState | None) -> None:
+    """Take over the optimizer's state of a net of the same sizes; of others there is none."""
+    if before is not None and before.layout == state.layout:
+        state.set_slots(before.slots())
 
 
 def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
@@ -108,7 +102,7 @@ def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]
 
 
 def can_hold(array: Any, view: Array) -> bool:
-    """Whether numbers that are written into the array are those of the view."""
+    """Return True if the array holds all numbers of the view that are written to it."""
     return (
         isinstance(array, np.ndarray)
         and (array.dtype, array.size) == (view.dtype, view.size)

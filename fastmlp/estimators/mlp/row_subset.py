@@ -9,9 +9,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
-from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.mlp.to_core import data_of
-from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -37,12 +36,12 @@ class Part(NamedTuple):
         """Return what an array, as long as X, holds for these rows."""
         return array if array is None or self.rows is None else array[self.rows]
 
-    def data(self, network: Network) -> Data:
+    def data(self, engine: Engine[Any, Any]) -> Data:
         """Return it as the core takes it."""
-        return data_of(network, self.X, self.y, self.weight)._replace(rows=self.rows)
+        return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
 
     def shares(self, other: "Part") -> bool:
-        """Whether both are of the same data."""
+        """Return True if both are of the same data."""
         return all(a is b for a, b in zip(self[:3], other[:3], strict=True))
 
     def weighted(self, weight: Array | None) -> Self:

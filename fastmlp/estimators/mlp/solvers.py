@@ -37,7 +37,7 @@ class CoreOptimizer(BaseOptimizer):
 
 
 def is_stochastic(solver: Any) -> bool:
-    """Whether a solver goes by batches and epochs."""
+    """Return True if a solver works by batches and epochs."""
     return bool(solver != "lbfgs")
 
 

@@ -1,6 +1,8 @@
 """Training by batches and epochs: scikit-learn's rules of stopping around the core's epochs."""
 
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,111 +10,127 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp._process.task_pool import Stopped
 from fastmlp._process.warnings import warn_at
-from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.held_out import HeldOut
-from fastmlp.estimators.mlp.shuffling import shuffled_again
-from fastmlp.network.spec import Network
-from fastmlp.training.loop import MAX_ORDER_NUMBERS, Calls, Trainer
+from fastmlp.network.state import NetState
+from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 
 Array = NDArray[Any]
 
 
+@final
 class Epochs:
-    """The epochs of one fit.
+    """The request of an estimator's fit to the training loop.
 
     The stopping rule looks at each epoch's loss. But it cannot end a fit, nor change a rate, before
-    `n_iter_no_change` epochs have passed without progress: so many run in one call, and the books
+    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the books
     are kept afterwards.
 
     Parameters
     ----------
     estimator : the estimator, whose attributes are the books
-    trainer : Trainer of the core
-    core : Optimizer of the core
-    n_rows : int, to train on
+    data : Data, to train on
+    batch_size : int
     held_out : HeldOut, optional
     incremental : bool
         One epoch only, and no warnings.
     """
 
+    # An epoch's loss counts its batches by rows, and numbers that are not finite go on.
+    options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
+
+    _trainer: Trainer
+    _state: NetState
+
     def __init__(
         self,
         estimator: Any,
-        trainer: Trainer,
-        core: Any,
-        n_rows: int,
+        data: Data,
+        batch_size: int,
         held_out: HeldOut | None,
         incremental: bool,
     ) -> None:
-        self._estimator, self._trainer, self._core = estimator, trainer, core
-        self._n_rows, self._held_out, self._incremental = n_rows, held_out, incremental
+        self.data, self.batch_size = data, batch_size
+        self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
         self._stops_early = estimator.early_stopping and not incremental
-        books = estimator._optimizer
-        self._calls = Calls(trainer, core, solvers.steps_of(books))
-        self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         self._most = 1 if incremental else int(estimator.max_iter)
-        last = self._calls.step + self._most * self._steps_per_epoch
-        self._rule = solvers.Rule(books, self._steps_per_epoch, n_rows, last)
-        self._order = trainer.plain_order()[0]
+        self._begun = self._over = False
 
-    def run(self) -> None:
-        """Train until the rule stops it; on Ctrl-C, keep what is learnt."""
-        try:
-            self._estimator.n_iter_ = 0
-            while self._estimator.n_iter_ < self._most and not self._window():
-                pass
-        except Stopped:
-            raise
-        except KeyboardInterrupt:
-            warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
-        finally:
-            self._store()
-        self._trainer.end()
+    def begin(
+        self, engine: Engine[Any, Any], trainer: Trainer, state: NetState
+    ) -> AbstractContextManager[Any]:
+        """Prepare; return a context in which the windows run."""
+        self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
+        steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
+        last = state.n_steps + self._most * steps_per_epoch
+        books, n_rows = self._estimator._optimizer, self.data.n_rows
+        self._rule = solvers.Rule(books, steps_per_epoch, n_rows, last)
+        self._estimator.n_iter_ = 0
+        self._begun = True
+        return nullcontext()
 
-    def _window(self) -> bool:
-        """Run epochs up to where the rule may stop them; return whether it does."""
-        estimator, first = self._estimator, self._calls.step
-        n_epochs = self._epochs_ahead()
-        losses = np.full(n_epochs, np.nan)
-        rates = self._rule.ahead(first, n_epochs, estimator.t_)
-        try:
-            self._calls.run(self._orders(n_epochs), losses, rates)
-        except KeyboardInterrupt:
-            self._record(losses[: (self._calls.step - first) // self._steps_per_epoch])
-            raise
-        return self._record(losses)
+    def window(self, most: int) -> int:
+        """Return the number of epochs up to where the rule may stop them."""
+        if self._over or self._estimator.n_iter_ >= self._most:
+            return 0
+        return self._epochs_ahead()
 
-    def _epochs_ahead(self) -> int:
-        """Return how many epochs are sure to come; one where somebody looks after each."""
-        estimator = self._estimator
-        if self._held_out or estimator.verbose or estimator.early_stopping:
-            return 1
-        certain = estimator.n_iter_no_change - estimator._no_improvement_count + 1
-        most = MAX_ORDER_NUMBERS // self._n_rows
-        return max(1, int(min(certain, self._most - estimator.n_iter_, most)))
-
-    def _orders(self, n_epochs: int) -> NDArray[np.int64]:
+    def order(self, n_epochs: int) -> Order:
         """Return the rows' orders, each the one before it shuffled again."""
         estimator = self._estimator
         if not estimator.shuffle:
             return self._trainer.plain_order()
         # scikit-learn shuffles places, and takes these from the order before.
-        orders = shuffled_again(estimator._random_state, self._order, n_epochs)
+        orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
         self._order = orders[-1]
         return orders
 
-    def _record(self, losses: Array) -> bool:
-        """Keep the books of epochs with these losses; return whether they end the fit."""
+    def rates(self, n_epochs: int) -> Rates:
+        """Return the learning rates that the books have for the next epochs."""
+        rates: Rates = self._rule.ahead(self._state.n_steps, n_epochs, self._estimator.t_)
+        return rates
+
+    def end_window(self, losses: Array, diverged: float | None) -> None:
+        """Keep the books of epochs with these losses; note whether they end the fit."""
         if self._held_out:
-            self._store()
-        return any(self._end_epoch(loss) for loss in losses)
+            self._trainer.store()
+            self._note_steps()
+        self._over = any(self._end_epoch(loss) for loss in losses)
+
+    def cut_short(self, losses: Array) -> None:
+        """Keep the books of the epochs that Ctrl-C has left complete."""
+        self.end_window(losses, None)
+
+    def interrupted(self, error: KeyboardInterrupt) -> None:
+        """Warn that Ctrl-C has ended the training; raise it again before that, or in a pool."""
+        if not self._begun or isinstance(error, Stopped):
+            raise error
+        warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
+
+    def close(self) -> None:
+        """Enter the steps that are done into the books."""
+        if self._begun:
+            self._note_steps()
+
+    def _note_steps(self) -> None:
+        books, state = self._estimator._optimizer, self._state
+        solvers.note_steps(books, state.optimizer, state.n_steps)
+
+    def _epochs_ahead(self) -> int:
+        """Return the number of epochs before the rule can stop; 1 if each is validated or shown."""
+        estimator = self._estimator
+        if self._held_out or estimator.verbose or estimator.early_stopping:
+            return 1
+        certain = estimator.n_iter_no_change - estimator._no_improvement_count + 1
+        most = MAX_ORDER_NUMBERS // self.data.n_rows
+        return max(1, int(min(certain, self._most - estimator.n_iter_, most)))
 
     def _end_epoch(self, loss: float) -> bool:
         estimator, held_out = self._estimator, self._held_out
         estimator.n_iter_ += 1
         estimator.loss_ = loss
-        estimator.t_ += self._n_rows
+        estimator.t_ += self.data.n_rows
         estimator.loss_curve_.append(loss)
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
@@ -132,7 +150,7 @@ class Epochs:
         return False
 
     def _is_over(self) -> bool:
-        """Whether there is no progress any more, and no lower rate to try."""
+        """Return True if there is no progress any more, and no lower rate to try."""
         estimator = self._estimator
         if estimator._no_improvement_count <= estimator.n_iter_no_change:
             return False
@@ -146,18 +164,26 @@ class Epochs:
         estimator._no_improvement_count = 0
         return False
 
-    def _store(self) -> None:
-        self._trainer.store()
-        solvers.note_steps(self._estimator._optimizer, self._core, self._calls.step)
+
+def batch_rows(estimator: Any, n_rows: int) -> int:
+    """Return the batch size of an estimator's fit on so many rows."""
+    if estimator.batch_size == "auto":
+        return min(200, n_rows)
+    if estimator.batch_size > n_rows:
+        warn_at(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+            UserWarning,
+            stacklevel=2,
+        )
+    return min(int(estimator.batch_size), n_rows)
 
 
-def moments_of(books: Any, network: Network, *, sparse: bool) -> Moments:
-    """Return the optimizer's state, which lies beside its books."""
-    moments: Moments | None = getattr(books, "moments", None)
-    if moments is None or moments.network.layout.sizes != network.layout.sizes:
-        moments = Moments(network, sparse=sparse)
-    elif (moments.sparse, moments.network.dtype) != (sparse, network.dtype):
-        # The precision changes where a user has put weights of another one into the lists.
-        moments = Moments(network, moments.flat().astype(network.dtype, copy=False), sparse=sparse)
-    books.moments = moments
-    return moments
+def open_books(estimator: Any) -> None:
+    """Begin the records of a training, which scikit-learn does for its own solvers only."""
+    early = estimator.early_stopping
+    estimator.loss_curve_ = []
+    estimator._no_improvement_count = 0
+    estimator.validation_scores_ = [] if early else None
+    estimator.best_validation_score_ = -np.inf if early else None
+    estimator.best_loss_ = None if early else np.inf
+    estimator.validation_loss_curve_ = None

@@ -5,13 +5,11 @@ from typing import Any
 import joblib
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 
-from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.session import Data
-from fastmlp.estimators.mlp.parameters import Parameters
-from fastmlp.many.tasks import cost_of
+from fastmlp._process.buffer_pool import Idle
+from fastmlp._process.locks import Guard
+from fastmlp.backends import protocol
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
@@ -19,6 +17,7 @@ from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.penalties import l2
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
+from fastmlp.training.pool import cost_of
 
 Array = NDArray[Any]
 ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
@@ -44,32 +43,18 @@ def features_of(network: Network) -> Network:
     )
 
 
-def data_of(network: Network, X: Array, y: Array, sample_weight: Array | None) -> Data:
+def data_of(engine: Engine[Any, Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
     """Return validated rows, binarized targets and weights as the core takes them."""
-    dtype = network.dtype
-    table = y.argmax(axis=1)[:, None] if network.loss.targets == "classes" else y
-    weight = np.empty(0) if sample_weight is None else sample_weight
-    arrays = (np.ascontiguousarray(array, dtype) for array in (table, weight))
-    return Data(rows_of(X, dtype), *arrays)
+    table = y.argmax(axis=1)[:, None] if engine.network.loss.targets == "classes" else y
+    data: Data = engine.trusted(X, table, sample_weight)
+    return data
 
 
-def rows_of(X: Any, dtype: np.dtype[Any]) -> Array | SparseRows:
-    """Return rows of features as the core takes them; those of a sparse matrix stay sparse."""
-    if not issparse(X):
-        return np.ascontiguousarray(X, dtype)
-    rows = X.tocsr()
-    return SparseRows(rows.data.astype(dtype, copy=False), rows.indices, rows.indptr, X.shape[1])
-
-
-def engine_of(estimator: Any, network: Network, shared: Parameters | None = None) -> Engine:
-    """Return the core's engine for a network, with as many threads as the estimator may use.
-
-    Engines of parameters that are `shared` see them whole, and leave each other their buffers.
-    """
-    n_threads = n_threads_of(estimator.n_jobs)
-    if shared is None:
-        return Engine(network, n_threads)
-    return Engine(network, n_threads, shared.guard, shared.idle)
+def engine_of(
+    estimator: Any, network: Network, lock: Guard | None = None, buffers: Idle | None = None
+) -> Engine[Any, Any]:
+    """Return the CPU's engine for a network, with as many threads as the estimator may use."""
+    return protocol.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
 
 
 def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:

@@ -18,7 +18,7 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp._process.task_pool import share
-from fastmlp.backends.cpu.threads.limits import thread_limit
+from fastmlp.backends.protocol import thread_limit
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.search.backend import PoolBackend
 

@@ -100,7 +100,7 @@ class Trials:
             middle = end = time.perf_counter()
         else:
             middle = time.perf_counter()
-            estimator._parameters.idle = self._idle
+            estimator._cache.buffers = self._idle
             result = {"fit_error": None, "test_scores": scores(fold, estimator, X, y, **named)}
             end = time.perf_counter()
             if named.get("return_train_score"):

@@ -11,7 +11,7 @@ from nets import PENALTY_SETS, Net, orders, train
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking, plan
+from fastmlp.backends.cpu.plan import partition, plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
@@ -37,16 +37,16 @@ import os
 import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 dispatch.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
 cost_model.pays = lambda work, n_threads: n_threads > 1
-blocking.layers_pay = lambda *sizes: os.environ["SHARED"] == "panels"
-blocking.halved_layer = lambda step: int(os.environ["HALVED"])
-worker_pool.LONG = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
+partition.panels_pay = lambda *sizes: os.environ["SHARED"] == "panels"
+partition.split_layer_of = lambda step: int(os.environ["HALVED"])
+dispatch.REGION_SECONDS = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
 net = Net(sizes, dtype="float32", **rules)
@@ -90,8 +90,8 @@ for n_steps in (10, 10, 1000):
 
 def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, halved: int) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(blocking, "layers_pay", lambda *sizes: shared == "panels")
-    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
+    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
 
 
 @pytest.fixture

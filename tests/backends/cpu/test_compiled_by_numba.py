@@ -27,7 +27,7 @@ from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.rules.optimizers import OPTIMIZERS
 
@@ -98,33 +98,34 @@ def predictions(sizes, dtype):
 
 def form():
     net, session = sessions[-1].net, sessions[-1]
-    return int(net["split_layer"]), bool(net["by_panels"]), session.has_lots
+    return int(net["split_layer"]), bool(net["by_panels"]), session.partition.microbatch_rows > 0
 
 
 dtype, what = sys.argv[1:]
-l2, pays, halved = {"penalties": {"l2": 0.1, "l1": 0.1}}, blocking.layers_pay, blocking.halved_layer
+l2 = {"penalties": {"l2": 0.1, "l1": 0.1}}
+pays, split_of = partition.panels_pay, partition.split_layer_of
 for threads in (1, 2):
     teams.clear()
     fit("net", (17, 40, 23, 3), dtype, 130, 70, epochs=2, loss="cross_entropy", **l2)
     fit("sparse", (40, 20, 3), dtype, 130, 70, sparse=True)
-    blocking.halved_layer = lambda step: 1
+    partition.split_layer_of = lambda step: 1
     fit("split-k", (64, 64, 10), dtype, 64, 64)
     assert form()[0] == 1
-    blocking.halved_layer = halved
+    partition.split_layer_of = split_of
     fit("microbatches", (4, 32, 16, 4), dtype, 10_000, 10_000, activation="relu")
     assert form()[2]
     if threads == 2:
         say("ran", *(int(it.outputs.any()) for it in sessions[-1]._replicas._workspaces))
     predictions((16, 64, 64, 2), dtype)
     if what == "teams":
-        blocking.halved_layer = lambda step: 2
+        partition.split_layer_of = lambda step: 2
         fit("split-k-2", (64, 64, 64, 10), dtype, 64, 64)
         assert form()[0] == 2
-        blocking.halved_layer = halved
-        blocking.layers_pay = lambda *sizes: True
+        partition.split_layer_of = split_of
+        partition.panels_pay = lambda *sizes: True
         fit("panels", (784, 512, 512, 10), dtype, 128, 128, activation="relu")
         assert form()[1] == (threads == 2)
-        blocking.layers_pay = pays
+        partition.panels_pay = pays
     else:
         fit("single", (5, 19, 20), dtype, 40, 1, "sgd", activation="relu")
         fit("single-adam", (5, 19, 20), dtype, 40, 1)

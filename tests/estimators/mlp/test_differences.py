@@ -125,7 +125,7 @@ def state_in_pickles() -> None:
 def float64_targets_of_float32_rows() -> None:
     theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X.astype(np.float32), REAL))
     assert theirs[0]._optimizer.ms[0].dtype == np.float64
-    assert ours[0]._optimizer.moments.m.dtype == np.float32
+    assert ours[0]._state.slots().dtype == np.float32
 
 
 def lbfgs_in_float32() -> None:

@@ -111,7 +111,7 @@ def test_without_the_state_of_training_there_is_none(path: Path) -> None:
     other.partial_fit(X, TASKS["multiclass"].y)
     assert len(other.loss_curve_) == len(model.loss_curve_) + 1
     fastmlp.save(model, path, include_training_state=True)
-    assert path.stat().st_size > small + 2 * model._parameters.flat.nbytes
+    assert path.stat().st_size > small + 2 * model._state.parameters.nbytes
 
 
 LABELS = {
@@ -197,7 +197,7 @@ def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) 
     rows, target = np.full((1, 1), 125.7, np.float32), np.full(1, 0.6)
     model = MLPRegressor("poisson", 3, early_stopping=True, max_iter=1, alpha=1, random_state=0)
     model.fit(rows, target, X_val=rows, y_val=target)
-    assert not np.isfinite(model._optimizer.moments.flat()).all()
+    assert not np.isfinite(model._state.slots()).all()
     other = reloaded(model, path, training=True)
     assert predictions(model, rows) == predictions(other, rows)
 

@@ -1,40 +1,93 @@
-"""Runs drivers on a network's sessions, by one thread or a team."""
+"""The one place that decides on how many threads a call runs, and the calls themselves."""
 
 import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import Guard
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import pilot_for
+from fastmlp.backends.cpu.dispatch.autotuner import Autotuner, tuner_for
 from fastmlp.backends.cpu.dispatch.cost_model import Work
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import MOST_PIECES
+from fastmlp.backends.cpu.tuning import (
+    MOST_PIECES,
+    PATIENT_SECONDS,
+    PIECE_FLOPS,
+    RATE,
+    REGION_SECONDS,
+    STRIP_ROWS,
+)
 from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 
-# Work of 0.35 to 0.7 ms a piece, and few of them, for each reads all of a layer's inputs. On cores
-# that multiply 280 GFLOP/s, 16 pieces of 40 MFLOP cost 1024-2048-2048-1000 at 512 rows 15 % over 4
-# of 80, and at 32 rows 11 (of 121 GFLOP/s nothing); 4 are 5 % faster than one, and 11 where another
-# process takes half of one of two cores.
-PIECE_FLOPS = 80_000_000
-# A driver for each dtype; asked for under a lock, it took 0.9 us a call.
+# A driver for each dtype. Asking `block_of`, under its lock, takes 0.9 us a call.
 _driver = lru_cache(maxsize=64)(block_of)
 
 
+class Threads(NamedTuple):
+    """How a call runs.
+
+    Attributes
+    ----------
+    n : int, the threads to ask for, the calling one included; 1: no team
+    pieces : int, into how many pieces each thread's part is cut
+    region : bool, whether the team gathers by a parallel region of Numba's, if that is safe
+    patient : bool, whether to wait for workers that sleep
+    tuner : Autotuner, which takes the call's time
+    """
+
+    n: int
+    pieces: int
+    region: bool
+    patient: bool
+    tuner: Autotuner
+
+    def record(self, work: Work, seconds: float, *, awake: bool) -> None:
+        """Tell the autotuner the call's time, and whether all workers were awake."""
+        self.tuner.record(self.n > 1, work.flops, seconds, awake=awake)
+
+
+def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
+    """Return on how many threads to run a call.
+
+    A team runs it if the cost model finds that a team pays and the autotuner finds it faster. The
+    pool of `fit_many` bounds the number; `worker_pool.run` subtracts the threads that other calls
+    of the process use at that moment.
+
+    Parameters
+    ----------
+    work : Work, of the call
+    kind : tuple, hashable; calls of one kind share an autotuner
+    limit : int, the most threads
+    """
+    most = min(limit, task_pool.share() or limit)
+    tuner = tuner_for((*kind, most))
+    n = most if cost_model.pays(work, most) and tuner.wants_team() else 1
+    seconds = work.flops / RATE
+    region, patient = seconds >= REGION_SECONDS, not 0 < seconds < PATIENT_SECONDS
+    return Threads(n, pieces_of(work, n), region, patient, tuner)
+
+
 def pieces_of(work: Work, n_threads: int) -> int:
-    """Return into how many pieces to cut what each of a team does from one join to the next."""
-    flops = work.flops / max(work.n_spreads, 1) / n_threads
+    """Return into how many pieces to cut a thread's part of the work between two joins."""
+    flops = work.flops / max(work.n_joins, 1) / n_threads
     return max(1, min(int(flops / PIECE_FLOPS), MOST_PIECES))
 
 
 class Job(Protocol):
-    """What a driver works in: its record, the record's fields, and about how many rows."""
+    """What a driver works in.
+
+    Attributes
+    ----------
+    record : record array, shape (1,), with the fields `team` and `n_parts`
+    job : the record's fields by their names
+    rows : int, about how many rows a call has
+    """
 
     record: Any
     job: Any
@@ -42,15 +95,15 @@ class Job(Protocol):
 
 
 class Runner:
-    """A network, and how many threads may work on it.
+    """Runs drivers on one network's sessions.
 
     Parameters
     ----------
     network : Network
     n_threads : int or None
-        At most so many threads; None: as many as the process may use.
+        The most threads; None: as many as the process may use.
     guard : Guard, optional
-        Held while the parameters are read, or written, as a whole.
+        Held while all parameters are read or written.
     """
 
     def __init__(
@@ -61,32 +114,33 @@ class Runner:
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:
-        """Have a session take the parameters, whole."""
+        """Copy the parameters, as one state of them, to a session."""
         with self.guard.whole:
             session.load(parameters)
 
-    def work(self, rows: int, forward: int = 0, tiles: int = 0, *, by_lots: bool = False) -> Work:
-        """Return the work of a chunk: operations a weight and row in each of the two phases.
+    def work(
+        self, rows: int, forward: int = 0, tiles: int = 0, *, by_microbatches: bool = False
+    ) -> Work:
+        """Return the work of a chunk: operations per weight and row in each of the two phases.
 
-        A single strip of rows has nothing to share in phase one. By lots both are shared at once.
+        A single strip of rows is not shared in phase one. Microbatches share both phases at once.
         """
         several = rows > STRIP_ROWS
         shared = forward * several + tiles
-        n_spreads = 1 if by_lots else several + (tiles > 0)
-        return Work(shared * self.network.layout.n_weights * rows, n_spreads)
+        n_joins = 1 if by_microbatches else several + (tiles > 0)
+        return Work(shared * self.network.layout.n_weights * rows, n_joins)
 
-    def run(self, driver: Any, session: Job, work: Work, **fields: Any) -> Any:
-        """Set fields of the session's job, do it with a team where that pays, and return them."""
+    def run(self, driver: Callable[..., Any], session: Job, work: Work, **fields: Any) -> Any:
+        """Set fields of the session's job, run the driver on it, and return the job."""
         task_pool.check()
-        job, n_threads = session.job, min(self.n_threads, task_pool.share() or self.n_threads)
+        job, network = session.job, self.network
         for name, value in fields.items():
             job[name] = value
-        network = self.network
-        kind = (driver.__name__, network.layout.sizes, network.dtype, session.rows, n_threads)
-        pilot = pilot_for(kind)
-        team = cost_model.pays(work, n_threads) and pilot.wants_team()
+        kind = (driver.__name__, network.layout.sizes, network.dtype, session.rows)
+        threads = threads_for(work, kind, self.n_threads)
         block, start = _driver(driver, network.dtype), time.perf_counter()
-        seconds, n = work.flops / cost_model.RATE, n_threads if team else 1
-        awake = worker_pool.run(block, session.record, n, seconds, pieces_of(work, n))
-        pilot.record(team, work.flops, time.perf_counter() - start, awake=awake)
+        awake = worker_pool.run(
+            block, session.record, threads.n, threads.region, threads.pieces, threads.patient
+        )
+        threads.record(work, time.perf_counter() - start, awake=awake)
         return job

@@ -12,9 +12,9 @@ from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
 from fastmlp.backends.cpu.plan.records import Batch, Layer, Net
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     flushed,
     njit,

@@ -14,11 +14,11 @@ from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of
 from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     call,
     flushed,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends.cpu.plan.records import Layer, Tile
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import njit
 
 # What a factory is called with: the type of a net's numbers.

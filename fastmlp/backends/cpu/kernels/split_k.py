@@ -14,10 +14,10 @@ from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
 from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK, STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     call,
     flushed,

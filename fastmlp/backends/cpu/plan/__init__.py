@@ -1,1 +1,1 @@
-"""What the kernels read: records, packed parameters, workspace, blocking, partitioning."""
+"""What the kernels read: records, packed parameters, workspace, partition."""

@@ -1,78 +1,65 @@
-"""How the rows of a call are cut, and what a team shares of each piece."""
+"""How many rows a chunk and a microbatch have."""
 
-from typing import NamedTuple
-
-from fastmlp.backends.cpu.plan.packing import (
-    APART_BYTES,
-    CLOSE,
-    Spacing,
-    numbers_packed,
-    packed_layers,
+from fastmlp.backends.cpu.plan.packing import round_up
+from fastmlp.backends.cpu.tuning import (
+    CACHE_NUMBERS,
+    CHUNK_FLOPS,
+    CHUNK_NUMBERS,
+    CHUNK_PER_WEIGHT,
+    MICROBATCH_FLOPS,
+    MICROBATCHES,
+    MIN_CHUNK_ROWS,
+    STRIP_ROWS,
 )
-from fastmlp.backends.cpu.plan.partitioning import (
-    SHARED_FLOPS,
-    Effort,
-    Step,
-    effort,
-    halved_layer,
-    layers_pay,
-)
-from fastmlp.backends.cpu.plan.workspace import chunk_rows, lot_rows, rows_of_lots
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.network.spec import Network
+from fastmlp.network.parameter_layout import Layout
 
 
-class Cut(NamedTuple):
-    """What rows and tiles come in.
+def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
+    """Return the rows of a chunk.
 
-    Attributes
-    ----------
-    rows : of a chunk
-    lot : rows of a lot; 0 where a chunk is not cut into lots
-    members : of a team, by which tiles are shared out; 1 where no team shares them
-    by_layers : whether a team shares phase one a layer at a time
-    halved : the layer, counted from 1, that is done by halves of its inputs; 0 for none
-    effort : what a step takes a team, where it has been estimated
-    spacing : room between what different members write
+    `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core, bound them:
+    memory does not grow with the data, and Ctrl-C is served in time. If the gradient is small
+    beside the chunk, training takes as many rows as keep outputs and deltas in the second-level
+    cache (`CACHE_NUMBERS`).
     """
-
-    rows: int
-    lot: int = 0
-    members: int = 1
-    by_layers: bool = False
-    halved: int = 0
-    effort: Effort | None = None
-    spacing: Spacing = CLOSE
-
-    @property
-    def at_once(self) -> int:
-        """The rows for which there must be buffers."""
-        return self.lot or self.rows
+    per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
+    by_memory = CHUNK_NUMBERS // per_row
+    by_time = CHUNK_FLOPS // (6 * layout.n_weights)
+    most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
+    in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
+    if not train or in_cache * per_row > CHUNK_PER_WEIGHT * layout.n_weights:
+        most = min(most, max(MIN_CHUNK_ROWS, in_cache))
+    return _even_chunk(n_rows, most)
 
 
-def cut_of(network: Network, most: int, members: int, *, train: bool, sparse: bool) -> Cut:
-    """Return how to cut up to `most` rows for a team of so many."""
-    layout = network.layout
-    if sparse or not train:
-        return Cut(chunk_rows(layout, most, train=train, sparse=sparse))
-    lanes, lot = lanes_of(network.dtype.type), lot_rows(layout, most)
-    if lot:
-        n_packed = numbers_packed(packed_layers(layout, lanes, lot, train=True), lanes)
-        return Cut(rows_of_lots(layout, most, lot, n_packed), lot)
-    rows = chunk_rows(layout, most, train=True)
-    step = Step(layout, rows, network.dtype, lanes)
-    halved = halved_layer(step)
-    if members == 1 or step.flops < SHARED_FLOPS:
-        # Without an estimate no team is tried: 8-32-32-1 at 32 rows takes two threads 4.7 us, or
-        # 5.5 where they are far from each other, and one 3.3, and 2 % more with room for two.
-        return Cut(rows, halved=halved)
-    by_layers = layers_pay(step, members, halved)
-    estimate = effort(step, members, halved, by_panels=by_layers)
-    return Cut(rows, 0, members, by_layers, halved, estimate, _spacing(step, halved))
+def microbatch_rows(layout: Layout, n_rows: int) -> int:
+    """Return the rows of a microbatch, which one thread takes through both phases; 0: none.
+
+    For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
+    cache, its gradient is small beside them, and a multiple of four microbatches shares out evenly.
+    """
+    if 6 * layout.n_weights * n_rows < MICROBATCH_FLOPS:
+        return 0
+    per_row = sum(layout.sizes)
+    in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
+    n_microbatches = round_up(-(-n_rows // in_cache), MICROBATCHES)
+    rows = round_up(-(-n_rows // n_microbatches), STRIP_ROWS)
+    return rows if rows * per_row > CHUNK_PER_WEIGHT * layout.n_weights else 0
 
 
-def _spacing(step: Step, halved: int) -> Spacing:
-    """Return the room for a team; a row's errors go back without."""
-    if step.rows == 1:
-        return CLOSE
-    return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), halved)
+def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
+    """Return the rows of a chunk of microbatches, of `small` rows and n_packed gradients each: what
+    one core trains on in 0.25 s, with `CHUNK_NUMBERS` numbers of gradients."""
+    by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * small
+    return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
+
+
+def _even_chunk(n_rows: int, most: int) -> int:
+    """Return the rows of equal chunks of about `most` rows; a quarter more saves a short last one.
+
+    Chunks of 499 and 13 rows -> one of 512: 156 -> 144 ms (1024-2048-2048-1000@512, 1 thread).
+    """
+    n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
+    rows = -(-n_rows // n_chunks)
+    # Whole strips, where there is room for them.
+    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))

@@ -8,12 +8,8 @@ holds the panels of W transposed, n_out rows each, and the biases after them.
 from itertools import pairwise
 from typing import NamedTuple
 
+from fastmlp.backends.cpu.tuning import FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS
 from fastmlp.network.parameter_layout import Layout
-
-# A core that reads lines in a row fetches the next ones too, up to 8 to 16 of them, be they another
-# core's at work: 16-64-64-2 at 64 rows took two threads 16.4 us without room between what is
-# whose, 15.5 with 2 lines, 13.8 with 8 and 13.3 with 16; where cores were far, 42 and 21 to 30.
-APART_BYTES = 1024
 
 
 class Spacing(NamedTuple):
@@ -68,29 +64,25 @@ class Packed(NamedTuple):
 
 
 def round_up(n: int, unit: int) -> int:
-    """Return the smallest multiple of `unit` that is not below n."""
+    """Return the smallest multiple of `unit` that is at least n."""
     return -(-n // unit) * unit
 
 
 def few_outputs(lanes: int) -> int:
-    """Return up to how many outputs are few: that leave most of a vector empty.
-
-    64-64-10 at 64 rows takes 15.6 us a step with ten, 16.3 with eight of them; 16-32-5 at 32 2.0,
-    where with four it took 2.4.
-    """
-    return min(lanes, max(4, 5 * lanes // 8))
+    """Return up to how many outputs are few: so many that they leave most of a vector empty."""
+    return min(lanes, max(FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS * lanes // 8))
 
 
 def is_turned(n_in: int, n_out: int, lanes: int) -> bool:
-    """Whether training holds a layer's weights transposed."""
+    """Return True if training holds a layer's weights transposed."""
     return n_out <= few_outputs(lanes) and n_in > n_out
 
 
 def has_copy(i: int, n_layers: int, rows: int, *, turned: bool) -> bool:
-    """Whether training on chunks of so many rows holds the weights of layer i in both forms.
+    """Return True if training on chunks of so many rows holds the weights of layer i in both forms.
 
-    A first layer sends no errors down; a last one that is turned goes forth as it lies; and one
-    row's errors go back as it lies: of 32-64-32-1, copies took a quarter of a step.
+    A first layer has no deltas below it; a last one that is turned goes forward in its own form;
+    and one row's deltas go back in it: copies take a quarter of a step (32-64-32-1@1).
     """
     return i < n_layers - 1 if turned else i > 0 and rows > 1
 

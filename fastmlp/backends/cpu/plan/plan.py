@@ -11,7 +11,6 @@ from fastmlp.backends.cpu.plan.packing import few_outputs, middle_of, round_up
 from fastmlp.backends.cpu.plan.records import (
     ALL,
     BUFFERS,
-    NON_TEMPORAL_BYTES,
     NONE,
     OTHERS,
     Batch,
@@ -22,7 +21,8 @@ from fastmlp.backends.cpu.plan.records import (
     address,
 )
 from fastmlp.backends.cpu.plan.tiles import tiles_of
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS, Workspace, aligned
+from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
+from fastmlp.backends.cpu.tuning import NON_TEMPORAL_BYTES, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout
 
 

@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.tuning import TILE_ROWS as TILE_ROWS
 from fastmlp.compiler import Record
 
 BUFFERS = (
     "inputs", "raw", "value", "slope", "loss_slope", "targets", "row_losses",
     "parameters", "backup", "zeros",
 )  # fmt: skip
-# A tile of phase two: up to so many rows of a layer's weights, in the panels of one tile of sums.
-TILE_ROWS = 64
-CACHE_BYTES = 512 * 1024
-# So many bytes of parameters, state and transposes do not stay in a third-level cache, often 32 MB
-# and shared. Then transposes use non-temporal stores, which fetch no line first, and what an update
-# reads is prefetched: 128-1024-1024-10@32, 18 MB, 1 thread 1.37 -> 1.14 ms, 2 threads 0.74 -> 0.67.
-# 784-512-512-10@32, 9 MB, would lose: 0.55 -> 0.57, and gain on two: 0.41 -> 0.38.
-NON_TEMPORAL_BYTES = 12 << 20
 # Which transposed weights use non-temporal stores: none, those that other threads read, all.
 NONE, OTHERS, ALL = range(3)
 # How a layer finishes its products: as they are, by its activation's block, or by relu's epilogue.

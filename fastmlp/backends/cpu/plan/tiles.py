@@ -1,15 +1,16 @@
 """The tiles of phase two: pieces of the packed parameters, ordered by the thread that has them."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import Packed, round_up
-from fastmlp.backends.cpu.plan.records import CACHE_BYTES, TILE_ROWS, Tile
+from fastmlp.backends.cpu.plan.records import Tile
 from fastmlp.backends.cpu.plan.workspace import Workspace
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels, panels_at_once
+from fastmlp.backends.cpu.tuning import CACHE_BYTES, TILE_ROWS
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
@@ -21,39 +22,57 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
+class Tiling(NamedTuple):
+    """What the tiles of a net depend on: nets of a kind share them.
+
+    Attributes
+    ----------
+    packed : the layout of each layer's weights
+    lanes, size : numbers of a vector, and bytes of a number
+    block : rows whose inputs stay in the second-level cache
+    sparse : whether the first layer's rows are sparse
+    n_threads : tiles are shared out for
+    split_layer, middle : the layer, from 1, that is computed by split-K, and its second half's
+        first input
+    by_panels : whether a team shares phase one by panels
+    """
+
+    packed: tuple[Packed, ...]
+    lanes: int
+    size: int
+    block: int
+    sparse: bool
+    n_threads: int
+    split_layer: int
+    middle: int
+    by_panels: bool
+
+
 def tiles_of(
-    workspace: Workspace, members: int, halved: int, middle: int, *, by_panels: bool
+    workspace: Workspace, n_threads: int, split_layer: int, middle: int, *, by_panels: bool
 ) -> NDArray[Any]:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
-    Rows come by so many that their inputs stay in the second-level cache while all errors pass.
+    Rows come by so many that their inputs stay in the second-level cache while all deltas pass.
     """
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
-    how = (packed, lanes, size, block, workspace.sparse, members, halved, middle, by_panels)
-    return _cut(*how)
+    how = (packed, lanes, size, block, workspace.sparse, n_threads, split_layer, middle, by_panels)
+    return _cut(Tiling(*how))
 
 
 @lru_cache(maxsize=256)
-def _cut(
-    packed: tuple[Packed, ...],
-    lanes: int,
-    size: int,
-    block: int,
-    sparse: bool,
-    members: int,
-    halved: int,
-    middle: int,
-    by_layers: bool,
-) -> NDArray[Any]:
-    """Return the tiles of layers that are held so: the same for every net of a kind."""
+def _cut(tiling: Tiling) -> NDArray[Any]:
+    """Return the tiles, read-only: those of one thread after those of another."""
+    packed, n_threads, middle = tiling.packed, tiling.n_threads, tiling.middle
+    lanes, split_layer = tiling.lanes, tiling.split_layer
     tiles: list[tuple[int, ...]] = []
     owners: list[int] = []
     begin_of_layer = 0
     for i, held in enumerate(packed):
         n_rows = held.rows
-        at_once = n_rows if sparse and i == 0 else block
-        parts = [(0, middle), (middle, n_rows)] if i + 1 == halved else [(0, n_rows)]
+        at_once = n_rows if tiling.sparse and i == 0 else tiling.block
+        parts = [(0, middle), (middle, n_rows)] if i + 1 == split_layer else [(0, n_rows)]
         groups = groups_of(held.panels)
         shares = len(parts) * len(groups)
         for part, (low, high) in enumerate(parts):
@@ -63,13 +82,13 @@ def _cut(
                     for first in range(begin, end, TILE_ROWS):
                         last = min(first + TILE_ROWS, end)
                         down = begin_of_layer + held.place(panels[0], first)
-                        place = (down * lanes * size, len(tiles))
+                        place = (down * lanes * tiling.size, len(tiles))
                         tiles.append((i, first, last, *panels, *place, 0, n_rows))
-                        owners.append((part * len(groups) + g) * members // shares)
+                        owners.append((part * len(groups) + g) * n_threads // shares)
         begin_of_layer += held.size
-    table = _shared_out(np.array(tiles, Tile.dtype), np.array(owners), members)
-    if by_layers:
-        _keep_own(table.reshape(members, -1), packed, lanes, max(halved, 1))
+    table = _shared_out(np.array(tiles, Tile.dtype), np.array(owners), n_threads)
+    if tiling.by_panels:
+        _keep_own(table.reshape(n_threads, -1), packed, lanes, max(split_layer, 1))
     table.flags.writeable = False
     return table
 
@@ -77,8 +96,8 @@ def _cut(
 def _keep_own(
     shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
 ) -> None:
-    """Write to each member's tiles of the layers that go back by panels which rows it reads then:
-    those of its own groups of panels of the layer below."""
+    """Mark, per tile, the weight rows that its own thread reads again in the backward pass; they
+    are stored through the cache."""
     for i, held in enumerate(packed):
         if i < first_layer or held.turned:
             continue
@@ -91,8 +110,8 @@ def _keep_own(
 
 
 def _shared_out(tiles: NDArray[Any], owners: NDArray[Any], members: int) -> NDArray[Any]:
-    """Return each owner's tiles after the other's, evened out by their work, and by empty tiles to
-    the same number, by which a team cuts them.
+    """Group tiles by thread, balance the groups by work (greedy), and pad them to equal length with
+    empty tiles.
 
     By number alone, one of two threads had 58 % of 784-100-100-10: 7 panels are two pairs, a pair
     and one.

@@ -11,7 +11,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp._process import memory
 from fastmlp.backends.cpu.plan.packing import (
-    APART_BYTES,
     CLOSE,
     Packed,
     Spacing,
@@ -19,24 +18,10 @@ from fastmlp.backends.cpu.plan.packing import (
     packed_layers,
     round_up,
 )
+from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout
 
 Buffer = NDArray[Any]
-CHUNK_NUMBERS = 4_000_000
-CHUNK_FLOPS = 25_000_000_000
-CACHE_NUMBERS = 200_000
-# Less is a step that a team does not share, or that takes longer for being cut.
-LOTS_FLOPS = 10_000_000
-MIN_CHUNK_ROWS = 64
-# Rows come by strips of so many: what a microkernel takes at once, and the unit of a loss's sum.
-STRIP_ROWS = 8
-# A sweep has at most so many rows: sums that are cut wait on the stack. With 64, B came from the
-# third-level cache twice as often: 1024-2048-2048-1000 forward and back 122 ms, with 128 100 ms.
-ROW_BLOCK = 128
-# Rows of 64 bytes in a page.
-PAGE_ROWS = 64
-# Neighbouring pairs of cache lines travel together on x86, and are a line on Apple's cores.
-ALIGNMENT = 128
 
 
 class Workspace(NamedTuple):
@@ -95,58 +80,6 @@ class Workspace(NamedTuple):
     copies: Buffer
     zeros: Buffer
     identity: Buffer
-
-
-def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
-    """Return how many rows to take at once.
-
-    At most what `CHUNK_NUMBERS` of activations hold and what one core trains on in about 0.25 s
-    (`CHUNK_FLOPS`), so that memory does not grow with the data and Ctrl-C is heard in time.
-    Training takes fewer where the net is so small beside the chunk that its gradient is summed
-    at no cost: then outputs and errors stay in the second-level cache (`CACHE_NUMBERS`).
-    """
-    per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
-    by_memory = CHUNK_NUMBERS // per_row
-    by_time = CHUNK_FLOPS // (6 * layout.n_weights)
-    most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
-    in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
-    if not train or in_cache * per_row > 8 * layout.n_weights:
-        most = min(most, max(MIN_CHUNK_ROWS, in_cache))
-    return _even_chunk(n_rows, most)
-
-
-def lot_rows(layout: Layout, n_rows: int) -> int:
-    """Return how many rows of a batch, at most, one thread takes through all of a step but the
-    update; 0 where it is not to be cut so.
-
-    For large batches of small nets: a lot's outputs and errors stay in the second-level cache, its
-    own gradient is nothing beside them, and four times so many lots share out evenly.
-    """
-    if 6 * layout.n_weights * n_rows < LOTS_FLOPS:
-        return 0
-    per_row = sum(layout.sizes)
-    in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
-    n_lots = round_up(-(-n_rows // in_cache), 4)
-    rows = round_up(-(-n_rows // n_lots), STRIP_ROWS)
-    return rows if rows * per_row > 8 * layout.n_weights else 0
-
-
-def rows_of_lots(layout: Layout, n_rows: int, lot: int, n_packed: int) -> int:
-    """Return how many rows to take at once by lots: what takes 0.25 s, as in `chunk_rows`, and no
-    more than there is room for lots' gradients."""
-    by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * lot
-    return min(n_rows, max(1, min(by_time, by_memory) // lot) * lot)
-
-
-def _even_chunk(n_rows: int, most: int) -> int:
-    """Return the rows of equal chunks of about `most` rows: a quarter more saves a short last one.
-
-    512 rows in chunks of 499 and 13 took 156 ms a step of 1024-2048-2048-1000, in one 144.
-    """
-    n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
-    rows = -(-n_rows // n_chunks)
-    # Whole strips, where there is room for them.
-    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
 
 
 def make_workspace(

@@ -1,4 +1,4 @@
-"""Predictions of many rows of a net whose parameters stay in cache."""
+"""The one place that decides how rows are predicted."""
 
 from typing import Any
 
@@ -6,87 +6,179 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.locks import publish
-from fastmlp.backends.cpu.dispatch.cost_model import Work
+from fastmlp._process.buffer_pool import Idle
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
-from fastmlp.backends.cpu.evaluation import PREDICT_FLOPS
-from fastmlp.backends.cpu.plan.records import Job, address, fields_of
-from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.predict.records import make_flat
-from fastmlp.backends.cpu.predict.row_blocks import stream, streamed
-from fastmlp.compiler import block_of
+from fastmlp.backends.cpu.evaluation import Prediction
+from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
+from fastmlp.backends.cpu.predict.small_batch import SmallBatch, is_small
+from fastmlp.backends.cpu.tuning import BLOCK_BYTES, KEPT_PARAMETERS
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
 
 
-# Each block of rows reads all parameters: of 784-256-256-10, 1.1 MB, 1,000 rows take 2.7 ms on two
-# threads, and 3.3 in panels; of 784-512-512-10, 2.7 MB, as long; of wider nets more.
-STREAM_BYTES = 1 << 21
+class Predictor:
+    """Predicts any rows of a network at its live parameters.
+
+    =============  ============================  ==================================  ==============
+    way            rows                          parameters                          threads
+    =============  ============================  ==================================  ==============
+    small batch    few (`is_small`): one by      live, no copy; holds the GIL        the caller's
+                   one, or by vectors of rows
+    row blocks     more, of nets up to 2 MB      copied flat                         a team
+    packed panels  more, of wider nets           packed                              a team
+    sparse rows    sparse                        packed, but for the first layer's   a team
+    =============  ============================  ==================================  ==============
+
+    All ways give the same bits. A copy of the parameters is taken under the lock `guard.whole`, so
+    that predictions beside a fit see one state of them. Any number of threads may predict at a
+    time: buffers come from a free list, one call's at a time.
+
+    Parameters
+    ----------
+    runner : Runner, its guard and number of threads
+    network : Network, which may be the runner's without its output function
+    parameters : (n_parameters,) array, live
+    idle : Idle, the free list of buffers
+    """
+
+    def __init__(self, runner: Runner, network: Network, parameters: Array, idle: Idle) -> None:
+        self._runner, self._network, self._idle = runner, network, idle
+        self._parameters = parameters
+        self._small: SmallBatch | None = None
+
+    def __reduce__(self) -> Any:
+        """Copy and pickle as None: addresses are valid in this object and process only."""
+        return type(None), ()
+
+    def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Array:
+        """Return the predictions for X, shape (n_rows, n_outputs): `out`, or a new array.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers
+        out : (n_rows, n_outputs) array of the network's dtype, optional; may share memory with X
+        who : str, the function that errors and warnings name
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X or out is not of that kind, or X holds a number that is not finite.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a prediction is not finite.
+        """
+        small = self._small
+        if small is not None:
+            found = small(X, out)
+            if found is not None:
+                return found
+        found = self._by_plain_blocks(X, out, who)
+        return self._checked(X, out, who) if found is None else found
+
+    def quick(self, X: object, out: object = None) -> Array | None:
+        """Return the predictions of a small batch of plain arrays, without checks or copies.
+
+        None: X or out is not plain, a number is not finite, or no small batch has been predicted
+        before; then `out` may have been written.
+        """
+        small = self._small
+        return None if small is None else small(X, out)
+
+    @property
+    def is_quick(self) -> bool:
+        """True if a small batch has been predicted before, so that `quick` has its buffers."""
+        return self._small is not None
+
+    def write(self, x: Array | SparseRows, out: Array) -> SmallBatch | None:
+        """Write the predictions for validated rows to out; return the small batch's way, if taken.
+
+        Parameters
+        ----------
+        x : (n_rows, n_features) C-contiguous array of the network's dtype, or sparse rows
+        out : (n_rows, n_outputs) C-contiguous array of that dtype, no memory shared with x
+        """
+        if isinstance(x, SparseRows):
+            self._by_panels(x, out)
+        elif is_small(len(x), self._network.layout):
+            return self._by_small_batch(x, out)
+        elif fits_row_blocks(self._network):
+            self._by_blocks(x, out)
+        else:
+            self._by_panels(x, out)
+        return None
+
+    def _checked(self, X: Any, out: Any, who: str) -> Array:
+        sizes, dtype = self._network.layout.sizes, self._network.dtype
+        x = validation.features(X, sizes[0], dtype, who)
+        result = validation.out_array(out, (len(x), sizes[-1]), dtype, who)
+        if out is not None and np.may_share_memory(x, result):
+            # Predictions would overwrite rows that are still to be read.
+            x = x.copy()
+        small = self._small
+        if small is None or small(x if x.flags.writeable else x.copy(), result) is None:
+            self.write(x, result)
+        return validation.warn_if_not_finite(result, who)
+
+    def _by_small_batch(self, x: Array, out: Array) -> SmallBatch:
+        """Predict in new buffers, for those in place may be another thread's; then keep them."""
+        small = SmallBatch(self._network, self._parameters, len(x))
+        with self._runner.guard.whole:
+            small.write(x, out)
+        self._small = small
+        return small
+
+    def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
+        """Predict by row blocks if x and out are plain; None if they, or a number, are not."""
+        network = self._network
+        if type(x) is not np.ndarray or is_small(len(x), network.layout):
+            return None
+        if not fits_row_blocks(network):
+            return None
+        result = plain_out(x, out, network, who)
+        if result is not None and self._by_blocks(x, result):
+            return result
+        return None
+
+    def _by_blocks(self, x: Array, out: Array) -> bool:
+        key = (self._network, self._runner.n_threads)
+        blocks = self._idle.take(key) or RowBlocks(self._runner, self._network)
+        finite: bool = blocks(self._parameters, x, out)
+        self._idle.give(key, blocks)
+        return finite
+
+    def _by_panels(self, x: Array | SparseRows, out: Array) -> None:
+        sparse = x if isinstance(x, SparseRows) else None
+        key = (self._network, self._runner.n_threads, sparse is None)
+        prediction = self._idle.take(key) or Prediction(self._runner, self._network, sparse)
+        prediction(self._parameters, x, out)
+        if prediction.size <= KEPT_PARAMETERS:
+            self._idle.give(key, prediction)
 
 
-def streams(network: Network) -> bool:
-    """Whether blocks of rows find the parameters in a cache near enough."""
-    return network.layout.n_parameters * network.dtype.itemsize <= STREAM_BYTES
+def fits_row_blocks(network: Network) -> bool:
+    """Return True if each block of rows finds all parameters in a near cache."""
+    return network.layout.n_parameters * network.dtype.itemsize <= BLOCK_BYTES
 
 
-def place_for(x: object, out: object, network: Network) -> Array | None:
-    """Return `out`, or a new array for predictions, where x and out are as plain as a stream needs
-    them: no copy to be made, and none of x written over."""
+def plain_out(x: Array, out: object, network: Network, who: str = "MLP.predict") -> Array | None:
+    """Return `out`, or a new array; None if x would have to be copied, or out to be checked.
+
+    Plain arrays are C-contiguous, of the network's dtype and shape, and share no memory.
+    """
     sizes, dtype = network.layout.sizes, network.dtype
-    if type(x) is not np.ndarray or x.dtype != dtype or x.ndim != 2 or x.shape[1] != sizes[0]:
+    if x.dtype != dtype or x.ndim != 2 or x.shape[1] != sizes[0]:
         return None
     if not (x.flags.c_contiguous and x.dtype.isnative):
         return None
     shape = (len(x), sizes[-1])
     if out is None:
-        return validation.out_array(None, shape, dtype, "MLP.predict")
+        return validation.out_array(None, shape, dtype, who)
     if type(out) is not np.ndarray or out.dtype != dtype or out.shape != shape:
         return None
     flags = out.flags
     fits = flags.c_contiguous and flags.writeable and not np.may_share_memory(x, out)
     return out if fits else None
-
-
-class Streamed:
-    """The predictions of a network for any rows, a copy of its parameters and buffers made once.
-
-    Attributes
-    ----------
-    size : int, the parameters
-    rows : int, about how many the last call had: what a job is known by beside its net
-    job, record : of the driver
-    """
-
-    def __init__(self, runner: Runner, network: Network) -> None:
-        self._runner = runner
-        self._row_flops = 2 * network.layout.n_weights
-        self._most = max(1, PREDICT_FLOPS // self._row_flops)
-        self.rows = 0
-        self.size = network.layout.n_parameters
-        self._parameters = aligned(self.size, network.dtype)
-        self._flat = make_flat(network, self._parameters, members=runner.n_threads)
-        self._net = fields_of(self._flat.net)
-        self._net["rows"] = block_of(stream, network.dtype).address
-        self.record = aligned(1, Job.dtype)
-        self.job = fields_of(self.record)
-        self.job["net"] = address(self._flat.net)
-
-    def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
-        """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs).
-
-        Returns whether all numbers of both were finite.
-        """
-        runner, net, n_rows = self._runner, self._net, len(out)
-        with runner.guard.whole:
-            publish(parameters, self._parameters)
-        self.job["loss"] = 0.0
-        self.rows = n_rows.bit_length()
-        # Nothing that one of a team wrote is read by another.
-        work = Work(self._row_flops * min(n_rows, self._most), 0)
-        for first in range(0, n_rows, self._most):
-            last = min(first + self._most, n_rows)
-            net["x"], net["n_rows"] = address(x, first * x.shape[1]), last - first
-            net["out"] = address(out, first * out.shape[1])
-            runner.run(streamed, self, work)
-        return bool(self.job["loss"] == 0)

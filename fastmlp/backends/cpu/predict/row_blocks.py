@@ -1,34 +1,62 @@
-"""Predictions by blocks of rows, which pass all layers while they are in the first-level cache.
+"""Predictions by blocks of rows, which pass through all layers in the first-level cache.
 
-Straight from the flat parameters: 1,000 rows of 16-64-64-2 take 100 us on one core, where packing
-parameters and rows, and sums of panels that two outputs fill to an eighth, took 159.
+A block's values lie transposed, one unit's values of all rows next to each other, so that a weight
+is broadcast from where it lies in the flat parameters: nothing is packed. 1,000 rows
+159 -> 100 us (16-64-64-2, 1 thread; packed panels -> blocks).
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.plan.records import Job
-from fastmlp.backends.cpu.predict.records import FLAT, FLAT_LAYER, VECTORS
+from fastmlp._process.locks import publish
+from fastmlp.backends.cpu.dispatch.cost_model import Work
+from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.plan.records import Job, address, fields_of
+from fastmlp.backends.cpu.plan.workspace import aligned
+from fastmlp.backends.cpu.predict.records import VECTORS, FlatLayer, FlatNet, make_flat
 from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
 from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.threads.team import spread
-from fastmlp.compiler import call, njit, record_at, row
+from fastmlp.backends.cpu.tuning import PREDICT_FLOPS
+from fastmlp.compiler import (
+    block_of,
+    call,
+    flushed,
+    njit,
+    prange,
+    record_at,
+    records_at,
+    restored,
+    row,
+    thread_number,
+)
+from fastmlp.network.spec import Network
 
+Array = NDArray[Any]
 Scalar = type[np.floating[Any]]
+Multiply = Callable[[FlatNet, FlatLayer, int, int], None]
+Predict = Callable[..., None]
 
 
-def _products(scalar: Scalar, vectors: int) -> Any:
-    """Make the function that writes a layer's sums, or their positive parts, of a block."""
+@njit
+def n_vectors(n_rows: int, lanes: int) -> int:
+    """Return how many vectors of `lanes` rows hold n_rows."""
+    return (n_rows + lanes - 1) // lanes
+
+
+def _products(scalar: Scalar, vectors: int) -> Multiply:
+    """Make the function that writes a layer's sums, or their positive parts, of one block."""
     size = np.dtype(scalar).itemsize
     unit = vectors * lanes_of(scalar) * size
     most = LARGEST[0]
     largest, two, one = (tile(scalar, vectors, n_units) for n_units in (most, 2, 1))
 
-    def multiply(net: Any, layer: Any, inputs: Any, outputs: Any) -> None:
+    def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:
         w, b = net.parameters + layer.weights, net.parameters + layer.biases
-        how = (layer.n_out, inputs, layer.n_in, layer.positive)
+        how = (layer.n_out, inputs, layer.n_in, layer.relu)
         left = layer.n_out
         while left > 0:
             if left >= most:
@@ -46,24 +74,25 @@ def _products(scalar: Scalar, vectors: int) -> Any:
     return njit(multiply)
 
 
-def stream(scalar: Scalar) -> Any:
-    """Make the block that predicts rows first to last, counted in vectors of them."""
+def _vectors_of_rows(scalar: Scalar) -> Predict:
+    """Make the function that predicts vectors first to last of rows in one thread's buffers."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     wide, narrow = _products(scalar, VECTORS), _products(scalar, 1)
     its = batch_in_lanes(scalar)
     into_lanes, out_of_lanes = its.into_lanes, its.out_of_lanes
 
-    def predict_rows(address: Any, first: Any, last: Any, part: Any) -> None:
-        net = row(address, 1, FLAT)[0]
-        layers = row(net.layers, net.n_layers, FLAT_LAYER)
-        room, checks = net.room + part * net.room_bytes, net.checks + part * net.check_bytes
+    def predict_vectors(net: FlatNet, first: int, last: int, thread: int) -> None:
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        buffer = net.buffers + thread * net.buffer_bytes
+        checks = net.checks + thread * net.check_bytes
         begin, end = first * lanes, min(last * lanes, net.n_rows)
         for start in range(begin, end, VECTORS * lanes):
-            # A vector of rows that is left alone takes half of the time of two.
+            # One vector of rows takes half the time of two.
             vectors = 1 if end - start <= lanes else VECTORS
             unit = vectors * vector
-            source, target, slopes = room, room + net.value_bytes, room + 2 * net.value_bytes
+            source, target = buffer, buffer + net.block_bytes
+            derivatives = buffer + 2 * net.block_bytes
             for v in range(vectors):
                 at = start + v * lanes
                 into_lanes(net.x, net.n_in, at, end - 1, source + v * vector, unit, checks)
@@ -75,40 +104,100 @@ def stream(scalar: Scalar) -> Any:
                     wide(net, layer, source, target)
                 source, target = target, source
                 if layer.activation:
-                    call(layer.activation, (source, target, slopes, layer.n_out * vectors * lanes))
+                    n = layer.n_out * vectors * lanes
+                    call(layer.activation, (source, target, derivatives, n))
                     source, target = target, source
             if net.link:
                 call(net.link, (source, target, vectors * lanes, net.n_out))
                 source, target = target, source
             for v in range(vectors):
-                at = start + v * lanes
-                out_of_lanes(
-                    source + v * vector, net.n_out, at, end - 1, net.out, unit, checks + vector
-                )
+                at, place = start + v * lanes, source + v * vector
+                out_of_lanes(place, net.n_out, at, end - 1, net.out, unit, checks + vector)
 
-    return predict_rows
+    return njit(predict_vectors)
 
 
-@njit
-def n_vectors(n_rows: Any, lanes: Any) -> Any:
-    """How many vectors hold so many rows."""
-    return (n_rows + lanes - 1) // lanes
+def rows_in_lanes(scalar: Scalar) -> Callable[[int, int, int], None]:
+    """Make the block that predicts a `FlatNet` record's rows, on a team or on one thread."""
+    lanes = lanes_of(scalar)
+    predict_vectors = _vectors_of_rows(scalar)
+
+    @njit(parallel=True)
+    def predict_rows(team: int, nets: Sequence[FlatNet], n_parts: int) -> None:
+        """Predict all rows: each part takes a range of vectors through all layers."""
+        n = n_vectors(nets[0].n_rows, lanes)
+        for index in prange(n_parts):
+            # A table of one record: a record itself does not cross into a region of Numba's.
+            mode, net = flushed(), nets[0]
+            # Numba counts in uint64, which would make floats of the products.
+            part = np.int64(index)
+            first, last = part * n // n_parts, (part + 1) * n // n_parts
+            predict_vectors(net, first, last, thread_number())
+            restored(mode)
+
+    def predict_rows_of(team: int, net: int, n_parts: int) -> None:
+        predict_rows(team, records_at(net, 1, FlatNet), n_parts)
+
+    return predict_rows_of
 
 
-def streamed(scalar: Scalar) -> Any:
-    """Make the driver that has a team, or one thread, predict the rows of a `FLAT` record.
+def predict_blocks(scalar: Scalar) -> Callable[[int], None]:
+    """Make the driver that predicts the rows of the `FlatNet` record of a job.
 
-    It adds 0 to the job's `loss` where all numbers read and written were finite, and NaN elsewhere.
+    It adds 0 to the job's `loss` where all numbers read and written are finite, else NaN.
     """
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    size = np.dtype(scalar).itemsize
 
-    def predict_job(address: Any) -> None:
+    def predict_job(address: int) -> None:
         job = record_at(address, Job)
-        net = row(job.net, 1, FLAT)[0]
-        checks = row(net.checks, net.members * net.check_bytes // size, scalar)
+        net = record_at(job.net, FlatNet)
+        n_checks = net.n_threads * net.check_bytes // size
+        checks = row(net.checks, n_checks, scalar)
         checks[:] = 0
-        spread(job.team, net.rows, n_vectors(net.n_rows, lanes), job.net)
-        for i in range(net.members * net.check_bytes // size):
+        call(net.rows_in_lanes, (job.team, job.net, job.n_parts))
+        for i in range(n_checks):
             job.loss += checks[i]
 
     return predict_job
+
+
+class RowBlocks:
+    """Predicts the rows of a network by blocks, from a copy of its parameters.
+
+    Attributes
+    ----------
+    rows : int, the bit length of the last call's number of rows: a part of the job's kind
+    job, record : the driver's job, by its fields' names and as a record array
+    """
+
+    def __init__(self, runner: Runner, network: Network) -> None:
+        self._runner = runner
+        self._row_flops = 2 * network.layout.n_weights
+        self._most = max(1, PREDICT_FLOPS // self._row_flops)
+        self.rows = 0
+        self._parameters = aligned(network.layout.n_parameters, network.dtype)
+        self._flat = make_flat(network, self._parameters, n_threads=runner.n_threads)
+        self._net = fields_of(self._flat.net)
+        self._net["rows_in_lanes"] = block_of(rows_in_lanes, network.dtype).address
+        self.record = aligned(1, Job.dtype)
+        self.job = fields_of(self.record)
+        self.job["net"] = address(self._flat.net)
+
+    def __call__(self, parameters: Array, x: Array, out: Array) -> bool:
+        """Write the predictions for x at these parameters to out, shape (n_rows, n_outputs).
+
+        Returns True if all numbers of x and of out are finite.
+        """
+        runner, net, n_rows = self._runner, self._net, len(out)
+        with runner.guard.whole:
+            publish(parameters, self._parameters)
+        self.job["loss"] = 0.0
+        self.rows = n_rows.bit_length()
+        # No thread reads what another one wrote.
+        work = Work(self._row_flops * min(n_rows, self._most), 0)
+        for first in range(0, n_rows, self._most):
+            last = min(first + self._most, n_rows)
+            net["x"], net["n_rows"] = address(x, first * x.shape[1]), last - first
+            net["out"] = address(out, first * out.shape[1])
+            runner.run(predict_blocks, self, work)
+        return bool(self.job["loss"] == 0)

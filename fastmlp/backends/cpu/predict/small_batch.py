@@ -1,19 +1,21 @@
-"""Predictions for few rows: straight from the flat parameters, for packing them would cost more.
+"""Predictions of small batches, straight from the live flat parameters.
 
-One row of 16-64-64-2 takes 5,000 multiply-adds; copying its weights into panels, as many moves.
-Up to four go one by one, more by vectors of them. The sums run in the order of the panels' kernels,
-so the bits are those of any other call.
+Packing the weights would cost more than using them: one row of 16-64-64-2 takes 5,000
+multiply-adds, and packing as many copies. Up to four rows are predicted one by one, more by vectors
+of rows. The sums run in the order of the packed kernels, so the bits are those of any other way.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.records import FLAT, FLAT_LAYER, make_flat
-from fastmlp.backends.cpu.predict.row_blocks import n_vectors, stream
-from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.predict.records import FlatLayer, FlatNet, make_flat
+from fastmlp.backends.cpu.predict.row_blocks import rows_in_lanes
+from fastmlp.backends.cpu.tuning import GIL_LANE_PRODUCTS, GIL_ROW_PRODUCTS, GIL_ROWS, ONE_BY_ONE
 from fastmlp.compiler import (
     block_of,
     call,
@@ -21,6 +23,8 @@ from fastmlp.compiler import (
     fma,
     kernel,
     njit,
+    record_at,
+    records_at,
     restore_denormals,
     row,
 )
@@ -28,30 +32,24 @@ from fastmlp.network.parameter_layout import Layout
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
-# Up to so many rows take less time one by one than as a vector of them, 1.1 and 1.4 us of
-# 16-64-64-2; and of any net less than packing its weights.
-FEW_ROWS = 4
-MOST_ROWS = 1024
-# The GIL is held for at most so many multiply-adds: about 30 us, row by row and by vectors.
-FEW_PRODUCTS, STREAM_PRODUCTS = 500_000, 1_600_000
 
 
 @njit
-def _add_four(z: Any, weights: Any, width: Any, x: Any, like: Any) -> None:
-    """Add four rows of W, times four inputs, to the sums."""
+def _add_four(z: int, weights: int, width: int, x: Array, like: Array) -> None:
+    """Add four rows of W, times four inputs, to the sums at z."""
     stride = width * like.itemsize
-    z = row(z, width, like.dtype)
+    sums = row(z, width, like.dtype)
     w0, w1 = row(weights, width, like.dtype), row(weights + stride, width, like.dtype)
     w2 = row(weights + 2 * stride, width, like.dtype)
     w3 = row(weights + 3 * stride, width, like.dtype)
     x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
     for j in range(width):
-        z[j] = fma(x3, w3[j], fma(x2, w2[j], fma(x1, w1[j], fma(x0, w0[j], z[j]))))
+        sums[j] = fma(x3, w3[j], fma(x2, w2[j], fma(x1, w1[j], fma(x0, w0[j], sums[j]))))
 
 
 @njit
-def _products(net: Any, layer: Any, inputs: Any, z: Any, like: Any) -> None:
-    """Pre-activations of one row, or their positive parts."""
+def _products(net: FlatNet, layer: FlatLayer, inputs: int, z: int, like: Array) -> None:
+    """Write bias + W^T x of one row to z, or its positive part for relu."""
     size, width, n_in = like.itemsize, layer.n_out, layer.n_in
     biases = row(net.parameters + layer.biases, width, like.dtype)
     sums, x = row(z, width, like.dtype), row(inputs, n_in, like.dtype)
@@ -66,23 +64,23 @@ def _products(net: Any, layer: Any, inputs: Any, z: Any, like: Any) -> None:
         w = row(weights + k * width * size, width, like.dtype)
         for j in range(width):
             sums[j] = fma(x[k], w[j], sums[j])
-    if layer.positive:
+    if layer.relu:
         zero = like.dtype.type(0)
         for j in range(width):
             # NaN stays NaN.
             sums[j] = zero if sums[j] < zero else sums[j]
 
 
-def few(scalar: type[np.floating[Any]]) -> Any:
-    """Make the block that writes the predictions of rows first to last."""
+def row_by_row(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
+    """Make the block that predicts the rows of a `FlatNet` record, one after the other."""
     size = np.dtype(scalar).itemsize
 
-    def predict_few(address: Any, first: Any, last: Any, part: Any) -> None:
-        net, like = row(address, 1, FLAT)[0], row(address, 0, scalar)
-        layers = row(net.layers, net.n_layers, FLAT_LAYER)
-        one, other = net.room, net.room + net.value_bytes
-        slopes = other + net.value_bytes
-        for r in range(first, last):
+    def predict_each(address: int) -> None:
+        net, like = record_at(address, FlatNet), row(address, 0, scalar)
+        layers = records_at(net.layers, net.n_layers, FlatLayer)
+        one, other = net.buffers, net.buffers + net.block_bytes
+        derivatives = other + net.block_bytes
+        for r in range(net.n_rows):
             inputs, z = net.x + r * net.n_in * size, one
             for i in range(net.n_layers):
                 layer = layers[i]
@@ -90,7 +88,7 @@ def few(scalar: type[np.floating[Any]]) -> Any:
                 inputs = z
                 z = other if z == one else one
                 if layer.activation:
-                    call(layer.activation, (inputs, z, slopes, layer.n_out))
+                    call(layer.activation, (inputs, z, derivatives, layer.n_out))
                     inputs, z = z, inputs
             place = net.out + r * net.n_out * size
             if net.link:
@@ -100,122 +98,124 @@ def few(scalar: type[np.floating[Any]]) -> Any:
                 for j in range(net.n_out):
                     out[j] = raw[j]
 
-    return predict_few
+    return predict_each
 
 
-def whole(scalar: type[np.floating[Any]]) -> Any:
-    """Make the driver that predicts all rows of a `FLAT` record on one thread, one by one or by
-    vectors of them."""
-    lanes = lanes_of(scalar)
+def small_batch(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
+    """Make the driver that predicts the rows of a `FlatNet` record on the calling thread, one by
+    one or by vectors of rows."""
 
-    def predict_all(address: Any) -> None:
+    def predict_all(address: int) -> None:
         mode = flush_denormals()
-        net = row(address, 1, FLAT)[0]
-        if net.rows == 0 or net.n_rows <= FEW_ROWS:
-            call(net.few, (address, 0, net.n_rows, 0))
+        net = record_at(address, FlatNet)
+        if net.rows_in_lanes == 0 or net.n_rows <= ONE_BY_ONE:
+            call(net.row_by_row, (address,))
         else:
-            call(net.rows, (address, 0, n_vectors(net.n_rows, lanes), 0))
+            call(net.rows_in_lanes, (0, address, 1))
         restore_denormals(mode)
 
     return predict_all
 
 
 def most_rows(layout: Layout) -> int:
-    """Return how many rows at once may hold the GIL."""
-    one_by_one = FEW_PRODUCTS // layout.n_weights
-    if one_by_one <= FEW_ROWS:
+    """Return the most rows of one call that holds the GIL."""
+    one_by_one = GIL_ROW_PRODUCTS // layout.n_weights
+    if one_by_one <= ONE_BY_ONE:
         return max(1, one_by_one)
-    return max(FEW_ROWS, min(MOST_ROWS, STREAM_PRODUCTS // layout.n_weights))
+    return max(ONE_BY_ONE, min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights))
 
 
-def are_few(n_rows: int, layout: Layout) -> bool:
-    """Whether so many rows are best predicted by one thread from the live parameters."""
-    return n_rows <= max(FEW_ROWS, most_rows(layout))
+def is_small(n_rows: int, layout: Layout) -> bool:
+    """Return True if n_rows are predicted on one thread from the live parameters."""
+    return n_rows <= max(ONE_BY_ONE, most_rows(layout))
 
 
-class FewRows:
-    """Predicts few rows of one network, with all that a call needs made beforehand.
+class SmallBatch:
+    """Predicts small batches of one network, in buffers made beforehand.
 
     Parameters
     ----------
     network : Network
-    parameters : flat array, alive and live: changes count
-    n_rows : int, how many may be asked for: to take vectors of them compiles 0.3 s more
+    parameters : (n_parameters,) array, live: each call reads what it holds then
+    n_rows : int
+        The rows that calls have; 4 or fewer save the 0.3 s that vectors of rows take to compile.
 
     Attributes
     ----------
-    most : int, the rows of a call at most
+    most : int, the most rows of a call
     """
 
-    def __init__(self, network: Network, parameters: Array, n_rows: int = MOST_ROWS) -> None:
+    def __init__(self, network: Network, parameters: Array, n_rows: int = GIL_ROWS) -> None:
         layout, dtype = network.layout, network.dtype
         self.parameters, self.dtype, self._n_out = parameters, dtype, layout.sizes[-1]
         self.most = most_rows(layout)
-        streams = self.most > FEW_ROWS and n_rows > FEW_ROWS
-        self._flat = make_flat(network, parameters, blocks=streams)
+        blocks = self.most > ONE_BY_ONE and n_rows > ONE_BY_ONE
+        self._flat = make_flat(network, parameters, blocks=blocks)
         net = self._flat.net[0]
-        self._whole = block_of(whole, dtype)
-        net.few, net.whole = block_of(few, dtype).address, self._whole.address
-        if streams:
-            net.rows = block_of(stream, dtype).address
+        self._driver = block_of(small_batch, dtype)
+        net.row_by_row = block_of(row_by_row, dtype).address
+        net.small_batch = self._driver.address
+        if blocks:
+            net.rows_in_lanes = block_of(rows_in_lanes, dtype).address
         else:
-            self.most = min(self.most, FEW_ROWS)
+            self.most = min(self.most, ONE_BY_ONE)
         self._address = address(self._flat.net)
 
     def __reduce__(self) -> Any:
-        """Addresses mean nothing in a copy or in another process."""
+        """Copy and pickle as None: addresses are valid in this object and process only."""
         return type(None), ()
 
     def __call__(self, x: object, out: object) -> Array | None:
-        """Return the predictions, or None where x or out is not as plain as this way needs it.
+        """Return the predictions, or None if x or out is no plain array that this way takes.
 
-        Holds the GIL, so that no two threads use the buffers at a time.
+        Holds the GIL, so that only one thread at a time uses the buffers.
         """
         dtype = self.dtype
         # An array that was pickled has a dtype of its own: equal, not the same.
-        if type(x) is not np.ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
+        if type(x) is not ndarray or x.dtype != dtype or x.ndim != 2 or len(x) > self.most:
             return None
         if out is None:
             result = np.empty((len(x), self._n_out), dtype)
-        elif type(out) is np.ndarray and out.dtype == dtype and out.ndim == 2:
-            result, flags = out, out.flags
-            if not (flags.c_contiguous and flags.writeable):
-                return None
+        elif type(out) is ndarray and out.dtype == dtype and out.ndim == 2:
+            result = out
         else:
             return None
-        flags = x.flags
-        if flags.c_contiguous and flags.writeable and predict_few(self._address, x, result):
+        # C-contiguous, aligned and writeable: for other arrays Numba would compile it once more.
+        if x.flags.carray and result.flags.carray and predict_small(self._address, x, result):
             return result
         return None
 
     def write(self, x: Array, out: Array) -> None:
-        """Write predictions of up to `most` rows, the GIL released: for one thread only."""
+        """Write the predictions of up to `most` rows to out, without the GIL.
+
+        Only one thread may be in here, and none in a call.
+        """
         net = self._flat.net[0]
         net.x, net.out, net.n_rows = address(x), address(out), len(x)
-        self._whole(self._address)
+        self._driver(self._address)
 
 
 @njit
-def _finite(place: Any, n: Any, like: Any) -> Any:
-    """Whether all numbers are: by bits that vectorise, where a sum is one chain."""
-    numbers, zero, faults = row(place, n, like.dtype), like.dtype.type(0), 0
+def _all_finite(address: int, n: int, like: Array) -> bool:
+    """Return True if n numbers are finite. Bits vectorise, a sum would be one chain."""
+    numbers, zero, faults = row(address, n, like.dtype), like.dtype.type(0), 0
     for i in range(n):
         faults |= numbers[i] * zero != zero
     return faults == 0
 
 
-@kernel("cpu.predict_few", nogil=False)
-def predict_few(place: Any, x: Any, out: Any) -> Any:
-    """Write the predictions, or return False: wrong shapes, rows that would be written over before
-    they are read, or numbers that are not finite."""
-    net = row(place, 1, FLAT)[0]
+@kernel("cpu.predict_small", nogil=False)
+def predict_small(address: int, x: Array, out: Array) -> bool:
+    """Write the predictions to out; return False for wrong shapes, for memory that x and out share,
+    and for numbers that are not finite."""
+    net = record_at(address, FlatNet)
     n = x.shape[0]
     net.x, net.out, net.n_rows = x.ctypes.data, out.ctypes.data, n
     if n == 0 or x.shape[1] != net.n_in or out.shape != (n, net.n_out):
         return False
     if net.x < net.out + out.size * out.itemsize and net.out < net.x + x.size * x.itemsize:
         return False
-    if not _finite(net.x, x.size, x):
+    if not _all_finite(net.x, x.size, x):
         return False
-    call(net.whole, (place,))
-    return _finite(net.out, out.size, out)
+    call(net.small_batch, (address,))
+    return _all_finite(net.out, out.size, out)

@@ -1,7 +1,7 @@
 """Products with the batch in lanes: a vector holds one unit of many rows.
 
 A block has `vectors` x `lanes` rows, and is `width` times `vectors` vectors: unit by unit. A weight
-is broadcast from where it lies in the flat parameters, which nobody packs; a layer of two outputs
+is broadcast from where it lies in the flat parameters, unpacked; a layer of two outputs
 takes two rows of a tile, where panels of outputs would fill up a vector. Every element is one chain
 of fused multiply-adds in the order of k: the bits of the panels' products.
 """

@@ -113,9 +113,9 @@ def _added(chains: Sequence[Variable]) -> Vector:
     return value
 
 
-def _positive_if(v: Vectors, asked: Word, value: Vector) -> Vector:
-    """Return the positive part where it is asked for."""
-    return v.select(v.equal(asked, 0), value, v.positive_part(value))
+def _positive_if(v: Vectors, positive: Word, value: Vector) -> Vector:
+    """Return the positive part, or the value itself if `positive` is 0."""
+    return v.select(v.equal(positive, 0), value, v.positive_part(value))
 
 
 def forward_transposed(

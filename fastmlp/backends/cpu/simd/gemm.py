@@ -1,7 +1,7 @@
 """The one matrix product, C = start + A B of panels: which tiles to sweep it with.
 
-Forward (A = inputs, B = W), delta (A = errors, B = W transposed) and gradient (A = inputs by
-column, B = errors) are all of this form.
+Forward (A = inputs, B = W), delta (A = deltas, B = W transposed) and gradient (A = inputs by
+column, B = deltas) are all of this form.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import njit
 
-# Rows that a call with many of them takes at once; the tiles' rows divide them.
-STRIP = 8
-# The largest tile, rows by panels: as many sums as there are registers, less those for A and B.
-# With 16 registers, 4 x 2 has too few to hide loads behind: 91 GFLOP/s of 110, 4 x 3 runs at 106.
+# The largest tile, rows by panels: as many sums as there are registers, less those for A and B. Its
+# rows divide a strip. With 16 registers, 4 x 2 has too few to hide loads behind: 4 x 3 for it
+# 91 -> 106 GFLOP/s of 110.
 LARGEST = (8, 2) if vector_bytes() == 64 else (4, 3)
 FEW = 4
 # Whether a panel of which no more than half is used is computed so: where a half vector takes half
@@ -61,11 +61,11 @@ def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
         return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind))
 
-    largest, eight_1 = tiles(*LARGEST, prefetches=True), tiles(STRIP, 1, prefetches=by_column)
+    largest, eight_1 = tiles(*LARGEST, prefetches=True), tiles(STRIP_ROWS, 1, prefetches=by_column)
     others = (tiles(FEW, 2), eight_1, tiles(1, 4), tiles(1, 2), tiles(1, 1))
     if not NARROW:
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
-    narrow = (tiles(STRIP, n, narrow=True, prefetches=by_column) for n in (1, 2))
+    narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))
     return _Sweeps(largest, *others, *narrow)
 
 
@@ -107,12 +107,12 @@ def product(scalar: Scalar, by_column: bool) -> Any:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
     C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
-    `STRIP`. `streams` is the address of a record of what to prefetch, or 0. The block compiles in
-    0.3 to 0.4 s; a shape of few sums, as that of one row and two panels, is 0.02 of it, a narrow
+    `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
+    in 0.3 to 0.4 s; a shape of few sums, as that of one row and two panels, is 0.02 of it, a narrow
     one 0.07.
     """
     lanes = lanes_of(scalar)
-    vector, strip, most_narrow = vector_bytes(), STRIP, lanes // 2 if NARROW else 0
+    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if NARROW else 0
     multiply_panels = _panel_multiplier(scalar, by_column)
 
     def multiply(

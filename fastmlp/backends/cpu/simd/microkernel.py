@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.simd.epilogue import BY_COLUMN, RELU_PLUS, STORE, Epilogue, finished
 from fastmlp.backends.cpu.simd.prefetch import Turn, prefetch_share, prefetch_streams
 from fastmlp.backends.cpu.simd.target import LINE_BYTES, vector_bytes
@@ -24,6 +23,7 @@ from fastmlp.backends.cpu.simd.vector import (
     Word,
 )
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.tuning import ROW_BLOCK
 
 
 class Tile(NamedTuple):
@@ -53,9 +53,9 @@ class Tile(NamedTuple):
     prefetches: bool = False
 
 
-# With 32 registers, so that a block of B, 16 KiB, leaves room in the first-level cache: 64 x 32 x
-# 2048 ran at 131 GFLOP/s without blocks, and at 189. With 16, a tile's beginning and end cost more
-# than a block of 36 KiB in the second: 90 GFLOP/s of 110 with 128 steps, 93 with 384.
+# With 32 registers, a block of B, 16 KiB, leaves room in the first-level cache: no blocks -> these
+# 131 -> 189 GFLOP/s (64 x 32 x 2048). With 16, a tile's beginning and end cost more than a
+# block of 36 KiB in the second-level cache: 128 -> 384 steps 90 -> 93 GFLOP/s of 110.
 DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
 
 
@@ -155,7 +155,7 @@ class _Sweep:
         """Return what prefetches the next block of B, further down or of the next panels, along a
         tile's panels of A, where sums take several blocks.
 
-        128 x 2048 x 2048 ran at 232 GFLOP/s of 280 without, at 254 so.
+        232 -> 254 GFLOP/s of 280 (128 x 2048 x 2048).
         """
         v, b, stride = self.v, self.factors.b, self.factors.b_stride
         if not self.tile.prefetches:
@@ -208,7 +208,7 @@ class _Sweep:
         """Add n products to each sum: for each k, a column of the tile of A times a row of the tile
         of B. Row m of A begins at ``a + rows[m]``, and its numbers are `step` bytes apart.
 
-        Unrolled fourfold it ran no faster, and compiled twice as long.
+        Unrolled fourfold, the loop is no faster and compiles twice as long.
         """
         v, tile, n_narrow = self.v, self.tile, self.tile.lanes // 2
         for k in v.range(n):
@@ -217,8 +217,8 @@ class _Sweep:
             for m, skip in enumerate(rows):
                 number = v.broadcast(column + skip)
                 if tile.narrow and tile.vectors > 1:
-                    # LLVM would load the one number for the narrow vector again: 8 x 2 tiles ran no
-                    # faster for it.
+                    # Else LLVM loads the number again for the narrow vector, and 8 x 2 tiles gain
+                    # nothing by being narrow.
                     number = v.opaque(number)
                 for j, of in enumerate(self.vectors):
                     total = self.sums[m, j]
@@ -226,7 +226,7 @@ class _Sweep:
                     total.value = of.fma(factor, row[j], total.value)
 
     def finish(self, r: Word, ends: Condition) -> None:
-        """Store the tile by way of the epilogue that the call asks for; or to wait."""
+        """Store the tile by way of the epilogue; or, before the last block, to wait."""
         v, known = self.v, BY_COLUMN if self.tile.by_column else range(RELU_PLUS + 1)
         cases = {number: partial(self.store, self.c, r, number) for number in known}
         v.either(

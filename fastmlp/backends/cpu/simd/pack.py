@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 # Chains of additions in which rows of a panel are summed: one would wait four cycles for each.
 CHAINS = 8
@@ -76,8 +76,8 @@ def transpose(v: Vectors, source: Word, target: Word, n: Word) -> None:
 
 
 def transpose_non_temporal(v: Vectors, source: Word, target: Word, n: Word) -> None:
-    """Transpose as `transpose`, past the caches, to memory that this core does not read soon: a
-    `fence` comes before another may read it."""
+    """Transpose by non-temporal stores, to memory that this core does not read soon; another core
+    may read it after a `fence`."""
     for r, column in enumerate(_transposed_square(v, source, n)):
         v.store_non_temporal(column, target + r * v.bytes)
 

@@ -1,7 +1,7 @@
 """What products prefetch while they multiply: a few lines at a time.
 
-Cores keep some tens of requests at a time, and what comes after more of them waits: products of
-1024-2048-2048-1000 at 32 rows that asked for 64 lines at once ran no faster than without.
+Cores keep some tens of requests at a time, and a load after more of them waits: 64 lines prefetched
+at once gained nothing (products of 1024-2048-2048-1000@32).
 """
 
 from collections.abc import Sequence

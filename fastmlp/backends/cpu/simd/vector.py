@@ -107,7 +107,7 @@ class Vectors(ABC):
 
     @abstractmethod
     def store_non_temporal(self, value: Vector, address: Word) -> None:
-        """Store to a multiple of a vector's bytes, past the caches; a `fence` puts it in order."""
+        """Store past the caches, to a multiple of a vector's bytes; a `fence` orders it."""
 
     @abstractmethod
     def load_masked(self, address: Word, mask: Condition) -> Vector:

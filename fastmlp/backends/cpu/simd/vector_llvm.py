@@ -10,7 +10,7 @@ from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 from fastmlp.compiler.atomics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
 
-WORD, LANE, BIT = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+WORD, LANE = ir.IntType(64), ir.IntType(32)
 
 
 class _Word:

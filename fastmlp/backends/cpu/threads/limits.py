@@ -1,8 +1,8 @@
-"""On how many threads a call may run, and whether Numba's may be asked.
+"""How many threads a call may use, and whether a parallel region of Numba's is safe.
 
-They may not on Numba's workqueue layer (which aborts the process where two Python threads enter,
-and costs 80 us a launch), nor in a process forked after a parallel launch (where GNU OpenMP kills
-the child and hangs the grandchild). Helpers are then Python threads.
+A region is not safe on Numba's workqueue layer, which aborts the process if two Python threads
+enter and takes 80 us a launch, nor in a process forked after a region, where GNU OpenMP kills the
+child and hangs the grandchild. Teams then gather from Python threads.
 """
 
 import ctypes
@@ -21,12 +21,12 @@ POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 CHOICES = {"threadsafe": ("tbb", "omp"), "forksafe": ("tbb", "workqueue"), "safe": ("tbb",)}
 
 _state = {"forked": False, "busy": 0}
-# A signal's handler may ask while this thread holds it.
+# Reentrant: a signal's handler may ask while this thread holds it.
 _lock = threading.RLock()
 
 
 def threading_layer() -> str:
-    """Return the name of the layer that Numba uses, or would use: tbb, omp or workqueue."""
+    """Return the threading layer that Numba uses or would use: tbb, omp or workqueue."""
     try:
         return numba.threading_layer()
     except ValueError:
@@ -39,20 +39,20 @@ def threading_layer() -> str:
 
 
 def thread_limit() -> int:
-    """Return the most threads to use: affinity, cgroup quota and NUMBA_NUM_THREADS allowing."""
+    """Return the most threads to use, by affinity, cgroup quota and NUMBA_NUM_THREADS."""
     return max(1, min(numba.config.NUMBA_NUM_THREADS, _cgroup_cpus()))
 
 
 def parallel_is_safe() -> bool:
-    """Whether a parallel kernel may be launched in this process."""
+    """Return True if a parallel region may be launched in this process."""
     return not _state["forked"] and threading_layer() != "workqueue"
 
 
 class reserved:
-    """A context that tells how many threads a call may use: those wanted, less what others use now.
+    """A context that reserves threads for a call: those wanted, less those in use by other calls.
 
-    1 us sooner than `contextmanager` would make it. They are given back once, and by `__del__`
-    where an interrupt came as it was entered or left: 39 of 13,000 in short calls, each of which
+    A class, for `contextmanager` takes 1 us more. `__del__` gives the threads back if an interrupt
+    came as the context was entered or left: 39 of 13,000 interrupts in short calls, each of which
     left the process with fewer threads for good.
     """
 
@@ -84,7 +84,7 @@ class reserved:
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Launch on `n` threads inside, and put the calling thread's number back after."""
+    """Set Numba's number of threads inside, and restore the calling thread's number after."""
     before = numba.get_num_threads()
     numba.set_num_threads(n)
     try:
@@ -102,10 +102,7 @@ def _present(layer: str) -> bool:
 
 
 def find_tbb() -> None:
-    """Load TBB from where pip puts it, which no loader searches; Numba then finds it by name.
-
-    It must be there before anybody asks Numba for threads.
-    """
+    """Load TBB from pip's folder, which no loader searches, before Numba is asked for threads."""
     for name in ("libtbb.so.12", "libtbb.12.dylib"):
         with suppress(OSError):
             ctypes.CDLL(str(Path(sys.prefix, "lib", name)), mode=ctypes.RTLD_GLOBAL)
@@ -113,7 +110,7 @@ def find_tbb() -> None:
 
 @cache
 def _cgroup_cpus() -> int:
-    """Return the CPUs that the control group may use, rounded up; many where it sets no limit."""
+    """Return the CPUs of the control group's quota, rounded up; many if it has no quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return -(-int(quota) // int(period))
@@ -122,13 +119,13 @@ def _cgroup_cpus() -> int:
 
 
 def after_fork(renew: Callable[[], None]) -> None:
-    """Have something renewed in every forked child."""
+    """Call `renew` in every forked child."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=renew)
 
 
 def _remember_fork() -> None:
-    """Remember a fork after anybody, another library too, has started Numba's threads."""
+    """Note that this is a forked child, if Numba's threads ran before, for any library."""
     global _lock
     pool = sys.modules.get("numba.np.ufunc.parallel")
     _state["forked"] = _state["forked"] or bool(getattr(pool, "_is_initialized", False))

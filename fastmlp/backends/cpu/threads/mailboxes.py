@@ -1,98 +1,125 @@
-"""Where helpers wait for the next call: a little while, awake, each in a seat of its own.
+"""Mailboxes: where workers spin, each at its own, for the next call.
 
-A thread that sleeps comes after 40 to 400 us, in which one core predicts thousands of rows; one
-that waits here comes in 1 us, for as long as calls follow one another as in a loop.
+A worker that sleeps takes 40 to 400 us to come, in which one core predicts thousands of rows; one
+that spins takes 1 us. It spins as long as calls follow one another as in a loop.
 
-A call takes a seat where somebody waits: it writes down where its team is, and the helper enters.
-When the helper has left the team, its record says so; until then the pool keeps it.
+A caller posts its team to the mailbox of a worker that spins, and the worker enters. When it has
+left the team it counts itself in the team's record; until then the pool keeps that record.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from fastmlp.backends.cpu.threads.team import LEFT, LINE, MOST, POSTED, entry, give_way
-from fastmlp.compiler import call, exchange_if, fetch_add, load_acquire, pause, row, store_release
+from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
+from fastmlp.compiler import (
+    Record,
+    call,
+    exchange_if,
+    fetch_add,
+    load_acquire,
+    pause,
+    record_at,
+    store_release,
+)
 
+# A mailbox's state: no worker spins at it; a worker spins; a caller writes; a call has been posted.
 EMPTY, WAITING, TAKEN, WRITTEN = range(4)
-# `queue` is where it says how many calls wait for somebody who sleeps.
-_WORDS = ("state", "team", "driver", "job", "enter", "give_way", "queue", "spins")
-SEAT = np.dtype((np.record, [(n, np.int64) for n in _WORDS]))
-# About 0.2 ms, if nobody else wants the core: Python needs 10 to 100 us from one call to the next.
-SPINS = 4000
-# Spins between offers of the core to others.
-OFFER = 50
 
 
-class Seats:
-    """The seats of a team's helpers, each on lines of its own.
+class Mailbox(Record):
+    """A call for one worker, and what the worker needs."""
+
+    state: int  # EMPTY, WAITING, TAKEN or WRITTEN
+    team: int  # address of the team's record
+    driver: int  # address of the driver
+    job: int  # address of the job's record
+    enter: int  # address of the block by which threads enter a team
+    give_way: int  # address of the system's function that yields the core; 0: none
+    queue: int  # address of the number of calls that wait for sleeping workers
+    spins: int  # for how many spins a worker waits
+
+
+_FIELDS = Mailbox.dtype.names or ()
+
+
+class Mailboxes:
+    """The mailboxes of a pool's workers, each on cache lines of its own.
 
     Parameters
     ----------
-    spins : int, how long to wait there
+    spins : int, for how many spins a worker waits
 
     Attributes
     ----------
-    first : address of the first one
-    queue : int64, shape (1,): how many calls wait for somebody who sleeps
+    first : int, address of the first one
+    queue : int64, shape (1,), how many calls wait for sleeping workers
     """
 
-    def __init__(self, spins: int = SPINS) -> None:
+    def __init__(self, spins: int = MAILBOX_SPINS) -> None:
         words = LINE // 8
         self._memory = memory = np.zeros((MOST + 2) * words, np.int64)
         lines = memory[-memory.ctypes.data % LINE // 8 :][: (MOST + 1) * words]
-        self.queue, seats = lines[:1], lines[words:]
-        self.first = int(seats.ctypes.data)
-        seats[4::words], seats[5::words] = entry().address, give_way()
-        seats[6::words], seats[7::words] = self.queue.ctypes.data, spins
+        self.queue, boxes = lines[:1], lines[words:]
+        self.first = int(boxes.ctypes.data)
+        fixed = {
+            "enter": entry().address,
+            "give_way": give_way(),
+            "queue": self.queue.ctypes.data,
+            "spins": spins,
+        }
+        for name, value in fixed.items():
+            boxes[_FIELDS.index(name) :: words] = value
 
     def place(self, number: int) -> int:
-        """Return the address of a seat."""
+        """Return the address of a worker's mailbox."""
         return self.first + number % MOST * LINE
 
 
-def serve(scalar: Any) -> Any:
-    """Make the block in which a helper enters a team, and then waits in a seat for others, until no
-    call has come for a while, or one has gone to those who sleep.
+def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
+    """Make the worker's loop: run the current call, then spin on the mailbox until a call is
+    posted, the time is over, or a call waits for sleeping workers.
 
-    It never returns to Python between two calls: there it would wait for the lock.
+    It does not return to Python between two calls, where it would wait for the GIL.
     """
 
-    def serve_calls(place: Any, team: Any, driver: Any, job: Any) -> None:
-        seat, spins = row(place, 1, SEAT)[0], 0
-        call(seat.enter, (team, driver, job))
+    def serve_calls(place: int, team: int, driver: int, job: int) -> None:
+        box, spins = record_at(place, Mailbox), 0
+        call(box.enter, (team, driver, job))
         store_release(place, WAITING)
         while True:
             if load_acquire(place) == WRITTEN:
-                posted = seat.team
-                call(seat.enter, (posted, seat.driver, seat.job))
+                posted = box.team
+                call(box.enter, (posted, box.driver, box.job))
                 fetch_add(posted + LEFT, 1)
                 store_release(place, WAITING)
                 spins = 0
-            elif spins >= seat.spins or load_acquire(seat.queue) > 0:
+            elif spins >= box.spins or load_acquire(box.queue) > 0:
                 if exchange_if(place, WAITING, EMPTY):
                     return
             else:
                 spins += 1
-                if seat.give_way != 0 and spins % OFFER == 0:
-                    call(seat.give_way, ())
+                if box.give_way != 0 and spins % MAILBOX_YIELDS == 0:
+                    call(box.give_way, ())
             pause()
 
     return serve_calls
 
 
-def post(scalar: Any) -> Any:
-    """Make the block that calls up to n helpers from their seats to a team, and writes to the
-    team's record how many there were."""
+def post(scalar: Any) -> Callable[..., None]:
+    """Make the block that posts a call to the mailboxes of up to n workers that spin, and writes
+    their number to the team's record."""
 
-    def post_call(seats: Any, n_seats: Any, n: Any, team: Any, driver: Any, job: Any) -> None:
+    def post_call(boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int) -> None:
         n_posted = 0
-        for s in range(n_seats):
-            place = seats + s * LINE
+        for b in range(n_boxes):
+            place = boxes + b * LINE
             if n_posted < n and load_acquire(place) == WAITING:
                 if exchange_if(place, WAITING, TAKEN):
-                    seat = row(place, 1, SEAT)[0]
-                    seat.team, seat.driver, seat.job = team, driver, job
+                    box = record_at(place, Mailbox)
+                    box.team, box.driver, box.job = team, driver, job
                     n_posted += 1
                     store_release(place, WRITTEN)
         store_release(team + POSTED, n_posted)

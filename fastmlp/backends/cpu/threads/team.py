@@ -1,32 +1,35 @@
-"""Threads that work together for the length of one compiled call, and join by spinning.
+"""A team: threads that share the loops of one compiled call and join by spinning.
 
-Whoever enters first leads: it runs the driver. The others are helpers. The leader cuts a block's
-work into a part for each thread that has come so far, publishes it under a new generation, and
-does part 0; helper t claims part t. A block is told its range and the number of its part: no two
-threads work on one part at a time, so it may use the part's own buffers. A part that nobody has
-claimed when a thread has done its own goes to that thread. So the leader waits only for parts at
-work: a helper that comes late, is off its core, or never comes costs nothing and blocks nobody.
+The thread that enters first leads: it runs the driver. The others are workers. For each loop the
+leader cuts the work into one part per thread that has joined, publishes it under a new generation,
+and does part 0; worker t claims part t. A thread that has done its own part claims those that are
+left. So the leader waits only for parts in progress: a worker that comes late, is off its core or
+never comes costs nothing. No two threads work on one part at a time, so a part may use buffers of
+its own number.
 
-A part is claimed by raising its `claim` to the generation. The leader leaves a generation when all
-its parts are done, hence claimed: a helper with an old generation in hand finds no part to claim,
-and one that has claimed reads a command that stands still until it is done.
+A part is claimed by raising its `claim` to the generation (compare and exchange). The leader leaves
+a generation when all its parts are done, hence claimed: a worker with an older generation finds no
+part to claim, and one that has claimed reads a command that does not change until its part is done.
 
-Cores are not always as fast as each other: some are made smaller, other processes take some of the
-time of one, and one of a virtual machine may share its execution units with others. So long
-parts are cut into pieces, which their thread takes from the front, and one that has nothing left to
-do from the back. A block then gets its thread's number in place of the part's.
+Cores differ in speed: some are made smaller, other processes take some of the time of one, and a
+core of a virtual machine may share its execution units. So long parts are cut into pieces: their
+thread takes them from the front, a thread that has nothing left to do from the back. A loop's body
+then gets the number of its thread in place of the part's.
 """
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cpu.tuning import BARRIER_SPINS, BARRIER_YIELDS, MOST_PIECES, MUSTER_SPINS
 from fastmlp.compiler import (
     Block,
+    Record,
     block_of,
     call,
     exchange_if,
@@ -35,38 +38,54 @@ from fastmlp.compiler import (
     load_acquire,
     njit,
     pause,
+    record_at,
     restore_denormals,
-    row,
     store_release,
 )
 from fastmlp.compiler.parallel import runtime
 
-# Bytes. Neighbouring pairs of cache lines travel together on x86; 128 on Apple's cores anyway.
+# Bytes. Neighbouring pairs of cache lines travel together on x86, and are one line on Apple's
+# cores.
 LINE = 128
-# The leader's words on line 0, `joined` on line 1, constants on line 2, then a line for each part:
-# its claim, the generation that is done; and of pieces, those taken and how many are done.
-# Of helpers who waited in seats: how many were called, -1 before, and how many have left.
+# The record of a team, in bytes from its start: the leader's command on line 0; on line 1 how many
+# threads have joined, how many workers were called from mailboxes (-1: not called yet), and how
+# many of those have left; constants on line 2; then a line for each part.
 GENERATION, JOINED, CONSTANT, PARTS = 0, LINE, 2 * LINE, 3 * LINE
 POSTED, LEFT = JOINED + 8, JOINED + 16
+# The line of a part: its claim, the generation that is done; and the pieces taken, the pieces done.
 DONE, TAKEN, FINISHED = 8, 16, 24
-COMMAND = np.dtype(
-    (np.record, [(name, np.int64) for name in ("generation", "block", "n", "address")])
-)
-CONSTANTS = np.dtype(
-    (np.record, [(name, np.int64) for name in ("limit", "give_way", "share", "pieces")])
-)
-MOST, MOST_PIECES = 255, 4
+# The most threads: their number has one byte of the generation's word.
+MOST = 255
 STOPPED = -1
-# Spins of about 50 ns before a waiting thread offers its core to others, and between offers.
-PATIENCE, AGAIN = 2000, 50
-MUSTER = 5000
+
+
+class Command(Record):
+    """What the leader publishes."""
+
+    generation: int  # generation << 8 | threads that share it; STOPPED: the call has ended
+    block: int  # address of the loop's body: (environment, first, last, thread)
+    n: int  # iterations
+    environment: int  # address that the body gets
+
+
+class Constants(Record):
+    """What does not change during a call."""
+
+    limit: int  # the most threads
+    give_way: int  # address of the system's function that yields the core; 0: none
+    share: int  # address of the block of `share`
+    pieces: int  # into how many pieces a part is cut
 
 
 def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
-    """Return the record of a team of at most `limit` threads that nobody has entered yet.
+    """Return the record of a team of at most `limit` threads, none of which has entered.
 
-    A part is cut into so many `pieces`, `MOST_PIECES` at most. The record starts at a multiple of
-    LINE bytes. One serves one call: a helper that comes after its end must still find it ended.
+    A record serves one call: a worker that comes after the call's end must find it stopped. It
+    starts at a multiple of LINE bytes.
+
+    Parameters
+    ----------
+    pieces : int, into how many pieces a part is cut, at most `MOST_PIECES`
     """
     words, n = LINE // 8, PARTS // 8 + min(limit, MOST) * LINE // 8
     memory = np.zeros(n + words, np.int64)
@@ -85,7 +104,7 @@ def _share_address() -> int:
 
 @cache
 def give_way() -> int:
-    """Return the address of the system's function that offers the core to others; 0: none."""
+    """Return the address of the system's function that yields the core; 0: none."""
     try:
         windows = os.name == "nt"
         library = ctypes.CDLL("kernel32" if windows else None)
@@ -96,33 +115,45 @@ def give_way() -> int:
 
 
 @njit
-def _rest(team: Any, spins: Any) -> Any:
-    """Wait a little, the longer the more politely; return the number of spins."""
-    pause()
-    if spins < PATIENCE:
-        return spins + 1
-    other = row(team + CONSTANT, 1, CONSTANTS)[0].give_way
-    if other != 0:
-        call(other, ())
-    return PATIENCE - AGAIN
+def constants_of(team: int) -> Constants:
+    """Return the constants of the team at this address."""
+    return record_at(team + CONSTANT, Constants)
 
 
 @njit
-def _take(team: Any, generation: Any, members: Any, t: Any) -> None:
-    """Do part t of a generation, unless somebody has claimed it."""
+def spin(team: int, spins: int) -> int:
+    """Spin once, and yield the core now and then after the first `BARRIER_SPINS`.
+
+    Returns the number of spins so far, for the next call.
+    """
+    pause()
+    if spins < BARRIER_SPINS:
+        return spins + 1
+    other = constants_of(team).give_way
+    if other != 0:
+        call(other, ())
+    return BARRIER_SPINS - BARRIER_YIELDS
+
+
+@njit
+def _take(team: int, generation: int, members: int, t: int) -> None:
+    """Do part t of a generation, unless another thread has claimed it."""
     claim = team + PARTS + t * LINE
     before = load_acquire(claim)
     if before < generation and exchange_if(claim, before, generation):
-        command = row(team, 1, COMMAND)[0]
+        command = record_at(team, Command)
         first, last = t * command.n // members, (t + 1) * command.n // members
-        call(command.block, (command.address, first, last, t))
+        call(command.block, (command.environment, first, last, t))
         store_release(claim + DONE, generation)
 
 
 @njit
-def _next_piece(word: Any, generation: Any, pieces: Any, back: Any) -> Any:
-    """Take a piece of a part, the first or with `back` the last of those left, and return its
-    number, or -1. The word holds the generation, and how many are taken from either end."""
+def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
+    """Take a piece of a part and return its number: the first left, or the last with `back`; -1:
+    none is left.
+
+    The word is generation << 16 | pieces taken from the front << 8 | pieces taken from the back.
+    """
     while True:
         before = load_acquire(word)
         front, rear = before >> 8 & MOST, before & MOST
@@ -136,62 +167,62 @@ def _next_piece(word: Any, generation: Any, pieces: Any, back: Any) -> Any:
 
 
 @njit
-def _do_pieces(team: Any, generation: Any, members: Any, t: Any, thread: Any) -> None:
-    """Do what is left of part t: a thread's own, or another's."""
-    line, pieces = team + PARTS + t * LINE, row(team + CONSTANT, 1, CONSTANTS)[0].pieces
+def _do_pieces(team: int, generation: int, members: int, t: int, thread: int) -> None:
+    """Do the pieces that are left of part t: this thread's own part, or another's."""
+    line, pieces = team + PARTS + t * LINE, constants_of(team).pieces
     while True:
         piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
         if piece < 0:
             return
-        command = row(team, 1, COMMAND)[0]
+        command = record_at(team, Command)
         start, stop = t * command.n // members, (t + 1) * command.n // members
         first = start + piece * (stop - start) // pieces
         last = start + (piece + 1) * (stop - start) // pieces
         if first < last:
-            call(command.block, (command.address, first, last, thread))
+            call(command.block, (command.environment, first, last, thread))
         fetch_add(line + FINISHED, 1)
 
 
 @njit
-def _do_all_pieces(team: Any, generation: Any, members: Any, thread: Any) -> None:
-    """Do a thread's own part, and then what the others have left."""
+def _do_all_pieces(team: int, generation: int, members: int, thread: int) -> None:
+    """Do this thread's own part, and then what is left of the others'."""
     for i in range(members):
         _do_pieces(team, generation, members, (thread + i) % members, thread)
 
 
 @njit
-def _wait(team: Any, word: Any, value: Any) -> None:
+def _wait(team: int, word: int, value: int) -> None:
+    """Spin until a word has this value."""
     spins = 0
     while load_acquire(word) != value:
-        spins = _rest(team, spins)
+        spins = spin(team, spins)
 
 
 @runtime
 @njit
-def spread(team: Any, block: Any, n: Any, address: Any) -> None:
-    """Do a block's work from 0 to n, with those of the team who are there; 0 is no team, and 1
-    stands for Numba's threads, which take no block by its address.
+def spread(team: int, block: int, n: int, environment: int) -> None:
+    """Do the iterations 0 to n of a loop's body on a team; 0: on this thread.
 
-    By address: compiled in place, sharing took 0.6 s of a first fit that never shared.
+    A team shares by address: compiled in place, sharing took 0.6 s of a first fit on one thread.
     """
-    if team < 2:
-        call(block, (address, 0, n, 0))
+    if team == 0:
+        call(block, (environment, 0, n, 0))
     else:
-        call(row(team + CONSTANT, 1, CONSTANTS)[0].share, (team, block, n, address))
+        call(constants_of(team).share, (team, block, n, environment))
 
 
-def share(scalar: Any) -> Any:
-    """Make the block by which a leader spreads work over its team."""
+def share(scalar: Any) -> Callable[[int, int, int, int], None]:
+    """Make the block by which a leader shares a loop with its team."""
 
-    def share_work(team: Any, block: Any, n: Any, address: Any) -> None:
-        constants = row(team + CONSTANT, 1, CONSTANTS)[0]
+    def share_work(team: int, block: int, n: int, environment: int) -> None:
+        constants = constants_of(team)
         members, pieces = min(load_acquire(team + JOINED), constants.limit, n), constants.pieces
         if members < 2:
-            call(block, (address, 0, n, 0))
+            call(block, (environment, 0, n, 0))
             return
-        command = row(team, 1, COMMAND)[0]
+        command = record_at(team, Command)
         generation = (command.generation >> 8) + 1
-        command.block, command.n, command.address = block, n, address
+        command.block, command.n, command.environment = block, n, environment
         if pieces > 1:
             for t in range(members):
                 store_release(team + PARTS + t * LINE + FINISHED, 0)
@@ -201,7 +232,7 @@ def share(scalar: Any) -> Any:
                 _wait(team, team + PARTS + t * LINE + FINISHED, pieces)
             return
         store_release(team + GENERATION, generation << 8 | members)
-        call(block, (address, 0, n // members, 0))
+        call(block, (environment, 0, n // members, 0))
         for t in range(1, members):
             _take(team, generation, members, t)
         for t in range(1, members):
@@ -211,49 +242,47 @@ def share(scalar: Any) -> Any:
 
 
 @njit
-def _assist(team: Any, helper: Any) -> None:
+def _assist(team: int, worker: int) -> None:
+    """Do parts of each generation that the leader publishes, until it stops the team."""
     seen, spins = 0, 0
     while True:
         word = load_acquire(team + GENERATION)
         if word == STOPPED:
             return
         if word == seen:
-            spins = _rest(team, spins)
+            spins = spin(team, spins)
             continue
         seen, spins, members = word, 0, word & MOST
-        if helper < members and row(team + CONSTANT, 1, CONSTANTS)[0].pieces > 1:
-            _do_all_pieces(team, word >> 8, members, helper)
-        elif helper < members:
-            for t in range(helper, members):
+        if worker < members and constants_of(team).pieces > 1:
+            _do_all_pieces(team, word >> 8, members, worker)
+        elif worker < members:
+            for t in range(worker, members):
                 _take(team, word >> 8, members, t)
-            for t in range(1, helper):
+            for t in range(1, worker):
                 _take(team, word >> 8, members, t)
 
 
 @njit
-def _muster(team: Any, members: Any) -> None:
-    """Wait for so many of the team to come, for 0.2 ms at most.
-
-    A step of 80 ms has two spreads: without, its first one often had one thread, and took twice as
-    long.
-    """
+def _muster(team: int, members: int) -> None:
+    """Wait until so many threads have joined, for 0.2 ms at most."""
     spins = 0
-    while load_acquire(team + JOINED) < members and spins < MUSTER:
+    while load_acquire(team + JOINED) < members and spins < MUSTER_SPINS:
         pause()
         spins += 1
 
 
-def enter(scalar: Any) -> Any:
-    """Make the block by which every thread enters: the first runs the driver, the others help."""
+def enter(scalar: Any) -> Callable[[int, int, int], None]:
+    """Make the block by which each thread of a region enters: the first runs the driver, the others
+    are workers."""
 
-    def enter_team(team: Any, driver: Any, job: Any) -> None:
+    def enter_team(team: int, driver: int, job: int) -> None:
         mode = flush_denormals()
         ticket = fetch_add(team + JOINED, 1)
         if ticket == 0:
-            _muster(team, row(team + CONSTANT, 1, CONSTANTS)[0].limit)
+            _muster(team, constants_of(team).limit)
             call(driver, (job,))
             store_release(team + GENERATION, STOPPED)
-        elif ticket < row(team + CONSTANT, 1, CONSTANTS)[0].limit:
+        elif ticket < constants_of(team).limit:
             _assist(team, ticket)
         restore_denormals(mode)
 
@@ -265,11 +294,13 @@ def entry() -> Block:
     return block_of(enter, np.int64)
 
 
-def alone(scalar: Any) -> Any:
-    """Make the block that runs a driver in the way of a leader whose helpers come by themselves,
-    once so many members are there, itself included, or late."""
+def alone(scalar: Any) -> Callable[[int, int, int, int], None]:
+    """Make the block that runs a driver as a leader whose workers join by themselves.
 
-    def run_driver(team: Any, members: Any, driver: Any, job: Any) -> None:
+    It waits a little for `members` threads, itself included; 1: it does not wait.
+    """
+
+    def run_driver(team: int, members: int, driver: int, job: int) -> None:
         mode = flush_denormals()
         if members > 1:
             _muster(team, members)

@@ -8,7 +8,7 @@ import scipy.sparse
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.session import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.parameter_layout import make_layout
@@ -86,7 +86,7 @@ def test_chunks_and_threads_do_not_matter(dtype: Any, monkeypatch: pytest.Monkey
     parameters = np.random.default_rng(2).normal(size=network.layout.n_parameters).astype(dtype)
     expected = train(network, x, parameters)
     assert np.array_equal(train(network, x, parameters, n_threads=2), expected)
-    monkeypatch.setattr(blocking, "chunk_rows", lambda *arguments, **options: 4)
+    monkeypatch.setattr(partition, "chunk_rows", lambda *arguments, **options: 4)
     chunked = train(network, x, parameters)
     np.testing.assert_allclose(chunked, expected, rtol=1e-4 if dtype == np.float32 else 1e-11)
 

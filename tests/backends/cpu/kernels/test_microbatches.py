@@ -10,8 +10,9 @@ from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, train
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import workspace
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS, lot_rows, rows_of_lots
+from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan.blocking import microbatch_rows, rows_by_microbatches
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -28,35 +29,35 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little work: lots of 56 rows of a batch of 203."""
-    monkeypatch.setattr(workspace, "LOTS_FLOPS", 0)
+    monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
 
 
 @given(layouts, st.integers(1, 10**7))
 @settings(derandomize=True, deadline=None)
 def test_lots_are_whole_strips_and_four_or_a_multiple(layout: Any, n_rows: int) -> None:
-    rows = lot_rows(layout, n_rows)
+    rows = microbatch_rows(layout, n_rows)
     if rows:
-        assert 6 * layout.n_weights * n_rows >= workspace.LOTS_FLOPS
+        assert 6 * layout.n_weights * n_rows >= blocking.MICROBATCH_FLOPS
         assert rows % STRIP_ROWS == 0
         n_lots = -(-n_rows // rows)
-        assert n_lots <= max(4, -(-4 * n_rows // workspace.MIN_CHUNK_ROWS))
+        assert n_lots <= max(4, -(-4 * n_rows // blocking.MIN_CHUNK_ROWS))
         assert rows * sum(layout.sizes) > 8 * layout.n_weights
 
 
 @given(layouts, st.integers(1, 10**7), st.integers(1, 10**6))
 @settings(derandomize=True, deadline=None)
 def test_chunks_are_whole_lots_or_the_batch(layout: Any, n_rows: int, n_packed: int) -> None:
-    lot = lot_rows(layout, n_rows)
+    lot = microbatch_rows(layout, n_rows)
     if lot:
-        rows = rows_of_lots(layout, n_rows, lot, n_packed)
+        rows = rows_by_microbatches(layout, n_rows, lot, n_packed)
         assert rows == n_rows or rows % lot == 0
-        assert rows <= lot or -(-rows // lot) * n_packed <= workspace.CHUNK_NUMBERS
+        assert rows <= lot or -(-rows // lot) * n_packed <= blocking.CHUNK_NUMBERS
 
 
 def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
-    assert lot_rows(make_layout((4, 32, 16, 4)), 10_000) == 1256
-    assert lot_rows(make_layout((4, 32, 16, 4)), 1000) == 0  # 4 MFLOP
-    assert lot_rows(make_layout((784, 512, 512, 10)), 10_000) == 0
+    assert microbatch_rows(make_layout((4, 32, 16, 4)), 10_000) == 1256
+    assert microbatch_rows(make_layout((4, 32, 16, 4)), 1000) == 0  # 4 MFLOP
+    assert microbatch_rows(make_layout((784, 512, 512, 10)), 10_000) == 0
 
 
 @pytest.mark.usefixtures("always")
@@ -69,7 +70,7 @@ def test_loss_and_gradient_are_the_oracles(
     net = Net((5, 20, 3), "tanh", loss, penalties=penalties, dtype=dtype)
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     objective = Engine(net.network, 1).objective(data)
-    assert objective._session.has_lots
+    assert objective._session.partition.microbatch_rows
     expected_value, expected = oracle_gradient(net, parameters, data)
     for _ in range(2):
         value, gradient = objective(parameters)
@@ -93,10 +94,10 @@ def test_training_by_lots_is_training_at_once_to_rounding(
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     order, rule = orders(rng, 3, N_ROWS), OPTIMIZERS[optimizer](0.01)
     whole = train(net, parameters, data, rule, order, batch_size)
-    monkeypatch.setattr(workspace, "LOTS_FLOPS", 0)
-    lot = lot_rows(make_layout(net.sizes), batch_size)
+    monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
+    lot = microbatch_rows(make_layout(net.sizes), batch_size)
     per_row = 6 * make_layout(net.sizes).n_weights
-    monkeypatch.setattr(workspace, "CHUNK_FLOPS", per_row * lot * lots_at_once)
+    monkeypatch.setattr(blocking, "CHUNK_FLOPS", per_row * lot * lots_at_once)
     lots = train(net, parameters, data, rule, order, batch_size)
     n_chunks = [-(-n // (lot * lots_at_once)) for n in (batch_size, N_ROWS - batch_size)]
     assert lots.stopped == 3 * sum(n_chunks)

@@ -10,7 +10,7 @@ from phases import scene
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
-from fastmlp.backends.cpu.plan import blocking
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.compiler import block_of
 
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
@@ -33,7 +33,7 @@ def test_gradient_by_halves_is_that_of_the_oracle(
     monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
-    monkeypatch.setattr(blocking, "halved_layer", lambda step: halved)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
     net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
     parameters, data = net.draw(rng, n_rows, weighted=True)
     value, gradient = Engine(net.network, 1).loss_and_gradient(parameters, data)

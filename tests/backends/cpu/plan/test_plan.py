@@ -7,7 +7,7 @@ from plans import SIZE, for_every_layout, layouts, plan_of, spacings, widths
 
 from fastmlp.backends.cpu.plan.packing import Spacing, is_turned, round_up
 from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, address
-from fastmlp.backends.cpu.plan.workspace import PAGE_ROWS, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from plans import SIZE, for_every_layout, layouts, plan_of, spacings, which_halves, widths
 
 from fastmlp.backends.cpu.plan.packing import Spacing
-from fastmlp.backends.cpu.plan.records import TILE_ROWS
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
+from fastmlp.backends.cpu.tuning import TILE_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 

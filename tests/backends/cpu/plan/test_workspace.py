@@ -5,18 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.backends.cpu.plan import workspace
-from fastmlp.backends.cpu.plan.packing import APART_BYTES, CLOSE, Spacing
-from fastmlp.backends.cpu.plan.workspace import (
-    ALIGNMENT,
-    PAGE_ROWS,
-    ROW_BLOCK,
-    STRIP_ROWS,
-    Workspace,
-    aligned,
-    chunk_rows,
-    make_workspace,
-)
+from fastmlp.backends.cpu import tuning
+from fastmlp.backends.cpu.plan.blocking import chunk_rows
+from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
+from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
+from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
@@ -35,17 +28,17 @@ def test_a_chunk_has_a_row_and_no_more_than_there_are(layout: Layout, n_rows: in
 @given(layouts, st.integers(0, 10**9))
 def test_a_chunk_is_bounded_in_memory_and_in_time(layout: Layout, n_rows: int) -> None:
     rows = chunk_rows(layout, n_rows)
-    if rows > workspace.MIN_CHUNK_ROWS:
+    if rows > tuning.MIN_CHUNK_ROWS:
         # A quarter more, where that saves a short last chunk.
         whole = (rows - 1) * 4 / 5
-        assert whole * sum(layout.sizes) <= workspace.CHUNK_NUMBERS
-        assert whole * 6 * layout.n_weights <= workspace.CHUNK_FLOPS
+        assert whole * sum(layout.sizes) <= tuning.CHUNK_NUMBERS
+        assert whole * 6 * layout.n_weights <= tuning.CHUNK_FLOPS
 
 
 @for_every_layout
 @given(layouts)
 def test_rows_in_plenty_fill_the_smallest_chunk_at_least(layout: Layout) -> None:
-    assert chunk_rows(layout, 10**9) >= workspace.MIN_CHUNK_ROWS
+    assert chunk_rows(layout, 10**9) >= tuning.MIN_CHUNK_ROWS
 
 
 def test_a_small_batch_is_one_chunk() -> None:
@@ -59,7 +52,7 @@ def test_a_chunk_of_training_is_all_the_rows_or_no_small_part_of_them(
 ) -> None:
     rows = chunk_rows(layout, n_rows, train=True)
     assert rows <= max(1, n_rows)
-    assert rows == max(1, n_rows) or rows >= workspace.MIN_CHUNK_ROWS // 2
+    assert rows == max(1, n_rows) or rows >= tuning.MIN_CHUNK_ROWS // 2
 
 
 @for_every_layout

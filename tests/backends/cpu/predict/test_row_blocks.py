@@ -1,22 +1,24 @@
-"""Predictions of many rows by a stream: the bits of panels, whatever the threads."""
+"""Predictions of many rows by row blocks: the bits of panels, whatever the threads."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from backends.cpu.predict.test_small_batch import network_of
+from nets import network_of
 from panelled import INTERPRETED
 from peak_memory import peak_of
 
 from fastmlp import MLP
-from fastmlp.backends.cpu import engine
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
-from fastmlp.backends.cpu.predict.predictor import Streamed, place_for, streams
+from fastmlp.backends.cpu.predict import predictor
+from fastmlp.backends.cpu.predict.predictor import Predictor, fits_row_blocks, plain_out
 from fastmlp.backends.cpu.predict.records import VECTORS
+from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.validation.arrays import FINITE_BLOCK
@@ -41,7 +43,7 @@ def assert_same_bits(network: Any, rng: Any) -> None:
     sizes, dtype, scale = network.layout.sizes, network.dtype, 0.7
     parameters = rng.normal(scale=scale, size=network.layout.n_parameters).astype(dtype)
     runner = Engine(network, 1)
-    streamed, panels = Streamed(runner, network), Prediction(runner, network)
+    blocks, panels = RowBlocks(runner, network), Prediction(runner, network)
     for n in some_rows(dtype.name):
         x = rng.normal(size=(n, sizes[0])).astype(dtype)
         out, expected = (
@@ -49,7 +51,7 @@ def assert_same_bits(network: Any, rng: Any) -> None:
             np.empty((n, sizes[-1]), dtype),
         )
         panels(parameters, x, expected)
-        assert streamed(parameters, x, out[:n])
+        assert blocks(parameters, x, out[:n])
         assert np.array_equal(out[:n], expected)
         assert (out[n] == UNTOUCHED).all()
 
@@ -82,7 +84,7 @@ def test_bits_do_not_depend_on_the_threads(
     long: bool, dtype: str, rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
-    monkeypatch.setattr(worker_pool, "LONG", 0 if long else 1 << 60)
+    monkeypatch.setattr(dispatch, "REGION_SECONDS", 0 if long else 1 << 60)
     network = network_of((16, 64, 64, 2), "tanh", "identity", "identity", dtype)
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
     x = rng.normal(size=(40 if INTERPRETED else 1234, 16)).astype(dtype)
@@ -91,12 +93,48 @@ def test_bits_do_not_depend_on_the_threads(
         runner = Engine(network, n_threads)
         # The pool has more threads than there are cores, if it is asked for them.
         runner.n_threads = min(n_threads, limits.thread_limit()) if long else n_threads
-        out, streamed = np.empty((len(x), 2), dtype), Streamed(runner, network)
+        out, blocks = np.empty((len(x), 2), dtype), RowBlocks(runner, network)
         for _ in range(1 if INTERPRETED else 20):
             out.fill(UNTOUCHED)
-            assert streamed(parameters, x, out)
+            assert blocks(parameters, x, out)
             results.append(out.copy())
     assert all(np.array_equal(result, results[0]) for result in results)
+
+
+BY_NUMBA = """
+import numpy as np
+from nets import network_of
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler import COMPILER
+
+assert COMPILER == "numba"
+cost_model.pays = lambda work, n_threads: n_threads > 1
+Autotuner.wants_team = lambda self: True
+network = network_of((16, 64, 64, 2), "relu", "identity", "identity", "float32")
+rng = np.random.default_rng(0)
+parameters = rng.normal(size=network.layout.n_parameters).astype(np.float32)
+x = rng.normal(size=(1234, 16)).astype(np.float32)
+one, several = np.empty((2, 1234, 2), np.float32)
+assert RowBlocks(Engine(network, 1), network)(parameters, x, one)
+runner = Engine(network, 2)
+blocks = RowBlocks(runner, network)
+for _ in range(3):
+    several.fill(7)
+    assert blocks(parameters, x, several)
+    assert np.array_equal(one, several)
+safe = limits.parallel_is_safe() and runner.n_threads == 2
+print(int(blocks.job["team"]) == safe, int(blocks.job["n_parts"]) == 1 + safe)
+"""
+
+
+@pytest.mark.skipif(INTERPRETED, reason="there is nothing to compile")
+def test_bits_are_those_of_numbas_own_threads(python: Any) -> None:
+    told = python(BY_NUMBA, FASTMLP_COMPILER="numba", NUMBA_NUM_THREADS="2")
+    assert told.split() == ["True", "True"]
 
 
 @each_dtype
@@ -105,7 +143,7 @@ def test_rows_are_cut_where_a_call_would_take_long(dtype: str, rng: Any) -> None
     parameters = rng.normal(size=network.layout.n_parameters).astype(dtype)
     x = rng.normal(size=(100, 5)).astype(dtype)
     runner = Engine(network, 1)
-    whole, cut = Streamed(runner, network), Streamed(runner, network)
+    whole, cut = RowBlocks(runner, network), RowBlocks(runner, network)
     cut._most = 37
     expected, out = np.empty((2, 100, 2), dtype)
     assert whole(parameters, x, expected)
@@ -127,7 +165,7 @@ def no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("the slow way")
 
-    monkeypatch.setattr(Engine, "predict", fail)
+    monkeypatch.setattr(Predictor, "_checked", fail)
 
 
 @pytest.mark.usefixtures("no_other_way")
@@ -145,9 +183,9 @@ def test_plain_rows_are_predicted_without_a_copy_or_a_check_beforehand(dtype: st
 
 
 @pytest.mark.skipif(INTERPRETED, reason="plain Python allocates views as it goes")
-@pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["streamed", "in panels"])
+@pytest.mark.parametrize("sizes", [(3, 40, 2), (3, 900, 900, 2)], ids=["blocks", "in panels"])
 @pytest.mark.parametrize("n_rows", [1, 20_000])
-def test_a_place_for_the_predictions_is_all_the_memory_they_take(
+def test_a_plain_out_the_predictions_is_all_the_memory_they_take(
     n_rows: int, sizes: tuple[int, ...]
 ) -> None:
     net = MLP(sizes, seed=0)
@@ -175,7 +213,7 @@ def test_predictions_in_the_place_of_the_rows() -> None:
     net, rng = MLP((2, 40, 2), seed=0), np.random.default_rng(2)
     x = rng.normal(size=(1500, 2)).astype(np.float32)
     expected = net.predict(x)
-    assert place_for(x, x, net._network) is None
+    assert plain_out(x, x, core_of(net).engine.network) is None
     assert net.predict(x, x) is x
     assert np.array_equal(x, expected)
 
@@ -198,9 +236,9 @@ def test_predictions_that_are_not_finite_are_warned_of() -> None:
 
 def test_wide_nets_go_by_panels(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = network_of((700, 700, 1), "relu", "identity", "identity", "float32")
-    assert streams(narrow)
-    assert not streams(narrow._replace(dtype=np.dtype("float64")))
+    assert fits_row_blocks(narrow)
+    assert not fits_row_blocks(narrow._replace(dtype=np.dtype("float64")))
     net, x = large()
     expected = net.predict(x)
-    monkeypatch.setattr(engine, "streams", lambda network: False)
+    monkeypatch.setattr(predictor, "fits_row_blocks", lambda network: False)
     assert np.array_equal(net.predict(x), expected)

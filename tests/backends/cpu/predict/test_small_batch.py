@@ -9,13 +9,15 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from nets import network_of
 from panelled import INTERPRETED
 
 from fastmlp import MLP
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict import small_batch
-from fastmlp.backends.cpu.predict.small_batch import MOST_ROWS, FewRows
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.backends.cpu.predict.predictor import Predictor
+from fastmlp.backends.cpu.predict.small_batch import SmallBatch
+from fastmlp.backends.cpu.tuning import GIL_ROWS
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
@@ -25,21 +27,13 @@ DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 SIZES = (5, 19, 6, 3)
 # In plain Python 64 rows of every rule took minutes.
-MOST = 6 if numba.config.DISABLE_JIT else MOST_ROWS
+MOST = 6 if numba.config.DISABLE_JIT else GIL_ROWS
 N_ROWS = MOST + 9
 
 
 @pytest.fixture(autouse=True)
 def fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_batch, "MOST_ROWS", MOST)
-
-
-def network_of(
-    sizes: tuple[int, ...], activation: str, output: str, link: str, dtype: str
-) -> Network:
-    names = [activation] * (len(sizes) - 2) + [output]
-    rules = tuple(ACTIVATIONS[name] for name in names)
-    return Network(make_layout(sizes), rules, LOSSES["mse"], LINKS[link], (), np.dtype(dtype))
+    monkeypatch.setattr(small_batch, "GIL_ROWS", MOST)
 
 
 def assert_same_bits(network: Network, rng: Any) -> None:
@@ -50,7 +44,7 @@ def assert_same_bits(network: Network, rng: Any) -> None:
     expected = np.empty((N_ROWS, sizes[-1]), dtype)
     assert Engine(network, 1).predict(parameters, x, expected) is None
     assert np.isfinite(expected).all()
-    quick = FewRows(network, parameters)
+    quick = SmallBatch(network, parameters)
     for n in sorted({1, 2, 3, 5, quick.most}):
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
@@ -61,7 +55,7 @@ def assert_same_bits(network: Network, rng: Any) -> None:
             quick.write(x[rows], out)
             assert np.array_equal(out, expected[rows])
             first_call = Engine(network, 1).predict(parameters, x[rows], out)
-            assert isinstance(first_call, FewRows)
+            assert isinstance(first_call, SmallBatch)
             assert np.array_equal(out, expected[rows])
 
 
@@ -97,10 +91,15 @@ def test_a_net_predicts_the_same_the_first_time_and_again(loss: str, dtype: str,
     net = MLP((5, 7, 3), loss=loss, dtype=dtype, seed=0)
     x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
     expected = net.predict(x)
-    assert net._few_rows is None
+    assert not has_quick_way(net)
     for _ in range(3):
         assert np.array_equal(net.predict(x[:2]), expected[:2])
-        assert net._few_rows is not None
+        assert has_quick_way(net)
+
+
+def has_quick_way(net: MLP) -> bool:
+    """Whether buffers for small batches have been made."""
+    return net._predictor is not None and net._predictor._small is not None
 
 
 def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:
@@ -108,14 +107,14 @@ def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:
     net = MLP((4, 6, 2), activation="tanh", dtype=dtype, seed=0)
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)
     net.predict(x)
-    assert net._few_rows is not None
+    assert has_quick_way(net)
     return net, x
 
 
 def slowly(net: MLP, x: Any, out: Any = None) -> Any:
     """What a net that knows no quick way predicts."""
     other = copy.deepcopy(net)
-    other._few_rows = None
+    assert other._predictor is None
     return other.predict(x, out)
 
 
@@ -125,7 +124,8 @@ def test_the_quick_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("the slow way")
 
-    monkeypatch.setattr(MLP, "_predict", fail)
+    for slower in ("_checked", "_by_plain_blocks"):
+        monkeypatch.setattr(Predictor, slower, fail)
     assert net.predict(x).shape == (3, 2)
     assert net.predict(x[:1]).shape == (1, 2)
 
@@ -250,7 +250,7 @@ def test_rows_of_any_kind_have_the_outcome_of_the_slow_way(rows: str) -> None:
     net, x = net_and_rows()
     given = ROWS[rows](x)
     expected = outcome(lambda x, out: slowly(net, x, out), given, None)
-    assert net._few_rows is not None
+    assert has_quick_way(net)
     assert outcome(net.predict, given, None) == expected
     assert outcome(net.predict, given, None) == expected  # and of another call after it
 
@@ -292,9 +292,9 @@ def test_a_copy_predicts_by_its_own_parameters(make_copy: Any) -> None:
 def test_a_copy_outlives_the_net_it_was_made_of() -> None:
     net, x = net_and_rows()
     before, other = net.predict(x), copy.deepcopy(net)
-    quick = net._few_rows
+    quick = net._predictor
     assert quick is not None
-    assert other._few_rows is None  # addresses mean nothing in a copy
+    assert other._predictor is None  # addresses mean nothing in a copy
     del net
     assert np.array_equal(other.predict(x), before)
     assert np.array_equal(quick(x, None), before)  # it keeps all that it points to alive
@@ -343,7 +343,7 @@ def test_two_threads_may_both_be_the_first() -> None:
 
     for _ in range(20):
         start = threading.Barrier(2)
-        net._few_rows = None
+        net._predictor = None
         threads = [threading.Thread(target=predict) for _ in range(2)]
         for thread in threads:
             thread.start()
@@ -358,8 +358,8 @@ def test_the_rows_taken_are_bounded_by_the_products(monkeypatch: pytest.MonkeyPa
     network = network_of(sizes, "tanh", "identity", "identity", "float32")
     parameters = np.zeros(network.layout.n_parameters, np.float32)
     for allowed, most in ((1, 1), (products, 1), (3 * products, 3), (99 * products, MOST)):
-        monkeypatch.setattr(small_batch, "FEW_PRODUCTS", allowed)
-        quick = FewRows(network, parameters)
+        monkeypatch.setattr(small_batch, "GIL_ROW_PRODUCTS", allowed)
+        quick = SmallBatch(network, parameters)
         for n in range(1, MOST + 2):
             taken = quick(np.ones((n, 10), np.float32), None)
             assert (taken is not None) == (n <= most)

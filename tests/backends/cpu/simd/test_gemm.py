@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from panelled import INTERPRETED, address, chains, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.simd.epilogue import STORE
-from fastmlp.backends.cpu.simd.gemm import STRIP, product
+from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import block_of
 
 UNTOUCHED = 77.0
@@ -111,7 +111,7 @@ def test_every_number_of_rows_and_panels_has_the_bits_of_one_row_and_its_room(
     for height in range(1, most + 1):
         c = multiply(start[:height], a[:height], b, by_column)
         assert np.array_equal(from_panels(c, height, width), np.concatenate(alone[:height]))
-        assert (c[:, round_up(height, STRIP) :] == UNTOUCHED).all()
+        assert (c[:, round_up(height, STRIP_ROWS) :] == UNTOUCHED).all()
 
 
 @each_dtype

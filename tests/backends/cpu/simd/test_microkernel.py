@@ -14,15 +14,15 @@ from nets import Net, distance, oracle_gradient
 from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
 from fastmlp.backends.cpu.simd import gemm
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK, Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import Block
 
-SHAPES = sorted({(r, v) for r in (gemm.FEW, gemm.STRIP) for v in (1, 2, 3)} | {(1, 1), (1, 4)})
+SHAPES = sorted({(r, v) for r in (gemm.FEW, STRIP_ROWS) for v in (1, 2, 3)} | {(1, 1), (1, 4)})
 # Sums that are shorter than a vector, that fill it, and that are cut once and twice.
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
@@ -131,7 +131,7 @@ def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
 def test_a_narrow_tile_has_the_bits_of_a_whole_one_and_zeros_after_them(
     vectors: int, epilogue: int, by_column: bool, dtype: Any, rng: Any
 ) -> None:
-    shape, half = (gemm.STRIP, vectors), lanes_of(dtype) // 2
+    shape, half = (STRIP_ROWS, vectors), lanes_of(dtype) // 2
     for depth in DEPTHS:
         these = draw(rng, dtype, vectors, HEIGHTS[-1], depth)
         these.c[1:-1] = rng.normal(size=these.c[1:-1].shape)
@@ -252,7 +252,7 @@ def gradients() -> list[tuple[Any, float]]:
 GRADIENTS = """
 import json
 from fastmlp.backends.cpu.simd.target import vector_bytes
-from fastmlp.backends.cpu.plan.workspace import ROW_BLOCK
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from backends.cpu.simd.test_microkernel import gradients
 
 print(json.dumps([vector_bytes(), [(a.astype(float).tolist(), d) for a, d in gradients()]]))

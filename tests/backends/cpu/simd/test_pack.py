@@ -10,9 +10,10 @@ import pytest
 from panelled import INTERPRETED, address, block, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS, aligned
+from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import CHAINS, moves
 from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import Block
 
 UNTOUCHED = 77.0

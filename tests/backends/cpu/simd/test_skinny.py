@@ -8,11 +8,11 @@ import pytest
 from panelled import INTERPRETED, address, block, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
-from fastmlp.backends.cpu.plan.workspace import STRIP_ROWS
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import Block
 
 UNTOUCHED = 77.0

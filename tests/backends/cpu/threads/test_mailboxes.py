@@ -1,4 +1,4 @@
-"""Helpers that wait awake: who is called from a seat, who sleeps, and which teams are kept."""
+"""Workers that spin at mailboxes: which are called there, which are woken, which teams are kept."""
 
 import threading
 import time
@@ -23,10 +23,10 @@ FOR_EVER = 1 << 60
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    """A pool whose helpers wait in their seats until they are told to leave them."""
+    """A pool whose helpers wait in their boxes until they are told to leave them."""
     pool = Pool(FOR_EVER)
     yield pool
-    pool._seats.queue[0] = 1
+    pool._mailboxes.queue[0] = 1
 
 
 def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
@@ -39,9 +39,9 @@ def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
 
 
 def states(pool: Pool, n: int) -> list[int]:
-    words = LINE // 8
-    seats = pool._seats._memory[(pool._seats.first - pool._seats._memory.ctypes.data) // 8 :]
-    return [int(state) for state in seats[: n * words : words]]
+    words, boxes = LINE // 8, pool._mailboxes
+    lines = boxes._memory[(boxes.first - boxes._memory.ctypes.data) // 8 :]
+    return [int(state) for state in lines[: n * words : words]]
 
 
 def soon(condition: Callable[[], bool]) -> bool:
@@ -52,7 +52,7 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_who_sleeps_is_woken_and_who_waits_is_called(pool: Pool) -> None:
+def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: Pool) -> None:
     team, awake = lead(pool)
     assert (awake, team[POSTED // 8]) == (False, 0)
     for _ in range(3):
@@ -61,14 +61,14 @@ def test_who_sleeps_is_woken_and_who_waits_is_called(pool: Pool) -> None:
         assert (awake, team[POSTED // 8]) == (True, 1)
 
 
-def test_those_in_seats_and_those_asleep_make_one_team(pool: Pool) -> None:
+def test_spinning_and_sleeping_workers_make_one_team(pool: Pool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
     team, awake = lead(pool, 3)
     assert (awake, team[POSTED // 8]) == (False, 1)
 
     def both_wait() -> bool:
-        # Who leaves a seat for a call to those who sleep may take it before one of them wakes.
+        # A worker that leaves its mailbox for a queued call may take it before one wakes.
         if states(pool, 2) != [WAITING] * 2:
             lead(pool, 3)
         return states(pool, 2) == [WAITING] * 2
@@ -100,10 +100,12 @@ class LateCalls(SimpleQueue[Any]):
         return size
 
 
-def test_a_call_that_is_taken_while_it_is_counted_keeps_nobody_from_a_seat(pool: Pool) -> None:
+def test_a_call_that_is_taken_while_it_is_counted_keeps_no_worker_from_its_mailbox(
+    pool: Pool,
+) -> None:
     pool._calls = LateCalls()
     lead(pool)
-    assert soon(lambda: pool._seats.queue[0] == 0)
+    assert soon(lambda: pool._mailboxes.queue[0] == 0)
     assert soon(lambda: states(pool, 1) == [WAITING])
 
 
@@ -120,16 +122,16 @@ def test_a_team_is_kept_until_its_helpers_have_left(pool: Pool) -> None:
     assert len(pool._teams) <= 1
 
 
-def test_a_call_for_those_who_sleep_ends_the_wait(pool: Pool) -> None:
+def test_a_queued_call_ends_the_wait(pool: Pool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
-    pool._seats.queue[0] = 1
+    pool._mailboxes.queue[0] = 1
     assert soon(lambda: states(pool, 1) == [EMPTY])
     team, awake = lead(pool)
     assert (awake, team[POSTED // 8]) == (False, 0)
 
 
-def test_nobody_waits_for_long() -> None:
+def test_no_worker_spins_for_long() -> None:
     pool = Pool(spins=0)
     for _ in range(20):
         lead(pool)
@@ -137,7 +139,9 @@ def test_nobody_waits_for_long() -> None:
 
 
 @pytest.mark.parametrize("patient", [False, True])
-def test_who_never_wakes_is_not_waited_for(patient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_never_wakes_is_not_waited_for(
+    patient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -149,22 +153,22 @@ def test_who_never_wakes_is_not_waited_for(patient: bool, monkeypatch: pytest.Mo
     assert not pool._teams
 
 
-class Seated(Pool):
-    """A pool that notes which seats its helpers take, and has none of them help."""
+class Noting(Pool):
+    """A pool that notes which mailboxes its workers take, and has none of them help."""
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: list[int] = []
 
-    def _help(self, number: int) -> None:
+    def _work(self, number: int) -> None:
         self.taken.append(number)
 
 
-def test_calls_that_start_helpers_at_once_give_each_a_seat_of_its_own() -> None:
+def test_calls_that_start_helpers_at_once_give_each_a_mailbox() -> None:
     for _ in range(20):
-        pool, together = Seated(), threading.Barrier(4)
+        pool, together = Noting(), threading.Barrier(4)
 
-        def grow(pool: Seated = pool, together: threading.Barrier = together) -> None:
+        def grow(pool: Noting = pool, together: threading.Barrier = together) -> None:
             together.wait()
             pool._grow(3)
 
@@ -177,10 +181,10 @@ def test_calls_that_start_helpers_at_once_give_each_a_seat_of_its_own() -> None:
         assert sorted(pool.taken) == [0, 1, 2]
 
 
-def test_an_interrupt_while_a_helper_starts_leaves_its_seat_to_it(
+def test_an_interrupt_while_a_helper_starts_leaves_its_mailbox_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool, start = Seated(), threading.Thread.start
+    pool, start = Noting(), threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
@@ -195,7 +199,9 @@ def test_an_interrupt_while_a_helper_starts_leaves_its_seat_to_it(
     assert sorted(pool.taken) == [0, 1]
 
 
-def test_a_team_has_no_more_helpers_than_there_are_seats(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_team_has_no_more_helpers_than_there_are_mailboxes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     wanted: list[int] = []
 
     class Noted(Pool):

@@ -68,12 +68,12 @@ import sys, threading
 import numpy as np
 from drills import Drill
 from nets import Net, orders, train
-from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.threads import worker_pool, limits
 from fastmlp.rules.optimizers import SGD
 
 cost_model.pays = lambda work, n_threads: True
-worker_pool.LONG = 0
+dispatch.REGION_SECONDS = 0
 limits.thread_limit = lambda: 64  # else the second call finds no thread free
 net = Net((5, 17, 3))
 rng = np.random.default_rng(0)

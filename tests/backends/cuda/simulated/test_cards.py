@@ -11,6 +11,7 @@ import pytest
 from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.cuda import adapter, design, many
+from fastmlp.model import core_of
 
 N_ROWS = 10
 RNG = np.random.default_rng(0)
@@ -37,8 +38,11 @@ def nets() -> list[MLP]:
 
 def state_of(its: MLP) -> Any:
     """Everything that a further fit depends on."""
-    moments = None if its._moments is None else its._moments.flat().tobytes()
-    return its.parameters.tobytes(), its.n_steps, moments, its._generator.bit_generator.state
+    state = core_of(its).state
+    slots, generator = state.slots(), state.generator
+    assert generator is not None
+    told = None if slots is None else slots.tobytes()
+    return its.parameters.tobytes(), its.n_steps, told, generator.bit_generator.state
 
 
 def alone(its: MLP, rows: Any, weight: Any = None, **how: Any) -> Any:

@@ -9,6 +9,7 @@ from fastmlp import MLP, SGD, Adam
 from fastmlp.backends.cuda import adapter, many
 from fastmlp.backends.cuda.many import Member, train_together
 from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.model import core_of
 
 ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
 
@@ -27,11 +28,11 @@ def nets(device: str = "cuda") -> list[MLP]:
 
 
 def member(net: MLP, rows: Any) -> Member:
-    state = DeviceMoments(net._network, 0)
+    engine, state = core_of(net)
+    slots, generator = DeviceMoments(engine.network, 0), state.generator
+    assert generator is not None
     weight = np.empty(0)
-    return Member(
-        net._network, net._parameters, state, net.optimizer, net._generator, 0, rows, weight
-    )
+    return Member(engine.network, net.parameters, slots, net.optimizer, generator, 0, rows, weight)
 
 
 @pytest.mark.filterwarnings("ignore:fit diverged")
@@ -55,8 +56,12 @@ def test_each_net_ends_as_by_itself(
         assert outcome.n_steps == net.n_steps
         assert (outcome.diverged_at is None) == (history.status.name == "COMPLETED")
         assert np.array_equal(its.parameters, net.parameters)
-        assert np.array_equal(its.moments.flat(), net._moments.flat())
-        assert its.generator.bit_generator.state == net._generator.bit_generator.state
+        state = core_of(net).state
+        slots, generator = state.slots(), state.generator
+        assert slots is not None
+        assert generator is not None
+        assert np.array_equal(its.moments.flat(), slots)
+        assert its.generator.bit_generator.state == generator.bit_generator.state
 
 
 def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(

@@ -11,6 +11,7 @@ import pytest
 from fastmlp import MLP, Adam, Status
 from fastmlp.backends.cuda import adapter
 from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.model import core_of
 
 N_ROWS = 10
 
@@ -92,7 +93,7 @@ def test_a_divergence_is_that_of_the_cpu(rows: Any) -> None:
         history = each.fit(rows[0], np.eye(2)[rows[1]], epochs=3, batch_size=4)
         assert history.status is Status.DIVERGED
         assert (each.parameters == 1e200).all()
-    states = [each._generator.bit_generator.state for each in nets]
+    states = [core_of(each).state.generator.bit_generator.state for each in nets]
     assert states[0] == states[1]
 
 
@@ -100,7 +101,8 @@ def test_moving_keeps_the_state(rows: Any) -> None:
     there, here = net(), net("cpu")
     for each in (there, here):
         each.fit(*rows, epochs=1, batch_size=4)
-    assert isinstance(there._moments, DeviceMoments)
+    core = core_of(there)
+    assert isinstance(core.engine.slots(core.state), DeviceMoments)
     assert there.to("cpu") is there
     assert there.device == "cpu"
     here.to("cuda")
@@ -154,7 +156,7 @@ def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
     x, y = rows
     its, other = net(), net("cpu")
     targets = np.eye(2)[y]
-    data = its._engine().data(Elsewhere(x), Elsewhere(targets), None, "test")
+    data = core_of(its).engine.data(Elsewhere(x), Elsewhere(targets), None, "test")
     assert np.shares_memory(data.x, x)
     assert np.shares_memory(data.y, targets)
     for each, there in ((its, Elsewhere), (other, lambda array: array)):

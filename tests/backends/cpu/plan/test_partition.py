@@ -1,12 +1,12 @@
-"""What a team shares a step by: rows, panels, or halves of a layer's inputs."""
+"""How a step is divided: by rows, by panels, by split-K."""
 
 import numpy as np
 import pytest
 from nets import Net
 
-from fastmlp.backends.cpu.plan.blocking import cut_of
 from fastmlp.backends.cpu.plan.packing import CLOSE
-from fastmlp.backends.cpu.plan.partitioning import Step, halved_layer, layers_pay
+from fastmlp.backends.cpu.plan.partition import partition_of
+from fastmlp.backends.cpu.plan.step_cost import Step, panels_pay, split_layer_of
 from fastmlp.network.parameter_layout import make_layout
 
 
@@ -28,7 +28,7 @@ def step_of(sizes: tuple[int, ...], rows: int) -> Step:
 def test_layers_are_shared_by_panels_where_weights_are_what_counts(
     sizes: tuple[int, ...], rows: int, members: int, expected: bool
 ) -> None:
-    assert layers_pay(step_of(sizes, rows), members) is expected
+    assert panels_pay(step_of(sizes, rows), members) is expected
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_layers_are_shared_by_panels_where_weights_are_what_counts(
 def test_the_layer_done_by_halves_is_the_one_that_saves_most(
     sizes: tuple[int, ...], rows: int, expected: int
 ) -> None:
-    assert halved_layer(step_of(sizes, rows)) == expected
+    assert split_layer_of(step_of(sizes, rows)) == expected
 
 
 def test_where_the_rest_is_wide_too_it_is_shared_by_panels() -> None:
     step = step_of((28, 300, 300, 300, 300, 300, 1), 100)
-    assert halved_layer(step) == 2
-    assert layers_pay(step, 2, 2)
+    assert split_layer_of(step) == 2
+    assert panels_pay(step, 2, 2)
 
 
 @pytest.mark.parametrize(("sizes", "rows"), [((8, 32, 32, 1), 32), ((16, 64, 64, 2), 8)])
 def test_a_team_is_not_thought_of_on_steps_that_get_no_room_for_one(
     sizes: tuple[int, ...], rows: int
 ) -> None:
-    cut = cut_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
-    assert (cut.members, cut.effort, cut.spacing) == (1, None, CLOSE)
-    twice = cut_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
-    assert twice.members == 2
-    assert twice.effort is not None
+    found = partition_of(Net(sizes, dtype="float32").network, rows, 2, train=True, sparse=False)
+    assert (found.n_threads, found.cost, found.spacing) == (1, None, CLOSE)
+    twice = partition_of(Net(sizes, dtype="float32").network, 2 * rows, 2, train=True, sparse=False)
+    assert twice.n_threads == 2
+    assert twice.cost is not None
     assert twice.spacing != CLOSE

@@ -1,0 +1,94 @@
+"""The one place that decides how a step is divided: into chunks of rows, and among threads."""
+
+from typing import NamedTuple
+
+from fastmlp.backends.cpu.plan.blocking import chunk_rows, microbatch_rows, rows_by_microbatches
+from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, numbers_packed, packed_layers
+from fastmlp.backends.cpu.plan.step_cost import (
+    Step,
+    StepCost,
+    cost_of,
+    panels_pay,
+    split_layer_of,
+)
+from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import APART_BYTES, SHARED_FLOPS
+from fastmlp.network.spec import Network
+
+
+class Partition(NamedTuple):
+    """How a step is divided.
+
+    ============  =======================================  =====================================
+    form          a team shares phase one                  chosen by
+    ============  =======================================  =====================================
+    by rows       by strips of rows                        default
+    by panels     by panels of each layer, one layer       `by_panels`: wide nets
+                  after the other
+    split-K       the split layer by halves of its inputs  `split_layer`: many inputs or weights
+    microbatches  both phases, by pieces of the chunk      `microbatch_rows`: small nets, many
+                                                           rows
+    single row    not at all                               `single_row`: batches of one row
+    ============  =======================================  =====================================
+
+    What changes the order of sums (`rows`, `microbatch_rows`, `split_layer`) depends on the net and
+    its rows alone; the other fields depend on the threads too.
+
+    Attributes
+    ----------
+    rows : int, of a chunk
+    microbatch_rows : int, of a microbatch; 0: none
+    n_threads : int, for which tiles are shared out; 1: no team shares them
+    by_panels : bool, whether a team shares phase one a layer at a time
+    split_layer : int, from 1, the layer whose inputs are halved (split-K); 0: none
+    cost : StepCost or None, what a step costs a team, if it is estimated
+    spacing : Spacing, room between what different threads write
+    """
+
+    rows: int
+    microbatch_rows: int = 0
+    n_threads: int = 1
+    by_panels: bool = False
+    split_layer: int = 0
+    cost: StepCost | None = None
+    spacing: Spacing = CLOSE
+
+    @property
+    def buffer_rows(self) -> int:
+        """The rows for which there are buffers."""
+        return self.microbatch_rows or self.rows
+
+    @property
+    def single_row(self) -> bool:
+        """Whether a chunk is one row."""
+        return self.rows == 1
+
+
+def partition_of(
+    spec: Network, n_rows: int, n_threads: int, *, train: bool, sparse: bool
+) -> Partition:
+    """Return how to divide a step on up to n_rows rows for up to n_threads threads."""
+    layout = spec.layout
+    if sparse or not train:
+        return Partition(chunk_rows(layout, n_rows, train=train, sparse=sparse))
+    lanes, small = lanes_of(spec.dtype.type), microbatch_rows(layout, n_rows)
+    if small:
+        n_packed = numbers_packed(packed_layers(layout, lanes, small, train=True), lanes)
+        return Partition(rows_by_microbatches(layout, n_rows, small, n_packed), small)
+    rows = chunk_rows(layout, n_rows, train=True)
+    step = Step(layout, rows, spec.dtype, lanes)
+    split_layer = split_layer_of(step)
+    if n_threads == 1 or step.flops < SHARED_FLOPS:
+        # Without a cost no team is tried: 1 thread 3.3 us, 2 threads 4.7 us, or 5.5 us where cores
+        # are far from each other (8-32-32-1@32); room for two costs one thread 2 %.
+        return Partition(rows, split_layer=split_layer)
+    by_panels = panels_pay(step, n_threads, split_layer)
+    cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
+    return Partition(rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer))
+
+
+def _spacing(step: Step, split_layer: int) -> Spacing:
+    """Return the room for a team; the deltas of a single row go back without."""
+    if step.rows == 1:
+        return CLOSE
+    return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)

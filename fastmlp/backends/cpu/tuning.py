@@ -1,0 +1,168 @@
+"""Every measured constant of the CPU backend: what a port to another machine measures again.
+
+A constant states what it decides and the figures that chose it, as
+``before -> after (net@batch, threads)``; a section states the command that measures it again. Times
+are of one step unless a comment says otherwise.
+"""
+
+# --- Lines and pages -----------------------------------------------------------------------------
+# python -m benchmarks.compare --parts train --workloads 16-64-64-2@64 --threads 1 2
+
+# Alignment of buffers, in bytes: neighbouring pairs of cache lines travel together on x86, and are
+# one line on Apple's cores.
+ALIGNMENT = 128
+# Bytes between what two threads write. The hardware prefetcher fetches 8 to 16 lines ahead, those
+# another core writes to included. Lines apart: 0 -> 2 -> 8 -> 16, 16.4 -> 15.5 -> 13.8 -> 13.3 us
+# (16-64-64-2@64, 2 threads); 42 -> 21 to 30 us where cores are far from each other.
+APART_BYTES = 1024
+# Rows of 64 bytes in a page: panels a multiple of 4 KiB apart share the same few sets of a cache.
+PAGE_ROWS = 64
+
+# --- Blocks of rows and weights ------------------------------------------------------------------
+# python -m benchmarks.compare --parts train --workloads 784-512-512 1024-2048 --threads 1 2
+# python -m benchmarks.peak
+
+# Rows that a microkernel takes at once; the unit in which the loss is summed and rows are shared.
+STRIP_ROWS = 8
+# Most rows of one sweep over B: its cut sums wait on the stack.
+# 64 -> 128: 122 -> 100 ms, forward and back (1024-2048-2048-1000@512, 1 thread).
+ROW_BLOCK = 128
+# Most rows of a layer's weights in one tile of phase two.
+TILE_ROWS = 64
+# Most outputs of a layer that is held transposed: so many, or so many eighths of a vector.
+# 16.3 -> 15.6 us (64-64-10@64, 1 thread; 8 -> 10 outputs), 2.4 -> 2.0 us (16-32-5@32; 4 -> 5).
+FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS = 4, 5
+# Bytes of the second-level cache that a tile's inputs, or the rows of X, may fill.
+CACHE_BYTES = 512 * 1024
+# Bytes of parameters, optimizer state and transposes that leave a shared third-level cache: then
+# transposes are stored non-temporally. 1.37 -> 1.14 ms (1 thread), 0.74 -> 0.67 ms (2 threads)
+# (128-1024-1024-10@32, 18 MB); 0.55 -> 0.57, 0.41 -> 0.38 ms (784-512-512-10@32, 9 MB).
+NON_TEMPORAL_BYTES = 12 << 20
+# Bytes of a row of X from which the next batch's rows are prefetched.
+# 415 -> 402 us (784-100-100-10@200, 1 thread), 253 -> 240 us (784-128-10@128, 1 thread).
+PREFETCHED_ROW_BYTES = 1024
+
+# --- Chunks and microbatches ---------------------------------------------------------------------
+# python -m benchmarks.compare --parts train --workloads 4-32-16-4@10000 1024-2048 --threads 1 2
+
+# Most activations in the buffers of a chunk of rows: bounds memory.
+CHUNK_NUMBERS = 4_000_000
+# Most operations of a chunk, 0.25 s of one core: bounds the time until Ctrl-C is served.
+CHUNK_FLOPS = 25_000_000_000
+# Outputs and deltas of a chunk, or of a microbatch, that stay in the second-level cache.
+CACHE_NUMBERS = 200_000
+# Fewest rows of a chunk that is cut for the cache's sake.
+MIN_CHUNK_ROWS = 64
+# How many times more numbers a chunk has than the net has weights before the cache bounds its rows:
+# then its gradient is small beside it.
+CHUNK_PER_WEIGHT = 8
+# The number of microbatches is a multiple of this: then they share out evenly among threads.
+MICROBATCHES = 4
+# Fewest operations of a step that is cut into microbatches: a shorter step is not shared by a team,
+# or takes longer for the cut. 603 -> 415 us (4-32-16-4@10000, 2 threads).
+MICROBATCH_FLOPS = 10_000_000
+
+# --- Cost of a step on a team --------------------------------------------------------------------
+# python -m benchmarks.compare --parts train --threads 1 2
+
+# Operations a second of one thread: 60 to 180 GFLOP/s are measured. A rate too high errs on the
+# side of one thread.
+RATE = 1.2e11
+# Bytes a second that a core fetches of what another core has just written: 1.8 MB of weights in
+# 0.4 ms (784-512-512-10, 2 threads). Cores of a virtual machine may move nearer or farther.
+FETCH_RATE = 4e9
+# Estimated seconds of a join, to compare two ways to divide a step.
+JOIN_SECONDS = 1e-6
+# Fewest operations of a step that is laid out for a team and for split-K; below, split-K costs one
+# thread 1 %. 8.7 -> 5.5 us (16-64-64-2@16, 0.5 MFLOP, 2 threads; 1 thread: 6.9 us).
+SHARED_FLOPS = 400_000
+
+# --- Cost model: does a team pay -----------------------------------------------------------------
+# python -m benchmarks.compare --parts train predict --threads 1 2
+
+# Joins' time that sharing must save, where the cross-core traffic of a job is not estimated: after
+# each a thread fetches what others wrote. At 0.4 us a join, 1 -> 2 threads: 15.8 -> 23.6 us
+# (16-64-64-2@64, 2 MFLOP), 665 -> 465 us (4-32-16-4@10000, 40 MFLOP).
+JOINS_SAVED = 20
+# Seconds of a join between cores far from each other: scales the estimated traffic.
+FAR_JOIN = 4e-7
+# Least seconds of a join, with what the first thread waits for the last; calibration finds 0 to
+# 0.06 us between near cores.
+LEAST_JOIN = 2e-7
+# Fewest operations between two joins of a job that is worth a calibration.
+# 1 -> 2 threads: 6.9 -> 5.6 us (16-64-64-2@16, 126,000 operations).
+LEAST_FLOPS = 120_000
+# Seconds of shareable work after which a process compiles its team, which takes 0.7 s once.
+WORTH_COMPILING = 0.1
+# Seconds for which a calibration is valid.
+SECONDS_VALID = 5.0
+# Seconds for which one is valid that found less than the speedup beside it: a disturbance of 1 ms
+# kept a fit of 1024-2048-2048-1000 on one thread for 5 s.
+SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
+# Rounds of a calibration, its joins per round, and how many times longer its long items are.
+ROUNDS, JOINS, ITEMS = 3, 25, 8
+# An item of a calibration, 0.3 us: so many numbers, so many multiply-adds each.
+NUMBERS, REPEATS = 128, 40
+# Seconds for workers to wake up on cores of their own before a calibration. After 0.2 s of sleep
+# Linux wakes half of them on the caller's core and moves them after 7 to 22 ms.
+# 9.9 -> 6.6 us (16-64-64-2@64, 2 threads), by the speedup then found: 1.0 to 1.2 -> 1.9.
+WAKING = 0.03
+
+# --- Autotuner: which way is faster --------------------------------------------------------------
+# python -m benchmarks.compare --parts train --threads 2, beside a busy process
+
+# Calls of a team, and of one thread, whose time is not counted: a team's first call compiles, or
+# waits for its threads.
+SETTLING = {True: 1, False: 0}
+# Calls of the faster way before the slower one is timed again; doubled after each trial that
+# changes nothing, up to the second number.
+RETRY, MOST_RETRY = 4, 4096
+# The most times slower one call can make a way look: a change takes several calls.
+SLOWER = 1.25
+
+# --- Threads -------------------------------------------------------------------------------------
+# python -m benchmarks.compare --parts predict train --threads 2
+
+# Estimated seconds of a call from which it opens a parallel region of Numba's: a region ends only
+# when all its threads have come. 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
+REGION_SECONDS = 0.005
+# Estimated seconds of a call below which it does not wait for workers that sleep.
+PATIENT_SECONDS = 0.0005
+# Operations of a piece of a thread's part between two joins, and the most pieces: another
+# thread may take a piece. 1 -> 4 pieces: -5 %, -11 % beside a busy process; 4 -> 16 pieces: +15 %
+# (1024-2048-2048-1000@512, 2 threads).
+PIECE_FLOPS, MOST_PIECES = 80_000_000, 4
+# Spins, of about 50 ns, of a thread at a barrier before it yields its core, and between yields.
+BARRIER_SPINS, BARRIER_YIELDS = 2000, 50
+# Spins of a leader that waits for its team before the first loop, 0.2 ms. Without them a step of
+# 80 ms often ran its first loop on one thread, in twice the time.
+MUSTER_SPINS = 5000
+# Spins of a worker at its mailbox, about 0.2 ms, and spins between yields: Python takes 10 to
+# 100 us from one call to the next. A launch: 74 -> 20 us; 162 -> 90 us (16-64-64-2, 1,000 rows
+# predicted, 2 threads).
+MAILBOX_SPINS, MAILBOX_YIELDS = 4000, 50
+
+# --- Predictions ---------------------------------------------------------------------------------
+# python -m benchmarks.compare --parts predict --workloads 16-64-64-2@64 --threads 1 2
+
+# Most rows that are predicted one by one rather than as a vector of rows.
+# 1.4 -> 1.1 us (16-64-64-2, 4 rows, 1 thread).
+ONE_BY_ONE = 4
+# Most rows, and multiply-adds, of a call that holds the GIL, about 30 us: row by row, and by
+# vectors of rows.
+GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_600_000
+# Most bytes of parameters that row blocks read again and again; wider nets go by packed panels.
+# Panels -> blocks: 3.3 -> 2.7 ms (784-256-256-10, 1.1 MB, 1,000 rows, 2 threads); equal
+# (784-512-512-10, 2.7 MB).
+BLOCK_BYTES = 1 << 21
+# Most operations of one call of predictions, 0.1 s of one core: then Ctrl-C is served.
+PREDICT_FLOPS = 5_000_000_000
+
+# --- Free lists ----------------------------------------------------------------------------------
+# python -m benchmarks.compare --parts train predict many
+
+# Most packed parameters that a prediction leaves to the next one: 4 MB of float32.
+KEPT_PARAMETERS = 1 << 20
+# Bytes of the buffers of ended fits that the process keeps, those of 8 million parameters. Making
+# them takes 0.15 ms, and finding their memory up to 2.4 ms a megabyte.
+KEPT_TRAINING_BYTES = 1 << 27

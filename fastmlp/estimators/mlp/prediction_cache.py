@@ -1,0 +1,31 @@
+"""Made by the predictions of an estimator for the next ones."""
+
+from typing import Any, NamedTuple, final
+
+from fastmlp._process.buffer_pool import Idle
+from fastmlp.backends.protocol import Predictor
+from fastmlp.network.state import NetState
+
+
+class Quick(NamedTuple):
+    """The predictor of the last small batch, and of which net it was."""
+
+    state: NetState
+    predictor: Predictor
+    activation: Any
+    out_activation: str
+
+
+@final
+class PredictionCache:
+    """Written to in place: `predict` must not change the attributes of an estimator.
+
+    Attributes
+    ----------
+    buffers : Idle, of predictions of many rows
+    quick : Quick, or None before the first small batch
+    """
+
+    def __init__(self) -> None:
+        self.buffers = Idle()
+        self.quick: Quick | None = None

@@ -1,0 +1,119 @@
+"""A checkpoint as a file: the net, the settings of its fit, and where the fit stands."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
+from fastmlp.serialization import codec, model_state, safetensors_file
+from fastmlp.serialization.model_state import State
+from fastmlp.serialization.safetensors_file import Content, FileError
+
+Series = Mapping[str, Sequence[float]]
+
+
+class Saved(NamedTuple):
+    """The content of a checkpoint.
+
+    Attributes
+    ----------
+    state : State, of the net
+    told : numbers and names by name: settings of the fit, and where it stands
+    series : one number an epoch, by name
+    """
+
+    state: State
+    told: Mapping[str, Any]
+    series: Series
+
+
+class CheckpointFile:
+    """The checkpoints of one fit, each written over the one before.
+
+    Parameters
+    ----------
+    path : path
+    network, state : the net that is trained
+    """
+
+    def __init__(self, path: str | os.PathLike[str], network: Network, state: NetState) -> None:
+        self.path, self._network, self._state = Path(path), network, state
+
+    def capture(self) -> State:
+        """Return a copy of the net and its state of training now."""
+        return model_state.capture(self._network, self._state, training=True)
+
+    def restore(self, state: State) -> None:
+        """Set the net back to a captured state."""
+        model_state.restore(self._state, state)
+
+    def write(self, saved: Saved) -> None:
+        """Write a checkpoint.
+
+        Raises
+        ------
+        OSError
+            Where it cannot be written; the file is as it was.
+        """
+        kind, header, arrays = model_state.pack(saved.state)
+        series = {name: np.array(its, np.float64) for name, its in saved.series.items()}
+        content = Content(kind, {**header, "fit": saved.told}, {**arrays, **series})
+        safetensors_file.write(self.path, content)
+
+    def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> Saved | None:
+        """Return the checkpoint, or None where there is no file yet.
+
+        Parameters
+        ----------
+        fit : settings that a fit must share with the checkpoint's
+        names : of the series
+
+        Raises
+        ------
+        FileError
+            Where the file is no checkpoint.
+        ValueError
+            Where it is one of another fit, or of another net.
+        """
+        if not self.path.exists():
+            return None
+        content, here = safetensors_file.read(self.path), self.capture()
+        with self.refusing():
+            there = {**content.header, **_told(content, fit)}
+            there["optimizer"] = codec.completed(there["optimizer"])
+        for name, value in {**model_state.header_of(here), **fit}.items():
+            if there.get(name) != value:
+                raise ValueError(
+                    f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "
+                    f"{there.get(name)!r}, here it is {value!r}; resume=False starts over"
+                )
+        with self.refusing():
+            state = model_state.state_of(content, here.network, here.optimizer)
+            first = content.header["fit"]["first_step"]
+            series = _series(content, names)
+            if state.generator is None or type(first) is not int or not 0 <= first <= state.n_steps:
+                raise FileError("the state of the fit is not whole")
+        return Saved(state, content.header["fit"], series)
+
+    def refusing(self) -> AbstractContextManager[None]:
+        """Return a context in which what the file lacks is a `FileError`."""
+        return safetensors_file.refusing(self.path)
+
+
+def _told(content: Content, names: Mapping[str, Any]) -> dict[str, Any]:
+    if "fit" not in content.header:
+        raise FileError("a model file, not a checkpoint; MLP.load reads it")
+    return {name: content.header["fit"][name] for name in names}
+
+
+def _series(content: Content, names: Sequence[str]) -> Series:
+    arrays: dict[str, NDArray[Any]] = {name: content.arrays[name] for name in names}
+    if any(each.ndim != 1 or each.dtype != np.float64 for each in arrays.values()):
+        raise FileError("losses and learning rates must be float64 vectors")
+    return {name: each.tolist() for name, each in arrays.items()}

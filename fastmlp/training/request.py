@@ -1,0 +1,294 @@
+"""A fit of `MLP` or `fit_many`: history, callbacks, validation, stopping, checkpoints."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from functools import partial
+from typing import Any, Generic, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp._process.random_state import shuffling_words
+from fastmlp._process.task_pool import Stopped
+from fastmlp._process.warnings import warn
+from fastmlp.backends.protocol import Data, Engine, Evaluation, Order, Trainer
+from fastmlp.network.state import NetState
+from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.schedules import rates_of
+from fastmlp.training.checkpoint import Checkpoint, File, Fit, digest
+from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
+
+D = TypeVar("D", bound=Data)
+
+
+@final
+class FitRequest(Generic[D]):
+    """The request of `MLP.fit` and `fit_many` to the training loop.
+
+    Parameters
+    ----------
+    data : Data, to train on
+    epochs, batch_size : int
+    shuffle : bool
+    held_out : Data, optional
+        To validate on after each epoch.
+    callbacks : sequence of callables
+    progress : bool or bar
+        Show a bar of its own, or count epochs in this one.
+    net : object
+        What callbacks are given.
+
+    Attributes
+    ----------
+    history : History
+    """
+
+    options: Mapping[str, bool] = {}
+
+    _engine: Engine[D, Any]
+    _trainer: Trainer
+    _state: NetState
+
+    def __init__(
+        self,
+        data: D,
+        epochs: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        held_out: D | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: Any = False,
+        net: object = None,
+    ) -> None:
+        self.data, self.batch_size, self.epochs = data, batch_size, epochs
+        # In a batch of all rows, the order of the rows changes nothing but rounding.
+        self.shuffle = shuffle and batch_size < data.n_rows
+        self.history = History()
+        self._held_out, self._callbacks = held_out, callbacks
+        self._progress, self._net = progress, net
+        self._bar: Any = None
+        self._evaluation: Evaluation | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._first_step: int | None = None
+        self._random: Any = None
+        self._start = time.perf_counter()
+
+    def keep(self, file: File, state: NetState, every: int | timedelta, *, resume: bool) -> None:
+        """Write checkpoints of the fit to a file; with `resume`, go on from the one that is there.
+
+        Raises
+        ------
+        FileError, ValueError
+            Where the file is damaged, no checkpoint, or one of another fit.
+        OSError
+            Where the first checkpoint cannot be written.
+        """
+        hashed = digest(*map(np.asarray, (self.data.x, self.data.y, self.data.weight)))
+        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.data.n_rows, hashed)
+        keeper = Checkpoint(file, every, fit)
+        so_far = keeper.resume(validated=self._held_out is not None) if resume else None
+        if so_far is not None:
+            self.history, self._first_step = so_far.history, so_far.first_step
+        else:
+            keeper.take(state.n_steps, History())
+            keeper.write()
+        self._checkpoint = keeper
+        self._start = time.perf_counter() - self.history.seconds
+
+    def begin(
+        self, engine: Engine[D, Any], trainer: Trainer, state: NetState
+    ) -> AbstractContextManager[Any]:
+        """Prepare; return a bar over the epochs, or nothing, to be used in a with statement."""
+        self._engine, self._trainer, self._state = engine, trainer, state
+        if self._first_step is None:
+            self._first_step = state.n_steps
+        self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
+        total = self._first_step + self.epochs * self._steps_per_epoch
+        self._rates = partial(rates_at, state.optimizer, total=total)
+        self._bar = self._progress
+        if isinstance(self._progress, bool):
+            done = len(self.history.loss)
+            self._bar = new_bar(self.epochs, done, "fit") if self._progress else None
+            if self._bar is not None:
+                return self._bar
+        return nullcontext()
+
+    def window(self, most: int) -> int:
+        """Return the number of epochs to plan at once: one where callbacks or validation follow
+        each, and no more than end with the next checkpoint."""
+        history = self.history
+        if history.status is not Status.COMPLETED:
+            return 0
+        left = self.epochs - len(history.loss)
+        if self._callbacks or self._held_out is not None:
+            return min(1, left)
+        most = min(most, max(1, MAX_ORDER_NUMBERS // self.data.n_rows))
+        if self._checkpoint is not None:
+            most = min(most, self._checkpoint.window(len(history.loss)) or most)
+        return min(max(1, most), left)
+
+    def order(self, n_epochs: int) -> Order:
+        """Return the rows' order in each epoch, drawn from the net's generator."""
+        if not self.shuffle:
+            return self._trainer.plain_order()
+        generator = self._state.generator
+        assert generator is not None
+        self._random = generator.bit_generator.state
+        return self._trainer.orders(shuffling_words(generator, n_epochs, self.data.n_rows))
+
+    def rates(self, n_epochs: int) -> Rates:
+        """Return the optimizer's learning rates, as a function of step numbers."""
+        self._window_step = self._state.n_steps
+        return self._rates
+
+    def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
+        """Record the epochs, move the bar, validate, call the callbacks, write a checkpoint."""
+        history, n_done = self.history, len(losses)
+        record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
+        if self._bar is not None and n_done:
+            self._bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
+            self._bar.update(n_done)
+        if diverged is not None:
+            self._rewind(n_done)
+            record_divergence(history, diverged)
+            return
+        if self._held_out is not None or self._callbacks:
+            self._report()
+        self._take_checkpoint()
+
+    def _rewind(self, n_done: int) -> None:
+        """Set the generator back, as if no epoch had been planned after the one that diverged."""
+        if self.shuffle and self._state.generator is not None:
+            self._state.generator.bit_generator.state = self._random
+            self.order(n_done + 1)
+
+    def cut_short(self, losses: NDArray[np.float64]) -> None:
+        """Record nothing: the history has whole windows."""
+
+    def interrupted(self, error: KeyboardInterrupt) -> None:
+        """Record that Ctrl-C has ended the fit, and warn, unless `fit_many` does."""
+        self.history.status = Status.INTERRUPTED
+        if not isinstance(error, Stopped):
+            interrupted(self.history)
+
+    def close(self) -> None:
+        """Write the last checkpoint, and stop the clock."""
+        self._write_checkpoint()
+        self.history.seconds = time.perf_counter() - self._start
+
+    def _report(self) -> None:
+        """Validate, and call the callbacks."""
+        history, state = self.history, self._state
+        self._trainer.store()
+        if self._held_out is not None:
+            history.validation_loss.append(self._validation_loss(self._held_out))
+        report = Report(
+            epoch=len(history.loss) - 1,
+            loss=history.loss[-1],
+            validation_loss=None if self._held_out is None else history.validation_loss[-1],
+            learning_rate=history.learning_rate[-1],
+            net=self._net,
+            history=history,
+        )
+        if self._callbacks:
+            try:
+                with state.lock.calling_back():
+                    for callback in self._callbacks:
+                        callback(report)
+            finally:
+                # What a callback wrote before it raised counts, too.
+                self._trainer.load()
+        if report.stopping:
+            history.status = Status.STOPPED
+
+    def _validation_loss(self, held_out: D) -> float:
+        if self._evaluation is None:
+            self._evaluation = self._engine.evaluation(held_out)
+        loss = self._evaluation(self._state.parameters)
+        if not math.isfinite(loss):
+            warn(
+                f"the validation loss is {loss}: rows far outside of those trained on? Scale "
+                "validation rows as X",
+                RuntimeWarning,
+            )
+        return loss
+
+    def _take_checkpoint(self) -> None:
+        """Capture the end of this epoch, and write it where it is time to."""
+        if self._checkpoint is None or self._first_step is None:
+            return
+        self._trainer.store()
+        self.history.seconds = time.perf_counter() - self._start
+        if self._checkpoint.take(self._first_step, self.history):
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        """Write the last end of an epoch, unless that is done; a full disk does not end a fit."""
+        if self._checkpoint is None:
+            return
+        try:
+            self._checkpoint.write()
+        except OSError as error:
+            warn(f"no checkpoint was written: {error}", RuntimeWarning)
+
+
+def interrupted(history: History) -> History:
+    """Record that Ctrl-C has ended the fit, and warn."""
+    history.status = Status.INTERRUPTED
+    epoch = len(history.loss)
+    warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+    return history
+
+
+def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    """Return the learning rates of step numbers; `total` is the one at which the fit ends."""
+    rate = optimizer.learning_rate
+    if not callable(rate):
+        return np.full(len(steps), float(rate))
+    return validation.rates(rates_of(rate, steps, total), len(steps), rate)
+
+
+def record(
+    history: History,
+    losses: NDArray[np.float64],
+    rates: Rates,
+    first_step: int,
+    steps_per_epoch: int,
+) -> None:
+    """Add epochs that are done: their losses, and the learning rates of their last steps."""
+    last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
+    history.loss += losses.tolist()
+    history.learning_rate += rates(last_steps).tolist()
+
+
+def record_divergence(history: History, loss: float) -> None:
+    """Add that the next epoch diverged, and warn."""
+    history.status = Status.DIVERGED
+    warn(
+        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net keeps its "
+        "parameters from before that epoch; try a smaller learning rate, or standardise X",
+        RuntimeWarning,
+    )
+
+
+def new_bar(epochs: int, done: int, who: str) -> Any:
+    """Return a tqdm bar over so many epochs.
+
+    Raises
+    ------
+    ImportError
+        Where tqdm is missing.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            f"{who}: progress=True needs tqdm: pip install 'fastmlp[progress]'"
+        ) from error
+    return tqdm(total=epochs, initial=done, unit="epoch")
