@@ -222,4 +222,4 @@ def _member(engine: Engine, state: NetState, data: Data) -> Member:
 
 
 if TYPE_CHECKING:
-    _conforms: type[GroupEngine[Rows, DeviceMoments]] = Engine
+    _conforms: type[GroupEngine[Data, Moments]] = Engine
