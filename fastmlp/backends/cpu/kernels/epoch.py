@@ -9,8 +9,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_update import copying
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
-from fastmlp.backends.cpu.kernels.step import forward_backward, set_mass, steps, sum_of
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
+from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Layer, Net
 from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import call, njit, record_at, records_at, row
@@ -99,15 +99,7 @@ def _nothing(net: Net, job: Job) -> None:
 
 def train(scalar: Scalar) -> Kernel:
     """Make the driver of training by batches."""
-    step = steps(scalar)
-
-    @njit
-    def unit(net: Net, job: Job, more: int, ends: int) -> None:
-        """One chunk of a batch: both phases, with the update where the batch `ends`."""
-        if job.batch_mass != 0:
-            job.batch_loss += step(job, net, more, ends, ends) / job.batch_mass
-
-    return training(scalar, unit, _nothing)
+    return training(scalar, steps(scalar), _nothing)
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
@@ -149,12 +141,12 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     return start_batch, may_go_on, restore
 
 
-def training(scalar: Scalar, unit: Kernel, settle: Kernel) -> Kernel:
-    """Make the driver of training whose units are done by `unit`.
+def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
+    """Make the driver of training whose units are done by `step`.
 
     It does the units from first to last of a window of epochs, or up to a divergence. `order` says
     in which order each epoch takes the rows, `coefficients` holds the optimizer's for each step of
-    this call, `losses` receives the mean objective of each epoch that ends. What a unit leaves to
+    this call, `losses` receives the mean objective of each epoch that ends. What a step leaves to
     do to the parameters is done by `settle` before they are read.
     """
     size = np.dtype(scalar).itemsize
@@ -182,7 +174,9 @@ def training(scalar: Scalar, unit: Kernel, settle: Kernel) -> Kernel:
             batch.n_rows = high - low
             if low == start:
                 start_batch(net, job, stop - start, start == 0)
-            unit(net, job, 1 if low > start else 0, 1 if high == stop else 0)
+            if job.batch_mass != 0:
+                more, ends = 1 if low > start else 0, 1 if high == stop else 0
+                job.batch_loss += step(job, net, more, ends, ends) / job.batch_mass
             low = high
             if high < stop:
                 continue
@@ -209,14 +203,23 @@ def training(scalar: Scalar, unit: Kernel, settle: Kernel) -> Kernel:
     return epochs
 
 
+@njit
+def _forward(job: Job, net: Net, mode: int) -> None:
+    """Phase one by rows, as far as `mode` asks."""
+    block = record_at(net.blocks, Blocks).forward_backward
+    call(block, (job.team, job.net, job.n_parts, mode, 0))
+
+
 def evaluate(scalar: Scalar) -> Kernel:
     """Make the driver that sums the losses of the chunk's rows, weighted."""
 
     def evaluate_rows(address: int) -> None:
         job = record_at(address, Job)
         net = record_at(job.net, Net)
-        record_at(net.batch, Batch).scale = 1.0
-        job.loss = forward_backward(job, net, EVALUATE)
+        batch = record_at(net.batch, Batch)
+        batch.scale = 1.0
+        _forward(job, net, EVALUATE)
+        job.loss = sum_of(net.strip_losses, n_strips_of(batch.n_rows))
 
     return evaluate_rows
 
@@ -226,6 +229,6 @@ def predict(scalar: Scalar) -> Kernel:
 
     def predict_rows(address: int) -> None:
         job = record_at(address, Job)
-        forward_backward(job, record_at(job.net, Net), FORWARD)
+        _forward(job, record_at(job.net, Net), FORWARD)
 
     return predict_rows

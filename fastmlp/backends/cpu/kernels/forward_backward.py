@@ -5,7 +5,7 @@ Read this first, then gradient_update.py (phase two), step.py and epoch.py. A bl
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,12 @@ class LayerKernels(NamedTuple):
 
 
 @njit
+def layers_of(net: Net) -> Sequence[Layer]:
+    """Return the net's layers."""
+    return records_at(net.layers, net.n_layers, Layer)
+
+
+@njit
 def slope_epilogue(below: Layer) -> Span:
     """Return the epilogue that multiplies a layer's deltas by its slopes, and their address."""
     if below.form == RELU_LAYER:
@@ -88,46 +94,40 @@ def _forward(scalar: Scalar) -> Kernel:
     z_panel = ROW_BLOCK * vector
 
     @njit
-    def multiply(
-        net: Net, layer: Layer, a: int, middle: int, panels: Span, c: Span, n: int
-    ) -> None:
-        """Write bias + A W for some panels to `c` (address, bytes of a panel), with ReLU fused.
-
-        If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
-        """
-        product, (p, n_panels) = record_at(net.blocks, Blocks).product, panels
-        is_relu = layer.form == RELU_LAYER
-        shape = (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
+    def operands_of(layer: Layer, p: int, n_panels: int, n: int) -> Any:
+        """Return what a product takes for some panels: its start, its weights, and its shape."""
         start = (layer.biases + p * layer.packed_panel, 0, layer.packed_panel)
-        w, n_in = layer.weights + p * layer.weight_panel, layer.n_in
-        epilogue, operand = (RELU if is_relu else STORE), 0
-        if middle > 0:
-            left = (a, net.panel, middle, STORE, 0)
-            call(product, (*c, *start, w, layer.weight_panel, *left, *shape))
-            start, n_in = (net.zeros, 0, 0), n_in - middle
-            w += row_offset(layer, middle, vector)
-            a += middle // lanes * net.panel
-            epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
-        left = (a, net.panel, n_in, epilogue, operand)
-        call(product, (*c, *start, w, layer.weight_panel, *left, *shape))
+        weights = (layer.weights + p * layer.weight_panel, layer.weight_panel)
+        return start, weights, (min(n_panels * lanes, layer.n_out - p * lanes), n, 0)
 
     @njit
     def forward_layer(
         net: Net, layer: Layer, inputs: int, middle: int, panels: Span, rows: Span, z: int
     ) -> None:
-        """Write outputs, and where the activation has a block also slopes, of some panels."""
-        (at, n), (p, most) = rows, panels
-        down, waits = at * vector, layer.form == BLOCK
+        """Write f(bias + A W), and where f has a block also its slopes, for some panels.
+
+        If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
+        """
+        product, (at, n), (p, most) = record_at(net.blocks, Blocks).product, rows, panels
+        down, waits, is_relu = at * vector, layer.form == BLOCK, layer.form == RELU_LAYER
         stop = min(p + most, layer.n_panels)
         while p < stop:
             # Products wait on the stack for their activation: 12 or 16 KiB in the first-level
             # cache.
-            n_panels = stop - p
-            if waits:
-                n_panels = next_panels(n_panels)
+            n_panels = next_panels(stop - p) if waits else stop - p
             outputs = layer.outputs + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
-            multiply(net, layer, inputs + down, middle, (p, n_panels), c, n)
+            start, weights, shape = operands_of(layer, p, n_panels, n)
+            a, n_in, epilogue, operand = inputs + down, layer.n_in, STORE, 0
+            if middle > 0:
+                call(product, (*c, *start, *weights, a, net.panel, middle, STORE, 0, *shape))
+                start, n_in = (net.zeros, 0, 0), n_in - middle
+                weights = (weights[0] + row_offset(layer, middle, vector), layer.weight_panel)
+                a += middle // lanes * net.panel
+                epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
+            elif is_relu:
+                epilogue = RELU
+            call(product, (*c, *start, *weights, a, net.panel, n_in, epilogue, operand, *shape))
             if waits:
                 for q in range(n_panels):
                     slopes = layer.deltas + (p + q) * net.panel + down
@@ -225,46 +225,45 @@ def forward_backward(scalar: Scalar) -> Kernel:
     z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit
-    def forward(net: Net, split: int, first_layer: int, rows: Span, z: int) -> None:
-        """Compute all layers but an output layer that is transposed, which `finish` computes.
-
-        Where a team has computed the products of layer `split` by halves, from 1, they are added.
-        """
-        layers = records_at(net.layers, net.n_layers, Layer)
-        panels = (0, net.max_width)
-        for i in range(first_layer, net.n_layers - layers[net.n_layers - 1].is_transposed):
-            if i + 1 == split:
-                add_halves(net, layers[i], panels, rows, z)
-                continue
-            inputs = layers[i - 1].outputs if i > 0 else net.inputs
-            middle = net.middle if i + 1 == net.split_layer else 0
-            forward_layer(net, layers[i], inputs, middle, panels, rows, z)
+    def inputs_of(net: Net, rows: Span, at: int, split: int) -> int:
+        """Gather the rows, if the team has not; return the first layer that is to be computed."""
+        sparse, (start, n) = record_at(net.blocks, Blocks).sparse_forward, rows
+        if sparse != 0:
+            call(sparse, (net.address, start, start + n, at))
+            return 1
+        if split == 0:
+            gather(net, net.inputs, rows, at, (0, net.n_in))
+        return max(split - 1, 0)
 
     @njit(parallel=True)
     def forward_backward(
         team: int, nets: Sequence[Net], n_parts: int, mode: int, split: int
     ) -> None:
-        """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too."""
+        """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too.
+
+        Where a team has computed the products of layer `split` by halves, from 1, they are added.
+        """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
-            batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
-            first, last = part_of(signed(part), n_parts, n_strips_of(batch.n_rows))
-            stop = min(last * STRIP_ROWS, batch.n_rows)
-            for start in range(first * STRIP_ROWS, stop, ROW_BLOCK):
-                n = min(ROW_BLOCK, stop - start)
+            layers, n_rows = layers_of(net), record_at(net.batch, Batch).n_rows
+            # An output layer that is transposed is computed with its losses.
+            n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
+            first, last = part_of(signed(part), n_parts, n_strips_of(n_rows))
+            for start in range(first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows), ROW_BLOCK):
+                n = min(ROW_BLOCK, min(last * STRIP_ROWS, n_rows) - start)
                 # Predictions keep nothing: the rows of a thread share a few rows of the buffers.
                 at = thread_number() * ROW_BLOCK if mode == FORWARD else start
-                first_layer = max(split - 1, 0)
-                if blocks.sparse_forward != 0:
-                    call(blocks.sparse_forward, (net.address, start, start + n, at))
-                    first_layer = 1
-                elif split == 0:
-                    gather(net, net.inputs, (start, n), at, (0, net.n_in))
-                forward(net, split, first_layer, (at, n), z)
+                for i in range(inputs_of(net, (start, n), at, split), n_forward):
+                    if i + 1 == split:
+                        add_halves(net, layers[i], (0, net.max_width), (at, n), z)
+                    else:
+                        inputs = layers[i - 1].outputs if i > 0 else net.inputs
+                        middle = net.middle if i + 1 == net.split_layer else 0
+                        panels = (0, net.max_width)
+                        forward_layer(net, layers[i], inputs, middle, panels, (at, n), z)
                 finish(net, (start, n), at, mode, thread_number())
-                if mode == TRAIN:
-                    for i in range(net.n_layers - 1, max(split - 1, 0), -1):
-                        backward_layer(net, i, (0, net.max_width), (at, n))
+                for i in range(net.n_layers - 1 if mode == TRAIN else 0, max(split - 1, 0), -1):
+                    backward_layer(net, i, (0, net.max_width), (at, n))
             restored(flush)
 
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:

@@ -176,9 +176,7 @@ def descend(scalar: Scalar) -> Kernel:
     backward, (loss_of, begin, prefetch_next) = _backward(scalar, place_of), _rows(scalar)
 
     @njit
-    def step(net: Net, job: Job, more: int, ends: int) -> None:
-        if job.batch_mass == 0:
-            return
+    def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
         batch = record_at(net.batch, Batch)
         r = row(batch.index, 1, np.int64)[0]
         x = batch.x + r * net.n_in * size
@@ -186,7 +184,8 @@ def descend(scalar: Scalar) -> Kernel:
             begin(net, batch, x)
         prefetch_next(net, batch)
         forward(net, batch, x)
-        job.batch_loss += loss_of(net, batch, r) / job.batch_mass
+        loss = loss_of(net, batch, r)
         backward(net, batch)
+        return loss
 
     return training(scalar, step, settle)

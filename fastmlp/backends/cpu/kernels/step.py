@@ -1,14 +1,14 @@
 """A step of training on a chunk of rows: phase one, then phase two with the update.
 
-The first argument of each function is the job: which team it has, and into how many parts phase
-one is cut. What only some nets need is called by address, so that no program compiles all of it.
+The job says which team runs it, and into how many parts phase one is cut. Both phases are blocks
+called by address, so that no program compiles the forms that its nets do not need.
 """
 
 from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN
+from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
 from fastmlp.compiler import call, njit, record_at, row
@@ -22,39 +22,6 @@ def sum_of(address: int, n: int) -> float:
     for i in range(n):
         total += values[i]
     return total
-
-
-@njit
-def split_of(job: Job, net: Net) -> int:
-    """Return the layer, from 1, whose products a team computes by halves; 0: none."""
-    return net.split_layer if job.team != 0 else 0
-
-
-@njit
-def forward_backward(job: Job, net: Net, mode: int) -> float:
-    """Phase one, by the form that suits the net and its team; return the weighted loss."""
-    blocks, split = record_at(net.blocks, Blocks), split_of(job, net)
-    whole = (job.team, job.net, job.n_parts, mode, split)
-    if split > 0:
-        call(blocks.split_k, (job.team, job.net, job.n_parts))
-    if net.by_panels and job.team != 0 and mode != FORWARD:
-        call(blocks.by_panels, whole)
-    else:
-        call(blocks.forward_backward, whole)
-        if split > 1:
-            call(blocks.split_k_backward, (job.team, job.net, job.n_parts))
-    if mode == FORWARD:
-        return 0.0
-    return sum_of(net.strip_losses, n_strips_of(record_at(net.batch, Batch).n_rows))
-
-
-@njit
-def update(job: Job, net: Net, more: int, ends: int, apply: int) -> None:
-    """Phase two; where the chunk `ends` a batch, with its penalties."""
-    blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
-    if blocks.sparse_columns:
-        call(blocks.sparse_columns, (job.net,))
-    call(blocks.update, (job.team, job.net, n_rows, more, ends, apply, split_of(job, net)))
 
 
 def steps(scalar: Scalar) -> Kernel:
@@ -84,11 +51,26 @@ def steps(scalar: Scalar) -> Kernel:
 
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
+        """Phase one by the form that suits the net and its team, then phase two; return the
+        weighted loss. Where the chunk `ends` its batch penalties are added, and with `apply` the
+        optimizer's step is taken."""
         if net.microbatch_rows > 0:
             return step_by_microbatches(job, net, more, ends, apply)
-        loss = forward_backward(job, net, TRAIN)
-        update(job, net, more, ends, apply)
-        return loss
+        blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+        split = net.split_layer if job.team != 0 else 0
+        its = (job.team, job.net, job.n_parts)
+        if split > 0:
+            call(blocks.split_k, its)
+        if net.by_panels and job.team != 0:
+            call(blocks.by_panels, (*its, TRAIN, split))
+        else:
+            call(blocks.forward_backward, (*its, TRAIN, split))
+            if split > 1:
+                call(blocks.split_k_backward, its)
+        if blocks.sparse_columns:
+            call(blocks.sparse_columns, (job.net,))
+        call(blocks.update, (job.team, job.net, n_rows, more, ends, apply, split))
+        return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     return step
 

@@ -73,40 +73,6 @@ def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
     return _Sweeps(largest, *others, *narrow)
 
 
-def _panel_multiplier(scalar: Scalar, by_column: bool) -> Callable[..., int]:
-    """Make the function that multiplies n rows by the next of the panels that are left, and returns
-    how many it took; `narrow` says that no more than half of the last one is used."""
-    largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(scalar, by_column)
-    few = FEW
-    # Where the largest tile is wider, two panels that are left are the smaller one's.
-    two_are_less = LARGEST[1] > 2
-
-    def multiply_panels(operands: Operands, n: int, left: int, narrow: bool, streams: int) -> int:
-        step = next_panels(left)
-        if n == 1 and left >= 4:
-            one_4(*operands, n, streams)
-            step = 4
-        elif n == 1 and left >= 2:
-            one_2(*operands, n, streams)
-            step = 2
-        elif n == 1:
-            one_1(*operands, n, streams)
-            step = 1
-        elif step == 1 and narrow:
-            narrow_1(*operands, n, streams)
-        elif step == 1:
-            eight_1(*operands, n, streams)
-        elif narrow and left == 2 and n > few:
-            narrow_2(*operands, n, streams)
-        elif step == 2 and (two_are_less or n <= few):
-            four_2(*operands, n, streams)
-        else:
-            largest(*operands, n, streams)
-        return step
-
-    return njit(multiply_panels)
-
-
 def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
@@ -117,7 +83,9 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
     """
     lanes = lanes_of(scalar)
     vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if NARROW else 0
-    multiply_panels = _panel_multiplier(scalar, by_column)
+    largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(scalar, by_column)
+    # Where the largest tile is wider, two panels that are left are the smaller one's.
+    few, two_are_less = FEW, LARGEST[1] > 2
 
     def multiply(
         c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: int
@@ -136,7 +104,27 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
                 sums = Start(begin, row_stride, begin_stride)
                 these = Factors(right, b_stride, a, a_stride, depth)
                 operands = (Panels(to, stride), sums, these, Epilogue(number, operand))
-                step = multiply_panels(operands, n, n_panels - p, narrow, streams)
+                left = n_panels - p
+                step = next_panels(left)
+                if n == 1 and left >= 4:
+                    one_4(*operands, n, streams)
+                    step = 4
+                elif n == 1 and left >= 2:
+                    one_2(*operands, n, streams)
+                    step = 2
+                elif n == 1:
+                    one_1(*operands, n, streams)
+                    step = 1
+                elif step == 1 and narrow:
+                    narrow_1(*operands, n, streams)
+                elif step == 1:
+                    eight_1(*operands, n, streams)
+                elif narrow and left == 2 and n > few:
+                    narrow_2(*operands, n, streams)
+                elif step == 2 and (two_are_less or n <= few):
+                    four_2(*operands, n, streams)
+                else:
+                    largest(*operands, n, streams)
                 p += step
                 right += step * b_stride
                 to += step * stride
