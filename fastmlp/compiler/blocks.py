@@ -99,33 +99,38 @@ class Block:
     ours : bool
         True if the translator may compile it. It does not check indices, and a rule of the user's
         own may use negative ones.
+
+    Attributes
+    ----------
+    address : int
+    entry : callable, the same for Python, called directly: one frame less than the block itself
     """
 
     def __init__(
         self, loop: Loop, cache: CodeCache | None, *, light: bool = False, ours: bool = True
     ) -> None:
         self._code: Any = None
-        self._entry: Callable[..., None]
+        self.entry: Callable[..., None]
         self.address: int
         if INTERPRETED:
             self.address = len(_interpreted)
             flat = _of_words(loop)
             _interpreted.append(flat)
             # As compiled code, which never warns of an overflow.
-            self._entry = np.errstate(all="ignore")(flat)
+            self.entry = np.errstate(all="ignore")(flat)
             return
         if ours and COMPILER == "translator":
             with suppress(Unsupported):
                 self._code = NativeCode(loop, cache, light=light)
-                self.address, self._entry = self._code.address, self._code.entry
+                self.address, self.entry = self._code.address, self._code.entry
                 return
         self._code = code = compiled_by_numba(loop, cache)
         self.address = code.address
-        self._entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
+        self.entry = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n_words(loop))(code.address)
 
     def __call__(self, *arguments: int) -> None:
         """Run the block with addresses and counts, without the GIL; a call costs 1 us."""
-        self._entry(*arguments)
+        self.entry(*arguments)
 
 
 def _of_words(loop: Loop) -> Loop:

@@ -85,7 +85,7 @@ def run(
     with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
         if n < 2:
             job["team"], job["n_parts"] = 0, 1
-            _block(alone)(0, 1, driver.address, address)
+            _block(alone).entry(0, 1, driver.address, address)
             return True
         if COMPILER == "numba":
             _run_by_numba(driver, job, n)
@@ -104,7 +104,7 @@ def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
     safe = limits.parallel_is_safe()
     job["team"], job["n_parts"] = (1, n) if safe else (0, 1)
     with limits.threads(n) if safe else nullcontext():
-        _block(alone)(0, 1, driver.address, job.ctypes.data)
+        _block(alone).entry(0, 1, driver.address, job.ctypes.data)
 
 
 class Pool:
@@ -144,7 +144,7 @@ class Pool:
             if asleep:
                 self._count_calls()
             members = n if patient else n - asleep
-            _block(alone)(address, members, driver.address, job)
+            _block(alone).entry(address, members, driver.address, job)
             return asleep == 0
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
