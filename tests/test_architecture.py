@@ -33,7 +33,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"threads", "simd"},
         {"plan"},
         {"kernels"},
-        {"session", "reshuffle"},
+        {"session"},
         {"dispatch"},
         {"evaluation", "trainer"},
         {"predict"},

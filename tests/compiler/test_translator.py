@@ -12,7 +12,6 @@ from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
-from fastmlp.backends.cpu.kernels.shuffle import shuffle_again
 from fastmlp.backends.cpu.predict.small_batch import row_by_row
 from fastmlp.backends.cpu.session import OTHERS, PHASES
 from fastmlp.backends.cpu.threads import team
@@ -359,11 +358,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (epoch, ("train", "evaluate", "predict")),
         (step, ("objective",)),
         (team, ("share", "enter", "alone")),
-        (shuffle, ("shuffle",)),
+        (shuffle, ("shuffle", "shuffle_again")),
     ):
         table.update({name: getattr(module, name) for name in names})
     table.update({factory.__name__: factory for factory in OTHERS})
-    table["row_by_row"], table["shuffle_again"] = row_by_row, shuffle_again
+    table["row_by_row"] = row_by_row
     for name, rule in activations.RULES.items():
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)
     for name, link in links.LINKS.items():

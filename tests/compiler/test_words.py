@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.random import MT19937, PCG64, SFC64, Philox
 
-from fastmlp.backends.cpu.reshuffle import generator_address
+from fastmlp.backends.shuffle import generator_address
 from fastmlp.compiler import INTERPRETED, next_word, row
 from fastmlp.compiler.native import NativeCode
 

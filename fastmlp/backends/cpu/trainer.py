@@ -14,10 +14,9 @@ from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.reshuffle import reshuffled
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
-from fastmlp.backends.shuffle import orders_of
+from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
 

@@ -1,4 +1,4 @@
-"""The engine of the CUDA backend: prediction, evaluation, gradients and training of a network."""
+"""The CUDA backend: prediction, gradient and training of one network on a GPU."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, batched_fits, design, device_arrays
+from fastmlp.backends.cuda import adapter, design, device_arrays
+from fastmlp.backends.cuda.batched_fits import train_together
 from fastmlp.backends.cuda.batched_member import Member
 from fastmlp.backends.cuda.card import card_of, is_device_array
 from fastmlp.backends.cuda.data import Data
@@ -37,7 +38,7 @@ class Engine:
     ----------
     network : Network
     index : int, the number of the GPU
-    guard : Guard, held while the parameters are read, or written, as a whole
+    guard : Guard, held while all parameters are read or written
 
     Raises
     ------
@@ -51,7 +52,7 @@ class Engine:
         self.card, self.queue = card_of(index), index
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
-        """Return rows, validated, where they lie; `memo` keeps what several nets share."""
+        """Return validated rows, on the host or the GPU; `memo` caches what several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         index = self.card.index
         with self.card.current():
@@ -71,9 +72,9 @@ class Engine:
 
     def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, on the host, converted to the dtype."""
-        weight = np.empty(0) if sample_weight is None else sample_weight
-        arrays_of_y = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
-        return Data(self.features(X), *arrays_of_y)
+        dtype, weight = self.network.dtype, np.empty(0) if sample_weight is None else sample_weight
+        table, weight = (np.ascontiguousarray(array, dtype) for array in (y, weight))
+        return Data(self.features(X), table, weight)
 
     def features(self, X: Any) -> Array:
         """Return validated features on the host; a sparse matrix as a dense one."""
@@ -87,8 +88,10 @@ class Engine:
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
     ) -> Any:
-        """Return predictions, or with `raw` the outputs before activation or link: on the device
-        if X, or `out`, lies there."""
+        """Return predictions, or with `raw` the outputs before activation or link.
+
+        They are on the GPU if X or `out` is.
+        """
         layout, dtype = self.network.layout, self.network.dtype
         with self.card.current():
             x = device_arrays.features(X, layout.sizes[0], dtype, who)
@@ -116,11 +119,11 @@ class Engine:
         return self.objective(data)(parameters)
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
-        """Return the optimizer's state of a net on the device."""
+        """Return the optimizer's state of a net on the GPU."""
         return state.packed(("cuda", self.queue), self.moments)
 
     def moments(self, flat: Array | None = None) -> Moments:
-        """Return an optimizer's state with these moments, or with zeros."""
+        """Return an optimizer's state on the GPU, from a flat copy, or zeros."""
         return Moments(self.network, self.card.index, flat)
 
     def update(
@@ -181,10 +184,10 @@ class Engine:
         told: Callable[[int], object] | None,
     ) -> None:
         """Train nets over shared X and y for so many epochs each, a block a net; their states are
-        brought up to date, also where an exception ends the call."""
+        brought up to date, also if an exception ends the call."""
         _, _, first = members[0]
         try:
-            batched_fits.train_together(
+            train_together(
                 self.card,
                 [_member(*each) for each in members],
                 first.x,
@@ -200,12 +203,6 @@ class Engine:
                 state.n_steps = outcome.n_steps
 
 
-def _without_output(network: Network) -> Network:
-    """Return the same network up to its raw outputs."""
-    activations = (*network.activations[:-1], identity)
-    return network._replace(activations=activations, link=LINKS["identity"])
-
-
 def _member(engine: Engine, state: NetState, data: Data) -> Member:
     assert state.generator is not None
     return Member(
@@ -219,6 +216,12 @@ def _member(engine: Engine, state: NetState, data: Data) -> Member:
         data.weight,
         state.lock,
     )
+
+
+def _without_output(network: Network) -> Network:
+    """Return the same network up to its raw outputs."""
+    activations = (*network.activations[:-1], identity)
+    return network._replace(activations=activations, link=LINKS["identity"])
 
 
 if TYPE_CHECKING:

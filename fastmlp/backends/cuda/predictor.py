@@ -39,7 +39,7 @@ class Predictor:
         return type(None), ()
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
-        """Return predictions, shape (n_rows, n_outputs): on the device if X, or `out`, lies there.
+        """Return predictions, shape (n_rows, n_outputs): on the GPU if X or `out` is.
 
         Predictions on the host that are not finite warn.
         """

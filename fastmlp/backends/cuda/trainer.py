@@ -27,7 +27,7 @@ from fastmlp.backends.cuda.plan import (
     Need,
 )
 from fastmlp.backends.cuda.session import Session, require
-from fastmlp.backends.shuffle import orders_of
+from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 
@@ -103,12 +103,7 @@ class Trainer:
         self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
     ) -> NDArray[np.int64]:
         """Return orders, each the one before it as ``random.shuffle`` would leave it."""
-        orders = np.empty((n_orders, len(order)), np.int64)
-        for each in orders:
-            each[:] = order
-            random.shuffle(each)
-            order = each
-        return orders
+        return reshuffled(random, order, n_orders)
 
     def plain_order(self) -> NDArray[np.int64]:
         """Return the rows in the data's order, shape (1, n_rows)."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.random import MT19937, PCG64, RandomState
 
-from fastmlp.backends.cpu.reshuffle import reshuffled
+from fastmlp.backends.shuffle import reshuffled
 from fastmlp.compiler import INTERPRETED
 
 # Around the powers of two, where a word has another mask; and around the generator's 624 words.
