@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, is_turned, round_up
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import (
     ALL,
@@ -54,8 +55,8 @@ def plan_of(
     halved = min(halved, layout.n_layers)
     if halved and is_turned(*layout.sizes[halved - 1 : halved + 1], lanes):
         halved = 0
-    how = (blocks, (0.1, 0.2), 1, members, halved, by_layers)
-    return make_plan(layout, buffers, *how), buffers
+    partition = Partition(rows, 0, members, by_layers, halved)
+    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, partition), buffers
 
 
 @for_every_layout
@@ -184,7 +185,7 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(
 def test_a_tile_knows_where_its_parameters_lie(
     layout: Layout, lanes: int, members: int, spacing: Spacing
 ) -> None:
-    halved = min(spacing.halved, layout.n_layers)
+    halved = min(spacing.split_layer, layout.n_layers)
     plan, buffers = plan_of(layout, lanes, members=members, halved=halved, spacing=spacing)
     for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
         layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
