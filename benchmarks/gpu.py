@@ -38,7 +38,7 @@ TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 PARTS = ("parity", "races", "sanitizer")
 SECONDS = 1.0
 REPEATS = 5
-DESIGNS = ("small", "wide", "phases")
+DESIGNS = ("single_block", "grid", "phases")
 
 
 class Load(NamedTuple):
@@ -160,10 +160,11 @@ def compared(load: Load, dtype: str, kind: str, on_cpu: Any) -> dict[str, Any]:
 
 def fits(load: Load, dtype: str = "float32") -> bool:
     """Whether one block has room for the net in shared memory."""
-    from fastmlp.backends.cuda import adapter, design
+    from fastmlp.backends.cuda import design
+    from fastmlp.backends.cuda.card import card_of
 
     needed = design.space_bytes(core_of(load.net(dtype=dtype)).engine.network, load.batch)
-    return needed <= adapter.card_of(0).shared_bytes
+    return needed <= card_of(0).shared_bytes
 
 
 def sanitized() -> dict[str, Any]:
@@ -201,11 +202,14 @@ def drill() -> None:
 
 def together(load: Load) -> Callable[[int], None]:
     """Return what trains many nets in one launch, for so many epochs, their data on the device."""
-    from fastmlp.backends.cuda import adapter, arrays
-    from fastmlp.backends.cuda.many import Group, Member
+    from fastmlp.backends.cuda.batched_fits import Group
+    from fastmlp.backends.cuda.batched_member import Member
+    from fastmlp.backends.cuda.card import card_of
+    from fastmlp.backends.cuda.device_arrays import to_device
+    from fastmlp.backends.cuda.kernels.arguments import Rows
     from fastmlp.backends.protocol import Outcome
 
-    card, members = adapter.card_of(0), []
+    card, members = card_of(0), []
     for seed in range(load.n_nets):
         net = load.net(seed)
         engine, state = core_of(net)
@@ -215,8 +219,8 @@ def together(load: Load) -> Callable[[int], None]:
         )
     outcomes = [Outcome(0) for _ in members]
     with card.current():
-        x, y = (arrays.to_device(card, table) for table in load.data())
-        group = Group(card, members, outcomes, x, y, load.batch)
+        rows = Rows(*(to_device(card, table) for table in load.data()))
+        group = Group(card, members, outcomes, rows, load.batch)
 
     def run(n_epochs: int) -> None:
         with card.current():
@@ -268,7 +272,7 @@ def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
         found["fastmlp, a block each"] = lambda: together(load)
     else:
         for kind in DESIGNS:
-            if kind != "small" or fits(load):
+            if kind != "single_block" or fits(load):
                 found[f"fastmlp, {kind}"] = lambda kind=kind: trainer_of(load, kind)  # type: ignore[misc]
     try:
         from benchmarks.peers import torch_cuda
@@ -316,11 +320,12 @@ def part(do: Callable[[], Any]) -> Any:
 def card_facts() -> dict[str, Any]:
     """Return what card it is."""
     from fastmlp.backends.cuda import adapter
+    from fastmlp.backends.cuda.card import card_of
 
     its = adapter.MODULE.gpus[0]
     name = its.name.decode() if isinstance(its.name, bytes) else str(its.name)
     capability = ".".join(map(str, its.compute_capability))
-    card = adapter.card_of(0)
+    card = card_of(0)
     return {
         "name": name,
         "CUDA of the driver": adapter._versions()[0],

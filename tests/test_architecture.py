@@ -27,7 +27,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"many", "estimators", "cli", "plotting", "saving"},
         {"__main__"},
     ],
-    "fastmlp.backends": [{"protocol"}, {"cpu", "cuda"}, {"__init__"}],
+    "fastmlp.backends": [{"protocol", "shuffle"}, {"cpu", "cuda"}, {"__init__"}],
     "fastmlp.backends.cpu": [
         {"tuning"},
         {"threads", "simd"},
@@ -47,11 +47,6 @@ TOLERATED = {
     ("fastmlp", "validation", "rules"): "targets() takes a Loss: the word `loss.targets` would do",
     ("fastmlp", "network", "rules"): "names are made into rules: a floor of its own for network",
     ("fastmlp", "cli", "plotting"): "the demo draws",
-    (
-        "fastmlp.backends",
-        "cuda",
-        "cpu",
-    ): "the CPU's compiled kernel shuffles the orders",
 }
 OPTIONAL = {
     "sklearn",

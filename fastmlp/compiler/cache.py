@@ -104,6 +104,9 @@ class CodeCache:
         path = self._path(signature, result.codegen)
         if path is None or result.lifted or result.library.has_dynamic_globals:
             return
+        # Numba links a CFunc after it has noted what to start at loading: here, its threads.
+        result.library._ensure_finalized()
+        result = result._replace(reload_init=[*result.library._reload_init])
         _write_whole(path, dumps(result._reduce()))
 
     def load(self, codegen: Any) -> Any:

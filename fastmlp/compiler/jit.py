@@ -8,7 +8,8 @@ division by zero inside `prange` would otherwise return 0 silently.
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import update_wrapper, wraps
+from types import FunctionType
 from typing import Any, TypeVar, overload
 
 import numba
@@ -64,10 +65,23 @@ def njit(function: Any = None, *, parallel: bool = False) -> Any:
     return numba.njit(**OPTIONS)(function)
 
 
+def _alone(function: Any) -> Any:
+    """Return the function with 0 for its thread's number: a call without a team uses the buffers of
+    the first thread, also where a thread of a team makes it."""
+    names = {**function.__globals__, "thread_number": _first_thread}
+    what = function.__code__, names, function.__name__, function.__defaults__
+    return update_wrapper(FunctionType(*what, function.__closure__), function)
+
+
+@numba.njit
+def _first_thread() -> int:
+    return 0
+
+
 def _parallel(function: Function) -> Function:
     if INTERPRETED:
         return function
-    serial: Any = numba.njit(**OPTIONS)(function)
+    serial: Any = numba.njit(**OPTIONS)(_alone(function))
     shared: Any = numba.njit(**OPTIONS, parallel=True)(function)
 
     def kernel(team: Any, *arguments: Any) -> None:

@@ -12,6 +12,7 @@ from numba import types
 
 import fastmlp.compiler
 from fastmlp.compiler import (
+    Record,
     block_of,
     call,
     coefficients_at,
@@ -22,6 +23,8 @@ from fastmlp.compiler import (
     fma,
     load_acquire,
     pause,
+    record_at,
+    records_at,
     restore_denormals,
     row,
     rows,
@@ -122,6 +125,27 @@ def use_fence(numbers: Any, address: Any, block: Any) -> Any:
     return load_acquire(address)
 
 
+class Pair(Record):
+    """A count and a mass."""
+
+    count: int
+    mass: float
+
+
+def use_record_at(numbers: Any, address: Any, block: Any) -> Any:
+    pair = record_at(address + 8, Pair)
+    pair.count += 1
+    pair.mass *= 2
+    return pair.count, pair.mass, numbers[2]
+
+
+def use_records_at(numbers: Any, address: Any, block: Any) -> Any:
+    pairs = records_at(address, 2, Pair)
+    pairs[1].count = pairs[0].count - 1
+    pairs[0].mass = pairs[1].mass
+    return pairs[1].count, pairs[0].mass, len(pairs), numbers[1]
+
+
 def use_row(numbers: Any, address: Any, block: Any) -> Any:
     view = row(address + 8, 3, np.float64)
     view[1] = 7
@@ -157,6 +181,8 @@ USES: dict[str, Callable[..., Any]] = {
     "fma": use_fma,
     "load_acquire": use_load_acquire,
     "pause": use_pause,
+    "record_at": use_record_at,
+    "records_at": use_records_at,
     "restore_denormals": use_modes,
     "row": use_row,
     "rows": use_rows,

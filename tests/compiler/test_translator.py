@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from numba.extending import register_jitable
 
-from fastmlp.backends.cpu.kernels import elementwise, epoch, shuffle, step
+from fastmlp.backends import shuffle
+from fastmlp.backends.cpu.kernels import elementwise, epoch, step
+from fastmlp.backends.cpu.kernels.shuffle import shuffle_again
 from fastmlp.backends.cpu.predict.small_batch import few
 from fastmlp.backends.cpu.session import OTHERS, PHASES
 from fastmlp.backends.cpu.threads import team
@@ -357,11 +359,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (epoch, ("train", "evaluate", "predict")),
         (step, ("objective",)),
         (team, ("share", "enter", "alone")),
-        (shuffle, ("shuffle", "shuffle_again")),
+        (shuffle, ("shuffle",)),
     ):
         table.update({name: getattr(module, name) for name in names})
     table.update({factory.__name__: factory for factory in OTHERS})
-    table["few"] = few
+    table["few"], table["shuffle_again"] = few, shuffle_again
     for name, rule in activations.RULES.items():
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)
     for name, link in links.LINKS.items():

@@ -11,14 +11,13 @@ from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks, single_row
 from fastmlp.backends.cpu.kernels.csr import SparseRows
-from fastmlp.backends.cpu.kernels.shuffle import shuffle
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.reshuffle import reshuffled
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
-from fastmlp.compiler import block_of
+from fastmlp.backends.shuffle import orders_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -112,11 +111,8 @@ class Trainer:
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows)."""
-        words, result = np.ascontiguousarray(words), np.empty(words.shape, np.int64)
-        n_orders, n = words.shape
-        block_of(shuffle, np.int64)(address(words), address(result), n, n_orders)
-        rows = self._session.data.rows
-        return result if rows is None else rows[result]
+        orders, rows = orders_of(words), self._session.data.rows
+        return orders if rows is None else rows[orders]
 
     def reshuffled(
         self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int

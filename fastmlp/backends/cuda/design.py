@@ -1,94 +1,92 @@
-"""The choice of design and block shapes for a net and a batch, and a cache of their kernels."""
+"""The kernel and the block shapes for a net and a batch; the compiled kernels, cached."""
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from fastmlp.backends.cuda import adapter, small, wide
-from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.launch_shape import Form
+from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.kernels import grid, single_block
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape, TileShape
 from fastmlp.backends.cuda.plan import N_TILES, Need, make_plan
-from fastmlp.backends.cuda.rules import Rules
-from fastmlp.backends.cuda.staged import Shape
 from fastmlp.network.spec import Network
 
-# Operations of a step up to which one block trains a net. A block does about 0.2 TFLOP/s of an
-# H100's 25, so 3 MFLOP take 15 us, the least that two grid barriers and the phases take. Estimated,
-# not measured on a card.
-SMALL_FLOPS = 4_000_000
+# One block does about 0.2 TFLOP/s of an H100's 25. It takes 15 us for 3 MFLOP a step, the least
+# time of a grid's two barriers and phases. An estimate, not yet measured on a GPU.
+SINGLE_BLOCK_FLOPS = 4_000_000
 # 16 rows of 128, or 64 of 64; weights in 32 of 32, or in 64 of 64.
-FEW_ROWS, MANY_ROWS = Shape(32, 8, 2, 4), Shape(16, 16, 4, 4)
-FEW_WEIGHTS, MANY_WEIGHTS = Shape(16, 16, 2, 2), Shape(16, 16, 4, 4)
-# Small blocks: the simulator takes 0.3 s for a block of 256 threads.
-SIMULATED_SHAPE = Shape(2, 2, 2, 2, 3)
+FEW_ROWS, MANY_ROWS = TileShape(32, 8, 2, 4), TileShape(16, 16, 4, 4)
+FEW_WEIGHTS, MANY_WEIGHTS = TileShape(16, 16, 2, 2), TileShape(16, 16, 4, 4)
+# The simulator takes 0.3 s for a block of 256 threads.
+SIMULATED_TILE = TileShape(2, 2, 2, 2, 3)
 SIMULATED_THREADS = 8
+Kind = Literal["single_block", "grid", "phases"]
 
 
 class Design(NamedTuple):
-    """A way to train on the device.
+    """The way to train a net.
 
     Attributes
     ----------
-    kind : "small" (one block), "wide" (a grid, many steps a launch) or "phases" (a grid, a launch
-        for each phase)
+    kind : "single_block", "grid" (one cooperative launch for many steps) or "phases" (a grid, one
+        launch for each phase of a step)
+    block, grid : the shapes of the kernels of either kind
     """
 
-    kind: str
-    small: small.Form
-    wide: Form
+    kind: Kind
+    block: BlockShape
+    grid: GridShape
 
 
 def design_for(
-    network: Network, batch: int, card: Card, kind: str | None = None, n_nets: int = 1
+    network: Network, batch: int, card: Card, kind: Kind | None = None, n_nets: int = 1
 ) -> Design:
-    """Return the design for batches of `batch` rows; `kind`, if given, decides."""
-    space = space_bytes(network, batch)
-    fits = space <= card.shared_bytes
+    """Return the design for batches of so many rows; `kind` overrides the choice."""
+    fits = space_bytes(network, batch) <= card.shared_bytes
     if kind is None:
-        light = 6 * network.layout.n_weights * batch <= SMALL_FLOPS
-        grid = "phases" if adapter.SIMULATED else "wide"
-        kind = "small" if n_nets > 1 or (fits and light) else grid
-    n_threads = SIMULATED_THREADS if adapter.SIMULATED else small.THREADS
-    return Design(kind, small.Form(fits, n_threads), form_for(network, batch, card))
+        light = 6 * network.layout.n_weights * batch <= SINGLE_BLOCK_FLOPS
+        kind = "phases" if adapter.SIMULATED else "grid"
+        if n_nets > 1 or (fits and light):
+            kind = "single_block"
+    block = BlockShape(fits, SIMULATED_THREADS) if adapter.SIMULATED else BlockShape(fits)
+    return Design(kind, block, grid_shape(network, batch, card))
 
 
-def form_for(network: Network, n_rows: int, card: Card) -> Form:
-    """Return the shapes of blocks: large tiles if there are enough of them for the card."""
+def grid_shape(network: Network, n_rows: int, card: Card) -> GridShape:
+    """Return the tiles for a grid: large ones if there are enough for all multiprocessors."""
     if adapter.SIMULATED:
-        return Form(SIMULATED_SHAPE, SIMULATED_SHAPE)
+        return GridShape(SIMULATED_TILE, SIMULATED_TILE)
     enough = card.n_multiprocessors
-    many_rows = n_rows >= enough * MANY_ROWS.tile_rows
-    tiles = n_tiles(network, MANY_WEIGHTS)
-    return Form(
-        MANY_ROWS if many_rows else FEW_ROWS, MANY_WEIGHTS if tiles >= enough else FEW_WEIGHTS
-    )
+    rows = MANY_ROWS if n_rows >= enough * MANY_ROWS.tile_rows else FEW_ROWS
+    weights = MANY_WEIGHTS if n_tiles(network, MANY_WEIGHTS) >= enough else FEW_WEIGHTS
+    return GridShape(rows, weights)
 
 
-def n_tiles(network: Network, shape: Shape) -> int:
-    """Return how many tiles of weights a net has."""
-    tile = (shape.tile_rows, shape.tile_columns)
-    plan, _ = make_plan(network, Need(1, 1, tile=tile))
+def n_tiles(network: Network, shape: TileShape) -> int:
+    """Return the number of tiles of a net's weights."""
+    plan, _ = make_plan(network, Need(1, 1, tile=(shape.tile_rows, shape.tile_columns)))
     return int(plan[N_TILES])
 
 
 def space_bytes(network: Network, batch: int) -> int:
-    """Return the bytes of shared memory that a block needs to train such a net."""
+    """Return the bytes of shared memory in which one block trains a net."""
     sizes = make_plan(network, Need(batch, batch, block=True))[1]
     return sizes.space * network.dtype.itemsize
 
 
 @cache
-def small_kernel(rules: Rules, form: small.Form) -> Any:
-    """Return the kernel of the small design, made once per process and rules."""
-    return small.make_kernel(rules, form)
+def single_block_kernel(rules: Rules, shape: BlockShape) -> Any:
+    """Return the kernel of one block, made once per process and rules."""
+    return single_block.make_kernel(rules, shape)
 
 
 @cache
-def wide_kernels(rules: Rules, form: Form) -> wide.Kernels:
-    """Return the kernels of the wide design, made once per process and rules."""
-    return wide.make_kernels(rules, form)
+def grid_kernels(rules: Rules, shape: GridShape) -> grid.Kernels:
+    """Return the kernels of a grid, made once per process and rules."""
+    return grid.make_kernels(rules, shape)
 
 
 @cache
 def apply_kernel(rules: Rules, n_threads: int) -> Any:
-    """Return the kernel of a single step, made once per process and rules."""
-    return wide.make_apply(rules, n_threads)
+    """Return the kernel of one optimizer step, made once per process and rules."""
+    return grid.make_apply(rules, n_threads)

@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, arrays, design, many
-from fastmlp.backends.cuda.arrays import Rows
-from fastmlp.backends.cuda.many import Member
-from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda import adapter, batched_fits, design, device_arrays
+from fastmlp.backends.cuda.batched_member import Member
+from fastmlp.backends.cuda.card import card_of, is_device_array
+from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
+from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
+from fastmlp.backends.cuda.launch_config import configured, synchronize
+from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
 from fastmlp.backends.cuda.predictor import Predictor
-from fastmlp.backends.cuda.questions import Evaluation, Objective, Prediction
-from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
 from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, no_memo
@@ -34,7 +36,7 @@ class Engine:
     Parameters
     ----------
     network : Network
-    index : int, the number of the device
+    index : int, the number of the GPU
     guard : Guard, held while the parameters are read, or written, as a whole
 
     Raises
@@ -46,31 +48,32 @@ class Engine:
     def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:
         adapter.require(index)
         self.network, self.guard = network, guard or Guard()
-        self.card, self.queue = adapter.card_of(index), index
+        self.card, self.queue = card_of(index), index
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Rows:
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
         """Return rows, validated, where they lie; `memo` keeps what several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
-        where = self.card.index
+        index = self.card.index
         with self.card.current():
             x = memo(
-                ("x", sizes[0], dtype, where), lambda: arrays.features(X, sizes[0], dtype, who)
+                ("x", sizes[0], dtype, index),
+                lambda: device_arrays.features(X, sizes[0], dtype, who),
             )
             table = memo(
-                ("y", sizes[-1], dtype, loss.targets, where),
-                lambda: arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
+                ("y", sizes[-1], dtype, loss.targets, index),
+                lambda: device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
             )
             weight = memo(
-                ("weight", id(sample_weight), dtype, where),
-                lambda: arrays.weights(sample_weight, len(x), dtype, who),
+                ("weight", id(sample_weight), dtype, index),
+                lambda: device_arrays.weights(sample_weight, len(x), dtype, who),
             )
-        return Rows(x, table, weight)
+        return Data(x, table, weight)
 
-    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Rows:
+    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, on the host, converted to the dtype."""
         weight = np.empty(0) if sample_weight is None else sample_weight
         arrays_of_y = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
-        return Rows(self.features(X), *arrays_of_y)
+        return Data(self.features(X), *arrays_of_y)
 
     def features(self, X: Any) -> Array:
         """Return validated features on the host; a sparse matrix as a dense one."""
@@ -88,48 +91,42 @@ class Engine:
         if X, or `out`, lies there."""
         layout, dtype = self.network.layout, self.network.dtype
         with self.card.current():
-            x = arrays.features(X, layout.sizes[0], dtype, who)
+            x = device_arrays.features(X, layout.sizes[0], dtype, who)
             shape = (len(x), layout.sizes[-1])
-            if adapter.is_device_array(out):
-                result = arrays.out_array(out, shape, dtype, who)
-            elif out is None and adapter.is_device_array(X):
+            if is_device_array(out):
+                result = device_arrays.out_array(out, shape, dtype, who)
+            elif out is None and is_device_array(X):
                 result = self.card.empty(shape, dtype)
             else:
                 result = validation.out_array(out, shape, dtype, who)
-            Prediction(self.card, self._shown(raw), self.guard, x, result)(parameters)
+            network = _without_output(self.network) if raw else self.network
+            Prediction(self.card, network, self.guard, x, result)(parameters)
         return result if out is None else out
 
-    def _shown(self, raw: bool) -> Network:
-        network = self.network
-        if not raw:
-            return network
-        activations = (*network.activations[:-1], identity)
-        return network._replace(activations=activations, link=LINKS["identity"])
-
-    def evaluation(self, data: Rows) -> Evaluation:
+    def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         return Evaluation(self.card, self.network, self.guard, data)
 
-    def objective(self, data: Rows) -> Objective:
+    def objective(self, data: Data) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
         return Objective(self.card, self.network, self.guard, data)
 
-    def loss_and_gradient(self, parameters: Array, data: Rows) -> tuple[float, Array]:
+    def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
         return self.objective(data)(parameters)
 
-    def slots(self, state: NetState, data: Rows | None = None) -> DeviceMoments:
+    def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net on the device."""
         return state.packed(("cuda", self.queue), self.moments)
 
-    def moments(self, flat: Array | None = None) -> DeviceMoments:
+    def moments(self, flat: Array | None = None) -> Moments:
         """Return an optimizer's state with these moments, or with zeros."""
-        return DeviceMoments(self.network, self.card.index, flat)
+        return Moments(self.network, self.card.index, flat)
 
     def update(
         self,
         parameters: Array,
-        slots: DeviceMoments,
+        slots: Moments,
         optimizer: Optimizer,
         gradient: Array,
         coefficients: Rates,
@@ -149,9 +146,9 @@ class Engine:
             session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
             n_blocks = 2 * self.card.n_multiprocessors
             arguments = (session.memory[0], session.device_plans[0])
-            adapter.configured(kernel, arguments, n_blocks, n_threads)(*arguments)
-            adapter.synchronize()
-            values = np.ascontiguousarray(arrays.to_host(session.get(PARAMETERS, n)))
+            configured(kernel, arguments, n_blocks, n_threads)(*arguments)
+            synchronize()
+            values = np.ascontiguousarray(device_arrays.to_host(session.get(PARAMETERS, n)))
             slots.state.copy_to_device(session.get(M, 2 * n))
         with self.guard.whole:
             publish(values, parameters)
@@ -159,9 +156,9 @@ class Engine:
     def trainer(
         self,
         parameters: Array,
-        slots: DeviceMoments,
+        slots: Moments,
         optimizer: Optimizer,
-        data: Rows,
+        data: Data,
         batch_size: int,
         **options: Any,
     ) -> Trainer:
@@ -171,11 +168,11 @@ class Engine:
 
     def fits_in_group(self, batch_size: int) -> bool:
         """Return True if a net's own fit with this batch size takes one block of a launch."""
-        return design.design_for(self.network, batch_size, self.card).kind == "small"
+        return design.design_for(self.network, batch_size, self.card).kind == "single_block"
 
     def train_group(
         self,
-        members: Sequence[tuple["Engine", NetState, Rows]],
+        members: Sequence[tuple["Engine", NetState, Data]],
         outcomes: Sequence[Outcome],
         *,
         epochs: int,
@@ -187,7 +184,7 @@ class Engine:
         brought up to date, also where an exception ends the call."""
         _, _, first = members[0]
         try:
-            many.train_together(
+            batched_fits.train_together(
                 self.card,
                 [_member(*each) for each in members],
                 first.x,
@@ -203,7 +200,13 @@ class Engine:
                 state.n_steps = outcome.n_steps
 
 
-def _member(engine: Engine, state: NetState, data: Rows) -> Member:
+def _without_output(network: Network) -> Network:
+    """Return the same network up to its raw outputs."""
+    activations = (*network.activations[:-1], identity)
+    return network._replace(activations=activations, link=LINKS["identity"])
+
+
+def _member(engine: Engine, state: NetState, data: Data) -> Member:
     assert state.generator is not None
     return Member(
         engine.network,
@@ -219,4 +222,4 @@ def _member(engine: Engine, state: NetState, data: Rows) -> Member:
 
 
 if TYPE_CHECKING:
-    _conforms: type[GroupEngine[Rows, DeviceMoments]] = Engine
+    _conforms: type[GroupEngine[Data, Moments]] = Engine

@@ -1,75 +1,85 @@
-"""Launches of kernels for a range of steps, by design."""
+"""Launches of the training kernels."""
 
 from typing import Any
 
-from fastmlp.backends.cuda import adapter, wide
-from fastmlp.backends.cuda.design import Design, small_kernel, wide_kernels
-from fastmlp.backends.cuda.launch_shape import Form
+from fastmlp.backends.cuda.design import Design, grid_kernels, single_block_kernel
+from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.grid import (
+    CHECK_FINITE,
+    END_EPOCH,
+    FORWARD_BACKWARD,
+    GRADIENT_UPDATE,
+)
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.launch_config import (
+    allow_shared_bytes,
+    configured,
+    max_cooperative_blocks,
+)
+from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
 from fastmlp.backends.cuda.plan import BATCH, N_ROWS
-from fastmlp.backends.cuda.rules import Rules
 from fastmlp.backends.cuda.session import Session
 
 
-def launch(
-    design: Design, rules: Rules, session: Session, x: Any, y: Any, first: int, last: int
+def launch_steps(
+    design: Design, rules: Rules, session: Session, rows: Rows, first: int, last: int
 ) -> None:
-    """Launch the steps from first to last, exclusive."""
-    if design.kind == "small":
-        launch_small(design, rules, session, x, y)
+    """Launch the steps first to last of a training."""
+    if design.kind == "single_block":
+        launch_single_block(design.block, rules, session, rows)
         return
-    kernels = wide_kernels(rules, design.wide)
-    arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
-    n_threads = design.wide.n_threads
-    if design.kind == "wide":
+    kernels, n_threads = grid_kernels(rules, design.grid), design.grid.n_threads
+    arguments = (*rows, session.memory[0], session.sums[0], session.device_plans[0])
+    if design.kind == "grid":
         n_blocks = resident_blocks(session, kernels.run, arguments, n_threads)
-        adapter.configured(kernels.run, arguments, n_blocks, n_threads)(*arguments)
+        configured(kernels.run, arguments, n_blocks, n_threads)(*arguments)
         return
     per_epoch = -(-int(session.plans[0, N_ROWS]) // int(session.plans[0, BATCH]))
-    n_blocks = blocks_for(session)
-    phase = adapter.configured(kernels.phase, (*arguments, 0, 0), n_blocks, n_threads)
+    phase = configured(kernels.phase, (*arguments, 0, 0), phase_blocks(session), n_threads)
     for step in range(first, last):
-        phase(*arguments, step, wide.ROWS_PHASE)
-        phase(*arguments, step, wide.WEIGHTS_PHASE)
+        phase(*arguments, step, FORWARD_BACKWARD)
+        phase(*arguments, step, GRADIENT_UPDATE)
         if (step + 1) % per_epoch == 0:
-            phase(*arguments, step, wide.SETTLE_PHASE)
-            phase(*arguments, step, wide.END_PHASE)
-    phase(*arguments, last, wide.END_PHASE)
+            phase(*arguments, step, CHECK_FINITE)
+            phase(*arguments, step, END_EPOCH)
+    phase(*arguments, last, END_EPOCH)
 
 
-def launch_small(design: Design, rules: Rules, session: Session, x: Any, y: Any) -> None:
-    """Launch the small design: a block for each net of the session."""
-    kernel = small_kernel(rules, design.small)
-    arguments = (x, y, session.memory, session.sums, session.device_plans)
-    n_bytes = session.sizes.space * session.memory.dtype.itemsize if design.small.shared else 0
-    adapter.lift_shared_limit(kernel, arguments, n_bytes)
-    n_blocks, n_threads = len(session.plans), design.small.threads
-    adapter.configured(kernel, arguments, n_blocks, n_threads, n_bytes)(*arguments)
+def launch_single_block(shape: BlockShape, rules: Rules, session: Session, rows: Rows) -> None:
+    """Launch the steps of all nets of a session, one block a net."""
+    kernel = single_block_kernel(rules, shape)
+    arguments = (*rows, session.memory, session.sums, session.device_plans)
+    n_bytes = session.sizes.space * session.memory.dtype.itemsize if shape.shared else 0
+    allow_shared_bytes(kernel, arguments, n_bytes)
+    n_blocks = len(session.plans)
+    configured(kernel, arguments, n_blocks, shape.n_threads, n_bytes)(*arguments)
 
 
 def launch_chunk(
-    rules: Rules, form: Form, session: Session, x: Any, y: Any, *, train: bool
+    rules: Rules, shape: GridShape, session: Session, rows: Rows, *, losses: bool
 ) -> None:
-    """Launch phase one on a chunk of rows and, unless they are predictions, phase two."""
-    kernel = wide_kernels(rules, form).phase
-    arguments = (x, y, session.memory[0], session.sums[0], session.device_plans[0])
-    phase = adapter.configured(kernel, (*arguments, 0, 0), blocks_for(session), form.n_threads)
-    phase(*arguments, 0, wide.ROWS_PHASE)
-    if train:
-        phase(*arguments, 0, wide.WEIGHTS_PHASE)
+    """Launch the forward pass of a chunk of rows; with `losses`, their sum, and the gradient if
+    the plan's mode is TRAIN."""
+    kernel = grid_kernels(rules, shape).phase
+    arguments = (*rows, session.memory[0], session.sums[0], session.device_plans[0])
+    phase = configured(kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads)
+    phase(*arguments, 0, FORWARD_BACKWARD)
+    if losses:
+        phase(*arguments, 0, GRADIENT_UPDATE)
 
 
-def blocks_for(session: Session) -> int:
-    """Return the number of blocks of a launch by phases: two for each multiprocessor."""
+def phase_blocks(session: Session) -> int:
+    """Return the number of blocks of a phase's launch: two for each multiprocessor."""
     return 2 * session.card.n_multiprocessors
 
 
 def resident_blocks(
     session: Session, kernel: Any, arguments: tuple[Any, ...], n_threads: int
 ) -> int:
-    """Return the number of blocks of a cooperative launch: one for each multiprocessor.
+    """Return the number of blocks of a cooperative launch: at most one for each multiprocessor.
 
-    All must be resident at once; two on one multiprocessor share its arithmetic, and reach barriers
-    later.
+    All blocks must be resident at once. Two on one multiprocessor would share its arithmetic, and
+    reach the barrier later.
     """
-    most = adapter.most_cooperative_blocks(kernel, arguments, n_threads)
+    most = max_cooperative_blocks(kernel, arguments, n_threads)
     return max(1, min(most, session.card.n_multiprocessors))

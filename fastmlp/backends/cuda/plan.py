@@ -1,12 +1,12 @@
-"""The plan: one vector of int64 with the counts and offsets that kernels read.
+"""The plan: one vector of integers, from which a kernel reads sizes and offsets.
 
-A launch costs 7 us, and 4 us more for each array, so kernels take five arrays: rows, targets,
-`memory` (of the net's dtype), `sums` (float64) and the plan. The constants below are indices into
-the plan. Its entries are counts, and offsets into `memory`, `sums` or the plan itself.
+A launch costs 7 us and 4 us more for each array. So kernels take five arrays: features, targets,
+`memory` (of the net's dtype), `sums` (float64) and the plan (int64). The constants below are
+indices into the plan. The plan's values are counts, and offsets into `memory`, `sums` or the plan.
 """
 
 from itertools import count, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,16 @@ _next = count()
 N_LAYERS = next(_next)
 N_PARAMETERS = next(_next)
 N_OUTPUTS = next(_next)
-# Rows of an epoch and of a batch; the number of orders of the rows, 0 for the order of the data.
+# Rows of an epoch and of a batch; orders of the rows in the plan, 0: rows in the data's order.
 N_ROWS = next(_next)
 BATCH = next(_next)
 N_ORDERS = next(_next)
-# The steps of a launch, in a window of epochs; the first row of a chunk, for queries.
+# A launch's steps within its window of epochs; the first row of a chunk of an evaluation.
 FIRST = next(_next)
 LAST = next(_next)
 FIRST_ROW = next(_next)
-# Offsets into memory: the flat parameters, the optimizer's state, the parameters at the start of
-# the epoch, the gradient, the coefficients of the steps of a call, the weights of the rows.
+# Offsets into memory: flat parameters, the optimizer's state, the parameters before the epoch, the
+# gradient, the coefficients of a launch's steps, the rows' weights.
 PARAMETERS = next(_next)
 M = next(_next)
 V = next(_next)
@@ -36,66 +36,68 @@ COEFFICIENTS = next(_next)
 N_COEFFICIENTS = next(_next)
 WEIGHTS = next(_next)
 WEIGHTED = next(_next)
-# The offset of a block's activations, if they are not in shared memory.
+# The space of a block that has no shared memory for it.
 SCRATCH = next(_next)
-# Offsets into sums, from FIXED_SUMS on: the penalties' strengths, the rows' losses, the penalties'
-# values by parts, and the losses of the epochs.
+# Offsets into sums: the penalties' strengths, the rows' losses, the partial sums of the penalties,
+# the epochs' losses.
 N_PENALTIES = next(_next)
 STRENGTHS = next(_next)
 ROW_LOSSES = next(_next)
-PARTS = next(_next)
-N_PARTS = next(_next)
+PENALTY_SUMS = next(_next)
+N_PENALTY_SUMS = next(_next)
 LOSSES = next(_next)
-# The mode (TRAIN, PREDICT or EVALUATE); 1 if a gradient continues the previous chunk's; 1 for the
-# last chunk.
+# TRAIN, PREDICT or EVALUATE; True if a gradient adds to the previous chunk's; True for the last
+# chunk.
 MODE = next(_next)
-MORE = next(_next)
-ENDS = next(_next)
+ACCUMULATE = next(_next)
+LAST_CHUNK = next(_next)
 N_TILES = next(_next)
-# The offset of the orders of the rows in the plan; 1 if the device makes them from random words.
-ORDER = next(_next)
+# The offset of the row orders in the plan; True if the device makes them from random words.
+ORDERS = next(_next)
 SHUFFLED = next(_next)
 LAYERS = next(_next)
 
-# Words of layer i, from LAYERS + i * LAYER_WORDS on; one layer more than the net has holds the
-# outputs. A layer's inputs end with a column of ones, so that biases are one more row of weights.
+# A layer's words, from LAYERS + i * LAYER_WORDS on. One layer more than the net's has the outputs.
+# A layer's inputs end with a column of ones, so biases are one row more of the weights.
 _next = count()
 N_IN = next(_next)
 N_OUT = next(_next)
 W = next(_next)
 B = next(_next)
-CODE = next(_next)
-ENTER = next(_next)
-ENTER_STRIDE = next(_next)
-SLOPE = next(_next)
+ACTIVATION = next(_next)
+INPUT = next(_next)
+INPUT_STRIDE = next(_next)
+# The derivative of the previous layer's activation, at this layer's inputs.
+DERIVATIVE = next(_next)
 DELTA = next(_next)
 DELTA_STRIDE = next(_next)
-# A block's own copies of weights and gradients, whose rows are COPY_STRIDE apart.
-COPY = next(_next)
-COPY_GRADIENT = next(_next)
-COPY_STRIDE = next(_next)
+# The block's own weights and gradient, rows BLOCK_STRIDE apart.
+BLOCK_WEIGHTS = next(_next)
+BLOCK_GRADIENT = next(_next)
+BLOCK_STRIDE = next(_next)
 FIRST_TILE = next(_next)
 LAYER_WORDS = next(_next)
 
-# In sums.
+# Indices into sums.
 _next = count()
 REACHED = next(_next)
 DIVERGED = next(_next)
-BAD = next(_next)
+NON_FINITE = next(_next)
 EPOCH_LOSS = next(_next)
 EPOCH_MASS = next(_next)
 BATCH_MASS = next(_next)
 BATCH_LOSS = next(_next)
-LANES = next(_next)
-# The number of partial sums. It does not depend on the number of threads, so neither do the bits.
-N_LANES = 32
-FIXED_SUMS = LANES + 2 * N_LANES
+LOSS_SUMS = next(_next)
+# The number of partial sums is independent of the number of threads, and so are the bits.
+N_PARTIAL_SUMS = 32
+MASS_SUMS = LOSS_SUMS + N_PARTIAL_SUMS
+FIXED_SUMS = MASS_SUMS + N_PARTIAL_SUMS
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
 
 
 class Sizes(NamedTuple):
-    """The sizes of a plan: numbers of memory, of sums, and of a block's own space."""
+    """Numbers that a plan needs in memory, in sums, and in the block's space."""
 
     memory: int
     sums: int
@@ -109,12 +111,13 @@ class Need(NamedTuple):
     ----------
     rows : rows of a batch, or of a chunk
     n_rows : rows of an epoch
-    n_weights : number of row weights, or 0
-    n_coefficients, n_steps : coefficients of the optimizer; steps of the longest call
+    n_weights : rows with a weight; 0: rows count alike
+    n_coefficients, n_steps : coefficients of a step, and steps of the longest launch
     n_epochs : epochs of the longest window
-    train : True if the optimizer's state and a backup are kept
+    n_orders : orders of the rows
+    train : True if memory has the optimizer's state and a backup of the parameters
     block : True if a block keeps weights, gradients and activations in a space of its own
-    n_parts : number of parts in which the penalties' values are summed
+    n_penalty_sums : partial sums of the penalties
     tile : rows and columns of a tile of weights
     """
 
@@ -127,12 +130,12 @@ class Need(NamedTuple):
     n_orders: int = 0
     train: bool = False
     block: bool = False
-    n_parts: int = 0
+    n_penalty_sums: int = 0
     tile: tuple[int, int] = (1, 1)
 
 
-class _Ruler:
-    """Allocates consecutive ranges."""
+class _Allocator:
+    """Assigns consecutive offsets."""
 
     def __init__(self, start: int = 0) -> None:
         self.end = start
@@ -143,21 +146,21 @@ class _Ruler:
 
 
 def _odd(n: int) -> int:
-    """Return an odd stride, with which neither rows nor columns conflict in shared-memory banks."""
+    """Return a stride at which neither rows nor columns share a bank of shared memory."""
     return n | 1
 
 
 def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
-    """Return the plan, with room for the orders of the rows, and its sizes."""
+    """Return a net's plan, with room for the row orders, and the sizes of its arrays."""
     layout, n_layers = network.layout, network.layout.n_layers
     head = LAYERS + (n_layers + 1) * LAYER_WORDS
     plan = np.zeros(head + need.n_orders * need.n_rows, np.int64)
-    memory, sums = _Ruler(), _Ruler(FIXED_SUMS)
+    memory, sums = _Allocator(), _Allocator(FIXED_SUMS)
     plan[N_LAYERS], plan[N_PARAMETERS] = n_layers, layout.n_parameters
     plan[N_OUTPUTS], plan[N_ROWS], plan[BATCH] = layout.sizes[-1], need.n_rows, need.rows
     plan[PARAMETERS] = memory.take(layout.n_parameters)
-    for place in (M, V, BACKUP) if need.train else ():
-        plan[place] = memory.take(layout.n_parameters)
+    for offset in (M, V, BACKUP) if need.train else ():
+        plan[offset] = memory.take(layout.n_parameters)
     plan[GRADIENT] = memory.take(0 if need.block else layout.n_parameters)
     plan[N_COEFFICIENTS] = need.n_coefficients
     plan[COEFFICIENTS] = memory.take(need.n_coefficients * need.n_steps)
@@ -165,17 +168,20 @@ def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
     plan[SCRATCH] = memory.end
     plan[N_PENALTIES] = len(network.penalties)
     plan[STRENGTHS] = sums.take(len(network.penalties))
-    plan[ROW_LOSSES], plan[PARTS] = sums.take(need.rows), sums.take(need.n_parts)
-    plan[N_PARTS], plan[LOSSES] = need.n_parts, sums.take(need.n_epochs)
-    plan[ORDER] = head
-    space = _Ruler(0 if need.block else memory.end)
+    plan[ROW_LOSSES] = sums.take(need.rows)
+    plan[PENALTY_SUMS] = sums.take(need.n_penalty_sums)
+    plan[N_PENALTY_SUMS], plan[LOSSES] = need.n_penalty_sums, sums.take(need.n_epochs)
+    plan[ORDERS] = head
+    space = _Allocator(0 if need.block else memory.end)
     _lay_out_layers(network, need, plan, space)
     if need.block:
         return plan, Sizes(memory.end, sums.end, space.end)
     return plan, Sizes(space.end, sums.end, 0)
 
 
-def _lay_out_layers(network: Network, need: Need, plan: NDArray[np.int64], space: _Ruler) -> None:
+def _lay_out_layers(
+    network: Network, need: Need, plan: NDArray[np.int64], space: _Allocator
+) -> None:
     layout, sizes = network.layout, network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
     stride = _odd if need.block else int
@@ -184,26 +190,18 @@ def _lay_out_layers(network: Network, need: Need, plan: NDArray[np.int64], space
         at = LAYERS + i * LAYER_WORDS
         layer = plan[at : at + LAYER_WORDS]
         layer[N_IN], layer[N_OUT] = n_in, n_out
-        layer[ENTER_STRIDE] = stride(n_in + 1)
-        layer[ENTER] = space.take(need.rows * int(layer[ENTER_STRIDE]))
-        layer[SLOPE] = space.take(need.rows * int(layer[ENTER_STRIDE]) if i > 0 else 0)
+        layer[INPUT_STRIDE] = stride(n_in + 1)
+        layer[INPUT] = space.take(need.rows * int(layer[INPUT_STRIDE]))
+        layer[DERIVATIVE] = space.take(need.rows * int(layer[INPUT_STRIDE]) if i > 0 else 0)
         if i == layout.n_layers:
             break
-        layer[W], layer[B], layer[CODE] = (
-            layout.weights[i],
-            layout.biases[i],
-            codes[network.activations[i]],
-        )
-        layer[DELTA_STRIDE] = layer[COPY_STRIDE] = stride(n_out)
+        layer[W], layer[B] = layout.weights[i], layout.biases[i]
+        layer[ACTIVATION] = codes[network.activations[i]]
+        layer[DELTA_STRIDE] = layer[BLOCK_STRIDE] = stride(n_out)
         layer[DELTA] = space.take(need.rows * int(layer[DELTA_STRIDE]))
         if need.block:
-            layer[COPY] = space.take((n_in + 1) * int(layer[COPY_STRIDE]))
-            layer[COPY_GRADIENT] = space.take((n_in + 1) * int(layer[COPY_STRIDE]))
+            layer[BLOCK_WEIGHTS] = space.take((n_in + 1) * int(layer[BLOCK_STRIDE]))
+            layer[BLOCK_GRADIENT] = space.take((n_in + 1) * int(layer[BLOCK_STRIDE]))
         layer[FIRST_TILE] = tiles
         tiles += -(-(n_in + 1) // need.tile[0]) * -(-n_out // need.tile[1])
     plan[LAYERS + layout.n_layers * LAYER_WORDS + FIRST_TILE] = plan[N_TILES] = tiles
-
-
-def layer_at(plan: Any, i: int) -> Any:
-    """Return a layer's words of the plan."""
-    return plan[LAYERS + i * LAYER_WORDS : LAYERS + (i + 1) * LAYER_WORDS]

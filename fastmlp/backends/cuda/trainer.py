@@ -1,4 +1,4 @@
-"""The trainer of one net on the device."""
+"""The training of one net on the GPU."""
 
 from typing import Any
 
@@ -7,13 +7,15 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import Guard, publish
-from fastmlp.backends.cuda import adapter, arrays
-from fastmlp.backends.cuda.adapter import Card
-from fastmlp.backends.cuda.arrays import Rows
-from fastmlp.backends.cuda.design import design_for
-from fastmlp.backends.cuda.launch import launch
-from fastmlp.backends.cuda.moments import DeviceMoments
-from fastmlp.backends.cuda.orders import orders_of
+from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.design import Design, Kind, design_for
+from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
+from fastmlp.backends.cuda.launch import launch_steps
+from fastmlp.backends.cuda.launch_config import synchronize
+from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
@@ -24,27 +26,30 @@ from fastmlp.backends.cuda.plan import (
     M,
     Need,
 )
-from fastmlp.backends.cuda.rules import rules_of
 from fastmlp.backends.cuda.session import Session, require
+from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
-# The most steps of a launch: the room for their coefficients and losses.
+# The steps of one launch, at most; memory has their coefficients, sums their losses.
 MOST_STEPS = 1 << 14
+# The partial sums of the penalties in a grid's kernels.
+N_PENALTY_SUMS = 1 << 13
 
 
 class Trainer:
-    """Runs training steps on the device, many in a launch; a unit is a step.
+    """The training of one net on the GPU, many steps a launch; a unit is a step.
 
     Parameters
     ----------
     parameters : flat, on the host; `load` reads them, `store` writes them
-    kind : str, optional
-        The design, see `design.Design`; None: chosen by net and batch.
+    kind : optional
+        The kind of a `design.Design`; None: chosen by net and batch.
 
     Attributes
     ----------
+    design : Design
     units_per_epoch : int
     unit_flops : int
     """
@@ -55,56 +60,44 @@ class Trainer:
         network: Network,
         guard: Guard,
         parameters: Array,
-        moments: DeviceMoments,
+        moments: Moments,
         optimizer: Optimizer,
-        data: Rows,
+        data: Data,
         batch_size: int,
         *,
-        kind: str | None = None,
+        kind: Kind | None = None,
     ) -> None:
         self._card, self._guard = card, guard
         self._parameters, self._moments = parameters, moments
-        self._rows, self._n_rows = data.rows, data.n_rows
-        self._batch = min(batch_size, self._n_rows)
+        self._subset, self._n_rows = data.rows, data.n_rows
+        self._batch = batch = min(batch_size, self._n_rows)
         self._rules = rules_of(network, optimizer)
-        self.design = design = design_for(network, self._batch, card, kind)
-        self.units_per_epoch = -(-self._n_rows // self._batch)
-        self.unit_flops = 6 * network.layout.n_weights * self._batch
-        small = design.kind == "small"
-        shape = design.wide.weights
-        need = Need(
-            self._batch,
-            self._n_rows,
-            n_weights=len(data.weight),
-            n_coefficients=self._rules.n_coefficients,
-            n_steps=MOST_STEPS,
-            n_epochs=MOST_STEPS + 1,
-            n_orders=1,
-            train=True,
-            block=small,
-            n_parts=_n_parts(network, design.small.threads if small else 1 << 13),
-            tile=(shape.tile_rows, shape.tile_columns),
-        )
-        who = "MLP.fit"
-        require(card, _bytes_to_move(data), who)
+        self.design = design = design_for(network, batch, card, kind)
+        self.units_per_epoch = -(-self._n_rows // batch)
+        self.unit_flops = 6 * network.layout.n_weights * batch
+        single = design.kind == "single_block"
+        require(card, data.host_bytes, "MLP.fit")
         self._session = session = Session(
-            card, [network], need, shared=small and design.small.shared, who=who
+            card,
+            [network],
+            _need(design, network, self._rules, batch, data),
+            shared=single and design.block.shared,
+            who="MLP.fit",
         )
         with card.current():
-            self._x, self._y = arrays.to_device(card, data.x), arrays.to_device(card, data.y)
+            self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
             if data.weight.size:
                 session.put(WEIGHTS, np.ascontiguousarray(data.weight))
         self._losses = int(session.plans[0, LOSSES])
         self._order: Any = None
-        self._reached = 0
         self.load()
         self._load_moments()
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Return an order of the rows for each row of random words, shape (n_orders, n_rows): those
-        of the CPU."""
+        """Return an order of the rows for each row of random words, shape (n_orders, n_rows), the
+        same as on the CPU."""
         orders = orders_of(words)
-        return orders if self._rows is None else self._rows[orders]
+        return orders if self._subset is None else self._subset[orders]
 
     def reshuffled(
         self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
@@ -118,12 +111,12 @@ class Trainer:
         return orders
 
     def plain_order(self) -> NDArray[np.int64]:
-        """Return the rows in the order of the data, shape (1, n_rows)."""
-        rows = self._rows
+        """Return the rows in the data's order, shape (1, n_rows)."""
+        rows = self._subset
         return (np.arange(self._n_rows, dtype=np.int64) if rows is None else rows)[None]
 
     def load(self) -> None:
-        """Copy the parameters to the device."""
+        """Copy the parameters to the GPU."""
         with self._card.current():
             self._session.put(PARAMETERS, np.ascontiguousarray(self._parameters))
 
@@ -132,16 +125,16 @@ class Trainer:
             self._session.put(M, self._moments.state)
 
     def store(self) -> None:
-        """Copy the parameters and the optimizer's state from the device."""
+        """Copy the parameters to the host, and the optimizer's state to `moments`."""
         n = len(self._parameters)
         with self._card.current():
-            values = np.ascontiguousarray(arrays.to_host(self._session.get(PARAMETERS, n)))
+            values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n)))
             self._moments.state.copy_to_device(self._session.get(M, 2 * n))
         with self._guard.whole:
             publish(values, self._parameters)
 
     def end(self) -> None:
-        """Do nothing: the memory on the device is freed with this object."""
+        """End the training; the GPU's memory is freed with this object."""
 
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
@@ -161,15 +154,19 @@ class Trainer:
             return bool(self._session.sum_at(DIVERGED))
 
     def step_of(self, unit: int) -> int:
-        """Return how many steps of a window are complete before this unit."""
+        """Return the number of steps of a window that are complete before this unit."""
         return unit
 
     def run(
         self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
     ) -> int:
-        """Do units first to last of a window of epochs; return where it stopped.
+        """Do the units first to last of a window of epochs; return the unit where it stopped.
 
-        Takes what the trainer of the CPU takes.
+        Parameters
+        ----------
+        order : int64, shape (n_epochs or 1, n_rows)
+        coefficients : shape (n_steps, n_coefficients), of the steps of this call
+        losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
         constants = np.ascontiguousarray(coefficients, self._parameters.dtype)
         with self._card.current():
@@ -185,7 +182,7 @@ class Trainer:
         return last
 
     def _send_order(self, order: NDArray[np.int64]) -> None:
-        """Once for a window, whose calls are all given the same array."""
+        """Copy the order to the GPU, once per window: the calls of a window pass the same array."""
         if order is self._order:
             return
         self._session.set(N_ORDERS=len(order))
@@ -195,11 +192,11 @@ class Trainer:
     def _launch(self, constants: Array, first: int, last: int) -> None:
         session = self._session
         session.put(COEFFICIENTS, np.ascontiguousarray(constants).reshape(-1))
-        # Losses of epochs from this call's first on.
+        # The losses begin with the epoch of the first step.
         session.set(FIRST=first, LAST=last, LOSSES=self._losses - first // self.units_per_epoch)
         session.send_heads()
-        launch(self.design, self._rules, session, self._x, self._y, first, last)
-        adapter.synchronize()
+        launch_steps(self.design, self._rules, session, self._rows, first, last)
+        synchronize()
 
     def _fetch(self, losses: Array, first: int, last: int, reached: int) -> None:
         """Copy the losses of the epochs that have ended, or diverged."""
@@ -208,13 +205,23 @@ class Trainer:
         high = reached // per_epoch if reached == last else reached // per_epoch + 1
         if high > low:
             start = self._losses
-            told = self._session.sums[0, start : start + high - low].copy_to_host()
-            losses[low:high] = told
+            found = self._session.sums[0, start : start + high - low].copy_to_host()
+            losses[low:high] = found
 
 
-def _n_parts(network: Network, n: int) -> int:
-    return n if network.penalties else 0
-
-
-def _bytes_to_move(data: Rows) -> int:
-    return sum(a.nbytes for a in (data.x, data.y) if isinstance(a, np.ndarray))
+def _need(design: Design, network: Network, rules: Rules, batch: int, data: Data) -> Need:
+    single, tile = design.kind == "single_block", design.grid.weights
+    n_penalty_sums = design.block.n_threads if single else N_PENALTY_SUMS
+    return Need(
+        batch,
+        data.n_rows,
+        n_weights=len(data.weight),
+        n_coefficients=rules.n_coefficients,
+        n_steps=MOST_STEPS,
+        n_epochs=MOST_STEPS + 1,
+        n_orders=1,
+        train=True,
+        block=single,
+        n_penalty_sums=n_penalty_sums if network.penalties else 0,
+        tile=(tile.tile_rows, tile.tile_columns),
+    )

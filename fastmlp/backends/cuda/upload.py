@@ -1,21 +1,37 @@
-"""One copy to the device for many nets: values are packed on the host and scattered there.
+"""Copies to the GPU for many nets at once: packed on the host, distributed on the GPU.
 
-A copy costs some 10 us, and 60 us of Python with the slice of its target. For 64 nets, each with
-coefficients and a plan of its own, separate copies take longer than the nets' steps.
+A copy takes 10 us, and 60 us with the Python of its slice. For 64 nets with different coefficients
+and plans, separate copies take longer than the steps.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.adapter import Card, cuda, kernel, unsigned
+from fastmlp.backends.cuda.adapter import cuda, kernel, unsigned
+from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.launch_config import configured
 
 N_THREADS = 8 if adapter.SIMULATED else 256
 
 
+def packed(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    """Return arrays, flat, as the rows of one matrix; zeros pad the shorter ones."""
+    result = np.zeros((len(arrays), max(1, *(array.size for array in arrays))), dtype)
+    for row, array in zip(result, arrays, strict=True):
+        row[: array.size] = array.reshape(-1)
+    return result
+
+
 @cache
-def _spread() -> Any:
-    def spread(packed: Any, target: Any, start: Any) -> None:
+def _distribution_kernel() -> Any:
+    """Make the kernel ``distribute(packed, target, start)``."""
+
+    def distribute(packed: Any, target: Any, start: Any) -> None:
         first, n_all = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x, cuda.gridDim.x * N_THREADS
         width = packed.shape[1]
         for q in range(first, packed.shape[0] * width, n_all):
@@ -23,14 +39,13 @@ def _spread() -> Any:
             i = q - net * width
             target[unsigned(net), unsigned(start + i)] = packed[unsigned(net), unsigned(i)]
 
-    return kernel(spread)
+    return kernel(distribute)
 
 
-def spread(card: Card, values: Any, target: Any, start: int) -> None:
-    """Copy a matrix on the host to columns of a matrix on the device, from `start` on."""
+def upload(card: Card, values: Any, target: Any, start: int) -> None:
+    """Copy a host matrix to the columns from `start` on of a matrix on the GPU, row by row."""
     if not values.size:
         return
-    packed = card.copied(values)
-    arguments = (packed, target, start)
+    arguments = (card.copied(values), target, start)
     n_blocks = min(-(-values.size // N_THREADS), 2 * card.n_multiprocessors)
-    adapter.configured(_spread(), arguments, n_blocks, N_THREADS)(*arguments)
+    configured(_distribution_kernel(), arguments, n_blocks, N_THREADS)(*arguments)

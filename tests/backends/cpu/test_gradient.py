@@ -9,7 +9,6 @@ import pytest
 from nets import PENALTY_SETS, Data, Net, distance, oracle_gradient, split
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import partition
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 
@@ -74,27 +73,6 @@ def test_gradient_of_a_matrix_of_many_tiles_is_that_of_the_oracle(
 ) -> None:
     net = Net((70, 130, 3), penalties={"l2": 0.1, "l1": 0.1})  # two tiles high, several wide
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 3))
-
-
-@each_dtype
-@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
-@pytest.mark.parametrize(
-    ("sizes", "halved"),
-    [((40, 33), 1), ((70, 19, 3), 1), ((37, 12, 2), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
-)
-@pytest.mark.parametrize("n_rows", [1, 7, 133])
-def test_gradient_by_halves_is_that_of_the_oracle(
-    n_rows: int,
-    sizes: tuple[int, ...],
-    halved: int,
-    activation: str,
-    dtype: str,
-    monkeypatch: pytest.MonkeyPatch,
-    rng: np.random.Generator,
-) -> None:
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
-    net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
-    assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, n_rows, weighted=True))
 
 
 @each_dtype

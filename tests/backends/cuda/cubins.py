@@ -1,8 +1,8 @@
-"""Kernels as PTX and as cubins, without a card: for tests, and to look at by hand.
+"""Kernels as PTX and as cubins, without a GPU.
 
     python tests/backends/cuda/cubins.py
 
-prints what each kernel takes of each architecture.
+prints registers, spills and shared memory of each kernel on each architecture.
 """
 
 import re
@@ -19,7 +19,7 @@ DTYPES = ("float32", "float64")
 
 
 class Resources(NamedTuple):
-    """What a kernel takes: registers of a thread, bytes that spill, bytes of shared memory."""
+    """A kernel's registers per thread, spilled bytes, and bytes of shared memory."""
 
     registers: int
     spilled: int
@@ -27,7 +27,7 @@ class Resources(NamedTuple):
 
 
 def without_a_card(capability: tuple[int, int]) -> None:
-    """Have the compiler take this for the device that is there, of which it asks what it can."""
+    """Set the compute capability that the compiler asks the device for."""
     from numba.cuda import dispatcher
 
     class Device:
@@ -49,7 +49,7 @@ def ptx_of(kernel: Any, signature: Any, capability: tuple[int, int]) -> str:
 
 
 def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, Resources]:
-    """Link PTX by nvJitLink, with the library that waits for a grid where it is needed."""
+    """Link PTX by nvJitLink; a cooperative kernel also with the device runtime library."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     parts = [ObjectCode.from_ptx(ptx.encode())]
@@ -67,7 +67,7 @@ def _device_runtime() -> Path:
 
 
 def _resources(log: str) -> Resources:
-    """Read the log: of the parts of a cooperative kernel the largest, which is the kernel."""
+    """Read the linker's log; a cooperative kernel is the largest of its parts."""
     registers = max(int(n) for n in re.findall(r"[Uu]sed (\d+) registers", log))
     stores = [int(n) for n in re.findall(r"(\d+) bytes spill stores", log)]
     loads = [int(n) for n in re.findall(r"(\d+) bytes spill loads", log)]
@@ -76,14 +76,15 @@ def _resources(log: str) -> Resources:
 
 
 def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield every kernel, as a card would run it, with a name and the signature of its launch."""
+    """Yield name, kernel and signature of each kernel, with the shapes used on a GPU."""
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import design, finite, orders, small, upload, wide
+    from fastmlp.backends.cuda import design, finite, shuffling, upload
     from fastmlp.backends.cuda.adapter import SCALARS
-    from fastmlp.backends.cuda.launch_shape import Form
-    from fastmlp.backends.cuda.rules import rules_of
+    from fastmlp.backends.cuda.kernels import grid, single_block
+    from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
+    from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
@@ -94,24 +95,24 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         return [types.Array(k, n, "C") for k, n in zip(kinds, dimensions, strict=True)]
 
     for shared in (True, False):
-        name = f"small, {'shared' if shared else 'global'} memory"
-        kernel = small.make_kernel(rules, small.Form(shared))
+        name = f"one block, {'shared' if shared else 'global'} memory"
+        kernel = single_block.make_kernel(rules, BlockShape(shared))
         yield name, kernel, types.void(*arrays(2, 2, 2, 2, 2))
     one = arrays(2, 2, 1, 1, 1)
     numbers = (types.int64, types.int64)
-    for name, form in (
-        ("16x128 rows, 32x32 weights", Form(design.FEW_ROWS, design.FEW_WEIGHTS)),
-        ("64x64 rows, 64x64 weights", Form(design.MANY_ROWS, design.MANY_WEIGHTS)),
+    for name, shape in (
+        ("16x128 rows, 32x32 weights", GridShape(design.FEW_ROWS, design.FEW_WEIGHTS)),
+        ("64x64 rows, 64x64 weights", GridShape(design.MANY_ROWS, design.MANY_WEIGHTS)),
     ):
-        made = wide.make_kernels(rules, form)
+        made = grid.make_kernels(rules, shape)
         yield f"phase, {name}", made.phase, types.void(*one, *numbers)
         yield f"run, {name}", made.run, types.void(*one)
     matrix = types.Array(scalar, 2, "C")
-    yield "finite", finite._look(), types.void(matrix, types.float64[::1])
-    yield "spread", upload._spread(), types.void(matrix, matrix, types.int64)
+    yield "finite", finite._finite_kernel(), types.void(matrix, types.float64[::1])
+    yield "distribute", upload._distribution_kernel(), types.void(matrix, matrix, types.int64)
     words, rows = types.Array(types.uint32, 2, "C"), types.Array(types.int64, 2, "C")
-    yield "arrange", orders._arrange(), types.void(words, rows, rows, types.int64)
-    apply = wide.make_apply(rules, 256)
+    yield "make_orders", shuffling._order_kernel(), types.void(words, rows, rows, types.int64)
+    apply = grid.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
 
 
@@ -128,7 +129,7 @@ def main() -> None:
 
 
 def vector_signature() -> Any:
-    """The signature of a kernel that takes a vector in float32."""
+    """Return the signature of a kernel of one float32 vector."""
     from numba import types
 
     return types.void(types.float32[::1])

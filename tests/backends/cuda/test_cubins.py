@@ -1,4 +1,4 @@
-"""Every CUDA kernel compiles to PTX and links, without a card, for each architecture in use."""
+"""Each CUDA kernel compiles to PTX and links, without a GPU, for each architecture in use."""
 
 import re
 import sys
@@ -29,9 +29,9 @@ pytestmark = [
     ),
 ]
 OURS = (9, 0)
-# Of a thread: 256 of them share 65,536. Nothing spills.
-MOST_REGISTERS, SMALL_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
-# Of float64 in a kernel of float32: the sums of losses, and what makes a factor of them.
+# Registers of a thread, of which 256 share 65,536; bytes of shared memory.
+MOST_REGISTERS, BLOCK_REGISTERS, MOST_SHARED = 240, 216, 24 * 1024
+# The float64 instructions of a float32 kernel: sums of losses, and the factors made of them.
 SUMS = {
     *("abs", "add", "cvt", "div", "fma", "ld", "mov", "mul", "neg", "rcp", "selp", "setp", "st"),
     *("sub", "copysign"),
@@ -40,7 +40,7 @@ each_dtype = pytest.mark.parametrize("dtype", cubins.DTYPES)
 
 
 def float64_instructions(ptx: str) -> set[str]:
-    """The instructions that have to do with float64, without their qualifiers."""
+    """Return the names of the float64 instructions, without their qualifiers."""
     lines = [line for line in ptx.splitlines() if ".f64" in line and ".reg" not in line]
     found = (re.match(r"\s*(?:@!?%p\d+\s+)?([a-z0-9]+)\.", line) for line in lines)
     return {match[1] for match in found if match}
@@ -48,7 +48,7 @@ def float64_instructions(ptx: str) -> set[str]:
 
 @each_dtype
 def test_kernels_link_within_bounds(dtype: str) -> None:
-    """PTX of the oldest architecture, which the later ones take too."""
+    """The PTX is that of the oldest architecture; it links for the later ones too."""
     for name, kernel, signature in cubins.kernels(dtype):
         ptx = cubins.ptx_of(kernel, signature, cubins.ARCHITECTURES[0])
         check_ptx(ptx, dtype, name)
@@ -57,23 +57,25 @@ def test_kernels_link_within_bounds(dtype: str) -> None:
 
 
 def check_ptx(ptx: str, dtype: str, name: str) -> None:
-    """Sums are in registers: nothing of a thread's own lies in memory; float32 stays float32."""
+    """Check that local arrays are in registers, and that float32 stays float32."""
     assert "ld.local" not in ptx, name
     if dtype == "float32":
         assert float64_instructions(ptx) <= SUMS, (name, float64_instructions(ptx) - SUMS)
 
 
 def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
-    """It links, within the bounds."""
+    """Check that the PTX links, within the bounds."""
     code, its = cubins.cubin_of(ptx, capability)
     assert code[:4] == b"\x7fELF", name
-    assert its.registers <= (SMALL_REGISTERS if name.startswith("small") else MOST_REGISTERS), name
+    assert its.registers <= (BLOCK_REGISTERS if name.startswith("one block") else MOST_REGISTERS), (
+        name
+    )
     assert its.spilled == 0, (name, its)
     assert its.shared <= MOST_SHARED, (name, its)
 
 
 def device_rules() -> dict[str, tuple[Any, int, int]]:
-    """Every rule of scalars, how many numbers it takes, and how many it returns."""
+    """Return each rule of scalars, its number of arguments, and its number of results."""
     found: dict[str, tuple[Any, int, int]] = {}
     for table, n_in in ((ACTIVATIONS, 1), (PENALTIES, 1)):
         found |= {name: (rule, n_in, 2) for name, rule in table.items()}
@@ -88,7 +90,7 @@ def device_rules() -> dict[str, tuple[Any, int, int]]:
 
 
 def test_rules_stay_in_float32() -> None:
-    from fastmlp.backends.cuda.rules import _taker, compiled
+    from fastmlp.backends.cuda.kernels.rule_blocks import _taker, compiled
 
     for name, (rule, n_in, n_out) in device_rules().items():
         cubins.without_a_card(OURS)
@@ -99,7 +101,7 @@ def test_rules_stay_in_float32() -> None:
 
 
 def _closed(function: Any, take: Any, n_out: int) -> Any:
-    """A kernel of one array that calls a rule on its first numbers."""
+    """Return a kernel of one array that calls a rule on its first numbers."""
 
     def one(x: Any) -> None:
         x[0] = function(*take(x, 0))
@@ -113,31 +115,35 @@ def _closed(function: Any, take: Any, n_out: int) -> Any:
 
 @each_dtype
 def test_losses_and_their_links_compile(dtype: str) -> None:
-    """Those of whole rows among them, as a kernel calls them."""
+    """Rules of scalars and rules of rows, called as kernels call them."""
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import rules
     from fastmlp.backends.cuda.adapter import SCALARS
+    from fastmlp.backends.cuda.kernels import rule_blocks
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
     for name, its in (LOSSES | SKLEARN_LOSSES).items():
         link = LINKS[its.link or "identity"]
-        of_net = rules.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
+        of_net = rule_blocks.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
         cubins.without_a_card(OURS)
-        loss, predict = rules.row_loss(of_net, np.dtype(dtype).type), rules.row_link(of_net)
+        loss, predict = (
+            rule_blocks.row_loss(of_net, np.dtype(dtype).type),
+            rule_blocks.row_link(of_net),
+        )
         ptx = cubins.ptx_of(_row(loss, predict), arrays, OURS)
         if dtype == "float32" and name not in ("binary_log_loss", "log_loss"):
-            # Those two clip in float64, by the eps of the precision.
+            # These two clip in float64, by the eps of the precision.
             assert float64_instructions(ptx) <= SUMS, name
 
 
 def _row(loss: Any, predict: Any) -> Any:
-    """A kernel that takes the loss of one row of three outputs, and its predictions."""
+    """Return a kernel: loss and predictions of one row of three outputs."""
+    from fastmlp.backends.cuda.kernels.arguments import OutputRow
 
     def row(x: Any, y: Any, values: Any) -> None:
-        loss(x, 0, x, 3, x, 6, values, 0, y, 0, 3, 0.5)
+        loss(x, OutputRow(0, 3, 6, 3), values, 0, y, 0, 0.5)
         predict(x, 0, y, 1, 3)
 
     return row

@@ -1,4 +1,4 @@
-"""Errors without a GPU, and that programs without one import nothing of CUDA."""
+"""Errors without a usable GPU; a net on the CPU imports nothing of CUDA."""
 
 import os
 import subprocess
@@ -13,18 +13,21 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp.backends.cuda import adapter
+from fastmlp.backends.cuda import card as card_module
+from fastmlp.backends.cuda.card import Card, adopted
+from fastmlp.backends.cuda.launch_config import compiled_for
 
 ROOT = Path(__file__).parents[3]
 
 
 class Device(NamedTuple):
-    """A device, as the module has it."""
+    """A device of the CUDA module."""
 
     compute_capability: tuple[int, int] = (9, 0)
 
 
 class Module:
-    """A CUDA module that finds these devices, or fails."""
+    """A CUDA module that finds these devices, or raises."""
 
     def __init__(self, devices: Any) -> None:
         self._devices = devices
@@ -68,7 +71,7 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_driver_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where CUDA_VISIBLE_DEVICES is empty: the driver does not even begin."""
+    """With CUDA_VISIBLE_DEVICES empty, the driver does not initialise."""
     has(
         OSError("Error at driver init: Call to cuInit results in CUDA_ERROR_NO_DEVICE"), monkeypatch
     )
@@ -101,15 +104,15 @@ def test_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         net("cuda")
 
 
-def card(monkeypatch: pytest.MonkeyPatch) -> adapter.Card:
-    made = object.__new__(adapter.Card)
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    made = object.__new__(Card)
     made.index = 3
     monkeypatch.setattr(adapter, "SIMULATED", False)
     return made
 
 
 def test_memory_that_runs_out_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may take it between the question and the allocation."""
+    """Another process may allocate between the check and the allocation."""
 
     def device_array(*_: Any) -> Any:
         raise OSError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
@@ -125,8 +128,8 @@ def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) 
 
     free = [10]
     its = card(monkeypatch)
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: free[0])
-    monkeypatch.setattr(adapter.Card, "reclaim", lambda self: free.insert(0, 100))
+    monkeypatch.setattr(Card, "free_bytes", lambda self: free[0])
+    monkeypatch.setattr(Card, "reclaim", lambda self: free.insert(0, 100))
     require(its, 50, "MLP.fit")
     with pytest.raises(
         MemoryError, match=r"MLP.fit: this takes 200 bytes of .* cuda:3, where 100 bytes"
@@ -135,7 +138,7 @@ def test_what_is_freed_but_kept_counts_as_free(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Array:
-    """An array of another library."""
+    """Another library's array."""
 
     def __init__(self, **more: Any) -> None:
         its = {"shape": (1, 1), "typestr": "<f4", "data": (64, False), "version": 2}
@@ -143,11 +146,11 @@ class Array:
 
 
 def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
-    """Have arrays on that device; the calls to the module are noted."""
+    """Put arrays on a device; return the list of calls to the module."""
     calls: list[str] = []
     has([Device()], monkeypatch)
     monkeypatch.setattr(adapter, "SIMULATED", False)
-    monkeypatch.setattr(adapter, "_device_of", lambda address: ordinal)
+    monkeypatch.setattr(card_module, "_device_of", lambda address: ordinal)
     context = SimpleNamespace(device=SimpleNamespace(id=0))
     for name, does in (
         ("current_context", lambda: context),
@@ -161,15 +164,15 @@ def adopting(monkeypatch: pytest.MonkeyPatch, *, ordinal: int) -> list[str]:
 def test_an_array_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     adopting(monkeypatch, ordinal=1)
     with pytest.raises(ValueError, match=r"MLP.fit: X lies on cuda:1, the net on cuda:0: move"):
-        adapter.adopted(Array(), "MLP.fit: X")
+        adopted(Array(), "MLP.fit: X")
 
 
 def test_work_that_an_array_waits_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = adopting(monkeypatch, ordinal=0)
-    adapter.adopted(Array(), "X")
+    adopted(Array(), "X")
     assert calls == ["synchronize", "taken"]
-    # It says what to wait for, or that there is nothing, and the module obeys.
-    adapter.adopted(Array(stream=None, version=3), "X")
+    # Version 3 names the stream to wait for, and the module waits for it.
+    adopted(Array(stream=None, version=3), "X")
     assert calls == ["synchronize", "taken", "taken"]
 
 
@@ -181,7 +184,7 @@ def test_an_error_of_the_driver_is_no_rule_that_does_not_compile() -> None:
             raise OSError("[2] Call to cuLibraryLoadData results in CUDA_ERROR_OUT_OF_MEMORY")
 
     with pytest.raises(OSError, match="cuLibraryLoadData"):
-        adapter.compiled_for(Dispatcher(), (1, 2.0))
+        compiled_for(Dispatcher(), (1, 2.0))
 
 
 def test_a_rule_that_does_not_compile() -> None:
@@ -196,7 +199,7 @@ def test_a_rule_that_does_not_compile() -> None:
         r".* of fastmlp.rules.elementary and of"
     )
     with pytest.raises(TypeError, match=words):
-        adapter.compiled_for(Dispatcher(), (1, 2.0))
+        compiled_for(Dispatcher(), (1, 2.0))
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
-"""The CUDA backend without a card: its kernels in Numba's simulator, against the CPU backend.
+"""The CUDA backend without a GPU: its kernels in Numba's simulator, against the CPU backend.
 
-The simulator is switched on for a whole process, and then nothing is left of the compiler.
+The simulator replaces the compiler for a whole process.
 """
 
 import os
@@ -14,7 +14,7 @@ import pytest
 
 FOLDER = Path(__file__).parent / "simulated"
 ROOT = FOLDER.parents[3]
-# It is Python and NumPy already: uncompiled, or with bounds checked, nothing changes.
+# The simulator runs Python and NumPy: DISABLE_JIT and BOUNDSCHECK change nothing.
 plain = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK
 
 

@@ -4,7 +4,7 @@ Each factory takes the scalar type and a rule and returns a loop that takes addr
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -118,6 +118,26 @@ def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
     return loop
 
 
+class Stepped(NamedTuple):
+    """Addresses of parameters, their gradient and state, and of the optimizer's coefficients."""
+
+    w: int
+    g: int
+    m: int
+    v: int
+    coefficients: int
+
+
+class Penalised(NamedTuple):
+    """Addresses: a penalty's strength over the rows of the batch, the sum of its values (float64),
+    room for the values, and a vector of zeros."""
+
+    scale: int
+    total: int
+    values: int
+    zeros: int
+
+
 def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penalty: str) -> Loop:
     """A penalty, as in `penalty_loop`, and the step of a rule that uses both numbers of state.
 
@@ -127,19 +147,21 @@ def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penal
     lanes, find = lanes_of(scalar), RULES[penalty]
     sum_rows = moves(scalar, lanes).sum_rows
 
-    def loop(
-        w: Any, g: Any, m: Any, v: Any, coefficients: Any, scale: Any, total: Any, values: Any,
-        zeros: Any, n_rows: Any, width: Any,
-    ) -> None:  # fmt: skip
-        n = n_rows * lanes
-        w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
-        value, exact = row(values, n, scalar), row(scale, 1, np.float64)[0]
-        constants, factor = coefficients_at(coefficients, n_coefficients, scalar), scalar(exact)
+    def loop(its: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
+        n, scale = n_rows * lanes, row(penalty.scale, 1, np.float64)[0]
+        w, g, m, v = (
+            row(its.w, n, scalar),
+            row(its.g, n, scalar),
+            row(its.m, n, scalar),
+            row(its.v, n, scalar),
+        )
+        value, factor = row(penalty.values, n, scalar), scalar(scale)
+        constants = coefficients_at(its.coefficients, n_coefficients, scalar)
         for i in range(n):
             value[i], slope = find(w[i])
             w[i], m[i], v[i] = rule(w[i], g[i] + factor * slope, m[i], v[i], *constants)
-        sum_rows(values, zeros, values, n_rows)
-        _add(value, width, exact, total)
+        sum_rows(penalty.values, penalty.zeros, penalty.values, n_rows)
+        _add(value, width, scale, penalty.total)
 
     return loop
 

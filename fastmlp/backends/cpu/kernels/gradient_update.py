@@ -5,7 +5,7 @@ the stack, and no thread writes what another one sums.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from fastmlp.backends.cpu.plan.records import (
     ALL,
     NONE,
     OTHERS,
-    TILE_ROWS,
     Batch,
     Blocks,
     Layer,
@@ -28,7 +27,7 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.backends.cpu.tuning import STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import (
     call,
     fence,
@@ -44,11 +43,24 @@ from fastmlp.compiler import (
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
-# The addresses of a tile's gradient, of room for the penalties' values and of prefetch streams.
-Scratch = tuple[int, int, int]
-# Control: the rows to sum over, whether the gradient goes on from chunks before (`more`), whether
-# the chunk ends its batch, whether the step is applied, and the layer that a team has split.
-Control = tuple[int, int, int, int, int]
+
+
+class Control(NamedTuple):
+    """What phase two is asked to do with a chunk of rows."""
+
+    n_rows: int  # to sum over; 0: the gradient has been summed before
+    more: int  # whether the gradient goes on from the chunks before
+    ends: int  # whether the chunk ends its batch: then penalties are added
+    apply: int  # whether the step is taken; else the gradient is stored
+    split: int  # the layer, from 1, whose products a team has computed by halves; 0: none
+
+
+class Scratch(NamedTuple):
+    """Addresses on the stack of the thread that has a tile."""
+
+    gradient: int
+    values: int  # of the penalties
+    streams: int  # to prefetch
 
 
 @njit
@@ -79,7 +91,7 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
     ) -> None:
         """Multiply X^T D, or D^T X where the layer is transposed, from zero or going on."""
         (tile, layer, w), (g, _, streams) = piece, scratch
-        n_rows, more, _, apply, split = control
+        n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
         blocks, left, right = record_at(net.blocks, Blocks), inputs, layer.deltas
         if layer.is_transposed:
             left, right = layer.deltas, inputs
@@ -132,18 +144,18 @@ def _gradients(scalar: Scalar) -> Kernel:
 
     @njit
     def write_gradient(net: Net, t: int, piece: Piece, control: Control, scratch: Scratch) -> None:
-        (tile, layer, _), (n_rows, more, _, _, split), g = piece, control, scratch[0]
+        (tile, layer, _), g = piece, scratch.gradient
         inputs = net.inputs
         if tile.layer > 0:
             inputs = records_at(net.layers, net.n_layers, Layer)[tile.layer - 1].outputs
-        elif split > 1 and tile.panel * lanes >= net.middle:
+        elif control.split > 1 and tile.panel * lanes >= net.middle:
             inputs += net.inputs_apart
         sparse = record_at(net.blocks, Blocks).sparse_gradient
         if sparse != 0 and tile.layer == 0:
-            call(sparse, (net.address, t, g, PANEL_ROWS * vector, more))
-        elif n_rows == 0:
+            call(sparse, (net.address, t, g, PANEL_ROWS * vector, control.more))
+        elif control.n_rows == 0:
             stored_gradient(net, piece, g)
-        elif n_rows == 1 and more == 0 and not _has_few_outputs(net, tile, layer):
+        elif control.n_rows == 1 and control.more == 0 and not _has_few_outputs(net, tile, layer):
             row_gradient(net, piece, inputs, g)
         else:
             rows_gradient(net, t, piece, inputs, control, scratch)
@@ -164,7 +176,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     @njit
     def penalise(net: Net, piece: Piece, scratch: Scratch) -> None:
         """Add each penalty's slope to the gradient, and its values to the tile's sum."""
-        (tile, layer, w), (g, values, _) = piece, scratch
+        (tile, layer, w), g = piece, scratch.gradient
         penalties = row(net.penalties, net.n_penalties, np.int64)
         total = net.tile_penalties + tile.slot * 8
         row(total, 1, np.float64)[0] = 0.0
@@ -173,7 +185,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
             for p in range(tile.n_panels):
                 weights = (w + p * layer.packed_panel, g + p * panel_bytes)
                 shape = shape_of(tile, layer, p)
-                call(penalties[i], (*weights, scale, total, values, net.zeros, *shape))
+                call(penalties[i], (*weights, scale, total, scratch.values, net.zeros, *shape))
 
     @njit
     def step_penalised(net: Net, piece: Piece, p: int, w: int, g: int, values: int) -> None:
@@ -211,35 +223,35 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
     @njit
     def step_panel(net: Net, piece: Piece, p: int, control: Control, scratch: Scratch) -> None:
         """Sum the gradient of the panel's biases, and step the panel with them."""
-        (tile, layer, w), (n_rows, more, ends, apply, _), (g, values, _) = piece, control, scratch
+        (tile, layer, w), g = piece, scratch.gradient
         n, n_before = (tile.last - tile.first) * lanes, 0
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
-        if ends and apply and record_at(net.blocks, Blocks).penalised != 0:
-            step_penalised(net, piece, p, w, g, values)
+        if control.ends and control.apply and record_at(net.blocks, Blocks).penalised != 0:
+            step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
         if tile.last == layer.packed_rows and not layer.is_transposed:
             # The biases are one row more.
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
-            start = biases - net.parameters + net.gradient if more else net.zeros
-            sum_rows(layer.deltas + (tile.panel + p) * net.panel, start, slopes, n_rows)
+            start = biases - net.parameters + net.gradient if control.more else net.zeros
+            sum_rows(layer.deltas + (tile.panel + p) * net.panel, start, slopes, control.n_rows)
             n += lanes
         if n > n_before:
             skip = n_before // lanes * vector
-            finish(net, w + skip, g + skip, n - n_before, apply)
+            finish(net, w + skip, g + skip, n - n_before, control.apply)
 
     @njit
     def step_transposed_biases(net: Net, piece: Piece, control: Control, g: int) -> None:
-        (tile, layer, _), (n_rows, more, _, apply, _) = piece, control
-        start = layer.biases - net.parameters + net.gradient if more else net.zeros
+        (tile, layer, _), n_rows = piece, control.n_rows
+        start = layer.biases - net.parameters + net.gradient if control.more else net.zeros
         if _has_few_outputs(net, tile, layer):
             pack_row(net.zeros, g, 0, lanes)
             for j in range(layer.n_out):
-                skip = j * size if more else 0
+                skip = j * size if control.more else 0
                 deltas, total = layer.deltas + j * vector, g + j * size
                 add_row(deltas, net.delta_panel, start + skip, total, n_rows)
         else:
             sum_rows(layer.deltas, start, g, n_rows)
-        finish(net, layer.biases, g, lanes, apply)
+        finish(net, layer.biases, g, lanes, control.apply)
 
     return step_panel, step_transposed_biases
 
@@ -281,12 +293,14 @@ def update(scalar: Scalar) -> Kernel:
     @njit
     def update_tile(net: Net, t: int, tile: Tile, control: Control, scratch: Scratch) -> None:
         layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
-        _, _, ends, apply, split = control
+        apply = control.apply
         piece = (tile, layer, net.parameters + tile.offset)
         # A team without split-K, whose transposes are few, keeps all of them in the cache.
-        non_temporal = NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
+        non_temporal = (
+            NONE if net.non_temporal == OTHERS and control.split == 0 else net.non_temporal
+        )
         write_gradient(net, t, piece, control, scratch)
-        if ends and not (apply and record_at(net.blocks, Blocks).penalised):
+        if control.ends and not (apply and record_at(net.blocks, Blocks).penalised):
             penalise(net, piece, scratch)
         for p in range(tile.n_panels):
             step_panel(net, piece, p, control, scratch)
@@ -294,7 +308,7 @@ def update(scalar: Scalar) -> Kernel:
                 transpose_panel(piece, p, non_temporal)
         is_last = tile.panel + tile.n_panels == layer.packed_panels
         if layer.is_transposed and is_last and tile.last == layer.packed_rows:
-            step_transposed_biases(net, piece, control, scratch[0])
+            step_transposed_biases(net, piece, control, scratch.gradient)
         if non_temporal != NONE:
             fence()
 
@@ -309,10 +323,12 @@ def update(scalar: Scalar) -> Kernel:
         """
         for t in prange(nets[0].n_tiles):
             flush, net = flushed(), nets[0]
-            scratch = (stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES))
+            g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
+            scratch = Scratch(g, values, streams)
+            control = Control(n_rows, more, ends, apply, split)
             tile = records_at(net.tiles, net.n_tiles, Tile)[signed(t)]
             if tile.first < tile.last:
-                update_tile(net, signed(t), tile, (n_rows, more, ends, apply, split), scratch)
+                update_tile(net, signed(t), tile, control, scratch)
             restored(flush)
 
     def enter(

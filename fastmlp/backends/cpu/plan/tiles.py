@@ -23,17 +23,26 @@ def groups_of(n_panels: int) -> list[tuple[int, int]]:
     return groups
 
 
-class Shares(NamedTuple):
-    """How tiles are shared out.
+class Tiling(NamedTuple):
+    """What the tiles of a net depend on: nets of a kind share them.
 
     Attributes
     ----------
-    n_threads : int
-    split_layer : int, from 1, the layer that is done by split-K; 0: none
-    middle : int, the row at which its second half begins
-    by_panels : bool, whether the backward pass is shared by panels
+    packed : the layout of each layer's weights
+    lanes, size : numbers of a vector, and bytes of a number
+    block : rows whose inputs stay in the second-level cache
+    sparse : whether the first layer's rows are sparse
+    n_threads : tiles are shared out for
+    split_layer, middle : the layer, from 1, that is computed by split-K, and its second half's
+        first input
+    by_panels : whether a team shares phase one by panels
     """
 
+    packed: tuple[Packed, ...]
+    lanes: int
+    size: int
+    block: int
+    sparse: bool
     n_threads: int
     split_layer: int
     middle: int
@@ -48,25 +57,24 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     """
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
-    shares = Shares(partition.n_threads, partition.split_layer, middle, partition.by_panels)
-    return _cut(packed, lanes, size, block, workspace.sparse, shares)
+    shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
+    return _cut(Tiling(packed, lanes, size, block, workspace.sparse, *shared))
 
 
 @lru_cache(maxsize=256)
-def _cut(
-    packed: tuple[Packed, ...], lanes: int, size: int, block: int, sparse: bool, shares: Shares
-) -> NDArray[Any]:
-    """Return the tiles of layers that are held so: the same for every net of a kind."""
+def _cut(tiling: Tiling) -> NDArray[Any]:
+    """Return the tiles, read-only: those of one thread after those of another."""
+    packed, n_threads, middle = tiling.packed, tiling.n_threads, tiling.middle
+    lanes, split_layer = tiling.lanes, tiling.split_layer
     tiles: list[tuple[int, ...]] = []
     owners: list[int] = []
-    begin_of_layer, middle = 0, shares.middle
+    begin_of_layer = 0
     for i, held in enumerate(packed):
         n_rows = held.rows
-        at_once = n_rows if sparse and i == 0 else block
-        split = i + 1 == shares.split_layer
-        parts = [(0, middle), (middle, n_rows)] if split else [(0, n_rows)]
+        at_once = n_rows if tiling.sparse and i == 0 else tiling.block
+        parts = [(0, middle), (middle, n_rows)] if i + 1 == split_layer else [(0, n_rows)]
         groups = groups_of(held.panels)
-        n_shares = len(parts) * len(groups)
+        shares = len(parts) * len(groups)
         for part, (low, high) in enumerate(parts):
             for begin in range(low, high, at_once):
                 end = min(begin + at_once, high)
@@ -74,55 +82,54 @@ def _cut(
                     for first in range(begin, end, TILE_ROWS):
                         last = min(first + TILE_ROWS, end)
                         down = begin_of_layer + held.place(panels[0], first)
-                        place = (down * lanes * size, len(tiles))
+                        place = (down * lanes * tiling.size, len(tiles))
                         tiles.append((i, first, last, *panels, *place, 0, n_rows))
-                        owners.append((part * len(groups) + g) * shares.n_threads // n_shares)
+                        owners.append((part * len(groups) + g) * n_threads // shares)
         begin_of_layer += held.size
-    table = _shared_out(np.array(tiles, Tile.dtype), np.array(owners), shares.n_threads)
-    if shares.by_panels:
-        by_thread = table.reshape(shares.n_threads, -1)
-        _mark_cached(by_thread, packed, lanes, max(shares.split_layer, 1))
+    table = _shared_out(np.array(tiles, Tile.dtype), np.array(owners), n_threads)
+    if tiling.by_panels:
+        _keep_own(table.reshape(n_threads, -1), packed, lanes, max(split_layer, 1))
     table.flags.writeable = False
     return table
 
 
-def _mark_cached(
-    by_thread: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
+def _keep_own(
+    shares: NDArray[Any], packed: tuple[Packed, ...], lanes: int, first_layer: int
 ) -> None:
-    """Mark, per tile, the weight rows that its own thread reads again in the backward pass: those
-    of its groups of panels of the layer below. They are stored through the cache."""
+    """Mark, per tile, the weight rows that its own thread reads again in the backward pass; they
+    are stored through the cache."""
     for i, held in enumerate(packed):
         if i < first_layer or held.turned:
             continue
         n_groups = groups_of_panels(round_up(held.rows, lanes) // lanes)
-        for thread, share in enumerate(by_thread):
-            ends = (part * n_groups // len(by_thread) for part in (thread, thread + 1))
+        for member, share in enumerate(shares):
+            ends = (part * n_groups // len(shares) for part in (member, member + 1))
             its = share["layer"] == i
             for name, end in zip(("cached_first", "cached_last"), ends, strict=True):
                 share[name][its] = end * LARGEST[1] * lanes
 
 
-def _shared_out(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDArray[Any]:
+def _shared_out(tiles: NDArray[Any], owners: NDArray[Any], members: int) -> NDArray[Any]:
     """Group tiles by thread, balance the groups by work (greedy), and pad them to equal length with
-    empty tiles: a team cuts them by their number.
+    empty tiles.
 
-    By number alone one of two threads had 58 % of 784-100-100-10, whose 7 panels are two pairs, a
-    pair and one.
+    By number alone, one of two threads had 58 % of 784-100-100-10: 7 panels are two pairs, a pair
+    and one.
     """
     work = (tiles["last"] - tiles["first"]) * tiles["n_panels"]
-    loads = np.bincount(owners, work, n_threads)
+    loads = np.bincount(owners, work, members)
     for tile in np.argsort(-work, kind="stable"):
         low, high = loads.argmin(), owners[tile]
         if loads[low] + work[tile] < loads[high]:
             owners[tile] = low
             loads[[low, high]] += work[tile], -work[tile]
-    most = np.bincount(owners, minlength=n_threads).max()
-    table = np.zeros((n_threads, most), Tile.dtype)
+    most = np.bincount(owners, minlength=members).max()
+    table = np.zeros((members, most), Tile.dtype)
     table["n_panels"] = 1
-    for thread, share in enumerate(table):
-        own = tiles[owners == thread]
+    for member, share in enumerate(table):
+        own = tiles[owners == member]
         share[: len(own)] = own
     flat = table.ravel()
-    # An empty tile adds 0 to a sum, in a slot of its own.
+    # What an empty one adds to a sum, in a place of its own, is 0.
     flat["slot"][flat["first"] == flat["last"]] = np.arange(len(tiles), len(flat))
     return flat

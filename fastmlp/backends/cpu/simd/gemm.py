@@ -4,7 +4,8 @@ Forward (A = inputs, B = W), delta (A = deltas, B = W transposed) and gradient (
 column, B = deltas) are all of this form.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
 from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
@@ -44,6 +45,9 @@ class Shape(NamedTuple):
     n_rows: int
 
 
+Operands = tuple[Panels, Start, Factors, Epilogue]
+
+
 class _Sweeps(NamedTuple):
     """A product's shapes of tiles, by rows and panels; `narrow` where half of the last is used."""
 
@@ -69,7 +73,7 @@ def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
     return _Sweeps(largest, *others, *narrow)
 
 
-def _panel_multiplier(scalar: Scalar, by_column: bool) -> Any:
+def _panel_multiplier(scalar: Scalar, by_column: bool) -> Callable[..., int]:
     """Make the function that multiplies n rows by the next of the panels that are left, and returns
     how many it took; `narrow` says that no more than half of the last one is used."""
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(scalar, by_column)
@@ -77,7 +81,7 @@ def _panel_multiplier(scalar: Scalar, by_column: bool) -> Any:
     # Where the largest tile is wider, two panels that are left are the smaller one's.
     two_are_less = LARGEST[1] > 2
 
-    def multiply_panels(operands: Any, n: Any, left: Any, narrow: Any, streams: Any) -> Any:
+    def multiply_panels(operands: Operands, n: int, left: int, narrow: bool, streams: int) -> int:
         step = next_panels(left)
         if n == 1 and left >= 4:
             one_4(*operands, n, streams)
@@ -103,7 +107,7 @@ def _panel_multiplier(scalar: Scalar, by_column: bool) -> Any:
     return njit(multiply_panels)
 
 
-def product(scalar: Scalar, by_column: bool) -> Any:
+def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
     C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
@@ -116,7 +120,7 @@ def product(scalar: Scalar, by_column: bool) -> Any:
     multiply_panels = _panel_multiplier(scalar, by_column)
 
     def multiply(
-        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: Any
+        c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: int
     ) -> None:
         n_columns, n_rows = shape
         b, b_stride, a, a_stride, depth = factors

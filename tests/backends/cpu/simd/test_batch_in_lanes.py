@@ -1,4 +1,4 @@
-"""Rows that stand upright: into blocks and out of them, and their products, to the bit."""
+"""The batch in lanes: into blocks and out of them, and their products, to the bit."""
 
 import sys
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def widths(lanes: int) -> list[int]:
 
 
 @each_dtype
-def test_rows_stand_and_lie_down_again(dtype: Any, rng: Any) -> None:
+def test_rows_go_into_lanes_and_out_again(dtype: Any, rng: Any) -> None:
     lanes = lanes_of(dtype)
     stand, lie = move("into_lanes", dtype), move("out_of_lanes", dtype)
     for width in widths(lanes):
@@ -95,12 +95,12 @@ def test_a_tile_is_a_chain_of_multiply_adds(units: int, vectors: int, dtype: Any
         w = rng.normal(size=(n_in, n_out)).astype(dtype)
         b = rng.normal(size=n_out).astype(dtype)
         expected = chains(b, x, w)[:, 1 : units + 1].T
-        upright_x = np.ascontiguousarray(x.T)
+        x_in_lanes = np.ascontiguousarray(x.T)
         for positive in (0, 1):
             out = aligned((units + 1) * n_rows, dtype).reshape(units + 1, n_rows)
             out[:] = UNTOUCHED
             places = (address(out), address(b, 1), address(w, 0, 1))
-            multiply(*places, n_out, address(upright_x), n_in, positive)
+            multiply(*places, n_out, address(x_in_lanes), n_in, positive)
             if positive:
                 expected = np.where(expected < 0, 0, expected)
             assert np.array_equal(out[:units], expected)

@@ -1,4 +1,4 @@
-"""Passes over a layer's weights, for the step that waits and for the next row: every shape."""
+"""Fused steps: the update by one row and the next row forward, in every shape."""
 
 from functools import cache
 from typing import Any
@@ -78,7 +78,9 @@ class Layer:
 @each_dtype
 @each_part
 @pytest.mark.parametrize("n_panels", range(1, 2 * CHAINS + 2))
-def test_a_pass_steps_and_multiplies(dtype: Any, positive: int, n_panels: int, rng: Any) -> None:
+def test_a_fused_step_updates_and_multiplies(
+    dtype: Any, positive: int, n_panels: int, rng: Any
+) -> None:
     lanes = lanes_of(dtype)
     for n_in in DEPTHS:
         for n_out in (n_panels * lanes, n_panels * lanes - 1):
@@ -97,7 +99,7 @@ def test_a_pass_steps_and_multiplies(dtype: Any, positive: int, n_panels: int, r
 @each_dtype
 @each_part
 @each_few
-def test_so_it_does_where_weights_lie_transposed(
+def test_a_fused_step_of_transposed_weights(
     dtype: Any, positive: int, place: int, rng: Any
 ) -> None:
     lanes, n_out = lanes_of(dtype), few(dtype, place)
@@ -118,7 +120,7 @@ def test_so_it_does_where_weights_lie_transposed(
 @each_dtype
 @pytest.mark.parametrize("epilogue", [STORE, TIMES, WHERE_POSITIVE])
 @each_few
-def test_errors_go_back_through_weights_that_lie_transposed(
+def test_deltas_go_back_through_transposed_weights(
     dtype: Any, epilogue: int, place: int, rng: Any
 ) -> None:
     lanes, n_out = lanes_of(dtype), few(dtype, place)
@@ -139,7 +141,7 @@ def test_errors_go_back_through_weights_that_lie_transposed(
 
 
 @each_dtype
-def test_steps_are_errors_times_the_rate_less_than_nothing(dtype: Any, rng: Any) -> None:
+def test_steps_are_minus_the_rate_times_deltas(dtype: Any, rng: Any) -> None:
     lanes, rate = lanes_of(dtype), np.array([0.3], dtype)
     for n_panels in (1, 2, 5):
         errors = rng.normal(size=n_panels * lanes).astype(dtype)

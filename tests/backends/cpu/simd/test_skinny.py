@@ -1,4 +1,4 @@
-"""A last layer of few outputs, and errors that go back through W as it lies: every shape."""
+"""A last layer of few outputs, and deltas through W without a transposed copy: every shape."""
 
 from functools import cache
 from typing import Any
@@ -83,7 +83,7 @@ def test_a_dot_product_has_the_same_bits_in_whatever_company(dtype: Any, rng: An
 
 @each_dtype
 @pytest.mark.parametrize("epilogue", [STORE, TIMES, WHERE_POSITIVE])
-def test_errors_go_back_through_weights_as_they_lie(dtype: Any, epilogue: int, rng: Any) -> None:
+def test_deltas_go_back_through_weights_without_a_copy(dtype: Any, epilogue: int, rng: Any) -> None:
     lanes = lanes_of(dtype)
     assert epilogue != RELU
     for n_out in DEPTHS:
@@ -91,7 +91,7 @@ def test_errors_go_back_through_weights_as_they_lie(dtype: Any, epilogue: int, r
             w, e = rng.normal(size=(n, n_out)).astype(dtype), rng.normal(size=(1, n_out))
             factors = rng.normal(size=(1, n)).astype(dtype)
             weights = in_squares(w, lanes)
-            # Errors and operand lie in panels of more rows than one.
+            # Deltas and operand lie in panels of more rows than one.
             errors = to_panels(e.astype(dtype), lanes, STRIP_ROWS, np.nan)
             operand = to_panels(factors, lanes, STRIP_ROWS)
             target = np.full_like(operand, UNTOUCHED)
@@ -127,17 +127,17 @@ def test_a_row_of_panels_is_added_up(dtype: Any, rng: Any) -> None:
 
 
 @pytest.mark.parametrize("lanes", [2, 4, 8, 16])
-def test_errors_that_lie_together_belong_to_one_strip_and_one_panel(lanes: int) -> None:
+def test_contiguous_deltas_belong_to_one_strip_and_one_panel(lanes: int) -> None:
     unit = delta_unit(lanes)
     assert STRIP_ROWS % unit == 0
     assert lanes % unit == 0
-    # Transposed, errors have room in a panel of rows.
+    # Transposed, deltas have room in a panel of rows.
     assert few_outputs(lanes) <= lanes
 
 
 @each_dtype
 @pytest.mark.parametrize("sizes", [(5, 19, 1), (5, 19, 20, 2)], ids=str)
-def test_rows_have_the_same_errors_by_strips(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
+def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], rng: Any) -> None:
     """A part of phase one begins in the middle of a panel of deltas transposed."""
     n, net = 45, Net(sizes, "tanh", dtype=np.dtype(dtype).name)
     found = []

@@ -3,9 +3,9 @@
 import sys
 
 from numba.cuda.simulator import kernelapi
-from shared import Shared
+from shared_memory import Shared
 
-# One of its threads looks, without a pause, whether the others wait for each other, and gives way
-# to them only as often as this says: the default is 5 ms.
+# One thread polls the others' barrier without a pause. It yields to them at this interval; the
+# default is 5 ms.
 sys.setswitchinterval(2e-5)
 kernelapi.FakeCUDAShared = Shared

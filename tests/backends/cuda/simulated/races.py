@@ -1,10 +1,9 @@
-"""Blocks of the simulator whose threads run one at a time, in an order of choice, watched.
+"""A race detector: blocks of the simulator whose threads run one at a time, in a chosen order.
 
-The simulator's own blocks let threads run as they come, nearly always the first one first: a
-missing barrier is not seen there, nor are blocks of a launch that read what others write. Here each
-thread runs to its next barrier alone, and what it reads and writes of global and shared memory is
-noted: two threads that touch a number, one of them to change it, must be of one block with a
-barrier between them.
+The simulator's own blocks run threads in almost always the same order, which hides missing barriers
+and races between blocks. Here each thread runs alone to its next barrier, and its reads and writes
+of global and shared memory are recorded. If two threads access a number and one of them changes it,
+both must be in one block, with a barrier between the accesses.
 """
 
 import sys
@@ -15,17 +14,17 @@ from typing import Any
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
-from shared import Shared
+from shared_memory import Shared
 
-from fastmlp.backends.cuda.plan import BAD
+from fastmlp.backends.cuda.plan import NON_FINITE
 
 Order = Callable[[Sequence[Any]], Sequence[Any]]
-# Of a kernel's arguments: the sums.
+# The index of `sums` among a kernel's arguments.
 SUMS = 3
 
 
 def in_random_order(seed: int) -> Order:
-    """An order that is another one after each barrier."""
+    """Return an order that changes after each barrier."""
     rng = np.random.default_rng(seed)
     return lambda threads: [threads[i] for i in rng.permutation(len(threads))]
 
@@ -37,23 +36,23 @@ ORDERS: dict[str, Callable[[], Order]] = {
 
 
 class Touched:
-    """Who has touched a number in a launch."""
+    """The accesses of one number in a launch."""
 
     def __init__(self) -> None:
         self.writer: Any = None
-        # Of the block that runs now, since its last barrier; and of all.
+        # The interval between barriers of the last read, its readers, and all blocks that read.
         self.interval, self.readers = -1, set[int]()
         self.blocks = set[Any]()
 
 
 class Watch:
-    """What a launch has touched so far."""
+    """The accesses of a launch so far."""
 
     def __init__(self) -> None:
         self.cells: dict[Any, Touched] = {}
 
     def read(self, key: Any, name: str) -> None:
-        """Note a number that is read."""
+        """Record a read."""
         cell, t = self.cells.setdefault(key, Touched()), threading.current_thread()
         self._after_the_write(cell, t, name)
         if cell.interval != t.interval or t.block not in cell.blocks:
@@ -62,7 +61,7 @@ class Watch:
         cell.blocks.add(t.block)
 
     def write(self, key: Any, name: str) -> None:
-        """Note a number that is changed."""
+        """Record a change."""
         cell, t = self.cells.setdefault(key, Touched()), threading.current_thread()
         self._after_the_write(cell, t, name)
         others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
@@ -79,14 +78,14 @@ class Watch:
 
 
 class Watched:
-    """An array of a kernel."""
+    """An array of a kernel that records its accesses."""
 
     def __init__(self, array: NDArray[Any], name: str, watch: Watch, *, shared: bool) -> None:
         self.array, self.shape = array, array.shape
         self._name, self._watch, self._shared = name, watch, shared
         self._base, self._strides = array.__array_interface__["data"][0], array.strides
-        # What a launch finds is not finite, other blocks of it may see or not: see wide.py.
-        self._flag = BAD if name == f"argument {SUMS}" else -1
+        # Other blocks of a launch may or may not see its NON_FINITE: see kernels/grid.py.
+        self._flag = NON_FINITE if name == f"argument {SUMS}" else -1
 
     def __len__(self) -> int:
         return len(self.array)
@@ -120,7 +119,7 @@ class Watched:
 
 
 class Thread(kernel.BlockThread):
-    """A thread that runs when it is told to, to its next barrier."""
+    """A thread that runs to its next barrier when its semaphore is released."""
 
     def __init__(self, target: Any, manager: Any, block: Any, thread: Any) -> None:
         super().__init__(target, manager, block, thread, False)
@@ -150,7 +149,7 @@ class Thread(kernel.BlockThread):
 
 
 class Block:
-    """Stands in for the simulator's `BlockManager`."""
+    """A replacement of the simulator's `BlockManager`."""
 
     def __init__(self, order: Order, watch: Watch, f: Any, grid: Any, block: Any) -> None:
         self._order, self._watch, self._f = order, watch, f
@@ -197,7 +196,7 @@ class Block:
 
 
 def watched(order: Order, monkeypatch: Any) -> None:
-    """Have the simulator run blocks so."""
+    """Make the simulator run blocks in this order, with recorded accesses."""
     watch = Watch()
 
     def block(f: Any, grid: Any, size: Any, debug: bool) -> Block:

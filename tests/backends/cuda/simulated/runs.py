@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.engine import Engine as GPU
 from fastmlp.rules.optimizers import Adam
 
 Array = NDArray[Any]
-DESIGNS = ("small", "phases")
+DESIGNS = ("single_block", "phases")
 N_ROWS, BATCH, N_EPOCHS = 7, 4, 2
 
 
 class Run(NamedTuple):
-    """What a training leaves behind."""
+    """The result of a training."""
 
     parameters: Array
     moments: Array
@@ -29,7 +29,7 @@ class Run(NamedTuple):
 
 
 def gpu(net: Net) -> GPU:
-    """The backend under test."""
+    """Return the engine under test."""
     return GPU(net.network, 0)
 
 
@@ -62,19 +62,19 @@ def trained(
 def pair(
     net: Net, optimizer: Any = None, *, design: str, weighted: bool = False, seed: int = 0
 ) -> tuple[Run, Run]:
-    """The same training on the CPU, and by a design in the simulator."""
+    """Return the same training on the CPU, and by a design in the simulator."""
     optimizer = optimizer or Adam(0.03)
     rng = np.random.default_rng(seed)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     order = orders(rng, N_EPOCHS, N_ROWS)
     on_cpu = trained(CPU(net.network, 1), parameters, data, optimizer, order)
-    rows = Rows(*data)
+    rows = Data(*data)
     on_gpu = trained(gpu(net), parameters, rows, optimizer, order, kind=design)
     return on_cpu, on_gpu
 
 
 def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
-    """Alike to rounding."""
+    """Check that two results are equal to rounding."""
     for name in ("parameters", "moments", "losses"):
         expected, got = getattr(on_cpu, name), getattr(on_gpu, name)
         assert got.dtype == expected.dtype
@@ -83,5 +83,5 @@ def assert_alike(on_cpu: Run, on_gpu: Run, tolerance: float = 1e-10) -> None:
 
 
 def launches_of(most_steps: int, monkeypatch: Any) -> None:
-    """Have launches end after so many steps."""
+    """Limit the steps of a launch."""
     monkeypatch.setattr(cuda_trainer, "MOST_STEPS", most_steps)

@@ -1,4 +1,4 @@
-"""What benchmarks.gpu does on a card, done in the simulator, so that it runs there at once."""
+"""benchmarks.gpu in the simulator, so that its first run on a GPU does not fail."""
 
 import json
 from typing import Any
@@ -27,13 +27,13 @@ def test_contestants_train() -> None:
 
 
 def test_what_must_hold_stands_beside_what_was_measured() -> None:
-    parity: list[Any] = [[{"net": "a", "dtype": "float32", "design": "small", "held": True}]]
-    parity += [[{"net": "b", "dtype": "float32", "design": "wide", "error": "KeyError()"}]]
+    parity: list[Any] = [[{"net": "a", "dtype": "float32", "design": "single_block", "held": True}]]
+    parity += [[{"net": "b", "dtype": "float32", "design": "grid", "error": "KeyError()"}]]
     races: list[Any] = [{"net": "a", "wanted": {"times a graph": 3.0}, "held": False}, {}]
     sanitizer: list[Any] = [{"memcheck": {"held": True}}]
     assert gpu.verdicts({"parity": parity, "races": races, "sanitizer": sanitizer}) == {
-        "parity: a, float32, small": True,
-        "parity: b, float32, wide": None,
+        "parity: a, float32, single_block": True,
+        "parity: b, float32, grid": None,
         "race: a": False,
         "memcheck": True,
         "racecheck": None,
@@ -45,7 +45,7 @@ def test_a_race_is_held_where_a_graph_is_that_much_slower(monkeypatch: pytest.Mo
         return {"median": make()}
 
     monkeypatch.setattr(gpu, "timed", timed)
-    times = {"fastmlp, small": 1.0, "fastmlp, wide": 2.0, "PyTorch, eager": 0.1}
+    times = {"fastmlp, single_block": 1.0, "fastmlp, grid": 2.0, "PyTorch, eager": 0.1}
     graphs = {"PyTorch, graph of a step": 4.0, "PyTorch, graph of an epoch": 3.0}
     made = {name: lambda seconds=seconds: seconds for name, seconds in (times | graphs).items()}
     monkeypatch.setattr(gpu, "contestants", lambda load: made)

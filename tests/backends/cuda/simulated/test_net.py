@@ -1,4 +1,4 @@
-"""A net on a GPU, to its user, in the simulator: the same calls, and the same numbers."""
+"""MLP(device="cuda") in the simulator: the calls and the numbers of a net on the CPU."""
 
 import copy
 import pickle
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Adam, Status
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda.card import Card, is_device_array
+from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.model import core_of
 
 N_ROWS = 10
@@ -32,7 +32,7 @@ def net(device: str = "cuda", **settings: Any) -> MLP:
     )
 
 
-def test_a_fit_with_all_its_company(rows: Any) -> None:
+def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
     x, y = rows
     nets, histories = [net("cpu"), net("cuda:0")], []
     for each in nets:
@@ -102,7 +102,7 @@ def test_moving_keeps_the_state(rows: Any) -> None:
     for each in (there, here):
         each.fit(*rows, epochs=1, batch_size=4)
     core = core_of(there)
-    assert isinstance(core.engine.slots(core.state), DeviceMoments)
+    assert isinstance(core.engine.slots(core.state), Moments)
     assert there.to("cpu") is there
     assert there.device == "cpu"
     here.to("cuda")
@@ -143,7 +143,7 @@ def test_a_fit_goes_on_from_a_checkpoint_in_the_same_bits(rows: Any, tmp_path: P
 
 
 class Elsewhere:
-    """An array of another library on the device: the simulator's devices are the host."""
+    """Another library's array on the GPU; in the simulator, that is host memory."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -166,7 +166,7 @@ def test_arrays_of_the_device_are_taken_without_a_copy(rows: Any) -> None:
     there = Elsewhere(out)
     assert its.predict(Elsewhere(x), out=there) is there
     np.testing.assert_allclose(out, other.predict(x), rtol=1e-10)
-    assert adapter.is_device_array(x) is False
+    assert is_device_array(x) is False
 
 
 def test_arrays_of_the_device_are_checked(rows: Any) -> None:
@@ -191,7 +191,7 @@ def test_arrays_of_the_device_are_checked(rows: Any) -> None:
 def test_too_little_memory_is_an_error_with_the_sizes(
     rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 1000)
+    monkeypatch.setattr(Card, "free_bytes", lambda self: 1000)
     words = r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
     with pytest.raises(MemoryError, match=words):
         net().fit(*rows)

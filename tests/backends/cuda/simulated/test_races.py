@@ -1,4 +1,4 @@
-"""No kernel depends on the order of its threads: see races.py."""
+"""No kernel's result depends on the order of its threads: see races.py."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
 from fastmlp import MLP, fit_many
-from fastmlp.backends.cuda import adapter, finite, many, questions
+from fastmlp.backends.cuda import adapter, batched_fits, evaluation, finite
 from fastmlp.backends.cuda.adapter import cuda, kernel
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.launch_config import configured
 from fastmlp.rules.optimizers import SGD, Adam
 
 each_order = pytest.mark.parametrize("order", ORDERS)
@@ -27,13 +28,13 @@ def train(net: Net, design: str, *, weighted: bool, shared: bool = True, rate: f
         if not shared:
             patch.setattr(engine.card, "shared_bytes", 0)
         return trained(
-            engine, parameters, Rows(*data), optimizer, orders(rng, 2, N_ROWS), kind=design
+            engine, parameters, Data(*data), optimizer, orders(rng, 2, N_ROWS), kind=design
         )
 
 
 @each_order
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
-@pytest.mark.parametrize("design", ["small", "small, global", "phases", "wide"])
+@pytest.mark.parametrize("design", ["single_block", "single_block, global", "phases", "grid"])
 def test_training(design: str, loss: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, _, rest = design.partition(", ")
     weighted = loss == "mse"
@@ -47,7 +48,7 @@ def test_training(design: str, loss: str, order: str, monkeypatch: pytest.Monkey
 
 @each_order
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
-@pytest.mark.parametrize("design", ["small", "phases", "wide"])
+@pytest.mark.parametrize("design", ["single_block", "phases", "grid"])
 def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread waits at a barrier for threads that have returned."""
     watched(ORDERS[order](), monkeypatch)
@@ -57,17 +58,17 @@ def test_divergence(design: str, rate: float, order: str, monkeypatch: pytest.Mo
 
 
 @each_order
-def test_questions_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)
-    monkeypatch.setattr(questions, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(evaluation, "CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
         engine, its = gpu(net), parameters.copy()
         yield engine.predictions(its, data.x, None)
-        yield engine.evaluation(Rows(*data))(its)
-        value, slopes = engine.loss_and_gradient(its, Rows(*data))
+        yield engine.evaluation(Data(*data))(its)
+        value, slopes = engine.loss_and_gradient(its, Data(*data))
         yield value
         yield slopes
         moments = engine.moments()
@@ -87,7 +88,7 @@ def test_questions_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatch)
 def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 3)), rng.normal(size=6)
-    monkeypatch.setattr(many, "ENOUGH", 1)
+    monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", 1)
 
     def trained() -> list[MLP]:
         nets = [MLP((3, 4, 1), seed=i, dtype="float64", device="cuda") for i in range(2)]
@@ -103,7 +104,7 @@ def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(body: Any, n_blocks: int = 1) -> None:
         made, numbers = kernel(body), np.zeros((1, 4))
-        adapter.configured(made, (numbers,), n_blocks, 2)(adapter.MODULE.to_device(numbers))
+        configured(made, (numbers,), n_blocks, 2)(adapter.MODULE.to_device(numbers))
 
     def unordered(x: Any) -> None:
         x[0, cuda.threadIdx.x] = 1.0

@@ -1,4 +1,4 @@
-"""Training in the simulator: every rule, by both designs, as on the CPU."""
+"""Training in the simulator: each rule, by each design, against the CPU."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, CPU, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import design_for
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.elementary import exp
@@ -45,7 +45,7 @@ def test_losses(loss: str, design: str) -> None:
 @pytest.mark.parametrize("loss", SKLEARN_LOSSES)
 def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOSSES, loss, SKLEARN_LOSSES[loss])
-    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="small"))
+    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="single_block"))
 
 
 @each_design
@@ -107,7 +107,7 @@ def test_rules_of_the_users_own(design: str) -> None:
     assert_alike(*pair(Own(), Custom(sign_descent, 0.01), design=design))
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "wide"])
+@pytest.mark.parametrize("design", [*DESIGNS, "grid"])
 @pytest.mark.parametrize("most_steps", [1, 2, 100])
 def test_where_calls_and_launches_end_changes_no_bit(
     design: str, most_steps: int, monkeypatch: pytest.MonkeyPatch
@@ -116,10 +116,10 @@ def test_where_calls_and_launches_end_changes_no_bit(
     net = Net(penalties={"l2": 0.1})
     parameters, data = net.draw(rng, N_ROWS)
     order = orders(rng, 2, N_ROWS)
-    # The cooperative launch has one block here, that in phases two.
-    once = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind="phases")
+    # In the simulator, a cooperative launch has one block, a phase has two.
+    once = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind="phases")
     launches_of(most_steps, monkeypatch)
-    cut = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind=design, cuts=(1, 3))
+    cut = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design, cuts=(1, 3))
     assert np.array_equal(once.parameters, cut.parameters)
     assert np.array_equal(once.moments, cut.moments)
     np.testing.assert_allclose(once.losses, cut.losses, rtol=1e-14)
@@ -130,21 +130,21 @@ def test_shared_or_global_memory_changes_no_bit(monkeypatch: pytest.MonkeyPatch)
     net = Net()
     parameters, data = net.draw(rng, N_ROWS)
     order = orders(rng, 1, N_ROWS)
-    shared = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind="small")
+    shared = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind="single_block")
     engine = gpu(net)
     monkeypatch.setattr(engine.card, "shared_bytes", 0)
-    without = trained(engine, parameters, Rows(*data), Adam(0.1), order, kind="small")
+    without = trained(engine, parameters, Data(*data), Adam(0.1), order, kind="single_block")
     assert np.array_equal(shared.parameters, without.parameters)
-    assert not design_for(net.network, BATCH, engine.card).small.shared
+    assert not design_for(net.network, BATCH, engine.card).block.shared
 
 
-@pytest.mark.parametrize("design", [*DESIGNS, "wide"])
+@pytest.mark.parametrize("design", [*DESIGNS, "grid"])
 @pytest.mark.parametrize("rate", [1e200, 1e308], ids=["loss", "parameters"])
 def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: float) -> None:
     rng = np.random.default_rng(0)
     net = Net(sizes=(3, 2), output_activation="identity")
     parameters, data = net.draw(rng, N_ROWS)
-    # One step an epoch, so that the parameters are looked at before the next loss is.
+    # One step an epoch: the check of the parameters comes before the next loss.
     batch = BATCH if rate < 1e300 else N_ROWS
     data.y[:] *= 100
     order = orders(rng, 3, N_ROWS)
@@ -152,7 +152,7 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
         trained(engine, parameters, rows, SGD(rate), order, batch=batch, **options)
         for engine, rows, options in [
             (CPU(net.network, 1), data, {}),
-            (gpu(net), Rows(*data), {"kind": design}),
+            (gpu(net), Data(*data), {"kind": design}),
         ]
     ]
     for run in runs:
@@ -170,17 +170,17 @@ def test_a_batch_of_zero_weights_takes_no_step(design: str) -> None:
     data.weight[:BATCH] = 0
     order = np.arange(N_ROWS)[None]
     on_cpu = trained(CPU(net.network, 1), parameters, data, Adam(0.1), order)
-    on_gpu = trained(gpu(net), parameters, Rows(*data), Adam(0.1), order, kind=design)
+    on_gpu = trained(gpu(net), parameters, Data(*data), Adam(0.1), order, kind=design)
     assert_alike(on_cpu, on_gpu)
 
 
 def test_the_rates_of_a_launch_are_those_of_its_steps() -> None:
-    """A rate of 0 changes nothing, whichever launch the step is in."""
+    """A rate of 0 changes no parameter, in any launch."""
     rng = np.random.default_rng(0)
     net = Net()
     parameters, data = net.draw(rng, N_ROWS)
     changed = parameters.copy()
-    trainer = gpu(net).trainer(changed, gpu(net).moments(), SGD(0.1), Rows(*data), BATCH)
+    trainer = gpu(net).trainer(changed, gpu(net).moments(), SGD(0.1), Data(*data), BATCH)
     losses = np.zeros(1)
     trainer.begin()
     trainer.run(np.arange(N_ROWS)[None], np.zeros((3, 1)), losses, 0, 3)

@@ -1,7 +1,6 @@
-"""The CUDA forms of `fastmlp.rules.elementary`: libdevice's functions, in the argument's
-precision.
+"""The CUDA forms of `fastmlp.rules.elementary`: libdevice's functions, in the argument's precision.
 
-The CUDA C++ Programming Guide states errors of 1 to 2 units in the last place.
+Their errors are 1 to 2 units in the last place (CUDA C++ Programming Guide).
 """
 
 import importlib
@@ -40,22 +39,23 @@ FORMS: dict[Function, Function] = {
 
 
 def _register() -> None:
-    """Register the forms with the CUDA compiler; the simulator runs the functions themselves.
+    """Register the forms with the CUDA compiler; the simulator runs the functions as they are.
 
-    Numba's own module has no such registry. It is imported only: `adapter.require` refuses its use.
+    Numba's own module has no `overload`. It is imported without an installed compiler, where
+    `adapter.require` raises.
     """
     extending = importlib.import_module(f"{MODULE.__name__}.extending")
     if not hasattr(extending, "overload"):
         return
     overload = extending.overload
 
-    def tell(function: Function, form: Function) -> None:
+    def register(function: Function, form: Function) -> None:
         @overload(function, strict=False)
         def choose(x: Any) -> Function:
             return form
 
     for function, form in FORMS.items():
-        tell(function, form)
+        register(function, form)
 
     @overload(elementary.exponentials, strict=False)
     def choose_exponentials(raw: Any, out: Any) -> Function:

@@ -1,6 +1,6 @@
-"""A network's rules as device functions: compiled into the kernels, not called by address.
+"""A network's rules as device functions, which are compiled into the kernels.
 
-A kernel is made for the rules in use, and cached by them: see `Rules`.
+A kernel is made once for each `Rules`, the rules in use.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cuda.adapter import SIMULATED, device_function
-from fastmlp.backends.cuda.elementary import FORMS
+from fastmlp.backends.cuda.kernels.elementary import FORMS
 from fastmlp.network.spec import Network
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
@@ -22,12 +22,12 @@ Function = Callable[..., Any]
 
 
 class Rules(NamedTuple):
-    """The rules that a kernel is made for, which are the key of compiled kernels.
+    """The rules of a kernel, the key of the cache of compiled kernels.
 
     Attributes
     ----------
-    activations : a net's distinct activations, in the order of their codes
-    update : the optimizer's rule, or None for a kernel that only asks
+    activations : the distinct activations of a net; an activation's code is its index here
+    update : the optimizer's rule, or None for a kernel without an update
     """
 
     dtype: str
@@ -40,7 +40,7 @@ class Rules(NamedTuple):
 
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
-    """Return the rules of a network, with the update rule of an optimizer, if any."""
+    """Return the rules of a network, and of its optimizer if there is one."""
     update, n = None, 0
     if optimizer is not None:
         update = optimizer.rule
@@ -63,10 +63,10 @@ def compiled(rule: Function) -> Any:
     Raises
     ------
     TypeError
-        If it is no function.
+        If the rule is not a function.
     """
     function = getattr(rule, "py_func", rule)
-    # A link may be an elementary function, whose own body calls NumPy.
+    # A link may be an elementary function; the body of such a function calls NumPy.
     function = function if SIMULATED else FORMS.get(function, function)
     if not isinstance(function, FunctionType):
         raise TypeError(f"the rule {rule!r} does not compile: it is a {type(rule).__name__}")
@@ -74,7 +74,7 @@ def compiled(rule: Function) -> Any:
 
 
 def activation(rules: Rules) -> Any:
-    """Make ``f(code, z) -> (value, slope)``; the code is an index into `Rules.activations`."""
+    """Make ``f(code, z) -> (value, derivative)``; the code is an index into `rules.activations`."""
     *others, last = [compiled(rule) for rule in rules.activations]
 
     def only(code: Any, z: Any) -> Any:
@@ -86,9 +86,9 @@ def activation(rules: Rules) -> Any:
     return chain
 
 
-def _either(its: int, first: Any, rest: Any) -> Any:
+def _either(own_code: int, first: Any, rest: Any) -> Any:
     def either(code: Any, z: Any) -> Any:
-        if code == its:
+        if code == own_code:
             return first(z)
         return rest(code, z)
 
@@ -96,9 +96,9 @@ def _either(its: int, first: Any, rest: Any) -> Any:
 
 
 def penalty(rules: Rules, scalar: Any) -> Any:
-    """Make ``f(w, strengths, start, scale) -> (value, slope)``, the sum over the penalties.
+    """Make ``f(w, strengths, start, scale) -> (value, derivative)``, the sum over the penalties.
 
-    `strengths` are float64, from `start` on, and so is the value; the slope is of the scalar.
+    `strengths` are float64, from index `start` on. The value is float64, the derivative `scalar`.
     """
 
     def nothing(w: Any, strengths: Any, start: Any, scale: Any) -> Any:
@@ -112,16 +112,16 @@ def penalty(rules: Rules, scalar: Any) -> Any:
 
 def _and(place: int, first: Any, rest: Any, scalar: Any) -> Any:
     def both(w: Any, strengths: Any, start: Any, scale: Any) -> Any:
-        value, slope = first(w)
-        others, other_slopes = rest(w, strengths, start, scale)
-        exact = strengths[start + place] * scale
-        return value * exact + others, scalar(exact) * slope + other_slopes
+        value, derivative = first(w)
+        values, derivatives = rest(w, strengths, start, scale)
+        strength = strengths[start + place] * scale
+        return value * strength + values, scalar(strength) * derivative + derivatives
 
     return device_function(both)
 
 
 def update(rules: Rules, scalar: Any) -> Any:
-    """Make ``f(memory, w, g, m, v, at) -> (w, m, v)``, with the step's coefficients at ``at``."""
+    """Make ``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
     rule, take = compiled(rules.update), _taker(rules.n_coefficients)
@@ -129,7 +129,7 @@ def update(rules: Rules, scalar: Any) -> Any:
 
     def step(memory: Any, at: Any, w: Any, g: Any, m: Any, v: Any) -> Any:
         zero = scalar(0)
-        # What the rule does not use is not read: the compiler drops it.
+        # The compiler removes the loads of state that the rule does not use.
         m = m if n_moments > 0 else zero
         v = v if n_moments > 1 else zero
         return rule(w, g, m, v, *take(memory, at))
@@ -138,7 +138,7 @@ def update(rules: Rules, scalar: Any) -> Any:
 
 
 def _taker(n: int) -> Any:
-    """Make ``f(memory, at) -> tuple`` of n numbers."""
+    """Make ``f(memory, at)``, which returns n numbers as a tuple."""
 
     def nothing(memory: Any, at: Any) -> Any:
         return ()
@@ -157,54 +157,54 @@ def _one_more(rest: Any) -> Any:
 
 
 def row_loss(rules: Rules, scalar: Any) -> Any:
-    """Make ``f(outputs, o, slopes, s, delta, d, values, r, y, row, width, scale)``.
+    """Make ``f(numbers, at, losses, place, y, row, scale)`` for one row of a batch.
 
-    It writes a row's loss to ``values[r]``, and its derivatives with respect to the raw outputs,
-    times `scale`, to `delta` from `d` on. Outputs and their slopes begin at `o` and `s`.
+    It writes the row's loss to ``losses[place]``, and the loss's derivative by the raw outputs,
+    times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into `numbers`.
     """
-    rule, its = compiled(rules.loss.rule), rules.loss
-    mean = its.over_outputs == "mean"
+    rule, loss = compiled(rules.loss.rule), rules.loss
+    mean = loss.over_outputs == "mean"
 
     def by_number(
-        outputs: Any, o: Any, slopes: Any, s: Any, delta: Any, d: Any,
-        values: Any, r: Any, y: Any, row: Any, width: Any, scale: Any,
-    ) -> None:  # fmt: skip
-        share = 1.0 / width if mean else 1.0
+        numbers: Any, at: Any, losses: Any, place: Any, y: Any, row: Any, scale: Any
+    ) -> None:
+        share = 1.0 / at.width if mean else 1.0
         factor, total = scalar(share * scale), 0.0
-        for j in range(width):
-            value, slope = rule(outputs[o + j], y[row, j])
+        for j in range(at.width):
+            value, derivative = rule(numbers[at.outputs + j], y[row, j])
             total += value
-            delta[d + j] = slope * factor * slopes[s + j]
-        values[r] = total * share
+            numbers[at.deltas + j] = derivative * factor * numbers[at.derivatives + j]
+        losses[place] = total * share
 
     def by_row(
-        outputs: Any, o: Any, slopes: Any, s: Any, delta: Any, d: Any,
-        values: Any, r: Any, y: Any, row: Any, width: Any, scale: Any,
-    ) -> None:  # fmt: skip
-        # The rule takes several rows: pass it one.
+        numbers: Any, at: Any, losses: Any, place: Any, y: Any, row: Any, scale: Any
+    ) -> None:
+        # The rule takes matrices: here of one row.
         rule(
-            outputs[None, o : o + width],
+            numbers[None, at.outputs : at.outputs + at.width],
             y[row : row + 1],
-            delta[None, d : d + width],
-            values[r : r + 1],
+            numbers[None, at.deltas : at.deltas + at.width],
+            losses[place : place + 1],
         )
         factor = scalar(scale)
-        for j in range(width):
-            delta[d + j] = delta[d + j] * factor * slopes[s + j]
+        for j in range(at.width):
+            delta = numbers[at.deltas + j] * factor * numbers[at.derivatives + j]
+            numbers[at.deltas + j] = delta
 
-    return device_function(by_row if its.by_row else by_number)
+    return device_function(by_row if loss.by_row else by_number)
 
 
 def row_link(rules: Rules) -> Any:
-    """Make ``f(outputs, o, out, row, width)``, which writes the predictions of one row."""
+    """Make ``f(numbers, outputs, predictions, row, width)``: the predictions of one row from its
+    raw outputs, which begin at ``numbers[outputs]``."""
     rule, by_rows = rules.link
     link = compiled(rule)
 
-    def by_number(outputs: Any, o: Any, out: Any, row: Any, width: Any) -> None:
+    def by_number(numbers: Any, outputs: Any, predictions: Any, row: Any, width: Any) -> None:
         for j in range(width):
-            out[row, j] = link(outputs[o + j])
+            predictions[row, j] = link(numbers[outputs + j])
 
-    def by_row(outputs: Any, o: Any, out: Any, row: Any, width: Any) -> None:
-        link(outputs[None, o : o + width], out[row : row + 1])
+    def by_row(numbers: Any, outputs: Any, predictions: Any, row: Any, width: Any) -> None:
+        link(numbers[None, outputs : outputs + width], predictions[row : row + 1])
 
     return device_function(by_row if by_rows else by_number)

@@ -6,8 +6,8 @@ from nets import Net
 from runs import gpu
 
 from fastmlp.backends.cpu.engine import Engine as CPU
-from fastmlp.backends.cuda import questions
-from fastmlp.backends.cuda.arrays import Rows
+from fastmlp.backends.cuda import evaluation as cuda_evaluation
+from fastmlp.backends.cuda.data import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 
@@ -23,7 +23,7 @@ def test_predictions(loss: str, raw: bool, monkeypatch: pytest.MonkeyPatch) -> N
     expected = np.empty((7, 3))
     CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
     # Three rows at a time.
-    monkeypatch.setattr(questions, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(cuda_evaluation, "CHUNK_NUMBERS", 120)
     got = gpu(net).predictions(parameters, data.x, None, raw=raw)
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12)
 
@@ -46,23 +46,23 @@ def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.Mon
     parameters, data = net.draw(rng, 7, weighted=weighted)
     cpu = CPU(net.network, 1)
     value, slopes = cpu.loss_and_gradient(parameters, data)
-    monkeypatch.setattr(questions, "CHUNK_NUMBERS", 120)
-    told, gradient = gpu(net).loss_and_gradient(parameters, Rows(*data))
+    monkeypatch.setattr(cuda_evaluation, "CHUNK_NUMBERS", 120)
+    told, gradient = gpu(net).loss_and_gradient(parameters, Data(*data))
     assert told == pytest.approx(value, rel=1e-12)
     np.testing.assert_allclose(gradient, slopes, rtol=1e-10, atol=1e-12)
-    evaluation = gpu(net).evaluation(Rows(*data))
+    evaluation = gpu(net).evaluation(Data(*data))
     for factor in (1.0, 0.5):
         expected = cpu.loss(parameters * factor, data)
         assert evaluation(parameters * factor) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_question_whose_answer_is_not_finite_ends_none_after_it() -> None:
-    """As after an epoch whose validation loss overflows, or a line search that went too far."""
+def test_an_infinite_loss_leaves_later_evaluations_as_they_were() -> None:
+    """An epoch's validation loss may overflow, or a line search may go too far."""
     rng = np.random.default_rng(0)
     net = Net(output_activation="identity")
     parameters, data = net.draw(rng, 7)
     engine = gpu(net)
-    evaluation, objective = engine.evaluation(Rows(*data)), engine.objective(Rows(*data))
+    evaluation, objective = engine.evaluation(Data(*data)), engine.objective(Data(*data))
     before = evaluation(parameters), objective(parameters)[0]
     assert np.isinf(evaluation(parameters * 1e200))
     assert np.isinf(objective(parameters * 1e200)[0])

@@ -1,7 +1,7 @@
-"""The simulator's shared memory, of which all threads of a block have the same.
+"""Shared memory for the simulator that is the same for all threads of a block.
 
-Its own gives some of them another, where two ask first at the same time: seen once in some thousand
-launches on a busy machine, and in two of three where the asking takes 0.5 ms.
+The simulator's own is not, if two threads request it first at the same time: once in some thousand
+launches on a busy machine, two times in three if a request takes 0.5 ms.
 """
 
 import sys
@@ -15,7 +15,7 @@ LOCK = threading.Lock()
 
 
 class Shared(kernelapi.FakeCUDAShared):
-    """Stands in for the simulator's; begins as NaN, as nothing that a kernel may count on."""
+    """A replacement of the simulator's shared memory, filled with NaN."""
 
     def __init__(self, n_bytes: int) -> None:
         super().__init__(n_bytes)

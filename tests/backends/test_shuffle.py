@@ -11,11 +11,9 @@ from nets import Net
 from panelled import INTERPRETED
 
 from fastmlp import MLP
+from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.shuffle import shuffle
-from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.trainer import Trainer
-from fastmlp.compiler import block_of
 from fastmlp.model import core_of
 from fastmlp.rules.optimizers import SGD
 
@@ -24,10 +22,7 @@ FULL = 2**32 - 1  # the largest word
 
 def orders_of(words: Any) -> Any:
     """The orders that the block makes of rows of words."""
-    words = np.ascontiguousarray(words, np.uint32)
-    orders = np.full(words.shape, -1, np.int64)
-    block_of(shuffle, np.int64)(address(words), address(orders), words.shape[1], len(words))
-    return orders
+    return shuffle.orders_of(np.asarray(words, np.uint32))
 
 
 def by_hand(words: Any) -> list[int]:

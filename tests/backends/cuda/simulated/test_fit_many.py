@@ -1,4 +1,4 @@
-"""fit_many with nets on a GPU: the bits of each net's own fit there, beside nets on the CPU."""
+"""fit_many with nets on a GPU and on the CPU: the bits of each net's separate fit."""
 
 import _thread
 import copy
@@ -10,7 +10,8 @@ import pytest
 
 from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
 from fastmlp._process.task_pool import Stopped
-from fastmlp.backends.cuda import adapter, design, many
+from fastmlp.backends.cuda import batched_fits, design
+from fastmlp.backends.cuda.card import Card
 from fastmlp.model import core_of
 
 N_ROWS = 10
@@ -37,7 +38,7 @@ def nets() -> list[MLP]:
 
 
 def state_of(its: MLP) -> Any:
-    """Everything that a further fit depends on."""
+    """Return all that a further fit depends on."""
     state = core_of(its).state
     slots, generator = state.slots(), state.generator
     assert generator is not None
@@ -53,15 +54,15 @@ def alone(its: MLP, rows: Any, weight: Any = None, **how: Any) -> Any:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many nets each launch trained."""
+    """The number of nets in each group."""
     sizes: list[int] = []
-    made = many.Group.__init__
+    made = batched_fits.Group.__init__
 
     def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
         sizes.append(len(members))
         made(self, card, members, *rest)
 
-    monkeypatch.setattr(many.Group, "__init__", noted)
+    monkeypatch.setattr(batched_fits.Group, "__init__", noted)
     return sizes
 
 
@@ -73,7 +74,7 @@ def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: l
     how = {"epochs": 3, "batch_size": batch_size}
     with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **how)
-    # Of one optimizer: nets with weights, nets without; of the other one net.
+    # One optimizer: a group with weights and one without. The other optimizer: one net.
     assert sorted(groups) == ([1, 1, 2] if isinstance(weight, list) else [1, 3])
     weights = weight if isinstance(weight, list) else [weight] * len(own)
     for i, its in enumerate(own):
@@ -120,7 +121,7 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
 def test_nets_of_other_designs_have_their_own_fits(
     groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(design, "SMALL_FLOPS", 6 * 16 * 4)
+    monkeypatch.setattr(design, "SINGLE_BLOCK_FLOPS", 6 * 16 * 4)
     together, own = ([net(0), net(1), MLP((3, 9, 1), seed=2, device="cuda")] for _ in range(2))
     fit_many(together, X, Y, epochs=1, batch_size=4, rows=FOLD)
     assert groups == [2]
@@ -140,11 +141,11 @@ def test_one_bar_counts_the_epochs_of_all(capsys: pytest.CaptureFixture[str]) ->
 def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As if it had come in a launch: what the device has done by then counts."""
-    monkeypatch.setattr(many, "MOST_STEPS", 2)
-    monkeypatch.setattr(many, "CALL_SECONDS", 1e9)
-    monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", 1)
-    launched, n_launches = many.launch_small, []
+    """The steps that the GPU did before the interrupt count."""
+    monkeypatch.setattr(batched_fits, "MOST_STEPS", 2)
+    monkeypatch.setattr(batched_fits, "CALL_SECONDS", 1e9)
+    monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", 1)
+    launched, n_launches = batched_fits.launch_single_block, []
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -152,7 +153,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
         if len(n_launches) == 3:
             raise Stopped
 
-    monkeypatch.setattr(many, "launch_small", launch)
+    monkeypatch.setattr(batched_fits, "launch_single_block", launch)
     together = [net(0), net(1), net(2, activation="relu")]
     before = copy.deepcopy(together)
     with warnings.catch_warnings():
@@ -172,7 +173,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
 
 
 def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched, sent = many.launch_small, []
+    launched, sent = batched_fits.launch_single_block, []
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -180,7 +181,7 @@ def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -
             sent.append(True)
             _thread.interrupt_main()
 
-    monkeypatch.setattr(many, "launch_small", launch)
+    monkeypatch.setattr(batched_fits, "launch_single_block", launch)
     together = [net(0), net(1)]
     with pytest.warns(UserWarning, match="fit_many interrupted: 0 of 2 nets are done, 2 keep"):
         histories = fit_many(together, X, Y, epochs=10**6, batch_size=4)
@@ -199,6 +200,6 @@ def test_an_error_names_the_net_or_the_device(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(LookupError, match="of the user's") as caught:
         fit_many([net(0)], X, Y, epochs=1, callbacks=fail)
     assert caught.value.__notes__ == ["in nets 0", "in nets on cuda:0"]
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 10)
+    monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
     with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
         fit_many([net(0)], X, Y, epochs=1)

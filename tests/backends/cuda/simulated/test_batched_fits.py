@@ -1,4 +1,4 @@
-"""Many nets in one launch, each in the bits of its own fit."""
+"""Many nets in one launch: the bits of each net's separate fit."""
 
 from typing import Any
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam
-from fastmlp.backends.cuda import adapter, many
-from fastmlp.backends.cuda.many import Member, train_together
-from fastmlp.backends.cuda.moments import DeviceMoments
+from fastmlp.backends.cuda import batched_fits
+from fastmlp.backends.cuda.batched_fits import train_together
+from fastmlp.backends.cuda.batched_member import Member
+from fastmlp.backends.cuda.card import Card, card_of
+from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.model import core_of
 
 ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
@@ -29,7 +31,7 @@ def nets(device: str = "cuda") -> list[MLP]:
 
 def member(net: MLP, rows: Any) -> Member:
     engine, state = core_of(net)
-    slots, generator = DeviceMoments(engine.network, 0), state.generator
+    slots, generator = Moments(engine.network, 0), state.generator
     assert generator is not None
     weight = np.empty(0)
     return Member(engine.network, net.parameters, slots, net.optimizer, generator, 0, rows, weight)
@@ -41,14 +43,14 @@ def member(net: MLP, rows: Any) -> Member:
 def test_each_net_ends_as_by_itself(
     shuffle: bool, order_numbers: int, enough: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "MOST_ORDER_NUMBERS", order_numbers)
-    monkeypatch.setattr(many, "ENOUGH", enough)
+    monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", order_numbers)
+    monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", enough)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
     together, alone = nets(), nets()
     members = [member(net, rows) for net, rows in zip(together, ROWS, strict=True)]
     how = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
-    outcomes = train_together(adapter.card_of(0), members, x, y, **how)
+    outcomes = train_together(card_of(0), members, x, y, **how)
     for net, rows, outcome, its in zip(alone, ROWS, outcomes, members, strict=True):
         chosen = slice(None) if rows is None else rows
         history = net.fit(x[chosen], y[chosen], **how)
@@ -70,20 +72,18 @@ def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 3)), rng.normal(size=(6, 1))
     sizes: list[int] = []
-    made = many.Group.__init__
+    made = batched_fits.Group.__init__
 
     def noted(self: Any, card: Any, members: Any, *rest: Any) -> None:
         sizes.append(len(members))
         made(self, card, members, *rest)
 
-    monkeypatch.setattr(many.Group, "__init__", noted)
-    monkeypatch.setattr(many, "_how_many", lambda *_: 2)
+    monkeypatch.setattr(batched_fits.Group, "__init__", noted)
+    monkeypatch.setattr(batched_fits, "_how_many", lambda *_: 2)
     same = [MLP((3, 4, 1), seed=i, dtype="float64") for i in range(3)]
-    train_together(
-        adapter.card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6
-    )
+    train_together(card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6)
     assert sizes == [2, 1]
     monkeypatch.undo()
-    monkeypatch.setattr(adapter.Card, "free_bytes", lambda self: 10)
+    monkeypatch.setattr(Card, "free_bytes", lambda self: 10)
     with pytest.raises(MemoryError, match=r"fit_many: this takes .* of the memory of cuda:0"):
-        train_together(adapter.card_of(0), [member(same[0], None)], x, y, epochs=1, batch_size=6)
+        train_together(card_of(0), [member(same[0], None)], x, y, epochs=1, batch_size=6)

@@ -1,0 +1,148 @@
+"""Predictions, losses and gradients of the same rows, as functions of the parameters.
+
+Rows pass through the GPU in chunks, so that the memory for activations is bounded.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp._process.locks import Guard
+from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.design import grid_shape
+from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.kernels.arguments import Rows
+from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
+from fastmlp.backends.cuda.launch import launch_chunk
+from fastmlp.backends.cuda.launch_config import synchronize
+from fastmlp.backends.cuda.plan import (
+    BATCH_MASS,
+    EPOCH_LOSS,
+    EVALUATE,
+    GRADIENT,
+    PARAMETERS,
+    PREDICT,
+    TRAIN,
+    WEIGHTS,
+    Need,
+)
+from fastmlp.backends.cuda.session import Session, require
+from fastmlp.network.spec import Network
+
+Array = NDArray[Any]
+# The activations of a chunk: 64 MB in float32.
+CHUNK_NUMBERS = 1 << 24
+# The partial sums of the penalties; the number is independent of the number of blocks.
+N_PENALTY_SUMS = 1 << 13
+
+
+class ForwardPass:
+    """The pass of some rows through the net, in the mode PREDICT, EVALUATE or TRAIN.
+
+    Attributes
+    ----------
+    mass : the number of rows, or the sum of their weights
+    session : Session
+    """
+
+    def __init__(
+        self, card: Card, network: Network, guard: Guard, data: Data, mode: int, who: str
+    ) -> None:
+        data = data.gathered()
+        self._guard, self._mode, self.mass = guard, mode, data.mass
+        self._rules, self._n_rows = rules_of(network), len(data.x)
+        width = 4 * sum(network.layout.sizes)
+        self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
+        self._shape = grid_shape(network, self._chunk, card)
+        tile = self._shape.weights
+        need = Need(
+            self._chunk,
+            self._chunk,
+            n_weights=len(data.weight),
+            n_penalty_sums=N_PENALTY_SUMS if network.penalties and mode == TRAIN else 0,
+            tile=(tile.tile_rows, tile.tile_columns),
+        )
+        require(card, data.host_bytes, who)
+        self.session = Session(card, [network], need, shared=False, who=who)
+        self.session.set(MODE=mode)
+        with card.current():
+            self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
+            if data.weight.size:
+                self.session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+
+    def run(self, parameters: Array) -> None:
+        """Pass all rows through the net with these parameters."""
+        session = self.session
+        with self._guard.whole:
+            values = parameters.copy()
+        session.put(PARAMETERS, values)
+        session.set_sum(EPOCH_LOSS, 0.0)
+        session.set_sum(BATCH_MASS, self.mass if self._mode == TRAIN else 1.0)
+        for first in range(0, self._n_rows, self._chunk):
+            n = min(self._chunk, self._n_rows - first)
+            last = first + n == self._n_rows
+            session.set(N_ROWS=n, BATCH=n, FIRST_ROW=first, ACCUMULATE=first > 0, LAST_CHUNK=last)
+            session.send_heads()
+            losses = self._mode != PREDICT
+            launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
+        synchronize()
+
+    def loss(self) -> float:
+        """Return the mean loss over the rows, at the parameters of the last run."""
+        return self.session.sum_at(EPOCH_LOSS) / self.mass
+
+
+class Prediction:
+    """The predictions for some rows."""
+
+    def __init__(self, card: Card, network: Network, guard: Guard, x: Any, out: Any) -> None:
+        weight = np.empty(0, network.dtype)
+        self._card, self._out = card, out
+        with card.current():
+            on_host = isinstance(out, np.ndarray) and not hasattr(out, "copy_to_host")
+            device_out = card.empty(out.shape, out.dtype) if on_host else out
+        self._device_out, data = device_out, Data(x, device_out, weight)
+        self._pass = ForwardPass(card, network, guard, data, PREDICT, "MLP.predict")
+
+    def __call__(self, parameters: Array) -> Any:
+        """Write the predictions at these parameters to `out`, and return it."""
+        with self._card.current():
+            self._pass.run(parameters)
+            if self._device_out is not self._out:
+                self._device_out.copy_to_host(self._out)
+        return self._out
+
+
+class Evaluation:
+    """The mean loss over some rows, weighted, without penalties."""
+
+    def __init__(self, card: Card, network: Network, guard: Guard, data: Data) -> None:
+        self._plain = network._replace(penalties=())
+        self._card, self._guard, self._data = card, guard, data
+        self._pass = ForwardPass(card, self._plain, guard, data, EVALUATE, "MLP.fit")
+
+    def __call__(self, parameters: Array, out: Array | None = None) -> float:
+        """Return the loss at these parameters; write predictions to `out`, if there is one."""
+        if out is not None:
+            x = self._data.gathered().x
+            Prediction(self._card, self._plain, self._guard, x, out)(parameters)
+        with self._card.current():
+            self._pass.run(parameters)
+            return self._pass.loss()
+
+
+class Objective:
+    """The objective on all rows of some data, penalties included, and its gradient."""
+
+    def __init__(self, card: Card, network: Network, guard: Guard, data: Data) -> None:
+        self._card = card
+        self._pass = ForwardPass(card, network, guard, data, TRAIN, "MLP.loss_and_gradient")
+
+    def __call__(self, parameters: Array) -> tuple[float, Array]:
+        """Return the objective and its gradient, flat, at these parameters."""
+        with self._card.current():
+            self._pass.run(parameters)
+            gradient = to_host(self._pass.session.get(GRADIENT, len(parameters)))
+            return self._pass.loss(), gradient.copy()

@@ -1,0 +1,185 @@
+"""Phase one of the grid's step: strips of rows through forward pass, loss and backward pass."""
+
+from typing import Any, NamedTuple
+
+from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks
+from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product, Strip
+from fastmlp.backends.cuda.kernels.batch import batch_of, make_begin_batch, make_mass
+from fastmlp.backends.cuda.kernels.output_layer import make_output_layer
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
+from fastmlp.backends.cuda.launch_shape import GridShape
+from fastmlp.backends.cuda.plan import (
+    ACTIVATION,
+    BATCH,
+    DELTA,
+    DELTA_STRIDE,
+    DERIVATIVE,
+    FIRST_ROW,
+    INPUT,
+    INPUT_STRIDE,
+    LAYER_WORDS,
+    LAYERS,
+    MODE,
+    N_IN,
+    N_LAYERS,
+    N_ORDERS,
+    N_OUT,
+    N_ROWS,
+    ORDERS,
+    PARAMETERS,
+    TRAIN,
+    B,
+    W,
+)
+
+
+def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
+    """Make ``forward_backward(staging, rows, net, step)``; `MODE` says whether it trains, predicts
+    into ``rows.y``, or evaluates."""
+    strip_rows = shape.rows.tile_rows
+    gather, mass_of = _make_gather(shape), make_mass(shape)
+    begin_batch, find_batch = make_begin_batch(rules, shape), device_function(batch_of)
+    layer_pass, output_layer = _make_layer_pass(rules, shape), make_output_layer(rules, shape)
+
+    def forward_backward(staging: Any, rows: Any, net: Any, step: Any) -> None:
+        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan[N_LAYERS]
+        start, n = find_batch(plan, step)
+        index = -1
+        if plan[N_ORDERS] > 0:
+            per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
+            index = plan[ORDERS] + step // per_epoch % plan[N_ORDERS] * plan[N_ROWS] + start
+        training = plan[MODE] == TRAIN
+        mass = 1.0
+        if training:
+            mass = mass_of(net, index, n, t)
+            begin_batch(net, start, mass, t)
+        if mass == 0:
+            return
+        batch = Batch(index, n, mass, 0)
+        for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
+            low = q * strip_rows
+            strip = Strip(low, min(strip_rows, n - low))
+            gather(rows.x, net, index, strip, t)
+            n_passes = 2 * n_layers - 1 if training else n_layers
+            for p in range(n_passes):
+                back = p >= n_layers
+                i = 2 * n_layers - 1 - p if back else p
+                layer_pass(staging, net, i, back, strip, t)
+                if p == n_layers - 1:
+                    output_layer(rows.y, net, batch, strip, t)
+
+    return device_function(forward_backward)
+
+
+def _make_gather(shape: GridShape) -> Any:
+    """Make the copy of a strip's features to the first layer's inputs, and the columns of 1."""
+    n_threads = shape.n_threads
+
+    def gather(x: Any, net: Any, index: Any, strip: Any, t: Any) -> None:
+        memory, plan, low, n = net.memory, net.plan, strip.first, strip.n_rows
+        n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + INPUT_STRIDE]
+        inputs = plan[LAYERS + INPUT] + low * stride
+        for q in range(t, n * n_in, n_threads):
+            r = q // n_in
+            k = q - r * n_in
+            row = plan[unsigned(index + low + r)] if index >= 0 else plan[FIRST_ROW] + low + r
+            memory[unsigned(inputs + r * stride + k)] = x[row, k]
+        for i in range(plan[N_LAYERS]):
+            a = LAYERS + i * LAYER_WORDS
+            for r in range(t, n, n_threads):
+                at = plan[a + INPUT] + (low + r) * plan[a + INPUT_STRIDE] + plan[a + N_IN]
+                memory[unsigned(at)] = 1
+        cuda.syncthreads()
+
+    return device_function(gather)
+
+
+class LayerPass(NamedTuple):
+    """A strip's pass through a layer: ``out = a b``, then the activation or its derivative.
+
+    Attributes
+    ----------
+    a, b : Operand
+    out : Product
+    width, depth : columns of the result, and the sums' length
+    derivative, derivative_stride : offset of the derivatives' first row, and of the next row
+    """
+
+    a: Any
+    b: Any
+    out: Any
+    width: Any
+    depth: Any
+    derivative: Any
+    derivative_stride: Any
+
+
+def pass_of(plan: Any, i: Any, back: Any, low: Any) -> Any:
+    """Return the pass of the strip that begins at row `low` through layer i.
+
+    Forward: values and derivatives of layer i. Backward: deltas of the layer below.
+    """
+    a = LAYERS + i * LAYER_WORDS
+    after, before = a + LAYER_WORDS, a - LAYER_WORDS
+    n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+    w, bias = plan[PARAMETERS] + plan[a + W], plan[PARAMETERS] + plan[a + B]
+    source, stride = plan[a + INPUT], plan[a + INPUT_STRIDE]
+    depth, width, column, down = n_in, n_out, 1, n_out
+    out, out_stride = plan[after + INPUT], plan[after + INPUT_STRIDE]
+    derivative, derivative_stride = plan[after + DERIVATIVE], out_stride
+    if back:
+        source, stride = plan[a + DELTA], plan[a + DELTA_STRIDE]
+        depth, width, column, down = n_out, n_in, n_out, 1
+        out, out_stride = plan[before + DELTA], plan[before + DELTA_STRIDE]
+        derivative, derivative_stride, bias = plan[a + DERIVATIVE], plan[a + INPUT_STRIDE], -1
+    return LayerPass(
+        Operand(source + low * stride, stride, 1),
+        Operand(w, column, down),
+        Product(out + low * out_stride, out_stride, bias),
+        width,
+        depth,
+        derivative + low * derivative_stride,
+        derivative_stride,
+    )
+
+
+def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
+    """Make the pass of a strip through a layer, forward or backward: one product for both, which
+    is compiled once."""
+    product, activate = make_product(rules, shape.rows), rule_blocks.activation(rules)
+    tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
+    find_pass = device_function(pass_of)
+
+    def layer_pass(staging: Any, net: Any, i: Any, back: Any, strip: Any, t: Any) -> None:
+        memory, plan, n = net.memory, net.plan, strip.n_rows
+        layer = find_pass(plan, i, back, strip.first)
+        a, b, out, code = layer.a, layer.b, layer.out, plan[LAYERS + i * LAYER_WORDS + ACTIVATION]
+        for left in range(0, layer.width, tile_columns):
+            initial = out.initial + left if out.initial >= 0 else -1
+            product(
+                staging,
+                memory,
+                a,
+                Operand(b.start + left * b.stride, b.stride, b.depth_stride),
+                Extent(n, layer.width - left, layer.depth),
+                Product(out.start + left, out.stride, initial),
+                Update(0, -1, 0),
+                t,
+            )
+        cuda.syncthreads()
+        for q in range(t, n * layer.width, n_threads):
+            r = q // layer.width
+            j = q - r * layer.width
+            at = out.start + r * out.stride + j
+            derivative_at = layer.derivative + r * layer.derivative_stride + j
+            if back:
+                memory[unsigned(at)] *= memory[unsigned(derivative_at)]
+            else:
+                memory[unsigned(at)], memory[unsigned(derivative_at)] = activate(
+                    code, memory[unsigned(at)]
+                )
+        cuda.syncthreads()
+
+    return device_function(layer_pass)

@@ -1,0 +1,198 @@
+"""Phase two of the grid's step: tiles of weights, each with its gradient, penalty and update."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks
+from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product
+from fastmlp.backends.cuda.kernels.batch import batch_of
+from fastmlp.backends.cuda.kernels.rule_blocks import Rules
+from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
+from fastmlp.backends.cuda.launch_shape import GridShape
+from fastmlp.backends.cuda.plan import (
+    ACCUMULATE,
+    BATCH_LOSS,
+    BATCH_MASS,
+    COEFFICIENTS,
+    DELTA,
+    DELTA_STRIDE,
+    EPOCH_LOSS,
+    EPOCH_MASS,
+    EVALUATE,
+    FIRST,
+    FIRST_TILE,
+    GRADIENT,
+    INPUT,
+    INPUT_STRIDE,
+    LAST_CHUNK,
+    LAYER_WORDS,
+    LAYERS,
+    LOSS_SUMS,
+    MODE,
+    N_COEFFICIENTS,
+    N_IN,
+    N_OUT,
+    N_PARTIAL_SUMS,
+    N_PENALTY_SUMS,
+    N_TILES,
+    NON_FINITE,
+    PARAMETERS,
+    PENALTY_SUMS,
+    REACHED,
+    ROW_LOSSES,
+    STRENGTHS,
+    B,
+    M,
+    V,
+    W,
+)
+
+
+class Tile(NamedTuple):
+    """A tile of a layer's weights and biases.
+
+    Attributes
+    ----------
+    layer : index of the layer's words in the plan
+    top, left, height, width : rows and columns
+    """
+
+    layer: Any
+    top: Any
+    left: Any
+    height: Any
+    width: Any
+
+
+def make_gradient_update(rules: Rules, shape: GridShape) -> Any:
+    """Make ``gradient_update(staging, net, step)``, which also sums the batch's losses."""
+    tile_update = _make_tile_update(rules, shape)
+    batch_loss = _make_batch_loss(rules, shape)
+    find_batch = device_function(batch_of)
+
+    def gradient_update(staging: Any, net: Any, step: Any) -> None:
+        sums, plan = net.sums, net.plan
+        t, mass = cuda.threadIdx.x, sums[BATCH_MASS]
+        if mass == 0:
+            if t == 0 and cuda.blockIdx.x == 0:
+                sums[BATCH_LOSS] = 0.0
+                sums[REACHED] = step + 1
+            return
+        _, n = find_batch(plan, step)
+        at = plan[COEFFICIENTS] + (step - plan[FIRST]) * plan[N_COEFFICIENTS]
+        batch = Batch(-1, n, mass, at)
+        # The last block has no more tiles than the others.
+        if cuda.blockIdx.x == cuda.gridDim.x - 1:
+            batch_loss(sums, plan, step, batch, t)
+        if plan[MODE] == EVALUATE:
+            return
+        for q in range(cuda.blockIdx.x, plan[N_TILES], cuda.gridDim.x):
+            tile_update(staging, net, q, batch, t)
+
+    return device_function(gradient_update)
+
+
+def _make_batch_loss(rules: Rules, shape: GridShape) -> Any:
+    """Make the sum of a batch's losses. Training ends if it is not finite; an evaluation does not,
+    since later calls have other parameters."""
+    n_threads, training = shape.n_threads, rules.update is not None
+
+    def batch_loss(sums: Any, plan: Any, step: Any, batch: Any, t: Any) -> None:
+        for s in range(t, N_PARTIAL_SUMS, n_threads):
+            part = 0.0
+            for r in range(s, batch.n_rows, N_PARTIAL_SUMS):
+                part += sums[unsigned(plan[ROW_LOSSES] + r)]
+            sums[unsigned(LOSS_SUMS + s)] = part
+        cuda.syncthreads()
+        if t == 0:
+            loss = 0.0
+            for s in range(N_PARTIAL_SUMS):
+                loss += sums[unsigned(LOSS_SUMS + s)]
+            loss /= batch.mass
+            if plan[LAST_CHUNK] != 0:
+                for s in range(plan[N_PENALTY_SUMS]):
+                    loss += sums[unsigned(plan[PENALTY_SUMS] + s)]
+            sums[BATCH_LOSS] = loss
+            sums[EPOCH_LOSS] += loss * batch.mass
+            sums[EPOCH_MASS] += batch.mass
+            sums[REACHED] = step + 1
+            if training and not loss - loss == 0:
+                sums[NON_FINITE] = 1.0
+
+    return device_function(batch_loss)
+
+
+def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
+    """Make the gradient of a tile, and its optimizer step if the rules have an optimizer."""
+    product, down, across = (
+        make_product(rules, shape.weights),
+        shape.weights.tile_rows,
+        shape.weights.tile_columns,
+    )
+    finish = _make_finish(rules, shape)
+
+    def tile_update(staging: Any, net: Any, q: Any, batch: Any, t: Any) -> None:
+        plan, i = net.plan, 0
+        while q >= plan[unsigned(LAYERS + (i + 1) * LAYER_WORDS + FIRST_TILE)]:
+            i += 1
+        a = LAYERS + i * LAYER_WORDS
+        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+        columns = (n_out + across - 1) // across
+        own = q - plan[a + FIRST_TILE]
+        top, left = own // columns * down, own % columns * across
+        tile = Tile(a, top, left, min(down, n_in + 1 - top), min(across, n_out - left))
+        gradient = plan[GRADIENT] + plan[a + W] + top * n_out + left
+        product(
+            staging,
+            net.memory,
+            Operand(plan[a + INPUT] + top, 1, plan[a + INPUT_STRIDE]),
+            Operand(plan[a + DELTA] + left, 1, plan[a + DELTA_STRIDE]),
+            Extent(tile.height, tile.width, batch.n_rows),
+            Product(gradient, n_out, -1),
+            Update(plan[ACCUMULATE], n_in - top, plan[GRADIENT] + plan[a + B] + left),
+            t,
+        )
+        cuda.syncthreads()
+        finish(net, tile, batch, t)
+        cuda.syncthreads()
+
+    return device_function(tile_update)
+
+
+def _make_finish(rules: Rules, shape: GridShape) -> Any:
+    """Make the penalty's part of a tile's gradient, and the optimizer step."""
+    scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
+    penalty, training = rule_blocks.penalty(rules, scalar), rules.update is not None
+    optimizer = rule_blocks.update(rules, scalar)
+
+    def finish(net: Any, tile: Any, batch: Any, t: Any) -> None:
+        memory, plan, a = net.memory, net.plan, tile.layer
+        n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
+        for q in range(t, tile.height * tile.width, n_threads):
+            k, j = tile.top + q // tile.width, tile.left + q % tile.width
+            flat = plan[a + W] + k * n_out + j
+            if k == n_in:
+                flat = plan[a + B] + j
+            w, g = plan[PARAMETERS] + flat, plan[GRADIENT] + flat
+            gradient = memory[unsigned(g)]
+            if k < n_in and plan[LAST_CHUNK] != 0:
+                _, derivative = penalty(
+                    memory[unsigned(w)], net.sums, plan[STRENGTHS], 1.0 / batch.mass
+                )
+                gradient += derivative
+            if training:
+                m, v = plan[M] + flat, plan[V] + flat
+                memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
+                    memory,
+                    batch.coefficients,
+                    memory[unsigned(w)],
+                    gradient,
+                    memory[unsigned(m)],
+                    memory[unsigned(v)],
+                )
+            else:
+                memory[unsigned(g)] = gradient
+
+    return device_function(finish)

@@ -1,0 +1,72 @@
+"""Split-K: a layer's products by halves of its inputs, on one thread or in parts of a team."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import Net, distance, oracle_gradient
+from phases import scene
+
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels.output_layer import TRAIN
+from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.compiler import block_of
+
+TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize(
+    ("sizes", "halved"),
+    [((40, 33), 1), ((70, 19, 3), 1), ((37, 12, 2), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
+)
+@pytest.mark.parametrize("n_rows", [1, 7, 133])
+def test_gradient_by_halves_is_that_of_the_oracle(
+    n_rows: int,
+    sizes: tuple[int, ...],
+    halved: int,
+    activation: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+) -> None:
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
+    net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
+    parameters, data = net.draw(rng, n_rows, weighted=True)
+    value, gradient = Engine(net.network, 1).loss_and_gradient(parameters, data)
+    expected, slopes = oracle_gradient(net, parameters, data)
+    assert gradient.dtype == net.dtype
+    assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
+    assert distance(gradient, slopes) <= TOLERANCE[dtype]
+
+
+@each_dtype
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize(
+    ("sizes", "halved"), [((40, 33), 1), ((70, 19, 20), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)]
+)
+def test_parts_of_halves_have_the_bits_of_one_thread(
+    sizes: tuple[int, ...],
+    halved: int,
+    activation: str,
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = scene(monkeypatch, Net(sizes, activation, dtype=dtype), 45, halved=halved)
+    assert at.session.net["split_layer"] == halved
+    by_rows = at.session.blocks["forward_backward"]
+    alone = at.gradient(lambda: by_rows(0, at.net, 1, TRAIN, 0))
+
+    def in_parts(n_parts: int) -> Any:
+        def phase_one() -> None:
+            block_of(split_k, dtype)(0, at.net, n_parts)
+            by_rows(0, at.net, n_parts, TRAIN, halved)
+            if halved > 1:
+                block_of(split_k_backward, dtype)(0, at.net, n_parts)
+
+        return phase_one
+
+    assert {at.gradient(in_parts(n_parts), halved) for n_parts in (1, 2, 3, 5)} == {alone}
