@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, is_turned
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.workspace import Workspace, make_workspace
 from fastmlp.network.parameter_layout import Layout, make_layout
@@ -37,5 +38,5 @@ def plan_of(
     halved = min(halved, layout.n_layers)
     if halved and is_turned(*layout.sizes[halved - 1 : halved + 1], lanes):
         halved = 0
-    how = (blocks, (0.1, 0.2), 1, members, halved, by_layers)
-    return make_plan(layout, buffers, *how), buffers
+    partition = Partition(rows, 0, members, by_layers, halved)
+    return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, partition), buffers

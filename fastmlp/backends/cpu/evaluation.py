@@ -40,7 +40,7 @@ class Prediction:
         data = self._no_rows if sparse is None else self._no_rows._replace(x=sparse)
         self._runner = runner
         self._session = Session(
-            network, blocks, data, rows=runner.n_threads * ROW_BLOCK, members=runner.n_threads
+            network, blocks, data, rows=runner.n_threads * ROW_BLOCK, n_threads=runner.n_threads
         )
         self.size = len(self._session.workspace.parameters)
         self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
@@ -70,7 +70,7 @@ class Evaluation:
             link=rule_blocks.link(network),
         )
         self._runner, self._mass = runner, data.mass
-        self._session = Session(network, blocks, data, members=runner.n_threads)
+        self._session = Session(network, blocks, data, n_threads=runner.n_threads)
         self._work = runner.work(self._session.rows, forward=2)
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
@@ -97,7 +97,7 @@ class Objective:
         )
         self._runner, self._mass = runner, data.mass
         self._session = session = Session(
-            network, blocks, data, train=True, members=runner.n_threads
+            network, blocks, data, train=True, n_threads=runner.n_threads
         )
         self._packed = session.keep_gradient()
         small = session.partition.microbatch_rows > 0

@@ -128,7 +128,7 @@ class Session:
 
     Parameters
     ----------
-    members : int, of the team that may work in it
+    n_threads : int, the most threads that may work in it
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Session:
         rows: int | None = None,
         moments: Moments | None = None,
         train: bool = False,
-        members: int = 1,
+        n_threads: int = 1,
     ) -> None:
         self.data: Data
         self._at: slice | None
@@ -154,7 +154,7 @@ class Session:
         partition = (
             Partition(rows)
             if rows
-            else partition_of(network, most, members, train=train, sparse=sparse)
+            else partition_of(network, most, n_threads, train=train, sparse=sparse)
         )
         self.partition, self.rows = partition, partition.rows
         lanes = lanes_of(network.dtype.type)
@@ -165,7 +165,7 @@ class Session:
             train=train,
             sparse=sparse,
             spacing=partition.spacing,
-            parts=1 if partition.microbatch_rows else members,
+            parts=1 if partition.microbatch_rows else n_threads,
         )
         self.workspace = new_workspace()
         new_plan = partial(
@@ -174,15 +174,13 @@ class Session:
             blocks=blocks,
             strengths=[strength for _, strength in network.penalties] if train else [],
             n_targets=n_targets,
-            members=partition.n_threads,
-            halved=partition.split_layer,
-            by_layers=partition.by_panels,
+            partition=partition,
         )
         self.plan = new_plan(self.workspace)
         self.net, self._address = fields_of(self.plan.net), address(self.plan.net)
         self.batch, self._blocks = fields_of(self.plan.batch), fields_of(self.plan.blocks)
         self._identity = np.arange(self.workspace.panel_rows, dtype=np.int64)
-        self._point_to_blocks(train=train, members=members)
+        self._point_to_blocks(train=train, n_threads=n_threads)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
         if isinstance(data.x, SparseRows):
@@ -191,13 +189,13 @@ class Session:
         if partition.microbatch_rows:
             how = (new_plan, new_workspace, self.workspace)
             rows_of = (partition.rows, partition.microbatch_rows)
-            self._make_replicas(Replicas(*how, members, *rows_of))
+            self._make_replicas(Replicas(*how, n_threads, *rows_of))
         self.take(data)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
         self.job["net"] = self._address
 
-    def _point_to_blocks(self, *, train: bool, members: int) -> None:
+    def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
         """Point the plan to the blocks of the phases, and to those that some nets and rows need."""
         dtype, partition = self._network.dtype, self.partition
         self.blocks = {name: _phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
@@ -205,12 +203,12 @@ class Session:
             self._blocks[name] = block.address
         if train and partition.single_row:
             self._blocks["row_backward"] = block_of(row_backward, dtype).address
-        if members > 1 and partition.split_layer:
+        if n_threads > 1 and partition.split_layer:
             self._blocks["split_k"] = block_of(split_k, dtype).address
-        if members > 1 and partition.by_panels:
+        if n_threads > 1 and partition.by_panels:
             by_panels = block_of(forward_backward_by_panels, dtype)
             self._blocks["by_panels"] = by_panels.address
-        elif members > 1 and partition.split_layer > 1:
+        elif n_threads > 1 and partition.split_layer > 1:
             self._blocks["split_k_backward"] = block_of(split_k_backward, dtype).address
 
     def _make_replicas(self, replicas: Replicas) -> None:

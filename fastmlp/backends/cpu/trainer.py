@@ -94,7 +94,7 @@ class Trainer:
     def _new_session(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
         engine, batch_size = self._engine, self._batch_size
         session = Session(
-            engine.network, blocks, data, batch_size, moments=moments, members=engine.n_threads
+            engine.network, blocks, data, batch_size, moments=moments, n_threads=engine.n_threads
         )
         if session.rows < batch_size:
             session.keep_gradient()

@@ -15,7 +15,6 @@ from fastmlp.backends.cpu.plan.records import (
     ALL,
     NONE,
     OTHERS,
-    TILE_ROWS,
     Batch,
     Blocks,
     Layer,
@@ -28,7 +27,7 @@ from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.backends.cpu.tuning import STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import (
     call,
     fence,

@@ -19,13 +19,13 @@ class Spacing(NamedTuple):
     ----------
     rows : int
         Empty rows after each panel.
-    halved : int
+    split_layer : int
         The layer, counted from 1, that has as many more in front of the second half of its inputs;
         0: none.
     """
 
     rows: int = 0
-    halved: int = 0
+    split_layer: int = 0
 
 
 # Where one thread writes all.
@@ -112,7 +112,7 @@ def packed_layers(
         turned = train and is_turned(n_in, n_out, lanes) and not first_sparse
         copied = train and has_copy(i, layout.n_layers, rows, turned=turned)
         n_held = 0 if first_sparse and not train else n_in
-        gap = spacing.rows if i + 1 == spacing.halved else 0
+        gap = spacing.rows if i + 1 == spacing.split_layer else 0
         shape = (n_held, n_out, lanes, spacing.rows, gap)
         layers.append(_packed(*shape, turned=turned, copied=copied))
     return tuple(layers)

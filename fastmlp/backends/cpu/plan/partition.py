@@ -64,6 +64,10 @@ class Partition(NamedTuple):
         return self.rows == 1
 
 
+# One chunk on one thread; its rows are those of the workspace.
+WHOLE = Partition(0)
+
+
 def partition_of(
     spec: Network, n_rows: int, n_threads: int, *, train: bool, sparse: bool
 ) -> Partition:

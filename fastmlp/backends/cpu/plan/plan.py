@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import few_outputs, middle_of, round_up
+from fastmlp.backends.cpu.plan.partition import WHOLE, Partition
 from fastmlp.backends.cpu.plan.records import (
     ALL,
     BUFFERS,
@@ -75,22 +76,16 @@ def make_plan(
     blocks: Addresses,
     strengths: Sequence[float] = (),
     n_targets: int = 0,
-    members: int = 1,
-    halved: int = 0,
-    by_layers: bool = False,
+    partition: Partition = WHOLE,
 ) -> Plan:
-    """Lay a net, its buffers and its rules out for the kernels.
-
-    With several `members` of a team, the tiles are in such an order that each has its own panels of
-    every layer, and as much work, by way of some that are empty. Layer number `halved`, counted
-    from 1, is done by halves of its inputs; those above it, if `by_layers`, by panels.
-    """
+    """Lay a net, its buffers and its rules out for the kernels."""
     lanes, size = workspace.lanes, workspace.parameters.itemsize
     layers = _layers(layout, workspace, blocks)
-    middle = middle_of(layout.sizes[halved - 1], workspace.lanes) if halved else 0
+    split_layer, several = partition.split_layer, partition.n_threads > 1
+    middle = middle_of(layout.sizes[split_layer - 1], lanes) if split_layer else 0
     tiles = np.zeros(0, Tile.dtype)
     if workspace.train:
-        tiles = tiles_of(workspace, members, halved, middle, by_panels=by_layers)
+        tiles = tiles_of(workspace, partition, middle)
     tiles = tiles.view(np.recarray)
     n_penalties = len(strengths)
     tables: dict[str, Any] = {
@@ -113,14 +108,14 @@ def make_plan(
         "n_packed": len(workspace.parameters),
         "n_tiles": len(tiles),
         "n_penalties": n_penalties,
-        "split_layer": halved,
+        "split_layer": split_layer,
         "middle": middle,
         "panel": workspace.panel_rows * lanes * size,
         "output_bytes": workspace.desk_bytes,
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.twofold else 0,
         "delta_panel": few_outputs(lanes) * lanes * size,
-        "non_temporal": _non_temporal(workspace, by_layers and members > 1),
-        "by_panels": by_layers,
+        "non_temporal": _non_temporal(workspace, partition.by_panels and several),
+        "by_panels": partition.by_panels,
         "n_moments": blocks.n_moments,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},

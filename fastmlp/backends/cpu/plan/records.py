@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.tuning import TILE_ROWS as TILE_ROWS
 from fastmlp.compiler import Record
 
 BUFFERS = (

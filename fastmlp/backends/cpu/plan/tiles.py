@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.packing import Packed, round_up
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import Tile
 from fastmlp.backends.cpu.plan.workspace import Workspace
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels, panels_at_once
@@ -48,17 +49,16 @@ class Tiling(NamedTuple):
     by_panels: bool
 
 
-def tiles_of(
-    workspace: Workspace, n_threads: int, split_layer: int, middle: int, *, by_panels: bool
-) -> NDArray[Any]:
+def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray[Any]:
     """Cut all packed parameters into tiles: groups of panels, and in them groups of rows.
 
-    Rows come by so many that their inputs stay in the second-level cache while all deltas pass.
+    A group has as many rows as keep their inputs in the second-level cache while all deltas pass.
+    Each thread has its own panels of every layer, and as many tiles as any other.
     """
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
-    how = (packed, lanes, size, block, workspace.sparse, n_threads, split_layer, middle, by_panels)
-    return _cut(Tiling(*how))
+    shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
+    return _cut(Tiling(packed, lanes, size, block, workspace.sparse, *shared))
 
 
 @lru_cache(maxsize=256)

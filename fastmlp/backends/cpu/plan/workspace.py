@@ -107,7 +107,7 @@ def make_workspace(
     units = sum(round_up(n, lanes) for n in sizes[1:])
     layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
     packed = numbers_packed(layers, lanes)
-    twofold = spacing.halved > 1
+    twofold = spacing.split_layer > 1
     size = np.dtype(dtype).itemsize
     desk = _desk_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
     columns = parts * desk // size

@@ -9,6 +9,7 @@ from panelled import block
 from fastmlp import MLP
 from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
+from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
@@ -46,7 +47,8 @@ class Scene:
         layout = make_layout((N_IN, 40, 3))
         self.buffers = make_workspace(layout, BATCH, 1, np.float64, LANES, train=True)
         blocks = Addresses([0, 0], [0, 0], n_moments=2)
-        self.plan = make_plan(layout, self.buffers, blocks, members=members, halved=halved)
+        how = Partition(BATCH, n_threads=members, split_layer=halved)
+        self.plan = make_plan(layout, self.buffers, blocks, partition=how)
         self.net, self.batch = self.plan.net[0], self.plan.batch[0]
         self.x = np.zeros((N_ROWS, N_IN))
         self.order = np.random.default_rng(0).permutation(N_ROWS)

@@ -96,7 +96,7 @@ def test_each_member_keeps_the_transposes_of_its_own_rows(
 def test_a_tile_knows_where_its_parameters_lie(
     layout: Layout, lanes: int, members: int, spacing: Spacing
 ) -> None:
-    halved = min(spacing.halved, layout.n_layers)
+    halved = min(spacing.split_layer, layout.n_layers)
     plan, buffers = plan_of(layout, lanes, members=members, halved=halved, spacing=spacing)
     for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
         layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
