@@ -7,7 +7,7 @@ from typing import Any
 MOST = 8
 
 
-class Idle:
+class FreeList:
     """A thread-safe free list of objects that are slow to make; one call at a time uses each.
 
     A copy or a pickle of it is empty.
@@ -17,7 +17,7 @@ class Idle:
         self._things: list[tuple[Hashable, Any]] = []
 
     def __reduce__(self) -> Any:
-        return Idle, ()
+        return FreeList, ()
 
     def take(self, key: Hashable) -> Any:
         """Return an object that was given with this key, or None; drop one of another key."""
@@ -34,7 +34,7 @@ class Idle:
             self._things.append((key, thing))
 
 
-class Kept:
+class BufferPool:
     """A thread-safe pool of large buffers for reuse, bounded in bytes; the oldest is evicted first.
 
     Parameters

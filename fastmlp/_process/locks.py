@@ -9,10 +9,10 @@ from typing import Any
 from numpy.typing import NDArray
 
 
-class Guard:
+class NetLock:
     """The locks of one net; a copy has locks of its own, and in a forked child they are open.
 
-    Code that has released the GIL holds `whole` while it reads or writes all parameters.
+    Code that has released the GIL holds `parameters` while it reads or writes all parameters.
     One thread at a time is inside `training`: it owns the optimizer's state.
     """
 
@@ -25,10 +25,10 @@ class Guard:
         self._caller: int | None = None
 
     def __reduce__(self) -> Any:
-        return Guard, ()
+        return NetLock, ()
 
     @property
-    def whole(self) -> threading.RLock:
+    def parameters(self) -> threading.RLock:
         """The lock of the parameters, held briefly to copy them in or out.
 
         It is an RLock, not a context manager of our own: its `__enter__` is one step, so Ctrl-C
@@ -51,7 +51,7 @@ class Guard:
         """
         ticket = object()
         try:
-            with self.whole:
+            with self.parameters:
                 if self._trainer is not None:
                     raise RuntimeError(
                         f"{who}: a fit of this net is running, which owns its optimizer's state; "

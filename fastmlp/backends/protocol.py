@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import signals
-from fastmlp._process.buffer_pool import Idle
-from fastmlp._process.locks import Guard
+from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.locks import NetLock
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -303,8 +303,8 @@ def engine_on(
     device: str,
     network: Network,
     n_threads: int | None = None,
-    lock: Guard | None = None,
-    buffers: Idle | None = None,
+    lock: NetLock | None = None,
+    buffers: FreeList | None = None,
 ) -> Engine[Any, Any]:
     """Return a device's engine for one network.
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.locks import Guard, publish
+from fastmlp._process.locks import NetLock, publish
 from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
 from fastmlp.rules.optimizers import Optimizer
 
@@ -48,7 +48,7 @@ class NetState:
     weights, biases : views of `parameters`, shape (n_in, n_out) and (n_out,) each
     n_steps : int
         Optimizer steps done so far.
-    lock : Guard
+    lock : NetLock
         Held while parameters are read or written as a whole, and by the one thread that trains.
     """
 
@@ -69,7 +69,7 @@ class NetState:
         generator: np.random.Generator | None = None,
     ) -> None:
         self.layout, self.optimizer, self.generator = layout, optimizer, generator
-        self.n_steps, self.lock = 0, Guard()
+        self.n_steps, self.lock = 0, NetLock()
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
         self._form: Hashable = None
@@ -82,7 +82,7 @@ class NetState:
 
     def assign(self, parameters: Array) -> None:
         """Copy these parameters, all at once for threads that predict."""
-        with self.lock.whole:
+        with self.lock.parameters:
             publish(np.ascontiguousarray(parameters, self.parameters.dtype), self.parameters)
 
     def slots(self) -> Array | None:
@@ -128,7 +128,7 @@ class NetState:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copied under the lock: pickle writes the arrays later, when a fit may have begun.
-        with self.lock.whole:
+        with self.lock.parameters:
             changing = self.lock.is_trained_elsewhere
             return {
                 "layout": self.layout,

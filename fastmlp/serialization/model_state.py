@@ -44,7 +44,7 @@ class State(NamedTuple):
 
 def capture(network: Network, state: NetState, *, training: bool) -> State:
     """Return a copy of a net's state now, with the state of training or without."""
-    with state.lock.whole:
+    with state.lock.parameters:
         parameters = state.parameters.copy()
     if not training or state.generator is None:
         return State(network, state.optimizer, 0, parameters)

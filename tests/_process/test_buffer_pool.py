@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp._process.buffer_pool import MOST, Idle, Kept
+from fastmlp._process.buffer_pool import MOST, BufferPool, FreeList
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.compiler.jit import INTERPRETED
 
@@ -21,7 +21,7 @@ class Rows(np.ndarray):
 
 
 def test_a_thing_is_taken_once_and_by_its_key_alone() -> None:
-    idle = Idle()
+    idle = FreeList()
     assert idle.take("a") is None
     idle.give("a", 1)
     assert idle.take("a") == 1
@@ -32,7 +32,7 @@ def test_a_thing_is_taken_once_and_by_its_key_alone() -> None:
 
 
 def test_no_more_are_kept_than_threads_may_want() -> None:
-    idle = Idle()
+    idle = FreeList()
     for thing in range(2 * MOST):
         idle.give("a", thing)
     assert sorted(idle.take("a") for _ in range(MOST)) == list(range(MOST))
@@ -43,14 +43,14 @@ def test_no_more_are_kept_than_threads_may_want() -> None:
     "duplicate", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
 )
 def test_a_copy_begins_with_none(duplicate: Any) -> None:
-    idle = Idle()
+    idle = FreeList()
     idle.give("a", 1)
     assert duplicate(idle).take("a") is None
     assert idle.take("a") == 1
 
 
 def test_of_large_things_the_oldest_goes_first() -> None:
-    kept = Kept(100)
+    kept = BufferPool(100)
     for thing, n_bytes in ((1, 40), (2, 40), (3, 40)):
         kept.give(thing % 2, thing, n_bytes)
     assert kept.n_bytes == 80
@@ -59,14 +59,14 @@ def test_of_large_things_the_oldest_goes_first() -> None:
 
 
 def test_what_is_too_large_is_not_kept_and_takes_nobodys_place() -> None:
-    kept = Kept(100)
+    kept = BufferPool(100)
     kept.give("a", 1, 100)
     kept.give("a", 2, 101)
     assert (kept.take("a"), kept.take("a")) == (1, None)
 
 
 def test_small_things_are_kept_by_their_number() -> None:
-    kept = Kept(100)
+    kept = BufferPool(100)
     for thing in range(2 * MOST):
         kept.give("a", thing, 1)
     assert kept.n_bytes == MOST

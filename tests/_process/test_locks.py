@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Custom, Status
-from fastmlp._process.locks import Guard, publish
+from fastmlp._process.locks import NetLock, publish
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 
@@ -162,15 +162,15 @@ def test_a_fit_that_failed_leaves_the_net_free() -> None:
     net.apply_gradient(np.zeros(4))
 
 
-def taken_from_elsewhere(guard: Guard) -> bool:
+def taken_from_elsewhere(lock: NetLock) -> bool:
     """Whether another thread finds the parameters locked."""
     found: list[bool] = []
 
     def look() -> None:
-        free = guard.whole.acquire(blocking=False)
+        free = lock.parameters.acquire(blocking=False)
         found.append(not free)
         if free:
-            guard.whole.release()
+            lock.parameters.release()
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -197,7 +197,7 @@ assert [np.array_equal(answer, expected) for answer in answers] == [True]
 """
 
 
-@pytest.mark.parametrize("lock", ["core_of(net).state.lock.whole", "limits._lock"])
+@pytest.mark.parametrize("lock", ["core_of(net).state.lock.parameters", "limits._lock"])
 def test_a_signals_handler_may_predict_while_its_thread_holds_a_lock(
     lock: str, python: Any
 ) -> None:
@@ -207,23 +207,23 @@ def test_a_signals_handler_may_predict_while_its_thread_holds_a_lock(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_finds_the_locks_open() -> None:
-    guard = Guard()
-    with guard.training("the parent"), guard.whole:
+    lock = NetLock()
+    with lock.training("the parent"), lock.parameters:
         process = os.fork()
         if process == 0:
-            with guard.training("the child"), guard.whole:
+            with lock.training("the child"), lock.parameters:
                 os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-        assert taken_from_elsewhere(guard)
+        assert taken_from_elsewhere(lock)
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda g: pickle.loads(pickle.dumps(g))])
 def test_a_copy_is_open(make_copy: Any) -> None:
-    guard = Guard()
-    with guard.training("the original"), guard.whole:
-        other = make_copy(guard)
-        with other.training("the copy"), other.whole:
-            assert other is not guard
+    lock = NetLock()
+    with lock.training("the original"), lock.parameters:
+        other = make_copy(lock)
+        with other.training("the copy"), other.parameters:
+            assert other is not lock
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

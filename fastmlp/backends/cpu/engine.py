@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.buffer_pool import Idle
-from fastmlp._process.locks import Guard, publish
+from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends import protocol
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
@@ -32,8 +32,8 @@ class Engine(Runner):
 
     Parameters
     ----------
-    network, n_threads, guard : as for a `Runner`
-    buffers : Idle, optional
+    network, n_threads, lock : as for a `Runner`
+    buffers : FreeList, optional
         The free list of predictions' buffers.
     """
 
@@ -43,11 +43,11 @@ class Engine(Runner):
         self,
         network: Network,
         n_threads: int | None = None,
-        guard: Guard | None = None,
-        buffers: Idle | None = None,
+        lock: NetLock | None = None,
+        buffers: FreeList | None = None,
     ) -> None:
-        super().__init__(network, n_threads, guard)
-        self._idle = buffers or Idle()
+        super().__init__(network, n_threads, lock)
+        self._idle = buffers or FreeList()
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
         """Return rows, validated; `memo` keeps what several nets share."""
@@ -132,7 +132,7 @@ class Engine(Runner):
         block = rule_blocks.optimizer(self.network, optimizer)
         w, g = panels.packed(parameters), panels.packed(gradient)
         block(*map(address, (w, g, slots.m, slots.v, constants)), panels.size)
-        with self.guard.whole:
+        with self.lock.parameters:
             publish(panels.flat(w), parameters)
 
     def trainer(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.buffer_pool import Kept
+from fastmlp._process.buffer_pool import BufferPool
 from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 # The buffers of the process's last fits, for the next fit of such a net.
-TRAININGS = Kept(KEPT_TRAINING_BYTES)
+TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
 # Work that no team shares.
 ALONE = Work(0, 0)
 
@@ -134,7 +134,7 @@ class Trainer:
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
-        with self._engine.guard.whole:
+        with self._engine.lock.parameters:
             publish(parameters, self._parameters)
 
     def begin(self) -> None:

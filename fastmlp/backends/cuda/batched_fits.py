@@ -260,6 +260,6 @@ class Group:
             member, n = fit.member, len(fit.member.parameters)
             values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n, i)))
             member.moments.state.copy_to_device(self._session.get(M, 2 * n, i))
-            with member.guard.whole if member.guard else nullcontext():
+            with member.lock.parameters if member.lock else nullcontext():
                 publish(values, member.parameters)
             fit.outcome.seconds = time.perf_counter() - self._begun

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.locks import Guard
+from fastmlp._process.locks import NetLock
 from fastmlp._process.random_state import shuffling_words
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.protocol import Outcome
@@ -30,7 +30,7 @@ class Member(NamedTuple):
     n_steps : steps done before
     rows : int64, the rows of X and y in use, or None for all
     weight : shape (n_rows,), of all rows of X, or (0,) for rows that count alike
-    guard : Guard, held while all parameters are written; None: no other thread reads them
+    lock : NetLock, held while all parameters are written; None: no other thread reads them
     """
 
     network: Network
@@ -41,7 +41,7 @@ class Member(NamedTuple):
     n_steps: int = 0
     rows: NDArray[np.int64] | None = None
     weight: Array = np.empty(0)
-    guard: Guard | None = None
+    lock: NetLock | None = None
 
 
 class MemberFit:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.locks import Guard, publish
+from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda import adapter, design, device_arrays
 from fastmlp.backends.cuda.batched_fits import train_together
 from fastmlp.backends.cuda.batched_member import Member
@@ -38,7 +38,7 @@ class Engine:
     ----------
     network : Network
     index : int, the number of the GPU
-    guard : Guard, held while all parameters are read or written
+    lock : NetLock, held while all parameters are read or written
 
     Raises
     ------
@@ -46,9 +46,9 @@ class Engine:
         If there is no package, no driver or no such device.
     """
 
-    def __init__(self, network: Network, index: int, guard: Guard | None = None) -> None:
+    def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
         adapter.require(index)
-        self.network, self.guard = network, guard or Guard()
+        self.network, self.lock = network, lock or NetLock()
         self.card, self.queue = card_of(index), index
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
@@ -103,16 +103,16 @@ class Engine:
             else:
                 result = validation.out_array(out, shape, dtype, who)
             network = _without_output(self.network) if raw else self.network
-            Prediction(self.card, network, self.guard, x, result)(parameters)
+            Prediction(self.card, network, self.lock, x, result)(parameters)
         return result if out is None else out
 
     def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
-        return Evaluation(self.card, self.network, self.guard, data)
+        return Evaluation(self.card, self.network, self.lock, data)
 
     def objective(self, data: Data) -> Objective:
         """Return the objective on all rows of `data`, as a function of the parameters."""
-        return Objective(self.card, self.network, self.guard, data)
+        return Objective(self.card, self.network, self.lock, data)
 
     def loss_and_gradient(self, parameters: Array, data: Data) -> tuple[float, Array]:
         """Return the objective, penalties included, and its gradient, flat."""
@@ -153,7 +153,7 @@ class Engine:
             synchronize()
             values = np.ascontiguousarray(device_arrays.to_host(session.get(PARAMETERS, n)))
             slots.state.copy_to_device(session.get(M, 2 * n))
-        with self.guard.whole:
+        with self.lock.parameters:
             publish(values, parameters)
 
     def trainer(
@@ -166,7 +166,7 @@ class Engine:
         **options: Any,
     ) -> Trainer:
         """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
-        fixed = (self.card, self.network, self.guard)
+        fixed = (self.card, self.network, self.lock)
         return Trainer(*fixed, parameters, slots, optimizer, data, batch_size, **options)
 
     def fits_in_group(self, batch_size: int) -> bool:

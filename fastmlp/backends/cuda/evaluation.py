@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.locks import Guard
+from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda.card import Card
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import grid_shape
@@ -48,10 +48,10 @@ class ForwardPass:
     """
 
     def __init__(
-        self, card: Card, network: Network, guard: Guard, data: Data, mode: int, who: str
+        self, card: Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
     ) -> None:
         data = data.gathered()
-        self._guard, self._mode, self.mass = guard, mode, data.mass
+        self._lock, self._mode, self.mass = lock, mode, data.mass
         self._rules, self._n_rows = rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)
         self._chunk = max(1, min(self._n_rows, CHUNK_NUMBERS // width))
@@ -75,7 +75,7 @@ class ForwardPass:
     def run(self, parameters: Array) -> None:
         """Pass all rows through the net with these parameters."""
         session = self.session
-        with self._guard.whole:
+        with self._lock.parameters:
             values = parameters.copy()
         session.put(PARAMETERS, values)
         session.set_sum(EPOCH_LOSS, 0.0)
@@ -97,14 +97,14 @@ class ForwardPass:
 class Prediction:
     """The predictions for some rows."""
 
-    def __init__(self, card: Card, network: Network, guard: Guard, x: Any, out: Any) -> None:
+    def __init__(self, card: Card, network: Network, lock: NetLock, x: Any, out: Any) -> None:
         weight = np.empty(0, network.dtype)
         self._card, self._out = card, out
         with card.current():
             on_host = isinstance(out, np.ndarray) and not hasattr(out, "copy_to_host")
             device_out = card.empty(out.shape, out.dtype) if on_host else out
         self._device_out, data = device_out, Data(x, device_out, weight)
-        self._pass = ForwardPass(card, network, guard, data, PREDICT, "MLP.predict")
+        self._pass = ForwardPass(card, network, lock, data, PREDICT, "MLP.predict")
 
     def __call__(self, parameters: Array) -> Any:
         """Write the predictions at these parameters to `out`, and return it."""
@@ -118,16 +118,16 @@ class Prediction:
 class Evaluation:
     """The mean loss over some rows, weighted, without penalties."""
 
-    def __init__(self, card: Card, network: Network, guard: Guard, data: Data) -> None:
+    def __init__(self, card: Card, network: Network, lock: NetLock, data: Data) -> None:
         self._plain = network._replace(penalties=())
-        self._card, self._guard, self._data = card, guard, data
-        self._pass = ForwardPass(card, self._plain, guard, data, EVALUATE, "MLP.fit")
+        self._card, self._lock, self._data = card, lock, data
+        self._pass = ForwardPass(card, self._plain, lock, data, EVALUATE, "MLP.fit")
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
         """Return the loss at these parameters; write predictions to `out`, if there is one."""
         if out is not None:
             x = self._data.gathered().x
-            Prediction(self._card, self._plain, self._guard, x, out)(parameters)
+            Prediction(self._card, self._plain, self._lock, x, out)(parameters)
         with self._card.current():
             self._pass.run(parameters)
             return self._pass.loss()
@@ -136,9 +136,9 @@ class Evaluation:
 class Objective:
     """The objective on all rows of some data, penalties included, and its gradient."""
 
-    def __init__(self, card: Card, network: Network, guard: Guard, data: Data) -> None:
+    def __init__(self, card: Card, network: Network, lock: NetLock, data: Data) -> None:
         self._card = card
-        self._pass = ForwardPass(card, network, guard, data, TRAIN, "MLP.loss_and_gradient")
+        self._pass = ForwardPass(card, network, lock, data, TRAIN, "MLP.loss_and_gradient")
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         """Return the objective and its gradient, flat, at these parameters."""

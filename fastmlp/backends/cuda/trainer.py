@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
-from fastmlp._process.locks import Guard, publish
+from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda.card import Card
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import Design, Kind, design_for
@@ -58,7 +58,7 @@ class Trainer:
         self,
         card: Card,
         network: Network,
-        guard: Guard,
+        lock: NetLock,
         parameters: Array,
         moments: Moments,
         optimizer: Optimizer,
@@ -67,7 +67,7 @@ class Trainer:
         *,
         kind: Kind | None = None,
     ) -> None:
-        self._card, self._guard = card, guard
+        self._card, self._lock = card, lock
         self._parameters, self._moments = parameters, moments
         self._subset, self._n_rows = data.rows, data.n_rows
         self._batch = batch = min(batch_size, self._n_rows)
@@ -125,7 +125,7 @@ class Trainer:
         with self._card.current():
             values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n)))
             self._moments.state.copy_to_device(self._session.get(M, 2 * n))
-        with self._guard.whole:
+        with self._lock.parameters:
             publish(values, self._parameters)
 
     def end(self) -> None:

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastmlp._process.locks import Guard
+from fastmlp._process.locks import NetLock
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.blas import one_thread
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
@@ -93,8 +93,8 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # Fits of one estimator take turns: one that packs the optimizer's state anew would free
         # memory that another one's kernels read.
-        guard = self.__dict__.setdefault("_guard", Guard())
-        with guard.whole, guard.training(type(self).__name__):
+        lock = self.__dict__.setdefault("_lock", NetLock())
+        with lock.parameters, lock.training(type(self).__name__):
             return self._refusing_overflow(self._train, *arguments, **options)
 
     def _refusing_overflow(self, train: Any, *arguments: Any, **options: Any) -> Any:
@@ -315,7 +315,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         dtype = dtype_of(np.empty(0, X.dtype), state.parameters)
         # Without penalties, so that nets which differ in them alone have their buffers in common.
         network = network_of(self, state.layout.sizes, dtype)._replace(penalties=())
-        with state.lock.whole:
+        with state.lock.parameters:
             flat = state.parameters.astype(dtype, copy=False)
             if hidden:
                 network = features_of(network)

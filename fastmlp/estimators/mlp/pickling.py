@@ -16,7 +16,7 @@ TRAINING_STATE = (
     "_intercept_indptr",
 )
 # Of this object alone: its net, buffers, lock, and what a fit that runs has compiled.
-OWN = ("_state", "_cache", "_guard", "_held_out", "_objective")
+OWN = ("_state", "_cache", "_lock", "_held_out", "_objective")
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
 

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple, final
 
-from fastmlp._process.buffer_pool import Idle
+from fastmlp._process.buffer_pool import FreeList
 from fastmlp.backends.protocol import Predictor
 from fastmlp.network.state import NetState
 
@@ -22,10 +22,10 @@ class PredictionCache:
 
     Attributes
     ----------
-    buffers : Idle, of predictions of many rows
+    buffers : FreeList, of predictions of many rows
     quick : Quick, or None before the first small batch
     """
 
     def __init__(self) -> None:
-        self.buffers = Idle()
+        self.buffers = FreeList()
         self.quick: Quick | None = None

@@ -6,8 +6,8 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process.buffer_pool import Idle
-from fastmlp._process.locks import Guard
+from fastmlp._process.buffer_pool import FreeList
+from fastmlp._process.locks import NetLock
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network import resolve
@@ -51,7 +51,7 @@ def data_of(engine: Engine[Any, Any], X: Any, y: Array, sample_weight: Array | N
 
 
 def engine_of(
-    estimator: Any, network: Network, lock: Guard | None = None, buffers: Idle | None = None
+    estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
 ) -> Engine[Any, Any]:
     """Return the CPU's engine for a network, with as many threads as the estimator may use."""
     return protocol.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)

@@ -20,7 +20,7 @@ from sklearn.model_selection._validation import _fit_and_score, _score
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import validate_data
 
-from fastmlp._process.buffer_pool import Idle
+from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.task_pool import check
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastmlp.estimators.mlp.row_subset import look
@@ -64,7 +64,7 @@ class Trials:
 
     def __init__(self) -> None:
         self._lock, self._made = threading.Lock(), dict[Any, Any]()
-        self._idle = Idle()
+        self._idle = FreeList()
 
     def of(self, calls: Any) -> Callable[[], list[Any]]:
         """Return a function that runs a batch of joblib's calls, as trials where possible."""

@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 SOLVERS = ("adam", "sgd", "lbfgs", "adamw", AdamW(Cosine(0.01), weight_decay=0.1))
 # Left behind by a training, and made anew by the next.
 BUFFERS = {"_random_state", "_coef_indptr", "_intercept_indptr", "_best_coefs", "_best_intercepts"}
-BUFFERS |= {"_guard"}
+BUFFERS |= {"_lock"}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
-from fastmlp._process.locks import Guard
+from fastmlp._process.locks import NetLock
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.dispatch.autotuner import Autotuner, tuner_for
 from fastmlp.backends.cpu.dispatch.cost_model import Work
@@ -102,20 +102,20 @@ class Runner:
     network : Network
     n_threads : int or None
         The most threads; None: as many as the process may use.
-    guard : Guard, optional
+    lock : NetLock, optional
         Held while all parameters are read or written.
     """
 
     def __init__(
-        self, network: Network, n_threads: int | None = None, guard: Guard | None = None
+        self, network: Network, n_threads: int | None = None, lock: NetLock | None = None
     ) -> None:
-        self.network, self.guard = network, guard or Guard()
+        self.network, self.lock = network, lock or NetLock()
         limit = limits.thread_limit()
         self.n_threads = limit if n_threads is None else min(n_threads, limit)
 
     def load(self, session: Session, parameters: NDArray[Any]) -> None:
         """Copy the parameters, as one state of them, to a session."""
-        with self.guard.whole:
+        with self.lock.parameters:
             session.load(parameters)
 
     def work(

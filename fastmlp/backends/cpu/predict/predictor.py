@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp._process.buffer_pool import Idle
+from fastmlp._process.buffer_pool import FreeList
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.csr import SparseRows
@@ -31,19 +31,19 @@ class Predictor:
     sparse rows    sparse                        packed, but for the first layer's   a team
     =============  ============================  ==================================  ==============
 
-    All ways give the same bits. A copy of the parameters is taken under the lock `guard.whole`, so
+    All ways give the same bits. A copy of the parameters is taken under `lock.parameters`, so
     that predictions beside a fit see one state of them. Any number of threads may predict at a
     time: buffers come from a free list, one call's at a time.
 
     Parameters
     ----------
-    runner : Runner, its guard and number of threads
+    runner : Runner, its lock and number of threads
     network : Network, which may be the runner's without its output function
     parameters : (n_parameters,) array, live
-    idle : Idle, the free list of buffers
+    idle : FreeList, the free list of buffers
     """
 
-    def __init__(self, runner: Runner, network: Network, parameters: Array, idle: Idle) -> None:
+    def __init__(self, runner: Runner, network: Network, parameters: Array, idle: FreeList) -> None:
         self._runner, self._network, self._idle = runner, network, idle
         self._parameters = parameters
         self._small: SmallBatch | None = None
@@ -126,7 +126,7 @@ class Predictor:
     def _by_small_batch(self, x: Array, out: Array) -> SmallBatch:
         """Predict in new buffers, for those in place may be another thread's; then keep them."""
         small = SmallBatch(self._network, self._parameters, len(x))
-        with self._runner.guard.whole:
+        with self._runner.lock.parameters:
             small.write(x, out)
         self._small = small
         return small

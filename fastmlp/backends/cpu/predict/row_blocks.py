@@ -189,7 +189,7 @@ class RowBlocks:
         Returns True if all numbers of x and of out are finite.
         """
         runner, net, n_rows = self._runner, self._net, len(out)
-        with runner.guard.whole:
+        with runner.lock.parameters:
             publish(parameters, self._parameters)
         self.job["loss"] = 0.0
         self.rows = n_rows.bit_length()
