@@ -13,7 +13,7 @@ from numba.extending import register_jitable
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
 from fastmlp.backends.cpu.kernels.shuffle import shuffle_again
-from fastmlp.backends.cpu.predict.small_batch import few
+from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.backends.cpu.session import OTHERS, PHASES
 from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
@@ -360,10 +360,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (step, ("objective",)),
         (team, ("share", "enter", "alone")),
         (shuffle, ("shuffle",)),
+        (row_blocks, ("rows_in_lanes", "predict_blocks")),
+        (small_batch, ("row_by_row", "small_batch")),
     ):
         table.update({name: getattr(module, name) for name in names})
-    table.update({factory.__name__: factory for factory in OTHERS})
-    table["few"], table["shuffle_again"] = few, shuffle_again
+    table["shuffle_again"] = shuffle_again
     for name, rule in activations.RULES.items():
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)
     for name, link in links.LINKS.items():

@@ -24,8 +24,8 @@ from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.kernels.step import objective
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
-from fastmlp.backends.cpu.predict.row_blocks import stream, streamed
-from fastmlp.backends.cpu.predict.small_batch import few, whole
+from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
+from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.simd.target import vector_bytes
 from fastmlp.compiler import row
@@ -47,21 +47,21 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 PRODUCTS: dict[str, Factory] = {
     "product": partial(product, by_column=False),
     "gradient_product": partial(product, by_column=True),
-    "few": few,
-    "stream": stream,
+    "row_by_row": row_by_row,
+    "rows_in_lanes": rows_in_lanes,
     "row_backward": row_backward,
     "descend": descend,
     "sparse_forward": sparse_forward,
     "sparse_gradient": sparse_gradient,
 }
 # For an activation, once for many numbers.
-THAT_CALL_BLOCKS = ("few", "stream", "sparse_forward", "descend")
+THAT_CALL_BLOCKS = ("row_by_row", "rows_in_lanes", "sparse_forward", "descend")
 # What moves numbers, and calls blocks: products by themselves, or as the last layer's.
 PHASES: dict[str, Factory] = {
     factory.__name__: factory
     for factory in (
         forward_backward, update, forward_backward_by_panels, split_k, split_k_backward,
-        microbatches, pack, unpack, transposes, sparse_columns, streamed, whole,
+        microbatches, pack, unpack, transposes, sparse_columns, predict_blocks, small_batch,
         train, evaluate, predict, objective,
     )
 }  # fmt: skip
@@ -70,7 +70,7 @@ THAT_MULTIPLY = ("forward_backward", "forward_backward_by_panels", "update")
 # Those that calculate: they add sums, weigh deltas, add gradients.
 THAT_CALCULATE = {*THAT_MULTIPLY, "train", "objective"}
 # Counts and losses are float64 there by design.
-WIDE = {"forward_backward", "forward_backward_by_panels", "train", "streamed", "descend"}
+WIDE = {"forward_backward", "forward_backward_by_panels", "train", "predict_blocks", "descend"}
 # Rules with an exponential in them, or a logarithm: straight lines of fused steps.
 STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
 STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}
@@ -159,7 +159,7 @@ def test_products_multiply_and_add_whole_vectors_and_call_nothing(name: str, dty
     assert not any(CALL.search(loop) for loop in multiplying(found, dtype))
     assert name in THAT_CALL_BLOCKS or not CALL.search(text)
     # What is left of a row is less than a vector, by itself; products in panels have none.
-    assert not multiplying(found, dtype, "s") or name == "few"
+    assert not multiplying(found, dtype, "s") or name == "row_by_row"
 
 
 @reads_assembly
