@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
-from fastmlp.backends.cpu.predict.small_batch import row_by_row
+from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.backends.cpu.session import OTHERS, PHASES
 from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
@@ -359,10 +359,11 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         (step, ("objective",)),
         (team, ("share", "enter", "alone")),
         (shuffle, ("shuffle", "shuffle_again")),
+        (row_blocks, ("rows_in_lanes", "predict_blocks")),
+        (small_batch, ("row_by_row", "small_batch")),
     ):
         table.update({name: getattr(module, name) for name in names})
     table.update({factory.__name__: factory for factory in OTHERS})
-    table["row_by_row"] = row_by_row
     for name, rule in activations.RULES.items():
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)
     for name, link in links.LINKS.items():
