@@ -10,11 +10,11 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, part_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.records import Batch, Layer, Net
 from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import (
     flushed,
     njit,
@@ -27,14 +27,6 @@ from fastmlp.compiler import (
 )
 
 _groups_of_panels = njit(groups_of_panels)
-
-
-@njit
-def strips_of_part(net: Net, part: int, n_parts: int) -> Span:
-    """Return the first row of a part's strips and the row after its last."""
-    n_rows = record_at(net.batch, Batch).n_rows
-    first, last = part_of(part, n_parts, n_strips_of(n_rows))
-    return first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows)
 
 
 @njit
@@ -96,7 +88,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     def gather_rows(team: int, nets: Sequence[Net], n_parts: int) -> None:
         for part in prange(n_parts):
             net = nets[0]
-            begin, stop = strips_of_part(net, signed(part), n_parts)
+            begin, stop = rows_of_part(net, signed(part), n_parts)
             for start in range(begin, stop, ROW_BLOCK):
                 n = min(ROW_BLOCK, stop - start)
                 gather(net, net.inputs, (start, n), start, (0, net.n_in))
@@ -105,7 +97,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     def finish_rows(team: int, nets: Sequence[Net], n_parts: int, mode: int) -> None:
         for part in prange(n_parts):
             flush, net = flushed(), nets[0]
-            begin, stop = strips_of_part(net, signed(part), n_parts)
+            begin, stop = rows_of_part(net, signed(part), n_parts)
             for start in range(begin, stop, ROW_BLOCK):
                 finish(net, (start, min(ROW_BLOCK, stop - start)), start, mode, thread_number())
             restored(flush)

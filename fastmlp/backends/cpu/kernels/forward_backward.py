@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, rows_of_part, signed
 from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIM
 from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import (
     call,
     flushed,
@@ -245,12 +245,11 @@ def forward_backward(scalar: Scalar) -> Kernel:
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
-            layers, n_rows = layers_of(net), record_at(net.batch, Batch).n_rows
+            layers, (begin, stop) = layers_of(net), rows_of_part(net, signed(part), n_parts)
             # An output layer that is transposed is computed with its losses.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
-            first, last = part_of(signed(part), n_parts, n_strips_of(n_rows))
-            for start in range(first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows), ROW_BLOCK):
-                n = min(ROW_BLOCK, min(last * STRIP_ROWS, n_rows) - start)
+            for start in range(begin, stop, ROW_BLOCK):
+                n = min(ROW_BLOCK, stop - start)
                 # Predictions keep nothing: the rows of a thread share a few rows of the buffers.
                 at = thread_number() * ROW_BLOCK if mode == FORWARD else start
                 for i in range(inputs_of(net, (start, n), at, split), n_forward):

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.records import Layer, Tile
+from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.compiler import njit
+from fastmlp.compiler import njit, record_at
 
 # What a factory is called with: the type of a net's numbers.
 Scalar = type[np.floating[Any]]
@@ -35,3 +35,11 @@ def n_strips_of(n_rows: int) -> int:
 def part_of(part: int, n_parts: int, n: int) -> Span:
     """Return the first of n items that a part has, and the one after its last."""
     return part * n // n_parts, (part + 1) * n // n_parts
+
+
+@njit
+def rows_of_part(net: Net, part: int, n_parts: int) -> Span:
+    """Return the first row of a part of the chunk's strips, and the row after its last."""
+    n_rows = record_at(net.batch, Batch).n_rows
+    first, last = part_of(part, n_parts, n_strips_of(n_rows))
+    return first * STRIP_ROWS, min(last * STRIP_ROWS, n_rows)
