@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
-from fastmlp.rules import losses
 
 Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16
@@ -37,9 +36,11 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
 
 
 def targets(
-    y: object, n_rows: int, n_outputs: int, function: losses.Loss, kind: np.dtype[Any], who: str
+    y: object, n_rows: int, n_outputs: int, accepted: str, kind: np.dtype[Any], who: str
 ) -> Array:
     """Return y as (n_rows, n_outputs), or (n_rows, 1) for class labels, of `kind`.
+
+    `accepted` is the word for the targets that the loss accepts, `Loss.targets`.
 
     Raises
     ------
@@ -56,14 +57,14 @@ def targets(
     if len(array) != n_rows:
         raise ValueError(f"{who}: X has {n_rows} rows, but y has {len(array)}")
     table = array.reshape(n_rows, -1)
-    if function.targets == "classes" and table.shape[1] == 1:
+    if accepted == "classes" and table.shape[1] == 1:
         _class_labels(array, n_outputs, who)
     elif table.shape[1] != n_outputs:
         raise ValueError(
             f"{who}: y has {table.shape[1]} columns, but the net has {n_outputs} outputs"
         )
     numbers = _finite(_cast(table, kind, who, "y"), who, "y")
-    _target_values(numbers, function, n_outputs, who)
+    _target_values(numbers, accepted, n_outputs, who)
     return numbers
 
 
@@ -205,12 +206,12 @@ def _class_labels(array: Array, n_outputs: int, who: str) -> None:
         )
 
 
-def _target_values(table: Array, function: losses.Loss, n_outputs: int, who: str) -> None:
-    if function.targets == "unit" and ((table < 0) | (table > 1)).any():
+def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> None:
+    if accepted == "unit" and ((table < 0) | (table > 1)).any():
         raise ValueError(f"{who}: y must be in [0, 1] for this loss, got {_worst(table)}")
-    if function.targets == "count" and (table < 0).any():
+    if accepted == "count" and (table < 0).any():
         raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")
-    if function.targets == "classes" and table.shape[1] == n_outputs > 1:
+    if accepted == "classes" and table.shape[1] == n_outputs > 1:
         off = np.abs(table.sum(axis=1) - 1) > 1e-3
         if off.any() or (table < 0).any():
             raise ValueError(

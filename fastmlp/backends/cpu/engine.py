@@ -55,7 +55,7 @@ class Engine(Runner):
         x = memo(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
         table = memo(
             ("y", sizes[-1], dtype, loss.targets),
-            lambda: validation.targets(y, len(x), sizes[-1], loss, dtype, who),
+            lambda: validation.targets(y, len(x), sizes[-1], loss.targets, dtype, who),
         )
         weight = memo(
             ("weight", id(sample_weight), dtype),

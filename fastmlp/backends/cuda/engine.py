@@ -62,7 +62,7 @@ class Engine:
             )
             table = memo(
                 ("y", sizes[-1], dtype, loss.targets, index),
-                lambda: device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
+                lambda: device_arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who),
             )
             weight = memo(
                 ("weight", id(sample_weight), dtype, index),
