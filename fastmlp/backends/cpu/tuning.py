@@ -136,7 +136,7 @@ PIECE_FLOPS, MOST_PIECES = 80_000_000, 4
 BARRIER_SPINS, BARRIER_YIELDS = 2000, 50
 # Spins of a leader that waits for its team before the first loop, 0.2 ms. Without them a step of
 # 80 ms often ran its first loop on one thread, in twice the time.
-MUSTER_SPINS = 5000
+TEAM_SPINS = 5000
 # Spins of a worker at its mailbox, about 0.2 ms, and spins between yields: Python takes 10 to
 # 100 us from one call to the next. A launch: 74 -> 20 us; 162 -> 90 us (16-64-64-2, 1,000 rows
 # predicted, 2 threads).

@@ -141,7 +141,7 @@ def calibrate(scalar: Any) -> Callable[[int], None]:
 
     def calibrate_team(address: int) -> None:
         job = record_at(address, Calibration)
-        _muster(job.team)
+        _wait_for_team(job.team)
         for _ in range(job.n_joins):
             exercise(job.team, job.numbers, job.n_items)
 
@@ -153,7 +153,7 @@ _HAS_TEAM = COMPILER == "translator"
 
 
 @njit
-def _muster(team: int) -> None:
+def _wait_for_team(team: int) -> None:
     if not _HAS_TEAM or team == 0:
         return
     limit, spins = constants_of(team).limit, 0
