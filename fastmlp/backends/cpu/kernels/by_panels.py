@@ -64,7 +64,7 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
     its = layer_kernels(scalar)
-    forward_layer, add_halves = its.forward, its.add_halves
+    forward_layer, add_partial_sums = its.forward, its.add_partial_sums
     z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)
@@ -79,7 +79,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
             for at in range(0, n_rows, ROW_BLOCK):
                 rows = (at, min(ROW_BLOCK, n_rows - at))
                 if i + 1 == split:
-                    add_halves(net, layers[i], panels, rows, z)
+                    add_partial_sums(net, layers[i], panels, rows, z)
                 else:
                     forward_layer(net, layers[i], inputs, middle, panels, rows, z)
             restored(flush)
@@ -116,8 +116,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     ) -> None:
         """Phase one: the team joins after each layer.
 
-        Where it has computed the products of layer `split` by halves, from 1, what is below is
-        done.
+        With layer `split` (from 1; 0: none) computed by split-K, the layers below it are done.
         """
         net = nets[0]
         outer = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 1]

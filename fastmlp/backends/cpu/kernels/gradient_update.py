@@ -52,7 +52,7 @@ class Control(NamedTuple):
     more: int  # whether the gradient goes on from the chunks before
     ends: int  # whether the chunk ends its batch: then penalties are added
     apply: int  # whether the step is taken; else the gradient is stored
-    split: int  # the layer, from 1, whose products a team has computed by halves; 0: none
+    split: int  # the layer, from 1, that a team has computed by split-K; 0: none
 
 
 class Scratch(NamedTuple):
