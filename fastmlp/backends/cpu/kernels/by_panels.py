@@ -12,9 +12,9 @@ from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
 from fastmlp.backends.cpu.plan.records import Batch, Layer, Net
-from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     flushed,
     njit,
@@ -41,7 +41,7 @@ def strips_of_part(net: Net, part: int, n_parts: int) -> Span:
 def panels_of_part(part: int, n_parts: int, n_panels: int) -> Span:
     """Return the first panel of a part's groups, and how many panels they have at most."""
     first, last = part_of(part, n_parts, _groups_of_panels(n_panels))
-    return first * LARGEST[1], (last - first) * LARGEST[1]
+    return first * LARGEST_TILE[1], (last - first) * LARGEST_TILE[1]
 
 
 def backward_by_panels(scalar: Scalar) -> Kernel:
@@ -65,7 +65,7 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 def _forward_by_panels(scalar: Scalar) -> Kernel:
     its = layer_kernels(scalar)
     forward_layer, add_partial_sums = its.forward, its.add_partial_sums
-    z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
+    z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)
     def forward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int, split: int) -> None:

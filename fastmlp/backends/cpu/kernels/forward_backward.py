@@ -15,10 +15,10 @@ from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
-from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
+from fastmlp.backends.cpu.simd.gemm import next_panels
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     call,
     flushed,
@@ -225,7 +225,7 @@ def forward_backward(scalar: Scalar) -> Kernel:
     """Make the block of phase one by rows."""
     its, finish = layer_kernels(scalar), output_layer(scalar)
     gather, forward_layer, add_partial_sums, backward_layer = its
-    z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
+    z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit
     def inputs_of(net: Net, rows: Span, at: int, split: int) -> int:

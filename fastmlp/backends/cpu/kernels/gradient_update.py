@@ -22,12 +22,11 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
 )
 from fastmlp.backends.cpu.simd.epilogue import STORE
-from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import STRIP_ROWS, TILE_ROWS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import (
     call,
     fence,
@@ -285,7 +284,7 @@ def update(scalar: Scalar) -> Kernel:
     """Make the block of phase two."""
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
-    gradient_bytes = LARGEST[1] * panel_bytes
+    gradient_bytes = LARGEST_TILE[1] * panel_bytes
     write_gradient, transpose_panel = _gradients(scalar), _copies(scalar)
     penalise, step_penalised = _penalties(scalar)
     step_panel, step_transposed_biases = _steps(scalar, step_penalised)

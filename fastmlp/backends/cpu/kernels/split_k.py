@@ -15,9 +15,8 @@ from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of
 from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.simd.epilogue import STORE
-from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     call,
     flushed,
@@ -36,7 +35,7 @@ def split_k(scalar: Scalar) -> Kernel:
     vector = lanes * np.dtype(scalar).itemsize
     its = layer_kernels(scalar)
     gather, forward_layer = its.gather, its.forward
-    z_bytes = LARGEST[1] * ROW_BLOCK * vector
+    z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
     def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span) -> None:

@@ -10,8 +10,8 @@ from fastmlp.backends.cpu.plan.packing import Packed, round_up
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.records import Tile
 from fastmlp.backends.cpu.plan.workspace import Workspace
-from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels, panels_at_once
-from fastmlp.backends.cpu.tuning import CACHE_BYTES, TILE_ROWS
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels, panels_at_once
+from fastmlp.backends.cpu.tuning import CACHE_BYTES, LARGEST_TILE, TILE_ROWS
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:
@@ -106,7 +106,7 @@ def _mark_cached(
             ends = (part * n_groups // len(shares) for part in (thread, thread + 1))
             its = share["layer"] == i
             for name, end in zip(("cached_first", "cached_last"), ends, strict=True):
-                share[name][its] = end * LARGEST[1] * lanes
+                share[name][its] = end * LARGEST_TILE[1] * lanes
 
 
 def _balanced(tiles: NDArray[Any], owners: NDArray[Any], n_threads: int) -> NDArray[Any]:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from plans import SIZE, for_every_layout, layouts, plan_of, spacings, split_layers, widths
 
 from fastmlp.backends.cpu.plan.packing import Spacing
-from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
-from fastmlp.backends.cpu.tuning import TILE_ROWS
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, TILE_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 
@@ -40,7 +40,7 @@ def test_a_tile_is_small(layout: Layout, lanes: int, split_layer: int) -> None:
     tiles = plan_of(layout, lanes, split_layer=split_layer)[0].tiles
     assert (tiles.last > tiles.first).all()
     assert (tiles.last - tiles.first <= TILE_ROWS).all()
-    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST[1])).all()
+    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST_TILE[1])).all()
 
 
 @for_every_layout
@@ -89,7 +89,7 @@ def test_each_member_keeps_the_transposes_of_its_own_rows(
             # Those of its part of the layer below, as a team shares it on the way back.
             low, high = (part * groups // n_threads for part in (thread, thread + 1))
             rows = np.array([0, layer.packed_rows] if whole else [low, high])
-            unit = 1 if whole else LARGEST[1] * lanes
+            unit = 1 if whole else LARGEST_TILE[1] * lanes
             own = share[share.first < share.last]
             assert (own.cached_first == rows[0] * unit).all()
             assert (own.cached_last == rows[1] * unit).all()

@@ -12,9 +12,8 @@ from panelled import INTERPRETED, address, chains, from_panels, rounding, to_pan
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK
 from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import block_of
 
 UNTOUCHED = 77.0
