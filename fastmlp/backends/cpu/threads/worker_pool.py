@@ -181,7 +181,7 @@ class Pool:
                 number = self._n_mailboxes
                 self._n_mailboxes += 1
                 thread = threading.Thread(
-                    target=self._work, args=(number,), name="fastmlp worker", daemon=True
+                    target=self._work, args=(number,), name="fastmlp team worker", daemon=True
                 )
                 try:
                     thread.start()

@@ -139,7 +139,7 @@ def tell(mode):
         layer = numba.threading_layer()
     except ValueError:
         layer = "none"
-    ours = sum(thread.name == "fastmlp worker" for thread in threading.enumerate())
+    ours = sum(thread.name == "fastmlp team worker" for thread in threading.enumerate())
     print(mode, layer, len(regions) > 0, ours > 0, flush=True)
     regions.clear()
 
