@@ -15,17 +15,17 @@ from fastmlp.compiler.denormals import flush_denormals, restore_denormals
 
 __all__ = ["flushed", "prange", "restored", "thread_number"]
 
-Spread = Callable[[Any, Any, Any, Any], None]
-_runtime: list[Spread] = []
+ShareLoop = Callable[[Any, Any, Any, Any], None]
+_runtime: list[ShareLoop] = []
 
 
-def runtime(spread: Spread) -> Spread:
-    """Register the function that translated loops call: ``spread(team, body, n, environment)``."""
-    _runtime[:] = [spread]
-    return spread
+def runtime(share_loop: ShareLoop) -> ShareLoop:
+    """Register the function that a translated loop calls: ``(team, body, n, environment)``."""
+    _runtime[:] = [share_loop]
+    return share_loop
 
 
-def spread() -> Any:
+def share_loop() -> Any:
     """Return the registered function, uncompiled."""
     return getattr(_runtime[0], "py_func", _runtime[0])
 

@@ -316,7 +316,7 @@ class Body(Expressions):
         environment = Number(stored(self.builder, list(captured.values())), INT64)
         block = Number(self.builder.ptrtoint(body, WORD), INT64)
         n = self.value(arguments[0])
-        self.call_function(parallel.spread(), (self.load("team"), block, n, environment))
+        self.call_function(parallel.share_loop(), (self.load("team"), block, n, environment))
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:

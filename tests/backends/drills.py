@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.threads.team import JOINED, spin, spread
+from fastmlp.backends.cpu.threads.team import JOINED, share_loop, spin
 from fastmlp.compiler import block_of, fetch_add, load_acquire, row
 
 JOB = np.dtype(
@@ -12,11 +12,11 @@ JOB = np.dtype(
         np.record,
         [
             (n, np.int64)
-            for n in ("team", "n_parts", "block", "n", "address", "n_spreads", "members")
+            for n in ("team", "n_parts", "block", "n", "address", "n_loops", "n_joined")
         ],
     )
 )
-# Waits for helpers, of about 0.5 us: ten seconds and more.
+# Waits for workers, of about 0.5 us: ten seconds and more.
 LONGEST = 1 << 25
 
 
@@ -33,41 +33,41 @@ def count(scalar: Any) -> Any:
 
 
 def repeat(scalar: Any) -> Any:
-    """Make the driver that spreads a block's work over its team, again and again, once so many
-    members are there."""
+    """Make the driver that shares a block's work with its team, again and again, once so many
+    threads have joined."""
 
     def repeat_job(address: Any) -> None:
         job, spins = row(address, 1, JOB)[0], 0
         for _ in range(LONGEST if job.team != 0 else 0):
-            if load_acquire(job.team + JOINED) >= job.members:
+            if load_acquire(job.team + JOINED) >= job.n_joined:
                 break
             spins = spin(job.team, spins)
-        for _ in range(job.n_spreads):
-            spread(job.team, job.block, job.n, job.address)
+        for _ in range(job.n_loops):
+            share_loop(job.team, job.block, job.n, job.address)
 
     return repeat_job
 
 
 class Drill:
-    """`n_spreads` times `n` items to count, for `worker_pool.run`.
+    """`n_loops` times `n` items to count, for `worker_pool.run`.
 
-    The leader waits for `members` of its team, itself included, however long the system lets
+    The leader waits for `n_joined` of its team, itself included, however long the system lets
     them wait for a core; who only works on may be done before any comes.
     """
 
-    def __init__(self, n: int, n_spreads: int, members: int = 0) -> None:
-        self.driver, self.n_spreads = block_of(repeat, np.int64), n_spreads
+    def __init__(self, n: int, n_loops: int, n_joined: int = 0) -> None:
+        self.driver, self.n_loops = block_of(repeat, np.int64), n_loops
         self.memory = np.zeros(n + 1, np.int64)
         self.block = block_of(count, np.int64)
-        fields = (0, 0, self.block.address, n, self.memory.ctypes.data + 8, n_spreads, members)
+        fields = (0, 0, self.block.address, n, self.memory.ctypes.data + 8, n_loops, n_joined)
         self.job = np.array([fields], JOB)
 
     @property
     def calls(self) -> int:
-        """How often the block was called: n_spreads if the leader was alone."""
+        """How often the block was called: n_loops if the leader was alone."""
         return int(self.memory[0])
 
     @property
     def exact(self) -> bool:
-        """Whether every item was done once in each spread."""
-        return bool((self.memory[1:] == self.n_spreads).all())
+        """Whether every item was done once in each loop."""
+        return bool((self.memory[1:] == self.n_loops).all())

@@ -57,12 +57,12 @@ def scene(
     net: Net,
     n_rows: int,
     *,
-    halved: int = 0,
+    split_layer: int = 0,
     by_panels: bool = False,
 ) -> Scene:
     """A session for a team of two, however small the work."""
     monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: by_panels)
     parameters, data = net.draw(np.random.default_rng(1), n_rows)
     engine = Engine(net.network, 1)

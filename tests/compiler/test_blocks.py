@@ -13,10 +13,10 @@ from numba.extending import register_jitable
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import block_of, blocks, cache, call, row
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.jit import INLINED
+from fastmlp.compiler.target import lanes_of
 from fastmlp.rules import activations, links, losses, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS

@@ -12,7 +12,7 @@ import pytest
 from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import alone, spread
+from fastmlp.backends.cpu.threads.team import lead, share_loop
 from fastmlp.compiler import block_of, flush_denormals, restore_denormals, row
 from fastmlp.training.history import Status
 
@@ -52,11 +52,11 @@ def multiply(scalar: Any) -> Any:
 
 
 def drive(scalar: Any) -> Any:
-    """Make the driver that spreads the squares over its team."""
+    """Make the driver that shares the squares with its team."""
 
     def drive_job(address: Any) -> None:
         job = row(address, 1, JOB)[0]
-        spread(job.team, job.block, job.n, job.address)
+        share_loop(job.team, job.block, job.n, job.address)
 
     return drive_job
 
@@ -73,7 +73,7 @@ def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> Non
     assert (numbers > 0).all()  # by itself, a block has the caller's mode
     numbers[:] = ROOT[dtype]
     job = np.array([(0, 1, block.address, 75, numbers.ctypes.data)], JOB)
-    block_of(alone, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
+    block_of(lead, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
 
@@ -82,7 +82,7 @@ def test_a_product_that_would_be_denormal_is_zero_in_a_driver(dtype: Any) -> Non
 def test_a_denormal_argument_is_zero_in_a_driver(dtype: Any) -> None:
     numbers = np.full(75, np.finfo(dtype).smallest_subnormal, dtype)
     job = np.array([(0, 1, block_of(double, dtype).address, 75, numbers.ctypes.data)], JOB)
-    block_of(alone, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
+    block_of(lead, np.int64)(0, 1, block_of(drive, dtype).address, job.ctypes.data)
     assert not numbers.any()
 
 

@@ -309,7 +309,7 @@ def test_nothing_is_shown_or_warned_without_being_asked(capfd: pytest.CaptureFix
 MEMORY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a batch": ({}, {}),
     "all rows": ({}, {"batch_size": 1 << 20}),
-    "all rows of a net that is not cut into lots": ({"l2": 0.1}, {"batch_size": 1 << 20}),
+    "all rows of a net that is not cut into microbatches": ({"l2": 0.1}, {"batch_size": 1 << 20}),
     "in order": ({}, {"shuffle": False}),
     "float64": ({"dtype": "float64"}, {}),
     "labels": ({"loss": "cross_entropy"}, {}),

@@ -28,9 +28,9 @@ from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import Block, block_of
+from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]

@@ -5,6 +5,8 @@ A constant states what it decides and the figures that chose it, as
 are of one step unless a comment says otherwise.
 """
 
+from fastmlp.compiler.target import vector_bytes
+
 # --- Lines and pages -----------------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 16-64-64-2@64 --threads 1 2
 
@@ -41,6 +43,35 @@ NON_TEMPORAL_BYTES = 12 << 20
 # Bytes of a row of X from which the next batch's rows are prefetched.
 # 415 -> 402 us (784-100-100-10@200, 1 thread), 253 -> 240 us (784-128-10@128, 1 thread).
 PREFETCHED_ROW_BYTES = 1024
+
+# --- Register tiles ------------------------------------------------------------------------------
+# python -m benchmarks.compare --parts train --workloads 784-512-512 1024-2048 --threads 1
+
+# The largest tile of a product, rows by panels: its sums fill the registers, less those for A and
+# B. Its rows divide a strip. With 16 registers, 4 x 2 tiles have too few sums to hide loads behind:
+# 4 x 2 -> 4 x 3, 91 -> 106 GFLOP/s of 110.
+LARGEST_TILE = (8, 2) if vector_bytes() == 64 else (4, 3)
+# Rows of the smaller tile, for the few rows after the last whole strip.
+SMALL_TILE_ROWS = 4
+# True: a panel of which at most half is used is computed by half vectors. AVX-512 on units of 256
+# bits takes half the time for them.
+HALF_VECTORS = vector_bytes() == 64
+# Products of a sum between two stores of it. With 32 registers, a block of B, 16 KiB, leaves room
+# in the first-level cache: no blocks -> 128, 131 -> 189 GFLOP/s (64 x 32 x 2048). With 16, a
+# tile's beginning and end cost more than a block of 36 KiB in the second-level cache: 128 -> 384,
+# 90 -> 93 GFLOP/s of 110.
+DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
+# Chains of multiply-adds of a fused step, each of which waits four cycles for the one before: of as
+# many panels, or several of one. 2 -> 4 chains: 58 -> 42 ns (64 inputs, two panels).
+FMA_CHAINS = 4
+# Chains of additions that sum the rows of a panel: in a single one each waits four cycles.
+SUM_CHAINS = 8
+# Panels of a row of W that a sparse row multiplies at once: 256 bytes of it with AVX2.
+# 1 panel: 0.17 s (20,000 rows of 50 numbers, 100 units).
+SPARSE_PANELS = 8
+# Most pieces of memory that a tile of weights prefetches: the panels of the largest tile, each with
+# its parameters and two numbers of state.
+MOST_STREAMS = 9
 
 # --- Chunks and microbatches ---------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 4-32-16-4@10000 1024-2048 --threads 1 2
@@ -136,7 +167,7 @@ PIECE_FLOPS, MOST_PIECES = 80_000_000, 4
 BARRIER_SPINS, BARRIER_YIELDS = 2000, 50
 # Spins of a leader that waits for its team before the first loop, 0.2 ms. Without them a step of
 # 80 ms often ran its first loop on one thread, in twice the time.
-MUSTER_SPINS = 5000
+TEAM_SPINS = 5000
 # Spins of a worker at its mailbox, about 0.2 ms, and spins between yields: Python takes 10 to
 # 100 us from one call to the next. A launch: 74 -> 20 us; 162 -> 90 us (16-64-64-2, 1,000 rows
 # predicted, 2 threads).

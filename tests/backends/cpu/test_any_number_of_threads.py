@@ -23,7 +23,7 @@ each_share = pytest.mark.parametrize(
     ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
 )
 SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
-each_half = pytest.mark.parametrize("halved", [0, 1, 2])
+each_split_layer = pytest.mark.parametrize("split_layer", [0, 1, 2])
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
@@ -45,7 +45,7 @@ from fastmlp.rules.optimizers import OPTIMIZERS
 dispatch.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
 cost_model.pays = lambda work, n_threads: n_threads > 1
 partition.panels_pay = lambda *sizes: os.environ["SHARED"] == "panels"
-partition.split_layer_of = lambda step: int(os.environ["HALVED"])
+partition.split_layer_of = lambda step: int(os.environ["SPLIT_LAYER"])
 dispatch.REGION_SECONDS = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
@@ -88,18 +88,18 @@ for n_steps in (10, 10, 1000):
 """
 
 
-def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, halved: int) -> None:
+def force_a_team(monkeypatch: pytest.MonkeyPatch, shared: str, split_layer: int) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
 
 
 @pytest.fixture
 def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A serial and a parallel engine for a net, however small the work."""
 
-    def engines(net: Net, shared: str = "rows", halved: int = 0) -> tuple[Engine, Engine]:
-        force_a_team(monkeypatch, shared, halved)
+    def engines(net: Net, shared: str = "rows", split_layer: int = 0) -> tuple[Engine, Engine]:
+        force_a_team(monkeypatch, shared, split_layer)
         return Engine(net.network, 1), Engine(net.network, 2)
 
     return engines
@@ -109,12 +109,12 @@ def twins(monkeypatch: pytest.MonkeyPatch) -> Any:
 @each_dtype
 @each_activation
 @each_share
-@each_half
+@each_split_layer
 def test_loss_and_gradient_have_the_same_bits_in_parallel(
-    halved: int, shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
+    split_layer: int, shared: str, activation: str, dtype: str, twins: Any, rng: np.random.Generator
 ) -> None:
     net = Net(SIZES, activation, penalties=PENALTY_SETS[-1], dtype=dtype)
-    serial, parallel = twins(net, shared, halved)
+    serial, parallel = twins(net, shared, split_layer)
     parameters, data = net.draw(rng, 200, weighted=True)
     assert serial.loss(parameters, data) == parallel.loss(parameters, data)
     value, gradient = serial.loss_and_gradient(parameters, data)
@@ -140,17 +140,17 @@ def test_predictions_have_the_same_bits_in_parallel(
 @needs_threads
 @each_dtype
 @each_share
-@each_half
+@each_split_layer
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_has_the_same_bits_in_parallel(
     dtype: str,
     shared: str,
-    halved: int,
+    split_layer: int,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
-    force_a_team(monkeypatch, shared, halved)
+    force_a_team(monkeypatch, shared, split_layer)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 130, weighted=True)
     order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
@@ -188,11 +188,13 @@ def test_any_number_of_threads_gives_the_same_bits(
 ) -> None:
     environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
     environment["PIECE_FLOPS"] = str(piece_flops)
-    for halved in ("0", "1", "2"):
+    for split_layer in ("0", "1", "2"):
         lines = [
             line
             for shared in ("rows", "panels")
-            for line in python(SAME_BITS_ON, SHARED=shared, HALVED=halved, **environment).split()
+            for line in python(
+                SAME_BITS_ON, SHARED=shared, SPLIT_LAYER=split_layer, **environment
+            ).split()
         ]
         assert len(lines) == 8
         assert len(set(lines)) == 1

@@ -27,10 +27,10 @@ from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.target import vector_bytes
 from fastmlp.compiler import row
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.jit import INLINED
+from fastmlp.compiler.target import vector_bytes
 from fastmlp.rules import activations, links, losses, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS

@@ -40,5 +40,5 @@ def test_every_section_says_how_to_measure_it_again() -> None:
 
 def test_nothing_of_the_package_is_imported() -> None:
     imports = [node for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.ImportFrom)]
-    allowed = {"fastmlp.backends.cpu.simd.target"}
+    allowed = {"fastmlp.compiler.target"}
     assert {node.module for node in imports} <= allowed

@@ -123,16 +123,22 @@ def calibration_driver() -> Block:
     return block_of(calibrate, np.float64)
 
 
+@njit
+def _multiply_add(numbers: int) -> None:
+    """Do multiply-adds on some numbers for 0.3 us. Numba drops the writes of a `prange` loop to a
+    view that its own body makes: here the view is a called function's."""
+    values, factor, summand = row(numbers, NUMBERS, np.float64), np.float64(0.5), np.float64(1.0)
+    for _ in range(REPEATS):
+        for i in range(NUMBERS):
+            values[i] = fma(values[i], factor, summand)
+
+
 @njit(parallel=True)
 def exercise(team: int, numbers: int, n_items: int) -> None:
     """Keep each thread busy for 0.3 us an item, on memory far from the other items'."""
     for index in prange(n_items):
         mode = flushed()
-        values = row(numbers + np.int64(index) * ITEM_BYTES, NUMBERS, np.float64)
-        factor, summand = np.float64(0.5), np.float64(1.0)
-        for _ in range(REPEATS):
-            for i in range(NUMBERS):
-                values[i] = fma(values[i], factor, summand)
+        _multiply_add(numbers + np.int64(index) * ITEM_BYTES)
         restored(mode)
 
 
@@ -141,7 +147,7 @@ def calibrate(scalar: Any) -> Callable[[int], None]:
 
     def calibrate_team(address: int) -> None:
         job = record_at(address, Calibration)
-        _muster(job.team)
+        _wait_for_team(job.team)
         for _ in range(job.n_joins):
             exercise(job.team, job.numbers, job.n_items)
 
@@ -153,7 +159,7 @@ _HAS_TEAM = COMPILER == "translator"
 
 
 @njit
-def _muster(team: int) -> None:
+def _wait_for_team(team: int) -> None:
     if not _HAS_TEAM or team == 0:
         return
     limit, spins = constants_of(team).limit, 0

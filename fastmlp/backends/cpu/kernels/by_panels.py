@@ -12,9 +12,8 @@ from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, part_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.records import Batch, Layer, Net
-from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (
     flushed,
     njit,
@@ -25,6 +24,7 @@ from fastmlp.compiler import (
     stack,
     thread_number,
 )
+from fastmlp.compiler.target import lanes_of
 
 _groups_of_panels = njit(groups_of_panels)
 
@@ -33,7 +33,7 @@ _groups_of_panels = njit(groups_of_panels)
 def panels_of_part(part: int, n_parts: int, n_panels: int) -> Span:
     """Return the first panel of a part's groups, and how many panels they have at most."""
     first, last = part_of(part, n_parts, _groups_of_panels(n_panels))
-    return first * LARGEST[1], (last - first) * LARGEST[1]
+    return first * LARGEST_TILE[1], (last - first) * LARGEST_TILE[1]
 
 
 def backward_by_panels(scalar: Scalar) -> Kernel:
@@ -56,8 +56,8 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
     its = layer_kernels(scalar)
-    forward_layer, add_halves = its.forward, its.add_halves
-    z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
+    forward_layer, add_partial_sums = its.forward, its.add_partial_sums
+    z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)
     def forward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int, split: int) -> None:
@@ -71,7 +71,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
             for at in range(0, n_rows, ROW_BLOCK):
                 rows = (at, min(ROW_BLOCK, n_rows - at))
                 if i + 1 == split:
-                    add_halves(net, layers[i], panels, rows, z)
+                    add_partial_sums(net, layers[i], panels, rows, z)
                 else:
                     forward_layer(net, layers[i], inputs, middle, panels, rows, z)
             restored(flush)
@@ -108,8 +108,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
     ) -> None:
         """Phase one: the team joins after each layer.
 
-        Where it has computed the products of layer `split` by halves, from 1, what is below is
-        done.
+        With layer `split` (from 1; 0: none) computed by split-K, the layers below it are done.
         """
         net = nets[0]
         outer = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 1]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import BLOCK, RELU, Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.pack import WIDE, Rows, SparseRow, moves
-from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.pack import Rows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import SPARSE_PANELS
 from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler.target import lanes_of
 
 Array = NDArray[Any]
 STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)
@@ -94,7 +95,7 @@ def sparse_forward(scalar: Scalar) -> Any:
         layer = record_at(net.layers, Layer)
         weights, panel, stride, n_wide = layer.weights, layer.weight_panel, vector, 0
         if net.unpacked:
-            n_wide = layer.n_out // (WIDE * lanes) * WIDE
+            n_wide = layer.n_out // (SPARSE_PANELS * lanes) * SPARSE_PANELS
             weights, panel = net.unpacked + layer.offset * size, vector
             stride = layer.n_out * size
         for r in range(first, last):
@@ -102,7 +103,7 @@ def sparse_forward(scalar: Scalar) -> Any:
             begin, end = _row_of(net, r)
             columns, values = net.x_columns + begin * 4, net.x_values + begin * size
             numbers = SparseRow(columns, values, end - begin)
-            for p in range(0, n_wide, WIDE):
+            for p in range(0, n_wide, SPARSE_PANELS):
                 add_wide_rows(
                     Panels(outputs + p * net.panel, net.panel),
                     Panels(layer.biases + p * layer.packed_panel, layer.packed_panel),

@@ -10,8 +10,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import coefficients_at, njit, row, rows
+from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.penalties import RULES
 
 Rule = Callable[..., Any]

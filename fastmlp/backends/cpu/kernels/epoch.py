@@ -12,8 +12,8 @@ from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Layer, Net
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler.target import lanes_of
 
 
 def units_per_epoch(n_rows: int, batch_size: int, chunk_rows: int) -> int:

@@ -15,10 +15,9 @@ from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
-from fastmlp.backends.cpu.simd.gemm import LARGEST, next_panels
+from fastmlp.backends.cpu.simd.gemm import next_panels
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (
     call,
     flushed,
@@ -31,6 +30,7 @@ from fastmlp.compiler import (
     stack,
     thread_number,
 )
+from fastmlp.compiler.target import lanes_of
 
 
 class LayerKernels(NamedTuple):
@@ -40,13 +40,14 @@ class LayerKernels(NamedTuple):
     ----------
     gather : (net, inputs, (start, n), at, (low, high)): copy features low to high of rows to panels
     forward : (net, layer, inputs, middle, (panel, n_panels), (at, n), z): outputs and slopes
-    add_halves : (net, layer, (panel, n_panels), (at, n), z): the same from both split-K sums
+    add_partial_sums : (net, layer, (panel, n_panels), (at, n), z): outputs and slopes of a split
+        layer, from the sums of its two halves
     backward : (net, i, (panel, n_panels), (at, n)): deltas of layer i - 1 from those of layer i
     """
 
     gather: Kernel
     forward: Kernel
-    add_halves: Kernel
+    add_partial_sums: Kernel
     backward: Kernel
 
 
@@ -66,7 +67,9 @@ def slope_epilogue(below: Layer) -> Span:
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
     """Return the functions of a layer for a dtype."""
-    return LayerKernels(gathering(scalar), _forward(scalar), _add_halves(scalar), _backward(scalar))
+    return LayerKernels(
+        gathering(scalar), _forward(scalar), _add_partial_sums(scalar), _backward(scalar)
+    )
 
 
 def gathering(scalar: Scalar) -> Kernel:
@@ -112,8 +115,7 @@ def _forward(scalar: Scalar) -> Kernel:
         down, waits, is_relu = at * vector, layer.form == BLOCK, layer.form == RELU_LAYER
         stop = min(p + most, layer.n_panels)
         while p < stop:
-            # Products wait on the stack for their activation: 12 or 16 KiB in the first-level
-            # cache.
+            # Pre-activations wait on the stack, 12 or 16 KiB in the first-level cache.
             n_panels = next_panels(stop - p) if waits else stop - p
             outputs = layer.outputs + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
@@ -138,13 +140,14 @@ def _forward(scalar: Scalar) -> Kernel:
     return forward_layer
 
 
-def _add_halves(scalar: Scalar) -> Kernel:
+def _add_partial_sums(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
 
     @njit
-    def add_halves(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
-        """Add the two sums of a split-K layer, and apply its activation."""
+    def add_partial_sums(net: Net, layer: Layer, panels: Span, rows: Span, z: int) -> None:
+        """Add the two sums of a split layer, which are in its outputs and deltas, and apply its
+        activation."""
         (at, n), (first, most) = rows, panels
         count = n * lanes
         for p in range(first, min(first + most, layer.n_panels)):
@@ -163,7 +166,7 @@ def _add_halves(scalar: Scalar) -> Kernel:
             if layer.form == BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
 
-    return add_halves
+    return add_partial_sums
 
 
 def _backward(scalar: Scalar) -> Kernel:
@@ -186,7 +189,7 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def multiply_transposed(net: Net, layer: Layer, below: Layer, panels: Span, rows: Span) -> None:
-        """The same where the deltas lie transposed: those of few outputs."""
+        """Do what `multiply` does for an output layer of few outputs: its deltas lie transposed."""
         (at, n), (panel, most) = rows, panels
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
@@ -194,7 +197,7 @@ def _backward(scalar: Scalar) -> Kernel:
         product, start = record_at(net.blocks, Blocks).gradient_product, (net.zeros, 0, 0)
         r, stop = at, at + n
         while r < stop:
-            # From where a panel begins, but for the first rows.
+            # Up to the end of a panel of deltas, then whole panels.
             lane = r % lanes
             count = min(stop - r, lanes - lane) if lane > 0 else stop - r
             down = r * vector + panel * net.panel
@@ -221,12 +224,12 @@ def _backward(scalar: Scalar) -> Kernel:
 def forward_backward(scalar: Scalar) -> Kernel:
     """Make the block of phase one by rows."""
     its, finish = layer_kernels(scalar), output_layer(scalar)
-    gather, forward_layer, add_halves, backward_layer = its
-    z_bytes = LARGEST[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
+    gather, forward_layer, add_partial_sums, backward_layer = its
+    z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit
     def inputs_of(net: Net, rows: Span, at: int, split: int) -> int:
-        """Gather the rows, if the team has not; return the first layer that is to be computed."""
+        """Gather the rows, unless split-K has; return the first layer that is to be computed."""
         sparse, (start, n) = record_at(net.blocks, Blocks).sparse_forward, rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
@@ -241,20 +244,21 @@ def forward_backward(scalar: Scalar) -> Kernel:
     ) -> None:
         """Phase one of a chunk of rows, as far as `mode` asks: values, losses, or deltas too.
 
-        Where a team has computed the products of layer `split` by halves, from 1, they are added.
+        Where a team has computed layer `split` (from 1; 0: none) by split-K, its two sums are
+        added.
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
             layers, (begin, stop) = layers_of(net), rows_of_part(net, signed(part), n_parts)
-            # An output layer that is transposed is computed with its losses.
+            # A transposed output layer is computed by `finish`.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
             for start in range(begin, stop, ROW_BLOCK):
                 n = min(ROW_BLOCK, stop - start)
-                # Predictions keep nothing: the rows of a thread share a few rows of the buffers.
+                # Predictions keep no outputs: a thread's blocks of rows share one block of buffers.
                 at = thread_number() * ROW_BLOCK if mode == FORWARD else start
                 for i in range(inputs_of(net, (start, n), at, split), n_forward):
                     if i + 1 == split:
-                        add_halves(net, layers[i], (0, net.max_width), (at, n), z)
+                        add_partial_sums(net, layers[i], (0, net.max_width), (at, n), z)
                     else:
                         inputs = layers[i - 1].outputs if i > 0 else net.inputs
                         middle = net.middle if i + 1 == net.split_layer else 0

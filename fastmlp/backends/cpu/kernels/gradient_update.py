@@ -22,12 +22,10 @@ from fastmlp.backends.cpu.plan.records import (
     Tile,
 )
 from fastmlp.backends.cpu.simd.epilogue import STORE
-from fastmlp.backends.cpu.simd.gemm import LARGEST
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.skinny import skinny
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import STRIP_ROWS, TILE_ROWS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, STRIP_ROWS, TILE_ROWS
 from fastmlp.compiler import (
     call,
     fence,
@@ -40,6 +38,7 @@ from fastmlp.compiler import (
     row,
     stack,
 )
+from fastmlp.compiler.target import lanes_of
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
@@ -52,7 +51,7 @@ class Control(NamedTuple):
     more: int  # whether the gradient goes on from the chunks before
     ends: int  # whether the chunk ends its batch: then penalties are added
     apply: int  # whether the step is taken; else the gradient is stored
-    split: int  # the layer, from 1, whose products a team has computed by halves; 0: none
+    split: int  # the layer, from 1, that a team has computed by split-K; 0: none
 
 
 class Scratch(NamedTuple):
@@ -285,7 +284,7 @@ def update(scalar: Scalar) -> Kernel:
     """Make the block of phase two."""
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
-    gradient_bytes = LARGEST[1] * panel_bytes
+    gradient_bytes = LARGEST_TILE[1] * panel_bytes
     write_gradient, transpose_panel = _gradients(scalar), _copies(scalar)
     penalise, step_penalised = _penalties(scalar)
     step_panel, step_transposed_biases = _steps(scalar, step_penalised)

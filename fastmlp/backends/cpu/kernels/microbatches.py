@@ -86,7 +86,7 @@ class Replicas:
     ----------
     new_plan, new_workspace : functions that make a plan for a workspace, and one for a microbatch
     workspace : Workspace, of the first thread, with the net's parameters
-    members : int, of the team
+    n_threads : int, of the team
     rows, microbatch_rows : int, of a chunk and of a microbatch
 
     Attributes
@@ -100,12 +100,12 @@ class Replicas:
         new_plan: Callable[[Workspace], Plan],
         new_workspace: Callable[[], Workspace],
         workspace: Workspace,
-        members: int,
+        n_threads: int,
         rows: int,
         microbatch_rows: int,
     ) -> None:
         parameters = workspace.parameters
-        others = [with_own_buffers(workspace, new_workspace()) for _ in range(1, members)]
+        others = [with_own_buffers(workspace, new_workspace()) for _ in range(1, n_threads)]
         self._workspaces = [workspace, *others]
         self._plans = [new_plan(each) for each in self._workspaces]
         self._addresses = np.array([address(plan.net) for plan in self._plans], np.int64)

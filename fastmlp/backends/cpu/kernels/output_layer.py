@@ -9,10 +9,10 @@ from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler.target import lanes_of
 
 # What phase one is for: predictions, losses, or losses and deltas.
 FORWARD, EVALUATE, TRAIN = range(3)

@@ -4,9 +4,10 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Piece
 from fastmlp.backends.cpu.plan.records import ALL, Batch, Net
-from fastmlp.backends.cpu.simd.prefetch import MOST_STREAMS, STREAMS
-from fastmlp.backends.cpu.simd.target import LINE_BYTES
+from fastmlp.backends.cpu.simd.prefetch import STREAMS
+from fastmlp.backends.cpu.tuning import MOST_STREAMS
 from fastmlp.compiler import njit, record_at, row
+from fastmlp.compiler.target import LINE_BYTES
 
 HEAD_BYTES = STREAMS.itemsize
 

@@ -19,9 +19,9 @@ from fastmlp.backends.cpu.simd.epilogue import Epilogue
 from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
 from fastmlp.backends.cpu.simd.prefetch import prefetch_lines
 from fastmlp.backends.cpu.simd.skinny import skinny
-from fastmlp.backends.cpu.simd.target import LINE_BYTES, lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler.target import LINE_BYTES, lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.updates import sgd

@@ -12,9 +12,9 @@ from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
 from fastmlp.backends.cpu.plan.records import Layer, Net
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
 from fastmlp.backends.cpu.simd.skinny import skinny
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import record_at, records_at
+from fastmlp.compiler.target import lanes_of
 
 
 def row_backward(scalar: type[np.floating[Any]]) -> Loop:

@@ -15,9 +15,7 @@ from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of
 from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.simd.epilogue import STORE
-from fastmlp.backends.cpu.simd.gemm import LARGEST
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     call,
     flushed,
@@ -28,20 +26,22 @@ from fastmlp.compiler import (
     restored,
     stack,
 )
+from fastmlp.compiler.target import lanes_of
 
 
 def split_k(scalar: Scalar) -> Kernel:
-    """Make the block of the split layer's products, and of what is below it."""
+    """Make the block of the split layer's products, and of the layer or rows below it."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     its = layer_kernels(scalar)
     gather, forward_layer = its.gather, its.forward
-    z_bytes = LARGEST[1] * ROW_BLOCK * vector
+    z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
     def multiply(net: Net, inputs: int, half: int, features: Span, rows: Span) -> None:
-        """Write one half's sums of n rows: the first's, with biases, to the layer's outputs, the
-        second's to where its deltas will be."""
+        """Write the partial sums of n rows over one half of the inputs: the first half's, with
+        biases, to the layer's outputs; the second half's to its deltas, which are free till then.
+        """
         layer = records_at(net.layers, net.n_layers, Layer)[net.split_layer - 1]
         (low, high), (at, n) = features, rows
         to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
@@ -55,8 +55,8 @@ def split_k(scalar: Scalar) -> Kernel:
         call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
 
     @njit
-    def half_of_rows(net: Net, half: int, apart: int, rows: Span, z: int) -> None:
-        """Gather rows, or compute the layer below, for one half of the inputs; and multiply."""
+    def multiply_half(net: Net, half: int, apart: int, rows: Span, z: int) -> None:
+        """Gather one half of the inputs, or compute it from the layer below; then multiply it."""
         layers = records_at(net.layers, net.n_layers, Layer)
         low, high = half * net.middle, layers[net.split_layer - 1].n_in if half else net.middle
         inputs = net.inputs + half * apart
@@ -72,8 +72,8 @@ def split_k(scalar: Scalar) -> Kernel:
             multiply(net, below.outputs, half, (low, high), rows)
 
     @njit(parallel=True)
-    def multiply_halves(team: int, nets: Sequence[Net], n_parts: int) -> None:
-        """Parts are strips of the first half, then those of the second."""
+    def multiply_split(team: int, nets: Sequence[Net], n_parts: int) -> None:
+        """Parts are strips of rows of the first half, then strips of the second half."""
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
             n_rows = record_at(net.batch, Batch).n_rows
@@ -84,11 +84,11 @@ def split_k(scalar: Scalar) -> Kernel:
                 end = min(min(last - half * n_strips, n_strips) * STRIP_ROWS, n_rows)
                 for at in range(begin, end, ROW_BLOCK):
                     rows = (at, min(ROW_BLOCK, end - at))
-                    half_of_rows(net, half, net.inputs_apart, rows, z)
+                    multiply_half(net, half, net.inputs_apart, rows, z)
             restored(flush)
 
     def enter(team: int, net: int, n_parts: int) -> None:
-        multiply_halves(team, records_at(net, 1, Net), n_parts)
+        multiply_split(team, records_at(net, 1, Net), n_parts)
 
     return enter
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from fastmlp.backends.cpu.plan.records import Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.compiler import njit, record_at, records_at, stack
+from fastmlp.compiler.target import lanes_of
 
 
 @njit
@@ -24,7 +24,7 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
     vector, square = lanes * size, lanes * lanes * size
 
     def pack_all(address: int, flat: int, packed: int) -> None:
-        block, turned = stack(square), stack(square)
+        block, transposed = stack(square), stack(square)
         net = record_at(address, Net)
         layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
@@ -41,10 +41,10 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
                     continue
                 pack_row(source, block + k % lanes * vector, 0, width)
                 if k % lanes == lanes - 1 or k == layer.n_in - 1:
-                    transpose(block, turned, k % lanes + 1)
+                    transpose(block, transposed, k % lanes + 1)
                     target = layer.packed + there + k // lanes * layer.packed_panel
                     for j in range(width):
-                        pack_row(turned + j * vector, target + j * vector, 0, lanes)
+                        pack_row(transposed + j * vector, target + j * vector, 0, lanes)
             pack_row(biases, layer.biases + there, layer.packed_panel, width)
 
     return pack_all

@@ -11,8 +11,8 @@ from fastmlp.backends.cpu.plan.step_cost import (
     panels_pay,
     split_layer_of,
 )
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.tuning import APART_BYTES, SHARED_FLOPS
+from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 
 

@@ -30,8 +30,8 @@ from fastmlp.network.parameter_layout import Layout
 class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
-    `forms` says of each layer whether it is linear, takes its activation's block, or is a relu;
-    `n_moments` how many numbers of state the optimizer's rule uses.
+    `forms` has each layer's form: LINEAR, BLOCK or RELU; `n_moments` is how many numbers of state a
+    parameter the optimizer's rule uses.
     """
 
     activations: Sequence[int]
@@ -111,8 +111,8 @@ def make_plan(
         "split_layer": split_layer,
         "middle": middle,
         "panel": workspace.panel_rows * lanes * size,
-        "output_bytes": workspace.desk_bytes,
-        "inputs_apart": workspace.inputs.nbytes // 2 if workspace.twofold else 0,
+        "output_bytes": workspace.output_bytes,
+        "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
         "delta_panel": few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
         "by_panels": partition.by_panels,
@@ -136,20 +136,20 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     master, copies = address(workspace.parameters), address(workspace.copies)
     values = [address(workspace.outputs), address(workspace.deltas)]
     layers = []
-    for i, (held, (n_in, n_out)) in enumerate(
+    for i, (layer, (n_in, n_out)) in enumerate(
         zip(workspace.packed, pairwise(layout.sizes), strict=True)
     ):
-        twin, n_panels = copies if held.copy_size else 0, round_up(n_out, lanes) // lanes
-        panel, twin_panel = held.panel * vector, held.copy_panel * vector
-        biases, ways = master + held.biases * vector, (master, panel, twin, twin_panel)
-        if held.turned:
-            ways = (twin, twin_panel, master, panel)
-        shape = (held.rows, held.panels, panel, held.middle, held.gap * vector)
-        packs = (master, *shape, biases, twin, twin_panel, *ways)
+        copy, n_panels = copies if layer.copy_size else 0, round_up(n_out, lanes) // lanes
+        panel, copy_panel = layer.panel * vector, layer.copy_panel * vector
+        biases, passes = master + layer.biases * vector, (master, panel, copy, copy_panel)
+        if layer.is_transposed:
+            passes = (copy, copy_panel, master, panel)
+        shape = (layer.rows, layer.panels, panel, layer.middle, layer.gap * vector)
+        packs = (master, *shape, biases, copy, copy_panel, *passes)
         offsets = (layout.weights[i], layout.biases[i])
-        form = (held.turned, blocks.forms[i], blocks.activations[i])
+        form = (layer.is_transposed, blocks.forms[i], blocks.activations[i])
         layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form))
-        master, copies = master + held.size * vector, copies + held.copy_size * vector
+        master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, Layer.dtype).view(np.recarray)
 

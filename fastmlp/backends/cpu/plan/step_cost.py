@@ -1,4 +1,4 @@
-"""What a step of training costs a team, by the way it is divided.
+"""What a step of training costs a team, for each form in which it may be divided.
 
 A cost has the seconds of arithmetic, as evenly as it can be shared, the seconds of cross-core
 traffic, and the joins.
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.plan.packing import is_turned, middle_of
+from fastmlp.backends.cpu.plan.packing import holds_transposed, middle_of
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import FETCH_RATE, JOIN_SECONDS, RATE, SHARED_FLOPS, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout
@@ -67,10 +67,10 @@ class StepCost(NamedTuple):
 
 
 def split_layer_of(step: Step) -> int:
-    """Return the layer, from 1, whose products are best done by split-K; 0: none.
+    """Return the layer, from 1, to compute by split-K; 0: none.
 
-    Split-K changes the order of sums, so it depends on the net and its rows alone: what is best for
-    two threads is done on any number of them.
+    Split-K changes the order of sums, so the choice depends on the net and its rows alone: the best
+    layer for two threads is split for any number of threads.
     """
     if step.rows < STRIP_ROWS or step.flops < SHARED_FLOPS:
         return 0
@@ -84,9 +84,8 @@ def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
     """
     if n_threads < 2:
         return False
-    by_panels, by_rows = (
-        cost_of(step, n_threads, split_layer, by_panels=way) for way in (True, False)
-    )
+    by_rows = cost_of(step, n_threads, split_layer, by_panels=False)
+    by_panels = cost_of(step, n_threads, split_layer, by_panels=True)
     return by_panels.seconds < by_rows.seconds
 
 
@@ -111,26 +110,30 @@ def cost_of(
 
 
 def _can_be_split(step: Step) -> Iterator[int]:
-    """Yield 1 and 2, the first layers, unless they are turned or have fewer than two panels."""
+    """Yield 1 and 2, the first layers, unless held transposed or of fewer than two panels."""
     for i, (n_in, n_out) in enumerate([*pairwise(step.layout.sizes)][:2]):
-        if middle_of(n_in, step.lanes) and not is_turned(n_in, n_out, step.lanes):
+        if middle_of(n_in, step.lanes) and not holds_transposed(n_in, n_out, step.lanes):
             yield i + 1
 
 
 def _soonest(step: Step, n_threads: int, split_layer: int) -> float:
-    ways = (cost_of(step, n_threads, split_layer, by_panels=way) for way in (False, True))
-    return min(cost.seconds for cost in ways)
+    """Return the estimated seconds of the step, by rows or by panels, whichever takes less."""
+    return min(
+        cost_of(step, n_threads, split_layer, by_panels=by_panels).seconds
+        for by_panels in (False, True)
+    )
 
 
-# Which part of one product the busiest thread computes, how many numbers all threads fetch that
-# others wrote, and the joins.
+# The busiest thread's part of one product, the numbers that all threads fetch from other cores, and
+# the joins.
 _LayerCost = tuple[float, float, int]
 
 
 def _by_rows(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
-    ways = 2 if i > 0 else 1
-    numbers = ways * n_in * n_out + step.rows * (n_in + n_out / n_threads)
-    return ways * _part_of_strips(step, n_threads), numbers, 0
+    # Products of forward and backward pass; the first layer has no backward pass.
+    n_products = 2 if i > 0 else 1
+    numbers = n_products * n_in * n_out + step.rows * (n_in + n_out / n_threads)
+    return n_products * _part_of_strips(step, n_threads), numbers, 0
 
 
 def _by_panels(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
@@ -150,7 +153,7 @@ def _by_split_k(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _L
 
 def _below_split_k(step: Step, n_threads: int, n_in: int, n_out: int) -> _LayerCost:
     busy = _larger_half(step, n_out) * _part_of_strips(step, max(n_threads // 2, 1))
-    # Each half gathers all its inputs by itself: from memory, and without a join.
+    # Each half gathers all rows for itself: from memory, and without a join.
     return busy, step.rows * n_in, 0
 
 
@@ -168,5 +171,5 @@ def _larger_half(step: Step, width: int) -> float:
 
 
 def _largest_part(n: int, n_threads: int) -> float:
-    """Return which part of n pieces the busiest of the threads has."""
+    """Return the busiest thread's part of n pieces."""
     return -(-n // n_threads) / n

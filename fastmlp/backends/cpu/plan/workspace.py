@@ -34,26 +34,27 @@ class Workspace(NamedTuple):
     lanes : int
         Columns of a panel.
     train : bool
-        Whether there is what training needs, and not a forward pass alone.
+        True: with the buffers of training; False: those of a forward pass alone.
     sparse : bool
-        Whether the rows' features are sparse: then there are no `inputs`, and the first layer is
-        not turned.
+        True: the rows' features are sparse, there are no `inputs`, and the first layer is not
+        transposed.
     packed : where each layer's parameters lie in `parameters`
-    twofold : bool
-        Whether `inputs` are there twice, for the two halves of a second layer.
+    doubled_inputs : bool
+        True: `inputs` are there twice, as each half of a split second layer gathers its own.
     inputs : panels of the rows' features
     outputs, deltas : panels of each layer's outputs, one layer after the other
-        Values after the activation; its slopes, then the back-propagated errors in their place.
-    desk_bytes : int
-        From what one part of a team has of the next six buffers to what the next part has.
+        Values after the activation; slopes of the activation, which the backward pass replaces by
+        deltas.
+    output_bytes : int
+        Bytes from one thread's columns to the next thread's, in each of the next six buffers.
     raw, value, slope, loss_slope : columns of n_out numbers a row
-        The output layer: before and after its activation, and the slopes of that and of the loss.
-        A block of rows has its columns one after the other, and room for a vector at their end.
+        The output layer: pre-activations, values, slopes of the activation, slopes of the loss. A
+        block of rows has its columns one after the other, and room for a vector at their end.
     targets : columns of n_targets numbers a row
     row_losses : float64, a number a row
     parameters, backup : packed parameters, and a copy of them
-    copies : panels of each W transposed, or of a turned layer's W; a first layer that is not turned
-        and a last one that is have none, nor has for one row what is not turned
+    copies : the second form of each layer's weights, where `packing.has_copy`: panels of W
+        transposed, or of W where a layer is held transposed
     zeros : one vector
     identity : (panel_rows,) int64: 0, 1, 2, ...
     """
@@ -64,11 +65,11 @@ class Workspace(NamedTuple):
     train: bool
     sparse: bool
     packed: tuple[Packed, ...]
-    twofold: bool
+    doubled_inputs: bool
     inputs: Buffer
     outputs: Buffer
     deltas: Buffer
-    desk_bytes: int
+    output_bytes: int
     raw: Buffer
     value: Buffer
     slope: Buffer
@@ -96,26 +97,26 @@ def make_workspace(
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
 
-    As many parts of a team may do output layers at a time.
+    Up to `parts` threads may compute output layers at a time.
 
     Raises
     ------
     MemoryError
-        Where there is not enough memory for all of it; nothing has been allocated then.
+        If there is not enough memory for all buffers; none has been allocated then.
     """
     sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
     units = sum(round_up(n, lanes) for n in sizes[1:])
     layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
     packed = numbers_packed(layers, lanes)
-    twofold = spacing.split_layer > 1
+    doubled_inputs = spacing.split_layer > 1
     size = np.dtype(dtype).itemsize
-    desk = _desk_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
-    columns = parts * desk // size
+    output_bytes = _output_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
+    columns = parts * output_bytes // size
     numbers = {
-        "inputs": 0 if sparse else (1 + twofold) * panel_rows * round_up(sizes[0], lanes),
+        "inputs": 0 if sparse else (1 + doubled_inputs) * panel_rows * round_up(sizes[0], lanes),
         # A square of the output layer may be read past the last strip.
         "outputs": panel_rows * units + lanes * lanes,
-        # As may a square of its errors, transposed, be written.
+        # A square of its deltas, transposed, may be written past the last strip.
         "deltas": panel_rows * units + lanes * lanes,
         "raw": columns,
         "value": columns,
@@ -127,7 +128,7 @@ def make_workspace(
         "copies": sum(layer.copy_size for layer in layers) * lanes,
         "zeros": lanes,
     }
-    n_bytes = size * sum(numbers.values()) + parts * desk + 8 * panel_rows
+    n_bytes = size * sum(numbers.values()) + parts * output_bytes + 8 * panel_rows
     memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
     return Workspace(
         chunk_rows=rows,
@@ -136,9 +137,9 @@ def make_workspace(
         train=train,
         sparse=sparse,
         packed=layers,
-        twofold=twofold,
-        desk_bytes=desk,
-        row_losses=aligned(parts * desk // 8, np.float64),
+        doubled_inputs=doubled_inputs,
+        output_bytes=output_bytes,
+        row_losses=aligned(parts * output_bytes // 8, np.float64),
         identity=np.arange(panel_rows, dtype=np.int64),
         **_aligned_together(numbers, dtype),
     )
@@ -153,17 +154,16 @@ def _panel_rows(rows: int) -> int:
     return whole if whole % PAGE_ROWS else whole + STRIP_ROWS
 
 
-def _desk_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
-    """Return the bytes from one part's columns of so many numbers a row to the next part's: a block
-    of rows and a vector, or a block of losses in float64, and room between what two threads write.
-    """
+def _output_bytes(rows: int, width: int, size: int, lanes: int, parts: int) -> int:
+    """Return the bytes from one thread's columns of `width` numbers a row to the next thread's: a
+    block of rows and a vector, or a block of losses in float64, and room between the two."""
     block = min(round_up(rows, STRIP_ROWS), ROW_BLOCK)
     n_bytes = max((block * width + lanes) * size, block * 8)
     return round_up(n_bytes, ALIGNMENT) + (APART_BYTES if parts > 1 else 0)
 
 
 def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Buffer]:
-    """Return zeros as `aligned` does, by name, of one piece of memory: 4 us a buffer sooner."""
+    """Return zeros as `aligned` does, by name, in one piece of memory: saves 4 us a buffer."""
     kind, place, buffers = np.dtype(dtype), 0, {}
     sizes = {name: round_up(n * kind.itemsize, ALIGNMENT) for name, n in numbers.items()}
     memory = aligned(sum(sizes.values()), np.uint8)
@@ -176,8 +176,8 @@ def _aligned_together(numbers: dict[str, int], dtype: DTypeLike) -> dict[str, Bu
 def aligned(n: int, dtype: DTypeLike) -> Buffer:
     """Return n zeros on cache lines of their own, with room after them.
 
-    A vector that straddles two lines costs double, and a line that two threads write to, which
-    train nets of their own, goes to and fro between their cores.
+    A vector that straddles two lines costs double. A line that two fits in two threads write to
+    travels to and fro between their cores.
     """
     kind = np.dtype(dtype)
     size = n * kind.itemsize

@@ -9,14 +9,13 @@ from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import RELU, address
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.gemm import LARGEST
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ALIGNMENT
+from fastmlp.backends.cpu.tuning import ALIGNMENT, LARGEST_TILE
 from fastmlp.compiler import Record
+from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 
 # The vectors of rows in a block: as many as the largest tile of sums is wide.
-VECTORS = LARGEST[1]
+VECTORS = LARGEST_TILE[1]
 # Blocks of values per thread: a layer's inputs, its outputs, and the derivatives that an
 # activation's block writes.
 BLOCKS = 3

@@ -18,9 +18,7 @@ from fastmlp.backends.cpu.plan.records import Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.predict.records import VECTORS, FlatLayer, FlatNet, make_flat
 from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
-from fastmlp.backends.cpu.simd.gemm import LARGEST
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import PREDICT_FLOPS
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, PREDICT_FLOPS
 from fastmlp.compiler import (
     block_of,
     call,
@@ -33,6 +31,7 @@ from fastmlp.compiler import (
     row,
     thread_number,
 )
+from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
@@ -51,7 +50,7 @@ def _products(scalar: Scalar, vectors: int) -> Multiply:
     """Make the function that writes a layer's sums, or their positive parts, of one block."""
     size = np.dtype(scalar).itemsize
     unit = vectors * lanes_of(scalar) * size
-    most = LARGEST[0]
+    most = LARGEST_TILE[0]
     largest, two, one = (tile(scalar, vectors, n_units) for n_units in (most, 2, 1))
 
     def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:

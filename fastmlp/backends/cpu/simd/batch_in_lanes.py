@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.compiler.target import lanes_of
 
 
 class BatchInLanes(NamedTuple):

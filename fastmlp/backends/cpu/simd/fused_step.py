@@ -11,10 +11,7 @@ from typing import NamedTuple
 from fastmlp.backends.cpu.simd.epilogue import Epilogue, finished_delta
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Variable, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-
-# Chains of multiply-adds, each of which waits four cycles for the one before: of as many panels, or
-# several of one. 64 inputs of two panels: 58 -> 42 ns (two chains -> four), 58 is the wait.
-CHAINS = 4
+from fastmlp.backends.cpu.tuning import FMA_CHAINS
 
 
 class Row(NamedTuple):
@@ -22,8 +19,8 @@ class Row(NamedTuple):
 
     Attributes
     ----------
-    before : what went into the layer
-    steps : what an input of 1 changes the weights by: minus rate times deltas
+    before : the last row's inputs
+    steps : minus the rate times the last row's deltas
     now : the next row's inputs
     sums : receives the next row's sums, or with `positive` other than 0 their positive parts
     """
@@ -44,7 +41,7 @@ class FusedSteps(NamedTuple):
 
 
 def fused_steps(scalar: Scalar, lanes: int) -> FusedSteps:
-    """Return them for panels of so many lanes."""
+    """Return the fused steps for panels of so many lanes."""
     loops = (steps, forward, forward_transposed, backward_transposed)
     return FusedSteps(*(vector_function(loop, scalar, lanes) for loop in loops))
 
@@ -60,19 +57,19 @@ def forward(
     v: Vectors, weights: Panels, n_in: Word, row: Row, n_panels: Word, positive: Word
 ) -> None:
     """Update panels of W, with the biases as a last row, and multiply."""
-    whole, rest = n_panels // CHAINS, n_panels % CHAINS
+    whole, rest = n_panels // FMA_CHAINS, n_panels % FMA_CHAINS
     for group in v.range(whole):
-        _forward_panels(v, CHAINS, group * CHAINS, weights, n_in, row, positive)
-    for count in range(1, CHAINS):
-        some = partial(_forward_panels, v, count, whole * CHAINS, weights, n_in, row, positive)
+        _forward_panels(v, FMA_CHAINS, group * FMA_CHAINS, weights, n_in, row, positive)
+    for count in range(1, FMA_CHAINS):
+        some = partial(_forward_panels, v, count, whole * FMA_CHAINS, weights, n_in, row, positive)
         v.when(v.equal(rest, count), some)
 
 
 def _forward_panels(
     v: Vectors, count: int, first: Word, weights: Panels, n_in: Word, row: Row, positive: Word
 ) -> None:
-    """Update `count` panels side by side, each by as many chains as there are for it."""
-    n_chains, across = CHAINS // count, first * v.bytes
+    """Update and multiply `count` panels side by side, each in its share of `FMA_CHAINS` chains."""
+    n_chains, across = FMA_CHAINS // count, first * v.bytes
     down = [(first + c) * weights.stride for c in range(count)]
     step = [v.load(row.steps + across + c * v.bytes) for c in range(count)]
 
@@ -100,7 +97,7 @@ def _forward_panels(
 
 
 def _chains_from_bias(v: Vectors, n_chains: int, place: Word, step: Vector) -> list[Variable]:
-    """Update a bias, with which the first of the chains begins."""
+    """Update a bias; return chains of which the first starts from it, the others from zero."""
     bias = v.load(place) + step
     v.store(bias, place)
     return [v.variable(bias), *(v.variable(v.zero) for _ in range(n_chains - 1))]

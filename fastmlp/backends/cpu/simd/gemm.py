@@ -9,33 +9,24 @@ from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
 from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
-from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction
-from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.backends.cpu.tuning import HALF_VECTORS, LARGEST_TILE, SMALL_TILE_ROWS, STRIP_ROWS
 from fastmlp.compiler import njit
-
-# The largest tile, rows by panels: as many sums as there are registers, less those for A and B. Its
-# rows divide a strip. With 16 registers, 4 x 2 has too few to hide loads behind: 4 x 3 for it
-# 91 -> 106 GFLOP/s of 110.
-LARGEST = (8, 2) if vector_bytes() == 64 else (4, 3)
-FEW = 4
-# Whether a panel of which no more than half is used is computed so: where a half vector takes half
-# the time.
-NARROW = vector_bytes() == 64
+from fastmlp.compiler.target import lanes_of, vector_bytes
 
 
 def panels_at_once(left: int) -> int:
-    """Return how many of the panels that are left the next tile takes: never one without need."""
-    return 2 if left == 4 else min(left, LARGEST[1])
+    """Return how many of the remaining panels the next tile takes: one only if one remains."""
+    return 2 if left == 4 else min(left, LARGEST_TILE[1])
 
 
 next_panels = njit(panels_at_once)
 
 
 def groups_of_panels(n_panels: int) -> int:
-    """Return in how many pieces a team shares a layer's panels: whole tiles, but the last."""
-    return (n_panels + LARGEST[1] - 1) // LARGEST[1]
+    """Return into how many groups of whole tiles a layer's panels fall; the last may be smaller."""
+    return (n_panels + LARGEST_TILE[1] - 1) // LARGEST_TILE[1]
 
 
 class Shape(NamedTuple):
@@ -49,7 +40,7 @@ Operands = tuple[Panels, Start, Factors, Epilogue]
 
 
 class _Sweeps(NamedTuple):
-    """A product's shapes of tiles, by rows and panels; `narrow` where half of the last is used."""
+    """A product's shapes of tiles, rows_panels; of a `narrow` one the last panel is half used."""
 
     largest: VectorFunction
     four_2: VectorFunction
@@ -65,9 +56,12 @@ def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
         return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind))
 
-    largest, eight_1 = tiles(*LARGEST, prefetches=True), tiles(STRIP_ROWS, 1, prefetches=by_column)
-    others = (tiles(FEW, 2), eight_1, tiles(1, 4), tiles(1, 2), tiles(1, 1))
-    if not NARROW:
+    largest, eight_1 = (
+        tiles(*LARGEST_TILE, prefetches=True),
+        tiles(STRIP_ROWS, 1, prefetches=by_column),
+    )
+    others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(1, 4), tiles(1, 2), tiles(1, 1))
+    if not HALF_VECTORS:
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
     narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))
     return _Sweeps(largest, *others, *narrow)
@@ -82,10 +76,10 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
     one 0.07.
     """
     lanes = lanes_of(scalar)
-    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if NARROW else 0
+    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if HALF_VECTORS else 0
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(scalar, by_column)
-    # Where the largest tile is wider, two panels that are left are the smaller one's.
-    few, two_are_less = FEW, LARGEST[1] > 2
+    # If the largest tile has three panels, four rows by two panels serve any number of rows.
+    few, two_are_less = SMALL_TILE_ROWS, LARGEST_TILE[1] > 2
 
     def multiply(
         c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: int
@@ -93,7 +87,7 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
         n_columns, n_rows = shape
         b, b_stride, a, a_stride, depth = factors
         (to, stride), (begin, row_stride, begin_stride), (number, operand) = c, start, epilogue
-        # First the rows that fill strips, then the few that are left.
+        # First the rows of whole strips, then the remaining rows.
         done, rest = 0, n_rows % strip
         n_panels = (n_columns + lanes - 1) // lanes
         narrow = n_columns - (n_panels - 1) * lanes <= most_narrow
@@ -130,7 +124,7 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
                 to += step * stride
                 operand += step * stride
                 begin += step * begin_stride
-            # Back to the first panel, and down by the rows that are done.
+            # Back to the first panel, and down by n rows.
             done += n
             to += n * vector - n_panels * stride
             operand += n * vector - n_panels * stride

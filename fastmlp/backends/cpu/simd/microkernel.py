@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.epilogue import BY_COLUMN, RELU_PLUS, STORE, Epilogue, finished
 from fastmlp.backends.cpu.simd.prefetch import Turn, prefetch_share, prefetch_streams
-from fastmlp.backends.cpu.simd.target import LINE_BYTES, vector_bytes
 from fastmlp.backends.cpu.simd.vector import (
     Condition,
     Panels,
@@ -23,7 +22,8 @@ from fastmlp.backends.cpu.simd.vector import (
     Word,
 )
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-from fastmlp.backends.cpu.tuning import ROW_BLOCK
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
+from fastmlp.compiler.target import LINE_BYTES
 
 
 class Tile(NamedTuple):
@@ -38,10 +38,10 @@ class Tile(NamedTuple):
         How the left matrix A is read: its rows, of which `depth` numbers go into a sum; or its
         columns, as A transposed, of which `depth` rows go into a sum.
     narrow : bool
-        Whether the last vector is the first half of a panel alone; the other half of C is zeros.
+        True: the last vector is the first half of a panel, and the other half of C is zeros.
         AVX-512 on units of 256 bits takes half the time for it.
     prefetches : bool
-        Whether it prefetches the block of B that comes next; by column, the streams of its caller.
+        True: it prefetches the next block of B; by column, the caller's streams.
     """
 
     scalar: Scalar
@@ -53,14 +53,8 @@ class Tile(NamedTuple):
     prefetches: bool = False
 
 
-# With 32 registers, a block of B, 16 KiB, leaves room in the first-level cache: no blocks -> these
-# 131 -> 189 GFLOP/s (64 x 32 x 2048). With 16, a tile's beginning and end cost more than a
-# block of 36 KiB in the second-level cache: 128 -> 384 steps 90 -> 93 GFLOP/s of 110.
-DEPTH_BLOCK = 128 if vector_bytes() == 64 else 384
-
-
 class Start(NamedTuple):
-    """What sums begin with: where it begins, bytes between its rows, and between its panels.
+    """The matrix that sums start from: its address, bytes between its rows and between its panels.
 
     It may lie like C, be one row for all (a bias: `row_stride` 0) or one vector.
     """
@@ -116,7 +110,7 @@ class _Sweep:
             for m in range(tile.rows)
             for j, of in enumerate(self.vectors)
         }
-        # Where sums wait between blocks.
+        # The sums between two blocks.
         self.waiting = Panels(v.scratch(ROW_BLOCK * tile.vectors), ROW_BLOCK * v.bytes)
 
     def run(self, streams: Word) -> None:
@@ -140,7 +134,7 @@ class _Sweep:
                 self.finish(r, ends)
 
     def begin(self, r: Word, begins: Condition) -> None:
-        """Load the sums: from the matrix `start`, or from where the block before stopped."""
+        """Load the sums: from the matrix `start`, or those of the block before."""
         v, start, waiting = self.v, self.start, self.waiting
         base = v.choose(begins, start.address, waiting.address)
         row_stride = v.choose(begins, start.row_stride, v.bytes)
@@ -152,8 +146,8 @@ class _Sweep:
     def prefetch_of(
         self, first: Word, ends: Condition, t: Word, n_tiles: Word
     ) -> Callable[[Word], None]:
-        """Return what prefetches the next block of B, further down or of the next panels, along a
-        tile's panels of A, where sums take several blocks.
+        """Return a function that prefetches, along a tile's panels of A, a share of the next block
+        of B: further down, or of the next panels. It does nothing if all of k is one block.
 
         232 -> 254 GFLOP/s of 280 (128 x 2048 x 2048).
         """
@@ -226,7 +220,7 @@ class _Sweep:
                     total.value = of.fma(factor, row[j], total.value)
 
     def finish(self, r: Word, ends: Condition) -> None:
-        """Store the tile by way of the epilogue; or, before the last block, to wait."""
+        """Store the tile by way of the epilogue; before the last block, store its sums."""
         v, known = self.v, BY_COLUMN if self.tile.by_column else range(RELU_PLUS + 1)
         cases = {number: partial(self.store, self.c, r, number) for number in known}
         v.either(
@@ -244,5 +238,5 @@ class _Sweep:
             v.store(self.filled(value, of), target.address + target.stride * j + down)
 
     def filled(self, value: Vector, of: Vectors) -> Vector:
-        """Return a whole vector, with zeros after what there is."""
+        """Return a whole vector; a half vector is filled up with zeros."""
         return value if of is self.v else self.v.shuffle(value, of.zero, range(self.tile.lanes))

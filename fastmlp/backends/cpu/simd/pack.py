@@ -10,12 +10,7 @@ from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-from fastmlp.backends.cpu.tuning import STRIP_ROWS
-
-# Chains of additions in which rows of a panel are summed: one would wait four cycles for each.
-CHAINS = 8
-# Panels of a row that are read at once: 256 bytes of it in a stride with AVX2.
-WIDE = 8
+from fastmlp.backends.cpu.tuning import SPARSE_PANELS, STRIP_ROWS, SUM_CHAINS
 
 
 class Rows(NamedTuple):
@@ -26,7 +21,7 @@ class Rows(NamedTuple):
 
 
 class SparseRow(NamedTuple):
-    """n numbers: where the int32 indices of their columns begin, and they."""
+    """A sparse row: addresses of its columns (int32) and of its values, and their number."""
 
     columns: Word
     values: Word
@@ -92,8 +87,8 @@ def unpack_columns(
 ) -> None:
     """Copy n rows of panels to `width` columns of n numbers, one column after the other.
 
-    Reads whole squares, and writes up to a vector past the last column. The last rows come first,
-    the first columns first: what is written past a column's end is written over.
+    Reads whole squares, and writes up to a vector past the last column. Rows are done from the
+    last, columns from the first: numbers written past a column's end are overwritten.
     """
     square, n_squares = v.lanes * v.bytes, v.n_vectors(n)
     for p in v.range(v.n_vectors(width)):
@@ -128,13 +123,13 @@ def pack_columns(
 
 def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> None:
     """Store `start` plus the sum of n rows of a panel: sums of every eighth row, added in order."""
-    sums = [v.variable(v.zero) for _ in range(CHAINS)]
-    for i in v.range(n // CHAINS):
-        rows = matrix + i * (CHAINS * v.bytes)
+    sums = [v.variable(v.zero) for _ in range(SUM_CHAINS)]
+    for i in v.range(n // SUM_CHAINS):
+        rows = matrix + i * (SUM_CHAINS * v.bytes)
         for c, total in enumerate(sums):
             total.value = total.value + v.load(rows + c * v.bytes)
-    rest = matrix + n // CHAINS * (CHAINS * v.bytes)
-    for i in v.range(n % CHAINS):
+    rest = matrix + n // SUM_CHAINS * (SUM_CHAINS * v.bytes)
+    for i in v.range(n % SUM_CHAINS):
         sums[0].value = sums[0].value + v.load(rest + i * v.bytes)
     value = v.load(start)
     for total in sums:
@@ -143,8 +138,8 @@ def sum_rows(v: Vectors, matrix: Word, start: Word, target: Word, n: Word) -> No
 
 
 def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n: Word) -> None:
-    """Multiply n numbers of a row of panels with a vector: n rows of a panel, and up to a whole
-    panel's. Added to zero as a product's sums are: -0 becomes 0 there too."""
+    """Store the outer product of n numbers, a row of panels, with a vector: n rows of a panel,
+    rounded up to `lanes`. Added to zero, as a product's sums are, so that -0 becomes 0."""
     factor = v.load(vector)
     for p in v.range(v.n_vectors(n)):
         for r in range(v.lanes):
@@ -156,8 +151,8 @@ def outer(v: Vectors, numbers: Word, stride: Word, vector: Word, target: Word, n
 def add_rows(
     v: Vectors, target: Word, start: Word, matrix: Rows, width: Word, sparse: SparseRow
 ) -> None:
-    """Store `start` plus the product of a sparse row with a matrix: `width` columns of it, or as
-    many as there are lanes."""
+    """Store `start` plus the product of a sparse row with the first `width` columns of a matrix, at
+    most `lanes` of them."""
     mask, total = v.first(width), v.variable(v.load(start))
     for place, factor in _each(v, sparse, matrix):
         total.value = v.fma(factor, v.load_masked(place, mask), total.value)
@@ -167,9 +162,9 @@ def add_rows(
 def add_wide_rows(
     v: Vectors, target: Panels, start: Panels, matrix: Rows, sparse: SparseRow
 ) -> None:
-    """Store the same for `WIDE` whole vectors of each row, to and from panels. The totals stay in
-    registers, and a row's numbers come one after the other."""
-    totals = [v.variable(v.load(start.address + start.stride * c)) for c in range(WIDE)]
+    """Store `start` plus the product of a sparse row with `SPARSE_PANELS` vectors of each row of a
+    matrix, to and from panels. The totals stay in registers."""
+    totals = [v.variable(v.load(start.address + start.stride * c)) for c in range(SPARSE_PANELS)]
     for place, factor in _each(v, sparse, matrix):
         for c, total in enumerate(totals):
             total.value = v.fma(factor, v.load(place + c * v.bytes), total.value)
@@ -178,7 +173,8 @@ def add_wide_rows(
 
 
 def _each(v: Vectors, sparse: SparseRow, matrix: Rows) -> Iterator[tuple[Word, Vector]]:
-    """Yield the matrix's row for each number, and the number in every lane."""
+    """Yield, for each number of a sparse row, the address of the matrix's row, and the number in
+    every lane."""
     for i in v.range(sparse.n):
         row = matrix.address + v.int32(sparse.columns + i * 4) * matrix.stride
         yield row, v.broadcast(sparse.values + i * v.size)

@@ -9,20 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.simd.target import LINE_BYTES
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import vector_function
+from fastmlp.backends.cpu.tuning import MOST_STREAMS
+from fastmlp.compiler.target import LINE_BYTES
 
-# As many streams as a tile of weights has panels, times their parameters and numbers of state.
-MOST_STREAMS = 9
-# What the caller of a product needs in a cache when it is done: `n_streams` pieces of memory of
-# `n_lines` each, and where they begin.
+# What the caller of a product reads next: `n_streams` pieces of memory of `n_lines` lines each; the
+# addresses of the pieces follow the record.
 STREAMS = np.dtype((np.record, [("n_streams", np.int64), ("n_lines", np.int64)]))
 STREAMS_BYTES = STREAMS.itemsize + 8 * MOST_STREAMS
 
 
 class Turn(NamedTuple):
-    """One of `n_turns` that share the prefetches of some lines, by its number."""
+    """One of `n_turns` turns that share the prefetches of some lines."""
 
     number: Word | int
     n_turns: Word | int
@@ -40,7 +39,7 @@ def prefetch_share(v: Vectors, places: Sequence[Word], n_lines: Word, turn: Turn
 
 
 def prefetch_streams(v: Vectors, streams: Word, turn: Turn) -> None:
-    """Prefetch one turn's share of the pieces that a `STREAMS` record names; address 0 is none."""
+    """Prefetch one turn's share of the pieces of a `STREAMS` record; address 0: no record."""
 
     def prefetch() -> None:
         n_streams, n_lines = v.word(streams), v.word(streams + 8)

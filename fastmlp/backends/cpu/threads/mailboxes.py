@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.threads.team import LEFT, LINE, MOST, POSTED, entry, give_way
+from fastmlp.backends.cpu.threads.team import LEFT, LINE, MOST, POSTED, entry, yield_core
 from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
 from fastmlp.compiler import (
     Record,
@@ -37,7 +37,7 @@ class Mailbox(Record):
     driver: int  # address of the driver
     job: int  # address of the job's record
     enter: int  # address of the block by which threads enter a team
-    give_way: int  # address of the system's function that yields the core; 0: none
+    yield_core: int  # address of the system's function that yields the core; 0: none
     queue: int  # address of the number of calls that wait for sleeping workers
     spins: int  # for how many spins a worker waits
 
@@ -66,7 +66,7 @@ class Mailboxes:
         self.first = int(boxes.ctypes.data)
         fixed = {
             "enter": entry().address,
-            "give_way": give_way(),
+            "yield_core": yield_core(),
             "queue": self.queue.ctypes.data,
             "spins": spins,
         }
@@ -101,8 +101,8 @@ def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
                     return
             else:
                 spins += 1
-                if box.give_way != 0 and spins % MAILBOX_YIELDS == 0:
-                    call(box.give_way, ())
+                if box.yield_core != 0 and spins % MAILBOX_YIELDS == 0:
+                    call(box.yield_core, ())
             pause()
 
     return serve_calls

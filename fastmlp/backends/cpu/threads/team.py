@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.tuning import BARRIER_SPINS, BARRIER_YIELDS, MOST_PIECES, MUSTER_SPINS
+from fastmlp.backends.cpu.tuning import BARRIER_SPINS, BARRIER_YIELDS, MOST_PIECES, TEAM_SPINS
 from fastmlp.compiler import (
     Block,
     Record,
@@ -72,7 +72,7 @@ class Constants(Record):
     """What does not change during a call."""
 
     limit: int  # the most threads
-    give_way: int  # address of the system's function that yields the core; 0: none
+    yield_core: int  # address of the system's function that yields the core; 0: none
     share: int  # address of the block of `share`
     pieces: int  # into how many pieces a part is cut
 
@@ -92,7 +92,7 @@ def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
     skip = -memory.ctypes.data % LINE // 8
     team = memory[skip : skip + n]
     team[POSTED // 8] = -1
-    constants = min(limit, MOST), give_way(), _share_address(), min(pieces, MOST_PIECES)
+    constants = min(limit, MOST), yield_core(), _share_address(), min(pieces, MOST_PIECES)
     team[CONSTANT // 8 : CONSTANT // 8 + 4] = constants
     return team
 
@@ -103,7 +103,7 @@ def _share_address() -> int:
 
 
 @cache
-def give_way() -> int:
+def yield_core() -> int:
     """Return the address of the system's function that yields the core; 0: none."""
     try:
         windows = os.name == "nt"
@@ -129,20 +129,20 @@ def spin(team: int, spins: int) -> int:
     pause()
     if spins < BARRIER_SPINS:
         return spins + 1
-    other = constants_of(team).give_way
+    other = constants_of(team).yield_core
     if other != 0:
         call(other, ())
     return BARRIER_SPINS - BARRIER_YIELDS
 
 
 @njit
-def _take(team: int, generation: int, members: int, t: int) -> None:
+def _take(team: int, generation: int, n_threads: int, t: int) -> None:
     """Do part t of a generation, unless another thread has claimed it."""
     claim = team + PARTS + t * LINE
     before = load_acquire(claim)
     if before < generation and exchange_if(claim, before, generation):
         command = record_at(team, Command)
-        first, last = t * command.n // members, (t + 1) * command.n // members
+        first, last = t * command.n // n_threads, (t + 1) * command.n // n_threads
         call(command.block, (command.environment, first, last, t))
         store_release(claim + DONE, generation)
 
@@ -167,7 +167,7 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
 
 
 @njit
-def _do_pieces(team: int, generation: int, members: int, t: int, thread: int) -> None:
+def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) -> None:
     """Do the pieces that are left of part t: this thread's own part, or another's."""
     line, pieces = team + PARTS + t * LINE, constants_of(team).pieces
     while True:
@@ -175,7 +175,7 @@ def _do_pieces(team: int, generation: int, members: int, t: int, thread: int) ->
         if piece < 0:
             return
         command = record_at(team, Command)
-        start, stop = t * command.n // members, (t + 1) * command.n // members
+        start, stop = t * command.n // n_threads, (t + 1) * command.n // n_threads
         first = start + piece * (stop - start) // pieces
         last = start + (piece + 1) * (stop - start) // pieces
         if first < last:
@@ -184,10 +184,10 @@ def _do_pieces(team: int, generation: int, members: int, t: int, thread: int) ->
 
 
 @njit
-def _do_all_pieces(team: int, generation: int, members: int, thread: int) -> None:
+def _do_all_pieces(team: int, generation: int, n_threads: int, thread: int) -> None:
     """Do this thread's own part, and then what is left of the others'."""
-    for i in range(members):
-        _do_pieces(team, generation, members, (thread + i) % members, thread)
+    for i in range(n_threads):
+        _do_pieces(team, generation, n_threads, (thread + i) % n_threads, thread)
 
 
 @njit
@@ -200,7 +200,7 @@ def _wait(team: int, word: int, value: int) -> None:
 
 @runtime
 @njit
-def spread(team: int, block: int, n: int, environment: int) -> None:
+def share_loop(team: int, block: int, n: int, environment: int) -> None:
     """Do the iterations 0 to n of a loop's body on a team; 0: on this thread.
 
     A team shares by address: compiled in place, sharing took 0.6 s of a first fit on one thread.
@@ -216,26 +216,26 @@ def share(scalar: Any) -> Callable[[int, int, int, int], None]:
 
     def share_work(team: int, block: int, n: int, environment: int) -> None:
         constants = constants_of(team)
-        members, pieces = min(load_acquire(team + JOINED), constants.limit, n), constants.pieces
-        if members < 2:
+        n_threads, pieces = min(load_acquire(team + JOINED), constants.limit, n), constants.pieces
+        if n_threads < 2:
             call(block, (environment, 0, n, 0))
             return
         command = record_at(team, Command)
         generation = (command.generation >> 8) + 1
         command.block, command.n, command.environment = block, n, environment
         if pieces > 1:
-            for t in range(members):
+            for t in range(n_threads):
                 store_release(team + PARTS + t * LINE + FINISHED, 0)
-            store_release(team + GENERATION, generation << 8 | members)
-            _do_all_pieces(team, generation, members, 0)
-            for t in range(members):
+            store_release(team + GENERATION, generation << 8 | n_threads)
+            _do_all_pieces(team, generation, n_threads, 0)
+            for t in range(n_threads):
                 _wait(team, team + PARTS + t * LINE + FINISHED, pieces)
             return
-        store_release(team + GENERATION, generation << 8 | members)
-        call(block, (environment, 0, n // members, 0))
-        for t in range(1, members):
-            _take(team, generation, members, t)
-        for t in range(1, members):
+        store_release(team + GENERATION, generation << 8 | n_threads)
+        call(block, (environment, 0, n // n_threads, 0))
+        for t in range(1, n_threads):
+            _take(team, generation, n_threads, t)
+        for t in range(1, n_threads):
             _wait(team, team + PARTS + t * LINE + DONE, generation)
 
     return share_work
@@ -252,21 +252,21 @@ def _assist(team: int, worker: int) -> None:
         if word == seen:
             spins = spin(team, spins)
             continue
-        seen, spins, members = word, 0, word & MOST
-        if worker < members and constants_of(team).pieces > 1:
-            _do_all_pieces(team, word >> 8, members, worker)
-        elif worker < members:
-            for t in range(worker, members):
-                _take(team, word >> 8, members, t)
+        seen, spins, n_threads = word, 0, word & MOST
+        if worker < n_threads and constants_of(team).pieces > 1:
+            _do_all_pieces(team, word >> 8, n_threads, worker)
+        elif worker < n_threads:
+            for t in range(worker, n_threads):
+                _take(team, word >> 8, n_threads, t)
             for t in range(1, worker):
-                _take(team, word >> 8, members, t)
+                _take(team, word >> 8, n_threads, t)
 
 
 @njit
-def _muster(team: int, members: int) -> None:
+def _wait_for_team(team: int, n_threads: int) -> None:
     """Wait until so many threads have joined, for 0.2 ms at most."""
     spins = 0
-    while load_acquire(team + JOINED) < members and spins < MUSTER_SPINS:
+    while load_acquire(team + JOINED) < n_threads and spins < TEAM_SPINS:
         pause()
         spins += 1
 
@@ -279,7 +279,7 @@ def enter(scalar: Any) -> Callable[[int, int, int], None]:
         mode = flush_denormals()
         ticket = fetch_add(team + JOINED, 1)
         if ticket == 0:
-            _muster(team, constants_of(team).limit)
+            _wait_for_team(team, constants_of(team).limit)
             call(driver, (job,))
             store_release(team + GENERATION, STOPPED)
         elif ticket < constants_of(team).limit:
@@ -294,16 +294,16 @@ def entry() -> Block:
     return block_of(enter, np.int64)
 
 
-def alone(scalar: Any) -> Callable[[int, int, int, int], None]:
+def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
     """Make the block that runs a driver as a leader whose workers join by themselves.
 
-    It waits a little for `members` threads, itself included; 1: it does not wait.
+    It waits a little for `n_threads` threads, itself included; 1: it does not wait.
     """
 
-    def run_driver(team: int, members: int, driver: int, job: int) -> None:
+    def run_driver(team: int, n_threads: int, driver: int, job: int) -> None:
         mode = flush_denormals()
-        if members > 1:
-            _muster(team, members)
+        if n_threads > 1:
+            _wait_for_team(team, n_threads)
         call(driver, (job,))
         restore_denormals(mode)
 

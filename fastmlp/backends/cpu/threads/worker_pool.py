@@ -26,8 +26,8 @@ from fastmlp.backends.cpu.threads.team import (
     MOST,
     POSTED,
     STOPPED,
-    alone,
     entry,
+    lead,
     make_team,
     share,
 )
@@ -54,7 +54,7 @@ def _block(factory: Callable[..., Any]) -> Block:
 def compile_all() -> None:
     """Compile what a team needs, without launching one."""
     entry()
-    for factory in (share, alone, post, serve):
+    for factory in (share, lead, post, serve):
         _block(factory)
     compiled: Any = gather
     compiled.compile((types.int64,) * 5)
@@ -85,7 +85,7 @@ def run(
     with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
         if n < 2:
             job["team"], job["n_parts"] = 0, 1
-            _block(alone).entry(0, 1, driver.address, address)
+            _block(lead).entry(0, 1, driver.address, address)
             return True
         if COMPILER == "numba":
             _run_by_numba(driver, job, n)
@@ -104,7 +104,7 @@ def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
     safe = limits.parallel_is_safe()
     job["team"], job["n_parts"] = (1, n) if safe else (0, 1)
     with limits.threads(n) if safe else nullcontext():
-        _block(alone).entry(0, 1, driver.address, job.ctypes.data)
+        _block(lead).entry(0, 1, driver.address, job.ctypes.data)
 
 
 class Pool:
@@ -143,8 +143,8 @@ class Pool:
                 self._calls.put((team, driver.address, job))
             if asleep:
                 self._count_calls()
-            members = n if patient else n - asleep
-            _block(alone).entry(address, members, driver.address, job)
+            n_joined = n if patient else n - asleep
+            _block(lead).entry(address, n_joined, driver.address, job)
             return asleep == 0
         finally:
             team[0] = STOPPED  # also where an interrupt came before the driver
@@ -181,7 +181,7 @@ class Pool:
                 number = self._n_mailboxes
                 self._n_mailboxes += 1
                 thread = threading.Thread(
-                    target=self._work, args=(number,), name="fastmlp helper", daemon=True
+                    target=self._work, args=(number,), name="fastmlp team worker", daemon=True
                 )
                 try:
                     thread.start()

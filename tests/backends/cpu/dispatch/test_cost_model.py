@@ -87,7 +87,7 @@ def test_while_another_thread_measures_a_call_is_serial(costs: dict[int, Costs |
 
 
 @only_compiled
-@pytest.mark.skipif(limits.thread_limit() < 2, reason="on one CPU there are no helpers")
+@pytest.mark.skipif(limits.thread_limit() < 2, reason="on one CPU there are no workers")
 def test_a_measurement_is_one_of_seconds() -> None:
     launched, join, speedup = cost_model.measure(2)
     assert 0 < launched < 1

@@ -28,7 +28,7 @@ def test_panels_have_the_bits_of_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     net = Net(sizes, activation, dtype=dtype)
-    at = scene(monkeypatch, net, 45, halved=split, by_panels=True)
+    at = scene(monkeypatch, net, 45, split_layer=split, by_panels=True)
     assert at.session.net["by_panels"]
     by_rows, by_panels = (
         at.session.blocks["forward_backward"],

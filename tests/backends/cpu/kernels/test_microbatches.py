@@ -28,7 +28,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However little work: lots of 56 rows of a batch of 203."""
+    """However little work: microbatches of 56 rows of a batch of 203."""
     monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
 
 
@@ -47,11 +47,11 @@ def test_lots_are_whole_strips_and_four_or_a_multiple(layout: Any, n_rows: int) 
 @given(layouts, st.integers(1, 10**7), st.integers(1, 10**6))
 @settings(derandomize=True, deadline=None)
 def test_chunks_are_whole_lots_or_the_batch(layout: Any, n_rows: int, n_packed: int) -> None:
-    lot = microbatch_rows(layout, n_rows)
-    if lot:
-        rows = rows_by_microbatches(layout, n_rows, lot, n_packed)
-        assert rows == n_rows or rows % lot == 0
-        assert rows <= lot or -(-rows // lot) * n_packed <= blocking.CHUNK_NUMBERS
+    small = microbatch_rows(layout, n_rows)
+    if small:
+        rows = rows_by_microbatches(layout, n_rows, small, n_packed)
+        assert rows == n_rows or rows % small == 0
+        assert rows <= small or -(-rows // small) * n_packed <= blocking.CHUNK_NUMBERS
 
 
 def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
@@ -81,12 +81,12 @@ def test_loss_and_gradient_are_the_oracles(
 @each_dtype
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("batch_size", [N_ROWS, 180])
-@pytest.mark.parametrize("lots_at_once", [1, 3, 8])
+@pytest.mark.parametrize("n_at_once", [1, 3, 8])
 def test_training_by_lots_is_training_at_once_to_rounding(
     dtype: str,
     optimizer: str,
     batch_size: int,
-    lots_at_once: int,
+    n_at_once: int,
     monkeypatch: pytest.MonkeyPatch,
     rng: Any,
 ) -> None:
@@ -95,14 +95,14 @@ def test_training_by_lots_is_training_at_once_to_rounding(
     order, rule = orders(rng, 3, N_ROWS), OPTIMIZERS[optimizer](0.01)
     whole = train(net, parameters, data, rule, order, batch_size)
     monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
-    lot = microbatch_rows(make_layout(net.sizes), batch_size)
+    small = microbatch_rows(make_layout(net.sizes), batch_size)
     per_row = 6 * make_layout(net.sizes).n_weights
-    monkeypatch.setattr(blocking, "CHUNK_FLOPS", per_row * lot * lots_at_once)
-    lots = train(net, parameters, data, rule, order, batch_size)
-    n_chunks = [-(-n // (lot * lots_at_once)) for n in (batch_size, N_ROWS - batch_size)]
-    assert lots.stopped == 3 * sum(n_chunks)
+    monkeypatch.setattr(blocking, "CHUNK_FLOPS", per_row * small * n_at_once)
+    microbatches = train(net, parameters, data, rule, order, batch_size)
+    n_chunks = [-(-n // (small * n_at_once)) for n in (batch_size, N_ROWS - batch_size)]
+    assert microbatches.stopped == 3 * sum(n_chunks)
     close = {"rtol": 100 * TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
-    for one, other in zip(lots[:3], whole[:3], strict=True):
+    for one, other in zip(microbatches[:3], whole[:3], strict=True):
         np.testing.assert_allclose(one, other, **close)
 
 

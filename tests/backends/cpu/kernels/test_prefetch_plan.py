@@ -15,8 +15,8 @@ from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session, _asks_rows
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
-from fastmlp.backends.cpu.simd.target import LINE_BYTES
 from fastmlp.compiler import Block, record_at, records_at, row, stack
+from fastmlp.compiler.target import LINE_BYTES
 from fastmlp.network.parameter_layout import make_layout
 
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
@@ -43,11 +43,11 @@ def look() -> Block:
 class Scene:
     """A plan in the midst of an epoch, and where its rows and their order are."""
 
-    def __init__(self, *, members: int = 1, halved: int = 0) -> None:
+    def __init__(self, *, n_threads: int = 1, split_layer: int = 0) -> None:
         layout = make_layout((N_IN, 40, 3))
         self.buffers = make_workspace(layout, BATCH, 1, np.float64, LANES, train=True)
         blocks = Addresses([0, 0], [0, 0], n_moments=2)
-        how = Partition(BATCH, n_threads=members, split_layer=halved)
+        how = Partition(BATCH, n_threads=n_threads, split_layer=split_layer)
         self.plan = make_plan(layout, self.buffers, blocks, partition=how)
         self.net, self.batch = self.plan.net[0], self.plan.batch[0]
         self.x = np.zeros((N_ROWS, N_IN))
@@ -90,7 +90,7 @@ def test_all_rows_of_the_next_batch_are_asked_for_once(look: Block, first: int) 
 
 
 def test_each_of_two_asks_for_the_half_that_it_gathers(look: Block) -> None:
-    scene = Scene(members=2, halved=1)
+    scene = Scene(n_threads=2, split_layer=1)
     found, rows = scene.wanted(look, split=1), scene.order[BATCH : 2 * BATCH]
     middle = int(scene.net.middle)
     assert 0 < middle < N_IN

@@ -20,20 +20,20 @@ each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 @each_dtype
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
 @pytest.mark.parametrize(
-    ("sizes", "halved"),
+    ("sizes", "split_layer"),
     [((40, 33), 1), ((70, 19, 3), 1), ((37, 12, 2), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
 )
 @pytest.mark.parametrize("n_rows", [1, 7, 133])
 def test_gradient_by_halves_is_that_of_the_oracle(
     n_rows: int,
     sizes: tuple[int, ...],
-    halved: int,
+    split_layer: int,
     activation: str,
     dtype: str,
     monkeypatch: pytest.MonkeyPatch,
     rng: np.random.Generator,
 ) -> None:
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: halved)
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
     net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
     parameters, data = net.draw(rng, n_rows, weighted=True)
     value, gradient = Engine(net.network, 1).loss_and_gradient(parameters, data)
@@ -46,27 +46,28 @@ def test_gradient_by_halves_is_that_of_the_oracle(
 @each_dtype
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
 @pytest.mark.parametrize(
-    ("sizes", "halved"), [((40, 33), 1), ((70, 19, 20), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)]
+    ("sizes", "split_layer"),
+    [((40, 33), 1), ((70, 19, 20), 1), ((5, 70, 40, 3), 2), ((3, 33, 17), 2)],
 )
 def test_parts_of_halves_have_the_bits_of_one_thread(
     sizes: tuple[int, ...],
-    halved: int,
+    split_layer: int,
     activation: str,
     dtype: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    at = scene(monkeypatch, Net(sizes, activation, dtype=dtype), 45, halved=halved)
-    assert at.session.net["split_layer"] == halved
+    at = scene(monkeypatch, Net(sizes, activation, dtype=dtype), 45, split_layer=split_layer)
+    assert at.session.net["split_layer"] == split_layer
     by_rows = at.session.blocks["forward_backward"]
     alone = at.gradient(lambda: by_rows(0, at.net, 1, TRAIN, 0))
 
     def in_parts(n_parts: int) -> Any:
         def phase_one() -> None:
             block_of(split_k, dtype)(0, at.net, n_parts)
-            by_rows(0, at.net, n_parts, TRAIN, halved)
-            if halved > 1:
+            by_rows(0, at.net, n_parts, TRAIN, split_layer)
+            if split_layer > 1:
                 block_of(split_k_backward, dtype)(0, at.net, n_parts)
 
         return phase_one
 
-    assert {at.gradient(in_parts(n_parts), halved) for n_parts in (1, 2, 3, 5)} == {alone}
+    assert {at.gradient(in_parts(n_parts), split_layer) for n_parts in (1, 2, 3, 5)} == {alone}

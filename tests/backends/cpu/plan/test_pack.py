@@ -12,7 +12,7 @@ from panelled import INTERPRETED, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.plan.packing import has_copy, is_turned, round_up
+from fastmlp.backends.cpu.plan.packing import has_copy, holds_transposed, round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
@@ -26,13 +26,13 @@ FORMS: list[Any] = [
     SGD(0.03, momentum=0.9, nesterov=True),
 ]
 N_ROWS, BATCH = 20, 7
-# The last layer turned; the first; the only one; two of them; none.
+# The last layer transposed; the first; the only one; two of them; none.
 SHAPES = [(70, 19, 5, 3), (70, 2, 7), (40, 1), (33, 20, 4, 2), (3, 9, 9)]
 N_STEPS = -(-N_ROWS // BATCH)
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
-# Layers of few outputs, which may be turned, as often as others.
+# Layers of few outputs, which may be transposed, as often as others.
 sizes = st.integers(1, 40 if INTERPRETED else 140) | st.integers(1, 6)
 layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
 for_every_layout = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 40)
@@ -63,27 +63,27 @@ def workspace_of(trainer: Trainer) -> Any:
 def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
     """Layer after layer, the panels of W with the biases as one row more.
 
-    Of a turned layer, the panels of W transposed, and after them the biases.
+    Of a transposed layer, the panels of W transposed, and after them the biases.
     """
     layout, parts = make_layout(net.sizes), []
     for w, b in zip(weight_views(layout, flat), bias_views(layout, flat), strict=True):
-        turned = is_turned(*w.shape, lanes)
-        matrices = [w.T, b[None]] if turned else [np.vstack((w, b))]
+        transposed = holds_transposed(*w.shape, lanes)
+        matrices = [w.T, b[None]] if transposed else [np.vstack((w, b))]
         parts += [to_panels(matrix, lanes).ravel() for matrix in matrices]
     return np.concatenate(parts)
 
 
 def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
-    """Panels of each W transposed, or of a turned W, their rows rounded up to whole squares.
+    """Panels of each W transposed, or of a transposed W, their rows rounded up to whole squares.
 
-    A first layer that is not turned sends no errors down, and a last one that is goes forth as it
-    lies: they need none. Nor does, of one row, any that is not turned.
+    A first layer that is not transposed sends no deltas down, and a transposed last layer is
+    multiplied forward as it is held: they need none. Nor do, for one row, layers held as W.
     """
     parts = [flat[:0]]
     for i, w in enumerate(weight_views(make_layout(net.sizes), flat)):
-        turned = is_turned(*w.shape, lanes)
-        if has_copy(i, len(net.sizes) - 1, rows, turned=turned):
-            other = w if turned else w.T
+        transposed = holds_transposed(*w.shape, lanes)
+        if has_copy(i, len(net.sizes) - 1, rows, transposed=transposed):
+            other = w if transposed else w.T
             parts.append(to_panels(other, lanes, round_up(len(other), lanes)).ravel())
     return np.concatenate(parts)
 
@@ -105,14 +105,14 @@ def assert_in_step(
 ) -> None:
     """The packed vectors are those of the flat ones, and the copies too.
 
-    Padding is part of the comparison where no layer is turned: it is still zero. The gradient of a
-    turned layer's padding is that of the padding of its inputs, which 1/2 is of a sigmoid: it may
-    be anything, and nothing reads it (see the test of NaNs in its place).
+    Padding is part of the comparison where no layer is transposed: it is still zero. The gradient
+    of a transposed layer's padding is that of the padding of its inputs, which is 1/2 for a
+    sigmoid: it may be anything, and no kernel reads it (see the test of NaNs in its place).
     """
     workspace, state = workspace_of(trainer), trainer._session.moments
     packed = (workspace.parameters, state.m, state.v)
-    turned = trainer._session.plan.layers.is_transposed.any()
-    real = places_of_numbers(trainer, net) if turned and not fresh else (slice(None),) * 2
+    transposed = trainer._session.plan.layers.is_transposed.any()
+    real = places_of_numbers(trainer, net) if transposed and not fresh else (slice(None),) * 2
     for vector, flat in zip(packed, (parameters, *moments), strict=False):
         expected = packed_by_hand(net, flat, workspace.lanes)
         assert np.array_equal(*compared(vector[: expected.size], expected, real[0]))
@@ -199,10 +199,10 @@ def test_turned_layers_train_as_others(
         )
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, adam, rng)
-        turned = [bool(layer.is_transposed) for layer in trainer._session.plan.layers]
+        transposed = [bool(layer.is_transposed) for layer in trainer._session.plan.layers]
         lanes = workspace_of(trainer).lanes
         few = [b <= min(most, lanes) and a > b for a, b in pairwise(sizes)]
-        assert turned == few
+        assert transposed == few
         take_steps(trainer, adam)
         trainer.store()
         results.append((parameters, *moments.flat()))

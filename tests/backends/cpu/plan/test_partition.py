@@ -15,7 +15,7 @@ def step_of(sizes: tuple[int, ...], rows: int) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "rows", "members", "expected"),
+    ("sizes", "rows", "n_threads", "expected"),
     [
         ((784, 512, 512, 10), 128, 2, True),
         ((1024, 2048, 2048, 1000), 32, 2, True),
@@ -26,9 +26,9 @@ def step_of(sizes: tuple[int, ...], rows: int) -> Step:
     ],
 )
 def test_layers_are_shared_by_panels_where_weights_are_what_counts(
-    sizes: tuple[int, ...], rows: int, members: int, expected: bool
+    sizes: tuple[int, ...], rows: int, n_threads: int, expected: bool
 ) -> None:
-    assert panels_pay(step_of(sizes, rows), members) is expected
+    assert panels_pay(step_of(sizes, rows), n_threads) is expected
 
 
 @pytest.mark.parametrize(

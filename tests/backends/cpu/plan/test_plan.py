@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plans import SIZE, for_every_layout, layouts, plan_of, spacings, widths
 
-from fastmlp.backends.cpu.plan.packing import Spacing, is_turned, round_up
+from fastmlp.backends.cpu.plan.packing import Spacing, holds_transposed, round_up
 from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, address
 from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
@@ -14,9 +14,9 @@ from fastmlp.network.parameter_layout import Layout, make_layout
 def test_what_no_cache_holds_goes_past_them() -> None:
     small, large = make_layout((10, 20, 30)), make_layout((1000, 1000, 1000))
     assert plan_of(small, 16)[0].net[0].non_temporal == NONE
-    assert plan_of(small, 16, members=2, by_layers=True)[0].net[0].non_temporal == OTHERS
-    assert plan_of(small, 16, members=1, by_layers=True)[0].net[0].non_temporal == NONE
-    assert plan_of(large, 16, members=2, by_layers=True)[0].net[0].non_temporal == ALL
+    assert plan_of(small, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == OTHERS
+    assert plan_of(small, 16, n_threads=1, by_panels=True)[0].net[0].non_temporal == NONE
+    assert plan_of(large, 16, n_threads=2, by_panels=True)[0].net[0].non_temporal == ALL
 
 
 @for_every_layout
@@ -43,8 +43,8 @@ def test_layers_lie_one_after_the_other_in_the_packed_vector(
     for layer, held in zip(layers, packed, strict=True):
         assert (
             layer.is_transposed
-            == held.turned
-            == (train and is_turned(layer.n_in, layer.n_out, lanes))
+            == held.is_transposed
+            == (train and holds_transposed(layer.n_in, layer.n_out, lanes))
         )
         assert (layer.packed_rows, layer.packed_panels) == (held.rows, held.panels)
         assert layer.packed_panel == held.panel * vector

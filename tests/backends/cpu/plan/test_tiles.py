@@ -3,18 +3,20 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import SIZE, for_every_layout, layouts, plan_of, spacings, which_halves, widths
+from plans import SIZE, for_every_layout, layouts, plan_of, spacings, split_layers, widths
 
 from fastmlp.backends.cpu.plan.packing import Spacing
-from fastmlp.backends.cpu.simd.gemm import LARGEST, groups_of_panels
-from fastmlp.backends.cpu.tuning import TILE_ROWS
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import LARGEST_TILE, TILE_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout
 
 
 @for_every_layout
-@given(layouts, widths, which_halves)
-def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int, halved: int) -> None:
-    plan, _ = plan_of(layout, lanes, halved=halved)
+@given(layouts, widths, split_layers)
+def test_tiles_cover_every_row_of_every_panel_once(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
+    plan, _ = plan_of(layout, lanes, split_layer=split_layer)
     covered = [np.zeros((each.packed_panels, each.packed_rows), int) for each in plan.layers]
     biases = [np.zeros(1 if each.is_transposed else each.n_panels, int) for each in plan.layers]
     for piece in plan.tiles:
@@ -23,7 +25,7 @@ def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int, h
         assert panels.stop <= layer.packed_panels
         assert piece.last <= layer.packed_rows
         covered[piece.layer][panels, piece.first : piece.last] += 1
-        # The last piece of a panel takes its biases, of a turned layer the last of all.
+        # The last piece of a panel takes its biases, of a transposed layer the last of all.
         if piece.last == layer.packed_rows and not layer.is_transposed:
             biases[piece.layer][panels] += 1
         elif piece.last == layer.packed_rows and panels.stop == layer.packed_panels:
@@ -33,26 +35,28 @@ def test_tiles_cover_every_row_of_every_panel_once(layout: Layout, lanes: int, h
 
 
 @for_every_layout
-@given(layouts, widths, which_halves)
-def test_a_tile_is_small(layout: Layout, lanes: int, halved: int) -> None:
-    tiles = plan_of(layout, lanes, halved=halved)[0].tiles
+@given(layouts, widths, split_layers)
+def test_a_tile_is_small(layout: Layout, lanes: int, split_layer: int) -> None:
+    tiles = plan_of(layout, lanes, split_layer=split_layer)[0].tiles
     assert (tiles.last > tiles.first).all()
     assert (tiles.last - tiles.first <= TILE_ROWS).all()
-    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST[1])).all()
+    assert ((tiles.n_panels >= 1) & (tiles.n_panels <= LARGEST_TILE[1])).all()
 
 
 @for_every_layout
-@given(layouts, widths, which_halves)
-def test_tiles_start_at_whole_panels_and_squares(layout: Layout, lanes: int, halved: int) -> None:
+@given(layouts, widths, split_layers)
+def test_tiles_start_at_whole_panels_and_squares(
+    layout: Layout, lanes: int, split_layer: int
+) -> None:
     # The gradient reads its inputs by panel, the transposition its weights by square.
     assert TILE_ROWS % lanes == 0
-    assert (plan_of(layout, lanes, halved=halved)[0].tiles["first"] % lanes == 0).all()
+    assert (plan_of(layout, lanes, split_layer=split_layer)[0].tiles["first"] % lanes == 0).all()
 
 
 @for_every_layout
 @given(layouts, widths, st.integers(1, 2))
-def test_a_tile_is_of_one_half(layout: Layout, lanes: int, halved: int) -> None:
-    plan, _ = plan_of(layout, lanes, members=2, halved=halved)
+def test_a_tile_is_of_one_half(layout: Layout, lanes: int, split_layer: int) -> None:
+    plan, _ = plan_of(layout, lanes, n_threads=2, split_layer=split_layer)
     net, i = plan.net[0], plan.net[0].split_layer - 1
     assert net.middle % lanes == 0
     if i < 0:
@@ -64,7 +68,7 @@ def test_a_tile_is_of_one_half(layout: Layout, lanes: int, halved: int) -> None:
 
 
 def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
-    plan, _ = plan_of(make_layout((320, 40)), 16, members=2, halved=1)
+    plan, _ = plan_of(make_layout((320, 40)), 16, n_threads=2, split_layer=1)
     first, second = plan.tiles.reshape(2, -1)
     assert plan.net[0].middle == 160
     assert first.last.max() == 160
@@ -72,20 +76,20 @@ def test_of_two_threads_each_has_the_weights_of_one_half() -> None:
 
 
 @for_every_layout
-@given(layouts, widths, st.integers(1, 3), which_halves)
+@given(layouts, widths, st.integers(1, 3), split_layers)
 def test_each_member_keeps_the_transposes_of_its_own_rows(
-    layout: Layout, lanes: int, members: int, halved: int
+    layout: Layout, lanes: int, n_threads: int, split_layer: int
 ) -> None:
-    plan, _ = plan_of(layout, lanes, members=members, halved=halved, by_layers=True)
+    plan, _ = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer, by_panels=True)
     for i, layer in enumerate(plan.layers):
-        shares = [share[share.layer == i] for share in plan.tiles.reshape(members, -1)]
+        shares = [share[share.layer == i] for share in plan.tiles.reshape(n_threads, -1)]
         whole = i < max(plan.net[0].split_layer, 1) or layer.is_transposed
         groups = groups_of_panels(-(-layer.packed_rows // lanes))
-        for member, share in enumerate(shares):
+        for thread, share in enumerate(shares):
             # Those of its part of the layer below, as a team shares it on the way back.
-            low, high = (part * groups // members for part in (member, member + 1))
+            low, high = (part * groups // n_threads for part in (thread, thread + 1))
             rows = np.array([0, layer.packed_rows] if whole else [low, high])
-            unit = 1 if whole else LARGEST[1] * lanes
+            unit = 1 if whole else LARGEST_TILE[1] * lanes
             own = share[share.first < share.last]
             assert (own.cached_first == rows[0] * unit).all()
             assert (own.cached_last == rows[1] * unit).all()
@@ -94,10 +98,12 @@ def test_each_member_keeps_the_transposes_of_its_own_rows(
 @for_every_layout
 @given(layouts, widths, st.integers(1, 3), spacings)
 def test_a_tile_knows_where_its_parameters_lie(
-    layout: Layout, lanes: int, members: int, spacing: Spacing
+    layout: Layout, lanes: int, n_threads: int, spacing: Spacing
 ) -> None:
-    halved = min(spacing.split_layer, layout.n_layers)
-    plan, buffers = plan_of(layout, lanes, members=members, halved=halved, spacing=spacing)
+    split_layer = min(spacing.split_layer, layout.n_layers)
+    plan, buffers = plan_of(
+        layout, lanes, n_threads=n_threads, split_layer=split_layer, spacing=spacing
+    )
     for piece in plan.tiles[plan.tiles.first < plan.tiles.last]:
         layer, held = plan.layers[piece.layer], buffers.packed[piece.layer]
         place = layer.packed + held.place(piece.panel, piece.first) * lanes * SIZE
@@ -105,16 +111,16 @@ def test_a_tile_knows_where_its_parameters_lie(
 
 
 @for_every_layout
-@given(layouts, widths, st.integers(2, 5), which_halves)
-def test_members_of_a_team_have_the_same_tiles_in_even_shares(
-    layout: Layout, lanes: int, members: int, halved: int
+@given(layouts, widths, st.integers(2, 5), split_layers)
+def test_threads_of_a_team_have_the_same_tiles_in_even_shares(
+    layout: Layout, lanes: int, n_threads: int, split_layer: int
 ) -> None:
-    alone = plan_of(layout, lanes, halved=halved)[0]
-    shared = plan_of(layout, lanes, members=members, halved=halved)[0]
+    alone = plan_of(layout, lanes, split_layer=split_layer)[0]
+    shared = plan_of(layout, lanes, n_threads=n_threads, split_layer=split_layer)[0]
     tiles = shared.tiles[shared.tiles.first < shared.tiles.last]
     assert np.array_equal(np.sort(tiles, order="slot"), alone.tiles)
     assert len(np.unique(shared.tiles.slot)) == len(shared.tiles) == shared.net[0].n_tiles
-    shares = shared.tiles.reshape(members, -1)
+    shares = shared.tiles.reshape(n_threads, -1)
     work = (shares.last - shares.first) * shares.n_panels
     largest = work.max()
     loads = work.sum(axis=1)

@@ -76,8 +76,8 @@ def test_buffers_of_training_hold_a_chunk_of_every_layer(dtype: type) -> None:
     for of_layers in (buffers.deltas, buffers.outputs):
         assert of_layers.shape == (16 * (8 + 8 + 4) + 4 * 4,)
     assert buffers.copies.shape == (8 * 8,)
-    # Panels with a row for the biases; the last layer turned, its biases after its panels; and room
-    # for a square that reaches past the end.
+    # Panels with a row for the biases; the last layer transposed, its biases after its panels; and
+    # room for a square that reaches past the end.
     packed = (8 * 4 + 8 * 8 + (8 * 2 + 4) + 4 * 4,)
     for of_parameters in ("parameters", "backup"):
         assert getattr(buffers, of_parameters).shape == packed
@@ -102,9 +102,9 @@ def test_panels_have_room_between_them_where_a_team_shares_them(rows: int) -> No
 
     close, apart = buffers(CLOSE), buffers(Spacing(16, 1))
     assert apart.panel_rows - close.panel_rows == 16
-    assert not close.twofold
-    assert not apart.twofold
-    assert buffers(Spacing(16, 2)).twofold
+    assert not close.doubled_inputs
+    assert not apart.doubled_inputs
+    assert buffers(Spacing(16, 2)).doubled_inputs
     assert buffers(Spacing(16, 2)).inputs.size == 2 * apart.inputs.size
     for name in ("inputs", "outputs", "deltas", "parameters", "backup", "copies"):
         assert getattr(apart, name).size > getattr(close, name).size
@@ -128,13 +128,13 @@ def test_each_part_of_a_team_has_a_desk_for_a_block_of_rows(
     alone = make_workspace(layout, rows, n_targets, dtype, 4, train=True)
     buffers = make_workspace(layout, rows, n_targets, dtype, 4, train=True, parts=3)
     assert buffers.row_losses.dtype == np.float64
-    assert buffers.desk_bytes % ALIGNMENT == 0
+    assert buffers.output_bytes % ALIGNMENT == 0
     # Room for a vector after the columns, and between what two threads write.
     used = max((most * n_out + 4) * size, most * n_targets * size, most * 8)
-    assert used <= alone.desk_bytes <= buffers.desk_bytes - APART_BYTES
+    assert used <= alone.output_bytes <= buffers.output_bytes - APART_BYTES
     for name in ("raw", "value", "slope", "loss_slope", "targets", "row_losses"):
-        assert getattr(alone, name).nbytes == alone.desk_bytes
-        assert getattr(buffers, name).nbytes == 3 * buffers.desk_bytes
+        assert getattr(alone, name).nbytes == alone.output_bytes
+        assert getattr(buffers, name).nbytes == 3 * buffers.output_bytes
 
 
 @pytest.mark.parametrize(("rows", "panel_rows"), [(1, 8), (8, 8), (30, 32), (57, 72), (64, 72)])

@@ -16,8 +16,8 @@ from fastmlp.backends.cpu.predict import predictor
 from fastmlp.backends.cpu.predict.predictor import Predictor, fits_row_blocks, plain_out
 from fastmlp.backends.cpu.predict.records import VECTORS
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler.target import lanes_of
 from fastmlp.model import core_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS

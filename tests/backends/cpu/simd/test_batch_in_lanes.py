@@ -10,8 +10,8 @@ from panelled import INTERPRETED, address, block, chains
 
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.batch_in_lanes import batch_in_lanes, tile
-from fastmlp.backends.cpu.simd.gemm import LARGEST
-from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.tuning import LARGEST_TILE
+from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -86,8 +86,8 @@ def test_what_is_not_finite_is_noticed_on_the_way_in_and_out(fault: float, dtype
 
 
 @each_dtype
-@pytest.mark.parametrize("vectors", [1, LARGEST[1]])
-@pytest.mark.parametrize("units", [1, 2, LARGEST[0]])
+@pytest.mark.parametrize("vectors", [1, LARGEST_TILE[1]])
+@pytest.mark.parametrize("units", [1, 2, LARGEST_TILE[0]])
 def test_a_tile_is_a_chain_of_multiply_adds(units: int, vectors: int, dtype: Any, rng: Any) -> None:
     n_rows, n_out, multiply = vectors * lanes_of(dtype), units + 3, product(dtype, vectors, units)
     for n_in in (1, 2, 17, 130):
@@ -122,7 +122,7 @@ def test_the_positive_part_keeps_nan(dtype: Any) -> None:
 AT_THE_EDGE = """
 import numpy as np
 from guard_page import memory_with_an_edge
-from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler.target import lanes_of
 from backends.cpu.simd.test_batch_in_lanes import address, move
 
 memory, end, page = memory_with_an_edge()

@@ -9,10 +9,11 @@ from panelled import INTERPRETED, address, block, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.simd.epilogue import STORE, TIMES, WHERE_POSITIVE, Epilogue
-from fastmlp.backends.cpu.simd.fused_step import CHAINS, Row, fused_steps
-from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.tuning import FMA_CHAINS
 from fastmlp.compiler import Block
+from fastmlp.compiler.target import lanes_of
 
 DEPTHS = (1, 5, 17) if INTERPRETED else (*range(1, 12), 16, 17, 31, 64, 65)
 UNTOUCHED = 77.0
@@ -77,7 +78,7 @@ class Layer:
 
 @each_dtype
 @each_part
-@pytest.mark.parametrize("n_panels", range(1, 2 * CHAINS + 2))
+@pytest.mark.parametrize("n_panels", range(1, 2 * FMA_CHAINS + 2))
 def test_a_fused_step_updates_and_multiplies(
     dtype: Any, positive: int, n_panels: int, rng: Any
 ) -> None:

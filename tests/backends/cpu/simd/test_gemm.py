@@ -12,10 +12,9 @@ from panelled import INTERPRETED, address, chains, from_panels, rounding, to_pan
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import block_of
+from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]

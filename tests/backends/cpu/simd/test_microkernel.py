@@ -14,15 +14,16 @@ from nets import Net, distance, oracle_gradient
 from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.simd import gemm
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, WHERE_POSITIVE, Epilogue
-from fastmlp.backends.cpu.simd.microkernel import DEPTH_BLOCK, Factors, Start, Tile, sweep
-from fastmlp.backends.cpu.simd.target import lanes_of, vector_bytes
+from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, SMALL_TILE_ROWS, STRIP_ROWS
 from fastmlp.compiler import Block
+from fastmlp.compiler.target import lanes_of, vector_bytes
 
-SHAPES = sorted({(r, v) for r in (gemm.FEW, STRIP_ROWS) for v in (1, 2, 3)} | {(1, 1), (1, 4)})
+SHAPES = sorted(
+    {(r, v) for r in (SMALL_TILE_ROWS, STRIP_ROWS) for v in (1, 2, 3)} | {(1, 1), (1, 4)}
+)
 # Sums that are shorter than a vector, that fill it, and that are cut once and twice.
 CUTS = [DEPTH_BLOCK - 1, DEPTH_BLOCK, DEPTH_BLOCK + 1, 2 * DEPTH_BLOCK + 17]
 DEPTHS = [1, 3, 17] if INTERPRETED else [1, 3, 16, 17, *CUTS]
@@ -251,7 +252,7 @@ def gradients() -> list[tuple[Any, float]]:
 
 GRADIENTS = """
 import json
-from fastmlp.backends.cpu.simd.target import vector_bytes
+from fastmlp.compiler.target import vector_bytes
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, STRIP_ROWS
 from backends.cpu.simd.test_microkernel import gradients
 

@@ -11,10 +11,10 @@ from panelled import INTERPRETED, address, block, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.pack import CHAINS, moves
-from fastmlp.backends.cpu.simd.target import lanes_of
-from fastmlp.backends.cpu.tuning import STRIP_ROWS
+from fastmlp.backends.cpu.simd.pack import moves
+from fastmlp.backends.cpu.tuning import STRIP_ROWS, SUM_CHAINS
 from fastmlp.compiler import Block
+from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
 WIDTHS = range(0, 70)
@@ -105,10 +105,10 @@ def test_rows_are_summed_in_eight_chains(dtype: Any, rng: Any) -> None:
         start = rng.normal(size=lanes).astype(dtype)
         target = np.full((3, lanes), UNTOUCHED, dtype)
         move("sum_rows", dtype)(address(matrix), address(start), address(target, 1), n)
-        whole = n - n % CHAINS
+        whole = n - n % SUM_CHAINS
         expected = start
-        for c in range(CHAINS):
-            terms = [*matrix[c:whole:CHAINS], *(matrix[whole:n] if c == 0 else ())]
+        for c in range(SUM_CHAINS):
+            terms = [*matrix[c:whole:SUM_CHAINS], *(matrix[whole:n] if c == 0 else ())]
             expected = expected + sum(terms, np.zeros(lanes, dtype))
         assert np.array_equal(target[1], expected)
         assert (target[[0, 2]] == UNTOUCHED).all()
@@ -167,7 +167,7 @@ def test_a_sum_of_rows_is_that_of_numpy(dtype: Any, rng: Any) -> None:
 AT_THE_EDGE = """
 import numpy as np
 from guard_page import memory_with_an_edge
-from fastmlp.backends.cpu.simd.target import lanes_of
+from fastmlp.compiler.target import lanes_of
 from backends.cpu.simd.test_pack import address, move
 
 memory, end, page = memory_with_an_edge()

@@ -9,15 +9,15 @@ from panelled import INTERPRETED, address, block
 
 from fastmlp.backends.cpu.simd import vector_llvm
 from fastmlp.backends.cpu.simd.prefetch import (
-    MOST_STREAMS,
     STREAMS,
     STREAMS_BYTES,
     Turn,
     prefetch_streams,
 )
-from fastmlp.backends.cpu.simd.target import LINE_BYTES
 from fastmlp.backends.cpu.simd.vector_function import vector_function
+from fastmlp.backends.cpu.tuning import MOST_STREAMS
 from fastmlp.compiler import Block
+from fastmlp.compiler.target import LINE_BYTES
 
 only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is prefetched")
 

@@ -15,10 +15,10 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import Block
+from fastmlp.compiler.target import lanes_of
 
 UNTOUCHED = 77.0
 DEPTHS = (1, 3, 16, 40) if INTERPRETED else range(1, 70)

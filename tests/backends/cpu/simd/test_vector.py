@@ -9,10 +9,10 @@ import pytest
 from panelled import INTERPRETED, address, block
 
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.target import lanes_of
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import vector_function
 from fastmlp.backends.cpu.simd.vector_numpy import NumPyVectors
+from fastmlp.compiler.target import lanes_of
 
 N_VECTORS = 64
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -114,7 +114,7 @@ print(before, limits.threading_layer(), numba.threading_layer())
 
 
 # Each way to launch a call, in turn; after each, which layer's threads there are, how many parallel
-# kernels were launched, and how many helpers of ours there are.
+# kernels were launched, and how many workers of ours there are.
 MODES = """
 import os, threading, warnings
 import numba
@@ -139,7 +139,7 @@ def tell(mode):
         layer = numba.threading_layer()
     except ValueError:
         layer = "none"
-    ours = sum(thread.name == "fastmlp helper" for thread in threading.enumerate())
+    ours = sum(thread.name == "fastmlp team worker" for thread in threading.enumerate())
     print(mode, layer, len(regions) > 0, ours > 0, flush=True)
     regions.clear()
 
@@ -187,7 +187,7 @@ def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
         expected = {
             "long": f"{layer} True False",
             "short": f"{layer} False True",
-            # The helpers of the parent are not there.
+            # The workers of the parent are not there.
             "forked": f"{layer} False True",
             "after": f"{layer} True True",
         }

@@ -23,14 +23,14 @@ FOR_EVER = 1 << 60
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    """A pool whose helpers wait in their boxes until they are told to leave them."""
+    """A pool whose workers wait in their boxes until they are told to leave them."""
     pool = Pool(FOR_EVER)
     yield pool
     pool._mailboxes.queue[0] = 1
 
 
 def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
-    """Have a pool do a drill; return the team's record, and whether helpers were awake."""
+    """Have a pool do a drill; return the team's record, and whether workers were awake."""
     drill, team = Drill(8, 3), make_team(n)
     drill.job["team"] = team.ctypes.data
     awake = pool.run(drill.driver, drill.job.ctypes.data, team, n, **options)
@@ -79,7 +79,7 @@ def test_spinning_and_sleeping_workers_make_one_team(pool: Pool) -> None:
 
 
 class LateCalls(SimpleQueue[Any]):
-    """Calls that a helper takes when the leader has counted them, and has not said so yet."""
+    """Calls that a worker takes when the leader has counted them, and has not said so yet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class LateCalls(SimpleQueue[Any]):
         if threading.current_thread() is threading.main_thread():
             self.counted.set()
             assert self.taken.wait(60)
-            time.sleep(0.05)  # in which a helper that may would count, too
+            time.sleep(0.05)  # in which a worker that may would count, too
         return size
 
 

@@ -44,22 +44,22 @@ STRESS = """
 import sys
 from drills import Drill
 from fastmlp.backends.cpu.threads import worker_pool
-n_threads, seconds, members = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+n_threads, seconds, n_joined = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
 joined = 0
 for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
-    drill = Drill(n, 100_000 // pieces, members)
+    drill = Drill(n, 100_000 // pieces, n_joined)
     worker_pool.run(drill.driver, drill.job, n_threads, seconds, pieces)
     assert drill.exact, (n, drill.memory)
-    joined += drill.calls > drill.n_spreads
+    joined += drill.calls > drill.n_loops
 print(joined)
 """
 
 MANY_SHORT_CALLS = """
 from drills import Drill
 from fastmlp.backends.cpu.threads import worker_pool
-for n_spreads in (0, 1, 2, 3) * 100:
-    drill = Drill(8, n_spreads)
-    worker_pool.run(drill.driver, drill.job, 3, n_spreads % 2)
+for n_loops in (0, 1, 2, 3) * 100:
+    drill = Drill(8, n_loops)
+    worker_pool.run(drill.driver, drill.job, 3, n_loops % 2)
     assert drill.exact
 """
 
@@ -148,7 +148,7 @@ def test_every_item_is_done_once(
     if n_threads == 1:
         assert joined == 0
     elif limits.thread_limit() > 1:
-        assert joined > 0  # else no helper was tested
+        assert joined > 0  # else no worker was tested
 
 
 @only_compiled
@@ -212,14 +212,14 @@ def test_a_helper_that_came_and_sleeps_is_not_waited_for() -> None:
 
 
 @only_compiled
-@pytest.mark.parametrize("members", [1, 2, 3])
-def test_its_pieces_are_done_by_the_others(members: int) -> None:
+@pytest.mark.parametrize("n_joined", [1, 2, 3])
+def test_its_pieces_are_done_by_the_others(n_joined: int) -> None:
     drill = Drill(60, 1000)
     team = gathered(drill, 4, pieces=4)
-    team[JOINED // 8] = members
+    team[JOINED // 8] = n_joined
     drill.driver(drill.job.ctypes.data)
     assert drill.exact
-    assert drill.calls == 1000 * (members * 4 if members > 1 else 1)
+    assert drill.calls == 1000 * (n_joined * 4 if n_joined > 1 else 1)
 
 
 def test_a_helper_that_comes_after_the_end_leaves_at_once() -> None:
@@ -260,13 +260,13 @@ def test_pieces_of_a_thread_that_is_held_up_go_to_another() -> None:
     drill.job["block"], drill.job["address"] = block_of(stall, np.int64).address, memory.ctypes.data
     team = gathered(drill, 2, pieces=4)
     arguments = (team.ctypes.data, drill.driver.address, drill.job.ctypes.data)
-    helper = threading.Thread(target=block_of(enter, np.int64), args=arguments)
-    helper.start()
+    worker = threading.Thread(target=block_of(enter, np.int64), args=arguments)
+    worker.start()
     while team[JOINED // 8] < 2:
         pass
     drill.driver(drill.job.ctypes.data)
     team[GENERATION // 8] = STOPPED
-    helper.join(60)
+    worker.join(60)
     # The leader's own part is the first eight; it was held up in the first two of them.
     assert memory.tolist() == [0] * 2 + [1] * 14 + [16]
 
@@ -277,14 +277,14 @@ def test_a_helper_that_comes_late_joins() -> None:
     team = gathered(drill, 2)
     address = drill.job.ctypes.data
     arguments = (team.ctypes.data, drill.driver.address, address)
-    helper = threading.Timer(0.005, block_of(enter, np.int64), arguments)
-    helper.start()
+    worker = threading.Timer(0.005, block_of(enter, np.int64), arguments)
+    worker.start()
     drill.driver(address)
     team[GENERATION // 8] = STOPPED
-    helper.join(60)
-    assert not helper.is_alive()
+    worker.join(60)
+    assert not worker.is_alive()
     assert drill.exact
-    assert drill.n_spreads <= drill.calls < 2 * drill.n_spreads
+    assert drill.n_loops <= drill.calls < 2 * drill.n_loops
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
