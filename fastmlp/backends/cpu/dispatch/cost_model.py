@@ -138,7 +138,8 @@ def exercise(team: int, numbers: int, n_items: int) -> None:
     """Keep each thread busy for 0.3 us an item, on memory far from the other items'."""
     for index in prange(n_items):
         mode = flushed()
-        _multiply_add(numbers + np.int64(index) * ITEM_BYTES)
+        # As int64: Numba's index is unsigned.
+        _multiply_add(numbers + int(np.int64(index)) * ITEM_BYTES)
         restored(mode)
 
 
