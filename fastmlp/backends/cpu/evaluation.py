@@ -1,6 +1,6 @@
 """Predictions, loss and gradient of rows as functions of the parameters.
 
-Each makes its plan and its buffers once, for any number of calls.
+Each object makes its plan and its buffers once, for any number of calls.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ class Prediction:
 
     Attributes
     ----------
-    size : int, the packed parameters, without those that sparse rows read unpacked
+    size : int, the numbers of the packed parameters; sparse rows read the first layer unpacked
     """
 
     def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:

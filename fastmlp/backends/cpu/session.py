@@ -1,4 +1,4 @@
-"""Rows, a net and its buffers, laid out for the kernels: what every verb of the engine works in."""
+"""A session: rows, a net and its buffers, laid out for the kernels."""
 
 from collections.abc import Iterator
 from functools import cache, partial
@@ -48,7 +48,7 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-# What some nets and rows need: compiled on first use.
+# Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
     microbatches,
     split_k,
@@ -63,7 +63,7 @@ OTHERS = (
 
 
 def compile_others(dtype: np.dtype[Any]) -> None:
-    """Compile the blocks that a session makes only where it needs them."""
+    """Compile the blocks that only some sessions need."""
     for factory in OTHERS:
         block_of(factory, dtype)
 
@@ -81,8 +81,8 @@ class Data(NamedTuple):
     ----------
     x : shape (n_rows, n_features), or rows of a sparse matrix
     y : shape (n_rows, n_targets)
-    weight : shape (n_rows,), or (0,) for rows that count alike
-    rows : int64, which of the rows to work on, and in which order; None: all of them
+    weight : shape (n_rows,), or (0,) for rows of weight 1
+    rows : int64, indices of the rows to work on, in their order; None: all rows
     """
 
     x: Array | SparseRows
@@ -104,16 +104,16 @@ class Data(NamedTuple):
         return float(weight.sum(dtype=np.float64))
 
 
-def _asks_rows(x: Any, batch_rows: int) -> bool:
+def _prefetches_rows(x: Any, batch_rows: int) -> bool:
     """Return True if a batch's rows of X are prefetched during the batch before: X exceeds the
-    second-level cache, and a row has `PREFETCHED_ROW_BYTES`, or is the whole batch."""
+    second-level cache, and a row has `PREFETCHED_ROW_BYTES` or is the whole batch."""
     if isinstance(x, SparseRows) or x.nbytes <= CACHE_BYTES:
         return False
     return batch_rows == 1 or bool(x[:1].nbytes >= PREFETCHED_ROW_BYTES)
 
 
 class Session:
-    """A plan for some rows, and all that it points to, kept alive.
+    """A plan for some rows, and the arrays that it points to, kept alive.
 
     Attributes
     ----------
@@ -122,13 +122,13 @@ class Session:
     job, net : the fields of the job's record, and of the plan's, by their names
     blocks : the blocks of the phases by their names
     workspace : Workspace
-    moments : Moments, or None: the state that is trained
-    rows : int, the rows of a chunk: as many as asked for, else what suits the net
+    moments : Moments, the optimizer's state, or None without training
+    rows : int, the rows of a chunk: the `rows` given, else those of the partition
     partition : Partition, how a step is divided
 
     Parameters
     ----------
-    n_threads : int, the most threads that may work in it
+    n_threads : int, the most threads of a call
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Session:
         self.job["net"] = self._address
 
     def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
-        """Point the plan to the blocks of the phases, and to those that some nets and rows need."""
+        """Point the plan to the blocks of the phases, and to further blocks that it needs."""
         dtype, partition = self._network.dtype, self.partition
         self.blocks = {name: _phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
         for name, block in self.blocks.items():
@@ -212,7 +212,7 @@ class Session:
             self._blocks["split_k_backward"] = block_of(split_k_backward, dtype).address
 
     def _make_replicas(self, replicas: Replicas) -> None:
-        """Point the plan to what each thread has for itself, and to the block of microbatches."""
+        """Point the plan to each thread's replica of the net, and to the block of microbatches."""
         self._replicas, self._identity = replicas, replicas.identity
         self._blocks["microbatches"] = block_of(microbatches, self._network.dtype).address
         replicas.attach(self.net, self.plan.blocks)
@@ -226,7 +226,7 @@ class Session:
         return own + (self._replicas.n_bytes if self._replicas else 0)
 
     def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
-        """Point the plan to sparse rows, to the blocks for them, and to room to sort them."""
+        """Point the plan to the blocks of sparse rows, and to buffers to sort a chunk's numbers."""
         net, dtype = self.net, self._network.dtype
         self._blocks["sparse_forward"] = block_of(sparse_forward, dtype).address
         if not train:
@@ -238,7 +238,7 @@ class Session:
         self._blocks["sparse_gradient"] = block_of(sparse_gradient, dtype).address
 
     def adopt(self, moments: Moments | None) -> None:
-        """Train this state of an optimizer from now on, or none."""
+        """Use this optimizer's state from now on; None: no state."""
         self.moments = moments
         if moments is None:
             self.net["m"] = self.net["v"] = 0
@@ -247,7 +247,7 @@ class Session:
         self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
 
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
-        """Train another net that is made alike, with the optimizer's blocks among these."""
+        """Train another net of the same layers and rules, with an optimizer's blocks."""
         self.plan.strengths[:] = [strength for _, strength in network.penalties]
         self.net["n_moments"] = blocks.n_moments
         self._blocks["optimizer"], self._blocks["penalised"] = blocks.optimizer, blocks.penalised
@@ -255,29 +255,29 @@ class Session:
         self.take(data)
 
     def rest(self) -> None:
-        """Let go of the rows, of which some of the same width may be taken later, and the state."""
+        """Drop the rows and the optimizer's state; `serve` takes others later."""
         del self.data
         self._at = None
         self.adopt(None)
 
     def take(self, data: Data) -> None:
-        """Go over to these rows, of the kind and the dtype of those before."""
+        """Work on these rows from now on: of the kind, width and dtype of those before."""
         self.data = data
         self._at = None
-        self.net["prefetches_rows"] = _asks_rows(data.x, self.rows)
+        self.net["prefetches_rows"] = _prefetches_rows(data.x, self.rows)
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
 
     def keep_gradient(self) -> Array:
-        """Return the packed gradient, made where it is summed over chunks or asked for."""
+        """Return the buffer of the packed gradient, which is allocated on the first call."""
         if not self._gradient.size:
             self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
             self.net["gradient"] = address(self._gradient)
         return self._gradient
 
     def load(self, parameters: Array) -> None:
-        """Pack the parameters, and whatever is computed from them."""
+        """Pack the parameters, and write the transposed copies of the weights."""
         flat, workspace = address(parameters), self.workspace
         if workspace.sparse and not workspace.train:
             self.net["unpacked"] = flat
@@ -300,7 +300,7 @@ class Session:
             yield slice(first, min(first + self.rows, n))
 
     def at(self, rows: slice) -> None:
-        """Point the plan to these rows of the data: 7 us, but where it points there already."""
+        """Point the plan to these rows of the data; takes 7 us, unless it points there already."""
         if rows == self._at:
             return
         self._at = rows

@@ -23,9 +23,9 @@ from fastmlp.rules.updates import N_MOMENTS
 Array = NDArray[Any]
 
 
-# The buffers of the process's last fits, for the next fit of such a net.
+# Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
-# Work that no team shares.
+# The work of a call that runs on one thread.
 ALONE = Work(0, 0)
 
 
@@ -44,7 +44,7 @@ class Trainer:
     ----------
     units_per_epoch : int
     unit_flops : int
-        Floating-point operations of a unit, to guess how many make a call.
+        Floating-point operations of a unit, from which the length of the first call is guessed.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Trainer:
         by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
         self._online = by_rows_of_x and single_row.is_plain(network, optimizer)
         self._parameters = parameters
-        # Sessions that differ in the strengths of penalties or in the optimizer are made alike.
+        # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
         rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
@@ -88,7 +88,7 @@ class Trainer:
         self.units_per_epoch = epoch.units_per_epoch(data.n_rows, batch_size, rows)
         self.unit_flops = 6 * network.layout.n_weights * rows
         if not found:
-            # Compiles, so that the first timed call measures work.
+            # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
     def _new_session(self, blocks: Addresses, data: Data, moments: Moments) -> Session:
@@ -116,7 +116,7 @@ class Trainer:
     def reshuffled(
         self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
     ) -> NDArray[np.int64]:
-        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        """Return orders of the rows; each is the one before it after ``random.shuffle``."""
         return reshuffled(random, order, n_orders)
 
     def plain_order(self) -> NDArray[np.int64]:
@@ -130,7 +130,7 @@ class Trainer:
         self._session.load(self._parameters)
 
     def store(self) -> None:
-        """Write the parameters after the calls so far; other threads see all of them or none."""
+        """Write the parameters as trained so far; other threads see all of them or none."""
         # The backup is free between epochs, and after the last call.
         parameters = self._session.workspace.backup[: len(self._parameters)]
         self._session.store(parameters)
@@ -138,7 +138,7 @@ class Trainer:
             publish(parameters, self._parameters)
 
     def begin(self) -> None:
-        """Begin a window of epochs: `reached` is 0."""
+        """Begin a window of epochs: set `reached` to 0."""
         self._session.job["reached"] = 0
 
     @property
@@ -191,5 +191,5 @@ class Trainer:
 
     @property
     def diverged(self) -> bool:
-        """True if the last call met a number that is not finite."""
+        """True if the last call ended at a number that is not finite."""
         return bool(self._session.job["diverged"])

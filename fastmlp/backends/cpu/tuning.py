@@ -13,9 +13,10 @@ from fastmlp.compiler.target import vector_bytes
 # Alignment of buffers, in bytes: neighbouring pairs of cache lines travel together on x86, and are
 # one line on Apple's cores.
 ALIGNMENT = 128
-# Bytes between what two threads write. The hardware prefetcher fetches 8 to 16 lines ahead, those
-# another core writes to included. Lines apart: 0 -> 2 -> 8 -> 16, 16.4 -> 15.5 -> 13.8 -> 13.3 us
-# (16-64-64-2@64, 2 threads); 42 -> 21 to 30 us where cores are far from each other.
+# Bytes between memory that two threads write. The hardware prefetcher fetches 8 to 16 lines ahead,
+# also lines that another core writes. Lines apart: 0 -> 2 -> 8 -> 16,
+# 16.4 -> 15.5 -> 13.8 -> 13.3 us (16-64-64-2@64, 2 threads); 42 -> 21 to 30 us on cores far from
+# each other.
 APART_BYTES = 1024
 # Rows of 64 bytes in a page: panels a multiple of 4 KiB apart share the same few sets of a cache.
 PAGE_ROWS = 64
@@ -26,12 +27,12 @@ PAGE_ROWS = 64
 
 # Rows that a microkernel takes at once; the unit in which the loss is summed and rows are shared.
 STRIP_ROWS = 8
-# Most rows of one sweep over B: its cut sums wait on the stack.
+# Most rows of one sweep over B: between two depth blocks their sums are on the stack.
 # 64 -> 128: 122 -> 100 ms, forward and back (1024-2048-2048-1000@512, 1 thread).
 ROW_BLOCK = 128
 # Most rows of a layer's weights in one tile of phase two.
 TILE_ROWS = 64
-# Most outputs of a layer that is held transposed: so many, or so many eighths of a vector.
+# Most outputs of a layer that is held transposed: the larger of 4 and 5/8 of a vector.
 # 16.3 -> 15.6 us (64-64-10@64, 1 thread; 8 -> 10 outputs), 2.4 -> 2.0 us (16-32-5@32; 4 -> 5).
 FEW_OUTPUTS, FEW_OUTPUTS_EIGHTHS = 4, 5
 # Bytes of the second-level cache that a tile's inputs, or the rows of X, may fill.
@@ -82,15 +83,15 @@ CHUNK_NUMBERS = 4_000_000
 CHUNK_FLOPS = 25_000_000_000
 # Outputs and deltas of a chunk, or of a microbatch, that stay in the second-level cache.
 CACHE_NUMBERS = 200_000
-# Fewest rows of a chunk that is cut for the cache's sake.
+# Fewest rows of a chunk that is cut to stay in the cache.
 MIN_CHUNK_ROWS = 64
-# How many times more numbers a chunk has than the net has weights before the cache bounds its rows:
-# then its gradient is small beside it.
+# The cache bounds a chunk's rows if it has so many times more numbers than the net has weights:
+# then the gradient is small beside the chunk.
 CHUNK_PER_WEIGHT = 8
-# The number of microbatches is a multiple of this: then they share out evenly among threads.
+# The number of microbatches is a multiple of this, so that threads have equal numbers of them.
 MICROBATCHES = 4
-# Fewest operations of a step that is cut into microbatches: a shorter step is not shared by a team,
-# or takes longer for the cut. 603 -> 415 us (4-32-16-4@10000, 2 threads).
+# Fewest operations of a step that is cut into microbatches: no team shares a shorter step, or it
+# takes longer when cut. 603 -> 415 us (4-32-16-4@10000, 2 threads).
 MICROBATCH_FLOPS = 10_000_000
 
 # --- Cost of a step on a team --------------------------------------------------------------------
@@ -102,7 +103,7 @@ RATE = 1.2e11
 # Bytes a second that a core fetches of what another core has just written: 1.8 MB of weights in
 # 0.4 ms (784-512-512-10, 2 threads). Cores of a virtual machine may move nearer or farther.
 FETCH_RATE = 4e9
-# Estimated seconds of a join, to compare two ways to divide a step.
+# Estimated seconds of a join, to compare the forms of a step.
 JOIN_SECONDS = 1e-6
 # Fewest operations of a step that is laid out for a team and for split-K; below, split-K costs one
 # thread 1 %. 8.7 -> 5.5 us (16-64-64-2@16, 0.5 MFLOP, 2 threads; 1 thread: 6.9 us).
@@ -111,14 +112,14 @@ SHARED_FLOPS = 400_000
 # --- Cost model: does a team pay -----------------------------------------------------------------
 # python -m benchmarks.compare --parts train predict --threads 1 2
 
-# Joins' time that sharing must save, where the cross-core traffic of a job is not estimated: after
-# each a thread fetches what others wrote. At 0.4 us a join, 1 -> 2 threads: 15.8 -> 23.6 us
+# Sharing must save the time of so many times its joins, if a job's cross-core traffic is not
+# estimated: it occurs after joins. At 0.4 us a join, 1 -> 2 threads: 15.8 -> 23.6 us
 # (16-64-64-2@64, 2 MFLOP), 665 -> 465 us (4-32-16-4@10000, 40 MFLOP).
 JOINS_SAVED = 20
 # Seconds of a join between cores far from each other: scales the estimated traffic.
 FAR_JOIN = 4e-7
-# Least seconds of a join, with what the first thread waits for the last; calibration finds 0 to
-# 0.06 us between near cores.
+# Least seconds of a join, the wait for the last thread included; calibration finds 0 to 0.06 us
+# between near cores.
 LEAST_JOIN = 2e-7
 # Fewest operations between two joins of a job that is worth a calibration.
 # 1 -> 2 threads: 6.9 -> 5.6 us (16-64-64-2@16, 126,000 operations).
@@ -127,8 +128,8 @@ LEAST_FLOPS = 120_000
 WORTH_COMPILING = 0.1
 # Seconds for which a calibration is valid.
 SECONDS_VALID = 5.0
-# Seconds for which one is valid that found less than the speedup beside it: a disturbance of 1 ms
-# kept a fit of 1024-2048-2048-1000 on one thread for 5 s.
+# Seconds for which a calibration with less than this speedup is valid: a disturbance of 1 ms kept a
+# fit of 1024-2048-2048-1000 on one thread for 5 s.
 SECONDS_DOUBTED, CLEAR_SPEEDUP = 0.25, 1.5
 # Rounds of a calibration, its joins per round, and how many times longer its long items are.
 ROUNDS, JOINS, ITEMS = 3, 25, 8
@@ -139,16 +140,16 @@ NUMBERS, REPEATS = 128, 40
 # 9.9 -> 6.6 us (16-64-64-2@64, 2 threads), by the speedup then found: 1.0 to 1.2 -> 1.9.
 WAKING = 0.03
 
-# --- Autotuner: which way is faster --------------------------------------------------------------
+# --- Autotuner: one thread or a team -------------------------------------------------------------
 # python -m benchmarks.compare --parts train --threads 2, beside a busy process
 
 # Calls of a team, and of one thread, whose time is not counted: a team's first call compiles, or
 # waits for its threads.
 SETTLING = {True: 1, False: 0}
-# Calls of the faster way before the slower one is timed again; doubled after each trial that
+# Calls of the faster of the two before the slower is timed again; doubled after each trial that
 # changes nothing, up to the second number.
 RETRY, MOST_RETRY = 4, 4096
-# The most times slower one call can make a way look: a change takes several calls.
+# The largest factor by which one call can raise a recorded time: a change takes several calls.
 SLOWER = 1.25
 
 # --- Threads -------------------------------------------------------------------------------------
@@ -157,11 +158,11 @@ SLOWER = 1.25
 # Estimated seconds of a call from which it opens a parallel region of Numba's: a region ends only
 # when all its threads have come. 0.1 -> 4 to 7 ms (a call beside a busy process, 2 threads).
 REGION_SECONDS = 0.005
-# Estimated seconds of a call below which it does not wait for workers that sleep.
+# Estimated seconds of a call below which it does not wait for sleeping workers.
 PATIENT_SECONDS = 0.0005
-# Operations of a piece of a thread's part between two joins, and the most pieces: another
-# thread may take a piece. 1 -> 4 pieces: -5 %, -11 % beside a busy process; 4 -> 16 pieces: +15 %
-# (1024-2048-2048-1000@512, 2 threads).
+# Operations of a piece of a thread's part between two joins, and the most pieces: threads that are
+# done take pieces of other parts. 1 -> 4 pieces: -5 %, -11 % beside a busy process; 4 -> 16 pieces:
+# +15 % (1024-2048-2048-1000@512, 2 threads).
 PIECE_FLOPS, MOST_PIECES = 80_000_000, 4
 # Spins, of about 50 ns, of a thread at a barrier before it yields its core, and between yields.
 BARRIER_SPINS, BARRIER_YIELDS = 2000, 50
@@ -194,6 +195,6 @@ PREDICT_FLOPS = 5_000_000_000
 
 # Most packed parameters that a prediction leaves to the next one: 4 MB of float32.
 KEPT_PARAMETERS = 1 << 20
-# Bytes of the buffers of ended fits that the process keeps, those of 8 million parameters. Making
-# them takes 0.15 ms, and finding their memory up to 2.4 ms a megabyte.
+# Bytes of the buffers of ended fits that the process keeps: enough for 8 million parameters. To
+# make them takes 0.15 ms, and new memory up to 2.4 ms a megabyte.
 KEPT_TRAINING_BYTES = 1 << 27

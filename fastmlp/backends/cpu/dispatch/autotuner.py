@@ -1,7 +1,7 @@
 """One thread or a team, by timing both on the work itself.
 
-A calibration does not know what a net's own data cost on their way between cores, nor that another
-process has just taken one: 15.8 -> 23.6 us (16-64-64-2@64, 1 -> 2 threads on two free cores).
+A calibration measures neither the traffic of a net's own data between cores, nor that another
+process has just taken a core: 15.8 -> 23.6 us (16-64-64-2@64, 1 -> 2 threads on two free cores).
 """
 
 from collections.abc import Hashable
@@ -28,7 +28,8 @@ class Autotuner:
     def wants_team(self) -> bool:
         """Return True if the next call should run on a team.
 
-        Each way is tried first; then the faster one runs, and the other is retried now and then.
+        One thread and a team are tried first; then the faster of the two runs, and the other is
+        retried now and then.
         """
         for team in (True, False):
             if self._calls[team] <= SETTLING[team]:
@@ -39,8 +40,8 @@ class Autotuner:
     def record(self, team: bool, work: float, seconds: float, *, awake: bool = True) -> None:
         """Take the time of a call that did `work`, in any unit; a call without work is ignored.
 
-        A call that had to wake workers is ignored too, unless the call before it had to: 0.45 ms is
-        a team's first call of several, of which the others take two thirds of one thread's 0.1 ms.
+        A call that had to wake workers is ignored too, unless the call before it had to: the first
+        of several calls of a team takes 0.45 ms, the others two thirds of one thread's 0.1 ms.
         """
         if work <= 0:
             return
@@ -65,6 +66,6 @@ class Autotuner:
             self._since += 1
 
     def _best(self) -> bool:
-        """Return True if a team is the faster way so far; a way not timed yet is slow."""
+        """Return True if a team has been faster so far; without timings it counts as slower."""
         slow = float("inf")
         return self._seconds.get(True, slow) < self._seconds.get(False, slow)

@@ -1,7 +1,7 @@
-"""Whether a team pays: what launching and joining one cost on this machine, now, and what it gains.
+"""The cost model: does a team finish a call sooner than one thread?
 
-A calibration measures it with known work: two cores may be two threads of one core, and another
-process may keep one busy.
+A calibration measures, with known work, the costs of launching and joining a team and its speedup
+at the moment: two cores may be two threads of one core, and another process may keep one busy.
 """
 
 import threading
@@ -62,7 +62,7 @@ class Calibration(Record):
 
 
 class Costs(NamedTuple):
-    """Seconds to launch and to join, and how many times as fast a long piece of work is."""
+    """Seconds to launch and to join a team, and its speedup of a long piece of work."""
 
     launch: float
     join: float
@@ -135,7 +135,7 @@ def _multiply_add(numbers: int) -> None:
 
 @njit(parallel=True)
 def exercise(team: int, numbers: int, n_items: int) -> None:
-    """Keep each thread busy for 0.3 us an item, on memory far from the other items'."""
+    """Do arithmetic for 0.3 us an item, on memory far from the other items'."""
     for index in prange(n_items):
         mode = flushed()
         # As int64: Numba's index is unsigned.
@@ -144,7 +144,7 @@ def exercise(team: int, numbers: int, n_items: int) -> None:
 
 
 def calibrate(scalar: Any) -> Callable[[int], None]:
-    """Make the driver that waits until the team is complete, for 1 ms at most, and shares items."""
+    """Make the driver that waits for the whole team, 1 ms at most, and then shares items."""
 
     def calibrate_team(address: int) -> None:
         job = record_at(address, Calibration)
@@ -155,7 +155,7 @@ def calibrate(scalar: Any) -> Callable[[int], None]:
     return calibrate_team
 
 
-# Numba's own threads have no record to wait at.
+# Numba's own threads join no team whose record counts them.
 _HAS_TEAM = COMPILER == "translator"
 
 
@@ -169,7 +169,7 @@ def _wait_for_team(team: int) -> None:
 
 
 def _wake(n_threads: int, end: float) -> None:
-    """Call the workers until all wait awake, or until `time.perf_counter` reaches `end`."""
+    """Call the workers until all are awake, or until `time.perf_counter` reaches `end`."""
     driver = calibration_driver()
     job = np.zeros(1, Calibration.dtype)
     while not worker_pool.run(driver, job, n_threads) and time.perf_counter() < end:
@@ -193,7 +193,7 @@ def _seconds(n_threads: int, n_joins: int, n_items: int, end: float = 0.0) -> fl
     numbers = np.zeros((n_items, ITEM_BYTES // 8))
     job = np.array([(0, 1, n_joins, n_items, numbers.ctypes.data)], Calibration.dtype)
     if n_threads > 1:
-        # Workers that sleep are woken first: with one, a speedup of 1.9 was measured as 1.15.
+        # Sleeping workers are woken first: with one asleep, a speedup of 1.9 was measured as 1.15.
         _wake(n_threads, end)
     start = time.perf_counter()
     worker_pool.run(driver, job, n_threads)

@@ -1,4 +1,4 @@
-"""The one place that decides on how many threads a call runs, and the calls themselves."""
+"""Dispatch: the one place that decides how many threads a call has, and that runs calls."""
 
 import time
 from collections.abc import Callable
@@ -36,8 +36,8 @@ class Threads(NamedTuple):
     ----------
     n : int, the threads to ask for, the calling one included; 1: no team
     pieces : int, into how many pieces each thread's part is cut
-    region : bool, whether the team gathers by a parallel region of Numba's, if that is safe
-    patient : bool, whether to wait for workers that sleep
+    region : bool, True to gather the team by a parallel region of Numba's, if that is safe
+    patient : bool, True to wait for sleeping workers
     tuner : Autotuner, which takes the call's time
     """
 
@@ -48,7 +48,7 @@ class Threads(NamedTuple):
     tuner: Autotuner
 
     def record(self, work: Work, seconds: float, *, awake: bool) -> None:
-        """Tell the autotuner the call's time, and whether all workers were awake."""
+        """Give the autotuner the call's time; `awake`: no worker had to be woken."""
         self.tuner.record(self.n > 1, work.flops, seconds, awake=awake)
 
 
@@ -80,7 +80,7 @@ def pieces_of(work: Work, n_threads: int) -> int:
 
 
 class Job(Protocol):
-    """What a driver works in.
+    """An object with the record of a driver's job, such as a session.
 
     Attributes
     ----------

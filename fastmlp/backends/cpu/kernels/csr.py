@@ -23,7 +23,7 @@ STARTS, COLUMNS = np.dtype(np.int64), np.dtype(np.int32)
 
 
 class SparseRows:
-    """Rows of a sparse matrix; the numbers of row r are at ``starts[r]`` to ``starts[r + 1]``.
+    """Rows of a sparse matrix in CSR; row r has the numbers ``starts[r]`` to ``starts[r + 1]``.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class SparseRows:
         return self.shape[0]
 
     def most_numbers(self, n_rows: int) -> int:
-        """Return how many numbers any so many rows have at most."""
+        """Return the most numbers that any `n_rows` rows have together."""
         counts = np.diff(self.starts)
         n = min(n_rows, len(counts))
         return int(np.partition(counts, len(counts) - n)[len(counts) - n :].sum())
@@ -61,7 +61,7 @@ class ColumnBuffers:
 
 @njit
 def _row_of(net: Net, r: int) -> tuple[int, int]:
-    """Return where the values of row r of the chunk begin and end."""
+    """Return the index of the first value of row r of the chunk, and the one after its last."""
     batch = record_at(net.batch, Batch)
     place = row(batch.index + r * 8, 1, np.int64)[0] if batch.index else r
     bounds = row(batch.x + place * 8, 2, np.int64)
@@ -70,7 +70,7 @@ def _row_of(net: Net, r: int) -> tuple[int, int]:
 
 @njit
 def _activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
-    """Apply the layer's activation to n products, in their place."""
+    """Apply the layer's activation to n products in place."""
     if layer.form == BLOCK:
         call(layer.activation, (panel, panel, slopes, n))
     elif layer.form == RELU:
@@ -80,10 +80,10 @@ def _activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
 
 
 def sparse_forward(scalar: Scalar) -> Any:
-    """Make the block that computes the first layer of rows first to last, from row `at` on.
+    """Make the block that computes the first layer of rows first to last, at buffer row `at` on.
 
-    Where nothing is trained it reads the flat W: to pack 50,000 rows for a prediction took 0.5 s.
-    Several panels at once then: 20,000 rows of 50 numbers and 100 units took 0.17 s one by one.
+    Predictions read the flat W: to pack a W of 50,000 rows took 0.5 s. They multiply several panels
+    at once: one by one, 20,000 rows of 50 numbers and 100 units took 0.17 s.
     """
     lanes = lanes_of(scalar)
     add_rows, add_wide_rows = moves(scalar, lanes).add_rows, moves(scalar, lanes).add_wide_rows
@@ -127,7 +127,7 @@ def sparse_forward(scalar: Scalar) -> Any:
 
 
 def sparse_columns(scalar: Scalar) -> Any:
-    """Make the block that sorts the chunk's numbers by column, rows in their order."""
+    """Make the block that sorts the chunk's numbers by column, and by row within a column."""
 
     def sort(address: int) -> None:
         net, like = record_at(address, Net), row(address, 0, scalar)
@@ -159,9 +159,9 @@ def sparse_columns(scalar: Scalar) -> Any:
 
 
 def sparse_gradient(scalar: Scalar) -> Any:
-    """Make the block that sums the gradient of tile t, which is the first layer's, at `g`.
+    """Make the block that writes the gradient of tile t, of the first layer, to `g`.
 
-    From zero or, with `more`, going on from the chunk before; `g_panel` is the bytes of a panel.
+    With `more` it goes on from the chunk before; `g_panel` is the bytes of a panel of `g`.
     """
     lanes = lanes_of(scalar)
     add_rows = moves(scalar, lanes).add_rows

@@ -1,6 +1,6 @@
-"""Rules in plain loops over memory: what becomes a compiled block.
+"""Rules in plain loops over memory, each compiled as a block.
 
-Each factory takes the scalar type and a rule and returns a loop that takes addresses and counts.
+A factory takes the scalar type and a rule, and returns a loop that takes addresses and counts.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Loop = Callable[..., None]
 
 
 def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
-    """Values and slopes of n pre-activations."""
+    """Make the loop that writes values and slopes of n pre-activations."""
 
     def loop(z: Any, value: Any, slope: Any, n: Any) -> None:
         z, value, slope = row(z, n, scalar), row(value, n, scalar), row(slope, n, scalar)
@@ -30,7 +30,7 @@ def activation_loop(scalar: Scalar, rule: Rule) -> Loop:
 
 
 def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
-    """Values or probabilities of n_rows rows of raw outputs, which lie in columns."""
+    """Make the loop that writes values or probabilities of rows of raw outputs, in columns."""
 
     def by_number(raw: Any, value: Any, n_rows: Any, width: Any) -> None:
         n = n_rows * width
@@ -45,9 +45,9 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
 
 
 def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
-    """Losses (float64) and slopes of n_rows rows of outputs and targets, which lie in columns.
+    """Make the loop that writes losses (float64) and slopes of n_rows rows of outputs and targets.
 
-    So loops run along rows, and vectorise however few the outputs are.
+    Outputs and targets are columns, so that loops run along rows and vectorise for few outputs too.
     """
     size = np.dtype(scalar).itemsize
 
@@ -92,11 +92,11 @@ def _add(values: Any, n: Any, factor: Any, total: Any) -> None:
 
 
 def penalty_loop(scalar: Scalar, rule: Rule) -> Loop:
-    """Add scale * slope of weights to their gradient, and the sum of their values to `total`.
+    """Make the loop that adds scale * slope to the gradient, and the sum of values to `total`.
 
-    They are rows of a panel, for which `values` has room; past the width of a row values do not
-    count. Summed in one chain, they took 80 of the 1,000 us of a step of 784-100-100-10 at 200, by
-    columns 14.
+    It takes rows of a panel; `values` has room for their values, and columns from `width` on are
+    not added to the sum. The sum in one chain -> by columns: 80 -> 14 of 1,000 us
+    (784-100-100-10@200).
     """
     lanes = lanes_of(scalar)
     sum_rows = moves(scalar, lanes).sum_rows
@@ -139,10 +139,10 @@ class Penalised(NamedTuple):
 
 
 def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penalty: str) -> Loop:
-    """A penalty, as in `penalty_loop`, and the step of a rule that uses both numbers of state.
+    """Make the loop of a penalty and the step of a rule with two numbers of state, in one pass.
 
-    Its division and root keep one unit of the core busy; what the penalty takes goes on beside it.
-    13-32-32-1 at 32 with an l2: 4.06 us a step one after the other, 3.94 in one.
+    The step's division and root occupy one unit of the core; the penalty's arithmetic uses others.
+    4.06 -> 3.94 us (13-32-32-1@32 with l2).
     """
     lanes, find = lanes_of(scalar), njit(RULES[penalty])
     sum_rows = moves(scalar, lanes).sum_rows
@@ -167,9 +167,9 @@ def penalised_update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, penal
 
 
 def update_loop(scalar: Scalar, rule: Rule, n_coefficients: int, n_moments: int) -> Loop:
-    """One optimizer step of n parameters with gradient g and as much state as the rule uses.
+    """Make the loop of an optimizer step of n parameters, with the state that the rule uses.
 
-    Reading and writing m and v for nothing doubled the time of plain descent.
+    To read and write m and v without need doubled the time of plain descent.
     """
 
     def without_state(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:

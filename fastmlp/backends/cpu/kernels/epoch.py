@@ -1,4 +1,4 @@
-"""The drivers: blocks that do a whole job, alone or with a team.
+"""The drivers: blocks that run a whole job on one thread or a team.
 
 Training is counted in units. A unit is one chunk of rows of one batch, as a rule the whole batch:
 a step, with the update where the chunk completes the batch. Whole epochs of units run in one call,
@@ -27,13 +27,13 @@ _units_per_epoch = njit(units_per_epoch)
 
 
 def _finiteness(scalar: Scalar) -> Kernel:
-    """Make the function that tells whether all parameters are finite."""
+    """Make the function that checks if all parameters are finite."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
 
     @njit
     def all_finite(address: int, n: int) -> bool:
-        """x - x is 0, or NaN. Counted to the end, which vectorises."""
+        """Return True if n numbers are finite: x - x is 0. A loop without an exit vectorises."""
         values, n_others = row(address, n, scalar), 0
         for i in range(n):
             n_others += 0 if values[i] - values[i] == 0 else 1
@@ -41,12 +41,13 @@ def _finiteness(scalar: Scalar) -> Kernel:
 
     @njit
     def finite_parameters(net: Net) -> bool:
-        """Return True if all parameters are finite. Padding, which no kernel uses, may be anything:
-        a user's rule may have a slope or a step of 0 / 0 where everything is 0."""
+        """Return True if all parameters are finite. Padding is not checked: a user's rule may make
+        NaN of zeros, and no kernel uses it."""
         layers = records_at(net.layers, net.n_layers, Layer)
         for i in range(net.n_layers):
             layer = layers[i]
-            # Biases are one row more, or after the panels of a transposed layer. Gaps are zeros.
+            # The biases are the panel's last row; of a transposed layer they follow its panels.
+            # Gaps are zeros.
             n_rows = layer.packed_rows + layer.gap // vector + (0 if layer.is_transposed else 1)
             across = layer.n_in if layer.is_transposed else layer.n_out
             for p in range(layer.packed_panels):
@@ -94,7 +95,7 @@ def _end_batch(net: Net, job: Job, n_rows: int) -> None:
 
 @njit
 def _nothing(net: Net, job: Job) -> None:
-    """All parameters are up to date."""
+    """Do nothing: no step is pending."""
 
 
 def train(scalar: Scalar) -> Kernel:
@@ -144,10 +145,10 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
     """Make the driver of training whose units are done by `step`.
 
-    It does the units from first to last of a window of epochs, or up to a divergence. `order` says
-    in which order each epoch takes the rows, `coefficients` holds the optimizer's for each step of
-    this call, `losses` receives the mean objective of each epoch that ends. What a step leaves to
-    do to the parameters is done by `settle` before they are read.
+    It does units first to last of a window of epochs, or up to a divergence. `order` has the rows
+    of each epoch in their order, `coefficients` the optimizer's for each step of this call;
+    `losses` receives the mean objective of each epoch that ends. `settle` applies a pending step
+    before the parameters are read.
     """
     size = np.dtype(scalar).itemsize
     start_batch, may_go_on, restore = _batches(scalar)
@@ -160,7 +161,7 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
         chunks = (job.batch_size + job.chunk_rows - 1) // job.chunk_rows
         batch.coefficients, batch.due = job.coefficients, 0
         job.diverged = 0.0
-        # Counted on from here: divisions took a tenth of the step of a tiny net.
+        # From here on positions are counted up: divisions took a tenth of a tiny net's step.
         epoch, within = job.first // per_epoch, job.first % per_epoch
         start = within // chunks * job.batch_size
         low = start + within % chunks * job.chunk_rows
@@ -205,7 +206,7 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
 
 @njit
 def _forward(job: Job, net: Net, mode: int) -> None:
-    """Phase one by rows, as far as `mode` asks."""
+    """Run phase one by rows, as far as `mode` asks."""
     block = record_at(net.blocks, Blocks).forward_backward
     call(block, (job.team, job.net, job.n_parts, mode, 0))
 
@@ -225,7 +226,7 @@ def evaluate(scalar: Scalar) -> Kernel:
 
 
 def predict(scalar: Scalar) -> Kernel:
-    """Make the driver that writes the predictions of rows to where the batch's record says."""
+    """Make the driver that writes the predictions of rows to the batch's `out`."""
 
     def predict_rows(address: int) -> None:
         job = record_at(address, Job)

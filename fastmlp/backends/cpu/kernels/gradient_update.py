@@ -1,7 +1,7 @@
 """Phase two: each tile's gradient over the whole batch, its penalty and its optimizer step.
 
-A tile is up to 64 rows of the weights in the panels of one tile of sums: its gradient never leaves
-the stack, and no thread writes what another one sums.
+A tile is up to 64 rows of the weights, as many panels wide as a register tile: its gradient stays
+on the stack, and no two threads write to one tile.
 """
 
 from collections.abc import Sequence
@@ -45,21 +45,21 @@ PANEL_ROWS = TILE_ROWS + STRIP_ROWS
 
 
 class Control(NamedTuple):
-    """What phase two is asked to do with a chunk of rows."""
+    """The arguments of phase two, for a chunk of rows."""
 
     n_rows: int  # to sum over; 0: the gradient has been summed before
-    more: int  # whether the gradient goes on from the chunks before
-    ends: int  # whether the chunk ends its batch: then penalties are added
-    apply: int  # whether the step is taken; else the gradient is stored
+    more: int  # 1: the gradient goes on from the chunks before
+    ends: int  # 1: the chunk ends its batch, and penalties are added
+    apply: int  # 1: the step is taken; 0: the gradient is stored
     split: int  # the layer, from 1, that a team has computed by split-K; 0: none
 
 
 class Scratch(NamedTuple):
-    """Addresses on the stack of the thread that has a tile."""
+    """Addresses on the stack of the thread that computes a tile."""
 
     gradient: int
     values: int  # of the penalties
-    streams: int  # to prefetch
+    streams: int  # a record of what to prefetch
 
 
 @njit
@@ -88,7 +88,7 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
     def rows_gradient(
         net: Net, t: int, piece: Piece, inputs: int, control: Control, scratch: Scratch
     ) -> None:
-        """Multiply X^T D, or D^T X where the layer is transposed, from zero or going on."""
+        """Write X^T D, or D^T X of a transposed layer; with `more` added to the chunks before."""
         (tile, layer, w), (g, _, streams) = piece, scratch
         n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
         blocks, left, right = record_at(net.blocks, Blocks), inputs, layer.deltas
@@ -115,14 +115,14 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
 
 
 def _gradients(scalar: Scalar) -> Kernel:
-    """Make the function that writes a tile's gradient, but for its biases, to the stack."""
+    """Make the function that writes the gradient of a tile's weights to the stack."""
     lanes = lanes_of(scalar)
     vector, copy = lanes * np.dtype(scalar).itemsize, copying(scalar)
     outer, rows_gradient = moves(scalar, lanes).outer, _rows_gradient(scalar)
 
     @njit
     def stored_gradient(net: Net, piece: Piece, g: int) -> None:
-        """Copy the gradient that has been summed before."""
+        """Copy the tile's part of the gradient that has been summed before."""
         tile, layer, w = piece
         n = (tile.last - tile.first) * lanes
         for p in range(tile.n_panels):
@@ -131,7 +131,8 @@ def _gradients(scalar: Scalar) -> Kernel:
 
     @njit
     def row_gradient(net: Net, piece: Piece, inputs: int, g: int) -> None:
-        """Multiply inputs and deltas of a single row: 32-64-32-1@1 2.2 -> 1.7 us."""
+        """Write the outer product of a single row's inputs and deltas: 2.2 -> 1.7 us
+        (32-64-32-1@1)."""
         tile, layer, _ = piece
         left, right = inputs, layer.deltas
         if layer.is_transposed:
@@ -163,7 +164,8 @@ def _gradients(scalar: Scalar) -> Kernel:
 
 
 def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make the functions that add penalties to a tile's gradient: all, or one with the step."""
+    """Make two functions: one adds all penalties to a tile's gradient; the other adds the only
+    penalty to a panel's and takes the step."""
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
 
@@ -174,7 +176,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
     @njit
     def penalise(net: Net, piece: Piece, scratch: Scratch) -> None:
-        """Add each penalty's slope to the gradient, and its values to the tile's sum."""
+        """Add each penalty's slopes to the gradient, and its values to the tile's sum."""
         (tile, layer, w), g = piece, scratch.gradient
         penalties = row(net.penalties, net.n_penalties, np.int64)
         total = net.tile_penalties + tile.slot * 8
@@ -202,7 +204,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
-    """Make the functions that step one panel of a tile, and the biases of a transposed layer."""
+    """Make two functions: one steps a panel of a tile, the other a transposed layer's biases."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, copy = lanes * size, copying(scalar)
     its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
@@ -210,7 +212,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, apply: int) -> None:
-        """Take the optimizer's step with n numbers of the gradient, or store them."""
+        """Take the optimizer's step with n numbers of the gradient, or store the gradient."""
         skip = w - net.parameters
         if apply:
             batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
@@ -294,7 +296,7 @@ def update(scalar: Scalar) -> Kernel:
         layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
         apply = control.apply
         piece = (tile, layer, net.parameters + tile.offset)
-        # A team without split-K, whose transposes are few, keeps all of them in the cache.
+        # Without split-K a team stores its few transposes through the cache.
         non_temporal = (
             NONE if net.non_temporal == OTHERS and control.split == 0 else net.non_temporal
         )

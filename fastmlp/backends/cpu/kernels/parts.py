@@ -1,4 +1,4 @@
-"""How kernels count: strips of rows, parts of a loop, and the types of their arguments."""
+"""Strips of rows, parts of a loop, and the types of kernels' arguments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,13 @@ from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import njit, record_at
 
-# What a factory is called with: the type of a net's numbers.
+# The argument of a kernel's factory: the type of a net's numbers.
 Scalar = type[np.floating[Any]]
-# What it returns.
+# The function that a factory returns.
 Kernel = Callable[..., Any]
-# A first number and a last one, or how many.
+# First and last number of a range, or first number and count.
 Span = tuple[int, int]
-# A tile and its layer; the address of its weights.
+# A tile, its layer, and the address of its weights.
 Piece = tuple[Tile, Layer, int]
 
 
@@ -33,7 +33,7 @@ def n_strips_of(n_rows: int) -> int:
 
 @njit
 def part_of(part: int, n_parts: int, n: int) -> Span:
-    """Return the first of n items that a part has, and the one after its last."""
+    """Return the first of a part's items, of n in all, and the one after its last."""
     return part * n // n_parts, (part + 1) * n // n_parts
 
 

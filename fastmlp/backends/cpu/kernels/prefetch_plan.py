@@ -1,4 +1,4 @@
-"""What a tile prefetches while its gradient is summed: what is used next and lies in no cache."""
+"""What a tile prefetches while its gradient is summed: memory that is used next and not cached."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ HEAD_BYTES = STREAMS.itemsize
 def prefetch_for(
     net: Net, t: int, piece: Piece, apply: int, split: int, streams: int, vector: int, size: int
 ) -> int:
-    """Have what comes after tile t's gradient fetched; return the address of the streams, or 0."""
+    """List what tile t is to prefetch in `streams`; return its address, or 0 for nothing."""
     if updates_prefetch(net, apply):
         return prefetch_weights(net, piece, streams, vector)
     if net.prefetches_rows:
@@ -26,8 +26,8 @@ def prefetch_for(
 
 @njit
 def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
-    """Have the tile's parameters and their state fetched for the update; return the address of
-    the streams: 784-2048-2048-10@32 15.0 -> 14.0 ms."""
+    """List the tile's parameters and their state, for the update; return the address of the
+    streams. 15.0 -> 14.0 ms (784-2048-2048-10@32)."""
     tile, layer, w = piece
     record, n, skip = row(streams, 1, STREAMS)[0], 0, w - net.parameters
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
@@ -47,15 +47,14 @@ def prefetch_weights(net: Net, piece: Piece, streams: int, vector: int) -> int:
 
 @njit
 def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
-    """Have this tile's share of the rows of X that come next fetched; return the address of the
-    streams."""
+    """List the tile's share of the next batch's rows of X; return the address of the streams."""
     batch, record = record_at(net.batch, Batch), row(streams, 1, STREAMS)[0]
     places = row(streams + HEAD_BYTES, MOST_STREAMS, np.int64)
     after = batch.index + batch.n_rows * 8
     n_rows = max(min((batch.order_stop - after) // 8, batch.n_rows), 0)
     low, high, n_tiles = 0, net.n_in, net.n_tiles
     if split == 1:
-        # Each of two threads gathers the features of its half, of all rows.
+        # Each half gathers its own features of all rows.
         n_tiles = n_tiles // 2
         if t < n_tiles:
             high = net.middle
@@ -72,5 +71,5 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
 
 @njit
 def updates_prefetch(net: Net, apply: int) -> bool:
-    """Return True if an update of a net so large has to be prefetched."""
+    """Return True if the update reads parameters that are in no cache: large nets."""
     return net.non_temporal == ALL and apply != 0

@@ -23,8 +23,8 @@ def without_output(network: Network) -> Network:
 def activations(network: Network, *, fused: bool = True) -> tuple[list[int], list[int]]:
     """Return the addresses of the activations' blocks, and the form of each layer.
 
-    Where `fused`, a hidden relu needs no block; and the output layer is linear: its activation
-    comes later, row by row, as its loss does.
+    With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
+    computed with its loss.
     """
     addresses, forms = [], []
     last = len(network.activations) - 1
@@ -38,7 +38,7 @@ def activations(network: Network, *, fused: bool = True) -> tuple[list[int], lis
 
 
 def link(network: Network, *, needed: bool = True) -> int:
-    """Return the address of the link's block; 0 where it is the identity, and not needed."""
+    """Return the address of the link's block; 0 for the identity, unless `needed`."""
     rule, by_row = network.link
     if not needed and network.link == LINKS["identity"]:
         return 0
@@ -59,7 +59,7 @@ def penalties(network: Network) -> list[int]:
 
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
-    """Return the block of the optimizer's rule, which moves no state that the rule does not use."""
+    """Return the block of the optimizer's rule, which reads and writes the state that it uses."""
     rule, n = optimizer.rule, _n_coefficients(optimizer)
     n_moments = N_MOMENTS.get(rule, 2)
     loop = elementwise.update_loop
@@ -68,7 +68,7 @@ def optimizer(network: Network, optimizer: Optimizer) -> Block:
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
     """Return the address of the block that adds a penalty's slope and takes the optimizer's step;
-    0 where there is not one penalty of ours and an update with both numbers of state."""
+    0 unless there is one penalty, of `PENALTIES`, and an update with two numbers of state."""
     rules = [rule for rule, _ in network.penalties]
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:

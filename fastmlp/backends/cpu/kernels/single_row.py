@@ -1,8 +1,9 @@
-"""Plain descent by one row at a time: the update of a step waits for the next row.
+"""Plain descent by single rows: each step is pending until the next row's forward pass applies it.
 
-By batches a step reads all weights on the way forward, those above the first layer on the way back,
-and all of them again to update them. Here whatever the next row reads is updated on the way:
-32-64-32-1@1 0.41 -> 0.19 us, 784-100-10@1 6.3 -> 2.6, 784-512-512-10@1 66 -> 36.
+By batches a step reads all weights in the forward pass, those above the first layer in the backward
+pass, and all of them again in the update. Here the forward pass of the next row updates the weights
+that it reads: 0.41 -> 0.19 us (32-64-32-1@1), 6.3 -> 2.6 us (784-100-10@1), 66 -> 36 us
+(784-512-512-10@1).
 """
 
 from collections.abc import Sequence
@@ -26,12 +27,12 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.updates import sgd
 
-# A layer's outputs have room for this row's, those of the row before, in turns, and sums.
+# A layer's output buffers: two in turns, for this row and the one before, and the third for sums.
 SUMS = 2
 
 
 def is_plain(network: Network, optimizer: Optimizer) -> bool:
-    """Return True if a step is the rate times the loss's gradient, and nothing else."""
+    """Return True if a step is the rate times the loss's gradient."""
     return optimizer.rule is sgd and not network.penalties
 
 
@@ -42,12 +43,13 @@ def _layers(net: Net) -> Sequence[Layer]:
 
 @njit
 def _deltas_of(net: Net, i: int) -> int:
-    """Return the address of layer i's deltas, and later of its steps."""
+    """Return the address of layer i's deltas, which `steps` replaces by its pending step."""
     return net.loss_slope if i == net.n_layers - 1 else _layers(net)[i].deltas
 
 
 def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Make the functions of a pass over all layers, for a row and for the step that waits."""
+    """Make three functions: a layer's output buffers, a row's forward pass with the pending step,
+    and the pending step alone."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     its = fused_steps(scalar, lanes)
@@ -85,7 +87,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def settle(net: Net, job: Job) -> None:
-        """Take the step that waits: a forward pass whose sums nobody reads."""
+        """Take the pending step: a forward pass, the sums of which are not used."""
         batch = record_at(net.batch, Batch)
         if batch.due:
             layers, before = _layers(net), batch.previous
@@ -98,7 +100,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
-    """Make the function that computes all deltas, and turns them into steps."""
+    """Make the function that computes all deltas, and multiplies them by minus the rate."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     its, backward_dots = fused_steps(scalar, lanes), skinny(scalar, lanes).backward_dots
@@ -127,7 +129,7 @@ def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
 
 
 def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
-    """Make the functions of a row's loss, of a fit's first row, and of the row that comes next."""
+    """Make three functions: a row's loss and deltas, a fit's start, the next row's prefetch."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     scale_deltas = losses(scalar)[2]
 
@@ -149,7 +151,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def begin(net: Net, batch: Batch, x: int) -> None:
-        """Have zeros wait as a step, and finite numbers to multiply them with."""
+        """Make a pending step of zeros, with finite inputs to multiply it by."""
         layers = _layers(net)
         row(net.loss_slope, layers[net.n_layers - 1].n_panels * lanes, scalar)[:] = 0
         for i in range(net.n_layers):
@@ -160,8 +162,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def prefetch_next(net: Net, batch: Batch) -> None:
-        """Prefetch the row that comes next in the order: of 100,000 rows of 32 numbers,
-        32-64-32-1@1 0.21 -> 0.18 us."""
+        """Prefetch the next row in the order: 0.21 -> 0.18 us (32-64-32-1@1, 100,000 rows)."""
         if net.prefetches_rows and batch.index + 8 < batch.order_stop:
             r, n_bytes = row(batch.index, 2, np.int64)[1], net.n_in * size
             prefetch_lines(batch.x + r * n_bytes, (n_bytes + LINE_BYTES - 1) // LINE_BYTES)
@@ -170,7 +171,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
 
 def descend(scalar: Scalar) -> Kernel:
-    """Make the driver of such a training; a unit is a row."""
+    """Make the driver of training by plain descent on single rows; a unit is a row."""
     size = np.dtype(scalar).itemsize
     place_of, forward, settle = _forward(scalar)
     backward, (loss_of, begin, prefetch_next) = _backward(scalar, place_of), _rows(scalar)

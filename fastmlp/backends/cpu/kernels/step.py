@@ -1,7 +1,7 @@
 """A step of training on a chunk of rows: phase one, then phase two with the update.
 
-The job says which team runs it, and into how many parts phase one is cut. Both phases are blocks
-called by address, so that no program compiles the forms that its nets do not need.
+The job has the address of the team, and the number of parts of phase one. All blocks are called by
+address, so that a program compiles only the forms that its nets need.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def steps(scalar: Scalar) -> Kernel:
 
     @njit
     def step_by_microbatches(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        """Both phases by microbatches; then one thread takes the step, which is little work."""
+        """Do both phases by microbatches; then one thread takes the step, which is little work."""
         blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
         call(blocks.microbatches, (job.team, job.net))
         add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
@@ -51,9 +51,9 @@ def steps(scalar: Scalar) -> Kernel:
 
     @njit
     def step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
-        """Phase one by the form that suits the net and its team, then phase two; return the
-        weighted loss. Where the chunk `ends` its batch penalties are added, and with `apply` the
-        optimizer's step is taken."""
+        """Do phase one in the form of the net's partition, then phase two; return the weighted
+        loss. If the chunk `ends` its batch, penalties are added; with `apply` the optimizer's step
+        is taken."""
         if net.microbatch_rows > 0:
             return step_by_microbatches(job, net, more, ends, apply)
         blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
@@ -92,9 +92,9 @@ def objective(scalar: Scalar) -> Any:
 
 @njit
 def set_mass(net: Net, mass: float) -> None:
-    """Set the share of a row, and of the penalties, for a batch of so many rows."""
+    """Set the batch's factor of deltas, 1 / mass, and of penalties, strength / mass."""
     batch, scale = record_at(net.batch, Batch), 1.0 / mass
-    # Not written again: workers would fetch its line anew.
+    # Written only when it changes: else workers fetch its line once more.
     if batch.scale != scale:
         batch.scale = scale
     strengths = row(net.strengths, net.n_penalties, np.float64)

@@ -68,13 +68,13 @@ class Panels:
 class Moments:
     """An optimizer's state, zeros at first; training writes to it in place.
 
-    It is never held flat: for 8 million parameters, copying it out at the end of a fit into memory
-    that the system had to find took 0.2 s.
+    It is never held flat: to copy 8 million parameters' state at the end of a fit, into memory new
+    to the process, took 0.2 s.
 
     Attributes
     ----------
     network : Network
-    sparse : bool, whether they are those of a training on sparse rows
+    sparse : bool, True if they belong to a training on sparse rows
     spacing : Spacing, of the panels
     """
 
@@ -95,7 +95,7 @@ class Moments:
         return self._both()[1]
 
     def arrange(self, spacing: Spacing) -> None:
-        """Let the panels have this spacing from now on."""
+        """Arrange the panels with this spacing."""
         if spacing == self.spacing:
             return
         flat = None if self._packed is None else self.flat()
@@ -108,7 +108,7 @@ class Moments:
         return np.stack([panels.flat(packed) for packed in self._both()])
 
     def _both(self) -> tuple[Array, Array]:
-        """Zeros are made where they are asked for: when it is known how they are to lie."""
+        """Return both packed vectors; zeros are allocated now, with the spacing that is now set."""
         if self._packed is None:
             n = packed_numbers(self.network, sparse=self.sparse, spacing=self.spacing)
             dtype = self.network.dtype

@@ -31,18 +31,18 @@ class Partition(NamedTuple):
     single row    not at all                               `single_row`: batches of one row
     ============  =======================================  =====================================
 
-    What changes the order of sums (`rows`, `microbatch_rows`, `split_layer`) depends on the net and
-    its rows alone; the other fields depend on the threads too.
+    The fields that change the order of sums (`rows`, `microbatch_rows`, `split_layer`) depend on
+    the net and its rows alone; the others depend on the number of threads too.
 
     Attributes
     ----------
     rows : int, of a chunk
     microbatch_rows : int, of a microbatch; 0: none
-    n_threads : int, for which tiles are shared out; 1: no team shares them
-    by_panels : bool, whether a team shares phase one a layer at a time
-    split_layer : int, from 1, the layer whose inputs are halved (split-K); 0: none
-    cost : StepCost or None, what a step costs a team, if it is estimated
-    spacing : Spacing, room between what different threads write
+    n_threads : int, among how many threads the tiles are divided; 1: no team
+    by_panels : bool, True if a team shares phase one by panels, a layer at a time
+    split_layer : int, from 1, the layer that is computed by split-K; 0: none
+    cost : StepCost or None, of a step on a team; None: not estimated
+    spacing : Spacing, room between memory that different threads write
     """
 
     rows: int
@@ -60,7 +60,7 @@ class Partition(NamedTuple):
 
     @property
     def single_row(self) -> bool:
-        """Whether a chunk is one row."""
+        """True if a chunk is one row."""
         return self.rows == 1
 
 
@@ -83,8 +83,8 @@ def partition_of(
     step = Step(layout, rows, spec.dtype, lanes)
     split_layer = split_layer_of(step)
     if n_threads == 1 or step.flops < SHARED_FLOPS:
-        # Without a cost no team is tried: 1 thread 3.3 us, 2 threads 4.7 us, or 5.5 us where cores
-        # are far from each other (8-32-32-1@32); room for two costs one thread 2 %.
+        # Without a cost no team is tried. 1 -> 2 threads: 3.3 -> 4.7 us, 5.5 us on cores far from
+        # each other (8-32-32-1@32). Spacing for two threads costs one thread 2 %.
         return Partition(rows, split_layer=split_layer)
     by_panels = panels_pay(step, n_threads, split_layer)
     cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
@@ -92,7 +92,7 @@ def partition_of(
 
 
 def _spacing(step: Step, split_layer: int) -> Spacing:
-    """Return the room for a team; the deltas of a single row go back without."""
+    """Return the spacing for a team; none for single rows, whose deltas are read without it."""
     if step.rows == 1:
         return CLOSE
     return Spacing(APART_BYTES // (step.lanes * step.dtype.itemsize), split_layer)

@@ -56,7 +56,6 @@ class Workspace(NamedTuple):
     copies : the second form of each layer's weights, where `packing.has_copy`: panels of W
         transposed, or of W where a layer is held transposed
     zeros : one vector
-    identity : (panel_rows,) int64: 0, 1, 2, ...
     """
 
     chunk_rows: int
@@ -80,7 +79,6 @@ class Workspace(NamedTuple):
     backup: Buffer
     copies: Buffer
     zeros: Buffer
-    identity: Buffer
 
 
 def make_workspace(
@@ -128,6 +126,7 @@ def make_workspace(
         "copies": sum(layer.copy_size for layer in layers) * lanes,
         "zeros": lanes,
     }
+    # The session's order of rows, int64, is part of it.
     n_bytes = size * sum(numbers.values()) + parts * output_bytes + 8 * panel_rows
     memory.require(n_bytes, "MLP", f"a workspace of {packed:,} parameters and {rows:,} rows")
     return Workspace(
@@ -140,7 +139,6 @@ def make_workspace(
         doubled_inputs=doubled_inputs,
         output_bytes=output_bytes,
         row_losses=aligned(parts * output_bytes // 8, np.float64),
-        identity=np.arange(panel_rows, dtype=np.int64),
         **_aligned_together(numbers, dtype),
     )
 

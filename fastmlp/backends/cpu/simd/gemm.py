@@ -36,9 +36,6 @@ class Shape(NamedTuple):
     n_rows: int
 
 
-Operands = tuple[Panels, Start, Factors, Epilogue]
-
-
 class _Sweeps(NamedTuple):
     """A product's shapes of tiles, rows_panels; of a `narrow` one the last panel is half used."""
 

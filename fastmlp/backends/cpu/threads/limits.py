@@ -1,4 +1,4 @@
-"""How many threads a call may use, and whether a parallel region of Numba's is safe.
+"""Thread limits: how many threads a call may use, and where a parallel region of Numba's is safe.
 
 A region is not safe on Numba's workqueue layer, which aborts the process if two Python threads
 enter and takes 80 us a launch, nor in a process forked after a region, where GNU OpenMP kills the

@@ -1,10 +1,10 @@
-"""Mailboxes: where workers spin, each at its own, for the next call.
+"""Mailboxes: each worker spins at its own mailbox until the next call is posted there.
 
-A worker that sleeps takes 40 to 400 us to come, in which one core predicts thousands of rows; one
-that spins takes 1 us. It spins as long as calls follow one another as in a loop.
+A sleeping worker takes 40 to 400 us to enter a team, time in which one core predicts thousands of
+rows; a spinning worker takes 1 us. It spins as long as calls follow one another as in a loop.
 
-A caller posts its team to the mailbox of a worker that spins, and the worker enters. When it has
-left the team it counts itself in the team's record; until then the pool keeps that record.
+A caller posts its team to the mailbox of a spinning worker, which enters it. After leaving, the
+worker adds one to the team's record; until then the pool keeps that record.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ EMPTY, WAITING, TAKEN, WRITTEN = range(4)
 
 
 class Mailbox(Record):
-    """A call for one worker, and what the worker needs."""
+    """A call for one worker, and the worker's constants."""
 
     state: int  # EMPTY, WAITING, TAKEN or WRITTEN
     team: int  # address of the team's record
@@ -38,8 +38,8 @@ class Mailbox(Record):
     job: int  # address of the job's record
     enter: int  # address of the block by which threads enter a team
     yield_core: int  # address of the system's function that yields the core; 0: none
-    queue: int  # address of the number of calls that wait for sleeping workers
-    spins: int  # for how many spins a worker waits
+    queue: int  # address of the number of calls queued for sleeping workers
+    spins: int  # how many times a worker spins before it sleeps
 
 
 _FIELDS = Mailbox.dtype.names or ()
@@ -50,12 +50,12 @@ class Mailboxes:
 
     Parameters
     ----------
-    spins : int, for how many spins a worker waits
+    spins : int, how many times a worker spins before it sleeps
 
     Attributes
     ----------
-    first : int, address of the first one
-    queue : int64, shape (1,), how many calls wait for sleeping workers
+    first : int, address of the first mailbox
+    queue : int64, shape (1,), the number of calls queued for sleeping workers
     """
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
@@ -80,9 +80,9 @@ class Mailboxes:
 
 def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
     """Make the worker's loop: run the current call, then spin on the mailbox until a call is
-    posted, the time is over, or a call waits for sleeping workers.
+    posted, the spins are used up, or a call is queued for sleeping workers.
 
-    It does not return to Python between two calls, where it would wait for the GIL.
+    Between two calls it does not return to Python, where it would wait for the GIL.
     """
 
     def serve_calls(place: int, team: int, driver: int, job: int) -> None:
@@ -109,7 +109,7 @@ def serve(scalar: Any) -> Callable[[int, int, int, int], None]:
 
 
 def post(scalar: Any) -> Callable[..., None]:
-    """Make the block that posts a call to the mailboxes of up to n workers that spin, and writes
+    """Make the block that posts a call to the mailboxes of up to n spinning workers, and writes
     their number to the team's record."""
 
     def post_call(boxes: int, n_boxes: int, n: int, team: int, driver: int, job: int) -> None:

@@ -2,19 +2,18 @@
 
 The thread that enters first leads: it runs the driver. The others are workers. For each loop the
 leader cuts the work into one part per thread that has joined, publishes it under a new generation,
-and does part 0; worker t claims part t. A thread that has done its own part claims those that are
-left. So the leader waits only for parts in progress: a worker that comes late, is off its core or
-never comes costs nothing. No two threads work on one part at a time, so a part may use buffers of
-its own number.
+and does part 0; worker t claims part t. A thread that has done its own part claims further parts.
+So the leader waits only for parts in progress: a worker that joins late or never, or is off its
+core, costs nothing. No two threads work on one part at a time: a part may use buffers of its own.
 
 A part is claimed by raising its `claim` to the generation (compare and exchange). The leader leaves
 a generation when all its parts are done, hence claimed: a worker with an older generation finds no
 part to claim, and one that has claimed reads a command that does not change until its part is done.
 
-Cores differ in speed: some are made smaller, other processes take some of the time of one, and a
-core of a virtual machine may share its execution units. So long parts are cut into pieces: their
-thread takes them from the front, a thread that has nothing left to do from the back. A loop's body
-then gets the number of its thread in place of the part's.
+Cores differ in speed: by design, by the load of other processes, and a virtual machine's cores may
+share execution units. So long parts are cut into pieces: a part's own thread takes them from the
+front, a thread that is done with its own part from the back. A loop's body then gets the number of
+its thread in place of the part's.
 """
 
 import ctypes
@@ -60,7 +59,7 @@ STOPPED = -1
 
 
 class Command(Record):
-    """What the leader publishes."""
+    """A loop that the leader publishes."""
 
     generation: int  # generation << 8 | threads that share it; STOPPED: the call has ended
     block: int  # address of the loop's body: (environment, first, last, thread)
@@ -69,7 +68,7 @@ class Command(Record):
 
 
 class Constants(Record):
-    """What does not change during a call."""
+    """Constants of one call."""
 
     limit: int  # the most threads
     yield_core: int  # address of the system's function that yields the core; 0: none
@@ -78,9 +77,9 @@ class Constants(Record):
 
 
 def make_team(limit: int, pieces: int = 1) -> NDArray[np.int64]:
-    """Return the record of a team of at most `limit` threads, none of which has entered.
+    """Return the record of a team of at most `limit` threads, which no thread has entered.
 
-    A record serves one call: a worker that comes after the call's end must find it stopped. It
+    A record serves one call: a worker that enters after the call's end must find it stopped. It
     starts at a multiple of LINE bytes.
 
     Parameters
@@ -168,7 +167,7 @@ def _next_piece(word: int, generation: int, pieces: int, back: int) -> int:
 
 @njit
 def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) -> None:
-    """Do the pieces that are left of part t: this thread's own part, or another's."""
+    """Do the remaining pieces of part t: this thread's own part, or another thread's."""
     line, pieces = team + PARTS + t * LINE, constants_of(team).pieces
     while True:
         piece = _next_piece(line + TAKEN, generation, pieces, 0 if t == thread else 1)
@@ -185,7 +184,7 @@ def _do_pieces(team: int, generation: int, n_threads: int, t: int, thread: int) 
 
 @njit
 def _do_all_pieces(team: int, generation: int, n_threads: int, thread: int) -> None:
-    """Do this thread's own part, and then what is left of the others'."""
+    """Do this thread's own part, then the remaining pieces of the other parts."""
     for i in range(n_threads):
         _do_pieces(team, generation, n_threads, (thread + i) % n_threads, thread)
 
@@ -201,7 +200,7 @@ def _wait(team: int, word: int, value: int) -> None:
 @runtime
 @njit
 def share_loop(team: int, block: int, n: int, environment: int) -> None:
-    """Do the iterations 0 to n of a loop's body on a team; 0: on this thread.
+    """Run the iterations 0 to n of a loop's body on a team; team 0: on this thread.
 
     A team shares by address: compiled in place, sharing took 0.6 s of a first fit on one thread.
     """
@@ -272,8 +271,8 @@ def _wait_for_team(team: int, n_threads: int) -> None:
 
 
 def enter(scalar: Any) -> Callable[[int, int, int], None]:
-    """Make the block by which each thread of a region enters: the first runs the driver, the others
-    are workers."""
+    """Make the block by which each thread enters a team: the first runs the driver, the others are
+    workers."""
 
     def enter_team(team: int, driver: int, job: int) -> None:
         mode = flush_denormals()
@@ -295,9 +294,9 @@ def entry() -> Block:
 
 
 def lead(scalar: Any) -> Callable[[int, int, int, int], None]:
-    """Make the block that runs a driver as a leader whose workers join by themselves.
+    """Make the block that runs a driver as the leader; its workers enter by their mailboxes.
 
-    It waits a little for `n_threads` threads, itself included; 1: it does not wait.
+    It waits 0.2 ms at most for `n_threads` threads, itself included; 1: it does not wait.
     """
 
     def run_driver(team: int, n_threads: int, driver: int, job: int) -> None:

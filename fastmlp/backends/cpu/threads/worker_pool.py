@@ -1,10 +1,10 @@
 """How a team gathers: in a parallel region of Numba's, or from this pool's own Python threads.
 
 A region is launched in 17 us while OpenMP's threads still spin, but ends only when all of them have
-come, and 20 ms after the last region they sleep: 0.1 -> 4 to 7 ms (a call beside a busy process, 2
-threads). So regions are for long calls. The pool's workers come within 40 to 400 us while their
-leader works, and the leader does not wait for them: the same call took 0.05 ms longer than on one
-thread. For calls in a row workers spin, each at its mailbox, and come in 1 us: a launch takes 20.
+entered, and 20 ms after the last region they sleep: 0.1 -> 4 to 7 ms (a call beside a busy process,
+2 threads). So regions are for long calls. The pool's workers enter after 40 to 400 us, while the
+leader works without waiting for them: the same call took 0.05 ms longer than on one thread. For
+calls in a row workers spin at their mailboxes and enter after 1 us: a launch takes 20 us.
 """
 
 import threading
@@ -77,9 +77,9 @@ def run(
     ----------
     job : record array, shape (1,); its field `team` is set to the address of the team's record, 0
         for one thread, and `n_parts` to the number of parts that suit a loop over rows
-    region : whether the team gathers by a parallel region of Numba's, where that is safe
+    region : True to gather the team by a parallel region of Numba's, where that is safe
     pieces : into how many pieces each thread's part of a loop is cut
-    patient : whether the leader waits for workers that sleep
+    patient : True if the leader waits briefly for sleeping workers
     """
     address = job.ctypes.data
     with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
@@ -108,11 +108,11 @@ def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
 
 
 class Pool:
-    """Python threads that work for teams; idle ones sleep and cost nothing.
+    """The Python threads that enter teams as workers; idle ones sleep and cost nothing.
 
     Parameters
     ----------
-    spins : int, for how many spins a worker waits at its mailbox before it sleeps
+    spins : int, how many times a worker spins at its mailbox before it sleeps
     """
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
@@ -121,7 +121,7 @@ class Pool:
         self._mailboxes = Mailboxes(spins)
         # Reentrant: a signal's handler may ask for a team while this thread holds it.
         self._lock = threading.RLock()
-        # Teams that a worker may still be in.
+        # The teams that workers may still be inside.
         self._teams: dict[int, Team] = {}
 
     def run(self, driver: Block, job: int, team: Team, n: int, *, patient: bool = True) -> bool:
@@ -155,14 +155,14 @@ class Pool:
     def _count_calls(self) -> None:
         """Write down how many calls are queued, after each change of the queue.
 
-        Under a lock: a number read before a worker took its call, and written after, would keep all
-        workers from their mailboxes until the next queued call.
+        Under a lock: a number read before a worker took its call, but written after, would keep all
+        workers from spinning at their mailboxes until the next queued call.
         """
         with self._lock:
             self._mailboxes.queue[0] = self._calls.qsize()
 
     def _let_go(self) -> None:
-        """Drop the teams that all workers called by mailbox have left."""
+        """Drop the teams that all workers have left to which they were posted."""
         for address, team in list(self._teams.items()):
             if team[POSTED // 8] == team[LEFT // 8]:
                 self._teams.pop(address, None)
