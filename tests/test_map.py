@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,35 @@ def test_words_are_told_once() -> None:
     words = [row.split("|")[1].strip() for row in table.splitlines()]
     assert len(words) == len(set(words))
     assert 30 <= len(words) <= 45
+
+
+WALK = """
+import sys
+import numpy as np
+from fastmlp import MLP
+
+def look(frame, event, argument):
+    code = frame.f_code
+    if event == "call" and code.co_name == "multiply" and code.co_filename.endswith("gemm.py"):
+        sys.setprofile(None)
+        while frame is not None:
+            name, path = frame.f_code.co_qualname, frame.f_code.co_filename
+            if "fastmlp" in path:
+                print(name.replace("<locals>.", ""), path.split("fastmlp/", 1)[1])
+            frame = frame.f_back
+
+net, x = MLP((3, 4, 2), seed=0, n_threads=1), np.ones((8, 3), np.float32)
+net.fit(x, x[:, :2], epochs=1)
+sys.setprofile(look)
+net.fit(x, x[:, :2], epochs=1)
+"""
+
+
+def test_fit_goes_the_way_that_it_tells(python: Callable[..., str]) -> None:
+    """Uncompiled, all frames are Python's."""
+    taken = [line.split() for line in reversed(python(WALK, NUMBA_DISABLE_JIT="1").splitlines())]
+    frames = iter(taken)
+    for name, path in FRAMES:
+        last = name.split(".")[-1]
+        found = any(one.split(".")[-1] == last and where.endswith(path) for one, where in frames)
+        assert found, (name, path, taken)

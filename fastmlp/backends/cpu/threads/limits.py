@@ -86,7 +86,7 @@ class reserved:
 def threads(n: int) -> Iterator[None]:
     """Set Numba's number of threads inside, and restore the calling thread's number after."""
     before = numba.get_num_threads()
-    numba.set_num_threads(n)
+    numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:

@@ -1,10 +1,12 @@
 """A network's rules as blocks: which layer takes which form, and which rule is whose address."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from nets import Net
+from panelled import INTERPRETED
 
 from fastmlp.backends.cpu.kernels import elementwise, rule_blocks
 from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU
@@ -17,6 +19,7 @@ from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
 
+only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, Numba compiles nothing")
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -197,3 +200,24 @@ def test_no_penalty_two_of_them_or_a_users_own_are_not_part_of_the_update() -> N
     for chosen in ((), both, ((own, 0.1),)):
         network = network_of("identity", penalties=chosen)
         assert rule_blocks.penalised_optimizer(network, OPTIMIZERS["adam"]()) == 0
+
+
+PENALISED = """
+import sys
+from fastmlp import MLP
+from fastmlp.rules.optimizers import Adam, Custom
+
+def own(w, g, m, v, rate):
+    return w - rate * g, m, v
+
+net = MLP((3, 5, 1), l2=0.3, optimizer=Custom(own) if sys.argv[1] == "own" else Adam(), seed=0)
+print(net.fit([[1.0, 2.0, 3.0]], [1.0], epochs=1).status.name)
+"""
+
+
+@pytest.mark.parametrize(("optimizer", "compiler"), [("own", ""), ("adam", "numba")])
+@only_compiled
+def test_numba_compiles_a_penalty_in_an_update_before_any_other(
+    optimizer: str, compiler: str, python: Callable[..., str]
+) -> None:
+    assert python(PENALISED, optimizer, FASTMLP_COMPILER=compiler) == "COMPLETED\n"
