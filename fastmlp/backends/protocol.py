@@ -100,7 +100,7 @@ class Predictor(Protocol):
 
     @property
     def is_quick(self) -> bool:
-        """True if `quick` has a way for a few rows."""
+        """True if `quick` can predict a few rows."""
         ...
 
 
@@ -293,7 +293,7 @@ def require(device: str, who: str = "MLP") -> None:
     Raises
     ------
     ImportError, RuntimeError
-        Where a package, the driver or the device is missing.
+        If a package, the driver or the device is missing.
     """
     if device != "cpu":
         import_module("fastmlp.backends.cuda.adapter").require(index_of(device), who)
