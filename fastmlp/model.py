@@ -233,8 +233,8 @@ class MLP:
         progress : bool
             Show a tqdm bar with the loss.
         checkpoint : path, optional
-            A file to write where the fit stands to: at its beginning, at ends of epochs, and on
-            the way out, whatever the way. `load` reads it, too.
+            A file to which the fit's progress is written: at its beginning, at ends of epochs,
+            and at its end, also after Ctrl-C or an error. `load` reads it, too.
         checkpoint_every : int or datetime.timedelta, default one minute
             How many epochs, or how much time, from one checkpoint to the next.
         resume : bool
