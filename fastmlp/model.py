@@ -85,11 +85,11 @@ class MLP:
     Raises
     ------
     TypeError, ValueError
-        Where an argument is not what it must be; nothing has been compiled then.
+        If an argument is not what it must be; nothing has been compiled then.
     ImportError, RuntimeError
-        Where a GPU is asked for, and the package, the driver or the device is missing.
+        If a GPU is asked for, and the package, the driver or the device is missing.
     MemoryError
-        Where there is not enough memory for the parameters; nothing has been allocated then.
+        If there is not enough memory for the parameters; nothing has been allocated then.
 
     Examples
     --------
@@ -233,8 +233,8 @@ class MLP:
         progress : bool
             Show a tqdm bar with the loss.
         checkpoint : path, optional
-            A file to write where the fit stands to: at its beginning, at ends of epochs, and on
-            the way out, whatever the way. `load` reads it, too.
+            A file to which the fit's progress is written: at its beginning, at ends of epochs,
+            and at its end, also after Ctrl-C or an error. `load` reads it, too.
         checkpoint_every : int or datetime.timedelta, default one minute
             How many epochs, or how much time, from one checkpoint to the next.
         resume : bool
@@ -252,17 +252,17 @@ class MLP:
         Raises
         ------
         TypeError, ValueError
-            Where data or arguments are not what they must be; the net is unchanged then.
+            If data or arguments are not what they must be; the net is unchanged then.
         FileError
             A ValueError, where the checkpoint to resume from is not one, or damaged.
         RuntimeError
-            Where another fit of this net is running.
+            If another fit of this net is running.
         MemoryError
-            Where there is not enough memory; the net is unchanged then.
+            If there is not enough memory; the net is unchanged then.
         ImportError
-            Where `progress` is asked for without tqdm, or a checkpoint without safetensors.
+            If `progress` is asked for without tqdm, or a checkpoint without safetensors.
         OSError
-            Where the first checkpoint cannot be written. A later one that cannot is a warning.
+            If the first checkpoint cannot be written. A later one that cannot is a warning.
 
         Examples
         --------
@@ -326,7 +326,7 @@ class MLP:
         Raises
         ------
         TypeError, ValueError
-            Where the data are not what they must be.
+            If the data are not what they must be.
 
         Examples
         --------
@@ -352,7 +352,7 @@ class MLP:
         Raises
         ------
         TypeError, ValueError
-            Where the gradient is not what it must be; the net is unchanged then.
+            If the gradient is not what it must be; the net is unchanged then.
 
         Examples
         --------
@@ -388,7 +388,7 @@ class MLP:
         Raises
         ------
         TypeError, ValueError
-            Where X or `out` is not what it must be.
+            If X or `out` is not what it must be.
 
         Examples
         --------
@@ -424,11 +424,11 @@ class MLP:
         Raises
         ------
         ValueError
-            Where it is no device's name.
+            If it is no device's name.
         ImportError, RuntimeError
-            Where a package, the driver or the device is missing; the net stays where it was.
+            If a package, the driver or the device is missing; the net stays where it was.
         RuntimeError
-            Where a fit of this net is running.
+            If a fit of this net is running.
 
         Examples
         --------
@@ -461,15 +461,15 @@ class MLP:
         Raises
         ------
         TypeError
-            Where an argument is not what it must be.
+            If an argument is not what it must be.
         ImportError
-            Where safetensors is not installed.
+            If safetensors is not installed.
         OSError
-            Where the file cannot be written; one that was there before is as it was.
+            If the file cannot be written; one that was there before is as it was.
         ValueError
-            Where a rule of your own has no name, as a lambda, or a parameter is not finite.
+            If a rule of your own has no name, as a lambda, or a parameter is not finite.
         RuntimeError
-            Where a fit is running, and with it the training state: see `checkpoint` of `fit`.
+            If a fit is running, and with it the training state: see `checkpoint` of `fit`.
 
         Examples
         --------
@@ -519,11 +519,11 @@ class MLP:
             A ValueError, where the file is damaged, of another kind or of a later version, or
             names a rule that is neither fastmlp's nor among `rules`.
         TypeError, ValueError
-            Where an argument is not what it must be.
+            If an argument is not what it must be.
         OSError
-            Where there is no file, or it cannot be read.
+            If there is no file, or it cannot be read.
         ImportError
-            Where safetensors is not installed.
+            If safetensors is not installed.
 
         Examples
         --------
@@ -598,7 +598,7 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If it is not what it must be.
     """
     saved = model_state.unpack(content, own)
     network = saved.network

@@ -85,13 +85,13 @@ class Predictor(Protocol):
     """Predictions of one net at its live parameters; a copy or a pickle of it is None."""
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
-        """Return predictions, shape (n_rows, n_outputs): check X and `out`, choose the fastest way
-        for so many rows, and warn where a prediction is not finite."""
+        """Return predictions, shape (n_rows, n_outputs): check X and `out`, choose the fastest
+        method for the number of rows, and warn if a prediction is not finite."""
         ...
 
     def quick(self, x: object, out: object = None) -> Array | None:
-        """Return predictions of a few rows by the way of the last call for a few; None where there
-        was none, or x is no array that needs neither check nor copy."""
+        """Return predictions of a few rows in the buffers of an earlier call for a few rows; None
+        if there was none, or if x needs a check or a copy."""
         ...
 
     def write(self, x: Any, out: Array) -> object:
@@ -100,7 +100,7 @@ class Predictor(Protocol):
 
     @property
     def is_quick(self) -> bool:
-        """True if `quick` has a way for a few rows."""
+        """True if `quick` can predict a few rows."""
         ...
 
 
@@ -293,7 +293,7 @@ def require(device: str, who: str = "MLP") -> None:
     Raises
     ------
     ImportError, RuntimeError
-        Where a package, the driver or the device is missing.
+        If a package, the driver or the device is missing.
     """
     if device != "cpu":
         import_module("fastmlp.backends.cuda.adapter").require(index_of(device), who)

@@ -204,11 +204,11 @@ class Expressions:
     def of_table(self, table: Table, name: str) -> Any:
         """Return a table's transpose, or its shape."""
         if name == "T":
-            return table._replace(turned=not table.turned)
+            return table._replace(transposed=not table.transposed)
         if name != "shape":
             raise Unsupported(f"{name} of a table")
         shape = Number(table.n, INT64), Number(table.width, INT64)
-        return shape[::-1] if table.turned else shape
+        return shape[::-1] if table.transposed else shape
 
     def field(self, record: Record, name: str) -> Any:
         """Return a pointer to a record's field."""
@@ -252,7 +252,7 @@ class Expressions:
         """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
-        r, j = (self.index(place) for place in (places[::-1] if table.turned else places))
+        r, j = (self.index(place) for place in (places[::-1] if table.transposed else places))
         i = self.builder.add(self.builder.mul(r, table.width), j)
         return self.pointer(table.address, i, KINDS[table.dtype])
 

@@ -41,13 +41,13 @@ class View(NamedTuple):
 
 
 class Table(NamedTuple):
-    """n contiguous rows of numbers at an address; n columns if `turned`."""
+    """n contiguous rows of numbers at an address; n columns if `transposed`."""
 
     address: Any
     n: Any
     width: Any
     dtype: np.dtype[Any]
-    turned: bool = False
+    transposed: bool = False
 
 
 class Record(NamedTuple):
@@ -244,7 +244,7 @@ def kind_of(operand: Any) -> Any:
     if isinstance(operand, (Number, View, Record)):
         return type(operand), operand.dtype
     if isinstance(operand, Table):
-        return Table, operand.dtype, operand.turned
+        return Table, operand.dtype, operand.transposed
     if is_tuple(operand):
         return type(operand), *(kind_of(one) for one in operand)
     return type(operand), operand

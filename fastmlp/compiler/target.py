@@ -24,12 +24,12 @@ def vector_bytes() -> int:
 
 @cache
 def _host_features() -> str:
-    """Asked once: LLVM is asked under a lock, which a forked child may find taken.
+    """Return the host's features, queried once: a forked child may find LLVM's lock taken.
 
-    By way of Numba, which strikes out what ``NUMBA_ENABLE_AVX=0`` does without, and says nothing
-    where LLVM knows nothing: a vector of registers that are not there ends the process.
+    They are Numba's, without those that ``NUMBA_ENABLE_AVX=0`` turns off, and empty if LLVM does
+    not know the host: an instruction that the host lacks ends the process.
     """
-    # LLVM's lock is Python's to take, in steps between which Ctrl-C would leave it taken.
+    # Ctrl-C while Python code takes LLVM's lock would leave it taken.
     with signals.deferred():
         features: str = get_host_cpu_features()
     return features

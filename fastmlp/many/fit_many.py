@@ -39,16 +39,15 @@ def fit_many(
 ) -> list[History]:
     """Train many nets on X and y at once, one on each core.
 
-    Each net ends in the bits that its own `fit` would give, whatever the number of threads, the
-    order of the nets, and the others among them. The costliest begin first; where fewer nets are
-    left than threads, those that are left share the threads. X is in memory once, however many
-    nets there are, and a net takes room beside its parameters and its optimizer's state, two
-    numbers a parameter, only while it trains.
+    Each net ends with the bits of its own `fit`, for any number of threads, order of the nets and
+    other nets in the call. The costliest begin first; if fewer nets than threads remain, the
+    remaining nets share the threads. X is in memory once for all nets. Beside its parameters and
+    its optimizer's state, two numbers a parameter, a net takes memory only while it trains.
 
-    Nets whose device is a GPU train there, beside those on the CPU. Those that are small enough to
-    be one block, as in their own fits, train many in a launch, a block each: with those of the same
-    layers, rules, dtype, epochs and batch size, and where neither `validation_rows` nor `callbacks`
-    ask for a look at them before the end. The others train one after the other.
+    Nets with a GPU as their device train there, at the same time as the nets on the CPU. Small
+    nets, which train as one block in their own fits too, train many in a launch, if they have the
+    same layers, rules, dtype, epochs and batch size, and neither validation rows nor callbacks. The
+    other nets on a GPU train one after the other.
 
     Parameters
     ----------
@@ -59,21 +58,21 @@ def fit_many(
         Not copied if it is C-contiguous and of the nets' dtype; else once for each dtype. On a GPU
         it is copied there for each launch, or each net that trains by itself.
     y : (n_rows,) or (n_rows, n_outputs) array
-        What the losses of all nets take.
+        Targets, valid for the losses of all nets.
     epochs, batch_size : int, or a sequence of int, one per net
     shuffle : bool
         Take the rows in a new order each epoch.
     rows : (n,) array of int or bool, or a sequence of one per net, optional
-        The rows to train on, of a fold or a bootstrap sample, none of which is copied: indices in
-        any order, or a mask of shape (n_rows,). None stands for all rows. A net ends as it would
-        with ``fit(X[rows], y[rows], ...)``.
+        The rows to train on, as of a fold or a bootstrap sample, without a copy: indices in any
+        order, or a mask of shape (n_rows,). None: all rows. A net ends as it would with
+        ``fit(X[rows], y[rows], ...)``.
     validation_rows : as `rows`, optional
-        The rows to validate on after each epoch; None stands for no validation.
+        The rows to validate on after each epoch; None: no validation.
     sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
         How much each row counts, in training and in validation.
     callbacks : callable or sequence of callables
-        Each is called with a `Report` after every epoch of every net; `Report.net` says of which,
-        and ``report.stop()`` ends that net's fit. Never two at a time, but from several threads.
+        Each is called with a `Report` after every epoch of every net; `Report.net` is the net, and
+        ``report.stop()`` ends its fit. Calls come from several threads, one at a time.
     progress : bool
         Show a tqdm bar of all epochs.
     n_threads : int, optional
@@ -84,21 +83,21 @@ def fit_many(
     Returns
     -------
     list of History, one per net
-        Ctrl-C ends the call with a warning; nets that had not begun are as they were, with an empty
-        history, and all are usable. A net that diverges warns, and does not disturb the others.
+        Ctrl-C ends the call with a warning; nets that had not begun are unchanged, with an empty
+        history, and all are usable. A net that diverges warns, and the others go on.
 
     Raises
     ------
     TypeError, ValueError
-        Where an argument is not what it must be, or two nets would shuffle by one generator; all
-        nets are unchanged then, and nothing has been compiled. The message names the net.
+        If an argument is not valid, or two nets would shuffle by one generator; all nets are
+        unchanged then, and nothing has been compiled. The message names the net.
     RuntimeError
-        Where a net is being fitted already; all nets are unchanged then.
+        If a net is being fitted already; all nets are unchanged then.
     MemoryError
-        Where a net, or the rows, do not fit into memory. The fits that run then end, as with
+        If a net, or the rows, do not fit into memory. The fits that run then end, as with
         Ctrl-C, before it is raised.
     Exception
-        What a callback raises. The fits that run then end, as with Ctrl-C, before it is raised.
+        If a callback raises it. The fits that run then end, as with Ctrl-C, before it is raised.
 
     Examples
     --------
@@ -184,7 +183,7 @@ def _interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
 def _outcomes(
     pool: Pool, jobs: list[Job], fits: list[Fit], how: dict[str, Any]
 ) -> list[Outcome | None]:
-    """Do the fits, those on the CPU in the pool, those on each GPU beside it."""
+    """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
     queues = queues_of(jobs, fits, **how)
     tasks = [Task(jobs[i].cost, fits[i], f"nets {i}") for i in on_cpu]

@@ -1,4 +1,4 @@
-"""The nets of `fit_many` that are on GPUs: those that are small in one launch, a block each."""
+"""The nets of `fit_many` on GPUs: small nets train in one launch, each in a block."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,9 +20,9 @@ Fit = Callable[[], History]
 class GpuQueue:
     """The nets on one GPU.
 
-    Those that train as one block, without validation rows and callbacks, train together: in the
-    bits of their own fits, which are by the same design. The others have their own fits, the
-    costly ones first.
+    Nets that train as one block, without validation rows and callbacks, train together, with the
+    bits of their own fits, which use the same kernels. The other nets have their own fits, the
+    costliest first.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class GpuQueue:
 
     @property
     def task(self) -> Task:
-        """The task that trains all, on a thread that waits for the GPU most of the time."""
+        """The task that trains all nets; its thread waits for the GPU most of the time."""
         return Task(0.0, self._run, f"nets on cuda:{self._index}", apart=True)
 
     def _run(self) -> None:
@@ -122,7 +122,7 @@ class GpuQueue:
 
 
 def _kind(job: Job) -> Any:
-    """Return what nets that train together have in common; a batch of all rows may be of any."""
+    """Return the key of nets that may train together; batches of all rows have the size None."""
     x, y, whole = job.data.x, job.data.y, job.batch_size == job.data.n_rows
     return id(x), id(y), job.epochs, None if whole else job.batch_size
 
@@ -132,7 +132,7 @@ def _group_engine(job: Job) -> GroupEngine[Any, Any]:
 
 
 def queues_of(jobs: list[Job], fits: list[Fit], **how: Any) -> list[GpuQueue]:
-    """Return a queue for each GPU that nets are on; `how` is what a `GpuQueue` takes by name."""
+    """Return a queue for each GPU with nets; `how` are keyword arguments of `GpuQueue`."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.core.engine.queue is not None:

@@ -8,7 +8,7 @@ from fastmlp.training.request import new_bar
 
 
 class Bar:
-    """Shows the epochs of all nets: the training loop counts in it as in a bar of its own."""
+    """Shows the epochs of all nets; the training loop uses it as the bar of a single fit."""
 
     def __init__(self, bar: Any, n_nets: int) -> None:
         self._bar, self._n_nets, self._n_done = bar, n_nets, 0
@@ -22,7 +22,7 @@ class Bar:
         self._bar.close()
 
     def update(self, n_epochs: int) -> None:
-        """Count epochs that are done."""
+        """Count completed epochs."""
         with self._lock:
             self._bar.update(n_epochs)
 
@@ -34,7 +34,7 @@ class Bar:
             self._bar.update(n_epochs)
 
     def set_postfix(self, **numbers: Any) -> None:
-        """Show no loss: those of different nets cannot be compared."""
+        """Show no loss: losses of different nets cannot be compared."""
 
     def _tell(self) -> None:
         self._bar.set_postfix_str(f"{self._n_done} of {self._n_nets} nets", refresh=False)

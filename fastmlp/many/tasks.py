@@ -1,4 +1,4 @@
-"""The nets of a call that trains many, checked: each net's rows, epochs and batch size."""
+"""The checked arguments of `fit_many`: each net's rows, epochs and batch size."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -39,7 +39,7 @@ class Job(NamedTuple):
 
 
 def nets_of(given: Any) -> list[MLP]:
-    """Check nets: a sequence of different ones."""
+    """Check that the nets are a sequence of different `MLP`; return them as a list."""
     if isinstance(given, MLP) or not isinstance(given, Iterable):
         raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {given!r}")
     nets, places = list(given), dict[int, int]()
@@ -61,13 +61,13 @@ def jobs_of(
     validation_rows: Any,
     sample_weight: Any,
 ) -> list[Job]:
-    """Check everything, and return each net's part."""
+    """Check all arguments; return each net's job."""
     n = len(nets)
     each_epochs = _integers(epochs, "epochs", n)
     each_batch_size = _integers(batch_size, "batch_size", n)
     shared = Shared(X, y)
     each_weight = _each(sample_weight, "sample_weight", n)
-    # First: what is wrong with X would be told as rows out of range.
+    # X first: a wrong X would else be reported as rows out of range.
     cores = [core_of(net) for net in nets]
     wholes = [shared.data(core.engine, each_weight[i], who(i)) for i, core in enumerate(cores)]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
@@ -86,8 +86,8 @@ def jobs_of(
 
 
 def check_generators(jobs: list[Job]) -> None:
-    """Refuse nets that draw their orders of rows from one generator: which draws first, and so the
-    bits, would depend on the threads."""
+    """Raise if two nets draw their orders of rows from one generator: which net draws first, and so
+    the bits, would depend on the threads."""
     places = dict[int, int]()
     for i, job in enumerate(jobs):
         if job.batch_size < job.data.n_rows:
@@ -100,12 +100,12 @@ def check_generators(jobs: list[Job]) -> None:
 
 
 class Shared:
-    """X, y and weights as the nets take them: made once for all nets that take them alike."""
+    """X, y and weights in the nets' forms, each form made once and shared by nets."""
 
     def __init__(self, X: Any, y: Any) -> None:
         self._x, self._y = X, y
         self._made: dict[Any, Any] = {}
-        # What is known by its identity must stay alive.
+        # Objects known by their id must stay alive.
         self._kept: list[Any] = []
 
     @property
@@ -114,7 +114,7 @@ class Shared:
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
     def data(self, engine: Engine[Any, Any], weight: Any, who: str) -> Data:
-        """Return all rows, where an engine's device wants them."""
+        """Return all rows, in the form and on the device of an engine."""
         self._kept.append(weight)
         return engine.data(self._x, self._y, weight, who, self.memo)
 
@@ -126,7 +126,7 @@ class Shared:
         return index
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what was made under this key, or make it."""
+        """Return the object made under this key; make it on the first call."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

@@ -59,7 +59,7 @@ class CheckpointFile:
         Raises
         ------
         OSError
-            Where it cannot be written; the file is as it was.
+            If it cannot be written; the file is as it was.
         """
         kind, header, arrays = model_state.pack(saved.state)
         series = {name: np.array(its, np.float64) for name, its in saved.series.items()}
@@ -77,9 +77,9 @@ class CheckpointFile:
         Raises
         ------
         FileError
-            Where the file is no checkpoint.
+            If the file is no checkpoint.
         ValueError
-            Where it is one of another fit, or of another net.
+            If it is one of another fit, or of another net.
         """
         if not self.path.exists():
             return None

@@ -1,4 +1,4 @@
-"""When a fit writes checkpoints, and how it goes on from one."""
+"""The checkpoints of a fit: when they are written, and how a fit resumes from one."""
 
 import hashlib
 import time
@@ -19,7 +19,7 @@ EVERY = timedelta(minutes=1)
 
 
 class Fit(NamedTuple):
-    """The settings that fix the bits of a fit beside its net; all of them are JSON."""
+    """The settings that, with the net, determine the bits of a fit; JSON values."""
 
     epochs: int
     batch_size: int
@@ -34,8 +34,8 @@ class Saved(NamedTuple):
     Attributes
     ----------
     state : of the net, as `File.capture` returns it
-    told : numbers and names by name: settings of the fit, and where it stands
-    series : one number an epoch, by name
+    told : numbers and names by name: the settings of the fit, its status and progress
+    series : by name, lists of one number per epoch
     """
 
     state: Any
@@ -49,7 +49,7 @@ class File(Protocol):
     path: Path
 
     def capture(self) -> Any:
-        """Return a copy of the net and its state of training now."""
+        """Return a copy of the net with its current training state."""
         ...
 
     def restore(self, state: Any) -> None:
@@ -65,12 +65,12 @@ class File(Protocol):
         ...
 
     def refusing(self) -> AbstractContextManager[None]:
-        """Return a context in which what the file lacks is a `FileError`."""
+        """Return a context that turns errors in the file's content into a `FileError`."""
         ...
 
 
 class Progress(NamedTuple):
-    """Where a fit stands at the end of an epoch.
+    """The progress of a fit at the end of an epoch.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Progress(NamedTuple):
 
 
 def digest(*arrays: NDArray[Any]) -> str:
-    """Return a hash of C-contiguous arrays: other data would give other bits."""
+    """Return a hash of C-contiguous arrays, by which a fit's data are recognised."""
     hasher = hashlib.blake2b(digest_size=DIGEST_BYTES)
     for array in arrays:
         hasher.update(repr((array.dtype.str, array.shape)).encode())
@@ -108,15 +108,15 @@ class Checkpoint:
         self._last_epoch, self._last_time = 0, time.monotonic()
 
     def resume(self, *, validated: bool) -> Progress | None:
-        """Set the net back to the checkpoint and return where the fit stood, or None where there
-        is no file yet; `validated`: the fit has validation data.
+        """Set the net back to the checkpoint and return the fit's progress; None if there is no
+        file yet. `validated`: the fit has validation data.
 
         Raises
         ------
         FileError
-            Where the file is no checkpoint.
+            If the file is no checkpoint.
         ValueError
-            Where it is one of another fit, or of another net.
+            If it is one of another fit, or of another net.
         """
         file = self._file
         saved = file.read(self._fit._asdict(), SERIES)
@@ -136,13 +136,13 @@ class Checkpoint:
         return progress
 
     def window(self, n_epochs: int) -> int | None:
-        """Return how many epochs, after so many, end with the next write; None: any number."""
+        """Return the epochs until the next write, after `n_epochs`; None: it depends on time."""
         if not isinstance(self._every, int):
             return None
         return self._every - (n_epochs - self._last_epoch)
 
     def take(self, first_step: int, history: History) -> bool:
-        """Capture where the fit stands; return True if it is time to write it."""
+        """Capture the fit's progress; return True if it is time to write it."""
         told = {
             **self._fit._asdict(),
             "first_step": first_step,
@@ -156,12 +156,12 @@ class Checkpoint:
         return time.monotonic() - self._last_time >= self._every.total_seconds()
 
     def write(self) -> None:
-        """Write what was captured last, unless that is done.
+        """Write the last captured progress, unless it is written already.
 
         Raises
         ------
         OSError
-            Where it cannot be written; the file is as it was.
+            If it cannot be written; the file is as it was.
         """
         pending = self._pending
         if pending is None:
@@ -172,12 +172,12 @@ class Checkpoint:
 
 
 def _progress(saved: Any) -> Progress:
-    """Return where a fit stood.
+    """Return the progress of a checkpoint's fit.
 
     Raises
     ------
     ValueError, LookupError, TypeError
-        Where it cannot have stood there.
+        If the content is not that of a fit.
     """
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
     if n_rates != n_epochs or n_validated not in (0, n_epochs):

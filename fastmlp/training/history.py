@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Status(Enum):
-    """Why a fit ended; the value says it in words.
+    """Why a fit ended; the value is a sentence.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class History:
 
 @dataclass
 class Report:
-    """What a callback is told after each epoch.
+    """The argument of a callback, after each epoch.
 
     Attributes
     ----------

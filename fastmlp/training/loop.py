@@ -1,7 +1,7 @@
 """The training loop: windows of epochs, in calls of about 50 ms.
 
-`fit` trains nets of `MLP`, of `fit_many` and of the estimators. A request says how: in which order
-the rows come, at which learning rates, and what happens between windows.
+`fit` trains nets of `MLP`, of `fit_many` and of the estimators. A request has the order of the
+rows, the learning rates, and the actions between windows.
 """
 
 import time
@@ -18,9 +18,9 @@ from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
 
 CALL_SECONDS = 0.05
-# A guess for the first call, low enough that it lasts no longer on a slow core.
+# A guess for the first call, so low that the call is not longer on a slow core either.
 FIRST_FLOPS_PER_SECOND = 1e9
-# A speed learnt is trusted up to so many times the guess: batches of weight 0 take no time.
+# A measured speed counts up to so many times the guess: batches of weight 0 take no time.
 MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # From the numbers of steps to their learning rates.
@@ -70,8 +70,8 @@ class Request(Protocol[D_co]):
         ...
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
-        """Record the losses of epochs that are done; `diverged` is the loss of the epoch after
-        them, whose numbers are not finite."""
+        """Record the losses of completed epochs; `diverged` is the loss of the next epoch, if it
+        has numbers that are not finite."""
         ...
 
     def cut_short(self, losses: NDArray[np.float64]) -> None:
@@ -79,11 +79,11 @@ class Request(Protocol[D_co]):
         ...
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Say that Ctrl-C has ended the fit, or raise the error again."""
+        """Record that Ctrl-C has ended the fit, or raise the error again."""
         ...
 
     def close(self) -> None:
-        """Conclude, whatever has ended the fit."""
+        """Conclude the fit, also after an error."""
         ...
 
 
@@ -139,7 +139,7 @@ class Pace:
         self.units = max(1, int(CALL_SECONDS / max(seconds, slow / MOST_TRUSTED)))
 
     def measure(self, units: int, seconds: float) -> None:
-        """Learn from a call; at most fourfold at a time, for a short call measures overhead."""
+        """Adapt to a call's time, at most fourfold, for a short call measures overhead."""
         self._learnt["unit"] = seconds / units
         ideal = units * CALL_SECONDS / max(seconds, 1e-9)
         self.units = max(1, int(min(ideal, 4 * self.units)))
@@ -163,7 +163,7 @@ class Calls:
         return max(1, self._pace.units // self._trainer.units_per_epoch)
 
     def epochs_since(self, first_step: int) -> int:
-        """Return the number of epochs that are complete since the state had so many steps."""
+        """Return the number of epochs completed since the state had `first_step` steps."""
         trainer = self._trainer
         return (self._state.n_steps - first_step) // trainer.step_of(trainer.units_per_epoch)
 
@@ -187,5 +187,5 @@ class Calls:
                 unit = reached
             return unit // trainer.units_per_epoch
         finally:
-            # What is done counts, also where an interrupt comes between a call and the assignment.
+            # Also correct if an interrupt comes between a call and the assignment of its result.
             state.n_steps = first_step + trainer.step_of(trainer.reached)

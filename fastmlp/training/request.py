@@ -39,9 +39,9 @@ class FitRequest(Generic[D]):
         To validate on after each epoch.
     callbacks : sequence of callables
     progress : bool or bar
-        Show a bar of its own, or count epochs in this one.
+        True: show a bar; a bar: count epochs in it.
     net : object
-        What callbacks are given.
+        The `net` of reports to callbacks.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class FitRequest(Generic[D]):
         net: object = None,
     ) -> None:
         self.data, self.batch_size, self.epochs = data, batch_size, epochs
-        # In a batch of all rows, the order of the rows changes nothing but rounding.
+        # In a batch of all rows, their order changes only the rounding.
         self.shuffle = shuffle and batch_size < data.n_rows
         self.history = History()
         self._held_out, self._callbacks = held_out, callbacks
@@ -80,14 +80,14 @@ class FitRequest(Generic[D]):
         self._start = time.perf_counter()
 
     def keep(self, file: File, state: NetState, every: int | timedelta, *, resume: bool) -> None:
-        """Write checkpoints of the fit to a file; with `resume`, go on from the one that is there.
+        """Write checkpoints of the fit to a file; with `resume`, continue from its checkpoint.
 
         Raises
         ------
         FileError, ValueError
-            Where the file is damaged, no checkpoint, or one of another fit.
+            If the file is damaged, no checkpoint, or one of another fit.
         OSError
-            Where the first checkpoint cannot be written.
+            If the first checkpoint cannot be written.
         """
         hashed = digest(*map(np.asarray, (self.data.x, self.data.y, self.data.weight)))
         fit = Fit(self.epochs, self.batch_size, self.shuffle, self.data.n_rows, hashed)
@@ -120,8 +120,8 @@ class FitRequest(Generic[D]):
         return nullcontext()
 
     def window(self, most: int) -> int:
-        """Return the number of epochs to plan at once: one where callbacks or validation follow
-        each, and no more than end with the next checkpoint."""
+        """Return the number of epochs to plan at once: one if callbacks or validation follow each
+        epoch, and none past the next checkpoint."""
         history = self.history
         if history.status is not Status.COMPLETED:
             return 0
@@ -163,7 +163,7 @@ class FitRequest(Generic[D]):
         self._take_checkpoint()
 
     def _rewind(self, n_done: int) -> None:
-        """Set the generator back, as if no epoch had been planned after the one that diverged."""
+        """Set the generator back to its state after the order of the epoch that diverged."""
         if self.shuffle and self._state.generator is not None:
             self._state.generator.bit_generator.state = self._random
             self.order(n_done + 1)
@@ -202,7 +202,7 @@ class FitRequest(Generic[D]):
                     for callback in self._callbacks:
                         callback(report)
             finally:
-                # What a callback wrote before it raised counts, too.
+                # Parameters that a callback wrote before it raised are used, too.
                 self._trainer.load()
         if report.stopping:
             history.status = Status.STOPPED
@@ -220,7 +220,7 @@ class FitRequest(Generic[D]):
         return loss
 
     def _take_checkpoint(self) -> None:
-        """Capture the end of this epoch, and write it where it is time to."""
+        """Capture the end of this epoch, and write it if it is time to."""
         if self._checkpoint is None or self._first_step is None:
             return
         self._trainer.store()
@@ -229,7 +229,7 @@ class FitRequest(Generic[D]):
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
-        """Write the last end of an epoch, unless that is done; a full disk does not end a fit."""
+        """Write the last captured epoch; an OSError, as of a full disk, only warns."""
         if self._checkpoint is None:
             return
         try:
@@ -247,7 +247,7 @@ def interrupted(history: History) -> History:
 
 
 def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
-    """Return the learning rates of step numbers; `total` is the one at which the fit ends."""
+    """Return the learning rates of step numbers; the fit ends at step `total`."""
     rate = optimizer.learning_rate
     if not callable(rate):
         return np.full(len(steps), float(rate))
@@ -261,14 +261,14 @@ def record(
     first_step: int,
     steps_per_epoch: int,
 ) -> None:
-    """Add epochs that are done: their losses, and the learning rates of their last steps."""
+    """Add completed epochs: their losses, and the learning rates of their last steps."""
     last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
     history.loss += losses.tolist()
     history.learning_rate += rates(last_steps).tolist()
 
 
 def record_divergence(history: History, loss: float) -> None:
-    """Add that the next epoch diverged, and warn."""
+    """Record that the next epoch diverged, and warn."""
     history.status = Status.DIVERGED
     warn(
         f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net keeps its "
@@ -283,7 +283,7 @@ def new_bar(epochs: int, done: int, who: str) -> Any:
     Raises
     ------
     ImportError
-        Where tqdm is missing.
+        If tqdm is missing.
     """
     try:
         from tqdm.auto import tqdm

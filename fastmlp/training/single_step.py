@@ -1,4 +1,4 @@
-"""One optimizer step with a gradient of the user's own making."""
+"""One optimizer step with a given gradient."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastmlp.training.request import rates_at
 
 
 def single_step(engine: Engine[Any, Any], state: NetState, gradient: NDArray[Any]) -> None:
-    """Take the step of a fit that has come this far, with this flat gradient."""
+    """Take the next step of the net's optimizer, with this flat gradient."""
     step = state.n_steps
     rates = rates_at(state.optimizer, np.array([step]), step + 1)
     coefficients = state.optimizer.coefficients(step + 1, rates)

@@ -357,7 +357,7 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
     for module, names in (
         (epoch, ("train", "evaluate", "predict")),
         (step, ("objective",)),
-        (team, ("share", "enter", "alone")),
+        (team, ("share", "enter", "lead")),
         (shuffle, ("shuffle", "shuffle_again")),
         (row_blocks, ("rows_in_lanes", "predict_blocks")),
         (small_batch, ("row_by_row", "small_batch")),

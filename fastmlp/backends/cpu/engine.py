@@ -1,4 +1,4 @@
-"""The CPU backend: a network's compiled rules, and the verbs that a model asks for."""
+"""The CPU backend's engine: prediction, gradient and training of one network."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class Engine(Runner):
         self._idle = buffers or FreeList()
 
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
-        """Return rows, validated; `memo` keeps what several nets share."""
+        """Return rows, validated; `memo` keeps arrays that several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         x = memo(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
         table = memo(
@@ -70,7 +70,7 @@ class Engine(Runner):
         return Data(self.features(X), *arrays)
 
     def features(self, X: Any) -> Array | SparseRows:
-        """Return validated features as kernels take them; those of a sparse matrix stay sparse."""
+        """Return validated features in the kernels' form; a sparse matrix stays sparse."""
         dtype = self.network.dtype
         if not hasattr(X, "tocsr"):
             return np.ascontiguousarray(X, dtype)
@@ -114,8 +114,8 @@ class Engine(Runner):
         return state.packed(("cpu", sparse), lambda flat: self.moments(flat, sparse=sparse))
 
     def moments(self, flat: Array | None = None, *, sparse: bool = False) -> Moments:
-        """Return this state of an optimizer, or that of one which has taken no step; for training
-        on dense or sparse rows."""
+        """Return a flat state of an optimizer, packed for training on dense or sparse rows; None:
+        zeros."""
         return Moments(self.network, flat, sparse=sparse)
 
     def update(

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.task_pool import Task, check
 from fastmlp._process.warnings import warn
-from fastmlp.estimators.mlp.row_subset import look
+from fastmlp.estimators.mlp.row_subset import derive_form
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
 from fastmlp.training.pool import pool_of
 
@@ -95,5 +95,5 @@ def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None) -> None
     if rows is None:
         member.fit(X, y, sample_weight=weight)
     else:
-        _, targets = look(member, X, y, rows)
+        _, targets = derive_form(member, X, y, rows)
         member._fit_part(X, targets, rows, {}, weight)

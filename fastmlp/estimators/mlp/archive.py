@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.estimators.mlp import label_codec, optimizer_codec, param_codec, solvers
 from fastmlp.estimators.mlp.classifier import MLPClassifier
 from fastmlp.estimators.mlp.regressor import MLPRegressor
-from fastmlp.estimators.mlp.stochastic import open_books
+from fastmlp.estimators.mlp.stochastic import reset_records
 from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import bias_views, weight_views
@@ -34,7 +34,7 @@ def pack(estimator: Any, *, training: bool) -> Content:
     sklearn.exceptions.NotFittedError
         A ValueError, where the estimator is not fitted.
     ValueError
-        Where a parameter is not finite, or a setting has no name.
+        If a parameter is not finite, or a setting has no name.
     """
     check_is_fitted(estimator)
     state = estimator._live_state()
@@ -61,7 +61,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where it is not what it must be.
+        If a part of it is not valid.
     """
     header, arrays = content.header, content.arrays
     parameters = parameters_from(header["parameters"], own, n_threads)
@@ -80,31 +80,31 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
 
 
 def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
-    """Spell the arguments of an estimator's `__init__`, but these.
+    """Return the JSON forms of the arguments of an estimator's `__init__`, without those in `but`.
 
     Raises
     ------
     ValueError
-        Where one has no name.
+        If one has no name.
     """
     told = estimator.get_params(deep=False).items()
     return {name: param_codec.of(value) for name, value in told if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
-    """Return the arguments that are spelled so, with as many threads as are asked for."""
+    """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
     parameters = {name: param_codec.value_from(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
 
 
 def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the header and the arrays of what stands at a place in another's file."""
+    """Return the header and the arrays of content to be stored at a place in another file."""
     arrays = {f"{place}.{name}": array for name, array in content.arrays.items()}
     return {"kind": content.kind, **content.header}, arrays
 
 
 def content_at(header: Mapping[str, Any], arrays: Mapping[str, Any], place: str) -> Content:
-    """Return what stands at a place in another's file."""
+    """Return the content that is stored at a place in another file."""
     start = f"{place}."
     its = {name.removeprefix(start): it for name, it in arrays.items() if name.startswith(start)}
     told = dict(header)
@@ -112,20 +112,20 @@ def content_at(header: Mapping[str, Any], arrays: Mapping[str, Any], place: str)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
-    """Return the names of the features, where there are any, for a header."""
+    """Return the names of the features for a header; nothing if there are none."""
     names = getattr(estimator, "feature_names_in_", None)
     return {} if names is None else {"feature_names": names.tolist()}
 
 
 def _network(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
-    """Return the estimator's network, its settings checked."""
+    """Check the estimator's settings; return its network."""
     estimator._validate_params()
     n_threads_of(estimator.n_jobs)
     return network_of(estimator, sizes, dtype)
 
 
 def _form_of(estimator: Any) -> dict[str, Any]:
-    """Return what the data gave the estimator: outputs, labels and names."""
+    """Return the attributes that `fit` derived from data: outputs, labels and names."""
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
         form["labels"] = label_codec.of(estimator)
@@ -153,7 +153,7 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
 
 
 def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
-    """Take the labels over; return the activation that goes with them."""
+    """Set the labels; return the output activation for them."""
     classes = label_codec.classes_from(spelled)
     binarizer = label_codec.binarizer_from(spelled, classes)
     n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
@@ -164,7 +164,7 @@ def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
 
 
 def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: int) -> None:
-    """Take over the names of so many features, where there are any."""
+    """Set the names of the features, if the header has them."""
     if "feature_names" not in header:
         return
     given = header["feature_names"]
@@ -176,7 +176,7 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
 
 
 def _attributes_of(estimator: Any) -> dict[str, Any]:
-    """Return the counts and numbers that there are, and which curves there are not."""
+    """Return the counts and numbers that are set, and None for each curve that is None."""
     there = vars(estimator)
     numbers = {name: param_codec.of(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
     return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
@@ -189,7 +189,7 @@ def _curves_of(estimator: Any) -> dict[str, Any]:
 
 def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
     if solvers.is_stochastic(estimator.solver):
-        open_books(estimator)
+        reset_records(estimator)
     for name in COUNTS:
         if name in told or name != "_no_improvement_count":
             setattr(estimator, name, optimizer_codec.count(told[name], name))
@@ -217,7 +217,7 @@ def _curve(stored: Any, name: str) -> list[float]:
 
 
 def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]:
-    """Return the books, or None where there are none, and what lies beside them."""
+    """Return the JSON form of the optimizer object, or None, and the arrays of the training."""
     optimizer = getattr(estimator, "_optimizer", None)
     if optimizer is None:
         return None, {}
@@ -231,7 +231,7 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
 
 
 def _slots_of(estimator: Any, network: Network) -> Any:
-    """Return the optimizer's state, if it is that of a net of these sizes and this dtype."""
+    """Return the optimizer's state, if it belongs to a net of these layers and this dtype."""
     state: NetState | None = getattr(estimator, "_state", None)
     if state is None or (state.layout, state.parameters.dtype) != (network.layout, network.dtype):
         return None
@@ -242,7 +242,7 @@ def _take_training(estimator: Any, network: Network, content: Content, own: Own)
     spelled, arrays, layout = content.header["books"], content.arrays, network.layout
     if spelled is None:
         return
-    estimator._optimizer = optimizer_codec.books_from(spelled, own)
+    estimator._optimizer = optimizer_codec.optimizer_from(spelled, own)
     state = estimator._live_state()
     flat = state.parameters
     state.set_slots(model_state.moments_of(arrays.get("moments"), flat))

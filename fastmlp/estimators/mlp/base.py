@@ -28,8 +28,8 @@ from fastmlp.estimators.mlp.parameters import (
 )
 from fastmlp.estimators.mlp.pickling import Copies
 from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
-from fastmlp.estimators.mlp.row_subset import Part
-from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, open_books
+from fastmlp.estimators.mlp.row_subset import RowSubset
+from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
@@ -91,8 +91,8 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return int(self.coefs_[-1].shape[0])
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
-        # Fits of one estimator take turns: one that packs the optimizer's state anew would free
-        # memory that another one's kernels read.
+        # One fit of an estimator at a time: another would free the optimizer's state that this
+        # one's kernels read.
         lock = self.__dict__.setdefault("_lock", NetLock())
         with lock.parameters, lock.training(type(self).__name__):
             return self._refusing_overflow(self._train, *arguments, **options)
@@ -111,11 +111,11 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Any:
-        self._hidden_sizes()  # Which it refuses before it looks at the data.
+        self._hidden_sizes()  # Raises before the data are checked.
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate_input(X, y, incremental, reset=first_pass)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
-        part = Part(X, y, self._checked_weight(sample_weight, X, y))
+        part = RowSubset(X, y, self._checked_weight(sample_weight, X, y))
         return self._learn(part, incremental, first_pass, validation)
 
     def _fit_part(
@@ -132,13 +132,13 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         weight : (n_samples,) array, or None
         """
         self.__dict__.update(form)
-        part = Part(X, y, weight, rows)
+        part = RowSubset(X, y, weight, rows)
         its = self._of_classes(part.of(weight), X, part.of(y))
         return self._refusing_overflow(self._learn, part.weighted(its))
 
     def _learn(
         self,
-        part: Part,
+        part: RowSubset,
         incremental: bool = False,
         first_pass: bool = True,
         validation: tuple[Any, Any, Any] = (None, None, None),
@@ -181,11 +181,11 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return self._of_classes(weight, X, y)
 
     def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:
-        """Return the rows' weights, times those of their classes."""
+        """Return the rows' weights, times the weights of their classes."""
         return weight
 
     def _check_sizes(self, units: list[int]) -> None:
-        """Refuse to go on with a net of other sizes, or of sizes that were asked for since."""
+        """Raise if the fitted net has other layers than the data and `hidden_layer_sizes` need."""
         sizes = list(sizes_of(self.coefs_))
         if sizes != list(units):
             raise ValueError(
@@ -196,18 +196,18 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
-        # Copies for early stopping, which `hold_out` makes where they are needed.
+        # `hold_out` makes these copies if early stopping needs them.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
         if solvers.is_stochastic(self.solver):
-            open_books(self)
+            reset_records(self)
             before = None
         self._adopt()
         # L-BFGS leaves the optimizer of an earlier fit as it is, as scikit-learn does.
         take_slots(self._state, before)
 
     def _adopt(self) -> None:
-        """Put all parameters into one vector, and its views in their place."""
+        """Copy all parameters to one vector, and replace the arrays by its views."""
         dtype = dtype_of(*self.coefs_, *self.intercepts_)
         self._state = state_from(self.coefs_, self.intercepts_, dtype)
         self._cache = PredictionCache()
@@ -223,7 +223,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return state_from(self.coefs_, self.intercepts_, dtype)
 
     def _trained_state(self, *, anew: bool) -> NetState:
-        """Return the net to train: with the optimizer's state of the training so far, or anew."""
+        """Return the net to train, with the optimizer's state so far or, if `anew`, without."""
         state, before = self._live_state(), self.__dict__.get("_state")
         if anew:
             state.set_slots(None)
@@ -234,10 +234,10 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         state.n_steps = solvers.steps_of(self._optimizer)
         return state
 
-    def _fit_epochs(self, part: Part, incremental: bool, validation: Part | None) -> None:
+    def _fit_epochs(self, part: RowSubset, incremental: bool, validation: RowSubset | None) -> None:
         anew = not incremental or not hasattr(self, "_optimizer")
         if anew:
-            self._optimizer = solvers.books_of(self)
+            self._optimizer = solvers.new_optimizer(self)
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
@@ -268,9 +268,9 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return float(scorer(self, X, y, **options))
 
-    def _minimize(self, part: Part, units: list[Any]) -> None:
+    def _minimize(self, part: RowSubset, units: list[Any]) -> None:
         """Run SciPy's L-BFGS-B, as scikit-learn does in float64 for data of any precision."""
-        # scikit-learn packs what lies in the lists, which may be one number for a whole layer.
+        # scikit-learn packs the arrays of the lists, which may have one number for a layer.
         write_back(self._live_state(), self.coefs_, self.intercepts_)
         self._objective = self._objective_on(part)
         try:
@@ -280,7 +280,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             del self._objective
         self.loss_ = np.float64(self.loss_)
 
-    def _objective_on(self, part: Part) -> Any:
+    def _objective_on(self, part: RowSubset) -> Any:
         sizes = self._live_state().layout.sizes
         engine = engine_of(self, network_of(self, sizes, np.dtype(np.float64)))
         return engine.objective(part.data(engine))
@@ -290,11 +290,11 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     ) -> tuple[float, Array]:
         """Return the objective and its gradient at these parameters, shape (n_parameters,)."""
         objective = getattr(self, "_objective", None)
-        objective = objective or self._objective_on(Part(X, y, sample_weight))
+        objective = objective or self._objective_on(RowSubset(X, y, sample_weight))
         return objective(np.ascontiguousarray(packed_coef_inter, np.float64))
 
     def _unpack(self, packed_parameters: Array) -> None:
-        """Take the parameters over, in the precision that they have had."""
+        """Assign these parameters, in the dtype of the net."""
         state = self._live_state()
         state.assign(packed_parameters)
         write_back(state, self.coefs_, self.intercepts_)
@@ -313,7 +313,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
             )
         dtype = dtype_of(np.empty(0, X.dtype), state.parameters)
-        # Without penalties, so that nets which differ in them alone have their buffers in common.
+        # Without penalties: nets that differ in penalties alone then share buffers.
         network = network_of(self, state.layout.sizes, dtype)._replace(penalties=())
         with state.lock.parameters:
             flat = state.parameters.astype(dtype, copy=False)
@@ -330,7 +330,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:
-        """Return predictions for a few plain rows in microseconds, or None for any others."""
+        """Return predictions for a few plain rows in microseconds; None for other rows."""
         cache: PredictionCache | None = self.__dict__.get("_cache")
         if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
             return None

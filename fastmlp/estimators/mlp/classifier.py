@@ -42,15 +42,15 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply the rows' weights.
     scoring : str or callable, optional
-        What early stopping looks at: a scorer, its name, or "loss". None: the accuracy.
+        The criterion of early stopping: a scorer, its name, or "loss". None: the accuracy.
     pickle_state : bool, default False
-        Whether a pickle holds the state of the training, so that `partial_fit` goes on as if there
-        had been none. It triples the size. `copy.deepcopy` keeps the state in any case.
+        If True, a pickle has the state of training, and `partial_fit` continues as without
+        pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
 
     Attributes
     ----------
     coefs_, intercepts_ : lists of arrays, shape (n_in, n_out) and (n_out,) each
-        What is written to them counts.
+        Numbers written to them are used from then on.
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
     classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
@@ -174,7 +174,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
         Raises
         ------
         TypeError, ValueError
-            Where data or parameters are not what they must be, or the parameters did not stay
+            If data or parameters are not what they must be, or the parameters did not stay
             finite.
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))

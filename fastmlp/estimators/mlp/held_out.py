@@ -1,4 +1,4 @@
-"""Rows to validate on: the loss and the score of each epoch, without the cost of a public call."""
+"""Rows held out for validation: each epoch's loss and score, without the cost of a public call."""
 
 from typing import Any
 
@@ -7,41 +7,41 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.estimators.mlp.row_subset import Part
+from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.network.state import NetState
 
 Array = NDArray[Any]
 
 
 class HeldOut:
-    """Rows to validate on, while an estimator is trained.
+    """The rows on which an estimator is validated during training.
 
     Parameters
     ----------
-    part : Part
-    data : Data, the same as the core takes it
+    part : RowSubset
+    data : Data, the same rows in the core's form
 
     Attributes
     ----------
-    X, labels, weight : what a scorer takes; X is None where no scorer of scikit-learn's is asked
+    X, labels, weight : arguments of a scorer; X is None if no scorer of scikit-learn's is used
 
     Raises
     ------
     ValueError
-        Where no row has a weight.
+        If all weights are 0.
     """
 
     def __init__(
         self,
         estimator: Any,
-        part: Part,
+        part: RowSubset,
         data: Data,
         state: NetState,
         engine: Engine[Any, Any],
     ) -> None:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
-            # What scikit-learn's metrics say.
+            # The message of scikit-learn's metrics.
             raise ValueError("Sample weights must contain at least one non-zero number.")
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
@@ -50,16 +50,16 @@ class HeldOut:
         self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
 
     def loss(self) -> float:
-        """Return the mean loss, without penalty, at the parameters of now."""
+        """Return the mean loss, without penalty, at the current parameters."""
         return self._evaluation(self._flat, self._outputs)
 
     def score(self) -> float:
-        """Return the metric at the parameters for which the loss was last asked."""
+        """Return the metric at the parameters of the last call of `loss`."""
         return float(self._metric(self._outputs, self._targets, self.weight))
 
 
-def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> Part | None:
-    """Return what `fit` was given to validate on, checked, targets binarized."""
+def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:
+    """Return the validation data given to `fit`, checked and with binarized targets, or None."""
     if X is None and y is None:
         return None
     if X is None or y is None:
@@ -75,31 +75,31 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> Part | None:
         raise ValueError(
             f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
         )
-    return Part(X, targets, weight)
+    return RowSubset(X, targets, weight)
 
 
 def hold_out(
     estimator: Any,
-    its: Part | None,
-    part: Part,
+    its: RowSubset | None,
+    part: RowSubset,
     data: Data,
     state: NetState,
     engine: Engine[Any, Any],
 ) -> HeldOut | None:
-    """Return the rows to validate on, where there are any."""
+    """Return the rows to validate on, or None if there are none."""
     if its is None:
         return None
     if estimator.validation_loss_curve_ is None:
         estimator.validation_loss_curve_ = []
     estimator._best_coefs = [coef.copy() for coef in state.weights]
     estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
-    # Targets and weights in the core's form are in memory once, too.
+    # If both are subsets of one table, targets and weights in the core's form are shared too.
     own = data._replace(rows=its.rows) if its.shares(part) else its.data(engine)
     return HeldOut(estimator, its, own, state, engine)
 
 
 def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
-    """Return the share of rows whose classes are right; of several labels, all of them.
+    """Return the share of rows with the right class, or with all labels right.
 
     `sklearn.metrics.accuracy_score` of the labels takes 600 us, more than an epoch of a small net.
     """

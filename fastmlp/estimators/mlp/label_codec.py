@@ -1,4 +1,4 @@
-"""A classifier's labels as what JSON can say, and back."""
+"""A classifier's labels as JSON values, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,12 +23,12 @@ MAX_TEXT_BYTES = 16 << 20
 
 
 def of(classifier: Any) -> dict[str, Any]:
-    """Spell the labels of a fitted classifier.
+    """Return the JSON form of a fitted classifier's labels.
 
     Raises
     ------
     ValueError
-        Where they are of a dtype that no file has.
+        If their dtype has no form in a file.
     """
     binarizer = classifier._label_binarizer
     return of_classes(classifier.classes_) | {
@@ -38,12 +38,12 @@ def of(classifier: Any) -> dict[str, Any]:
 
 
 def of_classes(classes: Array) -> dict[str, Any]:
-    """Spell labels, shape (n_classes,).
+    """Return the JSON form of labels, shape (n_classes,).
 
     Raises
     ------
     ValueError
-        Where they are of a dtype that no file has.
+        If their dtype has no form in a file.
     """
     spelled = {
         "dtype": "str" if classes.dtype.kind == "U" else classes.dtype.name,
@@ -74,7 +74,7 @@ def classes_from(spelled: Mapping[str, Any]) -> Array:
 
 
 def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> LabelBinarizer:
-    """Return the binarizer of these labels, which must be sorted and each there once."""
+    """Return the binarizer of these labels, which must be sorted and distinct."""
     several, sparse = spelled["several"], spelled["sparse"]
     if type(several) is not bool or type(sparse) is not bool or sparse > several:
         raise FileError("whether rows have several labels, and sparse ones, must be true or false")

@@ -1,7 +1,7 @@
-"""How skl2onnx turns an estimator into an ONNX graph.
+"""Converters of skl2onnx from an estimator to an ONNX graph.
 
 Its converter for scikit-learn's own classes knows four activations, one output of a regressor, and
-no exp. Ours are registered as soon as both libraries are there, whichever is imported first.
+no exp. The converters here are registered when skl2onnx is imported, before fastmlp or after.
 """
 
 import sys
@@ -170,7 +170,7 @@ def register(classifier: type, regressor: type) -> None:
 
 
 def register_when_imported(classifier: type, regressor: type) -> None:
-    """Register now, where skl2onnx is imported already, or else right after it is: it takes 1 s."""
+    """Register now if skl2onnx is imported, else right after its import, which takes 1 s."""
     if "skl2onnx" in sys.modules:
         register(classifier, regressor)
     else:
@@ -178,7 +178,7 @@ def register_when_imported(classifier: type, regressor: type) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Sees skl2onnx being imported, calls a function afterwards, and waits no more."""
+    """A finder that calls a function after the import of skl2onnx, and then removes itself."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then

@@ -1,4 +1,4 @@
-"""The books of a training, scikit-learn's optimizer objects, as what JSON can say, and back."""
+"""scikit-learn's optimizer objects as JSON values, and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,38 +17,40 @@ FIELDS = {
 SCHEDULES = ("constant", "adaptive", "invscaling")
 
 
-def of(books: Any) -> dict[str, Any]:
-    """Spell the books, without the optimizer's state that lies beside them."""
-    if isinstance(books, solvers.CoreOptimizer):
-        return {"kind": "core", "core": codec.of_optimizer(books.core), "t": books.t}
-    kind = "sgd" if isinstance(books, SGDOptimizer) else "adam"
-    told = {name: _plain(name, getattr(books, name)) for name in FIELDS[kind]}
-    now = {"learning_rate": float(books.learning_rate), "t": solvers.steps_of(books)}
+def of(optimizer: Any) -> dict[str, Any]:
+    """Return the JSON form of an optimizer object, without its state."""
+    if isinstance(optimizer, solvers.CoreOptimizer):
+        return {"kind": "core", "core": codec.of_optimizer(optimizer.core), "t": optimizer.t}
+    kind = "sgd" if isinstance(optimizer, SGDOptimizer) else "adam"
+    told = {name: _plain(name, getattr(optimizer, name)) for name in FIELDS[kind]}
+    now = {"learning_rate": float(optimizer.learning_rate), "t": solvers.steps_of(optimizer)}
     return {"kind": kind, **told, **now}
 
 
-def books_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """Return the books that are spelled so.
+def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
+    """Return the optimizer object of a JSON form.
 
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        Where none are.
+        If the form is not valid.
     """
     kind, t = spelled["kind"], count(spelled["t"], "t")
     scalars.known("file", "kind of optimizer", kind, [*FIELDS, "core"])
     if kind == "core":
-        books = solvers.CoreOptimizer(codec.optimizer_from(spelled["core"], own))
-        books.t = t
-        return books
+        optimizer = solvers.CoreOptimizer(codec.optimizer_from(spelled["core"], own))
+        optimizer.t = t
+        return optimizer
     settings = {name: spelled[name] for name in FIELDS[kind]}
     scalars.positive("file", "learning_rate_init", settings["learning_rate_init"])
-    books = _sgd(settings) if kind == "sgd" else AdamOptimizer([], **settings)
-    books.learning_rate = scalars.non_negative("file", "learning_rate", spelled["learning_rate"])
+    optimizer = _sgd(settings) if kind == "sgd" else AdamOptimizer([], **settings)
+    optimizer.learning_rate = scalars.non_negative(
+        "file", "learning_rate", spelled["learning_rate"]
+    )
     if kind == "adam":
-        books.t = t
-    solvers.core_of(books)
-    return books
+        optimizer.t = t
+    solvers.core_of(optimizer)
+    return optimizer
 
 
 def count(value: Any, name: str) -> int:

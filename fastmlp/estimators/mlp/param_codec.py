@@ -1,8 +1,7 @@
-"""An estimator's parameters as what JSON can say, and back.
+"""An estimator's parameters as JSON values, and back.
 
-Plain values are as they are, but for tuples, dicts and numbers that are not finite, which JSON has
-no word for: these, and what the core has names for, stand as the one entry of an object that says
-what it is.
+Plain values stay as they are. Tuples, dicts and numbers that are not finite, for which JSON has no
+form, and objects that the core names become an object with one entry: its kind and its content.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,12 +19,12 @@ NOT_FINITE = {"inf", "-inf", "nan"}
 
 
 def of(value: Any) -> Any:
-    """Spell a value.
+    """Return the JSON form of a value.
 
     Raises
     ------
     ValueError
-        Where it is neither plain, nor something that a name stands for.
+        If it is neither plain nor has a name.
     """
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -40,12 +39,12 @@ def of(value: Any) -> Any:
 
 
 def value_from(spelled: Any, own: Own) -> Any:
-    """Return the value that is spelled so.
+    """Return the value of a JSON form.
 
     Raises
     ------
     TypeError, ValueError, LookupError
-        Where none is.
+        If the form is not valid.
     """
     if isinstance(spelled, list):
         return [value_from(each, own) for each in spelled]

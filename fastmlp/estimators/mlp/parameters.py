@@ -1,7 +1,7 @@
-"""The state of an estimator's net, whose views are the arrays of `coefs_` and `intercepts_`.
+"""The state of an estimator's net; `coefs_` and `intercepts_` hold views of its parameters.
 
-The two lists are public: where a user has put other arrays into them, their numbers are gathered
-for each call, and written back after a training.
+The two lists are public: if a user has put other arrays into them, their numbers are gathered for
+each call, and written back after training.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fastmlp.rules import updates
 from fastmlp.rules.optimizers import Custom
 
 Array = NDArray[Any]
-# Of a net before its fit, which knows the solver's: L-BFGS has none.
+# The optimizer of a net before its fit sets the solver's; L-BFGS has none.
 NO_OPTIMIZER = Custom(updates.sgd)
 
 
@@ -26,7 +26,7 @@ def state_from(coefs: Sequence[Array], intercepts: Sequence[Array], dtype: Any) 
     Raises
     ------
     ValueError
-        Where the arrays are not those of layers one after the other.
+        If the shapes of the arrays do not fit together as layers.
     """
     layout = make_layout(sizes_of(coefs))
     biases = biases_of(intercepts, layout.sizes[1:])
@@ -39,7 +39,7 @@ def flat_of(coefs: Sequence[Array], intercepts: Sequence[Array]) -> Array:
 
 
 def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array]) -> bool:
-    """Return True if these lists hold the views of the state, and no other arrays."""
+    """Return True if these lists hold the views of the state and no other arrays."""
     if len(coefs) != len(state.weights) or len(intercepts) != len(state.biases):
         return False
     for mine, its in zip(state.weights, coefs, strict=True):
@@ -62,15 +62,15 @@ def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> 
 
 
 def take_slots(state: NetState, before: NetState | None) -> None:
-    """Take over the optimizer's state of a net of the same sizes; of others there is none."""
+    """Copy the optimizer's state of another net, if it has the same layers."""
     if before is not None and before.layout == state.layout:
         state.set_slots(before.slots())
 
 
 def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
-    """Return the sizes of the layers between which these matrices stand.
+    """Return the sizes of the layers that these matrices connect.
 
-    What does not fit together would have kernels read past the end of the flat vector.
+    Shapes that do not fit together raise: kernels would read past the end of the flat vector.
     """
     shapes = [np.shape(coef) for coef in coefs]
     for i, shape in enumerate(shapes):
@@ -85,7 +85,7 @@ def sizes_of(coefs: Sequence[Array]) -> tuple[int, ...]:
 
 
 def biases_of(intercepts: Sequence[Array], widths: Sequence[int]) -> list[Array]:
-    """Return the biases of layers of these widths; one number stands for all of a layer."""
+    """Return the biases of layers of these widths; one number counts for all units of a layer."""
     if len(intercepts) != len(widths):
         raise ValueError(
             f"there are {len(widths)} arrays in coefs_, but {len(intercepts)} in intercepts_"
@@ -111,7 +111,7 @@ def can_hold(array: Any, view: Array) -> bool:
 
 
 def dtype_of(*arrays: Array) -> np.dtype[Any]:
-    """Return the precision to compute with these arrays in: float32 where all are no wider."""
+    """Return the dtype to compute in: float32 if no array is wider, else float64."""
     kind = np.result_type(*arrays)
     if kind in (np.dtype(np.float16), np.dtype(np.float32)):
         return np.dtype(np.float32)

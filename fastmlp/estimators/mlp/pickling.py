@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from fastmlp.network.state import NetState
 
-# Left behind by training, and not needed by predictions.
+# Attributes that training leaves, and predictions do not need.
 TRAINING_STATE = (
     "_optimizer",
     "_best_coefs",
@@ -15,20 +15,20 @@ TRAINING_STATE = (
     "_coef_indptr",
     "_intercept_indptr",
 )
-# Of this object alone: its net, buffers, lock, and what a fit that runs has compiled.
+# Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
 OWN = ("_state", "_cache", "_lock", "_held_out", "_objective")
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
 
 
 class Copies:
-    """An estimator that is pickled and copied, also from within its own fit, as by a scorer."""
+    """An estimator that can be pickled and copied, also during its own fit, as scorers may do."""
 
     pickle_state: bool
     _state: NetState
 
     def _adopt(self) -> None:
-        """Put all parameters into one vector, and its views in their place."""
+        """Copy all parameters to one vector, and replace the arrays by its views."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Copies:
         return kept | self._slots() if self.pickle_state else kept
 
     def _slots(self) -> dict[str, Any]:
-        """Return a copy of the optimizer's state under its name, where there is one."""
+        """Return a copy of the optimizer's state under its name; nothing if there is none."""
         state: NetState | None = self.__dict__.get("_state")
         slots = None if state is None else state.slots()
         return {} if slots is None else {SLOTS: slots}
@@ -48,14 +48,14 @@ class Copies:
         parent: Any = super()
         parent.__setstate__({name: value for name, value in state.items() if name != SLOTS})
         if hasattr(self, "coefs_"):
-            # Arrays of the user's own that do not fit together: what computes with them says so.
+            # A user's own arrays that do not fit together: later calls raise for them.
             with suppress(ValueError):
                 self._adopt()
                 if slots is not None and slots.shape[1:] == self._state.parameters.shape:
                     self._state.set_slots(slots)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return a copy with the state of training, which a pickle leaves out to be smaller."""
+        """Return a copy with the state of training, which a pickle may leave out."""
         memo[id(self)] = other = type(self).__new__(type(self))
         state = {name: value for name, value in vars(self).items() if name not in OWN}
         other.__setstate__(deepcopy(state, memo) | self._slots())

@@ -1,4 +1,4 @@
-"""Made by the predictions of an estimator for the next ones."""
+"""Buffers and predictors that one prediction of an estimator leaves to the next."""
 
 from typing import Any, NamedTuple, final
 
@@ -8,7 +8,7 @@ from fastmlp.network.state import NetState
 
 
 class Quick(NamedTuple):
-    """The predictor of the last small batch, and of which net it was."""
+    """The predictor of the last small batch, with the net and settings that it is valid for."""
 
     state: NetState
     predictor: Predictor
@@ -18,11 +18,11 @@ class Quick(NamedTuple):
 
 @final
 class PredictionCache:
-    """Written to in place: `predict` must not change the attributes of an estimator.
+    """A mutable cache: `predict` must not change the attributes of an estimator.
 
     Attributes
     ----------
-    buffers : FreeList, of predictions of many rows
+    buffers : FreeList of buffers for predictions of many rows
     quick : Quick, or None before the first small batch
     """
 

@@ -42,8 +42,8 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
     scoring : str or callable, optional
         What early stopping looks at: a scorer, its name, or "loss". None: R2.
     pickle_state : bool, default False
-        Whether a pickle holds the state of the training, so that `partial_fit` goes on as if there
-        had been none. It triples the size. `copy.deepcopy` keeps the state in any case.
+        If True, a pickle has the state of training, and `partial_fit` continues as without
+        pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
 
     Attributes
     ----------
@@ -171,7 +171,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         Raises
         ------
         TypeError, ValueError
-            Where data or parameters are not what they must be, or the parameters did not stay
+            If data or parameters are not what they must be, or the parameters did not stay
             finite.
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))

@@ -1,4 +1,4 @@
-"""Rows of data that several fits share: which of them one takes, none of them copied."""
+"""A subset of rows of data that several fits share without copies."""
 
 from typing import Any, NamedTuple, Self
 
@@ -16,15 +16,15 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
-class Part(NamedTuple):
-    """Some rows of checked data, or all of them.
+class RowSubset(NamedTuple):
+    """Some rows of checked data, or all rows.
 
     Attributes
     ----------
     X : (n_samples, n_features) array or sparse matrix
     y : (n_samples, n_outputs) array, binarized
     weight : (n_samples,) array, or None
-    rows : (n,) array of int64, in any order; None: all of them
+    rows : (n,) array of int64, in any order; None: all rows
     """
 
     X: Any
@@ -33,19 +33,19 @@ class Part(NamedTuple):
     rows: Rows | None = None
 
     def of(self, array: Any) -> Any:
-        """Return what an array, as long as X, holds for these rows."""
+        """Return these rows of an array with a row for each row of X."""
         return array if array is None or self.rows is None else array[self.rows]
 
     def data(self, engine: Engine[Any, Any]) -> Data:
-        """Return it as the core takes it."""
+        """Return the subset in the core's form."""
         return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
 
-    def shares(self, other: "Part") -> bool:
-        """Return True if both are of the same data."""
+    def shares(self, other: "RowSubset") -> bool:
+        """Return True if both are subsets of the same data."""
         return all(a is b for a, b in zip(self[:3], other[:3], strict=True))
 
     def weighted(self, weight: Array | None) -> Self:
-        """Return these rows with weights, shape (n,), one for each of them; the others' are 0."""
+        """Return these rows with weights, shape (n,), one for each; other rows get the weight 0."""
         if weight is None or self.rows is None:
             return self._replace(weight=weight)
         of_all = np.zeros(len(self.y), weight.dtype)
@@ -53,14 +53,14 @@ class Part(NamedTuple):
         return self._replace(weight=of_all)
 
     def split(self, estimator: Any) -> tuple[Self, Self]:
-        """Return the rows to train on, and those that early stopping holds out.
+        """Return the rows to train on, and the rows that early stopping holds out.
 
-        As in scikit-learn only a binary target is stratified: one of several classes has several
-        columns here.
+        As in scikit-learn only a binary target is stratified: targets of several classes have
+        several columns here.
         """
         rows = np.arange(len(self.y), dtype=np.int64) if self.rows is None else self.rows
         binary = is_classifier(estimator) and estimator.n_outputs_ == 1
-        # It draws by the number of rows, whatever they hold.
+        # The draw depends on the number of rows alone.
         train, test = train_test_split(
             rows,
             random_state=estimator._random_state,
@@ -75,21 +75,20 @@ class Part(NamedTuple):
         return self._replace(rows=train), self._replace(rows=test)
 
 
-def look(estimator: Any, X: Any, y: Any, rows: Rows) -> tuple[np.dtype[Any], Array]:
-    """Have an unfitted estimator find out what `fit` on some rows would: labels, names, width.
+def derive_form(estimator: Any, X: Any, y: Any, rows: Rows) -> tuple[np.dtype[Any], Array]:
+    """Set what `fit` derives from some rows of data on an unfitted estimator: labels, names, width.
 
-    Of X, which is known to be sound, it sees as many rows as that, whichever they are: those meant
-    would be a copy.
+    X is known to be valid: the first ``len(rows)`` rows stand for `rows`, which would be a copy.
 
     Returns
     -------
-    dtype : of X as it takes it
-    targets : (n_samples, n_outputs) array, binarized, right in these rows
+    dtype : in which the estimator takes X
+    targets : (n_samples, n_outputs) array, binarized; zeros in other rows
 
     Raises
     ------
     TypeError, ValueError
-        Where it does not take such targets.
+        If the estimator does not take such targets.
     """
     n, n_samples = len(rows), _num_samples(X)
     its = X if n == n_samples else _safe_indexing(X, slice(n) if n < n_samples else rows)

@@ -1,4 +1,4 @@
-"""Solvers: scikit-learn's optimizer objects keep the books, the core's optimizers do the work."""
+"""Solvers: scikit-learn's optimizer objects hold the attributes, the core's optimizers train."""
 
 from copy import copy
 from dataclasses import fields
@@ -22,7 +22,7 @@ SOLVERS = {"lbfgs", *OPTIMIZERS}
 
 
 class CoreOptimizer(BaseOptimizer):
-    """The books of an optimizer that scikit-learn does not have.
+    """A scikit-learn optimizer object for a core optimizer that scikit-learn does not have.
 
     Attributes
     ----------
@@ -41,8 +41,8 @@ def is_stochastic(solver: Any) -> bool:
     return bool(solver != "lbfgs")
 
 
-def books_of(estimator: Any) -> Any:
-    """Return new books for the estimator's solver."""
+def new_optimizer(estimator: Any) -> Any:
+    """Return a new optimizer object for the estimator's solver."""
     rate = estimator.learning_rate_init
     # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
     if isinstance(estimator.solver, type):
@@ -63,31 +63,31 @@ def books_of(estimator: Any) -> Any:
     return CoreOptimizer(kind(float(rate), **{name: getattr(estimator, name) for name in names}))
 
 
-def core_of(books: Any) -> Optimizer:
-    """Return the core's optimizer for these books."""
-    if isinstance(books, CoreOptimizer):
-        return books.core
-    if isinstance(books, AdamOptimizer):
-        settings = {name: getattr(books, name) for name in SETTINGS}
+def core_of(optimizer: Any) -> Optimizer:
+    """Return the core's optimizer of an optimizer object."""
+    if isinstance(optimizer, CoreOptimizer):
+        return optimizer.core
+    if isinstance(optimizer, AdamOptimizer):
+        settings = {name: getattr(optimizer, name) for name in SETTINGS}
         return Adam(**settings, epsilon_hat=True)
-    if not books.momentum:
+    if not optimizer.momentum:
         return Custom(updates.sgd)
-    rule = updates.sgd_nesterov if books.nesterov else updates.sgd_momentum
-    return Custom(rule, constants=(books.momentum,))
+    rule = updates.sgd_nesterov if optimizer.nesterov else updates.sgd_momentum
+    return Custom(rule, constants=(optimizer.momentum,))
 
 
 class Rule:
-    """The learning rates of the epochs to come, as the books would have them.
+    """The learning rates of the next epochs, as the optimizer object would set them.
 
     Parameters
     ----------
-    books : scikit-learn's optimizer object
+    optimizer : scikit-learn's optimizer object
     steps_per_epoch, n_rows : int
     last_step : int, when the fit ends at the latest
     """
 
-    def __init__(self, books: Any, steps_per_epoch: int, n_rows: int, last_step: int) -> None:
-        self._books, self._steps_per_epoch = books, steps_per_epoch
+    def __init__(self, optimizer: Any, steps_per_epoch: int, n_rows: int, last_step: int) -> None:
+        self._optimizer, self._steps_per_epoch = optimizer, steps_per_epoch
         self._n_rows, self._last_step = n_rows, last_step
 
     def ahead(self, first_step: int, n_epochs: int, t: int) -> Any:
@@ -95,33 +95,33 @@ class Rule:
 
         `t` is the number of rows seen before them.
         """
-        if isinstance(self._books, CoreOptimizer):
-            rate = self._books.core.learning_rate
+        if isinstance(self._optimizer, CoreOptimizer):
+            rate = self._optimizer.core.learning_rate
             return lambda steps: rates_of(rate, steps, self._last_step)
         by_epoch = self._by_epoch(n_epochs, t)
         return lambda steps: by_epoch[(steps - first_step) // self._steps_per_epoch]
 
     def _by_epoch(self, n_epochs: int, t: int) -> Rates:
-        if isinstance(self._books, AdamOptimizer):
+        if isinstance(self._optimizer, AdamOptimizer):
             # Its `learning_rate` is that of its last step, corrections included.
-            return np.full(n_epochs, float(self._books.learning_rate_init))
-        books, rates = copy(self._books), np.empty(n_epochs)
+            return np.full(n_epochs, float(self._optimizer.learning_rate_init))
+        optimizer, rates = copy(self._optimizer), np.empty(n_epochs)
         for i in range(n_epochs):
-            rates[i] = books.learning_rate
-            books.iteration_ends(t + (i + 1) * self._n_rows)
+            rates[i] = optimizer.learning_rate
+            optimizer.iteration_ends(t + (i + 1) * self._n_rows)
         return rates
 
 
-def steps_of(books: Any) -> int:
-    """Return how many steps the books have seen; descent does not count them."""
-    return getattr(books, "t", 0)
+def steps_of(optimizer: Any) -> int:
+    """Return how many steps an optimizer object has counted; 0 for SGD, which does not count."""
+    return getattr(optimizer, "t", 0)
 
 
-def note_steps(books: Any, core: Optimizer, step: int) -> None:
-    """Enter the steps done so far, and Adam's rate at the last of them."""
-    if isinstance(books, SGDOptimizer):
+def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
+    """Set an optimizer object's count of steps, and Adam's rate at the last step."""
+    if isinstance(optimizer, SGDOptimizer):
         return
-    books.t = step
-    if isinstance(books, AdamOptimizer) and step > 0:
-        rate = np.array([float(books.learning_rate_init)])
-        books.learning_rate = float(core.coefficients(step, rate)[0, 0])
+    optimizer.t = step
+    if isinstance(optimizer, AdamOptimizer) and step > 0:
+        rate = np.array([float(optimizer.learning_rate_init)])
+        optimizer.learning_rate = float(core.coefficients(step, rate)[0, 0])

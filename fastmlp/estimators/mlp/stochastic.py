@@ -23,13 +23,13 @@ Array = NDArray[Any]
 class Epochs:
     """The request of an estimator's fit to the training loop.
 
-    The stopping rule looks at each epoch's loss. But it cannot end a fit, nor change a rate, before
-    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the books
-    are kept afterwards.
+    The stopping rule reads each epoch's loss. But it cannot end a fit, nor change a rate, before
+    `n_iter_no_change` epochs have passed without progress: so many run in one window, and the
+    estimator's attributes are updated afterwards.
 
     Parameters
     ----------
-    estimator : the estimator, whose attributes are the books
+    estimator : the estimator; its attributes record the training
     data : Data, to train on
     batch_size : int
     held_out : HeldOut, optional
@@ -37,7 +37,7 @@ class Epochs:
         One epoch only, and no warnings.
     """
 
-    # An epoch's loss counts its batches by rows, and numbers that are not finite go on.
+    # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
     options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     _trainer: Trainer
@@ -64,58 +64,59 @@ class Epochs:
         self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
         steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         last = state.n_steps + self._most * steps_per_epoch
-        books, n_rows = self._estimator._optimizer, self.data.n_rows
-        self._rule = solvers.Rule(books, steps_per_epoch, n_rows, last)
+        optimizer, n_rows = self._estimator._optimizer, self.data.n_rows
+        self._rule = solvers.Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0
         self._begun = True
         return nullcontext()
 
     def window(self, most: int) -> int:
-        """Return the number of epochs up to where the rule may stop them."""
+        """Return the number of epochs up to the first one after which the rule may stop the fit."""
         if self._over or self._estimator.n_iter_ >= self._most:
             return 0
         return self._epochs_ahead()
 
     def order(self, n_epochs: int) -> Order:
-        """Return the rows' orders, each the one before it shuffled again."""
+        """Return the rows' orders; each is the one before it, shuffled again."""
         estimator = self._estimator
         if not estimator.shuffle:
             return self._trainer.plain_order()
-        # scikit-learn shuffles places, and takes these from the order before.
+        # scikit-learn shuffles positions of the previous order.
         orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
         self._order = orders[-1]
         return orders
 
     def rates(self, n_epochs: int) -> Rates:
-        """Return the learning rates that the books have for the next epochs."""
+        """Return the learning rates of the next epochs."""
         rates: Rates = self._rule.ahead(self._state.n_steps, n_epochs, self._estimator.t_)
         return rates
 
     def end_window(self, losses: Array, diverged: float | None) -> None:
-        """Keep the books of epochs with these losses; note whether they end the fit."""
+        """Record epochs with these losses, and apply the stopping rule to each."""
         if self._held_out:
             self._trainer.store()
             self._note_steps()
         self._over = any(self._end_epoch(loss) for loss in losses)
 
     def cut_short(self, losses: Array) -> None:
-        """Keep the books of the epochs that Ctrl-C has left complete."""
+        """Record the epochs that were complete at Ctrl-C."""
         self.end_window(losses, None)
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Warn that Ctrl-C has ended the training; raise it again before that, or in a pool."""
+        """Warn that Ctrl-C has ended the training; raise it again if no epoch has begun, or in a
+        pool."""
         if not self._begun or isinstance(error, Stopped):
             raise error
         warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
 
     def close(self) -> None:
-        """Enter the steps that are done into the books."""
+        """Record the steps taken in the optimizer object."""
         if self._begun:
             self._note_steps()
 
     def _note_steps(self) -> None:
-        books, state = self._estimator._optimizer, self._state
-        solvers.note_steps(books, state.optimizer, state.n_steps)
+        optimizer, state = self._estimator._optimizer, self._state
+        solvers.note_steps(optimizer, state.optimizer, state.n_steps)
 
     def _epochs_ahead(self) -> int:
         """Return the number of epochs before the rule can stop; 1 if each is validated or shown."""
@@ -150,7 +151,7 @@ class Epochs:
         return False
 
     def _is_over(self) -> bool:
-        """Return True if there is no progress any more, and no lower rate to try."""
+        """Return True if there was no progress for too long, and there is no lower rate to try."""
         estimator = self._estimator
         if estimator._no_improvement_count <= estimator.n_iter_no_change:
             return False
@@ -178,8 +179,8 @@ def batch_rows(estimator: Any, n_rows: int) -> int:
     return min(int(estimator.batch_size), n_rows)
 
 
-def open_books(estimator: Any) -> None:
-    """Begin the records of a training, which scikit-learn does for its own solvers only."""
+def reset_records(estimator: Any) -> None:
+    """Reset the records of a training, which scikit-learn does for its own solvers only."""
     early = estimator.early_stopping
     estimator.loss_curve_ = []
     estimator._no_improvement_count = 0

@@ -1,4 +1,4 @@
-"""scikit-learn's words in fastmlp's: what an estimator's attributes say, as a network and data."""
+"""From an estimator's attributes and arrays to the core's network, data and engine."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ ACTIVATIONS = {*activations.RULES, *activations.ALIASES}
 
 
 def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> Network:
-    """Return the network that an estimator describes, its loss and its penalty included."""
+    """Return an estimator's network, with its loss and its penalty."""
     hidden = resolve.hidden_activations(estimator.activation, len(sizes) - 2)
     out = activations.ALIASES.get(estimator.out_activation_, estimator.out_activation_)
     loss = estimator.loss
@@ -36,7 +36,7 @@ def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
 
 def features_of(network: Network) -> Network:
-    """Return the network up to its last hidden layer, whose activations it then predicts."""
+    """Return the network that predicts the activations of the last hidden layer."""
     layout = make_layout(network.layout.sizes[:-1])
     return network._replace(
         layout=layout, activations=network.activations[:-1], link=LINKS["identity"]
@@ -44,7 +44,7 @@ def features_of(network: Network) -> Network:
 
 
 def data_of(engine: Engine[Any, Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
-    """Return validated rows, binarized targets and weights as the core takes them."""
+    """Return validated rows, binarized targets and weights in the core's form."""
     table = y.argmax(axis=1)[:, None] if engine.network.loss.targets == "classes" else y
     data: Data = engine.trusted(X, table, sample_weight)
     return data
@@ -58,10 +58,7 @@ def engine_of(
 
 
 def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
-    """Return about how long a fit takes, in operations, if it goes on to the last epoch.
-
-    What it cannot know from its settings it takes to be 1: they may also be wrong.
-    """
+    """Return the estimated operations of a fit of all epochs; 1 if the settings are not valid."""
     try:
         hidden = np.atleast_1d(np.asarray(estimator.hidden_layer_sizes, int)).tolist()
         batch = 200 if isinstance(estimator.batch_size, str) else int(estimator.batch_size)
@@ -72,9 +69,9 @@ def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:
 
 
 def n_threads_of(n_jobs: int | None) -> int | None:
-    """Return at most how many threads to use, or None for all.
+    """Return the most threads to use, or None for all.
 
-    None is all of them, but one inside a worker of joblib, which shares the cores out already.
+    n_jobs None means all threads, but one inside a worker of joblib, which divides the cores.
     """
     if n_jobs is None:
         backend, _ = joblib.parallel.get_active_backend()

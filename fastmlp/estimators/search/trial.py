@@ -23,7 +23,7 @@ from sklearn.utils.validation import validate_data
 from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.task_pool import check
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastmlp.estimators.mlp.row_subset import look
+from fastmlp.estimators.mlp.row_subset import derive_form
 
 Array = NDArray[Any]
 Key = tuple[Any, ...]
@@ -175,7 +175,7 @@ def make_fold(
     before = dict(vars(estimator))
     rows = np.arange(len(X), dtype=np.int64)[train]
     try:
-        dtype, table = look(estimator, *given, rows)
+        dtype, table = derive_form(estimator, *given, rows)
     except (TypeError, ValueError):
         return None
     if dtype != X.dtype:

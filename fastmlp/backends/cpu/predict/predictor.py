@@ -1,4 +1,4 @@
-"""The one place that decides how rows are predicted."""
+"""The predictor: the one place that decides how rows are predicted."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Predictor:
     """Predicts any rows of a network at its live parameters.
 
     =============  ============================  ==================================  ==============
-    way            rows                          parameters                          threads
+    method         rows                          parameters                          threads
     =============  ============================  ==================================  ==============
     small batch    few (`is_small`): one by      live, no copy; holds the GIL        the caller's
                    one, or by vectors of rows
@@ -31,9 +31,9 @@ class Predictor:
     sparse rows    sparse                        packed, but for the first layer's   a team
     =============  ============================  ==================================  ==============
 
-    All ways give the same bits. A copy of the parameters is taken under `lock.parameters`, so
-    that predictions beside a fit see one state of them. Any number of threads may predict at a
-    time: buffers come from a free list, one call's at a time.
+    All methods give the same bits. A copy of the parameters is taken under `lock.parameters`, so
+    that predictions during a fit see one state of them. Any number of threads may predict at a
+    time: each call takes its buffers from a free list.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Predictor:
         return self._small is not None
 
     def write(self, x: Array | SparseRows, out: Array) -> SmallBatch | None:
-        """Write the predictions for validated rows to out; return the small batch's way, if taken.
+        """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.
 
         Parameters
         ----------

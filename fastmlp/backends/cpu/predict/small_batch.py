@@ -2,7 +2,7 @@
 
 Packing the weights would cost more than using them: one row of 16-64-64-2 takes 5,000
 multiply-adds, and packing as many copies. Up to four rows are predicted one by one, more by vectors
-of rows. The sums run in the order of the packed kernels, so the bits are those of any other way.
+of rows. The sums run in the order of the packed kernels, so all methods give the same bits.
 """
 
 from collections.abc import Callable
@@ -166,7 +166,7 @@ class SmallBatch:
         return type(None), ()
 
     def __call__(self, x: object, out: object) -> Array | None:
-        """Return the predictions, or None if x or out is no plain array that this way takes.
+        """Return the predictions, or None if x or out is no plain array of this dtype and size.
 
         Holds the GIL, so that only one thread at a time uses the buffers.
         """
@@ -188,7 +188,7 @@ class SmallBatch:
     def write(self, x: Array, out: Array) -> None:
         """Write the predictions of up to `most` rows to out, without the GIL.
 
-        Only one thread may be in here, and none in a call.
+        Only one thread may call it at a time, and none `__call__` meanwhile.
         """
         net = self._flat.net[0]
         net.x, net.out, net.n_rows = address(x), address(out), len(x)

@@ -23,16 +23,16 @@ class BatchInLanes(NamedTuple):
 
 
 def batch_in_lanes(scalar: Scalar) -> BatchInLanes:
-    """Return the ways into blocks and out of them."""
+    """Return the functions that copy rows to blocks and back."""
     loops = (into_lanes, out_of_lanes)
     return BatchInLanes(*(vector_function(loop, scalar, lanes_of(scalar)) for loop in loops))
 
 
 def tile(scalar: Scalar, vectors: int, units: int) -> VectorFunction:
-    """Return the product of a block with the weights of so many units next to each other.
+    """Return the product of a block with the weights of `units` adjacent units.
 
     ``tile(outputs, biases, weights, n_out, inputs, n_in, positive)`` takes addresses and sizes of
-    the layer, and whether the positive part is stored.
+    the layer; with `positive` other than 0 it stores the positive part.
     """
 
     def multiply(
@@ -92,12 +92,12 @@ def out_of_lanes(
     v: Vectors, source: Word, width: Word, first: Word, last: Word, target: Word, unit: Word,
     check: Word,
 ) -> None:  # fmt: skip
-    """Copy such vectors back to rows first to last, and no more than `lanes` of them."""
+    """Copy a vector of each unit back to rows first to last, at most `lanes` rows."""
     for p in v.range(v.n_vectors(width)):
         begin = p * v.lanes
         left, columns = width - begin, []
         for j in range(v.lanes):
-            # Past the last unit its values again: what they make is not stored.
+            # Past the last unit the first is loaded again, and not stored.
             skip = v.choose(left > j, unit * j, 0)
             columns.append(v.load(source + begin * unit + skip))
         _check(v, columns, check)

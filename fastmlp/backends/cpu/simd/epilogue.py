@@ -1,4 +1,4 @@
-"""What a matrix product does to its sums before it stores them."""
+"""Epilogues: the operations of a matrix product on its sums before it stores them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fastmlp.backends.cpu.simd.vector import Vector, Vectors, Word
 
 STORE, RELU, TIMES, WHERE_POSITIVE, PLUS, RELU_PLUS = range(6)
-# Products by column know fewer: each is code for every shape of tile.
+# Products by column have fewer: each epilogue is code in every shape of tile.
 BY_COLUMN = (STORE, TIMES, WHERE_POSITIVE)
 
 
@@ -18,7 +18,7 @@ class Epilogue(NamedTuple):
 
 
 def finished(v: Vectors, number: int, value: Vector, operand: Callable[[], Vector]) -> Vector:
-    """Return what an epilogue makes of a vector of sums; loads the operand where it needs it."""
+    """Return an epilogue's result for a vector of sums; loads the operand if it needs it."""
     if number == TIMES:
         return value * operand()
     if number == WHERE_POSITIVE:
@@ -29,7 +29,7 @@ def finished(v: Vectors, number: int, value: Vector, operand: Callable[[], Vecto
 
 
 def finished_delta(v: Vectors, number: Word, delta: Vector, operand: Vector) -> Vector:
-    """Return what the epilogue of this number makes of deltas: STORE, TIMES or WHERE_POSITIVE."""
+    """Return an epilogue's result for deltas; `number` is STORE, TIMES or WHERE_POSITIVE."""
     kept = finished(v, WHERE_POSITIVE, delta, lambda: operand)
     value = v.select(v.equal(number, WHERE_POSITIVE), kept, delta)
     product = finished(v, TIMES, delta, lambda: operand)

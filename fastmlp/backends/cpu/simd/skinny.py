@@ -24,13 +24,13 @@ class Skinny(NamedTuple):
 
 
 def skinny(scalar: Scalar, lanes: int) -> Skinny:
-    """Return them for panels of so many lanes."""
+    """Return the functions for panels of so many lanes."""
     loops = (dots, backward_dots, add_row)
     return Skinny(*(vector_function(loop, scalar, lanes) for loop in loops))
 
 
 def delta_unit(lanes: int) -> int:
-    """Return how many rows' deltas are contiguous, and belong to one strip."""
+    """Return the number of rows of one strip with contiguous deltas."""
     return min(lanes, STRIP_ROWS)
 
 
@@ -42,7 +42,7 @@ def dots(
 
     The weights are panels of W transposed. Each element is the sums of every `lanes`-th product,
     added up by halves. Reads whole squares of rows, and writes up to a vector past the last column;
-    padding is not read. What is written past the end of a column is written over by the next.
+    padding is not read. Numbers written past the end of a column are overwritten by the next.
     """
     for j in v.range(n_out):
         w = Panels(weights + j * v.bytes, n_out * v.bytes)
@@ -55,9 +55,9 @@ def backward_dots(
     v: Vectors, weights: Panels, deltas: Panels, target: Word, epilogue: Epilogue, n_out: Word,
     n: Word,
 ) -> None:  # fmt: skip
-    """Store W d of one row's deltas d, for n rows of panels of W, by way of an epilogue: what a
-    layer without a transposed copy of W sends back. The target and the operand are rows of panels
-    as far apart as those of the deltas. Reads whole squares of W.
+    """Store W d of one row's deltas d, for n rows of panels of W, through an epilogue: the backward
+    pass of a layer without a transposed copy of W. The target, the operand and the deltas are rows
+    of panels with one stride. Reads whole squares of W.
     """
     for i, sums in _dot_products(v, weights, deltas, n_out, n):
         across = i * deltas.stride

@@ -167,7 +167,7 @@ class Vectors(ABC):
 
     @abstractmethod
     def opaque(self, value: Vector) -> Vector:
-        """Return the same, hiding from LLVM where it comes from."""
+        """Return the value itself, with its origin hidden from LLVM."""
 
     # Control flow.
 
@@ -182,22 +182,22 @@ class Vectors(ABC):
 
     @abstractmethod
     def when(self, condition: Condition, then: Callable[[], None], likely: bool = False) -> None:
-        """Do it only if the condition holds."""
+        """Do `then` if the condition holds."""
 
     @abstractmethod
     def either(
         self, condition: Condition, then: Callable[[], None], otherwise: Callable[[], None]
     ) -> None:
-        """Do the one or the other; the first is likely."""
+        """Do `then` if the condition holds, which is likely, else `otherwise`."""
 
     @abstractmethod
     def switch(self, word: Word, cases: Mapping[int, Callable[[], None]]) -> None:
-        """Do the case of this number; the first case of any other."""
+        """Do the case of this number; the first case for a number without a case."""
 
     @abstractmethod
     def variable(self, value: Vector) -> Variable: ...
 
-    # What follows from these.
+    # Operations made of those above.
 
     def n_vectors(self, n: Word) -> Word:
         """Return how many vectors hold n numbers."""
@@ -239,7 +239,8 @@ class Vectors(ABC):
         return rows[0]
 
     def halves(self, half: int) -> tuple[list[int], list[int]]:
-        """Return which numbers of two vectors the lower and upper of each two halves are."""
+        """Return the indices that shuffle two vectors to their lower, and to their upper, halves of
+        each group of 2 * half lanes."""
         low = [j if not j & half else self.lanes + j - half for j in range(self.lanes)]
         high = [j + half if not j & half else self.lanes + j for j in range(self.lanes)]
         return low, high

@@ -1,4 +1,4 @@
-"""The vector operations as LLVM IR, emitted where a builder stands."""
+"""The vector operations as LLVM IR, emitted at a builder's position."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -88,7 +88,7 @@ class _Vector:
 
 
 class _Variable:
-    """A vector on the stack, whence LLVM takes it into a register."""
+    """A vector on the stack, which LLVM promotes to a register."""
 
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.place = builder, entry_alloca(builder, value.value.type)
@@ -104,8 +104,8 @@ class _Variable:
 
 
 class LLVMVectors(Vectors):
-    """Emits operations where the builder stands. Vectors are plain LLVM types: a host without such
-    registers gets several narrower ones."""
+    """Emits operations at the builder's position. Vectors are plain LLVM types: on a host with
+    narrower registers LLVM splits them."""
 
     def __init__(self, builder: Any, scalar: Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)

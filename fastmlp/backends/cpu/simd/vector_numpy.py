@@ -13,7 +13,7 @@ import numpy as np
 
 from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 
-# Nothing lies in a process's first page, and no address has more bits.
+# A process's first page is empty, and no address has more bits.
 PAGE, ADDRESS_BITS = 4096, 56
 
 
@@ -39,7 +39,7 @@ class NumPyVectors(Vectors):
     def __init__(self, scalar: Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)
         self._zeros = self.zero = np.zeros(lanes, scalar)
-        # Shared by all that begins with it: vectors are not changed in place.
+        # Shared, as vectors are not changed in place.
         self._zeros.flags.writeable = False
         self._numbers, self._lanes = memory(np.dtype(scalar)), np.arange(lanes)
         self._scratch: list[Any] = []
@@ -48,7 +48,7 @@ class NumPyVectors(Vectors):
         return type(self)(self.scalar, lanes)
 
     def _slice(self, address: Any, n: int) -> Any:
-        """A view; a vector in a register is a copy."""
+        """Return a view of n numbers; a vector in a register is a copy of it."""
         first = (address - PAGE) // self.size
         return self._numbers[first : first + n]
 

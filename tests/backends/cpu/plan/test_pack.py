@@ -82,7 +82,7 @@ def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
     parts = [flat[:0]]
     for i, w in enumerate(weight_views(make_layout(net.sizes), flat)):
         transposed = holds_transposed(*w.shape, lanes)
-        if has_copy(i, len(net.sizes) - 1, rows, transposed=transposed):
+        if has_copy(i, len(net.sizes) - 1, rows, is_transposed=transposed):
             other = w if transposed else w.T
             parts.append(to_panels(other, lanes, round_up(len(other), lanes)).ravel())
     return np.concatenate(parts)
@@ -187,7 +187,7 @@ def test_copies_are_in_step_after_a_divergence(dtype: str, rng: Any) -> None:
 
 @each_dtype
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
-def test_turned_layers_train_as_others(
+def test_transposed_layers_train_as_others(
     dtype: str, sizes: tuple[int, ...], rng: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, adam = Net(sizes, "tanh", penalties=PENALTY_SETS[-1], dtype=dtype), OPTIMIZERS["adam"]()
