@@ -44,7 +44,7 @@ class Scene(NamedTuple):
         phase_one()
         packed, flat = session.keep_gradient(), np.empty_like(self.parameters)
         more, ends, apply = 0, 1, 0
-        session.blocks["update"](0, self.net, n, more, ends, apply, split)
+        session.blocks["update"](0, self.net, 1, n, more, ends, apply, split)
         session.unpack(packed, flat)
         losses = session.plan.strip_losses[: -(-n // 8)]
         assert np.isfinite(flat).all()

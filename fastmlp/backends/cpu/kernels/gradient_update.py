@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.plan.records import (
     ALL,
@@ -60,6 +60,13 @@ class Scratch(NamedTuple):
     gradient: int
     values: int  # of the penalties
     streams: int  # a record of what to prefetch
+
+
+@njit
+def non_temporal_of(net: Net, split: int) -> int:
+    """Return which transposes use non-temporal stores: without split-K a team stores its few
+    through the cache."""
+    return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
 
 
 @njit
@@ -296,10 +303,7 @@ def update(scalar: Scalar) -> Kernel:
         layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
         apply = control.apply
         piece = (tile, layer, net.parameters + tile.offset)
-        # Without split-K a team stores its few transposes through the cache.
-        non_temporal = (
-            NONE if net.non_temporal == OTHERS and control.split == 0 else net.non_temporal
-        )
+        non_temporal = non_temporal_of(net, control.split)
         write_gradient(net, t, piece, control, scratch)
         if control.ends and not (apply and record_at(net.blocks, Blocks).penalised):
             penalise(net, piece, scratch)
@@ -310,31 +314,35 @@ def update(scalar: Scalar) -> Kernel:
         is_last = tile.panel + tile.n_panels == layer.packed_panels
         if layer.is_transposed and is_last and tile.last == layer.packed_rows:
             step_transposed_biases(net, piece, control, scratch.gradient)
-        if non_temporal != NONE:
-            fence()
 
     @njit(parallel=True)
     def update(
-        team: int, nets: Sequence[Net], n_rows: int, more: int, ends: int, apply: int, split: int
-    ) -> None:
+        team: int, nets: Sequence[Net], n_parts: int, n_rows: int, more: int, ends: int, apply: int,
+        split: int,
+    ) -> None:  # fmt: skip
         """Phase two: each tile's gradient over the rows, its penalties and its optimizer step.
 
         With `more` the gradient goes on from the chunks before; where the chunk `ends` its batch
         penalties are added; with `apply` the step is taken, else the gradient is stored.
         """
-        for t in prange(nets[0].n_tiles):
+        for part in prange(n_parts):
             flush, net = flushed(), nets[0]
             g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
             scratch = Scratch(g, values, streams)
             control = Control(n_rows, more, ends, apply, split)
-            tile = records_at(net.tiles, net.n_tiles, Tile)[signed(t)]
-            if tile.first < tile.last:
-                update_tile(net, signed(t), tile, control, scratch)
+            tiles = records_at(net.tiles, net.n_tiles, Tile)
+            first, last = part_of(signed(part), n_parts, net.n_tiles)
+            for t in range(first, last):
+                if tiles[t].first < tiles[t].last:
+                    update_tile(net, t, tiles[t], control, scratch)
+            # One for all tiles: one after each took 7 % of 1024-2048-2048-1000@32 on 1 thread.
+            if non_temporal_of(net, split) != NONE:
+                fence()
             restored(flush)
 
     def enter(
-        team: int, net: int, n_rows: int, more: int, ends: int, apply: int, split: int
+        team: int, net: int, n_parts: int, n_rows: int, more: int, ends: int, apply: int, split: int
     ) -> None:
-        update(team, records_at(net, 1, Net), n_rows, more, ends, apply, split)
+        update(team, records_at(net, 1, Net), n_parts, n_rows, more, ends, apply, split)
 
     return enter

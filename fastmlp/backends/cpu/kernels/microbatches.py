@@ -56,7 +56,7 @@ def microbatches(scalar: Scalar) -> Kernel:
         own.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
         own.gradient = net.partials + i * net.n_packed * size
         call(blocks.forward_backward, (0, replica, 1, TRAIN, 0))
-        call(blocks.update, (0, replica, rows.n_rows, 0, 0, 0, 0))
+        call(blocks.update, (0, replica, 1, rows.n_rows, 0, 0, 0, 0))
 
     @njit(parallel=True)
     def differentiate_all(team: int, nets: Sequence[Net], n: int) -> None:

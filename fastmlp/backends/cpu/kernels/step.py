@@ -46,7 +46,7 @@ def steps(scalar: Scalar) -> Kernel:
         call(blocks.microbatches, (job.team, job.net))
         add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
         if ends:
-            call(blocks.update, (0, job.net, 0, 1, 1, apply, 0))
+            call(blocks.update, (0, job.net, 1, 0, 1, 1, apply, 0))
         return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     @njit
@@ -69,7 +69,7 @@ def steps(scalar: Scalar) -> Kernel:
                 call(blocks.split_k_backward, its)
         if blocks.sparse_columns:
             call(blocks.sparse_columns, (job.net,))
-        call(blocks.update, (job.team, job.net, n_rows, more, ends, apply, split))
+        call(blocks.update, (*its, n_rows, more, ends, apply, split))
         return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     return step

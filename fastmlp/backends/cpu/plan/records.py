@@ -142,7 +142,7 @@ class Blocks(Record):
     split_k: int  # (team, net, n_parts): the split layer's products, and what is below
     split_k_backward: int  # (team, net, n_parts): the deltas below it
     microbatches: int  # (team, net): both phases, but the update
-    update: int  # (team, net, n_rows, more, ends, apply, split): phase two
+    update: int  # (team, net, n_parts, n_rows, more, ends, apply, split): phase two
     row_backward: int  # (net, layer, panel, n_panels): deltas of a single row
     product: int  # C = start + A B
     gradient_product: int  # the same, A read by columns

@@ -152,7 +152,7 @@ def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], 
         gradient, place = session.keep_gradient(), address(session.plan.net)
         session.blocks["forward_backward"](0, place, n_parts, TRAIN, 0)
         assert session.plan.layers[-1].is_transposed
-        session.blocks["update"](0, place, n, 0, 1, 0, 0)
+        session.blocks["update"](0, place, 1, n, 0, 1, 0, 0)
         flat = np.empty_like(parameters)
         session.unpack(gradient, flat)
         found.append(flat.copy())
