@@ -9,6 +9,7 @@ import numba
 import pytest
 
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler import COMPILER
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one compiler, Python"
@@ -187,7 +188,10 @@ if hasattr(os, "fork"):
 """
 
 
-@pytest.mark.skipif(bool(numba.config.BOUNDSCHECK), reason="it compiles for a minute")
+@pytest.mark.skipif(
+    COMPILER != "numba" or bool(numba.config.BOUNDSCHECK),
+    reason="it compiles for a minute: the gate runs it with FASTMLP_COMPILER=numba",
+)
 def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
     def told(compiler: str, *arguments: str) -> list[list[str]]:
         how = {"FASTMLP_COMPILER": compiler, "NUMBA_NUM_THREADS": "2"}

@@ -27,7 +27,7 @@ from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.compiler import row
+from fastmlp.compiler import COMPILER, row
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.target import vector_bytes
@@ -36,7 +36,9 @@ from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
 Factory = Callable[..., Any]
-pytestmark = pytest.mark.skipif(INTERPRETED, reason="uncompiled, there is no machine code")
+pytestmark = pytest.mark.skipif(
+    INTERPRETED or COMPILER == "numba", reason="it reads the translator's machine code"
+)
 reads_assembly = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux" or vector_bytes() < 32,
     reason="the words looked for are those of x86 with AVX2, in the assembly of Linux",

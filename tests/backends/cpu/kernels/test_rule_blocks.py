@@ -1,6 +1,8 @@
 """A network's rules as blocks: which layer takes which form, and which rule is whose address."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
 
+HERE = Path(__file__).parent
+FOLDERS = (HERE, HERE.parents[1], HERE.parents[2], HERE.parents[3])
 only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, Numba compiles nothing")
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
@@ -202,22 +206,31 @@ def test_no_penalty_two_of_them_or_a_users_own_are_not_part_of_the_update() -> N
         assert rule_blocks.penalised_optimizer(network, OPTIMIZERS["adam"]()) == 0
 
 
-PENALISED = """
-import sys
+OWN_OPTIMIZER = """
 from fastmlp import MLP
-from fastmlp.rules.optimizers import Adam, Custom
+from fastmlp.rules.optimizers import Custom
 
 def own(w, g, m, v, rate):
     return w - rate * g, m, v
 
-net = MLP((3, 5, 1), l2=0.3, optimizer=Custom(own) if sys.argv[1] == "own" else Adam(), seed=0)
+net = MLP((3, 5, 1), l2=0.3, optimizer=Custom(own), seed=0)
 print(net.fit([[1.0, 2.0, 3.0]], [1.0], epochs=1).status.name)
+"""
+BY_NUMBA = """
+from test_rule_blocks import network_of
+from fastmlp.backends.cpu.kernels import rule_blocks
+from fastmlp.rules.optimizers import Adam
+from fastmlp.rules.penalties import RULES
+
+network = network_of("identity", penalties=((RULES["l2"], 0.1),))
+print("COMPLETED" if rule_blocks.penalised_optimizer(network, Adam()) else "no block")
 """
 
 
-@pytest.mark.parametrize(("optimizer", "compiler"), [("own", ""), ("adam", "numba")])
+@pytest.mark.parametrize(("script", "compiler"), [(OWN_OPTIMIZER, ""), (BY_NUMBA, "numba")])
 @only_compiled
 def test_numba_compiles_a_penalty_in_an_update_before_any_other(
-    optimizer: str, compiler: str, python: Callable[..., str]
+    script: str, compiler: str, python: Callable[..., str]
 ) -> None:
-    assert python(PENALISED, optimizer, FASTMLP_COMPILER=compiler) == "COMPLETED\n"
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), *map(str, FOLDERS)])
+    assert python(script, FASTMLP_COMPILER=compiler, PYTHONPATH=path) == "COMPLETED\n"

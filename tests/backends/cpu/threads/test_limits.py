@@ -8,6 +8,7 @@ from nets import Net
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler import COMPILER
 
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels run on one thread"
@@ -168,6 +169,7 @@ assert len(bits) == 1
 NONE = "none False False"
 
 
+@pytest.mark.skipif(COMPILER == "numba", reason="Numba's threads stand in for a team")
 @only_compiled
 @pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])

@@ -14,9 +14,11 @@ from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.threads.mailboxes import EMPTY, WAITING
 from fastmlp.backends.cpu.threads.team import JOINED, LEFT, LINE, MOST, POSTED, make_team
 from fastmlp.backends.cpu.threads.worker_pool import Pool
+from fastmlp.compiler import COMPILER
 
 pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled, a call is always alone"
+    bool(numba.config.DISABLE_JIT) or COMPILER == "numba",
+    reason="uncompiled a call is alone, and compiled by Numba it has Numba's threads",
 )
 FOR_EVER = 1 << 60
 

@@ -23,8 +23,11 @@ from fastmlp.backends.cpu.threads.team import (
     enter,
     make_team,
 )
-from fastmlp.compiler import block_of, fetch_add, load_acquire, pause, row
+from fastmlp.compiler import COMPILER, block_of, fetch_add, load_acquire, pause, row
 
+pytestmark = pytest.mark.skipif(
+    COMPILER == "numba", reason="kernels that Numba compiles have Numba's threads, not a team"
+)
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
 )
