@@ -121,12 +121,14 @@ def made_job(out: np.ndarray[Any, Any]) -> Any:
 
 def uncompiled(kernel: Any) -> list[float]:
     out = np.zeros(N)
-    driver(kernel.source)(made_job(out).ctypes.data)
+    driver(getattr(kernel, "source", kernel))(made_job(out).ctypes.data)
     return out.tolist()
 
 
 def kernels(*some: Any) -> Any:
-    return pytest.mark.parametrize("kernel", some, ids=lambda kernel: kernel.source.__name__)
+    return pytest.mark.parametrize(
+        "kernel", some, ids=lambda kernel: getattr(kernel, "source", kernel).__name__
+    )
 
 
 @kernels(captures, with_inner_loops, with_records, captures_a_record)
