@@ -10,8 +10,16 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, part_of, rows_of_part, signed
-from fastmlp.backends.cpu.plan.records import Batch, Layer, Net
+from fastmlp.backends.cpu.kernels.parts import (
+    Kernel,
+    Scalar,
+    Span,
+    layers_of,
+    part_of,
+    rows_of_part,
+    signed,
+)
+from fastmlp.backends.cpu.plan.records import Batch, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (
@@ -44,7 +52,7 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
     def backward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int) -> None:
         for part in prange(n_parts):
             flush, net = flushed(), nets[0]
-            below = records_at(net.layers, net.n_layers, Layer)[i - 1]
+            below = layers_of(net)[i - 1]
             panels = panels_of_part(signed(part), n_parts, below.n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
             for at in range(0, n_rows, ROW_BLOCK):
@@ -63,7 +71,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
     def forward_by_panels(team: int, nets: Sequence[Net], n_parts: int, i: int, split: int) -> None:
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
-            layers = records_at(net.layers, net.n_layers, Layer)
+            layers = layers_of(net)
             panels = panels_of_part(signed(part), n_parts, layers[i].n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
             inputs = layers[i - 1].outputs if i > 0 else net.inputs
@@ -111,7 +119,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
         With layer `split` (from 1; 0: none) computed by split-K, the layers below it are done.
         """
         net = nets[0]
-        outer = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 1]
+        outer = layers_of(net)[net.n_layers - 1]
         if split == 0:
             gather_rows(team, nets, n_parts)
         for i in range(max(split - 1, 0), net.n_layers - outer.is_transposed):

@@ -9,10 +9,10 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_update import copying
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, n_strips_of
 from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Layer, Net
-from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
+from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
 
 
@@ -43,7 +43,7 @@ def _finiteness(scalar: Scalar) -> Kernel:
     def finite_parameters(net: Net) -> bool:
         """Return True if all parameters are finite. Padding is not checked: a user's rule may make
         NaN of zeros, and no kernel uses it."""
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         for i in range(net.n_layers):
             layer = layers[i]
             # The biases are the panel's last row; of a transposed layer they follow its panels.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, rows_of_part, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
@@ -49,12 +49,6 @@ class LayerKernels(NamedTuple):
     forward: Kernel
     add_partial_sums: Kernel
     backward: Kernel
-
-
-@njit
-def layers_of(net: Net) -> Sequence[Layer]:
-    """Return the net's layers."""
-    return records_at(net.layers, net.n_layers, Layer)
 
 
 @njit
@@ -209,7 +203,7 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def backward_layer(net: Net, i: int, panels: Span, rows: Span) -> None:
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         layer, below = layers[i], layers[i - 1]
         if layer.transposed == 0:
             call(record_at(net.blocks, Blocks).row_backward, (net.address, i, *panels))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, part_of, signed
+from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.plan.records import (
     ALL,
@@ -154,7 +154,7 @@ def _gradients(scalar: Scalar) -> Kernel:
         (tile, layer, _), g = piece, scratch.gradient
         inputs = net.inputs
         if tile.layer > 0:
-            inputs = records_at(net.layers, net.n_layers, Layer)[tile.layer - 1].outputs
+            inputs = layers_of(net)[tile.layer - 1].outputs
         elif control.split > 1 and tile.panel * lanes >= net.middle:
             inputs += net.inputs_apart
         sparse = record_at(net.blocks, Blocks).sparse_gradient
@@ -300,7 +300,7 @@ def update(scalar: Scalar) -> Kernel:
 
     @njit
     def update_tile(net: Net, t: int, tile: Tile, control: Control, scratch: Scratch) -> None:
-        layer = records_at(net.layers, net.n_layers, Layer)[tile.layer]
+        layer = layers_of(net)[tile.layer]
         apply = control.apply
         piece = (tile, layer, net.parameters + tile.offset)
         non_temporal = non_temporal_of(net, control.split)

@@ -6,13 +6,13 @@ rows.
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
 
 # The modes of phase one: predictions, losses, or losses and deltas.
@@ -98,7 +98,7 @@ def _values(scalar: Scalar) -> Kernel:
         if outer.is_transposed:
             inputs = net.inputs
             if net.n_layers > 1:
-                inputs = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 2].outputs
+                inputs = layers_of(net)[net.n_layers - 2].outputs
             weights, shape = (outer.packed, outer.biases), (outer.n_in, net.n_out, n)
             dots(Panels(inputs + at * vector, net.panel), *weights, values, *shape)
         else:
@@ -165,7 +165,7 @@ def output_layer(scalar: Scalar) -> Kernel:
     @njit
     def finish(net: Net, rows: Span, at: int, mode: int, thread: int) -> None:
         """Finish rows (start, n) of the chunk, which are rows `at` and following of the buffers."""
-        outer = records_at(net.layers, net.n_layers, Layer)[net.n_layers - 1]
+        outer = layers_of(net)[net.n_layers - 1]
         skip, n = thread * net.output_bytes, rows[1]
         values, slopes = net.raw + skip, net.loss_slope + skip
         write_values(net, outer, n, at, values)

@@ -1,13 +1,13 @@
 """Strips of rows, parts of a loop, and the types of kernels' arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastmlp.backends.cpu.plan.records import Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.compiler import njit, record_at
+from fastmlp.compiler import njit, record_at, records_at
 
 # The argument of a kernel's factory: the type of a net's numbers.
 Scalar = type[np.floating[Any]]
@@ -38,6 +38,12 @@ def part_of(part: int, n_parts: int, n: int) -> Span:
     if n_parts == 1:
         return 0, n
     return part * n // n_parts, (part + 1) * n // n_parts
+
+
+@njit
+def layers_of(net: Net) -> Sequence[Layer]:
+    """Return the net's layers."""
+    return records_at(net.layers, net.n_layers, Layer)
 
 
 @njit

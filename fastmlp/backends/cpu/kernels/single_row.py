@@ -6,14 +6,12 @@ that it reads: 0.41 -> 0.19 us (32-64-32-1@1), 6.3 -> 2.6 us (784-100-10@1), 66 
 (784-512-512-10@1).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.epoch import training
 from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
 from fastmlp.backends.cpu.kernels.output_layer import losses
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
 from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Job, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
@@ -21,7 +19,7 @@ from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
 from fastmlp.backends.cpu.simd.prefetch import prefetch_lines
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
@@ -37,14 +35,9 @@ def is_plain(network: Network, optimizer: Optimizer) -> bool:
 
 
 @njit
-def _layers(net: Net) -> Sequence[Layer]:
-    return records_at(net.layers, net.n_layers, Layer)
-
-
-@njit
 def _deltas_of(net: Net, i: int) -> int:
     """Return the address of layer i's deltas, which `steps` replaces by its pending step."""
-    return net.loss_slope if i == net.n_layers - 1 else _layers(net)[i].deltas
+    return net.loss_slope if i == net.n_layers - 1 else layers_of(net)[i].deltas
 
 
 def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
@@ -62,7 +55,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def forward_layer(net: Net, i: int, before: int, now: int, sums: int) -> None:
         """Update a layer's weights with the row before, and multiply this row with them."""
-        layer, numbers = _layers(net)[i], Row(before, now, _deltas_of(net, i), sums)
+        layer, numbers = layers_of(net)[i], Row(before, now, _deltas_of(net, i), sums)
         positive = 1 if layer.form == RELU_LAYER else 0
         if layer.is_transposed:
             shape = (layer.n_in, layer.n_out)
@@ -73,7 +66,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
 
     @njit
     def forward(net: Net, batch: Batch, x: int) -> None:
-        layers, before, now, last = _layers(net), batch.previous, x, net.n_layers - 1
+        layers, before, now, last = layers_of(net), batch.previous, x, net.n_layers - 1
         for i in range(last):
             layer = layers[i]
             old, new = place_of(layer, batch.turn), place_of(layer, 1 - batch.turn)
@@ -90,7 +83,7 @@ def _forward(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         """Take the pending step: a forward pass, the sums of which are not used."""
         batch = record_at(net.batch, Batch)
         if batch.due:
-            layers, before = _layers(net), batch.previous
+            layers, before = layers_of(net), batch.previous
             for i in range(net.n_layers):
                 forward_layer(net, i, before, before, place_of(layers[i], SUMS))
                 before = place_of(layers[i], batch.turn)
@@ -108,7 +101,7 @@ def _backward(scalar: Scalar, place_of: Kernel) -> Kernel:
 
     @njit
     def backward(net: Net, batch: Batch) -> None:
-        layers = _layers(net)
+        layers = layers_of(net)
         for i in range(net.n_layers - 1, -1, -1):
             layer, deltas = layers[i], _deltas_of(net, i)
             if i > 0:
@@ -136,7 +129,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def loss_of(net: Net, batch: Batch, r: int) -> float:
         """Write the deltas of the output layer; return the row's loss, weighted."""
-        outer, values = _layers(net)[net.n_layers - 1], net.raw
+        outer, values = layers_of(net)[net.n_layers - 1], net.raw
         if outer.activation:
             values = net.value
             call(outer.activation, (net.raw, values, net.slope, outer.n_panels * lanes))
@@ -152,7 +145,7 @@ def _rows(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
     @njit
     def begin(net: Net, batch: Batch, x: int) -> None:
         """Make a pending step of zeros, with finite inputs to multiply it by."""
-        layers = _layers(net)
+        layers = layers_of(net)
         row(net.loss_slope, layers[net.n_layers - 1].n_panels * lanes, scalar)[:] = 0
         for i in range(net.n_layers):
             n = layers[i].n_panels * lanes

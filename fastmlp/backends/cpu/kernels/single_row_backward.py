@@ -9,11 +9,12 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.elementwise import Loop
 from fastmlp.backends.cpu.kernels.forward_backward import slope_epilogue
-from fastmlp.backends.cpu.plan.records import Layer, Net
+from fastmlp.backends.cpu.kernels.parts import layers_of
+from fastmlp.backends.cpu.plan.records import Net
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
 from fastmlp.backends.cpu.simd.skinny import skinny
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.compiler import record_at, records_at
+from fastmlp.compiler import record_at
 from fastmlp.compiler.target import lanes_of
 
 
@@ -28,7 +29,7 @@ def row_backward(scalar: type[np.floating[Any]]) -> Loop:
 
     def backward(address: int, i: int, panel: int, most: int) -> None:
         net = record_at(address, Net)
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         layer, below = layers[i], layers[i - 1]
         first, count = panel * lanes, min(most, below.n_panels - panel) * lanes
         weights = Panels(layer.packed + first * vector, layer.packed_panel)

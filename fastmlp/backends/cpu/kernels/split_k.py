@@ -11,9 +11,17 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
 from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, n_strips_of, part_of, signed
+from fastmlp.backends.cpu.kernels.parts import (
+    Kernel,
+    Scalar,
+    Span,
+    layers_of,
+    n_strips_of,
+    part_of,
+    signed,
+)
 from fastmlp.backends.cpu.plan.pack import row_offset
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
+from fastmlp.backends.cpu.plan.records import Batch, Blocks, Net
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
@@ -42,7 +50,7 @@ def split_k(scalar: Scalar) -> Kernel:
         """Write the partial sums of n rows over one half of the inputs: the first half's, with
         biases, to the layer's outputs; the second half's to its deltas, which are free till then.
         """
-        layer = records_at(net.layers, net.n_layers, Layer)[net.split_layer - 1]
+        layer = layers_of(net)[net.split_layer - 1]
         (low, high), (at, n) = features, rows
         to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
         if half:
@@ -57,7 +65,7 @@ def split_k(scalar: Scalar) -> Kernel:
     @njit
     def multiply_half(net: Net, half: int, apart: int, rows: Span, z: int) -> None:
         """Gather one half of the inputs, or compute it from the layer below; then multiply it."""
-        layers = records_at(net.layers, net.n_layers, Layer)
+        layers = layers_of(net)
         low, high = half * net.middle, layers[net.split_layer - 1].n_in if half else net.middle
         inputs = net.inputs + half * apart
         if net.split_layer == 1:
