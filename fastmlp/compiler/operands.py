@@ -287,20 +287,20 @@ def movable(operand: Any) -> Any:
     return number_of(operand) if numeric else operand
 
 
-def _environment(operands: list[Any]) -> Any:
+def _environment(operands: tuple[Any, ...]) -> Any:
     """Return the type of the struct that holds the registers of several operands."""
-    return ir.LiteralStructType([register.type for register in registers_of(tuple(operands))])
+    return ir.LiteralStructType([register.type for register in registers_of(operands)])
 
 
-def stored(builder: Any, operands: list[Any]) -> Any:
+def stored(builder: Any, operands: tuple[Any, ...]) -> Any:
     """Write the registers of operands to the stack; return the address."""
     place = entry_alloca(builder, _environment(operands))
-    for i, register in enumerate(registers_of(tuple(operands))):
+    for i, register in enumerate(registers_of(operands)):
         builder.store(register, builder.gep(place, [_field(0), _field(i)], inbounds=True))
     return builder.ptrtoint(place, WORD)
 
 
-def loaded(builder: Any, address: Any, operands: list[Any]) -> list[Any]:
+def loaded(builder: Any, address: Any, operands: tuple[Any, ...]) -> list[Any]:
     """Return the registers that `stored` has written for such operands."""
     kind = _environment(operands)
     place = builder.inttoptr(address, kind.as_pointer())

@@ -30,6 +30,7 @@ from fastmlp.compiler.operands import (
     movable,
     registers_of,
     stored,
+    truth,
 )
 from fastmlp.compiler.source import check_shared, definition_of, names_of
 
@@ -41,8 +42,10 @@ class Functions(Protocol):
         """Return a function for arguments of such kinds, which returns nothing."""
         ...
 
-    def define_loop(self, function: FunctionType, node: ast.For, captured: dict[str, Any]) -> Any:
-        """Return the body of a `prange` loop as a function."""
+    def define_loop(
+        self, function: FunctionType, node: ast.For, captured: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """Return the body of a `prange` loop as two functions, for one thread and for a team."""
         ...
 
 
@@ -312,17 +315,21 @@ class Body(Expressions):
         check_shared(node, self._known)
         read = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
         captured = {name: self.load(name) for name in sorted(self._known & read)}
-        body = self._unit.define_loop(self._function, node, captured)
-        environment = Number(stored(self.builder, list(captured.values())), INT64)
-        block = Number(self.builder.ptrtoint(body, WORD), INT64)
-        n = self.value(arguments[0])
-        self.call_function(parallel.share_loop(), (self.load("team"), block, n, environment))
+        operands, team, zero = tuple(captured.values()), self.load("team"), ir.Constant(WORD, 0)
+        direct, shared = self._unit.define_loop(self._function, node, captured)
+        n = converted(self.builder, self.value(arguments[0]), INT64)
+        with self.builder.if_else(truth(self.builder, team).value) as (together, alone):
+            with together:
+                block = Number(self.builder.ptrtoint(shared, WORD), INT64)
+                environment = Number(stored(self.builder, operands), INT64)
+                self.call_function(parallel.share_loop(), (team, block, n, environment))
+            with alone:
+                self.builder.call(direct, [*registers_of(operands), zero, n.value, zero])
 
     @contextmanager
     def _counted(self, first: Any, last: Any, step: int) -> Iterator[Number]:
         """Emit a loop from first to last, exclusive, around the code of the context; yield i."""
-        builder = self.builder
-        last = converted(builder, last, INT64)
+        builder, last = self.builder, converted(self.builder, last, INT64)
         blocks = [builder.append_basic_block(name) for name in ("head", "body", "next", "after")]
         head, body, following, after = blocks
         count = entry_alloca(builder, WORD)

@@ -65,34 +65,42 @@ class Unit:
         """Return the LLVM function of a function without a result, for arguments of these kinds."""
         key = function, kind_of(arguments)
         if key not in self._defined:
-            registers = registers_of(arguments)
-            kind = ir.FunctionType(ir.VoidType(), [register.type for register in registers])
+            kinds = [register.type for register in registers_of(arguments)]
             name = symbol or f"{function.__name__}.{len(self._defined)}"
-            self._defined[key] = made = ir.Function(self.module, kind, name)
-            set.add(made.attributes, FULL_WIDTH)
-            made.linkage = "" if symbol else "internal"
-            builder = ir.IRBuilder(made.append_basic_block("entry"))
+            made, builder = self._begin(name, kinds, "" if symbol else "internal")
+            self._defined[key] = made
             Body(self, builder, function, in_registers(arguments, iter(made.args))).run()
             builder.ret_void()
         return self._defined[key]
 
-    def define_loop(self, function: FunctionType, node: ast.For, captured: dict[str, Any]) -> Any:
-        """Return the body of a `prange` loop as an LLVM function of four integers.
+    def define_loop(
+        self, function: FunctionType, node: ast.For, captured: dict[str, Any]
+    ) -> tuple[ir.Function, ir.Function]:
+        """Return the body of a `prange` loop as two LLVM functions.
 
-        They are the address of the struct of `captured` names, the first count, the count after the
-        last, and the number of the thread.
+        One takes the `captured` names in registers, the other the address of the struct that holds
+        them; then both take the first count, the count after the last, and the number of the
+        thread. A thread alone calls the first: 0.250 -> 0.241 us (2-4-1@4).
         """
-        kind = ir.FunctionType(ir.VoidType(), [WORD] * 4)
+        operands = tuple(captured.values())
+        kinds = [register.type for register in registers_of(operands)]
         name = f"{function.__name__}.{node.lineno}.{len(self._defined)}"
-        made = ir.Function(self.module, kind, name)
-        self._defined[function, node] = made
-        set.add(made.attributes, FULL_WIDTH)
-        made.linkage = "internal"
-        builder = ir.IRBuilder(made.append_basic_block("entry"))
-        environment, first, last, thread = made.args
-        registers = loaded(builder, environment, list(captured.values()))
-        operands = in_registers(tuple(captured.values()), iter(registers))
-        body = Body(self, builder, function, operands, list(captured))
+        direct, builder = self._begin(name, [*kinds, WORD, WORD, WORD])
+        self._defined[function, node] = direct
+        *registers, first, last, thread = direct.args
+        names = in_registers(operands, iter(registers))
+        body = Body(self, builder, function, names, list(captured))
         body.run_loop(node, Number(first, INT64), Number(last, INT64), Number(thread, INT64))
         builder.ret_void()
-        return made
+        shared, builder = self._begin(f"{name}.shared", [WORD] * 4)
+        environment, *counts = shared.args
+        builder.call(direct, [*loaded(builder, environment, operands), *counts])
+        builder.ret_void()
+        return direct, shared
+
+    def _begin(self, name: str, kinds: list[Any], linkage: str = "internal") -> Any:
+        """Return a new function without a result, and a builder at its beginning."""
+        made = ir.Function(self.module, ir.FunctionType(ir.VoidType(), kinds), name)
+        set.add(made.attributes, FULL_WIDTH)
+        made.linkage = linkage
+        return made, ir.IRBuilder(made.append_basic_block("entry"))

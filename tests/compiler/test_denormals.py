@@ -8,11 +8,12 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from drills import shared
 
 from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.threads import limits, worker_pool
-from fastmlp.backends.cpu.threads.team import lead, share_loop
+from fastmlp.backends.cpu.threads.team import lead
 from fastmlp.compiler import block_of, flush_denormals, restore_denormals, row
 from fastmlp.training.history import Status
 
@@ -56,7 +57,7 @@ def drive(scalar: Any) -> Any:
 
     def drive_job(address: Any) -> None:
         job = row(address, 1, JOB)[0]
-        share_loop(job.team, job.block, job.n, job.address)
+        shared(job.team, job.block, job.n, job.address)
 
     return drive_job
 
