@@ -292,7 +292,10 @@ def train(
             rate = np.ravel(settings["learning_rate"])
             now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0]}
             t += 1
-            params, state = step(optimizer, now, t, params, flatten(*slopes), state)
+            slope, limit = flatten(*slopes), settings.get("clipvalue")
+            if limit is not None:
+                slope = np.clip(slope, -limit, limit)
+            params, state = step(optimizer, now, t, params, slope, state)
             objectives.append(value)
         history.append(float(np.average(objectives, weights=[mass[r].sum() for r in batches])))
     return history, *unflatten(params, weights, biases)

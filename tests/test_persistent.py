@@ -122,6 +122,11 @@ def test_the_arrays_are_layers_for_other_programs(path: Path) -> None:
     np.testing.assert_array_equal(arrays["weights.0"], net.weights[0])
 
 
+def test_the_clipping_of_gradients_is_kept(path: Path) -> None:
+    net = make(optimizer=Adam(0.01, clipvalue=0.5))
+    assert reloaded(net, path).optimizer == Adam(0.01, clipvalue=0.5)
+
+
 def test_the_header_has_names_only(path: Path) -> None:
     make(optimizer=Adam(Cosine(0.01)), l2=0.1).save(path)
     assert safetensors_file.read(path).header == {

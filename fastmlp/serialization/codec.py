@@ -11,6 +11,7 @@ from typing import Any
 
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
+from fastmlp.rules.optimizers.protocol import Settings
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import scalars
 
@@ -73,9 +74,10 @@ def of_loss(loss: Loss) -> Any:
 def of_optimizer(optimizer: Optimizer) -> Any:
     """Encode an optimizer with its settings, and its schedule with the schedule's settings."""
     names = {kind: name for name, kind in OPTIMIZERS.items()} | {Custom: CUSTOM}
-    if type(optimizer) not in names:
+    if not isinstance(optimizer, Settings) or type(optimizer) not in names:
         return of_rule(optimizer, {})
-    return {"name": names[type(optimizer)], **_settings(optimizer)}
+    settings = {name: _setting(value) for name, value in optimizer.settings().items()}
+    return {"name": names[type(optimizer)], **settings}
 
 
 def optimizer_from(spelled: Any, own: Own) -> Optimizer:
@@ -101,7 +103,9 @@ def completed(spelled: Any) -> Any:
     told = {name: completed(value) for name, value in spelled.items()}
     kinds: Mapping[Any, Any] = {**OPTIMIZERS, **SCHEDULES}
     known = fields(kinds[told["name"]]) if told.get("name") in kinds else ()
-    return told | {f.name: _setting(f.default) for f in known if f.name not in told}
+    # Settings that all optimizers share are written where they are in use.
+    added = [f for f in known if f.name not in told and not hasattr(Settings, f.name)]
+    return told | {f.name: _setting(f.default) for f in added}
 
 
 def _settings(thing: Any) -> dict[str, Any]:

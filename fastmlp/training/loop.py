@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
+from fastmlp.rules.optimizers import coefficients_of
 
 CALL_SECONDS = 0.05
 # A guess for the first call, so low that the call is not longer on a slow core either.
@@ -180,7 +181,8 @@ class Calls:
                 last = min(unit + self._pace.units, total)
                 step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
                 of_steps = rates(first_step + np.arange(step, end))
-                coefficients = state.optimizer.coefficients(first_step + step + 1, of_steps)
+                of_step = first_step + step + 1
+                coefficients = coefficients_of(state.optimizer, of_step, of_steps)
                 start = time.perf_counter()
                 reached = trainer.run(order, coefficients, losses, unit, last)
                 self._pace.measure(last - unit, time.perf_counter() - start)

@@ -16,7 +16,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, coefficients_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 
 Array = NDArray[Any]
@@ -151,7 +151,7 @@ def train(
     n_steps = trainer.step_of(n_units)
     if rates is None:
         rates = np.full(n_steps, optimizer.learning_rate)
-    coefficients = optimizer.coefficients(1, rates)
+    coefficients = coefficients_of(optimizer, 1, rates)
     losses, stopped = np.zeros(len(order)), 0
     ends = [0, *cuts, n_units]
     for first, last in pairwise(ends):

@@ -1,14 +1,26 @@
 """Optimizers, uncompiled: rule and coefficients against the papers' formulas."""
 
 import re
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Any
 
 import naive
 import numpy as np
 import pytest
 
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, Nadam, Optimizer, RMSprop
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adam,
+    AdamW,
+    Custom,
+    Nadam,
+    Optimizer,
+    RMSprop,
+    coefficients_of,
+    gradient_rule_of,
+)
+from fastmlp.rules.optimizers.protocol import Settings
 from fastmlp.rules.schedules import Cosine
 
 # Every optimizer as it comes, and the forms that other settings call for.
@@ -220,3 +232,24 @@ def test_adam_with_epsilon_hat_is_that_of_scikit_learn(rng: np.random.Generator)
     for i in range(50):
         theirs.update_params(expected, [slopes[i]])
         np.testing.assert_allclose(path[i], expected[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [*OPTIMIZERS.values(), Custom])
+def test_every_optimizer_documents_the_shared_settings(kind: Any) -> None:
+    parameters = kind.__doc__.partition("Parameters")[2].partition("Raises")[0]
+    for field in fields(Settings):
+        assert f"    {field.name} : " in parameters
+
+
+def test_a_gradient_rule_adds_its_setting_to_the_coefficients() -> None:
+    plain, clipped = Adam(0.01), Adam(0.01, clipvalue=0.5)
+    table = coefficients_of(clipped, 3, RATES)
+    assert np.array_equal(table[:, :-1], coefficients_of(plain, 3, RATES))
+    assert (table[:, -1] == 0.5).all()
+    assert (gradient_rule_of(plain), gradient_rule_of(clipped)) == ("", "clipvalue")
+
+
+def test_an_optimizer_shows_the_shared_settings_in_use() -> None:
+    assert repr(SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
+    clipped = "SGD(learning_rate=0.1, momentum=0.0, nesterov=False, clipvalue=2.0)"
+    assert repr(SGD(0.1, clipvalue=2)) == clipped

@@ -10,7 +10,13 @@ To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS`.
 from fastmlp.rules.optimizers.adam import Adam, AdamW, Nadam
 from fastmlp.rules.optimizers.adaptive import Adagrad, RMSprop
 from fastmlp.rules.optimizers.custom import Custom
-from fastmlp.rules.optimizers.protocol import Optimizer, Rates, Schedule
+from fastmlp.rules.optimizers.protocol import (
+    Optimizer,
+    Rates,
+    Schedule,
+    coefficients_of,
+    gradient_rule_of,
+)
 from fastmlp.rules.optimizers.sgd import SGD
 
 __all__ = [
@@ -25,6 +31,8 @@ __all__ = [
     "RMSprop",
     "Rates",
     "Schedule",
+    "coefficients_of",
+    "gradient_rule_of",
 ]
 
 OPTIMIZERS: dict[str, type] = {

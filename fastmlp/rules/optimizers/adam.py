@@ -10,7 +10,7 @@ from fastmlp.rules import updates
 from fastmlp.rules.optimizers.protocol import (
     Rates,
     Schedule,
-    check_learning_rate,
+    Settings,
     check_settings,
     columns,
     powers,
@@ -19,8 +19,8 @@ from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
 
 
-@dataclass(frozen=True)
-class Adam:
+@dataclass(frozen=True, repr=False)
+class Adam(Settings):
     """Adaptive moments.
 
     ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and
@@ -61,7 +61,7 @@ class Adam:
     rule: ClassVar[UpdateRule] = staticmethod(updates.adam)
 
     def __post_init__(self) -> None:
-        check_learning_rate(self)
+        super().__post_init__()
         check_settings(self, scalars.fraction, "beta_1", "beta_2")
         check_settings(self, scalars.positive, "epsilon")
         check_settings(self, scalars.boolean, "epsilon_hat")
@@ -81,7 +81,7 @@ class Adam:
         return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdamW(Adam):
     """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
 
@@ -125,7 +125,7 @@ class AdamW(Adam):
         return np.column_stack([super().coefficients(first_step, rates), keep])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Nadam(Adam):
     """Adam with Nesterov's momentum and a momentum schedule.
 

@@ -7,7 +7,7 @@ from fastmlp.rules import updates
 from fastmlp.rules.optimizers.protocol import (
     Rates,
     Schedule,
-    check_learning_rate,
+    Settings,
     check_settings,
     columns,
 )
@@ -15,8 +15,8 @@ from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
 
 
-@dataclass(frozen=True)
-class RMSprop:
+@dataclass(frozen=True, repr=False)
+class RMSprop(Settings):
     """Divide the gradient by a running mean of its size.
 
     ``v <- rho v + (1 - rho) g^2``, ``m <- momentum m + g / (sqrt(v) + epsilon)``,
@@ -52,7 +52,7 @@ class RMSprop:
     rule: ClassVar[UpdateRule] = staticmethod(updates.rmsprop)
 
     def __post_init__(self) -> None:
-        check_learning_rate(self)
+        super().__post_init__()
         check_settings(self, scalars.fraction, "rho", "momentum")
         check_settings(self, scalars.positive, "epsilon")
 
@@ -61,8 +61,8 @@ class RMSprop:
         return columns(rates, rates, 1 - self.rho, self.momentum, self.epsilon)
 
 
-@dataclass(frozen=True)
-class Adagrad:
+@dataclass(frozen=True, repr=False)
+class Adagrad(Settings):
     """Divide the gradient by the root of the sum of its squares so far.
 
     ``v <- v + g^2``, ``w <- w - rate g / (sqrt(v) + epsilon)``.
@@ -94,7 +94,7 @@ class Adagrad:
     rule: ClassVar[UpdateRule] = staticmethod(updates.adagrad)
 
     def __post_init__(self) -> None:
-        check_learning_rate(self)
+        super().__post_init__()
         check_settings(self, scalars.positive, "epsilon")
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fastmlp.rules.optimizers.protocol import (
     Rates,
     Schedule,
-    check_learning_rate,
+    Settings,
     check_settings,
     columns,
     finite_numbers,
@@ -13,8 +13,8 @@ from fastmlp.rules.optimizers.protocol import (
 from fastmlp.rules.updates import UpdateRule
 
 
-@dataclass(frozen=True)
-class Custom:
+@dataclass(frozen=True, repr=False)
+class Custom(Settings):
     """An optimizer from a rule of your own.
 
     Parameters
@@ -47,7 +47,7 @@ class Custom:
     def __post_init__(self) -> None:
         if not callable(self.rule):
             raise TypeError(f"Custom: rule must be a function, got {self.rule!r}")
-        check_learning_rate(self)
+        super().__post_init__()
         check_settings(self, finite_numbers, "constants")
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:

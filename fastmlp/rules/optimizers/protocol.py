@@ -1,11 +1,13 @@
 """The protocols of optimizers and schedules, and helpers that the optimizers share."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.rules.gradient_rules import RULES
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
 
@@ -33,6 +35,54 @@ class Optimizer(Protocol):
     def rule(self) -> UpdateRule: ...
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates: ...
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Settings:
+    """The settings that all optimizers of the library share: one gradient rule at most.
+
+    Parameters
+    ----------
+    clipvalue : float above 0, optional
+        Each number of the gradient, penalties included, is clipped to [-clipvalue, clipvalue]
+        before the update rule takes it.
+    """
+
+    clipvalue: float | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Add the parameters above to the docstring of an optimizer."""
+        shared = (Settings.__doc__ or "").partition("----------")[2].rstrip()
+        cls.__doc__ = (cls.__doc__ or "").replace("\n\n    Raises", f"{shared}\n\n    Raises", 1)
+
+    def __post_init__(self) -> None:
+        check_learning_rate(self)
+        if self.clipvalue is not None:
+            check_settings(self, scalars.positive, "clipvalue")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the optimizer's own settings, then those of all optimizers that are in use."""
+        shared = [field.name for field in fields(Settings)]
+        own = [field.name for field in fields(self) if field.name not in shared]
+        used = [name for name in shared if getattr(self, name) is not None]
+        return {name: getattr(self, name) for name in [*own, *used]}
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name}={value!r}" for name, value in self.settings().items())
+        return f"{type(self).__name__}({told})"
+
+
+def gradient_rule_of(optimizer: Optimizer) -> str:
+    """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
+    return next((name for name in RULES if getattr(optimizer, name, None) is not None), "")
+
+
+def coefficients_of(optimizer: Optimizer, first_step: int, rates: Rates) -> Rates:
+    """Return an optimizer's coefficients of each step, then those of its gradient rule."""
+    table, name = optimizer.coefficients(first_step, rates), gradient_rule_of(optimizer)
+    if not name:
+        return table
+    return np.column_stack([table, np.full(len(table), getattr(optimizer, name))])
 
 
 def columns(rates: Rates, *columns: Any) -> Rates:

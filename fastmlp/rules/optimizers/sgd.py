@@ -6,7 +6,7 @@ from fastmlp.rules import updates
 from fastmlp.rules.optimizers.protocol import (
     Rates,
     Schedule,
-    check_learning_rate,
+    Settings,
     check_settings,
     columns,
 )
@@ -14,8 +14,8 @@ from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
 
 
-@dataclass(frozen=True)
-class SGD:
+@dataclass(frozen=True, repr=False)
+class SGD(Settings):
     """Stochastic gradient descent, with momentum and Nesterov's form of it.
 
     ``m <- momentum m - rate g``, then ``w <- w + m``, or with `nesterov`
@@ -50,7 +50,7 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        check_learning_rate(self)
+        super().__post_init__()
         check_settings(self, scalars.fraction, "momentum")
         check_settings(self, scalars.boolean, "nesterov")
         if self.nesterov and self.momentum == 0:

@@ -18,8 +18,10 @@ FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
     SGD(0.03, momentum=0.9),
     SGD(0.03, momentum=0.9, nesterov=True),
+    *(kind(0.03, clipvalue=0.02) for kind in OPTIMIZERS.values()),
+    SGD(0.03, momentum=0.9, clipvalue=0.02),
 ]
-each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+each_form = pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 each_penalty_set = pytest.mark.parametrize(
     "penalties", PENALTY_SETS, ids=lambda p: "+".join(p) or "plain"
 )
@@ -359,3 +361,15 @@ def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
         trainer.run(order, np.zeros((len(batches), 1)), losses, 0, trainer.units_per_epoch)
         shares = [len(part.x) if by_rows else part.weight.sum() for part in parts]
         assert losses[0] == pytest.approx(np.average(means, weights=shares))
+
+
+@pytest.mark.parametrize("clipvalue", [None, 0.5], ids=["", "clipped"])
+def test_a_gradient_that_is_not_a_number_is_a_divergence(
+    clipvalue: float | None, rng: np.random.Generator
+) -> None:
+    net = Net()
+    parameters, data = net.draw(rng, N_ROWS)
+    data.y[3] = np.nan
+    run = train(net, parameters, data, SGD(0.03, clipvalue=clipvalue), orders(rng, 1, N_ROWS), 7)
+    assert run.diverged
+    assert np.array_equal(run.parameters, parameters)

@@ -1,5 +1,7 @@
 """The compiled blocks of a network's rules."""
 
+from typing import Any
+
 import numpy as np
 
 from fastmlp.backends.cpu.kernels import elementwise
@@ -8,7 +10,7 @@ from fastmlp.compiler import Block, block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, gradient_rule_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -60,10 +62,9 @@ def penalties(network: Network) -> list[int]:
 
 def optimizer(network: Network, optimizer: Optimizer) -> Block:
     """Return the block of the optimizer's rule, which reads and writes the state that it uses."""
-    rule, n = optimizer.rule, _n_coefficients(optimizer)
+    rule, options = optimizer.rule, _options(optimizer)
     n_moments = N_MOMENTS.get(rule, 2)
-    loop = elementwise.update_loop
-    return block_of(loop, network.dtype, rule, n_coefficients=n, n_moments=n_moments)
+    return block_of(elementwise.update_loop, network.dtype, rule, n_moments=n_moments, **options)
 
 
 def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
@@ -73,10 +74,10 @@ def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
     names = [name for name, rule in PENALTIES.items() if [rule] == rules]
     if not names or N_MOMENTS.get(optimizer.rule, 2) < 2:
         return 0
-    loop, n = elementwise.penalised_update_loop, _n_coefficients(optimizer)
-    rule, dtype = optimizer.rule, network.dtype
-    return block_of(loop, dtype, rule, n_coefficients=n, penalty=names[0]).address
+    loop, options = elementwise.penalised_update_loop, _options(optimizer)
+    return block_of(loop, network.dtype, optimizer.rule, penalty=names[0], **options).address
 
 
-def _n_coefficients(optimizer: Optimizer) -> int:
-    return optimizer.coefficients(1, np.ones(1)).shape[1]
+def _options(optimizer: Optimizer) -> dict[str, Any]:
+    n = optimizer.coefficients(1, np.ones(1)).shape[1]
+    return {"n_coefficients": n, "gradient_rule": gradient_rule_of(optimizer)}

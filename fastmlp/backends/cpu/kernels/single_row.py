@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, gradient_rule_of
 from fastmlp.rules.updates import sgd
 
 # A layer's output buffers: two in turns, for this row and the one before, and the third for sums.
@@ -31,7 +31,8 @@ SUMS = 2
 
 def is_plain(network: Network, optimizer: Optimizer) -> bool:
     """Return True if a step is the rate times the loss's gradient."""
-    return optimizer.rule is sgd and not network.penalties
+    plain = optimizer.rule is sgd and not gradient_rule_of(optimizer)
+    return plain and not network.penalties
 
 
 @njit

@@ -13,9 +13,11 @@ import numpy as np
 from fastmlp.backends.cuda.adapter import SIMULATED, device_function
 from fastmlp.backends.cuda.kernels.elementary import FORMS
 from fastmlp.network.spec import Network
+from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
+from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, gradient_rule_of
 from fastmlp.rules.updates import N_MOMENTS
 
 Function = Callable[..., Any]
@@ -28,6 +30,7 @@ class Rules(NamedTuple):
     ----------
     activations : the distinct activations of a net; an activation's code is its index here
     update : the optimizer's rule, or None for a kernel without an update
+    gradient_rule : the name of what changes each number of the gradient before; "": nothing does
     """
 
     dtype: str
@@ -37,13 +40,14 @@ class Rules(NamedTuple):
     penalties: tuple[Function, ...]
     update: Function | None = None
     n_coefficients: int = 0
+    gradient_rule: str = ""
 
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
     """Return the rules of a network, and of its optimizer if there is one."""
-    update, n = None, 0
+    update, n, gradient_rule = None, 0, ""
     if optimizer is not None:
-        update = optimizer.rule
+        update, gradient_rule = optimizer.rule, gradient_rule_of(optimizer)
         n = optimizer.coefficients(1, np.ones(1)).shape[1]
     return Rules(
         network.dtype.name,
@@ -53,6 +57,7 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
         tuple(rule for rule, _ in network.penalties),
         update,
         n,
+        gradient_rule,
     )
 
 
@@ -124,7 +129,9 @@ def update(rules: Rules, scalar: Any) -> Any:
     """Make ``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
-    rule, take = compiled(rules.update), _taker(rules.n_coefficients)
+    rule, n = compiled(rules.update), rules.n_coefficients
+    change = compiled(GRADIENT_RULES.get(rules.gradient_rule, unchanged))
+    take, take_setting = _taker(n), _taker(1 if rules.gradient_rule else 0)
     n_moments = N_MOMENTS.get(rules.update, 2)
 
     def step(memory: Any, at: Any, w: Any, g: Any, m: Any, v: Any) -> Any:
@@ -132,6 +139,7 @@ def update(rules: Rules, scalar: Any) -> Any:
         # The compiler removes the loads of state that the rule does not use.
         m = m if n_moments > 0 else zero
         v = v if n_moments > 1 else zero
+        g = change(g, *take_setting(memory, at + n))
         return rule(w, g, m, v, *take(memory, at))
 
     return device_function(step)

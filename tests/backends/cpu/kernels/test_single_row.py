@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.kernels import single_row
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
-from fastmlp.rules.optimizers import OPTIMIZERS
+from fastmlp.rules.optimizers import OPTIMIZERS, coefficients_of
 
 N_ROWS, RATE = 6, 1e-5
 # The last layer of few outputs, or not; a hidden one; the only one; more than two panels of units;
@@ -57,7 +57,7 @@ def trained(
     trainer.begin()
     for piece in range(pieces):
         first, last = piece * n // pieces, (piece + 1) * n // pieces
-        coefficients = optimizer.coefficients(1 + first, rates[first:last])
+        coefficients = coefficients_of(optimizer, 1 + first, rates[first:last])
         trainer.run(order, coefficients, losses, first, last)
         assert not trainer.diverged
     trainer.store()
@@ -90,7 +90,7 @@ def test_it_is_what_the_oracle_does_row_by_row(sizes: tuple[int, ...], activatio
         expected -= RATE * oracle_gradient(net, expected, one)[1]
     trainer = trainer_of(net, optimizer, parameters, data)
     trainer.begin()
-    rates = optimizer.coefficients(1, np.full(N_ROWS, RATE))
+    rates = coefficients_of(optimizer, 1, np.full(N_ROWS, RATE))
     trainer.run(np.arange(N_ROWS)[None], rates, np.zeros(1), 0, N_ROWS)
     trainer.store()
     assert distance(parameters, expected) < 1e-14

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom, coefficients_of
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -51,7 +51,7 @@ def trainer_of(
 
 def take_steps(trainer: Trainer, optimizer: Any, rate: float = 0.01) -> None:
     order, losses = np.arange(N_ROWS)[None], np.zeros(1)
-    coefficients = optimizer.coefficients(1, np.full(N_STEPS, rate))
+    coefficients = coefficients_of(optimizer, 1, np.full(N_STEPS, rate))
     with np.errstate(all="ignore"):  # uncompiled, NumPy warns of each overflow
         trainer.run(order, coefficients, losses, 0, trainer.units_per_epoch)
 

@@ -11,7 +11,7 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.engine import Engine as GPU
-from fastmlp.rules.optimizers import Adam
+from fastmlp.rules.optimizers import Adam, coefficients_of
 
 Array = NDArray[Any]
 DESIGNS = ("single_block", "phases")
@@ -48,7 +48,7 @@ def trained(
     parameters, moments = parameters.copy(), engine.moments()
     trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
     end = trainer.units_per_epoch * len(order)
-    coefficients = optimizer.coefficients(1, np.full(end, optimizer.learning_rate))
+    coefficients = coefficients_of(optimizer, 1, np.full(end, optimizer.learning_rate))
     losses, reached = np.zeros(len(order)), 0
     trainer.begin()
     for first, last in pairwise([0, *cuts, end]):

@@ -21,6 +21,8 @@ FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
     SGD(0.03, momentum=0.9),
     SGD(0.03, momentum=0.9, nesterov=True),
+    SGD(0.03, clipvalue=0.02),
+    Adam(0.03, clipvalue=0.02),
 ]
 
 
@@ -55,7 +57,7 @@ def test_penalties(penalties: dict[str, float], design: str) -> None:
 
 
 @each_design
-@pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+@pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 def test_optimizers(optimizer: Any, design: str) -> None:
     assert_alike(*pair(Net(sizes=(2, 3, 1)), optimizer, design=design))
 
