@@ -561,9 +561,12 @@ class MLP:
     def __repr__(self) -> str:
         return self._description().short()
 
+    def _repr_html_(self) -> str:
+        return self._description().html()
+
     def _description(self) -> Description:
         names = (self._loss_name, self._output_name)
-        return Description(self._network, self.optimizer, *names, self.n_steps)
+        return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
 
     def _on_device(self) -> Engine[Any, Any]:
         """Return the engine of the net's device, made on first use: it imports Numba."""

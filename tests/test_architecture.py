@@ -50,6 +50,7 @@ OPTIONAL = {
     "threadpoolctl",
     "skl2onnx",
     "matplotlib",
+    "pandas",
     "safetensors",
     "scipy",
     "tqdm",

@@ -4,6 +4,7 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from fastmlp.network import html
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 
@@ -11,8 +12,15 @@ HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
 LEFT_COLUMNS = (0, 3)
 
 
+class Table(str):
+    """Text of several lines, which a notebook and a prompt show without ``print``."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
 class Description(NamedTuple):
-    """The parts of a net that its repr and its summary show.
+    """The parts of a net that its repr, its summary and a notebook show.
 
     Attributes
     ----------
@@ -25,6 +33,7 @@ class Description(NamedTuple):
     loss: str
     output: str
     n_steps: int
+    device: str
 
     def short(self) -> str:
         """Return the net in one line, as the call that makes it."""
@@ -38,19 +47,29 @@ class Description(NamedTuple):
             f"dtype={network.dtype.name!r})"
         )
 
-    def table(self) -> str:
+    def table(self) -> Table:
         """Return the layers as a table, with the settings in a last line."""
+        size = f"{self.network.layout.n_parameters:,} parameters, {self.network.dtype}"
+        return Table("\n".join([*_align(self._rows()), f"{size}; {self._settings()}"]))
+
+    def html(self) -> str:
+        """Return the layers and the settings as HTML."""
+        size = f"{self.network.layout.n_parameters:,} parameters, {self.network.dtype}"
+        head = html.text(f"{size}, on {self.device}", strong="MLP")
+        layers = html.table(self._rows(), LEFT_COLUMNS)
+        return f"<div>{head}{layers}{html.text(self._settings())}</div>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
         layout, names = self.network.layout, [*self._hidden(), self.output]
         rows: list[tuple[str, ...]] = [HEADER]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
             rows.append((kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}"))
+        return rows
+
+    def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
-        settings = (
-            f"{layout.n_parameters:,} parameters, {self.network.dtype}; loss {self.loss}{penalty}; "
-            f"{_brief(self.optimizer)}; {self.n_steps:,} steps done"
-        )
-        return "\n".join([*_align(rows), settings])
+        return f"loss {self.loss}{penalty}; {_brief(self.optimizer)}; {self.n_steps:,} steps done"
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Status(Enum):
@@ -58,6 +61,47 @@ class History:
     def __repr__(self) -> str:
         last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
         return f"History({len(self.loss)} epochs{last}, {self.status.name}, {self.seconds:.3g} s)"
+
+    def _repr_html_(self) -> str:
+        from fastmlp.training.history_html import history_html
+
+        return history_html(self.loss, self.validation_loss, self.seconds, self.status.value)
+
+    def to_frame(self) -> "DataFrame":
+        """Return the record as a data frame, one row an epoch.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``epoch``, counted from 1, ``loss``, and ``validation_loss`` and
+            ``learning_rate`` where the history has them.
+
+        Raises
+        ------
+        ImportError
+            If pandas is missing.
+
+        Examples
+        --------
+        >>> from fastmlp import History
+        >>> History(loss=[0.5, 0.25], validation_loss=[0.75, 0.5]).to_frame()
+           epoch  loss  validation_loss
+        0      1  0.50             0.75
+        1      2  0.25             0.50
+        """
+        try:
+            from pandas import DataFrame, Series
+        except ImportError as error:
+            raise ImportError("History.to_frame needs pandas: pip install pandas") from error
+        # Ctrl-C while a fit validates leaves one validation loss less: series are aligned.
+        columns = {
+            "epoch": Series(range(1, len(self.loss) + 1)),
+            "loss": Series(self.loss, dtype=float),
+        }
+        for name in ("validation_loss", "learning_rate"):
+            if getattr(self, name):
+                columns[name] = Series(getattr(self, name), dtype=float)
+        return DataFrame(columns)
 
 
 @dataclass
