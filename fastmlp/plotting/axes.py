@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 # The ratio of largest to smallest value above which an axis is logarithmic.
 LOG_SCALE_FACTOR = 20
@@ -25,6 +28,27 @@ def whole_ticks(ax: "Axes") -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+
+
+def log_ticks(axis: "Axis", low: float, high: float) -> None:
+    """Set the ticks of a logarithmic axis from `low` to `high`: all decimal, or all powers."""
+    from matplotlib.ticker import LogFormatterMathtext, LogFormatterSciNotation, LogLocator
+
+    # Less than two decades have one or two powers of ten: 2 and 5 times them are marked too.
+    is_short = high < 100 * low
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,)))
+    if low >= 1e-5 and high < 1e6:
+        axis.set_major_formatter(lambda value, _: f"{value:.6f}".rstrip("0").rstrip("."))
+    elif is_short:
+        axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
+    else:
+        axis.set_major_formatter(LogFormatterMathtext())
+
+
+def title(ax: "Axes", text: str) -> None:
+    """Set the title on the left to what was best, unless the user has set another one."""
+    if not ax.get_title(loc="left") or ax.get_title(loc="left").startswith("best"):
+        ax.set_title(text, loc="left", fontsize="medium")
 
 
 def tidy(ax: "Axes") -> None:

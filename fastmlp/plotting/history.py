@@ -2,35 +2,57 @@
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.plotting.axes import LOG_SCALE_FACTOR, new_axes, tidy, whole_ticks
-from fastmlp.training.history import History
+from fastmlp.plotting.axes import (
+    LOG_SCALE_FACTOR,
+    SOFT,
+    log_ticks,
+    new_axes,
+    tidy,
+    title,
+    whole_ticks,
+)
+from fastmlp.plotting.curves import Curves, Fits, best_of, curves_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TRAINING, VALIDATION = "training, mean during each epoch", "validation, at each epoch's end"
+DASHED, SCORES = "--", "validation scores"
+# As many colours as matplotlib's cycle has.
+MOST_COLOURS = 10
+_drawn: "WeakKeyDictionary[Axes, list[Curves]]" = WeakKeyDictionary()
+
 
 def plot_history(
-    history: History, ax: "Axes | None" = None, *, label: str = "training", **line: Any
+    history: Fits, ax: "Axes | None" = None, *, label: str = "training", **line: Any
 ) -> "Axes":
     """Plot the loss of each epoch, and the validation loss if there is one.
+
+    The title names the best epoch: by the validation scores of an estimator, else by the validation
+    loss, else by the training loss. The training loss is the mean during an epoch, while the net
+    learns, and the validation loss that at the epoch's end, so that it may be the lower one.
 
     The loss axis is logarithmic if its curves are positive and span more than a factor of 20. A
     second call with the same `ax` adds curves to compare.
 
     Parameters
     ----------
-    history : History
-        The result of `MLP.fit`.
+    history : History, Report, fitted estimator, or list or dict of them
+        What `MLP.fit` returns, a callback gets, or `fit_many` returns; of a dict, keys are names in
+        the legend. Of an estimator, `loss_curve_` is drawn, and on the right `validation_scores_`.
+        Of a pipeline it is the last step, of a search `best_estimator_`, of an ensemble the
+        members. Of more than ten fits the best one is drawn in colour.
     ax : matplotlib Axes, optional
         Where to draw; by default, on a new figure.
     label : str, default "training"
-        The name of the loss in the legend.
+        The name of one fit in the legend.
     **line
-        Arguments for matplotlib's `Axes.plot`, for both curves: color, linewidth, ...
+        Arguments for matplotlib's `Axes.plot`, for all curves: color, linewidth, ...
 
     Returns
     -------
@@ -41,7 +63,9 @@ def plot_history(
     ImportError
         If matplotlib is missing.
     TypeError
-        If `history` is not a History, such as the list of them that `fit_many` returns.
+        If `history` is none of these.
+    ValueError
+        If an estimator has no `loss_curve_`, or the list or dict is empty.
 
     Examples
     --------
@@ -51,38 +75,116 @@ def plot_history(
     >>> ax = plot_history(History(loss=[2.0, 0.3, 0.04]))
     >>> ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()
     ('epoch', 'loss', 'log')
+    >>> ax.get_title(loc="left")
+    'best training loss 0.04 in epoch 3 of 3'
+    >>> ax = plot_history({"small": History(loss=[2.0, 1.0]), "large": History(loss=[2.0, 0.5])})
+    >>> ax.get_title(loc="left")
+    'best: large, training loss 0.5 in epoch 2 of 2'
     """
-    if not isinstance(history, History):
-        raise TypeError(
-            f"plot_history: history must be the History of one fit, got {type(history).__name__}"
-        )
+    fits = curves_of(history)
+    if len(fits) == 1 and not fits[0].name and label != "training":
+        fits = [fits[0]._replace(name=label)]
     ax = new_axes() if ax is None else ax
-    # A curve of a single epoch needs a marker to be visible.
-    dot = {"marker": "o"} if len(history.loss) == 1 else {}
-    line = {"linewidth": 1.8, **dot, **line}
-    (curve,) = ax.plot(_epochs(history.loss), history.loss, label=label, **line)
-    if history.validation_loss:
-        style = {**line, "color": curve.get_color(), "linestyle": "--"}
-        style |= {"markerfacecolor": "none"} if dot else {}
-        name = "validation" if label == "training" else f"{label}, validation"
-        ax.plot(_epochs(history.validation_loss), history.validation_loss, label=name, **style)
-    _dress(ax)
+    _drawn[ax] = [*(_drawn.get(ax, []) if ax.get_lines() else []), *fits]
+    if len(fits) > MOST_COLOURS:
+        fits = _draw_others(ax, fits, line)
+    for fit in fits:
+        color = _draw(ax, fit, line)
+        if len(fit.scores):
+            _draw_scores(_right_of(ax) or ax.twinx(), fit, color)
+    _dress(ax, _drawn[ax])
     return ax
+
+
+def _draw_others(ax: "Axes", fits: list[Curves], line: dict[str, Any]) -> list[Curves]:
+    """Draw all but the best fit in grey, by the curve that says which is best; return that one."""
+    best = best_of(fits)
+    if best is None:
+        return fits
+    others = [fit for fit in fits if fit is not best.fit]
+    style = {"color": SOFT, "linewidth": 0.8, "alpha": 0.6, **line}
+    for i, fit in enumerate(others):
+        curve = getattr(fit, best.field)
+        # matplotlib leaves labels that begin with _ out of the legend.
+        ax.plot(_epochs(curve), curve, label="_other" if i else f"{len(others)} others", **style)
+    return [best.fit]
+
+
+def _draw(ax: "Axes", fit: Curves, line: dict[str, Any]) -> Any:
+    """Draw the losses of a fit, and return the colour."""
+    # A curve of a single epoch needs a marker to be visible.
+    dot = {"marker": "o"} if len(fit.loss) == 1 else {}
+    line = {"linewidth": 1.8, **dot, **line}
+    (curve,) = ax.plot(_epochs(fit.loss), fit.loss, label=fit.name or TRAINING, **line)
+    if len(fit.validation_loss):
+        style = {**line, "color": curve.get_color(), "linestyle": DASHED}
+        style |= {"markerfacecolor": "none"} if dot else {}
+        name = f"{fit.name}, validation" if fit.name else VALIDATION
+        ax.plot(_epochs(fit.validation_loss), fit.validation_loss, label=name, **style)
+    return curve.get_color()
+
+
+def _draw_scores(right: "Axes", fit: Curves, color: Any) -> None:
+    right.set_label(SCORES)
+    name = f"{fit.name}, validation {fit.metric}" if fit.name else f"validation {fit.metric}"
+    right.plot(_epochs(fit.scores), fit.scores, ":", color=color, label=f"{name} (right)")
+    right.set_ylabel(f"validation {fit.metric}")
+    right.spines["top"].set_visible(False)
+
+
+def _right_of(ax: "Axes") -> "Axes | None":
+    """Return the axes of validation scores that lie over these, if there are some."""
+    over = ax.get_shared_x_axes().get_siblings(ax)
+    return next((axes for axes in over if axes.get_label() == SCORES), None)
 
 
 def _epochs(values: Sequence[float]) -> NDArray[np.int64]:
     return np.arange(1, len(values) + 1)
 
 
-def _dress(ax: "Axes") -> None:
-    log = _calls_for_log(ax)
+def _dress(ax: "Axes", drawn: list[Curves]) -> None:
     ax.set_xlabel("epoch")
     ax.set_ylabel("loss")
-    ax.set_yscale("log" if log else "linear")
-    if log:
-        ax.yaxis.set_major_formatter("{x:g}")
+    if _calls_for_log(ax):
+        ax.set_yscale("log")
+        log_ticks(ax.yaxis, *ax.get_ylim())
+    else:
+        ax.set_yscale("linear")
     whole_ticks(ax)
+    title(ax, _told(drawn))
     tidy(ax)
+    _name_curves(ax)
+
+
+def _told(drawn: list[Curves]) -> str:
+    """Return a sentence on the best epoch of all fits on the axes."""
+    best = best_of(drawn)
+    if best is None:
+        return ""
+    fit, n = best.fit, len(getattr(best.fit, best.field))
+    who = f"best: {fit.name or 'training'}," if len(drawn) > 1 else "best"
+    kinds = {"loss": "training loss", "validation_loss": "validation loss"}
+    kind = kinds.get(best.field, f"validation {fit.metric}")
+    return f"{who} {kind} {best.value:.4g} in epoch {best.epoch} of {n}"
+
+
+def _name_curves(ax: "Axes") -> None:
+    """Draw the legend: of several fits an entry for each, and what solid and dashed lines are."""
+    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    dashed = [line for line in lines if str(line.get_label()).endswith(", validation")]
+    lines = [line for line in lines if line not in dashed]
+    options: dict[str, Any] = {"facecolor": ax.get_facecolor(), "edgecolor": "none"}
+    if dashed:
+        options["title"] = f"solid: {TRAINING}\ndashed: {VALIDATION}"
+    elif all(line.get_label() not in (TRAINING, VALIDATION) for line in lines):
+        options["title"] = TRAINING
+    right = _right_of(ax)
+    if right is not None:
+        # The axes on the right lie above: their curves would cross a legend of those below.
+        ax.legend_ = None
+        lines += right.get_lines()
+        options["loc"] = "center right"
+    (right or ax).legend(handles=lines, alignment="left", **options)
 
 
 def _calls_for_log(ax: "Axes") -> bool:
