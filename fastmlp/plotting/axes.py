@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 # The ratio of largest to smallest value above which an axis is logarithmic.
 LOG_SCALE_FACTOR = 20
+# As many numbers of a parameter have ticks of their own.
+MOST_TICKS = 6
 INK, SOFT, FAINT, WRONG = "#333333", "#999999", "#d9d9d9", "#c62828"
 
 
@@ -37,12 +40,31 @@ def log_ticks(axis: "Axis", low: float, high: float) -> None:
     # Less than two decades have one or two powers of ten: 2 and 5 times them are marked too.
     is_short = high < 100 * low
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if is_short else (1.0,)))
-    if low >= 1e-5 and high < 1e6:
-        axis.set_major_formatter(lambda value, _: f"{value:.6f}".rstrip("0").rstrip("."))
+    if _are_decimal(low, high):
+        axis.set_major_formatter(lambda value, _: _decimal(value))
     elif is_short:
         axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
     else:
         axis.set_major_formatter(LogFormatterMathtext())
+
+
+def number_ticks(axis: "Axis", numbers: NDArray[np.float64]) -> None:
+    """Set ticks at the numbers, if they are few, else as `log_ticks` or matplotlib does."""
+    once = np.unique(numbers)
+    if len(once) <= MOST_TICKS and _are_decimal(*np.abs(once[once != 0])):
+        axis.set_ticks(once, [_decimal(number) for number in once])
+        axis.set_ticks([], minor=True)
+    elif axis.get_scale() == "log":
+        log_ticks(axis, once[0], once[-1])
+
+
+def _are_decimal(*numbers: float) -> bool:
+    """Return True if `_decimal` shows positive numbers well."""
+    return all(1e-5 <= number < 1e6 for number in numbers)
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def title(ax: "Axes", text: str) -> None:
