@@ -73,11 +73,13 @@ def title(ax: "Axes", text: str) -> None:
         ax.set_title(text, loc="left", fontsize="medium")
 
 
-def tidy(ax: "Axes") -> None:
+def tidy(ax: "Axes", over: "Axes | None" = None, **options: Any) -> None:
+    """Draw grid, frame and legend; the axes `over` these, if there are some, have the legend."""
     ax.grid(color=FAINT, linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    frame = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "alignment": "left"}
+    (over or ax).legend(**frame, **options)
 
 
 def _pyplot() -> Any:

@@ -152,7 +152,6 @@ def _dress(ax: "Axes", drawn: list[Curves]) -> None:
         ax.set_yscale("linear")
     whole_ticks(ax)
     title(ax, _told(drawn))
-    tidy(ax)
     _name_curves(ax)
 
 
@@ -169,11 +168,11 @@ def _told(drawn: list[Curves]) -> str:
 
 
 def _name_curves(ax: "Axes") -> None:
-    """Draw the legend: of several fits an entry for each, and what solid and dashed lines are."""
+    """Draw a legend: of several fits an entry for each, and what solid and dashed lines are."""
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     dashed = [line for line in lines if str(line.get_label()).endswith(", validation")]
     lines = [line for line in lines if line not in dashed]
-    options: dict[str, Any] = {"facecolor": ax.get_facecolor(), "edgecolor": "none"}
+    options: dict[str, Any] = {}
     if dashed:
         options["title"] = f"solid: {TRAINING}\ndashed: {VALIDATION}"
     elif all(line.get_label() not in (TRAINING, VALIDATION) for line in lines):
@@ -184,7 +183,7 @@ def _name_curves(ax: "Axes") -> None:
         ax.legend_ = None
         lines += right.get_lines()
         options["loc"] = "center right"
-    (right or ax).legend(handles=lines, alignment="left", **options)
+    tidy(ax, right, handles=lines, **options)
 
 
 def _calls_for_log(ax: "Axes") -> bool:
