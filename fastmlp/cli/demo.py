@@ -251,7 +251,9 @@ def _draw_losses(ax: Any, ours: Outcome, theirs: Outcome, data: Digits) -> None:
         label = f"{outcome.name}: {read:.1f} % of held-out digits, {seconds:.2f} s"
         plot_history(History(loss=outcome.loss), ax, label=label, color=color, zorder=layer)
     ax.set_ylabel("training loss")
-    ax.set_title("Learning to read handwritten digits", loc="left", fontweight="bold", pad=12)
+    scale = " (logarithmic scale)" if ax.get_yscale() == "log" else ""
+    title = f"Learning to read handwritten digits: loss by epoch{scale}"
+    ax.set_title(title, loc="left", fontsize="large", fontweight="bold", pad=12)
 
 
 def _choose(predictions: Array, labels: Array) -> tuple[Array, str]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import fastmlp
 from fastmlp import MLP, SGD
-from fastmlp.cli.demo import run_demo
+from fastmlp.cli.demo import Digits, Outcome, _draw_losses, run_demo
 from fastmlp.cli.info import format_info
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
@@ -70,6 +71,16 @@ def test_demo_reads_97_percent_of_the_held_out_digits(
 ) -> None:
     for seed in range(3):
         assert run_demo(tmp_path / "picture.png", seed=seed) >= 0.97
+
+
+@pytest.mark.parametrize(("last", "told"), [(0.01, "(logarithmic scale)"), (1.0, "loss by epoch")])
+def test_the_title_of_the_demos_picture_tells_the_scale(last: float, told: str) -> None:
+    figure = Figure()
+    digits = np.array([3, 7])
+    data = Digits(np.zeros((2, 64)), digits, np.zeros((2, 64)), digits)
+    outcome = Outcome("fastmlp", 1.0, 0.5, [2.0, last], digits)
+    _draw_losses(figure.subplots(), outcome, outcome, data)
+    assert figure.axes[0].get_title(loc="left").endswith(told)
 
 
 @pytest.mark.parametrize(("module", "package"), [("sklearn", "scikit-learn"), ("matplotlib",) * 2])
