@@ -4,7 +4,6 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fastmlp.network import html
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer
 
@@ -54,6 +53,8 @@ class Description(NamedTuple):
 
     def html(self) -> str:
         """Return the layers and the settings as HTML."""
+        from fastmlp.network import html
+
         size = f"{self.network.layout.n_parameters:,} parameters, {self.network.dtype}"
         head = html.text(f"{size}, on {self.device}", strong="MLP")
         layers = html.table(self._rows(), LEFT_COLUMNS)
