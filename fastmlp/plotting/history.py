@@ -134,7 +134,9 @@ def _draw_scores(right: "Axes", fit: Curves, color: Any) -> None:
 
 def _right_of(ax: "Axes") -> "Axes | None":
     """Return the axes of validation scores that lie over these, if there are some."""
-    over = ax.get_shared_x_axes().get_siblings(ax)
+    # Subplots may share their x, too.
+    place = ax.get_position().bounds
+    over = (axes for axes in ax.figure.axes if axes.get_position().bounds == place)
     return next((axes for axes in over if axes.get_label() == SCORES), None)
 
 

@@ -210,6 +210,14 @@ def test_an_estimators_scores_have_an_axis_of_their_own() -> None:
     assert len(right.get_lines()) == 2
 
 
+def test_each_subplot_has_an_axis_of_scores() -> None:
+    early = Estimator(loss_curve_=[2.0, 1.0], validation_scores_=[0.9, 0.8])
+    figure = Figure()
+    for ax in figure.subplots(2, sharex=True):
+        plot_history(early, ax)
+    assert [len(ax.get_lines()) for ax in figure.axes] == [1, 1, 1, 1]
+
+
 def test_scores_that_are_losses_are_not_drawn_twice() -> None:
     curve = {"validation_loss_curve_": [2.5, 1.5], "validation_scores_": [-2.5, -1.5]}
     ax = plot_history(Estimator(loss_curve_=[2.0, 1.0], scoring="loss", **curve))
