@@ -80,7 +80,7 @@ engine = Engine(net.network, 1)
 trainer = engine.trainer(parameters, moments, optimizer, data, 4)
 order = np.arange(40)[None]
 for n_steps in (10, 10, 1000):
-    coefficients, losses = coefficients_of(optimizer, 1, np.full(n_steps, 0.01)), np.zeros(n_steps)
+    coefficients, losses = optimizer.coefficients(1, np.full(n_steps, 0.01)), np.zeros(n_steps)
     before = rtsys.get_allocation_stats()
     assert trainer.run(order, coefficients, losses, 0, n_steps) == n_steps
     after = rtsys.get_allocation_stats()

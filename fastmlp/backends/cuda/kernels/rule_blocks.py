@@ -17,7 +17,7 @@ from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
 from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizers import Optimizer, gradient_rule_of
+from fastmlp.rules.optimizers import Optimizer, coefficients_of, gradient_rule_of
 from fastmlp.rules.updates import N_MOMENTS
 
 Function = Callable[..., Any]
@@ -30,6 +30,7 @@ class Rules(NamedTuple):
     ----------
     activations : the distinct activations of a net; an activation's code is its index here
     update : the optimizer's rule, or None for a kernel without an update
+    n_coefficients : those of the optimizer's rule, and then the setting of the gradient rule
     gradient_rule : the name of what changes each number of the gradient before; "": nothing does
     """
 
@@ -48,7 +49,7 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
     update, n, gradient_rule = None, 0, ""
     if optimizer is not None:
         update, gradient_rule = optimizer.rule, gradient_rule_of(optimizer)
-        n = optimizer.coefficients(1, np.ones(1)).shape[1]
+        n = coefficients_of(optimizer, 1, np.ones(1)).shape[1]
     return Rules(
         network.dtype.name,
         tuple(dict.fromkeys(network.activations)),
@@ -129,9 +130,10 @@ def update(rules: Rules, scalar: Any) -> Any:
     """Make ``f(memory, at, w, g, m, v) -> (w, m, v)``, the coefficients from ``memory[at]`` on."""
     if rules.update is None:
         return None
-    rule, n = compiled(rules.update), rules.n_coefficients
+    n_settings = 1 if rules.gradient_rule else 0
+    rule, n = compiled(rules.update), rules.n_coefficients - n_settings
     change = compiled(GRADIENT_RULES.get(rules.gradient_rule, unchanged))
-    take, take_setting = _taker(n), _taker(1 if rules.gradient_rule else 0)
+    take, take_setting = _taker(n), _taker(n_settings)
     n_moments = N_MOMENTS.get(rules.update, 2)
 
     def step(memory: Any, at: Any, w: Any, g: Any, m: Any, v: Any) -> Any:
