@@ -27,6 +27,7 @@ from fastmlp.training.history import Callback, History
 from fastmlp.training.request import FitRequest, interrupted
 from fastmlp.training.single_step import single_step
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 Rule = str | Callable[..., Any]
@@ -105,6 +106,7 @@ class MLP:
     array([0., 1., 1., 0.], dtype=float32)
     """
 
+    @explained
     def __init__(
         self,
         layer_sizes: Iterable[int],
@@ -193,6 +195,7 @@ class MLP:
         """The bias vectors, shape (n_out,) each, as live views."""
         return Views(self._state.biases)
 
+    @explained
     def fit(
         self,
         X: ArrayLike,
@@ -308,6 +311,7 @@ class MLP:
             loop.fit(engine, state, request)
         return request.history
 
+    @explained
     def loss_and_gradient(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> tuple[float, Array]:
@@ -339,6 +343,7 @@ class MLP:
         data = engine.data(X, y, sample_weight, "MLP.loss_and_gradient")
         return engine.objective(data)(self._state.parameters)
 
+    @explained
     def apply_gradient(self, gradient: ArrayLike) -> None:
         """Take one optimizer step with a gradient of your own making.
 
@@ -411,6 +416,7 @@ class MLP:
         predictor = self._on_device().predictor(self._state.parameters, raw=True)
         return predictor(X, out, "MLP.predict_raw")
 
+    @explained
     def to(self, device: str) -> Self:
         """Move the net, and the optimizer's state with it, to another device; return it.
 
@@ -445,6 +451,7 @@ class MLP:
             self._engine = self._predictor = None
         return self
 
+    @explained
     def save(self, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
         """Write the net to a safetensors file, for `load`; needs the extra `safetensors`.
 
@@ -490,6 +497,7 @@ class MLP:
         safetensors_file.write(path, model_state.pack(state))
 
     @classmethod
+    @explained
     def load(
         cls,
         path: str | os.PathLike[str],

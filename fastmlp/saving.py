@@ -10,6 +10,7 @@ from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 # Estimators that can be saved, and the package with their `archive` module.
 ESTIMATORS = {
@@ -21,6 +22,7 @@ ESTIMATORS = {
 }
 
 
+@explained
 def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
@@ -75,6 +77,7 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
     safetensors_file.write(path, packer.pack(model, training=include_training_state))
 
 
+@explained
 def load(
     path: str | os.PathLike[str],
     *,

@@ -20,8 +20,10 @@ from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.pool import pool_of
 from fastmlp.training.request import FitRequest
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 
+@explained
 def fit_many(
     nets: Iterable[MLP],
     X: ArrayLike,

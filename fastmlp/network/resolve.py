@@ -13,11 +13,19 @@ from fastmlp.network.parameter_layout import Layout, make_layout
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import name_of
-from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties
+from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties, schedules
 from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import count, same_word, suggestion
 
 Array = NDArray[Any]
 OWNER = "MLP"
+# What to write here, and the words of it elsewhere.
+DEVICES = {"cuda": "gpu nvidia"}
+NAMES: Mapping[str, Iterable[str]] = {
+    "activation": activations.RULES,
+    "loss": losses.LOSSES,
+    "penalty": penalties.RULES,
+}
 
 
 class Named(NamedTuple):
@@ -43,6 +51,13 @@ def network(
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(given_loss)
     loss_name = name_of(given_loss if isinstance(given_loss, str) else function.rule)
+    if given_loss == "cross_entropy" and checked[-1] == 1:
+        # A net in a file has its `Loss` here: it loads.
+        raise ValueError(
+            f"{OWNER}: loss='cross_entropy' needs one output for each class, but layer_sizes="
+            f"{checked} has 1 output, whose softmax is always 1; for two classes use "
+            "loss='binary_cross_entropy'"
+        )
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
     made = Network(make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind))
@@ -68,7 +83,8 @@ def layer_sizes(sizes: object) -> tuple[int, ...]:
     """Check layer sizes: two or more integers of 1 or more, inputs first."""
     if isinstance(sizes, str | bytes | Set | Mapping) or not isinstance(sizes, Iterable):
         raise TypeError(
-            f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}"
+            f"{OWNER}: layer_sizes must be a sequence of integers, inputs first, got {sizes!r}; "
+            "such as (3, 16, 1)"
         )
     given = tuple(sizes)
     if len(given) < 2:
@@ -84,7 +100,7 @@ def activation(rule: object) -> activations.ActivationRule:
     """Return the rule of this name, or check a rule of the user's own."""
     if isinstance(rule, str):
         name = activations.ALIASES.get(rule, rule)
-        scalars.known(OWNER, "activation", name, activations.RULES)
+        scalars.known(OWNER, "activation", name, activations.RULES, activations.SYNONYMS)
         return activations.RULES[name]
     return _own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
 
@@ -100,7 +116,8 @@ def hidden_activations(given: object, n_hidden: int) -> tuple[activations.Activa
         )
     if len(given) != n_hidden:
         raise ValueError(
-            f"{OWNER}: activation names {len(given)} layers, but layer_sizes has {n_hidden} hidden"
+            f"{OWNER}: activation names {count(len(given), 'layer')}, but layer_sizes has "
+            f"{n_hidden} hidden"
         )
     return tuple(activation(rule) for rule in given)
 
@@ -108,7 +125,7 @@ def hidden_activations(given: object, n_hidden: int) -> tuple[activations.Activa
 def loss(given: object) -> losses.Loss:
     """Return the loss of this name, or check a loss of the user's own."""
     if isinstance(given, str):
-        scalars.known(OWNER, "loss", given, losses.LOSSES)
+        scalars.known(OWNER, "loss", given, losses.LOSSES, losses.SYNONYMS)
         return losses.LOSSES[given]
     if isinstance(given, losses.Loss):
         return given if given in losses.LOSSES.values() else _own_loss(given)
@@ -153,7 +170,7 @@ def output_activation(
 def optimizer(given: object) -> optimizers.Optimizer:
     """Return the optimizer of this name or with this update rule, or check an optimizer."""
     if isinstance(given, str):
-        scalars.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS)
+        scalars.known(OWNER, "optimizer", given, optimizers.OPTIMIZERS, optimizers.SYNONYMS)
         return optimizers.OPTIMIZERS[given]()
     # The library's own first: the check of the protocol takes a seventh of making a net.
     if type(given) in optimizers.OPTIMIZERS.values():
@@ -163,12 +180,15 @@ def optimizer(given: object) -> optimizers.Optimizer:
         _own_rule("optimizer", form, given.rule, 5 + len(given.constants), 3)
     if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
         return given
-    if callable(given) and not isinstance(given, type):
+    is_rate = type(given) in schedules.SCHEDULES.values() or isinstance(given, float)
+    if callable(given) and not isinstance(given, type) and not is_rate:
         form = "optimizer(w, g, m, v, rate) -> (w, m, v)"
         return optimizers.Custom(_own_rule("optimizer", form, given, 5, 3))
+    meant = f"Adam({given!r})" if is_rate else f"{getattr(given, '__name__', '')}()"
+    hint = f", did you mean {meant}?" if is_rate or isinstance(given, type) else ";"
     raise TypeError(
         f"{OWNER}: optimizer must be a name, an optimizer such as Adam(), or an update rule, "
-        f"got {given!r}; known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
+        f"got {given!r}{hint} known names: {', '.join(sorted(optimizers.OPTIMIZERS))}"
     )
 
 
@@ -191,7 +211,7 @@ def penalty_terms(
 
 def _penalty(key: object) -> penalties.PenaltyRule:
     if isinstance(key, str):
-        scalars.known(OWNER, "penalty", key, penalties.RULES)
+        scalars.known(OWNER, "penalty", key, penalties.RULES, penalties.SYNONYMS)
         return penalties.RULES[key]
     return _own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
 
@@ -210,7 +230,7 @@ def initializer(given: object, rules: Sequence[activations.ActivationRule]) -> l
         names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
         return [initializers.RULES[name] for name in names]
     if isinstance(given, str):
-        scalars.known(OWNER, "initializer", given, initializers.RULES)
+        scalars.known(OWNER, "initializer", given, initializers.RULES, initializers.SYNONYMS)
         return [initializers.RULES[given]] * len(rules)
     if not callable(given):
         raise TypeError(f"{OWNER}: initializer must be a name or a function, got {given!r}")
@@ -266,7 +286,8 @@ def device(given: object) -> str:
     numbered = given != number and number.isascii() and number.isdigit()
     if given not in ("cpu", "cuda") and not numbered:
         raise ValueError(
-            f"{OWNER}: unknown device {given!r}; known: cpu, cuda, cuda:0, cuda:1, ..."
+            f"{OWNER}: unknown device {given!r}{suggestion(given, ('cpu', 'cuda'), DEVICES)} "
+            "known: cpu, cuda, cuda:0, cuda:1, ..."
         )
     return str(given)
 
@@ -296,7 +317,11 @@ def _own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int)
 
 def _function(kind: str, form: str, rule: Any) -> None:
     if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
-        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}")
+        # A function of NumPy, a class or a layer of another library may have a name of ours.
+        word = str(getattr(rule, "__name__", type(rule).__name__))
+        meant = same_word(word, NAMES.get(kind, ()))
+        hint = f", did you mean {meant!r}?" if meant else ""
+        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}{hint}")
 
 
 def _scalar(value: object) -> bool:

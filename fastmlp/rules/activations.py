@@ -115,3 +115,15 @@ RULES: dict[str, ActivationRule] = {
     )
 }
 ALIASES = {"logistic": "sigmoid"}
+# What to write here, a name or a sentence, and the words of it elsewhere.
+SYNONYMS = {
+    "silu": "swish",
+    "identity": "linear",
+    "relu": "rectifier rectified_linear_unit",
+    "leaky_relu": "lrelu prelu",
+    "sigmoid": "expit",
+    "gelu_tanh": "gelu_new gelu_approximate",
+    "it comes with loss='cross_entropy', as the link of the output layer": "softmax",
+    "it comes with loss='poisson', as the link of the output layer": "exp",
+    "there is no dropout": "dropout",
+}

@@ -82,3 +82,12 @@ DEFAULTS: dict[str, str] = {
     "selu": "lecun_normal",
 }
 DEFAULT = "glorot_uniform"
+# What to write here, and the words of it elsewhere.
+SYNONYMS = {
+    "glorot_uniform": "xavier xavier_uniform glorot uniform",
+    "glorot_normal": "xavier_normal",
+    "he_uniform": "kaiming kaiming_uniform he",
+    "he_normal": "kaiming_normal",
+    "lecun_normal": "lecun",
+    "normal": "random_normal randn gaussian",
+}

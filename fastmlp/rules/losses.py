@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from fastmlp.rules.elementary import exp, exponentials, log, log1p, logistic, softplus
+from fastmlp.validation.calls import explained
 
 Pair = tuple[float, float]
 Targets = Literal["real", "unit", "count", "classes"]
 
 
+@explained
 class Loss(NamedTuple):
     """A loss: its rule and how a net uses it.
 
@@ -149,4 +151,17 @@ LOSSES: dict[str, Loss] = {
         cross_entropy, link="softmax", targets="classes", by_row=True, over_outputs="sum"
     ),
     "poisson": Loss(poisson, link="exp", targets="count"),
+}
+# What to write here, a name or a sentence, and the words of it elsewhere.
+SYNONYMS = {
+    "mse": "mean_squared_error squared_error squared l2 rmse",
+    "mae": "mean_absolute_error absolute_error absolute l1",
+    "huber": "smooth_l1",
+    "binary_cross_entropy": "bce bce_with_logits binary_crossentropy binary_log_loss log_loss "
+    "deviance sigmoid logistic",
+    "cross_entropy": "ce xent nll negative_log_likelihood log_loss deviance softmax kl_div "
+    "categorical_cross_entropy sparse_categorical_cross_entropy",
+    "poisson": "poisson_nll half_poisson poisson_deviance",
+    "write it as a function loss(prediction, target) -> (value, slope)": "quantile pinball hinge "
+    "log_cosh gaussian_nll",
 }

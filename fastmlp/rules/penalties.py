@@ -24,3 +24,9 @@ def l1(w: float) -> Pair:
 
 
 RULES: dict[str, PenaltyRule] = {rule.__name__: rule for rule in (l2, l1)}
+# What to write here, a name or a sentence, and the words of it elsewhere.
+SYNONYMS = {
+    "l2": "ridge weight_decay",
+    "l1": "lasso",
+    "it is both together: l2=..., l1=...": "elastic_net",
+}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmlp.rules.optimizers import Schedule
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 Steps = NDArray[np.int64]
 Rates = NDArray[np.float64]
@@ -36,6 +37,7 @@ def _horizon(n_steps: int | None, total: int) -> float:
     return float(max(total if n_steps is None else n_steps, 1))
 
 
+@explained
 @dataclass(frozen=True)
 class Constant(_Checked):
     """The same rate at every step.
@@ -56,6 +58,7 @@ class Constant(_Checked):
         return np.full(len(steps), self.learning_rate)
 
 
+@explained
 @dataclass(frozen=True)
 class StepDecay(_Checked):
     """The rate is multiplied by `factor` after every `every` steps.
@@ -80,6 +83,7 @@ class StepDecay(_Checked):
         return self.learning_rate * self.factor ** (steps // self.every).astype(np.float64)
 
 
+@explained
 @dataclass(frozen=True)
 class Exponential(_Checked):
     """The rate shrinks smoothly, by `factor` in `every` steps.
@@ -104,6 +108,7 @@ class Exponential(_Checked):
         return self.learning_rate * np.power(np.float64(self.factor), steps / self.every)
 
 
+@explained
 @dataclass(frozen=True)
 class InverseScaling(_Checked):
     """The rate at step t (from 0) is ``learning_rate / (t + 1)^power``.
@@ -127,6 +132,7 @@ class InverseScaling(_Checked):
         return self.learning_rate / slowdown
 
 
+@explained
 @dataclass(frozen=True)
 class Cosine(_Checked):
     """Half a cosine from `learning_rate` down to `final_rate`, then constant.
@@ -158,6 +164,7 @@ class Cosine(_Checked):
         return self.final_rate + (self.learning_rate - self.final_rate) * _half_cosine(progress)
 
 
+@explained
 @dataclass(frozen=True)
 class OneCycle(_Checked):
     """Half a cosine up from ``learning_rate / 25``, and one down to ``learning_rate / 250,000``.
@@ -193,6 +200,7 @@ class OneCycle(_Checked):
         return np.where(progress < self.warm, up, last + (self.learning_rate - last) * falling)
 
 
+@explained
 @dataclass(frozen=True)
 class Warmup:
     """Rise linearly to the rates of `schedule` over the first `n_steps`.

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
+from fastmlp.validation import hints
+from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 FINITE_BLOCK = 1 << 16
@@ -24,15 +26,16 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
     """
     array = _numbers(x, who, "X")
     if array.ndim != 2:
-        hint = "; for one feature use X.reshape(-1, 1)" if array.ndim == 1 else ""
+        hint = hints.of_shape(x, array, n_features)
         raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}")
     if array.shape[1] != n_features:
         raise ValueError(
-            f"{who}: X has {array.shape[1]} features, but the net has {n_features} inputs"
+            f"{who}: X has {count(array.shape[1], 'feature')}, but the net has "
+            f"{count(n_features, 'input')}"
         )
     if len(array) == 0:
         raise ValueError(f"{who}: X has no rows")
-    return _finite(_cast(array, kind, who, "X"), who, "X")
+    return _finite(_cast(array, kind, who, "X"), x, who, "X")
 
 
 def targets(
@@ -55,15 +58,16 @@ def targets(
             f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}"
         )
     if len(array) != n_rows:
-        raise ValueError(f"{who}: X has {n_rows} rows, but y has {len(array)}")
+        raise ValueError(f"{who}: X has {count(n_rows, 'row')}, but y has {len(array)}")
     table = array.reshape(n_rows, -1)
     if accepted == "classes" and table.shape[1] == 1:
-        _class_labels(array, n_outputs, who)
+        _class_labels(y, array, n_outputs, who)
     elif table.shape[1] != n_outputs:
         raise ValueError(
-            f"{who}: y has {table.shape[1]} columns, but the net has {n_outputs} outputs"
+            f"{who}: y has {count(table.shape[1], 'column')}, but the net has "
+            f"{count(n_outputs, 'output')}{hints.of_columns(array, table.shape[1], n_outputs)}"
         )
-    numbers = _finite(_cast(table, kind, who, "y"), who, "y")
+    numbers = _finite(_cast(table, kind, who, "y"), y, who, "y")
     _target_values(numbers, accepted, n_outputs, who)
     return numbers
 
@@ -90,7 +94,7 @@ def row_index(given: object, n_rows: int, who: str, name: str) -> NDArray[np.int
         )
     if array.dtype.kind == "b":
         if len(array) != n_rows:
-            raise ValueError(f"{who}: {name} masks {len(array)} rows, but X has {n_rows}")
+            raise ValueError(f"{who}: {name} masks {count(len(array), 'row')}, but X has {n_rows}")
         array = np.flatnonzero(array)
     if len(array) == 0:
         raise ValueError(f"{who}: {name} has no rows")
@@ -107,7 +111,7 @@ def vector(given: object, n: int, kind: np.dtype[Any], name: str, who: str) -> A
     array = _numbers(given, who, name)
     if array.shape != (n,):
         raise ValueError(f"{who}: {name} must have shape ({n},), got {array.shape}")
-    return _finite(_cast(array, kind, who, name), who, name)
+    return _finite(_cast(array, kind, who, name), given, who, name)
 
 
 def out_array(out: object, shape: tuple[int, int], kind: np.dtype[Any], who: str) -> Array:
@@ -146,9 +150,20 @@ def _brief(given: object) -> str:
     return f"{given.dtype} {given.shape}{order}{'' if given.flags.writeable else ', read-only'}"
 
 
-def _numbers(given: object, who: str, name: str) -> Array:
+def unmasked(given: object, who: str, name: str) -> None:
+    """Check that no entry of a masked array is masked.
+
+    Raises
+    ------
+    ValueError
+        If one is.
+    """
     if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
         raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
+
+
+def _numbers(given: object, who: str, name: str) -> Array:
+    unmasked(given, who, name)
     if hasattr(given, "toarray"):
         raise TypeError(f"{who}: {name} is a sparse matrix; use {name}.toarray()")
     try:
@@ -156,12 +171,12 @@ def _numbers(given: object, who: str, name: str) -> Array:
     except ValueError as error:
         raise ValueError(f"{who}: {name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "fiub":
-        if array.dtype.kind == "O" and array.ndim == 0:
+        if array.dtype.kind in "OUS" and array.ndim == 0:
+            rows = f"; try np.array(list({name}))" if hasattr(given, "__next__") else ""
             raise TypeError(
-                f"{who}: {name} must be an array of real numbers, got {type(given).__name__}"
+                f"{who}: {name} must be an array of real numbers, got {type(given).__name__}{rows}"
             )
-        # A data frame with columns of several kinds, or with missing integers, has dtype object.
-        hint = f"; try np.asarray({name}, float)" if array.dtype.kind == "O" else ""
+        hint = hints.of_kind(given, array, name)
         raise TypeError(f"{who}: {name} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 
@@ -176,8 +191,11 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
         return np.ascontiguousarray(array.astype(kind, copy=False))
 
 
-def _finite(array: Array, who: str, name: str) -> Array:
-    """Check that all numbers are finite, in blocks: no mask as large as the data is made."""
+def _finite(array: Array, given: object, who: str, name: str) -> Array:
+    """Check that all numbers are finite, in blocks: no mask as large as the data is made.
+
+    `given` is what the array was converted from: its number, and its column's name, are shown.
+    """
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):
         good = np.isfinite(flat[start : start + FINITE_BLOCK])
@@ -185,30 +203,36 @@ def _finite(array: Array, who: str, name: str) -> Array:
             where = start + int(np.argmin(good))
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
-            place = f"row {row}, column {column}" if array.ndim == 2 else f"row {row}"
+            place = f", column {hints.column_name(given, column)}" if array.ndim == 2 else ""
+            value = np.asarray(given).reshape(array.shape)[(row, column)[: array.ndim]]
             raise ValueError(
-                f"{who}: {name} must be finite as {array.dtype}, got {flat[where]} in {place}"
+                f"{who}: {name} must be finite as {array.dtype}, got {value} in row {row}{place}"
+                f"{hints.of_value(value, array.dtype, name)}"
             )
     return array
 
 
-def _class_labels(array: Array, n_outputs: int, who: str) -> None:
+def _class_labels(given: object, array: Array, n_outputs: int, who: str) -> None:
     if array.dtype.kind == "f":
         raise TypeError(
             f"{who}: class labels must be integers from 0 to {n_outputs - 1}, "
-            f"got dtype {array.dtype}"
+            f"got dtype {array.dtype}{hints.of_real_labels(given, array)}"
         )
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= n_outputs:
         raise ValueError(
-            f"{who}: class labels must be from 0 to {n_outputs - 1}, for a net of {n_outputs} "
-            f"outputs, got {low if low < 0 else high}"
+            f"{who}: class labels must be from 0 to {n_outputs - 1}, for a net of "
+            f"{count(n_outputs, 'output')}, got {low if low < 0 else high}"
+            f"{hints.of_labels(array, n_outputs)}"
         )
 
 
 def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> None:
     if accepted == "unit" and ((table < 0) | (table > 1)).any():
-        raise ValueError(f"{who}: y must be in [0, 1] for this loss, got {_worst(table)}")
+        raise ValueError(
+            f"{who}: y must be in [0, 1] for this loss, got {_worst(table)}"
+            f"{hints.of_unit_targets(table)}"
+        )
     if accepted == "count" and (table < 0).any():
         raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")
     if accepted == "classes" and table.shape[1] == n_outputs > 1:

@@ -2,7 +2,10 @@
 
 import math
 import os
+from collections.abc import Iterable
 from numbers import Integral, Real
+
+from fastmlp.validation.suggestions import NONE, Synonyms, suggestion
 
 # The sum and the difference of two such integers fit into 64 bits.
 LARGEST = 2**62
@@ -58,11 +61,19 @@ def path(owner: str, name: str, value: object) -> None:
         raise TypeError(f"{owner}: {name} must be a path, a str or os.PathLike, got {value!r}")
 
 
-def known(owner: str, kind: str, name: object, table: object) -> None:
-    """Check that `name` is in `table`; the error lists the known names."""
-    names = list(table)  # type: ignore[call-overload]
+def known(
+    owner: str, kind: str, name: object, table: Iterable[str], synonyms: Synonyms = NONE
+) -> None:
+    """Check that `name` is in `table`; the error lists the known names, and the one that is meant.
+
+    `synonyms` are words elsewhere, as for `suggestion`.
+    """
+    names = list(table)
     if name not in names:
-        raise ValueError(f"{owner}: unknown {kind} {name!r}; known: {', '.join(sorted(names))}")
+        meant = suggestion(name, names, synonyms)
+        raise ValueError(
+            f"{owner}: unknown {kind} {name!r}{meant} known: {', '.join(sorted(names))}"
+        )
 
 
 def is_positive(value: object) -> bool:

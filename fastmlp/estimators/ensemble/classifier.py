@@ -11,6 +11,7 @@ from sklearn.utils.validation import column_or_1d
 
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPClassifier
+from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 CONSTRAINTS = dict(MLPClassifier._parameter_constraints)
@@ -74,6 +75,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
     member = MLPClassifier
     _parameter_constraints: ClassVar[dict[str, Any]] = {**CONSTRAINTS, **Ensemble.more_constraints}
 
+    @explained
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -114,6 +116,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         return tags
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @explained
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Fit all members.
 

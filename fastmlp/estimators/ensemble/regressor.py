@@ -8,6 +8,7 @@ from sklearn.base import RegressorMixin, _fit_context
 
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
+from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 CONSTRAINTS = dict(MLPRegressor._parameter_constraints)
@@ -71,6 +72,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     member = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {**CONSTRAINTS, **Ensemble.more_constraints}
 
+    @explained
     def __init__(
         self,
         loss: str = "squared_error",
@@ -106,6 +108,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         self._keep(locals())
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @explained
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Fit all members.
 

@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import accuracy
+from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 
@@ -82,6 +83,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
         "class_weight": [StrOptions({"balanced"}), dict, None],
     }
 
+    @explained
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -144,6 +146,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
         self.pickle_state = pickle_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @explained
     def fit(
         self,
         X: Any,

@@ -10,6 +10,7 @@ from sklearn.utils.metaestimators import available_if
 
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import r2
+from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 
@@ -80,6 +81,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         **CompiledMLP.more_constraints,
     }
 
+    @explained
     def __init__(
         self,
         loss: str = "squared_error",
@@ -142,6 +144,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         self.pickle_state = pickle_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @explained
     def fit(
         self,
         X: Any,
@@ -178,6 +181,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
+    @explained
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train for one epoch on the given rows.
 

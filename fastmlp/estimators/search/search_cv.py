@@ -21,6 +21,7 @@ from fastmlp._process.task_pool import share
 from fastmlp.backends.protocol import thread_limit
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.search.backend import PoolBackend
+from fastmlp.validation.calls import explained
 
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
 HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
@@ -112,6 +113,7 @@ class MLPSearchCV(BaseSearchCV):
     }
     _parameter_constraints.pop("pre_dispatch")
 
+    @explained
     def __init__(
         self,
         estimator: Any,
@@ -156,6 +158,7 @@ class MLPSearchCV(BaseSearchCV):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @explained
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Fit and score all candidates on all folds, and the best one on all rows.
 

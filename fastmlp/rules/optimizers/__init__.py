@@ -22,6 +22,7 @@ from fastmlp.rules.optimizers.sgd import SGD
 __all__ = [
     "OPTIMIZERS",
     "SGD",
+    "SYNONYMS",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -42,4 +43,11 @@ OPTIMIZERS: dict[str, type] = {
     "adam": Adam,
     "adamw": AdamW,
     "nadam": Nadam,
+}
+# What to write here, a name or a sentence, and the words of it elsewhere.
+SYNONYMS = {
+    "sgd": "gd gradient_descent stochastic_gradient_descent",
+    "write SGD(0.01, momentum=0.9)": "momentum",
+    "write SGD(0.01, momentum=0.9, nesterov=True)": "nesterov",
+    "MLPClassifier and MLPRegressor have solver='lbfgs'": "lbfgs l_bfgs_b bfgs",
 }

@@ -17,8 +17,10 @@ from fastmlp.rules.optimizers.protocol import (
 )
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class Adam(Settings):
     """Adaptive moments.
@@ -81,6 +83,7 @@ class Adam(Settings):
         return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class AdamW(Adam):
     """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
@@ -125,6 +128,7 @@ class AdamW(Adam):
         return np.column_stack([super().coefficients(first_step, rates), keep])
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class Nadam(Adam):
     """Adam with Nesterov's momentum and a momentum schedule.

@@ -13,8 +13,10 @@ from fastmlp.rules.optimizers.protocol import (
 )
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class RMSprop(Settings):
     """Divide the gradient by a running mean of its size.
@@ -61,6 +63,7 @@ class RMSprop(Settings):
         return columns(rates, rates, 1 - self.rho, self.momentum, self.epsilon)
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class Adagrad(Settings):
     """Divide the gradient by the root of the sum of its squares so far.

@@ -11,8 +11,10 @@ from fastmlp.rules.optimizers.protocol import (
     finite_numbers,
 )
 from fastmlp.rules.updates import UpdateRule
+from fastmlp.validation.calls import explained
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class Custom(Settings):
     """An optimizer from a rule of your own.

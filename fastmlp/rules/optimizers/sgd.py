@@ -12,8 +12,10 @@ from fastmlp.rules.optimizers.protocol import (
 )
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 
+@explained
 @dataclass(frozen=True, repr=False)
 class SGD(Settings):
     """Stochastic gradient descent, with momentum and Nesterov's form of it.

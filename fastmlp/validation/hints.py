@@ -1,0 +1,132 @@
+"""What to do about data that are not accepted; computed on failure only."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+AS_CLASSES = "classes, y = np.unique(y, return_inverse=True)"
+MISSING = "fill missing values in, or leave their rows out"
+
+
+def of_shape(given: object, array: Array, n_features: int) -> str:
+    """Return how to make rows of features, shape (n_rows, n_features), of an array."""
+    its = "X.reshape" if hasattr(given, "reshape") else "np.asarray(X).reshape"
+    if array.ndim == 0:
+        return "; use [[X]]" if n_features == 1 else ""
+    if array.ndim == 1 and n_features == 1:
+        return f"; for one feature use {its}(-1, 1)"
+    if array.ndim == 1:
+        return f"; for one row use {its}(1, -1)" if len(array) == n_features else ""
+    return f"; {its}(len(X), -1) has {count(array[0].size, 'feature')}" if len(array) else ""
+
+
+def of_kind(given: object, array: Array, name: str) -> str:
+    """Return how to make real numbers of an array of another dtype."""
+    if array.dtype.kind in "mM":
+        return (
+            f"; {name} / np.timedelta64(1, 'D') are days"
+            if array.dtype.kind == "m"
+            else (f"; ({name} - {name}.min()) / np.timedelta64(1, 'D') are days")
+        )
+    if array.dtype.kind == "V":
+        fields = "np.lib.recfunctions.structured_to_unstructured"
+        return f"; try {fields}({name})" if array.dtype.names else f"; try {name}.astype('float32')"
+    if array.dtype.kind not in "OUS":
+        return ""
+    table = array.reshape(len(array), -1) if array.size else array.reshape(0, 0)
+    for j, column in enumerate(table.T):
+        try:
+            column.astype(float)
+        except (TypeError, ValueError):
+            value = next(_no_numbers(column))
+            return _of_value(value, given, name, column_name(given, j) if array.ndim > 1 else "")
+    return f"; try np.asarray({name}, float)"
+
+
+def column_name(given: object, j: int) -> str:
+    """Return a column's name in a data frame, as it is written in Python, or its number."""
+    # Of Arrow tables `columns` are the columns themselves.
+    found: Any = getattr(given, "column_names", None) or getattr(given, "columns", ())
+    names = list(found)
+    return repr(names[j]) if len(names) > j else str(j)
+
+
+def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
+    """Return what to do about a number that is not finite as `kind`."""
+    if np.isnan(value):
+        return f"; {MISSING}"
+    if not np.isfinite(value):
+        return ""
+    largest = f"{np.finfo(kind).max:.2g}"
+    advice = f"scale {name}, or use dtype='float64'" if kind != np.float64 else f"scale {name}"
+    return f", beyond the largest number, {largest}; {advice}"
+
+
+def of_columns(array: Array, n_columns: int, n_outputs: int) -> str:
+    """Return what to do about targets of a wrong number of columns: they may be class labels."""
+    labels = n_columns == 1 and array.dtype.kind in "iub"
+    if labels and array.min() >= 0 and array.max() <= n_outputs:
+        return "; for class labels use loss='cross_entropy'"
+    return ""
+
+
+def of_real_labels(given: object, array: Array) -> str:
+    """Return what to do about class labels that are floating-point numbers."""
+    if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+        return "; for targets that are no classes use loss='mse'"
+    return "; use y.astype(int)" if hasattr(given, "astype") else "; use np.asarray(y, int)"
+
+
+def of_labels(array: Array, n_outputs: int) -> str:
+    """Return what to do about class labels that are out of range."""
+    labels = np.unique(array)
+    if n_outputs == 1:
+        return "; for two classes use loss='binary_cross_entropy'"
+    if labels[0] == 1 and labels[-1] == n_outputs:
+        return "; they begin at 1: subtract 1"
+    if len(labels) <= n_outputs:
+        return f"; number them from 0: {AS_CLASSES}"
+    return f"; {len(labels)} classes need as many outputs"
+
+
+def of_unit_targets(table: Array) -> str:
+    """Return what to do about targets of binary cross-entropy that are beyond [0, 1]."""
+    values = np.unique(table)
+    if len(values) == 2:
+        return f"; number two classes 0 and 1: {AS_CLASSES}"
+    if (values == np.floor(values)).all():
+        return "; for more than two classes use loss='cross_entropy' and an output for each"
+    return ""
+
+
+def _no_numbers(column: Array) -> Iterator[Any]:
+    """Yield the values of which float makes no number."""
+    for value in column.tolist():
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            yield value
+
+
+def _of_value(value: Any, given: object, name: str, column: str) -> str:
+    where = f" in column {column}" if column else ""
+    if isinstance(value, str | bytes):
+        if name == "y":
+            return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
+        return f": text, such as {value!r}{where}; encode it: {_encoder(given, name, column)}"
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return f": {value!r}{where}; {MISSING}"
+    return f": a {type(value).__name__}{where}; make numbers of it"
+
+
+def _encoder(given: object, name: str, column: str) -> str:
+    if hasattr(given, "to_dummies"):
+        return f"{name}.to_dummies({column})"
+    if hasattr(given, "iloc"):
+        return f"pandas.get_dummies({name}, dtype=float), or scikit-learn's OneHotEncoder"
+    return "scikit-learn's OneHotEncoder makes columns of numbers"

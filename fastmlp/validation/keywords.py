@@ -1,0 +1,205 @@
+"""Keywords of other libraries, and what stands for them here."""
+
+from collections.abc import Iterable
+
+from fastmlp.validation.suggestions import Synonyms, suggestion
+
+# Words of one meaning; the first is the word of `MLP`, its fit, an optimizer or a schedule.
+GROUPS = [
+    "layer_sizes hidden_layer_sizes hidden_layers hidden_units hidden_sizes hidden_dims hidden "
+    "hidden_size hidden_dim layers sizes units n_units neurons n_hidden width architecture "
+    "input_dim input_shape input_size in_features n_inputs n_features output_dim output_size "
+    "out_features n_outputs n_classes num_classes",
+    "activation activations activation_function activation_fn act act_fn hidden_activation "
+    "nonlinearity",
+    "output_activation out_activation final_activation last_activation output_function link",
+    "loss loss_function loss_fn loss_func criterion objective cost cost_function",
+    "optimizer solver optimiser optim opt algorithm updater",
+    "learning_rate_init learning_rate lr eta eta0 step_size initial_learning_rate init_value "
+    "max_lr base_lr peak_value init_lr learn_rate",
+    "l2 alpha l2_reg l2_regularization reg_lambda lambda_ reg regularization regularizer "
+    "kernel_regularizer weight_decay penalty",
+    "l1 l1_reg l1_ratio reg_alpha",
+    "initializer kernel_initializer initialiser init weight_init weights_init kernel_init "
+    "initialization",
+    "dtype precision data_type floatx",
+    "seed random_state random_seed rng manual_seed key",
+    "n_threads n_jobs num_threads threads nthread n_workers num_workers workers",
+    "device gpu use_gpu cuda accelerator",
+    "epochs max_iter n_epochs num_epochs nb_epoch max_epochs epoch n_iter num_iter n_iterations "
+    "iterations max_iterations",
+    "batch_size batch batchsize minibatch_size mini_batch_size",
+    "shuffle shuffled",
+    "sample_weight sample_weights weights weight",
+    "class_weight class_weights pos_weight scale_pos_weight",
+    "validation_data X_val y_val val_data valid_data validation_set validation eval_set X_valid "
+    "y_valid",
+    "callbacks callback hooks",
+    "progress verbose progress_bar verbosity disp show_progress",
+    "metrics metric scoring eval_metric scorer",
+    "early_stopping restore_best_weights",
+    "n_iter_no_change patience early_stopping_rounds tol",
+    "validation_fraction validation_split val_split valid_size test_size",
+    "dropout dropout_rate dropout_p",
+    "batch_norm batchnorm batch_normalization use_batch_norm layer_norm normalization",
+    "bias use_bias fit_intercept",
+    "clipnorm clip_norm clip clipvalue max_grad_norm gradient_clip_norm grad_clip clip_grad_norm "
+    "global_clipnorm",
+    "warm_start initial_epoch",
+    "checkpoint save_path checkpoint_path filepath",
+    "beta_1 beta1 b1 betas",
+    "beta_2 beta2 b2",
+    "epsilon eps",
+    "momentum mu",
+    "nesterov nesterovs_momentum use_nesterov",
+    "rho alpha decay_rate smoothing",
+    "constants params hyperparameters",
+    "n_steps decay_steps T_max total_steps warmup_steps n_warmup_steps steps num_steps",
+    "factor gamma decay_rate decay",
+    "every step_size transition_steps decay_steps",
+    "final_rate eta_min end_value min_lr final_lr alpha",
+    "power power_t exponent",
+    "path filename file fname filepath",
+    "rules custom_objects",
+    "include_training_state include_optimizer save_optimizer",
+    "n_members n_estimators n_models ensemble_size",
+    "param_grid params grid search_space",
+    "X x data features inputs X_train x_train",
+    "y Y target targets labels y_train",
+    "nets models estimators",
+    "estimator model clf",
+]
+_OF_FIT = {
+    name: f"it is an argument of fit: net.fit(X, y, {name}={value})"
+    for name, value in {
+        "epochs": "100",
+        "batch_size": "32",
+        "shuffle": "True",
+        "sample_weight": "weights",
+        "validation_data": "(X_val, y_val)",
+        "callbacks": "function",
+        "progress": "True",
+        "checkpoint": "path",
+    }.items()
+}
+_OF_MLP = {
+    name: f"it is an argument of the net: MLP(layer_sizes, {name}=...)"
+    for name in (
+        *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
+        *("initializer", "dtype", "seed", "n_threads", "device"),
+    )
+}
+_OF_OPTIMIZER = {
+    "learning_rate": "the optimizer has it: optimizer=Adam(learning_rate=0.001)",
+    "momentum": "the optimizer has it: optimizer=SGD(0.01, momentum=0.9)",
+    "nesterov": "the optimizer has it: optimizer=SGD(0.01, momentum=0.9, nesterov=True)",
+    "beta_1": "the optimizer has it: optimizer=Adam(beta_1=0.9)",
+    "beta_2": "the optimizer has it: optimizer=Adam(beta_2=0.999)",
+    "epsilon": "the optimizer has it: optimizer=Adam(epsilon=1e-8)",
+    "rho": "the optimizer has it: optimizer=RMSprop(rho=0.9)",
+}
+_LACKING = {
+    "dropout": "there is no dropout; l2, l1 and a callback that stops early regularise",
+    "batch_norm": "there is no normalisation of layers; standardise X",
+    "bias": "every layer has biases",
+    "metrics": "compute them in a callback, from report.net",
+    "early_stopping": "a callback ends a fit: report.stop()",
+    "n_iter_no_change": "a callback ends a fit: report.stop()",
+    "class_weight": "use sample_weight=np.array([1.0, 5.0])[y], with one number for each class",
+    "validation_fraction": "hold the rows out yourself: validation_data=(X_val, y_val)",
+    "clipnorm": "clip the result of loss_and_gradient, and pass it to apply_gradient",
+    "warm_start": "a further fit goes on where this one ended",
+}
+NET = {**_OF_FIT, **_OF_OPTIMIZER, **_LACKING}
+FIT = {**_OF_MLP, **_OF_OPTIMIZER, **_LACKING}
+MANY = {**FIT, "validation_data": "use validation_rows, indices of rows of X"}
+OPTIMIZER = {
+    "l2": "use AdamW(weight_decay=...), or l2 of the net: MLP(layer_sizes, l2=...)",
+    "l1": _OF_MLP["l1"],
+    "clipnorm": _LACKING["clipnorm"],
+    "momentum": "SGD has it: SGD(0.01, momentum=0.9)",
+    "nesterov": "SGD and Nadam have it: SGD(0.01, momentum=0.9, nesterov=True)",
+    "factor": "use a schedule: learning_rate=Exponential(0.01)",
+    "n_steps": "use a schedule: learning_rate=Cosine(0.01, n_steps=1000)",
+    "constants": "fit trains all parameters of the net; there is no need to pass them",
+}
+ESTIMATOR = {
+    "dropout": "there is no dropout; alpha and early_stopping regularise",
+    "batch_norm": _LACKING["batch_norm"],
+    "bias": _LACKING["bias"],
+    "l1": "the estimators have alpha, of the squares, alone; MLP has l1",
+    "dtype": "X of float32 trains in float32, any other X in float64",
+    "device": "the estimators run on the CPU; MLP has device",
+    "callbacks": "the estimators have none; MLP.fit has",
+    "metrics": "use scoring, with early_stopping=True, or score after the fit",
+    "validation_data": "they are arguments of fit: fit(X, y, X_val=X_val, y_val=y_val)",
+    "sample_weight": "it is an argument of fit: fit(X, y, sample_weight=weights)",
+    "class_weight": "use sample_weight of fit",
+    "initializer": "scikit-learn's is built in: glorot_uniform; MLP has initializer",
+    "loss": "the classifiers' is cross-entropy; MLP has others",
+    "output_activation": "it follows from the targets; MLP has output_activation",
+    "optimizer": "use solver",
+    "clipnorm": "the estimators have none; see apply_gradient of MLP",
+}
+_OF_ESTIMATOR = {
+    name: f"it is a parameter of the estimator: {name}=..., where it is made"
+    for name in (
+        *("max_iter", "batch_size", "shuffle", "verbose", "early_stopping", "learning_rate_init"),
+        *("solver", "alpha", "class_weight", "random_state", "n_jobs", "activation"),
+        *("hidden_layer_sizes", "validation_fraction"),
+    )
+}
+ESTIMATOR_FIT = {
+    "epochs": _OF_ESTIMATOR["max_iter"],
+    "progress": _OF_ESTIMATOR["verbose"],
+    "learning_rate": _OF_ESTIMATOR["learning_rate_init"],
+    "optimizer": _OF_ESTIMATOR["solver"],
+    "l2": _OF_ESTIMATOR["alpha"],
+    "seed": _OF_ESTIMATOR["random_state"],
+    "n_threads": _OF_ESTIMATOR["n_jobs"],
+    "layer_sizes": _OF_ESTIMATOR["hidden_layer_sizes"],
+    "validation_data": "use X_val and y_val: fit(X, y, X_val=X_val, y_val=y_val)",
+    "callbacks": ESTIMATOR["callbacks"],
+    "metrics": "use scoring of the estimator, with early_stopping=True, or score after the fit",
+    **{name: _OF_ESTIMATOR[name] for name in _OF_ESTIMATOR if name in _LACKING or name in _OF_FIT},
+}
+ADVICE: dict[str, dict[str, str]] = {
+    "MLP": NET,
+    "MLP.fit": FIT,
+    "fit_many": MANY,
+    **dict.fromkeys(("Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "Custom"), OPTIMIZER),
+}
+
+
+def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
+    """Return what stands between an unknown keyword of a function and its known keywords.
+
+    Examples
+    --------
+    >>> suggestion_for("lr", ["learning_rate", "momentum"], "SGD")
+    ", did you mean 'learning_rate'?"
+    >>> suggestion_for("lr", ["layer_sizes"], "MLP")
+    ': the optimizer has it: optimizer=Adam(learning_rate=0.001);'
+    """
+    names = list(known)
+    return suggestion(keyword, names, _synonyms(names, _advice_of(who)))
+
+
+def _advice_of(who: str) -> dict[str, str]:
+    if who in ADVICE:
+        return ADVICE[who]
+    if who.startswith("MLP") and not who.startswith("MLP."):
+        return ESTIMATOR_FIT if who.endswith("fit") else ESTIMATOR
+    return {}
+
+
+def _synonyms(names: list[str], advice: dict[str, str]) -> Synonyms:
+    """Return what to say to each word: the known keyword of its group, or what to do without."""
+    found: dict[str, str] = {}
+    for table in ({name: name for name in names}, advice):
+        for words in (group.split() for group in GROUPS):
+            answer = next((table[word] for word in words if word in table), None)
+            for word in words if answer else ():
+                found.setdefault(word, str(answer))
+    found |= advice
+    return {answer: " ".join(w for w in found if found[w] == answer) for answer in found.values()}

@@ -1,0 +1,76 @@
+"""What a user may have meant by a word that is not known."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+# Below it difflib finds words that share a few letters: "nonsense" and "lecun_normal".
+SIMILARITY = 0.7
+# From what to write here, a known word or a sentence, to the words of it elsewhere.
+Synonyms = Mapping[str, str]
+NONE: Synonyms = MappingProxyType({})
+
+
+def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) -> str:
+    """Return what stands between an unknown word and the list of the known ones.
+
+    Parameters
+    ----------
+    word : what was given
+    known : the known words
+    synonyms : what to write here, a known word or a sentence, and the words of it elsewhere
+
+    Examples
+    --------
+    >>> suggestion("ReLU", ["relu", "tanh"])
+    ", did you mean 'relu'?"
+    >>> suggestion("xent", ["mse", "cross_entropy"], {"cross_entropy": "xent nll"})
+    ", did you mean 'cross_entropy'?"
+    >>> suggestion("pinball", ["mse"], {"write a function": "pinball"})
+    ': write a function;'
+    >>> suggestion("frobnicate", ["mse"])
+    ';'
+    """
+    names = list(known)
+    meant = _meant(word, names, synonyms) if isinstance(word, str) else []
+    if not meant:
+        return ";"
+    if meant[0] not in names:
+        return f": {meant[0]};"
+    return f", did you mean {' or '.join(map(repr, meant))}?"
+
+
+def same_word(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is equal to this one but for capitals and separators, or None."""
+    return {_letters(name): name for name in known}.get(_letters(word))
+
+
+def count(n: int, noun: str) -> str:
+    """Return a number of things.
+
+    Examples
+    --------
+    >>> count(1, "column"), count(2, "column")
+    ('1 column', '2 columns')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _meant(word: str, names: list[str], synonyms: Synonyms) -> list[str]:
+    """Return the known words that are meant, or one sentence, or nothing."""
+    answers: dict[str, list[str]] = {}
+    for answer, words in synonyms.items():
+        for each in words.split():
+            answers.setdefault(_letters(each), []).append(answer)
+    answers |= {_letters(name): [name] for name in names}
+    letters = _letters(word)
+    for same in (letters, letters.removesuffix("loss")):
+        if same in answers:
+            return answers[same]
+    from difflib import get_close_matches
+
+    close = get_close_matches(letters, answers, n=1, cutoff=SIMILARITY)
+    return answers[close[0]] if close else []
+
+
+def _letters(word: str) -> str:
+    return "".join(letter for letter in word.lower() if letter.isalnum())
