@@ -27,6 +27,7 @@ from fastmlp.training.history import Callback, History
 from fastmlp.training.request import FitRequest, interrupted
 from fastmlp.training.single_step import single_step
 from fastmlp.validation import scalars
+from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -34,7 +35,7 @@ Rule = str | Callable[..., Any]
 
 
 @final
-class MLP:
+class MLP(metaclass=Advising, advice=OF_NETS):
     """A multi-layer perceptron: trains, predicts, and shows its parameters.
 
     Parameters
@@ -188,12 +189,12 @@ class MLP:
     @property
     def weights(self) -> list[Array]:
         """The weight matrices, shape (n_in, n_out) each, as live views."""
-        return Views(self._state.weights)
+        return Views(self._state.weights, "MLP.weights")
 
     @property
     def biases(self) -> list[Array]:
         """The bias vectors, shape (n_out,) each, as live views."""
-        return Views(self._state.biases)
+        return Views(self._state.biases, "MLP.biases")
 
     @explained
     def fit(

@@ -1,8 +1,10 @@
 """The layout of a net's parameters in one flat vector: all weights, then all biases."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[Any]
@@ -30,6 +32,12 @@ class Layout(NamedTuple):
 class Views(list[Vector]):
     """A list of views of a flat vector. Setting an item writes to the vector.
 
+    Parameters
+    ----------
+    views : iterable of arrays
+    name : str, default "views"
+        The name of the list in messages.
+
     Examples
     --------
     >>> import numpy as np
@@ -40,11 +48,21 @@ class Views(list[Vector]):
     array([0., 7., 7.])
     """
 
+    def __init__(self, views: Iterable[Vector], name: str = "views") -> None:
+        super().__init__(views)
+        self._name = name
+
     def __setitem__(self, place: Any, numbers: Any) -> None:
         views, several = self[place], isinstance(place, slice)
         pairs = zip(views, numbers, strict=True) if several else [(views, numbers)]
         for view, its in pairs:
-            view[...] = its
+            try:
+                view[...] = its
+            except ValueError as error:
+                shape = f"{self._name}[{place!r}] has the shape {view.shape}"
+                raise ValueError(
+                    f"{shape}, got numbers of shape {np.shape(its)}: {error}"
+                ) from None
 
     def __reduce__(self) -> Any:
         """Make a copy, or a pickle, a plain list: its arrays are not views of the net's vector."""

@@ -124,6 +124,8 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _unpack(raw: bytes, package: Any) -> Content:
     length = _header_bytes(raw)
+    if length > len(raw) - 8:
+        raise FileError("not a safetensors file, or one that was cut short")
     if length > MAX_HEADER_BYTES:
         raise FileError(f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
     try:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+from fastmlp.validation.attributes import OF_HISTORIES, Advising
+
 
 class Status(Enum):
     """Why a fit ended; the value is a sentence.
@@ -26,7 +28,7 @@ class Status(Enum):
 
 
 @dataclass
-class History:
+class History(metaclass=Advising, advice=OF_HISTORIES):
     """Record of a fit.
 
     Attributes

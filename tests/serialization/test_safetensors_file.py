@@ -170,10 +170,10 @@ def ours(text: str) -> bytes:
 
 DEFECTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not a safetensors file"),
-    "text": (b"hello, world: this is no model", "the header claims"),
+    "text": (b"hello, world: this is no model", "not a safetensors file"),
     "zeros": (bytes(100), "not a safetensors file"),
     "header beyond the file": ((1000).to_bytes(8, "little") + b"{}", "not a safetensors file"),
-    "huge header": ((1 << 62).to_bytes(8, "little") + b"{}", "the header claims 4,611,686"),
+    "huge header": ((1 << 62).to_bytes(8, "little") + b"{}", "not a safetensors file"),
     "deep JSON": (ours("[" * 100_000 + "]" * 100_000), "RecursionError"),
     "not ours": (stored({}), "fastmlp did not write"),
     "no JSON": (ours("{"), "Expecting property name"),

@@ -1,0 +1,103 @@
+"""Attributes of other libraries' models, and what does their work here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+# What to do here, and the attributes elsewhere.
+OF_NETS = {
+    "predict returns probabilities, of the losses cross_entropy and binary_cross_entropy": (
+        "predict_proba"
+    ),
+    "it is np.log(net.predict(X))": "predict_log_proba",
+    "predict returns probabilities: net.predict(X).argmax(axis=1)": "predict_classes",
+    "predict_raw returns the outputs before the link": "decision_function logits",
+    "compare y with net.predict(X), as by sklearn.metrics; MLPClassifier and MLPRegressor have "
+    "score": "score",
+    "net.loss_and_gradient(X, y)[0] is the loss, penalties included": "evaluate",
+    "there is nothing to compile: MLP(layer_sizes, loss=..., optimizer=...)": "compile",
+    "fit goes on where the last one ended: net.fit(X, y, epochs=1)": (
+        "partial_fit train_on_batch train_step"
+    ),
+    "use fit": "train fit_generator",
+    "use predict": "forward predict_on_batch",
+    "fit trains; loss_and_gradient and apply_gradient are a step taken apart": (
+        "backward zero_grad step"
+    ),
+    "MLPClassifier and MLPRegressor are scikit-learn's estimators": (
+        "get_params set_params fit_predict classes_ n_features_in_"
+    ),
+    "use weights": "coefs_ coef_ get_weights set_weights kernel kernels",
+    "use biases": "intercepts_ intercept_",
+    "use layer_sizes": "layers hidden_layer_sizes units",
+    "use parameters, or save and load": "state_dict load_state_dict",
+    "use save and MLP.load": "save_weights load_weights save_model load_model",
+    "fit returns it: history = net.fit(X, y); history.loss": "history loss_curve_ loss_ losses",
+    "use n_steps": "n_iter_ iterations t_",
+    "it is the optimizer's: net.optimizer = Adam(0.01)": "learning_rate lr",
+    "summary shows it, and repr(net)": "activation loss l2 l1",
+}
+OF_HISTORIES = {
+    "fit returns the History; predict is the net's: net.fit(X, y), then net.predict(X)": (
+        "predict predict_proba predict_raw fit score save weights biases parameters"
+    ),
+    "the lists are attributes: history.loss, history.validation_loss": "history params",
+    "use validation_loss": "val_loss",
+    "use learning_rate": "lr",
+    "it is range(len(history.loss))": "epoch epochs",
+}
+
+
+class Elsewhere:
+    """An attribute that a class lacks, as all others to `hasattr`; its error says what to use.
+
+    `__getattr__` would slow every access: a prediction of one row, 0.79 -> 0.86 us on Python 3.11.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self._advice = advice
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        whose = (
+            f"type object {owner.__name__!r}" if instance is None else f"{owner.__name__!r} object"
+        )
+        raise AttributeError(f"{whose} has no attribute {self._name!r}; {self._advice}")
+
+
+class Advising(type):
+    """The class of a class with attributes `Elsewhere`, which `dir` and `help` do not show.
+
+    Parameters
+    ----------
+    advice : mapping
+        What to do here, and the attributes elsewhere, separated by spaces.
+
+    Examples
+    --------
+    >>> class Net(metaclass=Advising, advice={"use fit": "train learn"}):
+    ...     pass
+    >>> hasattr(Net(), "train"), "train" in dir(Net)
+    (False, False)
+    >>> Net().learn
+    Traceback (most recent call last):
+    AttributeError: 'Net' object has no attribute 'learn'; use fit
+    """
+
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], space: dict[str, Any], advice: Mapping[str, str]
+    ) -> "Advising":
+        lacking = {
+            word: Elsewhere(told) for told, words in advice.items() for word in words.split()
+        }
+        shown = {"__dir__": lambda self: set(object.__dir__(self)) - lacking.keys()}
+        return super().__new__(cls, name, bases, {**lacking, **shown, **space})
+
+    def __init__(cls, *arguments: Any, advice: Mapping[str, str]) -> None:
+        super().__init__(*arguments)
+
+    def __dir__(cls) -> Iterable[str]:
+        return [
+            name for name in super().__dir__() if not isinstance(vars(cls).get(name), Elsewhere)
+        ]
