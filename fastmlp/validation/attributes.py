@@ -37,7 +37,7 @@ OF_NETS = {
     "summary shows it, and repr(net)": "activation loss l2 l1",
 }
 OF_HISTORIES = {
-    "fit returns the History; predict is the net's: net.fit(X, y), then net.predict(X)": (
+    "fit returns a History, not the net: net.fit(X, y), then net.predict(X)": (
         "predict predict_proba predict_raw fit score save weights biases parameters"
     ),
     "the lists are attributes: history.loss, history.validation_loss": "history params",

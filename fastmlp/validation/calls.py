@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
 
+from fastmlp.validation.suggestions import count
+
 F = TypeVar("F", bound=Callable[..., Any])
 # Functions whose names stand alone elsewhere.
 SHOWN_AS = {"load": "fastmlp.load", "save": "fastmlp.save"}
@@ -19,11 +21,11 @@ def explained(target: F) -> F:
     Examples
     --------
     >>> @explained
-    ... def fit(X, y, *, epochs=100):
+    ... def fit(X, *, epochs=100):
     ...     pass
-    >>> fit([], [], n_epochs=3)
+    >>> fit([], steps=3)
     Traceback (most recent call last):
-    TypeError: fit: unknown keyword 'n_epochs', did you mean 'epochs'? known: X, y, epochs
+    TypeError: fit: got an unexpected keyword argument 'steps'; known: X, epochs
     """
     if not isinstance(target, type):
         return _explaining(target)
@@ -60,10 +62,9 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         if keyword not in known:
             from fastmlp.validation import keywords
 
-            return (
-                f"{who}: unknown keyword {keyword!r}{keywords.suggestion_for(keyword, known, who)} "
-                f"known: {', '.join(known)}"
-            )
+            meant = keywords.suggestion_for(keyword, known, who)
+            wrong = f"{who}: got an unexpected keyword argument {keyword!r}"
+            return f"{wrong}{meant} known: {', '.join(known)}"
     if len(values) > len(positional):
         return f"{who}: {_too_many(who, values, positional, known)}"
     for keyword in positional[: len(values)]:
@@ -72,7 +73,8 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     needed = [name for name in positional if known[name].default is inspect.Parameter.empty]
     missing = [name for name in needed[len(values) :] if name not in kwargs]
     if missing:
-        return f"{who}: {' and '.join(missing)} must be given: {who}({', '.join(needed)})"
+        lacks = f"{count(len(missing), 'required argument')}: {', '.join(map(repr, missing))}"
+        return f"{who}: missing {lacks}; call {who}({', '.join(needed)})"
     return None
 
 
@@ -81,7 +83,7 @@ def _too_many(
 ) -> str:
     if len(positional) == 1 and all(isinstance(value, int) for value in values):
         return f"{positional[0]} must be one sequence, got {len(values)} numbers: {who}({values!r})"
-    taken = " and ".join(filter(None, [", ".join(positional[:-1]), *positional[-1:]]))
+    taken = f"{count(len(positional), 'positional argument')} ({', '.join(positional)})"
     others = ", ".join(f"{name}=..." for name in known if name not in positional)
     advice = f"; name the others: {others}" if others else ""
-    return f"takes {taken or 'nothing'} by place, got {len(values)} arguments{advice}"
+    return f"takes {taken}, but {len(values)} were given{advice}"

@@ -40,11 +40,13 @@ def of_kind(given: object, array: Array, name: str) -> str:
         return ""
     table = array.reshape(len(array), -1) if array.size else array.reshape(0, 0)
     for j, column in enumerate(table.T):
+        its = column_name(given, j) if array.ndim > 1 else ""
         try:
-            column.astype(float)
+            numbers = column.astype(float)
         except (TypeError, ValueError):
-            value = next(_no_numbers(column))
-            return _of_value(value, given, name, column_name(given, j) if array.ndim > 1 else "")
+            return _of_value(next(_no_numbers(column)), given, name, its)
+        if np.isnan(numbers).any():
+            return _of_value(None, given, name, its)
     return f"; try np.asarray({name}, float)"
 
 
@@ -91,7 +93,7 @@ def of_labels(array: Array, n_outputs: int) -> str:
         return "; they begin at 1: subtract 1"
     if len(labels) <= n_outputs:
         return f"; number them from 0: {AS_CLASSES}"
-    return f"; {len(labels)} classes need as many outputs"
+    return f"; {len(labels)} classes need {len(labels)} outputs, the last of layer_sizes"
 
 
 def of_unit_targets(table: Array) -> str:
@@ -120,7 +122,7 @@ def _of_value(value: Any, given: object, name: str, column: str) -> str:
             return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
         return f": text, such as {value!r}{where}; encode it: {_encoder(given, name, column)}"
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return f": {value!r}{where}; {MISSING}"
+        return f": a missing value{where}; {MISSING}"
     return f": a {type(value).__name__}{where}; make numbers of it"
 
 
@@ -129,4 +131,4 @@ def _encoder(given: object, name: str, column: str) -> str:
         return f"{name}.to_dummies({column})"
     if hasattr(given, "iloc"):
         return f"pandas.get_dummies({name}, dtype=float), or scikit-learn's OneHotEncoder"
-    return "scikit-learn's OneHotEncoder makes columns of numbers"
+    return "as scikit-learn's OneHotEncoder(sparse_output=False) does"

@@ -15,6 +15,8 @@ GROUPS = [
     "output_activation out_activation final_activation last_activation output_function link",
     "loss loss_function loss_fn loss_func criterion objective cost cost_function",
     "optimizer solver optimiser optim opt algorithm updater",
+    "every step_size transition_steps decay_steps",
+    "schedule scheduler after_scheduler lr learning_rate",
     "learning_rate_init learning_rate lr eta eta0 step_size initial_learning_rate init_value "
     "max_lr base_lr peak_value init_lr learn_rate",
     "l2 alpha l2_reg l2_regularization reg_lambda lambda_ reg regularization regularizer "
@@ -56,7 +58,6 @@ GROUPS = [
     "constants params hyperparameters",
     "n_steps decay_steps T_max total_steps warmup_steps n_warmup_steps steps num_steps",
     "factor gamma decay_rate decay",
-    "every step_size transition_steps decay_steps",
     "final_rate eta_min end_value min_lr final_lr alpha",
     "power power_t exponent",
     "path filename file fname filepath",
@@ -121,6 +122,8 @@ OPTIMIZER = {
     "nesterov": "SGD and Nadam have it: SGD(0.01, momentum=0.9, nesterov=True)",
     "factor": "use a schedule: learning_rate=Exponential(0.01)",
     "n_steps": "use a schedule: learning_rate=Cosine(0.01, n_steps=1000)",
+    "betas": "Adam, AdamW and Nadam have beta_1 and beta_2",
+    "final_rate": "use a schedule: learning_rate=Cosine(0.01, final_rate=0.001)",
     "constants": "fit trains all parameters of the net; there is no need to pass them",
 }
 ESTIMATOR = {
@@ -138,7 +141,6 @@ ESTIMATOR = {
     "initializer": "scikit-learn's is built in: glorot_uniform; MLP has initializer",
     "loss": "the classifiers' is cross-entropy; MLP has others",
     "output_activation": "it follows from the targets; MLP has output_activation",
-    "optimizer": "use solver",
     "clipnorm": "the estimators have none; see apply_gradient of MLP",
 }
 _OF_ESTIMATOR = {
@@ -163,8 +165,10 @@ ESTIMATOR_FIT = {
     "metrics": "use scoring of the estimator, with early_stopping=True, or score after the fit",
     **{name: _OF_ESTIMATOR[name] for name in _OF_ESTIMATOR if name in _LACKING or name in _OF_FIT},
 }
+SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR["max_iter"])}
 ADVICE: dict[str, dict[str, str]] = {
     "MLP": NET,
+    "MLPSearchCV": SEARCH,
     "MLP.fit": FIT,
     "fit_many": MANY,
     **dict.fromkeys(("Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "Custom"), OPTIMIZER),
@@ -182,7 +186,12 @@ def suggestion_for(keyword: str, known: Iterable[str], who: str) -> str:
     ': the optimizer has it: optimizer=Adam(learning_rate=0.001);'
     """
     names = list(known)
-    return suggestion(keyword, names, _synonyms(names, _advice_of(who)))
+    synonyms = _synonyms(names, _advice_of(who))
+    # A word that has a meaning, but nothing of it here, is not like any other.
+    alone = any(keyword in words.split() for words in GROUPS)
+    if alone and not any(keyword in words.split() for words in synonyms.values()):
+        return ";"
+    return suggestion(keyword, names, synonyms)
 
 
 def _advice_of(who: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.task_pool import Task, check
 from fastmlp._process.warnings import warn
+from fastmlp.estimators.mlp import advice
 from fastmlp.estimators.mlp.row_subset import derive_form
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
 from fastmlp.training.pool import pool_of
@@ -38,6 +39,9 @@ class Ensemble(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def _validate_params(self) -> None:
+        advice.check_parameters(self, super()._validate_params)
 
     def _keep(self, arguments: dict[str, Any]) -> None:
         """Store the arguments of `__init__` under their names."""
@@ -74,19 +78,21 @@ class Ensemble(BaseEstimator):
     def _checked_rows(self, X: Any) -> Any:
         check_is_fitted(self)
         dtype = (np.float64, np.float32)
-        return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
+        with advice.checking(self, X):
+            return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
 
     def _checked_data(self, X: Any, y: Any) -> tuple[Any, Any]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            # Rows must be contiguous: converted once for all members, which take rows of it.
-            order="C",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-        )
+        with advice.checking(self, X, y=y):
+            X, y = validate_data(
+                self,
+                X,
+                y,
+                accept_sparse=["csr", "csc"],
+                # Rows must be contiguous: converted once for all members, which take rows of it.
+                order="C",
+                multi_output=True,
+                dtype=(np.float64, np.float32),
+            )
         return (X.tocsr() if issparse(X) else X), y
 
 

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.locks import NetLock
-from fastmlp.estimators.mlp import solvers
+from fastmlp.estimators.mlp import advice, solvers
 from fastmlp.estimators.mlp.blas import one_thread
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
 from fastmlp.estimators.mlp.parameters import (
@@ -90,6 +90,9 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """The number of names that `get_feature_names_out` returns."""
         return int(self.coefs_[-1].shape[0])
 
+    def _validate_params(self) -> None:
+        advice.check_parameters(self, super()._validate_params)
+
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
         # one's kernels read.
@@ -112,8 +115,10 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Any:
         self._hidden_sizes()  # Raises before the data are checked.
+        advice.warn_of_idle_scoring(self)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        X, y = self._validate_input(X, y, incremental, reset=first_pass)
+        with advice.checking(self, X, y=y, sample_weight=sample_weight):
+            X, y = self._validate_input(X, y, incremental, reset=first_pass)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
         part = RowSubset(X, y, self._checked_weight(sample_weight, X, y))
         return self._learn(part, incremental, first_pass, validation)
@@ -252,6 +257,7 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             loop.fit(engine, state, Epochs(self, data, batch_size, self._held_out, incremental))
             if self.early_stopping:
                 state.assign(flat_of(self._best_coefs, self._best_intercepts))
+                advice.warn_of_first_epoch(self)
         finally:
             del self._held_out
             write_back(state, self.coefs_, self.intercepts_)
@@ -303,7 +309,8 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return self._outputs(self._validated_rows(X) if check_input else X)
 
     def _validated_rows(self, X: Any) -> Any:
-        return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        with advice.checking(self, X):
+            return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
 
     def _outputs(self, X: Any, hidden: bool = False) -> Array:
         """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""

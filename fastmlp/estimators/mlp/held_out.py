@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastmlp.backends.protocol import Data, Engine
+from fastmlp.estimators.mlp.advice import checking
 from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.network.state import NetState
 
@@ -66,9 +67,16 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
         given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
         raise ValueError(f"{given} is provided, but {lacks} was not provided.")
     dtype = (np.float64, np.float32)
-    X, y = validate_data(
-        estimator, X, y, accept_sparse=["csr", "csc"], multi_output=True, dtype=dtype, reset=False
-    )
+    with checking(estimator, X, y_val=y, sample_weight_val=weight):
+        X, y = validate_data(
+            estimator,
+            X,
+            y,
+            accept_sparse=["csr", "csc"],
+            multi_output=True,
+            dtype=dtype,
+            reset=False,
+        )
     weight = None if weight is None else _check_sample_weight(weight, X)
     targets = estimator._binarized(y)
     if targets.shape[1] != estimator.n_outputs_:

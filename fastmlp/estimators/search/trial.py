@@ -156,6 +156,8 @@ def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
     """Return X and y as `fit` converts them; None if `fit` or `predict` would refuse them."""
     if getattr(getattr(X, "dtype", None), "kind", "f") in "US":
         return None  # `fit` converts text to numbers.
+    if np.ma.isMaskedArray(X) or np.ma.isMaskedArray(y):
+        return None
     options: dict[str, Any] = {"multi_output": True, "dtype": (np.float64, np.float32)}
     try:
         X, y = validate_data(clone(estimator), X, y, **options)

@@ -56,7 +56,7 @@ def test_an_activation_for_each_layer_and_one_of_your_own() -> None:
     hidden = model.transform(X)
     assert hidden.shape == (len(X), 3)
     assert (hidden >= 0).all()
-    with pytest.raises(ValueError, match="names 1 layers, but layer_sizes has 2"):
+    with pytest.raises(ValueError, match="names 1 layer, but layer_sizes has 2"):
         clone(model).set_params(activation=["gelu"]).fit(X, LABELS)
 
 

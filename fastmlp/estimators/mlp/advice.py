@@ -1,0 +1,107 @@
+"""What to do about settings and data that scikit-learn refuses, added to its words."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import InvalidParameterError
+
+from fastmlp import validation
+from fastmlp._process.warnings import warn
+from fastmlp.estimators.mlp.solvers import SOLVERS
+from fastmlp.estimators.mlp.to_core import ACTIVATIONS
+from fastmlp.rules import activations, optimizers
+from fastmlp.rules.schedules import SCHEDULES
+from fastmlp.validation import hints
+from fastmlp.validation.suggestions import suggestion
+
+SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
+LOSSES = {"squared_error": "mse mean_squared_error l2", "poisson": "poisson_nll"}
+NO_NUMBER = "could not convert string to float"
+
+
+def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
+    """Run scikit-learn's check of an estimator's parameters."""
+    try:
+        check()
+    except InvalidParameterError as error:
+        found = re.match(r"The '(\w+)' parameter", str(error))
+        name = found[1] if found else ""
+        advice = _advice(name, getattr(estimator, name, None), type(estimator).__name__)
+        if advice:
+            error.args = (f"{error} {advice}",)
+        raise
+
+
+@contextmanager
+def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
+    """Check that no entries of data are masked; say of text in X where it is, and what to do.
+
+    Where columns have no names scikit-learn's words stay as they are, and a note is added.
+
+    Raises
+    ------
+    ValueError
+        If an entry is masked.
+    """
+    for name, given in {"X": X, **others}.items():
+        validation.unmasked(given, type(estimator).__name__, name)
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(NO_NUMBER):
+            told = hints.of_kind(X, np.asarray(X), "X")
+            if hasattr(X, "columns"):
+                error.args = (f"{error}{told}",)
+            else:
+                error.add_note(f"X holds {told.lstrip(': ')}")
+        raise
+
+
+def warn_of_first_epoch(estimator: Any) -> None:
+    """Warn if early stopping has ended a fit, and has kept the parameters of the first epoch."""
+    scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
+    # With less patience the first epoch may be the best by chance.
+    if len(scores) <= max(patience, 5) or not scores[0] < 1.0 or scores[0] < max(scores):
+        return
+    other = "" if estimator.scoring == "loss" else '; scoring="loss" looks at the loss instead'
+    warn(
+        f"{type(estimator).__name__}: early stopping kept the parameters of the first epoch: no "
+        f"later one of {len(scores)} had a validation score above {scores[0]:.4g}{other}",
+        ConvergenceWarning,
+    )
+
+
+def warn_of_idle_scoring(estimator: Any) -> None:
+    """Warn if `scoring` is set, and nothing is scored."""
+    if estimator.scoring is not None and not estimator.early_stopping:
+        warn(
+            f"{type(estimator).__name__}: scoring={estimator.scoring!r} is not used without "
+            "early_stopping=True",
+            UserWarning,
+        )
+
+
+def _advice(name: str, value: Any, kind: str) -> str:
+    """Return what may be meant by a parameter's value, as a sentence, or nothing."""
+    if name == "activation":
+        return _sentence(suggestion(value, ACTIVATIONS, activations.SYNONYMS))
+    if name == "solver" and type(value) in SCHEDULES.values():
+        return f"Did you mean Adam({value!r})?"
+    if name == "solver":
+        return _sentence(suggestion(value, SOLVERS, optimizers.SYNONYMS))
+    if name == "learning_rate" and isinstance(value, float):
+        return f"Did you mean learning_rate_init={value!r}?"
+    if name == "learning_rate":
+        return _sentence(suggestion(value, SCHEDULE_NAMES))
+    if name == "loss" and not isinstance(value, str):
+        return f"Did you mean {kind}(hidden_layer_sizes={value!r})?"
+    return _sentence(suggestion(value, LOSSES, LOSSES)) if name == "loss" else ""
+
+
+def _sentence(meant: str) -> str:
+    words = meant.strip(",:; ")
+    return words[:1].upper() + words[1:]
