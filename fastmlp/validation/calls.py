@@ -30,7 +30,7 @@ def explained(target: F) -> F:
     if not isinstance(target, type):
         return _explaining(target)
     name = "__init__" if "__init__" in vars(target) else "__new__"
-    setattr(target, name, _explaining(vars(target)[name]))
+    setattr(target, name, _explaining(getattr(target, name)))
     return target
 
 

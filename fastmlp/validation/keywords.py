@@ -16,7 +16,6 @@ GROUPS = [
     "loss loss_function loss_fn loss_func criterion objective cost cost_function",
     "optimizer solver optimiser optim opt algorithm updater",
     "every step_size transition_steps decay_steps",
-    "schedule scheduler after_scheduler lr learning_rate",
     "learning_rate_init learning_rate lr eta eta0 step_size initial_learning_rate init_value "
     "max_lr base_lr peak_value init_lr learn_rate",
     "l2 alpha l2_reg l2_regularization reg_lambda lambda_ reg regularization regularizer "
@@ -169,6 +168,7 @@ SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR
 ADVICE: dict[str, dict[str, str]] = {
     "MLP": NET,
     "MLPSearchCV": SEARCH,
+    "Warmup": {"learning_rate": "it is the first argument, a rate or a schedule: Warmup(0.01)"},
     "MLP.fit": FIT,
     "fit_many": MANY,
     **dict.fromkeys(("Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "Custom"), OPTIMIZER),

@@ -58,7 +58,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"layer_sizes\[1\] must be an integer of 1 or more, got 2.5",
     ),
     (lambda: MLP((3, True, 1)), TypeError, r"layer_sizes\[1\] must be an integer .* got True"),
-    (lambda: net(activation="slu"), ValueError, "unknown activation 'slu'; known: elu, gelu"),
+    (
+        lambda: net(activation="slu"),
+        ValueError,
+        "unknown activation 'slu', did you mean '[a-z]+lu'. known: elu, gelu",
+    ),
     (
         lambda: net(activation=["relu"] * 2),
         ValueError,
@@ -90,7 +94,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net(optimizer="adm"),
         ValueError,
-        "unknown optimizer 'adm'; known: adagrad, adam, adamw",
+        "unknown optimizer 'adm', did you mean 'adam'. known: adagrad, adam, adamw",
     ),
     (lambda: net(optimizer=Adam), TypeError, "optimizer must be a name, an optimizer such as Adam"),
     (lambda: net(optimizer=3), TypeError, "optimizer must be a name.*got 3; known names: adagrad"),
@@ -100,7 +104,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: net(l1="a"), TypeError, "MLP: l1 must be a finite number of 0 or more, got 'a'"),
     (lambda: net(penalties={"l3": 1}), ValueError, "unknown penalty 'l3'; known: l1, l2"),
     (lambda: net(penalties=[1]), TypeError, "penalties must be a mapping"),
-    (lambda: net(initializer="xavier"), ValueError, "unknown initializer 'xavier'; known: glorot"),
+    (
+        lambda: net(initializer="xavier"),
+        ValueError,
+        "unknown initializer 'xavier', did you mean 'glorot_uniform'. known: glorot",
+    ),
     (lambda: net(initializer=3), TypeError, "initializer must be a name or a function, got 3"),
     (
         lambda: net(initializer=lambda generator, shape: np.ones(2)),
@@ -118,7 +126,11 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: net(n_threads=0), ValueError, "n_threads must be an integer of 1 or more, got 0"),
     (lambda: setattr(net(), "n_threads", 0), ValueError, "n_threads must be an integer of 1"),
     (lambda: setattr(net(), "n_threads", 1.0), TypeError, "n_threads must be an integer of 1"),
-    (lambda: net(device="gpu"), ValueError, "unknown device 'gpu'; known: cpu, cuda"),
+    (
+        lambda: net(device="gpu"),
+        ValueError,
+        "unknown device 'gpu', did you mean 'cuda'. known: cpu, cuda",
+    ),
     (
         lambda: net().fit(X, Y, epochs=0),
         ValueError,
@@ -144,7 +156,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net().fit(X[0], Y),
         ValueError,
-        r"X must have shape .* got \(3,\); for one feature use",
+        r"X must have shape .* got \(3,\); for one row use X.reshape\(1, -1\)",
     ),
     (
         lambda: net().fit(X[:, :2], Y),
@@ -171,7 +183,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net().fit(spoilt(1e300), Y),
         ValueError,
-        "X must be finite as float32, got inf in row 4, column 2",
+        "X must be finite as float32, got 1e.300 in row 4, column 2, beyond the largest number, 3.4e.38; scale X, or use dtype='float64'",
     ),
     (
         lambda: net().fit(X, [1, 1, np.nan, 1, 1, 1]),
@@ -182,7 +194,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net().fit(X, np.ones((6, 2))),
         ValueError,
-        "y has 2 columns, but the net has 1 outputs",
+        "y has 2 columns, but the net has 1 output$",
     ),
     (lambda: net().fit(X, np.ones((6, 1, 1))), ValueError, "y must have shape"),
     (lambda: net().fit(X + 1j, Y), TypeError, "X must hold real numbers, got dtype complex128"),
@@ -299,7 +311,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net(loss=Loss(own_loss, targets="clases")),
         ValueError,
-        "Loss: unknown targets 'clases'; known: classes, count, real, unit",
+        "Loss: unknown targets 'clases', did you mean 'classes'. known: classes, count, real, unit",
     ),
     (
         lambda: net(loss=Loss(own_loss, over_outputs="max")),

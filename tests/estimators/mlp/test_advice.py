@@ -1,0 +1,129 @@
+"""What to do, beside scikit-learn's words; warnings of settings that do nothing or too much."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pairs import X
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier as Theirs
+
+from fastmlp import (
+    Cosine,
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+)
+from fastmlp.compiler.jit import INTERPRETED
+
+LABELS, REAL = (X[:, 0] > 0).astype(int), X[:, 0]
+FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]})
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
+SETTINGS: list[tuple[Any, str]] = [
+    (
+        MLPRegressor((64, 32)),
+        r"Got \(64, 32\) instead. Did you mean MLPRegressor\(hidden_layer_sizes=\(64, 32\)\)\?$",
+    ),
+    (MLPRegressor(64), r"Did you mean MLPRegressor\(hidden_layer_sizes=64\)\?$"),
+    (MLPRegressor("mse"), r"Got 'mse' instead. Did you mean 'squared_error'\?$"),
+    (MLPClassifier(activation="ReLU"), r"Got 'ReLU' instead. Did you mean 'relu'\?$"),
+    (MLPClassifier(activation="swish"), r"Did you mean 'silu'\?$"),
+    (MLPClassifier(solver="Adam"), r"Got 'Adam' instead. Did you mean 'adam'\?$"),
+    (MLPClassifier(solver="momentum"), r"Write SGD\(0.01, momentum=0.9\)$"),
+    (MLPClassifier(solver=Cosine(0.1)), r"Did you mean Adam\(Cosine\(learning_rate=0.1.*\)\)\?$"),
+    (MLPClassifier(learning_rate=0.1), r"Got 0.1 instead. Did you mean learning_rate_init=0.1\?$"),
+    (MLPClassifier(learning_rate="adaptiv"), r"Did you mean 'adaptive'\?$"),
+    (MLPClassifier(alpha="a"), r"Got 'a' instead\.$"),
+    (MLPEnsembleRegressor((64, 32)), r"Did you mean MLPEnsembleRegressor\(hidden_layer_sizes="),
+    (MLPEnsembleClassifier(activation="ReLU"), r"Did you mean 'relu'\?$"),
+]
+
+
+@pytest.mark.parametrize(("model", "words"), SETTINGS)
+def test_a_setting_that_is_refused(model: Any, words: str) -> None:
+    name = type(model).__name__
+    with pytest.raises(ValueError, match=f"^The '[a-z_]+' parameter of {name} must be .*{words}"):
+        model.fit(X, LABELS)
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPEnsembleClassifier])
+def test_text_in_a_frame_names_its_column(kind: Any) -> None:
+    told = (
+        r"^could not convert string to float: 'u': text, such as 'u' in column 'b'; encode it: "
+        r"pandas.get_dummies\(X, dtype=float\), or scikit-learn's OneHotEncoder$"
+    )
+    with pytest.raises(ValueError, match=told):
+        kind().fit(FRAME, [0, 1])
+
+
+def test_text_in_an_array_has_the_words_of_scikit_learn_and_a_note() -> None:
+    rows = FRAME.to_numpy()
+    with pytest.raises(ValueError, match="could not convert") as theirs:
+        Theirs().fit(rows, [0, 1])
+    with pytest.raises(ValueError, match="could not convert") as ours:
+        MLPClassifier().fit(rows, [0, 1])
+    assert str(ours.value) == str(theirs.value)
+    assert "X holds text, such as 'u' in column 1; encode it" in ours.value.__notes__[0]
+
+
+MASKED = np.ma.masked_greater(X, 1.0)
+
+
+@pytest.mark.parametrize(
+    "kind", [MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor]
+)
+def test_masked_entries_are_refused(kind: Any) -> None:
+    name, model = kind.__name__, kind(**SMALL)
+    y = LABELS if "Classifier" in name else REAL
+    with pytest.raises(ValueError, match=f"^{name}: X has masked entries; fill them in, or leave"):
+        model.fit(MASKED, y)
+    with pytest.raises(ValueError, match=f"^{name}: y has masked entries"):
+        model.fit(X, np.ma.array(y, mask=y > 0))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_masked_entries_are_refused_after_a_fit() -> None:
+    # Without a masked entry it is an array as any other.
+    model = MLPRegressor(**SMALL).fit(np.ma.array(X), REAL)
+    told = "MLPRegressor: X has masked entries"
+    for call in (model.predict, model.transform, lambda rows: model.partial_fit(rows, REAL)):
+        with pytest.raises(ValueError, match=told):
+            call(MASKED)
+    with pytest.raises(ValueError, match=told):
+        model.fit(X, REAL, X_val=MASKED, y_val=REAL)
+    with pytest.raises(ValueError, match="MLPRegressor: sample_weight has masked entries"):
+        model.fit(X, REAL, sample_weight=np.ma.masked_greater(np.ones(len(X)), 0))
+    search = MLPSearchCV(MLPRegressor(**SMALL), {"alpha": [1e-4, 1e-3]}, cv=2)
+    with pytest.raises(ValueError, match=told):
+        search.fit(MASKED, REAL)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+def test_scoring_without_early_stopping_warns() -> None:
+    told = "MLPClassifier: scoring='roc_auc' is not used without early_stopping=True"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with pytest.warns(UserWarning, match=told):
+            MLPClassifier(**SMALL, scoring="roc_auc").fit(X, LABELS)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
+    rare = np.zeros(400, int)
+    rare[::20] = 1
+    rows = np.random.default_rng(3).standard_normal((400, 4))
+    model = MLPClassifier((8,), early_stopping=True, random_state=0)
+    told = (
+        r"MLPClassifier: early stopping kept the parameters of the first epoch: no later one of "
+        r'\d+ had a validation score above 0\.95; scoring="loss" looks at the loss instead'
+    )
+    with pytest.warns(ConvergenceWarning, match=told):
+        model.fit(rows, rare)
+    assert model.validation_scores_[0] == max(model.validation_scores_)
+    # By the loss there is progress, and nothing to warn of.
+    assert model.set_params(scoring="loss", max_iter=500).fit(rows, rare).n_iter_ > 11
