@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, Status
+from fastmlp.rules.losses import LOSSES
 
 X = np.random.default_rng(0).uniform(-1, 1, (30, 3))
 Y = X[:, 0]
@@ -40,7 +41,9 @@ def test_what_is_not_finite_is_named_with_its_place(number: float) -> None:
 def test_a_number_beyond_float32_is_not_finite_there() -> None:
     x = X.copy()
     x[3, 1] = 1e300
-    with pytest.raises(ValueError, match="X must be finite as float32, got inf in row 3, column 1"):
+    with pytest.raises(
+        ValueError, match=r"X must be finite as float32, got 1e\+300 in row 3, column 1"
+    ):
         make().predict(x)
     assert np.isfinite(make(dtype="float64").predict(x)).all()
 
@@ -85,7 +88,8 @@ def test_a_single_row_trains(loss: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("n_classes", [1, 2])
 def test_a_single_class_is_learnt(n_classes: int) -> None:
-    net = make((3, 5, n_classes), loss="cross_entropy", optimizer=Adam(0.05))
+    # By its name the loss is refused where it has one output, but files of such nets are in use.
+    net = make((3, 5, n_classes), loss=LOSSES["cross_entropy"], optimizer=Adam(0.05))
     history = net.fit(X, np.zeros(30, int), epochs=50)
     assert history.loss[-1] <= history.loss[0]
     assert (net.predict(X)[:, 0] > 0.5).all()

@@ -167,4 +167,4 @@ def _each(given: Any, name: str, n: int) -> list[Any]:
 
 def _as_many(given: Sequence[Any], name: str, n: int) -> None:
     if len(given) != n:
-        raise ValueError(f"{WHO}: there are {n} nets, but {name} has {len(given)} entries")
+        raise ValueError(f"{WHO}: there are {n} nets, but {name} has the length {len(given)}")

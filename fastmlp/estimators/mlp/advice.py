@@ -20,6 +20,8 @@ from fastmlp.validation.suggestions import suggestion
 
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
 LOSSES = {"squared_error": "mse mean_squared_error l2", "poisson": "poisson_nll"}
+# With less patience the first epoch may be the best by chance.
+PATIENT = 5
 NO_NUMBER = "could not convert string to float"
 
 
@@ -64,8 +66,9 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
 def warn_of_first_epoch(estimator: Any) -> None:
     """Warn if early stopping has ended a fit, and has kept the parameters of the first epoch."""
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
-    # With less patience the first epoch may be the best by chance.
-    if len(scores) <= max(patience, 5) or not scores[0] < 1.0 or scores[0] < max(scores):
+    if patience < PATIENT or len(scores) <= patience:
+        return
+    if not scores[0] < 1.0 or scores[0] < max(scores):
         return
     other = "" if estimator.scoring == "loss" else '; scoring="loss" looks at the loss instead'
     warn(

@@ -115,7 +115,8 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Any:
         self._hidden_sizes()  # Raises before the data are checked.
-        advice.warn_of_idle_scoring(self)
+        if not incremental:
+            advice.warn_of_idle_scoring(self)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         with advice.checking(self, X, y=y, sample_weight=sample_weight):
             X, y = self._validate_input(X, y, incremental, reset=first_pass)
