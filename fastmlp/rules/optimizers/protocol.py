@@ -105,7 +105,8 @@ def check_learning_rate(optimizer: Any) -> None:
         wanted = f"{rate.__name__}(...)"
         raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {wanted}")
     if not callable(rate):
-        expected = "a finite number above 0 or a schedule, such as Cosine(0.001)"
+        expected = "a finite number above 0 or a schedule"
+        expected += ", such as Cosine(0.001)" if isinstance(rate, str) else ""
         number = scalars.real(name, "learning_rate", rate, expected, scalars.is_positive(rate))
         object.__setattr__(optimizer, "learning_rate", number)
 
