@@ -44,8 +44,8 @@ GROUPS = [
     "dropout dropout_rate dropout_p",
     "batch_norm batchnorm batch_normalization use_batch_norm layer_norm normalization",
     "bias use_bias fit_intercept",
-    "clipnorm clip_norm clip clipvalue max_grad_norm gradient_clip_norm grad_clip clip_grad_norm "
-    "global_clipnorm",
+    "clipvalue clip_value clip grad_clip gradient_clip clip_grad_value",
+    "clipnorm clip_norm max_grad_norm gradient_clip_norm clip_grad_norm global_clipnorm",
     "warm_start initial_epoch",
     "checkpoint save_path checkpoint_path filepath",
     "beta_1 beta1 b1 betas",
@@ -97,6 +97,7 @@ _OF_OPTIMIZER = {
     "beta_2": "the optimizer has it: optimizer=Adam(beta_2=0.999)",
     "epsilon": "the optimizer has it: optimizer=Adam(epsilon=1e-8)",
     "rho": "the optimizer has it: optimizer=RMSprop(rho=0.9)",
+    "clipvalue": "the optimizer has it: optimizer=Adam(clipvalue=1.0)",
 }
 _LACKING = {
     "dropout": "there is no dropout; l2, l1 and a callback that stops early regularise",
@@ -140,7 +141,7 @@ ESTIMATOR = {
     "initializer": "scikit-learn's is built in: glorot_uniform; MLP has initializer",
     "loss": "the classifiers' is cross-entropy; MLP has others",
     "output_activation": "it follows from the targets; MLP has output_activation",
-    "clipnorm": "the estimators have none; see apply_gradient of MLP",
+    "clipvalue": "an optimizer as the solver has it: solver=Adam(clipvalue=1.0)",
 }
 _OF_ESTIMATOR = {
     name: f"it is a parameter of the estimator: {name}=..., where it is made"
