@@ -58,8 +58,9 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     known = {p.name: p for p in parameters}
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     values = args[method:]
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for keyword in kwargs:
-        if keyword not in known:
+        if keyword not in known and not takes_any:
             from fastmlp.validation import keywords
 
             meant = keywords.suggestion_for(keyword, known, who)

@@ -202,6 +202,12 @@ POSITIONAL: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]
         {},
         r"MLPClassifier: takes 2 positional arguments .*; name the others: solver=.*",
     ),
+    (
+        MLPSearchCV(MLPClassifier(), {}).fit,
+        (),
+        {"groups": 1},
+        "MLPSearchCV.fit: missing 1 .*: 'X'.*",
+    ),
     (Cosine, (), {}, "Cosine: missing 1 required argument: 'learning_rate'.*"),
 ]
 
