@@ -82,8 +82,10 @@ def _explanation(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _too_many(
     who: str, values: tuple[Any, ...], positional: list[str], known: Mapping[str, Any]
 ) -> str:
-    if len(positional) == 1 and all(isinstance(value, int) for value in values):
-        return f"{positional[0]} must be one sequence, got {len(values)} numbers: {who}({values!r})"
+    sizes = next((name for name in positional if name.endswith("layer_sizes")), None)
+    if sizes and all(isinstance(value, int) for value in values):
+        given = repr(values) if sizes == positional[0] else f"{sizes}={values!r}"
+        return f"{sizes} must be one sequence, got {len(values)} numbers: {who}({given})"
     taken = f"{count(len(positional), 'positional argument')} ({', '.join(positional)})"
     others = ", ".join(f"{name}=..." for name in known if name not in positional)
     advice = f"; name the others: {others}" if others else ""

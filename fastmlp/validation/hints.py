@@ -28,11 +28,8 @@ def of_shape(given: object, array: Array, n_features: int) -> str:
 def of_kind(given: object, array: Array, name: str) -> str:
     """Return how to make real numbers of an array of another dtype."""
     if array.dtype.kind in "mM":
-        return (
-            f"; {name} / np.timedelta64(1, 'D') are days"
-            if array.dtype.kind == "m"
-            else (f"; ({name} - {name}.min()) / np.timedelta64(1, 'D') are days")
-        )
+        spans = name if array.dtype.kind == "m" else f"({name} - {name}.min())"
+        return f"; {spans} / np.timedelta64(1, 'D') are days"
     if array.dtype.kind == "V":
         fields = "np.lib.recfunctions.structured_to_unstructured"
         return f"; try {fields}({name})" if array.dtype.names else f"; try {name}.astype('float32')"
@@ -44,7 +41,7 @@ def of_kind(given: object, array: Array, name: str) -> str:
         try:
             numbers = column.astype(float)
         except (TypeError, ValueError):
-            return _of_value(next(_no_numbers(column)), given, name, its)
+            return _of_value(next(_no_numbers(column), column[0]), given, name, its)
         if np.isnan(numbers).any():
             return _of_value(None, given, name, its)
     return f"; try np.asarray({name}, float)"

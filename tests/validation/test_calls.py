@@ -15,6 +15,7 @@ from fastmlp import (
     SGD,
     Adam,
     AdamW,
+    Constant,
     Cosine,
     Custom,
     Exponential,
@@ -183,6 +184,19 @@ POSITIONAL: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]
         (3, 8, 1),
         {},
         r"MLP: layer_sizes must be one sequence, got 3 numbers: MLP\(\(3, 8, 1\)\)",
+    ),
+    (
+        MLPRegressor,
+        (64, 32, 16, 8),
+        {},
+        r"MLPRegressor: hidden_layer_sizes must be one sequence, got 4 numbers: "
+        r"MLPRegressor\(hidden_layer_sizes=\(64, 32, 16, 8\)\)",
+    ),
+    (
+        Constant,
+        (1, 2),
+        {},
+        r"Constant: takes 1 positional argument \(learning_rate\), but 2 were given",
     ),
     (MLP, ((3, 8), "relu"), {}, r"MLP: takes 1 positional argument \(layer_sizes\), but 2 were .*"),
     (MLP, (), {}, r"MLP: missing 1 required argument: 'layer_sizes'; call MLP\(layer_sizes\)"),

@@ -53,6 +53,7 @@ ROWS: dict[str, tuple[Any, str]] = {
         r"datetime64\[D\]; \(X - X.min\(\)\) / np.timedelta64\(1, 'D'\) are days$",
     ),
     "time spans": (np.array([[1, 2]], "m8[h]"), r"\[h\]; X / np.timedelta64\(1, 'D'\) are days$"),
+    "lists as objects": (np.array([[1, [2]]], object), "a list in column 1; make numbers of it$"),
     "fields": (np.zeros(2, "f8,f8"), r"try np.lib.recfunctions.structured_to_unstructured\(X\)$"),
     "a file's name": ("data.csv", "X must be an array of real numbers, got str$"),
     "a generator": ((row for row in X), r"got generator; try np.array\(list\(X\)\)$"),

@@ -32,7 +32,7 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
     except InvalidParameterError as error:
         found = re.match(r"The '(\w+)' parameter", str(error))
         name = found[1] if found else ""
-        advice = _advice(name, getattr(estimator, name, None), type(estimator).__name__)
+        advice = _advice(name, getattr(estimator, name, None), estimator)
         if advice:
             error.args = (f"{error} {advice}",)
         raise
@@ -88,8 +88,11 @@ def warn_of_idle_scoring(estimator: Any) -> None:
         )
 
 
-def _advice(name: str, value: Any, kind: str) -> str:
+def _advice(name: str, value: Any, estimator: Any) -> str:
     """Return what may be meant by a parameter's value, as a sentence, or nothing."""
+    kind, first = type(estimator).__name__, estimator.hidden_layer_sizes
+    if name == "activation" and isinstance(value, int):
+        return f"Did you mean {kind}(hidden_layer_sizes=({first!r}, {value!r}))?"
     if name == "activation":
         return _sentence(suggestion(value, ACTIVATIONS, activations.SYNONYMS))
     if name == "solver" and type(value) in SCHEDULES.values():

@@ -29,6 +29,7 @@ SETTINGS: list[tuple[Any, str]] = [
         r"Got \(64, 32\) instead. Did you mean MLPRegressor\(hidden_layer_sizes=\(64, 32\)\)\?$",
     ),
     (MLPRegressor(64), r"Did you mean MLPRegressor\(hidden_layer_sizes=64\)\?$"),
+    (MLPClassifier(64, 32), r"Did you mean MLPClassifier\(hidden_layer_sizes=\(64, 32\)\)\?$"),
     (MLPRegressor("mse"), r"Got 'mse' instead. Did you mean 'squared_error'\?$"),
     (MLPClassifier(activation="ReLU"), r"Got 'ReLU' instead. Did you mean 'relu'\?$"),
     (MLPClassifier(activation="swish"), r"Did you mean 'silu'\?$"),
