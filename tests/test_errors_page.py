@@ -1,0 +1,183 @@
+"""docs/errors.md: each message that it quotes is raised."""
+
+import copy
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+import fastmlp
+from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
+from fastmlp.compiler.jit import INTERPRETED
+
+PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
+QUOTED = re.findall(r"^### `(.*)`$", PAGE, flags=re.MULTILINE)
+X, Y = np.ones((6, 3)), np.ones(6)
+LABELS = [0, 1, 2, 0, 1, 2]
+
+
+def net(**settings: Any) -> MLP:
+    return MLP((3, 4, 1), seed=0, **settings)
+
+
+def fit(X: Any = X, Y: Any = Y, loss: str = "mse", **settings: Any) -> Any:
+    return net(loss=loss).fit(X, Y, epochs=1, **settings)
+
+
+def fit_classes(labels: Any) -> Any:
+    return MLP((3, 4, 3), loss="cross_entropy", seed=0).fit(X, labels)
+
+
+def classifier(**settings: Any) -> Any:
+    return MLPClassifier((2,), max_iter=5, random_state=0, **settings)
+
+
+def spoilt(value: float) -> Any:
+    x = X.copy()
+    x[4, 2] = value
+    return x
+
+
+def bump(z: Any) -> Any:
+    return z, z / z
+
+
+def lookup(z: Any) -> Any:
+    return z, len(z.hex()) * z
+
+
+def diverge() -> None:
+    MLP((3, 4, 1), optimizer=SGD(0.1), seed=0).fit(np.arange(18).reshape(6, 3), 1e9 * Y)
+
+
+def fit_in_a_callback() -> None:
+    def again(report: Report) -> None:
+        report.net.fit(X, Y)
+
+    fit(callbacks=again)
+
+
+def predict_far() -> None:
+    model = net()
+    model.parameters[:] = 1e30
+    model.predict(1e30 * X)
+
+
+def resume_another() -> None:
+    net().fit(X, Y, epochs=5, checkpoint="run.safetensors")
+    net().fit(X, Y, epochs=7, checkpoint="run.safetensors", resume=True)
+
+
+def load_text() -> None:
+    Path("notes.txt").write_text("Here is no net, but a page of notes.")
+    fastmlp.load("notes.txt")
+
+
+def load_without_rule() -> None:
+    net(activation=bump).save("bump.safetensors")
+    fastmlp.load("bump.safetensors")
+
+
+def save_without_safetensors() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors", None)
+        patch.setitem(sys.modules, "safetensors.numpy", None)
+        net().save("net.safetensors")
+
+
+def convert_gelu() -> None:
+    from skl2onnx import to_onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = classifier(activation="gelu").fit(X, LABELS)
+    to_onnx(model, X[:1])
+
+
+# By the words that the page quotes.
+CAUSES: dict[str, Callable[[], Any]] = {
+    "X has 2 features, but the net has 3 inputs": lambda: fit(X[:, :2]),
+    "X must have shape (n_rows, n_features)": lambda: fit(X[0]),
+    "X has 6 rows, but y has 5": lambda: fit(Y=Y[:5]),
+    "y has 2 columns, but the net has 1 output": lambda: fit(Y=np.ones((6, 2))),
+    "must be finite as float32, got nan in row 4, column": lambda: fit(spoilt(np.nan)),
+    "X must hold real numbers, got dtype object": lambda: fit(X.astype(object)),
+    "X must be an array of real numbers, got": lambda: fit(row for row in X),
+    "X is a sparse matrix; use X.toarray()": lambda: fit(csr_matrix(X)),
+    "X has masked entries": lambda: fit(np.ma.array(X, mask=X > 0)),
+    "X has no rows": lambda: fit(X[:0], Y[:0]),
+    "class labels must be from 0 to 2": lambda: fit_classes([1, 2, 3, 1, 2, 3]),
+    "class labels must be integers from 0 to 2": lambda: fit_classes(Y),
+    "y must be in [0, 1] for this loss": lambda: fit(Y=2 * Y, loss="binary_cross_entropy"),
+    "y must be 0 or more for this loss": lambda: fit(Y=-Y, loss="poisson"),
+    "sample_weight must be 0 or more, and not all 0": lambda: fit(sample_weight=-Y),
+    "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
+    "could not convert string to float": lambda: classifier().fit([["a"], ["b"]], [0, 1]),
+    "is expecting 3 features as input": lambda: (
+        classifier(tol=1e9, n_iter_no_change=1).fit(X, LABELS).predict(X[:, :2])
+    ),
+    "unknown activation 'softplu'": lambda: net(activation="softplu"),
+    "unknown keyword 'hidden_layer_sizes'": lambda: net(hidden_layer_sizes=(4,)),
+    "layer_sizes must be a sequence of integers": lambda: MLP(8),  # type: ignore[arg-type]
+    "optimizer must be a name, an optimizer such as Adam(), or an update rule": lambda: net(
+        optimizer=Adam
+    ),
+    "owns its output link 'sigmoid'; output_activation must be None": lambda: net(
+        loss="binary_cross_entropy", output_activation="relu"
+    ),
+    "activation must be a function activation(z) -> (value, slope), but it returned": lambda: net(
+        activation=lambda z: z
+    ),
+    "does not compile": lambda: net(activation=lookup).predict(X),
+    "dtype must be 'float32' or 'float64'": lambda: net(dtype="float16"),
+    "partial_fit does not support early_stopping=True": lambda: MLPRegressor(
+        early_stopping=True
+    ).partial_fit(X, Y),
+    "is not fitted yet": lambda: classifier().predict(X),
+    "fit diverged in epoch": diverge,
+    "Maximum iterations (5) reached and the optimization hasn't converged yet.": lambda: (
+        classifier().fit(X, LABELS)
+    ),
+    "a fit of this net is running": fit_in_a_callback,
+    "needs 13 TB, and": lambda: MLP((100_000, 10_000_000, 1)),
+    "not all predictions are finite": predict_far,
+    "is a checkpoint of another fit: its epochs is 5, here it is 7; resume=False starts over": (
+        resume_another
+    ),
+    "not a safetensors file": load_text,
+    "is a rule of somebody's own, and no file holds code": load_without_rule,
+    "files need safetensors: pip install": save_without_safetensors,
+    "has no ONNX node here": convert_gelu,
+}
+
+
+def test_there_is_a_cause_for_each_quoted_message() -> None:
+    assert sorted(QUOTED) == sorted(CAUSES)
+    assert len(QUOTED) >= 30
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing is compiled")
+@pytest.mark.parametrize("words", QUOTED)
+def test_a_quoted_message_is_raised(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Warnings are errors here, so that both are raised."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((Exception, Warning)) as caught:
+        CAUSES[words]()
+    assert words in str(caught.value)
+
+
+def test_what_the_page_advises_works() -> None:
+    model = copy.deepcopy(net())
+    model.fit(X.reshape(len(X), -1), Y, epochs=1)
+    model.predict(X[0].reshape(1, -1))
+    classes, labels = np.unique(["b", "a", "c"] * 2, return_inverse=True)
+    assert list(classes) == ["a", "b", "c"]
+    fit_classes(labels)
