@@ -40,7 +40,7 @@ nets = [
     MLP((1, 32, 32, 1), activation="gelu", loss=quantile(q), optimizer=Adam(Cosine(0.01)), seed=0)
     for q in levels
 ]
-fit_many(nets, X, y, epochs=60, n_threads=2)
+histories = fit_many(nets, X, y, epochs=60, n_threads=2)
 
 # %%
 # Each quantile should have its share of the rows below it, also of rows that it has not seen.
