@@ -1,0 +1,56 @@
+"""The site's build: ``sphinx-build -n -W --keep-going -b html docs <folder>``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import fastmlp
+
+project = "fastmlp"
+author = "the fastmlp developers"
+copyright = f"2026, {author}"
+release = version = fastmlp.__version__
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["gallery"]
+templates_path = ["_templates"]
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"fastmlp {release}"
+html_baseurl = "https://fastmlp.github.io/fastmlp/"
+html_static_path = ["_static"]
+html_css_files = ["fastmlp.css"]
+html_theme_options = {
+    "github_url": "https://github.com/fastmlp/fastmlp",
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "header_links_before_dropdown": 6,
+}
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "none"
+autosummary_generate = True
+numpydoc_show_class_members = False
+nitpick_ignore: list[tuple[str, str]] = []
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "doc_module": ("fastmlp",),
+    "min_reported_time": 5,
+    "show_memory": False,
+    "remove_config_comments": True,
+    "abort_on_example_error": True,
+}
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
