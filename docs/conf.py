@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import fastmlp
 
@@ -19,7 +19,10 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "docs.tools.links",
+    "docs.tools.parameters",
 ]
+default_role = "literal"
 exclude_patterns = ["gallery"]
 templates_path = ["_templates"]
 
@@ -41,7 +44,17 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"
 autosummary_generate = True
 numpydoc_show_class_members = False
-nitpick_ignore: list[tuple[str, str]] = []
+
+
+def skip_inherited(app, what, name, thing, skip, options):
+    """Leave out scikit-learn's own methods: their docstrings are pages of its site."""
+    module = getattr(getattr(thing, "fget", thing), "__module__", None) or ""
+    return True if module.startswith("sklearn.") else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_inherited)
+
 
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
