@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkouts, cold_start, estimators, machine, many, race, readme, report
+from benchmarks import checkouts, cold_start, estimators, machine, many, page, race, report
 from benchmarks.contestant import Contestant
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
@@ -54,7 +54,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--json", type=Path, help="where the results go, or come from")
     add("--from-json", action="store_true", help="render an earlier run's results again")
     add("--picture", type=Path, help="draw the ratios to a file")
-    add("--readme", action="store_true", help="rewrite the tables in README.md")
+    add("--pages", action="store_true", help="rewrite docs/benchmarks.md, and README's figures")
     return parser
 
 
@@ -95,7 +95,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
     for folder in options.checkouts:
         if not (folder / "fastmlp" / "__init__.py").is_file():
             parser.error(f"there is no fastmlp in {folder}")
-    for name in ("peers", "picture", "readme", "mkl_shim"):
+    for name in ("peers", "picture", "pages", "mkl_shim"):
         if getattr(options, name):
             parser.error(f"--{name.replace('_', '-')} does not go with --checkouts")
 
@@ -204,8 +204,8 @@ def main(words: list[str] | None = None) -> None:
         raise SystemExit("interrupted: no picture and no tables are written of part of a run")
     if options.picture:
         draw(results, options.picture)
-    if options.readme:
-        readme.rewrite(results, str(options.picture) if options.picture else None)
+    if options.pages:
+        page.rewrite(results, options.picture)
 
 
 if __name__ == "__main__":

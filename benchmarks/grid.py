@@ -98,7 +98,7 @@ def lines(records: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def table(records: list[dict[str, Any]]) -> Iterator[str]:
-    """The same as a sentence for the README."""
+    """The same as a sentence for docs/benchmarks.md."""
     for r in records:
         if "seconds" in r["fastmlp"] and "seconds" in r["sklearn"]:
             yield (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import compare, estimators, grid, many, peak, picture, race, readme, report, scores
+from benchmarks import compare, estimators, grid, many, page, peak, picture, race, report, scores
 from benchmarks.contestant import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.peers import PEERS
 from benchmarks.workloads import BY_NAME, WORKLOADS
@@ -121,30 +122,40 @@ def test_report_marks_the_fastest_peer_and_shows_losses(results: dict[str, Any])
     assert "ONNX Runtime: not installed: onnx" in text
 
 
-def test_readme_is_rewritten_between_its_markers(results: dict[str, Any], tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+def test_pages_are_rewritten_between_their_markers(results: dict[str, Any], tmp_path: Path) -> None:
+    readme, tables = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    tables.parent.mkdir()
+    for path in (readme, tables):
+        path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     for _ in range(2):
-        readme.rewrite(results, "all.png", page)
-    text = page.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("\nafter\n")
-    assert "old" not in text
+        page.rewrite(results, tmp_path / "all.png", readme, tables)
+    for path in (readme, tables):
+        text = path.read_text()
+        assert text.startswith("before\n")
+        assert text.endswith("\nafter\n")
+        assert "old" not in text
+    assert "](all.png)" in readme.read_text()
+    assert "the fastest peer of each net 1.00 times as long" in readme.read_text()
+    assert "(JAX 1.00, PyTorch 40.00)" in readme.read_text()
+    assert "](../all.png)" in text
     assert "**0.25x** (0.25 to 0.25), JAX" in text
     assert text.count("geometric mean") == 1
     assert "--mkl-shim" not in text
-    readme.rewrite({**results, "mkl_shim": True}, None, page)
-    assert (
-        "(`--mkl-shim`): its sgemm ran at nan GFLOP/s, NumPy's at 190, of 200." in page.read_text()
-    )
-    page.write_text("no markers")
+    page.rewrite({**results, "mkl_shim": True}, None, readme, tables)
+    sentence = "(`--mkl-shim`): its sgemm ran at nan GFLOP/s, NumPy's at 190, of 200."
+    assert sentence in tables.read_text()
+    readme.write_text("no markers")
     with pytest.raises(ValueError, match="once each"):
-        readme.rewrite(results, None, page)
+        page.rewrite(results, None, readme, tables)
 
 
-def test_our_readme_has_the_markers() -> None:
-    text = readme.README.read_text()
-    assert (text.count(readme.BEGIN), text.count(readme.END)) == (1, 1)
+def test_readme_has_the_means_of_the_table() -> None:
+    table = page.TABLES.read_text()
+    (row,) = re.findall(r"^\| geometric mean .*$", table, flags=re.MULTILINE)
+    (sentence,) = re.findall(
+        rf"{page.BEGIN}(.*){page.END}", page.README.read_text(), flags=re.DOTALL
+    )
+    assert re.findall(r"(\d+\.\d\d)x", row) == re.findall(r"\b\d+\.\d\d\b", sentence)
 
 
 def test_picture(results: dict[str, Any], tmp_path: Path) -> None:
@@ -213,7 +224,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
     monkeypatch.setattr(compare, "_race", race_until)
     path = tmp_path / "all.json"
     with pytest.raises(SystemExit, match="interrupted"):
-        compare.main(["--json", str(path), "--readme"])
+        compare.main(["--json", str(path), "--pages"])
     assert len(json.loads(path.read_text())["training"]) == 1
     assert "2-4-1@4" in capsys.readouterr().out
 
@@ -290,9 +301,9 @@ def test_many_nets_are_compared_and_told(results: dict[str, Any]) -> None:
     assert "8 ms; in the sweep, times the threads, 1.250 of it" in text
     assert "2 threads over one: 1.90x" in text
     assert "15.00x; 5 of 10 scores differ, the same best" in text
-    page = "\n".join(readme.lines(results, None))
-    assert "| JAX, vmap | 50 | 7 % | 5.00x |" in page
-    assert "15.00x; 5 scores differ" in page
+    text = "\n".join(page.lines(results, None))
+    assert "| JAX, vmap | 50 | 7 % | 5.00x |" in text
+    assert "15.00x; 5 scores differ" in text
     assert not list(many.lines({}))
 
 

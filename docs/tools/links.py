@@ -20,7 +20,10 @@ INCLUDE = re.compile(r"^`{3,}\{include\} (\S+)$", flags=re.MULTILINE)
 
 def pages_of_files() -> dict[Path, Path]:
     """Return the page that includes a file, by file."""
-    pages = {ROOT / "README.md": DOCS / "index.md"}
+    pages = {
+        ROOT / "README.md": DOCS / "index.md",
+        DOCS / "gallery": DOCS / "auto_gallery" / "index.rst",
+    }
     for page in DOCS.rglob("*.md"):
         for target in INCLUDE.findall(page.read_text()):
             pages[(page.parent / target).resolve()] = page
@@ -53,7 +56,8 @@ def of_page(app: Any, docname: str, content: list[str]) -> None:
 
 
 def of_included_file(app: Any, path: Path, parent: str, content: list[str]) -> None:
-    content[0] = rewrite(content[0], (DOCS / path).resolve(), DOCS / f"{parent}.md")
+    # myst-parser gives the parent without its folder.
+    content[0] = rewrite(content[0], (DOCS / path).resolve(), DOCS / f"{app.env.docname}.md")
 
 
 def setup(app: Any) -> None:

@@ -13,7 +13,8 @@ import fastmlp
 Table = dict[str, Any]
 Row = list[str]
 WORDS = Path(__file__).parents[1] / "words.toml"
-MARKER = "<!-- tables -->"
+# A line of docs/parameters.md, in whose place the build puts the tables.
+MARKER = "Not on the site? `python -m docs.tools.parameters` prints the tables."
 
 
 def tables() -> list[Table]:
@@ -103,3 +104,7 @@ def of_page(app: Any, docname: str, content: list[str]) -> None:
 
 def setup(app: Any) -> None:
     app.connect("source-read", of_page)
+
+
+if __name__ == "__main__":
+    print(page())

@@ -1,4 +1,4 @@
-"""README's table of what is different from scikit-learn, and of its defects that are kept."""
+"""The table of what is different from scikit-learn, and of its defects that are kept."""
 
 import pickle
 import re
@@ -16,7 +16,7 @@ from fastmlp import MLPClassifier, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-README = (Path(__file__).parents[3] / "README.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "from" / "scikit-learn.md").read_text()
 SMALL: dict[str, Any] = {"hidden_layer_sizes": (4,), "max_iter": 5, "random_state": 0}
 LABELS = np.where(X[:, 0] > 0, "yes", "no")
 REAL = X[:, 0] * X[:, 1]
@@ -232,7 +232,7 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
 
 
 def test_the_table_has_the_rows_that_are_tested() -> None:
-    table = README.split("| what | in scikit-learn | in fastmlp |\n", 1)[1].split("\n\n", 1)[0]
+    table = PAGE.split("| what | in scikit-learn | in fastmlp |\n", 1)[1].split("\n\n", 1)[0]
     assert re.findall(r"^\| ([^|]+?) \|", table, flags=re.MULTILINE) == [*DIFFERENCES]
 
 

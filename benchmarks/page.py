@@ -1,5 +1,6 @@
-"""Results as the README's tables, between its markers."""
+"""Results as the tables of docs/benchmarks.md, and a sentence of the README, between markers."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,18 +12,24 @@ from benchmarks.report import digits
 from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak_of, quartiles
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README, TABLES = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 
 
-def rewrite(results: dict[str, Any], picture: str | None, page: Path = README) -> None:
-    """Put the tables between the page's markers."""
-    text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must have {BEGIN} and {END} once each")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    inside = "\n".join(lines(results, picture))
-    page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
+def rewrite(
+    results: dict[str, Any], picture: Path | None, readme: Path = README, tables: Path = TABLES
+) -> None:
+    """Put the tables, and the README's sentence, between the pages' markers."""
+    for page, write in ((tables, lines), (readme, summary)):
+        text = page.read_text()
+        if text.count(BEGIN) != 1 or text.count(END) != 1:
+            raise ValueError(f"{page} must have {BEGIN} and {END} once each")
+        head, tail = text.split(BEGIN)[0], text.split(END)[1]
+        inside = "\n".join(
+            write(results, os.path.relpath(picture, page.parent) if picture else None)
+        )
+        page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
 
 
 def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
@@ -31,11 +38,31 @@ def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
     threads = max((heat.threads for heat in all_heats), default=1)
     yield from _intro(results, threads)
     if picture:
-        yield f"\n![Time of the peers over fastmlp's, by workload]({picture})"
+        yield f"\n{_picture(picture)}"
     yield from _training(all_heats, threads)
     yield from _predictions(results, threads)
     yield from many.table(results, threads)
     yield from _cold_starts(results)
+
+
+def summary(results: dict[str, Any], picture: str | None) -> Iterator[str]:
+    """The picture, and the geometric means in a sentence."""
+    m, all_heats = results["machine"], heats(results)
+    threads = max((heat.threads for heat in all_heats), default=1)
+    means = geometric_means(all_heats, threads)
+    if picture:
+        yield f"{_picture(picture)}\n"
+    peers = ", ".join(f"{PEERS[n].title} {means[n][0]:.2f}" for n in COLUMNS if n in means)
+    best, _, count = means.get("fastest peer", (float("nan"), 0, 0))
+    yield (
+        f"A training step takes the fastest peer of each net {best:.2f} times as long as fastmlp, "
+        f"by the geometric\nmean of {count} nets ({peers}), on {m['cores']} cores of\n"
+        f"{m['cpu']}, {m['date']}."
+    )
+
+
+def _picture(path: str) -> str:
+    return f"![Time of the peers over fastmlp's, by workload]({path})"
 
 
 def _intro(results: dict[str, Any], threads: int) -> Iterator[str]:

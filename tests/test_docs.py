@@ -1,0 +1,117 @@
+"""The pages of docs and the README: their code runs, their tables name everything."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+import fastmlp
+from docs.tools import parameters
+from fastmlp import plotting
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.rules import activations, initializers, losses, optimizers, penalties, schedules
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+RULES = (DOCS / "start" / "rules.md").read_text()
+TABLES = {
+    "activations": [*activations.RULES, *activations.ALIASES],
+    "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
+    "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
+    "optimizers, by name": list(optimizers.OPTIMIZERS),
+    "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
+    "schedules, in place of a rate": list(schedules.SCHEDULES),
+    "penalties": list(penalties.RULES),
+    "initializers": list(initializers.RULES),
+}
+ESTIMATORS = [name for name in dir(fastmlp) if name.startswith("MLP") and name != "MLP"]
+PUBLIC = [*fastmlp.__all__, *ESTIMATORS, *(f"plotting.{name}" for name in plotting.__all__)]
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@needs_compiler
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=name_of)
+def test_code_runs_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own: some write files."""
+    monkeypatch.chdir(tmp_path)
+    plt.switch_backend("agg")
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(page):
+        exec(compile(block, name_of(page), "exec"), namespace)
+    plt.close("all")
+
+
+def test_most_pages_have_code() -> None:
+    assert sum(bool(blocks(page)) for page in PAGES) >= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text())
+    targets += re.findall(r"^:link: (\S+)$", page.read_text(), flags=re.MULTILINE)
+    missing = [
+        t for t in targets if not any((page.parent / f"{t}{end}").exists() for end in ("", ".md"))
+    ]
+    assert missing == [t for t in missing if t.startswith("auto_gallery/")]
+
+
+@pytest.mark.parametrize("row", TABLES)
+def test_tables_name_everything(row: str) -> None:
+    (cell,) = re.findall(rf"^\| {re.escape(row)} \| (.*) \|$", RULES, flags=re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", cell)) == sorted(TABLES[row])
+
+
+def test_losses_are_named_with_their_links() -> None:
+    for name, loss in losses.LOSSES.items():
+        assert loss.link is None or f"`{name}` ({loss.link})" in RULES
+
+
+def test_the_api_has_a_page_for_every_public_name() -> None:
+    index = (DOCS / "api" / "index.md").read_text()
+    assert sorted(re.findall(r"^   ([A-Za-z][\w.]*)$", index, flags=re.MULTILINE)) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_a_docstring_with_examples(name: str) -> None:
+    text = parameters.found_by(name).__doc__
+    assert re.search(r"^ *Examples\n *-+\n +>>> ", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("table", parameters.tables(), ids=lambda table: table["title"])
+def test_every_keyword_has_its_words(table: parameters.Table) -> None:
+    """In docs/words.toml, from which docs/parameters.md is made."""
+    assert sorted(table["words"]) == sorted(parameters.keywords(table))
+    assert {len(words) for words in table["words"].values()} == {len(table["columns"])}
+
+
+def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
+    told = {name for table in parameters.tables() for name in table["of"]}
+    rules = [*optimizers.OPTIMIZERS.values(), *schedules.SCHEDULES.values()]
+    assert told == {
+        *(rule.__name__ for rule in rules),
+        *("Custom", "MLP", "MLP.fit", "fit_many"),
+        *ESTIMATORS,
+    }
+    assert parameters.MARKER in (DOCS / "parameters.md").read_text()
+
+
+def test_what_has_not_run_on_a_card_says_so() -> None:
+    """Until a run of benchmarks.gpu is kept beside it."""
+    measured = (ROOT / "benchmarks" / "gpu.json").exists()
+    page = (DOCS / "explain" / "gpu.md").read_text()
+    assert measured != ("This part has not run on a card yet" in page)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"version = {{{fastmlp.__version__}}}" in (DOCS / "project" / "cite.md").read_text()
