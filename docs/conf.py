@@ -20,9 +20,13 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "docs.tools.links",
+    "docs.tools.llms",
     "docs.tools.parameters",
 ]
 default_role = "literal"
+smartquotes = False
+toc_object_entries_show_parents = "hide"
+
 exclude_patterns = ["gallery"]
 templates_path = ["_templates"]
 
@@ -33,10 +37,20 @@ html_static_path = ["_static"]
 html_css_files = ["fastmlp.css"]
 html_theme_options = {
     "github_url": "https://github.com/fastmlp/fastmlp",
-    "show_prev_next": False,
+    "header_links_before_dropdown": 5,
+    "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 6,
+    "show_prev_next": False,
+    # Pages of wide tables have no column beside them.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        **dict.fromkeys(("benchmarks", "index", "parameters", "search"), []),
+    },
 }
+alone = ("benchmarks", "benchmarks-how", "errors", "from/scikit-learn", "parameters", "tuning")
+html_sidebars = dict.fromkeys((*alone, "index"), [])
+html_show_sourcelink = False
+html_copy_source = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

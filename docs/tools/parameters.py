@@ -61,7 +61,8 @@ def described(name: str) -> dict[str, tuple[str, str]]:
 
 def markdown(text: str) -> str:
     """Return reStructuredText of a docstring as a table's cell."""
-    return re.sub(r"``([^`]+)``", r"`\1`", text).replace("|", r"\|")
+    text = re.sub(r"``([^`]+)``", r"`\1`", text).replace("|", r"\|")
+    return re.sub(r"(`[^`]*`)|<", lambda match: match[1] or "&lt;", text)
 
 
 def row(table: Table, names: list[str], key: str, default: str) -> Row:
@@ -73,7 +74,8 @@ def row(table: Table, names: list[str], key: str, default: str) -> Row:
     meaning = told.get(f"{owners[0]}.{key}", told.get(key, meaning))
     if len(owners) < len(names):
         meaning = f"Of `{'`, `'.join(owners)}` only. {meaning}"
-    return [f"`{key}`", kind, default, meaning, *table["words"][key]]
+    value = default if default == "required" else f"default {default}"
+    return [f"`{key}`", f"{kind}; {value}", meaning, *table["words"][key]]
 
 
 def lines(table: Table) -> list[str]:
@@ -84,7 +86,7 @@ def lines(table: Table) -> list[str]:
         shown = {**table, "of": names}
         if one_each:
             out += [f"### {names[0]}", ""]
-        head = ["keyword", "type", "default", "meaning", *table["columns"]]
+        head = ["keyword", "type, default", "meaning", *table["columns"]]
         out += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
         for key, default in keywords(shown).items():
             cells = map(markdown, row(shown, names, key, default))

@@ -1,0 +1,46 @@
+"""llms.txt, its pages as plain text beside the pages, and all of them in llms-full.txt."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.builders.text import TextBuilder
+
+SUMMARY = (
+    "fastmlp trains small and medium multi-layer perceptrons on a CPU. It has a class MLP in the"
+    " words of Keras and PyTorch, and scikit-learn's MLPClassifier and MLPRegressor."
+)
+
+
+def in_order(app: Any, page: str) -> Iterator[str]:
+    """Yield a page and those below it, in the order of the tables of contents."""
+    yield page
+    for below in app.env.toctree_includes.get(page, ()):
+        yield from in_order(app, below)
+
+
+def write(app: Any, error: Exception | None) -> None:
+    if error or app.builder.name != "html":
+        return
+    builder = TextBuilder(app, app.env)
+    builder.init()
+    builder.prepare_writing(app.env.found_docs)
+    folder, address = Path(app.outdir), app.config.html_baseurl
+    index, texts = [f"# {app.config.project}", "", f"> {SUMMARY}"], []
+    for section in app.env.toctree_includes[app.config.root_doc]:
+        index += ["", f"## {app.env.titles[section].astext()}", ""]
+        for page in dict.fromkeys(in_order(app, section)):
+            doctree = app.env.get_and_resolve_doctree(page, builder)
+            # sphinx-gallery's code with links has no plain form but its text.
+            for node in list(doctree.findall(lambda node: node.tagname == "code_links_block")):
+                node.replace_self(nodes.literal_block(text=node.astext()))
+            builder.write_doc(page, doctree)
+            texts.append((folder / f"{page}.txt").read_text())
+            index.append(f"- [{app.env.titles[page].astext()}]({address}{page}.txt)")
+    (folder / "llms.txt").write_text("\n".join(index) + "\n")
+    (folder / "llms-full.txt").write_text("\n\n".join(texts))
+
+
+def setup(app: Any) -> None:
+    app.connect("build-finished", write)
