@@ -11,6 +11,11 @@ SUMMARY = (
     "fastmlp trains small and medium multi-layer perceptrons on a CPU. It has a class MLP in the"
     " words of Keras and PyTorch, and scikit-learn's MLPClassifier and MLPRegressor."
 )
+# Nodes of sphinx-gallery that have a form for HTML alone, and what stands for them.
+OF_GALLERY = {
+    "code_links_block": lambda node: nodes.literal_block(text=node.astext()),
+    "imgsgnode": lambda node: nodes.comment(),
+}
 
 
 def in_order(app: Any, page: str) -> Iterator[str]:
@@ -32,9 +37,8 @@ def write(app: Any, error: Exception | None) -> None:
         index += ["", f"## {app.env.titles[section].astext()}", ""]
         for page in dict.fromkeys(in_order(app, section)):
             doctree = app.env.get_and_resolve_doctree(page, builder)
-            # sphinx-gallery's code with links has no plain form but its text.
-            for node in list(doctree.findall(lambda node: node.tagname == "code_links_block")):
-                node.replace_self(nodes.literal_block(text=node.astext()))
+            for node in [n for n in doctree.findall() if n.tagname in OF_GALLERY]:
+                node.replace_self(OF_GALLERY[node.tagname](node))
             builder.write_doc(page, doctree)
             texts.append((folder / f"{page}.txt").read_text())
             index.append(f"- [{app.env.titles[page].astext()}]({address}{page}.txt)")
