@@ -25,6 +25,7 @@ extensions = [
 ]
 default_role = "literal"
 smartquotes = False
+highlight_language = "none"
 toc_object_entries_show_parents = "hide"
 
 exclude_patterns = ["gallery"]

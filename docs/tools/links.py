@@ -39,7 +39,7 @@ def rewrite(text: str, file: Path, page: Path) -> str:
         path = (file.parent / target).resolve()
         if not path.exists():
             logging.getLogger(__name__).warning("%s: no such file: %s", file, target)
-        if path in pages or path.is_relative_to(DOCS):
+        if path in pages or (path.is_relative_to(DOCS) and path.suffix == ".md"):
             address = os.path.relpath(pages.get(path, path), page.parent)
         else:
             folder = "tree" if path.is_dir() else "blob"
