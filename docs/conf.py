@@ -28,7 +28,7 @@ smartquotes = False
 highlight_language = "none"
 toc_object_entries_show_parents = "hide"
 
-exclude_patterns = ["gallery"]
+exclude_patterns = ["_build", "gallery"]
 templates_path = ["_templates"]
 
 html_theme = "pydata_sphinx_theme"
@@ -62,9 +62,10 @@ numpydoc_show_class_members = False
 
 
 def skip_inherited(app, what, name, thing, skip, options):
-    """Leave out scikit-learn's own methods: their docstrings are pages of its site."""
+    """Leave out scikit-learn's own methods, which its site documents, and a tuple's numbers."""
     module = getattr(getattr(thing, "fget", thing), "__module__", None) or ""
-    return True if module.startswith("sklearn.") else None
+    text = getattr(thing, "__doc__", None) or ""
+    return module.startswith("sklearn.") or text.startswith("Alias for field") or None
 
 
 def setup(app):

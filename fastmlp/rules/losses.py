@@ -40,7 +40,10 @@ class Loss(NamedTuple):
     over_outputs : {"mean", "sum"}
         How the values of a row's outputs are combined.
 
-    `MLP` checks a `Loss`, and raises a TypeError or a ValueError if a part is invalid.
+    Raises
+    ------
+    TypeError, ValueError
+        By `MLP`, if a part is invalid.
 
     Examples
     --------
