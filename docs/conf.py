@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -45,11 +46,11 @@ html_theme_options = {
     # Pages of wide tables have no column beside them.
     "secondary_sidebar_items": {
         "**": ["page-toc"],
-        **dict.fromkeys(("benchmarks", "index", "parameters", "search"), []),
+        **{page: [] for page in ("benchmarks", "index", "parameters", "search")},
     },
 }
 alone = ("benchmarks", "benchmarks-how", "errors", "from/scikit-learn", "parameters", "tuning")
-html_sidebars = dict.fromkeys((*alone, "index"), [])
+html_sidebars: dict[str, list[str]] = {page: [] for page in (*alone, "index")}
 html_show_sourcelink = False
 html_copy_source = False
 
@@ -61,14 +62,16 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 
 
-def skip_inherited(app, what, name, thing, skip, options):
+def skip_inherited(
+    app: Any, what: str, name: str, thing: object, skip: bool, options: object
+) -> bool | None:
     """Leave out scikit-learn's own methods, which its site documents, and a tuple's numbers."""
     module = getattr(getattr(thing, "fget", thing), "__module__", None) or ""
     text = getattr(thing, "__doc__", None) or ""
     return module.startswith("sklearn.") or text.startswith("Alias for field") or None
 
 
-def setup(app):
+def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", skip_inherited)
 
 

@@ -1,6 +1,6 @@
 """llms.txt, its pages as plain text beside the pages, and all of them in llms-full.txt."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ SUMMARY = (
     " words of Keras and PyTorch, and scikit-learn's MLPClassifier and MLPRegressor."
 )
 # Nodes of sphinx-gallery that have a form for HTML alone, and what stands for them.
-OF_GALLERY = {
+OF_GALLERY: dict[str, Callable[[nodes.Element], nodes.Element]] = {
     "code_links_block": lambda node: nodes.literal_block(text=node.astext()),
     "imgsgnode": lambda node: nodes.comment(),
 }
