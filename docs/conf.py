@@ -81,6 +81,7 @@ sphinx_gallery_conf = {
     "doc_module": ("fastmlp",),
     "min_reported_time": 5,
     "show_memory": False,
+    "write_computation_times": False,
     "remove_config_comments": True,
     "abort_on_example_error": True,
     "ignore_repr_types": r"matplotlib",

@@ -1,6 +1,7 @@
 """The pages of docs and the README: their code runs, their tables name everything."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,11 @@ def test_every_public_name_has_a_docstring_with_examples(name: str) -> None:
 @pytest.mark.parametrize("table", parameters.tables(), ids=lambda table: table["title"])
 def test_every_keyword_has_its_words(table: parameters.Table) -> None:
     """In docs/words.toml, from which docs/parameters.md is made."""
-    assert sorted(table["words"]) == sorted(parameters.keywords(table))
+    keywords = parameters.keywords(table)
+    assert sorted(key for key in table["words"] if "." not in key) == sorted(keywords)
+    for key in [*table["words"], *table.get("meaning", ()), *table.get("type", ())]:
+        name, _, keyword = key.rpartition(".")
+        assert keyword in (parameters.defaults(name) if name else keywords)
     assert {len(words) for words in table["words"].values()} == {len(table["columns"])}
 
 
@@ -111,6 +116,18 @@ def test_what_has_not_run_on_a_card_says_so() -> None:
     measured = (ROOT / "benchmarks" / "gpu.json").exists()
     page = (DOCS / "explain" / "gpu.md").read_text()
     assert measured != ("This part has not run on a card yet" in page)
+
+
+def test_install_tells_every_extra_and_what_is_in_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    page = (DOCS / "start" / "install.md").read_text()
+    (table,) = re.findall(r"^\| extra .*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
+    rows = dict(re.findall(r"^\| `(\w+)` (\|.*)$", table, flags=re.MULTILINE))
+    assert rows.keys() == project["optional-dependencies"].keys()
+    for name in ("demo", "all"):
+        (inside,) = project["optional-dependencies"][name]
+        parts = re.findall(r"\w+", inside.removeprefix("fastmlp"))
+        assert set(re.findall(r"`(\w+)`", rows[name])) == set(parts)
 
 
 def test_the_citation_is_of_this_version() -> None:

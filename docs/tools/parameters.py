@@ -70,12 +70,13 @@ def row(table: Table, names: list[str], key: str, default: str) -> Row:
     owners = [name for name in names if key in defaults(name)]
     kind, meaning = described(owners[0])[key]
     kind = table.get("type", {}).get(key, kind) or type(ast.literal_eval(default[1:-1])).__name__
-    told = table.get("meaning", {})
-    meaning = told.get(f"{owners[0]}.{key}", told.get(key, meaning))
+    for name in (key, f"{owners[0]}.{key}"):
+        meaning = table.get("meaning", {}).get(name, meaning)
+    words = table["words"].get(f"{owners[0]}.{key}", table["words"][key])
     if len(owners) < len(names):
         meaning = f"Of `{'`, `'.join(owners)}` only. {meaning}"
     value = default if default == "required" else f"default {default}"
-    return [f"`{key}`", f"{kind}; {value}", meaning, *table["words"][key]]
+    return [f"`{key}`", f"{kind}; {value}", meaning, *words]
 
 
 def lines(table: Table) -> list[str]:
