@@ -36,7 +36,7 @@ def write(app: Any, error: Exception | None) -> None:
     for section in app.env.toctree_includes[app.config.root_doc]:
         index += ["", f"## {app.env.titles[section].astext()}", ""]
         for page in dict.fromkeys(in_order(app, section)):
-            doctree = app.env.get_and_resolve_doctree(page, builder)
+            doctree = app.env.get_and_resolve_doctree(page, builder, tags=app.tags)
             for node in [n for n in doctree.findall() if n.tagname in OF_GALLERY]:
                 node.replace_self(OF_GALLERY[node.tagname](node))
             builder.write_doc(page, doctree)
