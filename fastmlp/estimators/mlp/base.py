@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastmlp._process.locks import NetLock
 from fastmlp.estimators.mlp import advice, solvers
 from fastmlp.estimators.mlp.blas import one_thread
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
+from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
 from fastmlp.estimators.mlp.parameters import (
     dtype_of,
     flat_of,
@@ -39,7 +39,7 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
-class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class CompiledMLP(Copies, HiddenLayer):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
@@ -66,29 +66,6 @@ class CompiledMLP(Copies, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if "_names" not in vars(cls):
             cls._names = super()._get_param_names()
         return list(cls._names)
-
-    def transform(self, X: Any) -> Array:
-        """Return the activations of the last hidden layer.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_units)
-            Of a net without hidden layers, the features as they are.
-        """
-        check_is_fitted(self)
-        rows = self._validated_rows(X)
-        if len(self.coefs_) == 1:
-            return rows.toarray() if hasattr(rows, "toarray") else rows
-        return self._outputs(rows, hidden=True)
-
-    @property
-    def _n_features_out(self) -> int:
-        """The number of names that `get_feature_names_out` returns."""
-        return int(self.coefs_[-1].shape[0])
 
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)

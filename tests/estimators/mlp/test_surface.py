@@ -1,14 +1,20 @@
 """The surface of scikit-learn's estimators: names, order, kinds and defaults of what is public."""
 
 import inspect
+import warnings
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 from pairs import both
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
 
 import fastmlp
@@ -21,6 +27,7 @@ METHODS = {
     ),
     "MLPRegressor": ("fit", "partial_fit", "predict", "score"),
 }  # fmt: skip
+X, y = np.linspace(0, 1, 12).reshape(6, 2), [0, 1, 0, 1, 0, 1]
 each = pytest.mark.parametrize("name", NAMES)
 
 
@@ -66,11 +73,38 @@ def test_settings_are_checked_as_there_and_others_are_unknown(name: str) -> None
 
 
 @each
-def test_tags_are_the_same_but_for_what_transforms(name: str) -> None:
+def test_tags_are_the_same(name: str) -> None:
     theirs, ours = (asdict(get_tags(model)) for model in both(name))
-    assert theirs.pop("transformer_tags") is None
-    assert ours.pop("transformer_tags") is not None
     assert ours == theirs
+
+
+def fitted_to_six_rows(model: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.set_params(max_iter=2).fit(X, y)
+
+
+@each
+def test_it_is_no_transformer_to_tools(name: str) -> None:
+    """They ask for the mixin, for its method, or for `transform` before the fit."""
+    _, ours = both(name)
+    assert not isinstance(ours, TransformerMixin)
+    assert not hasattr(ours, "fit_transform")
+    assert not hasattr(ours, "transform")
+    fitted = fitted_to_six_rows(ours)
+    assert not hasattr(fitted, "fit_transform")
+    assert fitted.transform(X).shape == (6, 100)
+    with pytest.raises(AttributeError, match="has no attribute 'transform'"):
+        type(ours)().transform(X)
+
+
+@each
+def test_a_pipeline_can_use_a_fitted_ones_hidden_layer(name: str) -> None:
+    fitted = fitted_to_six_rows(getattr(fastmlp, name)(hidden_layer_sizes=(5,)))
+    pipe = make_pipeline(FrozenEstimator(fitted), LinearRegression()).fit(X, y)
+    assert pipe[-1].n_features_in_ == 5
+    # A pipeline sets the output of every step that has `transform`.
+    assert make_pipeline(fitted).set_output(transform="pandas")
 
 
 @each

@@ -1,0 +1,54 @@
+"""The activations of the last hidden layer, as new features."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+from sklearn.base import ClassNamePrefixFeaturesOutMixin
+from sklearn.utils._set_output import _SetOutputMixin
+from sklearn.utils.metaestimators import available_if
+
+Array = NDArray[Any]
+
+
+class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
+    """Gives an estimator `transform` once it is fitted, and no `fit_transform`.
+
+    scikit-learn, and tools around it, take an estimator with `fit_transform`, or an unfitted one
+    with `transform`, for a transformer.
+    """
+
+    coefs_: list[Array]
+
+    def transform(self, X: Any) -> Array:
+        """Return the activations of the last hidden layer; only a fitted estimator has it.
+
+        In a pipeline, before its last step, put the fitted estimator into scikit-learn's
+        `FrozenEstimator`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_units)
+            Of a net without hidden layers, the features as they are.
+
+        Raises
+        ------
+        AttributeError
+            If the estimator is not fitted.
+        """
+        rows = self._validated_rows(X)
+        if len(self.coefs_) == 1:
+            return rows.toarray() if hasattr(rows, "toarray") else rows
+        return self._outputs(rows, hidden=True)
+
+    @property
+    def _n_features_out(self) -> int:
+        """The number of names that `get_feature_names_out` returns."""
+        return int(self.coefs_[-1].shape[0])
+
+
+# Not as a decorator: `_SetOutputMixin` puts a plain function in the place of what is in the class.
+HiddenLayer.transform = available_if(lambda model: hasattr(model, "coefs_"))(HiddenLayer.transform)
