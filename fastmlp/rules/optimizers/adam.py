@@ -1,7 +1,7 @@
 """Adam, AdamW and Nadam."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +60,17 @@ class Adam(Settings):
     beta_2: float = 0.999
     epsilon: float = 1e-8
     epsilon_hat: bool = field(default=False, kw_only=True)
-    rule: ClassVar[UpdateRule] = staticmethod(updates.adam)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, scalars.fraction, "beta_1", "beta_2")
         check_settings(self, scalars.positive, "epsilon")
         check_settings(self, scalars.boolean, "epsilon_hat")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.adam`."""
+        return updates.adam
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_m, gain_v, epsilon), with the bias corrections folded in.
@@ -116,11 +120,15 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
-    rule: ClassVar[UpdateRule] = staticmethod(updates.adamw)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, scalars.non_negative, "weight_decay")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.adamw`."""
+        return updates.adamw
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return Adam's coefficients and keep = 1 - rate weight_decay."""
@@ -163,11 +171,15 @@ class Nadam(Adam):
     """
 
     momentum_decay: float = 0.004
-    rule: ClassVar[UpdateRule] = staticmethod(updates.nadam)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, scalars.non_negative, "momentum_decay")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.nadam`."""
+        return updates.nadam
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate_m, rate_g, gain_m, gain_v, epsilon)."""

@@ -1,7 +1,6 @@
 """RMSprop and Adagrad: steps scaled by the size of past gradients."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fastmlp.rules import updates
 from fastmlp.rules.optimizers.protocol import (
@@ -51,12 +50,16 @@ class RMSprop(Settings):
     rho: float = 0.9
     momentum: float = 0.0
     epsilon: float = 1e-8
-    rule: ClassVar[UpdateRule] = staticmethod(updates.rmsprop)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, scalars.fraction, "rho", "momentum")
         check_settings(self, scalars.positive, "epsilon")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.rmsprop`."""
+        return updates.rmsprop
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, gain_v, momentum, epsilon), with gain_v = 1 - rho."""
@@ -94,11 +97,15 @@ class Adagrad(Settings):
 
     learning_rate: float | Schedule = 0.01
     epsilon: float = 1e-10
-    rule: ClassVar[UpdateRule] = staticmethod(updates.adagrad)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, scalars.positive, "epsilon")
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The update rule, `updates.adagrad`."""
+        return updates.adagrad
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:
         """Return (rate, epsilon)."""
