@@ -1,7 +1,7 @@
 """MLP: the net that users hold. Read this first."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, final
@@ -14,9 +14,18 @@ from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import Views
+from fastmlp.network.spec import (
+    Activation,
+    DType,
+    InitializerLike,
+    LossLike,
+    OptimizerLike,
+    OutputActivation,
+    Penalties,
+    Seed,
+)
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
-from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.checkpoint_file import CheckpointFile
@@ -29,9 +38,9 @@ from fastmlp.training.single_step import single_step
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
+from fastmlp.validation.fits import ValidationData
 
 Array = NDArray[Any]
-Rule = str | Callable[..., Any]
 
 
 @final
@@ -112,16 +121,16 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         self,
         layer_sizes: Iterable[int],
         *,
-        activation: Rule | Sequence[Rule] = "relu",
-        output_activation: Rule | None = None,
-        loss: Rule | Loss = "mse",
-        optimizer: str | Optimizer | Callable[..., Any] = "adam",
+        activation: Activation | Sequence[Activation] = "relu",
+        output_activation: OutputActivation | None = None,
+        loss: LossLike = "mse",
+        optimizer: OptimizerLike = "adam",
         l2: float = 0.0,
         l1: float = 0.0,
-        penalties: Mapping[Any, float] | None = None,
-        initializer: Rule | None = None,
-        dtype: Any = "float32",
-        seed: Any = None,
+        penalties: Penalties | None = None,
+        initializer: InitializerLike | None = None,
+        dtype: DType = "float32",
+        seed: Seed | None = None,
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -174,7 +183,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._state.optimizer
 
     @optimizer.setter
-    def optimizer(self, given: str | Optimizer | Callable[..., Any]) -> None:
+    def optimizer(self, given: OptimizerLike) -> None:
         optimizer, state = resolve.optimizer(given), self._state
         with state.lock.training("MLP.optimizer"):
             if optimizer.rule is not state.optimizer.rule:
@@ -206,7 +215,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         batch_size: int = 32,
         shuffle: bool = True,
         sample_weight: ArrayLike | None = None,
-        validation_data: Any = None,
+        validation_data: ValidationData | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,

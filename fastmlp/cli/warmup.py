@@ -105,7 +105,7 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
 
 
 def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
-    return MLP(sizes, dtype=dtype, seed=0, n_threads=1, **settings)
+    return MLP(sizes, dtype=np.dtype(dtype), seed=0, n_threads=1, **settings)
 
 
 def _predict_wide(dtype: str) -> None:

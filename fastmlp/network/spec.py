@@ -1,14 +1,32 @@
-"""The spec of a net: layer sizes, rules and dtype, without parameters."""
+"""The spec of a net: layer sizes, rules and dtype, without parameters.
 
-from typing import Any, NamedTuple
+The types are those of what users give for them: names, and functions of their own.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fastmlp.network.parameter_layout import Layout
-from fastmlp.rules.activations import ActivationRule
-from fastmlp.rules.links import Link
-from fastmlp.rules.losses import Loss
-from fastmlp.rules.penalties import PenaltyRule
+from fastmlp.rules.activations import ActivationName, ActivationRule
+from fastmlp.rules.initializers import Initializer, InitializerName
+from fastmlp.rules.links import Link, LinkName
+from fastmlp.rules.losses import Loss, LossName
+from fastmlp.rules.optimizers import Optimizer, OptimizerName
+from fastmlp.rules.penalties import PenaltyName, PenaltyRule
+
+OfOneNumber = Callable[[Any], tuple[Any, Any]]
+Activation = ActivationName | Literal["logistic"] | OfOneNumber
+OutputActivation = Activation | LinkName
+LossLike = LossName | Loss | Callable[[Any, Any], tuple[Any, Any]]
+Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
+OptimizerLike = OptimizerName | Optimizer | Update
+Penalties = Mapping[PenaltyName | OfOneNumber, float]
+InitializerLike = InitializerName | Initializer
+DTypeName = Literal["float32", "float64"]
+DType = DTypeName | type[float | np.float32] | np.dtype[np.floating[Any]]
+Seed = int | np.integer[Any] | np.random.SeedSequence | np.random.Generator
 
 
 class Network(NamedTuple):

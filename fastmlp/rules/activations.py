@@ -1,9 +1,10 @@
 """Activation functions: each takes a pre-activation z and returns its value and its slope.
 
-To add one: write the function and put its name in `RULES`.
+To add one: write the function and put its name in `ActivationName`.
 """
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 from fastmlp.rules.elementary import erf, exp, expm1, logistic
 from fastmlp.rules.elementary import softplus as soft_ramp
@@ -11,6 +12,20 @@ from fastmlp.rules.elementary import tanh as hyperbolic_tangent
 
 Pair = tuple[float, float]
 ActivationRule = Callable[[float], Pair]
+ActivationName = Literal[
+    "identity",
+    "sigmoid",
+    "tanh",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "softplus",
+]
 
 
 def identity(z: float) -> Pair:
@@ -97,23 +112,7 @@ def softplus(z: float) -> Pair:
     return soft_ramp(z), logistic(z)
 
 
-RULES: dict[str, ActivationRule] = {
-    rule.__name__: rule
-    for rule in (
-        identity,
-        sigmoid,
-        tanh,
-        relu,
-        leaky_relu,
-        elu,
-        selu,
-        gelu,
-        gelu_tanh,
-        silu,
-        mish,
-        softplus,
-    )
-}
+RULES: dict[str, ActivationRule] = {name: globals()[name] for name in get_args(ActivationName)}
 ALIASES = {"logistic": "sigmoid"}
 # What to write here, a name or a sentence, and the words of it elsewhere.
 SYNONYMS = {

@@ -1,16 +1,28 @@
 """Initializers: each takes a generator and a shape (n_in, n_out), and returns a layer's weights.
 
-To add one: write the function and put its name in `RULES`. A user may pass any such function.
+To add one: write the function and put its name in `InitializerName`. A user may pass any such
+function.
 """
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Shape = tuple[int, int]
 Weights = NDArray[np.float64]
-Initializer = Callable[[np.random.Generator, Shape], Weights]
+Initializer = Callable[[np.random.Generator, Shape], ArrayLike]
+InitializerName = Literal[
+    "glorot_uniform",
+    "glorot_normal",
+    "he_uniform",
+    "he_normal",
+    "lecun_uniform",
+    "lecun_normal",
+    "normal",
+    "zeros",
+]
 
 
 def glorot_uniform(generator: np.random.Generator, shape: Shape) -> Weights:
@@ -62,19 +74,7 @@ def _normal(generator: np.random.Generator, shape: Shape, variance: float) -> We
     return generator.normal(0, np.sqrt(variance), shape)
 
 
-RULES: dict[str, Initializer] = {
-    rule.__name__: rule
-    for rule in (
-        glorot_uniform,
-        glorot_normal,
-        he_uniform,
-        he_normal,
-        lecun_uniform,
-        lecun_normal,
-        normal,
-        zeros,
-    )
-}
+RULES: dict[str, Initializer] = {name: globals()[name] for name in get_args(InitializerName)}
 DEFAULTS: dict[str, str] = {
     **dict.fromkeys(
         ("relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish"), "he_uniform"

@@ -5,7 +5,7 @@ writes their values.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fastmlp.rules.elementary import exp, exponentials, logistic
 
@@ -38,7 +38,8 @@ def softmax(raw: Any, value: Any) -> None:
             value[r, j] *= share
 
 
-LINKS = {
+LinkName = Literal["identity", "sigmoid", "exp", "softmax"]
+LINKS: dict[str, Link] = {
     "identity": Link(identity),
     "sigmoid": Link(logistic),
     "exp": Link(exp),

@@ -5,13 +5,14 @@ its output link and takes the raw output: softmax with cross-entropy, the logist
 binary cross-entropy, the exponential with poisson. In the second form value and slope come from one
 numerically stable formula.
 
-To add one: write the function and give it a row in `LOSSES`.
+To add one: write the function, and give it a row in `LOSSES` and its name in `LossName`.
 """
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 from fastmlp.rules.elementary import exp, exponentials, log, log1p, logistic, softplus
+from fastmlp.rules.links import LinkName
 from fastmlp.validation.calls import explained
 
 Pair = tuple[float, float]
@@ -57,7 +58,7 @@ class Loss(NamedTuple):
     """
 
     rule: Callable[..., Any]
-    link: str | None = None
+    link: LinkName | None = None
     targets: Targets = "real"
     by_row: bool = False
     over_outputs: Literal["mean", "sum"] = "mean"
@@ -145,6 +146,7 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
             value[r] = loss
 
 
+LossName = Literal["mse", "mae", "huber", "binary_cross_entropy", "cross_entropy", "poisson"]
 LOSSES: dict[str, Loss] = {
     "mse": Loss(mse),
     "mae": Loss(mae),

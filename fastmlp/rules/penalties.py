@@ -3,13 +3,15 @@
 The objective adds ``strength / m * sum(value(w))`` over all weights, not biases; m is the number of
 rows of the batch. Penalties are added: l1 and l2 together are the elastic net.
 
-To add one: write the function and put its name in `RULES`.
+To add one: write the function and put its name in `PenaltyName`.
 """
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 Pair = tuple[float, float]
 PenaltyRule = Callable[[float], Pair]
+PenaltyName = Literal["l2", "l1"]
 
 
 def l2(w: float) -> Pair:
@@ -23,7 +25,7 @@ def l1(w: float) -> Pair:
     return abs(w), (one if w > zero else -one if w < zero else zero)
 
 
-RULES: dict[str, PenaltyRule] = {rule.__name__: rule for rule in (l2, l1)}
+RULES: dict[str, PenaltyRule] = {name: globals()[name] for name in get_args(PenaltyName)}
 # What to write here, a name or a sentence, and the words of it elsewhere.
 SYNONYMS = {
     "l2": "ridge weight_decay",

@@ -5,9 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.validation import scalars
+
+ValidationData = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
 
 
 def callbacks(given: object, who: str) -> tuple[Callable[..., Any], ...]:

@@ -4,8 +4,11 @@ An optimizer is a frozen dataclass of its settings. Its `rule` is a function of
 `fastmlp.rules.updates`. Its `coefficients` computes, in float64 and once a step, the numbers that
 depend on the step but not on the parameter, so that the rule is a handful of multiplications.
 
-To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS`.
+To add one: write its rule and its dataclass, and give it a row in `OPTIMIZERS` and
+its name in `OptimizerName`.
 """
+
+from typing import Literal
 
 from fastmlp.rules.optimizers.adam import Adam, AdamW, Nadam
 from fastmlp.rules.optimizers.adaptive import Adagrad, RMSprop
@@ -29,6 +32,7 @@ __all__ = [
     "Custom",
     "Nadam",
     "Optimizer",
+    "OptimizerName",
     "RMSprop",
     "Rates",
     "Schedule",
@@ -36,6 +40,7 @@ __all__ = [
     "gradient_rule_of",
 ]
 
+OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam"]
 OPTIMIZERS: dict[str, type] = {
     "sgd": SGD,
     "rmsprop": RMSprop,
