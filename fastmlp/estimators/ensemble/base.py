@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -17,6 +16,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.estimators.mlp import advice
 from fastmlp.estimators.mlp.row_subset import derive_form
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
+from fastmlp.estimators.sklearn_bases import Settings
 from fastmlp.training.pool import pool_of
 
 Array = NDArray[Any]
@@ -24,11 +24,14 @@ Array = NDArray[Any]
 OWN = ("n_members", "bootstrap", "random_state")
 
 
-class Ensemble(BaseEstimator):
+class Ensemble(Settings):
     """Members of one class, with seeds of their own, whose predictions are averaged."""
 
     member: ClassVar[Any]
+    n_members: int
+    bootstrap: bool
     estimators_: list[Any]
+    n_iter_: NDArray[np.int64]
 
     more_constraints: ClassVar[dict[str, Any]] = {
         "n_members": [Interval(Integral, 1, None, closed="left")],

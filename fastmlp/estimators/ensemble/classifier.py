@@ -1,16 +1,27 @@
 """MLPEnsembleClassifier: the mean of many nets' probabilities."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import xlogy
-from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 
+from fastmlp.estimators.arguments import (
+    Activations,
+    BatchSize,
+    ClassWeight,
+    HiddenLayerSizes,
+    LearningRate,
+    RandomState,
+    Scoring,
+    Solver,
+    Table,
+)
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPClassifier
+from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -72,28 +83,31 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
     (2,)
     """
 
-    member = MLPClassifier
+    member: ClassVar[type[MLPClassifier]] = MLPClassifier
+    estimators_: list[MLPClassifier]
+    classes_: Array
+    class_weight: ClassWeight | None
     _parameter_constraints: ClassVar[dict[str, Any]] = {**CONSTRAINTS, **Ensemble.more_constraints}
 
     @explained
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
+        hidden_layer_sizes: HiddenLayerSizes = (100,),
+        activation: Activations = "relu",
         *,
         n_members: int = 10,
         bootstrap: bool = False,
-        solver: Any = "adam",
+        solver: Solver = "adam",
         alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        batch_size: BatchSize = "auto",
+        learning_rate: LearningRate = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: RandomState | None = None,
         tol: float = 1e-4,
-        verbose: Any = False,
+        verbose: bool | int = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
@@ -101,11 +115,11 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: Any = 10,
+        n_iter_no_change: float = 10,
         max_fun: int = 15000,
         n_jobs: int | None = None,
-        class_weight: Any = None,
-        scoring: Any = None,
+        class_weight: ClassWeight | None = None,
+        scoring: Scoring | None = None,
         pickle_state: bool = False,
     ) -> None:
         self._keep(locals())
@@ -117,7 +131,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def fit(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> Self:
         """Fit all members.
 
         Parameters
@@ -139,18 +153,18 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         KeyboardInterrupt
             On Ctrl-C; the members of an earlier fit are kept.
         """
-        X, y = self._checked_data(X, y)
-        check_classification_targets(y)
-        if type_of_target(y) != "multilabel-indicator":
-            y = column_or_1d(y, warn=True)
-            classes = np.unique(y)
+        rows, labels = self._checked_data(X, y)
+        check_classification_targets(labels)
+        if type_of_target(labels) != "multilabel-indicator":
+            labels = column_or_1d(labels, warn=True)
+            classes = np.unique(labels)
         else:
-            classes = np.arange(y.shape[1])
-        self._fit_members(X, y, sample_weight)
+            classes = np.arange(labels.shape[1])
+        self._fit_members(rows, labels, sample_weight)
         self.classes_ = classes
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Table) -> Array:
         """Return the labels of the largest mean probabilities, or all above one half.
 
         Parameters
@@ -166,7 +180,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
             return (probabilities > 0.5).astype(int)
         return self.classes_[probabilities.argmax(axis=1)]
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Table) -> Array:
         """Return the mean of the members' probabilities, shape (n_samples, n_classes).
 
         Parameters
@@ -175,7 +189,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         """
         return self._probabilities(X).mean(axis=0)
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Table) -> Array:
         """Return the logarithm of `predict_proba`, shape (n_samples, n_classes); -inf for 0.
 
         Parameters
@@ -185,7 +199,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def predict_std(self, X: Any) -> Array:
+    def predict_std(self, X: Table) -> Array:
         """Return the members' standard deviation of the probabilities, (n_samples, n_classes).
 
         Parameters
@@ -194,7 +208,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         """
         return self._probabilities(X).std(axis=0)
 
-    def predictive_entropy(self, X: Any) -> Array:
+    def predictive_entropy(self, X: Table) -> Array:
         """Return the entropy of the mean probabilities, the ensemble's uncertainty.
 
         Parameters

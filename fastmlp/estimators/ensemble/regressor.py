@@ -1,13 +1,24 @@
 """MLPEnsembleRegressor: the mean of many nets' predictions."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import RegressorMixin, _fit_context
+from numpy.typing import ArrayLike, NDArray
 
+from fastmlp.estimators.arguments import (
+    Activations,
+    BatchSize,
+    HiddenLayerSizes,
+    LearningRate,
+    RandomState,
+    RegressionLoss,
+    Scoring,
+    Solver,
+    Table,
+)
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
+from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -69,29 +80,31 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     True
     """
 
-    member = MLPRegressor
+    member: ClassVar[type[MLPRegressor]] = MLPRegressor
+    estimators_: list[MLPRegressor]
+    loss: RegressionLoss
     _parameter_constraints: ClassVar[dict[str, Any]] = {**CONSTRAINTS, **Ensemble.more_constraints}
 
     @explained
     def __init__(
         self,
-        loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
+        loss: RegressionLoss = "squared_error",
+        hidden_layer_sizes: HiddenLayerSizes = (100,),
+        activation: Activations = "relu",
         *,
         n_members: int = 10,
         bootstrap: bool = False,
-        solver: Any = "adam",
+        solver: Solver = "adam",
         alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        batch_size: BatchSize = "auto",
+        learning_rate: LearningRate = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: RandomState | None = None,
         tol: float = 1e-4,
-        verbose: Any = False,
+        verbose: bool | int = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
         early_stopping: bool = False,
@@ -99,17 +112,17 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: Any = 10,
+        n_iter_no_change: float = 10,
         max_fun: int = 15000,
         n_jobs: int | None = None,
-        scoring: Any = None,
+        scoring: Scoring | None = None,
         pickle_state: bool = False,
     ) -> None:
         self._keep(locals())
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def fit(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> Self:
         """Fit all members.
 
         Parameters
@@ -130,11 +143,10 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         KeyboardInterrupt
             On Ctrl-C; the members of an earlier fit are kept.
         """
-        X, y = self._checked_data(X, y)
-        self._fit_members(X, y, sample_weight)
+        self._fit_members(*self._checked_data(X, y), sample_weight)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Table) -> Array:
         """Return the mean of the members' predictions, (n_samples,) or (n_samples, n_outputs).
 
         Parameters
@@ -143,7 +155,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         """
         return self._predictions(X).mean(axis=0)
 
-    def predict_std(self, X: Any) -> Array:
+    def predict_std(self, X: Table) -> Array:
         """Return the members' standard deviation, (n_samples,) or (n_samples, n_outputs).
 
         It measures how much the nets disagree, not the noise of y.

@@ -31,6 +31,7 @@ from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
 from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
+from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.training import loop
@@ -39,12 +40,9 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
-class CompiledMLP(Copies, HiddenLayer):
+class CompiledMLP(Copies, HiddenLayer, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
-    coefs_: list[Array]
-    intercepts_: list[Array]
-    loss_: float
     validation_loss_curve_: list[float] | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]

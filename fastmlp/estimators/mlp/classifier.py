@@ -1,22 +1,33 @@
 """MLPClassifier: scikit-learn's, trained by fastmlp."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn import neural_network
-from sklearn.base import _fit_context
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 
+from fastmlp.estimators import sklearn_bases
+from fastmlp.estimators.arguments import (
+    Activations,
+    BatchSize,
+    ClassWeight,
+    HiddenLayerSizes,
+    LearningRate,
+    RandomState,
+    Scoring,
+    Solver,
+    Table,
+)
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import accuracy
+from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 
 
-class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
+class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     """scikit-learn's multi-layer perceptron classifier, trained by compiled kernels.
 
     Parameters and attributes, methods and messages are those of
@@ -78,7 +89,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **neural_network.MLPClassifier._parameter_constraints,
+        **sklearn_bases.MLPClassifier._parameter_constraints,
         **CompiledMLP.more_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, None],
     }
@@ -86,20 +97,20 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
     @explained
     def __init__(
         self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
+        hidden_layer_sizes: HiddenLayerSizes = (100,),
+        activation: Activations = "relu",
         *,
-        solver: Any = "adam",
+        solver: Solver = "adam",
         alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        batch_size: BatchSize = "auto",
+        learning_rate: LearningRate = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: RandomState | None = None,
         tol: float = 1e-4,
-        verbose: Any = False,
+        verbose: bool | int = False,
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
@@ -108,11 +119,11 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: Any = 10,
+        n_iter_no_change: float = 10,
         max_fun: int = 15000,
         n_jobs: int | None = None,
-        class_weight: Any = None,
-        scoring: Any = None,
+        class_weight: ClassWeight | None = None,
+        scoring: Scoring | None = None,
         pickle_state: bool = False,
     ) -> None:
         super().__init__(
@@ -149,14 +160,14 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
     @explained
     def fit(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
         *,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> Any:
+        X_val: Table | None = None,
+        y_val: Table | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
         """Fit the model.
 
         Parameters
@@ -182,7 +193,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
         """
         return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Table) -> Array:
         """Return the labels of X, shape (n_samples,) or (n_samples, n_labels).
 
         Parameters
@@ -202,7 +213,7 @@ class MLPClassifier(CompiledMLP, neural_network.MLPClassifier):
             return classes[outputs.argmax(axis=1)]
         return super().predict(X)
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Table) -> Array:
         """Return the probabilities of the classes, shape (n_samples, n_classes).
 
         Parameters

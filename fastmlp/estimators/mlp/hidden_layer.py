@@ -3,9 +3,13 @@
 from typing import Any
 
 from numpy.typing import NDArray
-from sklearn.base import ClassNamePrefixFeaturesOutMixin
-from sklearn.utils._set_output import _SetOutputMixin
-from sklearn.utils.metaestimators import available_if
+
+from fastmlp.estimators.arguments import Table
+from fastmlp.estimators.sklearn_bases import (
+    ClassNamePrefixFeaturesOutMixin,
+    _SetOutputMixin,
+    available_if,
+)
 
 Array = NDArray[Any]
 
@@ -19,7 +23,7 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
 
     coefs_: list[Array]
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Table) -> Array:
         """Return the activations of the last hidden layer; only a fitted estimator has it.
 
         In a pipeline, before its last step, put the fitted estimator into scikit-learn's
@@ -44,6 +48,12 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
             return rows.toarray() if hasattr(rows, "toarray") else rows
         return self._outputs(rows, hidden=True)
 
+    def _validated_rows(self, X: Any) -> Any:
+        raise NotImplementedError
+
+    def _outputs(self, X: Any, hidden: bool = False) -> Array:
+        raise NotImplementedError
+
     @property
     def _n_features_out(self) -> int:
         """The number of names that `get_feature_names_out` returns."""
@@ -51,4 +61,5 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
 
 
 # Not as a decorator: `_SetOutputMixin` puts a plain function in the place of what is in the class.
-HiddenLayer.transform = available_if(lambda model: hasattr(model, "coefs_"))(HiddenLayer.transform)
+once_fitted = available_if(lambda estimator: hasattr(estimator, "coefs_"))
+HiddenLayer.transform = once_fitted(HiddenLayer.transform)  # type: ignore[method-assign]

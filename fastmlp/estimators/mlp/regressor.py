@@ -1,21 +1,31 @@
 """MLPRegressor: scikit-learn's, trained by fastmlp."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn import neural_network
-from sklearn.base import _fit_context
-from sklearn.utils.metaestimators import available_if
 
+from fastmlp.estimators import sklearn_bases
+from fastmlp.estimators.arguments import (
+    Activations,
+    BatchSize,
+    HiddenLayerSizes,
+    LearningRate,
+    RandomState,
+    RegressionLoss,
+    Scoring,
+    Solver,
+    Table,
+)
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import r2
+from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
 
 
-class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
+class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     """scikit-learn's multi-layer perceptron regressor, trained by compiled kernels.
 
     Parameters and attributes, methods and messages are those of
@@ -77,28 +87,28 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **neural_network.MLPRegressor._parameter_constraints,
+        **sklearn_bases.MLPRegressor._parameter_constraints,
         **CompiledMLP.more_constraints,
     }
 
     @explained
     def __init__(
         self,
-        loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
+        loss: RegressionLoss = "squared_error",
+        hidden_layer_sizes: HiddenLayerSizes = (100,),
+        activation: Activations = "relu",
         *,
-        solver: Any = "adam",
+        solver: Solver = "adam",
         alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        batch_size: BatchSize = "auto",
+        learning_rate: LearningRate = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: RandomState | None = None,
         tol: float = 1e-4,
-        verbose: Any = False,
+        verbose: bool | int = False,
         warm_start: bool = False,
         momentum: float = 0.9,
         nesterovs_momentum: bool = True,
@@ -107,10 +117,10 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: Any = 10,
+        n_iter_no_change: float = 10,
         max_fun: int = 15000,
         n_jobs: int | None = None,
-        scoring: Any = None,
+        scoring: Scoring | None = None,
         pickle_state: bool = False,
     ) -> None:
         super().__init__(
@@ -147,14 +157,14 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
     @explained
     def fit(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
         *,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> Any:
+        X_val: Table | None = None,
+        y_val: Table | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
         """Fit the model.
 
         Parameters
@@ -182,7 +192,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+    def partial_fit(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> Self:
         """Train for one epoch on the given rows.
 
         Parameters
@@ -203,7 +213,7 @@ class MLPRegressor(CompiledMLP, neural_network.MLPRegressor):
         """
         return self._fit(X, y, sample_weight=sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Table) -> Array:
         """Return the predictions, shape (n_samples,) or (n_samples, n_outputs).
 
         Parameters

@@ -1,12 +1,12 @@
 """MLPSearchCV: scikit-learn's searches, with every candidate and fold in one sweep."""
 
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import joblib
 import numpy as np
-from sklearn.base import _fit_context
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     GridSearchCV,
@@ -14,13 +14,14 @@ from sklearn.model_selection import (
     HalvingRandomSearchCV,
     RandomizedSearchCV,
 )
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp._process.task_pool import share
 from fastmlp.backends.protocol import thread_limit
+from fastmlp.estimators.arguments import Configurable, Folds, Grid, Metrics, RandomState, Table
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.search.backend import PoolBackend
+from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
 from fastmlp.validation.calls import explained
 
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
@@ -116,24 +117,24 @@ class MLPSearchCV(BaseSearchCV):
     @explained
     def __init__(
         self,
-        estimator: Any,
-        param_grid: Any = None,
+        estimator: Configurable,
+        param_grid: Grid | None = None,
         *,
-        param_distributions: Any = None,
+        param_distributions: Grid | None = None,
         n_iter: int = 10,
         halving: bool = False,
         factor: float = 3,
         resource: str = "n_samples",
-        max_resources: Any = "auto",
-        min_resources: Any = "exhaust",
+        max_resources: int | Literal["auto"] = "auto",
+        min_resources: int | Literal["exhaust", "smallest"] = "exhaust",
         aggressive_elimination: bool = False,
-        scoring: Any = None,
+        scoring: Metrics | None = None,
         n_jobs: int | None = None,
-        refit: Any = True,
-        cv: Any = None,
+        refit: bool | str | Callable[..., int] = True,
+        cv: Folds | None = None,
         verbose: int = 0,
-        random_state: Any = None,
-        error_score: Any = np.nan,
+        random_state: RandomState | None = None,
+        error_score: float | Literal["raise"] = np.nan,
         return_train_score: bool = False,
     ) -> None:
         super().__init__(
@@ -159,7 +160,7 @@ class MLPSearchCV(BaseSearchCV):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @explained
-    def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
+    def fit(self, X: Table, y: Table | None = None, **params: Any) -> Self:
         """Fit and score all candidates on all folds, and the best one on all rows.
 
         Parameters

@@ -1,0 +1,33 @@
+"""What the estimators take over from scikit-learn; the types, which it does not have, are ours."""
+
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    _fit_context,
+)
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils._set_output import _SetOutputMixin
+from sklearn.utils.metaestimators import available_if
+
+__all__ = [
+    "BaseEstimator",
+    "BaseSearchCV",
+    "ClassNamePrefixFeaturesOutMixin",
+    "ClassifierMixin",
+    "MLPClassifier",
+    "MLPRegressor",
+    "Overridden",
+    "RegressorMixin",
+    "Settings",
+    "_SetOutputMixin",
+    "_fit_context",
+    "available_if",
+]
+
+# For type checkers they have the parameters and attributes of a net.
+Settings = BaseEstimator
+# The class that CompiledMLP overrides is not its base: it follows it among those of an estimator.
+Overridden = object
