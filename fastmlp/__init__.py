@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmlp.model import MLP
 from fastmlp.rules.losses import Loss
@@ -18,6 +18,16 @@ from fastmlp.rules.schedules import (
 )
 from fastmlp.serialization.safetensors_file import FileError
 from fastmlp.training.history import History, Report, Status
+
+if TYPE_CHECKING:
+    # For type checkers what is loaded on first use; with `as` as names of this module's own.
+    from fastmlp.estimators import MLPClassifier as MLPClassifier
+    from fastmlp.estimators import MLPRegressor as MLPRegressor
+    from fastmlp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
+    from fastmlp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
+    from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
+    from fastmlp.many.fit_many import fit_many
+    from fastmlp.saving import load, save
 
 __version__ = "0.1.0"
 
@@ -62,21 +72,24 @@ _ROOMS = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"fastmlp.{_ROOMS[name]}"), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
-            raise
-        raise ImportError(
-            f"fastmlp.{name} needs scikit-learn: pip install 'fastmlp[sklearn]'"
-        ) from error
+if not TYPE_CHECKING:
+    # Not for type checkers: to them it would give every misspelt name the type Any.
+    def __getattr__(name: str) -> Any:
+        """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+        try:
+            return getattr(import_module(f"fastmlp.{_ROOMS[name]}"), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
+                raise
+            raise ImportError(
+                f"fastmlp.{name} needs scikit-learn: pip install 'fastmlp[sklearn]'"
+            ) from error
 
 
 def __dir__() -> list[str]:
     """Name what can be had: `help` and `inspect.getmembers` get all of it, and end at an error."""
     missing = _OF_SKLEARN if find_spec("sklearn") is None else {}
-    return sorted({*globals(), *_ROOMS} - missing.keys())
+    dunders = {name for name in globals() if name.startswith("__")}
+    return sorted({*__all__, *_ROOMS, *dunders} - missing.keys())

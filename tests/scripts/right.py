@@ -1,0 +1,93 @@
+"""A user's script: both type checkers find no error in it, and it runs."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import fastmlp
+from fastmlp import (
+    MLP,
+    SGD,
+    AdamW,
+    Cosine,
+    Custom,
+    History,
+    Loss,
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+    Report,
+    Status,
+    Warmup,
+    fit_many,
+)
+
+
+def bent(z: float) -> tuple[float, float]:
+    return (z, 1.0) if z > 0 else (0.1 * z, 0.1)
+
+
+def descent(w: float, g: float, m: float, v: float, rate: float) -> tuple[float, float, float]:
+    return w - rate * g, m, v
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    y, labels = X[:, 0] * X[:, 1], (X[:, 2] > 0).astype(np.int64)
+    folder = Path(tempfile.mkdtemp())
+
+    net = MLP((3, 8, 4, 1), activation=["tanh", bent], optimizer=AdamW(Warmup(Cosine(0.01), 5)))
+    rates: list[float] = []
+
+    def stop_early(report: Report) -> None:
+        rates.append(report.learning_rate)
+        if report.validation_loss is not None and report.validation_loss < 0.01:
+            report.stop()
+
+    history: History = net.fit(
+        X, y, epochs=3, validation_data=(X, y), callbacks=[stop_early], checkpoint=folder / "c"
+    )
+    completed: bool = history.status is Status.COMPLETED and history.loss[-1] < 9.0
+    net.optimizer = SGD(0.1, momentum=0.9)
+    objective, gradient = net.loss_and_gradient(X, y)
+    net.apply_gradient(np.clip(gradient, -1, 1))
+    net.weights[0][:] *= 0.5
+    net.save(folder / "net.safetensors", include_training_state=True)
+    rows = MLP.load(folder / "net.safetensors", rules={"bent": bent}).to("cpu").predict(X[:2])
+
+    nets = [
+        MLP((3, 4, 2), loss="cross_entropy", output_activation="softmax", dtype=np.float64),
+        MLP([3, 4, 1], loss=Loss(bent_loss), penalties={bent: 0.1}, optimizer=descent, seed=1),
+        MLP((3, 1), loss="binary_cross_entropy", initializer="zeros", optimizer=Custom(descent)),
+    ]
+    losses = [each.loss[0] for each in fit_many(nets, X, labels, epochs=[1, 2, 3])]
+
+    classifier = MLPClassifier((8,), activation="gelu", solver=AdamW(0.01), max_iter=20, tol=1.0)
+    score: float = classifier.fit(X, labels).score(X, labels)
+    probabilities = classifier.set_params(alpha=0.1).predict_proba(X.tolist())
+    regressor = MLPRegressor(hidden_layer_sizes=8, solver="adamw", tol=1.0, random_state=0)
+    curve: list[float] = regressor.fit(X, y, X_val=X, y_val=y).loss_curve_
+    hidden = regressor.transform(X).shape[1] + len(regressor.coefs_)
+    grid = {"alpha": np.logspace(-4, 0, 2), "hidden_layer_sizes": [(4,), (8,)]}
+    search = MLPSearchCV(regressor, grid, cv=2, scoring="r2", n_jobs=1).fit(X, y)
+    best = search.best_params_["alpha"], search.best_score_, search.predict(X).mean()
+    ensemble = MLPEnsembleRegressor(n_members=2, tol=1.0, loss="squared_error").fit(X, y)
+    spread = ensemble.predict_std(X) + ensemble.estimators_[0].predict(X)
+    voters = MLPEnsembleClassifier((4,), n_members=2, tol=1.0, bootstrap=True).fit(X, labels)
+    entropy = voters.predictive_entropy(X).max() + voters.classes_[0]
+    fastmlp.save(classifier, folder / "classifier.safetensors")
+    again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
+    print(completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
+    print(spread.max(), entropy, again.classes_, net.n_steps, fastmlp.__version__)
+
+
+def bent_loss(prediction: float, target: float) -> tuple[float, float]:
+    return bent(prediction - target)
+
+
+if __name__ == "__main__":
+    main()
