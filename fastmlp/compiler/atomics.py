@@ -13,13 +13,13 @@ from numba import types
 from fastmlp.compiler.intrinsics import emitted
 
 # The instruction that tells a core it is spinning, by machine; on other machines there is none.
-PAUSES = {
+PAUSES: dict[str, tuple[str, tuple[int, ...]]] = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
     "AMD64": ("llvm.x86.sse2.pause", ()),
     "aarch64": ("llvm.aarch64.hint", (1,)),
     "arm64": ("llvm.aarch64.hint", (1,)),
 }
-WORD = ir.IntType(64)
+WORD: Any = ir.IntType(64)
 
 
 def load_acquire(address: Any) -> Any:

@@ -13,7 +13,8 @@ from numba import types
 
 from fastmlp.compiler.intrinsics import emitted
 
-WORD32, WORD64 = ir.IntType(32), ir.IntType(64)
+WORD32: Any = ir.IntType(32)
+WORD64: Any = ir.IntType(64)
 X86_FLUSH = 0x8040  # flush to zero, denormals are zero
 ARM_FLUSH = 1 << 24
 

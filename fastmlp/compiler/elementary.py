@@ -26,8 +26,11 @@ from fastmlp.compiler.memory import fma
 from fastmlp.rules import elementary
 
 Form = Callable[..., Any]
-COEFFICIENTS = {np.float32: FLOAT32, np.float64: FLOAT64}
-TABLES = {types.float32: (np.float32, FLOAT32), types.float64: (np.float64, FLOAT64)}
+COEFFICIENTS: dict[Any, Coefficients] = {np.float32: FLOAT32, np.float64: FLOAT64}
+TABLES: dict[Any, tuple[Any, Coefficients]] = {
+    types.float32: (np.float32, FLOAT32),
+    types.float64: (np.float64, FLOAT64),
+}
 
 
 def _compiled(function: Form) -> Callable[[Form], Form]:

@@ -54,6 +54,9 @@ class Expressions:
     outside : dict, the names of the module and the closure
     """
 
+    builder: Any
+    outside: dict[str, Any]
+
     def __init__(self, builder: Any, outside: dict[str, Any]) -> None:
         self.builder, self.outside = builder, outside
         self.names: dict[str, Any] = {}

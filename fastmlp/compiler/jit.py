@@ -42,10 +42,10 @@ def chosen_compiler(asked: str, version: str) -> str:
 
 
 COMPILER = chosen_compiler(os.environ.get("FASTMLP_COMPILER", ""), numba.__version__)
-OPTIONS = {"nogil": True, "error_model": "numpy"}
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 # Functions that a block calls are inlined: LLVM does not inline a long function that is called
 # twice, and a loop with a call in it does not vectorise. mish, float64: 23 -> 4 ns a number.
-INLINED = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
+INLINED: dict[str, Any] = {"error_model": "numpy", "forceinline": True, "pipeline_class": Compiler}
 
 
 @overload

@@ -58,7 +58,7 @@ class Record(NamedTuple):
 
 
 INT64, FLOAT64, BOOL = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
-WORD = ir.IntType(64)
+WORD: Any = ir.IntType(64)
 KINDS: dict[np.dtype[Any], Any] = {
     INT64: WORD,
     np.dtype(np.uint64): WORD,

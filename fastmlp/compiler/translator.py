@@ -36,7 +36,7 @@ from fastmlp.compiler.statements import Body
 FULL_WIDTH = '"prefer-vector-width"="512"'
 
 
-def translate(function: FunctionType, symbol: str) -> ir.Module:
+def translate(function: FunctionType, symbol: str) -> Any:
     """Return a module that exports a function without a result as `symbol`.
 
     Its arguments are integers, or NamedTuples of integers, which are passed one by one.
@@ -56,12 +56,10 @@ class Unit:
     """A module, and the functions defined in it."""
 
     def __init__(self) -> None:
-        self.module = ir.Module()
+        self.module: Any = ir.Module()
         self._defined: dict[Any, ir.Function] = {}
 
-    def define(
-        self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = ""
-    ) -> ir.Function:
+    def define(self, function: FunctionType, arguments: tuple[Any, ...], symbol: str = "") -> Any:
         """Return the LLVM function of a function without a result, for arguments of these kinds."""
         key = function, kind_of(arguments)
         if key not in self._defined:

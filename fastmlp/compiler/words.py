@@ -10,7 +10,7 @@ from fastmlp.compiler.intrinsics import emitted
 
 # Fields of a `bitgen_t`: the state, and the function that draws 32 bits.
 STATE, DRAW = 0, 2
-WORD = ir.IntType(64)
+WORD: Any = ir.IntType(64)
 
 
 def next_word(generator: Any) -> Any:

@@ -57,6 +57,11 @@ class NetState:
         "optimizer", "parameters", "weights",
     )  # fmt: skip
 
+    layout: Layout
+    optimizer: Optimizer
+    generator: np.random.Generator | None
+    n_steps: int
+    lock: NetLock
     parameters: Array
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]

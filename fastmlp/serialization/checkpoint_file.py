@@ -42,6 +42,8 @@ class CheckpointFile:
     network, state : the net that is trained
     """
 
+    path: Path
+
     def __init__(self, path: str | os.PathLike[str], network: Network, state: NetState) -> None:
         self.path, self._network, self._state = Path(path), network, state
 

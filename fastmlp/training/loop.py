@@ -133,6 +133,8 @@ class Pace:
     then take one call.
     """
 
+    units: int
+
     def __init__(self, unit_flops: int) -> None:
         self._learnt = _learnt(unit_flops)
         slow = unit_flops / FIRST_FLOPS_PER_SECOND

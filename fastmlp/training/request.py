@@ -40,7 +40,7 @@ class FitRequest(Generic[D]):
     callbacks : sequence of callables
     progress : bool or bar
         True: show a bar; a bar: count epochs in it.
-    net : object
+    net : MLP
         The `net` of reports to callbacks.
 
     Attributes
@@ -48,6 +48,10 @@ class FitRequest(Generic[D]):
     history : History
     """
 
+    batch_size: int
+    epochs: int
+    shuffle: bool
+    history: History
     options: Mapping[str, bool] = {}
 
     _engine: Engine[D, Any]
@@ -64,7 +68,7 @@ class FitRequest(Generic[D]):
         held_out: D | None = None,
         callbacks: Sequence[Callback] = (),
         progress: Any = False,
-        net: object = None,
+        net: Any = None,
     ) -> None:
         self.data, self.batch_size, self.epochs = data, batch_size, epochs
         # In a batch of all rows, their order changes only the rounding.

@@ -33,6 +33,8 @@ class Prediction:
     size : int, the numbers of the packed parameters; sparse rows read the first layer unpacked
     """
 
+    size: int
+
     def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:
         blocks = Addresses(*rule_blocks.activations(network), link=rule_blocks.link(network))
         nothing = np.empty((0, network.layout.sizes[0]), network.dtype)

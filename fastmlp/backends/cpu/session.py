@@ -24,9 +24,9 @@ from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.partition import Partition, partition_of
-from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
+from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import Job, address, fields_of
-from fastmlp.backends.cpu.plan.workspace import aligned, make_workspace
+from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import Block, block_of
@@ -130,6 +130,16 @@ class Session:
     ----------
     n_threads : int, the most threads of a call
     """
+
+    partition: Partition
+    rows: int
+    workspace: Workspace
+    plan: Plan
+    net: Any
+    batch: Any
+    record: Array
+    job: Any
+    blocks: dict[str, Block]
 
     def __init__(
         self,

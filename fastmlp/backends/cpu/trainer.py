@@ -47,6 +47,9 @@ class Trainer:
         Floating-point operations of a unit, from which the length of the first call is guessed.
     """
 
+    units_per_epoch: int
+    unit_flops: int
+
     def __init__(
         self,
         engine: Runner,

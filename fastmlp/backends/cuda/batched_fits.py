@@ -16,7 +16,7 @@ from fastmlp._process import task_pool
 from fastmlp._process.locks import publish
 from fastmlp.backends.cuda.batched_member import Member, MemberFit
 from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.design import design_for
+from fastmlp.backends.cuda.design import Design, design_for
 from fastmlp.backends.cuda.device_arrays import to_device, to_host
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
@@ -134,6 +134,8 @@ def _hashable(key: Any) -> bool:
 
 class Group:
     """Nets with the same layers and rules that train in lockstep; a net stops if it diverges."""
+
+    design: Design
 
     def __init__(
         self,

@@ -55,6 +55,14 @@ class MemberFit:
     unit, end : steps of the window that are done, and all of its steps
     """
 
+    member: Member
+    outcome: Outcome
+    rows: NDArray[np.int64]
+    batch: int
+    per_epoch: int
+    unit: int
+    end: int
+
     def __init__(self, member: Member, outcome: Outcome, n_rows: int, batch_size: int) -> None:
         self.member, self.outcome = member, outcome
         rows = member.rows

@@ -22,6 +22,9 @@ class Card:
     shared_bytes : int, the most shared memory of one block
     """
 
+    n_multiprocessors: int
+    shared_bytes: int
+
     def __init__(self, index: int) -> None:
         adapter.note_use()
         self.index = index

@@ -11,7 +11,7 @@ from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda import adapter, design, device_arrays
 from fastmlp.backends.cuda.batched_fits import train_together
 from fastmlp.backends.cuda.batched_member import Member
-from fastmlp.backends.cuda.card import card_of, is_device_array
+from fastmlp.backends.cuda.card import Card, card_of, is_device_array
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
@@ -45,6 +45,11 @@ class Engine:
     ImportError, RuntimeError
         If there is no package, no driver or no such device.
     """
+
+    network: Network
+    lock: NetLock
+    card: Card
+    queue: int
 
     def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
         adapter.require(index)

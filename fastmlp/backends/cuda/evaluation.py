@@ -47,6 +47,9 @@ class ForwardPass:
     session : Session
     """
 
+    mass: float
+    session: Session
+
     def __init__(
         self, card: Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
     ) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.card import card_of
+from fastmlp.backends.cuda.card import Card, card_of
 from fastmlp.backends.cuda.device_arrays import to_host
 from fastmlp.network.spec import Network
 
@@ -22,6 +22,10 @@ class Moments:
     card : Card
     state : array on the GPU, shape (2 * n_parameters,), m before v
     """
+
+    network: Network
+    card: Card
+    state: Any
 
     def __init__(self, network: Network, index: int, flat: Array | None = None) -> None:
         adapter.require(index)

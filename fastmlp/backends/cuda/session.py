@@ -26,6 +26,12 @@ class Session:
     sizes : Sizes
     """
 
+    head: int
+    plans: NDArray[np.int64]
+    memory: Any
+    sums: Any
+    device_plans: Any
+
     def __init__(
         self, card: Card, networks: Sequence[Network], need: Need, *, shared: bool, who: str
     ) -> None:

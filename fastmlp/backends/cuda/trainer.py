@@ -54,6 +54,10 @@ class Trainer:
     unit_flops : int
     """
 
+    design: Design
+    units_per_epoch: int
+    unit_flops: int
+
     def __init__(
         self,
         card: Card,

@@ -11,7 +11,7 @@ from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
 from fastmlp.estimators.mlp import archive, label_codec
 from fastmlp.serialization.safetensors_file import Content, FileError
 
-KINDS = {
+KINDS: dict[str, type[Any]] = {
     "MLPEnsembleClassifier": MLPEnsembleClassifier,
     "MLPEnsembleRegressor": MLPEnsembleRegressor,
 }

@@ -19,7 +19,7 @@ from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 Own = Mapping[str, Any]
-KINDS = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+KINDS: dict[str, type[Any]] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 COUNTS = ("n_iter_", "t_", "_no_improvement_count")
 NUMBERS = ("loss_", "best_loss_", "best_validation_score_")
 CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")

@@ -43,6 +43,10 @@ Rows = NDArray[np.int64]
 class CompiledMLP(Copies, HiddenLayer, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    loss_: float
+    n_outputs_: int
     validation_loss_curve_: list[float] | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]

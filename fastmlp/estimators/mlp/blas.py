@@ -46,6 +46,6 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-one_thread = OneThread()
+one_thread: OneThread = OneThread()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=one_thread.renew)

@@ -32,6 +32,9 @@ class HeldOut:
         If all weights are 0.
     """
 
+    weight: Any
+    labels: Any
+
     def __init__(
         self,
         estimator: Any,

@@ -73,7 +73,7 @@ def classes_from(spelled: Mapping[str, Any]) -> Array:
     return classes
 
 
-def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> LabelBinarizer:
+def binarizer_from(spelled: Mapping[str, Any], classes: Array) -> Any:
     """Return the binarizer of these labels, which must be sorted and distinct."""
     several, sparse = spelled["several"], spelled["sparse"]
     if type(several) is not bool or type(sparse) is not bool or sparse > several:

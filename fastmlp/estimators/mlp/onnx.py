@@ -37,6 +37,12 @@ class Graph:
     scope, operator, container : as skl2onnx gives them to a converter
     """
 
+    estimator: Any
+    double: bool
+    kind: int
+    integer: int
+    string: int
+
     def __init__(self, scope: Any, operator: Any, container: Any) -> None:
         from skl2onnx.common.data_types import guess_proto_type
         from skl2onnx.proto import onnx_proto

@@ -10,7 +10,7 @@ from fastmlp.serialization import codec
 from fastmlp.serialization.safetensors_file import FileError
 from fastmlp.validation import scalars
 
-FIELDS = {
+FIELDS: dict[str, tuple[str, ...]] = {
     "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
     "adam": ("learning_rate_init", *solvers.SETTINGS),
 }

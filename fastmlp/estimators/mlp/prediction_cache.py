@@ -26,6 +26,9 @@ class PredictionCache:
     quick : Quick, or None before the first small batch
     """
 
+    buffers: FreeList
+    quick: Quick | None
+
     def __init__(self) -> None:
         self.buffers = FreeList()
-        self.quick: Quick | None = None
+        self.quick = None

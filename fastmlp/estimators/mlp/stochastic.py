@@ -38,6 +38,8 @@ class Epochs:
     """
 
     # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
+    data: Data
+    batch_size: int
     options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     _trainer: Trainer

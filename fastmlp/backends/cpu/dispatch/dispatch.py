@@ -106,6 +106,10 @@ class Runner:
         Held while all parameters are read or written.
     """
 
+    network: Network
+    lock: NetLock
+    n_threads: int
+
     def __init__(
         self, network: Network, n_threads: int | None = None, lock: NetLock | None = None
     ) -> None:

@@ -33,6 +33,12 @@ class SparseRows:
     n_features : int
     """
 
+    values: Array
+    columns: Array
+    starts: Array
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
     def __init__(self, values: Array, columns: Array, starts: Array, n_features: int) -> None:
         self.values, self.dtype = np.ascontiguousarray(values), values.dtype
         self.columns = np.ascontiguousarray(columns, COLUMNS)
@@ -51,6 +57,10 @@ class SparseRows:
 
 class ColumnBuffers:
     """CSC buffers of a chunk: column pointers, row indices, values."""
+
+    starts: Array
+    rows: Array
+    values: Array
 
     def __init__(self, x: SparseRows, n_rows: int) -> None:
         n = x.most_numbers(n_rows)

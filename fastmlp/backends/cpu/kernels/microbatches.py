@@ -95,6 +95,8 @@ class Replicas:
     identity : int64 (rows,): 0, 1, 2, ...
     """
 
+    n_bytes: int
+
     def __init__(
         self,
         new_plan: Callable[[Workspace], Plan],

@@ -39,6 +39,8 @@ class Panels:
     size : int, the numbers of a packed vector, padding included
     """
 
+    size: int
+
     def __init__(self, network: Network, *, sparse: bool = False, spacing: Spacing = CLOSE) -> None:
         layout, self._dtype = network.layout, network.dtype
         lanes = lanes_of(network.dtype.type)
@@ -77,6 +79,10 @@ class Moments:
     sparse : bool, True if they belong to a training on sparse rows
     spacing : Spacing, of the panels
     """
+
+    network: Network
+    sparse: bool
+    spacing: Spacing
 
     def __init__(
         self, network: Network, flat: Array | None = None, *, sparse: bool = False

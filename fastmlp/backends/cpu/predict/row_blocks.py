@@ -169,6 +169,10 @@ class RowBlocks:
     job, record : the driver's job, by its fields' names and as a record array
     """
 
+    rows: int
+    record: Array
+    job: Any
+
     def __init__(self, runner: Runner, network: Network) -> None:
         self._runner = runner
         self._row_flops = 2 * network.layout.n_weights

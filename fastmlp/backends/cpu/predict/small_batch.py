@@ -145,6 +145,10 @@ class SmallBatch:
     most : int, the most rows of a call
     """
 
+    parameters: Array
+    dtype: np.dtype[Any]
+    most: int
+
     def __init__(self, network: Network, parameters: Array, n_rows: int = GIL_ROWS) -> None:
         layout, dtype = network.layout, network.dtype
         self.parameters, self.dtype, self._n_out = parameters, dtype, layout.sizes[-1]

@@ -87,6 +87,10 @@ class Vectors(ABC):
     zero : Vector
     """
 
+    scalar: Scalar
+    lanes: int
+    size: int
+    bytes: int
     zero: Vector
 
     def __init__(self, scalar: Scalar, lanes: int) -> None:

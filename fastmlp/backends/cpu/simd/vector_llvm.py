@@ -10,7 +10,8 @@ from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 from fastmlp.compiler.atomics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
 
-WORD, LANE = ir.IntType(64), ir.IntType(32)
+WORD: Any = ir.IntType(64)
+LANE: Any = ir.IntType(32)
 
 
 class _Word:
@@ -110,8 +111,8 @@ class LLVMVectors(Vectors):
     def __init__(self, builder: Any, scalar: Scalar, lanes: int) -> None:
         super().__init__(scalar, lanes)
         self.builder = builder
-        self.kind = ir.VectorType(ir.FloatType() if self.size == 4 else ir.DoubleType(), lanes)
-        self.zero = self._vector(ir.Constant(self.kind, None))
+        self.kind: Any = ir.VectorType(ir.FloatType() if self.size == 4 else ir.DoubleType(), lanes)
+        self.zero: Any = self._vector(ir.Constant(self.kind, None))
 
     def of_lanes(self, lanes: int) -> Self:
         return type(self)(self.builder, self.scalar, lanes)

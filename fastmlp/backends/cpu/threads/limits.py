@@ -18,7 +18,11 @@ from pathlib import Path
 import numba
 
 POOLS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
-CHOICES = {"threadsafe": ("tbb", "omp"), "forksafe": ("tbb", "workqueue"), "safe": ("tbb",)}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "threadsafe": ("tbb", "omp"),
+    "forksafe": ("tbb", "workqueue"),
+    "safe": ("tbb",),
+}
 
 _state = {"forked": False, "busy": 0}
 # Reentrant: a signal's handler may ask while this thread holds it.

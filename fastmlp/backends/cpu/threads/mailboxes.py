@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.threads.team import LEFT, LINE, MOST, POSTED, entry, yield_core
 from fastmlp.backends.cpu.tuning import MAILBOX_SPINS, MAILBOX_YIELDS
@@ -57,6 +58,9 @@ class Mailboxes:
     first : int, address of the first mailbox
     queue : int64, shape (1,), the number of calls queued for sleeping workers
     """
+
+    queue: NDArray[np.int64]
+    first: int
 
     def __init__(self, spins: int = MAILBOX_SPINS) -> None:
         words = LINE // 8
