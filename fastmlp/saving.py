@@ -4,13 +4,21 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
+
+if TYPE_CHECKING:
+    from fastmlp.estimators import MLPClassifier, MLPRegressor
+    from fastmlp.estimators.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
+    from fastmlp.estimators.search import MLPSearchCV
+
+    Ensemble = MLPEnsembleClassifier | MLPEnsembleRegressor
+    Model = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV
 
 # Estimators that can be saved, and the package with their `archive` module.
 ESTIMATORS = {
@@ -23,7 +31,9 @@ ESTIMATORS = {
 
 
 @explained
-def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bool = False) -> None:
+def save(
+    model: "Model", path: str | os.PathLike[str], *, include_training_state: bool = False
+) -> None:
     """Write a net or a fitted estimator to a safetensors file, for `load`.
 
     Needs the extra `safetensors`. The file is written whole or not at all. It holds names and
@@ -71,7 +81,7 @@ def save(model: Any, path: str | os.PathLike[str], *, include_training_state: bo
         raise TypeError(f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}")
     scalars.path("fastmlp.save", "path", path)
     scalars.boolean("fastmlp.save", "include_training_state", include_training_state)
-    if room is None:
+    if isinstance(model, MLP):
         return model.save(path, include_training_state=include_training_state)
     packer = import_module(f"fastmlp.{room}.archive")
     safetensors_file.write(path, packer.pack(model, training=include_training_state))

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from fastmlp.validation.attributes import OF_HISTORIES, Advising
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-from fastmlp.validation.attributes import OF_HISTORIES, Advising
+    from fastmlp.model import MLP
 
 
 class Status(Enum):
@@ -141,7 +143,7 @@ class Report:
     loss: float
     validation_loss: float | None
     learning_rate: float
-    net: Any
+    net: "MLP"
     history: History = field(default_factory=History)
     stopping: bool = False
 

@@ -1,4 +1,4 @@
-"""Twelve mistakes, one on each line that ends in a comment: both type checkers find each of them.
+"""Fifteen mistakes, one on each line that ends in a comment: both type checkers find each of them.
 
 The script does not run.
 """
@@ -6,7 +6,15 @@ The script does not run.
 import numpy as np
 
 import fastmlp
-from fastmlp import MLP, Adam, Cosine, MLPClassifier, MLPEnsembleRegressor, MLPRegressor, MLPSearchCV
+from fastmlp import (
+    MLP,
+    Adam,
+    Cosine,
+    MLPClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+)
 
 X, y = np.zeros((4, 2)), np.zeros(4)
 
@@ -23,7 +31,7 @@ def mistakes() -> None:
     model = MLPRegressor(solver="adm")  # the name of a solver
     model.fitt(X, y)  # a method of an estimator
     model.fit(X, y, epochs=10)  # a keyword of its method
-    print(model.coef_)  # an attribute
+    len(model.coef_)  # an attribute
     MLPEnsembleRegressor(n_members="ten")  # text for a number
     MLPSearchCV(MLPRegressor, {"alpha": [1.0]})  # a class for an estimator
     fastmlp.fit_all([net], X, y)  # a name of the module

@@ -1,0 +1,190 @@
+"""What type checkers see: a user's script without errors, one of mistakes, and no unknown types."""
+
+import ast
+import importlib.util
+import inspect
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+
+import fastmlp
+from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.estimators import arguments, sklearn_bases
+from fastmlp.estimators.mlp.solvers import SOLVERS
+from fastmlp.network import resolve, spec
+from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties
+
+pytestmark = pytest.mark.skipif(
+    INTERPRETED, reason="NUMBA_DISABLE_JIT is set: types are the same, and the script is too slow"
+)
+ROOT = Path(fastmlp.__file__).parent.parent
+RIGHT, MISTAKES = (ROOT / "tests" / "scripts" / name for name in ("right.py", "mistakes.py"))
+STUB = Path(sklearn_bases.__file__).with_suffix(".pyi")
+ALIASED = {*activations.RULES, *activations.ALIASES}
+Errors = set[tuple[str, int]]
+
+
+def needs(checker: str) -> Any:
+    missing = importlib.util.find_spec(checker) is None
+    return pytest.mark.skipif(missing, reason=f"needs {checker}: pip install -e '.[test]'")
+
+
+def output_of(checker: str, *arguments: str) -> str:
+    """Return what a type checker prints; it ends with 1 where it finds errors.
+
+    pyright looks for packages where the first Python of the PATH does.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    own = {"PATH": path, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-m", checker, *arguments],
+        cwd=ROOT,
+        env=os.environ | own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode in (0, 1), run.stdout + run.stderr
+    return run.stdout
+
+
+@cache
+def errors_of_mypy() -> Errors:
+    options = ["--config-file=", "--follow-imports=silent", "--cache-dir=.mypy_cache/user"]
+    told = output_of("mypy", "--strict", *options, str(RIGHT), str(MISTAKES))
+    found = re.findall(r"(\w+\.py):(\d+): error", told)
+    return {(name, int(line)) for name, line in found}
+
+
+@cache
+def errors_of_pyright() -> Errors:
+    told = json.loads(output_of("pyright", "--outputjson", str(RIGHT), str(MISTAKES)))
+    assert told["summary"]["filesAnalyzed"] == 2
+    found = [(one["file"], one["range"]["start"]["line"]) for one in told["generalDiagnostics"]]
+    return {(Path(path).name, line + 1) for path, line in found}
+
+
+each_checker = pytest.mark.parametrize(
+    "errors",
+    [
+        pytest.param(errors_of_mypy, marks=needs("mypy"), id="mypy"),
+        pytest.param(errors_of_pyright, marks=needs("pyright"), id="pyright"),
+    ],
+)
+
+
+@each_checker
+def test_checkers_find_no_error_in_a_users_script(errors: Callable[[], Errors]) -> None:
+    assert not {line for name, line in errors() if name == RIGHT.name}
+
+
+@each_checker
+def test_checkers_find_every_mistake(errors: Callable[[], Errors]) -> None:
+    lines = enumerate(MISTAKES.read_text().splitlines(), 1)
+    wrong = {number for number, line in lines if "  # " in line}
+    assert len(wrong) >= 10
+    assert {line for name, line in errors() if name == MISTAKES.name} == wrong
+
+
+def test_the_users_script_runs(tmp_path: Path) -> None:
+    completed, *_, version = runpy.run_path(str(RIGHT))["main"](tmp_path)
+    assert completed
+    assert version == fastmlp.__version__
+
+
+@needs("pyright")
+def test_types_are_complete() -> None:
+    told = json.loads(
+        output_of("pyright", "--outputjson", "--verifytypes", "fastmlp", "--ignoreexternal")
+    )
+    report = told["typeCompleteness"]
+    assert report["completenessScore"] >= 0.95
+    public = {one["name"]: one["isTypeKnown"] for one in report["symbols"]}
+    unknown = {name for name in public if re.fullmatch(r"fastmlp\.\w+", name) and not public[name]}
+    assert not unknown
+
+
+def names_in(kind: Any) -> set[str]:
+    """Return the names in a Literal, or in the Literals of a union."""
+    if get_origin(kind) is Literal:
+        return set(get_args(kind))
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return set().union(*map(names_in, parts))
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (activations.ActivationName, activations.RULES),
+        (initializers.InitializerName, initializers.RULES),
+        (links.LinkName, links.LINKS),
+        (losses.LossName, losses.LOSSES),
+        (optimizers.OptimizerName, optimizers.OPTIMIZERS),
+        (penalties.PenaltyName, penalties.RULES),
+        (arguments.SolverName, SOLVERS),
+    ],
+    ids=str,
+)
+def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
+    assert names_in(names) == set(table)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameter"),
+    [(arguments.RegressionLoss, "loss"), (arguments.LearningRate, "learning_rate")],
+)
+def test_literals_are_the_names_that_scikit_learn_knows(kind: Any, parameter: str) -> None:
+    assert names_in(kind) == MLPRegressor._parameter_constraints[parameter][0].options
+
+
+def test_literals_of_arguments_have_the_names_of_all_their_tables() -> None:
+    assert names_in(spec.Activation) == ALIASED
+    assert names_in(spec.OutputActivation) == ALIASED | links.LINKS.keys()
+    assert names_in(spec.OptimizerLike) == optimizers.OPTIMIZERS.keys()
+    assert names_in(spec.LossLike) == losses.LOSSES.keys()
+    assert [resolve.dtype(name).name for name in get_args(spec.DTypeName)] == ["float32", "float64"]
+
+
+def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
+    """Return the class, the name and the parameters of each method, but of those that take any."""
+    found = []
+    for kind in ast.parse(STUB.read_text()).body:
+        for one in kind.body if isinstance(kind, ast.ClassDef) else ():
+            if isinstance(one, ast.FunctionDef):
+                any_number = one.args.vararg or one.args.kwarg
+                given = [each.arg for each in (*one.args.args, *one.args.kwonlyargs)]
+                found.append((kind.name, one.name, [] if any_number else given))
+    return found
+
+
+@pytest.mark.parametrize(("kind", "method", "parameters"), methods_in_the_stub())
+def test_the_stub_says_what_scikit_learn_has(kind: str, method: str, parameters: list[str]) -> None:
+    bases = {"BaseEstimator": MLPClassifier, "Overridden": sklearn_bases.MLPClassifier}
+    real = getattr(bases.get(kind, getattr(sklearn_bases, kind)), method)
+    if parameters and not isinstance(real, property):
+        known = [name for name in inspect.signature(real).parameters if name != "self"]
+        assert [name for name in parameters if name not in ("self", "cls")] == known
+
+
+def test_a_star_and_a_listing_load_no_scikit_learn(python: Callable[..., str]) -> None:
+    script = (
+        "import sys, fastmlp\nfrom fastmlp import *\ndir(fastmlp)\nprint('sklearn' in sys.modules)"
+    )
+    assert python(script) == "False\n"
+
+
+def test_a_listing_shows_what_counts() -> None:
+    shown = {name for name in dir(fastmlp) if not name.startswith("__")}
+    assert shown == {*fastmlp.__all__, *fastmlp._OF_SKLEARN}
+    assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
