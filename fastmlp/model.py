@@ -1,5 +1,7 @@
 """MLP: the net that users hold. Read this first."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 import json
+import operator
 import os
 import re
 import runpy
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -188,3 +189,12 @@ def test_a_listing_shows_what_counts() -> None:
     shown = {name for name in dir(fastmlp) if not name.startswith("__")}
     assert shown == {*fastmlp.__all__, *fastmlp._OF_SKLEARN}
     assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
+
+
+@pytest.mark.parametrize("name", ["MLP", "MLP.fit", "MLPClassifier", "MLPSearchCV", "fit_many"])
+def test_help_shows_the_names_of_types_and_not_all_that_they_stand_for(name: str) -> None:
+    shown = operator.attrgetter(name)(fastmlp)
+    assert "Literal['identity'" not in str(inspect.signature(shown))
+    assert "numpy._typing" not in str(inspect.signature(shown))
+    function = shown if inspect.isfunction(shown) else shown.__init__
+    assert get_type_hints(function)["return"] is not None

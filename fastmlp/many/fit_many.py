@@ -1,5 +1,7 @@
 """fit_many: many nets in one call, one on each core or in each block of a GPU, over shared data."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack

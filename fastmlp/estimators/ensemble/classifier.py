@@ -1,5 +1,7 @@
 """MLPEnsembleClassifier: the mean of many nets' probabilities."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, Self
 
 import numpy as np

@@ -1,5 +1,7 @@
 """MLPEnsembleRegressor: the mean of many nets' predictions."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, Self
 
 import numpy as np

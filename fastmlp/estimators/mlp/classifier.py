@@ -1,5 +1,7 @@
 """MLPClassifier: scikit-learn's, trained by fastmlp."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, Self
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The activations of the last hidden layer, as new features."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from numpy.typing import NDArray

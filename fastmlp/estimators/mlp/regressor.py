@@ -1,5 +1,7 @@
 """MLPRegressor: scikit-learn's, trained by fastmlp."""
 
+from __future__ import annotations
+
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike, NDArray

@@ -1,5 +1,7 @@
 """MLPSearchCV: scikit-learn's searches, with every candidate and fold in one sweep."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
