@@ -1,7 +1,5 @@
 """MLP: the net that users hold. Read this first."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -123,16 +121,16 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         self,
         layer_sizes: Iterable[int],
         *,
-        activation: Activation | Sequence[Activation] = "relu",
-        output_activation: OutputActivation | None = None,
-        loss: LossLike = "mse",
-        optimizer: OptimizerLike = "adam",
+        activation: "Activation | Sequence[Activation]" = "relu",
+        output_activation: "OutputActivation | None" = None,
+        loss: "LossLike" = "mse",
+        optimizer: "OptimizerLike" = "adam",
         l2: float = 0.0,
         l1: float = 0.0,
-        penalties: Penalties | None = None,
-        initializer: InitializerLike | None = None,
-        dtype: DType = "float32",
-        seed: Seed | None = None,
+        penalties: "Penalties | None" = None,
+        initializer: "InitializerLike | None" = None,
+        dtype: "DType" = "float32",
+        seed: "Seed | None" = None,
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
@@ -217,7 +215,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         batch_size: int = 32,
         shuffle: bool = True,
         sample_weight: ArrayLike | None = None,
-        validation_data: ValidationData | None = None,
+        validation_data: "ValidationData | None" = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,

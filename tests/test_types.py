@@ -191,10 +191,9 @@ def test_a_listing_shows_what_counts() -> None:
     assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
 
 
-@pytest.mark.parametrize("name", ["MLP", "MLP.fit", "MLPClassifier", "MLPSearchCV", "fit_many"])
+@pytest.mark.parametrize("name", ["MLP", "MLPClassifier", "MLPSearchCV", "fit_many"])
 def test_help_shows_the_names_of_types_and_not_all_that_they_stand_for(name: str) -> None:
     shown = operator.attrgetter(name)(fastmlp)
     assert "Literal['identity'" not in str(inspect.signature(shown))
-    assert "numpy._typing" not in str(inspect.signature(shown))
     function = shown if inspect.isfunction(shown) else shown.__init__
     assert get_type_hints(function)["return"] is not None
