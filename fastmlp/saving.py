@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastmlp.model import MLP, unpacked
 from fastmlp.network import resolve
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV
 
-    Ensemble = MLPEnsembleClassifier | MLPEnsembleRegressor
-    Model = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV
+    Ensemble: TypeAlias = MLPEnsembleClassifier | MLPEnsembleRegressor
+    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV
 
 # Estimators that can be saved, and the package with their `archive` module.
 ESTIMATORS = {
