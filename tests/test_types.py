@@ -160,8 +160,9 @@ def test_literals_of_arguments_have_the_names_of_all_their_tables() -> None:
 def methods_in_the_stub() -> list[tuple[str, str, list[str]]]:
     """Return the class, the name and the parameters of each method, but of those that take any."""
     found = []
-    for kind in ast.parse(STUB.read_text()).body:
-        for one in kind.body if isinstance(kind, ast.ClassDef) else ():
+    body = ast.parse(STUB.read_text()).body
+    for kind in (each for each in body if isinstance(each, ast.ClassDef)):
+        for one in kind.body:
             if isinstance(one, ast.FunctionDef):
                 any_number = one.args.vararg or one.args.kwarg
                 given = [each.arg for each in (*one.args.args, *one.args.kwonlyargs)]

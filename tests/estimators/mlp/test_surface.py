@@ -126,4 +126,4 @@ def test_mixins_come_first_then_the_base() -> None:
 
 def test_a_regressors_loss_comes_first() -> None:
     with pytest.raises(ValueError, match="The 'loss' parameter of MLPRegressor must be a str"):
-        MLPRegressor((50,)).fit([[0.0], [1.0]], [0.0, 1.0])
+        MLPRegressor((50,)).fit([[0.0], [1.0]], [0.0, 1.0])  # type: ignore[arg-type]
