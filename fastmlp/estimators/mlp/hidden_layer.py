@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from numpy.typing import NDArray
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.arguments import Table
 from fastmlp.estimators.sklearn_bases import (
@@ -20,7 +22,7 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
     """Gives an estimator `transform` once it is fitted, and no `fit_transform`.
 
     scikit-learn, and tools around it, take an estimator with `fit_transform`, or an unfitted one
-    with `transform`, for a transformer.
+    with `transform`, for a transformer. A subclass that is a `TransformerMixin` is one.
     """
 
     coefs_: list[Array]
@@ -28,8 +30,9 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
     def transform(self, X: Table) -> Array:
         """Return the activations of the last hidden layer; only a fitted estimator has it.
 
-        In a pipeline, before its last step, put the fitted estimator into scikit-learn's
-        `FrozenEstimator`.
+        A step before the last one of a pipeline must be a transformer. Put a fitted estimator into
+        scikit-learn's `FrozenEstimator`; one that the pipeline fits is of a class of your own:
+        ``class Features(TransformerMixin, MLPClassifier): ...``.
 
         Parameters
         ----------
@@ -45,6 +48,7 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
         AttributeError
             If the estimator is not fitted.
         """
+        check_is_fitted(self)
         rows = self._validated_rows(X)
         if len(self.coefs_) == 1:
             return rows.toarray() if hasattr(rows, "toarray") else rows
@@ -63,5 +67,5 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
 
 
 # Not as a decorator: `_SetOutputMixin` puts a plain function in the place of what is in the class.
-once_fitted = available_if(lambda estimator: hasattr(estimator, "coefs_"))
-HiddenLayer.transform = once_fitted(HiddenLayer.transform)  # type: ignore[method-assign]
+available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
+HiddenLayer.transform = available(HiddenLayer.transform)  # type: ignore[method-assign]

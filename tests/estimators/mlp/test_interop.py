@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from pairs import TASKS, X
-from sklearn.base import clone
+from sklearn.base import TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
 from sklearn.inspection import permutation_importance
@@ -27,9 +27,15 @@ pytestmark = [
 ]
 LABELS = np.where(X[:, 0] > 0, "yes", "no")
 SMALL = MLPClassifier((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
+
+
+class Features(TransformerMixin, MLPClassifier): ...
+
+
+FEATURES = Features((5,), max_iter=20, random_state=0, learning_rate_init=0.05)
 TOOLS: dict[str, Callable[[], Any]] = {
     "pipeline": lambda: make_pipeline(StandardScaler(), SMALL).fit(X, LABELS).score(X, LABELS),
-    "transformer": lambda: make_pipeline(clone(SMALL), SMALL).fit(X, LABELS).score(X, LABELS),
+    "transformer": lambda: make_pipeline(FEATURES, SMALL).fit(X, LABELS).score(X, LABELS),
     "cross validation": lambda: cross_val_score(SMALL, X, LABELS, cv=3).mean(),
     "grid search": lambda: (
         GridSearchCV(SMALL, {"alpha": [0, 1], "activation": ["tanh", "gelu"]}, cv=2)
