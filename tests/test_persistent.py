@@ -25,8 +25,8 @@ X = np.arange(60.0).reshape(20, 3) % 7 / 7
 Y = np.arange(20.0) % 5 / 5
 
 
-def make(**settings: Any) -> MLP:
-    return MLP((3, 4, 1), **{"activation": "tanh", "seed": 0, **settings})
+def make(n_outputs: int = 1, **settings: Any) -> MLP:
+    return MLP((3, 4, n_outputs), **{"activation": "tanh", "seed": 0, **settings})
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_every_activation_and_dtype(activation: str, dtype: str, path: Path) -> 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss(loss: str, path: Path) -> None:
-    net = make(loss=loss)
+    net = make(2, loss=loss)
     assert_same(net, reloaded(net, path))
 
 
