@@ -13,7 +13,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,9 +106,10 @@ def read(path: str | os.PathLike[str]) -> Content:
         If fastmlp did not write the file, or it is damaged.
     """
     package = _safetensors()
-    raw = Path(path).read_bytes()
-    with refusing(path):
-        return _unpack(raw, package)
+    with _open_regular(path) as file, refusing(path):
+        kind, header = _entry(_table(file))
+        file.seek(0)
+        return Content(kind, header, _arrays(file.read(), package))
 
 
 @contextlib.contextmanager
@@ -122,26 +123,49 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileError(f"{os.fspath(path)}: {why}") from error
 
 
-def _unpack(raw: bytes, package: Any) -> Content:
-    length = _header_bytes(raw)
-    if length > len(raw) - 8:
+def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading; devices and pipes, of which some never end, are refused."""
+    with contextlib.suppress(OSError):  # `open` raises it
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise FileError(f"{os.fspath(path)}: is not a regular file")
+    return open(path, "rb")
+
+
+def _table(file: BinaryIO) -> dict[str, Any]:
+    """Return the header of a safetensors file, after checking that its arrays fill the file."""
+    start, size = file.read(8), os.fstat(file.fileno()).st_size
+    length = _header_bytes(start)
+    if not 0 < length <= size - 8:
         raise FileError("not a safetensors file, or one that was cut short")
     if length > MAX_HEADER_BYTES:
         raise FileError(f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
-    try:
-        tensors = package.deserialize(raw)
-    except package.SafetensorError as error:
-        raise FileError(f"not a safetensors file, or a damaged one: {error}") from error
-    header = json.loads(raw[8 : 8 + length]).get("__metadata__", {}).get(ENTRY)
-    if header is None:
+    table = json.loads(file.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in table.items() if name != "__metadata__"]
+    if size != (told := 8 + length + max(ends, default=0)):
+        raise FileError(f"damaged: it has {size:,} bytes, and its header tells of {told:,}")
+    return table
+
+
+def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the kind of the object, and its header."""
+    entry = table.get("__metadata__", {}).get(ENTRY)
+    if entry is None:
         raise FileError("a safetensors file that fastmlp did not write")
-    header = json.loads(header, parse_constant=_no_constant)
+    header = json.loads(entry, parse_constant=_no_constant)
     version, kind = header.pop("format_version"), header.pop("kind")
     if version not in range(1, FORMAT_VERSION + 1):
         raise FileError(
             f"format version {version!r}; this fastmlp reads versions 1 to {FORMAT_VERSION}"
         )
-    return Content(kind, header, {name: _array(tensor) for name, tensor in tensors})
+    return kind, header
+
+
+def _arrays(raw: bytes, package: Any) -> dict[str, Array]:
+    try:
+        return {name: _array(tensor) for name, tensor in package.deserialize(raw)}
+    except package.SafetensorError as error:
+        raise FileError(f"not a safetensors file, or a damaged one: {error}") from error
 
 
 def _header_bytes(raw: bytes) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from peak_memory import peak_of
 
 from fastmlp import FileError
 from fastmlp.serialization import safetensors_file
@@ -172,6 +173,8 @@ DEFECTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "not a safetensors file"),
     "text": (b"hello, world: this is no model", "not a safetensors file"),
     "zeros": (bytes(100), "not a safetensors file"),
+    "an array beyond the file": (stored({"x": {"data_offsets": [0, 8]}}), "tells of 47"),
+    "an array without an end": (stored({"x": {"data_offsets": []}}), "IndexError"),
     "header beyond the file": ((1000).to_bytes(8, "little") + b"{}", "not a safetensors file"),
     "huge header": ((1 << 62).to_bytes(8, "little") + b"{}", "not a safetensors file"),
     "deep JSON": (ours("[" * 100_000 + "]" * 100_000), "RecursionError"),
@@ -200,6 +203,48 @@ def test_arrays_of_other_dtypes_are_refused(path: Path) -> None:
     safetensors.numpy.save_file({"x": np.zeros(3, np.float16)}, path, {"fastmlp": header})
     with pytest.raises(FileError, match="KeyError: 'F16'"):
         safetensors_file.read(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="devices and pipes have these names on POSIX only")
+def test_devices_and_pipes_are_not_read(path: Path) -> None:
+    os.mkfifo(path)
+    for endless in ("/dev/zero", path):
+        with pytest.raises(FileError, match=f"^{endless}: is not a regular file"):
+            safetensors_file.read(endless)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"", "not a safetensors file"),
+        ((1 << 23).to_bytes(8, "little"), "the header claims 8,388,608 bytes"),
+        (safetensors_file.pack(CONTENT), "it has 268,435,456 bytes"),
+    ],
+    ids=["zeros", "a long header", "a file"],
+)
+def test_the_size_is_checked_before_the_arrays_are_read(
+    start: bytes, words: str, path: Path
+) -> None:
+    with open(path, "wb") as file:
+        file.write(start)
+        file.truncate(1 << 28)
+
+    def read() -> None:
+        with pytest.raises(FileError, match=words):
+            safetensors_file.read(path)
+
+    assert peak_of(read) < 1 << 20
+
+
+def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
+    array = np.zeros(1 << 22, np.float32)
+    safetensors.numpy.save_file({"x": array}, path, {"fastmlp": '{"format_version": 2, "kind": 0}'})
+
+    def read() -> None:
+        with pytest.raises(FileError, match="reads versions 1 to 1"):
+            safetensors_file.read(path)
+
+    assert peak_of(read) < 1 << 20
 
 
 def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
