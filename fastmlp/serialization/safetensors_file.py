@@ -192,17 +192,23 @@ def _safetensors() -> Any:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Write a temporary file, sync it and rename it over the target; the umask gives the mode."""
+    """Write a temporary file, sync it and rename it over the target.
+
+    The mode is that of the file that was there, or else by the umask.
+    """
     target = Path(os.path.realpath(path))  # a link stays a link
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not a regular file, and would be replaced")
     _remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    mode = target.stat().st_mode & 0o777 if target.exists() else None
     with _naming(path):
-        descriptor = os.open(temporary, flags, 0o666)
+        descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                if mode is not None:
+                    os.chmod(temporary, mode)  # bits that the umask took
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

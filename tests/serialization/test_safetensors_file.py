@@ -73,6 +73,15 @@ def test_the_mode_is_by_the_umask(umask: int, mode: int, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_a_file_that_is_replaced_keeps_its_mode(mode: int, path: Path) -> None:
+    safetensors_file.write(path, CONTENT)
+    path.chmod(mode)
+    safetensors_file.write(path, CONTENT)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
 def test_a_link_stays_a_link(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path.name)
