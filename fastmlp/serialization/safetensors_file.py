@@ -200,7 +200,7 @@ def _write_whole(path: Path, content: bytes) -> None:
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: is not a regular file, and would be replaced")
     _remove_leftovers(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{_start(target)}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     mode = target.stat().st_mode & 0o777 if target.exists() else None
     with _naming(path):
@@ -233,11 +233,16 @@ def _naming(path: Path) -> Iterator[None]:
 def _remove_leftovers(target: Path) -> None:
     """Remove temporary files that killed processes left, if an hour old: others may be in use."""
     now = time.time()
-    for old in target.parent.glob(f".{_literal(target.name)}.*.tmp"):
+    for old in target.parent.glob(f".{_literal(_start(target))}.*.tmp"):
         with contextlib.suppress(OSError):
             state = old.lstat()
             if stat.S_ISREG(state.st_mode) and now - state.st_mtime > LEFTOVER_SECONDS:
                 old.unlink()
+
+
+def _start(target: Path) -> str:
+    """Return as much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
+    return target.name[:58]
 
 
 def _literal(name: str) -> str:

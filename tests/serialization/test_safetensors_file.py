@@ -100,6 +100,18 @@ def test_what_is_no_regular_file_is_not_replaced(path: Path) -> None:
             safetensors_file.write("/dev/null", CONTENT)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere a path is shorter than a name may be")
+@pytest.mark.parametrize("name", ["n" * 255, "\N{GRINNING FACE}" * 63], ids=["ASCII", "UTF-8"])
+def test_the_longest_names_can_be_written(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    left = path.with_name(f".{name[:58]}.0f.tmp")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    safetensors_file.write(path, CONTENT)
+    assert safetensors_file.read(path).kind == "THING"
+    assert listing(tmp_path) == [name]
+
+
 @pytest.mark.parametrize("name", ["fsync", "replace", "fdopen"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failed_write_leaves_the_old_file(
