@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
 from fastmlp.rules.optimizers import Optimizer
@@ -139,7 +140,7 @@ class NetState:
                 "layout": self.layout,
                 "parameters": self.parameters.copy(),
                 "optimizer": self.optimizer,
-                "generator": self.generator,
+                "generator": self.generator and random_state.pickled(self.generator),
                 "n_steps": 0 if changing else self.n_steps,
                 "slots": None if changing else self.slots(),
             }
@@ -149,7 +150,7 @@ class NetState:
         # joblib maps large arrays into its workers read-only.
         if not parameters.flags.writeable:
             parameters = parameters.copy()
-        optimizer, generator = content["optimizer"], content["generator"]
+        optimizer, generator = content["optimizer"], random_state.unpickled(content["generator"])
         NetState.__init__(self, content["layout"], parameters, optimizer, generator)
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
@@ -162,6 +163,6 @@ class NetState:
         memo[id(self)] = other = NetState.__new__(NetState)
         content = self.__getstate__()
         for name in ("optimizer", "generator"):
-            content[name] = deepcopy(content[name], memo)
+            content[name] = deepcopy(getattr(self, name), memo)
         other.__setstate__(content)
         return other

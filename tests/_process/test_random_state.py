@@ -1,6 +1,7 @@
 """Generators: the state goes to JSON and back, and no state from outside is trusted."""
 
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,18 @@ def test_a_normal_number_that_cannot_be_is_refused(name: str, wrong: Any) -> Non
     state = random_state.of_random_state(np.random.RandomState(0))
     with pytest.raises(ValueError, match="gauss must be a finite number, and has_gauss 0 or 1"):
         random_state.random_state_from({**state, name: wrong})
+
+
+class Own(np.random.PCG64):
+    """A bit generator of the user's own."""
+
+
+@pytest.mark.parametrize("make", [np.random.Generator, np.random.RandomState])
+@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, Own])
+def test_a_generator_goes_on_after_a_pickle(make: Any, kind: Any) -> None:
+    random = make(kind(3))
+    content = random_state.pickled(random)
+    assert (content is random) == (kind is Own)
+    back = random_state.unpickled(pickle.loads(pickle.dumps(content)))
+    assert type(back) is make
+    assert back.normal(size=3).tobytes() == random.normal(size=3).tobytes()

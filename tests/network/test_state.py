@@ -143,3 +143,31 @@ def test_restart_keeps_the_parameters() -> None:
     state.restart()
     assert (state.n_steps, state.slots()) == (0, None)
     assert np.array_equal(state.parameters, before)
+
+
+def test_every_numpy_reads_a_pickle() -> None:
+    """NumPy 1.26 does not read the generators of NumPy 2."""
+    written = pickle.dumps(make_state())
+    assert b"numpy.random" not in written
+    generator = pickle.loads(written).generator
+    assert generator.random() == np.random.default_rng(0).random()
+
+
+def test_a_state_without_a_generator_is_pickled() -> None:
+    state = make_state()
+    state.generator = None
+    assert pickle.loads(pickle.dumps(state)).generator is None
+
+
+def test_pickles_of_version_0_1_hold_the_generator_itself() -> None:
+    state, generator = make_state(), np.random.default_rng(5)
+    state.__setstate__(state.__getstate__() | {"generator": generator})
+    assert state.generator is generator
+
+
+def test_deep_copies_made_at_once_share_what_the_originals_share() -> None:
+    first, second = make_state(), make_state()
+    second.generator = first.generator
+    copies = copy.deepcopy([first, second])
+    assert copies[0].generator is copies[1].generator
+    assert copies[0].generator is not first.generator

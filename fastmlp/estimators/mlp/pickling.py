@@ -4,6 +4,7 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Self
 
+from fastmlp._process import random_state
 from fastmlp.network.state import NetState
 
 # Attributes that training leaves, and predictions do not need.
@@ -25,7 +26,9 @@ class Copies:
     """An estimator that can be pickled and copied, also during its own fit, as scorers may do."""
 
     pickle_state: bool
+    random_state: Any
     _state: NetState
+    _random_state: Any
 
     def _adopt(self) -> None:
         """Copy all parameters to one vector, and replace the arrays by its views."""
@@ -35,6 +38,10 @@ class Copies:
         state: Any = super().__getstate__()
         left_out = OWN if self.pickle_state else (*OWN, *TRAINING_STATE)
         kept = {name: value for name, value in state.items() if name not in left_out}
+        random = kept.get("_random_state")
+        # A RandomState that the user passed stays the one that is in the parameter.
+        if random is not None and random is not self.random_state:
+            kept["_random_state"] = random_state.pickled(random)
         return kept | self._slots() if self.pickle_state else kept
 
     def _slots(self) -> dict[str, Any]:
@@ -47,6 +54,8 @@ class Copies:
         slots = state.get(SLOTS)
         parent: Any = super()
         parent.__setstate__({name: value for name, value in state.items() if name != SLOTS})
+        if "_random_state" in state:
+            self._random_state = random_state.unpickled(state["_random_state"])
         if hasattr(self, "coefs_"):
             # A user's own arrays that do not fit together: later calls raise for them.
             with suppress(ValueError):

@@ -117,6 +117,15 @@ def test_a_pickle_is_as_small_as_its_parameters() -> None:
     assert len(pickle.dumps(model.set_params(pickle_state=True))) > 3 * n_bytes
 
 
+def test_every_numpy_reads_a_pickle_with_the_state_of_training() -> None:
+    """NumPy 1.26 does not read the generators of NumPy 2; a user's own are the user's."""
+    model = clone(SMALL).set_params(pickle_state=True).fit(X, LABELS)
+    assert b"numpy.random" not in pickle.dumps(model)
+    model.set_params(random_state=np.random.RandomState(0)).fit(X, LABELS)
+    back = pickle.loads(pickle.dumps(model))
+    assert back._random_state is back.random_state
+
+
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("task", TASKS)
 def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
