@@ -7,6 +7,8 @@ an import it leaves modules and caches half initialised for the rest of the proc
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -104,3 +106,27 @@ def _run_handlers() -> None:
             _handlers[number](number, frame)
         finally:
             _run_handlers()
+
+
+@contextmanager
+def interrupts_call(function: Callable[[], None]) -> Iterator[None]:
+    """Return a context in which Ctrl-C calls a function instead of raising KeyboardInterrupt.
+
+    It does nothing outside the main thread, where Python runs no handlers.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)  # type: ignore[operator, misc]
+        except KeyboardInterrupt:
+            function()
+
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+from fastmlp._process import signals
 from fastmlp._process.warnings import collected
 
 # Seconds that the caller waits at a time, so that it can handle signals.
@@ -48,6 +49,8 @@ class Outcome(NamedTuple):
 
 class Pool:
     """Runs tasks on at most `n_threads` threads, which live for one call.
+
+    The caller does the work of threads that the system does not start.
 
     Attributes
     ----------
@@ -125,19 +128,24 @@ class Pool:
             if tasks[i].apart:
                 thread = threading.Thread(target=self._work_apart, args=(i,), daemon=True)
                 self._threads.append(thread)
-        self._threads = [thread for thread in self._threads if self._started(thread)]
+        self._run_here([thread for thread in self._threads if not _started(thread)])
 
-    def _started(self, thread: threading.Thread) -> bool:
-        """Start a thread; return False if the system allows no more and others can do its work."""
+    def _run_here(self, threads: Sequence[threading.Thread]) -> None:
+        """Do the work of threads that could not be started; Ctrl-C stops the tasks here too."""
+        if not threads:
+            return
         try:
-            thread.start()
-        except RuntimeError:
-            if thread.name != WORKER or not any(other.ident for other in self._threads):
-                raise
-            with self._lock:
-                self._running -= 1
-            return False
-        return True
+            with signals.interrupts_call(self._interrupt):
+                for thread in threads:
+                    thread.run()
+        finally:
+            _here.pool = self._outer
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self._stopping.set()
 
     def add(self, task: Task) -> None:
         """Append one more task; called by a running task."""
@@ -190,6 +198,15 @@ class Pool:
             with self._lock:
                 self._failed = self._failed or (i, error)
             self._stopping.set()
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Start a thread; return False if the system allows no more."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def check() -> None:

@@ -1,8 +1,10 @@
 """The pool: order, shares, errors, tasks that come late, and its end."""
 
+import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -185,30 +187,54 @@ def test_turns_are_taken_one_by_one() -> None:
     assert set(most) == {1}
 
 
-def start_at_most(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a process have no more than n threads beside its first one."""
+def limited(n_threads: int) -> Callable[[threading.Thread], None]:
+    """Return a `Thread.start` for a process of so many threads beside its first one."""
     start, begun = threading.Thread.start, list[threading.Thread]()
 
-    def limited(thread: threading.Thread) -> None:
-        if len(begun) == n:
+    def start_one(thread: threading.Thread) -> None:
+        if len(begun) == n_threads:
             raise RuntimeError("can't start new thread")
         begun.append(thread)
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", limited)
+    return start_one
 
 
-def test_where_threads_run_out_those_that_run_do_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    start_at_most(1, monkeypatch)
-    pool = Pool(4)
-    outcomes = pool.run([Task(1.0, lambda i=i: i * i) for i in range(6)])
+@pytest.mark.parametrize("n_threads", [0, 1, 2])
+def test_the_caller_does_the_work_of_threads_that_cannot_be_started(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", limited(n_threads))
+    pool, here = Pool(4), list[bool]()
+
+    def task(i: int) -> int:
+        here.append(threading.current_thread() is threading.main_thread())
+        return i * i
+
+    tasks = [Task(1.0, lambda i=i: task(i), apart=i == 5) for i in range(6)]
+    outcomes = pool.run(tasks)
     assert [outcome.result for outcome in outcomes if outcome] == [0, 1, 4, 9, 16, 25]
     assert not pool.interrupted
+    assert pool._running == 0
+    assert n_threads > 0 or all(here)
+    assert task_pool.share() is None
 
 
-def test_where_there_is_no_thread_at_all_the_error_is_pythons(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    start_at_most(0, monkeypatch)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        Pool(2).run([Task(1.0, int)] * 3)
+def test_ctrl_c_in_the_callers_own_task_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", limited(0))
+    handler, done = signal.getsignal(signal.SIGINT), []
+
+    def task() -> None:
+        done.append(1)
+        signal.raise_signal(signal.SIGINT)
+        task_pool.check()
+        done.append(2)
+
+    pool = Pool(2)
+    assert pool.run([Task(1.0, task)] * 3) == [None] * 3
+    assert pool.interrupted
+    assert done == [1]
+    assert signal.getsignal(signal.SIGINT) is handler
+    other = Pool(2)
+    with pytest.raises(KeyboardInterrupt):
+        other.begin([Task(1.0, task)])
