@@ -46,7 +46,7 @@ def info() -> dict[str, str]:
         "compiler": _compiler(),
         "threading layer": _threading_layer(),
         "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",
-        "cache": _cache(),
+        "cache": cache_state(),
         "GPU": _gpu(),
         "optional packages": _optional_packages(),
     }
@@ -91,7 +91,8 @@ def _threading_layer() -> str:
     return layer if safe else f"{layer} (not used: workers are Python threads)"
 
 
-def _cache() -> str:
+def cache_state() -> str:
+    """Return the cache folder, or why there is none."""
     folder = cache.folder()
     if folder is not None:
         return str(folder)

@@ -82,11 +82,16 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _warmup(arguments: argparse.Namespace) -> None:
+    from fastmlp.cli.info import cache_state
     from fastmlp.cli.warmup import warmup
-    from fastmlp.compiler.cache import folder
+    from fastmlp.compiler import cache
 
+    if cache.folder() is None:
+        raise OSError(f"warmup has no cache folder to keep code in; the cache is {cache_state()}")
     seconds = warmup(report=lambda line: print(line, flush=True))
-    print(f"{seconds:.1f} s, kept in {folder() or 'memory only: there is no cache folder'}")
+    if cache.failures:
+        raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
+    print(f"{seconds:.1f} s, kept in {cache.folder()}")
 
 
 def _positive(text: str) -> int:

@@ -29,6 +29,8 @@ from numba.misc.appdirs import AppDirs
 PACKAGE = Path(__file__).parent.parent
 DIGEST_BYTES = 32
 SUFFIX = ".code"
+# Why files could not be written, for `fastmlp warmup`: elsewhere a failure changes nothing.
+failures: list[str] = []
 
 
 def sources(package: Path = PACKAGE) -> list[Path]:
@@ -143,7 +145,7 @@ def _read_whole(path: Path | None) -> Any:
 
 
 def _write_whole(path: Path, payload: bytes) -> None:
-    with suppress(OSError):
+    try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -152,3 +154,5 @@ def _write_whole(path: Path, payload: bytes) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
+    except OSError as error:
+        failures.append(str(error))

@@ -17,6 +17,7 @@ from fastmlp import MLP, SGD
 from fastmlp.cli.demo import Digits, Outcome, _draw_losses, run_demo
 from fastmlp.cli.info import format_info
 from fastmlp.cli.main import main
+from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -130,6 +131,37 @@ def test_warmup_says_where_the_code_lies(
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
     assert main(["warmup"]) == 0
     assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
+
+
+def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report: report("part") or 1.25)
+    monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: None)
+    monkeypatch.setenv("FASTMLP_CACHE", "0")
+    assert main(["warmup"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "fastmlp: warmup has no cache folder to keep code in; the cache is off (FASTMLP_CACHE=0)\n"
+    )
+
+
+def test_warmup_that_could_not_keep_all_code_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "failures", [])
+
+    def store(report: Any) -> float:
+        cache._write_whole(tmp_path / "no" / "folder" / "file.code", b"code")
+        return 1.25
+
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", store)
+    monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: tmp_path)
+    assert main(["warmup"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("fastmlp: warmup could not keep all code: [Errno 2] No")
 
 
 def interrupt(*_: Any) -> None:
