@@ -1,6 +1,7 @@
 """The command ``fastmlp``: demo, info and warmup."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from fastmlp import __version__
 PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
-# The exit code by which shells report an end by SIGINT (2).
-INTERRUPTED = 128 + 2
+# The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
+INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if an optional package is missing or a file cannot be written; 130 after Ctrl-C.
+        0; 1 if an optional package is missing or a file cannot be written; 130 after Ctrl-C; 141
+        if the reader of a pipe has gone, as after ``fastmlp info | head -1``.
 
     Examples
     --------
@@ -37,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Or Python would flush into the pipe again at its end, and print that error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (ImportError, OSError) as error:
         print(f"fastmlp: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """The command: what it prints, what it leaves, and its exit codes."""
 
 import importlib.util
+import os
 import re
 import signal
 import subprocess
@@ -50,6 +51,17 @@ def test_module_is_the_command() -> None:
     command = [sys.executable, "-m", "fastmlp", "info"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.startswith("fastmlp ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_gone_ends_the_command_in_silence(buffered: bool) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "fastmlp", "info"]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 @needs_compiler
