@@ -11,6 +11,8 @@ from fastmlp import __version__
 PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
+# The exit code of a wrong use, argparse's: in a script, `fastmlp $COMMAND` must not pass if empty.
+NO_COMMAND = 2
 # The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
 INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 
@@ -26,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if an optional package is missing or a file cannot be written; 130 after Ctrl-C; 141
-        if the reader of a pipe has gone, as after ``fastmlp info | head -1``.
+        0; 1 if an optional package is missing or a file cannot be written; 2 without a command,
+        after the help; 130 after Ctrl-C; 141 if the reader of a pipe has gone, as after
+        ``fastmlp info | head -1``.
 
     Examples
     --------
@@ -36,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     fastmlp ...
     0
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help(sys.stderr)
+        return NO_COMMAND
     try:
         arguments.run(arguments)
         sys.stdout.flush()
@@ -58,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
     )
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="command")
     demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
     demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
     demo.add_argument(

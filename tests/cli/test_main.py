@@ -130,10 +130,15 @@ def test_wrong_argument_is_refused_before_any_work(
     assert message in capsys.readouterr().err
 
 
-def test_no_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_the_help_and_is_no_success(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
-        main([])
-    assert "command" in capsys.readouterr().err
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert main([]) == 2
+    assert capsys.readouterr() == ("", told)
+    assert all(command in told for command in ("demo", "info", "warmup"))
 
 
 def test_warmup_says_where_the_code_lies(
