@@ -43,7 +43,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"__init__"},
     ],
     "fastmlp.estimators": [
-        {"arguments"},
+        {"arguments", "warnings"},
         {"sklearn_bases"},
         {"mlp"},
         {"ensemble", "search"},

@@ -11,7 +11,7 @@ import pytest
 
 from fastmlp._process import task_pool
 from fastmlp._process.task_pool import Pool, Stopped, Task
-from fastmlp._process.warnings import warn, warn_at
+from fastmlp._process.warnings import warn
 
 
 def test_outcomes_come_in_the_order_given() -> None:
@@ -28,7 +28,7 @@ def test_no_tasks_and_more_threads_than_tasks() -> None:
 def test_warnings_are_collected_by_task_and_thread() -> None:
     def work(i: int) -> None:
         warn(f"from {i}", UserWarning)
-        warn_at(f"at {i}", RuntimeWarning, stacklevel=1)
+        warn(f"at {i}", RuntimeWarning)
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -36,9 +36,6 @@ def test_warnings_are_collected_by_task_and_thread() -> None:
     for i, outcome in enumerate(outcomes):
         assert outcome is not None
         assert outcome.warnings == [(f"from {i}", UserWarning), (f"at {i}", RuntimeWarning)]
-    with pytest.warns(RuntimeWarning, match="at 7") as caught:
-        warn_at("at 7", RuntimeWarning, stacklevel=1)
-    assert caught[0].filename == __file__
 
 
 def test_an_error_ends_the_others_and_is_raised_with_a_note() -> None:

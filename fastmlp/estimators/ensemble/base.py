@@ -12,11 +12,11 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.task_pool import Task, check
-from fastmlp._process.warnings import warn
 from fastmlp.estimators.mlp import advice
 from fastmlp.estimators.mlp.row_subset import derive_form
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings
+from fastmlp.estimators.warnings import warn
 from fastmlp.training.pool import pool_of
 
 Array = NDArray[Any]

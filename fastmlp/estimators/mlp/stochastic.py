@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp._process.task_pool import Stopped
-from fastmlp._process.warnings import warn_at
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.held_out import HeldOut
+from fastmlp.estimators.warnings import warn
 from fastmlp.network.state import NetState
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 
@@ -109,7 +109,7 @@ class Epochs:
         pool."""
         if not self._begun or isinstance(error, Stopped):
             raise error
-        warn_at("Training interrupted by user.", UserWarning, stacklevel=2)
+        warn("Training interrupted by user.", UserWarning)
 
     def close(self) -> None:
         """Record the steps taken in the optimizer object."""
@@ -149,7 +149,7 @@ class Epochs:
                 f"Stochastic Optimizer: Maximum iterations ({estimator.max_iter}) reached and the "
                 "optimization hasn't converged yet."
             )
-            warn_at(message, ConvergenceWarning, stacklevel=2)
+            warn(message, ConvergenceWarning)
         return False
 
     def _is_over(self) -> bool:
@@ -173,10 +173,9 @@ def batch_rows(estimator: Any, n_rows: int) -> int:
     if estimator.batch_size == "auto":
         return min(200, n_rows)
     if estimator.batch_size > n_rows:
-        warn_at(
+        warn(
             "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
             UserWarning,
-            stacklevel=2,
         )
     return min(int(estimator.batch_size), n_rows)
 

@@ -12,9 +12,10 @@ from joblib.parallel import ParallelBackendBase
 from sklearn.pipeline import Pipeline
 
 from fastmlp._process.task_pool import Pool, Task, check
-from fastmlp._process.warnings import raised, warn
+from fastmlp._process.warnings import raised
 from fastmlp.estimators.mlp.to_core import fit_cost
 from fastmlp.estimators.search.trial import Trials
+from fastmlp.estimators.warnings import warn
 
 
 class SubmittedCall:
