@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,13 @@ def test_missing_extra_is_one_sentence(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == f'fastmlp: the demo needs {package}: pip install "fastmlp[demo]"\n'
+
+
+def test_the_extra_of_the_demo_is_enough_for_the_readme() -> None:
+    """Its first command installs `demo`; its code saves a net."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    (demo,) = project["optional-dependencies"]["demo"]
+    assert {"plot", "safetensors", "sklearn"} <= set(re.split(r"[],[]", demo))
 
 
 @pytest.mark.parametrize(
