@@ -209,6 +209,40 @@ def curve_of_partial_fits() -> None:
         assert (model.n_iter_, len(model.loss_curve_)) == (1, 4)
 
 
+def squares_that_overflow() -> None:
+    """A mean of squares that is infinite stays so in scikit-learn: such parameters no longer move.
+
+    Ours moves by a difference, and infinity less infinity is NaN.
+    """
+    far = {"X": (1e12 * X).astype(np.float32), "y": REAL.astype(np.float32)}
+    light = {"X": X, "y": REAL, "sample_weight": np.full(len(X), 1e-165)}
+    for data in (far, light):
+        fits = [outcomes("MLPRegressor", lambda m, d=data: m.fit(**d), max_iter=n) for n in (1, 5)]
+        (first, _), (theirs, ours) = fits
+        assert theirs[2] is None
+        np.testing.assert_array_equal(theirs[0].coefs_[0], first[0].coefs_[0])
+        assert ours[2][0] == "ValueError"
+        assert "non-finite parameter weights" in ours[2][1]
+
+
+def lbfgs_on_relu() -> None:
+    """After ten iterations the two agree to rounding; after hundreds scikit-learn differs from
+    itself, if the last bit of X does."""
+    labels = np.where(X[:, 0] * X[:, 1] > 0, "yes", "no")
+    settings = {"hidden_layer_sizes": (10, 10), "solver": "lbfgs", "alpha": 0.1}
+
+    def probabilities(model: Any, rows: Any = X) -> Any:
+        return model.fit(rows, labels).predict_proba(X)
+
+    theirs, ours = outcomes("MLPClassifier", probabilities, **settings, max_iter=10)
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-10)
+    bits = 1 + 2.0**-52 * np.random.default_rng(0).integers(-1, 2, X.shape)
+    long = {**settings, "max_iter": 2000}
+    there, _ = outcomes("MLPClassifier", probabilities, **long)
+    moved, _ = outcomes("MLPClassifier", lambda m: probabilities(m, X * bits), **long)
+    assert np.abs(there[0] - moved[0]).max() > 1e-6
+
+
 DIFFERENCES: dict[str, Callable[[], None]] = {
     "a batch whose weights sum to zero": batch_of_no_weight,
     "other layer sizes under `warm_start`": other_sizes_under_warm_start,
@@ -239,6 +273,11 @@ def test_the_table_has_the_rows_that_are_tested() -> None:
 @pytest.mark.parametrize("row", DIFFERENCES)
 def test_row(row: str) -> None:
     DIFFERENCES[row]()
+
+
+@pytest.mark.parametrize("row", [squares_that_overflow, lbfgs_on_relu])
+def test_rounding_and_overflow(row: Callable[[], None]) -> None:
+    row()
 
 
 def test_clones_are_as_new() -> None:
