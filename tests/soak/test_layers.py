@@ -233,3 +233,39 @@ def test_eight_threads_predict_row_by_row(
 ) -> None:
     n = 1_000_000 if soak else 20_000
     assert int(python(MANY_PREDICTIONS, n, timeout=600, **environment(layer))) == n
+
+
+# Busy threads of a higher priority on the one core: every thread of a team is off it most of the
+# time. Where a fit waited for ever, the traces of all threads would be printed.
+STARVED = """
+import faulthandler, hashlib, os, sys, threading
+from work import *
+faulthandler.dump_traceback_later(400, exit=True)
+n, n_busy = int(sys.argv[1]), int(sys.argv[2])
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+serial = [fitted(seed, n_threads=1) for seed in range(8)]
+net = MLP((5, 17, 3), loss="cross_entropy", seed=0)
+net.fit(X, Y, epochs=1)
+x, done = np.tile(X, (30, 1)), threading.Event()
+expected = net.predict(x)
+def keep_busy():
+    while not done.is_set():
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 1_000_000)
+def predict_beside_fits(i):
+    for j in range(5):
+        assert fitted(j) == serial[j] if i >= n else np.array_equal(net.predict(x), expected)
+for _ in range(n_busy):
+    threading.Thread(target=keep_busy, daemon=True).start()
+os.nice(5)  # of this thread, and of those that it starts
+in_threads(predict_beside_fits, n + 4)
+in_threads(lambda i: fitted(i % 8) == serial[i % 8] or 1 / 0, n)
+done.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux: threads on one core")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_threads_that_get_little_of_one_core(
+    layer: str, python: Callable[..., str], soak: bool
+) -> None:
+    python(STARVED, *((18, 10) if soak else (4, 2)), timeout=500, **environment(layer))
