@@ -56,6 +56,13 @@ def diverge() -> None:
     MLP((3, 4, 1), optimizer=SGD(0.1), seed=0).fit(np.arange(18).reshape(6, 3), 1e9 * Y)
 
 
+def keep_first_epoch() -> None:
+    rare = np.arange(60) % 20 == 0
+    classifier(early_stopping=True, n_iter_no_change=5).set_params(max_iter=50).fit(
+        np.zeros((60, 3)), rare
+    )
+
+
 def fit_in_a_callback() -> None:
     def again(report: Report) -> None:
         report.net.fit(X, Y)
@@ -145,6 +152,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "Maximum iterations (5) reached and the optimization hasn't converged yet.": lambda: (
         classifier().fit(X, LABELS)
     ),
+    "early stopping kept the parameters of the first epoch": keep_first_epoch,
     "a fit of this net is running": fit_in_a_callback,
     "needs 13 TB, and": lambda: MLP((100_000, 10_000_000, 1)),
     "not all predictions are finite": predict_far,

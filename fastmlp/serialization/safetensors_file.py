@@ -140,7 +140,10 @@ def _table(file: BinaryIO) -> dict[str, Any]:
         raise FileError("not a safetensors file, or one that was cut short")
     if length > MAX_HEADER_BYTES:
         raise FileError(f"the header claims {length:,} bytes, more than {MAX_HEADER_BYTES:,}")
-    table = json.loads(file.read(length))
+    try:
+        table = json.loads(file.read(length))
+    except ValueError as error:
+        raise FileError(f"not a safetensors file, or a damaged one: {error}") from None
     ends = [tensor["data_offsets"][1] for name, tensor in table.items() if name != "__metadata__"]
     if size != (told := 8 + length + max(ends, default=0)):
         raise FileError(f"damaged: it has {size:,} bytes, and its header tells of {told:,}")

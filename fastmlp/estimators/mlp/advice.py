@@ -10,9 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp import validation
-from fastmlp._process.warnings import warn
 from fastmlp.estimators.mlp.solvers import SOLVERS
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS
+from fastmlp.estimators.warnings import warn
 from fastmlp.rules import activations, optimizers
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.validation import hints
