@@ -157,7 +157,8 @@ def test_a_penalty_adds_its_slopes_and_its_values(dtype: str, name: str, missing
     )
     run(block, w, gradient, scale, total, values, zeros, w.size // lanes, width)
     pairs = [rule(weight) for weight in w]
-    assert_close(gradient, [1 + w.dtype.type(0.25) * slope for _, slope in pairs], dtype)
+    one, factor = np.array([1, 0.25], dtype)
+    assert_close(gradient, [one + factor * slope for _, slope in pairs], dtype)
     counted = np.array([float(value) for value, _ in pairs]).reshape(-1, lanes)[:, :width]
     assert total[0] == pytest.approx(1 + 0.25 * counted.sum(), rel=TOLERANCE[dtype], abs=0)
 

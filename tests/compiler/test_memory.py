@@ -42,7 +42,7 @@ def sum_of_three(address: Any, like: Any) -> Any:
 def test_fma_is_rounded_once(dtype: Any) -> None:
     a = dtype(1) + np.finfo(dtype).eps
     # a a - (1 + 2 eps) is eps^2, which a product rounded to 1 + 2 eps has lost.
-    b = -(dtype(1) + 2 * np.finfo(dtype).eps)
+    b = -(dtype(1) + dtype(2) * np.finfo(dtype).eps)
     assert a * a + b == 0
     assert fused(a, a, b) == np.finfo(dtype).eps ** 2
 

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+import sklearn
 from sklearn import neural_network
 
 import fastmlp
 
 LIBRARIES = (neural_network, fastmlp)
+BEFORE_1_9 = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9)
 N_ROWS = 53
 X = np.random.default_rng(0).standard_normal((N_ROWS, 6))
 WEIGHTS = np.random.default_rng(1).uniform(0.1, 3, N_ROWS)
@@ -55,6 +58,8 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, list[tuple[str, str]], Any]:
             result = call()
         except Exception as raised:
             error = (type(raised).__name__, str(raised))
+    if BEFORE_1_9 and error and error[0] == "TypeError" and "'isnan'" in error[1]:
+        pytest.skip("scikit-learn before 1.9 cannot stop early where labels are text")
     told = [w for w in caught if w.category is not RuntimeWarning]
     return result, [(w.category.__name__, str(w.message)) for w in told], error
 

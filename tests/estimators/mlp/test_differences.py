@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pairs import X, both, outcome
+from pairs import BEFORE_1_9, X, both, outcome
 from sklearn.base import clone
 
 from fastmlp import MLPClassifier, MLPRegressor
@@ -43,7 +43,8 @@ def batch_of_no_weight() -> None:
     for mine, other in zip(ours[0].coefs_, rest.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9)
     theirs, ours = outcomes("MLPRegressor", lambda m: m.fit(X, REAL, sample_weight=0.0))
-    assert ours[2] == theirs[2] is not None
+    # Before 1.9, scikit-learn's check of weights lets them pass.
+    assert BEFORE_1_9 or ours[2] == theirs[2] is not None
 
 
 def other_sizes_under_warm_start() -> None:
@@ -79,10 +80,11 @@ def another_loss_under_warm_start() -> None:
 
 def early_stopping_under_warm_start() -> None:
     first: list[Any] = []
+    labels = X[:, 0] > 0  # scikit-learn before 1.9 cannot stop early where they are text
 
     def call(model: Any) -> Any:
-        first.append([part.copy() for part in model.fit(X, LABELS).coefs_])
-        return model.fit(X, LABELS)
+        first.append([part.copy() for part in model.fit(X, labels).coefs_])
+        return model.fit(X, labels)
 
     settings = {"warm_start": True, "early_stopping": True, "n_iter_no_change": 3}
     settings |= {"solver": "sgd", "learning_rate_init": 0.5, "max_iter": 30}

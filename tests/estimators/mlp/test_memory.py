@@ -27,8 +27,7 @@ from scipy import sparse
 from fastmlp import MLPClassifier
 
 warnings.simplefilter("ignore")
-rng = np.random.default_rng(0)
-X = sparse.random_array((2_000, 50_000), density=0.001, rng=rng, format="csr")
+X = sparse.random(2_000, 50_000, density=0.001, random_state=0, format="csr")
 y = np.asarray(X.sum(axis=1)).ravel() > 25
 
 
