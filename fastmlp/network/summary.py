@@ -93,7 +93,7 @@ def _align(rows: list[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _brief(optimizer: Optimizer) -> str:
+def _brief(optimizer: object) -> str:
     """Return the optimizer with its learning rate and the settings that are not the default."""
     if not is_dataclass(optimizer):
         return repr(optimizer)
