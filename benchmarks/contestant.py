@@ -125,6 +125,9 @@ class Contestant:
             text=True,
             start_new_session=True,
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.replies = self.process.stdin, self.process.stdout
         reply = self.ask("about")
         self.about = reply.get("about") or reply["error"]
 
@@ -141,9 +144,9 @@ class Contestant:
         timer = threading.Timer(LIMIT_SECONDS, self._signal, (signal.SIGKILL,))
         timer.start()
         try:
-            self.process.stdin.write(json.dumps({"verb": verb, **options}) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
+            self.requests.write(json.dumps({"verb": verb, **options}) + "\n")
+            self.requests.flush()
+            line = self.replies.readline()
         except BrokenPipeError:
             line = ""
         finally:
@@ -158,7 +161,7 @@ class Contestant:
         if self.process.poll() is None:
             self._signal(signal.SIGKILL)
         self.process.wait()
-        for file in (self.process.stdin, self.process.stdout, self.log):
+        for file in (self.requests, self.replies, self.log):
             file.close()
 
     def last_words(self) -> str:

@@ -144,12 +144,12 @@ def tasks(quick: bool) -> Iterator[dict[str, Any]]:
     for name, more in [*DATASETS.items()][: 1 if quick else None]:
         for dtype in dtypes:
             for what, settings in [*CONFIGURATIONS.items()][: 2 if quick else None]:
-                request = {"name": name, "dtype": dtype, "settings": {**settings, **more}}
-                yield {"verb": "fit_estimator", "what": what, "request": request}
+                fit = {"name": name, "dtype": dtype, "settings": {**settings, **more}}
+                yield {"verb": "fit_estimator", "what": what, "request": fit}
             for n_rows in PREDICTED:
-                request = {"name": name, "dtype": dtype, "n_rows": n_rows}
+                predict = {"name": name, "dtype": dtype, "n_rows": n_rows}
                 what = f"predict {n_rows:,}"
-                yield {"verb": "predict_estimator", "what": what, "request": request}
+                yield {"verb": "predict_estimator", "what": what, "request": predict}
     for dtype in () if quick else dtypes:
         request = {"name": "sparse text", "dtype": dtype, "settings": {"max_iter": 2}}
         yield {"verb": "fit_estimator", "what": "sparse, 2 epochs", "request": request}

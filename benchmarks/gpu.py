@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,12 +132,10 @@ def parity(loads: Sequence[Load] = LOADS[:4]) -> list[dict[str, Any]]:
     """Compare every design with the CPU, and with itself."""
     told = []
     for load, dtype in itertools.product(loads, TOLERANCES):
-        on_cpu = part(
-            lambda load=load, dtype=dtype: trained(load, "cpu", dtype, None, PARITY_STEPS)
-        )
+        on_cpu = part(partial(trained, load, "cpu", dtype, None, PARITY_STEPS))
         for kind in DESIGNS:
             of = {"net": load.name, "dtype": dtype, "design": kind, "steps": PARITY_STEPS}
-            told.append(of | part(lambda: compared(load, dtype, kind, on_cpu)))  # noqa: B023
+            told.append(of | part(partial(compared, load, dtype, kind, on_cpu)))
     return told
 
 
@@ -213,10 +212,9 @@ def together(load: Load) -> Callable[[int], None]:
     for seed in range(load.n_nets):
         net = load.net(seed)
         engine, state = core_of(net)
-        slots = engine.slots(state)
-        members.append(
-            Member(engine.network, state.parameters, slots, state.optimizer, state.generator)
-        )
+        slots, generator = engine.slots(state), state.generator
+        assert generator is not None
+        members.append(Member(engine.network, state.parameters, slots, state.optimizer, generator))
     outcomes = [Outcome(0) for _ in members]
     with card.current():
         rows = Rows(*(to_device(card, table) for table in load.data()))
@@ -273,21 +271,19 @@ def contestants(load: Load) -> dict[str, Callable[[], Callable[[int], None]]]:
     else:
         for kind in DESIGNS:
             if kind != "single_block" or fits(load):
-                found[f"fastmlp, {kind}"] = lambda kind=kind: trainer_of(load, kind)  # type: ignore[misc]
+                found[f"fastmlp, {kind}"] = partial(trainer_of, load, kind)
     try:
         from benchmarks.peers import torch_cuda
     except ImportError:
         return found
     for variant in torch_cuda.VARIANTS:
-        found[f"PyTorch, {variant}"] = lambda v=variant: torch_cuda.make(load, v)  # type: ignore[misc]
+        found[f"PyTorch, {variant}"] = partial(torch_cuda.make, load, variant)
     return found
 
 
 def race(load: Load, seconds: float) -> dict[str, Any]:
     """Time all contestants on one load."""
-    times = {
-        name: part(lambda m=make: timed(m, seconds)) for name, make in contestants(load).items()
-    }
+    times = {name: part(partial(timed, make, seconds)) for name, make in contestants(load).items()}
     ours = least(times, "fastmlp")
     graph = least({n: t for n, t in times.items() if "graph" in n}, "PyTorch")
     wanted = None if load.wanted is None else {"times a graph": load.wanted}

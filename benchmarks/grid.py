@@ -22,7 +22,7 @@ GRID: dict[str, list[Any]] = {
     "learning_rate_init": [1e-3, 1e-2],
     "batch_size": [64, 200],
 }
-QUICK = {"hidden_layer_sizes": [(8,)], "alpha": [1e-4, 1e-2]}
+QUICK: dict[str, list[Any]] = {"hidden_layer_sizes": [(8,)], "alpha": [1e-4, 1e-2]}
 FIXED = {"max_iter": 30, "random_state": 0}
 TIMES = ("mean_fit_time", "std_fit_time", "mean_score_time", "std_score_time")
 
@@ -59,10 +59,11 @@ def _search(contestant: str, parameters: dict[str, list[Any]], fixed: dict[str, 
         from fastmlp import MLPClassifier, MLPSearchCV
 
         return MLPSearchCV(MLPClassifier(**fixed), parameters, cv=FOLDS)
+    from sklearn import neural_network
     from sklearn.model_selection import GridSearchCV
-    from sklearn.neural_network import MLPClassifier
 
-    return GridSearchCV(MLPClassifier(**fixed), parameters, cv=FOLDS, n_jobs=cores())
+    model = neural_network.MLPClassifier(**fixed)
+    return GridSearchCV(model, parameters, cv=FOLDS, n_jobs=cores())
 
 
 def race(contestants: list[Any], quick: bool, say: Callable[[str], None]) -> list[Any]:

@@ -154,11 +154,11 @@ def table(results: dict[str, Any], threads: int) -> Iterator[str]:
         cells = [f"{1e3 * seconds_a_net(r, sweep.n_nets):.3g}", share, f"{over_ours(r, its):.2f}x"]
         yield f"| {sweep.description} | {title(r)} | {' | '.join(cells)} |"
     for r in (r for r in records if r["alone"]):
-        share = over_alone(r, _sweep_of(r["sweep"], results).n_nets)
+        of_own = over_alone(r, _sweep_of(r["sweep"], results).n_nets)
         gain = f"; {counted(threads)} over one: {speed_up(r):.2f}x" if r["one_thread"] else ""
         yield (
             f"\n{r['sweep']}: time of a net, times the threads, over that of its own fit on one: "
-            f"{share:.2f}{gain}."
+            f"{of_own:.2f}{gain}."
         )
     yield from grid.table([r for r in found.get("grids", []) if r["threads"] == threads])
 

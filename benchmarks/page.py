@@ -99,6 +99,7 @@ def _cell(score: Score | None) -> str:
 
 def _row(heat: Heat) -> str:
     ours, best, load = heat.ours, heat.fastest_peer, heat.workload
+    assert ours is not None
     cells = [load.description, digits(ours.us.median), f"{ours.percent_of_peak:.0f} %"]
     if best:
         spread = f"{best.ratio.low:.2f} to {best.ratio.high:.2f}"

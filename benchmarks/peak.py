@@ -74,7 +74,7 @@ def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
 def peak(dtype: str, n_threads: int, seconds: float = 0.1) -> float:
     """Return GFLOP/s of n_threads threads, the best of five tries."""
     run, flops = fma_loop(dtype)
-    run(np.int64(1))
+    run(1)
     n = int(seconds * 50e9 / flops)
     return max(_try(run, n, n_threads) * flops for _ in range(5)) / 1e9
 

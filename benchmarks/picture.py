@@ -49,6 +49,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _draw_heat(axes: Any, row: int, heat: Heat) -> None:
     best = heat.fastest_peer
+    assert best is not None
     win = best.ratio.median >= 1
     ends = [[best.ratio.median - best.ratio.low], [best.ratio.high - best.ratio.median]]
     axes.barh(

@@ -59,8 +59,8 @@ class FastmlpFit:
     def steps(self, n: int) -> None:
         load, rows = self.workload, slice(0, n * self.workload.batch)
         epochs = 1 if load.shuffle else n
-        options = {"epochs": epochs, "batch_size": load.batch, "shuffle": False}
-        self.net.fit(self.x[rows], self.y[rows], **options)
+        x, y = self.x[rows], self.y[rows]
+        self.net.fit(x, y, epochs=epochs, batch_size=load.batch, shuffle=False)
 
     def gradient(self) -> Array:
         batch = slice(0, self.workload.batch)

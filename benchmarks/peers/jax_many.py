@@ -56,8 +56,8 @@ class Vmapped(Nets):
                 g = [(gw + l2 / load.batch * w, gb) for (gw, gb), (w, _) in zip(g, p, strict=True)]
             t = t + 1
             parts, tree = jax.tree.flatten(p)
-            others = [jax.tree.leaves(part) for part in (g, m, v)]
-            new = [update(load, *args, t) for args in zip(parts, *others, strict=True)]
+            gs, ms, vs = (jax.tree.leaves(part) for part in (g, m, v))
+            new = [update(load, *four, t) for four in zip(parts, gs, ms, vs, strict=True)]
             p, m, v = (jax.tree.unflatten(tree, part) for part in zip(*new, strict=True))
             return (p, m, v, t), loss
 

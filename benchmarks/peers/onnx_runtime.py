@@ -85,7 +85,8 @@ def _bound(session: Any, n_outputs: int) -> Callable[[Array], Array]:
     """Bind memory of rows and of predictions once: a call reads the first and writes the other."""
     run, value = session.run_with_iobinding, onnxruntime.OrtValue.ortvalue_from_numpy
     bound: Any = None
-    binding = out = None
+    binding: Any = None
+    out = np.empty(0)
 
     def predict(x: Array) -> Array:
         nonlocal bound, binding, out

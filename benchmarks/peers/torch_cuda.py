@@ -5,13 +5,13 @@ Many nets are one batched product each, weights stacked: the fastest form that P
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 VARIANTS = ("eager", "reduce-overhead", "graph of a step", "graph of an epoch")
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 def make(load: Any, variant: str) -> Callable[[int], None]:

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ LOSSES = {
     "cross_entropy": F.cross_entropy,
     "binary_cross_entropy": F.binary_cross_entropy_with_logits,
 }
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 def about() -> str:
@@ -77,10 +77,10 @@ class TorchEager:
         if rule.kind == "adamw":
             decay = rule.weight_decay
             return torch.optim.AdamW(self.p, rule.rate, weight_decay=decay, fused=True)
-        groups = [{"params": self.p}]
+        groups: list[dict[str, Any]] = [{"params": self.p}]
         if load.l2:  # The penalty's gradient, without autograd.
-            decay = {"params": self.p[::2], "weight_decay": load.l2 / load.batch}
-            groups = [decay, {"params": self.p[1::2]}]
+            weights = {"params": self.p[::2], "weight_decay": load.l2 / load.batch}
+            groups = [weights, {"params": self.p[1::2]}]
         return torch.optim.Adam(groups, rule.rate, fused=True)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
