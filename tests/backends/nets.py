@@ -13,6 +13,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.session import Data
 from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
@@ -100,12 +101,19 @@ def split(net: Net, parameters: Array) -> tuple[list[Array], list[Array]]:
     return weight_views(layout, flat), bias_views(layout, flat)
 
 
+def generator_of(state: NetState) -> Any:
+    """The state of its generator of random numbers."""
+    assert state.generator is not None
+    return state.generator.bit_generator.state
+
+
 def oracle_gradient(net: Net, parameters: Array, data: Data) -> tuple[float, Array]:
     """The oracle's objective and flat gradient."""
     weight = data.weight.astype(np.float64) if data.weight.size else None
+    assert isinstance(data.x, np.ndarray)
     x, y = data.x.astype(np.float64), data.y.astype(np.float64)
-    rows = {"x": x, "y": y, "sample_weight": weight}
-    value, *slopes = naive.gradient(*split(net, parameters), **rows, **net.oracle)
+    w, b = split(net, parameters)
+    value, *slopes = naive.gradient(w, b, x, y, sample_weight=weight, **net.oracle)
     return value, naive.flatten(*slopes)
 
 

@@ -36,7 +36,8 @@ def plan_of(
     forms = [i % 3 for i in range(layout.n_layers)]
     blocks = Addresses(range(layout.n_layers), forms, penalties=(7, 8))
     split_layer = min(split_layer, layout.n_layers)
-    if split_layer and holds_transposed(*layout.sizes[split_layer - 1 : split_layer + 1], lanes):
+    n_in, n_out = layout.sizes[max(split_layer, 1) - 1 :][:2]
+    if split_layer and holds_transposed(n_in, n_out, lanes):
         split_layer = 0
     partition = Partition(rows, 0, n_threads, by_panels, split_layer)
     return make_plan(layout, buffers, blocks, (0.1, 0.2), 1, partition), buffers

@@ -134,7 +134,7 @@ def test_predictions_have_the_same_bits_in_parallel(
     outs = [np.empty((200, 5), dtype) for _ in range(2)]
     for engine, out in zip(twins(net), outs, strict=True):
         engine.predict(parameters, data.x, out, raw=raw)
-    assert np.array_equal(*outs)
+    assert np.array_equal(outs[0], outs[1])
 
 
 @needs_threads

@@ -6,9 +6,10 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from nets import PENALTY_SETS, Data, Net, distance, oracle_gradient, split
+from nets import PENALTY_SETS, Net, distance, oracle_gradient, split
 
 from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.session import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES
 

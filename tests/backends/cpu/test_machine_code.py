@@ -85,9 +85,9 @@ SYMBOL = re.compile(r"^\s+(?:movabsq\s+\$|call\w*\s+)([A-Za-z_][\w.@]*)", re.MUL
 OWN = re.compile(r"^([A-Za-z_][\w.]*):", re.MULTILINE)
 
 
-def rule_blocks() -> dict[str, Factory]:
+def rule_blocks() -> dict[str, partial[Any]]:
     """The loops of every rule of the library, by name."""
-    table: dict[str, Factory] = {}
+    table: dict[str, partial[Any]] = {}
     for name, rule in activations.RULES.items():
         table[f"activation {name}"] = partial(elementwise.activation_loop, rule=rule)
     for name, link in links.LINKS.items():

@@ -7,11 +7,12 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
-from nets import PENALTY_SETS, Data, Net, Run, distance, orders, split, train
+from nets import PENALTY_SETS, Net, Run, distance, orders, split, train
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.session import Data
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom, Optimizer
 
 FORMS: list[Any] = [
@@ -35,6 +36,7 @@ def oracle_run(net: Net, parameters: Any, data: Data, optimizer: Any, **run: Any
         np.split(rows, np.arange(run["batch_size"], len(rows), run["batch_size"]))
         for rows in run["order"].tolist()
     ]
+    assert isinstance(data.x, np.ndarray)
     weight = data.weight if data.weight.size else None
     losses, *after = naive.train(
         *split(net, parameters),

@@ -62,7 +62,9 @@ def cubin_of(ptx: str, capability: tuple[int, int]) -> tuple[bytes, Resources]:
 
 
 def _device_runtime() -> Path:
-    (folder,) = find_spec("nvidia").submodule_search_locations  # type: ignore[union-attr]
+    nvidia = find_spec("nvidia")
+    assert nvidia is not None
+    (folder,) = list(nvidia.submodule_search_locations or [])
     return next(Path(folder).rglob("libcudadevrt.a"))
 
 

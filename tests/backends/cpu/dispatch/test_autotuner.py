@@ -2,7 +2,8 @@
 
 from itertools import pairwise
 
-from fastmlp.backends.cpu.dispatch.autotuner import RETRY, Autotuner, tuner_for
+from fastmlp.backends.cpu.dispatch.autotuner import Autotuner, tuner_for
+from fastmlp.backends.cpu.tuning import RETRY
 
 
 def choices(tuner: Autotuner, n_calls: int, alone: float, together: float) -> list[bool]:

@@ -2,13 +2,15 @@
 
 import time
 from itertools import pairwise
+from typing import Any
 
 import numba
 import pytest
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.dispatch.cost_model import Costs, Work
-from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.threads import limits, worker_pool
+from fastmlp.backends.cpu.tuning import RATE, SECONDS_VALID, WORTH_COMPILING
 
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
@@ -65,10 +67,7 @@ def test_a_process_of_little_work_compiles_no_team(
     costs: dict[int, Costs | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(cost_model._work, "seconds", 0.0)
-    calls = [
-        cost_model.pays(Work(cost_model.WORTH_COMPILING * cost_model.RATE / 4, 10), 2)
-        for _ in range(6)
-    ]
+    calls = [cost_model.pays(Work(WORTH_COMPILING * RATE / 4, 10), 2) for _ in range(6)]
     assert calls == [False] * 4 + [True] * 2
 
 
@@ -100,9 +99,14 @@ def test_costs_are_measured_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> 
     measured: list[int] = []
     now = [100.0]
     monkeypatch.setattr(cost_model, "_known", {})
-    monkeypatch.setattr(cost_model, "measure", lambda n: measured.append(n) or QUICK)
+
+    def measure(n: int) -> Any:
+        measured.append(n)
+        return QUICK
+
+    monkeypatch.setattr(cost_model, "measure", measure)
     monkeypatch.setattr(cost_model, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(cost_model.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for when in (100, 101, 104.9, 106, 107):
         now[0] = when
         assert cost_model._recent(2) == QUICK
@@ -116,17 +120,22 @@ def test_a_drill_that_found_no_second_core_is_done_again_soon_and_then_less_ofte
     measured: list[float] = []
     now, found = [100.0], [QUICK._replace(speedup=1.0)]
     monkeypatch.setattr(cost_model, "_known", {})
-    monkeypatch.setattr(cost_model, "measure", lambda n: measured.append(now[0]) or found[0])
+
+    def measure(n: int) -> Any:
+        measured.append(now[0])
+        return found[0]
+
+    monkeypatch.setattr(cost_model, "measure", measure)
     monkeypatch.setattr(cost_model, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(cost_model.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for step in range(400):
         now[0] = 100 + step / 16
         cost_model._recent(2)
     gaps = [b - a for a, b in pairwise(measured)]
     assert gaps[:5] == [0.25, 0.5, 1.0, 2.0, 4.0]
-    assert set(gaps[5:]) == {cost_model.SECONDS_VALID}
+    assert set(gaps[5:]) == {SECONDS_VALID}
     found[0] = QUICK
-    now[0] += cost_model.SECONDS_VALID
+    now[0] += SECONDS_VALID
     assert cost_model._recent(2) == QUICK
 
 
@@ -137,9 +146,14 @@ def test_a_drill_after_a_pause_is_doubted_no_longer_than_the_first(
     measured: list[float] = []
     now, poor = [100.0], QUICK._replace(speedup=1.0)
     monkeypatch.setattr(cost_model, "_known", {})
-    monkeypatch.setattr(cost_model, "measure", lambda n: measured.append(now[0]) or poor)
+
+    def measure(n: int) -> Any:
+        measured.append(now[0])
+        return poor
+
+    monkeypatch.setattr(cost_model, "measure", measure)
     monkeypatch.setattr(cost_model, "_seconds", lambda *_: 0.0)
-    monkeypatch.setattr(cost_model.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for turn in (100, 110, 120):
         for step in range(6):
             now[0] = turn + step / 16
@@ -152,7 +166,7 @@ def test_a_drill_waits_until_helpers_are_awake(
     monkeypatch: pytest.MonkeyPatch, answers: list[bool], expected: int
 ) -> None:
     left = [*answers, False]
-    monkeypatch.setattr(cost_model.worker_pool, "run", lambda driver, job, n: left.pop(0))
+    monkeypatch.setattr(worker_pool, "run", lambda driver, job, n: left.pop(0))
     cost_model._wake(2, time.perf_counter() + 60)
     assert len(answers) + 1 - len(left) == expected
 
@@ -161,6 +175,11 @@ def test_a_drill_waits_for_helpers_that_never_come_no_longer_than_it_may(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(cost_model.worker_pool, "run", lambda driver, job, n: bool(calls.append(n)))
+
+    def run(driver: Any, job: Any, n: int) -> bool:
+        calls.append(n)
+        return False
+
+    monkeypatch.setattr(worker_pool, "run", run)
     cost_model._wake(2, 0.0)
     assert calls == [2]

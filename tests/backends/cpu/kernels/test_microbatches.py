@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, train
 
+from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import blocking
@@ -37,10 +38,10 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lots_are_whole_strips_and_four_or_a_multiple(layout: Any, n_rows: int) -> None:
     rows = microbatch_rows(layout, n_rows)
     if rows:
-        assert 6 * layout.n_weights * n_rows >= blocking.MICROBATCH_FLOPS
+        assert 6 * layout.n_weights * n_rows >= tuning.MICROBATCH_FLOPS
         assert rows % STRIP_ROWS == 0
         n_lots = -(-n_rows // rows)
-        assert n_lots <= max(4, -(-4 * n_rows // blocking.MIN_CHUNK_ROWS))
+        assert n_lots <= max(4, -(-4 * n_rows // tuning.MIN_CHUNK_ROWS))
         assert rows * sum(layout.sizes) > 8 * layout.n_weights
 
 
@@ -51,7 +52,7 @@ def test_chunks_are_whole_lots_or_the_batch(layout: Any, n_rows: int, n_packed: 
     if small:
         rows = rows_by_microbatches(layout, n_rows, small, n_packed)
         assert rows == n_rows or rows % small == 0
-        assert rows <= small or -(-rows // small) * n_packed <= blocking.CHUNK_NUMBERS
+        assert rows <= small or -(-rows // small) * n_packed <= tuning.CHUNK_NUMBERS
 
 
 def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
@@ -101,9 +102,9 @@ def test_training_by_lots_is_training_at_once_to_rounding(
     microbatches = train(net, parameters, data, rule, order, batch_size)
     n_chunks = [-(-n // (small * n_at_once)) for n in (batch_size, N_ROWS - batch_size)]
     assert microbatches.stopped == 3 * sum(n_chunks)
-    close = {"rtol": 100 * TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
+    near = 10 * TOLERANCE[dtype]
     for one, other in zip(microbatches[:3], whole[:3], strict=True):
-        np.testing.assert_allclose(one, other, **close)
+        np.testing.assert_allclose(one, other, rtol=10 * near, atol=near)
 
 
 @pytest.mark.usefixtures("always")
@@ -115,7 +116,8 @@ def test_the_bits_do_not_depend_on_who_takes_which(
     net = Net((5, 20, 3), "tanh", penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     order, adam = orders(rng, 3, N_ROWS), OPTIMIZERS["adam"](0.01)
-    runs, slopes = [], []
+    runs: list[Any] = []
+    slopes = []
     for n_threads in (1, 2, 3, 5):
         runs.append(train(net, parameters, data, adam, order, 180, n_threads=n_threads))
         engine = Engine(net.network, 1)

@@ -145,9 +145,12 @@ def test_rows_are_asked_for_where_they_are_long_or_single_and_in_no_cache(
 def test_a_fit_leaves_no_order_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
     # A gradient that is asked for later has none, and would read past its own rows.
     made: list[Session] = []
-    monkeypatch.setattr(
-        trainer, "Session", lambda *a, **o: made.append(Session(*a, **o)) or made[-1]
-    )
+
+    def kept(*arguments: Any, **options: Any) -> Session:
+        made.append(Session(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(trainer, "Session", kept)
     trainer.TRAININGS.clear()
     x = np.random.default_rng(0).normal(size=(20, 7))
     MLP((7, 3, 1), seed=0).fit(x, x[:, 0], epochs=3, batch_size=6)

@@ -34,7 +34,7 @@ def trained(n_threads: int) -> list[Any]:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("first", SPACINGS)
 @pytest.mark.parametrize("second", SPACINGS)
-def test_an_arrangement_moves_every_number(dtype: type, first: Spacing, second: Spacing) -> None:
+def test_an_arrangement_moves_every_number(dtype: Any, first: Spacing, second: Spacing) -> None:
     network = Net((20, 40, 70, 2), dtype=dtype).network
     state = RNG.normal(size=(2, network.layout.n_parameters)).astype(dtype)
     moments = Moments(network, state)
@@ -47,7 +47,7 @@ def test_an_arrangement_moves_every_number(dtype: type, first: Spacing, second: 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_a_state_that_has_taken_no_step_is_zeros(spacing: Spacing) -> None:
-    network = Net((20, 40, 70, 2), dtype=np.float32).network
+    network = Net((20, 40, 70, 2), dtype="float32").network
     moments, apart = Moments(network), Moments(network)
     apart.arrange(spacing)
     assert not moments.flat().any()

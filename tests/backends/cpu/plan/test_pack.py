@@ -67,7 +67,7 @@ def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
     """
     layout, parts = make_layout(net.sizes), []
     for w, b in zip(weight_views(layout, flat), bias_views(layout, flat), strict=True):
-        transposed = holds_transposed(*w.shape, lanes)
+        transposed = holds_transposed(w.shape[0], w.shape[1], lanes)
         matrices = [w.T, b[None]] if transposed else [np.vstack((w, b))]
         parts += [to_panels(matrix, lanes).ravel() for matrix in matrices]
     return np.concatenate(parts)
@@ -81,7 +81,7 @@ def copies_by_hand(net: Net, flat: Any, lanes: int, rows: int) -> Any:
     """
     parts = [flat[:0]]
     for i, w in enumerate(weight_views(make_layout(net.sizes), flat)):
-        transposed = holds_transposed(*w.shape, lanes)
+        transposed = holds_transposed(w.shape[0], w.shape[1], lanes)
         if has_copy(i, len(net.sizes) - 1, rows, is_transposed=transposed):
             other = w if transposed else w.T
             parts.append(to_panels(other, lanes, round_up(len(other), lanes)).ravel())
@@ -110,6 +110,7 @@ def assert_in_step(
     sigmoid: it may be anything, and no kernel reads it (see the test of NaNs in its place).
     """
     workspace, state = workspace_of(trainer), trainer._session.moments
+    assert state is not None
     packed = (workspace.parameters, state.m, state.v)
     transposed = trainer._session.plan.layers.is_transposed.any()
     real = places_of_numbers(trainer, net) if transposed and not fresh else (slice(None),) * 2

@@ -10,7 +10,7 @@ from fastmlp.compiler import Record
 @pytest.mark.parametrize("kind", [Net, Batch, Blocks, Layer, Tile, Job])
 def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
-    assert not set(kind.dtype.names) & set(dir(np.record))
+    assert not set(kind.dtype.names or ()) & set(dir(np.record))
 
 
 def test_an_offset_counts_numbers_not_bytes() -> None:

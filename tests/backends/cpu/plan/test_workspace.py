@@ -113,7 +113,8 @@ def test_panels_have_room_between_them_where_a_team_shares_them(rows: int) -> No
 @given(st.integers(0, 1000), st.sampled_from([np.float32, np.float64]))
 def test_buffers_are_zeros_that_begin_on_a_cache_line(n: int, dtype: type) -> None:
     numbers = aligned(n, dtype)
-    assert (numbers.shape, numbers.dtype) == ((n,), dtype)
+    assert numbers.shape == (n,)
+    assert numbers.dtype == dtype
     assert numbers.ctypes.data % ALIGNMENT == 0 or n == 0
     assert not numbers.any()
 

@@ -49,7 +49,8 @@ def assert_same_bits(network: Network, rng: Any) -> None:
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
             out = np.empty((n, sizes[-1]), dtype)
-            assert np.array_equal(quick(x[rows], None), expected[rows])
+            found: Any = quick(x[rows], None)
+            assert np.array_equal(found, expected[rows])
             assert quick(x[rows], out) is out
             assert np.array_equal(out, expected[rows])
             quick.write(x[rows], out)
@@ -99,7 +100,8 @@ def test_a_net_predicts_the_same_the_first_time_and_again(loss: str, dtype: str,
 
 def has_quick_way(net: MLP) -> bool:
     """Whether buffers for small batches have been made."""
-    return net._predictor is not None and net._predictor._small is not None
+    predictor: Any = net._predictor
+    return predictor is not None and predictor._small is not None
 
 
 def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:

@@ -40,7 +40,8 @@ def compiled(name: str, dtype: Any) -> Block:
     def add_row(a: Any, b: Any, c: Any, d: Any, e: Any) -> None:
         chosen(a, b, c, d, e)
 
-    return block({"dots": dots, "backward_dots": backward_dots, "add_row": add_row}[name])
+    table: dict[str, Any] = {"dots": dots, "backward_dots": backward_dots, "add_row": add_row}
+    return block(table[name])
 
 
 def in_squares(matrix: Any, lanes: int) -> Any:

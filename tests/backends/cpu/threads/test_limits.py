@@ -1,5 +1,6 @@
 """How a call is launched: thread counts, layers, and processes that fork."""
 
+import os
 from collections.abc import Callable
 
 import numba
@@ -171,7 +172,7 @@ NONE = "none False False"
 
 @pytest.mark.skipif(COMPILER == "numba", reason="Numba's threads stand in for a team")
 @only_compiled
-@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("layer", ["omp", "workqueue", "tbb"])
 def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
     layer: str, python: Callable[..., str]
@@ -196,7 +197,7 @@ def test_each_way_to_launch_a_call_is_taken_where_it_should_be(
     assert {mode: modes[mode] for mode in expected} == expected
 
 
-@pytest.mark.skipif(not hasattr(limits.os, "sched_setaffinity"), reason="none is told here")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="none is told here")
 def test_the_thread_limit_obeys_the_affinity(python: Callable[..., str]) -> None:
     script = "import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]); "
     script += "from fastmlp.backends.cpu.threads import limits; limits._cgroup_cpus = lambda: 8; "
@@ -309,13 +310,13 @@ def test_the_pool_of_workqueue_is_never_launched(python: Callable[..., str]) -> 
     assert python(script, NUMBA_THREADING_LAYER="workqueue").strip() == "False"
 
 
-@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_before_any_launch_changes_nothing(python: Callable[..., str]) -> None:
     assert python(FORK_BEFORE_LAUNCH).strip() == "0"
 
 
 @only_compiled
-@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
 def test_training_goes_on_in_a_child_and_a_grandchild(
     layer: str, python: Callable[..., str]
@@ -327,7 +328,7 @@ def test_training_goes_on_in_a_child_and_a_grandchild(
 
 
 @only_compiled
-@pytest.mark.skipif(not hasattr(limits.os, "fork"), reason="this system cannot fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.skipif(limits.threading_layer() != "omp", reason="only OpenMP minds a fork")
 def test_training_goes_on_in_a_child_of_a_process_where_others_launched(
     python: Callable[..., str],

@@ -314,10 +314,10 @@ def test_a_region_is_opened_for_long_calls_on_layers_that_stand_it(
 ) -> None:
     regions: list[int] = []
     monkeypatch.setattr(worker_pool, "gather", lambda n, *_: regions.append(n))
-    for safe, seconds in [(True, 0.0), (True, 1.0), (False, 1.0)]:
+    for safe, long in [(True, False), (True, True), (False, True)]:
         monkeypatch.setattr(limits, "parallel_is_safe", lambda safe=safe: safe)
         drill = Drill(8, 10)
-        worker_pool.run(drill.driver, drill.job, min(2, limits.thread_limit()), seconds)
+        worker_pool.run(drill.driver, drill.job, min(2, limits.thread_limit()), long)
     assert regions == ([2] if limits.thread_limit() > 1 else [])
 
 

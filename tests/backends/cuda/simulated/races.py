@@ -9,6 +9,7 @@ both must be in one block, with a barrier between the accesses.
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,11 @@ class Touched:
         self.blocks = set[Any]()
 
 
+def this_thread() -> Any:
+    """Return the simulated thread that runs: a `Thread`."""
+    return threading.current_thread()
+
+
 class Watch:
     """The accesses of a launch so far."""
 
@@ -53,7 +59,7 @@ class Watch:
 
     def read(self, key: Any, name: str) -> None:
         """Record a read."""
-        cell, t = self.cells.setdefault(key, Touched()), threading.current_thread()
+        cell, t = self.cells.setdefault(key, Touched()), this_thread()
         self._after_the_write(cell, t, name)
         if cell.interval != t.interval or t.block not in cell.blocks:
             cell.interval, cell.readers = t.interval, set()
@@ -62,7 +68,7 @@ class Watch:
 
     def write(self, key: Any, name: str) -> None:
         """Record a change."""
-        cell, t = self.cells.setdefault(key, Touched()), threading.current_thread()
+        cell, t = self.cells.setdefault(key, Touched()), this_thread()
         self._after_the_write(cell, t, name)
         others = cell.readers - {t.thread_id} if cell.interval == t.interval else set()
         assert not others, f"{name} is changed by one thread and read by {others} of its block"
@@ -95,7 +101,7 @@ class Watched:
         assert min(place) >= 0, f"{self._name}[{key}]"
         if place[-1] == self._flag:
             return None
-        block = threading.current_thread().block if self._shared else None
+        block = this_thread().block if self._shared else None
         at = self._base + sum(int(i) * n for i, n in zip(place, self._strides, strict=True))
         return block, at
 
@@ -136,7 +142,8 @@ class Thread(kernel.BlockThread):
             self._manager.back.release()
 
     def syncthreads(self) -> None:
-        frame, place = sys._getframe(1), []
+        place: Any = []
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             place.append((frame.f_code.co_filename, frame.f_lineno))
             frame = frame.f_back

@@ -49,7 +49,7 @@ def test_each_net_ends_as_by_itself(
     x, y = rng.normal(size=(10, 3)), rng.normal(size=(10, 1))
     together, alone = nets(), nets()
     members = [member(net, rows) for net, rows in zip(together, ROWS, strict=True)]
-    how = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
+    how: dict[str, Any] = {"epochs": 3, "batch_size": 4, "shuffle": shuffle}
     outcomes = train_together(card_of(0), members, x, y, **how)
     for net, rows, outcome, its in zip(alone, ROWS, outcomes, members, strict=True):
         chosen = slice(None) if rows is None else rows

@@ -12,6 +12,7 @@ from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.cuda import batched_fits, design
 from fastmlp.backends.cuda.card import Card
+from fastmlp.backends.cuda.launch import launch_single_block
 from fastmlp.model import core_of
 
 N_ROWS = 10
@@ -145,7 +146,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
     monkeypatch.setattr(batched_fits, "MOST_STEPS", 2)
     monkeypatch.setattr(batched_fits, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(batched_fits, "MOST_ORDER_NUMBERS", 1)
-    launched, n_launches = batched_fits.launch_single_block, []
+    launched, n_launches = launch_single_block, list[Any]()
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)
@@ -173,7 +174,7 @@ def test_ctrl_c_ends_the_launches_and_leaves_every_net_usable(
 
 
 def test_a_signal_reaches_the_nets_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    launched, sent = batched_fits.launch_single_block, []
+    launched, sent = launch_single_block, list[bool]()
 
     def launch(*arguments: Any) -> None:
         launched(*arguments)

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, orders
-from runs import BATCH, CPU, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
+from runs import BATCH, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
+from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import design_for
 from fastmlp.rules.activations import RULES as ACTIVATIONS
@@ -150,12 +151,10 @@ def test_a_divergence_puts_back_what_the_epoch_began_with(design: str, rate: flo
     batch = BATCH if rate < 1e300 else N_ROWS
     data.y[:] *= 100
     order = orders(rng, 3, N_ROWS)
+    how: tuple[Any, ...] = (SGD(rate), order)
     runs = [
-        trained(engine, parameters, rows, SGD(rate), order, batch=batch, **options)
-        for engine, rows, options in [
-            (CPU(net.network, 1), data, {}),
-            (gpu(net), Data(*data), {"kind": design}),
-        ]
+        trained(CPU(net.network, 1), parameters, data, *how, batch=batch),
+        trained(gpu(net), parameters, Data(*data), *how, batch=batch, kind=design),
     ]
     for run in runs:
         assert run.diverged
