@@ -15,6 +15,7 @@ from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import block_of, blocks, cache, call, row
 from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules import activations, links, losses, penalties
@@ -69,7 +70,7 @@ def loss_block(name: str, dtype: str) -> Block:
     return block_of(elementwise.loss_loop, dtype, loss.rule, **options)
 
 
-def update_options(optimizer: Any) -> dict[str, int]:
+def update_options(optimizer: Any) -> dict[str, Any]:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
     return {"n_coefficients": n, "n_moments": N_MOMENTS.get(optimizer.rule, 2)}
 
@@ -230,7 +231,7 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names under which code is stored, as it happens."""
     names: list[str] = []
 
-    class Recorder(blocks.CodeCache):
+    class Recorder(CodeCache):
         def __init__(self, name: str) -> None:
             names.append(name)
             super().__init__(name)
@@ -324,7 +325,8 @@ def test_a_rule_of_yours_is_not_stored(stored: list[str]) -> None:
 
 @pytest.mark.parametrize("rule", [[], [activations.RULES["relu"]]], ids=["kernel", "rule"])
 def test_a_factory_of_yours_is_not_stored(rule: list[Any], stored: list[str]) -> None:
-    block_of(scaled if rule else constant, "float64", *rule, **{"factor" if rule else "number": 2})
+    number: dict[str, Any] = {"factor" if rule else "number": 2}
+    block_of(scaled if rule else constant, "float64", *rule, **number)
     assert stored == []
 
 

@@ -1,11 +1,13 @@
 """The disk cache: never old code, never a failure, never half a file."""
 
 import compileall
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,7 +91,7 @@ def files_in(folder: Path) -> dict[str, tuple[int, bytes]]:
 def is_whole(path: Path) -> bool:
     content = path.read_bytes()
     digest, payload = content[: cache.DIGEST_BYTES], content[cache.DIGEST_BYTES :]
-    return bool(payload) and cache.hashlib.sha256(payload).digest() == digest
+    return bool(payload) and hashlib.sha256(payload).digest() == digest
 
 
 @pytest.fixture
@@ -187,7 +189,7 @@ def fail_with(error: BaseException) -> Any:
 FULL = OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize(("module", "name"), [(os, "replace"), (cache.tempfile, "mkstemp")])
+@pytest.mark.parametrize(("module", "name"), [(os, "replace"), (tempfile, "mkstemp")])
 def test_a_full_disk_is_no_failure_and_leaves_nothing(
     module: Any, name: str, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,7 @@ def test_every_thread_of_a_team_flushes_and_goes_back(dtype: Any, long: bool) ->
     for _ in range(20):
         numbers = np.full(10_000, ROOT[dtype], dtype)
         job = np.array([(0, 1, block.address, numbers.size, numbers.ctypes.data)], JOB)
-        worker_pool.run(driver, job, 2, 1.0 if long else 0.0)
+        worker_pool.run(driver, job, 2, long)
         assert not numbers.any()
     assert denormals_are_kept()
 

@@ -111,7 +111,10 @@ def draws(dtype: Any, rng: np.random.Generator) -> Any:
     bits = rng.integers(0, 1 << 64, 4 * N_POINTS, dtype=np.uint64).view(np.float64)
     with np.errstate(all="ignore"):
         near = [rng.uniform(-scale, scale, N_POINTS) for scale in SCALES]
-        near += [rng.uniform(*ends, N_POINTS) for ends in ((0.6, 1.5), (-746, -700), (-104, -86))]
+        near += [
+            rng.uniform(low, high, N_POINTS)
+            for low, high in ((0.6, 1.5), (-746, -700), (-104, -86))
+        ]
         return np.concatenate([bits, *near]).astype(dtype)
 
 

@@ -135,7 +135,7 @@ def kernels(*some: Any) -> Any:
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_a_team_writes_what_range_writes(kernel: Any, n_threads: int) -> None:
     """1 is no team; of two the second comes while the first works, or not at all."""
-    code = NativeCode(driver(kernel), None, light=True)
+    code = NativeCode(driver(kernel), None, light=True)  # type: ignore[arg-type]
     for _ in range(20):
         out = np.zeros(N)
         worker_pool.run(code, made_job(out), n_threads)  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ def test_numba_drops_writes_to_a_view_that_the_kernel_makes() -> None:
     job["team"] = 1
     compiled_by_numba(driver(writes_to_its_own_view), None).ctypes(job.ctypes.data)
     assert not out.any()
-    NativeCode(driver(writes_to_its_own_view), None, light=True).entry(made_job(out).ctypes.data)
+    NativeCode(driver(writes_to_its_own_view), None, light=True).entry(made_job(out).ctypes.data)  # type: ignore[arg-type]
     assert out.all()
 
 
@@ -195,7 +195,7 @@ def run_meeting(address: Any) -> None:
 
 def test_two_threads_run_iterations_at_once_and_have_numbers() -> None:
     words = np.zeros(3, np.int64)
-    code = NativeCode(run_meeting, None, light=True)
+    code = NativeCode(run_meeting, None, light=True)  # type: ignore[arg-type]
     worker_pool.run(code, made_job(words), 2)  # type: ignore[arg-type]
     assert words.tolist() == [2, 0, 1]
 
@@ -205,7 +205,7 @@ def test_outside_a_loop_the_thread_is_0() -> None:
         row(out, 1, np.int64)[0] = thread_number() + flushed()
 
     words = np.ones(1, np.int64)
-    NativeCode(ask, None, light=True).entry(words.ctypes.data)
+    NativeCode(ask, None, light=True).entry(words.ctypes.data)  # type: ignore[arg-type]
     assert words[0] == 0
     assert thread_number() == 0
 
@@ -296,7 +296,7 @@ def test_a_name_with_a_value_on_every_way_is_understood() -> None:
         row(out, 1, np.int64)[0] = x
 
     words = np.zeros(1, np.int64)
-    code = NativeCode(chooses, None, light=True)
+    code = NativeCode(chooses, None, light=True)  # type: ignore[arg-type]
     found = []
     for n in (3, 2, 1):
         words[0] = 0

@@ -288,7 +288,7 @@ def unknown() -> dict[str, Callable[[Any], None]]:
         row(out, 2, np.float64)[1:] = 1.0
 
     def two_types(out: Any) -> None:
-        n = 1
+        n: Any = 1
         if out:
             n = 1.5
         row(out, 1, np.float64)[0] = n
@@ -377,8 +377,8 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         n = kind().coefficients(1, np.ones(1)).shape[1]
         rule, state = kind().rule, N_MOMENTS.get(kind().rule, 2)
         if state == 2:
-            table[f"penalised {name}"] = lambda scalar, its=(rule, n): (
-                elementwise.penalised_update_loop(scalar, *its, "l1")
+            table[f"penalised {name}"] = lambda scalar, rule=rule, n=n: (
+                elementwise.penalised_update_loop(scalar, rule, n, "l1")
             )
         table[f"optimizer {name}"] = lambda scalar, its=(rule, n, state): elementwise.update_loop(
             scalar, *its
@@ -419,8 +419,8 @@ def rules_with_arguments() -> dict[str, Any]:
     for name, optimizer in OPTIMIZERS.items():
         n = optimizer().coefficients(1, np.ones(1)).shape[1]
         rule = optimizer().rule
-        how = (n, N_MOMENTS.get(rule, 2))
-        table[f"optimizer {name}"] = rule, elementwise.update_loop, how, "rrruu", (N_NUMBERS,)
+        moments = (n, N_MOMENTS.get(rule, 2))
+        table[f"optimizer {name}"] = rule, elementwise.update_loop, moments, "rrruu", (N_NUMBERS,)
     return table
 
 

@@ -28,7 +28,7 @@ def words(bits: Any, n: int, function: Any) -> list[int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_are_those_that_numpy_draws(kind: Any) -> None:
-    ways = [draw] if INTERPRETED else [draw, NativeCode(draw, None, light=True).entry]
+    ways = [draw] if INTERPRETED else [draw, NativeCode(draw, None, light=True).entry]  # type: ignore[arg-type]
     for function in ways:
         bits, expected = kind(3), kind(3)
         # A generator of 64 bits keeps the half that it has not given out: an odd number of words.
