@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
 import joblib
@@ -53,9 +54,7 @@ def assert_equal(mine: Any, theirs: Any, tolerance: float = 1e-9) -> None:
 
 def same(name: str, call: Callable[[Any], Any], *, tolerance: float = 1e-9, **settings: Any) -> Any:
     """Do the same with both; results, warnings and errors are the same. Return them, ours."""
-    theirs, ours = (
-        outcome(lambda model=model: call(model)) for model in both(name, **{**SMALL, **settings})
-    )
+    theirs, ours = (outcome(partial(call, model)) for model in both(name, **{**SMALL, **settings}))
     assert ours[1] == theirs[1]
     assert ours[2] == theirs[2]
     assert_equal(ours[0], theirs[0], tolerance)
@@ -304,7 +303,7 @@ def test_9_divergence(name: str, early: bool) -> None:
         model.fit(X, target_of(name))
         return {"finite": np.isfinite(model.loss_curve_), "epochs": model.n_iter_}
 
-    settings = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
+    settings: dict[str, Any] = {"solver": "sgd", "learning_rate_init": 1e200, "max_iter": 30}
     found, _, error = same(name, call, early_stopping=early, activation="identity", **settings)
     if not early:
         assert found is None
@@ -313,7 +312,7 @@ def test_9_divergence(name: str, early: bool) -> None:
 
 @pytest.mark.parametrize("early", [False, True])
 def test_10_ctrl_c_keeps_what_is_learnt(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, calls = Calls.run, []
+    run, calls = Calls.run, list[None]()
 
     def interrupted(self: Calls, *arguments: Any) -> int:
         calls.append(None)
@@ -432,12 +431,12 @@ def test_14_random_states() -> None:
     results = []
     for model in both("MLPClassifier", **{**SMALL, "random_state": None}):
         np.random.seed(7)  # noqa: NPY002
-        results.append(outcome(lambda model=model: advancing(model))[0])
+        results.append(outcome(partial(advancing, model))[0])
     np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
     results = []
     for model in both("MLPClassifier", **SMALL):
         model.set_params(random_state=np.random.RandomState(5))
-        results.append(outcome(lambda model=model: advancing(model))[0])
+        results.append(outcome(partial(advancing, model))[0])
     np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
     assert results[0][0] != results[0][1]
 
@@ -533,7 +532,8 @@ def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: str) ->
             model.intercepts_[0] = bias
             model.fit(X, REAL)
         weights.append(np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_]))
-    assert np.array_equal(*weights)
+    one, other = weights
+    assert np.array_equal(one, other)
 
 
 def columns_too_many(model: Any) -> None:

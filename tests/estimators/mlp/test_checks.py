@@ -79,7 +79,8 @@ def test_check(estimator: Any, check: Any) -> None:
 
 @parametrize_with_checks([MLPClassifier(**EARLY), MLPRegressor(**EARLY)])
 def test_check_with_early_stopping(estimator: Any, check: Any) -> None:
-    name, failures = check.func.__name__, failures_of_scikit_learn(type(estimator))
+    kind: Any = type(estimator)
+    name, failures = check.func.__name__, failures_of_scikit_learn(kind)
     if name in failures:
         pytest.skip(f"scikit-learn's own fails it: {failures[name]}")
     check(estimator)

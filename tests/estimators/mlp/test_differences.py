@@ -4,6 +4,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def outcomes(name: str, call: Callable[[Any], Any], **settings: Any) -> tuple[An
     """What the call gives with scikit-learn's estimator and with ours."""
     theirs, ours = both(name, **{**SMALL, **settings})
     return outcome(lambda: call(theirs)), outcome(lambda: call(ours))
+
+
+def fit(y: Any, model: Any) -> Any:
+    return model.fit(X, y)
+
+
+def fit_twice(model: Any) -> Any:
+    return model.fit(X, REAL).fit(X, REAL)
+
+
+def objective_at(model: Any, y: Any, buffers: Any, packed: Any) -> Any:
+    return model._loss_grad_lbfgs(packed, X, y, None, *buffers)
 
 
 def batch_of_no_weight() -> None:
@@ -86,7 +99,7 @@ def early_stopping_under_warm_start() -> None:
         first.append([part.copy() for part in model.fit(X, labels).coefs_])
         return model.fit(X, labels)
 
-    settings = {"warm_start": True, "early_stopping": True, "n_iter_no_change": 3}
+    settings: dict[str, Any] = {"warm_start": True, "early_stopping": True, "n_iter_no_change": 3}
     settings |= {"solver": "sgd", "learning_rate_init": 0.5, "max_iter": 30}
     theirs, ours = outcomes("MLPClassifier", call, **settings)
     scores = ours[0].validation_scores_
@@ -101,7 +114,7 @@ def early_stopping_under_warm_start() -> None:
 
 def targets_that_are_text() -> None:
     for y in (REAL.astype(str), np.full(len(X), "2026-01-01", "M8[D]")):
-        theirs, ours = outcomes("MLPRegressor", lambda m, y=y: m.fit(X, y))
+        theirs, ours = outcomes("MLPRegressor", partial(fit, y))
         assert theirs[2][0] == "UFuncTypeError"
         assert ours[2] == (
             "TypeError",
@@ -167,15 +180,15 @@ def warnings_of_numpy() -> None:
 def loss_of_several_outputs() -> None:
     y = np.column_stack([REAL, REAL])
     for model in both("MLPRegressor", **SMALL, alpha=0, solver="lbfgs"):
-        outcome(lambda model=model: model.fit(X, REAL))
+        outcome(partial(model.fit, X, REAL))
         single = model.loss_
-        outcome(lambda model=model: model.fit(X, y))
+        outcome(partial(model.fit, X, y))
         # The mean over outputs, and the gradient of their sum.
         packed = np.concatenate([np.ravel(p) for p in model.coefs_ + model.intercepts_])
         gradients = [np.empty_like(p) for p in model.coefs_]
         biases = [np.empty_like(p) for p in model.intercepts_]
         buffers = ([X, None, None], [None, None], gradients, biases)
-        at = lambda w, m=model, b=buffers: m._loss_grad_lbfgs(w, X, y, None, *b)  # noqa: E731
+        at = partial(objective_at, model, y, buffers)
         loss, gradient = at(packed)
         gradient, step = gradient.copy(), np.zeros_like(packed)
         step[-1] = 1e-6
@@ -200,7 +213,7 @@ def split_of_several_classes() -> None:
 
 def momentum_under_warm_start() -> None:
     for model in both("MLPRegressor", **SMALL, warm_start=True):
-        outcome(lambda model=model: model.fit(X, REAL).fit(X, REAL))
+        outcome(partial(fit_twice, model))
         assert model._optimizer.t == 5
 
 

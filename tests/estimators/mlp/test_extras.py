@@ -92,7 +92,7 @@ def test_class_weights_are_sample_weights() -> None:
     assert same(model.fit(X, LABELS), plain)
     both = clone(SMALL).fit(X, LABELS, sample_weight=by_class * WEIGHTS)
     assert same(model.fit(X, LABELS, sample_weight=WEIGHTS), both)
-    counts = {label: (label == LABELS).mean() for label in ("yes", "no")}
+    counts = {label: np.mean(label == LABELS) for label in ("yes", "no")}
     balanced = np.array([0.5 / counts[label] for label in LABELS])
     model.set_params(class_weight="balanced").fit(X, LABELS)
     expected = clone(SMALL).fit(X, LABELS, sample_weight=balanced)

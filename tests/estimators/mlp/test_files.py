@@ -263,7 +263,7 @@ def test_nets_go_through_the_same_door(path: Path) -> None:
 
 
 def test_other_things_are_refused(path: Path) -> None:
-    class Mine(MLPRegressor):  # type: ignore[misc]
+    class Mine(MLPRegressor):
         pass
 
     theirs = neural_network.MLPRegressor()
@@ -274,12 +274,12 @@ def test_other_things_are_refused(path: Path) -> None:
         fastmlp.save(MLPClassifier(), path)
     model = fitted()
     with pytest.raises(TypeError, match="include_training_state must be True or False"):
-        fastmlp.save(model, path, include_training_state=1)  # type: ignore[arg-type]
+        fastmlp.save(model, path, include_training_state=1)
     model.coefs_[0][0, 0] = np.nan
     with pytest.raises(ValueError, match="a parameter is not finite"):
         fastmlp.save(model, path)
     with pytest.raises(TypeError, match="n_threads must be an integer"):
-        fastmlp.load(path, n_threads=1.5)  # type: ignore[arg-type]
+        fastmlp.load(path, n_threads=1.5)
     assert not path.exists()
 
 

@@ -1,6 +1,7 @@
 """The same random state: weights, losses and scores follow scikit-learn's, epoch by epoch."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def test_trajectory_is_that_of_scikit_learn(task: str, solver: str, way: str) ->
         settings = settings_of(solver, activation, way, its)
         models = both(its.name, **settings)
         (theirs, warned, error), (ours, warned_too, error_too) = (
-            outcome(lambda model=model: train(model, way, its.y)) for model in models
+            outcome(partial(train, model, way, its.y)) for model in models
         )
         assert error == error_too
         assert warned == warned_too
