@@ -33,7 +33,7 @@ def half_squared_error(prediction: Any, target: Any) -> Any:
     return type(error)(0.5) * error * error, error
 
 
-LOSSES = {
+LOSSES: dict[str, Any] = {
     "regression": Loss(half_squared_error),
     "binary": "binary_cross_entropy",
     "multiclass": "cross_entropy",

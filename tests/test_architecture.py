@@ -146,8 +146,10 @@ def run_on_import(tree: ast.AST) -> ast.Module:
         function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if function or is_for_type_checkers(node):
             continue
-        imports = isinstance(node, ast.Import | ast.ImportFrom)
-        body += [node] if imports else run_on_import(node).body
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            body.append(node)
+        else:
+            body += run_on_import(node).body
     return ast.Module(body=body, type_ignores=[])
 
 

@@ -25,7 +25,7 @@ PAIRS = [
 
 def folders_of_the_tree() -> set[str]:
     (tree,) = re.findall(r"^```\nfastmlp/\n(.*?)^```", MAP, flags=re.DOTALL | re.MULTILINE)
-    found, above = set(), []
+    found, above = set[str](), list[str]()
     for spaces, name in re.findall(r"^( +)(\w+)/ ", tree, flags=re.MULTILINE):
         above = [*above[: len(spaces) // 2 - 1], name]
         found.add("/".join(above))

@@ -119,7 +119,8 @@ def test_weights_that_are_set_count() -> None:
     net = MLP((3, 4, 1), seed=0)
     net.predict(x)
     net.weights[0] = np.zeros((3, 4))
-    net.biases[0], net.biases[1] = np.zeros(4), 7
+    net.biases[0] = np.zeros(4)
+    net.biases[1] = 7  # type: ignore[call-overload]
     assert (net.predict(x) == 7).all()
 
 

@@ -76,8 +76,11 @@ def test_every_optimizer_and_schedule(optimizer: str, schedule: str, path: Path)
 
 
 def test_settings_are_kept_to_the_last_bit(path: Path) -> None:
-    rate = Warmup(Cosine(np.float32(0.1), n_steps=np.int64(70)), n_steps=3)
-    net = make(optimizer=SGD(rate, momentum=np.float32(0.9), nesterov=True), l1=1 / 3)
+    tenth: Any = np.float32(0.1)
+    most: Any = np.float32(0.9)
+    steps: Any = np.int64(70)
+    rate = Warmup(Cosine(tenth, n_steps=steps), n_steps=3)
+    net = make(optimizer=SGD(rate, momentum=most, nesterov=True), l1=1 / 3)
     assert_same(net, reloaded(net, path))
 
 
@@ -397,8 +400,13 @@ def test_a_checkpoint_of_every_released_format_resumes(tmp_path: Path) -> None:
 
 def test_two_threads_may_save_one_net(path: Path) -> None:
     net = MLP((30, 100, 1), seed=0)
-    threads = [threading.Thread(target=lambda: [net.save(path) for _ in range(20)])] * 1
-    threads += [threading.Thread(target=lambda: [net.save(path) for _ in range(20)])]
+
+    def save_often() -> None:
+        for _ in range(20):
+            net.save(path)
+
+    threads = [threading.Thread(target=save_often)] * 1
+    threads += [threading.Thread(target=save_often)]
     for thread in threads:
         thread.start()
     for thread in threads:

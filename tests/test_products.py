@@ -17,7 +17,7 @@ FORMS: list[Any] = [
     SGD(0.01, momentum=0.9),
     SGD(0.01, momentum=0.9, nesterov=True),
 ]
-PENALTIES = [{}, {"l2": 0.5}, {"l1": 0.5}, {"l2": 0.5, "l1": 0.25}]
+PENALTIES: list[dict[str, Any]] = [{}, {"l2": 0.5}, {"l1": 0.5}, {"l2": 0.5, "l1": 0.25}]
 # In float32, an optimizer that divides by the size of the gradient turns its rounding into a share
 # of a step; six steps of 0.01 at most then differ by less than this.
 TOLERANCE = {"float64": 1e-10, "float32": 3e-4}

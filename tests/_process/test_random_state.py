@@ -94,7 +94,7 @@ def test_lists_and_names_must_be_those_of_the_kind(kind: str) -> None:
 
 def test_a_generator_of_ones_own_cannot_be_written() -> None:
     class Own(np.random.PCG64):
-        @property
+        @property  # type: ignore[misc]
         def state(self) -> Any:
             return {"bit_generator": "Own"}
 

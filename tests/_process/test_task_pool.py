@@ -5,6 +5,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +15,12 @@ from fastmlp._process.task_pool import Pool, Stopped, Task
 from fastmlp._process.warnings import warn
 
 
+def square(i: int) -> int:
+    return i * i
+
+
 def test_outcomes_come_in_the_order_given() -> None:
-    tasks = [Task(i % 3, lambda i=i: i * i) for i in range(10)]
+    tasks = [Task(i % 3, partial(square, i)) for i in range(10)]
     outcomes = Pool(3).run(tasks)
     assert [outcome.result for outcome in outcomes if outcome] == [i * i for i in range(10)]
 
@@ -32,7 +37,7 @@ def test_warnings_are_collected_by_task_and_thread() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        outcomes = Pool(2).run([Task(1, lambda i=i: work(i)) for i in range(4)])
+        outcomes = Pool(2).run([Task(1, partial(work, i)) for i in range(4)])
     for i, outcome in enumerate(outcomes):
         assert outcome is not None
         assert outcome.warnings == [(f"from {i}", UserWarning), (f"at {i}", RuntimeWarning)]
@@ -180,7 +185,7 @@ def test_turns_are_taken_one_by_one() -> None:
             time.sleep(0.001)
             inside.remove(i)
 
-    Pool(4).run([Task(1, lambda i=i: take(i)) for i in range(8)])
+    Pool(4).run([Task(1, partial(take, i)) for i in range(8)])
     assert set(most) == {1}
 
 
@@ -208,7 +213,7 @@ def test_the_caller_does_the_work_of_threads_that_cannot_be_started(
         here.append(threading.current_thread() is threading.main_thread())
         return i * i
 
-    tasks = [Task(1.0, lambda i=i: task(i), apart=i == 5) for i in range(6)]
+    tasks = [Task(1.0, partial(task, i), apart=i == 5) for i in range(6)]
     outcomes = pool.run(tasks)
     assert [outcome.result for outcome in outcomes if outcome] == [0, 1, 4, 9, 16, 25]
     assert not pool.interrupted

@@ -9,6 +9,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import permutations
 from typing import Any
 
@@ -21,6 +22,7 @@ from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.model import core_of
 from fastmlp.training.pool import cost_of, pool_of
@@ -172,16 +174,16 @@ def test_rows_train_as_copies_of_them_would(shuffle: bool) -> None:
 
 def test_rows_validation_and_weights_of_each_net() -> None:
     mask = np.arange(N) % 2 == 0
-    rows = [None, ROWS, mask]
-    held_out = [HELD_OUT, None, range(5)]
-    weights = [None, WEIGHT, WEIGHT]
+    rows: list[Any] = [None, ROWS, mask]
+    held_out: list[Any] = [HELD_OUT, None, range(5)]
+    weights: list[Any] = [None, WEIGHT, WEIGHT]
     own, together = mixed()[:3], mixed()[:3]
     histories = fit_many(
         together, X, Y, epochs=2, rows=rows, validation_rows=held_out, sample_weight=weights
     )
     for net, r, v, w, history in zip(own, rows, held_out, weights, histories, strict=True):
         chosen = slice(None) if r is None else r
-        weighted = {} if w is None else {"sample_weight": w[chosen]}
+        weighted: dict[str, Any] = {} if w is None else {"sample_weight": w[chosen]}
         if v is not None:
             index = list(v)
             more = () if w is None else (w[index],)
@@ -198,7 +200,7 @@ def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(blocking, "CHUNK_NUMBERS", 1)
     monkeypatch.setattr(blocking, "MIN_CHUNK_ROWS", 8)
     own, together = mixed()[1], mixed()[1]
-    options = {"epochs": 2, "batch_size": 20}
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 20}
     (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)
     held_out = (X[HELD_OUT], Y[HELD_OUT])
     expected = own.fit(X[ROWS], Y[ROWS], validation_data=held_out, **options)
@@ -242,9 +244,7 @@ def test_the_costly_begin_first() -> None:
     assert cost_of(layouts[1], 100, 20, 32) > cost_of(layouts[1], 100, 10, 32)
     assert cost_of(layouts[1], 100, 10, 8) > cost_of(layouts[1], 100, 10, 32)
     order: list[int] = []
-    tasks = [
-        task_pool.Task(cost, lambda i=i: order.append(i)) for i, cost in enumerate([1, 3, 2, 3])
-    ]
+    tasks = [task_pool.Task(cost, partial(order.append, i)) for i, cost in enumerate([1, 3, 2, 3])]
     task_pool.Pool(1).run(tasks)
     assert order == [1, 3, 2, 0]
     nets = mixed()
@@ -476,7 +476,7 @@ def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     alive: list[Any] = []
     most: list[int] = []
 
-    class Watched(trainer.Session):
+    class Watched(Session):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             alive.append(weakref.ref(self))
@@ -511,11 +511,16 @@ def test_nets_that_are_alike_train_in_the_same_buffers(
 ) -> None:
     from fastmlp.backends.cpu import trainer
 
-    nets, own, made = alike(), alike(), []
+    nets, own = alike(), alike()
+    made: list[Session] = []
     y = np.stack([Y, -Y], axis=1)
-    session = trainer.Session
+
+    def counted(*arguments: Any, **options: Any) -> Session:
+        made.append(Session(*arguments, **options))
+        return made[-1]
+
     trainer.TRAININGS.clear()
-    monkeypatch.setattr(trainer, "Session", lambda *a, **o: made.append(0) or session(*a, **o))
+    monkeypatch.setattr(trainer, "Session", counted)
     options: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
     histories = fit_many(nets, X, y, rows=ROWS, n_threads=1, **options)
     assert len(made) == 1
@@ -548,7 +553,12 @@ def test_a_callback_may_fit_a_net_that_is_alike() -> None:
 def test_the_last_net_takes_the_threads_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "thread_limit", lambda: 4)
     asked: list[int] = []
-    monkeypatch.setattr(cost_model, "pays", lambda work, n: asked.append(n) or False)
+
+    def ask(work: Any, n: int) -> bool:
+        asked.append(n)
+        return False
+
+    monkeypatch.setattr(cost_model, "pays", ask)
     fit_many([MLP((3, 4, 1), seed=0)], X, Y, epochs=1)
     assert set(asked) == {4}
     asked.clear()

@@ -104,7 +104,7 @@ def test_a_copy_takes_all_along_and_shares_nothing(make_copy: Any, packed: bool)
     other = make_copy(state)
     assert (other.n_steps, other.layout, other.optimizer) == (5, LAYOUT, Adam())
     assert np.array_equal(other.slots(), SLOTS)
-    assert other.generator.integers(1 << 60) == state.generator.integers(1 << 60)  # type: ignore
+    assert other.generator.integers(1 << 60) == state.generator.integers(1 << 60)  # type: ignore[union-attr]
     assert other.lock is not state.lock
     other.parameters[:] = -1
     assert (state.parameters != -1).all()

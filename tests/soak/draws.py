@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import fields
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -88,7 +89,8 @@ def optimizers(draw: Any) -> Any:
     kind = OPTIMIZERS[draw(st.sampled_from(sorted(OPTIMIZERS)))]
     keys = ["momentum", "nesterov", "rho", "epsilon", "beta_1", "beta_2", "weight_decay"]
     options = draw(st.dictionaries(st.sampled_from(keys), often(numbers), max_size=2))
-    known = {key: value for key, value in options.items() if key in kind.__dataclass_fields__}
+    names = {field.name for field in fields(kind)}
+    known = {key: value for key, value in options.items() if key in names}
     return Later(kind, draw(often(st.one_of(numbers, schedules()))), known)
 
 

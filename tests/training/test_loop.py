@@ -170,7 +170,7 @@ def test_an_optimizer_is_checked_where_it_is_set() -> None:
     with pytest.raises(ValueError, match="unknown optimizer 'adm'"):
         net.optimizer = "adm"
     with pytest.raises(TypeError, match="optimizer must be a name"):
-        net.optimizer = None
+        net.optimizer = None  # type: ignore[assignment]
     assert net.optimizer == Adam(0.01)
 
 
@@ -336,7 +336,10 @@ def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grow
             more["validation_data"] = (x, y)
         if more.pop("weighted", False):
             more["sample_weight"] = np.ones(n_rows, x.dtype)
-        fit = lambda: MLP((20, 8, 2), seed=0, **net_settings).fit(x, y, epochs=1, **more)  # noqa: E731
+
+        def fit() -> Any:
+            return MLP((20, 8, 2), seed=0, **net_settings).fit(x, y, epochs=1, **more)
+
         fit()  # compiles
         return peak_of(fit)
 
