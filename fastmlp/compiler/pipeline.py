@@ -10,7 +10,7 @@ from numba.core.typed_passes import NativeLowering
 from fastmlp.compiler.translator import FULL_WIDTH
 
 
-class FullWidth(Lower):  # type: ignore[misc]
+class FullWidth(Lower):
     """Numba's lowering, with `FULL_WIDTH` set on the function."""
 
     def pre_lower(self) -> None:
@@ -19,7 +19,7 @@ class FullWidth(Lower):  # type: ignore[misc]
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class FullWidthLowering(NativeLowering):  # type: ignore[misc]
+class FullWidthLowering(NativeLowering):
     """The pass that lowers a block, or a function that is inlined in one."""
 
     _name = "fastmlp_full_width_lowering"
@@ -29,7 +29,7 @@ class FullWidthLowering(NativeLowering):  # type: ignore[misc]
         return FullWidth
 
 
-class Compiler(CompilerBase):  # type: ignore[misc]
+class Compiler(CompilerBase):
     """Numba's compiler with this lowering pass."""
 
     def define_pipelines(self) -> list[Any]:
