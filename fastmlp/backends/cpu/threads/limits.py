@@ -129,10 +129,19 @@ def after_fork(renew: Callable[[], None]) -> None:
 
 
 def _remember_fork() -> None:
-    """Note that this is a forked child, if Numba's threads ran before, for any library."""
+    """Note that this is a forked child, if Numba's threads ran before, for any library.
+
+    A thread of the parent that starts them at that moment holds a lock of Numba's, which nobody
+    gives back here: the child has another one.
+    """
     global _lock
     pool = sys.modules.get("numba.np.ufunc.parallel")
-    _state["forked"] = _state["forked"] or bool(getattr(pool, "_is_initialized", False))
+    held = getattr(pool, "_backend_init_thread_lock", None)
+    starting = held is not None and not held.acquire(blocking=False)
+    if held is not None:
+        pool.__dict__["_backend_init_thread_lock"] = threading.RLock()
+    launched = starting or bool(getattr(pool, "_is_initialized", False))
+    _state["forked"] = _state["forked"] or launched
     _lock, _state["busy"] = threading.RLock(), 0
 
 

@@ -79,6 +79,33 @@ if process == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 """
 
+FORK_BESIDE_A_LAUNCH = """
+import os, signal, threading
+import numba
+from numba.np.ufunc import parallel
+from fastmlp.backends.cpu.threads import limits
+
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with parallel._backend_init_thread_lock:
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    with limits.threads(1):
+        os._exit(int(limits.parallel_is_safe()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+thread.join()
+print(limits._state["forked"])
+"""
+
 FORK_BEFORE_LAUNCH = """
 import os, warnings
 from fastmlp.backends.cpu.threads import limits
@@ -308,6 +335,12 @@ def test_the_layer_foreseen_is_the_layer_in_use(wanted: str, python: Callable[..
 def test_the_pool_of_workqueue_is_never_launched(python: Callable[..., str]) -> None:
     script = "from fastmlp.backends.cpu.threads import limits; print(limits.parallel_is_safe())"
     assert python(script, NUMBA_THREADING_LAYER="workqueue").strip() == "False"
+
+
+@only_compiled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_while_numba_starts_its_threads_does_not_hang(python: Callable[..., str]) -> None:
+    assert python(FORK_BESIDE_A_LAUNCH).split() == ["0", "False"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
