@@ -1,5 +1,7 @@
 """Digits: what is drawn, and what is marked."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -10,7 +12,7 @@ from fastmlp.plotting import plot_digits
 
 def test_digits_mark_what_was_misread() -> None:
     images = np.arange(3 * 64).reshape(3, 8, 8)
-    axes = plot_digits(images, [1, 2, 3], [1, 7, 3])
+    axes: Any = plot_digits(images, [1, 2, 3], [1, 7, 3])
     assert [ax.get_title() for ax in axes] == ["1", "7, not 2", "3"]
     for ax, image in zip(axes, images, strict=True):
         assert np.array_equal(ax.get_images()[0].get_array(), image)

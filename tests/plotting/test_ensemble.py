@@ -38,7 +38,7 @@ def curves(ax: Any) -> dict[str, list[float]]:
 )
 def test_an_ensemble_that_was_fitted_is_drawn(kind: Any, y: Any) -> None:
     ensemble = kind(n_members=3, **SETTINGS).fit(ROWS, y)
-    ax = plot_ensemble(ensemble, ROWS, 1, n_points=9)
+    ax: Any = plot_ensemble(ensemble, ROWS, 1, n_points=9)
     ax.figure.canvas.draw()
     classifies = kind is MLPEnsembleClassifier
     along = np.column_stack([np.full(9, ROWS[:, 0].mean()), ax.get_lines()[0].get_xdata()])
@@ -73,7 +73,7 @@ class Chances(Line):
 
 
 def test_ensemble_draws_mean_and_spread_beyond_the_rows() -> None:
-    ax = plot_ensemble(Line(), np.array([[0.0, 2.0], [4.0, 4.0]]), n_points=7)
+    ax: Any = plot_ensemble(Line(), np.array([[0.0, 2.0], [4.0, 4.0]]), n_points=7)
     assert curves(ax)["mean of the members"] == [-1, 0, 1, 2, 3, 4, 5]
     wide, narrow = (band.get_paths()[0].vertices[:, 1] for band in ax.collections)
     assert (wide.min(), wide.max(), narrow.max()) == (-7, 11, 8)
@@ -82,7 +82,7 @@ def test_ensemble_draws_mean_and_spread_beyond_the_rows() -> None:
 
 
 def test_the_legend_says_what_the_spread_is_not() -> None:
-    ax = plot_ensemble(Line(), np.array([[0.0], [4.0]]), ax=Figure().subplots(), n_points=3)
+    ax: Any = plot_ensemble(Line(), np.array([[0.0], [4.0]]), ax=Figure().subplots(), n_points=3)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "mean of the members",
         "spread of the members (± 2 sd), no prediction interval",
@@ -93,7 +93,7 @@ def test_the_legend_says_what_the_spread_is_not() -> None:
 
 
 def test_ensemble_draws_probabilities_of_a_class_between_0_and_1() -> None:
-    ax = plot_ensemble(Chances(), np.array([[0.2], [0.6]]), n_points=3)
+    ax: Any = plot_ensemble(Chances(), np.array([[0.2], [0.6]]), n_points=3)
     np.testing.assert_allclose(curves(ax)["mean of the members"], [0.9, 0.6, 0.3])
     assert ax.get_ylabel() == "probability of class yes"
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
@@ -120,7 +120,7 @@ FRAME = {"age": [0.0, 4.0, 2.0], "bmi": [10.0, 30.0, 20.0]}
 
 @pytest.mark.parametrize("kind", [pd.DataFrame, pl.DataFrame])
 def test_a_feature_may_be_given_by_name(kind: Any) -> None:
-    ax = plot_ensemble(Line(), kind(FRAME), "bmi", n_points=3)
+    ax: Any = plot_ensemble(Line(), kind(FRAME), "bmi", n_points=3)
     assert ax.get_xlabel() == "bmi"
     assert list(ax.get_lines()[0].get_xdata()) == [5, 20, 35]
     assert curves(ax)["mean of the members"] == [2, 2, 2]
@@ -163,7 +163,7 @@ def test_what_is_no_table_of_numbers_is_refused() -> None:
 
 
 def test_targets_are_points_instead_of_marks() -> None:
-    ax = plot_ensemble(Line(), ROWS, y=ROWS[:, 1])
+    ax: Any = plot_ensemble(Line(), ROWS, y=ROWS[:, 1])
     assert curves(ax)["y of the rows"] == ROWS[:, 1].tolist()
     assert list(ax.get_lines()[1].get_xdata()) == ROWS[:, 0].tolist()
     assert "rows" not in curves(ax)

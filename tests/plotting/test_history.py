@@ -45,7 +45,7 @@ def told(ax: Any) -> str:
 
 
 def test_history_draws_both_losses_from_epoch_1() -> None:
-    ax = plot_history(BOTH)
+    ax: Any = plot_history(BOTH)
     assert curves(ax) == {TRAINING: [3.0, 1.0, 2.0], VALIDATION: [4.0, 2.5, 2.0]}
     assert list(ax.get_lines()[0].get_xdata()) == [1, 2, 3]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "loss")
@@ -146,7 +146,7 @@ def test_tick_labels_are_all_decimal_or_all_powers(
 
 
 def test_axes_are_kept_and_curves_add_up() -> None:
-    ax = Figure().subplots()
+    ax: Any = Figure().subplots()
     for name, last in (("one", 1.5), ("two", 1.25)):
         history = History(loss=[2.0, 1.0], validation_loss=[2.0, last])
         assert plot_history(history, ax, label=name, color="green") is ax
@@ -163,7 +163,7 @@ def test_axes_are_kept_and_curves_add_up() -> None:
 def test_a_list_and_a_dict_are_compared() -> None:
     worse = History(loss=[3.0, 2.0])
     assert list(curves(plot_history([worse, BOTH]))) == ["net 0", "net 1", "net 1, validation"]
-    ax = plot_history({"plain": worse, 3: History(loss=[2.0, 1.5])})
+    ax: Any = plot_history({"plain": worse, 3: History(loss=[2.0, 1.5])})
     assert curves(ax) == {"plain": [3.0, 2.0], "3": [2.0, 1.5]}
     assert told(ax) == "best: 3, training loss 1.5 in epoch 2 of 2"
     assert ax.get_legend().get_title().get_text() == TRAINING
@@ -171,7 +171,7 @@ def test_a_list_and_a_dict_are_compared() -> None:
 
 def test_of_many_fits_the_best_is_in_colour() -> None:
     histories = [History([2.0, 1.0], [3.0, 2.0 + abs(i - 7)]) for i in range(30)]
-    ax = plot_history(histories)
+    ax: Any = plot_history(histories)
     assert legend(ax) == ["29 others", "net 7"]
     assert told(ax) == "best: net 7, validation loss 2 in epoch 2 of 2"
     colors = [line.get_color() for line in ax.get_lines()]

@@ -52,7 +52,7 @@ def told(ax: Any) -> str:
 
 
 def test_the_title_names_the_best_candidate() -> None:
-    ax = plot_search(SEARCH)
+    ax: Any = plot_search(SEARCH)
     assert told(ax) == "best: score 0.9 with alpha=1, sizes=(8, 8)"
     assert [score for _, score in points(ax)] == [0.9, 0.8, 0.7]
     assert [score for _, score in best(ax)] == [0.9]
@@ -60,12 +60,14 @@ def test_the_title_names_the_best_candidate() -> None:
     np.testing.assert_allclose([bar[:, 1] for bar in bars], [[0.7, 1.1], [0.7, 0.9], [0.7, 0.7]])
 
 
-GRID = [{"a": a, "b": b, "c": c} for a in (1, 2) for b in ("x", "y", "z") for c in (0.1, 0.2)]
+GRID: list[dict[str, Any]] = [
+    {"a": a, "b": b, "c": c} for a in (1, 2) for b in ("x", "y", "z") for c in (0.1, 0.2)
+]
 
 
 def test_the_parameter_that_matters_most_is_drawn_and_the_next_one_coloured() -> None:
     scores = np.array([0.01 * each["a"] + "xyz".index(each["b"]) for each in GRID])
-    ax = plot_search(search_of(GRID, scores))
+    ax: Any = plot_search(search_of(GRID, scores))
     assert ax.get_xlabel() == "b"
     assert ticks(ax) == ["x", "y", "z"]
     assert {"a=1", "a=2"} < set(labels(ax))
@@ -170,9 +172,11 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 
 
 def test_of_several_metrics_the_one_of_refit_is_drawn() -> None:
-    results = {f"{kind}_test_{name}": [0.5, 0.25] for kind in ("mean", "std") for name in ("f1",)}
+    results: dict[str, Any] = {
+        f"{kind}_test_{name}": [0.5, 0.25] for kind in ("mean", "std") for name in ("f1",)
+    }
     results |= {"params": [{"alpha": 1}, {"alpha": 2}]}
-    ax = plot_search(SimpleNamespace(cv_results_=results, refit="f1"))
+    ax: Any = plot_search(SimpleNamespace(cv_results_=results, refit="f1"))
     assert ax.get_ylabel() == "f1"
     assert told(ax) == "best: f1 0.5 with alpha=1"
 
