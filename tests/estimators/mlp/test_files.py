@@ -167,7 +167,7 @@ PARAMETERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("parameters", PARAMETERS, ids=str)
+@pytest.mark.parametrize("parameters", PARAMETERS, ids="-".join)
 def test_parameters_of_every_kind(parameters: dict[str, Any], path: Path) -> None:
     model = fitted(**parameters)
     other = reloaded(model, path, rules={"cube": cube})
