@@ -135,7 +135,7 @@ def names_in(kind: Any) -> set[str]:
         (penalties.PenaltyName, penalties.RULES),
         (arguments.SolverName, SOLVERS),
     ],
-    ids=str,
+    ids=["activations", "initializers", "links", "losses", "optimizers", "penalties", "solvers"],
 )
 def test_literals_are_the_names_of_the_tables(names: Any, table: Any) -> None:
     assert names_in(names) == set(table)
