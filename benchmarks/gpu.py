@@ -52,7 +52,7 @@ class Load(NamedTuple):
 
     sizes: tuple[int, ...]
     batch: int
-    activation: str = "relu"
+    activation: Any = "relu"
     n_nets: int = 1
     wanted: float | None = None
 
@@ -74,7 +74,7 @@ class Load(NamedTuple):
         y = np.tanh(x @ rng.normal(size=(self.sizes[0], self.sizes[-1])) / 3)
         return x, y.astype(np.float32)
 
-    def net(self, seed: int = 0, device: str = "cuda", dtype: str = "float32") -> MLP:
+    def net(self, seed: int = 0, device: str = "cuda", dtype: Any = "float32") -> MLP:
         """Make a net of this form."""
         return MLP(
             self.sizes,

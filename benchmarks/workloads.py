@@ -35,11 +35,12 @@ class Workload(NamedTuple):
     sizes: tuple[int, ...]
     batch: int
     n_rows: int
-    activation: str = "relu"
-    loss: str = "mse"
+    # Names that fastmlp and the peers know.
+    activation: Any = "relu"
+    loss: Any = "mse"
     rule: Rule = Rule()
     l2: float = 0.0
-    dtype: str = "float32"
+    dtype: Any = "float32"
 
     @property
     def name(self) -> str:

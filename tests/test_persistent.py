@@ -61,7 +61,7 @@ def test_every_loss(loss: str, path: Path) -> None:
 
 
 def test_one_activation_a_layer_and_every_penalty(path: Path) -> None:
-    strengths = {name: 0.1 * (i + 1) for i, name in enumerate(PENALTIES)}
+    strengths: Any = {name: 0.1 * (i + 1) for i, name in enumerate(PENALTIES)}
     net = MLP((3, 4, 5, 1), activation=["relu", "gelu"], penalties=strengths, l2=0.7, seed=1)
     assert_same(net, reloaded(net, path))
     assert net.loss_and_gradient(X, Y)[0] == MLP.load(path).loss_and_gradient(X, Y)[0]

@@ -32,7 +32,7 @@ def targets(loss: str, rng: np.random.Generator) -> Any:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", RULES)
-def test_training_follows_the_naive_net(activation: str, loss: str, dtype: str) -> None:
+def test_training_follows_the_naive_net(activation: Any, loss: Any, dtype: Any) -> None:
     rng = np.random.default_rng(3)
     x, y, order = rng.standard_normal((9, 3)), targets(loss, rng), np.arange(9)
     batches = [[order[:4], order[4:8], order[8:]]] * 2

@@ -305,7 +305,7 @@ def patience(report: Report) -> None:
 def test_one_callback_stops_all_nets_early() -> None:
     rates = [1e-3, 0.3, 1.0, 3.0]
     own, together = ([MLP((3, 8, 1), seed=0, optimizer=SGD(r)) for r in rates] for _ in range(2))
-    split = {"rows": np.arange(20), "validation_rows": np.arange(20, N)}
+    split: dict[str, Any] = {"rows": np.arange(20), "validation_rows": np.arange(20, N)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         histories = fit_many(together, X, Y, epochs=12, callbacks=patience, **split)
@@ -430,7 +430,8 @@ def test_a_net_twice_is_an_error() -> None:
 
 def test_nets_that_shuffle_by_one_generator_are_refused() -> None:
     random = np.random.default_rng(0)
-    nets = [MLP((3, 4, 1), seed=seed) for seed in (1, random, *random.spawn(2), random)]
+    seeds: list[Any] = [1, random, *random.spawn(2), random]
+    nets = [MLP((3, 4, 1), seed=seed) for seed in seeds]
     before = bits(nets)
     with pytest.raises(ValueError, match=r"nets\[4\] shuffles by the generator that nets\[1\]"):
         fit_many(nets, X, Y, epochs=1, batch_size=7)

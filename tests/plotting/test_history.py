@@ -184,7 +184,8 @@ def test_of_many_fits_the_best_is_in_colour() -> None:
 
 
 def test_a_report_is_its_history_so_far() -> None:
-    report = Report(0, 1.0, None, 0.1, net=None, history=BOTH)
+    net: Any = None
+    report = Report(0, 1.0, None, 0.1, net=net, history=BOTH)
     assert curves(plot_history(report)) == curves(plot_history(BOTH))
 
 
@@ -242,7 +243,7 @@ def test_estimators_that_were_fitted_are_drawn() -> None:
     ax = plot_history(net)
     assert curves(ax) == {TRAINING: net.loss_curve_, VALIDATION: net.validation_loss_curve_}
     assert curves(right_of(ax)) == {"validation accuracy (right)": net.validation_scores_}
-    assert told(ax).startswith(f"best validation accuracy {max(net.validation_scores_):.4g}")
+    assert told(ax).startswith(f"best validation accuracy {max(net.validation_scores_ or []):.4g}")
     pipe = make_pipeline(StandardScaler(), MLPRegressor(**settings)).fit(ROWS, ROWS[:, 0])
     assert curves(plot_history(pipe)) == {TRAINING: pipe[-1].loss_curve_}
     search = MLPSearchCV(pipe, {"mlpregressor__alpha": [0.1, 1.0]}, cv=2).fit(ROWS, ROWS[:, 0])

@@ -1,5 +1,8 @@
 """Data that are not accepted: what is wrong with them, where, and what to do; the advice works."""
 
+# Wrong types on purpose.
+# mypy: disable-error-code="arg-type"
+
 from collections.abc import Callable
 from typing import Any
 

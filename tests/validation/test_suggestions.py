@@ -1,5 +1,8 @@
 """Names of other libraries, and misspelt ones: each error says which of ours is meant."""
 
+# Wrong types on purpose.
+# mypy: disable-error-code="assignment"
+
 from typing import Any
 
 import numpy as np

@@ -46,7 +46,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
     return seen
 
 
-def net_of(kind: dict[str, Any], dtype: str = "float32", **options: Any) -> MLP:
+def net_of(kind: dict[str, Any], dtype: Any = "float32", **options: Any) -> MLP:
     return MLP((3, 20, 2), dtype=dtype, seed=0, n_threads=1, **kind, **options)
 
 

@@ -78,7 +78,7 @@ def test_what_is_not_fitted_is_refused(path: Path) -> None:
     with pytest.raises(NotFittedError):
         fastmlp.save(MLPEnsembleRegressor(), path)
     with pytest.raises(TypeError, match="MLPEnsembleRegressor, MLPSearchCV"):
-        fastmlp.save(None, path)
+        fastmlp.save(None, path)  # type: ignore[arg-type]
     assert not path.exists()
 
 

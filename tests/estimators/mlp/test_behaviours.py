@@ -176,7 +176,7 @@ def test_3_and_4_targets(target: str) -> None:
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("kind", ["U", "S", "M8[s]", "m8[s]", "V8"])
-def test_3_targets_that_are_no_numbers(kind: str, solver: str, early: bool) -> None:
+def test_3_targets_that_are_no_numbers(kind: str, solver: Any, early: bool) -> None:
     y = np.rint(X[:, 0]).astype(int).astype(kind)
     model = MLPRegressor(**SMALL, solver=solver, early_stopping=early)
     for call in (model.fit, *([model.partial_fit] if solver == "adam" and not early else [])):
@@ -522,7 +522,7 @@ def test_15_the_state_goes_along_with_weights_of_another_precision() -> None:
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: str) -> None:
+def test_15_one_bias_for_a_layer_is_trained_as_that_of_each_unit(solver: Any) -> None:
     weights = []
     for bias in (np.array([0.5]), np.full(4, 0.5)):
         model = MLPRegressor(**SMALL, warm_start=True, solver=solver)

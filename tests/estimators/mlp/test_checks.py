@@ -48,7 +48,7 @@ CONFIGURATIONS: list[dict[str, Any]] = [
     {"solver": "adamw", "activation": "gelu", "max_iter": 50},
 ]
 # Early stopping cannot be had with partial_fit, one row or one class.
-EARLY = {"early_stopping": True, "max_iter": 50, "learning_rate_init": 0.05}
+EARLY: dict[str, Any] = {"early_stopping": True, "max_iter": 50, "learning_rate_init": 0.05}
 PLAIN = {MLPClassifier: PlainClassifier(**EARLY), MLPRegressor: PlainRegressor(**EARLY)}
 # They compare to 1e-7, and float32 has steps of 1.2e-7: weighted and repeated rows are summed in
 # another order. scikit-learn's own pass by their seed, the classifier with a difference of 0.8e-7

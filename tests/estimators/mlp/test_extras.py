@@ -165,7 +165,8 @@ def test_transform_gives_the_last_hidden_layer(hidden: tuple[int, ...]) -> None:
         values @ model.coefs_[-1][:, 0] + model.intercepts_[-1], model.predict(X), rtol=1e-7
     )
     assert len(model.get_feature_names_out()) == values.shape[1]
-    assert model.set_output(transform="pandas").transform(X).columns[0] == "mlpregressor0"
+    frame: Any = model.set_output(transform="pandas").transform(X)
+    assert frame.columns[0] == "mlpregressor0"
 
 
 def test_no_validation_leaves_no_curve() -> None:

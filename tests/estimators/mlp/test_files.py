@@ -133,7 +133,8 @@ LABELS = {
 def test_labels_of_every_dtype(labels: str, path: Path) -> None:
     model = MLPClassifier((3,), random_state=0, max_iter=2).fit(X, LABELS[labels])
     other = reloaded(model, path)
-    mine, its = model.predict(X), other.predict(X)
+    mine: Any = model.predict(X)
+    its: Any = other.predict(X)
     assert type(mine) is type(its)
     assert mine.dtype == its.dtype
     mine, its = (each.toarray() if labels == "sparse" else each for each in (mine, its))
@@ -197,7 +198,9 @@ def test_a_training_that_overflowed_beside_its_best_weights_is_kept(path: Path) 
     rows, target = np.full((1, 1), 125.7, np.float32), np.full(1, 0.6)
     model = MLPRegressor("poisson", 3, early_stopping=True, max_iter=1, alpha=1, random_state=0)
     model.fit(rows, target, X_val=rows, y_val=target)
-    assert not np.isfinite(model._state.slots()).all()
+    slots = model._state.slots()
+    assert slots is not None
+    assert not np.isfinite(slots).all()
     other = reloaded(model, path, training=True)
     assert predictions(model, rows) == predictions(other, rows)
 
@@ -267,19 +270,20 @@ def test_other_things_are_refused(path: Path) -> None:
         pass
 
     theirs = neural_network.MLPRegressor()
-    for model in (None, "net", theirs, Mine(), MLPClassifier, make_pipeline(fitted())):
+    others: list[Any] = [None, "net", theirs, Mine(), MLPClassifier, make_pipeline(fitted())]
+    for other in others:
         with pytest.raises(TypeError, match=r"fastmlp.save: model must be one of fastmlp's"):
-            fastmlp.save(model, path)
+            fastmlp.save(other, path)
     with pytest.raises(NotFittedError):
         fastmlp.save(MLPClassifier(), path)
     model = fitted()
     with pytest.raises(TypeError, match="include_training_state must be True or False"):
-        fastmlp.save(model, path, include_training_state=1)
+        fastmlp.save(model, path, include_training_state=1)  # type: ignore[arg-type]
     model.coefs_[0][0, 0] = np.nan
     with pytest.raises(ValueError, match="a parameter is not finite"):
         fastmlp.save(model, path)
     with pytest.raises(TypeError, match="n_threads must be an integer"):
-        fastmlp.load(path, n_threads=1.5)
+        fastmlp.load(path, n_threads=1.5)  # type: ignore[arg-type]
     assert not path.exists()
 
 

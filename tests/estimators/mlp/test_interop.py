@@ -137,7 +137,7 @@ def test_onnx_gives_the_same_predictions(task: str, scaled: bool) -> None:
         if (its.name == "MLPClassifier")
         else MLPRegressor(hidden_layer_sizes=(6,), max_iter=5, **its.settings)
     )
-    model = make_pipeline(StandardScaler(), net) if scaled else net
+    model: Any = make_pipeline(StandardScaler(), net) if scaled else net
     model.fit(rows, its.y)
     options = {id(net): {"zipmap": False}} if its.name == "MLPClassifier" else None
     graph = to_onnx(model, rows[:1], options=options).SerializeToString()

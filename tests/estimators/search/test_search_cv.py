@@ -96,7 +96,7 @@ def test_halving_is_that_of_halving_searches(resource: str) -> None:
     if resource == "max_iter":
         options |= {"max_resources": 8, "min_resources": 2}
     grid = {"alpha": [1e-4, 1e-2, 1.0], "hidden_layer_sizes": [(3,), (8,)]}
-    search = MLPSearchCV(OURS, grid, halving=True, n_jobs=2, **options).fit(X, LABELS)
+    search: Any = MLPSearchCV(OURS, grid, halving=True, n_jobs=2, **options).fit(X, LABELS)
     expected = HalvingGridSearchCV(OURS, grid, return_train_score=False, **options).fit(X, LABELS)
     assert_same(search, expected)
     assert search.n_candidates_ == expected.n_candidates_
@@ -250,9 +250,11 @@ def test_the_costly_fits_begin_first() -> None:
     begun: list[int] = []
 
     class Watched(MLPClassifier):
-        def fit(self, X: Any, y: Any, **more: Any) -> Any:
+        hidden_layer_sizes: Any
+
+        def fit(self, X: Any, y: Any, *arguments: Any, **more: Any) -> Any:
             begun.append(self.hidden_layer_sizes[0])
-            return super().fit(X, y, **more)
+            return super().fit(X, y, *arguments, **more)
 
     grid = {"hidden_layer_sizes": [(2,), (60,), (20,)]}
     MLPSearchCV(Watched(**SETTINGS), grid, cv=2, n_jobs=1, refit=False).fit(X, LABELS)

@@ -150,7 +150,7 @@ def test_it_is_for_plain_descent_without_penalties() -> None:
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "poisson", "mae"])
-def test_a_fit_learns_by_any_loss_and_has_the_same_bits_with_threads(loss: str, rng: Any) -> None:
+def test_a_fit_learns_by_any_loss_and_has_the_same_bits_with_threads(loss: Any, rng: Any) -> None:
     X, y = rng.normal(size=(60, 7)), Net((7, 3), loss=loss).draw_targets(rng, (60, 3))
     fits = []
     for n_threads in (1, 2):

@@ -153,7 +153,7 @@ def test_rows_are_cut_where_a_call_would_take_long(dtype: str, rng: Any) -> None
     assert not cut(parameters, x, out)
 
 
-def large(dtype: str = "float32", **options: Any) -> tuple[MLP, Any]:
+def large(dtype: Any = "float32", **options: Any) -> tuple[MLP, Any]:
     """A net, and more rows than few."""
     net = MLP((3, 40, 2), dtype=dtype, seed=0, **options)
     x = np.random.default_rng(1).normal(size=(1100, 3)).astype(dtype)

@@ -88,7 +88,7 @@ def test_bits_are_those_of_many_rows_at_every_size(
 
 @each_dtype
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_net_predicts_the_same_the_first_time_and_again(loss: str, dtype: str, rng: Any) -> None:
+def test_a_net_predicts_the_same_the_first_time_and_again(loss: Any, dtype: Any, rng: Any) -> None:
     net = MLP((5, 7, 3), loss=loss, dtype=dtype, seed=0)
     x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
     expected = net.predict(x)
@@ -104,7 +104,7 @@ def has_quick_way(net: MLP) -> bool:
     return predictor is not None and predictor._small is not None
 
 
-def net_and_rows(dtype: str = "float32") -> tuple[MLP, Any]:
+def net_and_rows(dtype: Any = "float32") -> tuple[MLP, Any]:
     """A net that has predicted few rows before, and three rows."""
     net = MLP((4, 6, 2), activation="tanh", dtype=dtype, seed=0)
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)

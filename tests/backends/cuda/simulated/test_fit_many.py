@@ -72,7 +72,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("batch_size", [4, N_ROWS])
 def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: list[int]) -> None:
     together, own = nets(), nets()
-    how = {"epochs": 3, "batch_size": batch_size}
+    how: dict[str, Any] = {"epochs": 3, "batch_size": batch_size}
     with pytest.warns(RuntimeWarning, match=r"^fit_many: nets\[3\]: fit diverged in epoch \d"):
         histories = fit_many(together, X, Y, rows=ROWS, sample_weight=weight, **how)
     # One optimizer: a group with weights and one without. The other optimizer: one net.
@@ -106,7 +106,7 @@ def test_validation_and_callbacks_are_those_of_each_nets_own_fit(groups: list[in
             report.stop()
 
     held_out = [None, FOLD, FOLD]
-    split = {"rows": ROWS[:3], "validation_rows": held_out, "sample_weight": WEIGHT}
+    split: dict[str, Any] = {"rows": ROWS[:3], "validation_rows": held_out, "sample_weight": WEIGHT}
     histories = fit_many(together, X, Y, epochs=2, batch_size=4, callbacks=stop, **split)
     assert groups == []
     assert sorted(seen) == [0, 0, 1, 2, 2]
