@@ -34,6 +34,10 @@ def fit(y: Any, model: Any) -> Any:
     return model.fit(X, y)
 
 
+def fit_on(data: Any, model: Any) -> Any:
+    return model.fit(**data)
+
+
 def fit_twice(model: Any) -> Any:
     return model.fit(X, REAL).fit(X, REAL)
 
@@ -232,7 +236,7 @@ def squares_that_overflow() -> None:
     far = {"X": (1e12 * X).astype(np.float32), "y": REAL.astype(np.float32)}
     light = {"X": X, "y": REAL, "sample_weight": np.full(len(X), 1e-165)}
     for data in (far, light):
-        fits = [outcomes("MLPRegressor", lambda m, d=data: m.fit(**d), max_iter=n) for n in (1, 5)]
+        fits = [outcomes("MLPRegressor", partial(fit_on, data), max_iter=n) for n in (1, 5)]
         (first, _), (theirs, ours) = fits
         assert theirs[2] is None
         np.testing.assert_array_equal(theirs[0].coefs_[0], first[0].coefs_[0])
