@@ -103,6 +103,7 @@ def _warmup(arguments: argparse.Namespace) -> None:
 
     if cache.folder() is None:
         raise OSError(f"warmup has no cache folder to keep code in; the cache is {cache_state()}")
+    cache.failures.clear()
     seconds = warmup(report=lambda line: print(line, flush=True))
     if cache.failures:
         raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
