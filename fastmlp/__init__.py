@@ -18,6 +18,7 @@ from fastmlp.rules.schedules import (
 )
 from fastmlp.serialization.safetensors_file import FileError
 from fastmlp.training.history import History, Report, Status
+from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 
 if TYPE_CHECKING:
     # For type checkers what is loaded on first use; with `as` as names of this module's own.
@@ -40,6 +41,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "Custom",
+    "EarlyStopping",
     "Exponential",
     "FileError",
     "History",
@@ -48,6 +50,7 @@ __all__ = [
     "Nadam",
     "OneCycle",
     "RMSprop",
+    "ReduceLROnPlateau",
     "Report",
     "Status",
     "StepDecay",

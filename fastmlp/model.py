@@ -32,9 +32,12 @@ from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
-from fastmlp.training.history import Callback, History
+from fastmlp.training.history import History
+from fastmlp.training.metrics import Given as Metrics
+from fastmlp.training.monitors import Listener, monitors_of, split
 from fastmlp.training.request import FitRequest, interrupted
 from fastmlp.training.single_step import single_step
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
@@ -216,7 +219,12 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         shuffle: bool = True,
         sample_weight: ArrayLike | None = None,
         validation_data: "ValidationData | None" = None,
-        callbacks: Callback | Iterable[Callback] = (),
+        validation_split: float | None = None,
+        metrics: Metrics | None = None,
+        early_stopping: int | EarlyStopping | None = None,
+        keep_best: bool = False,
+        time_limit: float | timedelta | None = None,
+        callbacks: Listener | Iterable[Listener] = (),
         progress: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | timedelta = EVERY,
@@ -241,10 +249,26 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         sample_weight : (n_rows,) array, optional
             How much each row counts, 0 or more. A batch of zero weights takes no step.
         validation_data : (X, y) or (X, y, sample_weight), optional
-        callbacks : callable or sequence of callables
-            Each is called with a `Report` after every epoch; ``report.stop()`` ends the fit.
+        validation_split : float in (0, 1), optional
+            Hold out this fraction of the rows, the last ones as they are given, and validate on
+            them. Rows that are sorted, as by class, must be mixed before.
+        metrics : dict of str to callable or str, or names, optional
+            What to measure on the validation rows after each epoch, beside the loss:
+            ``function(targets, predictions) -> float``, with ``sample_weight`` where it has such a
+            parameter and the rows have weights; or a name: "mse", "mae", "huber", or one of
+            scikit-learn's scorers. One prediction serves all. Columns of one output are vectors.
+        early_stopping : int or EarlyStopping, optional
+            An int: stop after so many epochs without a lower validation loss, and end with the
+            parameters of the best epoch.
+        keep_best : bool
+            End with the parameters of the epoch of the lowest validation loss, without stopping.
+        time_limit : float or datetime.timedelta, optional
+            End after the first epoch that ends so many seconds after the fit began.
+        callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
+            Each callable is called with a `Report` after every epoch; ``report.stop()`` ends the
+            fit.
         progress : bool
-            Show a tqdm bar with the loss.
+            Show a tqdm bar with the losses and the metrics.
         checkpoint : path, optional
             A file to which the fit's progress is written: at its beginning, at ends of epochs,
             and at its end, also after Ctrl-C or an error. `load` reads it, too.
@@ -253,14 +277,15 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         resume : bool
             Go on from the checkpoint, where there is one: a fit that was killed at any moment and
             then resumed, with the same arguments on a net that was made alike, ends in the bits of
-            one that was not. What callbacks keep for themselves is not in the file.
+            one that was not. What functions keep for themselves is not in the file.
 
         Returns
         -------
         History
             Losses by epoch, the status and the seconds. Ctrl-C ends the fit with a warning, a
             usable net and `Status.INTERRUPTED`; a loss or parameter that is no longer finite with
-            a warning, the parameters from before that epoch and `Status.DIVERGED`.
+            a warning, the parameters from before that epoch and `Status.DIVERGED`. After all of
+            them the net has the best epoch's parameters, if those are kept.
 
         Raises
         ------
@@ -293,16 +318,29 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         scalars.boolean(who, "shuffle", shuffle)
         scalars.boolean(who, "progress", progress)
         every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
-        listeners = validation.callbacks(callbacks, who)
+        if validation_data is not None and validation_split is not None:
+            raise ValueError(f"{who}: give validation_data or validation_split, not both")
+        listeners, monitors = monitors_of(
+            who,
+            callbacks,
+            early_stopping=early_stopping,
+            keep_best=keep_best,
+            metrics=metrics,
+            time_limit=time_limit,
+            validated=validation_data is not None or validation_split is not None,
+        )
         try:
             engine, held_out = self._on_device(), None
             data = engine.data(X, y, sample_weight, who)
             if validation_data is not None:
                 pair = validation.validation_pair(validation_data, who)
                 held_out = engine.data(*pair, f"{who}: validation_data")
+            elif validation_split is not None:
+                data, held_out = split(data, validation_split, who)
         except KeyboardInterrupt:
             # The first call of a process imports Numba there: 0.3 s.
             return interrupted(History())
+        monitors.check(self._network, held_out, who)
         batch = min(int(batch_size), data.n_rows)
         request = FitRequest(
             data,
@@ -311,6 +349,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             shuffle=shuffle,
             held_out=held_out,
             callbacks=listeners,
+            monitors=monitors,
             progress=progress,
             net=self,
         )

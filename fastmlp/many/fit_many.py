@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike
 
-from fastmlp import validation
 from fastmlp._process.task_pool import Outcome, Pool, Task, check
 from fastmlp._process.warnings import warn
 from fastmlp.many.gpu import Fit, queues_of
@@ -19,8 +19,11 @@ from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
 from fastmlp.model import MLP
 from fastmlp.training import loop
 from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.metrics import Given as Metrics
+from fastmlp.training.monitors import Listener, Monitors, monitors_of
 from fastmlp.training.pool import pool_of
 from fastmlp.training.request import FitRequest
+from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -36,8 +39,13 @@ def fit_many(
     shuffle: bool = True,
     rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
     validation_rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
+    validation_split: float | None = None,
     sample_weight: ArrayLike | Sequence[ArrayLike | None] | None = None,
-    callbacks: Callback | Iterable[Callback] = (),
+    metrics: Metrics | None = None,
+    early_stopping: int | EarlyStopping | None = None,
+    keep_best: bool = False,
+    time_limit: float | timedelta | None = None,
+    callbacks: Listener | Iterable[Listener] = (),
     progress: bool = False,
     n_threads: int | None = None,
 ) -> list[History]:
@@ -50,7 +58,7 @@ def fit_many(
 
     Nets with a GPU as their device train there, at the same time as the nets on the CPU. Small
     nets, which train as one block in their own fits too, train many in a launch, if they have the
-    same layers, rules, dtype, epochs and batch size, and neither validation rows nor callbacks. The
+    same layers, rules, dtype, epochs and batch size, and nothing that looks at their epochs. The
     other nets on a GPU train one after the other.
 
     Parameters
@@ -74,9 +82,14 @@ def fit_many(
         The rows to validate on after each epoch; None: no validation.
     sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
         How much each row counts, in training and in validation.
-    callbacks : callable or sequence of callables
-        Each is called with a `Report` after every epoch of every net; `Report.net` is the net, and
-        ``report.stop()`` ends its fit. Calls come from several threads, one at a time.
+    validation_split : float in (0, 1), optional
+        Hold out this fraction of each net's `rows`, the last ones, and validate on them.
+    metrics, early_stopping, keep_best, time_limit
+        As for `MLP.fit`, for each net by itself: the time begins with the net's own fit. Metrics
+        are computed on several threads at once.
+    callbacks : callable, EarlyStopping or ReduceLROnPlateau, or a sequence of them
+        Each callable is called with a `Report` after every epoch of every net; `Report.net` is the
+        net, and ``report.stop()`` ends its fit. Calls come from several threads, one at a time.
     progress : bool
         Show a tqdm bar of all epochs.
     n_threads : int, optional
@@ -117,10 +130,20 @@ def fit_many(
     scalars.boolean(WHO, "progress", progress)
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
-    listeners = validation.callbacks(callbacks, WHO)
-    each = nets_of(nets)
+    if validation_rows is not None and validation_split is not None:
+        raise ValueError(f"{WHO}: give validation_rows or validation_split, not both")
+    listeners, monitors = monitors_of(
+        WHO,
+        callbacks,
+        early_stopping=early_stopping,
+        keep_best=keep_best,
+        metrics=metrics,
+        time_limit=time_limit,
+        validated=validation_rows is not None or validation_split is not None,
+    )
+    each, held_out = nets_of(nets), (validation_rows, validation_split)
     try:
-        jobs = jobs_of(each, X, y, epochs, batch_size, rows, validation_rows, sample_weight)
+        jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
         # The first call of a process imports Numba there: 0.3 s.
         return _interrupted([None] * len(each))
@@ -128,7 +151,23 @@ def fit_many(
         return []
     if shuffle:
         check_generators(jobs)
-    return _train(jobs, shuffle, _one_at_a_time(listeners), progress, n_threads)
+    for i, job in enumerate(jobs):
+        monitors.check(job.core.engine.network, job.held_out, who(i))
+    how = How(shuffle, _one_at_a_time(listeners), monitors)
+    return _train(jobs, how, progress, n_threads)
+
+
+class How(NamedTuple):
+    """The settings of all fits of a call."""
+
+    shuffle: bool
+    callbacks: Sequence[Callback]
+    monitors: Monitors
+
+    @property
+    def watched(self) -> bool:
+        """True if something looks at a fit before its end."""
+        return bool(self.callbacks) or self.monitors.look_at_fits
 
 
 def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
@@ -142,13 +181,7 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
     return [partial(locked, callback) for callback in callbacks]
 
 
-def _train(
-    jobs: list[Job],
-    shuffle: bool,
-    callbacks: Sequence[Callback],
-    progress: bool,
-    n_threads: int | None,
-) -> list[History]:
+def _train(jobs: list[Job], how: How, progress: bool, n_threads: int | None) -> list[History]:
     """Train all nets; each is locked against another fit meanwhile."""
     pool = pool_of(n_threads)
     with ExitStack() as stack:
@@ -156,9 +189,9 @@ def _train(
             stack.enter_context(job.core.state.lock.training(who(i)))
         n_epochs = sum(job.epochs for job in jobs)
         bar = stack.enter_context(bar_over(n_epochs, len(jobs), WHO, shown=progress))
-        fits = [_fit(job, shuffle, callbacks, bar) for job in jobs]
-        how = {"shuffle": shuffle, "watched": bool(callbacks), "bar": bar}
-        outcomes = _outcomes(pool, jobs, fits, how)
+        fits = [_fit(job, how, bar) for job in jobs]
+        of_queues = {"shuffle": how.shuffle, "watched": how.watched, "bar": bar}
+        outcomes = _outcomes(pool, jobs, fits, of_queues)
     for i, outcome in enumerate(outcomes):
         for message, category in outcome.warnings if outcome else ():
             warn(f"{who(i)}: {message}", category)
@@ -198,7 +231,7 @@ def _outcomes(
     return [found.get(i) for i in range(len(jobs))]
 
 
-def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: Bar | None) -> Fit:
+def _fit(job: Job, how: How, bar: Bar | None) -> Fit:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
@@ -207,9 +240,10 @@ def _fit(job: Job, shuffle: bool, callbacks: Sequence[Callback], bar: Bar | None
             job.data,
             job.epochs,
             job.batch_size,
-            shuffle=shuffle,
+            shuffle=how.shuffle,
             held_out=job.held_out,
-            callbacks=callbacks,
+            callbacks=how.callbacks,
+            monitors=how.monitors,
             progress=False if bar is None else bar,
             net=job.net,
         )

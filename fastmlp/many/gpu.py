@@ -20,7 +20,7 @@ Fit = Callable[[], History]
 class GpuQueue:
     """The nets on one GPU.
 
-    Nets that train as one block, without validation rows and callbacks, train together, with the
+    Nets that train as one block, without validation rows and unwatched, train together, with the
     bits of their own fits, which use the same kernels. The other nets have their own fits, the
     costliest first.
 
@@ -30,7 +30,7 @@ class GpuQueue:
     jobs : by the nets' numbers
     fits : each net's own fit
     shuffle : bool
-    watched : bool, True if callbacks are called after each epoch
+    watched : bool, True if something looks at each epoch, or at the time
     bar : of the epochs of all nets, or None
 
     Attributes
@@ -73,7 +73,7 @@ class GpuQueue:
             self._train_alone(i)
 
     def _is_block(self, job: Job) -> bool:
-        """Return True if the net's own fit is one block, without callbacks and validation."""
+        """Return True if the net's own fit is one block, unwatched and without validation."""
         if self._watched or job.held_out is not None:
             return False
         return _group_engine(job).fits_in_group(job.batch_size)

@@ -4,7 +4,7 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from fastmlp.training.request import new_bar
+from fastmlp.training.bar import new_bar
 
 
 class Bar:
@@ -33,7 +33,7 @@ class Bar:
             self._tell()
             self._bar.update(n_epochs)
 
-    def set_postfix(self, **numbers: Any) -> None:
+    def set_postfix(self, numbers: Any = None, **others: Any) -> None:
         """Show no loss: losses of different nets cannot be compared."""
 
     def _tell(self) -> None:

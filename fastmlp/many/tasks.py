@@ -9,6 +9,7 @@ import numpy as np
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine, Order
 from fastmlp.model import MLP, Core, core_of
+from fastmlp.training.monitors import split
 from fastmlp.training.pool import cost_of
 from fastmlp.validation import scalars
 
@@ -58,11 +59,15 @@ def jobs_of(
     epochs: Any,
     batch_size: Any,
     rows: Any,
-    validation_rows: Any,
+    held_out: tuple[Any, Any],
     sample_weight: Any,
 ) -> list[Job]:
-    """Check all arguments; return each net's job."""
+    """Check all arguments; return each net's job.
+
+    `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
+    """
     n = len(nets)
+    validation_rows, validation_split = held_out
     each_epochs = _integers(epochs, "epochs", n)
     each_batch_size = _integers(batch_size, "batch_size", n)
     shared = Shared(X, y)
@@ -71,17 +76,19 @@ def jobs_of(
     cores = [core_of(net) for net in nets]
     wholes = [shared.data(core.engine, each_weight[i], who(i)) for i, core in enumerate(cores)]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
-    held_out = _numbered(validation_rows, "validation_rows", n)
-    each_held_out = [_index(given, shared, i, "validation_rows") for i, given in held_out]
+    numbered = _numbered(validation_rows, "validation_rows", n)
+    each_held_out = [_index(given, shared, i, "validation_rows") for i, given in numbered]
     jobs = []
     for i, (net, core, whole) in enumerate(zip(nets, cores, wholes, strict=True)):
         parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
         for part in parts if each_held_out[i] is not None else parts[:1]:
             if part.mass == 0:
                 raise ValueError(f"{who(i)}: sample_weight must not be 0 in all of its rows")
-        batch = min(each_batch_size[i], parts[0].n_rows)
-        validated = None if each_held_out[i] is None else parts[1]
-        jobs.append(Job(net, core, parts[0], validated, each_epochs[i], batch))
+        data, validated = parts[0], None if each_held_out[i] is None else parts[1]
+        if validation_split is not None:
+            data, validated = split(data, validation_split, who(i))
+        batch = min(each_batch_size[i], data.n_rows)
+        jobs.append(Job(net, core, data, validated, each_epochs[i], batch))
     return jobs
 
 

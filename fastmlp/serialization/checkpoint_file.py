@@ -16,6 +16,9 @@ from fastmlp.serialization.model_state import State
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 Series = Mapping[str, Sequence[float]]
+BEST = "best_parameters"
+# Settings of a fit that are written where they are in use.
+ADDED = ("early_stopping", "reduce_lr_on_plateau", "metrics", "validation_data")
 
 
 class Saved(NamedTuple):
@@ -26,11 +29,13 @@ class Saved(NamedTuple):
     state : State, of the net
     told : numbers and names by name: settings of the fit, and where it stands
     series : one number an epoch, by name
+    best : (n_parameters,) array, the parameters of the best epoch, or None
     """
 
     state: State
     told: Mapping[str, Any]
     series: Series
+    best: NDArray[Any] | None = None
 
 
 class CheckpointFile:
@@ -65,7 +70,8 @@ class CheckpointFile:
         """
         kind, header, arrays = model_state.pack(saved.state)
         series = {name: np.array(its, np.float64) for name, its in saved.series.items()}
-        content = Content(kind, {**header, "fit": saved.told}, {**arrays, **series})
+        best = {} if saved.best is None else {BEST: saved.best}
+        content = Content(kind, {**header, "fit": saved.told}, {**arrays, **series, **best})
         safetensors_file.write(self.path, content)
 
     def read(self, fit: Mapping[str, Any], names: Sequence[str]) -> Saved | None:
@@ -101,7 +107,10 @@ class CheckpointFile:
             series = _series(content, names)
             if state.generator is None or type(first) is not int or not 0 <= first <= state.n_steps:
                 raise FileError("the state of the fit is not whole")
-        return Saved(state, content.header["fit"], series)
+            best = content.arrays.get(BEST)
+            if best is not None:
+                best = model_state.checked(best, BEST, state.parameters).copy()
+        return Saved(state, content.header["fit"], series, best)
 
     def refusing(self) -> AbstractContextManager[None]:
         """Return a context in which what the file lacks is a `FileError`."""
@@ -111,7 +120,8 @@ class CheckpointFile:
 def _told(content: Content, names: Mapping[str, Any]) -> dict[str, Any]:
     if "fit" not in content.header:
         raise FileError("a model file, not a checkpoint; MLP.load reads it")
-    return {name: content.header["fit"][name] for name in names}
+    told = {**dict.fromkeys(ADDED), **content.header["fit"]}
+    return {name: told[name] for name in names}
 
 
 def _series(content: Content, names: Sequence[str]) -> Series:

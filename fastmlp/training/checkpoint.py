@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from fastmlp.training.history import History, Status
 
 SERIES = ("loss", "validation_loss", "learning_rate")
+# The series of a metric, before its name.
+METRIC = "metrics."
 DIGEST_BYTES = 16
 EVERY = timedelta(minutes=1)
 
@@ -26,6 +28,19 @@ class Fit(NamedTuple):
     shuffle: bool
     n_rows: int
     data: str
+    early_stopping: Mapping[str, Any] | None = None
+    reduce_lr_on_plateau: Mapping[str, Any] | None = None
+    metrics: Sequence[str] | None = None
+    validation_data: str | None = None
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names of the series in a file."""
+        return (*SERIES, *(f"{METRIC}{name}" for name in self.metrics or ()))
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings that are in use."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 class Saved(NamedTuple):
@@ -36,11 +51,13 @@ class Saved(NamedTuple):
     state : of the net, as `File.capture` returns it
     told : numbers and names by name: the settings of the fit, its status and progress
     series : by name, lists of one number per epoch
+    best : the parameters of the best epoch, if they are to be restored
     """
 
     state: Any
     told: Mapping[str, Any]
     series: Mapping[str, Sequence[float]]
+    best: NDArray[Any] | None = None
 
 
 class File(Protocol):
@@ -76,10 +93,12 @@ class Progress(NamedTuple):
     ----------
     first_step : int
         The net's number of steps when the fit began.
+    best : (n_parameters,) array, the parameters of the best epoch, or None
     """
 
     first_step: int
     history: History
+    best: NDArray[Any] | None
 
 
 def digest(*arrays: NDArray[Any]) -> str:
@@ -119,11 +138,11 @@ class Checkpoint:
             If it is one of another fit, or of another net.
         """
         file = self._file
-        saved = file.read(self._fit._asdict(), SERIES)
+        saved = file.read(self._fit._asdict(), self._fit.series)
         if saved is None:
             return None
         with file.refusing():
-            progress = _progress(saved)
+            progress = _progress(saved, self._fit)
         history = progress.history
         if history.loss and bool(history.validation_loss) != validated:
             there_is, here_is = ("no ", "") if validated else ("", "no ")
@@ -141,16 +160,21 @@ class Checkpoint:
             return None
         return self._every - (n_epochs - self._last_epoch)
 
-    def take(self, first_step: int, history: History) -> bool:
-        """Capture the fit's progress; return True if it is time to write it."""
+    def take(self, first_step: int, history: History, best: NDArray[Any] | None = None) -> bool:
+        """Capture the fit's progress; return True if it is time to write it.
+
+        `best` are the parameters of the best epoch; they are not copied.
+        """
         told = {
-            **self._fit._asdict(),
+            **self._fit.told(),
             "first_step": first_step,
             "status": history.status.name,
             "seconds": history.seconds,
         }
         series = {name: list(getattr(history, name)) for name in SERIES}
-        self._pending = Saved(self._file.capture(), told, series)
+        for name in self._fit.metrics or ():
+            series[f"{METRIC}{name}"] = list(history.metrics.get(name, ()))
+        self._pending = Saved(self._file.capture(), told, series, best)
         if isinstance(self._every, int):
             return len(history.loss) - self._last_epoch >= self._every
         return time.monotonic() - self._last_time >= self._every.total_seconds()
@@ -171,7 +195,7 @@ class Checkpoint:
         self._pending = None
 
 
-def _progress(saved: Any) -> Progress:
+def _progress(saved: Any, fit: Fit) -> Progress:
     """Return the progress of a checkpoint's fit.
 
     Raises
@@ -180,9 +204,14 @@ def _progress(saved: Any) -> Progress:
         If the content is not that of a fit.
     """
     n_epochs, n_validated, n_rates = (len(saved.series[name]) for name in SERIES)
-    if n_rates != n_epochs or n_validated not in (0, n_epochs):
+    metrics = {name: list(saved.series[f"{METRIC}{name}"]) for name in fit.metrics or ()}
+    uneven = any(len(values) != n_validated for values in metrics.values())
+    if n_rates != n_epochs or n_validated not in (0, n_epochs) or uneven:
         raise ValueError("losses and learning rates must be one for each epoch")
     told = saved.told
     status, seconds = Status[told["status"]], float(told["seconds"])
     lists: dict[str, Any] = {name: list(saved.series[name]) for name in SERIES}
-    return Progress(told["first_step"], History(**lists, status=status, seconds=seconds))
+    if n_epochs:
+        lists["metrics"] = metrics
+    history = History(**lists, status=status, seconds=seconds)
+    return Progress(told["first_step"], history, saved.best)

@@ -25,6 +25,8 @@ class Status(Enum):
 
     COMPLETED = "all epochs are done"
     STOPPED = "a callback asked to stop"
+    STOPPED_EARLY = "the monitored value got no better"
+    OUT_OF_TIME = "the time limit was reached"
     INTERRUPTED = "the user interrupted the fit"
     DIVERGED = "the loss or a parameter was no longer finite"
 
@@ -45,6 +47,10 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
     status : Status
     seconds : float
         Wall time of the fit, compilation included.
+    metrics : dict of str to list of float
+        Each epoch's metrics of the validation data, by their names.
+    best_epoch : int or None
+        The best epoch by `EarlyStopping` or `keep_best`, counted from 0; None without.
 
     Examples
     --------
@@ -61,10 +67,14 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
     learning_rate: list[float] = field(default_factory=list)
     status: Status = Status.COMPLETED
     seconds: float = 0.0
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    best_epoch: int | None = None
 
     def __repr__(self) -> str:
         last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
-        return f"History({len(self.loss)} epochs{last}, {self.status.name}, {self.seconds:.3g} s)"
+        best = "" if self.best_epoch is None else f", best_epoch {self.best_epoch}"
+        how = f"{self.status.name}, {self.seconds:.3g} s"
+        return f"History({len(self.loss)} epochs{last}{best}, {how})"
 
     def _repr_html_(self) -> str:
         from fastmlp.training.history_html import history_html
@@ -77,8 +87,8 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
         Returns
         -------
         pandas.DataFrame
-            Columns ``epoch``, counted from 1, ``loss``, and ``validation_loss`` and
-            ``learning_rate`` where the history has them.
+            Columns ``epoch``, counted from 1, ``loss``, and ``validation_loss``,
+            ``learning_rate`` and metrics where the history has them.
 
         Raises
         ------
@@ -102,9 +112,10 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
             "epoch": Series(range(1, len(self.loss) + 1)),
             "loss": Series(self.loss, dtype=float),
         }
-        for name in ("validation_loss", "learning_rate"):
-            if getattr(self, name):
-                columns[name] = Series(getattr(self, name), dtype=float)
+        others = {"validation_loss": self.validation_loss, "learning_rate": self.learning_rate}
+        for name, values in {**others, **self.metrics}.items():
+            if values:
+                columns[name] = Series(values, dtype=float)
         return DataFrame(columns)
 
 
@@ -126,6 +137,8 @@ class Report:
         The net as it is now; its parameters may be read and written.
     history : History
         The fit so far, this epoch included; to be read.
+    metrics : dict of str to float
+        The epoch's metrics, by their names.
 
     Examples
     --------
@@ -146,6 +159,7 @@ class Report:
     net: "MLP"
     history: History = field(default_factory=History)
     stopping: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def stop(self) -> None:
         """End the fit after this epoch, with `Status.STOPPED`."""

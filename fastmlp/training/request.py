@@ -19,9 +19,12 @@ from fastmlp.backends.protocol import Data, Engine, Evaluation, Order, Trainer
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.schedules import rates_of
+from fastmlp.training.bar import new_bar, shown
 from fastmlp.training.checkpoint import Checkpoint, File, Fit, digest
 from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
+from fastmlp.training.metrics import Measures
+from fastmlp.training.monitors import NONE, Monitors, Watch
 
 D = TypeVar("D", bound=Data)
 
@@ -38,6 +41,8 @@ class FitRequest(Generic[D]):
     held_out : Data, optional
         To validate on after each epoch.
     callbacks : sequence of callables
+    monitors : Monitors
+        Early stopping, plateaus, metrics and time.
     progress : bool or bar
         True: show a bar; a bar: count epochs in it.
     net : MLP
@@ -67,6 +72,7 @@ class FitRequest(Generic[D]):
         shuffle: bool,
         held_out: D | None = None,
         callbacks: Sequence[Callback] = (),
+        monitors: Monitors = NONE,
         progress: Any = False,
         net: Any = None,
     ) -> None:
@@ -74,10 +80,14 @@ class FitRequest(Generic[D]):
         # In a batch of all rows, their order changes only the rounding.
         self.shuffle = shuffle and batch_size < data.n_rows
         self.history = History()
-        self._held_out, self._callbacks = held_out, callbacks
+        self._held_out, self._callbacks, self._monitors = held_out, callbacks, monitors
+        self._watch, self._is_done = Watch(monitors), False
+        looking = held_out is not None or bool(callbacks)
+        self._looks = looking or monitors.look_at_epochs
         self._progress, self._net = progress, net
         self._bar: Any = None
         self._evaluation: Evaluation | None = None
+        self._measures: Measures | None = None
         self._checkpoint: Checkpoint | None = None
         self._first_step: int | None = None
         self._random: Any = None
@@ -93,12 +103,15 @@ class FitRequest(Generic[D]):
         OSError
             If the first checkpoint cannot be written.
         """
-        hashed = digest(*map(np.asarray, (self.data.x, self.data.y, self.data.weight)))
-        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.data.n_rows, hashed)
+        settings, hashed = self._monitors.settings(), _digest(self.data)
+        if self._monitors.look_at_epochs and self._held_out is not None:
+            settings["validation_data"] = _digest(self._held_out)
+        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.data.n_rows, hashed, **settings)
         keeper = Checkpoint(file, every, fit)
         so_far = keeper.resume(validated=self._held_out is not None) if resume else None
         if so_far is not None:
             self.history, self._first_step = so_far.history, so_far.first_step
+            self._watch.repeat(self.history, so_far.best)
         else:
             keeper.take(state.n_steps, History())
             keeper.write()
@@ -114,7 +127,7 @@ class FitRequest(Generic[D]):
             self._first_step = state.n_steps
         self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         total = self._first_step + self.epochs * self._steps_per_epoch
-        self._rates = partial(rates_at, state.optimizer, total=total)
+        self._rates = self._watch.scaled(partial(rates_at, state.optimizer, total=total))
         self._bar = self._progress
         if isinstance(self._progress, bool):
             done = len(self.history.loss)
@@ -124,18 +137,29 @@ class FitRequest(Generic[D]):
         return nullcontext()
 
     def window(self, most: int) -> int:
-        """Return the number of epochs to plan at once: one if callbacks or validation follow each
-        epoch, and none past the next checkpoint."""
+        """Return the number of epochs to plan at once: one if something looks at each epoch, and
+        none past the next checkpoint."""
         history = self.history
-        if history.status is not Status.COMPLETED:
-            return 0
         left = self.epochs - len(history.loss)
-        if self._callbacks or self._held_out is not None:
-            return min(1, left)
+        if history.status is not Status.COMPLETED or not left:
+            self._is_done = history.status is not Status.DIVERGED
+            return 0
+        if self._is_late():
+            history.status = Status.OUT_OF_TIME
+            return 0
+        if self._looks:
+            return 1
         most = min(most, max(1, MAX_ORDER_NUMBERS // self.data.n_rows))
         if self._checkpoint is not None:
             most = min(most, self._checkpoint.window(len(history.loss)) or most)
         return min(max(1, most), left)
+
+    def _is_late(self) -> bool:
+        """Return True if an epoch is done, and the time is up."""
+        limit = self._monitors.time_limit
+        if limit is None or not self.history.loss:
+            return False
+        return time.perf_counter() - self._start >= limit
 
     def order(self, n_epochs: int) -> Order:
         """Return the rows' order in each epoch, drawn from the net's generator."""
@@ -152,17 +176,22 @@ class FitRequest(Generic[D]):
         return self._rates
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
-        """Record the epochs, move the bar, validate, call the callbacks, write a checkpoint."""
+        """Record the epochs, validate, move the bar, call the callbacks, write a checkpoint."""
         history, n_done = self.history, len(losses)
         record(history, losses, self._rates, self._window_step, self._steps_per_epoch)
+        looks = self._looks and diverged is None
+        if looks:
+            self._trainer.store()
+            if self._held_out is not None:
+                self._validate(self._held_out)
         if self._bar is not None and n_done:
-            self._bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
+            self._bar.set_postfix(shown(history), refresh=False)
             self._bar.update(n_done)
         if diverged is not None:
             self._rewind(n_done)
-            record_divergence(history, diverged)
+            record_divergence(history, diverged, restores=self._watch.best is not None)
             return
-        if self._held_out is not None or self._callbacks:
+        if looks:
             self._report()
         self._take_checkpoint()
 
@@ -179,19 +208,23 @@ class FitRequest(Generic[D]):
         """Record that Ctrl-C has ended the fit, and warn, unless `fit_many` does."""
         self.history.status = Status.INTERRUPTED
         if not isinstance(error, Stopped):
-            interrupted(self.history)
+            interrupted(self.history, restores=self._watch.best is not None)
 
     def close(self) -> None:
-        """Write the last checkpoint, and stop the clock."""
+        """Restore the best epoch, write the last checkpoint, and stop the clock."""
+        best = self._watch.best
+        if best is not None:
+            self._state.assign(best)
+            # A fit that may be resumed goes on from its last epoch, which the checkpoint has.
+            if self._is_done:
+                self._capture()
         self._write_checkpoint()
         self.history.seconds = time.perf_counter() - self._start
 
     def _report(self) -> None:
-        """Validate, and call the callbacks."""
+        """Look at the epoch for early stopping and plateaus, and call the callbacks."""
         history, state = self.history, self._state
-        self._trainer.store()
-        if self._held_out is not None:
-            history.validation_loss.append(self._validation_loss(self._held_out))
+        stops = self._watch.take(history, state.parameters)
         report = Report(
             epoch=len(history.loss) - 1,
             loss=history.loss[-1],
@@ -199,6 +232,7 @@ class FitRequest(Generic[D]):
             learning_rate=history.learning_rate[-1],
             net=self._net,
             history=history,
+            metrics={name: values[-1] for name, values in history.metrics.items()},
         )
         if self._callbacks:
             try:
@@ -208,29 +242,43 @@ class FitRequest(Generic[D]):
             finally:
                 # Parameters that a callback wrote before it raised are used, too.
                 self._trainer.load()
-        if report.stopping:
-            history.status = Status.STOPPED
+        if report.stopping or stops:
+            history.status = Status.STOPPED_EARLY if stops else Status.STOPPED
 
-    def _validation_loss(self, held_out: D) -> float:
+    def _validate(self, held_out: D) -> None:
+        """Record the loss and the metrics of the validation rows, by one pass over them."""
         if self._evaluation is None:
             self._evaluation = self._engine.evaluation(held_out)
-        loss = self._evaluation(self._state.parameters)
+            if self._monitors.metrics:
+                self._measures = Measures(self._monitors.metrics, self._engine.network, held_out)
+        measures = self._measures
+        out = None if measures is None else measures.predictions
+        loss = self._evaluation(self._state.parameters, out)
         if not math.isfinite(loss):
             warn(
                 f"the validation loss is {loss}: rows far outside of those trained on? Scale "
                 "validation rows as X",
                 RuntimeWarning,
             )
-        return loss
+        values = {} if measures is None else measures()
+        self.history.validation_loss.append(loss)
+        for name, value in values.items():
+            self.history.metrics.setdefault(name, []).append(value)
 
     def _take_checkpoint(self) -> None:
         """Capture the end of this epoch, and write it if it is time to."""
-        if self._checkpoint is None or self._first_step is None:
+        if self._checkpoint is None:
             return
         self._trainer.store()
-        self.history.seconds = time.perf_counter() - self._start
-        if self._checkpoint.take(self._first_step, self.history):
+        if self._capture():
             self._write_checkpoint()
+
+    def _capture(self) -> bool:
+        """Capture the net and the fit's progress; return True if it is time to write them."""
+        if self._checkpoint is None or self._first_step is None:
+            return False
+        self.history.seconds = time.perf_counter() - self._start
+        return self._checkpoint.take(self._first_step, self.history, self._watch.best)
 
     def _write_checkpoint(self) -> None:
         """Write the last captured epoch; an OSError, as of a full disk, only warns."""
@@ -242,11 +290,17 @@ class FitRequest(Generic[D]):
             warn(f"no checkpoint was written: {error}", RuntimeWarning)
 
 
-def interrupted(history: History) -> History:
-    """Record that Ctrl-C has ended the fit, and warn."""
+def _digest(data: Data) -> str:
+    return digest(*map(np.asarray, (data.x, data.y, data.weight)))
+
+
+def interrupted(history: History, *, restores: bool = False) -> History:
+    """Record that Ctrl-C has ended the fit, and warn; `restores`: the best epoch is restored."""
     history.status = Status.INTERRUPTED
     epoch = len(history.loss)
-    warn(f"fit interrupted in epoch {epoch}; the net keeps what it has learnt", UserWarning)
+    kept = f"has the parameters of epoch {history.best_epoch}, the best"
+    its = kept if restores else "keeps what it has learnt"
+    warn(f"fit interrupted in epoch {epoch}; the net {its}", UserWarning)
     return history
 
 
@@ -271,28 +325,13 @@ def record(
     history.learning_rate += rates(last_steps).tolist()
 
 
-def record_divergence(history: History, loss: float) -> None:
-    """Record that the next epoch diverged, and warn."""
+def record_divergence(history: History, loss: float, *, restores: bool = False) -> None:
+    """Record that the next epoch diverged, and warn; `restores`: the best epoch is restored."""
     history.status = Status.DIVERGED
+    before = "keeps its parameters from before that epoch"
+    kept = f"has the parameters of epoch {history.best_epoch}, the best" if restores else before
     warn(
-        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net keeps its "
-        "parameters from before that epoch; try a smaller learning rate, or standardise X",
+        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net {kept}; "
+        "try a smaller learning rate, or standardise X",
         RuntimeWarning,
     )
-
-
-def new_bar(epochs: int, done: int, who: str) -> Any:
-    """Return a tqdm bar over so many epochs.
-
-    Raises
-    ------
-    ImportError
-        If tqdm is missing.
-    """
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ImportError(
-            f"{who}: progress=True needs tqdm: pip install 'fastmlp[progress]'"
-        ) from error
-    return tqdm(total=epochs, initial=done, unit="epoch")

@@ -25,7 +25,7 @@ def callbacks(given: object, who: str) -> tuple[Callable[..., Any], ...]:
 def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
     """Return (X, y, sample_weight or None) from validation data of two or three parts."""
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        hint = "; hold the rows out yourself" if isinstance(given, float) else ""
+        hint = f"; use validation_split={given!r}" if isinstance(given, float) else ""
         raise TypeError(
             f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
             f"got {type(given).__name__}{hint}"

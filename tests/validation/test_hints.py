@@ -156,7 +156,7 @@ def test_targets(form: str) -> None:
 
 
 def test_validation_data_that_are_a_fraction() -> None:
-    with pytest.raises(TypeError, match=r"got float; hold the rows out yourself$"):
+    with pytest.raises(TypeError, match=r"got float; use validation_split=0.2$"):
         MLP((3, 1)).fit(X, Y, validation_data=0.2)
 
 

@@ -1,0 +1,266 @@
+"""Metrics of validation rows after each epoch, all from the predictions of one pass."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends import protocol
+from fastmlp.backends.protocol import Data
+from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import Network
+from fastmlp.rules import activations, links
+from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import NONE
+
+Array = NDArray[Any]
+Function = Callable[..., Any]
+Given = str | Function | Iterable[str | Function] | Mapping[str, str | Function]
+# Columns of a history's frame.
+RESERVED = ("epoch", "loss", "validation_loss", "learning_rate")
+WANTED = "a function(targets, predictions), the name of a loss or of a scorer of scikit-learn's"
+OF_SCORERS = {
+    "roc_auc": "auc auroc roc_auc_score",
+    "average_precision": "auprc pr_auc average_precision_score",
+    "accuracy": "acc accuracy_score categorical_accuracy",
+    "f1": "f1_score",
+    "r2": "r2_score",
+    "neg_log_loss": "log_loss cross_entropy binary_cross_entropy",
+    "neg_root_mean_squared_error": "rmse root_mean_squared_error",
+}
+
+
+class Metric(NamedTuple):
+    """A metric: one of `function`, `loss` and `scorer`.
+
+    Attributes
+    ----------
+    function : of targets and predictions
+    loss : of predictions and targets; its mean is the metric
+    scorer : of an estimator, X and y, as scikit-learn's
+    mode : "min" or "max"; None where it is not known which is better
+    """
+
+    function: Function | None = None
+    loss: Loss | None = None
+    scorer: Function | None = None
+    mode: str | None = None
+
+
+Metrics = Mapping[str, Metric]
+
+
+def metrics_of(given: Any, who: str) -> dict[str, Metric]:
+    """Return the metrics by their names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are none, or a name is not known.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, str) or callable(given):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{who}: metrics must be names, or a dict of names and {WANTED}: {given!r}")
+    named = given.items() if isinstance(given, Mapping) else [(_name(one), one) for one in given]
+    found: dict[str, Metric] = {}
+    for name, one in named:
+        if not isinstance(name, str) or not name or name in RESERVED:
+            taken = f", not {', '.join(map(repr, RESERVED))}"
+            raise ValueError(f"{who}: the name of a metric must be a str{taken}, got {name!r}")
+        if name in found:
+            raise ValueError(f"{who}: metrics has {name!r} twice; give a dict of names")
+        found[name] = _metric(one, name, who)
+    return found
+
+
+def _name(given: Any) -> Any:
+    return given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+
+
+def _metric(given: Any, name: str, who: str) -> Metric:
+    if isinstance(given, str):
+        return _known(given, who)
+    if not callable(given) or isinstance(given, type):
+        raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {given!r}")
+    if next(iter(_parameters(given)), "") == "estimator":
+        return Metric(scorer=given, mode="max")
+    return Metric(function=given)
+
+
+def _known(name: str, who: str) -> Metric:
+    """Return the metric of a loss's name, or of a scorer's."""
+    # Losses that own a link take raw outputs.
+    of_predictions = [key for key, loss in LOSSES.items() if loss.link is None and not loss.by_row]
+    if name in of_predictions:
+        return Metric(loss=LOSSES[name], mode="min")
+    try:
+        from sklearn.metrics import get_scorer, get_scorer_names
+    except ImportError:
+        scorers, synonyms = [], NONE
+    else:
+        scorers, synonyms = get_scorer_names(), OF_SCORERS
+    of_losses = {key: words for key, words in SYNONYMS.items() if key in of_predictions}
+    words = {**of_losses, **synonyms}
+    scalars.known(who, "metric", name, [*of_predictions, *scorers], words)
+    return Metric(scorer=get_scorer(name), mode="max")
+
+
+def _parameters(function: Function) -> list[str]:
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
+    """Check that the metrics suit a net and its validation rows, before anything is compiled.
+
+    Raises
+    ------
+    ValueError
+        If a loss, or a scorer of scikit-learn's, does not.
+    """
+    n_outputs = network.layout.sizes[-1]
+    for name, metric in metrics.items():
+        owner = f"{who}: metrics[{name!r}]"
+        if metric.loss is not None and int(data.y.shape[1]) != n_outputs:
+            raise ValueError(
+                f"{owner}: a loss compares each output with a target, but the targets are class "
+                "labels; give a function(targets, predictions)"
+            )
+        if metric.scorer is not None:
+            targets = _targets(network, data)
+            try:
+                _scored(metric.scorer, network.loss, targets, _ideal(targets, n_outputs), {})()
+            except Exception as error:
+                raise ValueError(
+                    f"{owner} does not suit the validation targets: {error}"
+                ) from error
+
+
+def _ideal(targets: Array, n_outputs: int) -> Array:
+    """Return the predictions that the targets ask for, shape (n_rows, n_outputs)."""
+    labels = targets.ndim == 1 and n_outputs > 1
+    return np.eye(n_outputs)[targets] if labels else targets.reshape(-1, n_outputs)
+
+
+class Measures:
+    """The metrics of one net on some rows, as functions of the predictions.
+
+    Parameters
+    ----------
+    network : Network
+    data : Data, the rows
+
+    Attributes
+    ----------
+    predictions : shape (n_rows, n_outputs), where the predictions are written before a call
+    """
+
+    def __init__(self, metrics: Metrics, network: Network, data: Data) -> None:
+        shape = (data.n_rows, network.layout.sizes[-1])
+        self.predictions = np.empty(shape, network.dtype)
+        self._targets = _targets(network, data)
+        weight = np.asarray(data.weight) if data.rows is None else _rows(data.weight, data.rows)
+        self._weight = {"sample_weight": weight} if weight.size else {}
+        # Functions see the numbers, and do not write to them.
+        self._seen = (self.predictions[:, 0] if shape[1] == 1 else self.predictions).view()
+        self._seen.flags.writeable = self._targets.flags.writeable = False
+        self._of = {name: self._bound(metric, network) for name, metric in metrics.items()}
+
+    def __call__(self) -> dict[str, float]:
+        """Return each metric of the predictions.
+
+        Raises
+        ------
+        TypeError
+            If a metric does not return a number.
+        Exception
+            What a function of the user's raises, with a note that names the metric.
+        """
+        return {name: self._value(name, measure) for name, measure in self._of.items()}
+
+    def _value(self, name: str, measure: Callable[[], Any]) -> float:
+        try:
+            value = measure()
+        except Exception as error:
+            error.add_note(f"in metrics[{name!r}]")
+            raise
+        if np.ndim(value) or np.asarray(value).dtype.kind not in "fiub":
+            raise TypeError(f"MLP.fit: metrics[{name!r}] must return a number, got {value!r}")
+        return float(value)
+
+    def _bound(self, metric: Metric, network: Network) -> Callable[[], Any]:
+        weight = self._weight
+        if metric.loss is not None:
+            return self._mean(metric.loss, network)
+        scorer, function = metric.scorer, metric.function
+        if scorer is not None:
+            return _scored(scorer, network.loss, self._targets, self.predictions, weight)
+        assert function is not None
+        options = weight if "sample_weight" in _parameters(function) else {}
+        return lambda: function(self._targets, self._seen, **options)
+
+    def _mean(self, loss: Loss, network: Network) -> Callable[[], float]:
+        """Return the weighted mean of a loss, by the kernels: that of a net whose weights are the
+        identity, with the predictions as its inputs."""
+        n = network.layout.sizes[-1]
+        layout, identity = make_layout((n, n)), (activations.identity,)
+        link = links.Link(links.identity)
+        net = Network(layout, identity, loss, link, (), network.dtype)
+        engine = protocol.engine_on("cpu", net, n_threads=1)
+        targets = self._targets.reshape(self.predictions.shape)
+        rows = engine.trusted(self.predictions, targets, self._weight.get("sample_weight"))
+        evaluation = engine.evaluation(rows)
+        parameters = np.concatenate([np.eye(n).ravel(), np.zeros(n)]).astype(network.dtype)
+        return lambda: evaluation(parameters)
+
+
+def _targets(network: Network, data: Data) -> Array:
+    """Return the targets of the rows, shape (n_rows,) or (n_rows, n_outputs); labels as int64."""
+    targets = _rows(data.y, data.rows)
+    if targets.shape[1] > 1:
+        return targets
+    labels = network.loss.targets == "classes"
+    return targets[:, 0].astype(np.int64 if labels else targets.dtype)
+
+
+def _rows(given: Any, rows: NDArray[np.int64] | None) -> Array:
+    """Return a copy of the rows in use, on the host."""
+    array = given.copy_to_host() if hasattr(given, "copy_to_host") else np.array(given)
+    return array if rows is None or not array.size else array[rows]
+
+
+def _scored(
+    scorer: Function, loss: Loss, targets: Array, predictions: Array, weight: Mapping[str, Array]
+) -> Callable[[], Any]:
+    """Return a call of a scorer of scikit-learn's, with an estimator of these predictions."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+    n_outputs = predictions.shape[1]
+
+    class Classifier(ClassifierMixin, BaseEstimator):
+        classes_ = np.arange(max(n_outputs, 2))
+
+        def predict_proba(self, X: Any) -> Array:
+            one = predictions[:, 0]
+            return np.column_stack([1 - one, one]) if n_outputs == 1 else predictions
+
+        def predict(self, X: Any) -> Array:
+            return self.predict_proba(X).argmax(axis=1)
+
+    class Regressor(RegressorMixin, BaseEstimator):
+        def predict(self, X: Any) -> Array:
+            return predictions[:, 0] if n_outputs == 1 else predictions
+
+    classes = loss.targets == "classes" or (loss.targets == "unit" and n_outputs == 1)
+    if classes and targets.ndim == 2:
+        targets = targets.argmax(axis=1)
+    return partial(scorer, Classifier() if classes else Regressor(), None, targets, **weight)

@@ -1,0 +1,237 @@
+"""Metrics of the validation rows: exact, from one prediction, by functions and by names."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, log_loss, make_scorer, mean_absolute_error, r2_score
+from sklearn.metrics import roc_auc_score as auc
+
+from fastmlp import MLP, Adam, EarlyStopping, Report, Status, fit_many
+from fastmlp.backends.cpu.evaluation import Evaluation
+from fastmlp.rules.losses import LOSSES
+
+random = np.random.default_rng(0)
+X = random.uniform(-1, 1, (60, 3))
+Y = X[:, 0] * X[:, 1]
+WEIGHTS = random.integers(0, 3, 60).astype(float)
+IS_POSITIVE = (Y > 0).astype(int)
+CLASSES = IS_POSITIVE + (X[:, 2] > 0)
+VALID: dict[str, Any] = {"validation_data": (X[40:], Y[40:])}
+TWO_CLASSES: dict[str, Any] = {"validation_data": (X[40:], IS_POSITIVE[40:])}
+THREE_CLASSES: dict[str, Any] = {"validation_data": (X[40:], CLASSES[40:])}
+
+
+def regressor(**settings: Any) -> MLP:
+    return MLP((3, 8, 1), **{"seed": 0, "dtype": "float64", **settings})
+
+
+def binary(rate: float = 0.001) -> MLP:
+    optimizer = Adam(rate)
+    return MLP((3, 8, 1), loss="binary_cross_entropy", optimizer=optimizer, seed=0, dtype="float64")
+
+
+def classifier() -> MLP:
+    return MLP((3, 8, 3), loss="cross_entropy", seed=0, dtype="float64")
+
+
+def test_a_metric_is_exact_and_by_epoch() -> None:
+    net, reports = regressor(), list[Report]()
+    metrics = {"mae": mean_absolute_error, "worst": lambda y, p: np.abs(y - p).max()}
+    history = net.fit(X[:40], Y[:40], epochs=5, metrics=metrics, callbacks=reports.append, **VALID)
+    error = np.abs(net.predict(X[40:])[:, 0] - Y[40:])
+    assert history.metrics["mae"][-1] == pytest.approx(error.mean(), rel=1e-13)
+    assert history.metrics["worst"][-1] == pytest.approx(error.max(), rel=1e-13)
+    assert {name: len(values) for name, values in history.metrics.items()} == {"mae": 5, "worst": 5}
+    by_report = [report.metrics["mae"] for report in reports]
+    assert by_report == history.metrics["mae"]
+    assert history.metrics["mae"][0] != history.metrics["mae"][-1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_a_losss_name_is_its_weighted_mean(name: str, weighted: bool) -> None:
+    weight = WEIGHTS if weighted else np.ones(60)
+    for n_outputs in (1, 2):
+        y = np.column_stack([Y, 3 * X[:, 2]])[:, :n_outputs]
+        net = MLP((3, 8, n_outputs), loss="mse", seed=0, dtype="float64")
+        valid = (X[40:], y[40:], weight[40:]) if weighted else (X[40:], y[40:])
+        history = net.fit(X[:40], y[:40], epochs=2, metrics=name, validation_data=valid)
+        assert list(history.metrics) == [name]
+        pairs = np.stack([net.predict(X[40:]), y[40:]], axis=-1)
+        by_row = np.array([[LOSSES[name].rule(*p)[0] for p in row] for row in pairs]).mean(axis=1)
+        expected = np.average(by_row, weights=weight[40:])
+        assert history.metrics[name][-1] == pytest.approx(expected, rel=1e-12)
+    if name == "mse":
+        np.testing.assert_allclose(history.metrics["mse"], history.validation_loss, rtol=1e-12)
+
+
+def test_weights_reach_functions_that_take_them() -> None:
+    seen: list[Any] = []
+
+    def plain(targets: Any, predictions: Any) -> float:
+        seen.append((targets.shape, predictions.shape, predictions.flags.writeable))
+        return 0.0
+
+    net = regressor()
+    valid = (X[40:], Y[40:], WEIGHTS[40:])
+    metrics = {"r2": r2_score, "plain": plain}
+    history = net.fit(X[:40], Y[:40], epochs=1, metrics=metrics, validation_data=valid)
+    expected = r2_score(Y[40:], net.predict(X[40:])[:, 0], sample_weight=WEIGHTS[40:])
+    assert history.metrics["r2"] == [pytest.approx(expected, rel=1e-12)]
+    assert seen == [((20,), (20,), False)]
+
+
+def test_two_classes() -> None:
+    net = binary()
+    metrics = {"auc": auc, "accuracy": "accuracy", "roc": "roc_auc", "log": "neg_log_loss"}
+    history = net.fit(X[:40], IS_POSITIVE[:40], epochs=3, metrics=metrics, **TWO_CLASSES)
+    p = net.predict(X[40:])[:, 0]
+    last = {name: values[-1] for name, values in history.metrics.items()}
+    assert last["auc"] == last["roc"] == auc(IS_POSITIVE[40:], p)
+    assert last["accuracy"] == accuracy_score(IS_POSITIVE[40:], p > 0.5)
+    assert last["log"] == pytest.approx(-history.validation_loss[-1], rel=1e-12)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_three_classes(one_hot: bool) -> None:
+    net = classifier()
+    y = np.eye(3)[CLASSES] if one_hot else CLASSES
+    scores = {"accuracy": "accuracy", "own": make_scorer(accuracy_score), "auc": "roc_auc_ovr"}
+    history = net.fit(X[:40], y[:40], epochs=3, metrics=scores, validation_data=(X[40:], y[40:]))
+    p = net.predict(X[40:])
+    expected = accuracy_score(CLASSES[40:], p.argmax(axis=1))
+    assert history.metrics["accuracy"][-1] == history.metrics["own"][-1] == expected
+    assert history.metrics["auc"][-1] == auc(CLASSES[40:], p, multi_class="ovr")
+
+
+def test_labels_are_integers_and_probabilities_have_a_column_a_class() -> None:
+    history = classifier().fit(
+        X[:40], CLASSES[:40], epochs=2, metrics={"log": log_loss}, **THREE_CLASSES
+    )
+    np.testing.assert_allclose(history.metrics["log"], history.validation_loss, rtol=1e-9)
+
+
+def test_one_prediction_an_epoch_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    call = Evaluation.__call__
+
+    def count(self: Evaluation, parameters: Any, out: Any = None) -> float:
+        rows.append(len(parameters))
+        return call(self, parameters, out)
+
+    monkeypatch.setattr(Evaluation, "__call__", count)
+    net = regressor()
+    metrics = {"r2": r2_score, "median": "neg_median_absolute_error", "mean": lambda y, p: p.mean()}
+    net.fit(X[:40], Y[:40], epochs=4, metrics=metrics, **VALID)
+    assert rows == [net.parameters.size] * 4
+
+
+def test_metrics_change_no_bit() -> None:
+    nets = [regressor(dtype="float32") for _ in range(2)]
+    plain = nets[0].fit(X[:40], Y[:40], epochs=5, **VALID)
+    measured = nets[1].fit(X[:40], Y[:40], epochs=5, metrics=["mae", "r2"], **VALID)
+    assert (plain.loss, plain.validation_loss) == (measured.loss, measured.validation_loss)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "best"),
+    [(auc, "max", np.argmax), ("roc_auc", None, np.argmax), ("mae", None, np.argmin)],
+)
+def test_a_metric_stops_a_fit(metric: Any, mode: Any, best: Any) -> None:
+    net = binary(0.03)
+    history = net.fit(
+        X[:40],
+        IS_POSITIVE[:40],
+        epochs=2000,
+        metrics={"it": metric},
+        early_stopping=EarlyStopping("it", patience=4, mode=mode),
+        **TWO_CLASSES,
+    )
+    assert history.status is Status.STOPPED_EARLY
+    assert history.best_epoch == best(history.metrics["it"]) == len(history.loss) - 5
+    if metric is auc:
+        score = auc(IS_POSITIVE[40:], net.predict(X[40:])[:, 0])
+        assert score == max(history.metrics["it"])
+
+
+def test_many_nets_have_the_metrics_of_their_own_fits() -> None:
+    nets, own = ([regressor(seed=k) for k in range(3)] for _ in range(2))
+    settings: Any = {
+        "epochs": 3,
+        "metrics": {"r2": r2_score, "mae": "mae"},
+        "validation_split": 0.3,
+    }
+    for net, history in zip(own, fit_many(nets, X, Y, n_threads=2, **settings), strict=True):
+        assert history.metrics == net.fit(X, Y, **settings).metrics
+
+
+def test_the_bar_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    history = regressor().fit(X[:40], Y[:40], epochs=2, metrics="mae", progress=True, **VALID)
+    text = capsys.readouterr().err
+    assert f"mae={history.metrics['mae'][-1]:.4g}" in text
+    assert f"validation_loss={history.validation_loss[-1]:.4g}" in text
+
+
+# --- errors ---
+
+
+def test_an_error_in_a_metric_names_it() -> None:
+    def wrong(targets: Any, predictions: Any) -> float:
+        raise LookupError("mine")
+
+    net = regressor()
+    with pytest.raises(LookupError, match="mine") as caught:
+        net.fit(X[:40], Y[:40], epochs=2, metrics={"it": wrong}, **VALID)
+    assert caught.value.__notes__ == ["in metrics['it']"]
+    assert np.isfinite(net.predict(X)).all()
+    with pytest.raises(TypeError, match=r"metrics\['it'\] must return a number, got array"):
+        net.fit(X[:40], Y[:40], metrics={"it": lambda y, p: np.abs(y - p)}, **VALID)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "words"),
+    [
+        (3, TypeError, "metrics must be names, or a dict of names"),
+        ({"a": 3}, TypeError, r"metrics\['a'\] must be a function\(targets, predictions\)"),
+        ({"a": dict}, TypeError, r"metrics\['a'\] must be a function"),
+        ({"loss": "mae"}, ValueError, "the name of a metric must be a str, not 'epoch', 'loss'"),
+        ({3: "mae"}, ValueError, "the name of a metric must be a str"),
+        (["mae", "mae"], ValueError, "metrics has 'mae' twice"),
+        ("auc", ValueError, "unknown metric 'auc', did you mean 'roc_auc'"),
+        ("mean_absolute_error", ValueError, "unknown metric .* did you mean 'mae'"),
+        ("cross_entropy", ValueError, "unknown metric .* mean 'neg_log_loss'"),
+        ("accuracy", ValueError, r"metrics\['accuracy'\] does not suit the validation targets"),
+    ],
+)
+def test_metrics_are_checked(metrics: Any, error: type, words: str) -> None:
+    net = regressor()
+    before = net.parameters.copy()
+    with pytest.raises(error, match=f"MLP.fit: {words}"):
+        net.fit(X[:40], Y[:40], metrics=metrics, **VALID)
+    assert net.parameters.tobytes() == before.tobytes()
+
+
+def test_a_loss_of_numbers_is_no_metric_of_labels() -> None:
+    with pytest.raises(ValueError, match=r"metrics\['mae'\]: .* the targets are class labels"):
+        classifier().fit(X[:40], CLASSES[:40], metrics="mae", **THREE_CLASSES)
+
+
+def test_metrics_need_validation_rows() -> None:
+    with pytest.raises(ValueError, match=r"metrics are of validation rows: give validation_data="):
+        regressor().fit(X, Y, metrics="mae")
+    with pytest.raises(ValueError, match=r"give validation_rows= or validation_split="):
+        fit_many([regressor()], X, Y, metrics="mae")
+    with pytest.raises(ValueError, match=r"nets\[1\]: there are no validation rows"):
+        fit_many(
+            [regressor(), regressor()], X, Y, metrics="mae", validation_rows=[np.arange(9), None]
+        )
+
+
+def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    assert regressor().fit(X[:40], Y[:40], epochs=1, metrics="mae", **VALID).metrics
+    with pytest.raises(ValueError, match="unknown metric 'accuracy'; known: huber, mae, mse"):
+        regressor().fit(X[:40], Y[:40], metrics="accuracy", **VALID)

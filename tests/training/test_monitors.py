@@ -1,0 +1,343 @@
+"""What looks at a fit goes through checkpoints, and is checked before anything is compiled."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmlp import (
+    MLP,
+    SGD,
+    Adam,
+    Cosine,
+    EarlyStopping,
+    FileError,
+    History,
+    ReduceLROnPlateau,
+    Status,
+    fit_many,
+)
+from fastmlp.serialization import safetensors_file
+from fastmlp.training import request
+
+random = np.random.default_rng(0)
+X = random.uniform(-1, 1, (80, 3))
+Y = X[:, 0] * X[:, 1] + 0.3 * random.normal(size=80)
+WEIGHTS = random.integers(0, 3, 80).astype(float)
+
+
+def worst(targets: Any, predictions: Any) -> float:
+    return float(np.abs(targets - predictions).max())
+
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 200,
+    "batch_size": 8,
+    "validation_split": 0.25,
+    "metrics": {"worst": worst, "mae": "mae"},
+    "callbacks": [
+        EarlyStopping(patience=20),
+        ReduceLROnPlateau(0.5, patience=4, cooldown=2, min_lr=1e-4, monitor="worst", mode="min"),
+    ],
+}
+
+
+def make(**settings: Any) -> MLP:
+    return MLP((3, 16, 1), **{"seed": 0, "optimizer": Adam(0.004), **settings})
+
+
+def fit(net: MLP, **options: Any) -> History:
+    return net.fit(X, Y, **{**SETTINGS, **options})
+
+
+def with_callback(callback: Callable[..., Any]) -> list[Any]:
+    return [*SETTINGS["callbacks"], callback]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[MLP, History]:
+    """A fit that never ended before its time."""
+    net = make()
+    return net, fit(net)
+
+
+def assert_same(net: MLP, history: History, whole: tuple[MLP, History]) -> None:
+    other, expected = whole
+    for name in ("loss", "validation_loss", "learning_rate", "metrics", "status", "best_epoch"):
+        assert getattr(history, name) == getattr(expected, name)
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+    assert net.n_steps == other.n_steps
+
+
+def test_the_fit_has_stopped_and_its_rate_has_fallen(whole: tuple[MLP, History]) -> None:
+    history = whole[1]
+    assert history.status is Status.STOPPED_EARLY
+    assert len(set(history.learning_rate)) > 3
+    assert 20 < len(history.loss) < 200
+
+
+# --- checkpoints ---
+
+
+def test_a_chain_of_ends_is_no_more_than_one(path: Path, whole: tuple[MLP, History]) -> None:
+    n = len(whole[1].loss)
+    for epoch in sorted({0, 1, 5, int(whole[1].best_epoch or 0), n - 3, n - 1}):
+
+        def end(report: Any, epoch: int = epoch) -> None:
+            if report.epoch == epoch:
+                raise LookupError
+
+        options: dict[str, Any] = {"checkpoint": path, "checkpoint_every": 2}
+        with pytest.raises(LookupError):
+            fit(make(), **options, resume=True, callbacks=with_callback(end))
+    net = make()
+    assert_same(net, fit(net, checkpoint=path, resume=True), whole)
+    assert MLP.load(path).parameters.tobytes() == net.parameters.tobytes()
+    # A fit that is done is not done again.
+    again, seen = make(), list[Any]()
+    options = {"checkpoint": path, "resume": True, "callbacks": with_callback(seen.append)}
+    assert_same(again, fit(again, **options), whole)
+    assert not seen
+
+
+KILLED = """
+import os, signal, sys
+from training import test_monitors as test
+
+def kill(report):
+    if report.epoch == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+test.fit(
+    test.make(), checkpoint=sys.argv[1], checkpoint_every=3, resume=True,
+    callbacks=test.with_callback(kill),
+)
+"""
+
+
+def test_killed_and_resumed_it_ends_in_the_same_bits(
+    path: Path, whole: tuple[MLP, History]
+) -> None:
+    tests = str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {tests!r}){KILLED}"
+    for epoch in (7, len(whole[1].loss) - 2):
+        ended = subprocess.run([sys.executable, "-c", code, str(path), str(epoch)], check=False)
+        assert ended.returncode == -9
+        assert 0 < len(safetensors_file.read(path).arrays["loss"]) <= epoch
+    net = make()
+    assert_same(net, fit(net, checkpoint=path, resume=True), whole)
+
+
+def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(
+    path: Path, whole: tuple[MLP, History]
+) -> None:
+    def end(report: Any) -> None:
+        if report.epoch == len(whole[1].loss) - 2:
+            raise KeyboardInterrupt
+
+    broken, net = make(), make()
+    with pytest.warns(UserWarning, match="fit interrupted .* the best"):
+        history = fit(broken, checkpoint=path, callbacks=with_callback(end))
+    assert history.best_epoch == whole[1].best_epoch
+    assert broken.parameters.tobytes() == whole[0].parameters.tobytes()
+    assert MLP.load(path).parameters.tobytes() != whole[0].parameters.tobytes()
+    assert_same(net, fit(net, checkpoint=path, resume=True), whole)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    stopping=st.none()
+    | st.builds(
+        EarlyStopping,
+        st.sampled_from(["validation_loss", "loss", "mae"]),
+        patience=st.integers(0, 4),
+        min_delta=st.sampled_from([0.0, 0.01]),
+        restore_best_weights=st.booleans(),
+        start_from_epoch=st.integers(0, 3),
+    ),
+    plateau=st.none()
+    | st.builds(
+        ReduceLROnPlateau,
+        st.sampled_from([0.1, 0.7]),
+        patience=st.integers(0, 3),
+        cooldown=st.integers(0, 2),
+        min_lr=st.sampled_from([0.0, 0.005]),
+        monitor=st.sampled_from(["validation_loss", "loss", "mae"]),
+    ),
+    optimizer=st.sampled_from([Adam(0.02), SGD(0.1, momentum=0.9), Adam(Cosine(0.03))]),
+    keep_best=st.booleans(),
+    n_threads=st.integers(1, 4),
+    cut=st.integers(0, 14),
+)
+def test_any_combination_has_the_same_bits_cut_in_two_and_among_many(
+    stopping: EarlyStopping | None,
+    plateau: ReduceLROnPlateau | None,
+    optimizer: Any,
+    keep_best: bool,
+    n_threads: int,
+    cut: int,
+) -> None:
+    options: dict[str, Any] = {
+        "epochs": 15,
+        "metrics": {"mae": "mae", "worst": worst},
+        "early_stopping": stopping,
+        "keep_best": keep_best,
+        "callbacks": [] if plateau is None else [plateau],
+    }
+    whole, broken, net = (make(optimizer=optimizer, n_threads=n) for n in (1, 1, n_threads))
+    expected = fit(whole, **options)
+
+    def end(report: Any) -> None:
+        if report.epoch == cut:
+            raise LookupError
+
+    with TemporaryDirectory() as folder:
+        kept: dict[str, Any] = {"checkpoint": f"{folder}/run", "resume": True}
+        with suppress(LookupError):
+            fit(broken, **{**options, **kept, "callbacks": [*options["callbacks"], end]})
+        assert_same(net, fit(net, **options, **kept), (whole, expected))
+    together = [make(optimizer=optimizer, seed=k) for k in (1, 0)]
+    histories = fit_many(together, X, Y, **{**SETTINGS, **options}, n_threads=n_threads)
+    assert_same(together[1], histories[1], (whole, expected))
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "patience": ({"callbacks": [EarlyStopping(patience=21)]}, r"its early_stopping is {'monitor'"),
+    "no stopping": ({"callbacks": ()}, "its early_stopping is .* here it is None"),
+    "no plateau": ({"callbacks": SETTINGS["callbacks"][:1]}, "its reduce_lr_on_plateau is"),
+    "metrics": (
+        {"metrics": {"worst": worst}},
+        r"its metrics is \['worst', 'mae'\], here it is \['worst'\]",
+    ),
+    "rows": ({"validation_split": 0.5}, "its n_rows is 60, here it is 40"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_fit_is_not_resumed(change: str, path: Path) -> None:
+    fit(make(), epochs=3, checkpoint=path)
+    options, words = CHANGES[change]
+    with pytest.raises(ValueError, match=words):
+        fit(make(), epochs=3, checkpoint=path, resume=True, **options)
+
+
+def test_a_fit_without_is_not_resumed_with(path: Path) -> None:
+    plain: dict[str, Any] = {"callbacks": (), "metrics": None}
+    fit(make(), epochs=3, checkpoint=path, **plain)
+    told = safetensors_file.read(path).header["fit"]
+    assert not {"early_stopping", "reduce_lr_on_plateau", "metrics"} & told.keys()
+    with pytest.raises(ValueError, match=r"its early_stopping is None, here it is {'monitor'"):
+        fit(make(), epochs=3, checkpoint=path, resume=True)
+
+
+def test_other_validation_rows_are_another_fit_where_they_decide(path: Path) -> None:
+    options: dict[str, Any] = {"validation_split": None, "epochs": 3, "checkpoint": path}
+    fit(make(), **options, validation_data=(X[:9], Y[:9]))
+    with pytest.raises(ValueError, match="its validation_data is"):
+        fit(make(), **options, validation_data=(X[:9], Y[:9] + 1), resume=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.mae", "best_parameters"])
+def test_a_damaged_checkpoint_is_a_file_error(name: str, path: Path) -> None:
+    fit(make(), epochs=3, checkpoint=path)
+    content = safetensors_file.read(path)
+    content.arrays[name] = content.arrays[name][1:]
+    safetensors_file.write(path, content)
+    with pytest.raises(FileError):
+        fit(make(), epochs=3, checkpoint=path, resume=True)
+
+
+# --- time ---
+
+
+class Clock:
+    """A clock that a callback advances by a second an epoch."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def __call__(self, report: Any) -> None:
+        self.now += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(request, "time", found)
+    return found
+
+
+@pytest.mark.parametrize("limit", [2.5, timedelta(seconds=3)])
+def test_a_fit_ends_after_the_epoch_in_which_its_time_is_up(limit: Any, clock: Clock) -> None:
+    net, same = make(), make()
+    history = net.fit(X, Y, epochs=9, time_limit=limit, callbacks=clock)
+    assert (history.status, len(history.loss)) == (Status.OUT_OF_TIME, 3)
+    same.fit(X, Y, epochs=3)
+    assert net.parameters.tobytes() == same.parameters.tobytes()
+    # An epoch is done, whatever the limit; a fit whose epochs are done is complete.
+    options: dict[str, Any] = {"callbacks": clock, "time_limit": 1e-9}
+    assert len(make().fit(X, Y, epochs=9, **options).loss) == 1
+    assert make().fit(X, Y, epochs=1, **options).status is Status.COMPLETED
+
+
+def test_windows_of_many_epochs_end_in_time() -> None:
+    history = make().fit(X, Y, epochs=10**9, time_limit=0.02)
+    assert history.status is Status.OUT_OF_TIME
+    assert history.seconds >= 0.02
+
+
+def test_the_time_of_a_fit_that_goes_on_counts_in_all(path: Path, clock: Clock) -> None:
+    whole = make()
+    ticking: dict[str, Any] = {**SETTINGS, "callbacks": [*SETTINGS["callbacks"], clock]}
+    options = {**ticking, "epochs": 12, "checkpoint": path, "resume": True}
+    limits, lengths = (4, 4, 7, None), (4, 4, 7, 12)
+    for limit, length in zip(limits, lengths, strict=True):
+        net = make()
+        history = net.fit(X, Y, **options, time_limit=limit)
+        assert len(history.loss) == length
+        assert history.status is (Status.OUT_OF_TIME if limit else Status.COMPLETED)
+    assert_same(net, history, (whole, whole.fit(X, Y, **{**ticking, "epochs": 12})))
+
+
+def test_each_net_of_many_has_its_time() -> None:
+    histories = fit_many([make(seed=k) for k in range(3)], X, Y, epochs=10**9, time_limit=0.05)
+    assert [history.status for history in histories] == [Status.OUT_OF_TIME] * 3
+    assert all(history.loss for history in histories)
+
+
+# --- the split ---
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_split_holds_out_the_last_rows(weighted: bool) -> None:
+    weight = WEIGHTS if weighted else None
+    parts = [None if weight is None else weight[s] for s in (slice(60), slice(60, 80))]
+    split, by_hand = make(), make()
+    history = split.fit(X, Y, epochs=5, sample_weight=weight, validation_split=0.25)
+    expected = by_hand.fit(
+        X[:60],
+        Y[:60],
+        epochs=5,
+        sample_weight=parts[0],
+        validation_data=(X[60:], Y[60:], parts[1]),
+    )
+    assert history.loss == expected.loss
+    assert history.validation_loss == pytest.approx(expected.validation_loss, rel=1e-6)
+    assert split.parameters.tobytes() == by_hand.parameters.tobytes()

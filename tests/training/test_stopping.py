@@ -1,0 +1,334 @@
+"""EarlyStopping, ReduceLROnPlateau and keep_best: beside Keras' formulas, and at every ending."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import (
+    MLP,
+    SGD,
+    Adam,
+    Cosine,
+    EarlyStopping,
+    History,
+    ReduceLROnPlateau,
+    Report,
+    Status,
+    fit_many,
+)
+from fastmlp.training.monitors import Monitors, Watch
+
+random = np.random.default_rng(0)
+X = random.uniform(-1, 1, (80, 3))
+Y = X[:, 0] * X[:, 1] + 0.3 * random.normal(size=80)
+SPLIT: Any = {"validation_split": 0.25, "batch_size": 8}
+CURVES = {
+    "falling": 1 / np.arange(1.0, 41),
+    "noisy": 1 / np.arange(1.0, 41) + 0.1 * random.normal(size=40),
+    "u-shaped": (np.arange(40) - 12.3) ** 2 / 400,
+    "flat": np.full(40, 0.5),
+    "steps": np.repeat([0.9, 0.7, 0.72, 0.6, 0.61, 0.62, 0.5, 0.5], 5),
+    "random": random.uniform(size=40),
+}
+each_curve = pytest.mark.parametrize("curve", CURVES)
+
+
+def make(**settings: Any) -> MLP:
+    return MLP((3, 16, 1), **{"seed": 0, "optimizer": Adam(0.01), **settings})
+
+
+def keras_stopping(
+    losses: Sequence[float], patience: int, min_delta: float, start: int
+) -> tuple[int, int | None]:
+    """Keras' EarlyStopping of losses: the number of epochs done, and the epoch restored."""
+    best, best_epoch, wait = np.inf, None, 0
+    for epoch, loss in enumerate(losses):
+        if epoch < start:
+            continue
+        wait += 1
+        if loss + min_delta < best:
+            best, best_epoch, wait = loss, epoch, 0
+        elif wait >= patience and epoch > 0:
+            return epoch + 1, best_epoch
+    return len(losses), best_epoch
+
+
+def keras_rates(
+    losses: Sequence[float],
+    rate: float,
+    *,
+    factor: float,
+    patience: int,
+    min_delta: float,
+    cooldown: int,
+    min_lr: float,
+) -> list[float]:
+    """Keras' ReduceLROnPlateau of losses: the rate of each epoch."""
+    best, wait, left, rates = np.inf, 0, 0, []
+    for loss in losses:
+        rates.append(rate)
+        if left > 0:
+            left, wait = left - 1, 0
+        if loss < best - min_delta:
+            best, wait = loss, 0
+        elif left == 0:
+            wait += 1
+            if wait >= patience and rate > min_lr:
+                rate, left, wait = max(rate * factor, min_lr), cooldown, 0
+    return rates
+
+
+def follow(losses: Sequence[float], monitors: Monitors, rate: float = 0.1) -> History:
+    """Return the history of a fit whose validation losses are given."""
+    watch, history = Watch(monitors), History()
+    rates = watch.scaled(lambda steps: np.full(len(steps), rate))
+    for epoch, loss in enumerate(losses):
+        history.loss.append(0.0)
+        history.validation_loss.append(loss)
+        history.learning_rate += rates(np.array([epoch])).tolist()
+        if watch.take(history, np.array([epoch])):
+            break
+    if watch.best is not None:
+        assert watch.best == [history.best_epoch]
+    return history
+
+
+@each_curve
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "start"), list(product([0, 1, 3, 10], [0.0, 0.01], [0, 5]))
+)
+def test_it_stops_and_restores_at_keras_epochs(
+    curve: str, patience: int, min_delta: float, start: int
+) -> None:
+    settings = EarlyStopping(
+        patience=patience, min_delta=min_delta, start_from_epoch=start, mode="min"
+    )
+    losses = CURVES[curve].tolist()
+    history = follow(losses, Monitors(settings))
+    expected = keras_stopping(losses, patience, min_delta, start)
+    assert (len(history.loss), history.best_epoch) == expected
+    # The same of scores, of which higher is better.
+    scores = [-loss for loss in losses]
+    history = follow(scores, Monitors(EarlyStopping(**{**vars(settings), "mode": "max"})))
+    assert (len(history.loss), history.best_epoch) == expected
+
+
+@each_curve
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "cooldown", "min_lr"),
+    list(product([0, 1, 3], [0.0, 1e-4, 0.01], [0, 2], [0.0, 0.02])),
+)
+def test_rates_fall_at_keras_epochs(
+    curve: str, patience: int, min_delta: float, cooldown: int, min_lr: float
+) -> None:
+    settings: Any = {
+        "factor": 0.5,
+        "patience": patience,
+        "min_delta": min_delta,
+        "cooldown": cooldown,
+        "min_lr": min_lr,
+    }
+    plateau = ReduceLROnPlateau(**settings, mode="min")
+    history = follow(CURVES[curve].tolist(), Monitors(plateau=plateau))
+    expected = keras_rates(CURVES[curve].tolist(), 0.1, **settings)
+    np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-14)
+
+
+def test_losses_that_are_not_finite_are_no_better() -> None:
+    losses = [np.nan, -np.inf, 1.0, np.nan, np.inf, 2.0]
+    history = follow(losses, Monitors(EarlyStopping(patience=3, mode="min")))
+    assert (len(history.loss), history.best_epoch) == (6, 2)
+    history = follow([np.nan] * 6, Monitors(EarlyStopping(patience=3, mode="min")))
+    assert (len(history.loss), history.best_epoch) == (3, None)
+
+
+# --- in a fit ---
+
+
+def test_a_number_of_epochs_is_patience() -> None:
+    nets = [make() for _ in range(3)]
+    whole = make().fit(X, Y, epochs=300, **SPLIT)
+    histories = [
+        nets[0].fit(X, Y, epochs=300, early_stopping=10, **SPLIT),
+        nets[1].fit(X, Y, epochs=300, early_stopping=EarlyStopping(), **SPLIT),
+        nets[2].fit(X, Y, epochs=300, callbacks=[EarlyStopping()], **SPLIT),
+    ]
+    for net, history in zip(nets, histories, strict=True):
+        n = len(history.loss)
+        assert history.status is Status.STOPPED_EARLY
+        assert history.validation_loss == whole.validation_loss[:n]
+        assert n < 300
+        assert history.best_epoch == n - 11 == int(np.argmin(history.validation_loss))
+        assert net.parameters.tobytes() == nets[0].parameters.tobytes()
+
+
+def test_the_net_is_that_of_the_best_epoch() -> None:
+    best, kept, last = make(), make(), make()
+    history = kept.fit(X, Y, epochs=120, keep_best=True, **SPLIT)
+    assert history.best_epoch is not None
+    best.fit(X, Y, epochs=history.best_epoch + 1, **SPLIT)
+    assert kept.parameters.tobytes() == best.parameters.tobytes()
+    assert (history.status, len(history.loss)) == (Status.COMPLETED, 120)
+    assert kept.n_steps == 120 * 8
+    not_restored = EarlyStopping(patience=5, restore_best_weights=False)
+    history = last.fit(X, Y, epochs=120, early_stopping=not_restored, **SPLIT)
+    same = make()
+    same.fit(X, Y, epochs=len(history.loss), **SPLIT)
+    assert last.parameters.tobytes() == same.parameters.tobytes()
+    kept_too, best = make(), make()
+    its = kept_too.fit(X, Y, epochs=120, early_stopping=not_restored, keep_best=True, **SPLIT)
+    assert its.loss == history.loss
+    best.fit(X, Y, epochs=int(its.best_epoch or 0) + 1, **SPLIT)
+    assert kept_too.parameters.tobytes() == best.parameters.tobytes()
+
+
+def test_the_training_loss_may_be_monitored_without_validation_rows() -> None:
+    settings = EarlyStopping("loss", patience=2, min_delta=0.01)
+    history = make().fit(X, Y, epochs=300, early_stopping=settings)
+    assert history.status is Status.STOPPED_EARLY
+    assert len(history.loss) - 1 - int(history.best_epoch or 0) == 2
+    assert history.validation_loss == []
+
+
+def raising(report: Report) -> None:
+    if report.epoch == 60:
+        raise LookupError
+
+
+def interrupting(report: Report) -> None:
+    if report.epoch == 60:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def spoiling(report: Report) -> None:
+    if report.epoch == 60:
+        report.net.weights[1][:] = 1e30
+
+
+def stopping(report: Report) -> None:
+    if report.epoch == 60:
+        report.stop()
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [
+        (raising, None),
+        (interrupting, Status.INTERRUPTED),
+        (spoiling, Status.DIVERGED),
+        (stopping, Status.STOPPED),
+        (lambda report: None, Status.COMPLETED),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:fit (interrupted|diverged)")
+def test_the_best_epoch_is_restored_at_every_ending(
+    ending: Callable[[Report], None], status: Status | None
+) -> None:
+    net, best, histories = make(), make(), []
+
+    def last(report: Report) -> None:
+        histories.append(report.history)
+        ending(report)
+
+    settings: Any = {"epochs": 80, "keep_best": True, "callbacks": last, **SPLIT}
+    if status is None:
+        with pytest.raises(LookupError):
+            net.fit(X, Y, **settings)
+    else:
+        assert net.fit(X, Y, **settings).status is status
+    epoch = int(histories[0].best_epoch or 0)
+    assert 0 < epoch < len(histories) - 1
+    best.fit(X, Y, epochs=epoch + 1, **SPLIT)
+    assert net.parameters.tobytes() == best.parameters.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [(interrupting, "interrupted in epoch"), (spoiling, "diverged in epoch")],
+)
+def test_the_warning_names_the_epoch_that_is_restored(
+    ending: Callable[[Report], None], words: str
+) -> None:
+    words = f"{words} .*the net has the parameters of epoch .*, the best"
+    with pytest.warns((UserWarning, RuntimeWarning), match=words):
+        make().fit(X, Y, epochs=80, keep_best=True, callbacks=ending, **SPLIT)
+
+
+def test_callbacks_and_a_later_fit_go_along() -> None:
+    seen: list[int | None] = []
+    net = make()
+    settings: Any = {"epochs": 30, "early_stopping": 30, **SPLIT}
+    net.fit(X, Y, callbacks=lambda report: seen.append(report.history.best_epoch), **settings)
+    assert seen[:2] == [0, 1]
+    assert net.fit(X, Y, epochs=2).status is Status.COMPLETED
+    assert net.n_steps == 30 * 8 + 2 * 3
+
+
+# --- plateaus in a fit ---
+
+
+def test_the_rate_is_the_schedules_times_the_factor() -> None:
+    schedule = Cosine(0.02)
+    reduce = ReduceLROnPlateau(0.5, patience=1, monitor="loss", min_delta=10.0)
+    net = make(optimizer=SGD(schedule))
+    history = net.fit(X, Y, epochs=6, batch_size=80, callbacks=reduce)
+    # The first epoch is the best; each one after it lowers the rate.
+    expected = schedule(np.arange(6), 6) * 0.5 ** np.array([0, 0, 1, 2, 3, 4])
+    np.testing.assert_allclose(history.learning_rate, expected, rtol=1e-12)
+
+
+def test_lowered_rates_train_as_rates_set_by_hand() -> None:
+    lowered, by_hand = (make(optimizer=SGD(0.1)) for _ in range(2))
+    reduce = ReduceLROnPlateau(0.25, patience=2, monitor="loss", min_delta=10.0, min_lr=0.01)
+    history = lowered.fit(X, Y, epochs=8, callbacks=reduce)
+    rates = [0.1, 0.1, 0.1, 0.025, 0.025, 0.01, 0.01, 0.01]
+    assert history.learning_rate == pytest.approx(rates, rel=1e-14)
+    for rate in rates:
+        by_hand.optimizer = SGD(rate)
+        by_hand.fit(X, Y, epochs=1)
+    np.testing.assert_allclose(lowered.parameters, by_hand.parameters, rtol=1e-6)
+
+
+# --- many nets ---
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_one_object_serves_many_nets(n_threads: int) -> None:
+    def nets() -> list[MLP]:
+        return [make(seed=k, optimizer=Adam(r)) for k in range(2) for r in (0.003, 0.03)]
+
+    settings: Any = {
+        "epochs": 150,
+        "callbacks": [EarlyStopping(patience=6), ReduceLROnPlateau(patience=2)],
+        **SPLIT,
+    }
+    together, own = nets(), nets()
+    histories = fit_many(together, X, Y, n_threads=n_threads, **settings)
+    for a, b, history in zip(together, own, histories, strict=True):
+        expected = b.fit(X, Y, **settings)
+        assert (history.loss, history.best_epoch) == (expected.loss, expected.best_epoch)
+        assert history.learning_rate == expected.learning_rate
+        assert a.parameters.tobytes() == b.parameters.tobytes()
+    assert len({len(history.loss) for history in histories}) > 1
+
+
+def test_a_split_of_many_nets_is_that_of_their_rows() -> None:
+    rows = np.arange(79, -1, -2)
+    together, own = make(), make()
+    settings: Any = {"epochs": 40, "keep_best": True, **SPLIT}
+    (history,) = fit_many([together], X, Y, rows=rows, **settings)
+    assert history.loss == own.fit(X[rows], Y[rows], **settings).loss
+    assert together.parameters.tobytes() == own.parameters.tobytes()
+
+
+def test_fits_that_use_none_of_it_keep_nothing() -> None:
+    assert Watch(Monitors()).best is None
+    assert not Monitors().look_at_epochs
+    history = make().fit(X, Y, epochs=2)
+    assert (history.best_epoch, history.metrics) == (None, {})
+    assert "best" not in repr(history)
