@@ -1,6 +1,7 @@
 """From what a user has at hand to the curves of a fit."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ class Curves(NamedTuple):
     name : str, empty for one fit alone
     scores : of held-out rows, the higher the better; may be empty, as may `validation_loss`
     metric : str, the name of what the scores measure
+    metrics : by name, of validation rows
+    kept : the epoch whose parameters a fit has kept, counted from 1, or None
     """
 
     name: str
@@ -34,6 +37,14 @@ class Curves(NamedTuple):
     validation_loss: Sequence[float] = ()
     scores: Sequence[float] = ()
     metric: str = ""
+    metrics: Mapping[str, Sequence[float]] = MappingProxyType({})
+    kept: int | None = None
+
+    @property
+    def on_the_right(self) -> dict[str, Sequence[float]]:
+        """The scores and metrics, by name."""
+        scores = {self.metric: self.scores} if len(self.scores) else {}
+        return {**scores, **self.metrics}
 
 
 class Best(NamedTuple):
@@ -66,17 +77,18 @@ def curves_of(given: Fits) -> list[Curves]:
     if not named:
         raise ValueError(f"plot_history: history is an empty {type(given).__name__}")
     # Scores have an axis of their own, which one fit alone has room for.
-    return [_curves(*one)._replace(scores=()) for one in named]
+    return [_curves(*one)._replace(scores=(), metrics={}) for one in named]
 
 
 def best_of(fits: Sequence[Curves]) -> Best | None:
-    """Return the best epoch by scores, else by validation loss, else by training loss."""
+    """Return the best epoch by scores, else by validation loss, else by training loss; of a fit
+    that has kept an epoch, that one."""
     for field, sign in (("scores", -1), ("validation_loss", 1), ("loss", 1)):
         found = [
             Best(fit, field, value, epoch)
             for fit in fits
             for epoch, value in enumerate(map(float, getattr(fit, field)), 1)
-            if np.isfinite(value)
+            if np.isfinite(value) and fit.kept in (None, epoch)
         ]
         if found:
             return min(found, key=lambda best: sign * best.value)
@@ -98,7 +110,8 @@ def _curves(name: str, where: str, given: Any) -> Curves:
     if isinstance(given, Report):
         given = given.history
     if isinstance(given, History):
-        return Curves(name, given.loss, given.validation_loss)
+        kept = None if given.best_epoch is None else given.best_epoch + 1
+        return Curves(name, given.loss, given.validation_loss, metrics=given.metrics, kept=kept)
     if not hasattr(given, "get_params"):
         hint = ": take what its fit returned" if hasattr(given, "fit") else ""
         raise TypeError(f"plot_history: {where} must be {WANTED}, got {type(given).__name__}{hint}")

@@ -1,6 +1,7 @@
 """The losses of a fit."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -33,9 +34,10 @@ def plot_history(
 ) -> "Axes":
     """Plot the loss of each epoch, and the validation loss if there is one.
 
-    The title names the best epoch: by the validation scores of an estimator, else by the validation
-    loss, else by the training loss. The training loss is the mean during an epoch, while the net
-    learns, and the validation loss that at the epoch's end, so that it may be the lower one.
+    The title names the epoch that early stopping has kept, or else the best one: by the validation
+    scores of an estimator, else by the validation loss, else by the training loss. The training
+    loss is the mean during an epoch, while the net learns, and the validation loss that at the
+    epoch's end, so that it may be the lower one.
 
     The loss axis is logarithmic if its curves are positive and span more than a factor of 20. A
     second call with the same `ax` adds curves to compare.
@@ -44,7 +46,8 @@ def plot_history(
     ----------
     history : History, Report, fitted estimator, or list or dict of them
         What `MLP.fit` returns, a callback gets, or `fit_many` returns; of a dict, keys are names in
-        the legend. Of an estimator, `loss_curve_` is drawn, and on the right `validation_scores_`.
+        the legend. Metrics are drawn on the right, of one fit. Of an estimator, `loss_curve_` is
+        drawn, and on the right `validation_scores_`.
         Of a pipeline it is the last step, of a search `best_estimator_`, of an ensemble the
         members. Of more than ten fits the best one is drawn in colour.
     ax : matplotlib Axes, optional
@@ -90,7 +93,7 @@ def plot_history(
         fits = _draw_others(ax, fits, line)
     for fit in fits:
         color = _draw(ax, fit, line)
-        if len(fit.scores):
+        if fit.on_the_right:
             _draw_scores(_right_of(ax) or ax.twinx(), fit, color)
     _dress(ax, _drawn[ax])
     return ax
@@ -126,9 +129,11 @@ def _draw(ax: "Axes", fit: Curves, line: dict[str, Any]) -> Any:
 
 def _draw_scores(right: "Axes", fit: Curves, color: Any) -> None:
     right.set_label(SCORES)
-    name = f"{fit.name}, validation {fit.metric}" if fit.name else f"validation {fit.metric}"
-    right.plot(_epochs(fit.scores), fit.scores, ":", color=color, label=f"{name} (right)")
-    right.set_ylabel(f"validation {fit.metric}")
+    curves = fit.on_the_right
+    for (metric, values), style in zip(curves.items(), cycle((":", "-.")), strict=False):
+        name = f"{fit.name}, validation {metric}" if fit.name else f"validation {metric}"
+        right.plot(_epochs(values), values, style, color=color, label=f"{name} (right)")
+    right.set_ylabel(f"validation {', '.join(curves)}")
     right.spines["top"].set_visible(False)
 
 
@@ -166,6 +171,8 @@ def _told(drawn: list[Curves]) -> str:
     who = f"best: {fit.name or 'training'}," if len(drawn) > 1 else "best"
     kinds = {"loss": "training loss", "validation_loss": "validation loss"}
     kind = kinds.get(best.field, f"validation {fit.metric}")
+    if fit.kept is not None:
+        who = who.replace("best", "kept")
     return f"{who} {kind} {best.value:.4g} in epoch {best.epoch} of {n}"
 
 

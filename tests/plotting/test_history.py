@@ -52,6 +52,22 @@ def test_history_draws_both_losses_from_epoch_1() -> None:
     assert legend(ax) == ["training, mean during each epoch", "validation, at each epoch's end"]
 
 
+def test_metrics_are_drawn_on_the_right() -> None:
+    ax = plot_history(History([3.0, 1.0], [4.0, 2.5], metrics={"auc": [0.5, 0.7], "f": [0.0, 1.0]}))
+    right = right_of(ax)
+    names = ["validation auc (right)", "validation f (right)"]
+    assert curves(right) == dict(zip(names, ([0.5, 0.7], [0.0, 1.0]), strict=True))
+    assert right.get_ylabel() == "validation auc, f"
+    assert legend(right)[2:] == names
+    assert told(ax) == "best validation loss 2.5 in epoch 2 of 2"
+    assert not plot_history([BOTH, History([1.0], metrics={"auc": [0.5]})]).figure.axes[1:]
+
+
+def test_the_title_names_the_epoch_that_was_kept() -> None:
+    ax = plot_history(History([3.0, 1.0, 2.0], [4.0, 2.5, 2.0], best_epoch=1))
+    assert told(ax) == "kept validation loss 2.5 in epoch 2 of 3"
+
+
 def test_history_without_validation_is_one_curve() -> None:
     assert list(curves(plot_history(History(loss=[1.0])))) == [TRAINING]
 
