@@ -125,12 +125,18 @@ class Evaluation:
         self._plain = network._replace(penalties=())
         self._card, self._lock, self._data = card, lock, data
         self._pass = ForwardPass(card, self._plain, lock, data, EVALUATE, "MLP.fit")
+        # Each epoch of a fit writes to the same array.
+        self._predictions: tuple[Prediction | None, Array | None] = None, None
 
     def __call__(self, parameters: Array, out: Array | None = None) -> float:
         """Return the loss at these parameters; write predictions to `out`, if there is one."""
         if out is not None:
-            x = self._data.gathered().x
-            Prediction(self._card, self._plain, self._lock, x, out)(parameters)
+            made, last = self._predictions
+            if made is None or last is not out:
+                x = self._data.gathered().x
+                made = Prediction(self._card, self._plain, self._lock, x, out)
+                self._predictions = made, out
+            made(parameters)
         with self._card.current():
             self._pass.run(parameters)
             return self._pass.loss()

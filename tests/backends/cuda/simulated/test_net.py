@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nets import generator_of
 
-from fastmlp import MLP, Adam, Status
+from fastmlp import MLP, Adam, EarlyStopping, ReduceLROnPlateau, Status
 from fastmlp.backends.cuda.card import Card, is_device_array
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.model import core_of
@@ -66,6 +66,29 @@ def test_a_callback_stops_and_its_edits_count(rows: Any) -> None:
     its = net()
     assert its.fit(*rows, epochs=9, callbacks=stop).status is Status.STOPPED
     assert not its.parameters.any()
+
+
+def test_early_stopping_and_metrics_are_those_of_the_cpu(rows: Any) -> None:
+    x, y = rows
+    metrics: dict[str, Any] = {"score": "accuracy", "mean": lambda y, p: p[y == 1, 0].mean()}
+    histories, nets = [], []
+    for device in ("cpu", "cuda"):
+        its = net().to(device)
+        history = its.fit(
+            x, y, epochs=6, batch_size=4, validation_split=0.4,
+            metrics=metrics, callbacks=[
+                EarlyStopping("mean", patience=2, mode="max"),
+                ReduceLROnPlateau(0.5, patience=1),
+            ],
+        )  # fmt: skip
+        histories.append(history)
+        nets.append(its)
+    assert histories[0].best_epoch == histories[1].best_epoch
+    assert histories[0].status is histories[1].status
+    assert histories[0].learning_rate == histories[1].learning_rate
+    for name, values in histories[0].metrics.items():
+        np.testing.assert_allclose(histories[1].metrics[name], values, rtol=1e-8)
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-9)
 
 
 def test_ctrl_c_leaves_a_usable_net(rows: Any) -> None:
