@@ -15,13 +15,6 @@ X = (X / 16).astype(np.float32)
 fold = np.random.default_rng(0).integers(n_folds, size=len(X))
 
 
-def patience(report):
-    """Stop a net whose validation loss has not fallen for five epochs."""
-    losses = report.history.validation_loss
-    if len(losses) - losses.index(min(losses)) > 5:
-        report.stop()
-
-
 trials = list(product(rates, penalties, range(n_folds)))
 nets = [
     MLP((64, 64, 10), loss="cross_entropy", optimizer=Adam(rate), l2=l2, seed=k)
@@ -34,12 +27,12 @@ histories = fit_many(
     epochs=epochs,
     rows=[fold != k for *_, k in trials],
     validation_rows=[fold == k for *_, k in trials],
-    callbacks=patience,
+    early_stopping=5,
 )
 
 print(f"{len(nets)} nets\n   rate   l2   loss of the fold, mean and spread   epochs")
 for rate, l2 in product(rates, penalties):
     its = [h for h, t in zip(histories, trials, strict=True) if t[:2] == (rate, l2)]
-    best = [min(history.validation_loss) for history in its]
+    best = [history.validation_loss[history.best_epoch] for history in its]
     n_epochs = np.mean([len(history.loss) for history in its])
     print(f"{rate:7} {l2:4} {np.mean(best):12.3f} {np.std(best):6.3f} {n_epochs:22.1f}")

@@ -105,7 +105,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
     rules = [*optimizers.OPTIMIZERS.values(), *schedules.SCHEDULES.values()]
     assert told == {
         *(rule.__name__ for rule in rules),
-        *("Custom", "MLP", "MLP.fit", "fit_many"),
+        *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
         *ESTIMATORS,
     }
     assert parameters.MARKER in (DOCS / "parameters.md").read_text()

@@ -149,6 +149,10 @@ CAUSES: dict[str, Callable[[], Any]] = {
     ).partial_fit(X, Y),
     "is not fitted yet": lambda: classifier().predict(X),
     "fit diverged in epoch": diverge,
+    "early_stopping looks at validation rows": lambda: fit(early_stopping=10),
+    "unknown metric 'auc', did you mean 'roc_auc'?": lambda: fit(
+        metrics="auc", validation_split=0.5
+    ),
     "Maximum iterations (5) reached and the optimization hasn't converged yet.": lambda: (
         classifier().fit(X, LABELS)
     ),
