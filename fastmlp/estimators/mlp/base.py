@@ -69,6 +69,10 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
             cls._names = super()._get_param_names()
         return list(cls._names)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        # Scikit-learn would iterate over all attributes, which another thread's fit adds to.
+        return "coefs_" in self.__dict__
+
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from pairs import X
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import Custom, MLPRegressor
 from fastmlp.compiler.jit import INTERPRETED
@@ -79,6 +81,19 @@ def test_predictions_beside_partial_fit_are_those_of_whole_parameters(n_rows: in
         watcher.join()
     # At step t every parameter is t.
     assert seen <= {float(t * (WIDE + 1)) for t in range(101)}
+
+
+def test_checking_that_it_is_fitted_iterates_over_no_attributes() -> None:
+    class Growing(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise RuntimeError("dictionary changed size during iteration")
+
+    model = MLPRegressor(**SMALL)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(model)
+    model.fit(X, REAL)
+    model.__dict__ = Growing(model.__dict__)
+    check_is_fitted(model)
 
 
 def test_a_fit_within_its_own_fit_is_refused() -> None:
