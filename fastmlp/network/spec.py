@@ -25,7 +25,8 @@ OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]
 InitializerLike = InitializerName | Initializer
 DTypeName = Literal["float32", "float64"]
-DType = DTypeName | type[float | np.float32] | np.dtype[np.floating[Any]]
+# Of NumPy 1.26, np.float64 is no float to type checkers.
+DType = DTypeName | type[float | np.float32 | np.float64] | np.dtype[np.floating[Any]]
 Seed = int | np.integer[Any] | np.random.SeedSequence | np.random.Generator
 
 
