@@ -230,7 +230,20 @@ class Expressions:
             return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
         if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
             return owner[index]
+        if is_tuple(owner) and isinstance(index, Number):
+            return self.one_of(owner, index)
         raise Unsupported(ast.dump(node))
+
+    def one_of(self, numbers: tuple[Any, ...], index: Number) -> Number:
+        """Return the number at an index of a tuple of numbers of one dtype; beyond it, the last."""
+        *others, found = (number_of(one) for one in numbers)
+        if any(one.dtype != found.dtype for one in others):
+            raise Unsupported("an index of a tuple of several dtypes")
+        for i in reversed(range(len(others))):
+            here = compared(self.builder, "Eq", index, i).value
+            value = self.builder.select(here, others[i].value, found.value)
+            found = Number(value, found.dtype)
+        return found
 
     def element(self, view: View, index: Any) -> Any:
         """Return the address of a record, or a pointer to a number."""
