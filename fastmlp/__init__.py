@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.model import MLP
+from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss
 from fastmlp.rules.optimizers import SGD, Adagrad, Adam, AdamW, Custom, Nadam, RMSprop
 from fastmlp.rules.schedules import (
@@ -38,22 +39,26 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "BinaryFocal",
     "Constant",
     "Cosine",
     "Custom",
     "EarlyStopping",
     "Exponential",
     "FileError",
+    "Focal",
     "History",
     "InverseScaling",
     "Loss",
     "Nadam",
     "OneCycle",
+    "Quantile",
     "RMSprop",
     "ReduceLROnPlateau",
     "Report",
     "Status",
     "StepDecay",
+    "Tweedie",
     "Warmup",
     "fit_many",
     "load",

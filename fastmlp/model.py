@@ -13,6 +13,7 @@ from fastmlp import validation
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import resolve
+from fastmlp.network.losses import smoothed
 from fastmlp.network.parameter_layout import Views
 from fastmlp.network.spec import (
     Activation,
@@ -59,8 +60,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     output_activation : str or callable, optional
         Default: identity, or the link that the loss owns ("binary_cross_entropy": "sigmoid",
         "cross_entropy": "softmax", "poisson": "exp").
-    loss : str, callable or Loss
-        A name, or a function of your own: ``loss(prediction, target) -> (value, slope)``.
+    loss : str, callable, Loss, Quantile, Tweedie, Focal or BinaryFocal
+        A name, or a loss with settings, such as ``Quantile([0.1, 0.5, 0.9])``, or a function of
+        your own: ``loss(prediction, target) -> (value, slope)``.
     optimizer : str, Optimizer or callable
         A name, such as "adam", or settings: ``Adam(0.01)``, ``SGD(0.1, momentum=0.9)``, or a
         function ``optimizer(w, g, m, v, rate) -> (w, m, v)``.
@@ -73,6 +75,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     initializer : str or callable, optional
         Default: he_uniform for the relu family, lecun_normal for selu, else glorot_uniform. A
         function ``initializer(generator, shape) -> weights`` will do. Biases start at 0.
+    label_smoothing : float in [0, 1)
+        In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``,
+        for n classes ("binary_cross_entropy": 2). Validation losses are of the labels themselves.
     dtype : "float32" or "float64"
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights and the shuffling. None: different every time.
@@ -132,12 +137,14 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         l1: float = 0.0,
         penalties: "Penalties | None" = None,
         initializer: "InitializerLike | None" = None,
+        label_smoothing: float = 0.0,
         dtype: "DType" = "float32",
         seed: "Seed | None" = None,
         n_threads: int | None = None,
         device: str = "cpu",
     ) -> None:
-        arguments = (layer_sizes, activation, output_activation, loss, l2, l1, penalties, dtype)
+        aim = smoothed(loss, label_smoothing)
+        arguments = (layer_sizes, activation, output_activation, aim, l2, l1, penalties, dtype)
         self._network, self._loss_name, self._output_name = resolve.network(*arguments)
         rule = resolve.optimizer(optimizer)
         self._device = resolve.device(device)
@@ -218,6 +225,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         batch_size: int = 32,
         shuffle: bool = True,
         sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
         validation_data: "ValidationData | None" = None,
         validation_split: float | None = None,
         metrics: Metrics | None = None,
@@ -248,6 +256,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             Take the rows in a new order each epoch.
         sample_weight : (n_rows,) array, optional
             How much each row counts, 0 or more. A batch of zero weights takes no step.
+        class_weight : mapping of int to float, or "balanced", optional
+            How much the rows of each class count, times `sample_weight`; a class that is not named
+            counts 1. "balanced": n_rows / (n_classes n_rows_of_the_class). Not for validation rows.
         validation_data : (X, y) or (X, y, sample_weight), optional
         validation_split : float in (0, 1), optional
             Hold out this fraction of the rows, the last ones as they are given, and validate on
@@ -329,14 +340,21 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             time_limit=time_limit,
             validated=validation_data is not None or validation_split is not None,
         )
+        of_rows = sample_weight
+        if class_weight is not None:
+            kind, n = self._network.loss.targets, self.layer_sizes[-1]
+            of_rows = validation.class_weights(class_weight, y, sample_weight, kind, n, who)
         try:
             engine, held_out = self._on_device(), None
-            data = engine.data(X, y, sample_weight, who)
+            data = engine.data(X, y, of_rows, who)
             if validation_data is not None:
                 pair = validation.validation_pair(validation_data, who)
                 held_out = engine.data(*pair, f"{who}: validation_data")
             elif validation_split is not None:
                 data, held_out = split(data, validation_split, who)
+                if class_weight is not None:
+                    own = validation.weights(sample_weight, len(data.weight), self.dtype, who)
+                    held_out = held_out._replace(weight=own)
         except KeyboardInterrupt:
             # The first call of a process imports Numba there: 0.3 s.
             return interrupted(History())

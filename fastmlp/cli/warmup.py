@@ -16,7 +16,7 @@ from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.model import MLP
 from fastmlp.network import resolve
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
@@ -97,7 +97,7 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
     return [
         ("kernels", [_net(dtype)]),
         ("activations", [_net(dtype, every, activation=list(ACTIVATIONS))]),
-        ("losses and links", [_net(dtype, loss=loss) for loss in losses]),
+        ("losses and links", [_net_of_loss(dtype, loss) for loss in losses]),
         ("penalties", [_net(dtype, penalties=penalties)]),
         ("optimizers", [_net(dtype, optimizer=each) for each in _optimizers()]),
         ("optimizers with a penalty", [_net(dtype, **pair) for pair in _penalised()]),
@@ -106,6 +106,10 @@ def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:
 
 def _net(dtype: str, sizes: Sequence[int] = (WIDTH, WIDTH, WIDTH), **settings: Any) -> MLP:
     return MLP(sizes, dtype=np.dtype(dtype), seed=0, n_threads=1, **settings)
+
+
+def _net_of_loss(dtype: str, loss: Loss) -> MLP:
+    return _net(dtype, (WIDTH, WIDTH, WIDTH * loss.per_target), loss=loss)
 
 
 def _predict_wide(dtype: str) -> None:
@@ -130,7 +134,7 @@ def _penalised() -> Iterator[dict[str, Any]]:
 
 def _exercise(net: MLP) -> None:
     """Call each compiled entry point once, with targets that every loss takes."""
-    X = y = np.eye(WIDTH)
+    X, y = np.eye(WIDTH), (np.eye(WIDTH) + 1) / (WIDTH + 1)
     with warnings.collected():  # and dropped: the net is thrown away
         # A batch of all rows would not be shuffled.
         history = net.fit(X, y, epochs=1, batch_size=WIDTH - 1, validation_data=(X, y))

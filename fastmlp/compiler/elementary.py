@@ -50,6 +50,7 @@ def _compiled(function: Form) -> Callable[[Form], Form]:
 
 register_jitable(**INLINED)(elementary.sqrt)
 register_jitable(**INLINED)(elementary.exponentials)
+register_jitable(**INLINED)(elementary.probabilities)
 
 
 @cache

@@ -2,37 +2,42 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
-from types import FunctionType
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
+from fastmlp.network.losses import check_outputs, loss
+from fastmlp.network.own_rules import OWNER, own_rule
 from fastmlp.network.parameter_layout import Layout, make_layout
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import name_of
-from fastmlp.rules import activations, initializers, links, losses, optimizers, penalties, schedules
+from fastmlp.rules import (
+    activations,
+    initializers,
+    links,
+    loss_settings,
+    losses,
+    optimizers,
+    penalties,
+    schedules,
+)
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import count, same_word, suggestion
+from fastmlp.validation.suggestions import count, suggestion
 
 Array = NDArray[Any]
-OWNER = "MLP"
 # What to write here, and the words of it elsewhere.
 DEVICES = {"cuda": "gpu nvidia"}
-NAMES: Mapping[str, Iterable[str]] = {
-    "activation": activations.RULES,
-    "loss": losses.LOSSES,
-    "penalty": penalties.RULES,
-}
 
 
 class Named(NamedTuple):
-    """A network, and the names of its loss and of its output layer's activation or link."""
+    """A network, and the names of its loss, which may be a loss with settings, and of its output
+    layer's activation or link."""
 
     network: Network
-    loss: str
+    loss: Any
     output: str
 
 
@@ -50,14 +55,9 @@ def network(
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
     function = loss(given_loss)
-    loss_name = name_of(given_loss if isinstance(given_loss, str) else function.rule)
-    if given_loss == "cross_entropy" and checked[-1] == 1:
-        # A net in a file has its `Loss` here: it loads.
-        raise ValueError(
-            f"{OWNER}: loss='cross_entropy' needs one output for each class, but layer_sizes="
-            f"{checked} has 1 output, whose softmax is always 1; for two classes use "
-            "loss='binary_cross_entropy'"
-        )
+    loss_name = given_loss if isinstance(given_loss, str) else loss_settings.spelled(function)
+    loss_name = name_of(function.rule) if loss_name is None else loss_name
+    check_outputs(given_loss, function, checked)
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
     made = Network(make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind))
@@ -102,7 +102,7 @@ def activation(rule: object) -> activations.ActivationRule:
         name = activations.ALIASES.get(rule, rule)
         scalars.known(OWNER, "activation", name, activations.RULES, activations.SYNONYMS)
         return activations.RULES[name]
-    return _own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
+    return own_rule("activation", "activation(z) -> (value, slope)", rule, 1, 2)
 
 
 def hidden_activations(given: object, n_hidden: int) -> tuple[activations.ActivationRule, ...]:
@@ -120,29 +120,6 @@ def hidden_activations(given: object, n_hidden: int) -> tuple[activations.Activa
             f"{n_hidden} hidden"
         )
     return tuple(activation(rule) for rule in given)
-
-
-def loss(given: object) -> losses.Loss:
-    """Return the loss of this name, or check a loss of the user's own."""
-    if isinstance(given, str):
-        scalars.known(OWNER, "loss", given, losses.LOSSES, losses.SYNONYMS)
-        return losses.LOSSES[given]
-    if isinstance(given, losses.Loss):
-        return given if given in losses.LOSSES.values() else _own_loss(given)
-    form = "loss(prediction, target) -> (value, slope)"
-    return losses.Loss(_own_rule("loss", form, given, 2, 2))
-
-
-def _own_loss(given: losses.Loss) -> losses.Loss:
-    if given.link is not None:
-        scalars.known(OWNER, "link", given.link, links.LINKS)
-    scalars.known("Loss", "targets", given.targets, get_args(losses.Targets))
-    scalars.known("Loss", "over_outputs", given.over_outputs, ("mean", "sum"))
-    if scalars.boolean("Loss", "by_row", given.by_row):
-        _function("loss", "rule(outputs, targets, slopes, values)", given.rule)
-    else:
-        _own_rule("loss", "rule(output, target) -> (value, slope)", given.rule, 2, 2)
-    return given
 
 
 def output_activation(
@@ -177,13 +154,13 @@ def optimizer(given: object) -> optimizers.Optimizer:
         return cast(optimizers.Optimizer, given)
     if isinstance(given, optimizers.Custom):
         form = "rule(w, g, m, v, rate, *constants) -> (w, m, v)"
-        _own_rule("optimizer", form, given.rule, 5 + len(given.constants), 3)
+        own_rule("optimizer", form, given.rule, 5 + len(given.constants), 3)
     if isinstance(given, optimizers.Optimizer) and not isinstance(given, type):
         return given
     is_rate = type(given) in schedules.SCHEDULES.values() or isinstance(given, float)
     if callable(given) and not isinstance(given, type) and not is_rate:
         form = "optimizer(w, g, m, v, rate) -> (w, m, v)"
-        return optimizers.Custom(_own_rule("optimizer", form, given, 5, 3))
+        return optimizers.Custom(own_rule("optimizer", form, given, 5, 3))
     meant = f"Adam({given!r})" if is_rate else f"{getattr(given, '__name__', '')}()"
     hint = f", did you mean {meant}?" if is_rate or isinstance(given, type) else ";"
     raise TypeError(
@@ -213,7 +190,7 @@ def _penalty(key: object) -> penalties.PenaltyRule:
     if isinstance(key, str):
         scalars.known(OWNER, "penalty", key, penalties.RULES, penalties.SYNONYMS)
         return penalties.RULES[key]
-    return _own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
+    return own_rule("penalty", "penalty(w) -> (value, slope)", key, 1, 2)
 
 
 def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
@@ -299,30 +276,3 @@ def own_rules(given: object, who: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise TypeError(f"{who}: rules must be a mapping of names to rules, got {given!r}")
     return given
-
-
-def _own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int) -> Any:
-    """Check a user's rule by calling it uncompiled."""
-    _function(kind, form, rule)
-    try:
-        result = getattr(rule, "py_func", rule)(*[np.float64(0.5)] * n_arguments)
-    except Exception as error:
-        raise TypeError(
-            f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
-        ) from error
-    if not isinstance(result, tuple) or len(result) != n_results or not all(map(_scalar, result)):
-        raise TypeError(f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}")
-    return rule
-
-
-def _function(kind: str, form: str, rule: Any) -> None:
-    if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
-        # A function of NumPy, a class or a layer of another library may have a name of ours.
-        word = str(getattr(rule, "__name__", type(rule).__name__))
-        meant = same_word(word, NAMES.get(kind, ()))
-        hint = f", did you mean {meant!r}?" if meant else ""
-        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}{hint}")
-
-
-def _scalar(value: object) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from fastmlp.network.parameter_layout import Layout
 from fastmlp.rules.activations import ActivationName, ActivationRule
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import Link, LinkName
+from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss, LossName
 from fastmlp.rules.optimizers import Optimizer, OptimizerName
 from fastmlp.rules.penalties import PenaltyName, PenaltyRule
@@ -19,7 +20,8 @@ from fastmlp.rules.penalties import PenaltyName, PenaltyRule
 OfOneNumber = Callable[[Any], tuple[Any, Any]]
 Activation = ActivationName | Literal["logistic"] | OfOneNumber
 OutputActivation = Activation | LinkName
-LossLike = LossName | Loss | Callable[[Any, Any], tuple[Any, Any]]
+LossWithSettings = Quantile | Tweedie | Focal | BinaryFocal
+LossLike = LossName | Loss | LossWithSettings | Callable[[Any, Any], tuple[Any, Any]]
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]

@@ -23,13 +23,14 @@ class Description(NamedTuple):
 
     Attributes
     ----------
-    loss, output : str
-        The names of the loss, and of the output layer's activation or link.
+    loss : str, or a loss with settings
+    output : str
+        The name of the output layer's activation or link.
     """
 
     network: Network
     optimizer: Optimizer
-    loss: str
+    loss: Any
     output: str
     n_steps: int
     device: str

@@ -85,4 +85,30 @@ def exponentials(raw: Any, out: Any) -> None:
             out[r, j] = exp(out[r, j])
 
 
+def probabilities(raw: Any, out: Any, rest: Any) -> None:
+    """Write ``exp(raw_j) / sum_k exp(raw_k)`` of every row to `out`, and to `rest` the sum of
+    ``exp(raw_j - peak)`` without the peak's own 1, which is exact if it is small.
+
+    Parameters
+    ----------
+    raw, out : (n_rows, n) arrays, float32 or float64
+        As for `exponentials`.
+    rest : (n_rows,) array
+    """
+    n_rows, n = raw.shape
+    one = type(raw[0, 0])(1)
+    exponentials(raw, out)
+    for r in range(n_rows):
+        rest[r] = -1.0
+    for j in range(n):
+        for r in range(n_rows):
+            rest[r] += 1.0 if out[r, j] == one else 0.0
+    for j in range(n):
+        for r in range(n_rows):
+            rest[r] += 0.0 if out[r, j] == one else out[r, j]
+    for j in range(n):
+        for r in range(n_rows):
+            out[r, j] /= one + type(one)(rest[r])
+
+
 FUNCTIONS = (exp, expm1, log, log1p, sqrt, tanh, erf, logistic, softplus)

@@ -9,6 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from fastmlp.rules.elementary import exp, exponentials, logistic
 
+# The logarithm of 1e-6, the least variance that "gaussian_nll" predicts.
+LEAST_LOG_VARIANCE = -13.815510557964274
+
 
 class Link(NamedTuple):
     """A link's function; `by_row` is True if it takes whole rows of outputs."""
@@ -38,10 +41,39 @@ def softmax(raw: Any, value: Any) -> None:
             value[r, j] *= share
 
 
-LinkName = Literal["identity", "sigmoid", "exp", "softmax"]
+def ascending(raw: Any, value: Any) -> None:
+    """Write every row's numbers in ascending order to `value`, both shape (n_rows, n)."""
+    n_rows, n = raw.shape
+    for j in range(n):
+        for r in range(n_rows):
+            value[r, j] = raw[r, j]
+    for i in range(1, n):
+        for j in range(i, 0, -1):
+            for r in range(n_rows):
+                low, high = value[r, j - 1], value[r, j]
+                value[r, j - 1] = high if high < low else low
+                value[r, j] = low if high < low else high
+
+
+def mean_and_deviation(raw: Any, value: Any) -> None:
+    """Write a mean, the raw output itself, and a standard deviation exp(s / 2) for each pair of
+    raw outputs (mean, s), with s at least `LEAST_LOG_VARIANCE`; both shape (n_rows, 2 n)."""
+    n_rows, n = raw.shape
+    half, least = type(raw[0, 0])(0.5), type(raw[0, 0])(LEAST_LOG_VARIANCE)
+    for j in range(0, n, 2):
+        for r in range(n_rows):
+            value[r, j] = raw[r, j]
+    for j in range(1, n, 2):
+        for r in range(n_rows):
+            value[r, j] = exp(half * (least if raw[r, j] < least else raw[r, j]))
+
+
+LinkName = Literal["identity", "sigmoid", "exp", "softmax", "sorted", "mean_std"]
 LINKS: dict[str, Link] = {
     "identity": Link(identity),
     "sigmoid": Link(logistic),
     "exp": Link(exp),
     "softmax": Link(softmax, by_row=True),
+    "sorted": Link(ascending, by_row=True),
+    "mean_std": Link(mean_and_deviation, by_row=True),
 }

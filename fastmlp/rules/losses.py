@@ -5,18 +5,24 @@ its output link and takes the raw output: softmax with cross-entropy, the logist
 binary cross-entropy, the exponential with poisson. In the second form value and slope come from one
 numerically stable formula.
 
+A rule may take settings after its other arguments, which its row in `LOSSES` has as `constants`.
+Losses of whole rows are in `row_losses`, those with settings of one's own in `loss_settings`.
+
 To add one: write the function, and give it a row in `LOSSES` and its name in `LossName`.
 """
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from fastmlp.rules.elementary import exp, exponentials, log, log1p, logistic, softplus
+from fastmlp.rules.elementary import exp, expm1, exponentials, log, log1p, logistic, softplus
 from fastmlp.rules.links import LinkName
+from fastmlp.rules.row_losses import focal, gaussian_nll
 from fastmlp.validation.calls import explained
 
 Pair = tuple[float, float]
-Targets = Literal["real", "unit", "count", "classes"]
+Targets = Literal["real", "unit", "count", "positive", "classes"]
+# Numbers, or tuples of numbers.
+Constants = tuple[Any, ...]
 
 
 @explained
@@ -33,13 +39,17 @@ class Loss(NamedTuple):
     link : str, optional
         The name of the inverse link that the loss owns. None: the loss takes the prediction,
         and the net may have any output activation.
-    targets : {"real", "unit", "count", "classes"}
-        The targets that are accepted: any number, numbers in [0, 1], numbers of 0 or more, or class
-        labels (integers, or one-hot rows).
+    targets : {"real", "unit", "count", "positive", "classes"}
+        The targets that are accepted: any number, numbers in [0, 1], numbers of 0 or more, numbers
+        above 0, or class labels (integers, or one-hot rows).
     by_row : bool
         True if `rule` takes whole rows.
     over_outputs : {"mean", "sum"}
         How the values of a row's outputs are combined.
+    constants : tuple of float
+        Settings: what `rule` takes after its other arguments, in the net's dtype.
+    per_target : int of 1 or more
+        Outputs of the net for each column of the targets. More than 1 asks for `by_row`.
 
     Raises
     ------
@@ -62,6 +72,13 @@ class Loss(NamedTuple):
     targets: Targets = "real"
     by_row: bool = False
     over_outputs: Literal["mean", "sum"] = "mean"
+    constants: Constants = ()
+    per_target: int = 1
+
+
+def in_dtype(constants: Constants, scalar: Callable[[Any], Any]) -> Constants:
+    """Return a loss's constants as scalars of a dtype."""
+    return tuple(tuple(map(scalar, c)) if isinstance(c, tuple) else scalar(c) for c in constants)
 
 
 def mse(prediction: float, target: float) -> Pair:
@@ -105,6 +122,74 @@ def poisson(raw: float, target: float) -> Pair:
     return p - target + target * (log(target if target != zero else one) - raw), p - target
 
 
+def log_cosh(prediction: float, target: float) -> Pair:
+    """L = log cosh(p - y), computed from expm1(-2 abs(p - y)), which cannot overflow."""
+    error = prediction - target
+    zero, two = type(error)(0), type(error)(2)
+    size = abs(error)
+    below = expm1(-(size + size))
+    slope = -below / (two + below)
+    return size + log1p(below / two), (-slope if error < zero else slope)
+
+
+def quantile(prediction: float, target: float, level: float) -> Pair:
+    """L = (1 - q) e above the target, -q e below, with e = p - y: the pinball loss of level q.
+
+    The slope is 0 at e = 0. Koenker & Bassett (1978).
+    """
+    error = prediction - target
+    zero, one = type(error)(0), type(error)(1)
+    below = type(error)(level)
+    above = one - below
+    value = above * error if error > zero else -below * error
+    return value, (above if error > zero else -below if error < zero else zero)
+
+
+def gamma(raw: float, target: float) -> Pair:
+    """L = log(p / y) + y / p - 1, with p = exp(raw): half the gamma deviance, 0 at p = y.
+
+    NaN for negative y, infinite for y = 0.
+    """
+    distance = raw - log(target)
+    change = expm1(-distance)
+    return distance + change, -change
+
+
+def tweedie(raw: float, target: float, power: float) -> Pair:
+    """L = p^(2-k) / (2-k) + y p^(1-k) / (k-1) - y^(2-k) / ((k-1) (2-k)), with p = exp(raw) and a
+    power k between 1 and 2: half the Tweedie deviance, 0 at p = y.
+
+    NaN for negative y. Jorgensen (1987).
+    """
+    zero, one, two = type(raw)(0), type(raw)(1), type(raw)(2)
+    k = type(raw)(power)
+    low, high = k - one, two - k
+    rising, falling = exp(high * raw), target * exp(-low * raw)
+    own = exp(high * log(target if target != zero else one))
+    constant = (own if target != zero else zero) / (low * high)
+    return rising / high + falling / low - constant, rising - falling
+
+
+def binary_focal(raw: float, target: float, focus: float) -> Pair:
+    """L = -y (1 - p)^g log p - (1 - y) p^g log(1 - p), with p = 1 / (1 + exp(-raw)) and g = focus.
+
+    Lin et al. (2017); with g = 0 it is the binary cross-entropy. The powers are taken of
+    log p = -softplus(-raw) and log(1 - p) = -softplus(raw), which are finite.
+    """
+    one, g = type(raw)(1), type(raw)(focus)
+    p, q, by_p, by_q = logistic(raw), logistic(-raw), softplus(-raw), softplus(raw)
+    positive, negative = target * exp(-g * by_q), (one - target) * exp(-g * by_p)
+    slope = negative * (p + g * q * by_q) - positive * (q + g * p * by_p)
+    return positive * by_p + negative * by_q, slope
+
+
+def smoothed_binary_cross_entropy(raw: float, target: float, smoothing: float) -> Pair:
+    """L = `binary_cross_entropy` of the target (1 - s) y + s / 2. Szegedy et al. (2016)."""
+    one, s = type(raw)(1), type(raw)(smoothing)
+    y = (one - s) * target + type(raw)(0.5) * s
+    return y * softplus(-raw) + (one - y) * softplus(raw), logistic(raw) - y
+
+
 def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
     """L = -sum_j y_j log p_j, with p = softmax(raw); a target of one column is a class label.
 
@@ -146,7 +231,21 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
             value[r] = loss
 
 
-LossName = Literal["mse", "mae", "huber", "binary_cross_entropy", "cross_entropy", "poisson"]
+LossName = Literal[
+    "mse",
+    "mae",
+    "huber",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "poisson",
+    "log_cosh",
+    "quantile",
+    "gamma",
+    "tweedie",
+    "binary_focal",
+    "focal",
+    "gaussian_nll",
+]
 LOSSES: dict[str, Loss] = {
     "mse": Loss(mse),
     "mae": Loss(mae),
@@ -156,6 +255,15 @@ LOSSES: dict[str, Loss] = {
         cross_entropy, link="softmax", targets="classes", by_row=True, over_outputs="sum"
     ),
     "poisson": Loss(poisson, link="exp", targets="count"),
+    "log_cosh": Loss(log_cosh),
+    "quantile": Loss(quantile, constants=(0.5,)),
+    "gamma": Loss(gamma, link="exp", targets="positive"),
+    "tweedie": Loss(tweedie, link="exp", targets="count", constants=(1.5,)),
+    "binary_focal": Loss(binary_focal, link="sigmoid", targets="unit", constants=(2.0,)),
+    "focal": Loss(
+        focal, link="softmax", targets="classes", by_row=True, over_outputs="sum", constants=(2.0,)
+    ),
+    "gaussian_nll": Loss(gaussian_nll, link="mean_std", by_row=True, per_target=2),
 }
 # What to write here, a name or a sentence, and the words of it elsewhere.
 SYNONYMS = {
@@ -167,6 +275,12 @@ SYNONYMS = {
     "cross_entropy": "ce xent nll negative_log_likelihood log_loss deviance softmax kl_div "
     "categorical_cross_entropy sparse_categorical_cross_entropy",
     "poisson": "poisson_nll half_poisson poisson_deviance",
-    "write it as a function loss(prediction, target) -> (value, slope)": "quantile pinball hinge "
-    "log_cosh gaussian_nll",
+    "log_cosh": "logcosh",
+    "quantile": "pinball check quantile_error",
+    "gamma": "half_gamma gamma_deviance reg_gamma",
+    "tweedie": "half_tweedie tweedie_deviance reg_tweedie",
+    "binary_focal": "binary_focal_crossentropy sigmoid_focal focal_loss",
+    "focal": "categorical_focal_crossentropy softmax_focal focal_loss",
+    "gaussian_nll": "gaussian gaussian_negative_log_likelihood heteroscedastic beta_nll",
+    "write it as a function loss(prediction, target) -> (value, slope)": "hinge squared_hinge",
 }

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from fastmlp.rules import loss_settings
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
 from fastmlp.rules.optimizers.protocol import Settings
@@ -60,15 +61,25 @@ def rule_from(spelled: Any, table: Mapping[str, Any], kind: str, own: Own) -> An
 
 def of_loss(loss: Loss) -> Any:
     """Encode a loss; the user passes a loss of their own to `load` again, as a whole `Loss`."""
-    for name, known in LOSSES.items():
-        if known == loss:
-            return name
+    known = loss_settings.spelled(loss)
+    if known is not None:
+        return known if isinstance(known, str) else loss_settings.of_settings(known)
     if any(known.rule is loss.rule for known in LOSSES.values()):
         raise ValueError(
             f"a Loss of fastmlp's rule {loss.rule.__name__!r} with settings of one's own has no "
             "name; write a function that calls the rule, and give Loss that one"
         )
     return of_rule(loss.rule, {})
+
+
+def loss_from(spelled: Any, own: Own) -> Any:
+    """Decode a loss; the constructor of one with settings checks them."""
+    if not isinstance(spelled, dict) or "name" not in spelled:
+        return rule_from(spelled, LOSSES, "loss", own)
+    settings = dict(spelled)
+    name = settings.pop("name")
+    scalars.known("file", "loss", name, loss_settings.KINDS)
+    return loss_settings.KINDS[name](**settings)
 
 
 def of_optimizer(optimizer: Optimizer) -> Any:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.network import resolve
+from fastmlp.network import losses, resolve
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState
-from fastmlp.rules import activations, losses, penalties
+from fastmlp.rules import activations, penalties
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import codec
 from fastmlp.serialization.safetensors_file import Content, FileError
@@ -134,7 +134,7 @@ def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
 
     sizes = resolve.layer_sizes(header["layer_sizes"])
     hidden = [known(spelled) for spelled in header["activation"]]
-    loss = resolve.loss(codec.rule_from(header["loss"], losses.LOSSES, "loss", own))
+    loss = losses.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
     given = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(given, str(header["loss"]), loss)

@@ -130,6 +130,11 @@ def check(metrics: Metrics, network: Network, data: Data, who: str) -> None:
     n_outputs = network.layout.sizes[-1]
     for name, metric in metrics.items():
         owner = f"{who}: metrics[{name!r}]"
+        if network.loss.per_target > 1 and metric.function is None:
+            raise ValueError(
+                f"{owner}: the net has {network.loss.per_target} outputs for each column of the "
+                "targets; give a function(targets, predictions)"
+            )
         if metric.loss is not None and int(data.y.shape[1]) != n_outputs:
             raise ValueError(
                 f"{owner}: a loss compares each output with a target, but the targets are class "

@@ -13,11 +13,13 @@ from fastmlp.validation.arrays import (
     warn_if_not_finite,
     weights,
 )
+from fastmlp.validation.class_weights import class_weights
 from fastmlp.validation.fits import callbacks, checkpoint, rates, validation_pair
 
 __all__ = [
     "callbacks",
     "checkpoint",
+    "class_weights",
     "features",
     "out_array",
     "rates",

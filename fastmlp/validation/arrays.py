@@ -39,11 +39,18 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
 
 
 def targets(
-    y: object, n_rows: int, n_outputs: int, accepted: str, kind: np.dtype[Any], who: str
+    y: object,
+    n_rows: int,
+    n_outputs: int,
+    accepted: str,
+    kind: np.dtype[Any],
+    who: str,
+    per_target: int = 1,
 ) -> Array:
     """Return y as (n_rows, n_outputs), or (n_rows, 1) for class labels, of `kind`.
 
-    `accepted` is the word for the targets that the loss accepts, `Loss.targets`.
+    `accepted` is the word for the targets that the loss accepts, `Loss.targets`. With outputs
+    `per_target` y has n_outputs / per_target columns.
 
     Raises
     ------
@@ -62,7 +69,13 @@ def targets(
     table = array.reshape(n_rows, -1)
     if accepted == "classes" and table.shape[1] == 1:
         _class_labels(y, array, n_outputs, who)
-    elif table.shape[1] != n_outputs:
+    elif per_target > 1 and table.shape[1] != n_outputs // per_target:
+        raise ValueError(
+            f"{who}: y has {count(table.shape[1], 'column')}, but the net has "
+            f"{count(n_outputs, 'output')}, {per_target} for each column with this loss: y must "
+            f"have {count(n_outputs // per_target, 'column')}"
+        )
+    elif per_target == 1 and table.shape[1] != n_outputs:
         raise ValueError(
             f"{who}: y has {count(table.shape[1], 'column')}, but the net has "
             f"{count(n_outputs, 'output')}{hints.of_columns(array, table.shape[1], n_outputs)}"
@@ -235,6 +248,11 @@ def _target_values(table: Array, accepted: str, n_outputs: int, who: str) -> Non
         )
     if accepted == "count" and (table < 0).any():
         raise ValueError(f"{who}: y must be 0 or more for this loss, got {table.min()}")
+    if accepted == "positive" and (table < np.finfo(table.dtype).tiny).any():
+        raise ValueError(
+            f"{who}: y must be above 0 for this loss, got {table.min()}; for targets of 0 and more "
+            "use loss='tweedie' or loss='poisson'"
+        )
     if accepted == "classes" and table.shape[1] == n_outputs > 1:
         off = np.abs(table.sum(axis=1) - 1) > 1e-3
         if off.any() or (table < 0).any():

@@ -33,6 +33,8 @@ GROUPS = [
     "shuffle shuffled",
     "sample_weight sample_weights weights weight",
     "class_weight class_weights pos_weight scale_pos_weight",
+    "label_smoothing smooth_labels label_smooth",
+    "quantile quantiles quantile_alpha",
     "validation_data X_val y_val val_data valid_data validation_set validation eval_set X_valid "
     "y_valid",
     "callbacks callback hooks",
@@ -82,6 +84,7 @@ _OF_FIT = {
         "batch_size": "32",
         "shuffle": "True",
         "sample_weight": "weights",
+        "class_weight": "'balanced'",
         "validation_data": "(X_val, y_val)",
         "validation_split": "0.1",
         "metrics": "'mae'",
@@ -97,7 +100,7 @@ _OF_MLP = {
     name: f"it is an argument of the net: MLP(layer_sizes, {name}=...)"
     for name in (
         *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
-        *("initializer", "dtype", "seed", "n_threads", "device"),
+        *("initializer", "label_smoothing", "dtype", "seed", "n_threads", "device"),
     )
 }
 _OF_OPTIMIZER = {
@@ -118,13 +121,17 @@ _LACKING = {
     "min_delta": "use early_stopping=EarlyStopping(min_delta=1e-4) of fit",
     "schedule": "the optimizer has it: optimizer=Adam(Cosine(0.01)); ReduceLROnPlateau is one of "
     "the callbacks of fit",
-    "class_weight": "use sample_weight=np.array([1.0, 5.0])[y], with one number for each class",
+    "quantile": "the loss has it: loss=Quantile(0.9)",
     "clipnorm": "clip the result of loss_and_gradient, and pass it to apply_gradient",
     "warm_start": "a further fit goes on where this one ended",
 }
 NET = {**_OF_FIT, **_OF_OPTIMIZER, **_LACKING}
 FIT = {**_OF_MLP, **_OF_OPTIMIZER, **_LACKING}
-MANY = {**FIT, "validation_data": "use validation_rows, indices of rows of X"}
+MANY = {
+    **FIT,
+    "validation_data": "use validation_rows, indices of rows of X",
+    "class_weight": "use sample_weight=np.array([1.0, 5.0])[y], with one number for each class",
+}
 OPTIMIZER = {
     "l2": "use AdamW(weight_decay=...), or l2 of the net: MLP(layer_sizes, l2=...)",
     "l1": _OF_MLP["l1"],

@@ -35,6 +35,12 @@ def fraction(owner: str, name: str, value: object) -> float:
     return real(owner, name, value, "a number in [0, 1)", _compare(value, 0.0, 1.0))
 
 
+def inner_fraction(owner: str, name: str, value: object) -> float:
+    """Check a number in (0, 1)."""
+    valid = _compare(value, 0.0, 1.0, closed=False)
+    return real(owner, name, value, "a number in (0, 1)", valid)
+
+
 def positive_integer(owner: str, name: str, value: object) -> int:
     """Check an integer of 1 or more (NumPy integers too, bool not)."""
     if isinstance(value, bool) or not isinstance(value, Integral):

@@ -54,8 +54,10 @@ class Engine(Runner):
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
         x = memo(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
         table = memo(
-            ("y", sizes[-1], dtype, loss.targets),
-            lambda: validation.targets(y, len(x), sizes[-1], loss.targets, dtype, who),
+            ("y", sizes[-1], dtype, loss.targets, loss.per_target),
+            lambda: validation.targets(
+                y, len(x), sizes[-1], loss.targets, dtype, who, loss.per_target
+            ),
         )
         weight = memo(
             ("weight", id(sample_weight), dtype),

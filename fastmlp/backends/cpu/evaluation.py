@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK
 from fastmlp.network.spec import Network
+from fastmlp.rules.loss_settings import unsmoothed
 
 Array = NDArray[Any]
 
@@ -65,7 +66,7 @@ class Evaluation:
     """The weighted mean loss over rows, without penalties, and their predictions if asked for."""
 
     def __init__(self, runner: Runner, data: Data) -> None:
-        network = runner.network
+        network = runner.network._replace(loss=unsmoothed(runner.network.loss))
         blocks = Addresses(
             *rule_blocks.activations(network),
             loss=rule_blocks.loss(network),

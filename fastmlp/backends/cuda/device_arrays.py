@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp.backends.cuda.card import Card, adopted, is_device_array
 from fastmlp.backends.cuda.finite import all_finite
+from fastmlp.rules.losses import Loss
 
 Array = NDArray[Any]
 
@@ -33,17 +34,16 @@ def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     return array
 
 
-def targets(
-    y: Any, n_rows: int, n_outputs: int, accepted: str, dtype: np.dtype[Any], who: str
-) -> Any:
+def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any], who: str) -> Any:
     """Return y, checked as by `validation.targets`.
 
     A y on the GPU is checked on the host. It stays on the GPU if it needs no conversion.
     """
+    how = (n_rows, n_outputs, loss.targets, dtype, who, loss.per_target)
     if not is_device_array(y):
-        return validation.targets(y, n_rows, n_outputs, accepted, dtype, who)
+        return validation.targets(y, *how)
     array = adopted(y, f"{who}: y")
-    table = validation.targets(to_host(array), n_rows, n_outputs, accepted, dtype, who)
+    table = validation.targets(to_host(array), *how)
     as_is = array.dtype == dtype and tuple(array.shape) == table.shape and _contiguous(y, array)
     return array if as_is else table
 

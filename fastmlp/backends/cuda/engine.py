@@ -66,8 +66,8 @@ class Engine:
                 lambda: device_arrays.features(X, sizes[0], dtype, who),
             )
             table = memo(
-                ("y", sizes[-1], dtype, loss.targets, index),
-                lambda: device_arrays.targets(y, len(x), sizes[-1], loss.targets, dtype, who),
+                ("y", sizes[-1], dtype, loss.targets, loss.per_target, index),
+                lambda: device_arrays.targets(y, len(x), sizes[-1], loss, dtype, who),
             )
             weight = memo(
                 ("weight", id(sample_weight), dtype, index),

@@ -30,6 +30,7 @@ from fastmlp.backends.cuda.plan import (
 )
 from fastmlp.backends.cuda.session import Session, require
 from fastmlp.network.spec import Network
+from fastmlp.rules.loss_settings import unsmoothed
 
 Array = NDArray[Any]
 # The activations of a chunk: 64 MB in float32.
@@ -122,7 +123,7 @@ class Evaluation:
     """The mean loss over some rows, weighted, without penalties."""
 
     def __init__(self, card: Card, network: Network, lock: NetLock, data: Data) -> None:
-        self._plain = network._replace(penalties=())
+        self._plain = network._replace(penalties=(), loss=unsmoothed(network.loss))
         self._card, self._lock, self._data = card, lock, data
         self._pass = ForwardPass(card, self._plain, lock, data, EVALUATE, "MLP.fit")
         # Each epoch of a fit writes to the same array.

@@ -14,6 +14,7 @@ from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
 from fastmlp.rules.gradient_rules import unchanged
+from fastmlp.rules.losses import Constants, in_dtype
 from fastmlp.rules.penalties import RULES
 
 Rule = Callable[..., Any]
@@ -46,12 +47,14 @@ def link_loop(scalar: Scalar, rule: Rule, by_row: bool) -> Loop:
     return by_rows if by_row else by_number
 
 
-def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
+def loss_loop(
+    scalar: Scalar, rule: Rule, by_row: bool, mean: bool, constants: Constants = ()
+) -> Loop:
     """Make the loop that writes losses (float64) and slopes of n_rows rows of outputs and targets.
 
     Outputs and targets are columns, so that loops run along rows and vectorise for few outputs too.
     """
-    size = np.dtype(scalar).itemsize
+    size, settings = np.dtype(scalar).itemsize, in_dtype(constants, scalar)
 
     def by_number(
         output: Any, target: Any, slope: Any, loss: Any, n_rows: Any, width: Any, n_targets: Any
@@ -64,7 +67,7 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
             p, y = row(output + skip, n_rows, scalar), row(target + skip, n_rows, scalar)
             slopes = row(slope + skip, n_rows, scalar)
             for r in range(n_rows):
-                value, slope_of_value = rule(p[r], y[r])
+                value, slope_of_value = rule(p[r], y[r], *settings)
                 loss[r] += value
                 slopes[r] = slope_of_value * scalar(share)
         if share != 1.0:
@@ -79,6 +82,7 @@ def loss_loop(scalar: Scalar, rule: Rule, by_row: bool, mean: bool) -> Loop:
             rows(target, n_targets, n_rows, scalar).T,
             rows(slope, width, n_rows, scalar).T,
             row(loss, n_rows, np.float64),
+            *settings,
         )
 
     return by_rows if by_row else by_number

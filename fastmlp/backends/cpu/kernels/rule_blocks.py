@@ -50,7 +50,9 @@ def link(network: Network, *, needed: bool = True) -> int:
 def loss(network: Network) -> int:
     """Return the address of the loss's block."""
     its = network.loss
-    options = {"by_row": its.by_row, "mean": its.over_outputs == "mean"}
+    options: dict[str, Any] = {"by_row": its.by_row, "mean": its.over_outputs == "mean"}
+    if its.constants:
+        options["constants"] = its.constants
     return block_of(elementwise.loss_loop, network.dtype, its.rule, **options).address
 
 

@@ -61,6 +61,10 @@ def _register() -> None:
     def choose_exponentials(raw: Any, out: Any) -> Function:
         return elementary.exponentials
 
+    @overload(elementary.probabilities, strict=False)
+    def choose_probabilities(raw: Any, out: Any, rest: Any) -> Function:
+        return elementary.probabilities
+
 
 if not SIMULATED:
     _register()

@@ -16,7 +16,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
 from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.links import Link
-from fastmlp.rules.losses import Loss
+from fastmlp.rules.losses import Loss, in_dtype
 from fastmlp.rules.optimizers import Optimizer, coefficients_of, gradient_rule_of
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -173,6 +173,7 @@ def row_loss(rules: Rules, scalar: Any) -> Any:
     times `scale`, to the row's deltas. `at` is an `OutputRow`, with offsets into `numbers`.
     """
     rule, loss = compiled(rules.loss.rule), rules.loss
+    settings = in_dtype(loss.constants, scalar)
     mean = loss.over_outputs == "mean"
 
     def by_number(
@@ -181,7 +182,7 @@ def row_loss(rules: Rules, scalar: Any) -> Any:
         share = 1.0 / at.width if mean else 1.0
         factor, total = scalar(share * scale), 0.0
         for j in range(at.width):
-            value, derivative = rule(numbers[at.outputs + j], y[row, j])
+            value, derivative = rule(numbers[at.outputs + j], y[row, j], *settings)
             total += value
             numbers[at.deltas + j] = derivative * factor * numbers[at.derivatives + j]
         losses[place] = total * share
@@ -195,6 +196,7 @@ def row_loss(rules: Rules, scalar: Any) -> Any:
             y[row : row + 1],
             numbers[None, at.deltas : at.deltas + at.width],
             losses[place : place + 1],
+            *settings,
         )
         factor = scalar(scale)
         for j in range(at.width):
