@@ -34,7 +34,7 @@ class Splitter(Protocol):
 Table = ArrayLike | Sparse
 Activations = Activation | Sequence[Activation]
 HiddenLayerSizes = int | Sequence[int] | NDArray[np.integer[Any]]
-RegressionLoss = Literal["squared_error", "poisson"]
+RegressionLoss = Literal["squared_error", "poisson", "gamma", "tweedie", "quantile", "gaussian_nll"]
 SolverName = Literal["lbfgs"] | OptimizerName
 Solver = SolverName | Optimizer
 BatchSize = int | Literal["auto"]

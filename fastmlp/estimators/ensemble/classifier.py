@@ -47,7 +47,8 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         that is not in the sample has the member's probability 0.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
-    beta_2, epsilon, n_iter_no_change, max_fun, class_weight, scoring, pickle_state
+    beta_2, epsilon, n_iter_no_change, max_fun, class_weight, scoring, pickle_state, \
+    label_smoothing
         As for `MLPClassifier`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -123,6 +124,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         class_weight: ClassWeight | None = None,
         scoring: Scoring | None = None,
         pickle_state: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         self._keep(locals())
 

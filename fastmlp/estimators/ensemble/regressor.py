@@ -20,6 +20,7 @@ from fastmlp.estimators.arguments import (
 )
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
+from fastmlp.estimators.mlp.losses import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.validation.calls import explained
 
@@ -43,7 +44,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         If True, each member is fitted on a bootstrap sample: n rows drawn with replacement.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
-    beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state
+    beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state, quantile, power
         As for `MLPRegressor`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -119,6 +120,8 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         n_jobs: int | None = None,
         scoring: Scoring | None = None,
         pickle_state: bool = False,
+        quantile: Any = 0.5,
+        power: float = 1.5,
     ) -> None:
         self._keep(locals())
 
@@ -167,6 +170,19 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         """
         return self._predictions(X).std(axis=0)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R2 of the predictions; for ``loss="quantile"`` the negative mean pinball loss.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        """
+        if self.loss != "quantile":
+            return float(super().score(X, y, sample_weight))
+        return quantile_score(self, X, y, sample_weight)
 
     def _predictions(self, X: Any) -> Array:
         """Return every member's predictions, members along the first axis."""

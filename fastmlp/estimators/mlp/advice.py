@@ -18,7 +18,14 @@ from fastmlp.validation import hints
 from fastmlp.validation.suggestions import suggestion
 
 SCHEDULE_NAMES = ("adaptive", "constant", "invscaling")
-LOSSES = {"squared_error": "mse mean_squared_error l2", "poisson": "poisson_nll"}
+LOSSES = {
+    "squared_error": "mse mean_squared_error l2",
+    "poisson": "poisson_nll",
+    "gamma": "half_gamma reg_gamma",
+    "tweedie": "half_tweedie reg_tweedie",
+    "quantile": "pinball",
+    "gaussian_nll": "gaussian normal",
+}
 # With less patience the first epoch may be the best by chance.
 PATIENT = 5
 NO_NUMBER = "could not convert string to float"

@@ -139,7 +139,7 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
     estimator.n_features_in_, estimator.n_outputs_ = sizes[0], sizes[-1]
     estimator.n_layers_ = len(sizes)
     estimator.out_activation_ = header["out_activation"]
-    outputs: tuple[str, ...] = ("identity", "exp")
+    outputs: tuple[str, ...] = ("identity", "exp", "sorted", "mean_std")
     if isinstance(estimator, MLPClassifier):
         outputs = (_take_labels(estimator, header["labels"]),)
     if estimator.out_activation_ not in outputs:

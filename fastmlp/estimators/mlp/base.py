@@ -133,10 +133,9 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         validation: tuple[Any, Any, Any] = (None, None, None),
     ) -> Any:
         """Train on checked data, targets binarized."""
-        units = [part.X.shape[1], *self._hidden_sizes(), part.y.shape[1]]
+        units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = check_random_state(self.random_state)
         if first_pass:
-            self.n_outputs_ = part.y.shape[1]
             self._initialize(part.y, units, part.X.dtype)
         else:
             self._check_sizes(units)
@@ -151,6 +150,10 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
                 "values and need to be preprocessed."
             )
         return self
+
+    def _outputs_for(self, y: Array) -> int:
+        """Return the outputs of a net for these targets, shape (n_samples, n_targets)."""
+        return int(y.shape[1])
 
     def _check_solver(self) -> bool:
         if solvers.is_stochastic(self.solver):
@@ -185,6 +188,7 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
 
     def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
         super()._initialize(y, layer_units, dtype)
+        self.n_outputs_ = layer_units[-1]
         # `hold_out` makes these copies if early stopping needs them.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")

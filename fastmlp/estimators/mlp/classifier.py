@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp.estimators import sklearn_bases
@@ -23,7 +24,9 @@ from fastmlp.estimators.arguments import (
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import accuracy
+from fastmlp.estimators.mlp.losses import loss_of_classifier
 from fastmlp.estimators.sklearn_bases import _fit_context
+from fastmlp.rules.losses import Loss
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -60,6 +63,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     pickle_state : bool, default False
         If True, a pickle has the state of training, and `partial_fit` continues as without
         pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
+    label_smoothing : float in [0, 1), default 0.0
+        In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``, for
+        n classes (2 for each of several labels).
 
     Attributes
     ----------
@@ -94,6 +100,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         **sklearn_bases.MLPClassifier._parameter_constraints,
         **CompiledMLP.more_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
     @explained
@@ -127,6 +134,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         class_weight: ClassWeight | None = None,
         scoring: Scoring | None = None,
         pickle_state: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(
             hidden_layer_sizes=hidden_layer_sizes,
@@ -157,6 +165,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         self.class_weight = class_weight
         self.scoring = scoring
         self.pickle_state = pickle_state
+        self.label_smoothing = label_smoothing
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
@@ -229,6 +238,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
 
     def _labels_of(self, targets: Array) -> Any:
         return self._label_binarizer.inverse_transform(targets)
+
+    def _loss(self) -> Loss:
+        return loss_of_classifier(self)
 
     def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
         if len(self.classes_) == 1:

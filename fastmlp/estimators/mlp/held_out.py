@@ -82,7 +82,7 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
         )
     weight = None if weight is None else _check_sample_weight(weight, X)
     targets = estimator._binarized(y)
-    if targets.shape[1] != estimator.n_outputs_:
+    if estimator._outputs_for(targets) != estimator.n_outputs_:
         raise ValueError(
             f"y_val has {targets.shape[1]} columns, but there are {estimator.n_outputs_} outputs"
         )

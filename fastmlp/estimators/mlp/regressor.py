@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.arguments import (
@@ -21,7 +24,14 @@ from fastmlp.estimators.arguments import (
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import r2
+from fastmlp.estimators.mlp.losses import (
+    OF_REGRESSORS,
+    loss_of_regressor,
+    pinball_score,
+    quantile_score,
+)
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
+from fastmlp.rules.losses import Loss
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -36,7 +46,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson"}, default "squared_error"
+    loss : {"squared_error", "poisson", "gamma", "tweedie", "quantile", "gaussian_nll"}, \
+    default "squared_error"
+        The first two are scikit-learn's. "gamma" is for targets above 0, "tweedie" for those of 0
+        or more; both are half the deviance, of `predict` = exp of the net's output. "quantile" is
+        the pinball loss of `quantile`. "gaussian_nll" trains a mean and a standard deviation.
     hidden_layer_sizes : array-like of int, default (100,)
     activation : str, callable, or a list of them, one per hidden layer, default "relu"
         scikit-learn's "identity", "logistic", "tanh" and "relu", any other of fastmlp's names, such
@@ -57,6 +71,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     pickle_state : bool, default False
         If True, a pickle has the state of training, and `partial_fit` continues as without
         pickling; it is three times as large. `copy.deepcopy` keeps the state in any case.
+    quantile : float or sequence of float in (0, 1), default 0.5
+        The levels of ``loss="quantile"``, in ascending order. With several, y has one column, and
+        `predict` returns a column for each level, sorted.
+    power : float from 1 to 2, default 1.5
+        The power of ``loss="tweedie"``, as of `sklearn.linear_model.TweedieRegressor`.
 
     Attributes
     ----------
@@ -91,6 +110,9 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn_bases.MLPRegressor._parameter_constraints,
         **CompiledMLP.more_constraints,
+        "loss": [StrOptions({"squared_error", "poisson", *OF_REGRESSORS})],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
+        "power": [Interval(Real, 1, 2, closed="both")],
     }
 
     @explained
@@ -124,6 +146,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         n_jobs: int | None = None,
         scoring: Scoring | None = None,
         pickle_state: bool = False,
+        quantile: Any = 0.5,
+        power: float = 1.5,
     ) -> None:
         super().__init__(
             loss=loss,
@@ -154,6 +178,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         self.n_jobs = n_jobs
         self.scoring = scoring
         self.pickle_state = pickle_state
+        self.quantile = quantile
+        self.power = power
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
@@ -215,31 +241,90 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         """
         return self._fit(X, y, sample_weight=sample_weight, incremental=True)
 
-    def predict(self, X: Table) -> Array:
+    def predict(self, X: Table, *, return_std: bool = False) -> Any:
         """Return the predictions, shape (n_samples,) or (n_samples, n_outputs).
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        return_std : bool, default False
+            If True, return the standard deviations too, of the same shape; for
+            ``loss="gaussian_nll"``.
+
+        Raises
+        ------
+        ValueError
+            If standard deviations are asked for, and the loss has none.
         """
         outputs = self._quick_outputs(X)
-        if outputs is None:
-            return super().predict(X)
-        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+        if self.loss == "gaussian_nll":
+            check_is_fitted(self)
+            outputs = self._outputs(self._validated_rows(X)) if outputs is None else outputs
+            mean, deviation = _squeezed(outputs[:, ::2]), _squeezed(outputs[:, 1::2])
+            return (mean, deviation) if return_std else mean
+        if return_std:
+            raise ValueError(
+                f"MLPRegressor.predict: return_std=True needs loss='gaussian_nll', got loss="
+                f"{self.loss!r}"
+            )
+        return super().predict(X) if outputs is None else _squeezed(outputs)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R2 of the predictions; for ``loss="quantile"`` the negative mean pinball loss.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        """
+        if self.loss != "quantile":
+            return float(super().score(X, y, sample_weight))
+        return quantile_score(self, X, y, sample_weight)
+
+    def _loss(self) -> Loss:
+        return loss_of_regressor(self)
+
+    def _outputs_for(self, y: Array) -> int:
+        loss = self._loss()
+        if loss.link == "sorted" and y.shape[1] > 1:
+            raise ValueError(
+                f"MLPRegressor: loss='quantile' of several levels takes y of one column, got "
+                f"{y.shape[1]}: fit a model for each column, or for each level"
+            )
+        return int(y.shape[1]) * loss.per_target
+
+    def _initialize(self, y: Array, layer_units: list[Any], dtype: Any) -> None:
+        super()._initialize(y, layer_units, dtype)
+        self.out_activation_ = self._loss().link or "identity"
 
     def _labels_of(self, targets: Array) -> Array:
         return targets
 
     def _metric(self, outputs: Array, targets: Array, weight: Any) -> float:
-        return r2(outputs, targets, weight)
+        if self.loss == "quantile":
+            return pinball_score(outputs, targets, weight, self.quantile)
+        return r2(outputs[:, ::2] if self.loss == "gaussian_nll" else outputs, targets, weight)
 
     def _binarized(self, y: Any) -> Array:
-        y = _numbers(y)
+        y = self._checked(y)
         return y.reshape(-1, 1) if y.ndim == 1 else y
+
+    def _checked(self, y: Any) -> Array:
+        """Return targets as a dense array, after a check that the loss takes them."""
+        dense, accepted = _numbers(y), self._loss().targets
+        least = float(dense.min()) if dense.size else 1.0
+        # scikit-learn does not check the targets of its "poisson".
+        if self.loss in OF_REGRESSORS and (
+            (accepted == "positive" and least <= 0) or (accepted == "count" and least < 0)
+        ):
+            limit = "above 0" if accepted == "positive" else "0 or more"
+            raise ValueError(f"MLPRegressor: y must be {limit} for loss={self.loss!r}, got {least}")
+        return dense
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
         """Check the data and, where an earlier fit goes on, that its outputs are the loss's."""
-        out = "exp" if self.loss == "poisson" else "identity"
+        out = self._loss().link or "identity"
         if not reset and self.out_activation_ != out:
             raise ValueError(
                 f"MLPRegressor has the out_activation_ {self.out_activation_!r} from an earlier "
@@ -247,7 +332,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
                 "begin anew"
             )
         X, y = super()._validate_input(X, y, incremental, reset)
-        return X, _numbers(y)
+        return X, self._checked(y)
+
+
+def _squeezed(outputs: Array) -> Array:
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
 def _numbers(targets: Any) -> Array:

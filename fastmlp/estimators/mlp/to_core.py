@@ -16,7 +16,6 @@ from fastmlp.network.spec import Network
 from fastmlp.rules import activations
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.penalties import l2
-from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 from fastmlp.training.pool import cost_of
 
 Array = NDArray[Any]
@@ -27,12 +26,9 @@ def network_of(estimator: Any, sizes: tuple[int, ...], dtype: np.dtype[Any]) -> 
     """Return an estimator's network, with its loss and its penalty."""
     hidden = resolve.hidden_activations(estimator.activation, len(sizes) - 2)
     out = activations.ALIASES.get(estimator.out_activation_, estimator.out_activation_)
-    loss = estimator.loss
-    if loss == "log_loss" and out == "sigmoid":
-        loss = "binary_log_loss"
     penalties = ((l2, float(estimator.alpha)),) if estimator.alpha > 0 else ()
     rules = (*hidden, activations.identity)
-    return Network(make_layout(sizes), rules, SKLEARN_LOSSES[loss], LINKS[out], penalties, dtype)
+    return Network(make_layout(sizes), rules, estimator._loss(), LINKS[out], penalties, dtype)
 
 
 def features_of(network: Network) -> Network:
