@@ -88,10 +88,62 @@ LINKS: dict[str, Any] = {
     "sigmoid": logistic,
     "softmax": softmax,
     "exp": np.exp,
+    "sorted": lambda raw: np.sort(raw, axis=1),
+    "mean_std": lambda raw: np.where(
+        np.arange(raw.shape[1]) % 2, np.sqrt(np.maximum(np.exp(raw), 1e-6)), raw
+    ),
 }
-LINK_OF = {"binary_cross_entropy": "sigmoid", "cross_entropy": "softmax", "poisson": "exp"}
+LINK_OF = {
+    "binary_cross_entropy": "sigmoid",
+    "cross_entropy": "softmax",
+    "poisson": "exp",
+    "gamma": "exp",
+    "tweedie": "exp",
+    "binary_focal": "sigmoid",
+    "focal": "softmax",
+    "gaussian_nll": "mean_std",
+    "tweedie 1.2": "exp",
+    "binary_focal 0.5": "sigmoid",
+    "focal 0.5": "softmax",
+    "three quantiles": "sorted",
+    "smoothed binary_cross_entropy": "sigmoid",
+    "smoothed cross_entropy": "softmax",
+}
+# Of one class or one-hot rows, summed over the outputs; other losses are means.
+OF_CLASSES = {"cross_entropy", "focal", "focal 0.5", "smoothed cross_entropy"}
 PENALTIES: dict[str, Any] = {"l2": lambda w: w**2 / 2, "l1": absolute}
 PENALTY_SLOPES: dict[str, Any] = {"l2": lambda w: w, "l1": np.sign}
+
+
+def pinball(levels: Any) -> Any:
+    """Koenker & Bassett (1978); one level, or one for each output."""
+    q = np.asarray(levels)
+    return lambda p, y: np.where(positive(p - y), 1 - q, -q) * (p - y)
+
+
+def tweedie(k: float) -> Any:
+    """The half deviance of scikit-learn's HalfTweedieLoss, with its constant term."""
+    return lambda p, y: (
+        -y * np.exp((1 - k) * p) / (1 - k)
+        + np.exp((2 - k) * p) / (2 - k)
+        + y ** (2 - k) / ((1 - k) * (2 - k))
+    )
+
+
+def focal(g: float) -> Any:
+    """Lin et al. (2017) for several classes, as Keras' CategoricalFocalCrossentropy."""
+    return lambda p, y: -y * (1 - softmax(p)) ** g * log_softmax(p)
+
+
+def binary_focal(g: float) -> Any:
+    """Lin et al. (2017), as Keras' BinaryFocalCrossentropy for labels 0 and 1."""
+    return lambda p, y: y * logistic(-p) ** g * ramp(-p) + (1 - y) * logistic(p) ** g * ramp(p)
+
+
+def gaussian(p: Array, y: Array) -> Array:
+    """PyTorch's GaussianNLLLoss of the mean p[:, ::2] and the variance exp(p[:, 1::2])."""
+    return (p[:, 1::2] + (p[:, ::2] - y) ** 2 / np.exp(p[:, 1::2])) / 2
+
 
 # Of outputs p (raw ones for a loss with a link) and targets y, both (n_rows, n_outputs).
 LOSS_VALUES: dict[str, Any] = {
@@ -103,6 +155,22 @@ LOSS_VALUES: dict[str, Any] = {
     "binary_cross_entropy": lambda p, y: y * ramp(-p) + (1 - y) * ramp(p),
     "cross_entropy": lambda p, y: -y * log_softmax(p),
     "poisson": lambda p, y: np.exp(p) - y + xlogy(y, y) - y * p,
+    "log_cosh": lambda p, y: np.log(np.cosh(p - y)),
+    "quantile": pinball(0.5),
+    "gamma": lambda p, y: p + y * np.exp(-p) - np.log(y) - 1,
+    "tweedie": tweedie(1.5),
+    "binary_focal": binary_focal(2),
+    "focal": focal(2),
+    "gaussian_nll": gaussian,
+    "quantile 0.9": pinball(0.9),
+    "three quantiles": pinball([0.1, 0.5, 0.9]),
+    "tweedie 1.2": tweedie(1.2),
+    "binary_focal 0.5": binary_focal(0.5),
+    "focal 0.5": focal(0.5),
+    "smoothed binary_cross_entropy": lambda p, y: (
+        (0.9 * y + 0.05) * ramp(-p) + (0.95 - 0.9 * y) * ramp(p)
+    ),
+    "smoothed cross_entropy": lambda p, y: -(0.9 * y + 0.1 / y.shape[1]) * log_softmax(p),
 }
 LOSS_SLOPES: dict[str, Any] = {
     "mse": lambda p, y: 2 * (p - y),
@@ -117,7 +185,7 @@ LOSS_SLOPES: dict[str, Any] = {
 def targets_of(loss: str, y: Array, n_outputs: int) -> Array:
     """Targets as (n_rows, n_outputs): class labels become one-hot rows."""
     columns = np.asarray(y).reshape(len(y), -1)
-    if loss == "cross_entropy" and columns.shape[1] == 1:
+    if loss in OF_CLASSES and columns.shape[1] == 1:
         return np.eye(n_outputs)[columns[:, 0].astype(int)]
     return columns.astype(float)
 
@@ -125,11 +193,14 @@ def targets_of(loss: str, y: Array, n_outputs: int) -> Array:
 def row_losses(loss: str, outputs: Array, y: Array) -> Array:
     """The loss of each row, shape (n_rows,)."""
     values = LOSS_VALUES[loss](outputs, targets_of(loss, y, outputs.shape[1]))
-    return values.sum(axis=1) if loss == "cross_entropy" else values.mean(axis=1)
+    return values.sum(axis=1) if loss in OF_CLASSES else values.mean(axis=1)
 
 
 def row_slopes(loss: str, outputs: Array, y: Array) -> Array:
     """The slope of each row's loss by that row's outputs, shape (n_rows, n_outputs)."""
+    if loss not in LOSS_SLOPES:
+        moved = (outputs + 1e-30j * axis for axis in np.eye(outputs.shape[1]))
+        return np.stack([row_losses(loss, each, y).imag / 1e-30 for each in moved], axis=1)
     slopes = LOSS_SLOPES[loss](outputs, targets_of(loss, y, outputs.shape[1]))
     return slopes if loss == "cross_entropy" else slopes / outputs.shape[1]
 

@@ -12,7 +12,15 @@ import fastmlp
 from docs.tools import parameters
 from fastmlp import plotting
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.rules import activations, initializers, losses, optimizers, penalties, schedules
+from fastmlp.rules import (
+    activations,
+    initializers,
+    loss_settings,
+    losses,
+    optimizers,
+    penalties,
+    schedules,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -22,6 +30,9 @@ TABLES = {
     "activations": [*activations.RULES, *activations.ALIASES],
     "losses, any output activation": [n for n, loss in losses.LOSSES.items() if not loss.link],
     "losses that own their link": [n for n, loss in losses.LOSSES.items() if loss.link],
+    "losses, with settings": [
+        one.__name__ for one in loss_settings.SETTINGS if one is not loss_settings.Smoothed
+    ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
@@ -106,6 +117,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
     assert told == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
+        *("Quantile", "Tweedie", "Focal", "BinaryFocal"),
         *ESTIMATORS,
     }
     assert parameters.MARKER in (DOCS / "parameters.md").read_text()

@@ -124,6 +124,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "class labels must be integers from 0 to 2": lambda: fit_classes(Y),
     "y must be in [0, 1] for this loss": lambda: fit(Y=2 * Y, loss="binary_cross_entropy"),
     "y must be 0 or more for this loss": lambda: fit(Y=-Y, loss="poisson"),
+    "y must be above 0 for this loss": lambda: fit(Y=0 * Y, loss="gamma"),
     "sample_weight must be 0 or more, and not all 0": lambda: fit(sample_weight=-Y),
     "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
     "could not convert string to float": lambda: classifier().fit([["a"], ["b"]], [0, 1]),

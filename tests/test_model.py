@@ -16,6 +16,7 @@ import polars
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_cases import CASES, outputs_for
 from numba import config
 from sklearn.datasets import load_digits
 
@@ -266,10 +267,10 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     np.testing.assert_allclose(gradient, gradient_twice, rtol=1e-10, atol=1e-15)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CASES)
 def test_predict_applies_the_link_and_predict_raw_does_not(loss: Any) -> None:
     x, _ = wave(9)
-    net = MLP((3, 4, 2), loss=loss, dtype="float64", seed=0)
+    net = MLP((3, 4, outputs_for(loss, 2)), loss=CASES[loss], dtype="float64", seed=0)
     raw = net.predict_raw(x)
     link = naive.LINKS[naive.LINK_OF.get(loss, "identity")]
     np.testing.assert_allclose(net.predict(x), link(raw), rtol=1e-13)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loss_cases import SETTINGS
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup
@@ -56,8 +57,20 @@ def test_every_activation_and_dtype(activation: str, dtype: str, path: Path) -> 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss(loss: str, path: Path) -> None:
-    net = make(2, loss=loss)
+    assert_same(net := of_loss(LOSSES[loss]), reloaded(net, path))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_losses_with_settings(name: str, path: Path) -> None:
+    net = of_loss(SETTINGS[name])
     assert_same(net, reloaded(net, path))
+    assert net._network == MLP.load(path)._network
+
+
+def of_loss(loss: Any) -> MLP:
+    """A net with as many outputs as the loss takes."""
+    n = getattr(loss, "loss", loss).per_target
+    return MLP((3, 4, n + n % 2 if n < 3 else n), loss=loss, seed=1)
 
 
 def test_one_activation_a_layer_and_every_penalty(path: Path) -> None:

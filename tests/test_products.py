@@ -26,7 +26,7 @@ TOLERANCE = {"float64": 1e-10, "float32": 3e-4}
 def targets(loss: str, rng: np.random.Generator) -> Any:
     if LOSSES[loss].targets == "classes":
         return rng.integers(0, 2, 9)
-    return rng.uniform(0.1, 0.9, (9, 2))
+    return rng.uniform(0.1, 0.9, (9, 2 // LOSSES[loss].per_target))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

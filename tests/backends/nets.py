@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import naive
 import numpy as np
+from loss_cases import CASES, draw_targets
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine
@@ -42,7 +43,7 @@ class Net(NamedTuple):
     @property
     def network(self) -> Network:
         """What the engine takes."""
-        loss = LOSSES[self.loss]
+        loss = CASES[self.loss]
         outer = "identity" if loss.link else self.output_activation
         names = [self.activation] * (len(self.sizes) - 2) + [outer]
         return Network(
@@ -70,20 +71,9 @@ class Net(NamedTuple):
         parameters = rng.normal(scale=0.7, size=layout.n_parameters)
         x = rng.normal(size=(n_rows, self.sizes[0]))
         weight = rng.uniform(0.1, 3, size=n_rows if weighted else 0)
-        y = self.draw_targets(rng, (n_rows, self.sizes[-1]))
+        y = draw_targets(self.loss, rng, n_rows, self.sizes[-1])
         as_is = [np.ascontiguousarray(a, self.dtype) for a in (parameters, x, y, weight)]
         return as_is[0], Data(*as_is[1:])
-
-    def draw_targets(self, rng: np.random.Generator, shape: tuple[int, int]) -> Array:
-        """Targets; class labels for a loss of classes."""
-        match LOSSES[self.loss].targets:
-            case "unit":
-                return rng.uniform(size=shape)
-            case "count":
-                return rng.poisson(2.0, size=shape)
-            case "classes":
-                return rng.integers(shape[1], size=(shape[0], 1))
-        return rng.normal(scale=2, size=shape)
 
 
 def network_of(

@@ -36,7 +36,7 @@ from fastmlp.rules.optimizers import OPTIMIZERS
 for width, n_rows in ((3, 5), (64, 200)):
     wide = width > 3 and limits.thread_limit() > 1
     cost_model.pays, dispatch.REGION_SECONDS = lambda work, n_threads: wide, 0
-    X, y = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
+    X, hot = np.ones((n_rows, width)), np.eye(width)[np.arange(n_rows) % width]
     settings = [dict(activation=name) for name in RULES]
     settings += [dict(loss=name, l1=0.1, l2=0.1) for name in LOSSES]
     settings += [dict(optimizer=name) for name in OPTIMIZERS]
@@ -44,7 +44,9 @@ for width, n_rows in ((3, 5), (64, 200)):
     settings += [dict(optimizer=name, l1=0.1) for name in OPTIMIZERS]
     settings += [dict(optimizer=SGD(0.01, momentum=0.5, nesterov=n)) for n in (False, True)]
     for chosen in settings:
-        net = MLP((width, 7, width), seed=0, **chosen)
+        loss = LOSSES[chosen.get("loss", "mse")]
+        net = MLP((width, 7, width * loss.per_target), seed=0, **chosen)
+        y = hot + (loss.targets == "positive")
         net.fit(X, y, epochs=1, batch_size=200, validation_data=(X, y))
         net.fit(X, y, epochs=1, batch_size=n_rows - 1)  # in an order of its own
         net.predict(X), net.predict_raw(X)

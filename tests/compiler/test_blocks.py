@@ -9,6 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from loss_cases import CASES, constants_of, options_of, outputs_for
 from numba.extending import register_jitable
 
 from fastmlp.backends.cpu.kernels import elementwise
@@ -18,7 +19,7 @@ from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.cache import CodeCache
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules import activations, links, losses, penalties
+from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -34,7 +35,7 @@ TOLERANCE = {"float64": 1e-14, "float32": 3e-6}
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_activation = pytest.mark.parametrize("name", activations.RULES)
 each_link = pytest.mark.parametrize("name", links.LINKS)
-each_loss = pytest.mark.parametrize("name", losses.LOSSES)
+each_loss = pytest.mark.parametrize("name", CASES)
 each_penalty = pytest.mark.parametrize("name", penalties.RULES)
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
 only_compiled = pytest.mark.skipif(
@@ -65,9 +66,8 @@ def assert_close(actual: Any, expected: Any, dtype: str) -> None:
 
 
 def loss_block(name: str, dtype: str) -> Block:
-    loss = losses.LOSSES[name]
-    options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
-    return block_of(elementwise.loss_loop, dtype, loss.rule, **options)
+    loss = CASES[name]
+    return block_of(elementwise.loss_loop, dtype, loss.rule, **options_of(loss))
 
 
 def update_options(optimizer: Any) -> dict[str, Any]:
@@ -114,16 +114,21 @@ def test_a_link_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
 @each_dtype
 @each_loss
 def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> None:
-    loss, outputs = losses.LOSSES[name], np.asfortranarray(numbers(dtype).reshape(20, 3))
-    targets = np.asfortranarray(np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype))
+    loss, n = CASES[name], outputs_for(name, 3)
+    outputs = np.asfortranarray(np.resize(numbers(dtype), (20, n)))
+    n_targets = n // loss.per_target
+    drawn = np.random.default_rng(0).dirichlet(np.ones(3), 20).astype(dtype)
+    targets, constants = np.asfortranarray(drawn[:, :n_targets]), constants_of(name, dtype)
     slopes, expected, values = np.empty_like(outputs), np.empty_like(outputs), np.empty(20)
-    run(loss_block(name, dtype), outputs, targets, slopes, values, 20, 3, 3)
+    run(loss_block(name, dtype), outputs, targets, slopes, values, 20, n, n_targets)
     rows = np.empty(20)
     if loss.by_row:
-        loss.rule(outputs, targets, expected, rows)
+        loss.rule(outputs, targets, expected, rows, *constants)
     else:
         for r in range(20):
-            pairs = [loss.rule(p, y) for p, y in zip(outputs[r], targets[r], strict=True)]
+            pairs = [
+                loss.rule(p, y, *constants) for p, y in zip(outputs[r], targets[r], strict=True)
+            ]
             rows[r] = np.mean([value for value, _ in pairs], dtype=np.float64)
             expected[r] = [slope / 3 for _, slope in pairs]
     np.testing.assert_allclose(values, rows, rtol=10 * TOLERANCE[dtype])
@@ -133,13 +138,14 @@ def test_a_loss_is_its_rule_at_every_number_or_row(dtype: str, name: str) -> Non
 @each_dtype
 @each_loss
 def test_a_loss_of_one_output_is_its_rule(dtype: str, name: str) -> None:
-    loss = losses.LOSSES[name]
+    loss, constants = CASES[name], constants_of(name, dtype)
     if loss.by_row:
         pytest.skip("one class is no choice")
-    outputs, targets = numbers(dtype, 21), np.linspace(0, 1, 21).astype(dtype)
+    outputs, targets = numbers(dtype, 21), np.linspace(0.01, 1, 21).astype(dtype)
     slopes, values = np.empty_like(outputs), np.empty(21)
     run(loss_block(name, dtype), outputs, targets, slopes, values, 21, 1, 1)
-    expected = np.array([loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]).T
+    pairs = zip(outputs, targets, strict=True)
+    expected = np.array([loss.rule(p, y, *constants) for p, y in pairs]).T
     assert_close(slopes, expected[1], dtype)
     assert_close(values.astype(dtype), expected[0], dtype)
 

@@ -7,13 +7,14 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from loss_cases import CASES, options_of
 from scipy import special
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.compiler import block_of, call
 from fastmlp.compiler import elementary as compiled
 from fastmlp.compiler.blocks import Block
-from fastmlp.rules import activations, elementary, links, losses, updates
+from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.skipif(
@@ -241,9 +242,8 @@ def rule_loops() -> dict[str, Any]:
         table[f"activation {name}"] = rule, elementwise.activation_loop, {}
     for name, link in links.LINKS.items():
         table[f"link {name}"] = link.rule, elementwise.link_loop, {"by_row": link.by_row}
-    for name, loss in losses.LOSSES.items():
-        options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
-        table[f"loss {name}"] = loss.rule, elementwise.loss_loop, options
+    for name, loss in CASES.items():
+        table[f"loss {name}"] = loss.rule, elementwise.loss_loop, options_of(loss)
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 import pytest
+from loss_cases import CASES, options_of
 from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
@@ -21,7 +22,7 @@ from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.source import definition_of
-from fastmlp.rules import activations, elementary, links, losses
+from fastmlp.rules import activations, elementary, links
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -54,6 +55,25 @@ def test_integers_are_divided_as_in_python(a: int, b: int) -> None:
         numbers[5], numbers[6] = a // 7, a % 7
 
     results(divide, a, b)
+
+
+def test_a_tuple_of_numbers_has_an_element_at_a_variable_index() -> None:
+    shares = (0.25, 0.5, 4.0)
+
+    def pick(out: Any, n: Any) -> None:
+        numbers, counts = row(out, 8, np.float64), (n, n + 1)
+        for i in range(n):
+            numbers[i] = shares[i]
+        for i in range(2):
+            numbers[3 + i] = counts[i]
+
+    assert results(pick, 3)[:5] == [0.25, 0.5, 4.0, 3.0, 4.0]
+
+    def mixed(out: Any, n: Any) -> None:
+        row(out, 1, np.float64)[0] = (1, 2.0)[n]
+
+    with pytest.raises(Unsupported, match="an index of a tuple of several dtypes"):
+        native(mixed)
 
 
 class Strided(NamedTuple):
@@ -368,10 +388,9 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         table[name] = lambda scalar, rule=rule: elementwise.activation_loop(scalar, rule)
     for name, link in links.LINKS.items():
         table[f"link {name}"] = lambda scalar, its=link: elementwise.link_loop(scalar, *its)
-    for name, loss in losses.LOSSES.items():
-        mean = loss.over_outputs == "mean"
-        table[f"loss {name}"] = lambda scalar, its=loss, mean=mean: elementwise.loss_loop(
-            scalar, its.rule, its.by_row, mean
+    for name, loss in CASES.items():
+        table[f"loss {name}"] = lambda scalar, its=loss: elementwise.loss_loop(
+            scalar, its.rule, **options_of(its)
         )
     for name, kind in OPTIMIZERS.items():
         n = kind().coefficients(1, np.ones(1)).shape[1]
@@ -406,9 +425,10 @@ def rules_with_arguments() -> dict[str, Any]:
         table[name] = rule, elementwise.activation_loop, (), "rww", (N_NUMBERS,)
     for name, link in links.LINKS.items():
         table[f"link {name}"] = link.rule, elementwise.link_loop, (link.by_row,), "rw", (200, 5)
-    for name, loss in losses.LOSSES.items():
-        how, kind = (loss.by_row, loss.over_outputs == "mean"), loss.targets == "classes"
-        shape = (200, 5, 1 if kind else 5)
+    for name, loss in CASES.items():
+        how, kind = tuple(options_of(loss).values()), loss.targets == "classes"
+        n = {"sorted": 3, "mean_std": 4}.get(loss.link or "", 5)
+        shape = (200, n, 1 if kind else n // loss.per_target)
         table[f"loss {name}"] = (
             loss.rule,
             elementwise.loss_loop,

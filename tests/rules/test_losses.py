@@ -5,22 +5,29 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
+from loss_cases import CASES, constants_of, outputs_for
 
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 
-each_loss = pytest.mark.parametrize("name", LOSSES)
-each_link_owner = pytest.mark.parametrize("name", [k for k, loss in LOSSES.items() if loss.link])
+each_loss = pytest.mark.parametrize("name", CASES)
+# Whose link is the canonical one.
+each_link_owner = pytest.mark.parametrize(
+    "name", ["binary_cross_entropy", "cross_entropy", "poisson"]
+)
+# Losses without a least value of 0 where predictions are perfect.
+NOT_FROM_ZERO = {"gaussian_nll", *(name for name in CASES if name.startswith("smoothed"))}
 
 
 def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
     """The value of one row, and its slopes, shape (n_outputs,)."""
-    loss, slopes = LOSSES[name], np.empty_like(outputs)
+    loss, slopes = CASES[name], np.empty_like(outputs)
+    constants = constants_of(name, outputs.dtype)
     if loss.by_row:
         value = np.empty(1, outputs.dtype)
-        loss.rule(outputs[None], targets[None], slopes[None], value)
+        loss.rule(outputs[None], targets[None], slopes[None], value, *constants)
         return value[0], slopes
-    pairs = [loss.rule(p, y) for p, y in zip(outputs, targets, strict=True)]
+    pairs = [loss.rule(p, y, *constants) for p, y in zip(outputs, targets, strict=True)]
     values, slopes[:] = zip(*pairs, strict=True)
     if loss.over_outputs == "mean":
         return sum(values) / type(outputs[0])(len(values)), slopes / len(values)
@@ -29,19 +36,26 @@ def evaluate(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
 
 def draw_targets(name: str, rng: np.random.Generator, n_outputs: int) -> Any:
     """Targets of one row that make sense for the loss, none at a kink of `outputs`."""
-    kind = LOSSES[name].targets
+    n = n_outputs // CASES[name].per_target
     draws = {
-        "real": rng.normal(scale=3, size=n_outputs),
-        "unit": rng.uniform(size=n_outputs),
-        "count": rng.poisson(2.0, size=n_outputs).astype(float),
-        "classes": rng.dirichlet(np.ones(n_outputs)),
+        "real": rng.normal(scale=3, size=n),
+        "unit": rng.uniform(size=n),
+        "count": rng.poisson(2.0, size=n).astype(float),
+        "positive": rng.gamma(2.0, size=n),
+        "classes": rng.dirichlet(np.ones(n)),
     }
-    return draws[kind]
+    return draws[CASES[name].targets]
 
 
 def draw_rows(name: str) -> list[tuple[Any, Any]]:
-    rng = np.random.default_rng(0)
-    return [(rng.normal(scale=3, size=4), draw_targets(name, rng, 4)) for _ in range(20)]
+    rng, n = np.random.default_rng(0), outputs_for(name, 4)
+    return [(rng.normal(scale=3, size=n), draw_targets(name, rng, n)) for _ in range(20)]
+
+
+def as_targets(name: str, one_hot: Any) -> Any:
+    """What a one-hot row is for this loss."""
+    n = outputs_for(name, len(one_hot)) // CASES[name].per_target
+    return np.maximum(one_hot[:n], 0.5) if CASES[name].targets == "positive" else one_hot[:n]
 
 
 def test_a_link_in_the_table_is_a_known_link() -> None:
@@ -50,7 +64,7 @@ def test_a_link_in_the_table_is_a_known_link() -> None:
 
 @each_loss
 def test_link_is_that_of_the_oracle(name: str) -> None:
-    assert LOSSES[name].link == naive.LINK_OF.get(name)
+    assert CASES[name].link == naive.LINK_OF.get(name)
 
 
 @each_loss
@@ -67,7 +81,7 @@ def test_value_and_slope_are_those_of_the_oracle(name: str) -> None:
 def test_slope_is_the_finite_difference_of_the_value(name: str) -> None:
     for outputs, targets in draw_rows(name):
         _, slopes = evaluate(name, outputs, targets)
-        for j, step in enumerate(1e-5 * np.eye(4)):
+        for j, step in enumerate(1e-5 * np.eye(len(outputs))):
             above, below = (evaluate(name, outputs + s, targets)[0] for s in (step, -step))
             assert (above - below) / 2e-5 == pytest.approx(slopes[j], rel=1e-6, abs=1e-8)
 
@@ -75,11 +89,14 @@ def test_slope_is_the_finite_difference_of_the_value(name: str) -> None:
 @each_loss
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_precision_of_the_outputs_is_kept(name: str, dtype: Any) -> None:
-    loss, one, half = LOSSES[name], dtype(1), dtype(0.5)
+    loss, one, half = CASES[name], dtype(1), dtype(0.5)
     if loss.by_row:
-        assert type(evaluate(name, np.array([1, 2], dtype), np.array([1, 0], dtype))[0]) is dtype
+        outputs = np.arange(1, 1 + outputs_for(name, 2), dtype=dtype)
+        value, slopes = evaluate(name, outputs, as_targets(name, np.array([1, 0], dtype)))
+        assert type(value) is type(slopes[0]) is dtype
     else:
-        kinds = {type(n) for p in (-one, half, one) for n in loss.rule(p, half)}
+        constants = constants_of(name, dtype)
+        kinds = {type(n) for p in (-one, half, one) for n in loss.rule(p, half, *constants)}
         assert kinds == {dtype}
 
 
@@ -96,9 +113,9 @@ def test_float32_is_float64_rounded(name: str) -> None:
 @each_loss
 @pytest.mark.parametrize("place", range(3))
 def test_nan_stays_nan(name: str, place: int) -> None:
-    outputs = np.array([1.0, 2.0, 3.0])
+    outputs = np.arange(1.0, 1 + outputs_for(name, 3))
     outputs[place] = np.nan
-    assert np.isnan(evaluate(name, outputs, np.array([1.0, 0.0, 0.0]))[0])
+    assert np.isnan(evaluate(name, outputs, as_targets(name, np.array([1.0, 0.0, 0.0])))[0])
 
 
 @each_loss
@@ -109,22 +126,24 @@ def test_nan_stays_nan(name: str, place: int) -> None:
 def test_no_overflow_where_the_value_is_finite(
     name: str, dtype: Any, size: float, hot: int
 ) -> None:
-    outputs = np.array([size, -size, 0], dtype)
-    if LOSSES[name].link == "exp":
-        outputs = np.minimum(outputs, 700)  # from 710 on the value itself overflows
-    targets = np.eye(3, dtype=outputs.dtype)[hot]
+    outputs = np.resize(np.array([size, -size, 0], dtype), outputs_for(name, 3))
+    if CASES[name].link == "exp":
+        outputs = np.clip(outputs, -700, 700)  # from 710 on the value itself overflows
+    targets = as_targets(name, np.eye(3, dtype=outputs.dtype)[hot])
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         value, slopes = evaluate(name, outputs, targets)
     assert np.isfinite(value)
     assert np.isfinite(slopes).all()
 
 
-@each_loss
+@pytest.mark.parametrize("name", sorted(CASES.keys() - NOT_FROM_ZERO))
 def test_value_is_never_below_zero_and_zero_at_a_perfect_prediction(name: str) -> None:
     outputs, targets = np.array([800.0, -800.0]), np.array([1.0, 0.0])
-    if LOSSES[name].link is None:
+    if CASES[name].link == "sorted":
+        outputs, targets = np.full(3, 5.0), np.array([5.0])
+    elif CASES[name].link is None:
         targets = outputs
-    elif LOSSES[name].link == "exp":
+    elif CASES[name].link == "exp":
         outputs = np.log([1.0, 20.0])
         targets = np.array([1.0, 20.0])
     assert evaluate(name, outputs, targets)[0] == pytest.approx(0, abs=1e-13)
@@ -136,16 +155,17 @@ def test_slope_of_a_loss_with_a_link_is_value_less_target(name: str) -> None:
     for outputs, targets in draw_rows(name):
         _, slopes = evaluate(name, outputs, targets)
         value = naive.LINKS[naive.LINK_OF[name]](outputs[None])[0]
-        n_values = 1 if LOSSES[name].over_outputs == "sum" else len(targets)
+        n_values = 1 if CASES[name].over_outputs == "sum" else len(targets)
         np.testing.assert_allclose(slopes * n_values, value - targets, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", sorted(naive.OF_CLASSES))
 @pytest.mark.parametrize("label", range(4))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_label_is_its_one_hot_row(label: int, dtype: Any) -> None:
+def test_a_label_is_its_one_hot_row(name: str, label: int, dtype: Any) -> None:
     outputs = np.array([0.3, -1.2, 2.5, 0.1], dtype)
-    value, slopes = evaluate("cross_entropy", outputs, np.array([label], dtype))
-    expected, expected_slopes = evaluate("cross_entropy", outputs, np.eye(4, dtype=dtype)[label])
+    value, slopes = evaluate(name, outputs, np.array([label], dtype))
+    expected, expected_slopes = evaluate(name, outputs, np.eye(4, dtype=dtype)[label])
     near = 8 * float(np.finfo(dtype).eps)
     assert value == pytest.approx(expected, rel=near, abs=near)
     np.testing.assert_allclose(slopes, expected_slopes, rtol=near, atol=near)

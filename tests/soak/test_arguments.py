@@ -14,7 +14,7 @@ from draws import JUNK, infinite, made, names, numbers, often, optimizers, squar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastmlp import MLP, FileError, Status
+from fastmlp import MLP, FileError, Quantile, Status, Tweedie
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.initializers import RULES as INITIALIZERS
 from fastmlp.rules.losses import LOSSES
@@ -28,7 +28,8 @@ def settings_of_nets(draw: Any) -> dict[str, Any]:
     choices = {
         "activation": st.one_of(names, st.lists(names, min_size=1, max_size=2), st.just(square)),
         "output_activation": st.one_of(st.none(), names),
-        "loss": st.sampled_from([*LOSSES, *LOSSES.values()]),
+        "loss": st.sampled_from([*LOSSES, *LOSSES.values(), Quantile([0.1, 0.9]), Tweedie(1.3)]),
+        "label_smoothing": st.one_of(st.floats(0, 0.9), numbers),
         "optimizer": optimizers(),
         "l2": st.one_of(st.floats(0, 10), numbers),
         "l1": numbers,
@@ -53,6 +54,7 @@ def calls(draw: Any) -> tuple[Any, dict[str, Any], Any, Any, dict[str, Any]]:
         "batch_size": st.sampled_from([1, 2, 3, 7, 2**40]),
         "shuffle": st.booleans(),
         "sample_weight": st.lists(st.floats(0, 3), min_size=n, max_size=n),
+        "class_weight": st.sampled_from(["balanced", {0: 2.0}, {9: 1.0}, {}, 3]),
         "validation_data": st.sampled_from([(x, y), [x, y], (x, y, None), (x,), (x, y, y)]),
         "callbacks": st.sampled_from([(), [], lambda r: None, [lambda r: r.stop()], [None]]),
         "progress": st.just(False),

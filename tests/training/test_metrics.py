@@ -219,6 +219,17 @@ def test_a_loss_of_numbers_is_no_metric_of_labels() -> None:
         classifier().fit(X[:40], CLASSES[:40], metrics="mae", **THREE_CLASSES)
 
 
+@pytest.mark.parametrize("metrics", ["mae", "r2"])
+def test_a_net_of_several_outputs_for_a_target_asks_for_a_function(metrics: str) -> None:
+    net = MLP((3, 4, 2), loss="gaussian_nll", seed=0)
+    x, y = np.ones((20, 3)), np.arange(20.0)
+    with pytest.raises(ValueError, match="2 outputs for each column of the targets; give a func"):
+        net.fit(x, y, metrics=metrics, validation_split=0.5)
+    of_mean = {"mean": lambda y, p: float(np.mean(abs(y[:, None] - p[:, ::2])))}
+    history = net.fit(x, y, epochs=2, metrics=of_mean, validation_split=0.5)
+    assert len(history.metrics["mean"]) == 2
+
+
 def test_metrics_need_validation_rows() -> None:
     with pytest.raises(ValueError, match=r"metrics are of validation rows: give validation_data="):
         regressor().fit(X, Y, metrics="mae")
@@ -233,5 +244,7 @@ def test_metrics_need_validation_rows() -> None:
 def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     assert regressor().fit(X[:40], Y[:40], epochs=1, metrics="mae", **VALID).metrics
-    with pytest.raises(ValueError, match="unknown metric 'accuracy'; known: huber, mae, mse"):
+    with pytest.raises(
+        ValueError, match="unknown metric 'accuracy'; known: huber, log_cosh, mae, mse, quantile"
+    ):
         regressor().fit(X[:40], Y[:40], metrics="accuracy", **VALID)

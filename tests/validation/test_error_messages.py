@@ -314,7 +314,7 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: net(loss=Loss(own_loss, targets="clases")),
         ValueError,
-        "Loss: unknown targets 'clases', did you mean 'classes'. known: classes, count, real, unit",
+        "Loss: unknown targets 'clases', did you mean 'classes'. known: classes, count, positive, real, unit",
     ),
     (
         lambda: net(loss=Loss(own_loss, over_outputs="max")),

@@ -55,7 +55,7 @@ SENTENCES = {
         "activation",
         "softmax",
     ): "it comes with loss='cross_entropy', as the link of the output layer",
-    ("loss", "pinball"): r"write it as a function loss\(prediction, target\) -> \(value, slope\)",
+    ("loss", "hinge"): r"write it as a function loss\(prediction, target\) -> \(value, slope\)",
     ("optimizer", "momentum"): r"write SGD\(0.01, momentum=0.9\)",
     ("optimizer", "lbfgs"): "MLPClassifier and MLPRegressor have solver='lbfgs'",
     ("penalties", "elastic_net"): r"it is both together: l2=..., l1=...",

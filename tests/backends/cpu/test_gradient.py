@@ -6,19 +6,19 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
+from loss_cases import CASES, outputs_for
 from nets import PENALTY_SETS, Net, distance, oracle_gradient, split
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.session import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LOSSES
 
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}
 SHAPES = [(4, 3), (1, 1), (1, 3, 1), (17, 5, 33), (3, 33, 17, 5), (5, 1, 3, 17, 2)]
 
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
 each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
-each_loss = pytest.mark.parametrize("loss", LOSSES)
+each_loss = pytest.mark.parametrize("loss", CASES)
 each_shape = pytest.mark.parametrize("sizes", SHAPES, ids=str)
 weighted_or_not = pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 
@@ -54,7 +54,8 @@ def test_gradient_is_that_of_the_oracle(
     weighted: bool,
     rng: np.random.Generator,
 ) -> None:
-    net = Net((3, 5, 2), activation, loss, activation, penalties, dtype)
+    sizes = (3, 5, outputs_for(loss, 2))
+    net = Net(sizes, activation, loss, activation, penalties, dtype)
     assert_gradient_is_that_of_the_oracle(net, *net.draw(rng, 7, weighted=weighted))
 
 
@@ -100,7 +101,7 @@ def test_gradient_of_soft_targets_is_that_of_the_oracle(rng: np.random.Generator
     "net",
     [
         *(Net((3, 4, 2), name, output_activation=name) for name in ACTIVATIONS),
-        *(Net((3, 4, 2), loss=name) for name in LOSSES),
+        *(Net((3, 4, outputs_for(name, 2)), loss=name) for name in CASES),
         Net((3, 4, 2), penalties=PENALTY_SETS[-1]),
     ],
     ids=lambda net: f"{net.activation}-{net.loss}",
@@ -117,7 +118,7 @@ def test_gradient_is_the_finite_difference_of_the_objective(
 
 @each_loss
 def test_gradient_is_the_slope_along_any_direction(loss: str, rng: np.random.Generator) -> None:
-    net = Net((17, 33, 5), "gelu", loss, penalties={"l2": 0.5})
+    net = Net((17, 33, outputs_for(loss, 5)), "gelu", loss, penalties={"l2": 0.5})
     parameters, data = net.draw(rng, 65)
     direction = rng.normal(size=parameters.size) / np.sqrt(parameters.size)
     _, gradient = evaluate(net, parameters, data)
@@ -131,10 +132,13 @@ def test_gradient_is_the_slope_along_any_direction(loss: str, rng: np.random.Gen
 def test_loss_is_the_objective_without_penalties(
     dtype: str, loss: str, weighted: bool, rng: np.random.Generator
 ) -> None:
-    net = Net((3, 5, 2), loss=loss, penalties=PENALTY_SETS[-1], dtype=dtype)
+    sizes = (3, 5, outputs_for(loss, 2))
+    net = Net(sizes, loss=loss, penalties=PENALTY_SETS[-1], dtype=dtype)
     parameters, data = net.draw(rng, 65, weighted=weighted)
     value = Engine(net.network, 1).loss(parameters, data)
-    expected, _ = oracle_gradient(net._replace(penalties={}), parameters, data)
+    # A validation loss is of labels as they are.
+    plain = net._replace(loss=loss.removeprefix("smoothed "), penalties={})
+    expected, _ = oracle_gradient(plain, parameters, data)
     assert value == pytest.approx(expected, rel=TOLERANCE[dtype], abs=0)
 
 
@@ -142,7 +146,7 @@ def test_loss_is_the_objective_without_penalties(
 @pytest.mark.parametrize(
     "net",
     [
-        *(Net((3, 5, 2), loss=name) for name in LOSSES),
+        *(Net((3, 5, outputs_for(name, 2)), loss=name) for name in CASES),
         *(Net((3, 5, 2), output_activation=name) for name in ACTIVATIONS),
         *(Net(sizes) for sizes in SHAPES),
     ],
@@ -162,9 +166,9 @@ def test_prediction_is_that_of_the_oracle(
 
 @each_loss
 def test_a_raw_prediction_is_the_last_pre_activation(loss: str, rng: np.random.Generator) -> None:
-    net = Net((3, 5, 2), loss=loss, output_activation="tanh")
+    net = Net((3, 5, outputs_for(loss, 2)), loss=loss, output_activation="tanh")
     parameters, data = net.draw(rng, 33)
-    out = np.full((33, 2), np.nan)
+    out = np.full((33, net.sizes[-1]), np.nan)
     Engine(net.network, 1).predict(parameters, data.x, out, raw=True)
     before, _ = naive.forward(*split(net, parameters), data.x, net.oracle["activations"])
     np.testing.assert_allclose(out, before[-1], rtol=1e-12, atol=1e-12)
@@ -239,7 +243,7 @@ def test_a_nan_in_the_rows_is_a_nan_in_the_loss(dtype: str, rng: np.random.Gener
 def test_gradient_in_chunks_has_the_same_bits_but_for_biases(
     loss: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    net = Net((5, 17, 3), loss=loss, penalties=PENALTY_SETS[-1])
+    net = Net((5, 17, outputs_for(loss, 3)), loss=loss, penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, 50, weighted=True)
     value, gradient = evaluate(net, parameters, data)
     monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loss_cases import CASES, options_of
 from numba.extending import register_jitable
 from panelled import INTERPRETED, assembly, block
 
@@ -31,7 +32,7 @@ from fastmlp.compiler import COMPILER, row
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.target import vector_bytes
-from fastmlp.rules import activations, links, losses, penalties
+from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -92,9 +93,8 @@ def rule_blocks() -> dict[str, partial[Any]]:
         table[f"activation {name}"] = partial(elementwise.activation_loop, rule=rule)
     for name, link in links.LINKS.items():
         table[f"link {name}"] = partial(elementwise.link_loop, rule=link.rule, by_row=link.by_row)
-    for name, loss in losses.LOSSES.items():
-        mean = loss.over_outputs == "mean"
-        options: dict[str, Any] = {"rule": loss.rule, "by_row": loss.by_row, "mean": mean}
+    for name, loss in CASES.items():
+        options: dict[str, Any] = {"rule": loss.rule, **options_of(loss)}
         table[f"loss {name}"] = partial(elementwise.loss_loop, **options)
     for name, rule in penalties.RULES.items():
         table[f"penalty {name}"] = partial(elementwise.penalty_loop, rule=rule)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loss_cases import CASES
 from numba import config
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -81,7 +82,7 @@ def device_rules() -> dict[str, tuple[Any, int, int]]:
         found |= {name: (rule, n_in, 2) for name, rule in table.items()}
     for name, loss in (LOSSES | SKLEARN_LOSSES).items():
         if not loss.by_row:
-            found[f"{name} loss"] = (loss.rule, 2, 2)
+            found[f"{name} loss"] = (loss.rule, 2 + len(loss.constants), 2)
     found |= {f"{n} link": (k.rule, 1, 1) for n, k in LINKS.items() if not k.by_row}
     for optimizer in (*(kind() for kind in OPTIMIZERS.values()), SGD(0.1, momentum=0.9)):
         n = optimizer.rule.__code__.co_argcount
@@ -124,7 +125,7 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
-    for name, its in (LOSSES | SKLEARN_LOSSES).items():
+    for name, its in (CASES | SKLEARN_LOSSES).items():
         link = LINKS[its.link or "identity"]
         of_net = rule_blocks.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
         cubins.without_a_card(OURS)

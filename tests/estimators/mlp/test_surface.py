@@ -65,7 +65,7 @@ def test_what_is_public_there_is_public_here(name: str) -> None:
 @each
 def test_settings_are_checked_as_there_and_others_are_unknown(name: str) -> None:
     theirs, ours = (model._parameter_constraints for model in both(name))
-    wider = {"activation", "solver"}  # names of the core's
+    wider = {"activation", "solver", "loss"}  # names of the core's
     for parameter in theirs.keys() - wider:
         assert [str(each) for each in ours[parameter]] == [str(each) for each in theirs[parameter]]
     with pytest.raises(TypeError, match="unexpected keyword argument 'units'"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_cases import CASES, outputs_for
 from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, train
 
 from fastmlp.backends.cpu import tuning
@@ -15,7 +16,6 @@ from fastmlp.backends.cpu.plan import blocking
 from fastmlp.backends.cpu.plan.blocking import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.network.parameter_layout import make_layout
-from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 N_ROWS = 203
@@ -23,7 +23,7 @@ layouts = st.lists(st.integers(1, 60), min_size=2, max_size=4).map(
     lambda sizes: make_layout(tuple(sizes))
 )
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_loss = pytest.mark.parametrize("loss", LOSSES)
+each_loss = pytest.mark.parametrize("loss", CASES)
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
@@ -68,7 +68,7 @@ def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
 def test_loss_and_gradient_are_the_oracles(
     dtype: str, loss: str, penalties: dict[str, float], rng: Any
 ) -> None:
-    net = Net((5, 20, 3), "tanh", loss, penalties=penalties, dtype=dtype)
+    net = Net((5, 20, outputs_for(loss, 3)), "tanh", loss, penalties=penalties, dtype=dtype)
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     objective = Engine(net.network, 1).objective(data)
     assert objective._session.partition.microbatch_rows

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loss_cases import CASES, options_of
 from nets import Net
 from panelled import INTERPRETED
 
@@ -16,7 +17,7 @@ from fastmlp.compiler import block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
+from fastmlp.rules.loss_settings import Tweedie
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
@@ -125,15 +126,18 @@ def test_a_link_has_the_block_of_its_rule(name: str, dtype: str) -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", CASES)
 def test_a_loss_has_the_block_of_its_rule(name: str, dtype: str) -> None:
-    loss = LOSSES[name]
+    loss = CASES[name]
     network = network_of("identity", dtype=dtype, loss=loss)
-    options = {"by_row": loss.by_row, "mean": loss.over_outputs == "mean"}
-    assert (
-        rule_blocks.loss(network)
-        == block_of(elementwise.loss_loop, dtype, loss.rule, **options).address
-    )
+    block = block_of(elementwise.loss_loop, dtype, loss.rule, **options_of(loss))
+    assert rule_blocks.loss(network) == block.address
+
+
+def test_each_setting_of_a_loss_has_a_block_of_its_own() -> None:
+    nets = [network_of("identity", loss=Tweedie(power).loss) for power in (1.2, 1.4, 1.2)]
+    first, second, again = map(rule_blocks.loss, nets)
+    assert first == again != second
 
 
 def test_penalties_have_their_blocks_in_order() -> None:

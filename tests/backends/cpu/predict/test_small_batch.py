@@ -9,6 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from loss_cases import CASES, outputs_for
 from nets import network_of
 from panelled import INTERPRETED
 
@@ -21,7 +22,6 @@ from fastmlp.backends.cpu.tuning import GIL_ROWS
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
 
 DTYPES = ["float32", "float64"]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -87,9 +87,9 @@ def test_bits_are_those_of_many_rows_at_every_size(
 
 
 @each_dtype
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CASES)
 def test_a_net_predicts_the_same_the_first_time_and_again(loss: Any, dtype: Any, rng: Any) -> None:
-    net = MLP((5, 7, 3), loss=loss, dtype=dtype, seed=0)
+    net = MLP((5, 7, outputs_for(loss, 3)), loss=CASES[loss], dtype=dtype, seed=0)
     x = rng.normal(size=(N_ROWS, 5)).astype(dtype)
     expected = net.predict(x)
     assert not has_quick_way(net)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from loss_cases import CASES, outputs_for
 from nets import Net
 from runs import gpu
 
@@ -9,18 +10,17 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import evaluation as cuda_evaluation
 from fastmlp.backends.cuda.data import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LOSSES
 
-each_loss = pytest.mark.parametrize("loss", LOSSES)
+each_loss = pytest.mark.parametrize("loss", CASES)
 
 
 @each_loss
 @pytest.mark.parametrize("raw", [False, True])
 def test_predictions(loss: str, raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    net = Net(loss=loss, sizes=(3, 4, 3))
+    net = Net(loss=loss, sizes=(3, 4, outputs_for(loss, 3)))
     parameters, data = net.draw(rng, 7)
-    expected = np.empty((7, 3))
+    expected = np.empty((7, net.sizes[-1]))
     CPU(net.network, 1).predict(parameters, data.x, expected, raw=raw)
     # Three rows at a time.
     monkeypatch.setattr(cuda_evaluation, "CHUNK_NUMBERS", 120)
@@ -42,7 +42,8 @@ def test_predictions_with_an_output_activation(activation: str) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses_and_gradients(loss: str, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    net = Net(loss=loss, sizes=(3, 4, 3), penalties={"l2": 0.3, "l1": 0.1})
+    sizes = (3, 4, outputs_for(loss, 3))
+    net = Net(loss=loss, sizes=sizes, penalties={"l2": 0.3, "l1": 0.1})
     parameters, data = net.draw(rng, 7, weighted=weighted)
     cpu = CPU(net.network, 1)
     value, slopes = cpu.loss_and_gradient(parameters, data)

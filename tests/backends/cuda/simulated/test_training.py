@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loss_cases import CASES, outputs_for
 from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
@@ -13,7 +14,6 @@ from fastmlp.backends.cuda.design import design_for
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
@@ -40,14 +40,15 @@ def test_output_activations(output: str, design: str) -> None:
 
 
 @each_design
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CASES)
 def test_losses(loss: str, design: str) -> None:
-    assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design=design, weighted=True))
+    net = Net(loss=loss, sizes=(3, 4, outputs_for(loss, 3)))
+    assert_alike(*pair(net, design=design, weighted=True))
 
 
 @pytest.mark.parametrize("loss", SKLEARN_LOSSES)
 def test_losses_of_scikit_learn(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOSSES, loss, SKLEARN_LOSSES[loss])
+    monkeypatch.setitem(CASES, loss, SKLEARN_LOSSES[loss])
     assert_alike(*pair(Net(loss=loss, sizes=(3, 4, 3)), design="single_block"))
 
 

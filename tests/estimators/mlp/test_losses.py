@@ -1,0 +1,172 @@
+"""Losses of the estimators beside scikit-learn's, and smoothed labels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.metrics import mean_pinball_loss, r2_score
+from sklearn.model_selection import cross_val_score
+
+import fastmlp
+from fastmlp import (
+    MLP,
+    MLPClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+    Quantile,
+    Tweedie,
+)
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(120, 3))
+Y = X[:, 0] + RNG.normal(scale=0.3, size=120)
+LEVELS = [0.1, 0.5, 0.9]
+SETTINGS: dict[str, tuple[dict[str, Any], Any, int]] = {
+    "gamma": ({"loss": "gamma"}, "gamma", 1),
+    "tweedie": ({"loss": "tweedie", "power": 1.3}, Tweedie(1.3), 1),
+    "quantile": ({"loss": "quantile", "quantile": 0.9}, Quantile(0.9), 1),
+    "quantiles": ({"loss": "quantile", "quantile": LEVELS}, Quantile(LEVELS), 3),
+    "gaussian_nll": ({"loss": "gaussian_nll"}, "gaussian_nll", 2),
+}
+each = pytest.mark.parametrize("name", SETTINGS)
+
+
+def regressor(**settings: Any) -> MLPRegressor:
+    small = {"hidden_layer_sizes": (8,), "random_state": 0, "max_iter": 5, "tol": 0.0}
+    return MLPRegressor(**{**small, "n_iter_no_change": 10, "alpha": 0, **settings})
+
+
+def targets(name: str) -> Any:
+    return np.exp(Y) if name in ("gamma", "tweedie") else Y
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@each
+def test_predictions_are_those_of_a_net_with_the_weights_and_the_loss(name: str) -> None:
+    settings, loss, n_outputs = SETTINGS[name]
+    model = regressor(**settings).fit(X, targets(name))
+    net = MLP((3, 8, n_outputs), loss=loss, dtype="float64")
+    for i, (coef, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
+        net.weights[i][:], net.biases[i][:] = coef, bias
+    expected = net.predict(X)
+    if name == "gaussian_nll":
+        mean, deviation = model.predict(X, return_std=True)
+        np.testing.assert_array_equal(np.column_stack([mean, deviation]), expected)
+        np.testing.assert_array_equal(model.predict(X), mean)
+    else:
+        np.testing.assert_array_equal(model.predict(X).reshape(expected.shape), expected)
+    np.testing.assert_array_equal(model.predict(X[:1]), model.predict(X)[:1])
+    assert model.n_outputs_ == n_outputs
+    assert model.out_activation_ == (net._network.loss.link or "identity")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@each
+def test_a_file_keeps_it(name: str, tmp_path: Path) -> None:
+    model = regressor(**SETTINGS[name][0]).fit(X, targets(name))
+    fastmlp.save(model, tmp_path / "model.safetensors")
+    loaded = fastmlp.load(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    assert loaded.get_params() == model.get_params()
+    assert clone(model).get_params() == model.get_params()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@each
+def test_lbfgs_and_early_stopping_and_a_further_fit(name: str) -> None:
+    settings, y = SETTINGS[name][0], targets(name)
+    worst = regressor(**settings).fit(X, y).score(X, y)
+    assert regressor(solver="lbfgs", max_iter=100, **settings).fit(X, y).score(X, y) > worst
+    model = regressor(early_stopping=True, **settings).fit(X, y, X_val=X[:20], y_val=y[:20])
+    assert model.best_validation_score_ == pytest.approx(model.score(X[:20], y[:20]), rel=1e-9)
+    further = regressor(**settings).partial_fit(X, y).partial_fit(X, y)
+    assert further.t_ == 2 * len(X)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("levels", [0.9, LEVELS])
+def test_the_score_of_quantiles_is_the_negative_pinball_loss(levels: Any) -> None:
+    model = regressor(loss="quantile", quantile=levels).fit(X, Y)
+    columns = model.predict(X).reshape(len(X), -1).T
+    weight = RNG.uniform(0.5, 2, size=len(X))
+    each_level = zip(np.ravel(levels), columns, strict=True)
+    losses = [mean_pinball_loss(Y, p, alpha=q, sample_weight=weight) for q, p in each_level]
+    assert model.score(X, Y, weight) == pytest.approx(-np.mean(losses), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_quantiles_are_in_order_and_hold_their_shares_of_the_rows() -> None:
+    model = regressor(loss="quantile", quantile=LEVELS, max_iter=300, learning_rate_init=0.01)
+    predicted = model.fit(X, Y).predict(X)
+    assert (np.diff(predicted, axis=1) >= 0).all()
+    np.testing.assert_allclose((Y[:, None] < predicted).mean(axis=0), LEVELS, atol=0.08)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_searches_ensembles_and_cross_validation_take_them() -> None:
+    model = regressor(loss="quantile", quantile=LEVELS)
+    assert (cross_val_score(model, X, Y, cv=3) < 0).all()
+    search = MLPSearchCV(model, {"alpha": [0.0, 1.0]}, cv=3).fit(X, Y)
+    assert search.best_score_ < 0
+    both = MLPEnsembleRegressor("quantile", (8,), quantile=LEVELS, n_members=2, max_iter=5)
+    assert both.fit(X, Y).predict(X).shape == (120, 3)
+    assert both.score(X, Y) < 0
+    normal = regressor(loss="gaussian_nll").fit(X, Y)
+    assert normal.score(X, Y) == pytest.approx(r2_score(Y, normal.predict(X)), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_smoothed_labels_are_those_of_a_net() -> None:
+    labels = (3 * RNG.uniform(size=120)).astype(int)
+    several = np.column_stack([X[:, 0] > 0, X[:, 1] > 0])
+    for y, n in ((labels, 3), (labels > 0, 1), (several, 2)):
+        model = MLPClassifier((8,), random_state=0, max_iter=2, label_smoothing=0.2, alpha=0)
+        model.fit(X, y)
+        loss: Any = "cross_entropy" if n == 3 else "binary_cross_entropy"
+        net = MLP((3, 8, n), loss=loss, label_smoothing=0.2, dtype="float64")
+        for i, (coef, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
+            net.weights[i][:], net.biases[i][:] = coef, bias
+        before = net.loss_and_gradient(X, np.asarray(y, int))[0] * (2 if n == 2 else 1)
+        further = model.set_params(learning_rate_init=1e-300).partial_fit(X, y)
+        assert further.loss_ == pytest.approx(before, rel=0.05)
+
+
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: regressor(loss="gamma").fit(X, Y), ValueError, "y must be above 0 for loss='gamma'"),
+    (lambda: regressor(loss="tweedie").fit(X, Y), ValueError, "0 or more for loss='tweedie'"),
+    (
+        lambda: regressor(loss="gamma").fit(X, np.exp(Y), X_val=X, y_val=Y),
+        ValueError,
+        "y must be above 0",
+    ),
+    (
+        lambda: regressor(loss="quantile", quantile=[0.9, 0.1]).fit(X, Y),
+        ValueError,
+        "in ascending order",
+    ),
+    (lambda: regressor(loss="quantile", quantile=1.0).fit(X, Y), ValueError, "'quantile' param"),
+    (lambda: regressor(loss="tweedie", power=3).fit(X, np.exp(Y)), ValueError, "'power' param"),
+    (
+        lambda: regressor(loss="quantile", quantile=LEVELS).fit(X, X[:, :2]),
+        ValueError,
+        "takes y of one column, got 2",
+    ),
+    (lambda: regressor(loss="pinball").fit(X, Y), ValueError, "Did you mean 'quantile'"),
+    (
+        lambda: regressor(max_iter=2, tol=1e9).fit(X, Y).predict(X, return_std=True),
+        ValueError,
+        "return_std=True needs loss='gaussian_nll', got loss='squared_error'",
+    ),
+    (lambda: MLPClassifier(label_smoothing=1.0).fit(X, Y > 0), ValueError, "'label_smoothing'"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("call", "kind", "words"), WRONG)
+def test_what_is_wrong_is_told(call: Callable[[], Any], kind: type[Exception], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        call()
