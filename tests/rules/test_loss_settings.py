@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_cases import CASES, SETTINGS
-from numba import config
 from numba.core import event
 
 from fastmlp import MLP, BinaryFocal, Focal, Loss, Quantile, Tweedie
@@ -143,7 +142,6 @@ def test_a_loss_of_ones_own_may_have_settings() -> None:
     np.testing.assert_allclose(slopes_of_three, 3 * slopes, rtol=1e-13)
 
 
-@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="nothing is compiled")
 def test_repr_is_the_call() -> None:
     net = MLP((2, 3), loss="cross_entropy", label_smoothing=0.1)
     assert "loss='cross_entropy', label_smoothing=0.1, " in repr(net)
