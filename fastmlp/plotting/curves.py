@@ -30,6 +30,7 @@ class Curves(NamedTuple):
     metric : str, the name of what the scores measure
     metrics : by name, of validation rows
     kept : the epoch whose parameters a fit has kept, counted from 1, or None
+    learning_rate : each epoch's last
     """
 
     name: str
@@ -39,6 +40,7 @@ class Curves(NamedTuple):
     metric: str = ""
     metrics: Mapping[str, Sequence[float]] = MappingProxyType({})
     kept: int | None = None
+    learning_rate: Sequence[float] = ()
 
     @property
     def on_the_right(self) -> dict[str, Sequence[float]]:
@@ -111,7 +113,8 @@ def _curves(name: str, where: str, given: Any) -> Curves:
         given = given.history
     if isinstance(given, History):
         kept = None if given.best_epoch is None else given.best_epoch + 1
-        return Curves(name, given.loss, given.validation_loss, metrics=given.metrics, kept=kept)
+        curves = Curves(name, given.loss, given.validation_loss, metrics=given.metrics, kept=kept)
+        return curves._replace(learning_rate=given.learning_rate)
     if not hasattr(given, "get_params"):
         hint = ": take what its fit returned" if hasattr(given, "fit") else ""
         raise TypeError(f"plot_history: {where} must be {WANTED}, got {type(given).__name__}{hint}")

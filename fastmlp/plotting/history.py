@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.plotting.axes import (
+    INK,
     LOG_SCALE_FACTOR,
     SOFT,
     log_ticks,
@@ -23,19 +24,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAINING, VALIDATION = "training, mean during each epoch", "validation, at each epoch's end"
-DASHED, SCORES = "--", "validation scores"
+DASHED, SCORES, RATES = "--", "validation scores", "learning rates"
+# Where the axis of rates lies, in widths of the axes, where scores have the right edge.
+BESIDE_SCORES = 1.13
 # As many colours as matplotlib's cycle has.
 MOST_COLOURS = 10
 _drawn: "WeakKeyDictionary[Axes, list[Curves]]" = WeakKeyDictionary()
 
 
 def plot_history(
-    history: Fits, ax: "Axes | None" = None, *, label: str = "training", **line: Any
+    history: Fits,
+    ax: "Axes | None" = None,
+    *,
+    label: str = "training",
+    learning_rate: bool = False,
+    **line: Any,
 ) -> "Axes":
     """Plot the loss of each epoch, and the validation loss if there is one.
 
-    The title names the epoch that early stopping has kept, or else the best one: by the validation
-    scores of an estimator, else by the validation loss, else by the training loss. The training
+    The title names the epoch that early stopping has kept, which has a circle on its curve, or else
+    the best one: by the validation scores of an estimator, else by the validation loss, else by the
+    training loss. The training
     loss is the mean during an epoch, while the net learns, and the validation loss that at the
     epoch's end, so that it may be the lower one.
 
@@ -54,6 +63,9 @@ def plot_history(
         Where to draw; by default, on a new figure.
     label : str, default "training"
         The name of one fit in the legend.
+    learning_rate : bool, default False
+        Draw each epoch's last learning rate too, thin and grey, with an axis on the right. Of one
+        fit of an `MLP`; others keep no rates.
     **line
         Arguments for matplotlib's `Axes.plot`, for all curves: color, linewidth, ...
 
@@ -68,7 +80,8 @@ def plot_history(
     TypeError
         If `history` is none of these.
     ValueError
-        If an estimator has no `loss_curve_`, or the list or dict is empty.
+        If an estimator has no `loss_curve_`, the list or dict is empty, or there are no rates to
+        draw.
 
     Examples
     --------
@@ -85,6 +98,11 @@ def plot_history(
     'best: large, training loss 0.5 in epoch 2 of 2'
     """
     fits = curves_of(history)
+    if learning_rate and not (len(fits) == 1 and fits[0].learning_rate):
+        raise ValueError(
+            "plot_history: learning_rate=True needs the History of one fit of an MLP, "
+            f"got {type(history).__name__}: leave it out"
+        )
     if len(fits) == 1 and not fits[0].name and label != "training":
         fits = [fits[0]._replace(name=label)]
     ax = new_axes() if ax is None else ax
@@ -96,7 +114,31 @@ def plot_history(
         if fit.on_the_right:
             _draw_scores(_right_of(ax) or ax.twinx(), fit, color)
     _dress(ax, _drawn[ax])
+    _mark_kept(ax, _drawn[ax])
+    if learning_rate:
+        _draw_rates(ax, fits[0].learning_rate)
     return ax
+
+
+def _mark_kept(ax: "Axes", drawn: list[Curves]) -> None:
+    """Draw a circle on a curve of losses at the epoch that a fit has kept."""
+    for fit in drawn:
+        values = fit.validation_loss or fit.loss
+        if fit.kept is not None and fit.kept <= len(values):
+            style: dict[str, Any] = {"markerfacecolor": "none", "color": INK, "markersize": 9}
+            ax.plot([fit.kept], [values[fit.kept - 1]], "o", label="_kept", **style)
+
+
+def _draw_rates(ax: "Axes", rates: Sequence[float]) -> None:
+    right = ax.twinx()
+    right.set_label(RATES)
+    right.plot(_epochs(rates), rates, color=SOFT, linewidth=0.9)
+    right.set_ylim(bottom=0)
+    right.set_ylabel("learning rate", color=SOFT)
+    right.tick_params(colors=SOFT, which="both")
+    right.spines["top"].set_visible(False)
+    if _right_of(ax) is not None:
+        right.spines["right"].set_position(("axes", BESIDE_SCORES))
 
 
 def _draw_others(ax: "Axes", fits: list[Curves], line: dict[str, Any]) -> list[Curves]:

@@ -68,6 +68,34 @@ def test_the_title_names_the_epoch_that_was_kept() -> None:
     assert told(ax) == "kept validation loss 2.5 in epoch 2 of 3"
 
 
+def test_a_circle_marks_the_epoch_that_was_kept() -> None:
+    history = History([3.0, 1.0, 2.0], [4.0, 2.5, 2.0], best_epoch=1)
+    lines: Any = plot_history(history).get_lines()
+    circle = next(line for line in lines if line.get_label() == "_kept")
+    assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([2], [2.5])
+    alone: Any = plot_history(History([3.0, 1.0], best_epoch=1)).get_lines()[-1]
+    assert (list(alone.get_xdata()), list(alone.get_ydata())) == ([2], [1.0])
+    assert all(line.get_label() != "_kept" for line in plot_history(BOTH).get_lines())
+
+
+def test_the_learning_rate_has_an_axis_of_its_own() -> None:
+    history = History([3.0, 1.0], [4.0, 2.5], [0.1, 0.01])
+    ax = plot_history(history, learning_rate=True)
+    right = right_of(ax)
+    assert list(right.get_lines()[0].get_ydata()) == [0.1, 0.01]
+    assert right.get_ylabel() == "learning rate"
+    assert not plot_history(history).figure.axes[1:]
+    both = plot_history(History([3.0], [4.0], [0.1], metrics={"auc": [0.5]}), learning_rate=True)
+    names = [axes.get_ylabel() for axes in both.figure.axes]
+    assert names == ["loss", "validation auc", "learning rate"]
+
+
+@pytest.mark.parametrize("given", [[BOTH, BOTH], History([1.0])])
+def test_rates_are_of_one_fit_that_has_them(given: Any) -> None:
+    with pytest.raises(ValueError, match="learning_rate=True needs the History of one fit"):
+        plot_history(given, learning_rate=True)
+
+
 def test_history_without_validation_is_one_curve() -> None:
     assert list(curves(plot_history(History(loss=[1.0])))) == [TRAINING]
 
