@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from fastmlp.compiler.jit import INTERPRETED
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+# What an example shows beside fastmlp; its own warnings are not ours.
+PACKAGES = {"tensorboard_events": "tensorboard", "mlflow_run": "mlflow"}
 each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
@@ -29,7 +32,14 @@ def test_there_are_examples() -> None:
 @needs_compiler
 @each_example
 def test_runs_and_prints(path: Path) -> None:
-    command = [sys.executable, "-W", "error", str(path), "--quick"]
+    package = PACKAGES.get(path.stem)
+    if package:
+        # The small form of MLflow has no database.
+        needed = "sqlalchemy" if package == "mlflow" else package
+        if not (find_spec(package) and find_spec(needed)):
+            pytest.skip(f"{package} is not installed")
+    strict = [] if package else ["-W", "error"]
+    command = [sys.executable, *strict, str(path), "--quick"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) >= 2
