@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple, Self, final
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastmlp import validation
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
+from fastmlp.network import layer_rates as rates_of_layers
 from fastmlp.network import resolve
 from fastmlp.network.losses import smoothed
 from fastmlp.network.parameter_layout import Views
@@ -19,10 +21,12 @@ from fastmlp.network.spec import (
     Activation,
     DType,
     InitializerLike,
+    LayerRates,
     LossLike,
     OptimizerLike,
     OutputActivation,
     Penalties,
+    Rates,
     Seed,
 )
 from fastmlp.network.state import NetState
@@ -78,6 +82,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     label_smoothing : float in [0, 1)
         In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``,
         for n classes ("binary_cross_entropy": 2). Validation losses are of the labels themselves.
+    layer_rates : sequence of float or mapping, one per layer, or a mapping, optional
+        Factors of the learning rate of the layers, hidden and output: ``[0.1, 0.1, 1.0]``, or
+        ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. What has
+        the factor 0 is frozen.
     dtype : "float32" or "float64"
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights and the shuffling. None: different every time.
@@ -98,6 +106,11 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         May be set, to all that the constructor takes, between fits. With one of the same rule, as
         of another rate, a fit goes on with the optimizer's state; one of another rule starts from
         step 0, with a state of its own.
+    trainable : list of bool, one per layer
+        May be set, as a whole or by item, between fits; also to one bool for all. False: the layer
+        is frozen; its parameters and the optimizer's state of them stay as they are.
+    layer_rates : list of float or mapping, one per layer
+        May be set, as the constructor takes it, between fits.
     n_steps : int
         Optimizer steps done so far. A further fit goes on with the optimizer's state.
 
@@ -138,6 +151,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         penalties: "Penalties | None" = None,
         initializer: "InitializerLike | None" = None,
         label_smoothing: float = 0.0,
+        layer_rates: "LayerRates | None" = None,
         dtype: "DType" = "float32",
         seed: "Seed | None" = None,
         n_threads: int | None = None,
@@ -146,6 +160,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         aim = smoothed(loss, label_smoothing)
         arguments = (layer_sizes, activation, output_activation, aim, l2, l1, penalties, dtype)
         self._network, self._loss_name, self._output_name = resolve.network(*arguments)
+        factors = rates_of_layers.layer_rates(layer_rates, self._network.layout.n_layers)
+        self._network = self._network._replace(layer_rates=factors)
         rule = resolve.optimizer(optimizer)
         self._device = resolve.device(device)
         protocol.require(self._device)
@@ -199,6 +215,31 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             if optimizer.rule is not state.optimizer.rule:
                 state.restart()
             state.optimizer = optimizer
+
+    @property
+    def trainable(self) -> list[bool]:
+        """True for each layer that is trained, False for one that is frozen; live."""
+        switches = self._network.trainable or (True,) * self._network.layout.n_layers
+        return rates_of_layers.Switches(switches, partial(setattr, self, "trainable"))
+
+    @trainable.setter
+    def trainable(self, given: bool | Sequence[bool]) -> None:
+        self._change(trainable=rates_of_layers.trainable(given, self._network.layout.n_layers))
+
+    @property
+    def layer_rates(self) -> "list[float | Rates]":
+        """The factors of the learning rate of each layer."""
+        return rates_of_layers.all_shown(self._network)
+
+    @layer_rates.setter
+    def layer_rates(self, given: "LayerRates | None") -> None:
+        self._change(layer_rates=rates_of_layers.layer_rates(given, self._network.layout.n_layers))
+
+    def _change(self, **fields: Any) -> None:
+        """Change what a fit does with the layers."""
+        with self._state.lock.training(f"MLP.{next(iter(fields))}"):
+            self._network = self._network._replace(**fields)
+            self._engine = self._predictor = None
 
     @property
     def parameters(self) -> Array:
@@ -324,6 +365,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         (20, True)
         """
         who, state = "MLP.fit", self._state
+        rates_of_layers.require_trained(self._network, who)
         scalars.positive_integer(who, "epochs", epochs)
         scalars.positive_integer(who, "batch_size", batch_size)
         scalars.boolean(who, "shuffle", shuffle)
@@ -436,6 +478,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         array([-0.5,  1. ], dtype=float32)
         """
         who, state = "MLP.apply_gradient", self._state
+        rates_of_layers.require_trained(self._network, who)
         n_parameters, dtype = len(state.parameters), self._network.dtype
         slopes = validation.vector(gradient, n_parameters, dtype, "gradient", who)
         with state.lock.training(who):

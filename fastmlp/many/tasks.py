@@ -9,6 +9,7 @@ import numpy as np
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine, Order
 from fastmlp.model import MLP, Core, core_of
+from fastmlp.network import layer_rates
 from fastmlp.training.monitors import split
 from fastmlp.training.pool import cost_of
 from fastmlp.validation import scalars
@@ -74,6 +75,8 @@ def jobs_of(
     each_weight = _each(sample_weight, "sample_weight", n)
     # X first: a wrong X would else be reported as rows out of range.
     cores = [core_of(net) for net in nets]
+    for i, core in enumerate(cores):
+        layer_rates.require_trained(core.engine.network, who(i))
     wholes = [shared.data(core.engine, each_weight[i], who(i)) for i, core in enumerate(cores)]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
     numbered = _numbered(validation_rows, "validation_rows", n)

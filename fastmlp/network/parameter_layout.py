@@ -1,6 +1,6 @@
 """The layout of a net's parameters in one flat vector: all weights, then all biases."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -85,6 +85,18 @@ def make_layout(sizes: tuple[int, ...]) -> Layout:
         offsets.append(offsets[-1] + n_out)
     n = len(shapes)
     return Layout(sizes, tuple(offsets[:n]), tuple(offsets[n:-1]), offsets[n], offsets[-1])
+
+
+def spread(layout: Layout, weights: Sequence[float], biases: Sequence[float]) -> Vector:
+    """Return one number a layer for its weights, and one for its biases, as numbers of parameters.
+
+    Examples
+    --------
+    >>> spread(make_layout((1, 2, 1)), [1, 2], [3, 4])
+    array([1, 1, 2, 2, 3, 3, 4])
+    """
+    sizes = [n_in * n_out for n_in, n_out in pairwise(layout.sizes)]
+    return np.repeat([*weights, *biases], [*sizes, *layout.sizes[1:]])
 
 
 def weight_views(layout: Layout, flat: Vector) -> list[Vector]:

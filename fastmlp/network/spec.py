@@ -3,13 +3,14 @@
 The types are those of what users give for them: names, and functions of their own.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
 from fastmlp.network.parameter_layout import Layout
 from fastmlp.rules.activations import ActivationName, ActivationRule
+from fastmlp.rules.groups import Factors
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import Link, LinkName
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
@@ -32,6 +33,16 @@ DType = DTypeName | type[float | np.float32 | np.float64] | np.dtype[np.floating
 Seed = int | np.integer[Any] | np.random.SeedSequence | np.random.Generator
 
 
+class Rates(TypedDict, total=False):
+    """Factors of the learning rate of a layer; a name that is not there has the factor 1."""
+
+    weights: float
+    biases: float
+
+
+LayerRates = Sequence[float | Rates] | Rates
+
+
 class Network(NamedTuple):
     """The spec of a multi-layer perceptron, from which backends make plans.
 
@@ -40,6 +51,8 @@ class Network(NamedTuple):
     activations : one rule per layer, the output layer's last
     link : from raw outputs to predictions; the identity if the loss owns none
     penalties : pairs of a rule and its strength
+    layer_rates : factors of the learning rate, one of each layer; empty: all are 1
+    trainable : False for a frozen layer; empty: all are trained
     """
 
     layout: Layout
@@ -48,3 +61,14 @@ class Network(NamedTuple):
     link: Link
     penalties: tuple[tuple[PenaltyRule, float], ...]
     dtype: np.dtype[Any]
+    layer_rates: tuple[Factors, ...] = ()
+    trainable: tuple[bool, ...] = ()
+
+    @property
+    def factors(self) -> tuple[Factors, ...]:
+        """The factors of the learning rate of each layer; 0 for what is frozen."""
+        n = self.layout.n_layers
+        pairs = zip(
+            self.layer_rates or (Factors(),) * n, self.trainable or (True,) * n, strict=True
+        )
+        return tuple(its if trains else Factors(0.0, 0.0) for its, trains in pairs)

@@ -4,11 +4,14 @@ from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from fastmlp.network.layer_rates import all_shown
+from fastmlp.network.parameter_layout import spread
 from fastmlp.network.spec import Network
+from fastmlp.rules.groups import Factors
 from fastmlp.rules.optimizers import Optimizer
 
 HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
-LEFT_COLUMNS = (0, 3)
+LEFT_COLUMNS = (0, 3, 5)
 
 
 class Table(str):
@@ -41,32 +44,39 @@ class Description(NamedTuple):
         shown = hidden[0] if len({*hidden}) == 1 else hidden
         activation = f"activation={shown!r}, " if hidden else ""
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
+        rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
         return (
             f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
-            f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}, "
+            f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}{rates}, "
             f"dtype={network.dtype.name!r})"
         )
 
     def table(self) -> Table:
         """Return the layers as a table, with the settings in a last line."""
-        size = f"{self.network.layout.n_parameters:,} parameters, {self.network.dtype}"
-        return Table("\n".join([*_align(self._rows()), f"{size}; {self._settings()}"]))
+        return Table("\n".join([*_align(self._rows()), f"{self._size()}; {self._settings()}"]))
 
     def html(self) -> str:
         """Return the layers and the settings as HTML."""
         from fastmlp.network import html
 
-        size = f"{self.network.layout.n_parameters:,} parameters, {self.network.dtype}"
-        head = html.text(f"{size}, on {self.device}", strong="MLP")
+        head = html.text(f"{self._size()}, on {self.device}", strong="MLP")
         layers = html.table(self._rows(), LEFT_COLUMNS)
         return f"<div>{head}{layers}{html.text(self._settings())}</div>"
 
+    def _size(self) -> str:
+        layout, pairs = self.network.layout, self.network.factors
+        frozen = spread(layout, *zip(*[(w == 0, b == 0) for w, b in pairs], strict=True)).sum()
+        which = f", {frozen:,} of them frozen" if frozen else ""
+        return f"{layout.n_parameters:,} parameters{which}, {self.network.dtype}"
+
     def _rows(self) -> list[tuple[str, ...]]:
         layout, names = self.network.layout, [*self._hidden(), self.output]
-        rows: list[tuple[str, ...]] = [HEADER]
+        factors, told = self.network.factors, self.network.layer_rates or self.network.trainable
+        rows: list[tuple[str, ...]] = [(*HEADER, "learning rate") if told else HEADER]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
-            rows.append((kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}"))
+            row = (kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}")
+            rows.append((*row, _rate(factors[i])) if told else row)
         return rows
 
     def _settings(self) -> str:
@@ -80,6 +90,12 @@ class Description(NamedTuple):
 def name_of(rule: Any) -> str:
     """Return the name of a rule, or the name itself."""
     return rule if isinstance(rule, str) else str(getattr(rule, "__name__", rule))
+
+
+def _rate(factors: Factors) -> str:
+    """Return what a layer makes of the learning rate."""
+    weights, biases = (f"x {each:g}" if each else "frozen" for each in factors)
+    return weights if weights == biases else f"{weights}, biases {biases}"
 
 
 def _align(rows: list[tuple[str, ...]]) -> list[str]:

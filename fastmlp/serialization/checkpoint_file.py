@@ -95,7 +95,8 @@ class CheckpointFile:
         with self.refusing():
             there = {**content.header, **_told(content, fit)}
             there["optimizer"] = codec.completed(there["optimizer"])
-        for name, value in {**model_state.header_of(here), **fit}.items():
+        of_layers = dict.fromkeys(("layer_rates", "trainable"))
+        for name, value in {**of_layers, **model_state.header_of(here), **fit}.items():
             if there.get(name) != value:
                 raise ValueError(
                     f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "

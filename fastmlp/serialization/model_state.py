@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import random_state
-from fastmlp.network import losses, resolve
+from fastmlp.network import layer_rates, losses, resolve
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState
@@ -94,6 +94,7 @@ def header_of(state: State) -> dict[str, Any]:
             [codec.of_rule(rule, penalties.RULES), strength] for rule, strength in network.penalties
         ],
         "dtype": network.dtype.name,
+        **layer_rates.in_use(network),
     }
 
 
@@ -145,6 +146,8 @@ def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
         link=link,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
         dtype=resolve.dtype(header["dtype"]),
+        layer_rates=layer_rates.layer_rates(header.get("layer_rates"), len(sizes) - 1),
+        trainable=layer_rates.trainable(header.get("trainable", True), len(sizes) - 1),
     )
 
 

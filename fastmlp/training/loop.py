@@ -5,7 +5,7 @@ rows, the learning rates, and the actions between windows.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
+from fastmlp.rules.groups import Group, groups_of
 from fastmlp.rules.optimizers import coefficients_of
 
 CALL_SECONDS = 0.05
@@ -100,7 +101,8 @@ def fit(engine: Engine[D, Any], state: NetState, request: Request[D]) -> None:
                 request.batch_size,
                 **request.options,
             )
-        calls = Calls(trainer, state)
+        groups = groups_of(state.optimizer, engine.network.factors).groups
+        calls = Calls(trainer, state, groups)
         with request.begin(engine, trainer, state):
             try:
                 while n_epochs := request.window(calls.epochs_at_once()):
@@ -157,8 +159,8 @@ def _learnt(unit_flops: int) -> dict[str, float]:
 class Calls:
     """Does windows of epochs in calls of about `CALL_SECONDS`, and counts the steps of a state."""
 
-    def __init__(self, trainer: Trainer, state: NetState) -> None:
-        self._trainer, self._state = trainer, state
+    def __init__(self, trainer: Trainer, state: NetState, groups: Sequence[Group]) -> None:
+        self._trainer, self._state, self._groups = trainer, state, groups
         self._pace = Pace(trainer.unit_flops)
 
     def epochs_at_once(self) -> int:
@@ -184,7 +186,7 @@ class Calls:
                 step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
                 of_steps = rates(first_step + np.arange(step, end))
                 of_step = first_step + step + 1
-                coefficients = coefficients_of(state.optimizer, of_step, of_steps)
+                coefficients = coefficients_of(state.optimizer, of_step, of_steps, self._groups)
                 start = time.perf_counter()
                 reached = trainer.run(order, coefficients, losses, unit, last)
                 self._pace.measure(last - unit, time.perf_counter() - start)

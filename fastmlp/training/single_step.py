@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.protocol import Engine
 from fastmlp.network.state import NetState
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import coefficients_of
 from fastmlp.training.request import rates_at
 
@@ -15,6 +16,7 @@ def single_step(engine: Engine[Any, Any], state: NetState, gradient: NDArray[Any
     """Take the next step of the net's optimizer, with this flat gradient."""
     step = state.n_steps
     rates = rates_at(state.optimizer, np.array([step]), step + 1)
-    coefficients = coefficients_of(state.optimizer, step + 1, rates)
+    groups = groups_of(state.optimizer, engine.network.factors).groups
+    coefficients = coefficients_of(state.optimizer, step + 1, rates, groups)
     engine.update(state.parameters, engine.slots(state), state.optimizer, gradient, coefficients)
     state.n_steps += 1

@@ -20,8 +20,10 @@ from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Memo, no_memo
+from fastmlp.network.parameter_layout import spread
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -129,11 +131,22 @@ class Engine(Runner):
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
-        constants = np.ascontiguousarray(coefficients, self.network.dtype)
-        panels = Panels(self.network, spacing=slots.spacing)
-        block = rule_blocks.optimizer(self.network, optimizer)
+        network, panels = self.network, Panels(self.network, spacing=slots.spacing)
+        block = rule_blocks.optimizer(network, optimizer)
         w, g = panels.packed(parameters), panels.packed(gradient)
-        block(*map(address, (w, g, slots.m, slots.v, constants)), panels.size)
+        groups, state = groups_of(optimizer, network.factors), (w, g, slots.m, slots.v)
+        constants = np.ascontiguousarray(coefficients, network.dtype)
+        if groups.alike:
+            block(*map(address, (*state, constants)), panels.size)
+        else:
+            numbers = 1 + spread(network.layout, groups.weights, groups.biases)
+            of_group = panels.packed(numbers.astype(network.dtype))
+            for number, its in enumerate(np.split(constants[0], len(groups.groups)), 1):
+                where = np.flatnonzero(of_group == number)
+                own = [numbers[where] for numbers in state]
+                block(*map(address, (*own, its)), len(where))
+                for numbers, changed in zip(state, own, strict=True):
+                    numbers[where] = changed
         with self.lock.parameters:
             publish(panels.flat(w), parameters)
 

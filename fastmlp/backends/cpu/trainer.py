@@ -17,7 +17,8 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.shuffle import orders_of, reshuffled
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.groups import groups_of
+from fastmlp.rules.optimizers import Optimizer, Rates, n_coefficients_of
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]
@@ -63,6 +64,8 @@ class Trainer:
         by_rows: bool = False,
     ) -> None:
         network = engine.network
+        groups = groups_of(optimizer, network.factors)
+        part = n_coefficients_of(optimizer) * network.dtype.itemsize
         blocks = Addresses(
             *rule_blocks.activations(network),
             loss=rule_blocks.loss(network),
@@ -70,6 +73,8 @@ class Trainer:
             penalised=rule_blocks.penalised_optimizer(network, optimizer),
             n_moments=N_MOMENTS.get(optimizer.rule, 2),
             penalties=rule_blocks.penalties(network),
+            coefficients=groups.places(part),
+            lowest=groups.lowest,
         )
         self._engine, self._batch_size = engine, batch_size
         by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)

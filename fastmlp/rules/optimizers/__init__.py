@@ -19,6 +19,7 @@ from fastmlp.rules.optimizers.protocol import (
     Schedule,
     coefficients_of,
     gradient_rule_of,
+    n_coefficients_of,
 )
 from fastmlp.rules.optimizers.sgd import SGD
 
@@ -38,6 +39,7 @@ __all__ = [
     "Schedule",
     "coefficients_of",
     "gradient_rule_of",
+    "n_coefficients_of",
 ]
 
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam"]

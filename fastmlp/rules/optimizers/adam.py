@@ -92,7 +92,8 @@ class Adam(Settings):
 class AdamW(Adam):
     """Adam with decoupled weight decay: ``w <- w - rate weight_decay w`` beside Adam's step.
 
-    The decay acts on every parameter, biases included, as in the paper and in PyTorch.
+    The decay acts on every parameter, biases included, as in the paper and in PyTorch, unless
+    `decay_biases` is False.
 
     Parameters
     ----------
@@ -102,6 +103,8 @@ class AdamW(Adam):
     epsilon_hat : bool, default False
         As in `Adam`.
     weight_decay : float of 0 or more, default 0.01
+    decay_biases : bool, default True
+        False: biases do not decay, as in most recipes for tables.
 
     Raises
     ------
@@ -120,10 +123,12 @@ class AdamW(Adam):
     """
 
     weight_decay: float = 0.01
+    decay_biases: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_settings(self, scalars.non_negative, "weight_decay")
+        check_settings(self, scalars.boolean, "decay_biases")
 
     @property
     def rule(self) -> UpdateRule:

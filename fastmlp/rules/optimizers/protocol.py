@@ -1,6 +1,6 @@
 """The protocols of optimizers and schedules, and helpers that the optimizers share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.gradient_rules import RULES
+from fastmlp.rules.groups import WHOLE, Group
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
 
@@ -77,8 +78,24 @@ def gradient_rule_of(optimizer: Optimizer) -> str:
     return next((name for name in RULES if getattr(optimizer, name, None) is not None), "")
 
 
-def coefficients_of(optimizer: Optimizer, first_step: int, rates: Rates) -> Rates:
-    """Return an optimizer's coefficients of each step, then those of its gradient rule."""
+def coefficients_of(
+    optimizer: Optimizer, first_step: int, rates: Rates, groups: Sequence[Group] = WHOLE
+) -> Rates:
+    """Return the numbers that each step takes: for one group of parameters after the other, the
+    optimizer's coefficients and that of its gradient rule."""
+    parts = [
+        _coefficients(group.settings_of(optimizer), first_step, rates * group.factor)
+        for group in groups
+    ]
+    return parts[0] if len(parts) == 1 else np.hstack(parts)
+
+
+def n_coefficients_of(optimizer: Optimizer) -> int:
+    """Return how many numbers a step takes for one group of parameters."""
+    return int(coefficients_of(optimizer, 1, np.ones(1)).shape[1])
+
+
+def _coefficients(optimizer: Optimizer, first_step: int, rates: Rates) -> Rates:
     table, name = optimizer.coefficients(first_step, rates), gradient_rule_of(optimizer)
     if not name:
         return table

@@ -125,7 +125,7 @@ def forward_backward_by_panels(scalar: Scalar) -> Kernel:
         for i in range(max(split - 1, 0), net.n_layers - outer.is_transposed):
             forward_by_panels(team, nets, n_parts, i, split)
         finish_rows(team, nets, n_parts, mode)
-        for i in range(net.n_layers - 1 if mode == TRAIN else 0, 0, -1):
+        for i in range(net.n_layers - 1 if mode == TRAIN else 0, net.lowest, -1):
             backward(team, nets, n_parts, i)
 
     def enter(team: int, net: int, n_parts: int, mode: int, split: int) -> None:

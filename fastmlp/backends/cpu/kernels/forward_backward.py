@@ -259,7 +259,8 @@ def forward_backward(scalar: Scalar) -> Kernel:
                         panels = (0, net.max_width)
                         forward_layer(net, layers[i], inputs, middle, panels, (at, n), z)
                 finish(net, (start, n), at, mode, thread_number())
-                for i in range(net.n_layers - 1 if mode == TRAIN else 0, max(split - 1, 0), -1):
+                above = max(split - 1, net.lowest)
+                for i in range(net.n_layers - 1 if mode == TRAIN else 0, above, -1):
                     backward_layer(net, i, (0, net.max_width), (at, n))
             restored(flush)
 

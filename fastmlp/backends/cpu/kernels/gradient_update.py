@@ -11,10 +11,9 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
+from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
 from fastmlp.backends.cpu.plan.records import (
-    ALL,
     NONE,
-    OTHERS,
     Batch,
     Blocks,
     Layer,
@@ -39,6 +38,7 @@ from fastmlp.compiler import (
     stack,
 )
 from fastmlp.compiler.target import lanes_of
+from fastmlp.rules.groups import FROZEN
 
 # A tile's gradient on the stack: its rows rounded up, and the biases.
 PANEL_ROWS = TILE_ROWS + STRIP_ROWS
@@ -63,16 +63,16 @@ class Scratch(NamedTuple):
 
 
 @njit
-def non_temporal_of(net: Net, split: int) -> int:
-    """Return which transposes use non-temporal stores: without split-K a team stores its few
-    through the cache."""
-    return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
-
-
-@njit
 def _has_few_outputs(net: Net, tile: Tile, layer: Layer) -> bool:
     """Return True for a tile of an output layer that is transposed."""
     return layer.is_transposed != 0 and tile.layer == net.n_layers - 1
+
+
+@njit
+def in_one(net: Net, layer: Layer, control: Control) -> bool:
+    """Return True if the penalty and the step of a layer's weights are one block."""
+    whole = control.ends != 0 and control.apply != 0 and layer.weight_coefficients != FROZEN
+    return whole and record_at(net.blocks, Blocks).penalised != 0
 
 
 def copying(scalar: Scalar) -> Kernel:
@@ -203,7 +203,8 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
         total, skip = net.tile_penalties + tile.slot * 8, w - net.parameters
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
-        state = (net.m + skip, net.v + skip, batch.coefficients)
+        coefficients = batch.coefficients + layer.weight_coefficients
+        state = (net.m + skip, net.v + skip, coefficients)
         how = (net.scales, total, values, net.zeros)
         call(blocks.penalised, (w, g, *state, *how, *shape_of(tile, layer, p)))
 
@@ -218,12 +219,15 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
     pack_row, sum_rows = its.pack_row, its.sum_rows
 
     @njit
-    def finish(net: Net, w: int, g: int, n: int, apply: int) -> None:
-        """Take the optimizer's step with n numbers of the gradient, or store the gradient."""
+    def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
+        """Take the optimizer's step with n numbers of the gradient, or store the gradient; nothing
+        where they are frozen."""
         skip = w - net.parameters
+        if coefficients == FROZEN:
+            return
         if apply:
             batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
-            state = (net.m + skip, net.v + skip, batch.coefficients)
+            state = (net.m + skip, net.v + skip, batch.coefficients + coefficients)
             call(blocks.optimizer, (w, g, *state, n))
         else:
             copy(g, net.gradient + skip, n)
@@ -233,11 +237,15 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
         """Sum the gradient of the panel's biases, and step the panel with them."""
         (tile, layer, w), g = piece, scratch.gradient
         n, n_before = (tile.last - tile.first) * lanes, 0
+        of_weights, of_biases = layer.weight_coefficients, layer.bias_coefficients
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
-        if control.ends and control.apply and record_at(net.blocks, Blocks).penalised != 0:
+        if in_one(net, layer, control):
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
-        if tile.last == layer.packed_rows and not layer.is_transposed:
+        elif of_weights != of_biases:
+            finish(net, w, g, n, of_weights, control.apply)
+            n_before = n
+        if tile.last == layer.packed_rows and not layer.is_transposed and of_biases != FROZEN:
             # The biases are one row more.
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
             start = biases - net.parameters + net.gradient if control.more else net.zeros
@@ -245,7 +253,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
             n += lanes
         if n > n_before:
             skip = n_before // lanes * vector
-            finish(net, w + skip, g + skip, n - n_before, control.apply)
+            finish(net, w + skip, g + skip, n - n_before, of_biases, control.apply)
 
     @njit
     def step_transposed_biases(net: Net, piece: Piece, control: Control, g: int) -> None:
@@ -259,34 +267,9 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
                 add_row(deltas, net.delta_panel, start + skip, total, n_rows)
         else:
             sum_rows(layer.deltas, start, g, n_rows)
-        finish(net, layer.biases, g, lanes, control.apply)
+        finish(net, layer.biases, g, lanes, layer.bias_coefficients, control.apply)
 
     return step_panel, step_transposed_biases
-
-
-def _copies(scalar: Scalar) -> Kernel:
-    """Make the function that transposes a tile's panel into the copy of the weights."""
-    lanes = lanes_of(scalar)
-    vector = lanes * np.dtype(scalar).itemsize
-    square, its = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_non_temporal = its.transpose, its.transpose_non_temporal
-
-    @njit
-    def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:
-        tile, layer, w = piece
-        w += p * layer.packed_panel
-        for r in range(tile.first, tile.last, lanes):
-            source, left = w + (r - tile.first) * vector, layer.packed_rows - r
-            target = (
-                layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
-            )
-            of_others = r < tile.cached_first or r >= tile.cached_last
-            if non_temporal == ALL or (non_temporal == OTHERS and of_others):
-                transpose_non_temporal(source, target, left)
-            else:
-                transpose(source, target, left)
-
-    return transpose_panel
 
 
 def update(scalar: Scalar) -> Kernel:
@@ -294,25 +277,28 @@ def update(scalar: Scalar) -> Kernel:
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
     gradient_bytes = LARGEST_TILE[1] * panel_bytes
-    write_gradient, transpose_panel = _gradients(scalar), _copies(scalar)
+    write_gradient, transpose_panel = _gradients(scalar), transposing(scalar)
     penalise, step_penalised = _penalties(scalar)
     step_panel, step_transposed_biases = _steps(scalar, step_penalised)
 
     @njit
     def update_tile(net: Net, t: int, tile: Tile, control: Control, scratch: Scratch) -> None:
         layer = layers_of(net)[tile.layer]
-        apply = control.apply
+        trains = layer.weight_coefficients != FROZEN
         piece = (tile, layer, net.parameters + tile.offset)
         non_temporal = non_temporal_of(net, control.split)
-        write_gradient(net, t, piece, control, scratch)
-        if control.ends and not (apply and record_at(net.blocks, Blocks).penalised):
+        if trains:
+            write_gradient(net, t, piece, control, scratch)
+        if control.ends and not in_one(net, layer, control):
+            # Also of frozen weights: their values count in the loss.
             penalise(net, piece, scratch)
         for p in range(tile.n_panels):
             step_panel(net, piece, p, control, scratch)
-            if apply and layer.transposed_copy:
+            if control.apply and trains and layer.transposed_copy:
                 transpose_panel(piece, p, non_temporal)
         is_last = tile.panel + tile.n_panels == layer.packed_panels
-        if layer.is_transposed and is_last and tile.last == layer.packed_rows:
+        ends = is_last and tile.last == layer.packed_rows
+        if layer.is_transposed and ends and layer.bias_coefficients != FROZEN:
             step_transposed_biases(net, piece, control, scratch.gradient)
 
     @njit(parallel=True)

@@ -65,9 +65,9 @@ def steps(scalar: Scalar) -> Kernel:
             call(blocks.by_panels, (*its, TRAIN, split))
         else:
             call(blocks.forward_backward, (*its, TRAIN, split))
-            if split > 1:
+            if split - 1 > net.lowest:
                 call(blocks.split_k_backward, its)
-        if blocks.sparse_columns:
+        if blocks.sparse_columns and net.lowest == 0:
             call(blocks.sparse_columns, (job.net,))
         call(blocks.update, (*its, n_rows, more, ends, apply, split))
         return sum_of(net.strip_losses, n_strips_of(n_rows))

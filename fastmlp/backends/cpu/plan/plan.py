@@ -31,7 +31,8 @@ class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
     `forms` has each layer's form: LINEAR, BLOCK or RELU; `n_moments` is how many numbers of state a
-    parameter the optimizer's rule uses.
+    parameter the optimizer's rule uses; `coefficients` are the bytes to those of each layer's
+    weights and biases in a step's row, or FROZEN, and `lowest` is the first layer that is trained.
     """
 
     activations: Sequence[int]
@@ -42,6 +43,8 @@ class Addresses(NamedTuple):
     penalised: int = 0
     n_moments: int = 0
     penalties: Sequence[int] = ()
+    coefficients: Sequence[tuple[int, int]] = ()
+    lowest: int = 0
 
 
 class Plan(NamedTuple):
@@ -101,6 +104,7 @@ def make_plan(
     }
     fields = {
         "n_layers": layout.n_layers,
+        "lowest": blocks.lowest,
         "n_in": layout.sizes[0],
         "n_out": layout.sizes[-1],
         "n_targets": n_targets,
@@ -135,7 +139,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     lanes, vector = workspace.lanes, workspace.lanes * size
     master, copies = address(workspace.parameters), address(workspace.copies)
     values = [address(workspace.outputs), address(workspace.deltas)]
-    layers = []
+    coefficients, layers = blocks.coefficients or [(0, 0)] * layout.n_layers, []
     for i, (layer, (n_in, n_out)) in enumerate(
         zip(workspace.packed, pairwise(layout.sizes), strict=True)
     ):
@@ -148,7 +152,7 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         packs = (master, *shape, biases, copy, copy_panel, *passes)
         offsets = (layout.weights[i], layout.biases[i])
         form = (layer.is_transposed, blocks.forms[i], blocks.activations[i])
-        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form))
+        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, *coefficients[i]))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, Layer.dtype).view(np.recarray)

@@ -46,6 +46,8 @@ class Layer(Record):
     is_transposed: int  # 1: `packed` holds W transposed (few outputs)
     form: int  # LINEAR, BLOCK or RELU
     activation: int  # address of the activation's block, or 0
+    weight_coefficients: int  # bytes to the coefficients of its weights, and of its biases, in the
+    bias_coefficients: int  # step's row of coefficients, or FROZEN
 
 
 class Tile(Record):
@@ -66,6 +68,7 @@ class Net(Record):
     """A net and its buffers, fixed while a session lives."""
 
     n_layers: int
+    lowest: int  # the first layer that is trained
     n_in: int
     n_out: int
     n_targets: int  # numbers of a row's target: n_out, or 1 for class labels

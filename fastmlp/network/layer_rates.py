@@ -1,0 +1,124 @@
+"""Learning rates of layers, and frozen layers: checks of what users give, and how it is shown."""
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, SupportsIndex
+
+import numpy as np
+
+from fastmlp.network.own_rules import OWNER
+from fastmlp.network.spec import Network
+from fastmlp.rules.groups import Factors
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import count
+
+FORM = (
+    "one number of 0 or more, or {'weights': 1.0, 'biases': 0.1}, for each layer, or one such "
+    "mapping for all layers"
+)
+SYNONYMS = {
+    "weights": "weight w kernel kernels coefs",
+    "biases": "bias b intercept intercepts",
+    "a sequence has one entry a layer, in their order": "0 1 2 layer layers",
+}
+
+
+class Switches(list[bool]):
+    """A list of a net's `trainable`. Setting an item sets it in the net.
+
+    Parameters
+    ----------
+    values : sequence of bool
+    assign : callable
+        Takes the whole list when an item has been set.
+    """
+
+    def __init__(self, values: Sequence[bool], assign: Callable[[list[bool]], None]) -> None:
+        super().__init__(values)
+        self._assign = assign
+
+    def __setitem__(self, place: SupportsIndex | slice, value: Any) -> None:
+        changed = list(self)
+        changed[place] = value
+        self._assign(changed)
+        super().__setitem__(place, value)
+
+    def __reduce__(self) -> Any:
+        """Make a copy, or a pickle, a plain list."""
+        return list, (list(self),)
+
+
+def layer_rates(given: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
+    """Check factors of the learning rate; return those of each layer, or () if all are 1."""
+    if given is None:
+        return ()
+    if isinstance(given, Mapping):
+        found = [_factors(given, name)] * n_layers
+    else:
+        _check_sequence(given, n_layers, name, FORM)
+        found = [_factors(each, f"{name}[{i}]") for i, each in enumerate(given)]
+    return () if found == [Factors()] * n_layers else tuple(found)
+
+
+def trainable(given: Any, n_layers: int, name: str = "trainable") -> tuple[bool, ...]:
+    """Check which layers are trained; return a bool for each, or () if all are."""
+    if isinstance(given, bool | np.bool_):
+        given = [given] * n_layers
+    else:
+        _check_sequence(given, n_layers, name, "True or False, or one of them for each layer")
+    found = [scalars.boolean(OWNER, f"{name}[{i}]", _plain(its)) for i, its in enumerate(given)]
+    return () if all(found) else tuple(found)
+
+
+def require_trained(network: Network, who: str) -> None:
+    """Check that something is trained."""
+    if not any(map(any, network.factors)):
+        raise ValueError(
+            f"{who}: all layers are frozen, there is nothing to train; set net.trainable = True, "
+            "or a factor of layer_rates above 0"
+        )
+
+
+def in_use(network: Network) -> dict[str, Any]:
+    """Return rates and frozen layers as JSON, by the names of MLP's attributes; without those of a
+    net that trains all of its layers alike."""
+    rates, switches = network.layer_rates, network.trainable
+    told = {"layer_rates": [shown(each) for each in rates], "trainable": list(switches)}
+    return {name: values for name, values in told.items() if values}
+
+
+def all_shown(network: Network) -> list[Any]:
+    """Return the factors of all layers as a user writes them."""
+    return [shown(each) for each in network.layer_rates or [Factors()] * network.layout.n_layers]
+
+
+def shown(factors: Factors) -> Any:
+    """Return the factors of a layer as a user writes them."""
+    weights, biases = factors
+    return weights if weights == biases else {"weights": weights, "biases": biases}
+
+
+def _factors(given: Any, name: str) -> Factors:
+    if not isinstance(given, Mapping):
+        number = scalars.non_negative(OWNER, name, given)
+        return Factors(number, number)
+    for key in given:
+        scalars.known(OWNER, f"key of {name}", key, Factors._fields, SYNONYMS)
+    numbers = {
+        key: scalars.non_negative(OWNER, f"{name}[{key!r}]", each) for key, each in given.items()
+    }
+    return Factors(**numbers)
+
+
+def _check_sequence(given: Any, n_layers: int, name: str, form: str) -> None:
+    a_sequence = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim == 1)
+    if isinstance(given, str | bytes | Set) or not a_sequence:
+        raise TypeError(f"{OWNER}: {name} must be {form}, got {given!r}")
+    if len(given) != n_layers:
+        raise ValueError(
+            f"{OWNER}: {name} must have one entry for each of {count(n_layers, 'layer')}, hidden "
+            f"and output, got {len(given)}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return bool(value) if isinstance(value, np.bool_) else value

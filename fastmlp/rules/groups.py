@@ -1,0 +1,85 @@
+"""Parameter groups: parameters that share a learning rate and a weight decay, or are frozen.
+
+The rate of a group is the optimizer's rate of the step times the group's factor, as in PyTorch's
+groups: a decoupled weight decay, which is a multiple of the rate, scales with it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+# The number of the group of parameters that are not trained.
+FROZEN = -1
+
+
+class Factors(NamedTuple):
+    """The factors of the learning rate of one layer; 0: frozen."""
+
+    weights: float = 1.0
+    biases: float = 1.0
+
+
+class Group(NamedTuple):
+    """What parameters of a group have in common: a factor of the rate, and if weights decay."""
+
+    factor: float = 1.0
+    decays: bool = True
+
+    def settings_of(self, optimizer: Any) -> Any:
+        """Return the optimizer with the settings of this group."""
+        return optimizer if self.decays else replace(optimizer, weight_decay=0.0)
+
+
+WHOLE = (Group(),)
+
+
+class ParameterGroups(NamedTuple):
+    """The groups of a net's parameters.
+
+    Attributes
+    ----------
+    groups : the groups in use
+    weights, biases : of each layer, the number of the group of its weights and of its biases, or
+        FROZEN
+    """
+
+    groups: tuple[Group, ...]
+    weights: tuple[int, ...]
+    biases: tuple[int, ...]
+
+    @property
+    def alike(self) -> bool:
+        """True if all parameters are of one group."""
+        return {*self.weights, *self.biases} == {0}
+
+    @property
+    def lowest(self) -> int:
+        """The first layer, from 0, that is trained: back-propagation ends there."""
+        pairs = enumerate(zip(self.weights, self.biases, strict=True))
+        return next((i for i, pair in pairs if pair != (FROZEN, FROZEN)), len(self.weights))
+
+    def places(self, width: int) -> tuple[tuple[int, int], ...]:
+        """Return where the coefficients of each layer's weights and biases begin in a step's row,
+        or FROZEN, for groups of `width` each."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return tuple((max(w * width, FROZEN), max(b * width, FROZEN)) for w, b in pairs)
+
+
+def groups_of(optimizer: Any, factors: Sequence[Factors]) -> ParameterGroups:
+    """Return the groups of a net's parameters, from the factors of its layers.
+
+    Examples
+    --------
+    >>> from fastmlp import Adam
+    >>> groups_of(Adam(), [Factors(0, 0), Factors(1, 1)]).weights
+    (-1, 0)
+    """
+    same = getattr(optimizer, "decay_biases", True) or optimizer.weight_decay == 0
+    found: dict[Group, int] = {}
+
+    def number_of(factor: float, decays: bool) -> int:
+        return FROZEN if factor == 0 else found.setdefault(Group(factor, decays), len(found))
+
+    numbers = [(number_of(its.weights, True), number_of(its.biases, same)) for its in factors]
+    weights, biases = zip(*numbers, strict=True)
+    return ParameterGroups(tuple(found), weights, biases)
