@@ -345,9 +345,13 @@ def train(
     optimizer: str,
     settings: dict[str, Any],
     sample_weight: Array | None = None,
+    factors: Any = None,
     **model: Any,
 ) -> tuple[list[float], Arrays, Arrays]:
     """Take one step for each batch (row indices) of each epoch.
+
+    `factors` of the rate are pairs, of the weights and of the biases of each layer; what has the
+    factor 0 stays, and so does its state.
 
     Returns each epoch's mean objective before the steps, batches weighted by the mass of their
     rows, and the final weights and biases. ``settings["learning_rate"]`` may be one rate a step.
@@ -355,18 +359,27 @@ def train(
     mass = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
     params, t, history = flatten(weights, biases).astype(float), 0, []
     state: dict[str, Array] = {}
+    of_weights, of_biases = zip(*(factors or [(1, 1)] * len(weights)), strict=True)
+    like = [*weights, *biases]
+    factor = np.repeat([float(f) for f in (*of_weights, *of_biases)], [p.size for p in like])
+    is_bias = np.repeat([0, 1], [sum(p.size for p in weights), sum(p.size for p in biases)])
     for batches in epochs:
         objectives = []
         for rows in batches:
             shaped = unflatten(params, weights, biases)
             value, *slopes = gradient(*shaped, x[rows], y[rows], sample_weight=mass[rows], **model)
             rate = np.ravel(settings["learning_rate"])
-            now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0]}
+            now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0] * factor}
+            if not settings.get("decay_biases", True):
+                now["weight_decay"] = settings["weight_decay"] * (is_bias == 0)
             t += 1
             slope, limit = flatten(*slopes), settings.get("clipvalue")
             if limit is not None:
                 slope = np.clip(slope, -limit, limit)
-            params, state = step(optimizer, now, t, params, slope, state)
+            stepped, after = step(optimizer, now, t, params, slope, state)
+            params = np.where(factor == 0, params, stepped)
+            frozen = {k: np.where(factor == 0, state.get(k, 0.0), after[k]) for k in ("m", "v")}
+            state = {**after, **frozen}
             objectives.append(value)
         history.append(float(np.average(objectives, weights=[mass[r].sum() for r in batches])))
     return history, *unflatten(params, weights, biases)

@@ -16,6 +16,7 @@ from fastmlp.network.parameter_layout import bias_views, make_layout, weight_vie
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.groups import Factors, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
@@ -39,6 +40,7 @@ class Net(NamedTuple):
     output_activation: str = "identity"
     penalties: Mapping[str, float] = MappingProxyType({})
     dtype: str = "float64"
+    layer_rates: tuple[tuple[float, float], ...] = ()
 
     @property
     def network(self) -> Network:
@@ -53,6 +55,7 @@ class Net(NamedTuple):
             LINKS[loss.link or "identity"],
             tuple((PENALTIES[name], strength) for name, strength in self.penalties.items()),
             np.dtype(self.dtype),
+            tuple(Factors(*each) for each in self.layer_rates),
         )
 
     @property
@@ -149,7 +152,8 @@ def train(
     n_steps = trainer.step_of(n_units)
     if rates is None:
         rates = np.full(n_steps, optimizer.learning_rate)
-    coefficients = coefficients_of(optimizer, 1, rates)
+    groups = groups_of(optimizer, net.network.factors).groups
+    coefficients = coefficients_of(optimizer, 1, rates, groups)
     losses, stopped = np.zeros(len(order)), 0
     ends = [0, *cuts, n_units]
     for first, last in pairwise(ends):
