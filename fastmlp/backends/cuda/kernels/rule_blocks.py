@@ -12,6 +12,7 @@ import numpy as np
 
 from fastmlp.backends.cuda.adapter import SIMULATED, device_function
 from fastmlp.backends.cuda.kernels.elementary import FORMS
+from fastmlp.backends.cuda.refusals import refuse
 from fastmlp.network.spec import Network
 from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
 from fastmlp.rules.gradient_rules import unchanged
@@ -45,9 +46,16 @@ class Rules(NamedTuple):
 
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
-    """Return the rules of a network, and of its optimizer if there is one."""
+    """Return the rules of a network, and of its optimizer if there is one.
+
+    Raises
+    ------
+    ValueError
+        If there are no kernels for the optimizer, or for a training of the network.
+    """
     update, n, gradient_rule = None, 0, ""
     if optimizer is not None:
+        refuse(network, optimizer)
         update, gradient_rule = optimizer.rule, gradient_rule_of(optimizer)
         n = coefficients_of(optimizer, 1, np.ones(1)).shape[1]
     return Rules(

@@ -1,0 +1,36 @@
+"""What training on the CPU has and training on a GPU has not yet: refused by name.
+
+To add one: a row in `REFUSALS`. `rule_blocks.rules_of` asks, before a fit copies anything to the
+GPU or compiles.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import Optimizer
+
+
+class Refusal(NamedTuple):
+    """What is refused, when, and what to do instead."""
+
+    applies: Callable[[Network, Optimizer], bool]
+    what: str
+    instead: str
+
+
+REFUSALS: list[Refusal] = []
+
+
+def refuse(network: Network, optimizer: Optimizer) -> None:
+    """Check that a GPU can train a network by an optimizer.
+
+    Raises
+    ------
+    ValueError
+        If one of `REFUSALS` applies.
+    """
+    for refusal in REFUSALS:
+        if refusal.applies(network, optimizer):
+            words = f'MLP: device="cuda" {refusal.what}: {refusal.instead}'
+            raise ValueError(f'{words}, or device="cpu"')
