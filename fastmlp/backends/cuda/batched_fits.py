@@ -37,6 +37,7 @@ from fastmlp.backends.cuda.session import Session, bytes_of, require
 from fastmlp.backends.cuda.shuffling import MIN_DEVICE_ORDERS, make_orders
 from fastmlp.backends.cuda.upload import packed
 from fastmlp.backends.protocol import Outcome
+from fastmlp.rules.groups import groups_of
 
 Array = NDArray[Any]
 CALL_SECONDS = 0.05
@@ -82,7 +83,8 @@ def train_together(
     for i, member in enumerate(members):
         network = member.network
         rules, weighted = rules_of(network, member.optimizer), len(member.weight) > 0
-        key = (network.layout.sizes, network.activations, rules, weighted)
+        parameters = groups_of(member.optimizer, network.factors)
+        key = (network.layout.sizes, network.activations, rules, weighted, parameters)
         groups.setdefault(key, []).append(i)
     outcomes = outcomes or [Outcome(member.n_steps) for member in members]
     with card.current():
@@ -99,11 +101,10 @@ def train_together(
 
 
 def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int) -> Need:
-    return Need(
+    need = Need(
         batch,
         n_rows,
         n_weights=len(member.weight),
-        n_coefficients=rules.n_coefficients,
         n_steps=MOST_STEPS,
         n_epochs=MOST_STEPS + 1,
         n_orders=1,
@@ -111,6 +112,8 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
         block=True,
         n_penalty_sums=n_threads if member.network.penalties else 0,
     )
+    groups = groups_of(member.optimizer, member.network.factors)
+    return need.of_groups(groups, rules.n_coefficients)
 
 
 def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:

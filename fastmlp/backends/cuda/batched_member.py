@@ -12,6 +12,7 @@ from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.protocol import Outcome
 from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 from fastmlp.rules.schedules import rates_of
 
@@ -111,7 +112,8 @@ class MemberFit:
         steps = np.arange(step, self._start + last)
         rate = optimizer.learning_rate
         rates = validation.rates(rates_of(rate, steps, total), len(steps), rate)
-        return coefficients_of(optimizer, step + 1, rates)
+        groups = groups_of(optimizer, self.member.network.factors).groups
+        return coefficients_of(optimizer, step + 1, rates, groups)
 
     def advance(self, reached: int, diverged: bool, losses: Array) -> int:
         """Record a launch; return the number of epochs that it ended.

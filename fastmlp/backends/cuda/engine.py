@@ -25,6 +25,7 @@ from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, no_memo
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import Optimizer, Rates
 
@@ -141,7 +142,8 @@ class Engine:
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         rules, n = rules_of(self.network, optimizer), len(parameters)
-        need = Need(1, 1, n_coefficients=rules.n_coefficients, n_steps=1, train=True)
+        groups = groups_of(optimizer, self.network.factors)
+        need = Need(1, 1, n_steps=1, train=True).of_groups(groups, rules.n_coefficients)
         n_threads = design.SIMULATED_THREADS if adapter.SIMULATED else 256
         kernel = design.apply_kernel(rules, n_threads)
         with self.card.current():

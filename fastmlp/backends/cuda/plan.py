@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.network.spec import Network
+from fastmlp.rules.groups import ParameterGroups
 
 _next = count()
 N_LAYERS = next(_next)
@@ -34,6 +35,8 @@ BACKUP = next(_next)
 GRADIENT = next(_next)
 COEFFICIENTS = next(_next)
 N_COEFFICIENTS = next(_next)
+# The first layer that is trained.
+LOWEST = next(_next)
 WEIGHTS = next(_next)
 WEIGHTED = next(_next)
 # The space of a block that has no shared memory for it.
@@ -76,6 +79,9 @@ BLOCK_WEIGHTS = next(_next)
 BLOCK_GRADIENT = next(_next)
 BLOCK_STRIDE = next(_next)
 FIRST_TILE = next(_next)
+# Offsets of the coefficients of the layer's weights and biases in a step's; FROZEN: no step.
+WEIGHT_COEFFICIENTS = next(_next)
+BIAS_COEFFICIENTS = next(_next)
 LAYER_WORDS = next(_next)
 
 # Indices into sums.
@@ -113,6 +119,9 @@ class Need(NamedTuple):
     n_rows : rows of an epoch
     n_weights : rows with a weight; 0: rows count alike
     n_coefficients, n_steps : coefficients of a step, and steps of the longest launch
+    places : of each layer, where its weights' and its biases' coefficients begin, or FROZEN; empty:
+        all at 0
+    lowest : the first layer that is trained
     n_epochs : epochs of the longest window
     n_orders : orders of the rows
     train : True if memory has the optimizer's state and a backup of the parameters
@@ -132,6 +141,13 @@ class Need(NamedTuple):
     block: bool = False
     n_penalty_sums: int = 0
     tile: tuple[int, int] = (1, 1)
+    places: tuple[tuple[int, int], ...] = ()
+    lowest: int = 0
+
+    def of_groups(self, groups: ParameterGroups, width: int) -> "Need":
+        """Return the need of these groups of parameters, with `width` coefficients each."""
+        n, places = width * len(groups.groups), groups.places(width)
+        return self._replace(n_coefficients=n, places=places, lowest=groups.lowest)
 
 
 class _Allocator:
@@ -162,7 +178,7 @@ def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
     for offset in (M, V, BACKUP) if need.train else ():
         plan[offset] = memory.take(layout.n_parameters)
     plan[GRADIENT] = memory.take(0 if need.block else layout.n_parameters)
-    plan[N_COEFFICIENTS] = need.n_coefficients
+    plan[N_COEFFICIENTS], plan[LOWEST] = need.n_coefficients, need.lowest
     plan[COEFFICIENTS] = memory.take(need.n_coefficients * need.n_steps)
     plan[WEIGHTED], plan[WEIGHTS] = need.n_weights > 0, memory.take(need.n_weights)
     plan[SCRATCH] = memory.end
@@ -185,6 +201,7 @@ def _lay_out_layers(
     layout, sizes = network.layout, network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
     stride = _odd if need.block else int
+    places = need.places or [(0, 0)] * layout.n_layers
     tiles = 0
     for i, (n_in, n_out) in enumerate(pairwise((*sizes, sizes[-1]))):
         at = LAYERS + i * LAYER_WORDS
@@ -196,6 +213,7 @@ def _lay_out_layers(
         if i == layout.n_layers:
             break
         layer[W], layer[B] = layout.weights[i], layout.biases[i]
+        layer[WEIGHT_COEFFICIENTS], layer[BIAS_COEFFICIENTS] = places[i]
         layer[ACTIVATION] = codes[network.activations[i]]
         layer[DELTA_STRIDE] = layer[BLOCK_STRIDE] = stride(n_out)
         layer[DELTA] = space.take(need.rows * int(layer[DELTA_STRIDE]))

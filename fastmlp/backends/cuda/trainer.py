@@ -12,7 +12,7 @@ from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import Design, Kind, design_for
 from fastmlp.backends.cuda.device_arrays import to_device, to_host
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
+from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch import launch_steps
 from fastmlp.backends.cuda.launch_config import synchronize
 from fastmlp.backends.cuda.optimizer_state import Moments
@@ -29,6 +29,7 @@ from fastmlp.backends.cuda.plan import (
 from fastmlp.backends.cuda.session import Session, require
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
@@ -76,6 +77,7 @@ class Trainer:
         self._subset, self._n_rows = data.rows, data.n_rows
         self._batch = batch = min(batch_size, self._n_rows)
         self._rules = rules_of(network, optimizer)
+        groups = groups_of(optimizer, network.factors)
         self.design = design = design_for(network, batch, card, kind)
         self.units_per_epoch = -(-self._n_rows // batch)
         self.unit_flops = 6 * network.layout.n_weights * batch
@@ -84,7 +86,7 @@ class Trainer:
         self._session = session = Session(
             card,
             [network],
-            _need(design, network, self._rules, batch, data),
+            _need(design, network, batch, data).of_groups(groups, self._rules.n_coefficients),
             shared=single and design.block.shared,
             who="MLP.fit",
         )
@@ -208,14 +210,13 @@ class Trainer:
             losses[low:high] = found
 
 
-def _need(design: Design, network: Network, rules: Rules, batch: int, data: Data) -> Need:
+def _need(design: Design, network: Network, batch: int, data: Data) -> Need:
     single, tile = design.kind == "single_block", design.grid.weights
     n_penalty_sums = design.block.n_threads if single else N_PENALTY_SUMS
     return Need(
         batch,
         data.n_rows,
         n_weights=len(data.weight),
-        n_coefficients=rules.n_coefficients,
         n_steps=MOST_STEPS,
         n_epochs=MOST_STEPS + 1,
         n_orders=1,

@@ -21,6 +21,7 @@ from fastmlp.backends.cuda.plan import (
     INPUT_STRIDE,
     LAYER_WORDS,
     LAYERS,
+    LOWEST,
     MODE,
     N_IN,
     N_LAYERS,
@@ -62,7 +63,7 @@ def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
             low = q * strip_rows
             strip = Strip(low, min(strip_rows, n - low))
             gather(rows.x, net, index, strip, t)
-            n_passes = 2 * n_layers - 1 if training else n_layers
+            n_passes = 2 * n_layers - 1 - plan[LOWEST] if training else n_layers
             for p in range(n_passes):
                 back = p >= n_layers
                 i = 2 * n_layers - 1 - p if back else p

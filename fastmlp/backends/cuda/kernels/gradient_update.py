@@ -15,6 +15,7 @@ from fastmlp.backends.cuda.plan import (
     ACCUMULATE,
     BATCH_LOSS,
     BATCH_MASS,
+    BIAS_COEFFICIENTS,
     COEFFICIENTS,
     DELTA,
     DELTA_STRIDE,
@@ -43,11 +44,13 @@ from fastmlp.backends.cuda.plan import (
     REACHED,
     ROW_LOSSES,
     STRENGTHS,
+    WEIGHT_COEFFICIENTS,
     B,
     M,
     V,
     W,
 )
+from fastmlp.rules.groups import FROZEN
 
 
 class Tile(NamedTuple):
@@ -138,6 +141,8 @@ def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
         while q >= plan[unsigned(LAYERS + (i + 1) * LAYER_WORDS + FIRST_TILE)]:
             i += 1
         a = LAYERS + i * LAYER_WORDS
+        if plan[a + WEIGHT_COEFFICIENTS] == FROZEN and plan[a + BIAS_COEFFICIENTS] == FROZEN:
+            return
         n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
         columns = (n_out + across - 1) // across
         own = q - plan[a + FIRST_TILE]
@@ -172,9 +177,11 @@ def _make_finish(rules: Rules, shape: GridShape) -> Any:
         n_in, n_out = plan[a + N_IN], plan[a + N_OUT]
         for q in range(t, tile.height * tile.width, n_threads):
             k, j = tile.top + q // tile.width, tile.left + q % tile.width
-            flat = plan[a + W] + k * n_out + j
+            flat, at = plan[a + W] + k * n_out + j, plan[a + WEIGHT_COEFFICIENTS]
             if k == n_in:
-                flat = plan[a + B] + j
+                flat, at = plan[a + B] + j, plan[a + BIAS_COEFFICIENTS]
+            if at == FROZEN:
+                continue
             w, g = plan[PARAMETERS] + flat, plan[GRADIENT] + flat
             gradient = memory[unsigned(g)]
             if k < n_in and plan[LAST_CHUNK] != 0:
@@ -186,7 +193,7 @@ def _make_finish(rules: Rules, shape: GridShape) -> Any:
                 m, v = plan[M] + flat, plan[V] + flat
                 memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
                     memory,
-                    batch.coefficients,
+                    batch.coefficients + at,
                     memory[unsigned(w)],
                     gradient,
                     memory[unsigned(m)],

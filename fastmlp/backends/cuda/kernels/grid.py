@@ -21,6 +21,7 @@ from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
     BACKUP,
     BATCH,
+    BIAS_COEFFICIENTS,
     COEFFICIENTS,
     DIVERGED,
     EPOCH_LOSS,
@@ -28,15 +29,24 @@ from fastmlp.backends.cuda.plan import (
     FIRST,
     GRADIENT,
     LAST,
+    LAYER_WORDS,
+    LAYERS,
     LOSSES,
+    N_IN,
+    N_LAYERS,
+    N_OUT,
     N_PARAMETERS,
     N_ROWS,
     NON_FINITE,
     PARAMETERS,
     REACHED,
+    WEIGHT_COEFFICIENTS,
+    B,
     M,
     V,
+    W,
 )
+from fastmlp.rules.groups import FROZEN
 
 FORWARD_BACKWARD, GRADIENT_UPDATE, CHECK_FINITE, END_EPOCH = 0, 1, 2, 3
 
@@ -149,18 +159,34 @@ def _make_end_epoch(shape: GridShape) -> Any:
     return device_function(end_epoch)
 
 
+def _place_of(plan: Any, i: Any) -> Any:
+    """Return where the coefficients of parameter i begin in a step's, or FROZEN."""
+    place = FROZEN
+    for layer in range(plan[N_LAYERS]):
+        a = LAYERS + layer * LAYER_WORDS
+        n_out = plan[a + N_OUT]
+        if 0 <= i - plan[a + W] < plan[a + N_IN] * n_out:
+            place = plan[a + WEIGHT_COEFFICIENTS]
+        if 0 <= i - plan[a + B] < n_out:
+            place = plan[a + BIAS_COEFFICIENTS]
+    return place
+
+
 def make_apply(rules: Rules, n_threads: int) -> Any:
     """Make the kernel ``apply(memory, plan)``: one optimizer step with the gradient in memory."""
     optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
+    find_place = device_function(_place_of)
 
     def apply(memory: Any, plan: Any) -> None:
         first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
         for i in range(first, plan[N_PARAMETERS], cuda.gridDim.x * n_threads):
             w, m, v = plan[PARAMETERS] + i, plan[M] + i, plan[V] + i
-            g = memory[unsigned(plan[GRADIENT] + i)]
+            g, place = memory[unsigned(plan[GRADIENT] + i)], find_place(plan, i)
+            if place == FROZEN:
+                continue
             memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
                 memory,
-                plan[COEFFICIENTS],
+                plan[COEFFICIENTS] + place,
                 memory[unsigned(w)],
                 g,
                 memory[unsigned(m)],

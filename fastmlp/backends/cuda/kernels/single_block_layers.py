@@ -11,6 +11,7 @@ from fastmlp.backends.cuda.kernels.register_gemm import make_product
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.plan import (
     ACTIVATION,
+    BIAS_COEFFICIENTS,
     BLOCK_GRADIENT,
     BLOCK_STRIDE,
     BLOCK_WEIGHTS,
@@ -26,11 +27,13 @@ from fastmlp.backends.cuda.plan import (
     N_PENALTIES,
     PENALTY_SUMS,
     STRENGTHS,
+    WEIGHT_COEFFICIENTS,
     B,
     M,
     V,
     W,
 )
+from fastmlp.rules.groups import FROZEN
 
 
 def make_forward(rules: Rules, n_threads: int) -> Any:
@@ -96,8 +99,10 @@ def make_update(rules: Rules, n_threads: int) -> Any:
         deltas = Operand(base + plan[a + DELTA], 1, plan[a + DELTA_STRIDE])
         weights, gradient = base + plan[a + BLOCK_WEIGHTS], base + plan[a + BLOCK_GRADIENT]
         stride = plan[a + BLOCK_STRIDE]
-        extent = Extent(n_in + 1, n_out, batch.n_rows)
-        product(numbers, inputs, deltas, extent, Product(gradient, stride, -1), t)
+        of_weights, of_biases = plan[a + WEIGHT_COEFFICIENTS], plan[a + BIAS_COEFFICIENTS]
+        if of_weights != FROZEN or of_biases != FROZEN:
+            extent = Extent(n_in + 1, n_out, batch.n_rows)
+            product(numbers, inputs, deltas, extent, Product(gradient, stride, -1), t)
         cuda.syncthreads()
         penalties, scale = 0.0, 1.0 / batch.mass
         for q in range(t, (n_in + 1) * n_out, n_threads):
@@ -105,18 +110,18 @@ def make_update(rules: Rules, n_threads: int) -> Any:
             j = q - k * n_out
             place = k * stride + j
             w, g = numbers[unsigned(weights + place)], numbers[unsigned(gradient + place)]
-            flat = plan[a + W] + q
+            flat, at = plan[a + W] + q, of_weights
             if k == n_in:
-                flat = plan[a + B] + j
+                flat, at = plan[a + B] + j, of_biases
             else:
                 value, derivative = penalty(w, sums, plan[STRENGTHS], scale)
                 penalties += value
                 g += derivative
-            m, v = plan[M] + flat, plan[V] + flat
+            if at == FROZEN:
+                continue
+            m, v, at = plan[M] + flat, plan[V] + flat, batch.coefficients + at
             numbers[unsigned(weights + place)], memory[unsigned(m)], memory[unsigned(v)] = (
-                optimizer(
-                    memory, batch.coefficients, w, g, memory[unsigned(m)], memory[unsigned(v)]
-                )
+                optimizer(memory, at, w, g, memory[unsigned(m)], memory[unsigned(v)])
             )
         if plan[N_PENALTIES] > 0:
             part = plan[PENALTY_SUMS] + t

@@ -30,6 +30,7 @@ from fastmlp.backends.cuda.plan import (
     LAYER_WORDS,
     LAYERS,
     LOSS_SUMS,
+    LOWEST,
     MASS_SUMS,
     N_IN,
     N_LAYERS,
@@ -68,7 +69,7 @@ def make_step(rules: Rules, n_threads: int) -> Any:
             forward(plan, space, i, n, t)
             cuda.syncthreads()
         losses(rows.y, net, space, batch, t)
-        for i in range(n_layers - 1, 0, -1):
+        for i in range(n_layers - 1, plan[LOWEST], -1):
             backward(plan, space, i, n, t)
             cuda.syncthreads()
         for i in range(n_layers):

@@ -11,6 +11,7 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.engine import Engine as GPU
+from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Adam, coefficients_of
 
 Array = NDArray[Any]
@@ -48,7 +49,8 @@ def trained(
     parameters, moments = parameters.copy(), engine.moments()
     trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
     end = trainer.units_per_epoch * len(order)
-    coefficients = coefficients_of(optimizer, 1, np.full(end, optimizer.learning_rate))
+    groups = groups_of(optimizer, engine.network.factors).groups
+    coefficients = coefficients_of(optimizer, 1, np.full(end, optimizer.learning_rate), groups)
     losses, reached = np.zeros(len(order)), 0
     trainer.begin()
     for first, last in pairwise([0, *cuts, end]):

@@ -13,7 +13,7 @@ from fastmlp.backends.cuda.card import Card, card_of
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.model import core_of
 
-ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None]
+ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None, None, None]
 
 
 def nets(device: str = "cuda") -> list[MLP]:
@@ -26,6 +26,8 @@ def nets(device: str = "cuda") -> list[MLP]:
         made(1, optimizer=SGD(0.01), l2=0.5),
         made(2, optimizer=SGD(1e200), l2=0.1),
         made(3, optimizer=Adam(0.1), activation="relu"),
+        made(4, optimizer=SGD(0.1), l2=0.1, layer_rates=[0.5, 1]),
+        made(5, optimizer=SGD(0.1), l2=0.1, layer_rates=[0, 1]),
     ]
 
 

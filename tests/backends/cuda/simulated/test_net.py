@@ -58,6 +58,18 @@ def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
     np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
 
 
+def test_a_step_taken_apart_obeys_layer_rates_and_frozen_layers(rows: Any) -> None:
+    nets = [net(device=device, layer_rates=[0.5, {"biases": 0}]) for device in ("cpu", "cuda")]
+    for each in nets:
+        first = each.biases[1].copy()
+        each.trainable[0] = False
+        each.apply_gradient(each.loss_and_gradient(*rows)[1])
+        each.trainable[0] = True
+        each.apply_gradient(each.loss_and_gradient(*rows)[1])
+        assert np.array_equal(each.biases[1], first)
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
+
+
 def test_a_callback_stops_and_its_edits_count(rows: Any) -> None:
     def stop(report: Any) -> None:
         report.net.parameters[:] = 0

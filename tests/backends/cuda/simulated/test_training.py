@@ -14,7 +14,7 @@ from fastmlp.backends.cuda.design import design_for
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
 each_design = pytest.mark.parametrize("design", DESIGNS)
@@ -62,6 +62,25 @@ def test_penalties(penalties: dict[str, float], design: str) -> None:
 @pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 def test_optimizers(optimizer: Any, design: str) -> None:
     assert_alike(*pair(Net(sizes=(2, 3, 1)), optimizer, design=design))
+
+
+@each_design
+@pytest.mark.parametrize(
+    "rates",
+    [
+        ((0.1, 0.1), (1, 0.5), (1, 0.5)),
+        ((0, 0), (0, 0), (2, 1)),
+        ((1, 1), (0, 0.5), (0, 0)),
+        ((0, 1), (0, 0), (1, 0)),
+    ],
+    ids=str,
+)
+def test_layer_rates_and_frozen_layers(rates: Any, design: str) -> None:
+    net = Net(sizes=(2, 4, 3, 1), penalties={"l2": 0.3}, layer_rates=rates)
+    adamw = AdamW(0.03, weight_decay=0.5, decay_biases=False, clipvalue=0.5)
+    on_cpu, on_gpu = pair(net, adamw, design=design)
+    assert_alike(on_cpu, on_gpu)
+    assert np.array_equal(on_gpu.moments == 0, on_cpu.moments == 0)
 
 
 @each_design
