@@ -335,6 +335,18 @@ def step(name: str, s: Any, t: int, w: Array, g: Array, state: Any) -> tuple[Arr
     return w, {"m": m, "v": v, "product": product}
 
 
+def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -> Array:
+    """The flat gradient, clipped as the settings ask: by value, or by norm as Keras does."""
+    flat, variables = flatten(*slopes), [np.ravel(its) for of_kind in slopes for its in of_kind]
+    if (limit := settings.get("clipvalue")) is not None:
+        return np.clip(flat, -limit, limit)
+    if (limit := settings.get("clipnorm")) is not None:
+        return np.concatenate([g * limit / max(np.linalg.norm(g), limit) for g in variables])
+    if (limit := settings.get("global_clipnorm")) is not None:
+        return flat * limit * min(1 / np.linalg.norm(flat[is_trained]), 1 / limit)
+    return flat
+
+
 def train(
     weights: Arrays,
     biases: Arrays,
@@ -373,9 +385,7 @@ def train(
             if not settings.get("decay_biases", True):
                 now["weight_decay"] = settings["weight_decay"] * (is_bias == 0)
             t += 1
-            slope, limit = flatten(*slopes), settings.get("clipvalue")
-            if limit is not None:
-                slope = np.clip(slope, -limit, limit)
+            slope = clipped(slopes, settings, factor != 0)
             stepped, after = step(optimizer, now, t, params, slope, state)
             params = np.where(factor == 0, params, stepped)
             frozen = {k: np.where(factor == 0, state.get(k, 0.0), after[k]) for k in ("m", "v")}

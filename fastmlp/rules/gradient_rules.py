@@ -5,6 +5,9 @@ that asks for it, and returns the new g. NaN must stay NaN, so that a divergence
 
 To add one: write the function, put it in `RULES` under the name of its setting, and give
 `fastmlp.rules.optimizers.protocol.Settings` that field.
+
+Clipping by norm needs the whole gradient before the first number changes: `NORMS` names its
+settings, `norm_factor` is its formula, and backends take the norms.
 """
 
 from collections.abc import Callable
@@ -23,3 +26,15 @@ def clip(g: float, limit: float) -> float:
 
 
 RULES: dict[str, GradientRule] = {"clipvalue": clip}
+
+# Settings that clip by norm, and True where each variable has its own: a layer's weights, or its
+# biases.
+NORMS: dict[str, bool] = {"clipnorm": True, "global_clipnorm": False}
+
+
+def norm_factor(norm: float, limit: float) -> float:
+    """min(1, limit / norm), and NaN for a norm that is not finite: 0 times the gradient would hide
+    the divergence."""
+    if norm - norm != 0:
+        return norm - norm
+    return 1.0 if norm <= limit else limit / norm

@@ -52,8 +52,9 @@ GROUPS = [
     "dropout dropout_rate dropout_p",
     "batch_norm batchnorm batch_normalization use_batch_norm layer_norm normalization",
     "bias use_bias fit_intercept",
-    "clipvalue clip_value clip grad_clip gradient_clip clip_grad_value",
-    "clipnorm clip_norm max_grad_norm gradient_clip_norm clip_grad_norm global_clipnorm",
+    "clipvalue clip_value clip grad_clip gradient_clip clip_grad_value clip_by_value max_delta",
+    "clipnorm clip_norm clip_by_norm",
+    "global_clipnorm max_norm max_grad_norm gradient_clip_norm clip_grad_norm clip_by_global_norm",
     "warm_start initial_epoch",
     "checkpoint save_path checkpoint_path filepath",
     "beta_1 beta1 b1 betas",
@@ -112,6 +113,8 @@ _OF_OPTIMIZER = {
     "epsilon": "the optimizer has it: optimizer=Adam(epsilon=1e-8)",
     "rho": "the optimizer has it: optimizer=RMSprop(rho=0.9)",
     "clipvalue": "the optimizer has it: optimizer=Adam(clipvalue=1.0)",
+    "clipnorm": "the optimizer has it: optimizer=Adam(clipnorm=1.0)",
+    "global_clipnorm": "the optimizer has it: optimizer=Adam(global_clipnorm=1.0)",
 }
 _LACKING = {
     "dropout": "there is no dropout; l2, l1 and early_stopping regularise",
@@ -122,7 +125,6 @@ _LACKING = {
     "schedule": "the optimizer has it: optimizer=Adam(Cosine(0.01)); ReduceLROnPlateau is one of "
     "the callbacks of fit",
     "quantile": "the loss has it: loss=Quantile(0.9)",
-    "clipnorm": "clip the result of loss_and_gradient, and pass it to apply_gradient",
     "warm_start": "a further fit goes on where this one ended",
 }
 NET = {**_OF_FIT, **_OF_OPTIMIZER, **_LACKING}
@@ -135,7 +137,6 @@ MANY = {
 OPTIMIZER = {
     "l2": "use AdamW(weight_decay=...), or l2 of the net: MLP(layer_sizes, l2=...)",
     "l1": _OF_MLP["l1"],
-    "clipnorm": _LACKING["clipnorm"],
     "momentum": "SGD has it: SGD(0.01, momentum=0.9)",
     "nesterov": "SGD and Nadam have it: SGD(0.01, momentum=0.9, nesterov=True)",
     "factor": "use a schedule: learning_rate=Exponential(0.01)",
@@ -160,6 +161,8 @@ ESTIMATOR = {
     "loss": "the classifiers' is cross-entropy; MLP has others",
     "output_activation": "it follows from the targets; MLP has output_activation",
     "clipvalue": "an optimizer as the solver has it: solver=Adam(clipvalue=1.0)",
+    "clipnorm": "an optimizer as the solver has it: solver=Adam(clipnorm=1.0)",
+    "global_clipnorm": "an optimizer as the solver has it: solver=Adam(global_clipnorm=1.0)",
 }
 _OF_ESTIMATOR = {
     name: f"it is a parameter of the estimator: {name}=..., where it is made"

@@ -8,6 +8,7 @@ import naive
 import numpy as np
 import pytest
 
+from fastmlp.rules.gradient_rules import NORMS
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -19,6 +20,7 @@ from fastmlp.rules.optimizers import (
     RMSprop,
     coefficients_of,
     gradient_rule_of,
+    norm_limit_of,
 )
 from fastmlp.rules.optimizers.protocol import Settings
 from fastmlp.rules.schedules import Cosine
@@ -253,3 +255,29 @@ def test_an_optimizer_shows_the_shared_settings_in_use() -> None:
     assert repr(SGD(0.1)) == "SGD(learning_rate=0.1, momentum=0.0, nesterov=False)"
     clipped = "SGD(learning_rate=0.1, momentum=0.0, nesterov=False, clipvalue=2.0)"
     assert repr(SGD(0.1, clipvalue=2)) == clipped
+    assert repr(SGD(0.1, global_clipnorm=1)).endswith(", global_clipnorm=1.0)")
+    assert SGD(0.1, clipnorm=1) == SGD(0.1, clipnorm=1.0) != SGD(0.1, global_clipnorm=1.0)
+
+
+def test_clipping_by_norm_adds_no_coefficient() -> None:
+    for name, by_variable in NORMS.items():
+        settings: dict[str, Any] = {name: 2}
+        clipped = Adam(0.01, **settings)
+        assert norm_limit_of(clipped) == (2.0, by_variable)
+        plain = coefficients_of(Adam(0.01), 3, RATES)
+        assert np.array_equal(coefficients_of(clipped, 3, RATES), plain)
+    assert norm_limit_of(Adam(0.01, clipvalue=1.0)) is None
+
+
+@pytest.mark.parametrize("kind", [*OPTIMIZERS.values(), Custom])
+def test_an_optimizer_clips_in_one_way(kind: Any) -> None:
+    rule = (lambda w, g, m, v, rate: (w, m, v),) if kind is Custom else ()
+    name = kind.__name__
+    with pytest.raises(ValueError, match=f"{name}: give clipvalue or clipnorm, not both"):
+        kind(*rule, clipvalue=1.0, clipnorm=1.0)
+    with pytest.raises(ValueError, match="give clipvalue, clipnorm or global_clipnorm, one of"):
+        kind(*rule, clipvalue=1.0, clipnorm=1.0, global_clipnorm=1.0)
+    with pytest.raises(ValueError, match=f"{name}: clipnorm must be a finite number above 0"):
+        kind(*rule, clipnorm=0)
+    with pytest.raises(TypeError, match=f"{name}: global_clipnorm must be a finite number above"):
+        kind(*rule, global_clipnorm="1")

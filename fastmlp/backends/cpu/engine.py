@@ -20,11 +20,12 @@ from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Memo, no_memo
-from fastmlp.network.parameter_layout import spread
+from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
-from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.gradient_rules import norm_factor
+from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
+from fastmlp.rules.optimizers import NormLimit, Optimizer, Rates, norm_limit_of
 
 Array = NDArray[Any]
 
@@ -132,9 +133,12 @@ class Engine(Runner):
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         network, panels = self.network, Panels(self.network, spacing=slots.spacing)
-        block = rule_blocks.optimizer(network, optimizer)
+        block, limit = rule_blocks.optimizer(network, optimizer), norm_limit_of(optimizer)
+        groups = groups_of(optimizer, network.factors)
+        if limit is not None:
+            gradient = _clipped(gradient, network.layout, groups, limit)
         w, g = panels.packed(parameters), panels.packed(gradient)
-        groups, state = groups_of(optimizer, network.factors), (w, g, slots.m, slots.v)
+        state = (w, g, slots.m, slots.v)
         constants = np.ascontiguousarray(coefficients, network.dtype)
         if groups.alike:
             block(*map(address, (*state, constants)), panels.size)
@@ -161,6 +165,19 @@ class Engine(Runner):
     ) -> Trainer:
         """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
         return Trainer(self, parameters, slots, optimizer, data, batch_size, **options)
+
+
+def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit) -> Array:
+    """Return a flat gradient clipped by its norm, as kernels/gradient_norm.py clips it."""
+    result, numbers = gradient.copy(), (*groups.weights, *groups.biases)
+    views = [*weight_views(layout, result), *bias_views(layout, result)]
+    variables = [its for its, number in zip(views, numbers, strict=True) if number != FROZEN]
+    with np.errstate(all="ignore"):
+        squares = [np.square(its, dtype=np.float64).sum() for its in variables]
+        for its, square in zip(variables, squares, strict=True):
+            norm = np.sqrt(square if limit.by_variable else sum(squares))
+            its *= result.dtype.type(norm_factor(norm, limit.limit))
+    return result
 
 
 if TYPE_CHECKING:

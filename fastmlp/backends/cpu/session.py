@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.kernels.csr import (
     sparse_gradient,
 )
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
+from fastmlp.backends.cpu.kernels.gradient_norm import Norms, scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
@@ -32,6 +33,7 @@ from fastmlp.backends.cpu.tuning import CACHE_BYTES, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
+from fastmlp.rules.optimizers import NormLimit
 
 Array = NDArray[Any]
 FORWARD_BLOCKS = ("product", "pack", "forward_backward")
@@ -59,6 +61,8 @@ OTHERS = (
     sparse_forward,
     sparse_columns,
     sparse_gradient,
+    squares,
+    scaled,
 )
 
 
@@ -196,6 +200,7 @@ class Session:
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
         self._gradient, self._replicas = np.empty(0, network.dtype), None
+        self._norms: Norms | None = None
         if partition.microbatch_rows:
             how = (new_plan, new_workspace, self.workspace)
             rows_of = (partition.rows, partition.microbatch_rows)
@@ -285,6 +290,15 @@ class Session:
             self._gradient = aligned(len(self.workspace.parameters), self._network.dtype)
             self.net["gradient"] = address(self._gradient)
         return self._gradient
+
+    def clip_by_norm(self, limit: NormLimit | None) -> None:
+        """Clip the gradient by its norm from now on; None: do not."""
+        if limit is None:
+            self._blocks["squares"] = 0
+            return
+        self.keep_gradient()
+        self._norms = self._norms or Norms(self.plan, self._network.dtype)
+        self._norms.attach(self.net, self._blocks, limit)
 
     def load(self, parameters: Array) -> None:
         """Pack the parameters, and write the transposed copies of the weights."""

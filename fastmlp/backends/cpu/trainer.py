@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Optimizer, Rates, n_coefficients_of
+from fastmlp.rules.optimizers import Optimizer, Rates, n_coefficients_of, norm_limit_of
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]
@@ -88,6 +88,11 @@ class Trainer:
         self._session = found or self._new_session(blocks, data, moments)
         if found:
             found.serve(network, blocks, data, moments)
+        limit = norm_limit_of(optimizer)
+        self._session.clip_by_norm(limit)
+        self._driver = epoch.train if limit is None else epoch.train_clipped
+        if self._online:
+            self._driver = single_row.descend
         job = self._session.job
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
@@ -175,7 +180,7 @@ class Trainer:
         elif cost:
             unit = Work(unit.flops, cost.joins, cost.fetched)
         self._engine.run(
-            single_row.descend if self._online else epoch.train,
+            self._driver,
             self._session,
             unit.times(last - first),
             n_rows=data.n_rows,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastmlp.network.spec import Network
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, norm_limit_of
 
 
 class Refusal(NamedTuple):
@@ -19,7 +19,13 @@ class Refusal(NamedTuple):
     instead: str
 
 
-REFUSALS: list[Refusal] = []
+REFUSALS = [
+    Refusal(
+        lambda network, optimizer: norm_limit_of(optimizer) is not None,
+        "does not clip gradients by their norm (clipnorm, global_clipnorm)",
+        "use clipvalue",
+    ),
+]
 
 
 def refuse(network: Network, optimizer: Optimizer) -> None:

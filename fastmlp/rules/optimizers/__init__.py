@@ -14,12 +14,14 @@ from fastmlp.rules.optimizers.adam import Adam, AdamW, Nadam
 from fastmlp.rules.optimizers.adaptive import Adagrad, RMSprop
 from fastmlp.rules.optimizers.custom import Custom
 from fastmlp.rules.optimizers.protocol import (
+    NormLimit,
     Optimizer,
     Rates,
     Schedule,
     coefficients_of,
     gradient_rule_of,
     n_coefficients_of,
+    norm_limit_of,
 )
 from fastmlp.rules.optimizers.sgd import SGD
 
@@ -32,6 +34,7 @@ __all__ = [
     "AdamW",
     "Custom",
     "Nadam",
+    "NormLimit",
     "Optimizer",
     "OptimizerName",
     "RMSprop",
@@ -40,6 +43,7 @@ __all__ = [
     "coefficients_of",
     "gradient_rule_of",
     "n_coefficients_of",
+    "norm_limit_of",
 ]
 
 OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam"]

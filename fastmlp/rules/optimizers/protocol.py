@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.rules.gradient_rules import RULES
+from fastmlp.rules.gradient_rules import NORMS, RULES
 from fastmlp.rules.groups import WHOLE, Group
 from fastmlp.rules.updates import UpdateRule
 from fastmlp.validation import scalars
@@ -40,16 +40,24 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Settings:
-    """The settings that all optimizers of the library share: one gradient rule at most.
+    """The settings that all optimizers of the library share: one way of clipping at most.
 
     Parameters
     ----------
     clipvalue : float above 0, optional
         Each number of the gradient, penalties included, is clipped to [-clipvalue, clipvalue]
         before the update rule takes it.
+    clipnorm : float above 0, optional
+        The gradient of each variable, a layer's weights or its biases, penalties included, is
+        scaled down to this norm where its norm is above it. On the CPU.
+    global_clipnorm : float above 0, optional
+        The whole gradient, penalties included, is scaled down to this norm where its norm is above
+        it. On the CPU.
     """
 
     clipvalue: float | None = None
+    clipnorm: float | None = None
+    global_clipnorm: float | None = None
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
@@ -58,8 +66,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_learning_rate(self)
-        if self.clipvalue is not None:
-            check_settings(self, scalars.positive, "clipvalue")
+        clips = [field.name for field in fields(Settings) if getattr(self, field.name) is not None]
+        check_settings(self, scalars.positive, *clips)
+        if len(clips) > 1:
+            told = f"{', '.join(clips[:-1])} or {clips[-1]}"
+            few = "not both" if len(clips) == 2 else "one of them"
+            raise ValueError(f"{type(self).__name__}: give {told}, {few}")
 
     def settings(self) -> dict[str, Any]:
         """Return the optimizer's own settings, then those of all optimizers that are in use."""
@@ -76,6 +88,22 @@ class Settings:
 def gradient_rule_of(optimizer: Optimizer) -> str:
     """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
     return next((name for name in RULES if getattr(optimizer, name, None) is not None), "")
+
+
+class NormLimit(NamedTuple):
+    """The most that a norm of the gradient may be: of each variable's, or of the whole."""
+
+    limit: float
+    by_variable: bool
+
+
+def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
+    """Return the limit of the norms that an optimizer asks for; None if it asks for none."""
+    for name, by_variable in NORMS.items():
+        limit = getattr(optimizer, name, None)
+        if limit is not None:
+            return NormLimit(limit, by_variable)
+    return None
 
 
 def coefficients_of(

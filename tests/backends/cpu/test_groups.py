@@ -37,6 +37,8 @@ OPTIMIZERS: list[Any] = [
     AdamW(0.03, weight_decay=0.5, decay_biases=False),
     RMSprop(0.03),
     Nadam(0.03),
+    SGD(0.03, clipnorm=0.2),
+    AdamW(0.03, decay_biases=False, global_clipnorm=0.3),
 ]
 SIZES, N_ROWS, N_EPOCHS = (5, 9, 6, 2), 20, 3
 each_case = pytest.mark.parametrize("case", CASES)

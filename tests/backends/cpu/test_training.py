@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.session import Data
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom, Optimizer
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -21,12 +21,15 @@ FORMS: list[Any] = [
     SGD(0.03, momentum=0.9, nesterov=True),
     *(kind(0.03, clipvalue=0.02) for kind in OPTIMIZERS.values()),
     SGD(0.03, momentum=0.9, clipvalue=0.02),
+    SGD(0.03, clipnorm=0.2),
+    Adam(0.03, global_clipnorm=0.3),
 ]
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 each_penalty_set = pytest.mark.parametrize(
     "penalties", PENALTY_SETS, ids=lambda p: "+".join(p) or "plain"
 )
 N_ROWS, N_EPOCHS = 20, 3
+CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
 
 
 def oracle_run(net: Net, parameters: Any, data: Data, optimizer: Any, **run: Any) -> Any:
@@ -365,13 +368,13 @@ def test_an_epochs_loss_by_rows_or_by_weights(rng: np.random.Generator) -> None:
         assert losses[0] == pytest.approx(np.average(means, weights=shares))
 
 
-@pytest.mark.parametrize("clipvalue", [None, 0.5], ids=["", "clipped"])
+@pytest.mark.parametrize("clip", [{}, *({name: 0.5} for name in CLIPS)], ids=str)
 def test_a_gradient_that_is_not_a_number_is_a_divergence(
-    clipvalue: float | None, rng: np.random.Generator
+    clip: dict[str, Any], rng: np.random.Generator
 ) -> None:
     net = Net()
     parameters, data = net.draw(rng, N_ROWS)
     data.y[3] = np.nan
-    run = train(net, parameters, data, SGD(0.03, clipvalue=clipvalue), orders(rng, 1, N_ROWS), 7)
+    run = train(net, parameters, data, SGD(0.03, **clip), orders(rng, 1, N_ROWS), 7)
     assert run.diverged
     assert np.array_equal(run.parameters, parameters)

@@ -10,7 +10,7 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.gradient_update import copying
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of, n_strips_of
-from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
+from fastmlp.backends.cpu.kernels.step import clipped_steps, set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
 from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import lanes_of
@@ -101,6 +101,11 @@ def _nothing(net: Net, job: Job) -> None:
 def train(scalar: Scalar) -> Kernel:
     """Make the driver of training by batches."""
     return training(scalar, steps(scalar), _nothing)
+
+
+def train_clipped(scalar: Scalar) -> Kernel:
+    """Make the driver of training by batches that clips the gradient by its norm."""
+    return training(scalar, clipped_steps(scalar), _nothing)
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:

@@ -5,10 +5,11 @@ on the stack, and no two threads write to one tile.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
@@ -51,6 +52,7 @@ class Control(NamedTuple):
     more: int  # 1: the gradient goes on from the chunks before
     ends: int  # 1: the chunk ends its batch, and penalties are added
     apply: int  # 1: the step is taken; 0: the gradient is stored
+    by_norm: int  # not 0: it is clipped by norm: its squares are summed, or it is scaled
     split: int  # the layer, from 1, that a team has computed by split-K; 0: none
 
 
@@ -85,6 +87,13 @@ def copying(scalar: Scalar) -> Kernel:
             b[i] = a[i]
 
     return copy
+
+
+@njit
+def _shape_of(tile: Tile, layer: Layer, p: int, lanes: int) -> tuple[int, int]:
+    """Return the rows of panel p of a tile, and its columns without padding."""
+    width = layer.n_in if layer.is_transposed else layer.n_out
+    return tile.last - tile.first, min(lanes, width - (tile.panel + p) * lanes)
 
 
 def _rows_gradient(scalar: Scalar) -> Kernel:
@@ -158,10 +167,10 @@ def _gradients(scalar: Scalar) -> Kernel:
         elif control.split > 1 and tile.panel * lanes >= net.middle:
             inputs += net.inputs_apart
         sparse = record_at(net.blocks, Blocks).sparse_gradient
-        if sparse != 0 and tile.layer == 0:
-            call(sparse, (net.address, t, g, PANEL_ROWS * vector, control.more))
-        elif control.n_rows == 0:
+        if control.n_rows == 0:
             stored_gradient(net, piece, g)
+        elif sparse != 0 and tile.layer == 0:
+            call(sparse, (net.address, t, g, PANEL_ROWS * vector, control.more))
         elif control.n_rows == 1 and control.more == 0 and not _has_few_outputs(net, tile, layer):
             row_gradient(net, piece, inputs, g)
         else:
@@ -177,11 +186,6 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
 
     @njit
-    def shape_of(tile: Tile, layer: Layer, p: int) -> Any:
-        width = layer.n_in if layer.is_transposed else layer.n_out
-        return tile.last - tile.first, min(lanes, width - (tile.panel + p) * lanes)
-
-    @njit
     def penalise(net: Net, piece: Piece, scratch: Scratch) -> None:
         """Add each penalty's slopes to the gradient, and its values to the tile's sum."""
         (tile, layer, w), g = piece, scratch.gradient
@@ -192,7 +196,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
             scale = net.scales + i * 8
             for p in range(tile.n_panels):
                 weights = (w + p * layer.packed_panel, g + p * panel_bytes)
-                shape = shape_of(tile, layer, p)
+                shape = _shape_of(tile, layer, p, lanes)
                 call(penalties[i], (*weights, scale, total, scratch.values, net.zeros, *shape))
 
     @njit
@@ -206,7 +210,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
         coefficients = batch.coefficients + layer.weight_coefficients
         state = (net.m + skip, net.v + skip, coefficients)
         how = (net.scales, total, values, net.zeros)
-        call(blocks.penalised, (w, g, *state, *how, *shape_of(tile, layer, p)))
+        call(blocks.penalised, (w, g, *state, *how, *_shape_of(tile, layer, p, lanes)))
 
     return penalise, step_penalised
 
@@ -216,7 +220,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, copy = lanes * size, copying(scalar)
     its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
-    pack_row, sum_rows = its.pack_row, its.sum_rows
+    pack_row, sum_rows, clip = its.pack_row, its.sum_rows, clipping(scalar)
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
@@ -238,7 +242,10 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
         (tile, layer, w), g = piece, scratch.gradient
         n, n_before = (tile.last - tile.first) * lanes, 0
         of_weights, of_biases = layer.weight_coefficients, layer.bias_coefficients
+        shape, by_norm = _shape_of(tile, layer, p, lanes), control.by_norm
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
+        if by_norm and of_weights != FROZEN:
+            clip(net, tile, p, WEIGHTS, g, shape, control.apply)
         if in_one(net, layer, control):
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
@@ -250,6 +257,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
             start = biases - net.parameters + net.gradient if control.more else net.zeros
             sum_rows(layer.deltas + (tile.panel + p) * net.panel, start, slopes, control.n_rows)
+            if by_norm:
+                clip(net, tile, p, BIASES, slopes, (1, shape[1]), control.apply)
             n += lanes
         if n > n_before:
             skip = n_before // lanes * vector
@@ -267,6 +276,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
                 add_row(deltas, net.delta_panel, start + skip, total, n_rows)
         else:
             sum_rows(layer.deltas, start, g, n_rows)
+        if control.by_norm:
+            clip(net, tile, 0, BIASES, g, (1, layer.n_out), control.apply)
         finish(net, layer.biases, g, lanes, layer.bias_coefficients, control.apply)
 
     return step_panel, step_transposed_biases
@@ -315,7 +326,8 @@ def update(scalar: Scalar) -> Kernel:
             flush, net = flushed(), nets[0]
             g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
             scratch = Scratch(g, values, streams)
-            control = Control(n_rows, more, ends, apply, split)
+            by_norm = record_at(net.blocks, Blocks).squares if ends or apply else 0
+            control = Control(n_rows, more, ends, apply, by_norm, split)
             tiles = records_at(net.tiles, net.n_tiles, Tile)
             first, last = part_of(signed(part), n_parts, net.n_tiles)
             for t in range(first, last):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, n_strips_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Net
@@ -73,6 +74,25 @@ def steps(scalar: Scalar) -> Kernel:
         return sum_of(net.strip_losses, n_strips_of(n_rows))
 
     return step
+
+
+def clipped_steps(scalar: Scalar) -> Kernel:
+    """Make the function that does what `steps` does, and clips the gradient by its norm."""
+    step = steps(scalar)
+
+    @njit
+    def clipped_step(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
+        loss = step(job, net, more, ends, 0)
+        if apply:
+            take_norms(net)
+            shared = job.team != 0 and net.microbatch_rows == 0
+            team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
+            split = net.split_layer if shared else 0
+            block = record_at(net.blocks, Blocks).update
+            call(block, (team, job.net, n_parts, 0, 1, 0, 1, split))
+        return loss
+
+    return clipped_step
 
 
 def objective(scalar: Scalar) -> Any:

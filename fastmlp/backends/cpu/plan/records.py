@@ -100,6 +100,11 @@ class Net(Record):
     unpacked: int  # address of the flat parameters, where sparse rows are predicted from them
     strip_losses: int  # address of float64, the weighted loss of each strip of rows
     tile_penalties: int  # address of float64 (n_tiles,)
+    tile_squares: int  # of clipping by norm: address of float64 (n_tiles, 2), by slot,
+    tile_order: int  # of int64 (n_tiles,): the tiles in the order of the parameters,
+    factors: int  # of float64 (n_layers, 2): of each layer's weights and biases,
+    norm_by_variable: int  # 1: each of these has a norm of its own; 0: one norm of all,
+    norm_limit: float  # and the limit
     n_penalties: int
     penalties: int  # addresses of the penalties' blocks, their strengths,
     strengths: int
@@ -155,6 +160,8 @@ class Blocks(Record):
     sparse_forward: int  # (net, first, last, at): the first layer's products
     sparse_columns: int  # (net,): the chunk's numbers by column
     sparse_gradient: int  # (net, tile, gradient, gradient_panel, more)
+    squares: int  # (total, g, n_rows, width, goes_on); 0: the gradient is not clipped by norm
+    scaled: int  # (factor, g, n)
     loss: int  # (outputs, targets, slopes, losses, n_rows, n_out, n_targets)
     link: int  # (raw, values, n_rows, n_out)
     optimizer: int  # (w, g, m, v, coefficients, n)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nets import generator_of
 
-from fastmlp import MLP, Adam, EarlyStopping, ReduceLROnPlateau, Status
+from fastmlp import MLP, Adam, EarlyStopping, ReduceLROnPlateau, Status, fit_many
 from fastmlp.backends.cuda.card import Card, is_device_array
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.model import core_of
@@ -231,3 +231,21 @@ def test_too_little_memory_is_an_error_with_the_sizes(
     words = r"MLP.fit: this takes .* of the memory of cuda:0, where 1 KB are free; use a"
     with pytest.raises(MemoryError, match=words):
         net().fit(*rows)
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm"])
+def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
+    clip: dict[str, Any] = {name: 1.0}
+    its = net(optimizer=Adam(0.05, **clip))
+    before, (x, y) = its.parameters.copy(), rows
+    words = r'device="cuda" does not clip .* norm .*: use clipvalue, or device="cpu"'
+    for train in (
+        lambda: its.fit(x, y, epochs=1),
+        lambda: its.apply_gradient(np.ones_like(before)),
+        lambda: fit_many([its, net()], x, y, epochs=1, batch_size=4),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train()
+    assert (its.n_steps, its.parameters.tobytes()) == (0, before.tobytes())
+    its.predict(x), its.loss_and_gradient(x, y)
+    assert its.to("cpu").fit(x, y, epochs=1).loss
