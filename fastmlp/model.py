@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import validation
+from fastmlp._process import random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.network import layer_rates as rates_of_layers
 from fastmlp.network import resolve
+from fastmlp.network.dropout import dropout_of
 from fastmlp.network.losses import smoothed
 from fastmlp.network.parameter_layout import Views
 from fastmlp.network.spec import (
     Activation,
+    DropoutLike,
     DType,
     InitializerLike,
     LayerRates,
@@ -31,6 +34,7 @@ from fastmlp.network.spec import (
 )
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
+from fastmlp.rules.dropout import Rate
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.checkpoint_file import CheckpointFile
@@ -86,9 +90,18 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Factors of the learning rate of the layers, hidden and output: ``[0.1, 0.1, 1.0]``, or
         ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. What has
         the factor 0 is frozen.
+    dropout : float in [0, 1) or schedule, or a sequence of them, one per hidden layer
+        In the steps of `fit`, each output of a hidden layer is 0 with this probability, and else
+        is divided by one minus it. A schedule, such as ``Cosine(0.2)``, is the rate over the fit.
+        Losses in `History.loss` are with dropout; nothing is dropped anywhere else.
+    input_dropout : float in [0, 1) or schedule
+        As `dropout`, of the inputs.
+    input_noise : float of 0 or more, or schedule
+        In the steps of `fit`, normally distributed numbers with this standard deviation are added
+        to the inputs.
     dtype : "float32" or "float64"
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
-        For the initial weights and the shuffling. None: different every time.
+        For the initial weights, the shuffling, dropout and noise. None: different every time.
     n_threads : int, optional
         At most so many; None: as many as the process may use. Results do not depend on it.
     device : "cpu", "cuda" or "cuda:<number>"
@@ -152,6 +165,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         initializer: "InitializerLike | None" = None,
         label_smoothing: float = 0.0,
         layer_rates: "LayerRates | None" = None,
+        dropout: "DropoutLike" = 0.0,
+        input_dropout: "Rate" = 0.0,
+        input_noise: "Rate" = 0.0,
         dtype: "DType" = "float32",
         seed: "Seed | None" = None,
         n_threads: int | None = None,
@@ -159,9 +175,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     ) -> None:
         aim = smoothed(loss, label_smoothing)
         arguments = (layer_sizes, activation, output_activation, aim, l2, l1, penalties, dtype)
-        self._network, self._loss_name, self._output_name = resolve.network(*arguments)
-        factors = rates_of_layers.layer_rates(layer_rates, self._network.layout.n_layers)
-        self._network = self._network._replace(layer_rates=factors)
+        network, self._loss_name, self._output_name = resolve.network(*arguments)
+        factors = rates_of_layers.layer_rates(layer_rates, network.layout.n_layers)
+        drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
+        self._network = network._replace(layer_rates=factors, dropout=drawn)
         rule = resolve.optimizer(optimizer)
         self._device = resolve.device(device)
         protocol.require(self._device)
@@ -170,6 +187,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         self.n_threads = n_threads
         generator = resolve.generator(seed)
         self._state = resolve.initial_state(self._network, rule, generator, initializer)
+        if drawn is not None:
+            self._state.key = random_state.key_of(random_state.seeds_of(seed, generator))
 
     @property
     def layer_sizes(self) -> tuple[int, ...]:

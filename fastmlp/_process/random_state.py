@@ -1,6 +1,7 @@
 """NumPy's generators: the words that shuffling draws, and the generators' state as JSON."""
 
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,30 @@ def shuffling_words(generator: np.random.Generator, n_orders: int, n: int) -> ND
     """
     pairs = generator.integers(1 << 64, size=(n_orders, -(-n // 2)), dtype=np.uint64)
     return pairs.view(np.uint32)[:, :n]
+
+
+def key_of(sequence: Any) -> tuple[int, int]:
+    """Return a key, two integers of 32 bits, of a child of a seed sequence.
+
+    Examples
+    --------
+    >>> key_of(np.random.SeedSequence(1)) == key_of(np.random.SeedSequence(1))
+    True
+    """
+    first, second = sequence.spawn(1)[0].generate_state(2)
+    return int(first), int(second)
+
+
+def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
+    """Return the seed sequence of a generator that was made from a seed.
+
+    It is a copy of a `SeedSequence` that was given, which so has as many children as before. A
+    generator without a sequence, such as one of a state, has one of fresh entropy.
+    """
+    if isinstance(seed, np.random.SeedSequence):
+        return deepcopy(seed)
+    found = getattr(generator.bit_generator, "seed_seq", None)
+    return found if hasattr(found, "spawn") else np.random.SeedSequence()
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:

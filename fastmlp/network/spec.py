@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmlp.network.parameter_layout import Layout
 from fastmlp.rules.activations import ActivationName, ActivationRule
+from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.initializers import Initializer, InitializerName
 from fastmlp.rules.links import Link, LinkName
@@ -26,6 +27,7 @@ LossLike = LossName | Loss | LossWithSettings | Callable[[Any, Any], tuple[Any, 
 Update = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
 OptimizerLike = OptimizerName | Optimizer | Update
 Penalties = Mapping[PenaltyName | OfOneNumber, float]
+DropoutLike = Rate | Sequence[Rate]
 InitializerLike = InitializerName | Initializer
 DTypeName = Literal["float32", "float64"]
 # Of NumPy 1.26, np.float64 is no float to type checkers.
@@ -53,6 +55,7 @@ class Network(NamedTuple):
     penalties : pairs of a rule and its strength
     layer_rates : factors of the learning rate, one of each layer; empty: all are 1
     trainable : False for a frozen layer; empty: all are trained
+    dropout : what training drops and adds, or None
     """
 
     layout: Layout
@@ -63,6 +66,7 @@ class Network(NamedTuple):
     dtype: np.dtype[Any]
     layer_rates: tuple[Factors, ...] = ()
     trainable: tuple[bool, ...] = ()
+    dropout: Dropout | None = None
 
     @property
     def factors(self) -> tuple[Factors, ...]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
+from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer
 
 Array = NDArray[Any]
@@ -43,6 +44,8 @@ class NetState:
     optimizer : Optimizer
     generator : numpy.random.Generator, optional
         Of the initial weights and the orders of the rows. None: the orders come from elsewhere.
+    key : two integers of 32 bits, optional
+        Of what training draws, as dropout's masks.
 
     Attributes
     ----------
@@ -54,13 +57,14 @@ class NetState:
     """
 
     __slots__ = (
-        "_form", "_packed", "_slots", "biases", "generator", "layout", "lock", "n_steps",
+        "_form", "_packed", "_slots", "biases", "generator", "key", "layout", "lock", "n_steps",
         "optimizer", "parameters", "weights",
     )  # fmt: skip
 
     layout: Layout
     optimizer: Optimizer
     generator: np.random.Generator | None
+    key: Key | None
     n_steps: int
     lock: NetLock
     parameters: Array
@@ -73,8 +77,10 @@ class NetState:
         parameters: Array,
         optimizer: Optimizer,
         generator: np.random.Generator | None = None,
+        key: Key | None = None,
     ) -> None:
         self.layout, self.optimizer, self.generator = layout, optimizer, generator
+        self.key = key
         self.n_steps, self.lock = 0, NetLock()
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
@@ -127,6 +133,12 @@ class NetState:
         found: Any = self._packed
         return found
 
+    def kept_key(self) -> Key:
+        """Return the key; a state without one gets one from fresh entropy, and keeps it."""
+        if self.key is None:
+            self.key = random_state.key_of(np.random.SeedSequence())
+        return self.key
+
     def restart(self) -> None:
         """Go back to step 0 with an optimizer's state of zeros; the parameters stay."""
         self.n_steps = 0
@@ -143,6 +155,7 @@ class NetState:
                 "generator": self.generator and random_state.pickled(self.generator),
                 "n_steps": 0 if changing else self.n_steps,
                 "slots": None if changing else self.slots(),
+                "key": self.key,
             }
 
     def __setstate__(self, content: dict[str, Any]) -> None:
@@ -151,7 +164,8 @@ class NetState:
         if not parameters.flags.writeable:
             parameters = parameters.copy()
         optimizer, generator = content["optimizer"], random_state.unpickled(content["generator"])
-        NetState.__init__(self, content["layout"], parameters, optimizer, generator)
+        key = content.get("key")
+        NetState.__init__(self, content["layout"], parameters, optimizer, generator, key)
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
 

@@ -45,6 +45,7 @@ class Description(NamedTuple):
         activation = f"activation={shown!r}, " if hidden else ""
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
         rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
+        rates += "".join(f", {name}={rate!r}" for name, rate in self._dropout().items())
         return (
             f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
             f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}{rates}, "
@@ -81,7 +82,12 @@ class Description(NamedTuple):
 
     def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
+        penalty += "".join(f"; {name} {rate}" for name, rate in self._dropout().items())
         return f"loss {self.loss}{penalty}; {_brief(self.optimizer)}; {self.n_steps:,} steps done"
+
+    def _dropout(self) -> dict[str, Any]:
+        dropout = self.network.dropout
+        return {} if dropout is None else dropout.told()
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]

@@ -124,5 +124,5 @@ SYNONYMS = {
     "gelu_tanh": "gelu_new gelu_approximate",
     "it comes with loss='cross_entropy', as the link of the output layer": "softmax",
     "it comes with loss='poisson', as the link of the output layer": "exp",
-    "there is no dropout": "dropout",
+    "it is an argument of the net: MLP(layer_sizes, dropout=0.2)": "dropout",
 }

@@ -95,8 +95,8 @@ class CheckpointFile:
         with self.refusing():
             there = {**content.header, **_told(content, fit)}
             there["optimizer"] = codec.completed(there["optimizer"])
-        of_layers = dict.fromkeys(("layer_rates", "trainable"))
-        for name, value in {**of_layers, **model_state.header_of(here), **fit}.items():
+        added = dict.fromkeys(("layer_rates", "trainable", *model_state.DROPOUT))
+        for name, value in {**added, **model_state.header_of(here), **fit}.items():
             if there.get(name) != value:
                 raise ValueError(
                     f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "

@@ -119,6 +119,16 @@ def completed(spelled: Any) -> Any:
     return told | {f.name: _setting(f.default) for f in added}
 
 
+def of_rate(rate: Any) -> Any:
+    """Encode a number, or a schedule."""
+    return _setting(rate)
+
+
+def rate_from(spelled: Any, own: Own) -> Any:
+    """Decode a number, or a schedule; the caller checks a number."""
+    return _schedule_from(spelled, own, MAX_DEPTH)
+
+
 def _settings(thing: Any) -> dict[str, Any]:
     return {field.name: _setting(getattr(thing, field.name)) for field in fields(thing)}
 

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 
 from fastmlp._process import random_state
 from fastmlp.network import layer_rates, losses, resolve
+from fastmlp.network.dropout import dropout_of
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState
 from fastmlp.rules import activations, penalties
+from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import codec
 from fastmlp.serialization.safetensors_file import Content, FileError
@@ -19,6 +21,7 @@ from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 KIND = "MLP"
+DROPOUT = ("dropout", "input_dropout", "input_noise")
 
 
 class State(NamedTuple):
@@ -32,6 +35,8 @@ class State(NamedTuple):
     generator : dict, optional
         The generator's state, made by `fastmlp._process.random_state`. None: no training state is
         kept, neither the number of steps nor the moments.
+    key : two integers of 32 bits, optional
+        Of what training draws.
     """
 
     network: Network
@@ -40,6 +45,7 @@ class State(NamedTuple):
     parameters: Array
     moments: Array | None = None
     generator: dict[str, Any] | None = None
+    key: Key | None = None
 
 
 def capture(network: Network, state: NetState, *, training: bool) -> State:
@@ -49,7 +55,8 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
     if not training or state.generator is None:
         return State(network, state.optimizer, 0, parameters)
     random = random_state.state_of(state.generator)
-    return State(network, state.optimizer, state.n_steps, parameters, state.slots(), random)
+    its = (state.optimizer, state.n_steps, parameters, state.slots(), random, state.key)
+    return State(network, *its)
 
 
 def restore(state: NetState, saved: State) -> None:
@@ -59,6 +66,7 @@ def restore(state: NetState, saved: State) -> None:
     state.set_slots(saved.moments)
     if saved.generator is not None:
         state.generator = random_state.from_state(saved.generator)
+        state.key = saved.key
 
 
 def pack(state: State) -> Content:
@@ -77,6 +85,8 @@ def pack(state: State) -> Content:
     training = {}
     if state.generator is not None:
         training = {"n_steps": state.n_steps, "generator": state.generator}
+    if state.key is not None:
+        training["key"] = list(state.key)
     return Content(KIND, {**header_of(state), **training}, arrays)
 
 
@@ -95,7 +105,25 @@ def header_of(state: State) -> dict[str, Any]:
         ],
         "dtype": network.dtype.name,
         **layer_rates.in_use(network),
+        **_dropout(network),
     }
+
+
+def _dropout(network: Network) -> dict[str, Any]:
+    """Return dropout and noise as JSON, where a net has them."""
+    if network.dropout is None:
+        return {}
+    hidden, *inputs = network.dropout
+    rates = [codec.of_rate(rate) for rate in (*hidden, *inputs)]
+    return dict(zip(DROPOUT, (rates[:-2], *rates[-2:]), strict=True))
+
+
+def _dropout_from(header: Mapping[str, Any], n_hidden: int, own: Mapping[str, Any]) -> Any:
+    """Return dropout and noise, which older files do not have."""
+    hidden, *inputs = (header.get(name, 0) for name in DROPOUT)
+    spelled = hidden if isinstance(hidden, list) else [hidden] * n_hidden
+    rates = [codec.rate_from(rate, own) for rate in (*spelled, *inputs)]
+    return dropout_of(rates[:-2], rates[-2], rates[-1], n_hidden)
 
 
 def unpack(content: Content, own: Mapping[str, Any]) -> State:
@@ -126,7 +154,17 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     random = content.header.get("generator")
     if random is not None:
         random_state.from_state(random)
-    return State(network, optimizer, n_steps, parameters, moments, random)
+    key = _key(content.header.get("key"))
+    return State(network, optimizer, n_steps, parameters, moments, random, key)
+
+
+def _key(stored: Any) -> Key | None:
+    if stored is None:
+        return None
+    first, second = stored
+    if not all(type(word) is int and 0 <= word < 1 << 32 for word in stored):
+        raise FileError(f"key must be two integers of 32 bits, got {stored!r}")
+    return first, second
 
 
 def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
@@ -148,6 +186,7 @@ def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
         dtype=resolve.dtype(header["dtype"]),
         layer_rates=layer_rates.layer_rates(header.get("layer_rates"), len(sizes) - 1),
         trainable=layer_rates.trainable(header.get("trainable", True), len(sizes) - 1),
+        dropout=_dropout_from(header, len(sizes) - 2, own),
     )
 
 

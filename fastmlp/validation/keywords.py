@@ -49,7 +49,9 @@ GROUPS = [
     "time_limit max_time timeout time_budget max_seconds",
     "schedule scheduler lr_scheduler lr_schedule reduce_lr_on_plateau",
     "validation_fraction validation_split val_split valid_size test_size",
-    "dropout dropout_rate dropout_p",
+    "dropout dropout_rate dropout_p p rate drop drop_rate dropout_prob hidden_dropout",
+    "input_dropout input_dropout_rate dropout_input visible_dropout",
+    "input_noise noise stddev noise_std gaussian_noise input_noise_std",
     "batch_norm batchnorm batch_normalization use_batch_norm layer_norm normalization",
     "bias use_bias fit_intercept",
     "clipvalue clip_value clip grad_clip gradient_clip clip_grad_value clip_by_value max_delta",
@@ -102,6 +104,7 @@ _OF_MLP = {
     for name in (
         *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
         *("initializer", "label_smoothing", "dtype", "seed", "n_threads", "device"),
+        *("dropout", "input_dropout", "input_noise"),
     )
 }
 _OF_OPTIMIZER = {
@@ -117,7 +120,6 @@ _OF_OPTIMIZER = {
     "global_clipnorm": "the optimizer has it: optimizer=Adam(global_clipnorm=1.0)",
 }
 _LACKING = {
-    "dropout": "there is no dropout; l2, l1 and early_stopping regularise",
     "batch_norm": "there is no normalisation of layers; standardise X",
     "bias": "every layer has biases",
     "n_iter_no_change": "it is an argument of fit: early_stopping=10",

@@ -59,6 +59,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 MEANT = {
     "MLP": {
+        "p": "dropout",
+        "rate": "dropout",
+        "stddev": "input_noise",
         "hidden_layer_sizes": "layer_sizes",
         "units": "layer_sizes",
         "alpha": "l2",
@@ -129,7 +132,7 @@ ADVICE = {
     ("MLP", "max_iter"): r"it is an argument of fit: net.fit\(X, y, epochs=100\)",
     ("MLP", "batch_size"): r"net.fit\(X, y, batch_size=32\)",
     ("MLP", "verbose"): r"net.fit\(X, y, progress=True\)",
-    ("MLP", "dropout"): "there is no dropout",
+    ("MLP.fit", "dropout"): r"MLP\(layer_sizes, dropout=...\)",
     ("MLP", "metrics"): r"it is an argument of fit: net.fit\(X, y, metrics='mae'\)",
     ("MLP", "early_stopping"): r"net.fit\(X, y, early_stopping=10\)",
     ("MLP", "val_split"): r"net.fit\(X, y, validation_split=0.1\)",
