@@ -205,14 +205,17 @@ def row_slopes(loss: str, outputs: Array, y: Array) -> Array:
     return slopes if loss == "cross_entropy" else slopes / outputs.shape[1]
 
 
-def forward(weights: Arrays, biases: Arrays, x: Array, activations: list[str]) -> Any:
+def forward(
+    weights: Arrays, biases: Arrays, x: Array, activations: list[str], masks: Any = ()
+) -> Any:
     """Pre-activations of every layer (the last: raw outputs), and what enters every layer."""
     before: Arrays = []
     entering = [np.asarray(x, float)]
     for i in range(len(weights)):
         before.append(entering[i] @ weights[i] + biases[i])
         if i < len(weights) - 1:
-            entering.append(VALUES[activations[i]](before[i]))
+            values = VALUES[activations[i]](before[i])
+            entering.append(values * masks[i] if len(masks) else values)
     return before, entering
 
 
@@ -221,6 +224,59 @@ def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     raw = forward(weights, biases, x, model["activations"])[0][-1]
     link = LINK_OF.get(model.get("loss", "mse"))
     return LINKS[link](raw) if link else VALUES[model.get("output_activation", "identity")](raw)
+
+
+def philox(counter: Arrays, key: tuple[int, int]) -> Arrays:
+    """Philox4x32-10 of Salmon et al. (2011): four words of 32 bits from a counter and a key."""
+    c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
+    k0, k1 = key
+    for _ in range(10):
+        (high0, low0), (high1, low1) = (
+            divmod(word * np.uint64(factor), np.uint64(2**32))
+            for word, factor in ((c0, 0xD2511F53), (c2, 0xCD9E8D57))
+        )
+        c0, c1, c2, c3 = high1 ^ c1 ^ np.uint64(k0), low1, high0 ^ c3 ^ np.uint64(k1), low0
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return [c0, c1, c2, c3]
+
+
+def drawn(key: Any, step: int, purpose: int, shape: tuple[int, int], n: int) -> Array:
+    """The words of a step's draws, shape (n_rows, n_groups, 4), for groups of n units."""
+    rows, groups = np.mgrid[: shape[0], : -(-shape[1] // n)]
+    high, low = divmod(step, 2**32)
+    full = np.full_like(rows, purpose + 2**16 * high), np.full_like(rows, low)
+    return np.stack(philox([groups, rows, *full], key), axis=-1).astype(np.int64)
+
+
+def mask(key: Any, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
+    """Inverted dropout: 0, or one over the share that is kept; layer -1 are the inputs."""
+    words = drawn(key, step, 0 if layer < 0 else 16 * layer + 1, shape, 8)
+    halves = np.concatenate([words % 2**16, words // 2**16], axis=2)[:, :, [0, 4, 1, 5, 2, 6, 3, 7]]
+    threshold = min(round(65536 * rate), 65535)
+    kept = halves.reshape(shape[0], -1)[:, : shape[1]] >= threshold
+    return np.asarray(kept / (1 - threshold / 65536))
+
+
+def noise(key: Any, step: int, shape: tuple[int, int]) -> Array:
+    """Box & Muller (1958), from the upper 24 bits of two words for two numbers."""
+    words = drawn(key, step, 2, shape, 4) // 256
+    u, v = (words[:, :, [0, 0, 2, 2]] + 0.5) / 2**24, words[:, :, [1, 1, 3, 3]] / 2**24
+    angle = 2 * np.pi * v - np.array([0, np.pi / 2] * 2)
+    return (np.sqrt(-2 * np.log(u)) * np.cos(angle)).reshape(shape[0], -1)[:, : shape[1]]
+
+
+def draws(dropout: dict[str, Any], step: int, x: Array, sizes: list[int]) -> tuple[Array, Arrays]:
+    """Inputs and masks of a step; `dropout` has a key, and rates, each a number or one a step."""
+
+    def now(rate: Any) -> float:
+        rates = np.ravel(rate)
+        return float(rates[step if rates.size > 1 else 0])
+
+    key, shape = dropout["key"], (len(x), x.shape[1])
+    inputs = x + now(dropout["noise"]) * noise(key, step, shape)
+    inputs = inputs * mask(key, step, -1, shape, now(dropout["inputs"]))
+    hidden = enumerate(zip(sizes, dropout["hidden"], strict=True))
+    return inputs, [mask(key, step, i, (len(x), n), now(rate)) for i, (n, rate) in hidden]
 
 
 def _shares(sample_weight: Array | None, n_rows: int) -> tuple[Array, float]:
@@ -240,9 +296,10 @@ def objective(
     l2: float = 0.0,
     l1: float = 0.0,
     sample_weight: Array | None = None,
+    masks: Any = (),
 ) -> Any:
     """Weighted mean loss of the rows, and penalties on the weights over the rows' mass."""
-    raw = forward(weights, biases, x, activations)[0][-1]
+    raw = forward(weights, biases, x, activations, masks)[0][-1]
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
     share, mass = _shares(sample_weight, len(x))
     strengths = {"l2": l2, "l1": l1}
@@ -253,7 +310,8 @@ def objective(
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
     """The objective, and lists of its slopes by weights and by biases, by backpropagation."""
     activations, loss = model["activations"], model.get("loss", "mse")
-    before, entering = forward(weights, biases, x, activations)
+    masks = model.get("masks", ())
+    before, entering = forward(weights, biases, x, activations, masks)
     share, mass = _shares(model.get("sample_weight"), len(x))
     if loss in LINK_OF:
         delta = row_slopes(loss, before[-1], y)
@@ -269,6 +327,7 @@ def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) 
         by_biases.insert(0, delta.sum(axis=0))
         if i > 0:
             delta = delta @ weights[i].T * SLOPES[activations[i - 1]](before[i - 1])
+            delta = delta * masks[i - 1] if len(masks) else delta
     return float(objective(weights, biases, x, y, **model)), by_weights, by_biases
 
 
@@ -358,6 +417,7 @@ def train(
     settings: dict[str, Any],
     sample_weight: Array | None = None,
     factors: Any = None,
+    dropout: dict[str, Any] | None = None,
     **model: Any,
 ) -> tuple[list[float], Arrays, Arrays]:
     """Take one step for each batch (row indices) of each epoch.
@@ -379,7 +439,10 @@ def train(
         objectives = []
         for rows in batches:
             shaped = unflatten(params, weights, biases)
-            value, *slopes = gradient(*shaped, x[rows], y[rows], sample_weight=mass[rows], **model)
+            its, inputs = {**model, "sample_weight": mass[rows]}, x[rows]
+            if dropout is not None:
+                inputs, its["masks"] = draws(dropout, t, inputs, [b.size for b in biases[:-1]])
+            value, *slopes = gradient(*shaped, inputs, y[rows], **its)
             rate = np.ravel(settings["learning_rate"])
             now = {**settings, "learning_rate": rate[t if rate.size > 1 else 0] * factor}
             if not settings.get("decay_biases", True):

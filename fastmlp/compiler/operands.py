@@ -64,6 +64,7 @@ KINDS: dict[np.dtype[Any], Any] = {
     np.dtype(np.uint64): WORD,
     np.dtype(np.int32): ir.IntType(32),
     np.dtype(np.uint32): ir.IntType(32),
+    np.dtype(np.uint16): ir.IntType(16),
     np.dtype(np.float32): ir.FloatType(),
     FLOAT64: ir.DoubleType(),
     BOOL: ir.IntType(1),
@@ -73,12 +74,14 @@ FOLDED: dict[str, Callable[..., Any]] = {
     "Add": operator.add, "Sub": operator.sub, "Mult": operator.mul, "Div": operator.truediv,
     "FloorDiv": operator.floordiv, "Mod": operator.mod, "LShift": operator.lshift,
     "RShift": operator.rshift, "BitAnd": operator.and_, "BitOr": operator.or_,
+    "BitXor": operator.xor,
     "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt, "GtE": operator.ge,
     "Eq": operator.eq, "NotEq": operator.ne,
 }  # fmt: skip
 OF_FLOATS = {"Add": "fadd", "Sub": "fsub", "Mult": "fmul", "Div": "fdiv"}
 OF_INTEGERS = {
     "Add": "add", "Sub": "sub", "Mult": "mul", "LShift": "shl", "BitAnd": "and_", "BitOr": "or_",
+    "BitXor": "xor",
 }  # fmt: skip
 
 

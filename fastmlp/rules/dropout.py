@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.optimizers import Schedule
+from fastmlp.rules.philox import LOW, philox_of
 from fastmlp.rules.schedules import rates_of
 
 Array = NDArray[Any]
@@ -26,6 +27,12 @@ LEVELS = 1 << 16
 # noise, then threshold and scale of each hidden layer; before them the words.
 INPUTS, NOISE, HIDDEN = 7, 9, 10
 WORD_BITS = (0, 16, 32)
+# A counter is (group of units, position of the row in its batch, layer * PURPOSES + purpose with
+# the bits of the step above 32 from bit 16 on, step). A group has 8 units, or 4 normals.
+PURPOSES = 16
+OF_INPUTS, OF_HIDDEN, OF_NOISE = range(3)
+UNITS, NORMALS = 8, 4
+PHILOX = philox_of(lambda function: function)
 
 
 class Dropout(NamedTuple):
@@ -97,6 +104,54 @@ def numbers_of(dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int)
         table[:, place + 1] = scales(table[:, place])
     table[:, NOISE] = checked(dropout.noise, steps, total, "input_noise")
     return table
+
+
+def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
+    """Return the factors of a hidden layer's outputs in a step: 0, or the scale of what is kept.
+
+    Parameters
+    ----------
+    key : of `NetState`
+    step : int, from 0
+    layer : int, from 0; -1: the inputs
+    shape : rows of the batch, and units
+
+    Examples
+    --------
+    >>> mask((1, 2), 0, 0, (2, 4), 0.5)
+    array([[2., 2., 0., 2.],
+           [2., 2., 0., 0.]])
+    """
+    purpose = OF_INPUTS if layer < 0 else OF_HIDDEN
+    words = _words(key, step, max(layer, 0) * PURPOSES + purpose, shape[0], -(-shape[1] // UNITS))
+    halves = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(shape[0], -1)
+    threshold = thresholds(np.float64(rate))
+    return np.where(halves[:, : shape[1]] >= threshold, scales(threshold), 0.0)
+
+
+def noise(key: Key, step: int, shape: tuple[int, int], deviation: float) -> Array:
+    """Return the noise of a batch's inputs in a step; the parameters are those of `mask`.
+
+    Examples
+    --------
+    >>> noise((1, 2), 0, (2, 2), 0.1).round(4)
+    array([[ 0.0659,  0.1668],
+           [-0.0013,  0.1216]])
+    """
+    words = _words(key, step, OF_NOISE, shape[0], -(-shape[1] // NORMALS)) >> 8
+    u, v = (words[..., ::2] + 0.5) / 2.0**24, words[..., 1::2] / 2.0**24
+    length, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * v
+    normals = np.stack([length * np.cos(angle), length * np.sin(angle)], axis=-1)
+    drawn: Array = deviation * normals.reshape(shape[0], -1)[:, : shape[1]]
+    return drawn
+
+
+def _words(key: Key, step: int, purpose: int, n_rows: int, n_groups: int) -> NDArray[np.int64]:
+    """Return the words of all groups of units, shape (n_rows, n_groups, 4)."""
+    groups, rows = np.meshgrid(*(np.arange(n, dtype=np.uint64) for n in (n_groups, n_rows)))
+    high, low = np.uint64(purpose | step >> 32 << 16), np.uint64(step & 0xFFFFFFFF)
+    words = PHILOX(groups, rows, high, low, np.uint64(key[0]), np.uint64(key[1]))
+    return np.stack([word & LOW for word in words], axis=-1).astype(np.int64)
 
 
 def checked(rate: Rate, steps: NDArray[np.int64], total: int, name: str) -> NDArray[np.float64]:

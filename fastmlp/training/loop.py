@@ -7,7 +7,7 @@ rows, the learning rates, and the actions between windows.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
+from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import Group, groups_of
 from fastmlp.rules.optimizers import coefficients_of
 
@@ -71,6 +72,11 @@ class Request(Protocol[D_co]):
         """Return the learning rates of the next window, as a function of step numbers."""
         ...
 
+    @property
+    def last_step(self) -> int:
+        """The step at which the fit ends, as schedules take it; known after `begin`."""
+        ...
+
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         """Record the losses of completed epochs; `diverged` is the loss of the next epoch, if it
         has numbers that are not finite."""
@@ -102,8 +108,11 @@ def fit(engine: Engine[D, Any], state: NetState, request: Request[D]) -> None:
                 **request.options,
             )
         groups = groups_of(state.optimizer, engine.network.factors).groups
-        calls = Calls(trainer, state, groups)
+        calls, dropout = Calls(trainer, state, groups), engine.network.dropout
         with request.begin(engine, trainer, state):
+            if dropout is not None:
+                key, total = state.kept_key(), request.last_step
+                calls.drawn = partial(numbers_of, dropout, key, total=total)
             try:
                 while n_epochs := request.window(calls.epochs_at_once()):
                     losses, rates = np.full(n_epochs, np.nan), request.rates(n_epochs)
@@ -157,7 +166,14 @@ def _learnt(unit_flops: int) -> dict[str, float]:
 
 
 class Calls:
-    """Does windows of epochs in calls of about `CALL_SECONDS`, and counts the steps of a state."""
+    """Does windows of epochs in calls of about `CALL_SECONDS`, and counts the steps of a state.
+
+    Attributes
+    ----------
+    drawn : from numbers of steps to what dropout draws with, or None
+    """
+
+    drawn: Rates | None = None
 
     def __init__(self, trainer: Trainer, state: NetState, groups: Sequence[Group]) -> None:
         self._trainer, self._state, self._groups = trainer, state, groups
@@ -184,9 +200,11 @@ class Calls:
             while unit < total and not trainer.diverged:
                 last = min(unit + self._pace.units, total)
                 step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
-                of_steps = rates(first_step + np.arange(step, end))
-                of_step = first_step + step + 1
-                coefficients = coefficients_of(state.optimizer, of_step, of_steps, self._groups)
+                steps, of_step = first_step + np.arange(step, end), first_step + step + 1
+                its = (state.optimizer, of_step, rates(steps), self._groups)
+                coefficients = coefficients_of(*its)
+                if self.drawn is not None:
+                    coefficients = np.column_stack([coefficients, self.drawn(steps)])
                 start = time.perf_counter()
                 reached = trainer.run(order, coefficients, losses, unit, last)
                 self._pace.measure(last - unit, time.perf_counter() - start)

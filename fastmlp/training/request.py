@@ -57,6 +57,7 @@ class FitRequest(Generic[D]):
     epochs: int
     shuffle: bool
     history: History
+    last_step: int
     options: Mapping[str, bool] = {}
 
     _engine: Engine[D, Any]
@@ -126,7 +127,7 @@ class FitRequest(Generic[D]):
         if self._first_step is None:
             self._first_step = state.n_steps
         self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
-        total = self._first_step + self.epochs * self._steps_per_epoch
+        total = self.last_step = self._first_step + self.epochs * self._steps_per_epoch
         self._rates = self._watch.scaled(partial(rates_at, state.optimizer, total=total))
         self._bar = self._progress
         if isinstance(self._progress, bool):

@@ -284,6 +284,12 @@ class Session:
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
 
+    def point_to_draws(self, n_bytes: int) -> None:
+        """Set the bytes from a step's coefficients to the numbers of dropout."""
+        self.net["draws"] = n_bytes
+        if self._replicas:
+            self._replicas.point_to_draws(n_bytes)
+
     def keep_gradient(self) -> Array:
         """Return the buffer of the packed gradient, which is allocated on the first call."""
         if not self._gradient.size:

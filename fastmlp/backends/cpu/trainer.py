@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
 from fastmlp.backends.shuffle import orders_of, reshuffled
+from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, Rates, n_coefficients_of, norm_limit_of
 from fastmlp.rules.updates import N_MOMENTS
@@ -28,6 +29,16 @@ Array = NDArray[Any]
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
 # The work of a call that runs on one thread.
 ALONE = Work(0, 0)
+
+
+def check_rows(network: Network, data: Data) -> None:
+    """Check that rows of this kind can have the noise that a network adds to its inputs."""
+    its = network.dropout
+    if its is not None and its.draws_at_inputs and isinstance(data.x, SparseRows):
+        raise ValueError(
+            "input_dropout and input_noise need dense rows, and X is sparse: pass X.toarray(), or "
+            "use dropout, of the hidden layers"
+        )
 
 
 class Trainer:
@@ -66,8 +77,11 @@ class Trainer:
         network = engine.network
         groups = groups_of(optimizer, network.factors)
         part = n_coefficients_of(optimizer) * network.dtype.itemsize
+        check_rows(network, data)
+        drawing = rule_blocks.drawing(network)
+        self._n_drawn = network.dropout.n_numbers if network.dropout else 0
         blocks = Addresses(
-            *rule_blocks.activations(network),
+            *rule_blocks.activations(network, dropped=drawing.get("dropped", ())),
             loss=rule_blocks.loss(network),
             optimizer=rule_blocks.optimizer(network, optimizer).address,
             penalised=rule_blocks.penalised_optimizer(network, optimizer),
@@ -75,6 +89,7 @@ class Trainer:
             penalties=rule_blocks.penalties(network),
             coefficients=groups.places(part),
             lowest=groups.lowest,
+            **drawing,
         )
         self._engine, self._batch_size = engine, batch_size
         by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
@@ -172,6 +187,9 @@ class Trainer:
         """
         data, rows = self._session.data, self._session.rows
         constants = np.ascontiguousarray(coefficients, data.x.dtype)
+        if self._n_drawn:
+            n_bytes = (constants.shape[1] - self._n_drawn) * constants.itemsize
+            self._session.point_to_draws(n_bytes)
         partition = self._session.partition
         small, cost = partition.microbatch_rows > 0, partition.cost
         unit = self._engine.work(rows, forward=4, tiles=2, by_microbatches=small)

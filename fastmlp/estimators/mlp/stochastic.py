@@ -40,6 +40,7 @@ class Epochs:
     # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
     data: Data
     batch_size: int
+    last_step: int
     options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     _trainer: Trainer
@@ -65,7 +66,7 @@ class Epochs:
         """Prepare; return a context in which the windows run."""
         self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
         steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
-        last = state.n_steps + self._most * steps_per_epoch
+        last = self.last_step = state.n_steps + self._most * steps_per_epoch
         optimizer, n_rows = self._estimator._optimizer, self.data.n_rows
         self._rule = solvers.Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.parts import Scalar
-from fastmlp.backends.cpu.plan.records import BLOCK, RELU, Batch, Layer, Net, Tile
+from fastmlp.backends.cpu.plan.records import BLOCK, RELU, RELU_DROPPED, Batch, Layer, Net, Tile
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import Rows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import Panels
@@ -83,7 +83,7 @@ def _activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
     """Apply the layer's activation to n products in place."""
     if layer.form == BLOCK:
         call(layer.activation, (panel, panel, slopes, n))
-    elif layer.form == RELU:
+    elif layer.form == RELU or layer.form == RELU_DROPPED:
         values, zero = row(panel, n, like.dtype), like.dtype.type(0)
         for i in range(n):
             values[i] = zero if values[i] < zero else values[i]

@@ -178,6 +178,9 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
             high = min(low + job.chunk_rows, stop)
             batch.index = order + low * 8
             batch.n_rows = high - low
+            # Written only when it changes, as is `scale` of `set_mass`.
+            if batch.position != low - start:
+                batch.position = low - start
             if low == start:
                 start_batch(net, job, stop - start, start == 0)
             if job.batch_mass != 0:

@@ -12,7 +12,7 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.pack import row_offset
-from fastmlp.backends.cpu.plan.records import BLOCK, Batch, Blocks, Layer, Net
+from fastmlp.backends.cpu.plan.records import BLOCK, RELU_DROPPED, Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.plan.records import RELU as RELU_LAYER
 from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 from fastmlp.backends.cpu.simd.gemm import next_panels
@@ -56,7 +56,8 @@ def slope_epilogue(below: Layer) -> Span:
     """Return the epilogue that multiplies a layer's deltas by its slopes, and their address."""
     if below.form == RELU_LAYER:
         return WHERE_POSITIVE, below.outputs
-    return TIMES if below.form == BLOCK else STORE, below.deltas
+    has_slopes = below.form == BLOCK or below.form == RELU_DROPPED
+    return TIMES if has_slopes else STORE, below.deltas
 
 
 def layer_kernels(scalar: Scalar) -> LayerKernels:
@@ -81,6 +82,9 @@ def gathering(scalar: Scalar) -> Kernel:
             place = index[r] if batch.index else start + r
             source = batch.x + (place * net.n_in + low) * size
             pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
+        if net.disturbs:
+            some = (low // lanes, (high - low + lanes - 1) // lanes)
+            call(record_at(net.blocks, Blocks).disturb, (net.address, inputs, *some, at, n))
 
     return gather
 
@@ -106,11 +110,12 @@ def _forward(scalar: Scalar) -> Kernel:
         If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
         """
         product, (at, n), (p, most) = record_at(net.blocks, Blocks).product, rows, panels
-        down, waits, is_relu = at * vector, layer.form == BLOCK, layer.form == RELU_LAYER
+        down, waits = at * vector, layer.form == BLOCK
+        is_relu = layer.form == RELU_LAYER or layer.form == RELU_DROPPED
         stop = min(p + most, layer.n_panels)
         while p < stop:
             # Pre-activations wait on the stack, 12 or 16 KiB in the first-level cache.
-            n_panels = next_panels(stop - p) if waits else stop - p
+            n_panels = next_panels(stop - p) if waits or layer.dropped else stop - p
             outputs = layer.outputs + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
             start, weights, shape = operands_of(layer, p, n_panels, n)
@@ -129,9 +134,18 @@ def _forward(scalar: Scalar) -> Kernel:
                     slopes = layer.deltas + (p + q) * net.panel + down
                     values = outputs + q * net.panel
                     call(layer.activation, (z + q * z_panel, values, slopes, n * lanes))
+            drop(net, layer, (p, n_panels), rows)
             p += n_panels
 
     return forward_layer
+
+
+@njit
+def drop(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
+    """Drop outputs of some panels, if training drops the layer's."""
+    if layer.dropped:
+        which = (net.address, layer.dropped - 1, *panels, *rows)
+        call(record_at(net.blocks, Blocks).drop, which)
 
 
 def _add_partial_sums(scalar: Scalar) -> Kernel:
@@ -150,7 +164,7 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
             sums = row(to, count, scalar)
             one = row(layer.outputs + skip, count, scalar)
             other = row(layer.deltas + skip, count, scalar)
-            if layer.form == RELU_LAYER:
+            if layer.form == RELU_LAYER or layer.form == RELU_DROPPED:
                 for i in range(count):
                     total = one[i] + other[i]
                     sums[i] = scalar(0) if total < 0 else total
@@ -159,6 +173,7 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
                     sums[i] = one[i] + other[i]
             if layer.form == BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
+        drop(net, layer, panels, rows)
 
     return add_partial_sums
 
@@ -227,6 +242,7 @@ def forward_backward(scalar: Scalar) -> Kernel:
         sparse, (start, n) = record_at(net.blocks, Blocks).sparse_forward, rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
+            drop(net, layers_of(net)[0], (0, net.max_width), (at, n))
             return 1
         if split == 0:
             gather(net, net.inputs, rows, at, (0, net.n_in))

@@ -51,6 +51,7 @@ def microbatches(scalar: Scalar) -> Kernel:
         rows, blocks = record_at(own.batch, Batch), record_at(net.blocks, Blocks)
         begin = i * net.microbatch_rows
         rows.x, rows.y, rows.weight, rows.scale = batch.x, batch.y, batch.weight, batch.scale
+        rows.coefficients, rows.position = batch.coefficients, batch.position + begin
         rows.index = batch.index + begin * 8
         rows.n_rows = min(net.microbatch_rows, batch.n_rows - begin)
         own.strip_losses = net.strip_losses + begin // STRIP_ROWS * 8
@@ -118,6 +119,11 @@ class Replicas:
         self._microbatch_rows = microbatch_rows
         own = sum(getattr(it, name).nbytes for it in others for name in OWN)
         self.n_bytes = own + self._partials.nbytes + self._losses.nbytes + self.identity.nbytes
+
+    def point_to_draws(self, n_bytes: int) -> None:
+        """Set the bytes from a step's coefficients to the numbers of dropout."""
+        for plan in self._plans:
+            plan.net["draws"] = n_bytes
 
     def attach(self, net: Any, blocks: Any) -> None:
         """Write the replicas' addresses to a net's record, and copy the net's blocks to them."""

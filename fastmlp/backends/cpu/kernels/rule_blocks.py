@@ -1,14 +1,16 @@
 """The compiled blocks of a network's rules."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels import elementwise
-from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU
+from fastmlp.backends.cpu.kernels import dropout, elementwise
+from fastmlp.backends.cpu.plan.records import BLOCK, LINEAR, RELU, RELU_DROPPED
 from fastmlp.compiler import Block, block_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import identity, relu
+from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.optimizers import Optimizer, gradient_rule_of
 from fastmlp.rules.penalties import RULES as PENALTIES
@@ -22,17 +24,23 @@ def without_output(network: Network) -> Network:
     )
 
 
-def activations(network: Network, *, fused: bool = True) -> tuple[list[int], list[int]]:
+def activations(
+    network: Network, *, fused: bool = True, dropped: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
     """Return the addresses of the activations' blocks, and the form of each layer.
 
     With `fused`, a hidden relu needs no block. The output layer is linear: its activation is
-    computed with its loss.
+    computed with its loss. Of a layer that is `dropped`, slopes are written, which the backward
+    pass reads.
     """
     addresses, forms = [], []
     last = len(network.activations) - 1
     for i, rule in enumerate(network.activations):
         form = LINEAR if rule is identity or i == last else RELU if rule is relu else BLOCK
-        needed = rule is not identity and not (fused and form == RELU)
+        if dropped and dropped[i]:
+            form = RELU_DROPPED if form == RELU else BLOCK
+        by_epilogue = fused and form in (RELU, RELU_DROPPED)
+        needed = form == BLOCK or not (rule is identity or by_epilogue)
         block = block_of(elementwise.activation_loop, network.dtype, rule) if needed else None
         addresses.append(block.address if block else 0)
         forms.append(form)
@@ -78,6 +86,18 @@ def penalised_optimizer(network: Network, optimizer: Optimizer) -> int:
         return 0
     loop, options = elementwise.penalised_update_loop, _options(optimizer)
     return block_of(loop, network.dtype, optimizer.rule, penalty=names[0], **options).address
+
+
+def drawing(network: Network) -> dict[str, Any]:
+    """Return what `Addresses` has of dropout and noise in training."""
+    its = network.dropout
+    if its is None:
+        return {}
+    numbers = [i + 1 if is_used(rate) else 0 for i, rate in enumerate(its.hidden)]
+    drop = block_of(dropout.dropout, network.dtype).address if any(numbers) else 0
+    disturbs = is_used(its.inputs) or is_used(its.noise)
+    disturb = block_of(dropout.input_noise, network.dtype).address if disturbs else 0
+    return {"drop": drop, "disturb": disturb, "dropped": (*numbers, 0)}
 
 
 def _options(optimizer: Optimizer) -> dict[str, Any]:

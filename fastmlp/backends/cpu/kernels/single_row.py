@@ -33,7 +33,8 @@ SUMS = 2
 def is_plain(network: Network, optimizer: Optimizer) -> bool:
     """Return True if a step is the rate, the same for all layers, times the loss's gradient."""
     clipped = gradient_rule_of(optimizer) or norm_limit_of(optimizer)
-    plain = optimizer.rule is sgd and not clipped and not network.penalties
+    plain = optimizer.rule is sgd and not clipped
+    plain = plain and not network.penalties and network.dropout is None
     return plain and groups_of(optimizer, network.factors).alike
 
 

@@ -30,9 +30,10 @@ from fastmlp.network.parameter_layout import Layout
 class Addresses(NamedTuple):
     """Addresses of the compiled blocks of a net's rules; 0 where a call does not need one.
 
-    `forms` has each layer's form: LINEAR, BLOCK or RELU; `n_moments` is how many numbers of state a
-    parameter the optimizer's rule uses; `coefficients` are the bytes to those of each layer's
-    weights and biases in a step's row, or FROZEN, and `lowest` is the first layer that is trained.
+    `forms` has each layer's form: LINEAR, BLOCK, RELU or RELU_DROPPED; `n_moments` is how many
+    numbers of state a parameter the optimizer's rule uses; `coefficients` are the bytes to those of
+    each layer's weights and biases in a step's row, or FROZEN, and `lowest` is the first layer that
+    is trained; `dropped` has the number, from 1, of each layer that is dropped, and 0 for others.
     """
 
     activations: Sequence[int]
@@ -45,6 +46,9 @@ class Addresses(NamedTuple):
     penalties: Sequence[int] = ()
     coefficients: Sequence[tuple[int, int]] = ()
     lowest: int = 0
+    drop: int = 0
+    disturb: int = 0
+    dropped: Sequence[int] = ()
 
 
 class Plan(NamedTuple):
@@ -121,10 +125,11 @@ def make_plan(
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
         "by_panels": partition.by_panels,
         "n_moments": blocks.n_moments,
+        "disturbs": blocks.disturb != 0,
         **{name: address(table) for name, table in tables.items()},
         **{name: address(getattr(workspace, name)) for name in BUFFERS},
     }
-    for name in ("loss", "link", "optimizer", "penalised"):
+    for name in ("loss", "link", "optimizer", "penalised", "drop", "disturb"):
         tables["blocks"][name] = getattr(blocks, name)
     # All fields at once: setting them one by one took 0.1 ms of each predict.
     net = aligned(1, Net.dtype)
@@ -151,8 +156,9 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         shape = (layer.rows, layer.panels, panel, layer.middle, layer.gap * vector)
         packs = (master, *shape, biases, copy, copy_panel, *passes)
         offsets = (layout.weights[i], layout.biases[i])
-        form = (layer.is_transposed, blocks.forms[i], blocks.activations[i])
-        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, *coefficients[i]))
+        form = (layer.is_transposed, blocks.forms[i], blocks.activations[i], *coefficients[i])
+        dropped = blocks.dropped[i] if blocks.dropped else 0
+        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, dropped))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, Layer.dtype).view(np.recarray)

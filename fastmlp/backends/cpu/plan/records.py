@@ -16,8 +16,9 @@ BUFFERS = (
 )  # fmt: skip
 # Which transposed weights use non-temporal stores: none, those that other threads read, all.
 NONE, OTHERS, ALL = range(3)
-# How a layer finishes its products: as they are, by its activation's block, or by relu's epilogue.
-LINEAR, BLOCK, RELU = range(3)
+# How a layer finishes its products: as they are, by its activation's block, by relu's epilogue, or
+# by that and dropout, which writes the slopes.
+LINEAR, BLOCK, RELU, RELU_DROPPED = range(4)
 
 
 class Layer(Record):
@@ -44,10 +45,11 @@ class Layer(Record):
     offset: int  # of the weights in the flat parameters
     bias_offset: int
     is_transposed: int  # 1: `packed` holds W transposed (few outputs)
-    form: int  # LINEAR, BLOCK or RELU
+    form: int  # LINEAR, BLOCK, RELU or RELU_DROPPED
     activation: int  # address of the activation's block, or 0
     weight_coefficients: int  # bytes to the coefficients of its weights, and of its biases, in the
     bias_coefficients: int  # step's row of coefficients, or FROZEN
+    dropped: int  # its number, from 1, if training drops its outputs; else 0
 
 
 class Tile(Record):
@@ -123,6 +125,8 @@ class Net(Record):
     microbatch_rows: int  # 0: none
     replicas: int  # addresses of each thread's own `Net` for microbatches
     partials: int  # address of the microbatches' gradients (n_microbatches, n_packed)
+    draws: int  # bytes from a step's coefficients to the numbers of dropout
+    disturbs: int  # 1: training drops inputs, or adds noise to them
 
 
 class Batch(Record):
@@ -136,6 +140,7 @@ class Batch(Record):
     previous: int  # of single rows: address of the previous row,
     turn: int  # which of its two output buffers each layer uses for this row,
     due: int  # and 1 if the previous row's step is pending
+    position: int  # of the chunk's first row in its batch
     x: int  # addresses of the data: (n, n_in), or where each sparse row starts,
     y: int  # (n, n_targets),
     weight: int  # (n,), or 0,
@@ -166,6 +171,8 @@ class Blocks(Record):
     link: int  # (raw, values, n_rows, n_out)
     optimizer: int  # (w, g, m, v, coefficients, n)
     penalised: int  # a penalty and the optimizer's step in one; 0: there is no such block
+    drop: int  # (net, layer, panel, n_panels, at, n): dropout of outputs and slopes
+    disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs
 
 
 class Job(Record):
