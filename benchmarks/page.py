@@ -22,14 +22,17 @@ def rewrite(
 ) -> None:
     """Put the tables, and the README's sentence, between the pages' markers."""
     for page, write in ((tables, lines), (readme, summary)):
-        text = page.read_text()
-        if text.count(BEGIN) != 1 or text.count(END) != 1:
-            raise ValueError(f"{page} must have {BEGIN} and {END} once each")
-        head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        inside = "\n".join(
-            write(results, os.path.relpath(picture, page.parent) if picture else None)
-        )
-        page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
+        shown = os.path.relpath(picture, page.parent) if picture else None
+        between_markers(page, "\n".join(write(results, shown)))
+
+
+def between_markers(page: Path, inside: str) -> None:
+    """Put text in the place of what a page has between its markers."""
+    text = page.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"{page} must have {BEGIN} and {END} once each")
+    head, tail = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
 
 
 def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:

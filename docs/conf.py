@@ -46,10 +46,18 @@ html_theme_options = {
     # Pages of wide tables have no column beside them.
     "secondary_sidebar_items": {
         "**": ["page-toc"],
-        **{page: [] for page in ("benchmarks", "index", "parameters", "search")},
+        **{page: [] for page in ("benchmarks", "index", "parameters", "remedies", "search")},
     },
 }
-alone = ("benchmarks", "benchmarks-how", "errors", "from/scikit-learn", "parameters", "tuning")
+alone = (
+    "benchmarks",
+    "benchmarks-how",
+    "errors",
+    "from/scikit-learn",
+    "parameters",
+    "remedies",
+    "tuning",
+)
 html_sidebars: dict[str, list[str]] = {page: [] for page in (*alone, "index")}
 html_show_sourcelink = False
 html_copy_source = False

@@ -1,0 +1,99 @@
+"""The comparison of remedies: its splits, its arithmetic, its page, and a run of little."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastmlp
+from benchmarks import page, tables
+from benchmarks.tables import RECIPES, SMALL, TABLES, Table
+
+pytest.importorskip("pandas", reason="tables are frames of pandas")
+pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
+
+
+def results_of(scores: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Return results with these scores, by table, recipe and seed."""
+    facts = {"rows": 1000, "inputs": 5, "classes": 1, "epochs": 3, "seconds": 0.5, "loss": 0.25}
+    return {
+        "machine": {"date": "d", "cores": 2, "cpu": "A CPU", "python": "3.11", "fastmlp": "0.1"},
+        "versions": {"numpy": "2.0"},
+        "records": [
+            {"table": table, "recipe": recipe, "seed": seed, "score": value, **facts}
+            for table, recipes in scores.items()
+            for recipe, values in recipes.items()
+            for seed, value in enumerate(values)
+        ],
+    }
+
+
+def test_ranks_gains_and_errors() -> None:
+    flat = {recipe: [0.5, 0.6] for recipe in RECIPES}
+    results = results_of({"Wage": {**flat, "dropout": [0.6, 0.6], "EMA": [0.3, 0.4]}})
+    assert tables.ranks(results, "Wage") == {
+        "plain": 3,
+        "early stopping": 3,
+        "dropout": 1,
+        "EMA": 5,
+        "all": 3,
+    }
+    assert tables.gains(results, "Wage", "dropout") == pytest.approx([0.1, 0])
+    assert tables.error_left(results, "Wage", "EMA") == pytest.approx(0.65 / 0.45)
+    text = "\n".join(tables.lines(results))
+    assert "| ISLR, Wage | 1,000 | 5 | R2 | 0.5500 ± 0.0707 | 0.5500 ± 0.0707 | **0.6000**" in text
+    assert "| Wage | +0.0000 (0 of 2) | +0.0500 (1 of 2) | -0.2000 (0 of 2) |" in text
+    assert "| mean rank |  |  |  | 3.0 | 3.0 | 1.0 | 5.0 | 3.0 |" in text
+    assert "| error over the plain net's | 1.000 | 0.889 | 1.444 | 1.000 |" in text
+
+
+def test_there_are_ten_tables_of_all_kinds() -> None:
+    assert len({table.name for table in TABLES}) == 10
+    assert {table.score for table in TABLES} == set(tables.LOSSES)
+
+
+@pytest.mark.parametrize("table", SMALL, ids=lambda table: table.name)
+def test_rows_are_in_one_part_each(table: Table) -> None:
+    parts = tables.split(table, 3)
+    lengths = [len(part.y) for part in parts]
+    assert np.allclose(np.array(lengths) / sum(lengths), [0.6, 0.2, 0.2], atol=0.01)
+    assert len(np.unique(np.concatenate([part.x for part in parts]), axis=0)) == sum(lengths)
+    train = parts[0]
+    assert train.x.mean(axis=0) == pytest.approx(0, abs=1e-5)
+    assert train.x.std(axis=0) == pytest.approx(1, abs=1e-4)
+    again = tables.split(table, 3)
+    assert all(np.array_equal(a.x, b.x) for a, b in zip(parts, again, strict=True))
+    assert not np.array_equal(train.x, tables.split(table, 4)[0].x)
+
+
+def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians are those of the rows to train on; a category of other rows alone is all zeros."""
+    import pandas as pd
+
+    numbers = np.arange(50.0)
+    numbers[::5] = np.nan
+    # None of the rows has the same category as another.
+    frame = pd.DataFrame({"number": numbers, "kind": [f"k{i}" for i in range(50)]})
+    monkeypatch.setattr(tables, "read", lambda table: (frame, pd.Series(np.arange(50.0))))
+    train, _, test = tables.split(Table("", "", "", "R2"), 0)
+    assert train.x.shape[1] == 2 + len(train.x)
+    assert np.all(train.x[:, 2:].sum(axis=1) == 1)
+    assert np.all(test.x[:, 2:] == 0)
+    assert np.isfinite(test.x).all()
+
+
+@pytest.mark.skipif(not hasattr(fastmlp, "EMA"), reason="this fastmlp has no averages")
+def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, file = tmp_path / "page.md", tmp_path / "all.json"
+    written.write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
+    monkeypatch.setattr(tables, "PAGE", written)
+    tables.main(["--quick", "--json", str(file), "--pages"])
+    text = written.read_text()
+    assert text.startswith("before\n")
+    assert "| sklearn, breast_cancer | 569 | 30 | AUC |" in text
+    assert "nan" not in text
+    tables.main(["--from-json", "--json", str(file), "--pages"])
+    assert written.read_text() == text
+    with pytest.raises(SystemExit):
+        tables.main(["--from-json"])
