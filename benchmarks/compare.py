@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkouts, cold_start, estimators, machine, many, page, race, report
+from benchmarks import checkouts, cold_start, estimators, machine, many, page, race, recipe, report
 from benchmarks.contestant import Contestant
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
 from benchmarks.scores import heats
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "predict", "estimators", "many", "cold")
+PARTS = ("train", "recipe", "predict", "estimators", "many", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -131,6 +131,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "machine": machine.describe(),
         "skipped": {name: why for name in names if (why := missing(name))},
         "training": [],
+        "recipe": {},
         "predictions": [],
         "estimators": [],
         "many": {},
@@ -176,6 +177,10 @@ def _race(
         results["training"] = [r for group in by_workload.values() for r in group]
         for heat in heats({**results, "training": records}):
             print("\n".join(report.heat_lines(heat)), flush=True)
+    for _ in range(passes if "recipe" in options.parts else 0):
+        results["recipe"] = recipe.measure(
+            contestants, options.workloads, effort, say, results["recipe"]
+        )
     for n_rows in race.N_ROWS if "predict" in options.parts else ():
         results["predictions"] += race.predict(
             contestants, n_rows, effort._replace(repeats=repeats), say

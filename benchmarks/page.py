@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import many
+from benchmarks import many, recipe
 from benchmarks.peers import PEERS
 from benchmarks.report import digits
 from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak_of, quartiles
@@ -43,6 +43,7 @@ def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
     if picture:
         yield f"\n{_picture(picture)}"
     yield from _training(all_heats, threads)
+    yield from _recipe(results, threads)
     yield from _predictions(results, threads)
     yield from many.table(results, threads)
     yield from _cold_starts(results)
@@ -104,13 +105,16 @@ def _row(heat: Heat) -> str:
     ours, best, load = heat.ours, heat.fastest_peer, heat.workload
     assert ours is not None
     cells = [load.description, digits(ours.us.median), f"{ours.percent_of_peak:.0f} %"]
-    if best:
-        spread = f"{best.ratio.low:.2f} to {best.ratio.high:.2f}"
-        cells.append(f"**{best.ratio.median:.2f}x** ({spread}), {best.title}")
-    else:
-        cells.append("-")
-    cells += [_cell(heat.of(name)) for name in COLUMNS]
+    cells += [fastest(best), *(_cell(heat.of(name)) for name in COLUMNS)]
     return f"| {' | '.join(cells)} |"
+
+
+def fastest(peer: Score | None) -> str:
+    """Return the cell of the fastest peer: its ratio, the quartiles, its name."""
+    if not peer:
+        return "-"
+    spread = f"{peer.ratio.low:.2f} to {peer.ratio.high:.2f}"
+    return f"**{peer.ratio.median:.2f}x** ({spread}), {peer.title}"
 
 
 def _training(all_heats: list[Heat], threads: int) -> Iterator[str]:
@@ -126,6 +130,27 @@ def _training(all_heats: list[Heat], threads: int) -> Iterator[str]:
     means = geometric_means(all_heats, threads)
     cells = [f"{means[n][0]:.2f}x" if n in means else "-" for n in ("fastest peer", *COLUMNS)]
     yield f"| geometric mean | | | **{cells[0]}** | {' | '.join(cells[1:])} |"
+
+
+def _recipe(results: dict[str, Any], threads: int) -> Iterator[str]:
+    """The recipe beside the peers', and its prices."""
+    shown = [h for h in recipe.heats_of(results) if h.threads == threads and h.ours]
+    if shown:
+        titles = " | ".join(PEERS[name].title for name in recipe.COLUMNS)
+        yield (
+            "\nThe recipe, of dropout 0.2, averaged weights, a cosine schedule and a gradient of a "
+            "norm of at most 1: microseconds a step, and the peers' time over fastmlp's, as "
+            "above.\n"
+        )
+        yield f"| net@batch | fastmlp, us | fastest peer | {titles} | aim |"
+        yield "|---|--:|---|" + "--:|" * (len(recipe.COLUMNS) + 1)
+    for heat in shown:
+        assert heat.ours
+        name = heat.workload._replace(recipe=None).name
+        cells = [name, digits(heat.ours.us.median), fastest(heat.fastest_peer)]
+        cells += [_cell(heat.of(peer)) for peer in recipe.COLUMNS]
+        yield f"| {' | '.join(cells)} | {recipe.AIMS[name]:g}x |"
+    yield from recipe.table(results, threads)
 
 
 def _predictions(results: dict[str, Any], threads: int) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import estimators, many
+from benchmarks import estimators, many, recipe
 from benchmarks.peers import PEERS
 from benchmarks.scores import Heat, counted, geometric_means, heats, quartiles
 
@@ -113,6 +113,9 @@ def all_lines(results: dict[str, Any]) -> Iterator[str]:
     yield from machine_lines(results)
     for heat in heats(results):
         yield from heat_lines(heat)
+    for heat in recipe.heats_of(results):
+        yield from heat_lines(heat)
+    yield from recipe.lines(results)
     yield from speedup_lines(results)
     yield from prediction_lines(results)
     yield from estimators.lines(results)

@@ -31,6 +31,7 @@ class Worker:
         self.predictors: dict[str, Callable[[Any], Any]] = {}
         self.x: Any = None
         self.many: Any = None
+        self.pair: Any = None
         self.clock = time.perf_counter
 
     def about(self) -> dict[str, Any]:
@@ -61,11 +62,12 @@ class Worker:
         """Make the run of every variant, or of one, and keep the fastest, in turns of all."""
         self.run = None
         load_ = BY_NAME[workload].quick() if quick else BY_NAME[workload]
-        variants = [variant] if variant else self.module.VARIANTS
+        module = load(self.name, recipe=True) if load_.recipe else self.module
+        variants = [variant] if variant else module.VARIANTS
         runs, replies = {}, {}
         for name in variants if all_variants else variants[:1]:
             try:
-                runs[name], replies[name] = _first(self.module, load_, name)
+                runs[name], replies[name] = _first(module, load_, name)
             except Unsupported:
                 if name == variants[0]:
                     raise
@@ -138,6 +140,15 @@ class Worker:
         begin = self.clock()
         self.many.train(what)
         return {"seconds": self.clock() - begin}
+
+    def prepare_price(self, name: str, quick: bool) -> dict[str, Any]:
+        """Make the two fits of which one is with a feature."""
+        self.pair = import_module("benchmarks.peers.fastmlp_price").Pair(name, quick)
+        return {"epochs": self.pair.epochs}
+
+    def price(self, featured: list[bool]) -> dict[str, Any]:
+        """Take a turn of both."""
+        return self.pair.turn(self.clock, featured)
 
     def search(self, quick: bool) -> dict[str, Any]:
         """Search a grid; return seconds, scores and the best."""

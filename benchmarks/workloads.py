@@ -1,5 +1,6 @@
 """Nets, data and starting parameters that all contestants share."""
 
+import math
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -19,6 +20,33 @@ class Rule(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} nesterov" if self.momentum else self.kind
+
+
+class Recipe(NamedTuple):
+    """What may be added to the optimizer; the learning rate then falls to 0 as half a cosine.
+
+    Attributes
+    ----------
+    dropout : the rate after each hidden activation
+    average : the momentum of the average of the weights, whose k-th step has the weight
+        ``(1 - average) / (1 - average^k)``
+    norm : to which the gradient of all parameters is clipped
+    """
+
+    dropout: float = 0.2
+    average: float = 0.99
+    norm: float = 1.0
+
+    def __str__(self) -> str:
+        return f"dropout {self.dropout:g}, EMA {self.average:g}, norm {self.norm:g}, cosine"
+
+    def rate(self, highest: float, step: int, total: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return highest * 0.5 * (1 + math.cos(math.pi * step / total))
+
+    def weight(self, step: int) -> float:
+        """Return the weight of a step's parameters in the average, steps counted from 1."""
+        return (1 - self.average) / (1 - self.average**step)
 
 
 class Workload(NamedTuple):
@@ -41,6 +69,7 @@ class Workload(NamedTuple):
     rule: Rule = Rule()
     l2: float = 0.0
     dtype: Any = "float32"
+    recipe: Recipe | None = None
 
     @property
     def name(self) -> str:
@@ -48,6 +77,7 @@ class Workload(NamedTuple):
         runs = [(size, len(list(run))) for size, run in groupby(self.sizes)]
         words = "-".join(f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs)
         unusual = "-f64" if self.dtype == "float64" else ""
+        unusual += " with the recipe" if self.recipe else ""
         return f"{words}@{self.batch}{unusual}"
 
     @property
@@ -55,6 +85,7 @@ class Workload(NamedTuple):
         """The name and all settings, for people."""
         loss = self.loss.replace("binary_cross_entropy", "bce").replace("cross_entropy", "ce")
         extra = f", l2 {self.l2:g}" if self.l2 else ""
+        extra += f", {self.recipe}" if self.recipe else ""
         return f"{self.name}, {self.activation}, {loss}, {self.rule}{extra}, {self.dtype}"
 
     @property
@@ -143,4 +174,9 @@ WORKLOADS = [
     Workload((784, 512, 512, 10), 128, 5_120, loss=CE, dtype="float64"),
     Workload((128, 1024, 1024, 10), 512, 4_096, loss=CE, dtype="float64"),
 ]
-BY_NAME = {workload.name: workload for workload in WORKLOADS}
+RECIPES = [
+    workload._replace(recipe=Recipe())
+    for workload in WORKLOADS
+    if workload.name in ("17-64-64-6@64", "784-128-10@128", "784-512-512-10@128")
+]
+BY_NAME = {workload.name: workload for workload in WORKLOADS + RECIPES}

@@ -11,24 +11,27 @@ from typing import Any, NamedTuple
 
 
 class Peer(NamedTuple):
-    """A contestant: its module here, what must be installed, and whether it trains."""
+    """A contestant: its module here, what must be installed, whether it trains, and its module for
+    workloads with a recipe."""
 
     title: str
     module: str
     needs: tuple[str, ...]
     trains: bool = True
+    recipe: str = ""
 
 
 PEERS = {
-    "fastmlp": Peer("fastmlp", "fastmlp_fit", ("fastmlp",)),
+    "fastmlp": Peer("fastmlp", "fastmlp_fit", ("fastmlp",), recipe="fastmlp_fit"),
     "numpy": Peer("NumPy", "numpy_loop", ("numpy",)),
     "sklearn": Peer("scikit-learn", "sklearn_fit", ("sklearn",)),
-    "torch": Peer("PyTorch", "torch_eager", ("torch",)),
-    "compile": Peer("torch.compile", "torch_compile", ("torch",)),
-    "jax": Peer("JAX", "jax_scan", ("jax",)),
+    "torch": Peer("PyTorch", "torch_eager", ("torch",), recipe="torch_recipe"),
+    "compile": Peer("torch.compile", "torch_compile", ("torch",), recipe="compile_recipe"),
+    "jax": Peer("JAX", "jax_scan", ("jax", "optax"), recipe="jax_recipe"),
     "onnx": Peer("ONNX Runtime", "onnx_runtime", ("onnx", "onnxruntime"), trains=False),
 }
 TRAINERS = [name for name, peer in PEERS.items() if peer.trains]
+WITH_RECIPE = [name for name, peer in PEERS.items() if peer.recipe]
 
 
 def missing(name: str) -> str | None:
@@ -37,8 +40,9 @@ def missing(name: str) -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
-def load(name: str) -> Any:
+def load(name: str, *, recipe: bool = False) -> Any:
     """Import and return the contestant's module; its library's warnings are its own affair."""
+    module = PEERS[name].recipe if recipe else PEERS[name].module
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return import_module(f"benchmarks.peers.{PEERS[name].module}")
+        return import_module(f"benchmarks.peers.{module}")

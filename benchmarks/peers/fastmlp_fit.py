@@ -1,12 +1,13 @@
 """fastmlp: `fit`."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from benchmarks.workloads import Array, Workload, flat
-from fastmlp import MLP, SGD, Adam, AdamW
+from fastmlp import MLP, SGD, Adam, AdamW, Cosine
 
 VARIANTS = ("fit",)
 
@@ -22,11 +23,15 @@ def make(workload: Workload, variant: str = "fit") -> "FastmlpFit":
 
 
 def optimizer_of(workload: Workload) -> Any:
-    rule = workload.rule
+    rule, recipe = workload.rule, workload.recipe
     if rule.kind == "sgd":
         return SGD(rule.rate, rule.momentum, nesterov=rule.momentum > 0)
     if rule.kind == "adamw":
         return AdamW(rule.rate, weight_decay=rule.weight_decay)
+    if recipe:
+        new: Any = import_module("fastmlp")
+        averaged = new.EMA(recipe.average)
+        return new.Adam(Cosine(rule.rate), average=averaged, global_clipnorm=recipe.norm)
     return Adam(rule.rate)
 
 
@@ -40,17 +45,24 @@ class FastmlpFit:
         self.reset()
 
     def reset(self) -> None:
+        self.net = self.made()
+
+    def made(self, **changes: Any) -> MLP:
+        """Return a new net at the start, with further settings, or others."""
         load = self.workload
-        self.net = MLP(
-            load.sizes,
-            activation=load.activation,
-            loss=load.loss,
-            optimizer=optimizer_of(load),
-            l2=load.l2,
-            dtype=load.dtype,
-            seed=0,
-        )
-        self.net.parameters[:] = self.start
+        settings: dict[str, Any] = {
+            "activation": load.activation,
+            "loss": load.loss,
+            "optimizer": optimizer_of(load),
+            "l2": load.l2,
+            "dtype": load.dtype,
+            "seed": 0,
+        }
+        if load.recipe:
+            settings["dropout"] = load.recipe.dropout
+        net = MLP(load.sizes, **{**settings, **changes})
+        net.parameters[:] = self.start
+        return net
 
     def epochs(self, n: int) -> None:
         load = self.workload

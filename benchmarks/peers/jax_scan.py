@@ -76,7 +76,7 @@ class JaxScan:
         if self.variant == "one flat vector":
             p = jnp.array(flat(self.workload.start()))
         m, v = (jax.tree.map(jnp.zeros_like, p) for _ in range(2))
-        self.state = (p, m, v, jnp.zeros((), self.workload.dtype))
+        self.state: State = (p, m, v, jnp.zeros((), self.workload.dtype))
 
     def epochs(self, n: int) -> None:
         load = self.workload

@@ -1,0 +1,82 @@
+"""fastmlp: a fit without and with a feature, for its price."""
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.fastmlp_fit import FastmlpFit
+from benchmarks.recipe import BY_PRICE, VALIDATED
+from benchmarks.workloads import BY_NAME, CE, Array, Workload
+
+Clock = Callable[[], float]
+TURN_SECONDS = 0.3
+
+
+def settings(feature: str, workload: Workload) -> dict[str, Any]:
+    """Return what the feature changes of a net's settings."""
+    rate, new = workload.rule.rate, import_module("fastmlp")
+    changes: dict[str, Callable[[], dict[str, Any]]] = {
+        "EMA": lambda: {"optimizer": new.Adam(rate, average=new.EMA(0.99))},
+        "dropout": lambda: {"dropout": 0.2},
+        "clipvalue": lambda: {"optimizer": new.Adam(rate, clipvalue=0.01)},
+        "global_clipnorm": lambda: {"optimizer": new.Adam(rate, global_clipnorm=1.0)},
+        "label_smoothing": lambda: {"label_smoothing": 0.1},
+        "focal": lambda: {"loss": "focal"},
+        VALIDATED: dict,
+    }
+    return changes[feature]()
+
+
+def mean_error(targets: Array, predictions: Array) -> float:
+    """A metric that takes less time than a prediction."""
+    return float(np.abs(targets[0] - predictions[0]).mean())
+
+
+class Pair:
+    """Two fits of a workload, one of them with a feature."""
+
+    def __init__(self, name: str, quick: bool) -> None:
+        self.feature = BY_PRICE[name].feature
+        load = BY_NAME[BY_PRICE[name].workload]
+        if self.feature in ("label_smoothing", "focal"):
+            load = load._replace(loss=CE)
+        load = load.quick() if quick else load
+        self.load = load
+        self.run = FastmlpFit(load)
+        self.held_out = slice(0, max(1, load.n_rows // 10))
+        self.epochs = 1
+        if not quick:
+            took = [self.seconds(time.perf_counter, False) for _ in range(2)]
+            self.epochs = max(1, round(TURN_SECONDS / took[-1]))
+
+    def turn(self, clock: Clock, featured: list[bool]) -> dict[str, Any]:
+        """Fit without and with, in the order asked for; return seconds an epoch."""
+        took = {with_it: self.seconds(clock, with_it) for with_it in featured}
+        prediction = self.prediction(clock) if self.feature == VALIDATED else None
+        return {"without": took[False], "with": took[True], "prediction": prediction}
+
+    def seconds(self, clock: Clock, with_it: bool) -> float:
+        """Make a net, train it for an epoch, and return the seconds an epoch of a further fit."""
+        changes = settings(self.feature, self.load) if with_it else {}
+        options: dict[str, Any] = {"batch_size": self.load.batch}
+        x, y = self.run.x, self.run.y
+        if self.feature == VALIDATED:
+            options["validation_data"] = (x[self.held_out], y[self.held_out])
+            options["metrics"] = {"error": mean_error} if with_it else None
+        net = self.run.made(**changes)
+        net.fit(x, y, epochs=1, **options)
+        begin = clock()
+        net.fit(x, y, epochs=self.epochs, **options)
+        return (clock() - begin) / self.epochs
+
+    def prediction(self, clock: Clock) -> float:
+        """Return the seconds of a prediction of the rows held out, the median of 20."""
+        x, took = self.run.x[self.held_out], []
+        for _ in range(20):
+            begin = clock()
+            self.run.net.predict(x)
+            took.append(clock() - begin)
+        return float(np.median(took))
