@@ -732,6 +732,15 @@ def core_of(net: MLP) -> Core:
     return Core(net._on_device(), net._state)
 
 
+def net_on(state: NetState, **settings: Any) -> MLP:
+    """Return a net that shares a state's parameters and lock; its optimizer starts from step 0."""
+    net = MLP(state.layout.sizes, dtype=state.parameters.dtype, initializer="zeros", **settings)
+    own = net._state
+    net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
+    net._state.lock = state.lock
+    return net
+
+
 def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) -> MLP:
     """Return the net that a file holds; `own` are the user's rules by their names.
 

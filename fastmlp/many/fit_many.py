@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 from fastmlp._process.task_pool import Outcome, Pool, Task, check
 from fastmlp._process.warnings import warn
 from fastmlp.many.gpu import Fit, queues_of
-from fastmlp.many.progress import Bar, bar_over
 from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
 from fastmlp.model import MLP
 from fastmlp.training import loop
+from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.monitors import Listener, Monitors, monitors_of

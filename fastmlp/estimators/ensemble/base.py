@@ -13,11 +13,14 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.task_pool import Task, check
 from fastmlp.estimators.mlp import advice
+from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.mlp.row_subset import derive_form
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings
 from fastmlp.estimators.warnings import warn
+from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.pool import pool_of
+from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 # Parameters that are not passed on to members: their number, and each member's own.
@@ -51,8 +54,14 @@ class Ensemble(Settings):
         for name in self._get_param_names():
             setattr(self, name, arguments[name])
 
-    def _fit_members(self, X: Any, y: Array, sample_weight: Any) -> None:
+    def _fit_members(self, X: Any, y: Array, sample_weight: Any, progress: bool) -> None:
         """Fit all members on checked rows, one a thread."""
+        who, n_epochs = f"{type(self).__name__}.fit", self.n_members * self.max_iter
+        scalars.boolean(who, "progress", progress)
+        with bar_over(n_epochs, self.n_members, who, shown=progress) as bar:
+            self._fit_each(X, y, sample_weight, bar)
+
+    def _fit_each(self, X: Any, y: Array, sample_weight: Any, bar: Bar | None) -> None:
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         random = check_random_state(self.random_state)
         members, tasks = [], []
@@ -62,7 +71,7 @@ class Ensemble(Settings):
             rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
             members.append(self._member(seed))
             cost = fit_cost(members[-1], *X.shape)
-            tasks.append(Task(cost, partial(_fit, members[-1], X, y, weight, rows)))
+            tasks.append(Task(cost, partial(_fit, members[-1], X, y, weight, rows, bar)))
         pool = pool_of(n_threads_of(self.n_jobs))
         outcomes = pool.run(tasks, "member")
         if pool.interrupted:
@@ -99,10 +108,14 @@ class Ensemble(Settings):
         return (X.tocsr() if issparse(X) else X), y
 
 
-def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None) -> None:
+def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None, bar: Bar | None) -> None:
     check()
+    progress: Any = False if bar is None else bar
     if rows is None:
-        member.fit(X, y, sample_weight=weight)
+        member.fit(X, y, sample_weight=weight, progress=progress)
     else:
         _, targets = derive_form(member, X, y, rows)
-        member._fit_part(X, targets, rows, {}, weight)
+        reports = reports_of(member, (), progress)
+        member._fit_part(X, targets, rows, {}, weight, reports)
+    if bar is not None:
+        bar.net_ends(member.max_iter - member.n_iter_)

@@ -135,7 +135,14 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
-    def fit(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
+        *,
+        progress: bool = False,
+    ) -> Self:
         """Fit all members.
 
         Parameters
@@ -144,6 +151,8 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels, or an indicator matrix of several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
+        progress : bool
+            Show a tqdm bar over the epochs of all members.
 
         Returns
         -------
@@ -164,7 +173,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
             classes = np.unique(labels)
         else:
             classes = np.arange(labels.shape[1])
-        self._fit_members(rows, labels, sample_weight)
+        self._fit_members(rows, labels, sample_weight, progress)
         self.classes_ = classes
         return self
 

@@ -127,7 +127,14 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained
-    def fit(self, X: Table, y: Table, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: Table,
+        y: Table,
+        sample_weight: ArrayLike | None = None,
+        *,
+        progress: bool = False,
+    ) -> Self:
         """Fit all members.
 
         Parameters
@@ -135,6 +142,8 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
+        progress : bool
+            Show a tqdm bar over the epochs of all members.
 
         Returns
         -------
@@ -148,7 +157,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         KeyboardInterrupt
             On Ctrl-C; the members of an earlier fit are kept.
         """
-        self._fit_members(*self._checked_data(X, y), sample_weight)
+        self._fit_members(*self._checked_data(X, y), sample_weight, progress)
         return self
 
     def predict(self, X: Table) -> Array:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.locks import NetLock
 from fastmlp.estimators.mlp import advice, solvers
-from fastmlp.estimators.mlp.blas import one_thread
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
 from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
+from fastmlp.estimators.mlp.lbfgs import LBFGS
 from fastmlp.estimators.mlp.parameters import (
     dtype_of,
     flat_of,
@@ -28,10 +28,13 @@ from fastmlp.estimators.mlp.parameters import (
 )
 from fastmlp.estimators.mlp.pickling import Copies
 from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
+from fastmlp.estimators.mlp.reports import Reports
 from fastmlp.estimators.mlp.row_subset import RowSubset
+from fastmlp.estimators.mlp.shared_net import net_around
 from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
 from fastmlp.estimators.sklearn_bases import Overridden
+from fastmlp.model import MLP
 from fastmlp.network.state import NetState
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.training import loop
@@ -40,7 +43,7 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
-class CompiledMLP(Copies, HiddenLayer, Overridden):
+class CompiledMLP(Copies, HiddenLayer, LBFGS, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
@@ -96,6 +99,7 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         sample_weight: Any = None,
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
+        reports: Reports | None = None,
     ) -> Any:
         self._hidden_sizes()  # Raises before the data are checked.
         if not incremental:
@@ -105,10 +109,16 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
             X, y = self._validate_input(X, y, incremental, reset=first_pass)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
         part = RowSubset(X, y, self._checked_weight(sample_weight, X, y))
-        return self._learn(part, incremental, first_pass, validation)
+        return self._learn(part, incremental, first_pass, validation, reports)
 
     def _fit_part(
-        self, X: Any, y: Array, rows: Rows, form: Mapping[str, Any], weight: Any = None
+        self,
+        X: Any,
+        y: Array,
+        rows: Rows,
+        form: Mapping[str, Any],
+        weight: Any = None,
+        reports: Reports | None = None,
     ) -> Any:
         """Fit on some rows of data that are checked already, as `fit` does on a copy of them.
 
@@ -123,7 +133,7 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         self.__dict__.update(form)
         part = RowSubset(X, y, weight, rows)
         its = self._of_classes(part.of(weight), X, part.of(y))
-        return self._refusing_overflow(self._learn, part.weighted(its))
+        return self._refusing_overflow(self._learn, part.weighted(its), reports=reports)
 
     def _learn(
         self,
@@ -131,6 +141,7 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         incremental: bool = False,
         first_pass: bool = True,
         validation: tuple[Any, Any, Any] = (None, None, None),
+        reports: Reports | None = None,
     ) -> Any:
         """Train on checked data, targets binarized."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
@@ -141,9 +152,9 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
         if solvers.is_stochastic(self.solver):
-            self._fit_epochs(part, incremental, held_out)
+            self._fit_epochs(part, incremental, held_out, reports)
         else:
-            self._minimize(part, units)
+            self._minimize(part, units, reports)
         if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -207,6 +218,23 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         self.coefs_ = list(self._state.weights)
         self.intercepts_ = list(self._state.biases)
 
+    @property
+    def net_(self) -> MLP:
+        """An `MLP` that shares the parameters, and has an optimizer's state of its own.
+
+        What is written to one is in the other, until a further `fit` begins anew: then the
+        attribute is another net.
+        """
+        check_is_fitted(self)
+        state = self._live_state()
+        if state is not self.__dict__.get("_state"):
+            # Arrays that a user has put into the lists: their numbers move to one vector.
+            before = self.__dict__.get("_state")
+            self._adopt()
+            state = self._state
+            take_slots(state, before)
+        return net_around(self, state)
+
     def _live_state(self) -> NetState:
         """Return the net with the parameters that are in `coefs_` and `intercepts_` now."""
         state: NetState | None = self.__dict__.get("_state")
@@ -227,7 +255,13 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         state.n_steps = solvers.steps_of(self._optimizer)
         return state
 
-    def _fit_epochs(self, part: RowSubset, incremental: bool, validation: RowSubset | None) -> None:
+    def _fit_epochs(
+        self,
+        part: RowSubset,
+        incremental: bool,
+        validation: RowSubset | None,
+        reports: Reports | None,
+    ) -> None:
         anew = not incremental or not hasattr(self, "_optimizer")
         if anew:
             self._optimizer = solvers.new_optimizer(self)
@@ -242,7 +276,8 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
         batch_size = batch_rows(self, data.n_rows)
         self._held_out = hold_out(self, validation, part, data, state, engine)
         try:
-            loop.fit(engine, state, Epochs(self, data, batch_size, self._held_out, incremental))
+            epochs = Epochs(self, data, batch_size, self._held_out, incremental, reports)
+            loop.fit(engine, state, epochs)
             if self.early_stopping:
                 state.assign(flat_of(self._best_coefs, self._best_intercepts))
                 advice.warn_of_first_epoch(self)
@@ -261,37 +296,6 @@ class CompiledMLP(Copies, HiddenLayer, Overridden):
             # The rows of a data frame are an array here.
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return float(scorer(self, X, y, **options))
-
-    def _minimize(self, part: RowSubset, units: list[Any]) -> None:
-        """Run SciPy's L-BFGS-B, as scikit-learn does in float64 for data of any precision."""
-        # scikit-learn packs the arrays of the lists, which may have one number for a layer.
-        write_back(self._live_state(), self.coefs_, self.intercepts_)
-        self._objective = self._objective_on(part)
-        try:
-            with one_thread:
-                self._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
-        finally:
-            del self._objective
-        self.loss_ = np.float64(self.loss_)
-
-    def _objective_on(self, part: RowSubset) -> Any:
-        sizes = self._live_state().layout.sizes
-        engine = engine_of(self, network_of(self, sizes, np.dtype(np.float64)))
-        return engine.objective(part.data(engine))
-
-    def _loss_grad_lbfgs(
-        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
-    ) -> tuple[float, Array]:
-        """Return the objective and its gradient at these parameters, shape (n_parameters,)."""
-        objective = getattr(self, "_objective", None)
-        objective = objective or self._objective_on(RowSubset(X, y, sample_weight))
-        return objective(np.ascontiguousarray(packed_coef_inter, np.float64))
-
-    def _unpack(self, packed_parameters: Array) -> None:
-        """Assign these parameters, in the dtype of the net."""
-        state = self._live_state()
-        state.assign(packed_parameters)
-        write_back(state, self.coefs_, self.intercepts_)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
         return self._outputs(self._validated_rows(X) if check_input else X)

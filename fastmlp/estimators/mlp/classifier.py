@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -25,8 +26,10 @@ from fastmlp.estimators.arguments import (
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import accuracy
 from fastmlp.estimators.mlp.losses import loss_of_classifier
+from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.rules.losses import Loss
+from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -73,6 +76,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         Numbers written to them are used from then on.
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
+    net_ : MLP
+        A net that shares the parameters: what is written to one is in the other.
     classes_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, \
     n_iter_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         As in scikit-learn.
@@ -178,6 +183,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         X_val: Table | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
     ) -> Self:
         """Fit the model.
 
@@ -190,6 +197,11 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: what early stopping looks at, in place of a part of X, and what
             `validation_loss_curve_` is of.
+        callbacks : callable, or a sequence of them
+            Each is called with a `Report` after every epoch, or iteration of "lbfgs";
+            ``report.stop()`` ends the fit. ``report.net`` is `net_`.
+        progress : bool
+            Show a tqdm bar with the losses and the score.
 
         Returns
         -------
@@ -202,7 +214,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             If data or parameters are not what they must be, or the parameters did not stay
             finite.
         """
-        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
+        rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
 
     def predict(self, X: Table) -> Array:
         """Return the labels of X, shape (n_samples,) or (n_samples, n_labels).

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from fastmlp.rules.loss_settings import Quantile, Smoothed, Tweedie
 from fastmlp.rules.losses import LOSSES, Loss
@@ -33,6 +34,31 @@ def loss_of_classifier(estimator: Any) -> Loss:
         name = "cross_entropy" if one else "binary_cross_entropy"
         return Smoothed(name, float(estimator.label_smoothing)).loss._replace(over_outputs="sum")
     return SKLEARN_LOSSES["log_loss" if one else "binary_log_loss"]
+
+
+def checked_targets(regressor: Any, y: Any) -> Array:
+    """Return a regressor's targets as a dense array, after a check that its loss takes them.
+
+    Raises
+    ------
+    TypeError
+        If they are not numbers: NumPy would make numbers of texts and of dates too.
+    ValueError
+        If the loss does not take them.
+    """
+    dense: Array = y.toarray() if issparse(y) else y
+    if dense.dtype.kind not in "biuf":
+        raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
+    least, accepted = float(dense.min()) if dense.size else 1.0, regressor._loss().targets
+    # scikit-learn does not check the targets of its "poisson".
+    if regressor.loss in OF_REGRESSORS and (
+        (accepted == "positive" and least <= 0) or (accepted == "count" and least < 0)
+    ):
+        limit = "above 0" if accepted == "positive" else "0 or more"
+        raise ValueError(
+            f"MLPRegressor: y must be {limit} for loss={regressor.loss!r}, got {least}"
+        )
+    return dense
 
 
 def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Any) -> float:

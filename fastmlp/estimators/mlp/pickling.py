@@ -17,7 +17,7 @@ TRAINING_STATE = (
     "_intercept_indptr",
 )
 # Attributes that are not copied: the net, buffers, lock, and the objects of a running fit.
-OWN = ("_state", "_cache", "_lock", "_held_out", "_objective")
+OWN = ("_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net")
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
 

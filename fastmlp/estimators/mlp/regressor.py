@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -26,12 +26,15 @@ from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import r2
 from fastmlp.estimators.mlp.losses import (
     OF_REGRESSORS,
+    checked_targets,
     loss_of_regressor,
     pinball_score,
     quantile_score,
 )
+from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.rules.losses import Loss
+from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -83,6 +86,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         What is written to them counts.
     validation_loss_curve_ : list of float, or None
         Each epoch's loss on the rows held out, where there are any.
+    net_ : MLP
+        A net that shares the parameters: what is written to one is in the other.
     loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, t_, n_iter_, \
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         As in scikit-learn.
@@ -192,6 +197,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         X_val: Table | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
     ) -> Self:
         """Fit the model.
 
@@ -203,6 +210,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: what early stopping looks at, in place of a part of X, and what
             `validation_loss_curve_` is of.
+        callbacks : callable, or a sequence of them
+            Each is called with a `Report` after every epoch, or iteration of "lbfgs";
+            ``report.stop()`` ends the fit. ``report.net`` is `net_`.
+        progress : bool
+            Show a tqdm bar with the losses and the score.
 
         Returns
         -------
@@ -215,7 +227,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             If data or parameters are not what they must be, or the parameters did not stay
             finite.
         """
-        return self._fit(X, y, sample_weight, validation=(X_val, y_val, sample_weight_val))
+        rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -307,20 +320,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         return r2(outputs[:, ::2] if self.loss == "gaussian_nll" else outputs, targets, weight)
 
     def _binarized(self, y: Any) -> Array:
-        y = self._checked(y)
+        y = checked_targets(self, y)
         return y.reshape(-1, 1) if y.ndim == 1 else y
-
-    def _checked(self, y: Any) -> Array:
-        """Return targets as a dense array, after a check that the loss takes them."""
-        dense, accepted = _numbers(y), self._loss().targets
-        least = float(dense.min()) if dense.size else 1.0
-        # scikit-learn does not check the targets of its "poisson".
-        if self.loss in OF_REGRESSORS and (
-            (accepted == "positive" and least <= 0) or (accepted == "count" and least < 0)
-        ):
-            limit = "above 0" if accepted == "positive" else "0 or more"
-            raise ValueError(f"MLPRegressor: y must be {limit} for loss={self.loss!r}, got {least}")
-        return dense
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Array]:
         """Check the data and, where an earlier fit goes on, that its outputs are the loss's."""
@@ -332,16 +333,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
                 "begin anew"
             )
         X, y = super()._validate_input(X, y, incremental, reset)
-        return X, self._checked(y)
+        return X, checked_targets(self, y)
 
 
 def _squeezed(outputs: Array) -> Array:
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
-
-
-def _numbers(targets: Any) -> Array:
-    """Return targets as a dense array; NumPy would make numbers of texts and of dates too."""
-    dense: Array = targets.toarray() if issparse(targets) else targets
-    if dense.dtype.kind not in "biuf":
-        raise TypeError(f"MLPRegressor: y must hold numbers, got an array of {dense.dtype}")
-    return dense

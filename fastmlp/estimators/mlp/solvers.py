@@ -13,7 +13,7 @@ from sklearn.neural_network._stochastic_optimizers import (
 )
 
 from fastmlp.rules import updates
-from fastmlp.rules.optimizers import OPTIMIZERS, Adam, Custom, Optimizer
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer
 from fastmlp.rules.schedules import rates_of
 
 Rates = NDArray[np.float64]
@@ -77,6 +77,18 @@ def core_of(optimizer: Any) -> Optimizer:
         return Custom(updates.sgd)
     rule = updates.sgd_nesterov if optimizer.nesterov else updates.sgd_momentum
     return Custom(rule, constants=(optimizer.momentum,))
+
+
+def for_net(estimator: Any) -> Optimizer:
+    """Return the optimizer of an `MLP` with an estimator's settings; "lbfgs" gives Adam."""
+    if estimator.solver == "sgd":
+        momentum = float(estimator.momentum)
+        nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
+        return SGD(float(estimator.learning_rate_init), momentum, nesterov)
+    if estimator.solver in ("adam", "lbfgs"):
+        settings = {name: float(getattr(estimator, name)) for name in SETTINGS}
+        return Adam(float(estimator.learning_rate_init), **settings, epsilon_hat=True)
+    return core_of(new_optimizer(estimator))
 
 
 class Rule:

@@ -12,6 +12,7 @@ from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.held_out import HeldOut
+from fastmlp.estimators.mlp.reports import Reports, print_loss
 from fastmlp.estimators.warnings import warn
 from fastmlp.network.state import NetState
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
@@ -35,6 +36,8 @@ class Epochs:
     held_out : HeldOut, optional
     incremental : bool
         One epoch only, and no warnings.
+    reports : Reports, optional
+        What tells of each epoch.
     """
 
     # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.
@@ -53,9 +56,11 @@ class Epochs:
         batch_size: int,
         held_out: HeldOut | None,
         incremental: bool,
+        reports: Reports | None = None,
     ) -> None:
         self.data, self.batch_size = data, batch_size
         self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
+        self._reports = reports
         self._stops_early = estimator.early_stopping and not incremental
         self._most = 1 if incremental else int(estimator.max_iter)
         self._begun = self._over = False
@@ -65,13 +70,13 @@ class Epochs:
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
-        steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
+        self._steps_per_epoch = steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         optimizer, n_rows = self._estimator._optimizer, self.data.n_rows
         self._rule = solvers.Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0
         self._begun = True
-        return nullcontext()
+        return nullcontext() if self._reports is None else self._reports.begin(state)
 
     def window(self, most: int) -> int:
         """Return the number of epochs up to the first one after which the rule may stop the fit."""
@@ -91,15 +96,16 @@ class Epochs:
 
     def rates(self, n_epochs: int) -> Rates:
         """Return the learning rates of the next epochs."""
-        rates: Rates = self._rule.ahead(self._state.n_steps, n_epochs, self._estimator.t_)
-        return rates
+        self._first_step = self._state.n_steps
+        self._rates: Rates = self._rule.ahead(self._first_step, n_epochs, self._estimator.t_)
+        return self._rates
 
     def end_window(self, losses: Array, diverged: float | None) -> None:
         """Record epochs with these losses, and apply the stopping rule to each."""
-        if self._held_out:
+        if self._held_out or self._looks:
             self._trainer.store()
             self._note_steps()
-        self._over = any(self._end_epoch(loss) for loss in losses)
+        self._over = any(self._end_epoch(i, loss) for i, loss in enumerate(losses))
 
     def cut_short(self, losses: Array) -> None:
         """Record the epochs that were complete at Ctrl-C."""
@@ -124,26 +130,30 @@ class Epochs:
     def _epochs_ahead(self) -> int:
         """Return the number of epochs before the rule can stop; 1 if each is validated or shown."""
         estimator = self._estimator
-        if self._held_out or estimator.verbose or estimator.early_stopping:
+        if self._held_out or self._looks or estimator.verbose or estimator.early_stopping:
             return 1
         certain = estimator.n_iter_no_change - estimator._no_improvement_count + 1
         most = MAX_ORDER_NUMBERS // self.data.n_rows
         return max(1, int(min(certain, self._most - estimator.n_iter_, most)))
 
-    def _end_epoch(self, loss: float) -> bool:
+    @property
+    def _looks(self) -> bool:
+        return self._reports is not None and self._reports.looks
+
+    def _end_epoch(self, i: int, loss: float) -> bool:
+        """Record epoch i of the window; return True if the fit ends with it."""
         estimator, held_out = self._estimator, self._held_out
         estimator.n_iter_ += 1
         estimator.loss_ = loss
         estimator.t_ += self.data.n_rows
         estimator.loss_curve_.append(loss)
-        if estimator.verbose:
-            print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
+        print_loss(estimator)
         if held_out:
             estimator.validation_loss_curve_.append(held_out.loss())
         rows = (held_out.X, held_out.labels, held_out.weight) if held_out else (None,) * 3
         estimator._update_no_improvement_count(self._stops_early, *rows)
         estimator._optimizer.iteration_ends(estimator.t_)
-        if self._is_over():
+        if self._is_stopped(i) or self._is_over():
             return True
         if not self._incremental and estimator.n_iter_ == estimator.max_iter:
             message = (
@@ -152,6 +162,18 @@ class Epochs:
             )
             warn(message, ConvergenceWarning)
         return False
+
+    def _is_stopped(self, i: int) -> bool:
+        """Report epoch i of the window; return True if a callback asks to stop."""
+        if self._reports is None:
+            return False
+        last_step = np.array([self._first_step + (i + 1) * self._steps_per_epoch - 1])
+        try:
+            return self._reports.epoch_ends(float(self._rates(last_step)[0]), self._state)
+        finally:
+            if self._reports.looks:
+                # Parameters that a callback wrote are used, also before it raised.
+                self._trainer.load()
 
     def _is_over(self) -> bool:
         """Return True if there was no progress for too long, and there is no lower rate to try."""

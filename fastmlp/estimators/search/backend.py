@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 from fastmlp._process.task_pool import Pool, Task, check
 from fastmlp._process.warnings import raised
 from fastmlp.estimators.mlp.to_core import fit_cost
+from fastmlp.estimators.search.progress import FitBar
 from fastmlp.estimators.search.trial import Trials
 from fastmlp.estimators.warnings import warn
 
@@ -21,8 +22,8 @@ from fastmlp.estimators.warnings import warn
 class SubmittedCall:
     """A call that joblib has submitted, with its result or its error."""
 
-    def __init__(self, call: Any, callback: Any) -> None:
-        self._call, self._callback = call, callback
+    def __init__(self, call: Any, callback: Any, bar: FitBar) -> None:
+        self._call, self._callback, self._bar = call, callback, bar
         self._result: Any = None
         self._error: BaseException | None = None
 
@@ -35,6 +36,7 @@ class SubmittedCall:
                 self._result = self._call()
         except BaseException as error:
             self._error = error
+        self._bar.update()
         self._callback(self)
 
     def result(self) -> Any:
@@ -50,15 +52,17 @@ class PoolBackend(ParallelBackendBase):
     Parameters
     ----------
     n_threads : int
+    bar : FitBar
+        Counts the calls.
     """
 
     supports_retrieve_callback = True
     uses_threads = True
     supports_sharedmem = True
 
-    def __init__(self, n_threads: int, nesting_level: int = 0) -> None:
+    def __init__(self, n_threads: int, bar: FitBar, nesting_level: int = 0) -> None:
         super().__init__(nesting_level=nesting_level)
-        self._n_threads = n_threads
+        self._n_threads, self._bar = n_threads, bar
         self._tasks: list[Task] = []
         self._pool: Pool | None = None
         self._trials = Trials()
@@ -77,7 +81,8 @@ class PoolBackend(ParallelBackendBase):
 
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected, or after the running ones."""
-        job = SubmittedCall(self._trials.of(func), callback)
+        self._bar.expect()
+        job = SubmittedCall(self._trials.of(func), callback, self._bar)
         task = Task(cost_of(func), job)
         if self._pool is None:
             self._tasks.append(task)

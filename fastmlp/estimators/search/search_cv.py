@@ -23,7 +23,9 @@ from fastmlp.backends.protocol import thread_limit
 from fastmlp.estimators.arguments import Configurable, Folds, Grid, Metrics, RandomState, Table
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.search.backend import PoolBackend
+from fastmlp.estimators.search.progress import FitBar
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
+from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
@@ -162,13 +164,18 @@ class MLPSearchCV(BaseSearchCV):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @explained
-    def fit(self, X: Table, y: Table | None = None, **params: Any) -> Self:
+    def fit(
+        self, X: Table, y: Table | None = None, *, progress: bool = False, **params: Any
+    ) -> Self:
         """Fit and score all candidates on all folds, and the best one on all rows.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        progress : bool
+            Show a tqdm bar over the fits: each candidate on each fold. Under halving it grows with
+            each round.
         **params
             For the estimator's `fit`, the scorer and the splitter, as in `GridSearchCV`: arrays as
             long as X, such as `sample_weight`, are split with it; the splitter takes `groups`.
@@ -178,12 +185,17 @@ class MLPSearchCV(BaseSearchCV):
         MLPSearchCV
             The search itself.
         """
+        scalars.boolean("MLPSearchCV.fit", "progress", progress)
         search = self._search()
         # To order calls by cost all must be known; halving searches would set it to 2 n_jobs.
         search.pre_dispatch = "all"
         n_threads = n_threads_of(self.n_jobs) or share() or thread_limit()
         # scikit-learn sets the warning filters in each thread; threads restore them in any order.
-        with warnings.catch_warnings(), joblib.parallel_config(backend=PoolBackend(n_threads)):
+        with (
+            FitBar("MLPSearchCV.fit", shown=progress) as bar,
+            warnings.catch_warnings(),
+            joblib.parallel_config(backend=PoolBackend(n_threads, bar)),
+        ):
             search.fit(X, y, **params)
         own = self.get_params(deep=False)
         self.__dict__.update({k: v for k, v in vars(search).items() if k not in own})

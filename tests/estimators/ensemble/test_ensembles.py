@@ -270,3 +270,21 @@ def test_a_search_over_an_ensemble() -> None:
 @pytest.mark.filterwarnings("default")
 def test_check(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+@needs_compiler
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_a_bar_counts_the_epochs_of_all_members(
+    bootstrap: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = ensemble(MLPEnsembleClassifier, bootstrap=bootstrap).fit(X, CLASSES, progress=True)
+    told = capfd.readouterr().err
+    assert "9/9" in told
+    assert "3 of 3 nets" in told
+    plain = ensemble(MLPEnsembleClassifier, bootstrap=bootstrap).fit(X, CLASSES)
+    assert all(map(same, model.estimators_, plain.estimators_))
+    # Members that end early count as done.
+    ensemble(MLPEnsembleRegressor, solver="lbfgs", tol=1e9).fit(X, REAL, progress=True)
+    assert "9/9" in capfd.readouterr().err
+    with pytest.raises(TypeError, match=r"MLPEnsembleRegressor.fit: progress must be True or"):
+        ensemble(MLPEnsembleRegressor).fit(X, REAL, progress=1)

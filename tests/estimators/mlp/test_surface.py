@@ -108,10 +108,11 @@ def test_a_pipeline_can_use_a_fitted_ones_hidden_layer(name: str) -> None:
 
 
 @each
-def test_routing_asks_for_the_same_and_for_validation_rows(name: str) -> None:
+def test_routing_asks_for_the_same_and_for_our_arguments_of_fit(name: str) -> None:
     with config_context(enable_metadata_routing=True):
         theirs, ours = (model.get_metadata_routing()._serialize() for model in both(name))
-    assert {*ours["fit"]} == {*theirs["fit"], "X_val", "y_val", "sample_weight_val"}
+    more = {"X_val", "y_val", "sample_weight_val", "callbacks", "progress"}
+    assert {*ours["fit"]} == {*theirs["fit"], *more}
     assert {key: ours[key] for key in theirs if key != "fit"} == {
         key: theirs[key] for key in theirs if key != "fit"
     }

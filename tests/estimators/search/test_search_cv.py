@@ -152,7 +152,7 @@ def test_groups_and_weights_go_where_they_belong() -> None:
     groups, weight = np.arange(N) // 10, np.linspace(0.1, 2, N)
     search = MLPSearchCV(OURS, GRID, cv=GroupKFold(3), n_jobs=2)
     expected = GridSearchCV(OURS, GRID, cv=GroupKFold(3))
-    told = {"groups": groups, "sample_weight": weight}
+    told: dict[str, Any] = {"groups": groups, "sample_weight": weight}
     assert_same(search.fit(X, LABELS, **told), expected.fit(X, LABELS, **told))
     with config_context(enable_metadata_routing=True):
         asking = (
@@ -323,3 +323,14 @@ except KeyboardInterrupt:
 def test_ctrl_c_ends_a_search(python: Callable[..., str]) -> None:
     script = "import warnings; warnings.simplefilter('ignore')\n" + INTERRUPTED
     assert python(script) == "True 1\n"
+
+
+@pytest.mark.parametrize("halving", [False, True])
+def test_a_bar_counts_the_fits(halving: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    search = MLPSearchCV(OURS, GRID, cv=3, halving=halving, random_state=0).fit(
+        X, LABELS, progress=True
+    )
+    n_fits = 3 * len(search.cv_results_["params"])
+    assert f"{n_fits}/{n_fits}" in capfd.readouterr().err
+    with pytest.raises(TypeError, match=r"MLPSearchCV.fit: progress must be True or False"):
+        search.fit(X, LABELS, progress=1)  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""Callbacks, bars and the second line of `verbose`."""
+
+import re
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from pairs import X, both
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fastmlp import EarlyStopping, MLPClassifier, MLPRegressor, ReduceLROnPlateau, Report
+from fastmlp.compiler.jit import INTERPRETED
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Stochastic Optimizer"),
+    pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+]
+LABELS = np.where(X[:, 0] > 0, "yes", "no")
+SMALL = MLPClassifier((5,), max_iter=8, random_state=0)
+SOLVERS = ("adam", "sgd", "adamw", "lbfgs")
+
+
+def same(one: Any, other: Any) -> bool:
+    return all(map(np.array_equal, one.coefs_ + one.intercepts_, other.coefs_ + other.intercepts_))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_each_epoch_is_reported_and_changes_nothing(solver: str) -> None:
+    seen: list[tuple[int, float, float, float]] = []
+
+    def look(report: Report) -> None:
+        p = report.net.predict(X[:1]).item()
+        seen.append((report.epoch, report.loss, report.learning_rate, p))
+        assert report.history.loss[-1] == report.loss
+
+    model = clone(SMALL).set_params(solver=solver).fit(X, LABELS, callbacks=look)
+    plain = clone(SMALL).set_params(solver=solver).fit(X, LABELS)
+    assert same(model, plain)
+    assert (model.n_iter_, model.loss_) == (plain.n_iter_, plain.loss_)
+    epochs, losses, rates, p = zip(*seen, strict=True)
+    assert epochs == tuple(range(8))
+    assert len(set(p)) == 8
+    assert p[-1] == model.predict_proba(X[:1])[0, 1]
+    if solver == "lbfgs":
+        assert np.isnan(rates).all()
+        assert losses[-1] == model.loss_
+    else:
+        assert rates == (0.001,) * 8
+        assert list(losses) == model.loss_curve_
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_callback_stops_the_fit_without_a_warning(solver: str) -> None:
+    def stop(report: Report) -> None:
+        if report.epoch == 2:
+            report.stop()
+
+    model = clone(SMALL).set_params(solver=solver)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastmlp._process.warnings.warn", pytest.fail)
+        model.fit(X, LABELS, callbacks=[stop])
+    assert model.n_iter_ == 3
+    if solver == "lbfgs":
+        short = clone(model).set_params(max_iter=3).fit(X, LABELS)
+        assert same(model, short)
+        assert model.loss_ == short.loss_
+
+
+def test_reports_have_scores_and_falling_rates() -> None:
+    settings: dict[str, Any] = {
+        "solver": "sgd",
+        "learning_rate": "invscaling",
+        "early_stopping": True,
+        "validation_fraction": 0.3,
+    }
+    reports: list[Report] = []
+    model = clone(SMALL).set_params(**settings).fit(X, LABELS, callbacks=reports.append)
+    assert [report.metrics["validation_score"] for report in reports] == model.validation_scores_
+    assert [report.validation_loss for report in reports] == model.validation_loss_curve_
+    rates = [report.learning_rate for report in reports]
+    assert rates == sorted(set(rates), reverse=True)
+    assert reports[-1].history.learning_rate == rates
+    # Rows to validate on, without early stopping.
+    rows = {"X_val": X[:9], "y_val": LABELS[:9]}
+    model = clone(SMALL).fit(X, LABELS, **rows, callbacks=reports.append)
+    assert reports[-1].validation_loss == model.validation_loss_curve_[-1]
+    assert not reports[-1].metrics
+
+
+def test_what_a_callback_writes_is_trained_on() -> None:
+    def reset(report: Report) -> None:
+        report.net.parameters[:] = 0.0
+
+    model = clone(SMALL).fit(X, LABELS, callbacks=reset)
+    assert not any(part.any() for part in model.coefs_ + model.intercepts_)
+
+
+def test_an_error_in_a_callback_leaves_what_was_learnt() -> None:
+    def fail(report: Report) -> None:
+        if report.epoch == 3:
+            raise LookupError
+
+    model = clone(SMALL)
+    with pytest.raises(LookupError):
+        model.fit(X, LABELS, callbacks=fail)
+    assert same(model, clone(SMALL).set_params(max_iter=4).fit(X, LABELS))
+
+
+@pytest.mark.parametrize("kind", [EarlyStopping, ReduceLROnPlateau])
+def test_the_monitors_of_a_net_are_refused_with_the_words_here(kind: Any) -> None:
+    words = {
+        EarlyStopping: r"MLPClassifier\(early_stopping=True, n_iter_no_change=10, tol=1e-4\)",
+        ReduceLROnPlateau: r"MLPClassifier\(solver=\"sgd\", learning_rate=\"adaptive\"\)",
+    }
+    told = rf"^MLPClassifier.fit: {kind.__name__} is for MLP.fit; write {words[kind]} instead$"
+    for given in (kind, kind(), [print, kind()]):
+        with pytest.raises(TypeError, match=told):
+            clone(SMALL).fit(X, LABELS, callbacks=given)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"MLPClassifier.fit: callbacks must be functions of one"):
+        clone(SMALL).fit(X, LABELS, callbacks=3)
+    with pytest.raises(TypeError, match=r"MLPClassifier.fit: progress must be True or False"):
+        clone(SMALL).fit(X, LABELS, progress=1)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_bar_counts_the_epochs(solver: str, capfd: pytest.CaptureFixture[str]) -> None:
+    model = clone(SMALL).set_params(solver=solver).fit(X, LABELS, progress=True)
+    told = capfd.readouterr().err
+    assert "8/8" in told
+    assert f"loss={model.loss_:.4g}" in told
+    assert same(model, clone(SMALL).set_params(solver=solver).fit(X, LABELS))
+
+
+def test_a_bar_without_tqdm_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r"MLPClassifier.fit: progress=True needs tqdm: pip"):
+        clone(SMALL).fit(X, LABELS, progress=True)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_verbose_prints_scikit_learns_lines_and_from_2_on_a_second(
+    early: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = {"early_stopping": early, "max_iter": 3, "random_state": 0}
+    lines = []
+    for verbose in (True, 2):
+        for model in both("MLPClassifier", hidden_layer_sizes=(5,), verbose=verbose, **settings):
+            with pytest.warns(match="Stochastic Optimizer"):
+                model.fit(X, (X[:, 0] > 0).astype(int))
+            lines.append(capsys.readouterr().out.splitlines())
+    theirs, ours, also_theirs, detailed = lines
+    assert theirs == ours == also_theirs
+    of_each = 3 if early else 2
+    assert [line for line in detailed if not line.startswith("    ")] == ours
+    seconds = r"    \d+\.\d\d s, rate = 0.001" + (r", validation loss = \d\.\d{8}" if early else "")
+    assert all(re.fullmatch(seconds, line) for line in detailed[of_each - 1 :: of_each])
+    assert len(detailed) == 3 * of_each
+
+
+def test_lbfgs_prints_its_iterations_from_2_on(capsys: pytest.CaptureFixture[str]) -> None:
+    model = MLPRegressor(hidden_layer_sizes=(3,), solver="lbfgs", max_iter=2, verbose=2)
+    model.fit(X, X[:, 0])
+    first, second, *_ = capsys.readouterr().out.splitlines()[-4:]
+    assert re.fullmatch(r"Iteration 1, loss = \d\.\d{8}", first)
+    assert re.fullmatch(r"    \d+\.\d\d s", second)
+
+
+def test_a_pipeline_passes_them_on(capfd: pytest.CaptureFixture[str]) -> None:
+    epochs: list[int] = []
+    model = make_pipeline(StandardScaler(), clone(SMALL))
+    model.fit(X, LABELS, mlpclassifier__callbacks=lambda report: epochs.append(report.epoch))
+    assert epochs == list(range(8))
