@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple, Self, final
+from importlib import import_module
+from typing import Any, Literal, NamedTuple, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -184,6 +185,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         protocol.require(self._device)
         self._engine: Engine[Any, Any] | None = None
         self._predictor: Predictor | None = None
+        self._initializer = initializer
         self.n_threads = n_threads
         generator = resolve.generator(seed)
         self._state = resolve.initial_state(self._network, rule, generator, initializer)
@@ -681,6 +683,50 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             net = unpacked(content, own, n_threads)
         return net.to(device)
 
+    def as_estimator(
+        self, kind: Literal["classifier", "regressor"] | None = None, **settings: Any
+    ) -> Any:
+        """Return an estimator of scikit-learn that fits nets like this one, each with new weights.
+
+        Its parameters are the keywords of `MLP`, with this net's settings, and those of `fit`, but
+        for data, callbacks, progress and checkpoints; `random_state` is the seed. So it can be
+        cloned, cross-validated, searched over and put in a pipeline, whatever losses and rules it
+        has. The fitted net is its `net_`, the record of the fit its `history_`.
+
+        Parameters
+        ----------
+        kind : "classifier" or "regressor", optional
+            None: a classifier if the loss has the link softmax or sigmoid. A classifier takes
+            labels of any kind, as many as `layer_sizes` has outputs; two for one output.
+        **settings
+            Other values of its parameters, such as ``epochs=50, random_state=0``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such kind or parameter, or a layer is frozen.
+        ImportError
+            If scikit-learn is not installed.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.model_selection import cross_val_score
+        >>> from fastmlp import MLP, Focal
+        >>> net = MLP((4, 16, 3), loss=Focal(1.0))
+        >>> model = net.as_estimator(epochs=50, random_state=0)
+        >>> X, y = load_iris(return_X_y=True)
+        >>> cross_val_score(model, X, y).mean() > 0.9
+        np.True_
+        """
+        try:
+            room = import_module("fastmlp.estimators.net_estimators")
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "MLP.as_estimator needs scikit-learn: pip install 'fastmlp[sklearn]'"
+            ) from error
+        return room.estimator_of(self, self._network, self._initializer, kind, settings)
+
     def summary(self) -> str:
         """Return a table of the layers, and the settings, as text.
 
@@ -735,7 +781,7 @@ def core_of(net: MLP) -> Core:
 def net_on(state: NetState, **settings: Any) -> MLP:
     """Return a net that shares a state's parameters and lock; its optimizer starts from step 0."""
     net = MLP(state.layout.sizes, dtype=state.parameters.dtype, initializer="zeros", **settings)
-    own = net._state
+    own, net._initializer = net._state, None
     net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
     net._state.lock = state.lock
     return net
@@ -762,6 +808,6 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
         dtype=network.dtype,
         n_threads=n_threads,
     )
-    net._network = network
+    net._network, net._initializer = network, None
     model_state.restore(net._state, saved)
     return net

@@ -46,7 +46,8 @@ HOUSES: dict[str, list[set[str]]] = {
         {"arguments", "warnings"},
         {"sklearn_bases"},
         {"mlp"},
-        {"ensemble", "search"},
+        {"ensemble", "search", "net_settings"},
+        {"net_estimators"},
         {"__init__"},
     ],
 }

@@ -1,0 +1,294 @@
+"""`MLP.as_estimator`: any net in scikit-learn's tools."""
+
+import inspect
+import pickle
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pairs import WEIGHTS, X
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+
+from fastmlp import MLP, SGD, Adam, Focal, Loss, MLPClassifier, MLPSearchCV, Quantile, Tweedie
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.estimators import net_settings
+
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+LABELS = np.array(["low", "middle", "high"])[np.digitize(X[:, 0], [-0.5, 0.5])]
+TWO = np.where(X[:, 0] > 0, "yes", "no")
+CODES = np.unique(LABELS, return_inverse=True)[1]
+REAL = X[:, 0] * X[:, 1]
+
+
+def swish(z: Any) -> Any:
+    one = type(z)(1)
+    s = one / (one + np.exp(-z))
+    return z * s, s + z * s * (one - s)
+
+
+def sharp(prediction: Any, target: Any) -> Any:
+    error = prediction - target
+    return error**4, 4 * error**3
+
+
+def halved(generator: Any, shape: tuple[int, int]) -> Any:
+    return generator.normal(0, 0.5, shape)
+
+
+FAST = Adam(0.02)
+QUICK: dict[str, Any] = {"optimizer": FAST, "random_state": 0}
+NETS: dict[str, dict[str, Any]] = {
+    "plain": {"layer_sizes": (6, 5, 3), "loss": "cross_entropy"},
+    "no hidden layer": {"layer_sizes": (6, 1)},
+    "smoothed": {"layer_sizes": (6, 5, 3), "loss": "cross_entropy", "label_smoothing": 0.1},
+    "own rules": {
+        "layer_sizes": (6, 4, 4, 1),
+        "activation": [swish, "tanh"],
+        "output_activation": "tanh",
+        "loss": sharp,
+        "initializer": halved,
+        "dtype": "float64",
+        "n_threads": 1,
+    },
+    "penalties": {
+        "layer_sizes": (6, 5, 4, 1),
+        "activation": "gelu",
+        "loss": Tweedie(1.7),
+        "l2": 0.25,
+        "l1": 0.5,
+        "optimizer": SGD(0.1, momentum=0.5, clipvalue=1.0),
+        "layer_rates": {"biases": 0.5},
+    },
+    "rates": {"layer_sizes": (6, 5, 1), "layer_rates": [0.5, 0.5]},
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_its_parameters_make_the_same_net_again(name: str) -> None:
+    net = MLP(**NETS[name], seed=0)
+    model = net.as_estimator()
+    told = model.get_params()
+    keywords = list(inspect.signature(MLP).parameters)
+    again = MLP(**{keyword: told[keyword] for keyword in keywords if keyword != "seed"}, seed=0)
+    assert again._network == net._network
+    assert again.optimizer == net.optimizer
+    assert again.n_threads == net.n_threads
+    assert np.array_equal(again.parameters, net.parameters)
+    assert repr(again) == repr(net)
+    # What is a name, or is left out, in the net is so in the estimator.
+    for keyword, value in NETS[name].items():
+        assert told[keyword] == value or not isinstance(value, str)
+
+
+def test_every_keyword_of_a_net_and_of_a_fit_is_a_parameter() -> None:
+    fit = set(inspect.signature(MLP.fit).parameters) - net_settings.OF_ONE_FIT
+    net = set(inspect.signature(MLP).parameters) - {"seed"}
+    model = MLP((2, 1)).as_estimator()
+    assert set(model.get_params()) == net | fit | {"random_state"}
+    defaults = inspect.signature(MLP.fit).parameters
+    assert all(model.get_params()[name] == defaults[name].default for name in fit)
+
+
+@needs_compiler
+def test_a_fit_has_the_bits_of_the_nets_own() -> None:
+    settings = NETS["own rules"]
+    model = MLP(**settings).as_estimator(epochs=3, batch_size=10, random_state=7)
+    model.fit(X, REAL, sample_weight=WEIGHTS)
+    net = MLP(**settings, seed=7)
+    history = net.fit(X, REAL, epochs=3, batch_size=10, sample_weight=WEIGHTS)
+    assert np.array_equal(model.net_.parameters, net.parameters)
+    assert model.history_.loss == history.loss
+    # Each fit draws new weights.
+    first = model.net_
+    assert np.array_equal(model.fit(X, REAL, sample_weight=WEIGHTS).net_.parameters, net.parameters)
+    assert model.net_ is not first
+    model.set_params(random_state=None)
+    drawn = [model.fit(X, REAL).net_.parameters for _ in range(2)]
+    assert not np.array_equal(*drawn)
+    random = np.random.RandomState(0)
+    model.set_params(random_state=random)
+    drawn = [model.fit(X, REAL).net_.parameters for _ in range(2)]
+    assert not np.array_equal(*drawn)
+
+
+@needs_compiler
+def test_a_classifier_takes_any_labels() -> None:
+    model = MLP((6, 8, 3), loss=Focal(1.0)).as_estimator(epochs=60, optimizer=FAST, random_state=0)
+    assert is_classifier(model)
+    model.fit(X, LABELS)
+    assert list(model.classes_) == ["high", "low", "middle"]
+    assert model.score(X, LABELS) > 0.8
+    assert np.array_equal(model.predict_proba(X), model.net_.predict(X.astype(np.float32)))
+    expected = MLP((6, 8, 3), loss=Focal(1.0), optimizer=FAST, seed=0)
+    expected.fit(X, CODES, epochs=60)
+    assert np.array_equal(model.net_.parameters, expected.parameters)
+    weighted = clone(model).set_params(class_weight={"low": 5.0}).fit(X, LABELS)
+    expected = MLP((6, 8, 3), loss=Focal(1.0), optimizer=FAST, seed=0)
+    expected.fit(X, CODES, epochs=60, class_weight={1: 5.0})
+    assert np.array_equal(weighted.net_.parameters, expected.parameters)
+    with pytest.raises(ValueError, match=r"NetClassifier: class_weight has classes .* \['big'\]"):
+        weighted.set_params(class_weight={"big": 2.0}).fit(X, LABELS)
+
+
+@needs_compiler
+def test_one_output_and_several_labels() -> None:
+    two = MLP((6, 8, 1), loss="binary_cross_entropy").as_estimator(epochs=60, **QUICK)
+    two.fit(X, TWO)
+    p = two.predict_proba(X)
+    assert p.shape == (len(X), 2)
+    assert np.array_equal(two.predict(X), np.where(p[:, 1] > 0.5, "yes", "no"))
+    assert two.score(X, TWO) > 0.9
+    both = (X[:, :2] > 0).astype(int)
+    several = MLP((6, 8, 2), loss="binary_cross_entropy").as_estimator(epochs=90, **QUICK)
+    several.fit(X, both)
+    assert several.predict_proba(X).shape == several.predict(X).shape == (len(X), 2)
+    assert several.score(X, both) > 0.7
+    one_of = MLP((6, 8, 3), loss="binary_cross_entropy").as_estimator(epochs=60, **QUICK)
+    one_of.fit(X, LABELS)
+    assert one_of.score(X, LABELS) > 0.7
+    np.testing.assert_allclose(one_of.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
+
+
+@needs_compiler
+def test_a_loss_of_your_own_for_classes() -> None:
+    net = MLP((6, 8, 3), activation=swish, loss=sharp, optimizer=Adam(0.01))
+    assert is_regressor(net.as_estimator())
+    model = net.as_estimator("classifier", epochs=60, random_state=0)
+    assert not hasattr(model, "predict_proba")
+    assert cross_val_score(model, X, LABELS, cv=3, error_score="raise").mean() > 0.5
+    of_classes = Loss(sharp, targets="unit")
+    assert is_classifier(net.as_estimator("classifier", loss=of_classes))
+
+
+@needs_compiler
+def test_regressors_of_quantiles_and_deviations() -> None:
+    levels = MLP((6, 8, 3), loss=Quantile([0.1, 0.5, 0.9])).as_estimator(epochs=20, random_state=0)
+    assert is_regressor(levels)
+    assert levels.fit(X, REAL).predict(X).shape == (len(X), 3)
+    error = REAL[:, None] - levels.predict(X)
+    q = np.array([0.1, 0.5, 0.9])
+    pinball = np.maximum(q * error, (q - 1) * error).mean()
+    assert levels.score(X, REAL) == pytest.approx(-pinball, rel=1e-6)
+    normal = MLP((6, 8, 2), loss="gaussian_nll").as_estimator(epochs=20, random_state=0)
+    mean, deviation = normal.fit(X, REAL).predict(X, return_std=True)
+    assert mean.shape == deviation.shape == REAL.shape
+    assert np.array_equal(normal.predict(X), mean)
+    assert (deviation > 0).all()
+    with pytest.raises(ValueError, match="return_std=True needs loss='gaussian_nll'"):
+        levels.predict(X, return_std=True)
+    several = MLP((6, 8, 2)).as_estimator(epochs=2).fit(X, X[:, :2])
+    assert several.predict(X).shape == (len(X), 2)
+    assert several.score(X, X[:, :2]) <= 1
+
+
+@needs_compiler
+def test_searches_vary_the_keywords_of_the_net() -> None:
+    net = MLP((6, 5, 3), loss="cross_entropy", activation=swish)
+    model = make_pipeline(StandardScaler(), net.as_estimator(epochs=10, random_state=0))
+    grid: dict[str, list[Any]] = {
+        "netclassifier__layer_sizes": [(6, 5, 3), (6, 7, 4, 3)],
+        "netclassifier__optimizer": [Adam(0.03), "sgd"],
+        "netclassifier__label_smoothing": [0.0, 0.2],
+    }
+    ours = MLPSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, LABELS)
+    theirs = GridSearchCV(model, grid, cv=3, scoring="neg_log_loss").fit(X, LABELS)
+    scores = [search.cv_results_["mean_test_score"] for search in (ours, theirs)]
+    assert np.array_equal(*scores)
+    assert len(set(scores[0])) == 8
+    assert ours.best_params_["netclassifier__optimizer"] == Adam(0.03)
+
+
+@needs_compiler
+def test_early_stopping_metrics_and_callbacks_are_those_of_the_fit() -> None:
+    epochs: list[int] = []
+    model = MLP((6, 8, 1)).as_estimator(
+        epochs=200, validation_split=0.3, early_stopping=3, metrics="mae", **QUICK
+    )
+    model.fit(X, REAL, callbacks=lambda report: epochs.append(report.epoch))
+    history = model.history_
+    assert history.status.name == "STOPPED_EARLY"
+    assert len(history.metrics["mae"]) == len(epochs) < 200
+
+
+def test_what_cannot_be_is_told_before_a_fit() -> None:
+    net = MLP((6, 5, 1))
+    told = r"^MLP.as_estimator: got an unexpected keyword argument '"
+    with pytest.raises(TypeError, match=told + r"lr': .*optimizer=Adam\(.* known: layer_sizes, "):
+        net.as_estimator(lr=0.1)
+    with pytest.raises(TypeError, match=told + "seed', did you mean 'random_state'"):
+        net.as_estimator(seed=1)
+    with pytest.raises(TypeError, match=told + "max_iter', did you mean 'epochs'"):
+        net.as_estimator(max_iter=1)
+    with pytest.raises(ValueError, match="kind must be 'classifier', 'regressor' or None, got 'c"):
+        net.as_estimator("clusterer")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Invalid parameter 'lr' for estimator NetRegressor"):
+        net.as_estimator().set_params(lr=0.1)
+    net.trainable = [False, True]
+    with pytest.raises(ValueError, match="each fit draws new weights, also for frozen layers"):
+        net.as_estimator()
+    with pytest.raises(NotFittedError):
+        MLP((6, 1)).as_estimator().predict(X)
+
+
+@needs_compiler
+def test_what_does_not_fit_the_data_is_told() -> None:
+    model = MLP((6, 4, 4), loss="cross_entropy").as_estimator(epochs=1)
+    told = r"y has 3 classes, but layer_sizes=\(6, 4, 4\) is for 4: layer_sizes=\(6, 4, 3\)$"
+    with pytest.raises(ValueError, match=told):
+        model.fit(X, LABELS)
+    told = r"y has 3 classes, but layer_sizes=\(6, 1\) is for 2: layer_sizes=\(6, 3\)$"
+    with pytest.raises(ValueError, match=told):
+        MLP((6, 1), loss="binary_cross_entropy").as_estimator().fit(X, LABELS)
+    with pytest.raises(ValueError, match="X has 6 features, but the net has 5 inputs"):
+        MLP((5, 1)).as_estimator(epochs=1).fit(X, REAL)
+    fitted = MLP((6, 1)).as_estimator(epochs=1).fit(X, REAL)
+    with pytest.raises(ValueError, match="X has 3 features, but NetRegressor is expecting 6"):
+        fitted.predict(X[:, :3])
+
+
+@needs_compiler
+def test_pickles_files_and_shared_nets(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs safetensors: pip install '.[test]'")
+    model = MLP(**NETS["own rules"]).as_estimator(epochs=1).fit(X, REAL)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict(X), model.predict(X))
+    # An initializer is in copies and pickles of a net, not in files.
+    net = MLP((6, 1), initializer="zeros")
+    assert pickle.loads(pickle.dumps(net)).as_estimator().initializer == "zeros"
+    net.save(tmp_path / "net.safetensors")
+    assert MLP.load(tmp_path / "net.safetensors").as_estimator().initializer is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        classifier = MLPClassifier((5,), max_iter=2, random_state=0).fit(X, TWO)
+    shared = classifier.net_.as_estimator(epochs=20, random_state=0)
+    assert cross_val_score(shared, X, TWO, cv=3).mean() > 0.5
+
+
+def test_without_scikit_learn_it_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fastmlp.estimators.net_estimators")
+    monkeypatch.setitem(sys.modules, "sklearn.utils.multiclass", None)
+    with pytest.raises(ImportError, match=r"MLP.as_estimator needs scikit-learn: pip install"):
+        MLP((2, 1)).as_estimator()
+
+
+CHECKS = (
+    "check_get_params_invariance", "check_set_params", "check_estimator_cloneable",
+    "check_estimator_repr", "check_no_attributes_set_in_init", "check_mixin_order",
+    "check_estimator_tags_renamed", "check_do_not_raise_errors_in_init_or_set_param",
+    "check_parameters_default_constructible",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if hasattr(estimator_checks, name)])
+def test_scikit_learns_checks_of_settings(name: str) -> None:
+    for model in (MLP((2, 3), loss="cross_entropy"), MLP((2, 1))):
+        estimator = model.as_estimator()
+        getattr(estimator_checks, name)(type(estimator).__name__, estimator)
