@@ -34,6 +34,10 @@ OF_NETS = {
     "fit returns it: history = net.fit(X, y); history.loss": "history loss_curve_ loss_ losses",
     "use n_steps": "n_iter_ iterations t_",
     "it is the optimizer's: net.optimizer = Adam(0.01)": "learning_rate lr",
+    "set trainable: net.trainable = [False, True], one for each layer": (
+        "freeze unfreeze requires_grad requires_grad_ frozen"
+    ),
+    "set layer_rates, factors of the learning rate": "param_groups",
     "summary shows it, and repr(net)": "activation loss l2 l1",
 }
 OF_HISTORIES = {

@@ -34,6 +34,9 @@ GROUPS = [
     "sample_weight sample_weights weights weight",
     "class_weight class_weights pos_weight scale_pos_weight",
     "label_smoothing smooth_labels label_smooth",
+    "layer_rates layer_lrs lr_mult lr_multipliers param_groups lr_scale discriminative_lr",
+    "trainable freeze frozen requires_grad freeze_layers frozen_layers",
+    "decay_biases bias_decay exclude_from_weight_decay no_decay",
     "quantile quantiles quantile_alpha",
     "validation_data X_val y_val val_data valid_data validation_set validation eval_set X_valid "
     "y_valid",
@@ -103,7 +106,7 @@ _OF_MLP = {
     name: f"it is an argument of the net: MLP(layer_sizes, {name}=...)"
     for name in (
         *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
-        *("initializer", "label_smoothing", "dtype", "seed", "n_threads", "device"),
+        *("initializer", "label_smoothing", "layer_rates", "dtype", "seed", "n_threads", "device"),
         *("dropout", "input_dropout", "input_noise"),
     )
 }
@@ -128,6 +131,8 @@ _LACKING = {
     "the callbacks of fit",
     "quantile": "the loss has it: loss=Quantile(0.9)",
     "warm_start": "a further fit goes on where this one ended",
+    "trainable": "it is an attribute of the net: net.trainable = [False, True]",
+    "decay_biases": "AdamW has it: optimizer=AdamW(decay_biases=False)",
 }
 NET = {**_OF_FIT, **_OF_OPTIMIZER, **_LACKING}
 FIT = {**_OF_MLP, **_OF_OPTIMIZER, **_LACKING}
@@ -146,6 +151,9 @@ OPTIMIZER = {
     "betas": "Adam, AdamW and Nadam have beta_1 and beta_2",
     "final_rate": "use a schedule: learning_rate=Cosine(0.01, final_rate=0.001)",
     "constants": "fit trains all parameters of the net; there is no need to pass them",
+    "trainable": _LACKING["trainable"],
+    "layer_rates": _OF_MLP["layer_rates"],
+    "decay_biases": "AdamW has it: AdamW(decay_biases=False)",
 }
 ESTIMATOR = {
     "dropout": "there is no dropout; alpha and early_stopping regularise",

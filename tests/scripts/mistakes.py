@@ -1,4 +1,4 @@
-"""Fifteen mistakes, one on each line that ends in a comment: both type checkers find each of them.
+"""Sixteen mistakes, one on each line that ends in a comment: both type checkers find each of them.
 
 The script does not run.
 """
@@ -26,6 +26,7 @@ def mistakes() -> None:
     MLP((2, 4, 1), optimizer=Cosine(0.1))  # a schedule for an optimizer
     Adam(learning_rate="0.1")  # text for a number
     net.fitt(X, y)  # a method
+    MLP((2, 4, 1), layer_rates=[1, {"kernel": 0.1}])  # a key of a layer's rates
     net.fit(X, y, epochs="10")  # text for a number
     MLPClassifier(activaton="relu")  # a keyword of an estimator
     model = MLPRegressor(solver="adm")  # the name of a solver

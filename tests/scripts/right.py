@@ -52,6 +52,8 @@ def main(folder: Path) -> tuple[object, ...]:
     )
     completed: bool = history.status is Status.COMPLETED and history.loss[-1] < 9.0
     net.optimizer = SGD(0.1, momentum=0.9)
+    net.trainable = [False, True, True]
+    net.trainable[0], net.layer_rates = True, [0.1, {"biases": 0.5}, 1]
     objective, gradient = net.loss_and_gradient(X, y)
     net.apply_gradient(np.clip(gradient, -1, 1))
     net.weights[0][:] *= 0.5

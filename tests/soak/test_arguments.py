@@ -33,6 +33,10 @@ def settings_of_nets(draw: Any) -> dict[str, Any]:
         "dropout": st.one_of(st.floats(0, 0.9), numbers, st.lists(st.floats(0, 0.9), max_size=2)),
         "input_dropout": st.one_of(st.floats(0, 0.9), numbers),
         "input_noise": numbers,
+        "layer_rates": st.one_of(
+            st.lists(st.floats(0, 2), min_size=1, max_size=3),
+            st.sampled_from([{"weights": 1, "biases": 0.1}, {"biases": 0}, {}, {"bias": 1}]),
+        ),
         "optimizer": optimizers(),
         "l2": st.one_of(st.floats(0, 10), numbers),
         "l1": numbers,
