@@ -19,6 +19,8 @@ from fastmlp.estimators.arguments import (
     Solver,
     Table,
 )
+from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.dropout import Rate
 
 Array = NDArray[Any]
 Request = bool | str | None
@@ -84,6 +86,9 @@ class Settings(BaseEstimator):
     n_jobs: int | None
     scoring: Scoring | None
     pickle_state: bool
+    dropout: DropoutLike
+    input_dropout: Rate
+    input_noise: Rate
     n_features_in_: int
     feature_names_in_: Array
 

@@ -17,7 +17,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
-from fastmlp import MLP, SGD, Adam, Focal, Loss, MLPClassifier, MLPSearchCV, Quantile, Tweedie
+from fastmlp import (
+    MLP,
+    SGD,
+    Adam,
+    Cosine,
+    Focal,
+    Loss,
+    MLPClassifier,
+    MLPSearchCV,
+    Quantile,
+    Tweedie,
+)
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import net_settings
 
@@ -67,6 +78,7 @@ NETS: dict[str, dict[str, Any]] = {
         "optimizer": SGD(0.1, momentum=0.5, clipvalue=1.0),
         "layer_rates": {"biases": 0.5},
     },
+    "dropped": {"layer_sizes": (6, 5, 4, 1), "dropout": [0.5, 0.25], "input_noise": Cosine(0.1)},
     "rates": {"layer_sizes": (6, 5, 1), "layer_rates": [0.5, 0.5]},
 }
 

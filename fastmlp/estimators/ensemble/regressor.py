@@ -22,6 +22,8 @@ from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
 from fastmlp.estimators.mlp.losses import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
+from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.dropout import Rate
 from fastmlp.validation.calls import explained
 
 Array = NDArray[Any]
@@ -44,7 +46,8 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         If True, each member is fitted on a bootstrap sample: n rows drawn with replacement.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
-    beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state, quantile, power
+    beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state, quantile, power, \
+    dropout, input_dropout, input_noise
         As for `MLPRegressor`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -122,6 +125,9 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         pickle_state: bool = False,
         quantile: Any = 0.5,
         power: float = 1.5,
+        dropout: DropoutLike = 0.0,
+        input_dropout: Rate = 0.0,
+        input_noise: Rate = 0.0,
     ) -> None:
         self._keep(locals())
 

@@ -2,18 +2,18 @@
 
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
-from fastmlp.estimators.mlp import advice, solvers
+from fastmlp.estimators.mlp import advice, regularization, solvers
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
 from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
 from fastmlp.estimators.mlp.lbfgs import LBFGS
@@ -27,12 +27,13 @@ from fastmlp.estimators.mlp.parameters import (
     write_back,
 )
 from fastmlp.estimators.mlp.pickling import Copies
-from fastmlp.estimators.mlp.prediction_cache import PredictionCache, Quick
+from fastmlp.estimators.mlp.prediction_cache import PredictionCache
+from fastmlp.estimators.mlp.predictions import Predictions
 from fastmlp.estimators.mlp.reports import Reports
 from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.estimators.mlp.shared_net import net_around
 from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
-from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, features_of, network_of
+from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
 from fastmlp.network.state import NetState
@@ -43,7 +44,7 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
-class CompiledMLP(Copies, HiddenLayer, LBFGS, Overridden):
+class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
@@ -63,7 +64,17 @@ class CompiledMLP(Copies, HiddenLayer, LBFGS, Overridden):
         "n_jobs": [None, Integral],
         "scoring": [None, str, callable],
         "pickle_state": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like", callable],
+        "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
+        "input_noise": [Interval(Real, 0, None, closed="left"), callable],
     }
+
+    def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:
+        """Store the arguments of `__init__`: what scikit-learn's class `theirs` has by its own."""
+        names = theirs._get_param_names()
+        theirs.__init__(self, **{name: arguments[name] for name in names})
+        for name in set(self._get_param_names()).difference(names):
+            setattr(self, name, arguments[name])
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
@@ -78,6 +89,7 @@ class CompiledMLP(Copies, HiddenLayer, LBFGS, Overridden):
 
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)
+        regularization.check(self)
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
@@ -271,6 +283,9 @@ class CompiledMLP(Copies, HiddenLayer, LBFGS, Overridden):
             part, validation = part.split(self)
         state = self._trained_state(anew=anew)
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
+        network = network._replace(dropout=regularization.dropout_of_estimator(self))
+        if network.dropout is not None:
+            state.key = regularization.key_of_fit(self)
         engine = engine_of(self, network, state.lock)
         data = part.data(engine)
         batch_size = batch_rows(self, data.n_rows)
@@ -296,46 +311,3 @@ class CompiledMLP(Copies, HiddenLayer, LBFGS, Overridden):
             # The rows of a data frame are an array here.
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             return float(scorer(self, X, y, **options))
-
-    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> Array:
-        return self._outputs(self._validated_rows(X) if check_input else X)
-
-    def _validated_rows(self, X: Any) -> Any:
-        with advice.checking(self, X):
-            return validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-
-    def _outputs(self, X: Any, hidden: bool = False) -> Array:
-        """Return predictions, or the last hidden layer's activations, shape (n_rows, n_units)."""
-        state = self._live_state()
-        if X.shape[1] != state.layout.sizes[0]:
-            raise ValueError(
-                f"X has {X.shape[1]} features, but coefs_[0] has {state.layout.sizes[0]} rows"
-            )
-        dtype = dtype_of(np.empty(0, X.dtype), state.parameters)
-        # Without penalties: nets that differ in penalties alone then share buffers.
-        network = network_of(self, state.layout.sizes, dtype)._replace(penalties=())
-        with state.lock.parameters:
-            flat = state.parameters.astype(dtype, copy=False)
-            if hidden:
-                network = features_of(network)
-                flat = state_from(self.coefs_[:-1], self.intercepts_[:-1], dtype).parameters
-        out = np.empty((X.shape[0], network.layout.sizes[-1]), dtype)
-        cache: PredictionCache | None = self.__dict__.get("_cache")
-        engine = engine_of(self, network, state.lock, cache.buffers if cache else None)
-        predictor = engine.predictor(flat)
-        predictor.write(engine.features(X), out)
-        if cache is not None and predictor.is_quick and flat is state.parameters:
-            cache.quick = Quick(state, predictor, self.activation, self.out_activation_)
-        return out
-
-    def _quick_outputs(self, X: Any) -> Array | None:
-        """Return predictions for a few plain rows in microseconds; None for other rows."""
-        cache: PredictionCache | None = self.__dict__.get("_cache")
-        if cache is None or cache.quick is None or hasattr(self, "feature_names_in_"):
-            return None
-        state, predictor, activation, output = cache.quick
-        if activation is not self.activation or output is not self.out_activation_:
-            return None
-        if state is not self._state or not stand_in(state, self.coefs_, self.intercepts_):
-            return None
-        return predictor.quick(X)

@@ -28,6 +28,8 @@ from fastmlp.estimators.mlp.held_out import accuracy
 from fastmlp.estimators.mlp.losses import loss_of_classifier
 from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.sklearn_bases import _fit_context
+from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.dropout import Rate
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
@@ -69,6 +71,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     label_smoothing : float in [0, 1), default 0.0
         In training, classes have the targets ``(1 - label_smoothing) y + label_smoothing / n``, for
         n classes (2 for each of several labels).
+    dropout, input_dropout, input_noise : float or schedule, default 0.0
+        As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
 
     Attributes
     ----------
@@ -100,6 +104,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     >>> classifier.predict(X[:3] / 16)
     array([0, 1, 2])
     """
+
+    class_weight: ClassWeight | None
+    label_smoothing: float
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn_bases.MLPClassifier._parameter_constraints,
@@ -140,37 +147,11 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         scoring: Scoring | None = None,
         pickle_state: bool = False,
         label_smoothing: float = 0.0,
+        dropout: DropoutLike = 0.0,
+        input_dropout: Rate = 0.0,
+        input_noise: Rate = 0.0,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-        )
-        self.n_jobs = n_jobs
-        self.class_weight = class_weight
-        self.scoring = scoring
-        self.pickle_state = pickle_state
-        self.label_smoothing = label_smoothing
+        self._keep(locals(), sklearn_bases.MLPClassifier)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained

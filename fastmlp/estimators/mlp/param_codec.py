@@ -12,6 +12,7 @@ import numpy as np
 from fastmlp._process import random_state
 from fastmlp.rules import activations
 from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.serialization import codec
 
 Own = Mapping[str, Any]
@@ -79,6 +80,7 @@ _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     tuple: lambda value: {"tuple": _of_each(value)},
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
     np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
+    tuple(SCHEDULES.values()): lambda value: {"schedule": codec.of_rate(value)},
     Optimizer: lambda value: {"optimizer": codec.of_optimizer(value)},
 }
 _READERS: dict[str, Callable[[Any, Own], Any]] = {
@@ -88,6 +90,7 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
         value_from(key, own): value_from(value, own) for key, value in content
     },
     "random_state": _random_state_from,
+    "schedule": codec.rate_from,
     "optimizer": codec.optimizer_from,
     "rule": lambda content, own: codec.rule_from(content, activations.RULES, "rule", own),
 }

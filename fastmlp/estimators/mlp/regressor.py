@@ -33,6 +33,8 @@ from fastmlp.estimators.mlp.losses import (
 )
 from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
+from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.dropout import Rate
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
@@ -79,6 +81,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         `predict` returns a column for each level, sorted.
     power : float from 1 to 2, default 1.5
         The power of ``loss="tweedie"``, as of `sklearn.linear_model.TweedieRegressor`.
+    dropout, input_dropout, input_noise : float or schedule, default 0.0
+        As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
 
     Attributes
     ----------
@@ -111,6 +115,9 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     >>> regressor.fit(X, y).score(X, y) > 0.99
     True
     """
+
+    quantile: Any
+    power: float
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **sklearn_bases.MLPRegressor._parameter_constraints,
@@ -153,38 +160,11 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         pickle_state: bool = False,
         quantile: Any = 0.5,
         power: float = 1.5,
+        dropout: DropoutLike = 0.0,
+        input_dropout: Rate = 0.0,
+        input_noise: Rate = 0.0,
     ) -> None:
-        super().__init__(
-            loss=loss,
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-        )
-        self.n_jobs = n_jobs
-        self.scoring = scoring
-        self.pickle_state = pickle_state
-        self.quantile = quantile
-        self.power = power
+        self._keep(locals(), sklearn_bases.MLPRegressor)
 
     @_fit_context(prefer_skip_nested_validation=True)
     @explained

@@ -40,6 +40,9 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         estimator.alpha,
         estimator.solver,
         estimator.n_jobs,
+        estimator.dropout,
+        estimator.input_dropout,
+        estimator.input_noise,
     )
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
     if made is not None and made.state is state:
@@ -55,6 +58,9 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         label_smoothing=getattr(estimator, "label_smoothing", 0.0),
         optimizer=solvers.for_net(estimator),
         l2=share * float(estimator.alpha),
+        dropout=estimator.dropout,
+        input_dropout=estimator.input_dropout,
+        input_noise=estimator.input_noise,
         seed=int(seed) if isinstance(seed, Integral) else None,
         n_threads=n_threads_of(estimator.n_jobs),
     )
