@@ -28,6 +28,8 @@ LOSSES = {
 }
 # With less patience the first epoch may be the best by chance.
 PATIENT = 5
+# The share of one class from which on the accuracy is a poor guide.
+COMMON = 0.8
 NO_NUMBER = "could not convert string to float"
 
 
@@ -69,20 +71,32 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
         raise
 
 
-def warn_of_first_epoch(estimator: Any) -> None:
-    """Warn if early stopping has ended a fit, and has kept the parameters of the first epoch.
+def warn_of_kept_epoch(estimator: Any, common: float) -> None:
+    """Warn if early stopping has ended a fit, and has kept an epoch that learnt little.
 
-    A RuntimeWarning: scikit-learn's tests take any UserWarning of such a fit as an error.
+    That is the first epoch, or one whose accuracy is that of the common class. `common` is the
+    share of this class in the rows held out, 0 where there are no classes. It is a RuntimeWarning:
+    scikit-learn's tests take any UserWarning of such a fit as an error.
     """
     scores, patience = estimator.validation_scores_, estimator.n_iter_no_change
-    if patience < PATIENT or len(scores) <= patience:
+    if patience < PATIENT or len(scores) <= patience or not scores[0] < 1.0:
         return
-    if not scores[0] < 1.0 or scores[0] < max(scores):
+    best, n = max(scores), len(scores)
+    of_accuracy = estimator.scoring is None and common >= COMMON and best <= common
+    if scores[0] >= best:
+        kept = "the parameters of the first epoch"
+        why = f"no later one of {n} had a validation score above {scores[0]:.4g}"
+    elif of_accuracy:
+        kept = f"epoch {int(np.argmax(scores)) + 1} of {n}"
+        why = f"its validation accuracy, {best:.4g}, is no higher than the share of one class"
+    else:
         return
-    other = "" if estimator.scoring == "loss" else '; scoring="loss" looks at the loss instead'
+    if of_accuracy:
+        other = '; where a class is rare, scoring="loss" finds better epochs'
+    else:
+        other = "" if estimator.scoring == "loss" else '; scoring="loss" looks at the loss instead'
     warn(
-        f"{type(estimator).__name__}: early stopping kept the parameters of the first epoch: no "
-        f"later one of {len(scores)} had a validation score above {scores[0]:.4g}{other}",
+        f"{type(estimator).__name__}: early stopping kept {kept}: {why}{other}",
         RuntimeWarning,
     )
 

@@ -295,7 +295,8 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
             loop.fit(engine, state, epochs)
             if self.early_stopping:
                 state.assign(flat_of(self._best_coefs, self._best_intercepts))
-                advice.warn_of_first_epoch(self)
+                assert self._held_out is not None
+                advice.warn_of_kept_epoch(self, self._held_out.common_share())
         finally:
             del self._held_out
             write_back(state, self.coefs_, self.intercepts_)

@@ -50,6 +50,8 @@ class HeldOut:
         self.labels = estimator._labels_of(self._targets)
         self.X = None if estimator.scoring in (None, "loss") else part.of(part.X)
         self._metric, self._flat = estimator._metric, state.parameters
+        of_classes = estimator.n_outputs_ == 1 or estimator.out_activation_ == "softmax"
+        self._has_common_class = of_classes and hasattr(estimator, "classes_")
         self._evaluation = engine.evaluation(data)
         self._outputs = np.empty((data.n_rows, state.layout.sizes[-1]), self._flat.dtype)
 
@@ -60,6 +62,13 @@ class HeldOut:
     def score(self) -> float:
         """Return the metric at the parameters of the last call of `loss`."""
         return float(self._metric(self._outputs, self._targets, self.weight))
+
+    def common_share(self) -> float:
+        """Return the share of the most common class; 0 of other targets, and of several labels."""
+        if not self._has_common_class:
+            return 0.0
+        shares = np.average(self._targets, axis=0, weights=self.weight)
+        return float(max(shares.max(), 1 - shares[0] if len(shares) == 1 else 0.0))
 
 
 def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pairs import X
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier as Theirs
 
@@ -124,11 +125,18 @@ def test_early_stopping_that_keeps_the_first_epoch_warns() -> None:
     model = MLPClassifier((8,), early_stopping=True, random_state=0)
     told = (
         r"MLPClassifier: early stopping kept the parameters of the first epoch: no later one of "
-        r'\d+ had a validation score above 0\.95; scoring="loss" looks at the loss instead'
+        r'\d+ had a validation score above 0\.95; where a class is rare, scoring="loss" finds'
     )
     with pytest.warns(RuntimeWarning, match=told):
         model.fit(rows, rare)
     scores = model.validation_scores_ or []
     assert scores[0] == max(scores)
+    # The same where it is a later one, whose accuracy is the share of the common class.
+    told = (
+        r"MLPClassifier: early stopping kept epoch 16 of \d+: its validation accuracy, 0\.95, is "
+        r"no higher than the share of one class; where a class is rare, scoring=\"loss\" finds"
+    )
+    with pytest.warns(RuntimeWarning, match=told):
+        clone(model).set_params(random_state=4).fit(rows, rare)
     # By the loss there is progress, and nothing to warn of.
     assert model.set_params(scoring="loss", max_iter=500).fit(rows, rare).n_iter_ > 11
