@@ -477,8 +477,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     def apply_gradient(self, gradient: ArrayLike) -> None:
         """Take one optimizer step with a gradient of your own making.
 
-        Together with `loss_and_gradient` it is a step of `fit` taken apart: clip, average or
-        change the gradient in between.
+        Together with `loss_and_gradient` it is a step of `fit` taken apart: average or change the
+        gradient in between. It is clipped as the optimizer says.
 
         Parameters
         ----------

@@ -14,6 +14,7 @@ from fastmlp import plotting
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
+    gradient_rules,
     initializers,
     loss_settings,
     losses,
@@ -35,6 +36,7 @@ TABLES = {
     ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
+    "clipping, of every optimizer": [*gradient_rules.RULES, *gradient_rules.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
     "penalties": list(penalties.RULES),
     "initializers": list(initializers.RULES),

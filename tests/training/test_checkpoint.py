@@ -59,12 +59,20 @@ def assert_same(history: History, net: MLP, other_history: History, other: MLP) 
     assert fit(net, epochs=2).loss == fit(other, epochs=2).loss
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        *(kind(Cosine(0.01)) for kind in OPTIMIZERS.values()),
+        Adam(Cosine(0.01), clipnorm=0.1),
+        Adam(Cosine(0.01), global_clipnorm=0.1),
+    ],
+    ids=lambda its: f"{type(its).__name__}-{its.clipnorm}-{its.global_clipnorm}",
+)
 @pytest.mark.parametrize("epoch", [0, 1, EPOCHS - 1])
 def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
-    optimizer: str, epoch: int, path: Path
+    optimizer: Any, epoch: int, path: Path
 ) -> None:
-    settings: dict[str, Any] = {"optimizer": OPTIMIZERS[optimizer](Cosine(0.01)), "l2": 0.1}
+    settings: dict[str, Any] = {"optimizer": optimizer, "l2": 0.1}
     whole, broken, resumed = (make(**settings) for _ in range(3))
     expected = fit(whole)
     with pytest.raises(LookupError):

@@ -49,10 +49,11 @@ class Settings:
         before the update rule takes it.
     clipnorm : float above 0, optional
         The gradient of each variable, a layer's weights or its biases, penalties included, is
-        scaled down to this norm where its norm is above it. On the CPU.
+        scaled down to this norm where its norm is above it. On the CPU. A step takes 6 to 10 %
+        longer: the gradient is stored before any of it is used.
     global_clipnorm : float above 0, optional
-        The whole gradient, penalties included, is scaled down to this norm where its norm is above
-        it. On the CPU.
+        The same for the whole gradient, `max_norm` of PyTorch's clip_grad_norm_. Nothing is added
+        to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
     """
 
     clipvalue: float | None = None
