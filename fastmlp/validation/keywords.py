@@ -156,19 +156,18 @@ OPTIMIZER = {
     "decay_biases": "AdamW has it: AdamW(decay_biases=False)",
 }
 ESTIMATOR = {
-    "dropout": "there is no dropout; alpha and early_stopping regularise",
     "batch_norm": _LACKING["batch_norm"],
     "bias": _LACKING["bias"],
     "l1": "the estimators have alpha, of the squares, alone; MLP has l1",
     "dtype": "X of float32 trains in float32, any other X in float64",
     "device": "the estimators run on the CPU; MLP has device",
-    "callbacks": "the estimators have none; MLP.fit has",
+    "callbacks": "fit of MLPClassifier and MLPRegressor has them: fit(X, y, callbacks=function)",
     "metrics": "use scoring, with early_stopping=True, or score after the fit",
     "validation_data": "they are arguments of fit: fit(X, y, X_val=X_val, y_val=y_val)",
     "sample_weight": "it is an argument of fit: fit(X, y, sample_weight=weights)",
     "class_weight": "use sample_weight of fit",
     "initializer": "scikit-learn's is built in: glorot_uniform; MLP has initializer",
-    "loss": "the classifiers' is cross-entropy; MLP has others",
+    "loss": "the classifiers' is cross-entropy; MLP has others, and as_estimator",
     "output_activation": "it follows from the targets; MLP has output_activation",
     "clipvalue": "an optimizer as the solver has it: solver=Adam(clipvalue=1.0)",
     "clipnorm": "an optimizer as the solver has it: solver=Adam(clipnorm=1.0)",
@@ -179,12 +178,14 @@ _OF_ESTIMATOR = {
     for name in (
         *("max_iter", "batch_size", "shuffle", "verbose", "early_stopping", "learning_rate_init"),
         *("solver", "alpha", "class_weight", "random_state", "n_jobs", "activation"),
-        *("hidden_layer_sizes", "validation_fraction"),
+        *("hidden_layer_sizes", "validation_fraction", "label_smoothing"),
+        *("dropout", "input_dropout", "input_noise"),
     )
 }
 ESTIMATOR_FIT = {
+    **{name: _OF_ESTIMATOR[name] for name in ("dropout", "input_dropout", "input_noise")},
+    "label_smoothing": _OF_ESTIMATOR["label_smoothing"],
     "epochs": _OF_ESTIMATOR["max_iter"],
-    "progress": _OF_ESTIMATOR["verbose"],
     "learning_rate": _OF_ESTIMATOR["learning_rate_init"],
     "optimizer": _OF_ESTIMATOR["solver"],
     "l2": _OF_ESTIMATOR["alpha"],

@@ -32,6 +32,7 @@ def mistakes() -> None:
     model = MLPRegressor(solver="adm")  # the name of a solver
     model.fitt(X, y)  # a method of an estimator
     model.fit(X, y, epochs=10)  # a keyword of its method
+    model.fit(X, y, progress="yes")  # text for True or False
     len(model.coef_)  # an attribute
     MLPEnsembleRegressor(n_members="ten")  # text for a number
     MLPSearchCV(MLPRegressor, {"alpha": [1.0]})  # a class for an estimator

@@ -70,7 +70,10 @@ def main(folder: Path) -> tuple[object, ...]:
     classifier = MLPClassifier((8,), activation="gelu", solver=AdamW(0.01), max_iter=20, tol=1.0)
     score: float = classifier.fit(X, labels).score(X, labels)
     probabilities = classifier.set_params(alpha=0.1).predict_proba(X.tolist())
+    shared: MLP = classifier.fit(X, labels, callbacks=[stop_early], progress=False).net_
+    bridged: float = shared.as_estimator("classifier", epochs=2).fit(X, labels).score(X, labels)
     regressor = MLPRegressor(hidden_layer_sizes=8, solver="adamw", tol=1.0, random_state=0)
+    regressor.set_params(dropout=[Cosine(0.1)]).fit(X, y, callbacks=stop_early)
     curve: list[float] = regressor.fit(X, y, X_val=X, y_val=y).loss_curve_
     hidden = regressor.transform(X).shape[1] + len(regressor.coefs_)
     grid = {"alpha": np.logspace(-4, 0, 2), "hidden_layer_sizes": [(4,), (8,)]}
@@ -83,7 +86,7 @@ def main(folder: Path) -> tuple[object, ...]:
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
     told = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
-    return (*told, spread.max(), entropy, again.classes_, net.n_steps, fastmlp.__version__)
+    return (*told, bridged, spread.max(), entropy, again.classes_, net.n_steps, fastmlp.__version__)
 
 
 def bent_loss(prediction: float, target: float) -> tuple[float, float]:

@@ -46,6 +46,9 @@ CHOICES: dict[str, Any] = {
     "n_jobs": st.sampled_from([None, 1, 2, -1, 0, 10**6]),
     "scoring": st.sampled_from([None, "loss", "accuracy", "r2", "of nothing"]),
     "pickle_state": st.booleans(),
+    "dropout": st.one_of(st.floats(0, 0.9), st.lists(st.floats(0, 0.9), max_size=2), numbers),
+    "input_dropout": st.one_of(st.floats(0, 0.9), numbers),
+    "input_noise": st.one_of(st.floats(0, 1), numbers),
 }
 OF_CLASSIFIERS = {"class_weight": st.sampled_from([None, "balanced", {0: 1, 1: 2.0}, {7: 1}])}
 OF_REGRESSORS = {"loss": st.sampled_from(["squared_error", "poisson"])}

@@ -119,11 +119,21 @@ MEANT = {
         "l2": "alpha",
         "optimizer": "solver",
     },
-    "MLPRegressor": {"epochs": "max_iter", "criterion": "loss", "n_threads": "n_jobs"},
+    "MLPRegressor": {
+        "dropout_rate": "dropout",
+        "epochs": "max_iter",
+        "criterion": "loss",
+        "n_threads": "n_jobs",
+    },
     "MLPEnsembleClassifier": {"n_estimators": "n_members"},
     "MLPEnsembleRegressor": {"n_estimators": "n_members"},
     "MLPSearchCV": {"seed": "random_state", "grid": "param_grid"},
-    "MLPClassifier.fit": {"sample_weights": "sample_weight", "val_data": "X_val"},
+    "MLPClassifier.fit": {
+        "sample_weights": "sample_weight",
+        "val_data": "X_val",
+        "verbose": "progress",
+        "callback": "callbacks",
+    },
 }
 ADVICE = {
     ("MLP", "lr"): r"the optimizer has it: optimizer=Adam\(learning_rate=0.001\)",
@@ -159,14 +169,13 @@ ADVICE = {
     ("Adam", "params"): "fit trains all parameters",
     ("SGD", "decay"): r"use a schedule: learning_rate=Exponential\(0.01\)",
     ("Warmup", "learning_rate"): r"Warmup\(0.01\)",
-    ("MLPClassifier", "dropout"): "there is no dropout; alpha and early_stopping regularise",
-    ("MLPClassifier", "callbacks"): "the estimators have none; MLP.fit has",
+    ("MLPClassifier", "callbacks"): r"fit of MLPClassifier and MLPRegressor has them: fit\(X, y, ",
+    ("MLPClassifier.fit", "dropout_rate"): "it is a parameter of the estimator: dropout=...",
     ("MLPRegressor", "class_weight"): "use sample_weight of fit",
     ("MLPSearchCV", "epochs"): "it is a parameter of the estimator: max_iter=...",
     ("MLPClassifier.fit", "epochs"): "it is a parameter of the estimator: max_iter=...",
-    ("MLPRegressor.fit", "verbose"): "it is a parameter of the estimator: verbose=...",
     ("MLPClassifier.fit", "validation_data"): "use X_val and y_val",
-    ("MLPEnsembleRegressor.fit", "callbacks"): "the estimators have none",
+    ("MLPEnsembleRegressor.fit", "callbacks"): "fit of MLPClassifier and MLPRegressor has them",
 }
 
 

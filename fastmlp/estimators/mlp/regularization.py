@@ -17,6 +17,9 @@ def names_in_use(estimator: Any) -> list[str]:
 
 
 def _is_used(value: Any) -> bool:
+    # A comparison of floats takes 40 ns, the other way 3 us.
+    if type(value) is float:
+        return value != 0
     return callable(value) or bool(np.any(np.asarray(value, object) != 0))
 
 

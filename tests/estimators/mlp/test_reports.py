@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pairs import X, both
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -176,4 +177,15 @@ def test_a_pipeline_passes_them_on(capfd: pytest.CaptureFixture[str]) -> None:
     epochs: list[int] = []
     model = make_pipeline(StandardScaler(), clone(SMALL))
     model.fit(X, LABELS, mlpclassifier__callbacks=lambda report: epochs.append(report.epoch))
+    assert epochs == list(range(8))
+
+
+def test_metadata_routing_passes_them_on() -> None:
+    epochs: list[int] = []
+    with config_context(enable_metadata_routing=True):
+        net = clone(SMALL).set_fit_request(callbacks=True)
+        model = make_pipeline(StandardScaler(), net)
+        model.fit(X, LABELS, callbacks=lambda report: epochs.append(report.epoch))
+        # Without a request for them nothing is asked of a pipeline.
+        make_pipeline(StandardScaler(), clone(SMALL)).fit(X, LABELS)
     assert epochs == list(range(8))
