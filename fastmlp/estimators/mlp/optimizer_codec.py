@@ -47,8 +47,7 @@ def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
     optimizer.learning_rate = scalars.non_negative(
         "file", "learning_rate", spelled["learning_rate"]
     )
-    if kind == "adam":
-        optimizer.t = t
+    optimizer.t = t
     solvers.core_of(optimizer)
     return optimizer
 

@@ -128,14 +128,13 @@ class Rule:
 
 
 def steps_of(optimizer: Any) -> int:
-    """Return how many steps an optimizer object has counted; 0 for SGD, which does not count."""
+    """Return how many steps an optimizer object has counted; 0 for a new SGD of scikit-learn's."""
     return getattr(optimizer, "t", 0)
 
 
 def note_steps(optimizer: Any, core: Optimizer, step: int) -> None:
     """Set an optimizer object's count of steps, and Adam's rate at the last step."""
-    if isinstance(optimizer, SGDOptimizer):
-        return
+    # scikit-learn's SGD has no such attribute.
     optimizer.t = step
     if isinstance(optimizer, AdamOptimizer) and step > 0:
         rate = np.array([float(optimizer.learning_rate_init)])
