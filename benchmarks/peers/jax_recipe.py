@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
@@ -15,10 +14,10 @@ __all__ = ["VARIANTS", "about", "make"]
 
 VARIANTS = (
     "threefry",
-    "rbg",
-    "one flat vector, rbg",
-    "one flat vector, masks ahead, rbg",
-    "masks ahead, rbg",
+    "threefry, packed",
+    "threefry, packed, masks ahead",
+    "threefry, packed, 8 bits, masks ahead",
+    "threefry, packed, 8 bits, masks ahead, one flat vector",
 )
 
 
@@ -33,17 +32,20 @@ class JaxRecipe(JaxScan):
     def __init__(self, workload: Workload, variant: str) -> None:
         assert workload.recipe
         self.recipe: Recipe = workload.recipe
-        self.impl = "rbg" if variant.endswith("rbg") else "threefry2x32"
-        self.ahead = "masks ahead" in variant
-        flat_one = variant.startswith("one flat vector")
-        super().__init__(workload, "one flat vector" if flat_one else "gather in the scan")
+        words = variant.split(", ")
+        self.bits = 8 if "8 bits" in words else 16
+        self.packed = "packed" in words
+        self.ahead = "masks ahead" in words
+        super().__init__(
+            workload, "one flat vector" if words[-1] == "one flat vector" else words[0]
+        )
 
     def reset(self) -> None:
         super().reset()
         p = self.state[0]
         average = jax.tree.map(jnp.copy, p)
         zero = jnp.zeros((), self.workload.dtype)
-        key = jax.random.key(0, impl=self.impl)
+        key = jax.random.key(0)
         self.state = (p, self._optimizer(1).init(p), average, key, zero, jnp.copy(zero))
 
     def _optimizer(self, total: Any) -> Any:
@@ -61,6 +63,11 @@ class JaxRecipe(JaxScan):
         self._horizon(n)
         super().steps(n)
 
+    def _run(self, order: Array) -> None:
+        # Packed, a word of 32 bits gives two decisions of 16, else one.
+        with jax.threefry_partitionable(not self.packed):
+            super()._run(order)
+
     def _horizon(self, n: int) -> None:
         *state, _ = self.state
         self.state = (*state, state[-1] + n)
@@ -74,11 +81,12 @@ class JaxRecipe(JaxScan):
     def _masks(self, key: Any, shape: tuple[int, ...]) -> Any:
         """Draw masks of 0 and 1 / (1 - rate), of all hidden layers beside each other.
 
-        16 bits decide, as in fastmlp: with `bernoulli`, of 32, XLA takes longer.
+        16 bits decide, as in fastmlp, or 8: with `bernoulli`, of 32, XLA takes longer.
         """
-        least = round(65536 * self.recipe.dropout)
-        kept = jax.random.bits(key, shape, jnp.uint16) >= np.uint16(least)
-        return jnp.where(kept, 1 / (1 - least / 65536), 0).astype(self.workload.dtype)
+        n = 2**self.bits
+        least = round(n * self.recipe.dropout)
+        bits = jax.random.bits(key, shape, f"uint{self.bits}")
+        return jnp.where(bits >= least, 1 / (1 - least / n), 0).astype(self.workload.dtype)
 
     def _dropped(self, p: Any, x: Any, y: Any, masks: Any) -> Any:
         *hidden, (w, b) = self._layers(p)

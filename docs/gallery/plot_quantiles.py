@@ -1,9 +1,9 @@
 """
-A band for the noise: quantiles
-===============================
+Prediction intervals
+====================
 
-A net with the loss `Quantile` predicts several quantiles at once: a band that follows the noise,
-also where the noise depends on x.
+Where the noise grows with x, an interval should grow with it. Two losses learn that: `Quantile`
+predicts several quantiles at once, and "gaussian_nll" a mean and a standard deviation.
 """
 
 import matplotlib.pyplot as plt
@@ -15,41 +15,54 @@ rng = np.random.default_rng(0)
 
 
 def measured(n):
-    x = rng.uniform(-2, 2, (n, 1))
-    return x, np.sin(2 * x[:, 0]) + rng.normal(0, 0.1 + 0.25 * abs(x[:, 0]))
+    x = rng.uniform(0, 4, (n, 1))
+    noise = 0.05 + 0.2 * x[:, 0]
+    # Of mean 0 and deviation 1, but not normal: most errors are small, and upward ones are large.
+    return x, np.sin(2 * x[:, 0]) + noise * (rng.exponential(1, n) - 1)
 
 
 X, y = measured(3000)
 X_test, y_test = measured(3000)
+settings = {"activation": "gelu", "optimizer": Adam(Cosine(0.01)), "seed": 0, "n_threads": 2}
 
 # %%
 # One output for each quantile; predictions are in ascending order, so that no two cross.
 
-levels = (0.05, 0.25, 0.5, 0.75, 0.95)
-net = MLP(
-    (1, 32, 32, len(levels)),
-    activation="gelu",
-    loss=Quantile(levels),
-    optimizer=Adam(Cosine(0.01)),
-    seed=0,
-    n_threads=2,
-)
-net.fit(X, y, epochs=60)
+levels = (0.1, 0.5, 0.9)
+quantiles = MLP((1, 32, 32, 3), loss=Quantile(levels), **settings)
+quantiles.fit(X, y, epochs=60)
 
 # %%
-# Each quantile should have its share of the rows below it, also of rows that it has not seen.
+# A mean and a standard deviation. The interval from 10 % to 90 % of a normal distribution ends 1.28
+# deviations from the mean.
 
-for q, predicted in zip(levels, net.predict(X_test).T, strict=True):
-    print(f"quantile {q:.2f}: {np.mean(y_test < predicted):.3f} of new rows lie below")
+normal = MLP((1, 32, 32, 2), loss="gaussian_nll", **settings)
+normal.fit(X, y, epochs=60)
 
-grid = np.linspace(-2, 2, 200)[:, None]
-q05, q25, q50, q75, q95 = net.predict(grid).T
-along = grid.ravel()
-figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-ax.plot(X_test[::3], y_test[::3], ".", color="#999999", markersize=2, label="new rows")
-ax.fill_between(along, q05, q95, color="#1f77b4", alpha=0.2, linewidth=0, label="5 % to 95 %")
-ax.fill_between(along, q25, q75, color="#1f77b4", alpha=0.3, linewidth=0, label="25 % to 75 %")
-ax.plot(along, q50, color="#1f77b4", linewidth=2, label="median")
-ax.set(xlabel="x", ylabel="y")
-ax.spines[["top", "right"]].set_visible(False)
-ax.legend(frameon=False, ncols=2, loc="lower right")
+
+def intervals(x):
+    mean, deviation = normal.predict(x).T
+    return {
+        "Quantile((0.1, 0.5, 0.9))": quantiles.predict(x).T,
+        "gaussian_nll": (mean - 1.28 * deviation, mean, mean + 1.28 * deviation),
+    }
+
+
+# %%
+# Both bands grow with the noise. Of new rows 10 % should lie below each, and 10 % above. Quantiles
+# assume nothing about the noise. This noise is not normal, and where it ends downwards the
+# symmetric band goes on; where noise is nearly normal, mean and deviation serve any level.
+
+grid = np.linspace(0, 4, 200)[:, None]
+figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+for ax, (name, (low, middle, high)) in zip(axes, intervals(grid).items(), strict=True):
+    ax.plot(X_test[::3], y_test[::3], ".", color="#999999", markersize=2, label="new rows")
+    ax.fill_between(grid.ravel(), low, high, alpha=0.3, linewidth=0, label="10 % to 90 %")
+    ax.plot(grid, middle, linewidth=2, label="mean" if name == "gaussian_nll" else "median")
+    test_low, _, test_high = intervals(X_test)[name]
+    below, above = np.mean(y_test < test_low), np.mean(y_test > test_high)
+    print(f"{name}: {below:.1%} of new rows below, {above:.1%} above")
+    ax.set(title=f"{name}: {below:.1%} below, {above:.1%} above", xlabel="x", ylim=(-2.5, 5))
+    ax.spines[["top", "right"]].set_visible(False)
+axes[0].set_ylabel("y")
+axes[0].legend(frameon=False, loc="upper left")
