@@ -125,7 +125,7 @@ def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -
     purpose = OF_INPUTS if layer < 0 else OF_HIDDEN
     words = _words(key, step, max(layer, 0) * PURPOSES + purpose, shape[0], -(-shape[1] // UNITS))
     halves = np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(shape[0], -1)
-    threshold = thresholds(np.float64(rate))
+    threshold = thresholds(np.array(rate))
     return np.where(halves[:, : shape[1]] >= threshold, scales(threshold), 0.0)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import single_row
+from fastmlp.backends.cpu.kernels import dropout, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import (
     ColumnBuffers,
@@ -63,6 +63,8 @@ OTHERS = (
     sparse_gradient,
     squares,
     scaled,
+    dropout.dropout,
+    dropout.input_noise,
 )
 
 

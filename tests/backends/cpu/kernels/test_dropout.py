@@ -1,0 +1,169 @@
+"""Dropout and noise in every form of a step: the oracle's numbers, the same bits on any threads."""
+
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+import scipy.sparse
+
+from fastmlp import MLP, SGD, Cosine
+from fastmlp.backends.cpu import trainer
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.model import core_of
+from fastmlp.training import loop
+from fastmlp.training.request import FitRequest
+
+SIZES = (5, 9, 12, 2) if INTERPRETED else (21, 90, 35, 2)
+N_ROWS = 20 if INTERPRETED else 200
+FORMS = ["rows", "panels", "split 1", "split 2", "microbatches", "chunks", "single row"]
+needs_threads = pytest.mark.skipif(
+    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
+)
+
+
+@pytest.fixture(params=FORMS)
+def batch_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The batch size of a fit whose steps take a form, however little their work."""
+    form, largest = str(request.param), 8 if INTERPRETED else 77
+    # Uncompiled no team gathers, and nothing is shared.
+    split = int(form[-1]) if form.startswith("split") else 0
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split)
+    if not INTERPRETED:
+        monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+        monkeypatch.setattr(partition, "panels_pay", lambda *sizes: form == "panels")
+        monkeypatch.setattr(partition, "SHARED_FLOPS", 0)
+    if form == "microbatches":
+        monkeypatch.setattr(partition, "microbatch_rows", lambda layout, n_rows: 24)
+    if form == "chunks":
+        monkeypatch.setattr(partition, "chunk_rows", lambda layout, n_rows, **_: 16)
+    trainer.TRAININGS.clear()
+    return 1 if form == "single row" else largest
+
+
+def rows_of(dtype: str) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N_ROWS, SIZES[0])).astype(dtype)
+    return X, rng.normal(size=(N_ROWS, SIZES[-1])).astype(dtype)
+
+
+def made(**settings: Any) -> MLP:
+    return MLP(SIZES, **{"optimizer": SGD(0.01), "seed": 1, "dtype": "float64", **settings})
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+def test_a_fit_is_that_of_the_oracle(activation: str, batch_size: int) -> None:
+    X, y = rows_of("float64")
+    n_steps = 2 * -(-N_ROWS // batch_size)
+    drawn: dict[str, Any] = {"dropout": [0.3, Cosine(0.5)], "input_dropout": 0.1}
+    # A linear net on single rows with noise runs away.
+    noise = 0.0 if activation == "identity" else 0.2
+    net = made(activation=activation, input_noise=noise, **drawn)
+    weights, biases = ([a.copy() for a in its] for its in (net.weights, net.biases))
+    history = net.fit(X, y, epochs=2, batch_size=batch_size, shuffle=False)
+    batches = [list(range(i, min(i + batch_size, N_ROWS))) for i in range(0, N_ROWS, batch_size)]
+    cosine = 0.25 * (1 + np.cos(np.pi * np.arange(n_steps) / n_steps))
+    expected, *layers = naive.train(
+        weights,
+        biases,
+        X,
+        y,
+        [batches, batches],
+        optimizer="sgd",
+        settings={"learning_rate": 0.01},
+        activations=[activation] * 2,
+        dropout={
+            "key": net._state.key,
+            "hidden": [0.3, cosine],
+            "inputs": 0.1,
+            "noise": noise,
+        },
+    )
+    np.testing.assert_allclose(history.loss, expected, rtol=1e-10)
+    for found, wanted in zip((*net.weights, *net.biases), layers[0] + layers[1], strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-11)
+
+
+@needs_threads
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_bits_do_not_depend_on_threads(dtype: str, batch_size: int) -> None:
+    X, y = rows_of(dtype)
+    found = set()
+    for n_threads in (1, 2, 4):
+        net = made(dropout=0.3, input_dropout=0.1, input_noise=0.2, dtype=dtype)
+        engine, state = core_of(net)
+        engine.n_threads = n_threads  # type: ignore[attr-defined]
+        data = engine.data(X, y, None, "MLP.fit")
+        request = FitRequest(data, 2, batch_size, shuffle=True)
+        trainer.TRAININGS.clear()
+        loop.fit(engine, state, request)
+        found.add((net.parameters.tobytes(), *request.history.loss))
+    assert len(found) == 1
+
+
+def test_chunks_of_any_size_drop_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of a gradient run over chunks in another order; nothing else changes."""
+    X, y = rows_of("float64")
+    found = []
+    for rows in (8, 24, N_ROWS):
+        monkeypatch.setattr(partition, "chunk_rows", lambda layout, n, rows=rows, **_: min(rows, n))
+        trainer.TRAININGS.clear()
+        net = made(dropout=0.3, input_dropout=0.1, input_noise=0.2)
+        net.fit(X, y, epochs=2, batch_size=N_ROWS // 2)
+        found.append(net.parameters.copy())
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=0, atol=1e-12)
+
+
+def test_nothing_is_dropped_but_in_fit() -> None:
+    X, y = rows_of("float32")
+    net = made(dropout=0.5, input_dropout=0.5, input_noise=3.0, dtype="float32")
+    plain = made(dtype="float32")
+    for one, other in zip(net.loss_and_gradient(X, y), plain.loss_and_gradient(X, y), strict=True):
+        assert np.array_equal(one, other)
+    gradient = plain.loss_and_gradient(X, y)[1]
+    for each in (net, plain):
+        each.apply_gradient(gradient)
+    assert net.parameters.tobytes() == plain.parameters.tobytes()
+    assert net.predict(X).tobytes() == plain.predict(X).tobytes()
+    history = net.fit(X, y, epochs=1, batch_size=N_ROWS, validation_data=(X, y))
+    plain.parameters[:] = net.parameters
+    assert history.validation_loss[0] == pytest.approx(np.mean((plain.predict(X) - y) ** 2), 1e-5)
+
+
+def test_rates_of_0_have_the_bits_of_a_net_without() -> None:
+    """A schedule that ends at 0 keeps all units; so does a rate that rounds to no threshold."""
+
+    def nothing(steps: Any, total: int) -> Any:
+        return np.zeros(len(steps))
+
+    X, y = rows_of("float32")
+    nets = [made(dropout=rate, dtype="float32", activation="tanh") for rate in (0.0, nothing, 1e-6)]
+    for net in nets:
+        net.fit(X, y, epochs=2, batch_size=32)
+    assert len({net.parameters.tobytes() for net in nets}) == 1
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_hidden_layers_are_dropped_on_sparse_rows(activation: str) -> None:
+    X, y = rows_of("float64")
+    X[np.abs(X) < 0.5] = 0
+    found = []
+    for rows in (X, scipy.sparse.csr_array(X)):
+        net = made(dropout=0.3, activation=activation)
+        engine, state = core_of(net)
+        loop.fit(engine, state, FitRequest(engine.trusted(rows, y, None), 2, 16, shuffle=True))
+        found.append(net.parameters.copy())
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [{"input_dropout": 0.1}, {"input_noise": 0.1}])
+def test_inputs_of_sparse_rows_cannot_be_dropped(given: dict[str, float]) -> None:
+    X, y = rows_of("float64")
+    engine, state = core_of(made(**given))
+    data = engine.trusted(scipy.sparse.csr_array(X), y, None)
+    with pytest.raises(ValueError, match=r"need dense rows, and X is sparse: pass X.toarray\(\)"):
+        loop.fit(engine, state, FitRequest(data, 1, 16, shuffle=True))
