@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.kernels.csr import (
     sparse_forward,
     sparse_gradient,
 )
+from fastmlp.backends.cpu.kernels.epoch import train_clipped
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms, scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
@@ -57,6 +58,7 @@ OTHERS = (
     split_k_backward,
     forward_backward_by_panels,
     row_backward,
+    train_clipped,
     single_row.descend,
     sparse_forward,
     sparse_columns,

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from fastmlp import MLP, SGD, Adam, Status, fit_many
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking, partition
+from fastmlp.backends.cpu.plan import blocking, partition, plan
 from fastmlp.backends.cpu.session import Data
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 
@@ -28,6 +28,7 @@ FORMS: dict[str, tuple[int, dict[Any, Any]]] = {
     "split-K 1": (35, {(partition, "split_layer_of"): lambda step: 1}),
     "split-K 2": (35, {(partition, "split_layer_of"): lambda step: 2}),
     "single rows": (1, {}),
+    "non-temporal": (35, {(plan, "NON_TEMPORAL_BYTES"): 0}),
 }
 
 
