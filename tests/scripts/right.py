@@ -51,7 +51,7 @@ def main(folder: Path) -> tuple[object, ...]:
         X, y, epochs=3, validation_data=(X, y), callbacks=[stop_early], checkpoint=folder / "c"
     )
     completed: bool = history.status is Status.COMPLETED and history.loss[-1] < 9.0
-    net.optimizer = SGD(0.1, momentum=0.9)
+    net.optimizer = SGD(0.1, momentum=0.9, global_clipnorm=1.0)
     net.trainable = [False, True, True]
     net.trainable[0], net.layer_rates = True, [0.1, {"biases": 0.5}, 1]
     objective, gradient = net.loss_and_gradient(X, y)

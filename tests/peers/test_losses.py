@@ -1,0 +1,133 @@
+"""Losses and their slopes against PyTorch's, or against formulas that PyTorch differentiates."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, BinaryFocal, Focal, Quantile, Tweedie
+
+torch = pytest.importorskip("torch", reason="compares with PyTorch")
+F = torch.nn.functional
+RAW = np.array([0, 1e-3, -1e-3, 1, -1, 30, -30])
+TWO = np.array([*product(RAW, (-10.0, -1.0, 0.0, 1e-3, 30.0))])  # a mean, and log(variance)
+THREE = np.array([*product(RAW[[0, 1, 4, 5]], repeat=3)])
+
+
+class Peer(NamedTuple):
+    """A net's settings, rows of raw outputs, targets to try, and PyTorch's loss of all outputs."""
+
+    settings: dict[str, Any]
+    raw: Any
+    targets: tuple[float, ...]
+    loss: Callable[[Any, Any], Any]
+
+
+def number(loss: Any, targets: tuple[float, ...], formula: Callable[[Any, Any], Any]) -> Peer:
+    return Peer({"loss": loss}, RAW[:, None], targets, formula)
+
+
+def softplus(z: Any) -> Any:
+    """F.softplus is a line from 20 on, which 1e-12 tells from a logarithm."""
+    return -F.logsigmoid(-z)
+
+
+def focal(gamma: float) -> Callable[[Any, Any], Any]:
+    def formula(z: Any, y: Any) -> Any:
+        log_p = F.log_softmax(z, dim=1)
+        its = log_p.gather(1, y.long())
+        others = (log_p.exp().sum() - its.exp()).clamp(min=0)
+        return -(others**gamma) * its
+
+    return formula
+
+
+def binary_focal(gamma: float) -> Callable[[Any, Any], Any]:
+    def formula(z: Any, y: Any) -> Any:
+        signed = z * (2 * y - 1)
+        return -(torch.sigmoid(-signed) ** gamma) * F.logsigmoid(signed)
+
+    return formula
+
+
+def tweedie(power: float) -> Callable[[Any, Any], Any]:
+    def formula(z: Any, y: Any) -> Any:
+        one, two = 1 - power, 2 - power
+        return -y * torch.exp(one * z) / one + torch.exp(two * z) / two + y**two / (one * two)
+
+    return formula
+
+
+def smoothed(y: Any) -> Any:
+    return 0.9 * y + 0.05
+
+
+def deviance(z: Any, y: Any) -> Any:
+    return F.poisson_nll_loss(z, y, log_input=True) + torch.xlogy(y, y) - y
+
+
+def pinball(z: Any, y: Any) -> Any:
+    e, q = y - z, torch.tensor([[0.1, 0.5, 0.9]], dtype=torch.float64)
+    return torch.maximum(q * e, (q - 1) * e).mean()
+
+
+CLASSES, SOFT, REAL, POSITIVE = (0, 1, 2), (0.0, 0.3, 1.0), (0.3, -7.0), (0.3, 7.0)
+CE, BCE = "cross_entropy", "binary_cross_entropy"
+SMOOTH = {"label_smoothing": 0.1}
+PEERS: dict[str, Peer] = {
+    "mse": number("mse", REAL, F.mse_loss),
+    "mae": number("mae", REAL, F.l1_loss),
+    "huber": number("huber", REAL, F.huber_loss),
+    "log_cosh": number(
+        "log_cosh", REAL, lambda z, y: abs(z - y) + softplus(-2 * abs(z - y)) - np.log(2)
+    ),
+    "poisson": number("poisson", (0.0, 1.0, 7.0), deviance),
+    "gamma": number("gamma", POSITIVE, lambda z, y: z + y * torch.exp(-z) - torch.log(y) - 1),
+    "tweedie": number(Tweedie(1.3), (0.0, *POSITIVE), tweedie(1.3)),
+    "quantile": number(
+        Quantile(0.9), REAL, lambda z, y: torch.maximum(0.9 * (y - z), -0.1 * (y - z))
+    ),
+    "three quantiles": Peer({"loss": Quantile([0.1, 0.5, 0.9])}, THREE, REAL, pinball),
+    "gaussian_nll": Peer(
+        {"loss": "gaussian_nll"},
+        TWO,
+        REAL,
+        lambda z, y: F.gaussian_nll_loss(z[:, :1], y, torch.exp(z[:, 1:])),
+    ),
+    "binary_cross_entropy": number(BCE, SOFT, F.binary_cross_entropy_with_logits),
+    "smoothed binary_cross_entropy": Peer(
+        {"loss": BCE, **SMOOTH},
+        RAW[:, None],
+        SOFT,
+        lambda z, y: F.binary_cross_entropy_with_logits(z, smoothed(y)),
+    ),
+    "cross_entropy": Peer(
+        {"loss": CE}, THREE, CLASSES, lambda z, y: F.cross_entropy(z, y[:, 0].long())
+    ),
+    "smoothed cross_entropy": Peer(
+        {"loss": CE, **SMOOTH},
+        THREE,
+        CLASSES,
+        lambda z, y: F.cross_entropy(z, y[:, 0].long(), label_smoothing=0.1),
+    ),
+    "focal": Peer({"loss": Focal(2.0)}, THREE, CLASSES, focal(2.0)),
+    "binary_focal": number(BinaryFocal(2.0), (0.0, 1.0), binary_focal(2.0)),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_value_and_slopes_are_pytorchs(name: str) -> None:
+    """The raw outputs of this net are its inputs, so its biases' slopes are those of the loss."""
+    settings, raw, targets, formula = PEERS[name]
+    n = raw.shape[1]
+    net = MLP((n, n), dtype="float64", **settings)
+    net.weights[0][:], net.biases[0][:] = np.eye(n), 0
+    for row, target in product(raw, targets):
+        value, slopes = net.loss_and_gradient(row[None], np.array([target]))
+        z = torch.tensor(row[None], requires_grad=True)
+        expected = formula(z, torch.tensor([[target]], dtype=torch.float64)).sum()
+        expected.backward()
+        assert value == pytest.approx(expected.item(), rel=1e-12, abs=1e-12)
+        np.testing.assert_allclose(slopes[-n:], z.grad.numpy()[0], rtol=1e-12, atol=1e-12)
