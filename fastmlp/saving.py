@@ -78,7 +78,10 @@ def save(
     room = _room_of(model)
     if room is None and not isinstance(model, MLP):
         known = ", ".join(("MLP", *ESTIMATORS))
-        raise TypeError(f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}")
+        hint = "; save its net_" if hasattr(model, "net_") else ""
+        raise TypeError(
+            f"fastmlp.save: model must be one of fastmlp's {known}, got {model!r}{hint}"
+        )
     scalars.path("fastmlp.save", "path", path)
     scalars.boolean("fastmlp.save", "include_training_state", include_training_state)
     if isinstance(model, MLP):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -44,6 +45,12 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 
 
+@cache
+def parameters_of(kind: Any) -> tuple[str, ...]:
+    """Return the names of a class's parameters: 0.15 ms to find out, for each estimator made."""
+    return tuple(kind._get_param_names())
+
+
 class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
@@ -71,14 +78,15 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
 
     def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:
         """Store the arguments of `__init__`: what scikit-learn's class `theirs` has by its own."""
-        names = theirs._get_param_names()
+        names = parameters_of(theirs)
         theirs.__init__(self, **{name: arguments[name] for name in names})
-        for name in set(self._get_param_names()).difference(names):
-            setattr(self, name, arguments[name])
+        for name in self._get_param_names():
+            if name not in names:
+                setattr(self, name, arguments[name])
 
     @classmethod
     def _get_param_names(cls) -> list[str]:
-        """Return the names of the parameters, sorted: 0.15 ms to find out, four times a fit."""
+        """Return the names of the parameters, sorted; they are found out once."""
         if "_names" not in vars(cls):
             cls._names = super()._get_param_names()
         return list(cls._names)

@@ -34,7 +34,7 @@ class Reports:
 
     Attributes
     ----------
-    looks : bool, True if each epoch is looked at
+    looks : bool, True if callbacks look at the parameters after each epoch
 
     Raises
     ------
@@ -50,7 +50,7 @@ class Reports:
         self._estimator, self._history = estimator, History()
         self._callbacks = listeners(callbacks, f"{type(estimator).__name__}.fit")
         self._progress, self._bar = progress, None if isinstance(progress, bool) else progress
-        self.looks = bool(self._callbacks) or estimator.verbose >= DETAILED
+        self.looks = bool(self._callbacks)
         self._start = time.perf_counter()
         self._net: Any = None
 
