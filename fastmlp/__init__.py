@@ -4,6 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from fastmlp.data.blocks import Blocks
 from fastmlp.model import MLP
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss
@@ -40,6 +41,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "BinaryFocal",
+    "Blocks",
     "Constant",
     "Cosine",
     "Custom",

@@ -15,6 +15,8 @@ from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
+from fastmlp.data.reading import Reading
+from fastmlp.data.sources import Source
 from fastmlp.network import layer_rates as rates_of_layers
 from fastmlp.network import resolve
 from fastmlp.network.dropout import dropout_of
@@ -48,6 +50,7 @@ from fastmlp.training.monitors import Listener, monitors_of, split
 from fastmlp.training.request import FitRequest, interrupted
 from fastmlp.training.single_step import single_step
 from fastmlp.training.stopping import EarlyStopping
+from fastmlp.training.stream import by_buffers, rows_of
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
@@ -280,15 +283,18 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     @explained
     def fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: "ArrayLike | Source",
+        y: ArrayLike | None = None,
         *,
         epochs: int = 100,
         batch_size: int = 32,
         shuffle: bool = True,
+        target: str | Sequence[str] | None = None,
+        buffer_rows: int | None = None,
+        steps_per_epoch: int | None = None,
         sample_weight: ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
-        validation_data: "ValidationData | None" = None,
+        validation_data: "ValidationData | Source | None" = None,
         validation_split: float | None = None,
         metrics: Metrics | None = None,
         early_stopping: int | EarlyStopping | None = None,
@@ -307,21 +313,36 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         X : (n_rows, n_features) array of real numbers
             Not copied if it is C-contiguous and of the net's dtype. On a GPU it is copied there,
             once for the fit, or taken as it is, if it is an array there (one that has
-            ``__cuda_array_interface__``, of CuPy or PyTorch).
+            ``__cuda_array_interface__``, of CuPy or PyTorch). In the place of X and y a source,
+            whose rows need not fit into memory: blocks, such as `Blocks`, or a function without
+            arguments that begins a stream of (X, y) or (X, y, sample_weight). With `target` paths
+            of Parquet, Arrow or CSV files, a frame of pandas or polars, a table or a data set of
+            pyarrow, a relation of DuckDB, or what else has ``__arrow_c_stream__``.
         y : (n_rows,) or (n_rows, n_outputs) array
-            For "cross_entropy" integer labels from 0, or one-hot rows.
+            For "cross_entropy" integer labels from 0, or one-hot rows. A source has its own.
         epochs : int of 1 or more
             How often to go through all rows.
         batch_size : int of 1 or more
             Rows per step; the last batch of an epoch may be shorter.
         shuffle : bool
-            Take the rows in a new order each epoch.
+            Take the rows in a new order each epoch; of a source its blocks in the order of its
+            seed, and the rows of a buffer in a new order.
+        target : str or sequence of str, optional
+            The column of y in files or a table, or its columns; all others are features. Needs the
+            extra `arrow`.
+        buffer_rows : int, at least 16 times the batch size, optional
+            How many rows of a source to hold in memory and to mix, twice: a thread fills a second
+            buffer meanwhile. None: what an eighth of the available memory holds. If that is all
+            rows, they are read once, and train in the bits of arrays.
+        steps_per_epoch : int, optional
+            Of a source, as an endless stream: end an epoch after so many steps, and go on there in
+            the next. None: an epoch is one pass.
         sample_weight : (n_rows,) array, optional
             How much each row counts, 0 or more. A batch of zero weights takes no step.
         class_weight : mapping of int to float, or "balanced", optional
             How much the rows of each class count, times `sample_weight`; a class that is not named
             counts 1. "balanced": n_rows / (n_classes n_rows_of_the_class). Not for validation rows.
-        validation_data : (X, y) or (X, y, sample_weight), optional
+        validation_data : (X, y) or (X, y, sample_weight), or a source, optional
         validation_split : float in (0, 1), optional
             Hold out this fraction of the rows, the last ones as they are given, and validate on
             them. Rows that are sorted, as by class, must be mixed before.
@@ -403,17 +424,16 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             time_limit=time_limit,
             validated=validation_data is not None or validation_split is not None,
         )
+        how = (int(epochs), int(batch_size), shuffle, buffer_rows, steps_per_epoch)
+        reading = Reading(*how, class_weight, validation_split, target)
         of_rows = sample_weight
-        if class_weight is not None:
+        if class_weight is not None and y is not None:
             kind, n = self._network.loss.targets, self.layer_sizes[-1]
             of_rows = validation.class_weights(class_weight, y, sample_weight, kind, n, who)
         try:
-            engine, held_out = self._on_device(), None
-            data = engine.data(X, y, of_rows, who)
-            if validation_data is not None:
-                pair = validation.validation_pair(validation_data, who)
-                held_out = engine.data(*pair, f"{who}: validation_data")
-            elif validation_split is not None:
+            engine, rows = self._on_device(), (X, y, of_rows)
+            feed, data, held_out = rows_of(engine, rows, validation_data, reading, who)
+            if validation_split is not None:
                 data, held_out = split(data, validation_split, who)
                 if class_weight is not None:
                     own = validation.weights(sample_weight, len(data.weight), self.dtype, who)
@@ -434,11 +454,12 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             progress=progress,
             net=self,
         )
+        buffered = request if feed is None else by_buffers(request, feed, engine, state)
         with state.lock.training(who):
             if checkpoint is not None:
                 file = CheckpointFile(checkpoint, self._network, state)
                 request.keep(file, state, every, resume=resume)
-            loop.fit(engine, state, request)
+            loop.fit(engine, state, buffered)
         return request.history
 
     @explained

@@ -22,6 +22,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"network"},
         {"compiler"},
         {"backends"},
+        {"data"},
         {"training", "serialization"},
         {"model"},
         {"__init__"},  # only re-exports what lies below; the doors may come in by it
@@ -61,6 +62,7 @@ OPTIONAL = {
     "skl2onnx",
     "matplotlib",
     "pandas",
+    "pyarrow",
     "safetensors",
     "scipy",
     "tqdm",

@@ -120,6 +120,11 @@ class Trainer(Protocol):
         """The unit of the window that the calls of `run` have reached, interrupted or not."""
         ...
 
+    def take(self, data: Any) -> None:
+        """Train on these rows from the next window on: of the kind and width of those before, and
+        not more of them."""
+        ...
+
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
         ...

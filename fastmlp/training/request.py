@@ -51,6 +51,7 @@ class FitRequest(Generic[D]):
     Attributes
     ----------
     history : History
+    n_rows : int, of an epoch: those of `data`, or of all buffers
     """
 
     batch_size: int
@@ -58,6 +59,7 @@ class FitRequest(Generic[D]):
     shuffle: bool
     history: History
     last_step: int
+    n_rows: int
     options: Mapping[str, bool] = {}
 
     _engine: Engine[D, Any]
@@ -80,7 +82,7 @@ class FitRequest(Generic[D]):
         self.data, self.batch_size, self.epochs = data, batch_size, epochs
         # In a batch of all rows, their order changes only the rounding.
         self.shuffle = shuffle and batch_size < data.n_rows
-        self.history = History()
+        self.history, self.n_rows = History(), data.n_rows
         self._held_out, self._callbacks, self._monitors = held_out, callbacks, monitors
         self._watch, self._is_done = Watch(monitors), False
         looking = held_out is not None or bool(callbacks)
@@ -107,7 +109,7 @@ class FitRequest(Generic[D]):
         settings, hashed = self._monitors.settings(), _digest(self.data)
         if self._monitors.look_at_epochs and self._held_out is not None:
             settings["validation_data"] = _digest(self._held_out)
-        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.data.n_rows, hashed, **settings)
+        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.n_rows, hashed, **settings)
         keeper = Checkpoint(file, every, fit)
         so_far = keeper.resume(validated=self._held_out is not None) if resume else None
         if so_far is not None:
@@ -126,7 +128,6 @@ class FitRequest(Generic[D]):
         self._engine, self._trainer, self._state = engine, trainer, state
         if self._first_step is None:
             self._first_step = state.n_steps
-        self._steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         total = self.last_step = self._first_step + self.epochs * self._steps_per_epoch
         self._rates = self._watch.scaled(partial(rates_at, state.optimizer, total=total))
         self._bar = self._progress
@@ -136,6 +137,10 @@ class FitRequest(Generic[D]):
             if self._bar is not None:
                 return self._bar
         return nullcontext()
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-self.n_rows // self.batch_size)
 
     def window(self, most: int) -> int:
         """Return the number of epochs to plan at once: one if something looks at each epoch, and

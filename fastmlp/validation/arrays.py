@@ -85,14 +85,16 @@ def targets(
     return numbers
 
 
-def weights(given: object, n_rows: int, kind: np.dtype[Any], who: str) -> Array:
-    """Return sample weights as (n_rows,), or an empty array for None."""
+def weights(
+    given: object, n_rows: int, kind: np.dtype[Any], who: str, *, all_zero: bool = False
+) -> Array:
+    """Return sample weights as (n_rows,), or an empty array for None; `all_zero`: all may be 0."""
     if given is None:
         return np.empty(0, kind)
     numbers = vector(given, n_rows, kind, "sample_weight", who)
     # Kernels flush denormals to zero.
     tiny = numbers < np.finfo(kind).tiny
-    if (numbers < 0).any() or tiny.all():
+    if (numbers < 0).any() or (tiny.all() and not all_zero):
         raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0 as {kind}")
     return np.where(tiny, kind.type(0), numbers) if numbers[tiny].any() else numbers
 

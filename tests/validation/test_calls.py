@@ -225,8 +225,13 @@ POSITIONAL: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]
     (MLP, ((3, 8), "relu"), {}, r"MLP: takes 1 positional argument \(layer_sizes\), but 2 were .*"),
     (MLP, (), {}, r"MLP: missing 1 required argument: 'layer_sizes'; call MLP\(layer_sizes\)"),
     (MLP, ((3, 1),), {"layer_sizes": 3}, "MLP: layer_sizes is given twice, by its place and by .*"),
-    (MLP((3, 1)).fit, (X,), {}, r"MLP.fit: missing 1 required argument: 'y'; call MLP.fit\(X, y\)"),
-    (MLP((3, 1)).fit, (), {}, "MLP.fit: missing 2 required arguments: 'X', 'y'; call .*"),
+    (
+        MLP((3, 1)).fit,
+        (X,),
+        {},
+        r"MLP.fit: missing 1 required argument: 'y'; call MLP.fit\(X, y\), .*",
+    ),
+    (MLP((3, 1)).fit, (), {}, "MLP.fit: missing 1 required argument: 'X'; call .*"),
     (
         MLP((3, 1)).fit,
         (X, Y, 100),

@@ -111,10 +111,8 @@ class Trainer:
         job = self._session.job
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
-        self._session.at(slice(0, data.n_rows))
-        rows = self._session.rows
-        self.units_per_epoch = epoch.units_per_epoch(data.n_rows, batch_size, rows)
-        self.unit_flops = 6 * network.layout.n_weights * rows
+        self._point_to(data)
+        self.unit_flops = 6 * network.layout.n_weights * self._session.rows
         if not found:
             # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
@@ -127,6 +125,16 @@ class Trainer:
         if session.rows < batch_size:
             session.keep_gradient()
         return session
+
+    def take(self, data: Data) -> None:
+        """Train on these rows from the next window on: of the kind and width of those before."""
+        self._session.take(data)
+        self._point_to(data)
+
+    def _point_to(self, data: Data) -> None:
+        self._session.at(slice(0, data.n_rows))
+        rows = self._session.rows
+        self.units_per_epoch = epoch.units_per_epoch(data.n_rows, self._batch_size, rows)
 
     def end(self) -> None:
         """End the training; leave its buffers, without rows and state, to the next one."""

@@ -90,14 +90,26 @@ class Trainer:
             shared=single and design.block.shared,
             who="MLP.fit",
         )
-        with card.current():
-            self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
-            if data.weight.size:
-                session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+        self._send(data)
         self._losses = int(session.plans[0, LOSSES])
         self._order: Any = None
         self.load()
         self._load_moments()
+
+    def take(self, data: Data) -> None:
+        """Train on these rows from the next window on: of the width of those before, and not more
+        of them."""
+        self._subset, self._n_rows, self._order = data.rows, data.n_rows, None
+        self.units_per_epoch = -(-self._n_rows // self._batch)
+        self._session.set(N_ROWS=self._n_rows)
+        self._send(data)
+
+    def _send(self, data: Data) -> None:
+        """Copy the rows to the GPU."""
+        with self._card.current():
+            self._rows = Rows(to_device(self._card, data.x), to_device(self._card, data.y))
+            if data.weight.size:
+                self._session.put(WEIGHTS, np.ascontiguousarray(data.weight))
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows), the

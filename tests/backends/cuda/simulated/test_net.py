@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from nets import generator_of
 
-from fastmlp import MLP, Adam, EarlyStopping, ReduceLROnPlateau, Status, fit_many
+from fastmlp import MLP, Adam, Blocks, EarlyStopping, ReduceLROnPlateau, Status, fit_many
 from fastmlp.backends.cuda.card import Card, is_device_array
 from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.data import reading
 from fastmlp.model import core_of
 
 N_ROWS = 10
@@ -249,3 +250,13 @@ def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
     assert (its.n_steps, its.parameters.tobytes()) == (0, before.tobytes())
     its.predict(x), its.loss_and_gradient(x, y)
     assert its.to("cpu").fit(x, y, epochs=1).loss
+
+
+def test_a_source_in_several_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LEAST_BATCHES", 2)
+    rng = np.random.default_rng(0)
+    x, y, weight = rng.normal(size=(22, 3)), rng.integers(2, size=22), rng.uniform(size=22)
+    source, nets = Blocks.from_arrays(x, y, weight, rows=5), [net("cpu"), net()]
+    losses = [each.fit(source, epochs=2, batch_size=3, buffer_rows=8).loss for each in nets]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-10)
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)

@@ -1,0 +1,1 @@
+"""Sources of rows: blocks and streams, read into buffers beside the training."""

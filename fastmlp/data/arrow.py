@@ -1,0 +1,260 @@
+"""Rows of Arrow tables and streams, and of files that pyarrow reads; pyarrow is imported on use."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastmlp.data.columns import Columns, Wanted, columns_of
+from fastmlp.data.sources import Block
+
+# Rows of a block of a table.
+BLOCK_ROWS = 65536
+ARROW_FILES, CSV_FILES = (".arrow", ".feather", ".ipc"), (".csv", ".csv.gz")
+FILES = (".parquet", *ARROW_FILES, *CSV_FILES)
+
+
+def imported(who: str) -> Any:
+    """Import pyarrow.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed.
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ImportError(f"{who} needs pyarrow: pip install 'fastmlp[arrow]'") from error
+    return pyarrow
+
+
+def is_table(given: object) -> bool:
+    """Return True if it is a table, a frame, a relation or a reader, from which Arrow can read."""
+    return any(hasattr(given, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
+
+
+def paths_of(given: Any) -> list[str] | None:
+    """Return paths as a list; None if it is neither a path nor a list of paths."""
+    paths = [given] if isinstance(given, str | os.PathLike) else given
+    if not isinstance(paths, list | tuple) or not paths:
+        return None
+    return [os.fspath(one) for one in paths] if all(map(_is_path, paths)) else None
+
+
+def _is_path(given: object) -> bool:
+    return isinstance(given, str | os.PathLike)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Return a context whose errors have a note that names the file."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        error.add_note(f"in {path}")
+        raise
+
+
+class ParquetBlocks:
+    """Row groups of Parquet files, or pieces of them, as blocks.
+
+    Attributes
+    ----------
+    block_sizes : tuple of int
+    """
+
+    def __init__(self, paths: list[str], wanted: Wanted, rows: int | None, who: str) -> None:
+        imported(who)
+        import pyarrow.parquet
+
+        self._open = pyarrow.parquet.ParquetFile
+        self._places: list[tuple[str, int, int]] = []
+        self._metadata: dict[str, Any] = {}
+        sizes = []
+        self._rows = rows
+        self._columns: Columns | None = None
+        for path in paths:
+            with _naming(path), self._open(path) as file:
+                columns = columns_of(file.schema_arrow, wanted, f"{who}: {path}")
+                # Of all files; without names of features they are those of the first.
+                self._columns = self._columns or columns
+                wanted = self._columns.wanted
+                self._metadata[path] = metadata = file.metadata
+            for group in range(metadata.num_row_groups):
+                n = metadata.row_group(group).num_rows
+                for piece, first in enumerate(range(0, n, rows or max(n, 1))):
+                    self._places.append((path, group, piece))
+                    sizes.append(min(rows or n, n - first))
+        self.block_sizes = tuple(sizes)
+
+    def read(self, i: int) -> Block:
+        """Return the rows of block i."""
+        path, group, piece = self._places[i]
+        columns, n = self._columns, self._rows or self.block_sizes[i]
+        assert columns is not None
+        # Threads of pyarrow would compete with those that train.
+        file = self._open(path, metadata=self._metadata[path], pre_buffer=True)
+        with _naming(path), file:
+            how = {"row_groups": [group], "columns": columns.names, "use_threads": False}
+            batches = file.iter_batches(batch_size=n, **how)
+            batch = next(batch for k, batch in enumerate(batches) if k == piece)
+        return columns.block(batch, f"row group {group} of {path}")
+
+
+class ArrowFileBlocks:
+    """Record batches of Arrow files, or pieces of them, as blocks.
+
+    Attributes
+    ----------
+    block_sizes : tuple of int
+    """
+
+    def __init__(self, paths: list[str], wanted: Wanted, rows: int, who: str) -> None:
+        self._ipc, self._source = imported(who).ipc, imported(who).OSFile
+        self._places: list[tuple[str, int, int]] = []
+        self._columns: Columns | None = None
+        sizes = []
+        for path in paths:
+            with self._opened(path, ()) as file:
+                columns = columns_of(file.schema, wanted, f"{who}: {path}")
+                self._columns = self._columns or columns
+                wanted = self._columns.wanted
+                for k in range(file.num_record_batches):
+                    n = file.get_batch(k).num_rows
+                    for first in range(0, n, rows):
+                        self._places.append((path, k, first))
+                        sizes.append(min(rows, n - first))
+        self.block_sizes = tuple(sizes)
+
+    @contextmanager
+    def _opened(self, path: str, names: Sequence[str]) -> Iterator[Any]:
+        """Open a file to read some columns."""
+        with _naming(path), self._source(path) as source:
+            schema = self._ipc.open_file(source).schema
+            places = [schema.get_field_index(name) for name in names]
+            yield self._ipc.open_file(
+                source, options=self._ipc.IpcReadOptions(included_fields=places)
+            )
+
+    def read(self, i: int) -> Block:
+        """Return the rows of block i."""
+        (path, k, first), columns = self._places[i], self._columns
+        assert columns is not None
+        # Read, not mapped: of a map that is cut a fault ends the process.
+        with self._opened(path, columns.names) as file:
+            batch = file.get_batch(k).slice(first, self.block_sizes[i])
+            return columns.block(batch, f"batch {k} of {path}")
+
+
+class TableBlocks:
+    """Slices of a table in memory as blocks.
+
+    Attributes
+    ----------
+    block_sizes : tuple of int
+    """
+
+    def __init__(self, batches: list[tuple[Any, str]], columns: Columns) -> None:
+        self._batches, self._columns = batches, columns
+        self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
+
+    def read(self, i: int) -> Block:
+        """Return the rows of block i."""
+        return self._columns.block(*self._batches[i])
+
+
+def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks:
+    """Return blocks of a table in memory: of pyarrow, pandas, polars, or alike."""
+    arrow = imported(who)
+    if type(table).__module__.startswith("pandas"):
+        # With its index, a frame of pandas would have a column more.
+        table = arrow.Table.from_pandas(table, preserve_index=False)
+    elif not isinstance(table, arrow.Table):
+        table = arrow.RecordBatchReader.from_stream(table).read_all()
+    columns, batches, n = columns_of(table.schema, wanted, who), [], 0
+    for batch in table.select(columns.names).to_batches(max_chunksize=rows):
+        batches.append((batch, f"rows {n} to {n + batch.num_rows - 1}"))
+        n += batch.num_rows
+    return TableBlocks(batches, columns)
+
+
+def stream_of(given: Any, wanted: Wanted, who: str) -> Callable[[], Iterator[Block]]:
+    """Return the function that begins a pass over what Arrow reads as a stream of batches."""
+    arrow = imported(who)
+
+    def begin() -> Iterator[Block]:
+        if hasattr(given, "scanner"):
+            reader = given.scanner(batch_size=BLOCK_ROWS, use_threads=False).to_reader()
+        elif hasattr(given, "to_reader"):
+            reader = given.to_reader()
+        else:
+            reader = arrow.RecordBatchReader.from_stream(given)
+        columns = columns_of(reader.schema, wanted, who)
+        # A database refuses a second query until the first is read to its end, or closed.
+        try:
+            for k, batch in enumerate(reader):
+                for first in range(0, batch.num_rows, BLOCK_ROWS):
+                    yield columns.block(batch.slice(first, BLOCK_ROWS), f"batch {k}")
+        finally:
+            reader.close()
+
+    return begin
+
+
+def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Callable[[], Iterator[Block]]:
+    """Return the function that begins a pass over files of comma-separated values."""
+    imported(who)
+    import pyarrow.csv
+
+    def begin() -> Iterator[Block]:
+        found = wanted
+        for path in paths:
+            options = pyarrow.csv.ReadOptions(use_threads=False)
+            with pyarrow.csv.open_csv(path, read_options=options) as reader:
+                columns = columns_of(reader.schema, found, f"{who}: {path}")
+                found = columns.wanted
+                for k, batch in enumerate(reader):
+                    yield columns.block(batch, f"batch {k} of {path}")
+
+    return begin
+
+
+def source_of(given: Any, target: Any, who: str) -> Any:
+    """Return the source of files or tables, by the name of the target's column or columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are neither, or of an unknown kind, or have no such columns.
+    """
+    wanted = Wanted(target)
+    paths = paths_of(given)
+    if paths is not None:
+        return _of_paths(paths, wanted, who)
+    if hasattr(given, "collect") and hasattr(given, "collect_schema"):
+        raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
+    if not is_table(given):
+        raise TypeError(
+            f"{who}: target= goes with paths, a table or a frame; got {type(given).__name__}"
+        )
+    in_memory = type(given).__module__.split(".")[0] in ("pandas", "polars")
+    if in_memory or isinstance(given, imported(who).Table):
+        return table_blocks(given, wanted, BLOCK_ROWS, who)
+    begin = stream_of(given, wanted, who)
+    # A reader is read once, as a generator is.
+    return begin() if hasattr(given, "read_next_batch") else begin
+
+
+def _of_paths(paths: list[str], wanted: Wanted, who: str) -> Any:
+    ends = {next((end for end in FILES if path.lower().endswith(end)), None) for path in paths}
+    if len(ends) > 1 or None in ends:
+        shown = ", ".join(Path(path).name for path in paths[:3])
+        raise ValueError(f"{who}: files must be of one kind of {', '.join(FILES)}, got {shown}")
+    (end,) = ends
+    if end == ".parquet":
+        return ParquetBlocks(paths, wanted, None, who)
+    if end in ARROW_FILES:
+        return ArrowFileBlocks(paths, wanted, BLOCK_ROWS, who)
+    return csv_stream(paths, wanted, who)

@@ -1,0 +1,276 @@
+"""Blocks: rows of arrays and memory maps that are read a block at a time."""
+
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.data import arrow
+from fastmlp.data.columns import Wanted
+from fastmlp.data.sources import Block, seed_of
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+Part = Callable[[int, int], Any]
+
+
+@final
+class Blocks:
+    """Rows in blocks, each read when a fit needs it: a source for `MLP.fit`.
+
+    Any object with `block_sizes` and `read` is one as well. Small blocks mix better: each epoch
+    takes the blocks in a new order, as many as fill a buffer, and mixes the buffer's rows
+    (CorgiPile: Xu et al., 2022, arXiv 2206.05830).
+
+    Attributes
+    ----------
+    block_sizes : tuple of int
+        The number of rows of each block.
+    seed : int
+        Decides, with the number of the epoch in its fit, the order of the blocks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, Blocks
+    >>> X = np.random.default_rng(0).uniform(-1, 1, (1000, 1))
+    >>> source = Blocks.from_arrays(X, X**2, rows=100)
+    >>> source.block_sizes[:3]
+    (100, 100, 100)
+    >>> len(MLP((1, 8, 1), seed=0).fit(source, epochs=3, batch_size=10, buffer_rows=300).loss)
+    3
+    """
+
+    block_sizes: tuple[int, ...]
+    seed: int
+
+    def __init__(self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0):
+        self.block_sizes, self.seed, self._read = block_sizes, seed, read
+
+    def read(self, i: int) -> Block:
+        """Return X, y and, where rows have weights, the weights of block i."""
+        return self._read(i)
+
+    def __repr__(self) -> str:
+        n = count(sum(self.block_sizes), "row")
+        return f"Blocks({n} in {count(len(self.block_sizes), 'block')}, seed={self.seed})"
+
+    @classmethod
+    @explained
+    def from_arrays(
+        cls, X: Any, y: Any, sample_weight: Any = None, *, rows: int = 65536, seed: int = 0
+    ) -> Self:
+        """Return blocks of arrays, or of whatever has a length and slices of it are arrays.
+
+        So has a data set of HDF5 or Zarr; there `rows` are best a multiple of a chunk's.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array
+        y : (n_rows,) or (n_rows, n_outputs) array
+        sample_weight : (n_rows,) array, optional
+        rows : int of 1 or more, default 65536
+            Of a block; the last may have fewer.
+        seed : int of 0 or more, default 0
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not what it must be.
+
+        Examples
+        --------
+        >>> from fastmlp import Blocks
+        >>> Blocks.from_arrays([[1.0], [2.0], [3.0]], [1, 2, 3], rows=2)
+        Blocks(3 rows in 2 blocks, seed=0)
+        """
+        return cls._of(X, y, sample_weight, (rows, seed), "Blocks.from_arrays")
+
+    @classmethod
+    @explained
+    def from_memmap(
+        cls, X: Any, y: Any, sample_weight: Any = None, *, rows: int = 65536, seed: int = 0
+    ) -> Self:
+        """Return blocks of memory maps, read from their files.
+
+        A map's file is read, not the map: a page that is not in memory would cost a fault for each
+        row, and a file that has been cut ends the process, where here it is an OSError.
+
+        Parameters
+        ----------
+        X, y, sample_weight, rows, seed
+            As for `from_arrays`; what is no memory map, or not C-contiguous, is read as an array.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not what it must be.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import numpy as np
+        >>> from fastmlp import Blocks
+        >>> path = os.path.join(tempfile.mkdtemp(), "X.npy")
+        >>> np.save(path, np.zeros((1000, 4), np.float32))
+        >>> Blocks.from_memmap(np.load(path, mmap_mode="r"), np.zeros(1000), rows=200)
+        Blocks(1000 rows in 5 blocks, seed=0)
+        """
+        return cls._of(X, y, sample_weight, (rows, seed), "Blocks.from_memmap", of_files=True)
+
+    @classmethod
+    @explained
+    def from_parquet(
+        cls,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        target: str | Sequence[str],
+        features: Sequence[str] | None = None,
+        weight: str | None = None,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Return the row groups of Parquet files as blocks; needs the extra `arrow`.
+
+        Parameters
+        ----------
+        paths : path or sequence of paths
+        target : str or sequence of str
+            The column of y, or its columns.
+        features : sequence of str, optional
+            The columns of X, in this order; None: all others.
+        weight : str, optional
+            The column of sample weights.
+        rows : int of 1 or more, optional
+            Cut row groups into blocks of so many rows, which mix better. To read one, its row
+            group is decoded up to its end: files of smaller row groups are faster.
+        seed : int of 0 or more, default 0
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not what it must be, or there are no such columns. Columns that are
+            no numbers, or have nulls, are an error when they are read, which names the file.
+        ImportError
+            If pyarrow is missing.
+        OSError
+            If a file cannot be read.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import pyarrow, pyarrow.parquet
+        >>> from fastmlp import Blocks
+        >>> path = os.path.join(tempfile.mkdtemp(), "rows.parquet")
+        >>> table = pyarrow.table({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6], "y": [0.5, 1.5, 2.5]})
+        >>> pyarrow.parquet.write_table(table, path, row_group_size=2)
+        >>> Blocks.from_parquet(path, target="y")
+        Blocks(3 rows in 2 blocks, seed=0)
+        """
+        who = "Blocks.from_parquet"
+        found = arrow.paths_of(paths)
+        if found is None:
+            raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
+        if rows is not None:
+            scalars.positive_integer(who, "rows", rows)
+        blocks = arrow.ParquetBlocks(found, Wanted(target, features, weight), rows, who)
+        return cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
+
+    @classmethod
+    @explained
+    def from_arrow(
+        cls,
+        table: Any,
+        *,
+        target: str | Sequence[str],
+        features: Sequence[str] | None = None,
+        weight: str | None = None,
+        rows: int = 65536,
+        seed: int = 0,
+    ) -> Self:
+        """Return blocks of a table in memory; needs the extra `arrow`.
+
+        Parameters
+        ----------
+        table : pyarrow.Table, pandas.DataFrame, polars.DataFrame, or alike
+            What has ``__arrow_c_stream__``; it is read once, without a copy where it holds Arrow.
+        target, features, weight, seed
+            As for `from_parquet`.
+        rows : int of 1 or more, default 65536
+            Of a block, at most.
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError
+            As from `from_parquet`.
+
+        Examples
+        --------
+        >>> import pyarrow
+        >>> from fastmlp import Blocks
+        >>> table = pyarrow.table({"a": [1.0, 2.0, 3.0], "y": [0.5, 1.5, 2.5]})
+        >>> Blocks.from_arrow(table, target="y", rows=2)
+        Blocks(3 rows in 2 blocks, seed=0)
+        """
+        who = "Blocks.from_arrow"
+        if not arrow.is_table(table):
+            raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
+        scalars.positive_integer(who, "rows", rows)
+        blocks = arrow.table_blocks(table, Wanted(target, features, weight), rows, who)
+        return cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
+
+    @classmethod
+    def _of(
+        cls, X: Any, y: Any, sample_weight: Any, how: Any, who: str, *, of_files: bool = False
+    ) -> Self:
+        rows, seed = scalars.positive_integer(who, "rows", how[0]), seed_of(how[1], who)
+        named = {"X": X, "y": y, "sample_weight": sample_weight}
+        columns = {name: its for name, its in named.items() if its is not None}
+        for name, its in columns.items():
+            if not hasattr(its, "__len__") or not hasattr(its, "__getitem__"):
+                raise TypeError(f"{who}: {name} must be an array, got {type(its).__name__}")
+            if len(its) != len(X):
+                raise ValueError(f"{who}: X has {count(len(X), 'row')}, but {name} has {len(its)}")
+        parts = [_part(its, of_files=of_files) for its in columns.values()]
+        sizes = tuple(min(rows, len(X) - first) for first in range(0, len(X), rows))
+
+        def read(i: int) -> Any:
+            first = i * rows
+            return tuple(part(first, first + sizes[i]) for part in parts)
+
+        return cls(sizes, read, seed)
+
+
+def _part(array: Any, *, of_files: bool) -> Part:
+    """Return the function that reads rows from the first to the one before the last."""
+    mapped = isinstance(array, np.memmap) and array.flags.c_contiguous
+    if of_files and mapped and isinstance(array._mmap, mmap.mmap):
+        return _FilePart(array)
+    # Frames of pandas have rows by position in `iloc`.
+    places = getattr(array, "iloc", array)
+    return lambda first, last: places[first:last]
+
+
+class _FilePart:
+    """Reads rows of a memory map from its file."""
+
+    def __init__(self, array: "np.memmap[Any, Any]") -> None:
+        self._path, self._dtype, self._shape = str(array.filename), array.dtype, array.shape[1:]
+        # The attribute `offset` of a slice is that of the whole map.
+        whole: Any = array._mmap  # type: ignore[attr-defined]
+        start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+        self._offset = start + array.ctypes.data - np.frombuffer(whole, np.uint8).ctypes.data
+        self._row_bytes = int(array[:1].nbytes)
+
+    def __call__(self, first: int, last: int) -> Array:
+        n = (last - first) * int(np.prod(self._shape))
+        start = self._offset + first * self._row_bytes
+        numbers = np.fromfile(self._path, self._dtype, n, offset=start)
+        if len(numbers) < n:
+            raise OSError(f"{self._path} ends before row {last - 1}: has it been cut?")
+        return numbers.reshape(last - first, *self._shape)

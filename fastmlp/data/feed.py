@@ -1,0 +1,265 @@
+"""A source's rows for one fit, buffer after buffer, epoch after epoch."""
+
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from itertools import count as counting
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from fastmlp._process import memory
+from fastmlp.data.arrow import is_table, paths_of, source_of
+from fastmlp.data.order import Moments, moments, warn_of_order
+from fastmlp.data.reader import Reader
+from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Buffer, Conversion, Rows
+from fastmlp.data.sources import has_blocks, is_source, opened
+from fastmlp.network.spec import Network
+from fastmlp.validation import scalars
+from fastmlp.validation.suggestions import count
+
+
+class Filled(NamedTuple):
+    """A buffer with rows; `ends`: it ends an epoch."""
+
+    buffer: Buffer
+    ends: bool
+
+
+@final
+class Feed:
+    """Buffers of a source's rows: one is trained on while a thread fills the next.
+
+    All buffers but an epoch's last have the same number of rows, a multiple of the batch size, and
+    begin where the one before ends, in the middle of a block as well. The first is filled at once.
+
+    Attributes
+    ----------
+    rows : Rows, of the current buffer
+    ends : bool, True if an epoch ends with it
+    is_whole : bool
+        True if it has all rows of the source: there is no other then.
+    n_rows : int or None, of an epoch, if that is known
+    """
+
+    def __init__(self, source: Any, network: Network, reading: Reading, who: str) -> None:
+        self._source, self._reading, self._who = opened(source, who), reading, who
+        self._convert = Conversion(network, who, reading.class_weight)
+        self._free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
+        self._n_buffers, self._over = 0, threading.Event()
+        self._reader: Reader[Filled] | None = None
+        self._rows_of_first: int | None = None
+        self._first: Moments | None = None
+        per_epoch = reading.rows_per_epoch
+        self.n_rows = self._source.n_rows if per_epoch is None else per_epoch
+        self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, network, who)
+        # Of a stream it is known after the first buffer.
+        self.is_whole = per_epoch is None and self._buffer_rows == self.n_rows
+        self._filling = self._fill(0)
+        self._take(next(self._filling))
+        self.is_whole = per_epoch is None and self.ends
+        if self.is_whole and self.rows.weight.size and not self.rows.weight.any():
+            raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
+
+    def _take(self, filled: Filled) -> None:
+        self._buffer, self.rows, self.ends = filled.buffer, filled.buffer.rows, filled.ends
+
+    def start(self, epoch: int) -> None:
+        """Begin to read ahead, in a thread that `close` ends; from another epoch than the first,
+        the rows of `next` are its first.
+
+        Raises
+        ------
+        ValueError
+            If the source cannot begin there.
+        """
+        if epoch:
+            if self._reading.rows_per_epoch is not None:
+                raise ValueError(
+                    f"{self._who}: with steps_per_epoch a source goes on from epoch to epoch, and "
+                    "cannot be resumed in the middle"
+                )
+            self._filling = self._fill(epoch)
+        self._reader = Reader(self._filling)
+        if self._reading.shuffle:
+            self._first = moments(self.rows.y)
+
+    def next(self) -> None:
+        """Go on to the next buffer; the rows of the one before are overwritten.
+
+        Raises
+        ------
+        BaseException
+            What the source has raised, with its traceback.
+        """
+        assert self._reader is not None
+        self._free.put(self._buffer)
+        filled = self._reader.next()
+        assert filled is not None
+        self._take(filled)
+        # In the first epoch, until they are apart.
+        first = self._first
+        if first is not None and (
+            warn_of_order(first, moments(self.rows.y), self._who) or self.ends
+        ):
+            self._first = None
+
+    def close(self) -> None:
+        """End the reading, and its thread."""
+        self._over.set()
+        self._free.put(None)
+        if self._reader is not None:
+            self._reader.join()
+
+    def _fill(self, first: int) -> Generator[Filled, None, None]:
+        """Yield buffers of rows for all epochs from the first on."""
+        if self._reading.rows_per_epoch is not None:
+            passes = (rows for number in counting() for rows in self._pass(number))
+            yield from self._buffers(passes, self._reading.epochs)
+            return
+        for epoch in range(first, self._reading.epochs):
+            yield from self._buffers(self._pass(epoch), 1)
+
+    def _pass(self, number: int) -> Iterator[Rows]:
+        """Yield the blocks of one pass over the source.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than in the first pass.
+        """
+        who, n, mixed = self._who, 0, self._reading.shuffle and not self.is_whole
+        for piece in self._source.blocks(number, mixed=mixed):
+            rows = self._convert(piece)
+            if rows is not None:
+                n += len(rows.x)
+                yield rows
+        expected = self._rows_of_first = self._rows_of_first or n
+        if not expected:
+            raise ValueError(f"{who}: the source has no rows")
+        if n < expected:
+            raise ValueError(
+                f"{who}: the source has {count(n, 'row')} in pass {number + 1}, but {expected} in "
+                "the first; an iterator, or a reader, can be read once: pass a function that makes "
+                "it anew, or epochs=1"
+            )
+
+    def _buffers(self, blocks: Iterator[Rows], epochs: int) -> Generator[Filled, None, None]:
+        """Yield buffers of the blocks; epochs end after `rows_per_epoch`, or with the blocks."""
+        per_epoch = self._reading.rows_per_epoch
+        buffer: Buffer | None = None
+        left = per_epoch
+        for rows in blocks:
+            if self._over.is_set():
+                return
+            first, n = 0, len(rows.x)
+            while first < n:
+                if buffer is not None and buffer.is_full:
+                    yield Filled(buffer, ends=False)
+                    buffer = None
+                if buffer is None and (buffer := self._empty_buffer(rows)) is None:
+                    return
+                before, last = first, n if left is None else min(n, first + left)
+                first = buffer.add(rows, first, last)
+                if left is None:
+                    continue
+                left -= first - before
+                if not left:
+                    yield Filled(buffer, ends=True)
+                    buffer, left, epochs = None, per_epoch, epochs - 1
+                    if not epochs:
+                        return
+        if buffer is not None:
+            yield Filled(buffer, ends=True)
+
+    def _empty_buffer(self, like: Rows) -> Buffer | None:
+        """Return a buffer to fill, one of two; None: the fit has ended."""
+        if self._n_buffers < 2:
+            self._n_buffers += 1
+            n_rows = self._buffer_rows
+            memory.require(n_rows * like.row_bytes(), self._who, f"a buffer of {n_rows} rows")
+            return Buffer(n_rows, like)
+        buffer = self._free.get()
+        if buffer is not None:
+            buffer.clear()
+        return buffer
+
+
+def feed_of(
+    X: Any, y: Any, sample_weight: Any, network: Network, reading: Reading, who: str
+) -> Feed | None:
+    """Return the feed of a source in the place of X; None for arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If arguments do not go together, or the rows are not what they must be.
+    """
+    steps = reading.steps_per_epoch
+    if steps is not None:
+        scalars.positive_integer(who, "steps_per_epoch", steps)
+    X = tabled(X, y, reading.target, who)
+    # An iterator beside y is meant as an array.
+    if not is_source(X) or (y is not None and not has_blocks(X)):
+        _check_arrays(X, y, reading, who)
+        return None
+    for name, given in (("y", y), ("sample_weight", sample_weight)):
+        if given is not None:
+            raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
+    if reading.validation_split is not None:
+        raise ValueError(
+            f"{who}: validation_split needs arrays; with a source give validation_data=(X_val, "
+            "y_val), or another source"
+        )
+    if hasattr(X, "__next__") and reading.epochs > 1 and steps is None:
+        its = getattr(X, "__name__", None)
+        instead = f", as {its} without brackets," if its and its != "<genexpr>" else ""
+        raise ValueError(
+            f"{who}: a {type(X).__name__} can be read once, but epochs={reading.epochs}: pass the "
+            f"function that makes it{instead} or epochs=1; an endless one needs steps_per_epoch"
+        )
+    return Feed(X, network, reading, who)
+
+
+def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:
+    if y is None:
+        raise TypeError(
+            f"{who}: missing 1 required argument: 'y'; call {who}(X, y), or {who}(source), with a "
+            f"source such as Blocks; got X of type {type(X).__name__}"
+        )
+    for name in ("buffer_rows", "steps_per_epoch"):
+        if getattr(reading, name) is not None:
+            raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")
+
+
+def tabled(X: Any, y: Any, target: Any, who: str) -> Any:
+    """Return the source of files and tables, by their target; all else as it is.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        If X and `target` do not go together, or the columns are not there.
+    """
+    if target is None:
+        if y is None and paths_of(X) is not None:
+            raise TypeError(f"{who}: files need target=, the name of the column of y")
+        if y is None and is_table(X):
+            raise TypeError(
+                f"{who}: missing y: call {who}(X[features], X['y']), or {who}(X, target='y') with "
+                "the name of the column of y"
+            )
+        return X
+    if y is not None:
+        raise TypeError(f"{who}: give y, or target={target!r}, a column of X, not both")
+    return source_of(X, target, who)
+
+
+def whole(source: Any, network: Network, who: str) -> Rows:
+    """Return all rows of a source."""
+    convert, pieces = Conversion(network, who), opened(source, who).blocks(0, mixed=False)
+    blocks = [rows for piece in pieces if (rows := convert(piece)) is not None]
+    if not blocks:
+        raise ValueError(f"{who}: the source has no rows")
+    memory.require(sum(rows.n_bytes for rows in blocks), who, "the rows of the source")
+    return Rows(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))

@@ -1,0 +1,145 @@
+"""The rows of a block, checked and of a net's dtype, and buffers that hold many of them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp.data.sources import Piece
+from fastmlp.network.spec import Network
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+
+
+class Rows(NamedTuple):
+    """Rows in the memory of the host, C-contiguous, of the net's dtype.
+
+    Attributes
+    ----------
+    x : shape (n_rows, n_features)
+    y : shape (n_rows, n_targets)
+    weight : shape (n_rows,), or (0,) for rows that count alike
+    """
+
+    x: Array
+    y: Array
+    weight: Array
+
+    @property
+    def n_bytes(self) -> int:
+        """The bytes of all rows."""
+        return sum(int(array.nbytes) for array in self)
+
+    def row_bytes(self) -> int:
+        """Return the bytes of one row."""
+        return sum(int(array[:1].nbytes) for array in self)
+
+
+class Conversion:
+    """Makes rows of a net's dtype from blocks.
+
+    Parameters
+    ----------
+    network : Network
+    who : str, the caller
+    class_weight : mapping of classes to numbers, optional
+    """
+
+    def __init__(self, network: Network, who: str, class_weight: Any = None) -> None:
+        if class_weight is not None and isinstance(class_weight, str):
+            raise ValueError(
+                f"{who}: class_weight={class_weight!r} needs all rows at once; for a source give "
+                "a mapping, such as {0: 1.0, 1: 5.0}"
+            )
+        self._network, self._who, self._class_weight = network, who, class_weight
+        self._like: Rows | None = None
+
+    def __call__(self, piece: Piece) -> Rows | None:
+        """Return the rows of a block; None if it has none.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not what they must be; the message names the block.
+        """
+        who = f"{self._who}: {piece.name}"
+        X, y, sample_weight = _parts(piece.content, who)
+        n_rows = len(X) if hasattr(X, "__len__") else None
+        if piece.n_rows is not None and n_rows is not None and n_rows != piece.n_rows:
+            raise ValueError(f"{who} has {n_rows} rows, but block_sizes has {piece.n_rows}")
+        if n_rows == 0:
+            return None
+        rows = self._rows(X, y, sample_weight, who)
+        like = self._like = self._like or rows
+        if rows.y.shape[1] != like.y.shape[1]:
+            raise ValueError(
+                f"{who}: y has {count(rows.y.shape[1], 'column')}, but {like.y.shape[1]} in the "
+                "first block"
+            )
+        if bool(rows.weight.size) != bool(like.weight.size):
+            raise ValueError(f"{who}: all blocks must have a sample_weight, or none of them")
+        return rows
+
+    def _rows(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
+        network, dtype, loss = self._network, self._network.dtype, self._network.loss
+        sizes = network.layout.sizes
+        x = validation.features(X, sizes[0], dtype, who)
+        how = (sizes[-1], loss.targets, dtype, who, loss.per_target)
+        table = validation.targets(y, len(x), *how)
+        if self._class_weight is not None:
+            how_weighted = (loss.targets, sizes[-1], who)
+            given = (self._class_weight, y, sample_weight)
+            sample_weight = validation.class_weights(*given, *how_weighted)
+        # A block whose rows all have the weight 0 is valid, as a batch of such rows is.
+        weight = validation.weights(sample_weight, len(x), dtype, who, all_zero=True)
+        return Rows(x, table, weight)
+
+
+class Buffer:
+    """Room for rows, filled block by block.
+
+    Parameters
+    ----------
+    n_rows : int, for how many rows
+    like : Rows, of the shapes and the dtype that they will have
+    """
+
+    def __init__(self, n_rows: int, like: Rows) -> None:
+        self._most, self._n = n_rows, 0
+        shapes = [(n_rows if len(array) else 0, *array.shape[1:]) for array in like]
+        self._room = Rows(*(np.empty(shape, like.x.dtype) for shape in shapes))
+
+    @property
+    def is_full(self) -> bool:
+        """True if no row more goes in."""
+        return self._n == self._most
+
+    @property
+    def rows(self) -> Rows:
+        """The rows so far, without a copy."""
+        return Rows(*(array[: self._n] for array in self._room))
+
+    def clear(self) -> None:
+        """Drop the rows."""
+        self._n = 0
+
+    def add(self, rows: Rows, first: int, last: int) -> int:
+        """Copy rows from `first` to the one before `last`, as many as there is room for; return the
+        next one."""
+        n = min(last - first, self._most - self._n)
+        for room, array in zip(self._room, rows, strict=True):
+            if array.size:
+                room[self._n : self._n + n] = array[first : first + n]
+        self._n += n
+        return first + n
+
+
+def _parts(content: Any, who: str) -> tuple[Any, Any, Any]:
+    if not isinstance(content, tuple | list) or len(content) not in (2, 3):
+        n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
+        raise TypeError(
+            f"{who} must be (X, y) or (X, y, sample_weight), got {type(content).__name__}{n}"
+        )
+    return (*content, None)[:3]

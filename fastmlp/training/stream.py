@@ -1,0 +1,205 @@
+"""A fit over buffers of rows: an epoch is a window for each buffer."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Generic, NamedTuple, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import validation
+from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.data.arrow import is_table, paths_of
+from fastmlp.data.feed import Feed, feed_of, tabled, whole
+from fastmlp.data.reading import Reading
+from fastmlp.data.sources import is_source
+from fastmlp.network.state import NetState
+from fastmlp.rules.schedules import rates_of
+from fastmlp.training.history import Status
+from fastmlp.training.loop import Rates, Request
+from fastmlp.training.request import FitRequest
+
+D = TypeVar("D", bound=Data)
+
+
+class Given(NamedTuple):
+    """The rows of a fit: of the first buffer, if there is a feed, and to validate on, if any."""
+
+    feed: Feed | None
+    data: Any
+    held_out: Any
+
+
+def rows_of(
+    engine: Engine[Any, Any],
+    rows: tuple[Any, Any, Any],
+    validation_data: Any,
+    reading: Reading,
+    who: str,
+) -> Given:
+    """Return the rows of a fit, checked; `rows` are X, y and the weights, or a source.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        If they are not what they must be.
+    """
+    network, where, held_out = engine.network, f"{who}: validation_data", None
+    given = validation_data
+    if is_table(given) or paths_of(given) is not None:
+        given = tabled(given, None, reading.target, where)
+    # First: a database has one open result at a time.
+    if is_source(given):
+        held_out = engine.trusted(*whole(given, network, where))
+    feed = feed_of(*rows, network, reading, who)
+    data = engine.data(*rows, who) if feed is None else engine.trusted(*feed.rows)
+    if held_out is None and given is not None:
+        held_out = engine.data(*validation.validation_pair(given, who), where)
+    return Given(feed, data, held_out)
+
+
+def by_buffers(
+    fit: FitRequest[D], feed: Feed, engine: Engine[D, Any], state: NetState
+) -> Request[D]:
+    """Return the request of a fit over all buffers of a feed, which may be one.
+
+    Raises
+    ------
+    ValueError
+        If a schedule needs the number of steps, and it is not known.
+    """
+    if feed.is_whole:
+        return fit
+    if feed.n_rows is None:
+        dropout = engine.network.dropout
+        drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
+        for rate in (state.optimizer.learning_rate, *drops):
+            _check_schedule(rate)
+    return StreamRequest(fit, feed, engine)
+
+
+@final
+class StreamRequest(Generic[D]):
+    """The request of a fit to the training loop whose rows come in buffers.
+
+    Parameters
+    ----------
+    fit : FitRequest, over the first buffer; it has what is done between epochs
+    feed : Feed, of the buffers
+    engine : Engine, of the net
+    """
+
+    data: D
+    batch_size: int
+    options: Mapping[str, bool]
+
+    _trainer: Trainer
+    _state: NetState
+    _rates: Rates
+    _is_first: bool
+
+    def __init__(self, fit: FitRequest[D], feed: Feed, engine: Engine[D, Any]) -> None:
+        self.data, self.batch_size, self.options = fit.data, fit.batch_size, fit.options
+        self._fit, self._feed, self._engine = fit, feed, engine
+        # Of a stream whose length is not known, `end_window` counts the rows.
+        fit.n_rows = feed.n_rows or fit.n_rows
+        # Sums of the epoch so far: loss times mass, and mass.
+        self._loss = self._mass = 0.0
+        self._starts, self._n_rows = True, 0
+        self._before: NDArray[Any] | None = None
+
+    def begin(
+        self, engine: Engine[D, Any], trainer: Trainer, state: NetState
+    ) -> AbstractContextManager[Any]:
+        """Prepare; return a context in which the windows run."""
+        self._trainer, self._state = trainer, state
+        done = len(self._fit.history.loss)
+        self._is_first = not done
+        self._feed.start(done)
+        return self._fit.begin(engine, trainer, state)
+
+    def window(self, most: int) -> int:
+        """Return 1, an epoch of the next buffer; 0 ends the fit."""
+        if self._starts and not self._fit.window(1):
+            return 0
+        if self._starts:
+            self._trainer.store()
+            self._before = self._state.parameters.copy()
+        if not self._is_first:
+            self._next_buffer()
+        self._is_first = False
+        return 1
+
+    def _next_buffer(self) -> None:
+        try:
+            self._feed.next()
+        except Exception:
+            self._fit.history.status = Status.INTERRUPTED
+            raise
+        self._fit.data = self._engine.trusted(*self._feed.rows)
+        self._trainer.take(self._fit.data)
+
+    def order(self, n_epochs: int) -> Order:
+        """Return the rows' order in the buffer, drawn from the net's generator."""
+        return self._fit.order(n_epochs)
+
+    def rates(self, n_epochs: int) -> Rates:
+        """Return the learning rates, as a function of step numbers."""
+        if self._starts:
+            self._rates = self._fit.rates(1)
+        return self._rates
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the fit ends, as schedules take it."""
+        return self._fit.last_step
+
+    def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
+        """Add the buffer to its epoch; at the epoch's end do what a fit does there."""
+        self._starts = self._feed.ends
+        if diverged is not None:
+            # The trainer has gone back to the buffer's first parameters.
+            assert self._before is not None
+            self._state.assign(self._before)
+            self._trainer.load()
+            self._fit.end_window(losses[:0], diverged)
+            return
+        mass, self._n_rows = self._fit.data.mass, self._n_rows + self._fit.data.n_rows
+        if mass:
+            self._loss, self._mass = self._loss + float(losses[0]) * mass, self._mass + mass
+        if self._starts:
+            mean = self._loss / self._mass if self._mass else float("nan")
+            self._fit.n_rows = self._n_rows
+            self._loss, self._mass, self._n_rows = 0.0, 0.0, 0
+            self._fit.end_window(np.array([mean]), None)
+
+    def cut_short(self, losses: NDArray[np.float64]) -> None:
+        """Record nothing: the history has whole epochs."""
+
+    def interrupted(self, error: KeyboardInterrupt) -> None:
+        """Record that Ctrl-C has ended the fit, and warn."""
+        self._fit.interrupted(error)
+
+    def close(self) -> None:
+        """End the reading, and conclude the fit."""
+        self._feed.close()
+        self._fit.close()
+
+
+def _check_schedule(schedule: Any) -> None:
+    """Check that a rate does not depend on the step at which the fit ends.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    if not callable(schedule):
+        return
+    steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
+    one, other = (np.asarray(rates_of(schedule, steps, total)) for total in (20_000, 30_000))
+    if not np.array_equal(one, other):
+        raise ValueError(
+            f"MLP.fit: {schedule!r} needs the number of steps, and how long the stream is is known "
+            "after its first pass: give n_steps= of the schedule, or steps_per_epoch= of fit"
+        )

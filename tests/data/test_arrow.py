@@ -1,0 +1,197 @@
+"""Arrow's tables, streams and files as sources: the bits of arrays, errors that name columns."""
+
+import datetime
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from fastmlp import MLP, Blocks, Status
+
+rng = np.random.default_rng(0)
+N = 1000
+X = np.column_stack([rng.normal(size=(N, 3)), rng.integers(9, size=N), rng.integers(2, size=N)])
+Y = X[:, 0] * X[:, 1] + X[:, 4]
+TABLE = pa.table({
+    **{name: X[:, j] for j, name in enumerate("abc")},
+    "whole": X[:, 3].astype(np.int16), "y": Y, "flag": X[:, 4].astype(bool),
+})  # fmt: skip
+PIECES = pa.concat_tables([TABLE.slice(first, 170) for first in range(0, N, 170)])
+
+
+def net(**settings: Any) -> MLP:
+    return MLP((5, 8, 1), **{"seed": 1, **settings})
+
+
+class Relation:
+    """As one of DuckDB: a new stream on each call, and one open at a time."""
+
+    n_open = 0
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        assert Relation.n_open == 0, "connection has an open result"
+
+        def batches() -> Any:
+            Relation.n_open += 1
+            try:
+                yield from PIECES.to_batches()
+            finally:
+                Relation.n_open -= 1
+
+        reader = pa.RecordBatchReader.from_batches(TABLE.schema, batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+
+def written(folder: Path, end: str) -> list[Path]:
+    """Write the table to two files of a kind."""
+    paths = [folder / f"{i}{end}" for i in range(2)]
+    for path, part in zip(paths, (TABLE.slice(0, 600), TABLE.slice(600)), strict=True):
+        if end == ".parquet":
+            pq.write_table(part, path, row_group_size=170)
+        elif end == ".csv":
+            part.to_pandas().to_csv(path, index=False)
+        else:
+            pyarrow.feather.write_feather(part, path, chunksize=170)
+    return paths
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "table": lambda folder: TABLE,
+    "pieces": lambda folder: PIECES,
+    "reader": lambda folder: PIECES.to_reader(),
+    "relation": lambda folder: Relation(),
+    "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
+    "polars": lambda folder: pl.from_arrow(TABLE),
+    "dataset": lambda folder: pyarrow.dataset.dataset(written(folder, ".parquet")),
+    "parquet": lambda folder: [str(path) for path in written(folder, ".parquet")],
+    "feather": lambda folder: written(folder, ".feather"),
+    "csv": lambda folder: written(folder, ".csv"),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_trains_in_the_bits_of_arrays(name: str, tmp_path: Path) -> None:
+    epochs = 1 if name == "reader" else 3
+    nets, make = [net(), net()], SOURCES[name]
+    order = [0, 1, 2, 3, 4]
+    arrays = nets[0].fit(X[:, order], Y, epochs=epochs, validation_data=(X, Y))
+    history = nets[1].fit(make(tmp_path), target="y", epochs=epochs, validation_data=make(tmp_path))
+    assert history.loss == arrays.loss
+    assert history.validation_loss == arrays.validation_loss
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_a_relation_is_read_to_its_end_or_closed() -> None:
+    """In several buffers; the fit ends in the middle of a pass."""
+
+    def stop(report: Any) -> None:
+        report.stop()
+
+    history = net().fit(
+        Relation(), target="y", epochs=3, batch_size=8, buffer_rows=128,
+        validation_data=Relation(), callbacks=stop,
+    )  # fmt: skip
+    assert history.status is Status.STOPPED
+    assert Relation.n_open == 0
+
+
+def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) -> None:
+    paths, how = written(tmp_path, ".parquet"), dict[str, Any](target=["y"], weight="flag")
+    source = Blocks.from_parquet(paths, **how, features=["b", "a"], seed=3)
+    assert source.block_sizes == (170, 170, 170, 90, 170, 170, 60)
+    pieces = Blocks.from_parquet(paths, **how, features=["b", "a"], rows=100)
+    assert pieces.block_sizes == (100, 70, 100, 70, 100, 70, 90, 100, 70, 100, 70, 60)
+    for blocks in (source, pieces):
+        read = [blocks.read(i) for i in range(len(blocks.block_sizes))]
+        x, y, weight = (np.concatenate(parts) for parts in zip(*read, strict=True))
+        assert np.array_equal(x, X[:, [1, 0]])
+        assert np.array_equal(y, Y[:, None])
+        assert np.array_equal(weight, X[:, 4])
+    assert np.asarray(source.read(6)[0]).shape == (60, 2)
+    assert Blocks.from_arrow(TABLE, target="y", rows=400, seed=3).block_sizes == (400, 400, 200)
+    nets = [MLP((2, 4, 1), seed=0) for _ in range(2)]
+    for each, buffer_rows in zip(nets, (512, None), strict=True):
+        each.fit(source, epochs=2, batch_size=32, buffer_rows=buffer_rows)
+        assert each.n_steps == 2 * 32
+
+
+def test_float32_stays_float32_and_decimals_are_numbers() -> None:
+    table = pa.table({
+        "a": np.ones(3, np.float32), "b": [True, False, True], "d": [Decimal("1.5")] * 3,
+        "y": np.array([0, 1, 2], np.int8),
+    })  # fmt: skip
+    some, every = (
+        [np.asarray(part) for part in Blocks.from_arrow(table, target="y", features=names).read(0)]
+        for names in (["a", "b"], None)
+    )
+    assert [part.dtype for part in some] == [np.float32, np.int8]
+    assert np.array_equal(every[0][:, 2], [1.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (["x"] * N, "the column 'a' must hold numbers, got string; encode it as numbers"),
+        ([None, *X[1:, 0]], r"the column 'a' has 1 missing values; fill them in"),
+        (pa.array(["x"] * N).dictionary_encode(), "column 'a' must hold numbers, got dictionary"),
+        ([datetime.datetime(2026, 1, 1)] * N, "column 'a' must .* make it a number of days"),
+    ],
+)  # fmt: skip
+def test_a_column_of_other_things_is_named(column: Any, message: str, tmp_path: Path) -> None:
+    whole = pa.array(column) if isinstance(column, list) else column
+    table, path = TABLE.set_column(0, "a", whole), tmp_path / "rows.parquet"
+    pq.write_table(table, path, row_group_size=500)
+    for source, where in ((path, r"row group 0 of .*rows\.parquet: "), (table, "rows 0 to 999: ")):
+        with pytest.raises((TypeError, ValueError), match=f"{where}.*{message}"):
+            net().fit(source, target="y")
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "message"),
+    [
+        (TABLE, {}, r"MLP.fit: missing y: call MLP.fit\(X\[features\], .* or MLP.fit\(X, target="),
+        ("a.parquet", {}, "MLP.fit: files need target=, the name of the column of y"),
+        (TABLE, {"target": "Y"}, r"MLP.fit: there is no column 'Y', did you mean 'y'\? known: 'a'"),
+        (TABLE, {"target": 3}, "MLP.fit: target must be a column's name, or several, got 3"),
+        (TABLE, {"target": "y", "y": Y}, "MLP.fit: give y, or target='y', a column of X, not both"),
+        (X, {"target": "y"}, "MLP.fit: target= goes with paths, a table or a frame; got ndarray"),
+        (TABLE.select(["y"]), {"target": "y"}, "MLP.fit: there are no columns beside target='y'"),
+        (pl.LazyFrame({"y": [1]}), {"target": "y"}, r"a LazyFrame has no rows yet: pass X.collect"),
+        (["a.parquet", "b.csv"], {"target": "y"}, r"files must be of one kind of .*, got a"),
+        (TABLE.to_reader(), {"target": "y"}, "MLP.fit: a generator can be read once"),
+        (TABLE, {"target": "y", "validation_data": TABLE.drop_columns("y")},
+         "MLP.fit: validation_data: there is no column 'y'"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        net().fit(source, **settings)
+
+
+def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
+    path = written(tmp_path, ".parquet")[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="Parquet magic bytes not found") as caught:
+        net().fit(path, target="y")
+    assert caught.value.__notes__ == [f"in {path}"]
+    with pytest.raises(FileNotFoundError):
+        net().fit(tmp_path / "none.parquet", target="y")
+    other = written(tmp_path, ".feather")
+    pyarrow.feather.write_feather(TABLE.drop_columns("b"), other[1])
+    with pytest.raises(ValueError, match=r"1\.feather: there is no column 'b'"):
+        net().fit(other, target="y")
+
+
+def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"from_parquet needs pyarrow: pip install 'fastmlp"):
+        Blocks.from_parquet("a.parquet", target="y")

@@ -1,0 +1,338 @@
+"""Fits over sources: in one buffer as arrays, in several buffers as fits one after the other."""
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP, SGD, Adam, Blocks, Cosine, EarlyStopping, Report, Status
+
+rng = np.random.default_rng(0)
+N = 1000
+X = rng.normal(size=(N, 5))
+Y = X[:, 0] * X[:, 1]
+LABELS = (Y > 0).astype(int)
+WEIGHT = rng.uniform(0, 2, N)
+
+
+def regression(**settings: Any) -> MLP:
+    return MLP((5, 16, 1), **{"seed": 1, "optimizer": Adam(0.01), **settings})
+
+
+def no_thread_is_left() -> bool:
+    return not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
+
+
+class Source:
+    """A source of the user's: two members, and what happens when a block is read."""
+
+    def __init__(self, sizes: Sequence[int], change: Any = None) -> None:
+        self.block_sizes, self._change = sizes, change
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.n_read = 0
+
+    def read(self, i: int) -> Any:
+        self.n_read += 1
+        part = slice(self.starts[i], self.starts[i + 1])
+        content: Any = (X[part], Y[part])
+        return content if self._change is None else self._change(self, i, content)
+
+
+@pytest.mark.parametrize(
+    ("net", "y", "weight", "settings"),
+    [
+        (regression, Y, None, {}),
+        (lambda: regression(dtype="float64"), Y, WEIGHT, {"shuffle": False}),
+        (lambda: MLP((5, 8, 2), loss="cross_entropy", seed=1), LABELS, WEIGHT,
+         {"class_weight": {0: 1.0, 1: 3.0}}),
+    ],
+)  # fmt: skip
+def test_in_one_buffer_the_bits_are_those_of_arrays(
+    net: Any, y: Any, weight: Any, settings: Any
+) -> None:
+    nets, how = [net(), net()], {"epochs": 3, "batch_size": 64, **settings}
+    held = (X[:100], y[:100])
+    histories = [
+        nets[0].fit(X, y, sample_weight=weight, validation_data=held, **how),
+        nets[1].fit(
+            Blocks.from_arrays(X, y, weight, rows=170),
+            validation_data=Blocks.from_arrays(*held, rows=30), **how,
+        ),
+    ]  # fmt: skip
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert histories[0].loss == histories[1].loss
+    assert histories[0].validation_loss == histories[1].validation_loss
+    assert no_thread_is_left()
+
+
+@pytest.mark.parametrize(("shuffle", "batch"), [(True, 16), (False, 16), (True, 1)])
+def test_buffers_train_as_arrays_one_after_the_other(shuffle: bool, batch: int) -> None:
+    """Blocks in the order of the source's seed and the epoch, cut into buffers of whole batches;
+    blocks of no rows, and larger than a buffer."""
+    sizes, n_buffer = [70, 0, 300, 130, 200, 300], 256
+    source, nets = Source(sizes), [regression(optimizer="adam") for _ in range(2)]
+    how: dict[str, Any] = {"batch_size": batch, "shuffle": shuffle}
+    history = nets[0].fit(source, epochs=2, buffer_rows=n_buffer + 15 % batch, **how)
+    expected = []
+    for epoch in range(2):
+        order = np.random.default_rng([0, epoch]).permutation(6) if shuffle else np.arange(6)
+        rows = np.concatenate([np.arange(source.starts[i], source.starts[i + 1]) for i in order])
+        parts = [rows[first : first + n_buffer] for first in range(0, N, n_buffer)]
+        losses = [nets[1].fit(X[part], Y[part], epochs=1, **how).loss[0] for part in parts]
+        expected.append(np.average(losses, weights=[len(part) for part in parts]))
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    np.testing.assert_allclose(history.loss, expected, rtol=1e-14)
+    assert nets[0].n_steps == 2 * -(-N // batch)
+    assert no_thread_is_left()
+
+
+def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
+    nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(2)]
+    how: dict[str, Any] = {"epochs": 3, "batch_size": 16, "shuffle": False}
+    weight = np.where(np.arange(N) < 520, 0, WEIGHT)
+    arrays = nets[0].fit(X, Y, sample_weight=weight, **how)
+    # The first two buffers have no weight at all.
+    blocks = nets[1].fit(Blocks.from_arrays(X, Y, weight, rows=90), buffer_rows=256, **how)
+    assert arrays.learning_rate == blocks.learning_rate
+    np.testing.assert_allclose(blocks.loss, arrays.loss, rtol=1e-14)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_a_source_of_a_seed_of_its_own_has_another_order() -> None:
+    nets = [regression() for _ in range(2)]
+    for seed, net in enumerate(nets):
+        net.fit(Blocks.from_arrays(X, Y, rows=50, seed=seed), epochs=1, batch_size=8,
+                buffer_rows=200)  # fmt: skip
+    assert (nets[0].parameters != nets[1].parameters).any()
+
+
+def test_early_stopping_and_callbacks_look_at_epochs() -> None:
+    seen: list[float] = []
+
+    def look(report: Report) -> None:
+        seen.append(report.loss)
+        if report.epoch == 4:
+            report.stop()
+
+    net, source = regression(), Blocks.from_arrays(X, Y, rows=100)
+    history = net.fit(
+        source, epochs=50, batch_size=10, buffer_rows=300, validation_data=(X[:50], Y[:50]),
+        metrics="mae",
+        callbacks=look,
+        early_stopping=EarlyStopping(patience=30),
+    )  # fmt: skip
+    assert history.status is Status.STOPPED
+    assert len(history.loss) == len(history.validation_loss) == len(history.metrics["mae"]) == 5
+    assert seen == history.loss
+    assert no_thread_is_left()
+
+
+def test_a_divergence_goes_back_to_the_start_of_its_epoch() -> None:
+    def huge(source: Source, i: int, content: Any) -> Any:
+        return (content[0], content[1] * 1e30) if source.n_read > 14 else content
+
+    nets = [regression() for _ in range(2)]
+    how: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}
+    nets[0].fit(Source([100] * 10), epochs=1, **how)
+    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 1 .*before that epoch"):
+        history = nets[1].fit(Source([100] * 10, huge), epochs=5, **how)
+    assert history.status is Status.DIVERGED
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert nets[1].n_steps == 0
+    assert no_thread_is_left()
+
+
+def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
+    def fails(source: Source, i: int, content: Any) -> Any:
+        if source.n_read > 14:
+            raise ConnectionError("gone")
+        return content
+
+    net, histories = regression(), list[Any]()
+    with pytest.raises(ConnectionError, match="gone") as caught:
+        net.fit(Source([100] * 10, fails), epochs=3, batch_size=10, buffer_rows=200,
+                callbacks=lambda report: histories.append(report.history))  # fmt: skip
+    assert [entry.name for entry in caught.traceback if entry.name == "fails"] == ["fails"]
+    assert histories[0].status is Status.INTERRUPTED
+    assert net.n_steps > 100
+    assert no_thread_is_left()
+    net.fit(X, Y, epochs=1)
+
+
+def test_ctrl_c_while_a_source_blocks() -> None:
+    blocked, free = threading.Event(), threading.Event()
+
+    def waits(source: Source, i: int, content: Any) -> Any:
+        if source.n_read > 14:
+            blocked.set()
+            free.wait(20)
+        return content
+
+    def interrupt() -> None:
+        blocked.wait(20)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    net, thread = regression(), threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
+        history = net.fit(Source([100] * 10, waits), epochs=3, batch_size=10, buffer_rows=200)
+    assert history.status is Status.INTERRUPTED
+    thread.join()
+    free.set()
+    net.fit(X, Y, epochs=1)
+
+
+def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(report: Any) -> None:
+        if report.epoch == 1:
+            raise Killed
+
+    how: dict[str, Any] = {"epochs": 4, "batch_size": 16, "buffer_rows": 300}
+    source, kept = Blocks.from_arrays(X, Y, rows=100), tmp_path / "fit.safetensors"
+    nets = [regression(optimizer=Adam(Cosine(0.01))) for _ in range(3)]
+    whole = nets[0].fit(source, **how)
+    with pytest.raises(Killed):
+        nets[1].fit(source, checkpoint=kept, checkpoint_every=1, callbacks=kill, **how)
+    resumed = nets[2].fit(source, checkpoint=kept, resume=True, **how)
+    assert resumed.loss == whole.loss
+    assert nets[0].parameters.tobytes() == nets[2].parameters.tobytes()
+    other = Blocks.from_arrays(X, Y, rows=100, seed=1)
+    with pytest.raises(ValueError, match="a checkpoint of another fit: its data is"):
+        regression(optimizer=Adam(Cosine(0.01))).fit(other, checkpoint=kept, resume=True, **how)
+    with pytest.raises(ValueError, match=r"checkpoint of another fit: its n_rows is 1000, .* 900"):
+        nets[1].fit(Blocks.from_arrays(X[:900], Y[:900]), checkpoint=kept, resume=True, **how)
+
+
+def stream(rows: int = 90) -> Iterator[Any]:
+    for first in range(0, N, rows):
+        yield X[first : first + rows], Y[first : first + rows]
+
+
+class Stream:
+    """A loader: `iter` begins it anew."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return stream()
+
+
+@pytest.mark.parametrize("source", [stream, Stream(), lambda: map(list, stream(1))])
+def test_streams_train_as_blocks_that_are_not_mixed(source: Any) -> None:
+    """In one buffer, and in several; their length is not known before."""
+    nets, how = [regression() for _ in range(4)], dict[str, Any](epochs=3, batch_size=16)
+    arrays = nets[0].fit(X, Y, **how)
+    assert nets[1].fit(source, validation_data=source, **how).loss == arrays.loss
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    one_block = nets[2].fit(Source([N]), buffer_rows=256, **how)
+    several = nets[3].fit(source, buffer_rows=256, **how)
+    assert several.loss == one_block.loss
+    assert several.learning_rate == one_block.learning_rate
+    assert nets[2].parameters.tobytes() == nets[3].parameters.tobytes()
+    assert no_thread_is_left()
+
+
+def test_a_generator_is_read_once() -> None:
+    nets = [regression() for _ in range(2)]
+    nets[0].fit(X, Y, epochs=1)
+    nets[1].fit(stream(), epochs=1)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    same = stream()
+    with pytest.raises(ValueError, match=r"has 0 rows in pass 2, but 1000 in the first; an iter"):
+        regression().fit(lambda: same, epochs=2, batch_size=16, buffer_rows=256)
+    assert no_thread_is_left()
+
+
+def test_endless_streams_have_steps_per_epoch() -> None:
+    """An epoch goes on in the block where the one before has ended; so does a finite stream."""
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from stream()
+
+    how: dict[str, Any] = {"epochs": 4, "batch_size": 16, "shuffle": False}
+    nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(4)]
+    place = np.arange(4 * 45 * 16) % N
+    expected = nets[0].fit(X[place], Y[place], **how | {"epochs": 1})
+    several: dict[str, Any] = {"steps_per_epoch": 45, "buffer_rows": 256}
+    histories = [
+        nets[1].fit(endless(), **several, **how),
+        nets[2].fit(stream, **several, **how),
+        nets[3].fit(Source([400, 600]), steps_per_epoch=45, **how),
+    ]
+    for net, history in zip(nets[1:], histories, strict=True):
+        assert net.n_steps == 4 * 45
+        assert net.parameters.tobytes() == nets[0].parameters.tobytes()
+        assert np.mean(history.loss) == pytest.approx(expected.loss[0], rel=1e-12)
+    with pytest.raises(ValueError, match="has 0 rows in pass 2, but 1000 in the first"):
+        regression().fit(stream(), steps_per_epoch=45, **how)
+    assert no_thread_is_left()
+
+
+def test_schedules_need_the_number_of_steps() -> None:
+    how: dict[str, Any] = {"epochs": 2, "batch_size": 16, "buffer_rows": 256}
+    net = regression(optimizer=Adam(Cosine(0.01)))
+    with pytest.raises(ValueError, match=r"Cosine\(.*needs the number of steps, .* give n_steps="):
+        net.fit(stream, **how)
+    net.optimizer = Adam(Cosine(0.01, n_steps=126))
+    assert net.fit(stream, **how).learning_rate[-1] < 1e-5
+
+
+def test_rows_that_are_sorted_are_noticed() -> None:
+    order, how = np.argsort(Y), dict[str, Any](epochs=2, batch_size=10, buffer_rows=200)
+    with pytest.warns(UserWarning, match="the mean of y is .* in a later one"):
+        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how, shuffle=False)
+
+
+def bad(part: Any) -> Source:
+    return Source([500, 500], lambda source, i, content: part(*content) if i else content)
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "message"),
+    [
+        (bad(lambda x, y: (np.where(x > 2, np.nan, x), y)), {},
+         r"MLP.fit: block 1: X must be finite as float32, got nan in row \d+, column \d"),
+        (bad(lambda x, y: (x[1:], y[1:])), {}, "block 1 has 499 rows, but block_sizes has 500"),
+        (bad(lambda x, y: (x, y, y * 0)), {},
+         "MLP.fit: block 1: all blocks must have a sample_weight, or none of them"),
+        (bad(lambda x, y: (x[:, 1:], y)), {}, "MLP.fit: block 1: X has 4 features, .* 5 inputs"),
+        (bad(lambda x, y: x), {}, r"MLP.fit: block 1 must be \(X, y\) or .* got ndarray"),
+        (Source([3, -1]), {}, "MLP.fit: block_sizes must be integers of 0 or more, got -1"),
+        (Source([]), {}, "MLP.fit: the source has no rows"),
+        (Source([N]), {"y": Y}, "MLP.fit: y comes with the blocks of a source: leave y out"),
+        (Source([N]), {"sample_weight": Y}, "MLP.fit: sample_weight comes with the blocks"),
+        (Source([N]), {"validation_split": 0.1}, "MLP.fit: validation_split needs arrays"),
+        (Source([N]), {"class_weight": "balanced"}, "class_weight='balanced' needs all rows"),
+        (Blocks.from_arrays(X, Y, Y * 0), {}, "MLP.fit: sample_weight must be .* and not all 0"),
+        (Source([N]), {"buffer_rows": 500}, "buffer_rows must be 16 times .* 512, got 500"),
+        (X, {}, r"MLP.fit: missing 1 required argument: 'y'; .*, or MLP.fit\(source\)"),
+        (stream(), {}, "MLP.fit: a generator can be read once, .* as stream without brackets, or"),
+        (iter([]), {}, "MLP.fit: a list_iterator can be read once, .* that makes it or epochs=1"),
+        (lambda: (), {}, "MLP.fit: the source has no rows"),
+        (lambda: (), {"steps_per_epoch": 3}, "MLP.fit: the source has no rows"),
+        (lambda: [X], {}, r"MLP.fit: block 0 must be \(X, y\) or"),
+        (stream, {"steps_per_epoch": 0}, "MLP.fit: steps_per_epoch must be an integer of 1"),
+        ([X, Y], {}, "MLP.fit: missing 1 required argument: 'y'"),
+        (X, {"y": Y, "steps_per_epoch": 5}, "MLP.fit: steps_per_epoch is for a source"),
+        (X, {"y": Y, "buffer_rows": 500}, "MLP.fit: buffer_rows is for a source"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
+    net = regression()
+    before = net.parameters.tobytes()
+    with pytest.raises((TypeError, ValueError), match=message):
+        net.fit(source, epochs=2, **settings)
+    assert net.parameters.tobytes() == before
