@@ -6,9 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from fastmlp.data.blocks import Blocks
 from fastmlp.model import MLP
+from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
 from fastmlp.rules.losses import Loss
-from fastmlp.rules.optimizers import SGD, Adagrad, Adam, AdamW, Custom, Nadam, RMSprop
+from fastmlp.rules.optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Custom,
+    Nadam,
+    RMSprop,
+    ScheduleFreeAdamW,
+)
 from fastmlp.rules.schedules import (
     Constant,
     Cosine,
@@ -35,8 +45,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EMA",
     "MLP",
     "SGD",
+    "SWA",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -58,6 +70,7 @@ __all__ = [
     "RMSprop",
     "ReduceLROnPlateau",
     "Report",
+    "ScheduleFreeAdamW",
     "Status",
     "StepDecay",
     "Tweedie",

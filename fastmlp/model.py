@@ -468,6 +468,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     ) -> tuple[float, Array]:
         """Return the objective on all rows of X and y, penalties included, and its gradient.
 
+        Of an optimizer that averages, they are those of the parameters that it trains.
+
         Parameters
         ----------
         X, y, sample_weight
@@ -492,7 +494,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """
         engine = self._on_device()
         data = engine.data(X, y, sample_weight, "MLP.loss_and_gradient")
-        return engine.objective(data)(self._state.parameters)
+        return engine.objective(data)(self._state.trained())
 
     @explained
     def apply_gradient(self, gradient: ArrayLike) -> None:

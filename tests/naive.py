@@ -389,6 +389,16 @@ def step(name: str, s: Any, t: int, w: Array, g: Array, state: Any) -> tuple[Arr
                 m_hat = m / (1 - s["beta_1"] ** t)
             decay = s["weight_decay"] * w if name == "adamw" else 0  # Loshchilov & Hutter (2019)
             w = w - rate * (m_hat / (np.sqrt(v_hat) + s["epsilon"]) + decay)
+        case "schedule_free_adamw":  # Defazio et al. (2024), algorithm 1; w is y
+            rate = rate * min(1.0, t / max(s["warmup_steps"], 1))
+            v = s["beta_2"] * v + (1 - s["beta_2"]) * g**2
+            change = g / (np.sqrt(v / (1 - s["beta_2"] ** t)) + s["epsilon"])
+            z = state.get("z", w) - rate * (change + s["weight_decay"] * w)
+            share = min(1.0, t / max(s["warmup_steps"], 1)) ** 2
+            mass = state.get("mass", 0.0) + share
+            x = (1 - share / mass) * state.get("x", w) + share / mass * z
+            w = (1 - s["beta_1"]) * z + s["beta_1"] * x
+            return w, {"v": v, "z": z, "x": x, "mass": mass}
         case _:
             raise KeyError(name)
     return w, {"m": m, "v": v, "product": product}
@@ -404,6 +414,16 @@ def clipped(slopes: list[Arrays], settings: dict[str, Any], is_trained: Array) -
     if (limit := settings.get("global_clipnorm")) is not None:
         return flat * limit * min(1 / np.linalg.norm(flat[is_trained]), 1 / limit)
     return flat
+
+
+def average(path: list[Array], kind: dict[str, float]) -> Array:
+    """Of the parameters after each step: weights that fall by `momentum` from each step to the one
+    before it, or equal ones from the fraction `start` on."""
+    steps = np.array(path)
+    if "start" in kind:
+        return np.mean(steps[int(kind["start"] * len(steps)) :], axis=0)
+    falling = kind["momentum"] ** np.arange(len(steps))[::-1]
+    return np.average(steps, axis=0, weights=falling)
 
 
 def train(
@@ -426,7 +446,8 @@ def train(
     factor 0 stays, and so does its state.
 
     Returns each epoch's mean objective before the steps, batches weighted by the mass of their
-    rows, and the final weights and biases. ``settings["learning_rate"]`` may be one rate a step.
+    rows, and the final weights and biases, averaged if the settings or the optimizer say so.
+    ``settings["learning_rate"]`` may be one rate a step.
     """
     mass = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, float)
     params, t, history = flatten(weights, biases).astype(float), 0, []
@@ -435,6 +456,8 @@ def train(
     like = [*weights, *biases]
     factor = np.repeat([float(f) for f in (*of_weights, *of_biases)], [p.size for p in like])
     is_bias = np.repeat([0, 1], [sum(p.size for p in weights), sum(p.size for p in biases)])
+    path: list[Array] = []
+    before = {"m": 0 * params, "v": 0 * params, "z": params, "x": params}
     for batches in epochs:
         objectives = []
         for rows in batches:
@@ -451,8 +474,13 @@ def train(
             slope = clipped(slopes, settings, factor != 0)
             stepped, after = step(optimizer, now, t, params, slope, state)
             params = np.where(factor == 0, params, stepped)
-            frozen = {k: np.where(factor == 0, state.get(k, 0.0), after[k]) for k in ("m", "v")}
+            names = after.keys() & {"m", "v", "z", "x"}
+            frozen = {k: np.where(factor == 0, state.get(k, before[k]), after[k]) for k in names}
             state = {**after, **frozen}
+            path.append(params)
             objectives.append(value)
         history.append(float(np.average(objectives, weights=[mass[r].sum() for r in batches])))
-    return history, *unflatten(params, weights, biases)
+    shown = state.get("x", params)
+    if settings.get("average"):
+        shown = average(path, settings["average"])
+    return history, *unflatten(shown, weights, biases)

@@ -14,6 +14,7 @@ from fastmlp import plotting
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
+    averages,
     gradient_rules,
     initializers,
     loss_settings,
@@ -35,6 +36,7 @@ TABLES = {
         one.__name__ for one in loss_settings.SETTINGS if one is not loss_settings.Smoothed
     ],
     "optimizers, by name": list(optimizers.OPTIMIZERS),
+    "averages, `average=` of an optimizer": list(averages.AVERAGES),
     "optimizers, with settings": [*(o.__name__ for o in optimizers.OPTIMIZERS.values()), "Custom"],
     "clipping, of every optimizer": [*gradient_rules.RULES, *gradient_rules.NORMS],
     "schedules, in place of a rate": list(schedules.SCHEDULES),
@@ -119,7 +121,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
     assert told == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
-        *("Quantile", "Tweedie", "Focal", "BinaryFocal"),
+        *("Quantile", "Tweedie", "Focal", "BinaryFocal", "EMA", "SWA"),
         *ESTIMATORS,
     }
     assert parameters.MARKER in (DOCS / "parameters.md").read_text()

@@ -79,7 +79,7 @@ def test_fit_follows_the_naive_net(optimizer: Any) -> None:
         x,
         y[:, None],
         [[order[:8], order[8:16], order[16:]]] * 4,
-        optimizer=optimizer,
+        optimizer=OPTIMIZERS[optimizer]().rule.__name__,
         settings=asdict(OPTIMIZERS[optimizer]()),
         activations=["tanh"],
         l2=0.3,

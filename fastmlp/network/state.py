@@ -11,11 +11,17 @@ from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
 from fastmlp.rules.dropout import Key
-from fastmlp.rules.optimizers import Optimizer
+from fastmlp.rules.optimizers import Optimizer, average_start, is_averaged, lag_of
 
 Array = NDArray[Any]
-# The numbers that an update rule keeps for each parameter: m and v.
-N_SLOTS = 2
+# The numbers that an optimizer keeps for each parameter: an update rule's m and v, and with an
+# average the parameters that are trained, and those that the net has shown last.
+N_SLOTS, N_AVERAGED_SLOTS = 2, 4
+
+
+def n_slots_of(optimizer: Optimizer) -> int:
+    """Return how many numbers an optimizer keeps for each parameter."""
+    return N_AVERAGED_SLOTS if is_averaged(optimizer) else N_SLOTS
 
 
 class PackedSlots(Protocol):
@@ -23,6 +29,14 @@ class PackedSlots(Protocol):
 
     def flat(self) -> Array:
         """Return a copy in the order of the parameters, shape (n_slots, n_parameters)."""
+        ...
+
+    def begin(self, parameters: Array, lag: float) -> bool:
+        """Prepare to train with an average; `lag` is that of the optimizer.
+
+        Where these flat parameters are not what the net has shown last, bit for bit, they are
+        trained and averaged from now on, and the result is True.
+        """
         ...
 
 
@@ -52,13 +66,15 @@ class NetState:
     weights, biases : views of `parameters`, shape (n_in, n_out) and (n_out,) each
     n_steps : int
         Optimizer steps done so far.
+    averaged_from : int
+        The step after which the optimizer's average counts.
     lock : NetLock
         Held while parameters are read or written as a whole, and by the one thread that trains.
     """
 
     __slots__ = (
-        "_form", "_packed", "_slots", "biases", "generator", "key", "layout", "lock", "n_steps",
-        "optimizer", "parameters", "weights",
+        "_form", "_packed", "_slots", "averaged_from", "biases", "generator", "key", "layout",
+        "lock", "n_steps", "optimizer", "parameters", "weights",
     )  # fmt: skip
 
     layout: Layout
@@ -66,6 +82,7 @@ class NetState:
     generator: np.random.Generator | None
     key: Key | None
     n_steps: int
+    averaged_from: int
     lock: NetLock
     parameters: Array
     weights: tuple[Array, ...]
@@ -81,7 +98,7 @@ class NetState:
     ) -> None:
         self.layout, self.optimizer, self.generator = layout, optimizer, generator
         self.key = key
-        self.n_steps, self.lock = 0, NetLock()
+        self.n_steps, self.averaged_from, self.lock = 0, 0, NetLock()
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
         self._form: Hashable = None
@@ -103,18 +120,27 @@ class NetState:
         None stands for zeros: no step has been taken.
         """
         if self._packed is not None:
-            return self._packed.flat()
-        return None if self._slots is None else self._slots.copy()
+            flat = self._packed.flat()
+        elif self._slots is not None:
+            flat = self._slots.copy()
+        else:
+            return None
+        # An optimizer that has been set since may keep more slots, or fewer.
+        more = n_slots_of(self.optimizer) - len(flat)
+        return np.pad(flat, ((0, more), (0, 0))) if more > 0 else flat[: len(flat) + more]
 
     def set_slots(self, slots: Array | None) -> None:
         """Replace the optimizer's state; None stands for zeros."""
+        if slots is None:
+            self.averaged_from = 0
         dtype = self.parameters.dtype
         self._slots = None if slots is None else np.ascontiguousarray(slots, dtype)
         self._packed, self._form = None, None
 
     def unpack(self) -> None:
         """Drop what a backend has packed: the optimizer's state is one flat array again."""
-        self.set_slots(self.slots())
+        if self._packed is not None:
+            self.set_slots(self.slots())
 
     def packed(self, form: Hashable, pack: Callable[[Array | None], P]) -> P:
         """Return the optimizer's state as a backend packs it; training writes to it in place.
@@ -126,10 +152,11 @@ class NetState:
         pack : callable
             From the flat state, shape (n_slots, n_parameters), or None for zeros.
         """
+        form = (form, n_slots_of(self.optimizer))
         if self._packed is None or self._form != form:
-            flat = self._slots if self._packed is None else self._packed.flat()
-            self._packed, self._form = pack(flat), form
+            self._packed, self._form = pack(self.slots()), form
             self._slots = None
+        self.begin_average()
         found: Any = self._packed
         return found
 
@@ -138,6 +165,33 @@ class NetState:
         if self.key is None:
             self.key = random_state.key_of(np.random.SeedSequence())
         return self.key
+
+    def begin_average(self) -> None:
+        """Begin an average anew where the parameters were written by hand, or never averaged.
+
+        Elsewhere the optimizer goes on from those that it has trained.
+        """
+        if self._packed is None or not is_averaged(self.optimizer):
+            return
+        if self._packed.begin(self.parameters, lag_of(self.optimizer)):
+            self.averaged_from = max(self.averaged_from, self.n_steps)
+
+    def trained(self) -> Array:
+        """Return the parameters that a fit would go on from, flat: those that the net shows, or
+        those of which it shows an average."""
+        if not is_averaged(self.optimizer) or self.lock.is_trained_elsewhere:
+            return self.parameters
+        slots = self.slots()
+        if slots is None or slots[3].tobytes() != self.parameters.tobytes():
+            return self.parameters
+        trained: Array = slots[2]
+        return trained
+
+    def average_over(self, first: int, last: int) -> None:
+        """Set when the average counts, at the beginning of a fit from step `first` to `last`."""
+        if self.n_steps == first:
+            now = average_start(self.optimizer, first, last, self.averaged_from)
+            self.averaged_from = now
 
     def restart(self) -> None:
         """Go back to step 0 with an optimizer's state of zeros; the parameters stay."""
@@ -154,6 +208,7 @@ class NetState:
                 "optimizer": self.optimizer,
                 "generator": self.generator and random_state.pickled(self.generator),
                 "n_steps": 0 if changing else self.n_steps,
+                "averaged_from": 0 if changing else self.averaged_from,
                 "slots": None if changing else self.slots(),
                 "key": self.key,
             }
@@ -168,6 +223,7 @@ class NetState:
         NetState.__init__(self, content["layout"], parameters, optimizer, generator, key)
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
+        self.averaged_from = content.get("averaged_from", 0)
 
     def __copy__(self) -> "NetState":
         """Return a deep copy: two states with arrays in common would both be trained."""

@@ -101,5 +101,25 @@ def nadam(
     return w - (rate_m * m + rate_g * g) / (sqrt(v) + epsilon), m, v
 
 
+def schedule_free_adamw(
+    w: float,
+    g: float,
+    m: float,
+    v: float,
+    rate: float,
+    gain_v: float,
+    epsilon: float,
+    root: float,
+    decay: float,
+    share: float,
+    rate_m: float,
+) -> Triple:
+    """w is y, and m is z - y. v is a running mean of g^2; s = root g / (sqrt(v) + epsilon) +
+    decay y; y <- y + share m - rate s, and m <- (1 - share) m - rate_m s."""
+    v = v + gain_v * (g * g - v)
+    s = root * g / (sqrt(v) + epsilon) + decay * w
+    return w + share * m - rate * s, m - share * m - rate_m * s, v
+
+
 # How many of the slots (m, v) a rule uses, in this order; a rule that is not listed uses both.
 N_MOMENTS: dict[UpdateRule, int] = {sgd: 0, sgd_momentum: 1, sgd_nesterov: 1}

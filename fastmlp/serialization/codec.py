@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from fastmlp.rules import loss_settings
+from fastmlp.rules.averages import AVERAGES
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, Custom, Optimizer
 from fastmlp.rules.optimizers.protocol import Settings
@@ -100,6 +101,8 @@ def optimizer_from(spelled: Any, own: Own) -> Optimizer:
     name = settings.pop("name")
     scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
     settings["learning_rate"] = _schedule_from(settings["learning_rate"], own, MAX_DEPTH)
+    if "average" in settings:
+        settings["average"] = _average_from(settings["average"])
     if name != CUSTOM:
         made: Optimizer = OPTIMIZERS[name](**settings)
         return made
@@ -136,6 +139,8 @@ def _settings(thing: Any) -> dict[str, Any]:
 def _setting(value: Any) -> Any:
     if isinstance(value, tuple):
         return [float(number) for number in value]
+    if type(value) in AVERAGES.values():
+        return {"name": type(value).__name__, **_settings(value)}
     return _of_schedule(value) if callable(value) else value
 
 
@@ -144,6 +149,14 @@ def _of_schedule(schedule: Any) -> Any:
     if SCHEDULES.get(name) is type(schedule):
         return {"name": name, **_settings(schedule)}
     return of_rule(schedule, {})
+
+
+def _average_from(spelled: Any) -> Any:
+    """Decode an average; its constructor checks the setting."""
+    settings = dict(spelled)
+    name = settings.pop("name")
+    scalars.known("file", "average", name, AVERAGES)
+    return AVERAGES[name](**settings)
 
 
 def _schedule_from(spelled: Any, own: Own, depth: int) -> Any:

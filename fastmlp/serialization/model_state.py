@@ -11,7 +11,7 @@ from fastmlp.network import layer_rates, losses, resolve
 from fastmlp.network.dropout import dropout_of
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
-from fastmlp.network.state import N_SLOTS, NetState
+from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
 from fastmlp.rules import activations, penalties
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer
@@ -37,6 +37,8 @@ class State(NamedTuple):
         kept, neither the number of steps nor the moments.
     key : two integers of 32 bits, optional
         Of what training draws.
+    averaged_from : int
+        The step after which the optimizer's average counts.
     """
 
     network: Network
@@ -46,6 +48,7 @@ class State(NamedTuple):
     moments: Array | None = None
     generator: dict[str, Any] | None = None
     key: Key | None = None
+    averaged_from: int = 0
 
 
 def capture(network: Network, state: NetState, *, training: bool) -> State:
@@ -56,7 +59,7 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
         return State(network, state.optimizer, 0, parameters)
     random = random_state.state_of(state.generator)
     its = (state.optimizer, state.n_steps, parameters, state.slots(), random, state.key)
-    return State(network, *its)
+    return State(network, *its, state.averaged_from)
 
 
 def restore(state: NetState, saved: State) -> None:
@@ -64,6 +67,7 @@ def restore(state: NetState, saved: State) -> None:
     state.parameters[:] = saved.parameters
     state.n_steps = saved.n_steps
     state.set_slots(saved.moments)
+    state.averaged_from = saved.averaged_from
     if saved.generator is not None:
         state.generator = random_state.from_state(saved.generator)
         state.key = saved.key
@@ -82,9 +86,11 @@ def pack(state: State) -> Content:
     arrays = layers_of(state.network.layout, state.parameters)
     if state.moments is not None:
         arrays["moments"] = state.moments
-    training = {}
+    training: dict[str, Any] = {}
     if state.generator is not None:
         training = {"n_steps": state.n_steps, "generator": state.generator}
+        if state.averaged_from:
+            training["averaged_from"] = state.averaged_from
     if state.key is not None:
         training["key"] = list(state.key)
     return Content(KIND, {**header_of(state), **training}, arrays)
@@ -146,16 +152,18 @@ def unpack(content: Content, own: Mapping[str, Any]) -> State:
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     """Return the state in a file's content, for a net of this spec."""
-    n_steps = content.header.get("n_steps", 0)
-    if type(n_steps) is not int or not 0 <= n_steps <= scalars.LARGEST:
-        raise FileError(f"n_steps must be an integer of 0 or more, got {n_steps!r}")
+    counts = {name: content.header.get(name, 0) for name in ("n_steps", "averaged_from")}
+    for name, number in counts.items():
+        if type(number) is not int or not 0 <= number <= scalars.LARGEST:
+            raise FileError(f"{name} must be an integer of 0 or more, got {number!r}")
     parameters = parameters_of(network, content.arrays)
     moments = moments_of(content.arrays.get("moments"), parameters)
     random = content.header.get("generator")
     if random is not None:
         random_state.from_state(random)
     key = _key(content.header.get("key"))
-    return State(network, optimizer, n_steps, parameters, moments, random, key)
+    its = (parameters, moments, random, key, counts["averaged_from"])
+    return State(network, optimizer, counts["n_steps"], *its)
 
 
 def _key(stored: Any) -> Key | None:
@@ -224,7 +232,8 @@ def moments_of(stored: Array | None, parameters: Array) -> Array | None:
     """
     if stored is None:
         return None
-    like = np.broadcast_to(parameters, (N_SLOTS, parameters.size))
+    n_slots = N_AVERAGED_SLOTS if len(stored) == N_AVERAGED_SLOTS else N_SLOTS
+    like = np.broadcast_to(parameters, (n_slots, parameters.size))
     return _shaped(stored, "moments", like).copy()
 
 

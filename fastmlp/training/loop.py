@@ -126,7 +126,8 @@ def fit(engine: Engine[D, Any], state: NetState, request: Request[D]) -> None:
                     if trainer.diverged:
                         # The backend has gone back to the epoch's first parameters, and the
                         # optimizer's state to zeros.
-                        diverged, state.n_steps = float(losses[n_done]), 0
+                        diverged = float(losses[n_done])
+                        state.restart()
                     request.end_window(losses[:n_done], diverged)
             finally:
                 trainer.store()
@@ -202,7 +203,7 @@ class Calls:
                 step, end = trainer.step_of(unit), trainer.step_of(last - 1) + 1
                 steps, of_step = first_step + np.arange(step, end), first_step + step + 1
                 its = (state.optimizer, of_step, rates(steps), self._groups)
-                coefficients = coefficients_of(*its)
+                coefficients = coefficients_of(*its, state.averaged_from)
                 if self.drawn is not None:
                     coefficients = np.column_stack([coefficients, self.drawn(steps)])
                 start = time.perf_counter()

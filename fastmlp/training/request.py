@@ -129,6 +129,7 @@ class FitRequest(Generic[D]):
         if self._first_step is None:
             self._first_step = state.n_steps
         total = self.last_step = self._first_step + self.epochs * self._steps_per_epoch
+        state.average_over(self._first_step, total)
         self._rates = self._watch.scaled(partial(rates_at, state.optimizer, total=total))
         self._bar = self._progress
         if isinstance(self._progress, bool):
@@ -247,6 +248,7 @@ class FitRequest(Generic[D]):
                         callback(report)
             finally:
                 # Parameters that a callback wrote before it raised are used, too.
+                state.begin_average()
                 self._trainer.load()
         if report.stopping or stops:
             history.status = Status.STOPPED_EARLY if stops else Status.STOPPED

@@ -14,9 +14,11 @@ from fastmlp.training.request import rates_at
 
 def single_step(engine: Engine[Any, Any], state: NetState, gradient: NDArray[Any]) -> None:
     """Take the next step of the net's optimizer, with this flat gradient."""
-    step = state.n_steps
+    step, slots = state.n_steps, engine.slots(state)
+    # A fit that has ended early may have ended before its average.
+    state.averaged_from = min(state.averaged_from, step)
     rates = rates_at(state.optimizer, np.array([step]), step + 1)
     groups = groups_of(state.optimizer, engine.network.factors).groups
-    coefficients = coefficients_of(state.optimizer, step + 1, rates, groups)
-    engine.update(state.parameters, engine.slots(state), state.optimizer, gradient, coefficients)
+    its = (state.optimizer, step + 1, rates, groups, state.averaged_from)
+    engine.update(state.parameters, slots, state.optimizer, gradient, coefficients_of(*its))
     state.n_steps += 1

@@ -63,12 +63,14 @@ GROUPS = [
     "clipvalue clip_value clip grad_clip gradient_clip clip_grad_value clip_by_value max_delta",
     "clipnorm clip_norm clip_by_norm",
     "global_clipnorm max_norm max_grad_norm gradient_clip_norm clip_grad_norm clip_by_global_norm",
+    "average use_ema ema swa ema_decay averaging weight_averaging averaged ema_momentum",
     "warm_start initial_epoch",
     "checkpoint save_path checkpoint_path filepath",
     "beta_1 beta1 b1 betas",
     "beta_2 beta2 b2",
     "epsilon eps",
     "momentum mu",
+    "start swa_start start_step",
     "nesterov nesterovs_momentum use_nesterov",
     "rho alpha decay_rate smoothing",
     "constants params hyperparameters",
@@ -124,6 +126,7 @@ _OF_OPTIMIZER = {
     "clipvalue": "the optimizer has it: optimizer=Adam(clipvalue=1.0)",
     "clipnorm": "the optimizer has it: optimizer=Adam(clipnorm=1.0)",
     "global_clipnorm": "the optimizer has it: optimizer=Adam(global_clipnorm=1.0)",
+    "average": "the optimizer has it: optimizer=Adam(average=EMA(0.99))",
 }
 _LACKING = {
     "batch_norm": "there is no normalisation of layers; standardise X",
@@ -175,6 +178,7 @@ ESTIMATOR = {
     "clipvalue": "an optimizer as the solver has it: solver=Adam(clipvalue=1.0)",
     "clipnorm": "an optimizer as the solver has it: solver=Adam(clipnorm=1.0)",
     "global_clipnorm": "an optimizer as the solver has it: solver=Adam(global_clipnorm=1.0)",
+    "average": "an optimizer as the solver has it: solver=Adam(average=EMA(0.99))",
 }
 _OF_ESTIMATOR = {
     name: f"it is a parameter of the estimator: {name}=..., where it is made"
@@ -202,13 +206,15 @@ ESTIMATOR_FIT = {
     **{name: _OF_ESTIMATOR[name] for name in _OF_ESTIMATOR if name in _LACKING or name in _OF_FIT},
 }
 SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR["max_iter"])}
+OPTIMIZERS = ["Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "ScheduleFreeAdamW", "Custom"]
 ADVICE: dict[str, dict[str, str]] = {
     "MLP": NET,
     "MLPSearchCV": SEARCH,
+    "EMA": {"factor": "the decay is its momentum: EMA(momentum=0.99)"},
     "Warmup": {"learning_rate": "it is the first argument, a rate or a schedule: Warmup(0.01)"},
     "MLP.fit": FIT,
     "fit_many": MANY,
-    **dict.fromkeys(("Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "Custom"), OPTIMIZER),
+    **dict.fromkeys(OPTIMIZERS, OPTIMIZER),
 }
 
 

@@ -14,12 +14,12 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.session import Data
 from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
-from fastmlp.network.state import NetState
+from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.groups import Factors, groups_of
 from fastmlp.rules.links import LINKS
 from fastmlp.rules.losses import LOSSES
-from fastmlp.rules.optimizers import Optimizer, coefficients_of
+from fastmlp.rules.optimizers import Optimizer, coefficients_of, is_averaged, lag_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 
 Array = NDArray[Any]
@@ -145,7 +145,9 @@ def train(
     """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
     parameters = parameters.copy()
     engine = Engine(net.network, 1)
-    moments = engine.moments()
+    moments = engine.moments(n_slots=n_slots_of(optimizer))
+    if is_averaged(optimizer):
+        moments.begin(parameters, lag_of(optimizer))
     engine.n_threads = n_threads
     trainer = engine.trainer(parameters, moments, optimizer, data, batch_size)
     n_units = trainer.units_per_epoch * len(order)

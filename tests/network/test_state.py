@@ -10,6 +10,7 @@ import pytest
 
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.state import N_SLOTS, NetState
+from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers import Adam
 
 LAYOUT = make_layout((2, 3, 1))
@@ -29,6 +30,13 @@ class Packed:
 
     def flat(self) -> Any:
         return self.numbers[:, ::-1].copy()
+
+    def begin(self, parameters: Any, lag: float) -> bool:
+        """Train `parameters`, unless they are the last slot."""
+        edited = self.flat()[-1].tobytes() != parameters.tobytes()
+        if edited:
+            self.numbers[2:] = parameters[::-1]
+        return edited
 
 
 def make_state() -> NetState:
@@ -83,6 +91,28 @@ def test_a_form_that_cannot_be_made_leaves_the_one_before() -> None:
     with pytest.raises(MemoryError):
         state.packed("another", fail)
     assert state.packed("one form", Packed) is first
+
+
+def test_an_optimizer_with_an_average_has_more_slots_and_one_without_fewer() -> None:
+    state = make_state()
+    state.set_slots(SLOTS)
+    state.n_steps = 5
+    state.optimizer = Adam(average=EMA())
+    packed: Any = state.packed("one form", lambda flat: Packed(flat))
+    assert packed.flat().tolist() == [*SLOTS.tolist(), *2 * [state.parameters.tolist()]]
+    assert state.averaged_from == 5
+    state.n_steps = 7
+    state.packed("one form", Packed)
+    assert state.averaged_from == 5
+    state.parameters[0] = -3
+    assert state.trained() is state.parameters
+    state.packed("one form", Packed)
+    assert state.averaged_from == 7
+    assert copy.deepcopy(state).averaged_from == 7
+    state.optimizer = Adam()
+    assert np.array_equal(state.slots(), SLOTS)  # type: ignore[arg-type]
+    state.restart()
+    assert (state.averaged_from, state.slots()) == (0, None)
 
 
 def test_slots_take_the_dtype_of_the_parameters() -> None:

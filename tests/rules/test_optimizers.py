@@ -18,6 +18,7 @@ from fastmlp.rules.optimizers import (
     Nadam,
     Optimizer,
     RMSprop,
+    ScheduleFreeAdamW,
     coefficients_of,
     gradient_rule_of,
     norm_limit_of,
@@ -35,7 +36,10 @@ FORMS: list[Any] = [kind(0.05) for kind in OPTIMIZERS.values()] + [
     AdamW(0.05, weight_decay=0.3),
     Nadam(0.05, beta_1=0.99, momentum_decay=0.1),
     Nadam(0.05, beta_1=0.0),
+    ScheduleFreeAdamW(0.05, beta_1=0.6, warmup_steps=30),
 ]
+# It takes no schedule: it has an average in its place.
+SCHEDULED = [kind for kind in OPTIMIZERS.values() if kind is not ScheduleFreeAdamW]
 RATES = np.geomspace(0.1, 0.01, 100)
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 
@@ -125,7 +129,7 @@ def test_it_is_an_optimizer_and_cannot_be_changed(optimizer: Any) -> None:
         optimizer.learning_rate = 1.0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS.values())
+@pytest.mark.parametrize("kind", SCHEDULED)
 def test_a_schedule_stands_for_a_learning_rate(kind: Any) -> None:
     assert kind(Cosine(0.1)).learning_rate == Cosine(0.1)
 
@@ -135,7 +139,7 @@ def test_a_name_in_the_table_is_that_of_its_class(name: str) -> None:
     assert OPTIMIZERS[name].__name__.lower() == name
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS.values())
+@pytest.mark.parametrize("kind", SCHEDULED)
 @pytest.mark.parametrize("value", [0, -0.1, np.nan, np.inf])
 def test_words_of_a_bad_learning_rate(kind: Any, value: float) -> None:
     wanted = "a finite number above 0 or a schedule"
@@ -148,7 +152,7 @@ SETTINGS = [
     (kind, name)
     for kind in OPTIMIZERS.values()
     for name, value in asdict(kind()).items()
-    if name != "learning_rate" and not isinstance(value, bool)
+    if name not in ("learning_rate", "average", "warmup_steps") and not isinstance(value, bool)
 ]
 
 

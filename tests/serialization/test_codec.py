@@ -7,7 +7,7 @@ from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.serialization import codec
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"schedulefreeadamw"}))
 def test_an_optimizer_of_an_earlier_version_is_completed(name: str) -> None:
     optimizer = OPTIMIZERS[name](Warmup(Cosine(0.1)))
     now = codec.of_optimizer(optimizer)

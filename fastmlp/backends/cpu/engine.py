@@ -1,5 +1,6 @@
 """The CPU backend's engine: prediction, gradient and training of one network."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,10 @@ from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Memo, no_memo
 from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
 from fastmlp.network.spec import Network
-from fastmlp.network.state import NetState
+from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.gradient_rules import norm_factor
 from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
-from fastmlp.rules.optimizers import NormLimit, Optimizer, Rates, norm_limit_of
+from fastmlp.rules.optimizers import NormLimit, Optimizer, Rates, average_of, norm_limit_of
 
 Array = NDArray[Any]
 
@@ -116,12 +117,15 @@ class Engine(Runner):
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net, packed for training on dense or sparse rows."""
         sparse = data is not None and isinstance(data.x, SparseRows)
-        return state.packed(("cpu", sparse), lambda flat: self.moments(flat, sparse=sparse))
+        how: Any = {"sparse": sparse, "n_slots": n_slots_of(state.optimizer)}
+        return state.packed(("cpu", sparse), lambda flat: self.moments(flat, **how))
 
-    def moments(self, flat: Array | None = None, *, sparse: bool = False) -> Moments:
+    def moments(
+        self, flat: Array | None = None, *, sparse: bool = False, n_slots: int = N_SLOTS
+    ) -> Moments:
         """Return a flat state of an optimizer, packed for training on dense or sparse rows; None:
         zeros."""
-        return Moments(self.network, flat, sparse=sparse)
+        return Moments(self.network, flat, sparse=sparse, n_slots=n_slots)
 
     def update(
         self,
@@ -133,26 +137,29 @@ class Engine(Runner):
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
         network, panels = self.network, Panels(self.network, spacing=slots.spacing)
-        block, limit = rule_blocks.optimizer(network, optimizer), norm_limit_of(optimizer)
-        groups = groups_of(optimizer, network.factors)
+        limit, groups = norm_limit_of(optimizer), groups_of(optimizer, network.factors)
         if limit is not None:
             gradient = _clipped(gradient, network.layout, groups, limit)
-        w, g = panels.packed(parameters), panels.packed(gradient)
-        state = (w, g, slots.m, slots.v)
+        trained, average = slots.trained, slots.average
+        w = panels.packed(parameters) if trained is None else trained
+        state = [w, panels.packed(gradient), slots.m, slots.v]
+        if average is not None and average_of(optimizer) is not None:
+            state.append(average)
+        step = _step(rule_blocks.optimizer(network, optimizer))
         constants = np.ascontiguousarray(coefficients, network.dtype)
         if groups.alike:
-            block(*map(address, (*state, constants)), panels.size)
+            step(state, constants, panels.size)
         else:
             numbers = 1 + spread(network.layout, groups.weights, groups.biases)
             of_group = panels.packed(numbers.astype(network.dtype))
             for number, its in enumerate(np.split(constants[0], len(groups.groups)), 1):
                 where = np.flatnonzero(of_group == number)
                 own = [numbers[where] for numbers in state]
-                block(*map(address, (*own, its)), len(where))
+                step(own, its, len(where))
                 for numbers, changed in zip(state, own, strict=True):
                     numbers[where] = changed
         with self.lock.parameters:
-            publish(panels.flat(w), parameters)
+            publish(panels.flat(slots.shown(w)), parameters)
 
     def trainer(
         self,
@@ -178,6 +185,17 @@ def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: No
             norm = np.sqrt(square if limit.by_variable else sum(squares))
             its *= result.dtype.type(norm_factor(norm, limit.limit))
     return result
+
+
+def _step(block: Any) -> Callable[[list[Array], Array, int], None]:
+    """Return an optimizer's block as a function of packed vectors: parameters, gradient, m, v and,
+    where it averages, the average."""
+
+    def step(state: list[Array], constants: Array, n: int) -> None:
+        w, g, m, v, *average = state
+        block(*map(address, (w, g, m, v, *(average or [w]), constants)), n)
+
+    return step
 
 
 if TYPE_CHECKING:

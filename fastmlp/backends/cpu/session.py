@@ -164,6 +164,7 @@ class Session:
         self.data: Data
         self._at: slice | None
         self._gradient: Array
+        self._average_backup: Array | None
         self._replicas: Replicas | None
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
@@ -258,12 +259,18 @@ class Session:
 
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""
-        self.moments = moments
+        self.moments, self._average_backup = moments, None
+        self.net["average"] = self.net["average_backup"] = 0
         if moments is None:
             self.net["m"] = self.net["v"] = 0
             return
         moments.arrange(self.partition.spacing)
         self.net["m"], self.net["v"] = address(moments.m), address(moments.v)
+        average = moments.average
+        if average is not None:
+            self._average_backup = np.empty_like(average)
+            self.net["average"] = address(average)
+            self.net["average_backup"] = address(self._average_backup)
 
     def serve(self, network: Network, blocks: Addresses, data: Data, moments: Moments) -> None:
         """Train another net of the same layers and rules, with an optimizer's blocks."""
@@ -315,13 +322,18 @@ class Session:
         flat, workspace = address(parameters), self.workspace
         if workspace.sparse and not workspace.train:
             self.net["unpacked"] = flat
-        self.blocks["pack"](self._address, flat, self._packed)
+        trained = None if self.moments is None else self.moments.trained
+        if trained is None:
+            self.blocks["pack"](self._address, flat, self._packed)
+        else:
+            workspace.parameters[:] = trained[: len(workspace.parameters)]
         if workspace.train:
             self.blocks["transposes"](self._address)
 
     def store(self, parameters: Array) -> None:
-        """Unpack the parameters."""
-        self.unpack(self.workspace.parameters, parameters)
+        """Unpack the parameters that the net shows."""
+        trained, moments = self.workspace.parameters, self.moments
+        self.unpack(trained if moments is None else moments.shown(trained), parameters)
 
     def unpack(self, packed: Array, flat: Array) -> None:
         """Copy a packed vector, such as the gradient, to a flat one."""

@@ -27,7 +27,7 @@ from fastmlp.network.state import NetState
 from fastmlp.rules.activations import identity
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.optimizers import Optimizer, Rates, is_averaged
 
 Array = NDArray[Any]
 
@@ -126,6 +126,11 @@ class Engine:
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net on the GPU."""
+        if is_averaged(state.optimizer):
+            raise NotImplementedError(
+                f"MLP: device='cuda' does not train with an average yet, got {state.optimizer!r}; "
+                "use device='cpu', or average=None"
+            )
         return state.packed(("cuda", self.queue), self.moments)
 
     def moments(self, flat: Array | None = None) -> Moments:

@@ -40,5 +40,9 @@ class Moments:
         with self.card.current():
             return to_host(self.state).reshape(2, -1).copy()
 
+    def begin(self, parameters: Array, lag: float) -> bool:
+        """Nothing: no average is trained here."""
+        return False
+
     def __reduce__(self) -> Any:
         return Moments, (self.network, self.card.index, self.flat())

@@ -72,6 +72,7 @@ class Epochs:
         self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
         self._steps_per_epoch = steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
+        state.average_over(state.n_steps, last)
         optimizer, n_rows = self._estimator._optimizer, self.data.n_rows
         self._rule = solvers.Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0
@@ -173,6 +174,7 @@ class Epochs:
         finally:
             if self._reports.looks:
                 # Parameters that a callback wrote are used, also before it raised.
+                self._state.begin_average()
                 self._trainer.load()
 
     def _is_over(self) -> bool:

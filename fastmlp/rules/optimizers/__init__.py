@@ -18,11 +18,16 @@ from fastmlp.rules.optimizers.protocol import (
     Optimizer,
     Rates,
     Schedule,
+    average_of,
+    average_start,
     coefficients_of,
     gradient_rule_of,
+    is_averaged,
+    lag_of,
     n_coefficients_of,
     norm_limit_of,
 )
+from fastmlp.rules.optimizers.schedule_free import ScheduleFreeAdamW
 from fastmlp.rules.optimizers.sgd import SGD
 
 __all__ = [
@@ -40,13 +45,18 @@ __all__ = [
     "RMSprop",
     "Rates",
     "Schedule",
+    "ScheduleFreeAdamW",
+    "average_of",
+    "average_start",
     "coefficients_of",
     "gradient_rule_of",
+    "is_averaged",
+    "lag_of",
     "n_coefficients_of",
     "norm_limit_of",
 ]
 
-OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam"]
+OptimizerName = Literal["sgd", "rmsprop", "adagrad", "adam", "adamw", "nadam", "schedulefreeadamw"]
 OPTIMIZERS: dict[str, type] = {
     "sgd": SGD,
     "rmsprop": RMSprop,
@@ -54,10 +64,12 @@ OPTIMIZERS: dict[str, type] = {
     "adam": Adam,
     "adamw": AdamW,
     "nadam": Nadam,
+    "schedulefreeadamw": ScheduleFreeAdamW,
 }
 # What to write here, a name or a sentence, and the words of it elsewhere.
 SYNONYMS = {
     "sgd": "gd gradient_descent stochastic_gradient_descent",
+    "schedulefreeadamw": "schedule_free schedule_free_adamw adamw_schedulefree adamwschedulefree",
     "write SGD(0.01, momentum=0.9)": "momentum",
     "write SGD(0.01, momentum=0.9, nesterov=True)": "nesterov",
     "MLPClassifier and MLPRegressor have solver='lbfgs'": "lbfgs l_bfgs_b bfgs",

@@ -61,8 +61,8 @@ class Adam(Settings):
     epsilon: float = 1e-8
     epsilon_hat: bool = field(default=False, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         check_settings(self, scalars.fraction, "beta_1", "beta_2")
         check_settings(self, scalars.positive, "epsilon")
         check_settings(self, scalars.boolean, "epsilon_hat")
@@ -125,8 +125,8 @@ class AdamW(Adam):
     weight_decay: float = 0.01
     decay_biases: bool = field(default=True, kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         check_settings(self, scalars.non_negative, "weight_decay")
         check_settings(self, scalars.boolean, "decay_biases")
 
@@ -177,8 +177,8 @@ class Nadam(Adam):
 
     momentum_decay: float = 0.004
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         check_settings(self, scalars.non_negative, "momentum_decay")
 
     @property

@@ -51,8 +51,8 @@ class RMSprop(Settings):
     momentum: float = 0.0
     epsilon: float = 1e-8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         check_settings(self, scalars.fraction, "rho", "momentum")
         check_settings(self, scalars.positive, "epsilon")
 
@@ -98,8 +98,8 @@ class Adagrad(Settings):
     learning_rate: float | Schedule = 0.01
     epsilon: float = 1e-10
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         check_settings(self, scalars.positive, "epsilon")
 
     @property

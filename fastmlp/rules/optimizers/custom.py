@@ -46,10 +46,10 @@ class Custom(Settings):
     learning_rate: float | Schedule = 0.001
     constants: tuple[float, ...] = field(default=())
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if not callable(self.rule):
             raise TypeError(f"Custom: rule must be a function, got {self.rule!r}")
-        super().__post_init__()
+        super()._check()
         check_settings(self, finite_numbers, "constants")
 
     def coefficients(self, first_step: int, rates: Rates) -> Rates:

@@ -1,15 +1,16 @@
 """The protocols of optimizers and schedules, and helpers that the optimizers share."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.rules.averages import EMA, SWA, Average, checked_average
 from fastmlp.rules.gradient_rules import NORMS, RULES
 from fastmlp.rules.groups import WHOLE, Group
-from fastmlp.rules.updates import UpdateRule
+from fastmlp.rules.updates import UpdateRule, schedule_free_adamw
 from fastmlp.validation import scalars
 
 Rates = NDArray[np.float64]
@@ -54,25 +55,55 @@ class Settings:
     global_clipnorm : float above 0, optional
         The same for the whole gradient, `max_norm` of PyTorch's clip_grad_norm_. Nothing is added
         to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
+    average : EMA or SWA, optional
+        The net's parameters are this average of those after each step, for whatever looks at the
+        net, while and after it trains. A further fit goes on from the last step's.
+    use_ema, ema_momentum : bool and float
+        Keras' words: ``use_ema=True, ema_momentum=0.99`` is ``average=EMA(0.99)``.
     """
 
     clipvalue: float | None = None
     clipnorm: float | None = None
     global_clipnorm: float | None = None
+    average: Average | None = None
+    use_ema: InitVar[bool] = False
+    ema_momentum: InitVar[float | None] = None
 
     def __init_subclass__(cls) -> None:
         """Add the parameters above to the docstring of an optimizer."""
         shared = (Settings.__doc__ or "").partition("----------")[2].rstrip()
         cls.__doc__ = (cls.__doc__ or "").replace("\n\n    Raises", f"{shared}\n\n    Raises", 1)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, use_ema: bool, ema_momentum: float | None) -> None:
+        self._translate_ema(use_ema, ema_momentum)
+        self._check()
+
+    def _check(self) -> None:
+        """Check the settings, and store them as Python's numbers."""
         check_learning_rate(self)
-        clips = [field.name for field in fields(Settings) if getattr(self, field.name) is not None]
+        clips = [name for name in (*RULES, *NORMS) if getattr(self, name) is not None]
         check_settings(self, scalars.positive, *clips)
         if len(clips) > 1:
             told = f"{', '.join(clips[:-1])} or {clips[-1]}"
             few = "not both" if len(clips) == 2 else "one of them"
             raise ValueError(f"{type(self).__name__}: give {told}, {few}")
+        if self.average is not None:
+            checked_average(type(self).__name__, self.average)
+
+    def _translate_ema(self, use_ema: bool, momentum: float | None) -> None:
+        """Set the average that Keras' words ask for."""
+        who = type(self).__name__
+        if not scalars.boolean(who, "use_ema", use_ema):
+            if momentum is not None:
+                raise ValueError(
+                    f"{who}: ema_momentum needs use_ema=True; or give average=EMA({momentum!r})"
+                )
+            return
+        if self.average is not None:
+            raise ValueError(f"{who}: give average or use_ema=True, not both")
+        momentum = 0.99 if momentum is None else momentum
+        momentum = scalars.inner_fraction(who, "ema_momentum", momentum)
+        object.__setattr__(self, "average", EMA(momentum))
 
     def settings(self) -> dict[str, Any]:
         """Return the optimizer's own settings, then those of all optimizers that are in use."""
@@ -107,13 +138,50 @@ def norm_limit_of(optimizer: Optimizer) -> NormLimit | None:
     return None
 
 
+def average_of(optimizer: Optimizer) -> Average | None:
+    """Return the average that an optimizer asks for."""
+    average: Average | None = getattr(optimizer, "average", None)
+    return average
+
+
+def lag_of(optimizer: Optimizer) -> float:
+    """Return the lag of a rule that averages by itself: its average is ``w - lag m``; else 0."""
+    if optimizer.rule is not schedule_free_adamw:
+        return 0.0
+    share = float(getattr(optimizer, "beta_1", 1.0))
+    return (1 - share) / share
+
+
+def is_averaged(optimizer: Optimizer) -> bool:
+    """Return True if a net shows an average in place of the parameters that are trained."""
+    return average_of(optimizer) is not None or lag_of(optimizer) > 0
+
+
+def average_start(optimizer: Optimizer, first: int, last: int, now: int) -> int:
+    """Return the step after which an average counts, in a fit from step `first` to `last`.
+
+    `now` is the step after which it has counted so far.
+    """
+    average = average_of(optimizer)
+    if isinstance(average, SWA):
+        return first + int(average.start * (last - first))
+    return min(now, first)
+
+
 def coefficients_of(
-    optimizer: Optimizer, first_step: int, rates: Rates, groups: Sequence[Group] = WHOLE
+    optimizer: Optimizer,
+    first_step: int,
+    rates: Rates,
+    groups: Sequence[Group] = WHOLE,
+    averaged_from: int = 0,
 ) -> Rates:
     """Return the numbers that each step takes: for one group of parameters after the other, the
-    optimizer's coefficients and that of its gradient rule."""
+    optimizer's coefficients, that of its gradient rule, and the gain of its average, which counts
+    the steps after step `averaged_from`."""
     parts = [
-        _coefficients(group.settings_of(optimizer), first_step, rates * group.factor)
+        _coefficients(
+            group.settings_of(optimizer), first_step, rates * group.factor, averaged_from
+        )
         for group in groups
     ]
     return parts[0] if len(parts) == 1 else np.hstack(parts)
@@ -124,11 +192,19 @@ def n_coefficients_of(optimizer: Optimizer) -> int:
     return int(coefficients_of(optimizer, 1, np.ones(1)).shape[1])
 
 
-def _coefficients(optimizer: Optimizer, first_step: int, rates: Rates) -> Rates:
-    table, name = optimizer.coefficients(first_step, rates), gradient_rule_of(optimizer)
-    if not name:
-        return table
-    return np.column_stack([table, np.full(len(table), getattr(optimizer, name))])
+def _coefficients(
+    optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int
+) -> Rates:
+    its: Any = optimizer
+    origin = {"averaged_from": averaged_from} if lag_of(optimizer) else {}
+    table: Rates = its.coefficients(first_step, rates, **origin)
+    name, average = gradient_rule_of(optimizer), average_of(optimizer)
+    if name:
+        table = np.column_stack([table, np.full(len(table), getattr(optimizer, name))])
+    if average is not None:
+        counts = np.maximum(first_step - averaged_from + np.arange(len(table)), 1)
+        table = np.column_stack([table, average.gains(counts)])
+    return table
 
 
 def columns(rates: Rates, *columns: Any) -> Rates:

@@ -51,8 +51,8 @@ class SGD(Settings):
     momentum: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check(self) -> None:
+        super()._check()
         check_settings(self, scalars.fraction, "momentum")
         check_settings(self, scalars.boolean, "nesterov")
         if self.nesterov and self.momentum == 0:

@@ -13,7 +13,15 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.session import Data
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer
+from fastmlp.rules.averages import EMA
+from fastmlp.rules.optimizers import (
+    OPTIMIZERS,
+    SGD,
+    Adam,
+    Custom,
+    Optimizer,
+    ScheduleFreeAdamW,
+)
 
 FORMS: list[Any] = [
     *(kind(0.03) for kind in OPTIMIZERS.values()),
@@ -23,6 +31,10 @@ FORMS: list[Any] = [
     SGD(0.03, momentum=0.9, clipvalue=0.02),
     SGD(0.03, clipnorm=0.2),
     Adam(0.03, global_clipnorm=0.3),
+    Adam(0.03, average=EMA(0.8)),
+    SGD(0.03, average=EMA(0.9), clipvalue=0.02),
+    SGD(0.03, momentum=0.9, average=EMA(0.95)),
+    ScheduleFreeAdamW(0.03, warmup_steps=5, weight_decay=0.1),
 ]
 each_form = pytest.mark.parametrize("optimizer", FORMS, ids=repr)
 each_penalty_set = pytest.mark.parametrize(

@@ -131,6 +131,7 @@ class Stepped(NamedTuple):
     g: int
     m: int
     v: int
+    average: int
     coefficients: int
 
 
@@ -158,8 +159,36 @@ def _gradient_rule(
     return njit(GRADIENT_RULES.get(name, unchanged)), settings_at
 
 
+def _average(
+    scalar: Scalar, gradient_rule: str, n_coefficients: int, averaged: bool
+) -> Callable[..., Any]:
+    """Make the function that moves n averages toward parameters, or does nothing.
+
+    The gain follows the coefficients of the update rule and of the gradient rule.
+    """
+    skip = (n_coefficients + (1 if gradient_rule else 0)) * np.dtype(scalar).itemsize
+
+    @njit
+    def follow(average: Any, w: Any, coefficients: Any, n: Any) -> None:
+        average, w = row(average, n, scalar), row(w, n, scalar)
+        gain = row(coefficients + skip, 1, scalar)[0]
+        for i in range(n):
+            average[i] += gain * (w[i] - average[i])
+
+    @njit
+    def nothing(average: Any, w: Any, coefficients: Any, n: Any) -> None:
+        pass
+
+    return follow if averaged else nothing
+
+
 def penalised_update_loop(
-    scalar: Scalar, rule: Rule, n_coefficients: int, penalty: str, gradient_rule: str = ""
+    scalar: Scalar,
+    rule: Rule,
+    n_coefficients: int,
+    penalty: str,
+    gradient_rule: str = "",
+    averaged: bool = False,
 ) -> Loop:
     """Make the loop of a penalty and the step of a rule with two numbers of state, in one pass.
 
@@ -168,6 +197,7 @@ def penalised_update_loop(
     """
     lanes, find = lanes_of(scalar), njit(RULES[penalty])
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
+    follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     sum_rows = moves(scalar, lanes).sum_rows
 
     def loop(its: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
@@ -185,6 +215,7 @@ def penalised_update_loop(
             value[i], slope = find(w[i])
             slope = change(g[i] + factor * slope, *settings)
             w[i], m[i], v[i] = rule(w[i], slope, m[i], v[i], *constants)
+        follow(its.average, its.w, its.coefficients, n)
         sum_rows(penalty.values, penalty.zeros, penalty.values, n_rows)
         _add(value, width, scale, penalty.total)
 
@@ -192,33 +223,47 @@ def penalised_update_loop(
 
 
 def update_loop(
-    scalar: Scalar, rule: Rule, n_coefficients: int, n_moments: int, gradient_rule: str = ""
+    scalar: Scalar,
+    rule: Rule,
+    n_coefficients: int,
+    n_moments: int,
+    gradient_rule: str = "",
+    averaged: bool = False,
 ) -> Loop:
     """Make the loop of an optimizer step of n parameters, with the state that the rule uses.
 
     To read and write m and v without need doubled the time of plain descent.
     """
+    follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     change, settings_at = _gradient_rule(scalar, gradient_rule, n_coefficients)
 
-    def without_state(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
-        w, g, zero = row(w, n, scalar), row(g, n, scalar), scalar(0)
+    def without_state(
+        w: Any, g: Any, m: Any, v: Any, average: Any, coefficients: Any, n: Any
+    ) -> None:
+        address, zero = w, scalar(0)
+        w, g = row(w, n, scalar), row(g, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
             w[i] = rule(w[i], change(g[i], *settings), zero, zero, *constants)[0]
+        follow(average, address, coefficients, n)
 
-    def with_m(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
-        w, g, m, zero = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), scalar(0)
+    def with_m(w: Any, g: Any, m: Any, v: Any, average: Any, coefficients: Any, n: Any) -> None:
+        address, zero = w, scalar(0)
+        w, g, m = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
             w[i], m[i], _ = rule(w[i], change(g[i], *settings), m[i], zero, *constants)
+        follow(average, address, coefficients, n)
 
-    def with_both(w: Any, g: Any, m: Any, v: Any, coefficients: Any, n: Any) -> None:
+    def with_both(w: Any, g: Any, m: Any, v: Any, average: Any, coefficients: Any, n: Any) -> None:
+        address = w
         w, g, m, v = row(w, n, scalar), row(g, n, scalar), row(m, n, scalar), row(v, n, scalar)
         constants = coefficients_at(coefficients, n_coefficients, scalar)
         settings = settings_at(coefficients)
         for i in range(n):
             w[i], m[i], v[i] = rule(w[i], change(g[i], *settings), m[i], v[i], *constants)
+        follow(average, address, coefficients, n)
 
     return (without_state, with_m, with_both)[n_moments]

@@ -118,6 +118,8 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         if new_epoch:
             if job.guarded:
                 copy(net.parameters, net.backup, net.n_packed)
+                if net.average != 0:
+                    copy(net.average, net.average_backup, net.n_packed)
             job.epoch_loss = 0.0
             job.epoch_mass = 0.0
         job.batch_mass = mass_of(record_at(net.batch, Batch), n_rows)
@@ -141,6 +143,8 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         copy(net.backup, net.parameters, n)
         row(net.m, n, scalar)[:] = 0
         row(net.v, n, scalar)[:] = 0
+        if net.average != 0:
+            copy(net.average_backup, net.average, n)
         call(record_at(net.blocks, Blocks).transposes, (job.net,))
         job.diverged = 1.0
 

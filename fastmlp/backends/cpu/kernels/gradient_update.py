@@ -208,7 +208,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
         if p == 0:
             row(total, 1, np.float64)[0] = 0.0
         coefficients = batch.coefficients + layer.weight_coefficients
-        state = (net.m + skip, net.v + skip, coefficients)
+        state = (net.m + skip, net.v + skip, net.average + skip, coefficients)
         how = (net.scales, total, values, net.zeros)
         call(blocks.penalised, (w, g, *state, *how, *_shape_of(tile, layer, p, lanes)))
 
@@ -231,7 +231,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
             return
         if apply:
             batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
-            state = (net.m + skip, net.v + skip, batch.coefficients + coefficients)
+            coefficients += batch.coefficients
+            state = (net.m + skip, net.v + skip, net.average + skip, coefficients)
             call(blocks.optimizer, (w, g, *state, n))
         else:
             copy(g, net.gradient + skip, n)

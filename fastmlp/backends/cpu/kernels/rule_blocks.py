@@ -12,7 +12,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import identity, relu
 from fastmlp.rules.dropout import is_used
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import Optimizer, gradient_rule_of
+from fastmlp.rules.optimizers import Optimizer, average_of, gradient_rule_of
 from fastmlp.rules.penalties import RULES as PENALTIES
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -102,4 +102,5 @@ def drawing(network: Network) -> dict[str, Any]:
 
 def _options(optimizer: Optimizer) -> dict[str, Any]:
     n = optimizer.coefficients(1, np.ones(1)).shape[1]
-    return {"n_coefficients": n, "gradient_rule": gradient_rule_of(optimizer)}
+    options = {"n_coefficients": n, "gradient_rule": gradient_rule_of(optimizer)}
+    return options | {"averaged": True} if average_of(optimizer) else options

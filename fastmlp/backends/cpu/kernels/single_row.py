@@ -23,7 +23,7 @@ from fastmlp.compiler import call, njit, record_at, row
 from fastmlp.compiler.target import LINE_BYTES, lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Optimizer, gradient_rule_of, norm_limit_of
+from fastmlp.rules.optimizers import Optimizer, gradient_rule_of, is_averaged, norm_limit_of
 from fastmlp.rules.updates import sgd
 
 # A layer's output buffers: two in turns, for this row and the one before, and the third for sums.
@@ -32,8 +32,8 @@ SUMS = 2
 
 def is_plain(network: Network, optimizer: Optimizer) -> bool:
     """Return True if a step is the rate, the same for all layers, times the loss's gradient."""
-    clipped = gradient_rule_of(optimizer) or norm_limit_of(optimizer)
-    plain = optimizer.rule is sgd and not clipped
+    changed = gradient_rule_of(optimizer) or norm_limit_of(optimizer) or is_averaged(optimizer)
+    plain = optimizer.rule is sgd and not changed
     plain = plain and not network.penalties and network.dropout is None
     return plain and groups_of(optimizer, network.factors).alike
 

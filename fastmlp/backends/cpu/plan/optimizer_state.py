@@ -1,4 +1,4 @@
-"""The optimizer's state of a net: two numbers a parameter, in the panels that training works on."""
+"""The optimizer's state of a net: its slots, in the panels that training works on."""
 
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastmlp.backends.cpu.tuning import PAGE_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
+from fastmlp.network.state import N_SLOTS
 
 Array = NDArray[Any]
 
@@ -76,29 +77,78 @@ class Moments:
     Attributes
     ----------
     network : Network
+    n_slots : int
+        2: m and v. 4: also the parameters that are trained, and those that the net shows, which are
+        the optimizer's average.
     sparse : bool, True if they belong to a training on sparse rows
     spacing : Spacing, of the panels
     """
 
     network: Network
+    n_slots: int
     sparse: bool
     spacing: Spacing
 
     def __init__(
-        self, network: Network, flat: Array | None = None, *, sparse: bool = False
+        self,
+        network: Network,
+        flat: Array | None = None,
+        *,
+        sparse: bool = False,
+        n_slots: int = N_SLOTS,
     ) -> None:
         self.network, self.sparse, self.spacing = network, sparse, CLOSE
+        self.n_slots = n_slots if flat is None else len(flat)
+        self._lag = 0.0
         self._packed = None if flat is None else self._pack(flat)
 
     @property
     def m(self) -> Array:
         """The first numbers, a packed vector as `Panels` has them."""
-        return self._both()[0]
+        return self._arrays()[0]
 
     @property
     def v(self) -> Array:
         """The second numbers, a packed vector as `Panels` has them."""
-        return self._both()[1]
+        return self._arrays()[1]
+
+    @property
+    def trained(self) -> Array | None:
+        """The parameters that are trained, packed; None: they are those that the net shows."""
+        return self._arrays()[2] if self.n_slots > N_SLOTS else None
+
+    @property
+    def average(self) -> Array | None:
+        """What the parameters shown follow from, beside those trained, packed; None: nothing.
+
+        The average, or m of a rule that averages by itself.
+        """
+        if self.n_slots == N_SLOTS:
+            return None
+        return self._arrays()[0 if self._lag else 3]
+
+    def begin(self, parameters: Array, lag: float) -> bool:
+        """Prepare to train with an average; see `PackedSlots`."""
+        self._lag, panels = lag, self._panels()
+        m, _, trained, shown = self._arrays()
+        if panels.flat(shown).tobytes() == parameters.tobytes():
+            return False
+        trained[:] = shown[:] = panels.packed(parameters)
+        if lag:
+            m[:] = 0
+        return True
+
+    def shown(self, trained: Array) -> Array:
+        """Keep the parameters trained so far, packed; return those that the net shows."""
+        if self.n_slots == N_SLOTS:
+            return trained
+        m, _, kept, shown = self._arrays()
+        n = len(trained)
+        kept[:n] = trained
+        if self._lag:
+            with np.errstate(all="ignore"):
+                shown[:n] = trained - self._lag * m[:n]
+        return shown
 
     def arrange(self, spacing: Spacing) -> None:
         """Arrange the panels with this spacing."""
@@ -109,22 +159,21 @@ class Moments:
         self._packed = None if flat is None else self._pack(flat)
 
     def flat(self) -> Array:
-        """Return a copy in the order of the parameters, shape (2, n_parameters)."""
+        """Return a copy in the order of the parameters, shape (n_slots, n_parameters)."""
         panels = self._panels()
-        return np.stack([panels.flat(packed) for packed in self._both()])
+        return np.stack([panels.flat(packed) for packed in self._arrays()])
 
-    def _both(self) -> tuple[Array, Array]:
-        """Return both packed vectors; zeros are allocated now, with the spacing that is now set."""
+    def _arrays(self) -> tuple[Array, ...]:
+        """Return all packed vectors; zeros are allocated now, with the spacing that is now set."""
         if self._packed is None:
             n = packed_numbers(self.network, sparse=self.sparse, spacing=self.spacing)
             dtype = self.network.dtype
-            self._packed = aligned(n, dtype), aligned(n, dtype)
+            self._packed = tuple(aligned(n, dtype) for _ in range(self.n_slots))
         return self._packed
 
-    def _pack(self, flat: Array) -> tuple[Array, Array]:
+    def _pack(self, flat: Array) -> tuple[Array, ...]:
         panels = self._panels()
-        m, v = (panels.packed(np.ascontiguousarray(row)) for row in flat)
-        return m, v
+        return tuple(panels.packed(np.ascontiguousarray(row)) for row in flat)
 
     def _panels(self) -> Panels:
         return Panels(self.network, sparse=self.sparse, spacing=self.spacing)

@@ -98,6 +98,8 @@ class Net(Record):
     m: int  # addresses of the optimizer's state, packed like the parameters
     v: int
     n_moments: int  # how many of them the rule uses
+    average: int  # address of what a net that shows an average shows, or 0,
+    average_backup: int  # and of a copy of it at the start of the epoch
     gradient: int  # address of the packed gradient, or 0
     unpacked: int  # address of the flat parameters, where sparse rows are predicted from them
     strip_losses: int  # address of float64, the weighted loss of each strip of rows
@@ -169,7 +171,7 @@ class Blocks(Record):
     scaled: int  # (factor, g, n)
     loss: int  # (outputs, targets, slopes, losses, n_rows, n_out, n_targets)
     link: int  # (raw, values, n_rows, n_out)
-    optimizer: int  # (w, g, m, v, coefficients, n)
+    optimizer: int  # (w, g, m, v, average, coefficients, n)
     penalised: int  # a penalty and the optimizer's step in one; 0: there is no such block
     drop: int  # (net, layer, panel, n_panels, at, n): dropout of outputs and slopes
     disturb: int  # (net, inputs, panel, n_panels, at, n): noise and dropout of inputs

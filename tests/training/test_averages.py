@@ -1,0 +1,283 @@
+"""Averaged weights: what is looked at is the average, and what is trained goes on."""
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    MLPRegressor,
+    ScheduleFreeAdamW,
+    Status,
+    fit_many,
+)
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.model import core_of
+from fastmlp.rules.optimizers import is_averaged
+
+X = np.random.default_rng(0).uniform(-1, 1, (51, 3))
+Y = np.sin(3 * X[:, 0]) + X[:, 1]
+# Their fits may be cut anywhere; those of SWA depend on the fit's length.
+ENDLESS: list[Any] = [
+    Adam(0.01, average=EMA(0.9)),
+    SGD(0.05, momentum=0.9, average=EMA(0.8), clipvalue=0.5),
+    ScheduleFreeAdamW(0.01, warmup_steps=7, weight_decay=0.1),
+]
+KINDS = [*ENDLESS, SGD(0.05, average=SWA(0.5))]
+each_endless = pytest.mark.parametrize("optimizer", ENDLESS, ids=repr)
+each_kind = pytest.mark.parametrize("optimizer", KINDS, ids=repr)
+
+
+def make(optimizer: Any, **settings: Any) -> MLP:
+    return MLP((3, 8, 1), **{"activation": "tanh", "seed": 0, "optimizer": optimizer, **settings})
+
+
+def fit(net: MLP, epochs: int = 6, **options: Any) -> Any:
+    return net.fit(X, Y, epochs=epochs, batch_size=10, **options)
+
+
+def bits(net: MLP) -> bytes:
+    """Everything that a further fit depends on."""
+    state = core_of(net).state
+    slots = state.slots()
+    assert slots is not None
+    return net.parameters.tobytes() + slots.tobytes() + bytes([net.n_steps, state.averaged_from])
+
+
+@each_kind
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_a_fit_ends_in_the_average_of_its_steps(optimizer: Any, l2: float) -> None:
+    net = make(optimizer, l2=l2, dtype="float64")
+    before = [w.copy() for w in net.weights], [b.copy() for b in net.biases]
+    history = fit(net, shuffle=False)
+    losses, *after = naive.train(
+        *before,
+        X,
+        Y[:, None],
+        [np.split(np.arange(51), range(10, 51, 10))] * 6,
+        optimizer=optimizer.rule.__name__.replace("sgd_", ""),
+        settings=asdict(optimizer),
+        activations=["tanh"],
+        l2=l2,
+    )
+    np.testing.assert_allclose(net.parameters, naive.flatten(*after), rtol=1e-10, atol=1e-12)
+    # The training loss is that of the parameters that are trained.
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-10)
+
+
+@each_kind
+def test_what_is_trained_is_what_is_trained_without_the_average(optimizer: Any) -> None:
+    if isinstance(optimizer, ScheduleFreeAdamW):
+        return
+    net, plain = make(optimizer), make(replace(optimizer, average=None))
+    assert fit(net).loss == fit(plain).loss
+    assert net.parameters.tobytes() != plain.parameters.tobytes()
+    assert core_of(net).state.trained().tobytes() == plain.parameters.tobytes()
+
+
+def saved(net: MLP, path: Path) -> MLP:
+    net.save(path / "net.safetensors", include_training_state=True)
+    return MLP.load(path / "net.safetensors")
+
+
+WAYS: dict[str, Callable[[MLP, Path], MLP]] = {
+    "as it is": lambda net, path: net,
+    "copy": lambda net, path: copy.deepcopy(net),
+    "pickle": lambda net, path: pickle.loads(pickle.dumps(net)),
+    "file": saved,
+}
+
+
+@each_endless
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fit_in_parts_is_a_whole_one(optimizer: Any, way: str, tmp_path: Path) -> None:
+    whole, part = make(optimizer), make(optimizer)
+    fit(whole, 6)
+    for epochs in (1, 2, 3):
+        fit(part, epochs)
+        part = WAYS[way](part, tmp_path)
+    assert bits(part) == bits(whole)
+
+
+@each_kind
+@pytest.mark.parametrize("epoch", [0, 3, 5])
+def test_a_resumed_fit_has_the_bits_of_one_that_never_ended(
+    optimizer: Any, epoch: int, tmp_path: Path
+) -> None:
+    def edit(report: Any) -> None:
+        if report.epoch == 2:
+            report.net.parameters[0] = 0.5
+
+    def fail(report: Any) -> None:
+        edit(report)
+        if report.epoch == epoch:
+            raise LookupError
+
+    whole, broken, resumed = (make(optimizer) for _ in range(3))
+    options: Any = {"validation_data": (X, Y), "checkpoint": tmp_path / "c", "resume": True}
+    fit(whole, callbacks=edit, validation_data=(X, Y))
+    with pytest.raises(LookupError):
+        fit(broken, callbacks=fail, **options)
+    fit(resumed, callbacks=edit, **options)
+    assert bits(resumed) == bits(whole)
+
+
+@each_kind
+def test_whatever_looks_sees_the_average(optimizer: Any) -> None:
+    seen: list[bytes] = []
+
+    def look(report: Any) -> None:
+        seen.append(report.net.parameters.tobytes())
+        predicted = report.net.predict(X)
+        assert report.validation_loss == pytest.approx(np.mean((predicted[:, 0] - Y) ** 2))
+
+    net = make(optimizer)
+    fit(net, callbacks=look, validation_data=(X, Y))
+    if not isinstance(optimizer.average, SWA):
+        for epochs in (1, 4):
+            short = make(optimizer)
+            fit(short, epochs)
+            assert seen[epochs - 1] == short.parameters.tobytes()
+    assert seen[-1] == net.parameters.tobytes()
+
+
+@each_endless
+def test_a_step_taken_apart_is_a_step_of_fit(optimizer: Any) -> None:
+    whole, apart = make(optimizer, l2=0.1), make(optimizer, l2=0.1)
+    whole.fit(X, Y, epochs=3, batch_size=51)
+    for _ in range(3):
+        apart.apply_gradient(apart.loss_and_gradient(X, Y)[1])
+    assert bits(apart) == bits(whole)
+
+
+@each_kind
+def test_neither_threads_nor_company_change_a_bit(
+    optimizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(90, 20)), rng.normal(size=(90, 2))
+
+    def wide(n_threads: int | None, seed: int = 0) -> MLP:
+        return MLP((20, 40, 70, 2), optimizer=optimizer, l1=0.1, seed=seed, n_threads=n_threads)
+
+    alone = wide(1)
+    alone.fit(x, y, epochs=3, batch_size=40)
+    company = [wide(1, seed) for seed in (2, 0, 1)]
+    fit_many(company, x, y, epochs=3, batch_size=40)
+    assert company[1].parameters.tobytes() == alone.parameters.tobytes()
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    for n_threads in (2, 3, 4):
+        team = wide(n_threads)
+        team.fit(x, y, epochs=3, batch_size=40)
+        assert bits(team) == bits(alone)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.05, average=EMA(0.9)), KINDS[-1]], ids=repr)
+def test_parameters_written_by_hand_are_trained_and_averaged_anew(optimizer: Any) -> None:
+    net = make(optimizer)
+    fit(net, shuffle=False)
+    net.weights[0][0, 0] = 3.0
+    fresh = make(optimizer)
+    fresh.parameters[:] = net.parameters
+    for each in (net, fresh):
+        fit(each, 2, shuffle=False)
+    assert net.parameters.tobytes() == fresh.parameters.tobytes()
+    assert core_of(net).state.trained().tobytes() == core_of(fresh).state.trained().tobytes()
+
+
+def test_a_later_fit_goes_on_from_a_best_epoch_that_was_restored() -> None:
+    net, best = make(SGD(0.05, average=EMA(0.9))), list[Any]()
+    against = {"validation_data": (X, -Y), "keep_best": True}
+    history = fit(net, 4, callbacks=lambda r: best.append(r.net.parameters.copy()), **against)
+    assert history.best_epoch == 0
+    assert net.parameters.tobytes() == best[0].tobytes()
+    fresh = make(SGD(0.05, average=EMA(0.9)))
+    fresh.parameters[:] = best[0]
+    for each in (net, fresh):
+        fit(each, 2, shuffle=False)
+    assert net.parameters.tobytes() == fresh.parameters.tobytes()
+
+
+@each_kind
+def test_a_divergence_leaves_what_was_seen_before_the_epoch(optimizer: Any) -> None:
+    class Leaping(type(optimizer)):  # type: ignore[misc]
+        """With a rate that is too large from step 18 on, the fourth epoch."""
+
+        def coefficients(self, first_step: int, rates: Any, **more: Any) -> Any:
+            steps = first_step + np.arange(len(rates))
+            rates = np.where(steps > 21, 1e300, rates)
+            return super().coefficients(first_step, rates, **more)
+
+    names = [name for name in asdict(optimizer) if name != "average"]
+    settings = {name: getattr(optimizer, name) for name in names}
+    if optimizer.average is not None:
+        settings["average"] = optimizer.average
+    net, seen = make(Leaping(**settings), dtype="float64"), list[bytes]()
+    with pytest.warns(RuntimeWarning, match="fit diverged in epoch 3"):
+        history = fit(net, callbacks=lambda r: seen.append(r.net.parameters.tobytes()))
+    assert (history.status, net.n_steps, len(seen)) == (Status.DIVERGED, 0, 3)
+    assert net.parameters.tobytes() == seen[-1]
+    # A later fit begins there, as a new net would.
+    net.optimizer = optimizer
+    fresh = make(optimizer, dtype="float64")
+    fresh.parameters[:] = net.parameters
+    for each in (net, fresh):
+        fit(each, 2, shuffle=False)
+    assert bits(net) == bits(fresh)
+
+
+def test_an_optimizer_of_the_same_rule_keeps_its_state() -> None:
+    nets = [make(Adam(0.01)) for _ in range(2)]
+    for net in nets:
+        fit(net)
+    nets[1].optimizer = Adam(0.01, average=EMA(0.9))
+    histories = [fit(net, 2) for net in nets]
+    assert histories[0].loss == histories[1].loss
+    assert nets[1].n_steps == 48
+    # Without the average again, it goes on from what is seen, with m and v.
+    average, slots = nets[1].parameters.copy(), core_of(nets[1]).state.slots()
+    nets[1].optimizer = Adam(0.01)
+    state = core_of(nets[1]).state
+    assert state.trained().tobytes() == average.tobytes()
+    assert np.array_equal(state.slots(), slots[:2])  # type: ignore[index, arg-type]
+
+
+def test_predictions_beside_a_fit_are_of_averages() -> None:
+    x, known, seen = X[:2], set[bytes](), set[bytes]()
+    optimizer, twin = Adam(0.01, average=EMA(0.95)), make(Adam(0.01, average=EMA(0.95)))
+    known.add(twin.predict(x).tobytes())
+    fit(twin, 200, callbacks=lambda r: known.add(r.net.predict(x).tobytes()))
+    net = make(optimizer)
+    thread = threading.Thread(target=fit, args=(net, 200), kwargs={"validation_data": (X, Y)})
+    thread.start()
+    while thread.is_alive():
+        seen.add(net.predict(x).tobytes())
+    thread.join()
+    assert seen <= known
+
+
+@each_endless
+def test_estimators_show_averages(optimizer: Any) -> None:
+    settings: dict[str, Any] = {"hidden_layer_sizes": (8,), "random_state": 0, "tol": 0}
+    model = MLPRegressor(solver=optimizer, pickle_state=True, **settings)
+    assert clone(model).solver == optimizer
+    whole, part = clone(model), clone(model)
+    for _ in range(4):
+        whole.partial_fit(X, Y)
+        part = pickle.loads(pickle.dumps(part)).partial_fit(X, Y)
+    assert np.array_equal(whole.predict(X), part.predict(X))
+    assert is_averaged(whole._state.optimizer)
+    assert whole._state.trained().tobytes() != whole._state.parameters.tobytes()
