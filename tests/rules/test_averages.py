@@ -42,7 +42,7 @@ def test_gains_of_an_ema_are_exact(momentum: float) -> None:
 def test_swa_is_the_mean_of_the_last_part(rng: np.random.Generator) -> None:
     path, optimizer = rng.normal(size=(40, 3)), SGD(0.1, average=SWA(0.75))
     origin = average_start(optimizer, 100, 140, 0)
-    gains = coefficients_of(optimizer, 101, np.ones(40), origin)[:, -1]
+    gains = coefficients_of(optimizer, 101, np.ones(40), averaged_from=origin)[:, -1]
     got = averaged(gains, path)
     np.testing.assert_allclose(got[:31], path[:31], rtol=1e-14, atol=1e-14)
     np.testing.assert_allclose(got[-1], path[30:].mean(axis=0), rtol=1e-14)

@@ -17,7 +17,7 @@ from fastmlp._process.locks import publish
 from fastmlp.backends.cuda.batched_member import Member, MemberFit
 from fastmlp.backends.cuda.card import Card
 from fastmlp.backends.cuda.design import Design, design_for
-from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.device_arrays import to_device
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
 from fastmlp.backends.cuda.launch import launch_single_block
@@ -30,7 +30,6 @@ from fastmlp.backends.cuda.plan import (
     PARAMETERS,
     REACHED,
     WEIGHTS,
-    M,
     Need,
 )
 from fastmlp.backends.cuda.session import Session, bytes_of, require
@@ -109,6 +108,7 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
         n_epochs=MOST_STEPS + 1,
         n_orders=1,
         train=True,
+        average=rules.average,
         block=True,
         n_penalty_sums=n_threads if member.network.penalties else 0,
     )
@@ -169,7 +169,7 @@ class Group:
             session.put_all(WEIGHTS, np.stack([member.weight for member in members]))
         for i, fit in enumerate(fits):
             session.set(i, N_ROWS=len(fit.rows), BATCH=fit.batch)
-            session.put(M, fit.member.moments.state, i)
+            fit.member.moments.load(session, None, i)
 
     def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
         """Train for so many epochs; at the end, parameters and states are up to date."""
@@ -243,7 +243,8 @@ class Group:
         found = []
         for i, (fit, total) in enumerate(zip(self._fits, totals, strict=True)):
             last = int(self._session.plans[i, LAST])
-            key: Any = (fit.member.optimizer, fit.outcome.n_steps, last - fit.unit, total)
+            member, done = fit.member, (fit.outcome.n_steps, last - fit.unit, total)
+            key: Any = (member.optimizer, *done, member.averaged_from)
             # A user's own schedule may have no hash.
             key = key if _hashable(key) else i
             if key not in computed:
@@ -262,9 +263,8 @@ class Group:
 
     def _store(self) -> None:
         for i, fit in enumerate(self._fits):
-            member, n = fit.member, len(fit.member.parameters)
-            values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n, i)))
-            member.moments.state.copy_to_device(self._session.get(M, 2 * n, i))
+            member = fit.member
+            values = member.moments.store(self._session, i)
             with member.lock.parameters if member.lock else nullcontext():
                 publish(values, member.parameters)
             fit.outcome.seconds = time.perf_counter() - self._begun

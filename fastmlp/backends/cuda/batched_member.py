@@ -32,6 +32,7 @@ class Member(NamedTuple):
     rows : int64, the rows of X and y in use, or None for all
     weight : shape (n_rows,), of all rows of X, or (0,) for rows that count alike
     lock : NetLock, held while all parameters are written; None: no other thread reads them
+    averaged_from : the step after which the optimizer's average counts
     """
 
     network: Network
@@ -43,6 +44,7 @@ class Member(NamedTuple):
     rows: NDArray[np.int64] | None = None
     weight: Array = np.empty(0)
     lock: NetLock | None = None
+    averaged_from: int = 0
 
 
 class MemberFit:
@@ -113,7 +115,8 @@ class MemberFit:
         rate = optimizer.learning_rate
         rates = validation.rates(rates_of(rate, steps, total), len(steps), rate)
         groups = groups_of(optimizer, self.member.network.factors).groups
-        return coefficients_of(optimizer, step + 1, rates, groups)
+        its = (optimizer, step + 1, rates, groups, self.member.averaged_from)
+        return coefficients_of(*its)
 
     def advance(self, reached: int, diverged: bool, losses: Array) -> int:
         """Record a launch; return the number of epochs that it ended.

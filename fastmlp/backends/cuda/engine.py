@@ -17,17 +17,17 @@ from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch_config import configured, synchronize
 from fastmlp.backends.cuda.optimizer_state import Moments
-from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, PARAMETERS, M, Need
+from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, Need
 from fastmlp.backends.cuda.predictor import Predictor
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
 from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, no_memo
 from fastmlp.network.spec import Network
-from fastmlp.network.state import NetState
+from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.activations import identity
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import Optimizer, Rates, is_averaged
+from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 
@@ -126,16 +126,12 @@ class Engine:
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
         """Return the optimizer's state of a net on the GPU."""
-        if is_averaged(state.optimizer):
-            raise NotImplementedError(
-                f"MLP: device='cuda' does not train with an average yet, got {state.optimizer!r}; "
-                "use device='cpu', or average=None"
-            )
-        return state.packed(("cuda", self.queue), self.moments)
+        n_slots = n_slots_of(state.optimizer)
+        return state.packed(("cuda", self.queue), lambda flat: self.moments(flat, n_slots=n_slots))
 
-    def moments(self, flat: Array | None = None) -> Moments:
+    def moments(self, flat: Array | None = None, *, n_slots: int = N_SLOTS) -> Moments:
         """Return an optimizer's state on the GPU, from a flat copy, or zeros."""
-        return Moments(self.network, self.card.index, flat)
+        return Moments(self.network, self.card.index, flat, n_slots)
 
     def update(
         self,
@@ -146,25 +142,24 @@ class Engine:
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
-        rules, n = rules_of(self.network, optimizer), len(parameters)
+        rules = rules_of(self.network, optimizer)
         groups = groups_of(optimizer, self.network.factors)
-        need = Need(1, 1, n_steps=1, train=True).of_groups(groups, rules.n_coefficients)
+        need = Need(1, 1, n_steps=1, train=True, average=rules.average)
+        need = need.of_groups(groups, rules.n_coefficients)
         n_threads = design.SIMULATED_THREADS if adapter.SIMULATED else 256
         kernel = design.apply_kernel(rules, n_threads)
         with self.card.current():
             session = Session(
                 self.card, [self.network], need, shared=False, who="MLP.apply_gradient"
             )
-            session.put(PARAMETERS, np.ascontiguousarray(parameters))
+            slots.load(session, parameters)
             session.put(GRADIENT, np.ascontiguousarray(gradient))
-            session.put(M, slots.state)
             session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
             n_blocks = 2 * self.card.n_multiprocessors
             arguments = (session.memory[0], session.device_plans[0])
             configured(kernel, arguments, n_blocks, n_threads)(*arguments)
             synchronize()
-            values = np.ascontiguousarray(device_arrays.to_host(session.get(PARAMETERS, n)))
-            slots.state.copy_to_device(session.get(M, 2 * n))
+            values = slots.store(session)
         with self.lock.parameters:
             publish(values, parameters)
 
@@ -201,7 +196,7 @@ class Engine:
         try:
             train_together(
                 self.card,
-                [_member(*each) for each in members],
+                [_member(*each, epochs, batch_size) for each in members],
                 first.x,
                 first.y,
                 epochs=epochs,
@@ -213,20 +208,26 @@ class Engine:
         finally:
             for (_, state, _), outcome in zip(members, outcomes, strict=True):
                 state.n_steps = outcome.n_steps
+                if outcome.diverged_at is not None:
+                    state.restart()
 
 
-def _member(engine: Engine, state: NetState, data: Data) -> Member:
+def _member(engine: Engine, state: NetState, data: Data, epochs: int, batch_size: int) -> Member:
     assert state.generator is not None
+    slots, first = engine.slots(state), state.n_steps
+    per_epoch = -(-data.n_rows // min(batch_size, data.n_rows))
+    state.average_over(first, first + epochs * per_epoch)
     return Member(
         engine.network,
         state.parameters,
-        engine.slots(state),
+        slots,
         state.optimizer,
         state.generator,
         state.n_steps,
         data.rows,
         data.weight,
         state.lock,
+        state.averaged_from,
     )
 
 

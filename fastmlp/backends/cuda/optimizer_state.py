@@ -1,4 +1,4 @@
-"""The optimizer's state of a net on the GPU: two numbers a parameter, flat."""
+"""The optimizer's state of a net on the GPU: its slots, flat."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 from fastmlp.backends.cuda import adapter
 from fastmlp.backends.cuda.card import Card, card_of
 from fastmlp.backends.cuda.device_arrays import to_host
+from fastmlp.backends.cuda.plan import AVERAGE, PARAMETERS, M
+from fastmlp.backends.cuda.session import Session
 from fastmlp.network.spec import Network
+from fastmlp.network.state import N_SLOTS
 
 Array = NDArray[Any]
 
@@ -20,29 +23,80 @@ class Moments:
     ----------
     network : Network
     card : Card
-    state : array on the GPU, shape (2 * n_parameters,), m before v
+    n_slots : int
+        2: m and v. 4: also the parameters that are trained, and those that the net shows, which are
+        the optimizer's average.
+    state : array on the GPU, shape (n_slots * n_parameters,), one slot after the other
     """
 
     network: Network
     card: Card
+    n_slots: int
     state: Any
 
-    def __init__(self, network: Network, index: int, flat: Array | None = None) -> None:
+    def __init__(
+        self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
+    ) -> None:
         adapter.require(index)
-        self.network, self.card = network, card_of(index)
-        n = network.layout.n_parameters
-        host = np.zeros(2 * n, network.dtype) if flat is None else np.ascontiguousarray(flat)
+        self.network, self.card, self._lag = network, card_of(index), 0.0
+        self.n_slots, n = n_slots if flat is None else len(flat), network.layout.n_parameters
+        zeros = np.zeros(self.n_slots * n, network.dtype)
+        host = zeros if flat is None else np.ascontiguousarray(flat)
         with self.card.current():
             self.state = self.card.copied(host.reshape(-1).astype(network.dtype, copy=False))
 
-    def flat(self) -> Array:
-        """Return a copy in host memory, in the parameters' order, shape (2, n_parameters)."""
-        with self.card.current():
-            return to_host(self.state).reshape(2, -1).copy()
-
     def begin(self, parameters: Array, lag: float) -> bool:
-        """Nothing: no average is trained here."""
-        return False
+        """Prepare to train with an average; see `PackedSlots`."""
+        self._lag, host = lag, np.ascontiguousarray(parameters)
+        with self.card.current():
+            shown = self._slot(3)
+            if to_host(shown).tobytes() == host.tobytes():
+                return False
+            shown.copy_to_device(host)
+            self._slot(2).copy_to_device(host)
+            if lag:
+                self._slot(0).copy_to_device(np.zeros_like(host))
+        return True
+
+    def load(self, session: Session, parameters: Array | None, net: int = 0) -> None:
+        """Copy the state to a net's memory, and the parameters that are trained.
+
+        They are `parameters` of the host, without an average; None: they are there already.
+        """
+        n = self.network.layout.n_parameters
+        session.put(M, self.state[: N_SLOTS * n], net)
+        if self.n_slots > N_SLOTS:
+            session.put(PARAMETERS, self._slot(2), net)
+            if not self._lag:
+                session.put(AVERAGE, self._slot(3), net)
+        elif parameters is not None:
+            session.put(PARAMETERS, np.ascontiguousarray(parameters), net)
+
+    def store(self, session: Session, net: int = 0) -> Array:
+        """Copy the state from a net's memory; return the parameters that the net shows."""
+        n = self.network.layout.n_parameters
+        self.state[: N_SLOTS * n].copy_to_device(session.get(M, N_SLOTS * n, net))
+        trained = session.get(PARAMETERS, n, net)
+        if self.n_slots == N_SLOTS:
+            return np.ascontiguousarray(to_host(trained))
+        self._slot(2).copy_to_device(trained)
+        if self._lag:
+            m, shown = to_host(session.get(M, n, net)), to_host(trained)
+            with np.errstate(all="ignore"):
+                shown = np.ascontiguousarray(shown - self._lag * m)
+        else:
+            shown = np.ascontiguousarray(to_host(session.get(AVERAGE, n, net)))
+        self._slot(3).copy_to_device(shown)
+        return shown
+
+    def flat(self) -> Array:
+        """Return a copy in host memory, in the parameters' order, shape (n_slots, n_parameters)."""
+        with self.card.current():
+            return to_host(self.state).reshape(self.n_slots, -1).copy()
+
+    def _slot(self, i: int) -> Any:
+        n = self.network.layout.n_parameters
+        return self.state[i * n : (i + 1) * n]
 
     def __reduce__(self) -> Any:
         return Moments, (self.network, self.card.index, self.flat())

@@ -26,12 +26,15 @@ N_ORDERS = next(_next)
 FIRST = next(_next)
 LAST = next(_next)
 FIRST_ROW = next(_next)
-# Offsets into memory: flat parameters, the optimizer's state, the parameters before the epoch, the
-# gradient, the coefficients of a launch's steps, the rows' weights.
+# Offsets into memory: flat parameters, the optimizer's state, the average of the parameters or the
+# state from which it follows, parameters and average before the epoch, the gradient, the
+# coefficients of a launch's steps, the rows' weights.
 PARAMETERS = next(_next)
 M = next(_next)
 V = next(_next)
+AVERAGE = next(_next)
 BACKUP = next(_next)
+AVERAGE_BACKUP = next(_next)
 GRADIENT = next(_next)
 COEFFICIENTS = next(_next)
 N_COEFFICIENTS = next(_next)
@@ -100,6 +103,8 @@ MASS_SUMS = LOSS_SUMS + N_PARTIAL_SUMS
 FIXED_SUMS = MASS_SUMS + N_PARTIAL_SUMS
 
 TRAIN, PREDICT, EVALUATE = 0, 1, 2
+# What a net shows: its parameters, an average in a slot of its own, one that follows from M.
+NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
 
 
 class Sizes(NamedTuple):
@@ -125,6 +130,7 @@ class Need(NamedTuple):
     n_epochs : epochs of the longest window
     n_orders : orders of the rows
     train : True if memory has the optimizer's state and a backup of the parameters
+    average : NO_AVERAGE, OWN_AVERAGE or AVERAGE_OF_M
     block : True if a block keeps weights, gradients and activations in a space of its own
     n_penalty_sums : partial sums of the penalties
     tile : rows and columns of a tile of weights
@@ -138,6 +144,7 @@ class Need(NamedTuple):
     n_epochs: int = 0
     n_orders: int = 0
     train: bool = False
+    average: int = NO_AVERAGE
     block: bool = False
     n_penalty_sums: int = 0
     tile: tuple[int, int] = (1, 1)
@@ -175,8 +182,15 @@ def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
     plan[N_LAYERS], plan[N_PARAMETERS] = n_layers, layout.n_parameters
     plan[N_OUTPUTS], plan[N_ROWS], plan[BATCH] = layout.sizes[-1], need.n_rows, need.rows
     plan[PARAMETERS] = memory.take(layout.n_parameters)
-    for offset in (M, V, BACKUP) if need.train else ():
+    offsets = [M, V, BACKUP] if need.train else []
+    if need.average == OWN_AVERAGE:
+        offsets.append(AVERAGE)
+    if need.average != NO_AVERAGE:
+        offsets.append(AVERAGE_BACKUP)
+    for offset in offsets:
         plan[offset] = memory.take(layout.n_parameters)
+    if need.average == AVERAGE_OF_M:
+        plan[AVERAGE] = plan[M]
     plan[GRADIENT] = memory.take(0 if need.block else layout.n_parameters)
     plan[N_COEFFICIENTS], plan[LOWEST] = need.n_coefficients, need.lowest
     plan[COEFFICIENTS] = memory.take(need.n_coefficients * need.n_steps)

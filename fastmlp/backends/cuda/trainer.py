@@ -10,7 +10,7 @@ from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda.card import Card
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import Design, Kind, design_for
-from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.device_arrays import to_device
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch import launch_steps
@@ -20,10 +20,8 @@ from fastmlp.backends.cuda.plan import (
     COEFFICIENTS,
     DIVERGED,
     LOSSES,
-    PARAMETERS,
     REACHED,
     WEIGHTS,
-    M,
     Need,
 )
 from fastmlp.backends.cuda.session import Session, require
@@ -82,11 +80,12 @@ class Trainer:
         self.units_per_epoch = -(-self._n_rows // batch)
         self.unit_flops = 6 * network.layout.n_weights * batch
         single = design.kind == "single_block"
+        need = _need(design, network, batch, data)._replace(average=self._rules.average)
         require(card, data.host_bytes, "MLP.fit")
         self._session = session = Session(
             card,
             [network],
-            _need(design, network, batch, data).of_groups(groups, self._rules.n_coefficients),
+            need.of_groups(groups, self._rules.n_coefficients),
             shared=single and design.block.shared,
             who="MLP.fit",
         )
@@ -94,7 +93,6 @@ class Trainer:
         self._losses = int(session.plans[0, LOSSES])
         self._order: Any = None
         self.load()
-        self._load_moments()
 
     def take(self, data: Data) -> None:
         """Train on these rows from the next window on: of the width of those before, and not more
@@ -129,20 +127,14 @@ class Trainer:
         return (np.arange(self._n_rows, dtype=np.int64) if rows is None else rows)[None]
 
     def load(self) -> None:
-        """Copy the parameters to the GPU."""
+        """Copy the parameters to the GPU, and the optimizer's state."""
         with self._card.current():
-            self._session.put(PARAMETERS, np.ascontiguousarray(self._parameters))
-
-    def _load_moments(self) -> None:
-        with self._card.current():
-            self._session.put(M, self._moments.state)
+            self._moments.load(self._session, self._parameters)
 
     def store(self) -> None:
         """Copy the parameters to the host, and the optimizer's state to `moments`."""
-        n = len(self._parameters)
         with self._card.current():
-            values = np.ascontiguousarray(to_host(self._session.get(PARAMETERS, n)))
-            self._moments.state.copy_to_device(self._session.get(M, 2 * n))
+            values = self._moments.store(self._session)
         with self._lock.parameters:
             publish(values, self._parameters)
 

@@ -86,7 +86,7 @@ def for_net(estimator: Any) -> Optimizer:
         nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
         return SGD(float(estimator.learning_rate_init), momentum, nesterov)
     if estimator.solver in ("adam", "lbfgs"):
-        settings = {name: float(getattr(estimator, name)) for name in SETTINGS}
+        settings: Any = {name: float(getattr(estimator, name)) for name in SETTINGS}
         return Adam(float(estimator.learning_rate_init), **settings, epsilon_hat=True)
     return core_of(new_optimizer(estimator))
 

@@ -179,9 +179,7 @@ def coefficients_of(
     optimizer's coefficients, that of its gradient rule, and the gain of its average, which counts
     the steps after step `averaged_from`."""
     parts = [
-        _coefficients(
-            group.settings_of(optimizer), first_step, rates * group.factor, averaged_from
-        )
+        _coefficients(group.settings_of(optimizer), first_step, rates * group.factor, averaged_from)
         for group in groups
     ]
     return parts[0] if len(parts) == 1 else np.hstack(parts)
@@ -192,9 +190,7 @@ def n_coefficients_of(optimizer: Optimizer) -> int:
     return int(coefficients_of(optimizer, 1, np.ones(1)).shape[1])
 
 
-def _coefficients(
-    optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int
-) -> Rates:
+def _coefficients(optimizer: Optimizer, first_step: int, rates: Rates, averaged_from: int) -> Rates:
     its: Any = optimizer
     origin = {"averaged_from": averaged_from} if lag_of(optimizer) else {}
     table: Rates = its.coefficients(first_step, rates, **origin)

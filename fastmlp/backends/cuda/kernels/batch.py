@@ -9,6 +9,8 @@ from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
+    AVERAGE,
+    AVERAGE_BACKUP,
     BACKUP,
     BATCH,
     BATCH_MASS,
@@ -70,7 +72,7 @@ def make_begin_batch(rules: Rules, shape: GridShape) -> Any:
     """Make the work of all blocks before a batch, while no block writes to the weights: the backup
     of the parameters at an epoch's beginning, and the partial sums of the penalties."""
     scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
-    penalty = rule_blocks.penalty(rules, scalar)
+    penalty, copy_average = rule_blocks.penalty(rules, scalar), rule_blocks.copy_average(rules)
 
     def begin_batch(net: Any, start: Any, mass: Any, t: Any) -> None:
         memory, sums, plan = net.memory, net.sums, net.plan
@@ -78,6 +80,8 @@ def make_begin_batch(rules: Rules, shape: GridShape) -> Any:
         if start == 0 and plan[N_ORDERS] > 0:
             for i in range(first, plan[N_PARAMETERS], n_all):
                 memory[unsigned(plan[BACKUP] + i)] = memory[unsigned(plan[PARAMETERS] + i)]
+            average, backup = plan[AVERAGE], plan[AVERAGE_BACKUP]
+            copy_average(memory, backup, average, first, plan[N_PARAMETERS], n_all)
             if first == 0:
                 sums[EPOCH_LOSS] = 0.0
                 sums[EPOCH_MASS] = 0.0

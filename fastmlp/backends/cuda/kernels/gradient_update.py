@@ -13,6 +13,7 @@ from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_produc
 from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
     ACCUMULATE,
+    AVERAGE,
     BATCH_LOSS,
     BATCH_MASS,
     BIAS_COEFFICIENTS,
@@ -170,7 +171,7 @@ def _make_finish(rules: Rules, shape: GridShape) -> Any:
     """Make the penalty's part of a tile's gradient, and the optimizer step."""
     scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
     penalty, training = rule_blocks.penalty(rules, scalar), rules.update is not None
-    optimizer = rule_blocks.update(rules, scalar)
+    optimizer, follow = rule_blocks.update(rules, scalar), rule_blocks.follow(rules)
 
     def finish(net: Any, tile: Any, batch: Any, t: Any) -> None:
         memory, plan, a = net.memory, net.plan, tile.layer
@@ -190,15 +191,16 @@ def _make_finish(rules: Rules, shape: GridShape) -> Any:
                 )
                 gradient += derivative
             if training:
-                m, v = plan[M] + flat, plan[V] + flat
+                m, v, at = plan[M] + flat, plan[V] + flat, batch.coefficients + at
                 memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
                     memory,
-                    batch.coefficients + at,
+                    at,
                     memory[unsigned(w)],
                     gradient,
                     memory[unsigned(m)],
                     memory[unsigned(v)],
                 )
+                follow(memory, plan[AVERAGE] + flat, at, memory[unsigned(w)])
             else:
                 memory[unsigned(g)] = gradient
 

@@ -19,6 +19,8 @@ from fastmlp.backends.cuda.kernels.gradient_update import make_gradient_update
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
+    AVERAGE,
+    AVERAGE_BACKUP,
     BACKUP,
     BATCH,
     BIAS_COEFFICIENTS,
@@ -69,7 +71,7 @@ def make_kernels(rules: Rules, shape: GridShape) -> Kernels:
     """Make the kernels for these rules and shapes."""
     forward_backward = make_forward_backward(rules, shape)
     gradient_update = make_gradient_update(rules, shape)
-    check_finite, end_epoch = _make_finite_check(shape), _make_end_epoch(shape)
+    check_finite, end_epoch = _make_finite_check(shape), _make_end_epoch(rules, shape)
     training = rules.update is not None
     scalar, size = SCALARS[rules.dtype], shape.staging
 
@@ -128,13 +130,13 @@ def _make_finite_check(shape: GridShape) -> Any:
     return device_function(check_finite)
 
 
-def _make_end_epoch(shape: GridShape) -> Any:
+def _make_end_epoch(rules: Rules, shape: GridShape) -> Any:
     """Make the end of an epoch, which writes its loss.
 
     If a number is not finite, training has diverged: the parameters from before the epoch are
     restored, and the optimizer's state is set to zeros.
     """
-    n_threads = shape.n_threads
+    n_threads, copy_average = shape.n_threads, rule_blocks.copy_average(rules)
 
     def end_epoch(net: Any) -> None:
         memory, sums, plan = net.memory, net.sums, net.plan
@@ -145,6 +147,8 @@ def _make_end_epoch(shape: GridShape) -> Any:
                 memory[unsigned(plan[PARAMETERS] + i)] = memory[unsigned(plan[BACKUP] + i)]
                 memory[unsigned(plan[M] + i)] = 0
                 memory[unsigned(plan[V] + i)] = 0
+            average, backup = plan[AVERAGE], plan[AVERAGE_BACKUP]
+            copy_average(memory, average, backup, first, plan[N_PARAMETERS], n_all)
         if first == 0 and sums[DIVERGED] == 0:
             per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
             done = int(sums[REACHED])
@@ -176,6 +180,7 @@ def make_apply(rules: Rules, n_threads: int) -> Any:
     """Make the kernel ``apply(memory, plan)``: one optimizer step with the gradient in memory."""
     optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
     find_place = device_function(_place_of)
+    follow = rule_blocks.follow(rules)
 
     def apply(memory: Any, plan: Any) -> None:
         first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
@@ -184,13 +189,15 @@ def make_apply(rules: Rules, n_threads: int) -> Any:
             g, place = memory[unsigned(plan[GRADIENT] + i)], find_place(plan, i)
             if place == FROZEN:
                 continue
+            place += plan[COEFFICIENTS]
             memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
                 memory,
-                plan[COEFFICIENTS] + place,
+                place,
                 memory[unsigned(w)],
                 g,
                 memory[unsigned(m)],
                 memory[unsigned(v)],
             )
+            follow(memory, plan[AVERAGE] + i, place, memory[unsigned(w)])
 
     return kernel(apply)

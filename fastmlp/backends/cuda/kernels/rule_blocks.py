@@ -10,15 +10,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda.adapter import SIMULATED, device_function
+from fastmlp.backends.cuda.adapter import SIMULATED, device_function, unsigned
 from fastmlp.backends.cuda.kernels.elementary import FORMS
+from fastmlp.backends.cuda.plan import AVERAGE_OF_M, NO_AVERAGE, OWN_AVERAGE
 from fastmlp.backends.cuda.refusals import refuse
 from fastmlp.network.spec import Network
 from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
 from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss, in_dtype
-from fastmlp.rules.optimizers import Optimizer, coefficients_of, gradient_rule_of
+from fastmlp.rules.optimizers import (
+    Optimizer,
+    coefficients_of,
+    gradient_rule_of,
+    is_averaged,
+    lag_of,
+)
 from fastmlp.rules.updates import N_MOMENTS
 
 Function = Callable[..., Any]
@@ -33,6 +40,7 @@ class Rules(NamedTuple):
     update : the optimizer's rule, or None for a kernel without an update
     n_coefficients : those of the optimizer's rule, and then the setting of the gradient rule
     gradient_rule : the name of what changes each number of the gradient before; "": nothing does
+    average : as of a plan's `Need`; the gain of an average of its own is the last coefficient
     """
 
     dtype: str
@@ -43,6 +51,7 @@ class Rules(NamedTuple):
     update: Function | None = None
     n_coefficients: int = 0
     gradient_rule: str = ""
+    average: int = NO_AVERAGE
 
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
@@ -53,11 +62,13 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
     ValueError
         If there are no kernels for the optimizer, or for a training of the network.
     """
-    update, n, gradient_rule = None, 0, ""
+    update, n, gradient_rule, average = None, 0, "", NO_AVERAGE
     if optimizer is not None:
         refuse(network, optimizer)
         update, gradient_rule = optimizer.rule, gradient_rule_of(optimizer)
         n = coefficients_of(optimizer, 1, np.ones(1)).shape[1]
+        if is_averaged(optimizer):
+            average = AVERAGE_OF_M if lag_of(optimizer) else OWN_AVERAGE
     return Rules(
         network.dtype.name,
         tuple(dict.fromkeys(network.activations)),
@@ -67,6 +78,7 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
         update,
         n,
         gradient_rule,
+        average,
     )
 
 
@@ -139,7 +151,8 @@ def update(rules: Rules, scalar: Any) -> Any:
     if rules.update is None:
         return None
     n_settings = 1 if rules.gradient_rule else 0
-    rule, n = compiled(rules.update), rules.n_coefficients - n_settings
+    n_gains = 1 if rules.average == OWN_AVERAGE else 0
+    rule, n = compiled(rules.update), rules.n_coefficients - n_settings - n_gains
     change = compiled(GRADIENT_RULES.get(rules.gradient_rule, unchanged))
     take, take_setting = _taker(n), _taker(n_settings)
     n_moments = N_MOMENTS.get(rules.update, 2)
@@ -153,6 +166,35 @@ def update(rules: Rules, scalar: Any) -> Any:
         return rule(w, g, m, v, *take(memory, at))
 
     return device_function(step)
+
+
+def follow(rules: Rules) -> Any:
+    """Make ``f(memory, average, at, w)``: a parameter's average, at ``memory[average]``, follows
+    the parameter; the coefficients are from ``memory[at]`` on."""
+    last = rules.n_coefficients - 1
+
+    def toward(memory: Any, average: Any, at: Any, w: Any) -> None:
+        before = memory[unsigned(average)]
+        memory[unsigned(average)] = before + memory[unsigned(at + last)] * (w - before)
+
+    def nothing(memory: Any, average: Any, at: Any, w: Any) -> None:
+        pass
+
+    return device_function(toward if rules.average == OWN_AVERAGE else nothing)
+
+
+def copy_average(rules: Rules) -> Any:
+    """Make ``f(memory, target, source, first, n, step)``: a copy of every `step`-th of n numbers of
+    an average, from the `first` on; nothing for rules without an average."""
+
+    def copy(memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any) -> None:
+        for i in range(first, n, step):
+            memory[unsigned(target + i)] = memory[unsigned(source + i)]
+
+    def nothing(memory: Any, target: Any, source: Any, first: Any, n: Any, step: Any) -> None:
+        pass
+
+    return device_function(nothing if rules.average == NO_AVERAGE else copy)
 
 
 def _taker(n: int) -> Any:

@@ -8,11 +8,14 @@ run in the order of rows or columns, whatever the number of threads.
 from typing import Any
 
 from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Net, Rows, Space
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.kernels.single_block_step import make_step
 from fastmlp.backends.cuda.launch_shape import BlockShape
 from fastmlp.backends.cuda.plan import (
+    AVERAGE,
+    AVERAGE_BACKUP,
     BACKUP,
     BATCH,
     BATCH_LOSS,
@@ -70,7 +73,7 @@ def _make_train(rules: Rules, n_threads: int) -> Any:
     """Make the steps FIRST to LAST of one net."""
     step, load, store = make_step(rules, n_threads), _make_load(n_threads), _make_store(n_threads)
     begin_epoch, check_finite = _make_begin_epoch(), _make_finite_check(n_threads)
-    diverge = _make_divergence(n_threads)
+    diverge, copy_average = _make_divergence(rules, n_threads), rule_blocks.copy_average(rules)
 
     def train(rows: Any, net: Any, space: Any, t: Any) -> None:
         memory, sums, plan = net.memory, net.sums, net.plan
@@ -85,6 +88,8 @@ def _make_train(rules: Rules, n_threads: int) -> Any:
             stop = min(start + batch, n_rows)
             if start == 0:
                 store(memory, plan, space, plan[BACKUP], t)
+                average, backup = plan[AVERAGE], plan[AVERAGE_BACKUP]
+                copy_average(memory, backup, average, t, plan[N_PARAMETERS], n_threads)
                 begin_epoch(sums, t)
             index = plan[ORDERS] + epoch % max(plan[N_ORDERS], 1) * n_rows + start
             at = plan[COEFFICIENTS] + (unit - plan[FIRST]) * plan[N_COEFFICIENTS]
@@ -178,9 +183,10 @@ def _make_finite_check(n_threads: int) -> Any:
     return device_function(check_finite)
 
 
-def _make_divergence(n_threads: int) -> Any:
+def _make_divergence(rules: Rules, n_threads: int) -> Any:
     """Make the end of a training that diverged in step `unit`: the parameters from before the
     epoch, and zeros for the optimizer's state."""
+    copy_average = rule_blocks.copy_average(rules)
 
     def diverge(net: Any, unit: Any, t: Any) -> None:
         memory, plan = net.memory, net.plan
@@ -189,6 +195,7 @@ def _make_divergence(n_threads: int) -> Any:
             memory[unsigned(plan[PARAMETERS] + i)] = memory[unsigned(plan[BACKUP] + i)]
         for i in range(t, 2 * n, n_threads):
             memory[unsigned(plan[M] + i)] = 0
+        copy_average(memory, plan[AVERAGE], plan[AVERAGE_BACKUP], t, n, n_threads)
         if t == 0:
             net.sums[DIVERGED] = 1.0
             net.sums[REACHED] = unit

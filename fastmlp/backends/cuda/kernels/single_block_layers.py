@@ -11,6 +11,7 @@ from fastmlp.backends.cuda.kernels.register_gemm import make_product
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.plan import (
     ACTIVATION,
+    AVERAGE,
     BIAS_COEFFICIENTS,
     BLOCK_GRADIENT,
     BLOCK_STRIDE,
@@ -90,6 +91,7 @@ def make_update(rules: Rules, n_threads: int) -> Any:
     """Make ``update(net, space, i, batch, t)``: layer i's gradient, penalty, optimizer step."""
     scalar, product = np.dtype(rules.dtype).type, make_product(rules, n_threads)
     penalty, optimizer = rule_blocks.penalty(rules, scalar), rule_blocks.update(rules, scalar)
+    follow = rule_blocks.follow(rules)
 
     def update(net: Any, space: Any, i: Any, batch: Any, t: Any) -> None:
         memory, sums, plan = net.memory, net.sums, net.plan
@@ -123,6 +125,7 @@ def make_update(rules: Rules, n_threads: int) -> Any:
             numbers[unsigned(weights + place)], memory[unsigned(m)], memory[unsigned(v)] = (
                 optimizer(memory, at, w, g, memory[unsigned(m)], memory[unsigned(v)])
             )
+            follow(memory, plan[AVERAGE] + flat, at, numbers[unsigned(weights + place)])
         if plan[N_PENALTIES] > 0:
             part = plan[PENALTY_SUMS] + t
             sums[unsigned(part)] = penalties if i == 0 else sums[unsigned(part)] + penalties

@@ -11,8 +11,9 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import trainer as cuda_trainer
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.engine import Engine as GPU
+from fastmlp.network.state import n_slots_of
 from fastmlp.rules.groups import groups_of
-from fastmlp.rules.optimizers import Adam, coefficients_of
+from fastmlp.rules.optimizers import Adam, coefficients_of, is_averaged, lag_of
 
 Array = NDArray[Any]
 DESIGNS = ("single_block", "phases")
@@ -46,7 +47,9 @@ def trained(
     **options: Any,
 ) -> Run:
     """Train for an epoch for each row of `order`, in calls that end at `cuts` and at the end."""
-    parameters, moments = parameters.copy(), engine.moments()
+    parameters, moments = parameters.copy(), engine.moments(n_slots=n_slots_of(optimizer))
+    if is_averaged(optimizer):
+        moments.begin(parameters, lag_of(optimizer))
     trainer = engine.trainer(parameters, moments, optimizer, data, batch, **options)
     end = trainer.units_per_epoch * len(order)
     groups = groups_of(optimizer, engine.network.factors).groups

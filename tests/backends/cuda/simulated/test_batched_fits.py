@@ -62,9 +62,11 @@ def test_each_net_ends_as_by_itself(
         assert np.array_equal(its.parameters, net.parameters)
         state = core_of(net).state
         slots, generator = state.slots(), state.generator
-        assert slots is not None
         assert generator is not None
-        assert np.array_equal(its.moments.flat(), slots)
+        # A net that has diverged begins anew, with zeros.
+        assert np.array_equal(
+            its.moments.flat(), 0 * its.moments.flat() if slots is None else slots
+        )
         assert its.generator.bit_generator.state == generator.bit_generator.state
 
 

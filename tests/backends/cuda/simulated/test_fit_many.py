@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, Cosine, Status, fit_many
+from fastmlp import EMA, MLP, SGD, SWA, Adam, Cosine, ScheduleFreeAdamW, Status, fit_many
 from fastmlp._process.task_pool import Stopped
 from fastmlp.backends.cuda import batched_fits, design
 from fastmlp.backends.cuda.card import Card
@@ -86,6 +86,20 @@ def test_each_net_ends_as_by_its_own_fit(weight: Any, batch_size: int, groups: l
         assert got.seconds > 0
         assert state_of(together[i]) == state_of(its)
     assert [i for i, h in enumerate(histories) if h.status is Status.DIVERGED] == [3]
+
+
+def test_averages_are_those_of_each_nets_own_fit(groups: list[int]) -> None:
+    averaged = [Adam(0.1, average=EMA(0.8)), Adam(0.1, average=SWA(0.5))]
+    optimizers: Any = [*averaged, Adam(0.1), ScheduleFreeAdamW(0.1, warmup_steps=3)]
+    together, own = ([net(0, optimizer=each) for each in optimizers] for _ in range(2))
+    together[0].parameters[0] = own[0].parameters[0] = 0.25
+    for epochs in (2, 1):
+        fit_many(together, X, Y, epochs=epochs, batch_size=4)
+        for its in own:
+            its.fit(X, Y, epochs=epochs, batch_size=4)
+    # Both averages are of one kernel.
+    assert sorted(groups) == [1, 1, 1, 1, 2, 2]
+    assert [state_of(its) for its in together] == [state_of(its) for its in own]
 
 
 def test_a_further_call_goes_on() -> None:

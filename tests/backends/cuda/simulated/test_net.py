@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,20 @@ import numpy as np
 import pytest
 from nets import generator_of
 
-from fastmlp import MLP, Adam, Blocks, EarlyStopping, ReduceLROnPlateau, Status, fit_many
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    Blocks,
+    EarlyStopping,
+    ReduceLROnPlateau,
+    ScheduleFreeAdamW,
+    Status,
+    fit_many,
+)
+from fastmlp.backends.cuda import design
 from fastmlp.backends.cuda.card import Card, is_device_array
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.data import reading
@@ -128,6 +142,68 @@ def test_a_divergence_is_that_of_the_cpu(rows: Any) -> None:
         assert (each.parameters == 1e200).all()
     states = [generator_of(core_of(each).state) for each in nets]
     assert states[0] == states[1]
+
+
+AVERAGED = [
+    Adam(0.05, average=EMA(0.8)),
+    SGD(0.1, average=SWA(0.5)),
+    ScheduleFreeAdamW(0.05, warmup_steps=3),
+]
+
+
+@pytest.mark.parametrize("optimizer", AVERAGED, ids=repr)
+def test_averages_are_those_of_the_cpu(optimizer: Any, rows: Any) -> None:
+    x, y = rows
+
+    def edit(report: Any) -> None:
+        seen.append(report.net.parameters.copy())
+        if report.epoch == 1:
+            report.net.parameters[0] = 0.25
+
+    nets, paths = [net("cpu", optimizer=optimizer), net("cuda", optimizer=optimizer)], []
+    for each in nets:
+        seen: list[Any] = []
+        each.fit(x, y, epochs=3, batch_size=4, callbacks=edit, validation_data=(x, y))
+        each.apply_gradient(each.loss_and_gradient(x, y)[1])
+        each.fit(x, y, epochs=1, batch_size=4)
+        paths.append([*seen, *core_of(each).state.slots()])  # type: ignore[misc]
+    np.testing.assert_allclose(paths[1], paths[0], rtol=1e-9, atol=1e-12)
+    assert nets[1].parameters.tobytes() == paths[1][-1].tobytes()
+    # A state of one device goes on on the other.
+    nets[1].to("cpu")
+    for each in nets:
+        each.fit(x, y, epochs=1, batch_size=4)
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-9, atol=1e-12)
+
+
+def note(seen: list[bytes], report: Any) -> None:
+    seen.append(report.net.parameters.tobytes())
+
+
+@pytest.mark.filterwarnings("ignore:fit diverged")
+@pytest.mark.parametrize("flops", [0, design.SINGLE_BLOCK_FLOPS], ids=["phases", "single_block"])
+@pytest.mark.parametrize("optimizer", AVERAGED, ids=repr)
+def test_a_divergence_leaves_the_average_before_the_epoch(
+    optimizer: Any, flops: int, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaping(type(optimizer)):  # type: ignore[misc]
+        """With a rate that is too large from the second epoch on."""
+
+        def coefficients(self, first_step: int, rates: Any, **more: Any) -> Any:
+            steps = first_step + np.arange(len(rates))
+            return super().coefficients(first_step, np.where(steps > 4, 1e300, rates), **more)
+
+    monkeypatch.setattr(design, "SINGLE_BLOCK_FLOPS", flops)
+    settings = {name: getattr(optimizer, name) for name in ("learning_rate", "average")}
+    nets = [net(device, optimizer=Leaping(**settings), loss="mse") for device in ("cpu", "cuda")]
+    for each in nets:
+        seen: list[bytes] = []
+        look = partial(note, seen)
+        targets = np.eye(2)[rows[1]]
+        history = each.fit(rows[0], targets, epochs=3, batch_size=4, callbacks=look)
+        assert (history.status, each.n_steps, len(seen)) == (Status.DIVERGED, 0, 1)
+        assert each.parameters.tobytes() == seen[0]
+    np.testing.assert_allclose(nets[1].parameters, nets[0].parameters, rtol=1e-10)
 
 
 def test_moving_keeps_the_state(rows: Any) -> None:

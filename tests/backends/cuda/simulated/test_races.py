@@ -8,7 +8,7 @@ from nets import Net, orders
 from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
-from fastmlp import MLP, fit_many
+from fastmlp import EMA, MLP, fit_many
 from fastmlp.backends.cuda import adapter, batched_fits, evaluation, finite
 from fastmlp.backends.cuda.adapter import cuda, kernel
 from fastmlp.backends.cuda.data import Data
@@ -23,7 +23,7 @@ def train(net: Net, design: str, *, weighted: bool, shared: bool = True, rate: f
     rng = np.random.default_rng(0)
     parameters, data = net.draw(rng, N_ROWS, weighted=weighted)
     engine = gpu(net)
-    optimizer: Any = SGD(rate) if rate > 1 else Adam(rate)
+    optimizer: Any = SGD(rate) if rate > 1 else Adam(rate, average=EMA(0.9))
     with pytest.MonkeyPatch.context() as patch:
         if not shared:
             patch.setattr(engine.card, "shared_bytes", 0)
@@ -91,7 +91,9 @@ def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batched_fits, "MIN_DEVICE_ORDERS", 1)
 
     def trained() -> list[MLP]:
-        nets = [MLP((3, 4, 1), seed=i, dtype="float64", device="cuda") for i in range(2)]
+        how: dict[str, Any] = {"dtype": "float64", "device": "cuda"}
+        how["optimizer"] = Adam(average=EMA(0.9))
+        nets = [MLP((3, 4, 1), seed=i, **how) for i in range(2)]
         fit_many(nets, x, y, epochs=2, batch_size=4)
         return nets
 

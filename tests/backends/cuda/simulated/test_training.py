@@ -12,9 +12,10 @@ from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.design import design_for
 from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.averages import EMA
 from fastmlp.rules.elementary import exp
 from fastmlp.rules.links import LINKS
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Custom, ScheduleFreeAdamW
 from fastmlp.rules.sklearn_losses import SKLEARN_LOSSES
 
 each_design = pytest.mark.parametrize("design", DESIGNS)
@@ -24,6 +25,9 @@ FORMS: list[Any] = [
     SGD(0.03, momentum=0.9, nesterov=True),
     SGD(0.03, clipvalue=0.02),
     Adam(0.03, clipvalue=0.02),
+    SGD(0.03, clipvalue=0.02, average=EMA(0.8)),
+    Adam(0.03, average=EMA(0.8)),
+    ScheduleFreeAdamW(0.03, warmup_steps=3, weight_decay=0.1),
 ]
 
 
