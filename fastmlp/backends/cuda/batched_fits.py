@@ -111,6 +111,7 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
         average=rules.average,
         block=True,
         n_penalty_sums=n_threads if member.network.penalties else 0,
+        n_drawn=member.network.dropout.n_numbers if member.network.dropout else 0,
     )
     groups = groups_of(member.optimizer, member.network.factors)
     return need.of_groups(groups, rules.n_coefficients)
@@ -244,7 +245,8 @@ class Group:
         for i, (fit, total) in enumerate(zip(self._fits, totals, strict=True)):
             last = int(self._session.plans[i, LAST])
             member, done = fit.member, (fit.outcome.n_steps, last - fit.unit, total)
-            key: Any = (member.optimizer, *done, member.averaged_from)
+            drawn = (member.network.dropout, member.key)
+            key: Any = (member.optimizer, *done, member.averaged_from, *drawn)
             # A user's own schedule may have no hash.
             key = key if _hashable(key) else i
             if key not in computed:

@@ -12,6 +12,7 @@ from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.protocol import Outcome
 from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network
+from fastmlp.rules.dropout import Key, numbers_of
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 from fastmlp.rules.schedules import rates_of
@@ -33,6 +34,7 @@ class Member(NamedTuple):
     weight : shape (n_rows,), of all rows of X, or (0,) for rows that count alike
     lock : NetLock, held while all parameters are written; None: no other thread reads them
     averaged_from : the step after which the optimizer's average counts
+    key : of dropout and noise, where the network has them
     """
 
     network: Network
@@ -45,6 +47,7 @@ class Member(NamedTuple):
     weight: Array = np.empty(0)
     lock: NetLock | None = None
     averaged_from: int = 0
+    key: Key | None = None
 
 
 class MemberFit:
@@ -116,7 +119,10 @@ class MemberFit:
         rates = validation.rates(rates_of(rate, steps, total), len(steps), rate)
         groups = groups_of(optimizer, self.member.network.factors).groups
         its = (optimizer, step + 1, rates, groups, self.member.averaged_from)
-        return coefficients_of(*its)
+        table, dropout, key = coefficients_of(*its), self.member.network.dropout, self.member.key
+        if dropout is None or key is None:
+            return table
+        return np.column_stack([table, numbers_of(dropout, key, steps, total)])
 
     def advance(self, reached: int, diverged: bool, losses: Array) -> int:
         """Record a launch; return the number of epochs that it ended.

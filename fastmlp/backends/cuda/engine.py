@@ -142,7 +142,7 @@ class Engine:
         coefficients: Rates,
     ) -> None:
         """Apply one optimizer step with this gradient, flat, and coefficients, shape (1, n)."""
-        rules = rules_of(self.network, optimizer)
+        rules = rules_of(self.network._replace(dropout=None), optimizer)
         groups = groups_of(optimizer, self.network.factors)
         need = Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
@@ -228,6 +228,7 @@ def _member(engine: Engine, state: NetState, data: Data, epochs: int, batch_size
         data.weight,
         state.lock,
         state.averaged_from,
+        state.kept_key() if engine.network.dropout else None,
     )
 
 

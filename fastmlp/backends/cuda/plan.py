@@ -38,6 +38,8 @@ AVERAGE_BACKUP = next(_next)
 GRADIENT = next(_next)
 COEFFICIENTS = next(_next)
 N_COEFFICIENTS = next(_next)
+# Where the numbers of dropout begin in a step's coefficients.
+DRAWS = next(_next)
 # The first layer that is trained.
 LOWEST = next(_next)
 WEIGHTS = next(_next)
@@ -124,6 +126,7 @@ class Need(NamedTuple):
     n_rows : rows of an epoch
     n_weights : rows with a weight; 0: rows count alike
     n_coefficients, n_steps : coefficients of a step, and steps of the longest launch
+    n_drawn : numbers of dropout, the last of a step's coefficients
     places : of each layer, where its weights' and its biases' coefficients begin, or FROZEN; empty:
         all at 0
     lowest : the first layer that is trained
@@ -150,10 +153,11 @@ class Need(NamedTuple):
     tile: tuple[int, int] = (1, 1)
     places: tuple[tuple[int, int], ...] = ()
     lowest: int = 0
+    n_drawn: int = 0
 
     def of_groups(self, groups: ParameterGroups, width: int) -> "Need":
         """Return the need of these groups of parameters, with `width` coefficients each."""
-        n, places = width * len(groups.groups), groups.places(width)
+        n, places = width * len(groups.groups) + self.n_drawn, groups.places(width)
         return self._replace(n_coefficients=n, places=places, lowest=groups.lowest)
 
 
@@ -193,6 +197,7 @@ def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
         plan[AVERAGE] = plan[M]
     plan[GRADIENT] = memory.take(0 if need.block else layout.n_parameters)
     plan[N_COEFFICIENTS], plan[LOWEST] = need.n_coefficients, need.lowest
+    plan[DRAWS] = need.n_coefficients - need.n_drawn
     plan[COEFFICIENTS] = memory.take(need.n_coefficients * need.n_steps)
     plan[WEIGHTED], plan[WEIGHTS] = need.n_weights > 0, memory.take(need.n_weights)
     plan[SCRATCH] = memory.end

@@ -25,11 +25,6 @@ REFUSALS = [
         "does not clip gradients by their norm (clipnorm, global_clipnorm)",
         "use clipvalue",
     ),
-    Refusal(
-        lambda network, _: network.dropout is not None,
-        "trains without dropout and noise",
-        "leave dropout, input_dropout and input_noise at 0",
-    ),
 ]
 
 

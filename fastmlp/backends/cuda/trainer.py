@@ -227,5 +227,6 @@ def _need(design: Design, network: Network, batch: int, data: Data) -> Need:
         train=True,
         block=single,
         n_penalty_sums=n_penalty_sums if network.penalties else 0,
+        n_drawn=network.dropout.n_numbers if network.dropout else 0,
         tile=(tile.tile_rows, tile.tile_columns),
     )

@@ -87,6 +87,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from fastmlp.backends.cuda.kernels import grid, single_block
     from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
     from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
+    from fastmlp.rules.dropout import Dropout
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
@@ -116,6 +117,11 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     yield "make_orders", shuffling._order_kernel(), types.void(words, rows, rows, types.int64)
     apply = grid.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
+    dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
+    kernel = single_block.make_kernel(dropping, BlockShape(True))
+    yield "one block, dropout", kernel, types.void(*arrays(2, 2, 2, 2, 2))
+    made = grid.make_kernels(dropping, GridShape(design.FEW_ROWS, design.FEW_WEIGHTS))
+    yield "phase, dropout", made.phase, types.void(*one, *numbers)
 
 
 def main() -> None:

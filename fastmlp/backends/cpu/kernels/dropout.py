@@ -5,7 +5,6 @@ decision, and 0.09 to apply it. A mask is in the outputs and slopes that it make
 pass needs none.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -27,11 +26,10 @@ from fastmlp.rules.dropout import (
     PURPOSES,
     UNITS,
 )
-from fastmlp.rules.philox import LOW, philox_of
+from fastmlp.rules.normals import normals_of
+from fastmlp.rules.philox import philox_of
 
-PIECE, EIGHT = np.uint64(16), np.uint64(8)
-# sin(pi t) / t in powers of t^2: for abs(t) <= 1/2 the first term left out is 1e-18.
-SINE = [(-1) ** k * math.pi ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(11)]
+PIECE = np.uint64(16)
 
 
 def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
@@ -159,48 +157,12 @@ def dropout(scalar: Scalar) -> Kernel:
     return drop
 
 
-def _normals(scalar: Scalar) -> Kernel:
-    """Make the function that turns two words into two independent numbers of N(0, 1).
-
-    Box & Muller (1958): sqrt(-2 log u) times cosine and sine of 2 pi v.
-    """
-    c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10 = map(scalar, SINE)
-    fraction, half, one, two = scalar(2.0**-24), scalar(0.5), scalar(1), scalar(2)
-    sqrt: Any = elementary.sqrt
-    log: Any = elementary.log
-
-    @njit
-    def sine(t: Any) -> Any:
-        """Return sin(pi t) for abs(t) <= 1/2."""
-        s = t * t
-        high = fma(fma(fma(fma(c10, s, c9), s, c8), s, c7), s, c6)
-        low = fma(fma(fma(high, s, c5), s, c4), s, c3)
-        return fma(fma(fma(low, s, c2), s, c1), s, c0) * t
-
-    @njit
-    def uniform(word: Any) -> Any:
-        """Return the upper 24 bits of a word."""
-        return scalar(np.int32((word & LOW) >> EIGHT))
-
-    @njit
-    def normals(one_word: Any, other: Any) -> Any:
-        # 2 v, and from there the angle in halves of a turn, in [-1, 1).
-        length = sqrt(-two * log((uniform(one_word) + half) * fraction))
-        turn = uniform(other) * (two * fraction)
-        angle = turn - two if turn >= one else turn
-        distance = abs(angle)
-        folded = one - distance if distance > half else distance
-        signed = -folded if angle < scalar(0) else folded
-        return length * sine(half - distance), length * sine(signed)
-
-    return normals
-
-
 def input_noise(scalar: Scalar) -> Kernel:
     """Make the block that adds noise to inputs, and then drops some, for some panels."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     width, n_normals = max(lanes, UNITS), max(lanes, NORMALS)
-    (source_of, draw), normals = _drawing(scalar), _normals(scalar)
+    source_of, draw = _drawing(scalar)
+    normals = normals_of(scalar, njit, fma, elementary.log, elementary.sqrt)
     (decide, _), (_, _, drop) = _decisions(scalar), _dropping(scalar)
     n_bytes = ROW_BLOCK * max(width * 2, n_normals * size)
 

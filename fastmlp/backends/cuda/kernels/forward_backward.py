@@ -6,6 +6,7 @@ from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product, Strip
 from fastmlp.backends.cuda.kernels.batch import batch_of, make_begin_batch, make_mass
+from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.output_layer import make_output_layer
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
@@ -13,9 +14,12 @@ from fastmlp.backends.cuda.launch_shape import GridShape
 from fastmlp.backends.cuda.plan import (
     ACTIVATION,
     BATCH,
+    COEFFICIENTS,
     DELTA,
     DELTA_STRIDE,
     DERIVATIVE,
+    DRAWS,
+    FIRST,
     FIRST_ROW,
     INPUT,
     INPUT_STRIDE,
@@ -23,6 +27,7 @@ from fastmlp.backends.cuda.plan import (
     LAYERS,
     LOWEST,
     MODE,
+    N_COEFFICIENTS,
     N_IN,
     N_LAYERS,
     N_ORDERS,
@@ -40,7 +45,7 @@ def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
     """Make ``forward_backward(staging, rows, net, step)``; `MODE` says whether it trains, predicts
     into ``rows.y``, or evaluates."""
     strip_rows = shape.rows.tile_rows
-    gather, mass_of = _make_gather(shape), make_mass(shape)
+    gather, mass_of = _make_gather(rules, shape), make_mass(shape)
     begin_batch, find_batch = make_begin_batch(rules, shape), device_function(batch_of)
     layer_pass, output_layer = _make_layer_pass(rules, shape), make_output_layer(rules, shape)
 
@@ -58,35 +63,42 @@ def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
             begin_batch(net, start, mass, t)
         if mass == 0:
             return
-        batch = Batch(index, n, mass, 0)
+        at = plan[COEFFICIENTS] + (step - plan[FIRST]) * plan[N_COEFFICIENTS] + plan[DRAWS]
+        batch = Batch(index, n, mass, at)
         for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
             low = q * strip_rows
             strip = Strip(low, min(strip_rows, n - low))
-            gather(rows.x, net, index, strip, t)
+            gather(rows.x, net, batch, strip, t)
             n_passes = 2 * n_layers - 1 - plan[LOWEST] if training else n_layers
             for p in range(n_passes):
                 back = p >= n_layers
                 i = 2 * n_layers - 1 - p if back else p
-                layer_pass(staging, net, i, back, strip, t)
+                layer_pass(staging, net, i, back, strip, at, t)
                 if p == n_layers - 1:
                     output_layer(rows.y, net, batch, strip, t)
 
     return device_function(forward_backward)
 
 
-def _make_gather(shape: GridShape) -> Any:
-    """Make the copy of a strip's features to the first layer's inputs, and the columns of 1."""
-    n_threads = shape.n_threads
+def _make_gather(rules: Rules, shape: GridShape) -> Any:
+    """Make the copy of a strip's features to the first layer's inputs, with noise and dropout, and
+    the columns of 1."""
+    n_threads, draws = shape.n_threads, rules.draws
+    disturb = make_drawing(rules).disturbed
 
-    def gather(x: Any, net: Any, index: Any, strip: Any, t: Any) -> None:
+    def gather(x: Any, net: Any, batch: Any, strip: Any, t: Any) -> None:
         memory, plan, low, n = net.memory, net.plan, strip.first, strip.n_rows
+        index = batch.order
         n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + INPUT_STRIDE]
         inputs = plan[LAYERS + INPUT] + low * stride
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
             row = plan[unsigned(index + low + r)] if index >= 0 else plan[FIRST_ROW] + low + r
-            memory[unsigned(inputs + r * stride + k)] = x[row, k]
+            value = x[row, k]
+            if draws:
+                value = disturb(memory, batch.coefficients, value, low + r, k)
+            memory[unsigned(inputs + r * stride + k)] = value
         for i in range(plan[N_LAYERS]):
             a = LAYERS + i * LAYER_WORDS
             for r in range(t, n, n_threads):
@@ -151,9 +163,12 @@ def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
     is compiled once."""
     product, activate = make_product(rules, shape.rows), rule_blocks.activation(rules)
     tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
+    kept, draws = make_drawing(rules).factor, rules.draws
     find_pass = device_function(pass_of)
 
-    def layer_pass(staging: Any, net: Any, i: Any, back: Any, strip: Any, t: Any) -> None:
+    def layer_pass(
+        staging: Any, net: Any, i: Any, back: Any, strip: Any, draws_at: Any, t: Any
+    ) -> None:
         memory, plan, n = net.memory, net.plan, strip.n_rows
         layer = find_pass(plan, i, back, strip.first)
         a, b, out, code = layer.a, layer.b, layer.out, plan[LAYERS + i * LAYER_WORDS + ACTIVATION]
@@ -178,9 +193,11 @@ def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
             if back:
                 memory[unsigned(at)] *= memory[unsigned(derivative_at)]
             else:
-                memory[unsigned(at)], memory[unsigned(derivative_at)] = activate(
-                    code, memory[unsigned(at)]
-                )
+                value, slope = activate(code, memory[unsigned(at)])
+                if draws and i < plan[N_LAYERS] - 1:
+                    factor = kept(memory, draws_at, i, strip.first + r, j)
+                    value, slope = value * factor, slope * factor
+                memory[unsigned(at)], memory[unsigned(derivative_at)] = value, slope
         cuda.syncthreads()
 
     return device_function(layer_pass)

@@ -41,6 +41,7 @@ class Rules(NamedTuple):
     n_coefficients : those of the optimizer's rule, and then the setting of the gradient rule
     gradient_rule : the name of what changes each number of the gradient before; "": nothing does
     average : as of a plan's `Need`; the gain of an average of its own is the last coefficient
+    draws : True for training with dropout or noise
     """
 
     dtype: str
@@ -52,6 +53,7 @@ class Rules(NamedTuple):
     n_coefficients: int = 0
     gradient_rule: str = ""
     average: int = NO_AVERAGE
+    draws: bool = False
 
 
 def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
@@ -79,6 +81,7 @@ def rules_of(network: Network, optimizer: Optimizer | None = None) -> Rules:
         n,
         gradient_rule,
         average,
+        optimizer is not None and network.dropout is not None,
     )
 
 

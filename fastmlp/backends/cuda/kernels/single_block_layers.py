@@ -7,6 +7,7 @@ import numpy as np
 from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Extent, Operand, Product
+from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.register_gemm import make_product
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.plan import (
@@ -19,11 +20,13 @@ from fastmlp.backends.cuda.plan import (
     DELTA,
     DELTA_STRIDE,
     DERIVATIVE,
+    DRAWS,
     INPUT,
     INPUT_STRIDE,
     LAYER_WORDS,
     LAYERS,
     N_IN,
+    N_LAYERS,
     N_OUT,
     N_PENALTIES,
     PENALTY_SUMS,
@@ -38,10 +41,12 @@ from fastmlp.rules.groups import FROZEN
 
 
 def make_forward(rules: Rules, n_threads: int) -> Any:
-    """Make ``forward(plan, space, i, n, t)``: layer i's values and derivatives for n rows."""
+    """Make ``forward(net, space, i, batch, t)``: layer i's values and derivatives of the rows."""
     product, activate = make_product(rules, n_threads), rule_blocks.activation(rules)
+    kept, draws = make_drawing(rules).factor, rules.draws
 
-    def forward(plan: Any, space: Any, i: Any, n: Any, t: Any) -> None:
+    def forward(net: Any, space: Any, i: Any, batch: Any, t: Any) -> None:
+        plan, n, at = net.plan, batch.n_rows, batch.coefficients + net.plan[DRAWS]
         numbers, base, a = space.numbers, space.base, LAYERS + i * LAYER_WORDS
         after = a + LAYER_WORDS
         n_in, n_out, code = plan[a + N_IN], plan[a + N_OUT], plan[a + ACTIVATION]
@@ -56,9 +61,11 @@ def make_forward(rules: Rules, n_threads: int) -> Any:
         for q in range(t, n * n_out, n_threads):
             r = q // n_out
             place = r * z_stride + q - r * n_out
-            numbers[unsigned(z + place)], numbers[unsigned(derivative + place)] = activate(
-                code, numbers[unsigned(z + place)]
-            )
+            value, slope = activate(code, numbers[unsigned(z + place)])
+            if draws and i < plan[N_LAYERS] - 1:
+                factor = kept(net.memory, at, i, r, q - r * n_out)
+                value, slope = value * factor, slope * factor
+            numbers[unsigned(z + place)], numbers[unsigned(derivative + place)] = value, slope
 
     return device_function(forward)
 

@@ -11,6 +11,7 @@ import numpy as np
 from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Batch, OutputRow
+from fastmlp.backends.cuda.kernels.dropout import make_drawing
 from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.kernels.single_block_layers import (
     make_backward,
@@ -23,6 +24,7 @@ from fastmlp.backends.cuda.plan import (
     DELTA,
     DELTA_STRIDE,
     DERIVATIVE,
+    DRAWS,
     EPOCH_LOSS,
     EPOCH_MASS,
     INPUT,
@@ -50,14 +52,15 @@ def make_step(rules: Rules, n_threads: int) -> Any:
 
     The rows' numbers begin at ``plan[index]``, the coefficients at ``memory[at]``.
     """
-    gather, mass_of = _make_gather(n_threads), _make_mass(n_threads)
+    gather, mass_of = _make_gather(rules, n_threads), _make_mass(n_threads)
     forward, backward = make_forward(rules, n_threads), make_backward(rules, n_threads)
     losses, update = _make_losses(rules, n_threads), make_update(rules, n_threads)
     end_batch = _make_end_batch()
 
     def step(rows: Any, net: Any, space: Any, index: Any, n: Any, at: Any, t: Any) -> None:
         plan, n_layers = net.plan, net.plan[N_LAYERS]
-        gather(rows.x, plan, space, index, n, t)
+        batch = Batch(index, n, 1.0, at)
+        gather(rows.x, net, space, batch, t)
         mass = mass_of(net, index, n, t)
         if mass == 0:
             # A batch of zero weights: no step, no loss.
@@ -66,7 +69,7 @@ def make_step(rules: Rules, n_threads: int) -> Any:
             return
         batch = Batch(index, n, mass, at)
         for i in range(n_layers):
-            forward(plan, space, i, n, t)
+            forward(net, space, i, batch, t)
             cuda.syncthreads()
         losses(rows.y, net, space, batch, t)
         for i in range(n_layers - 1, plan[LOWEST], -1):
@@ -80,16 +83,22 @@ def make_step(rules: Rules, n_threads: int) -> Any:
     return device_function(step)
 
 
-def _make_gather(n_threads: int) -> Any:
-    """Make the copy of a batch's features to the block's space."""
+def _make_gather(rules: Rules, n_threads: int) -> Any:
+    """Make the copy of a batch's features to the block's space, with noise and dropout."""
+    disturb, draws = make_drawing(rules).disturbed, rules.draws
 
-    def gather(x: Any, plan: Any, space: Any, index: Any, n: Any, t: Any) -> None:
+    def gather(x: Any, net: Any, space: Any, batch: Any, t: Any) -> None:
+        plan, index, n = net.plan, batch.order, batch.n_rows
+        at = batch.coefficients + plan[DRAWS]
         n_in, stride = plan[LAYERS + N_IN], plan[LAYERS + INPUT_STRIDE]
         inputs = space.base + plan[LAYERS + INPUT]
         for q in range(t, n * n_in, n_threads):
             r = q // n_in
             k = q - r * n_in
-            space.numbers[unsigned(inputs + r * stride + k)] = x[plan[unsigned(index + r)], k]
+            value = x[plan[unsigned(index + r)], k]
+            if draws:
+                value = disturb(net.memory, at, value, r, k)
+            space.numbers[unsigned(inputs + r * stride + k)] = value
         cuda.syncthreads()
 
     return device_function(gather)
