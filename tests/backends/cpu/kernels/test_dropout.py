@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import MLP, SGD, Cosine
+from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW
 from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.plan import partition
@@ -134,16 +134,29 @@ def test_nothing_is_dropped_but_in_fit() -> None:
     assert history.validation_loss[0] == pytest.approx(np.mean((plain.predict(X) - y) ** 2), 1e-5)
 
 
-def test_rates_of_0_have_the_bits_of_a_net_without() -> None:
-    """A schedule that ends at 0 keeps all units; so does a rate that rounds to no threshold."""
+@pytest.mark.parametrize("batch_size", [1, 32])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(0.01),
+        Adam(0.01, average=EMA(0.9)),
+        AdamW(0.01, decay_biases=False, global_clipnorm=0.5),
+        ScheduleFreeAdamW(0.01),
+    ],
+    ids=repr,
+)
+def test_rates_of_0_have_the_bits_of_a_net_without(optimizer: Any, batch_size: int) -> None:
+    """The numbers of dropout are behind those of all others in a step's row; a schedule that is at
+    0 keeps all units, and so does a rate that rounds to no threshold."""
 
     def nothing(steps: Any, total: int) -> Any:
         return np.zeros(len(steps))
 
     X, y = rows_of("float32")
-    nets = [made(dropout=rate, dtype="float32", activation="tanh") for rate in (0.0, nothing, 1e-6)]
+    its: dict[str, Any] = {"dtype": "float32", "activation": "tanh", "optimizer": optimizer}
+    nets = [made(dropout=rate, layer_rates=[0.5, 1.0, 1.0], **its) for rate in (0.0, nothing, 1e-6)]
     for net in nets:
-        net.fit(X, y, epochs=2, batch_size=32)
+        net.fit(X, y, epochs=2, batch_size=batch_size)
     assert len({net.parameters.tobytes() for net in nets}) == 1
 
 
