@@ -310,7 +310,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
         Parameters
         ----------
-        X : (n_rows, n_features) array of real numbers
+        X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
             Not copied if it is C-contiguous and of the net's dtype. On a GPU it is copied there,
             once for the fit, or taken as it is, if it is an array there (one that has
             ``__cuda_array_interface__``, of CuPy or PyTorch). In the place of X and y a source,
@@ -318,7 +318,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             arguments that begins a stream of (X, y) or (X, y, sample_weight). With `target` paths
             of Parquet, Arrow or CSV files, a frame of pandas or polars, a table or a data set of
             pyarrow, a relation of DuckDB, or what else has ``__arrow_c_stream__``.
-        y : (n_rows,) or (n_rows, n_outputs) array
+        y : (n_rows,) or (n_rows, n_outputs) array, or a column, or columns, of a frame
             For "cross_entropy" integer labels from 0, or one-hot rows. A source has its own.
         epochs : int of 1 or more
             How often to go through all rows.
@@ -533,7 +533,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
         Parameters
         ----------
-        X : (n_rows, n_features) array of real numbers
+        X : (n_rows, n_features) array of real numbers, or a frame of pandas, polars or Arrow
         out : (n_rows, n_outputs) array of the net's dtype, optional
             Where to write them; it may share memory with X. Where X holds a number that is not
             finite, which is an error, some may have been written.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp._process.warnings import warn
-from fastmlp.validation import hints
+from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
@@ -24,7 +24,7 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
     ValueError
         If its shape is wrong, it has no rows, or a number in it is not finite.
     """
-    array = _numbers(x, who, "X")
+    array = _numbers(x, who, "X", kind)
     if array.ndim != 2:
         hint = hints.of_shape(x, array, n_features)
         raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}")
@@ -177,10 +177,15 @@ def unmasked(given: object, who: str, name: str) -> None:
         raise ValueError(f"{who}: {name} has masked entries; fill them in, or leave their rows out")
 
 
-def _numbers(given: object, who: str, name: str) -> Array:
+def _numbers(given: object, who: str, name: str, kind: np.dtype[Any] | None = None) -> Array:
+    """Return an array of real numbers; that of a frame's columns is of `kind`, if it is made."""
     unmasked(given, who, name)
     if hasattr(given, "toarray"):
         raise TypeError(f"{who}: {name} is a sparse matrix; use {name}.toarray()")
+    if type(given) is not np.ndarray:
+        given = frames.known(given, who)
+        if frames.is_frame(given) or frames.is_series(given):
+            return frames.numbers(given, kind, who, name)
     try:
         array = np.asarray(given)
     except ValueError as error:
@@ -188,6 +193,7 @@ def _numbers(given: object, who: str, name: str) -> Array:
     if array.dtype.kind not in "fiub":
         if array.dtype.kind in "OUS" and array.ndim == 0:
             rows = f"; try np.array(list({name}))" if hasattr(given, "__next__") else ""
+            rows = f"; use {name}.collect()" if hasattr(given, "collect") else rows
             raise TypeError(
                 f"{who}: {name} must be an array of real numbers, got {type(given).__name__}{rows}"
             )
@@ -203,7 +209,7 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
     memory.require(array.size * kind.itemsize, who, f"{name} as {kind}, shape {array.shape},")
     # Numbers beyond float32's range become inf, which `_finite` reports.
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array.astype(kind, copy=False))
+        return np.ascontiguousarray(array, kind)
 
 
 def _finite(array: Array, given: object, who: str, name: str) -> Array:
@@ -219,7 +225,9 @@ def _finite(array: Array, given: object, who: str, name: str) -> Array:
             width = array.shape[1] if array.ndim == 2 else 1
             row, column = divmod(where, width)
             place = f", column {hints.column_name(given, column)}" if array.ndim == 2 else ""
-            value = np.asarray(given).reshape(array.shape)[(row, column)[: array.ndim]]
+            if frames.is_frame(given):
+                frames.check(given, who, name)
+            value = frames.value(given, row, column)
             raise ValueError(
                 f"{who}: {name} must be finite as {array.dtype}, got {value} in row {row}{place}"
                 f"{hints.of_value(value, array.dtype, name)}"

@@ -1,6 +1,7 @@
 """What to do about data that are not accepted; computed on failure only."""
 
 from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ def of_kind(given: object, array: Array, name: str) -> str:
         try:
             numbers = column.astype(float)
         except (TypeError, ValueError):
-            return _of_value(next(_no_numbers(column), column[0]), given, name, its)
+            return of_example(next(_no_numbers(column), column[0]), given, name, its)
         if np.isnan(numbers).any():
-            return _of_value(None, given, name, its)
+            return of_example(None, given, name, its)
     return f"; try np.asarray({name}, float)"
 
 
@@ -53,6 +54,44 @@ def column_name(given: object, j: int) -> str:
     found: Any = getattr(given, "column_names", None) or getattr(given, "columns", ())
     names = list(found)
     return repr(names[j]) if len(names) > j else str(j)
+
+
+def of_example(value: Any, given: object, name: str, column: str) -> str:
+    """Return what a value that is no number is, where it is, and what to do about it.
+
+    `column` is the column's name as it is written in Python, or its number, or nothing.
+    """
+    where = f" in column {column}" if column else ""
+    its = f"{name}[{column}]" if column else name
+    if isinstance(value, str | bytes):
+        if name == "y":
+            return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
+        return f": text, such as {value!r}{where}; {_as_numbers(value, given, name, column)}"
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return f": a missing value{where}; {MISSING}"
+    if isinstance(value, np.timedelta64 | timedelta):
+        return f": time spans{where}; {_days(its, given)}"
+    if isinstance(value, np.datetime64 | date):
+        return f": dates{where}; {_days(f'({its} - {its}.min())', given)}"
+    return f": a {type(value).__name__}{where}; make numbers of it"
+
+
+def _days(spans: str, given: object) -> str:
+    """Return how to make numbers of time spans, of a data frame's column or of Arrow."""
+    if hasattr(given, "column_names") or not hasattr(given, "shape"):
+        return "make numbers of them"
+    return f"{spans}.dt.total_seconds() / 86400 are days"
+
+
+def _as_numbers(text: str | bytes, given: object, name: str, column: str) -> str:
+    """Return how to make numbers of text: read them, or encode categories."""
+    try:
+        float(text)
+    except ValueError:
+        return f"encode it: {_encoder(given, name, column)}"
+    if hasattr(given, "iloc"):
+        return f"try pandas.to_numeric({name}[{column}])"
+    return f"cast it to numbers, or encode it: {_encoder(given, name, column)}"
 
 
 def of_value(value: Any, kind: np.dtype[Any], name: str) -> str:
@@ -110,17 +149,6 @@ def _no_numbers(column: Array) -> Iterator[Any]:
             float(value)
         except (TypeError, ValueError):
             yield value
-
-
-def _of_value(value: Any, given: object, name: str, column: str) -> str:
-    where = f" in column {column}" if column else ""
-    if isinstance(value, str | bytes):
-        if name == "y":
-            return f": text, such as {value!r}{where}; for class labels use {AS_CLASSES}"
-        return f": text, such as {value!r}{where}; encode it: {_encoder(given, name, column)}"
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return f": a missing value{where}; {MISSING}"
-    return f": a {type(value).__name__}{where}; make numbers of it"
 
 
 def _encoder(given: object, name: str, column: str) -> str:

@@ -55,6 +55,18 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def listed(names: list[str], most: int = 5) -> str:
+    """Return names with commas, and the number of those beyond `most`.
+
+    Examples
+    --------
+    >>> listed(["a", "b"]), listed(["a", "b", "c"], 2)
+    ('a, b', 'a, b and 1 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 def _meant(word: str, names: list[str], synonyms: Synonyms) -> list[str]:
     """Return the known words that are meant, or one sentence, or nothing."""
     answers: dict[str, list[str]] = {}

@@ -1,0 +1,247 @@
+"""Frames of pandas, polars and Arrow: what is taken, in which bits, and what an error says."""
+
+# Wrong types on purpose.
+# mypy: disable-error-code="arg-type"
+
+import subprocess
+import sys
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from fastmlp import MLP
+from fastmlp.validation import arrays, frames
+
+N = 5000
+rng = np.random.default_rng(0)
+COLUMNS: dict[str, Any] = {
+    "x": rng.standard_normal(N),
+    "single": rng.standard_normal(N).astype(np.float32),
+    "count": rng.integers(-9, 9, N),
+    "small": rng.integers(0, 9, N).astype(np.uint8),
+    "flag": rng.random(N) < 0.5,
+}
+ARRAY = np.column_stack([*COLUMNS.values()])
+FRAME = pd.DataFrame(COLUMNS)
+ARROW = pa.table(COLUMNS)
+
+
+class Stream:
+    """A table of another library."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+# The same numbers in the forms of a frame.
+FORMS: dict[str, Any] = {
+    "pandas": FRAME,
+    "nullable": FRAME.convert_dtypes(),
+    "of pyarrow": FRAME.convert_dtypes(dtype_backend="pyarrow"),
+    "objects": FRAME.astype(object),
+    "decimals": FRAME.assign(count=[Decimal(int(each)) for each in FRAME["count"]]),
+    "sparse": FRAME.assign(small=FRAME["small"].astype(pd.SparseDtype("uint8", 0))),
+    "categories that are numbers": FRAME.astype({"small": "category"}),
+    "polars": pl.DataFrame(COLUMNS),
+    "polars, decimals": pl.DataFrame(COLUMNS).with_columns(pl.col("count").cast(pl.Decimal(9, 2))),
+    "arrow": ARROW,
+    "chunks": pa.concat_tables([ARROW[:7], ARROW[7:]]),
+    "record batch": pa.RecordBatch.from_arrays([*map(pa.array, COLUMNS.values())], [*COLUMNS]),
+    "a stream": Stream(ARROW),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers(form: str, dtype: Any) -> None:
+    kind = np.dtype(dtype)
+    found = arrays.features(FORMS[form], 5, kind, "who")
+    assert found.flags.c_contiguous
+    assert found.tobytes() == arrays.features(ARRAY, 5, kind, "who").tobytes()
+
+
+@pytest.mark.parametrize("form", ["pandas", "nullable", "objects", "polars", "arrow"])
+def test_a_fit_of_a_frame_is_that_of_an_array(form: str) -> None:
+    frame = FORMS[form]
+    nets = [MLP((5, 4, 1), loss="binary_cross_entropy", seed=0) for _ in range(2)]
+    more: dict[str, Any] = {"epochs": 2, "batch_size": 64}
+    nets[0].fit(frame, frame["flag"], sample_weight=frame["small"], **more)
+    nets[1].fit(ARRAY, COLUMNS["flag"], sample_weight=COLUMNS["small"], **more)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    assert nets[0].predict(frame).tobytes() == nets[1].predict(ARRAY).tobytes()
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        pd.Series([0, 2, 1]),
+        pd.Series([0, 2, 1]).convert_dtypes(),
+        pd.Series([0, 2, 1], dtype=object),
+        pd.Series([0, 2, 1], dtype="category"),
+        pl.Series([0, 2, 1]),
+        pa.chunked_array([[0], [2, 1]]),
+        pd.DataFrame({"y": [0, 2, 1]}),
+        pl.DataFrame({"y": [0, 2, 1]}),
+        pa.table({"y": [0, 2, 1]}),
+    ],
+    ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
+)
+def test_class_labels_stay_integers(y: Any) -> None:
+    found = arrays.targets(y, 3, 3, "classes", np.dtype(np.float32), "who")
+    np.testing.assert_array_equal(found, [[0], [2], [1]])
+
+
+def test_what_lies_in_memory_as_the_net_needs_it_is_not_copied() -> None:
+    x = rng.standard_normal((50, 3))
+    assert np.shares_memory(arrays.features(pd.DataFrame(x, copy=False), 3, x.dtype, "who"), x)
+    assert arrays.features(x, 3, x.dtype, "who") is x
+
+
+def other(column: Any) -> dict[str, Any]:
+    """Return three rows of a column beside one of numbers."""
+    return {"a": [1.0, 2.0, 3.0], "b": column}
+
+
+MISSING = "; fill missing values in, or leave their rows out$"
+DAYS = r"\.dt\.total_seconds\(\) / 86400 are days$"
+SPAN = r"\(X\['b'\] - X\['b'\]\.min\(\)\)"
+DATES = np.array(["2020", "2021", "NaT"], "M8[ms]")
+# What is given for X by a net of two features, and the end of the message.
+REFUSED: dict[str, tuple[Any, str]] = {
+    "NaN": (pd.DataFrame(other([1, None, None])), f"has 2 missing values in column 'b'{MISSING}"),
+    "NaN beside bools": (
+        pd.DataFrame(other([1, None, None])).assign(a=[True, False, True]),
+        f"has 2 missing values in column 'b'{MISSING}",
+    ),
+    "NA": (
+        pd.DataFrame(other([True, None, False])).convert_dtypes(),
+        f"has 1 missing value in column 'b'{MISSING}",
+    ),
+    "None": (
+        pd.DataFrame(other([1, None, np.nan]), dtype=object),
+        f"has 2 missing values in column 'b'{MISSING}",
+    ),
+    "nulls in polars": (
+        pl.DataFrame(other([1, None, 2])),
+        f"1 missing value in column 'b'{MISSING}",
+    ),
+    "nulls only": (pl.DataFrame(other([None] * 3)), f"3 missing values in column 'b'{MISSING}"),
+    "nulls in Arrow": (pa.table(other([None, 1, 2])), f"1 missing value in column 'b'{MISSING}"),
+    "bools with nulls": (
+        pa.table(other([None, True, None])),
+        f"2 missing values in column 'b'{MISSING}",
+    ),
+    "nulls in two columns": (
+        pl.DataFrame({"a": [None, 1], "b": [None, None]}),
+        rf"has 3 missing values in columns 'a' \(1\), 'b' \(2\){MISSING}",
+    ),
+    "infinity": (
+        pl.DataFrame(other([1.0, np.inf, 2.0])),
+        "must be finite as float32, got inf in row 1, column 'b'$",
+    ),
+    "dates": (
+        pd.DataFrame(other(DATES)),
+        rf"dtype datetime64\[ms\]: dates in column 'b'; {SPAN}{DAYS}",
+    ),
+    "dates with zones": (
+        pd.DataFrame(other(pd.to_datetime(DATES, utc=True))),
+        rf"dates in column 'b'; {SPAN}{DAYS}",
+    ),
+    "dates in polars": (pl.DataFrame(other(DATES)), rf"dates in column 'b'; {SPAN}{DAYS}"),
+    "dates in Arrow": (
+        pa.table(other(DATES)),
+        r"dtype timestamp\[ms\]: dates in column 'b'; make numbers of them$",
+    ),
+    "time spans": (
+        pl.DataFrame(other(DATES - DATES[0])),
+        rf"time spans in column 'b'; X\['b'\]{DAYS}",
+    ),
+    "text": (
+        pl.DataFrame(other(["u", None, "v"])),
+        r"dtype String: text, such as 'u' in column 'b'; encode it: X.to_dummies\('b'\)$",
+    ),
+    "text among numbers": (
+        pd.DataFrame(other([1, "u", None]), dtype=object),
+        "dtype object: text, such as 'u' in column 'b'; encode it: .*OneHotEncoder$",
+    ),
+    "categories": (
+        pa.table(other(pa.array(["u", "v", "u"]).dictionary_encode())),
+        "text, such as 'u' in column 'b'; encode it: .*$",
+    ),
+    "lists": (
+        pl.DataFrame(other([[1], [2], [3]])),
+        r"dtype List\(Int64\): a \w+ in column 'b'; make ",
+    ),
+    "complex": (
+        pd.DataFrame(other([1j, 2, 3])),
+        "dtype complex128: a complex in column 'b'; make",
+    ),
+    "columns without names": (pd.DataFrame([[1, None]]), f"1 missing value in column 1{MISSING}"),
+    "no columns": (pd.DataFrame(index=range(3)), "has 0 features, but the net has 2 inputs$"),
+    "no rows": (pl.DataFrame(other([1, 2, 3])).head(0), "has no rows$"),
+    "a lazy frame": (
+        pl.DataFrame(other([1, 2, 3])).lazy(),
+        r"got LazyFrame; use X.collect\(\)$",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_what_is_no_number(form: str) -> None:
+    given, words = REFUSED[form]
+    with pytest.raises((TypeError, ValueError), match=f"^MLP.predict: X .*{words}") as told:
+        MLP((2, 1)).predict(given)
+    assert type(told.value) is (
+        TypeError if " real numbers, got " in str(told.value) else ValueError
+    )
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame(other(DATES)), pl.DataFrame(other(DATES))])
+def test_the_advice_for_dates_works(frame: Any) -> None:
+    days = (frame["b"] - frame["b"].min()).dt.total_seconds() / 86400
+    assert days[1] == 366
+
+
+def test_missing_targets() -> None:
+    net = MLP((1, 2), loss="cross_entropy")
+    with pytest.raises(ValueError, match=f"^MLP.fit: y has 1 missing value{MISSING}"):
+        net.fit(np.ones((3, 1)), pd.Series([0, 1, None]), epochs=1)
+    with pytest.raises(TypeError, match=r"text, such as 'no'; for class labels use classes, y = "):
+        net.fit(np.ones((2, 1)), pl.Series(["no", "yes"]), epochs=1)
+
+
+def test_classes_of_a_series_that_are_weighted() -> None:
+    nets = [MLP((1, 2), loss="cross_entropy", seed=0) for _ in range(2)]
+    x, y = rng.standard_normal((6, 1)), np.array([0, 1, 1, 0, 1, 1])
+    nets[0].fit(x, y, epochs=2, class_weight="balanced")
+    nets[1].fit(x, pd.Series(y, dtype=object), epochs=2, class_weight="balanced")
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_integers_beyond_those_of_64_bits() -> None:
+    x = pd.DataFrame({"a": [1 << 70, 1]}, dtype=object)
+    np.testing.assert_array_equal(frames.numbers(x, None, "who", "X"), [[2.0**70], [1]])
+
+
+def test_a_stream_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"needs pyarrow: pip install pyarrow$"):
+        MLP((5, 1)).predict(Stream(ARROW))
+
+
+def test_nothing_is_imported_for_arrays() -> None:
+    code = (
+        "import sys, numpy as np; from fastmlp import MLP; net = MLP((2, 1));"
+        "net.fit([[1, 2]], np.ones(1), epochs=1); net.predict(np.ones((3, 2)));"
+        "print({'pandas', 'polars', 'pyarrow'} & {*sys.modules})"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
