@@ -128,6 +128,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         is frozen; its parameters and the optimizer's state of them stay as they are.
     layer_rates : list of float or mapping, one per layer
         May be set, as the constructor takes it, between fits.
+    feature_names : tuple of str, or None
+        The names of the columns of X. A fit of a frame with names sets them, where there are none;
+        then columns of frames are found by name, in any order, among others. Columns of arrays go
+        by position. May be set; a file keeps them.
     n_steps : int
         Optimizer steps done so far. A further fit goes on with the optimizer's state.
 
@@ -239,6 +243,16 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             if optimizer.rule is not state.optimizer.rule:
                 state.restart()
             state.optimizer = optimizer
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of X, or None; a fit of a frame sets them."""
+        return self._state.feature_names
+
+    @feature_names.setter
+    def feature_names(self, given: Iterable[str] | None) -> None:
+        names = validation.names_given(given, self.layer_sizes[0], "MLP.feature_names")
+        self._state.feature_names = names
 
     @property
     def trainable(self) -> list[bool]:
@@ -432,7 +446,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             of_rows = validation.class_weights(class_weight, y, sample_weight, kind, n, who)
         try:
             engine, rows = self._on_device(), (X, y, of_rows)
-            feed, data, held_out = rows_of(engine, rows, validation_data, reading, who)
+            named = (validation_data, state.feature_names)
+            feed, data, held_out, names = rows_of(engine, rows, *named, reading, who)
             if validation_split is not None:
                 data, held_out = split(data, validation_split, who)
                 if class_weight is not None:
@@ -456,6 +471,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         )
         buffered = request if feed is None else by_buffers(request, feed, engine, state)
         with state.lock.training(who):
+            state.feature_names = names
             if checkpoint is not None:
                 file = CheckpointFile(checkpoint, self._network, state)
                 request.keep(file, state, every, resume=resume)
@@ -492,8 +508,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         >>> net.loss_and_gradient([[1.0], [3.0]], [1.0, 2.0])
         (2.5, array([-7., -3.]))
         """
-        engine = self._on_device()
-        data = engine.data(X, y, sample_weight, "MLP.loss_and_gradient")
+        engine, who = self._on_device(), "MLP.loss_and_gradient"
+        data = engine.data(self._state.select(X, who), y, sample_weight, who)
         return engine.objective(data)(self._state.trained())
 
     @explained
@@ -559,7 +575,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """
         predictor = self._predictor
         if predictor is None:
-            predictor = self._predictor = self._on_device().predictor(self._state.parameters)
+            predictor = self._predictor = self._new_predictor()
         return predictor(X, out)
 
     def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
@@ -567,8 +583,11 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
         Takes, returns and raises what `predict` does.
         """
-        predictor = self._on_device().predictor(self._state.parameters, raw=True)
-        return predictor(X, out, "MLP.predict_raw")
+        return self._new_predictor(raw=True)(X, out, "MLP.predict_raw")
+
+    def _new_predictor(self, *, raw: bool = False) -> Predictor:
+        state = self._state
+        return self._on_device().predictor(state.parameters, raw=raw, select=state.select)
 
     @explained
     def to(self, device: str) -> Self:

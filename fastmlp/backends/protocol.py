@@ -18,6 +18,8 @@ from fastmlp.rules.optimizers import Optimizer, Rates
 
 Array = NDArray[Any]
 Order = NDArray[np.int64]
+# Takes X and the caller's name; returns X with the columns that the net knows.
+Select = Callable[[Any, str], Any]
 # Takes a key and a function without arguments; returns what that returns, or returned at this key.
 Memo = Callable[[Any, Callable[[], Any]], Any]
 
@@ -25,6 +27,11 @@ Memo = Callable[[Any, Callable[[], Any]], Any]
 def no_memo(key: Any, make: Callable[[], Any]) -> Any:
     """Return what `make` returns, and keep nothing."""
     return make()
+
+
+def as_given(X: Any, who: str) -> Any:
+    """Return X."""
+    return X
 
 
 class Data(Protocol):
@@ -197,8 +204,13 @@ class Engine(Protocol[D, P]):
         """Return validated features, dense or sparse, in the form of `Data.x`."""
         ...
 
-    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
-        """Return the predictor for these live parameters; `raw`: before activation or link."""
+    def predictor(
+        self, parameters: Array, *, raw: bool = False, select: Select = as_given
+    ) -> Predictor:
+        """Return the predictor for these live parameters; `raw`: before activation or link.
+
+        `select` is applied to an X that is no plain array.
+        """
         ...
 
     def evaluation(self, data: D) -> Evaluation:

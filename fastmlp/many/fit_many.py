@@ -187,6 +187,7 @@ def _train(jobs: list[Job], how: How, progress: bool, n_threads: int | None) -> 
     with ExitStack() as stack:
         for i, job in enumerate(jobs):
             stack.enter_context(job.core.state.lock.training(who(i)))
+            job.core.state.feature_names = job.names
         n_epochs = sum(job.epochs for job in jobs)
         bar = stack.enter_context(bar_over(n_epochs, len(jobs), WHO, shown=progress))
         fits = [_fit(job, how, bar) for job in jobs]

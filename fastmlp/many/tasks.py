@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp import validation
-from fastmlp.backends.protocol import Data, Engine, Order
+from fastmlp.backends.protocol import Data, Order
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.network import layer_rates
 from fastmlp.training.monitors import split
@@ -25,6 +25,7 @@ class Job(NamedTuple):
     core : Core, the net's engine and state
     data, held_out : Data, to train and to validate on; held_out may be None
     batch_size : no more than there are rows
+    names : of the columns of X, or None
     """
 
     net: MLP
@@ -33,6 +34,7 @@ class Job(NamedTuple):
     held_out: Data | None
     epochs: int
     batch_size: int
+    names: validation.Names
 
     @property
     def cost(self) -> float:
@@ -77,7 +79,8 @@ def jobs_of(
     cores = [core_of(net) for net in nets]
     for i, core in enumerate(cores):
         layer_rates.require_trained(core.engine.network, who(i))
-    wholes = [shared.data(core.engine, each_weight[i], who(i)) for i, core in enumerate(cores)]
+    named = [shared.data(core, each_weight[i], who(i)) for i, core in enumerate(cores)]
+    wholes, each_names = [data for data, _ in named], [names for _, names in named]
     each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
     numbered = _numbered(validation_rows, "validation_rows", n)
     each_held_out = [_index(given, shared, i, "validation_rows") for i, given in numbered]
@@ -91,7 +94,7 @@ def jobs_of(
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
         batch = min(each_batch_size[i], data.n_rows)
-        jobs.append(Job(net, core, data, validated, each_epochs[i], batch))
+        jobs.append(Job(net, core, data, validated, each_epochs[i], batch, each_names[i]))
     return jobs
 
 
@@ -113,7 +116,7 @@ class Shared:
     """X, y and weights in the nets' forms, each form made once and shared by nets."""
 
     def __init__(self, X: Any, y: Any) -> None:
-        self._x, self._y = X, y
+        self._x, self._y = validation.named(X, None, WHO)[0], y
         self._made: dict[Any, Any] = {}
         # Objects known by their id must stay alive.
         self._kept: list[Any] = []
@@ -123,10 +126,16 @@ class Shared:
         """The rows of X; 0 where it is no array."""
         return len(self._x) if hasattr(self._x, "__len__") else 0
 
-    def data(self, engine: Engine[Any, Any], weight: Any, who: str) -> Data:
-        """Return all rows, in the form and on the device of an engine."""
+    def data(self, core: Core, weight: Any, who: str) -> tuple[Data, validation.Names]:
+        """Return all rows, in the form and on the device of a net, and the names of its columns."""
         self._kept.append(weight)
-        return engine.data(self._x, self._y, weight, who, self.memo)
+        x, names = validation.named(self._x, core.state.feature_names, who)
+        own = None if x is self._x else names
+
+        def memo(key: Any, make: Callable[[], Any]) -> Any:
+            return self.memo((own, key) if key[0] == "x" else key, make)
+
+        return core.engine.data(x, self._y, weight, who, memo), names
 
     def index(self, given: Any, who: str, name: str) -> Order:
         """Return checked indices of rows."""

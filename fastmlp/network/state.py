@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
@@ -64,6 +65,7 @@ class NetState:
     Attributes
     ----------
     weights, biases : views of `parameters`, shape (n_in, n_out) and (n_out,) each
+    feature_names : names of the columns of X, or None: columns are known by their position
     n_steps : int
         Optimizer steps done so far.
     averaged_from : int
@@ -73,10 +75,11 @@ class NetState:
     """
 
     __slots__ = (
-        "_form", "_packed", "_slots", "averaged_from", "biases", "generator", "key", "layout",
-        "lock", "n_steps", "optimizer", "parameters", "weights",
+        "_form", "_packed", "_slots", "averaged_from", "biases", "feature_names", "generator",
+        "key", "layout", "lock", "n_steps", "optimizer", "parameters", "weights",
     )  # fmt: skip
 
+    feature_names: validation.Names
     layout: Layout
     optimizer: Optimizer
     generator: np.random.Generator | None
@@ -97,7 +100,7 @@ class NetState:
         key: Key | None = None,
     ) -> None:
         self.layout, self.optimizer, self.generator = layout, optimizer, generator
-        self.key = key
+        self.key, self.feature_names = key, None
         self.n_steps, self.averaged_from, self.lock = 0, 0, NetLock()
         self._slots: Array | None = None
         self._packed: PackedSlots | None = None
@@ -113,6 +116,10 @@ class NetState:
         """Copy these parameters, all at once for threads that predict."""
         with self.lock.parameters:
             publish(np.ascontiguousarray(parameters, self.parameters.dtype), self.parameters)
+
+    def select(self, X: Any, who: str) -> Any:
+        """Return the columns of X by the net's names, in its order; an array as it is."""
+        return validation.named(X, self.feature_names, who)[0]
 
     def slots(self) -> Array | None:
         """Return a copy of the optimizer's state, shape (n_slots, n_parameters).
@@ -211,6 +218,7 @@ class NetState:
                 "averaged_from": 0 if changing else self.averaged_from,
                 "slots": None if changing else self.slots(),
                 "key": self.key,
+                "feature_names": self.feature_names,
             }
 
     def __setstate__(self, content: dict[str, Any]) -> None:
@@ -224,6 +232,7 @@ class NetState:
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
         self.averaged_from = content.get("averaged_from", 0)
+        self.feature_names = content.get("feature_names")  # not in pickles of old
 
     def __copy__(self) -> "NetState":
         """Return a deep copy: two states with arrays in common would both be trained."""

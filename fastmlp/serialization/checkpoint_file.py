@@ -96,7 +96,10 @@ class CheckpointFile:
             there = {**content.header, **_told(content, fit)}
             there["optimizer"] = codec.completed(there["optimizer"])
         added = dict.fromkeys(("layer_rates", "trainable", *model_state.DROPOUT))
-        for name, value in {**added, **model_state.header_of(here), **fit}.items():
+        expected = {**added, **model_state.header_of(here), **fit}
+        # A file of an earlier version has none.
+        there.setdefault("feature_names", expected.get("feature_names"))
+        for name, value in expected.items():
             if there.get(name) != value:
                 raise ValueError(
                     f"MLP.fit: {self.path} is a checkpoint of another fit: its {name} is "

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp.network import layer_rates, losses, resolve
 from fastmlp.network.dropout import dropout_of
@@ -17,7 +18,7 @@ from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import codec
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.validation import scalars
+from fastmlp.validation import Names, scalars
 
 Array = NDArray[Any]
 KIND = "MLP"
@@ -39,6 +40,7 @@ class State(NamedTuple):
         Of what training draws.
     averaged_from : int
         The step after which the optimizer's average counts.
+    feature_names : the names of the columns of X, or None
     """
 
     network: Network
@@ -49,6 +51,7 @@ class State(NamedTuple):
     generator: dict[str, Any] | None = None
     key: Key | None = None
     averaged_from: int = 0
+    feature_names: Names = None
 
 
 def capture(network: Network, state: NetState, *, training: bool) -> State:
@@ -56,10 +59,11 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
     with state.lock.parameters:
         parameters = state.parameters.copy()
     if not training or state.generator is None:
-        return State(network, state.optimizer, 0, parameters)
+        plain = State(network, state.optimizer, 0, parameters)
+        return plain._replace(feature_names=state.feature_names)
     random = random_state.state_of(state.generator)
     its = (state.optimizer, state.n_steps, parameters, state.slots(), random, state.key)
-    return State(network, *its, state.averaged_from)
+    return State(network, *its, state.averaged_from, state.feature_names)
 
 
 def restore(state: NetState, saved: State) -> None:
@@ -68,6 +72,7 @@ def restore(state: NetState, saved: State) -> None:
     state.n_steps = saved.n_steps
     state.set_slots(saved.moments)
     state.averaged_from = saved.averaged_from
+    state.feature_names = saved.feature_names or state.feature_names
     if saved.generator is not None:
         state.generator = random_state.from_state(saved.generator)
         state.key = saved.key
@@ -99,6 +104,7 @@ def pack(state: State) -> Content:
 def header_of(state: State) -> dict[str, Any]:
     """Return the spec and the optimizer of a net as JSON, by the names of `MLP`'s arguments."""
     network, table = state.network, activations.RULES
+    names = {} if state.feature_names is None else {"feature_names": list(state.feature_names)}
     *hidden, output = [codec.of_rule(rule, table) for rule in network.activations]
     return {
         "layer_sizes": list(network.layout.sizes),
@@ -112,6 +118,7 @@ def header_of(state: State) -> dict[str, Any]:
         "dtype": network.dtype.name,
         **layer_rates.in_use(network),
         **_dropout(network),
+        **names,
     }
 
 
@@ -162,7 +169,9 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     if random is not None:
         random_state.from_state(random)
     key = _key(content.header.get("key"))
-    its = (parameters, moments, random, key, counts["averaged_from"])
+    names = content.header.get("feature_names")
+    names = validation.names_given(names, network.layout.sizes[0], "feature_names")
+    its = (parameters, moments, random, key, counts["averaged_from"], names)
     return State(network, optimizer, counts["n_steps"], *its)
 
 

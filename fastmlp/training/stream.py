@@ -28,16 +28,20 @@ class Given(NamedTuple):
     feed: Feed | None
     data: Any
     held_out: Any
+    names: validation.Names
 
 
 def rows_of(
     engine: Engine[Any, Any],
     rows: tuple[Any, Any, Any],
     validation_data: Any,
+    names: validation.Names,
     reading: Reading,
     who: str,
 ) -> Given:
     """Return the rows of a fit, checked; `rows` are X, y and the weights, or a source.
+
+    Columns of frames are found by `names`, those that the net knows, or None.
 
     Raises
     ------
@@ -52,10 +56,15 @@ def rows_of(
     if is_source(given):
         held_out = engine.trusted(*whole(given, network, where))
     feed = feed_of(*rows, network, reading, who)
-    data = engine.data(*rows, who) if feed is None else engine.trusted(*feed.rows)
+    if feed is None:
+        X, names = validation.named(rows[0], names, who)
+        data = engine.data(X, rows[1], rows[2], who)
+    else:
+        data = engine.trusted(*feed.rows)
     if held_out is None and given is not None:
-        held_out = engine.data(*validation.validation_pair(given, who), where)
-    return Given(feed, data, held_out)
+        X, y, sample_weight = validation.validation_pair(given, who)
+        held_out = engine.data(validation.named(X, names, where)[0], y, sample_weight, where)
+    return Given(feed, data, held_out, names)
 
 
 def by_buffers(

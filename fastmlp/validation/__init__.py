@@ -15,12 +15,16 @@ from fastmlp.validation.arrays import (
 )
 from fastmlp.validation.class_weights import class_weights
 from fastmlp.validation.fits import callbacks, checkpoint, rates, validation_pair
+from fastmlp.validation.frames import Names, named, names_given
 
 __all__ = [
+    "Names",
     "callbacks",
     "checkpoint",
     "class_weights",
     "features",
+    "named",
+    "names_given",
     "out_array",
     "rates",
     "row_index",

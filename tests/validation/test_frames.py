@@ -3,9 +3,13 @@
 # Wrong types on purpose.
 # mypy: disable-error-code="arg-type"
 
+import copy
+import pickle
 import subprocess
 import sys
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fastmlp import MLP
+from fastmlp import MLP, FileError, Report, fit_many
+from fastmlp.serialization import safetensors_file
 from fastmlp.validation import arrays, frames
 
 N = 5000
@@ -245,3 +250,128 @@ def test_nothing_is_imported_for_arrays() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
+
+
+# Frames with the columns of X in another order, and one more.
+MIXED: dict[str, Any] = {
+    "pandas": FRAME[["flag", "x", "count", "single", "small"]].assign(id=range(N)),
+    "polars": pl.DataFrame(COLUMNS).select("count", "flag", "x", "single", "small", id=pl.lit("u")),
+    "arrow": ARROW.select(["small", "count", "flag", "x", "single"]).append_column(
+        "id", [["u"] * N]
+    ),
+    "record batch": pa.RecordBatch.from_pandas(FRAME[["small", "flag", "x", "count", "single"]]),
+    "a stream": Stream(ARROW.select(["small", "count", "x", "flag", "single"])),
+}
+
+
+@pytest.fixture(scope="module")
+def net() -> MLP:
+    """Return a net that was trained on a frame."""
+    made = MLP((5, 4, 1), seed=0)
+    made.fit(FRAME, FRAME["x"], epochs=1)
+    return made
+
+
+@pytest.mark.parametrize("form", MIXED)
+def test_columns_are_found_by_name(form: str, net: MLP, tmp_path: Path) -> None:
+    assert net.feature_names == tuple(COLUMNS)
+    expected = net.predict(ARRAY)
+    net.save(tmp_path / "net")
+    for each in (net, pickle.loads(pickle.dumps(net)), copy.copy(net), MLP.load(tmp_path / "net")):
+        assert each.predict(MIXED[form]).tobytes() == expected.tobytes()
+    assert net.predict_raw(MIXED[form]).tobytes() == net.predict_raw(ARRAY).tobytes()
+    y = COLUMNS["x"]
+    assert net.loss_and_gradient(MIXED[form], y)[0] == net.loss_and_gradient(ARRAY, y)[0]
+    others = [MLP((5, 4, 1), seed=0) for _ in range(2)]
+    histories = [
+        others[0].fit(FRAME, y, epochs=2, validation_data=(MIXED[form], y)),
+        others[1].fit(ARRAY, y, epochs=2, validation_data=(ARRAY, y)),
+    ]
+    assert histories[0].validation_loss == histories[1].validation_loss
+    others[0].fit(MIXED[form], y, epochs=1)
+    others[1].fit(ARRAY, y, epochs=1)
+    assert others[0].parameters.tobytes() == others[1].parameters.tobytes()
+
+
+def test_many_nets_on_one_frame() -> None:
+    nets, alone = ([MLP((5, 3, 1), seed=i) for i in range(3)] for _ in range(2))
+    nets[1].feature_names = alone[1].feature_names = ["small", "count", "flag", "x", "single"]
+    fit_many(nets, FRAME, FRAME["x"], epochs=2)
+    for one, other in zip(nets, alone, strict=True):
+        other.fit(FRAME, FRAME["x"], epochs=2)
+        assert one.feature_names == other.feature_names
+        assert one.parameters.tobytes() == other.parameters.tobytes()
+    assert nets[0].feature_names == tuple(COLUMNS)
+    assert nets[1].feature_names == ("small", "count", "flag", "x", "single")
+
+
+def test_columns_that_are_missing(net: MLP) -> None:
+    frame = FRAME.rename(columns={"count": "counts"}).drop(columns="x")
+    words = (
+        r"^MLP.predict: X lacks 2 of the net's 5 columns: 'x', 'count' "
+        r"\(did you mean 'counts'\?\); other columns of X: 'counts'$"
+    )
+    for given in (frame, pl.from_pandas(frame), pa.table(frame)):
+        with pytest.raises(ValueError, match=words):
+            net.predict(given)
+    with pytest.raises(ValueError, match=r"validation_data: X lacks 2 of the net's 5"):
+        net.fit(FRAME, FRAME["x"], epochs=1, validation_data=(frame, FRAME["x"]))
+    with pytest.raises(ValueError, match=r"X has 2 columns of the name 'x'$"):
+        net.predict(pd.concat([FRAME, FRAME[["x"]]], axis=1))
+    assert net.predict(FRAME.set_axis(range(5), axis=1)).shape == (N, 1)
+
+
+def test_names_that_are_set() -> None:
+    net = MLP((2, 1), seed=0)
+    frame = pd.DataFrame(rng.standard_normal((9, 3)), columns=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"has 3 features, but the net has 2 inputs$"):
+        net.fit(frame, np.ones(9), epochs=1)
+    assert net.feature_names is None
+    net.feature_names = ["c", "a"]
+    net.fit(frame, np.ones(9), epochs=1)
+    assert net.predict(frame).tobytes() == net.predict(frame[["c", "a"]].to_numpy()).tobytes()
+    refused: list[tuple[Any, str]] = [
+        (["a"], "^MLP.feature_names must be 2 names that differ, got a$"),
+        (["a", "a"], "must be 2 names that differ, got a, a$"),
+        ("ab", "must be a sequence of str, or None, got 'ab'$"),
+        ([1, 2], "must be a sequence of str, or None"),
+    ]
+    for given, words in refused:
+        with pytest.raises((TypeError, ValueError), match=words):
+            net.feature_names = given
+    net.feature_names = None
+    net.fit(frame.set_axis(["a", "b", "b"], axis=1).iloc[:, 1:], np.ones(9), epochs=1)
+    assert net.feature_names is None
+
+
+def test_a_fit_goes_on_with_the_columns_of_its_checkpoint(tmp_path: Path) -> None:
+    path, y = tmp_path / "c", COLUMNS["x"]
+    make = partial(MLP, (5, 3, 1), seed=0)
+    whole = make()
+    whole.fit(FRAME, y, epochs=2)
+
+    def stop(report: Report) -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError):
+        make().fit(FRAME, y, epochs=2, checkpoint=path, checkpoint_every=1, callbacks=stop)
+    assert MLP.load(path).feature_names == tuple(COLUMNS)
+    words = r"its feature_names is \['x', .*, here it is \['flag', "
+    with pytest.raises(ValueError, match=words):
+        make().fit(MIXED["pandas"][[*COLUMNS][::-1]], y, epochs=2, checkpoint=path, resume=True)
+    net = make()
+    net.feature_names = [*COLUMNS]
+    net.fit(MIXED["pandas"], y, epochs=2, checkpoint=path, resume=True)
+    assert net.parameters.tobytes() == whole.parameters.tobytes()
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "a"], "ab", [1, 2], {"a": 1}])
+def test_files_with_names_that_are_none(names: Any, tmp_path: Path) -> None:
+    net = MLP((2, 1), seed=0)
+    net.feature_names = ["a", "b"]
+    net.save(tmp_path / "net")
+    content = safetensors_file.read(tmp_path / "net")
+    content.header["feature_names"] = names
+    safetensors_file.write(tmp_path / "net", content)
+    with pytest.raises(FileError, match="feature_names must be "):
+        MLP.load(tmp_path / "net")

@@ -20,7 +20,7 @@ from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
-from fastmlp.backends.protocol import Memo, no_memo
+from fastmlp.backends.protocol import Memo, Select, as_given, no_memo
 from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
@@ -84,13 +84,16 @@ class Engine(Runner):
         values = rows.data.astype(dtype, copy=False)
         return SparseRows(values, rows.indices, rows.indptr, X.shape[1])
 
-    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
+    def predictor(
+        self, parameters: Array, *, raw: bool = False, select: Select = as_given
+    ) -> Predictor:
         """Return the predictions at live parameters, as a function of the rows.
 
-        With `raw`, predictions are the outputs before the output activation or link.
+        With `raw`, predictions are the outputs before the output activation or link. `select` is
+        applied to an X that is no plain array.
         """
         network = rule_blocks.without_output(self.network) if raw else self.network
-        return Predictor(self, network, parameters, self._idle)
+        return Predictor(self, network, parameters, self._idle, select)
 
     def predict(
         self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False

@@ -21,7 +21,7 @@ from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, Need
 from fastmlp.backends.cuda.predictor import Predictor
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, no_memo
+from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, Select, as_given, no_memo
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.activations import identity
@@ -87,9 +87,11 @@ class Engine:
         dense = X.toarray() if hasattr(X, "toarray") else X
         return np.ascontiguousarray(dense, self.network.dtype)
 
-    def predictor(self, parameters: Array, *, raw: bool = False) -> Predictor:
+    def predictor(
+        self, parameters: Array, *, raw: bool = False, select: Select = as_given
+    ) -> Predictor:
         """Return the predictor for these live parameters; `raw`: before activation or link."""
-        return Predictor(self, parameters, raw=raw)
+        return Predictor(self, parameters, raw=raw, select=select)
 
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
+from fastmlp.backends.protocol import Select, as_given
 
 Array = NDArray[Any]
 
@@ -27,12 +28,21 @@ class Predictor:
     parameters : (n_parameters,) array on the host, live: changes count
     raw : bool
         Predict the outputs before activation or link.
+    select : from X and the caller's name to the columns to predict from
     """
 
     is_quick = False
 
-    def __init__(self, engine: Verbs, parameters: Array, *, raw: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Verbs,
+        parameters: Array,
+        *,
+        raw: bool = False,
+        select: Select = as_given,
+    ) -> None:
         self._engine, self._parameters, self._raw = engine, parameters, raw
+        self._select = select
 
     def __reduce__(self) -> Any:
         """A copy has parameters of its own."""
@@ -43,7 +53,8 @@ class Predictor:
 
         Predictions on the host that are not finite warn.
         """
-        found = self._engine.predictions(self._parameters, X, out, raw=self._raw, who=who)
+        x = self._select(X, who)
+        found = self._engine.predictions(self._parameters, x, out, raw=self._raw, who=who)
         return validation.warn_if_not_finite(found, who) if isinstance(found, np.ndarray) else found
 
     def quick(self, x: object, out: object = None) -> Array | None:

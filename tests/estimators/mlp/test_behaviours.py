@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse
 from pairs import BEFORE_1_9, WEIGHTS, X, both, numbers_of, outcome
@@ -72,6 +73,7 @@ FORMS: dict[str, Any] = {
     "list": X.tolist(),
     "pandas": FRAME,
     "polars": pl.DataFrame({name: X[:, i] for i, name in enumerate("abcdef")}),
+    "arrow": pa.table({name: X[:, i] for i, name in enumerate("abcdef")}),
     "integers": (X * 3).astype(int),
     "float16": X.astype(np.float16),
     "float32": X.astype(np.float32),
@@ -91,9 +93,11 @@ def test_1_rows_in_any_form(form: str, name: str) -> None:
     assert error is None
 
 
-def test_1_names_of_features_are_kept() -> None:
+@pytest.mark.parametrize("form", ["pandas", "polars", "arrow"])
+def test_1_names_of_features_are_kept(form: str) -> None:
     def call(model: Any) -> Any:
-        model.fit(FRAME, LABELS)
+        model.fit(FORMS[form], LABELS)
+        assert [*model.feature_names_in_] == [*"abcdef"]
         return {"names": model.feature_names_in_, "one row": model.predict(X[:1])}
 
     _, warned, _ = same("MLPClassifier", call)

@@ -13,6 +13,7 @@ from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch, is_small
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, KEPT_PARAMETERS
+from fastmlp.backends.protocol import Select, as_given
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
@@ -41,9 +42,18 @@ class Predictor:
     network : Network, which may be the runner's without its output function
     parameters : (n_parameters,) array, live
     idle : FreeList, the free list of buffers
+    select : from an X that is no plain array, and the caller's name, to the columns to predict from
     """
 
-    def __init__(self, runner: Runner, network: Network, parameters: Array, idle: FreeList) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        network: Network,
+        parameters: Array,
+        idle: FreeList,
+        select: Select = as_given,
+    ) -> None:
+        self._select = select
         self._runner, self._network, self._idle = runner, network, idle
         self._parameters = parameters
         self._small: SmallBatch | None = None
@@ -113,7 +123,7 @@ class Predictor:
 
     def _checked(self, X: Any, out: Any, who: str) -> Array:
         sizes, dtype = self._network.layout.sizes, self._network.dtype
-        x = validation.features(X, sizes[0], dtype, who)
+        x = validation.features(self._select(X, who), sizes[0], dtype, who)
         result = validation.out_array(out, (len(x), sizes[-1]), dtype, who)
         if out is not None and np.may_share_memory(x, result):
             # Predictions would overwrite rows that are still to be read.
