@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from fastmlp.estimators.search import MLPSearchCV as MLPSearchCV
     from fastmlp.many.fit_many import fit_many
     from fastmlp.saving import load, save
+    from fastmlp.scaling.fold import fold
+    from fastmlp.scaling.standardizer import Standardizer
 
 __version__ = "0.1.0"
 
@@ -71,11 +73,13 @@ __all__ = [
     "ReduceLROnPlateau",
     "Report",
     "ScheduleFreeAdamW",
+    "Standardizer",
     "Status",
     "StepDecay",
     "Tweedie",
     "Warmup",
     "fit_many",
+    "fold",
     "load",
     "save",
 ]
@@ -89,7 +93,9 @@ _OF_SKLEARN = {
 }
 _ROOMS = {
     **_OF_SKLEARN,
+    "Standardizer": "scaling.standardizer",
     "fit_many": "many.fit_many",
+    "fold": "scaling.fold",
     "load": "saving",
     "save": "saving",
 }

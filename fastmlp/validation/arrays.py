@@ -38,6 +38,27 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
     return _finite(_cast(array, kind, who, "X"), x, who, "X")
 
 
+def table(x: object, n_features: int | None, who: str) -> Array:
+    """Return X as a C-contiguous (n_rows, n_features) array of float32, if it is that, or float64.
+
+    Raises
+    ------
+    TypeError
+        If X is not an array of real numbers.
+    ValueError
+        If its shape is wrong, or a number in it is not finite.
+    """
+    array = _numbers(x, who, "X")
+    if array.ndim != 2:
+        raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}")
+    if n_features is not None and array.shape[1] != n_features:
+        raise ValueError(
+            f"{who}: X has {count(array.shape[1], 'feature')}, but there were {n_features} before"
+        )
+    kind = np.dtype(np.float32 if array.dtype == np.float32 else np.float64)
+    return _finite(_cast(array, kind, who, "X"), x, who, "X")
+
+
 def targets(
     y: object,
     n_rows: int,

@@ -121,7 +121,7 @@ def _select(given: Any, names: tuple[str, ...], who: str) -> Any:
         told = [_with_suggestion(name, others) for name in missing]
         more = f"; other columns of X: {listed(list(map(repr, others)))}" if others else ""
         raise ValueError(
-            f"{who}: X lacks {len(missing)} of the net's {count(len(names), 'column')}: "
+            f"{who}: X lacks {len(missing)} of the {count(len(names), 'known column')}: "
             f"{listed(told)}{more}"
         )
     for name in names:

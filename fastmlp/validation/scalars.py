@@ -54,6 +54,15 @@ def positive_integer(owner: str, name: str, value: object) -> int:
     return number
 
 
+def non_negative_integer(owner: str, name: str, value: object) -> int:
+    """Check an integer of 0 or more (NumPy integers too, bool not)."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{owner}: {name} must be an integer of 0 or more, got {value!r}")
+    if int(value) < 0:
+        raise ValueError(f"{owner}: {name} must be an integer of 0 or more, got {value!r}")
+    return int(value)
+
+
 def boolean(owner: str, name: str, value: object) -> bool:
     """Check that `value` is True or False, not a number."""
     if not isinstance(value, bool):

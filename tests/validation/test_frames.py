@@ -308,13 +308,13 @@ def test_many_nets_on_one_frame() -> None:
 def test_columns_that_are_missing(net: MLP) -> None:
     frame = FRAME.rename(columns={"count": "counts"}).drop(columns="x")
     words = (
-        r"^MLP.predict: X lacks 2 of the net's 5 columns: 'x', 'count' "
+        r"^MLP.predict: X lacks 2 of the 5 known columns: 'x', 'count' "
         r"\(did you mean 'counts'\?\); other columns of X: 'counts'$"
     )
     for given in (frame, pl.from_pandas(frame), pa.table(frame)):
         with pytest.raises(ValueError, match=words):
             net.predict(given)
-    with pytest.raises(ValueError, match=r"validation_data: X lacks 2 of the net's 5"):
+    with pytest.raises(ValueError, match=r"validation_data: X lacks 2 of the 5 known"):
         net.fit(FRAME, FRAME["x"], epochs=1, validation_data=(frame, FRAME["x"]))
     with pytest.raises(ValueError, match=r"X has 2 columns of the name 'x'$"):
         net.predict(pd.concat([FRAME, FRAME[["x"]]], axis=1))

@@ -1,0 +1,1 @@
+"""Scaling of inputs: by a stream's moments or quantiles, and folded into a net's first layer."""

@@ -1,0 +1,213 @@
+"""fold: the scaling of inputs goes into the weights and biases of a net's first layer."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp._process.warnings import warn
+from fastmlp.model import MLP, core_of
+from fastmlp.scaling.affine import Affine, affine_of, identity
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import count
+
+WHO = "fastmlp.fold"
+MODELS = (
+    "an MLP, a fitted estimator of fastmlp, or a scikit-learn pipeline of scalers that ends in one"
+)
+# The share of a column's spread that rounding may take.
+LARGEST_ERROR = 1e-3
+
+
+@explained
+def fold(model: Any, scaler: Any = None) -> Any:
+    """Return a net that takes unscaled columns, of one that was trained on scaled ones.
+
+    The scaling ``x * factor + shift`` goes into the first layer: each row of its weights is
+    multiplied by its column's factor, and its biases gain the shifts times the weights. What the
+    net then predicts from columns as they are, the old one predicts from scaled ones, to rounding.
+    It is a net like any other: it is saved, exported and copied alike, and no scaler has to go
+    along. Its optimizer begins at step 0.
+
+    Parameters
+    ----------
+    model : MLP, estimator of fastmlp, Pipeline or TransformedTargetRegressor
+        Fitted; it stays as it is. A pipeline ends in an estimator of fastmlp, and its steps before
+        are StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, "passthrough", or pipelines
+        of those. The targets of a TransformedTargetRegressor may have been scaled by one of them,
+        where the output activation is the identity.
+    scaler : Standardizer, or one of those scalers, optional
+        For a model that is no pipeline: what X is scaled by.
+
+    Returns
+    -------
+    MLP or estimator
+        Of the class of `model`, or of the last step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a step is no such scaler, is not fitted or has other columns; the message names it.
+
+    Warns
+    -----
+    RuntimeWarning
+        If a column's values are so large, beside their spread, that the net's dtype rounds off much
+        of what it was trained on.
+
+    See Also
+    --------
+    fastmlp.Standardizer : learns the scaling, also of a stream.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import MLP, Standardizer, fold
+    >>> X = np.random.default_rng(0).normal(50, 20, (100, 3))
+    >>> scaler = Standardizer().fit(X)
+    >>> net = MLP((3, 8, 1), dtype="float64", seed=0)
+    >>> history = net.fit(scaler.transform(X), X[:, 0], epochs=5)
+    >>> whole = fold(net, scaler)
+    >>> np.allclose(whole.predict(X), net.predict(scaler.transform(X)))
+    True
+    """
+    targets = None
+    if _is(model, "TransformedTargetRegressor"):
+        model, targets = _of_targets(model)
+    steps = [] if scaler is None else _steps_of(scaler, "scaler")
+    if _is(model, "Pipeline"):
+        *before, (_, model) = model.steps
+        steps = [each for name, step in before for each in _steps_of(step, name)] + steps
+    elif scaler is None and targets is None:
+        raise TypeError(f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)")
+    folded = deepcopy(model)
+    nets = _nets_in(folded)
+    if not nets:
+        raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}")
+    names = _names(folded, [step for _, step in steps])
+    for net in nets:
+        _fold_inputs(net, steps, names)
+        if targets is not None:
+            _fold_targets(net, targets)
+        net.forget()
+    _set_names(folded, names)
+    return folded
+
+
+class Parts(NamedTuple):
+    """The layers of a net that is written to, and what forgets its training state."""
+
+    weights: Any
+    biases: Any
+    output: str
+    forget: Callable[[], object]
+
+
+def _nets_in(model: Any) -> list[Parts]:
+    """Return the nets in a model; none in what is no fitted model of fastmlp."""
+    if isinstance(model, MLP):
+        state = core_of(model).state
+        return [Parts(model.weights, model.biases, "", state.restart)]
+    if not any(kind.__module__.startswith("fastmlp.") for kind in type(model).__mro__):
+        return []
+    if hasattr(model, "estimators_"):
+        return [part for each in model.estimators_ for part in _nets_in(each)]
+    if hasattr(model, "coefs_"):
+        forget = partial(vars(model).pop, "_optimizer", None)
+        return [Parts(model.coefs_, model.intercepts_, model.out_activation_, forget)]
+    return _nets_in(model.net_) if hasattr(model, "net_") else []
+
+
+def _is(given: Any, kind: str) -> bool:
+    """Return True for an object of this class of scikit-learn's, by name: none is imported."""
+    return any(
+        each.__name__ == kind and each.__module__.startswith("sklearn.")
+        for each in type(given).__mro__
+    )
+
+
+def _steps_of(step: Any, name: str) -> list[tuple[str, Any]]:
+    """Return the scalers of a step, which may be a pipeline of them, with their names."""
+    if step is None or (isinstance(step, str) and step == "passthrough"):
+        return []
+    if _is(step, "Pipeline"):
+        inner = [(f"{name}[{its!r}]", each) for its, each in step.steps]
+        return [found for its, each in inner for found in _steps_of(each, its)]
+    return [(name, step)]
+
+
+def _of_targets(model: Any) -> tuple[Any, Affine]:
+    """Return the regressor, and what it was trained on: the targets, changed."""
+    if not hasattr(model, "regressor_"):
+        raise ValueError(f"{WHO}: the TransformedTargetRegressor is not fitted")
+    if model.func is not None:
+        raise TypeError(
+            f"{WHO}: the targets of the TransformedTargetRegressor are changed by func, which "
+            "cannot be folded"
+        )
+    if model.transformer is None:
+        return model.regressor_, identity(1)
+    return model.regressor_, affine_of(model.transformer_, "transformer", WHO)
+
+
+def _fold_inputs(net: Parts, steps: list[tuple[str, Any]], names: Sequence[str]) -> None:
+    n_features = len(net.weights[0])
+    change = identity(n_features)
+    for name, step in steps:
+        its = affine_of(step, name, WHO)
+        if len(its.factor) != n_features:
+            raise ValueError(
+                f"{WHO}: {name} scales {count(len(its.factor), 'column')}, but the net has "
+                f"{count(n_features, 'input')}"
+            )
+        change = change.then(its)
+    lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
+    if (lost > LARGEST_ERROR).any():
+        worst = int(np.argmax(lost))
+        column = repr(names[worst]) if names else str(worst)
+        warn(
+            f"{WHO}: rounding of column {column} to {net.weights[0].dtype} changes its scaled "
+            f"values by up to {lost[worst]:.2g}: subtract a number of about its mean from it "
+            "before, or use float64",
+            RuntimeWarning,
+        )
+    weights = net.weights[0].astype(np.float64)
+    _assign(net.biases[0], net.biases[0] + change.shift @ weights)
+    _assign(net.weights[0], weights * change.factor[:, None])
+
+
+def _fold_targets(net: Parts, change: Affine) -> None:
+    if net.output != "identity":
+        raise ValueError(
+            f"{WHO}: scaled targets need an output activation of identity, got {net.output!r}"
+        )
+    _assign(net.weights[-1], net.weights[-1] / change.factor)
+    _assign(net.biases[-1], (net.biases[-1] - change.shift) / change.factor)
+
+
+def _assign(array: Any, numbers: Any) -> None:
+    """Write numbers to an array, after a check that they are finite in its dtype."""
+    with np.errstate(over="ignore"):
+        rounded = numbers.astype(array.dtype)
+    if not np.isfinite(rounded).all():
+        raise ValueError(f"{WHO}: a scale is so small that weights are not finite {array.dtype}")
+    array[:] = rounded
+
+
+def _names(model: Any, scalers: list[Any]) -> tuple[str, ...]:
+    """Return the names of the columns of the first scaler, or else of the model; or none."""
+    for each in (*scalers[:1], model):
+        for attribute in ("feature_names", "feature_names_in_"):
+            found = getattr(each, attribute, None)
+            if found is not None:
+                return tuple(found)
+    return ()
+
+
+def _set_names(model: Any, names: tuple[str, ...]) -> None:
+    if isinstance(model, MLP):
+        model.feature_names = names or None
+    elif names:
+        model.feature_names_in_ = np.array(names, object)

@@ -1,0 +1,283 @@
+"""Standardizer: the scaling of columns, learned in one pass over blocks of rows."""
+
+from typing import Any, Self, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import validation
+from fastmlp.scaling.blocks import blocks_of
+from fastmlp.scaling.sample import Sample
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+Numbers = NDArray[np.float64]
+SAMPLE = 100_000
+# float64 numbers of a strip of rows, 1 MB.
+STRIP = 1 << 17
+QUARTILES = (0.25, 0.5, 0.75)
+EPSILON = float(np.finfo(np.float64).eps)
+
+
+@final
+class Standardizer:
+    """Scales columns: minus their mean, over their standard deviation.
+
+    It learns from rows in memory, or from blocks of rows in one pass: the moments of two blocks are
+    merged, in float64, by the method of Chan, Golub and LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances" (1979). A column that is constant keeps its scale.
+    `fold` puts it into the weights of a net.
+
+    Parameters
+    ----------
+    robust : bool
+        Scale by the median and the distance of the quartiles instead, which outliers do not move:
+        of all rows up to 100,000, of a random sample of so many where there are more.
+    seed : int of 0 or more
+        Of that sample, which depends on the order of the rows, but not on how they are cut into
+        blocks.
+
+    Attributes
+    ----------
+    center : (n_features,) array of float64
+        The means, or the medians.
+    scale : (n_features,) array of float64
+        The standard deviations, or the distances of the quartiles; 1 for a column of one value.
+    n_rows : int
+        Rows so far.
+    feature_names : tuple of str, or None
+        The names of the columns; set by the first block that is a frame.
+
+    See Also
+    --------
+    fastmlp.fold : a net that takes unscaled columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import Standardizer
+    >>> X = np.array([[1.0, 10.0], [3.0, 10.0]])
+    >>> scaler = Standardizer().fit(X)
+    >>> scaler.center, scaler.scale
+    (array([ 2., 10.]), array([1., 1.]))
+    >>> scaler.transform(X)
+    array([[-1.,  0.],
+           [ 1.,  0.]])
+    """
+
+    feature_names: tuple[str, ...] | None
+
+    @explained
+    def __init__(self, *, robust: bool = False, seed: int = 0) -> None:
+        scalars.boolean("Standardizer", "robust", robust)
+        self.robust: bool = robust
+        self.seed: int = scalars.non_negative_integer("Standardizer", "seed", seed)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.n_rows, self.feature_names = 0, None
+        self._origin: Numbers = np.empty(0)  # means of the first rows
+        self._mean: Numbers = np.empty(0)  # less the origin
+        self._squares: Numbers = np.empty(0)  # the sums of squared distances from the mean
+        self._sample = Sample(SAMPLE, np.random.default_rng(self.seed)) if self.robust else None
+        self._learned: tuple[Numbers, Numbers] | None = None
+
+    def fit(self, X: Any) -> Self:
+        """Learn from rows in memory or from a source of blocks, and forget what was learned before.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers, frame, or source
+            A source is an iterable of blocks, a function of no arguments that returns an iterator
+            of them, or an object with `block_sizes` and ``read(i)``. A block is X, or a tuple of
+            which X is the first, as ``(X, y)``; blocks without rows are left out.
+
+        Returns
+        -------
+        Standardizer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a block is not what it must be, or there are no rows; the message has its number.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import Standardizer
+        >>> X = np.arange(12.0).reshape(6, 2)
+        >>> scaler = Standardizer().fit((X[i : i + 2], None) for i in (0, 2, 4))
+        >>> scaler.n_rows, scaler.center
+        (6, array([5., 6.]))
+        """
+        who = "Standardizer.fit"
+        self._clear()
+        for i, block in enumerate(blocks_of(X, who)):
+            if not _is_empty(block):
+                self._learn(block, who if block is X else f"{who}: block {i}")
+        if not self.n_rows:
+            raise ValueError(f"{who}: there are no rows")
+        return self
+
+    def partial_fit(self, X: ArrayLike) -> Self:
+        """Learn from further rows, beside those before.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers, or frame
+
+        Returns
+        -------
+        Standardizer
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not what it must be, or has not as many columns as before.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import Standardizer
+        >>> scaler = Standardizer()
+        >>> for block in (np.array([[1.0], [2.0]]), np.array([[6.0]])):
+        ...     _ = scaler.partial_fit(block)
+        >>> scaler.n_rows, scaler.center
+        (3, array([3.]))
+        """
+        self._learn(X, "Standardizer.partial_fit")
+        return self
+
+    def transform(self, X: ArrayLike) -> Array:
+        """Return the scaled columns.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array of real numbers, or frame
+
+        Returns
+        -------
+        (n_rows, n_features) array, C-contiguous
+            float32 where X is an array of float32, else float64.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not what it must be, or nothing has been learned.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import Standardizer
+        >>> Standardizer(robust=True).fit(np.arange(5.0)[:, None]).transform([[4.0], [2.0]])
+        array([[1.],
+               [0.]])
+        """
+        who = "Standardizer.transform"
+        center, scale = self._fitted(who)
+        rows, _ = self._rows(X, who)
+        scaled = np.empty(rows.shape, rows.dtype)
+        for part in _strips(rows):
+            scaled[part] = (rows[part].astype(np.float64) - center) / scale
+        return scaled
+
+    def fit_transform(self, X: ArrayLike) -> Array:
+        """Learn from rows in memory, and return them scaled: `fit`, then `transform`.
+
+        Examples
+        --------
+        >>> from fastmlp import Standardizer
+        >>> Standardizer().fit_transform([[1.0], [3.0]])
+        array([[-1.],
+               [ 1.]])
+        """
+        return self.fit(X).transform(X)
+
+    @property
+    def center(self) -> Numbers:
+        """The columns' means, or medians."""
+        return self._fitted("Standardizer.center")[0]
+
+    @property
+    def scale(self) -> Numbers:
+        """The columns' standard deviations, or distances of the quartiles."""
+        return self._fitted("Standardizer.scale")[1]
+
+    def _learn(self, X: Any, who: str) -> None:
+        rows, names = self._rows(X, who)
+        if not self.n_rows:
+            self.feature_names = names
+        for part in _strips(rows):
+            self._merge(rows[part].astype(np.float64))
+        if self._sample is not None:
+            self._sample.add(rows)
+        self._learned = None
+
+    def _rows(self, X: Any, who: str) -> tuple[Array, validation.Names]:
+        """Return checked rows, shape (n_rows, n_features), of float32 or float64, and names."""
+        X, names = validation.named(X, self.feature_names, who)
+        return validation.table(X, len(self._mean) if self.n_rows else None, who), names
+
+    def _merge(self, rows: Numbers) -> None:
+        """Take over the moments of some rows, which are overwritten."""
+        n, before = len(rows), self.n_rows
+        if not before:
+            self._origin = rows.mean(axis=0)
+        # Of a column of mean 1e6 and deviation 1e-2, merged, 3e-8 of the variance would be lost.
+        rows -= self._origin
+        mean = rows.mean(axis=0)
+        rows -= mean
+        squares = np.einsum("ij,ij->j", rows, rows)
+        if not before:
+            self._mean, self._squares = mean, squares
+        else:
+            shift, share = mean - self._mean, n / (before + n)
+            self._mean = self._mean + shift * share
+            self._squares = self._squares + (squares + shift**2 * (before * share))
+        self.n_rows = before + n
+
+    def _fitted(self, who: str) -> tuple[Numbers, Numbers]:
+        """Return center and scale."""
+        if not self.n_rows:
+            raise ValueError(f"{who}: nothing has been learned; call fit")
+        if self._learned is None:
+            self._learned = self._moments() if self._sample is None else _quartiles(self._sample)
+        return self._learned
+
+    def _moments(self) -> tuple[Numbers, Numbers]:
+        n, mean, variance = self.n_rows, self._origin + self._mean, self._squares / self.n_rows
+        # What the rounding of n equal numbers, and of their mean, may leave.
+        constant = variance <= n * EPSILON * variance + (n * mean * EPSILON) ** 2
+        return mean, np.where(constant, 1.0, np.sqrt(variance))
+
+    def __repr__(self) -> str:
+        robust = "robust=True" if self.robust else ""
+        if not self.n_rows:
+            return f"Standardizer({robust})"
+        told = f"{count(len(self._mean), 'column')}, {count(self.n_rows, 'row')}"
+        return f"<Standardizer({robust}): {told}>"
+
+
+def _quartiles(sample: Sample) -> tuple[Numbers, Numbers]:
+    """Return the columns' medians, and the distances of their quartiles."""
+    columns = [np.quantile(column.astype(np.float64), QUARTILES) for column in sample.rows().T]
+    low, middle, high = np.array(columns).T
+    distance = high - low
+    return middle, np.where(distance < 10 * EPSILON, 1.0, distance)
+
+
+def _is_empty(block: Any) -> bool:
+    try:
+        return len(block) == 0
+    except TypeError:
+        return False
+
+
+def _strips(rows: Array) -> list[slice]:
+    """Return slices of rows, of about `STRIP` numbers each."""
+    step = max(1, STRIP // max(1, rows.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
