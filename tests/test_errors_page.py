@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -42,6 +43,16 @@ def spoilt(value: float) -> Any:
     x = X.copy()
     x[4, 2] = value
     return x
+
+
+def table(**columns: Any) -> Any:
+    return pd.DataFrame(X, columns=[*"abc"]).assign(**columns)
+
+
+def predict_without_columns() -> None:
+    model = MLP((5, 1), seed=0)
+    model.feature_names = [*"abcde"]
+    model.predict(table())
 
 
 def bump(z: Any) -> Any:
@@ -115,7 +126,9 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "X has 6 rows, but y has 5": lambda: fit(Y=Y[:5]),
     "y has 2 columns, but the net has 1 output": lambda: fit(Y=np.ones((6, 2))),
     "must be finite as float32, got nan in row 4, column": lambda: fit(spoilt(np.nan)),
-    "X must hold real numbers, got dtype object": lambda: fit(X.astype(object)),
+    "X must hold real numbers, got dtype": lambda: fit(X.astype(object)),
+    "X has 3 missing values in column": lambda: fit(table(b=[None, 1, None, 1, None, 1])),
+    "X lacks 2 of the 5 known columns": predict_without_columns,
     "X must be an array of real numbers, got": lambda: fit(row for row in X),
     "X is a sparse matrix; use X.toarray()": lambda: fit(csr_matrix(X)),
     "X has masked entries": lambda: fit(np.ma.array(X, mask=X > 0)),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -21,6 +21,10 @@ MODELS = (
 LARGEST_ERROR = 1e-3
 
 
+@overload
+def fold(model: MLP, scaler: Any) -> MLP: ...
+@overload
+def fold(model: Any, scaler: Any = None) -> Any: ...
 @explained
 def fold(model: Any, scaler: Any = None) -> Any:
     """Return a net that takes unscaled columns, of one that was trained on scaled ones.

@@ -20,6 +20,8 @@ class Sample:
     generator : numpy.random.Generator
     """
 
+    size: int
+
     def __init__(self, size: int, generator: np.random.Generator) -> None:
         self.size, self._generator = size, generator
         self._keys = np.empty(0)

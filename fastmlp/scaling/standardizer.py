@@ -67,13 +67,17 @@ class Standardizer:
            [ 1.,  0.]])
     """
 
+    robust: bool
+    seed: int
+    n_rows: int
     feature_names: tuple[str, ...] | None
+    _sample: Sample | None
 
     @explained
     def __init__(self, *, robust: bool = False, seed: int = 0) -> None:
         scalars.boolean("Standardizer", "robust", robust)
-        self.robust: bool = robust
-        self.seed: int = scalars.non_negative_integer("Standardizer", "seed", seed)
+        self.robust = robust
+        self.seed = scalars.non_negative_integer("Standardizer", "seed", seed)
         self._clear()
 
     def _clear(self) -> None:

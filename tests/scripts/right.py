@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 import fastmlp
 from fastmlp import (
@@ -20,9 +21,11 @@ from fastmlp import (
     MLPRegressor,
     MLPSearchCV,
     Report,
+    Standardizer,
     Status,
     Warmup,
     fit_many,
+    fold,
 )
 
 
@@ -83,10 +86,17 @@ def main(folder: Path) -> tuple[object, ...]:
     spread = ensemble.predict_std(X) + ensemble.estimators_[0].predict(X)
     voters = MLPEnsembleClassifier((4,), n_members=2, tol=1.0, bootstrap=True).fit(X, labels)
     entropy = voters.predictive_entropy(X).max() + voters.classes_[0]
+    frame = pl.DataFrame(X, schema=["a", "b", "c"])
+    scaler = Standardizer(robust=True).fit([X[:30], X[30:]]).partial_fit(frame)
+    whole = fold(MLP((3, 1), seed=0), scaler)
+    whole.feature_names = ["a", "b", "c"]
+    named: int = len(whole.feature_names or ()) + len(scaler.center / scaler.scale)
+    named += len(whole.fit(frame, pl.Series(y), epochs=1).loss) + len(whole.predict(frame))
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
     told = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
-    return (*told, bridged, spread.max(), entropy, again.classes_, net.n_steps, fastmlp.__version__)
+    told = (*told, bridged, named, spread.max(), entropy)
+    return (*told, again.classes_, net.n_steps, fastmlp.__version__)
 
 
 def bent_loss(prediction: float, target: float) -> tuple[float, float]:
