@@ -11,7 +11,7 @@ import pytest
 from fastmlp import MLP, Cosine, Warmup
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.state import NetState
-from fastmlp.rules.optimizers import Adam
+from fastmlp.rules.optimizers import Adam, Schedule
 
 SIZES = (3, 5, 4, 1)
 RATE = r"must be a number in \[0, 1\), one for each hidden layer, or a schedule such as Cosine"
@@ -95,7 +95,7 @@ def test_a_state_without_a_key_gets_one_and_keeps_it() -> None:
 
 
 def test_copies_pickles_and_files_keep_rates_and_key(tmp_path: Path) -> None:
-    rates = [0.25, Warmup(Cosine(0.5), 10)]
+    rates: list[float | Schedule] = [0.25, Warmup(Cosine(0.5), 10)]
     net = MLP(SIZES, dropout=rates, input_dropout=Cosine(0.1), input_noise=0.5, seed=1)
     net.save(tmp_path / "all", include_training_state=True)
     net.save(tmp_path / "some")

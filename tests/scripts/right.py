@@ -95,8 +95,8 @@ def main(folder: Path) -> tuple[object, ...]:
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
     told = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
-    told = (*told, bridged, named, spread.max(), entropy)
-    return (*told, again.classes_, net.n_steps, fastmlp.__version__)
+    more = (bridged, named, spread.max(), entropy)
+    return (*told, *more, again.classes_, net.n_steps, fastmlp.__version__)
 
 
 def bent_loss(prediction: float, target: float) -> tuple[float, float]:
