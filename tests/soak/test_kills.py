@@ -50,7 +50,7 @@ FIT_AND_BE_KILLED = """
 import os, random, shutil, signal, sys, time
 import numpy as np
 from datetime import timedelta
-from fastmlp import MLP, Adam, Cosine
+from fastmlp import EMA, MLP, Adam, Cosine
 path, n_kills = sys.argv[1], int(sys.argv[2])
 random.seed(0)
 rng = np.random.default_rng(0)
@@ -58,9 +58,14 @@ X = rng.normal(size=(4000, 8)).astype(np.float32)
 y = np.sin(X[:, 0])
 
 def fit(**options):
-    net = MLP((8, 16, 1), optimizer=Adam(Cosine(0.01)), l2=0.1, seed=0, n_threads=1)
-    history = net.fit(X, y, epochs=60, batch_size=16, **options)
-    return net.parameters.tobytes() + repr((history.loss, history.learning_rate)).encode()
+    optimizer = Adam(Cosine(0.01), average=EMA(0.9), global_clipnorm=0.5)
+    rates = {"weights": 1.0, "biases": 0.5}
+    its = {"optimizer": optimizer, "layer_rates": rates, "dropout": 0.2, "input_noise": 0.1}
+    net = MLP((8, 16, 1), l2=0.1, seed=0, n_threads=1, **its)
+    held = {"validation_split": 0.1, "metrics": {"mae": "mae"}, "early_stopping": 50}
+    history = net.fit(X, y, epochs=60, batch_size=16, **held, **options)
+    told = (history.loss, history.learning_rate, history.metrics, history.best_epoch)
+    return net.parameters.tobytes() + repr(told).encode()
 
 expected = fit()
 start = time.perf_counter()
