@@ -20,6 +20,7 @@ from fastmlp.estimators.arguments import (
     Table,
 )
 from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 
 Array = NDArray[Any]
@@ -89,6 +90,7 @@ class Settings(BaseEstimator):
     dropout: DropoutLike
     input_dropout: Rate
     input_noise: Rate
+    average: Average | None
     n_features_in_: int
     feature_names_in_: Array
 

@@ -102,7 +102,7 @@ def optimizer_from(spelled: Any, own: Own) -> Optimizer:
     scalars.known("file", "optimizer", name, [*OPTIMIZERS, CUSTOM])
     settings["learning_rate"] = _schedule_from(settings["learning_rate"], own, MAX_DEPTH)
     if "average" in settings:
-        settings["average"] = _average_from(settings["average"])
+        settings["average"] = average_from(settings["average"])
     if name != CUSTOM:
         made: Optimizer = OPTIMIZERS[name](**settings)
         return made
@@ -123,7 +123,7 @@ def completed(spelled: Any) -> Any:
 
 
 def of_rate(rate: Any) -> Any:
-    """Encode a number, or a schedule."""
+    """Encode a number, a schedule, or an average."""
     return _setting(rate)
 
 
@@ -151,7 +151,7 @@ def _of_schedule(schedule: Any) -> Any:
     return of_rule(schedule, {})
 
 
-def _average_from(spelled: Any) -> Any:
+def average_from(spelled: Any) -> Any:
     """Decode an average; its constructor checks the setting."""
     settings = dict(spelled)
     name = settings.pop("name")

@@ -178,7 +178,6 @@ ESTIMATOR = {
     "clipvalue": "an optimizer as the solver has it: solver=Adam(clipvalue=1.0)",
     "clipnorm": "an optimizer as the solver has it: solver=Adam(clipnorm=1.0)",
     "global_clipnorm": "an optimizer as the solver has it: solver=Adam(global_clipnorm=1.0)",
-    "average": "an optimizer as the solver has it: solver=Adam(average=EMA(0.99))",
 }
 _OF_ESTIMATOR = {
     name: f"it is a parameter of the estimator: {name}=..., where it is made"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 
 import fastmlp
+from fastmlp import EMA, SWA
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators.mlp.solvers import SOLVERS
 
@@ -46,6 +47,7 @@ CHOICES: dict[str, Any] = {
     "n_jobs": st.sampled_from([None, 1, 2, -1, 0, 10**6]),
     "scoring": st.sampled_from([None, "loss", "accuracy", "r2", "of nothing"]),
     "pickle_state": st.booleans(),
+    "average": st.sampled_from([None, EMA(0.9), SWA(0.5), True]),
     "dropout": st.one_of(st.floats(0, 0.9), st.lists(st.floats(0, 0.9), max_size=2), numbers),
     "input_dropout": st.one_of(st.floats(0, 0.9), numbers),
     "input_noise": st.one_of(st.floats(0, 1), numbers),

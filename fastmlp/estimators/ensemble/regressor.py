@@ -23,6 +23,7 @@ from fastmlp.estimators.mlp import MLPRegressor
 from fastmlp.estimators.mlp.losses import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 from fastmlp.validation.calls import explained
 
@@ -47,7 +48,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state, quantile, power, \
-    dropout, input_dropout, input_noise
+    dropout, input_dropout, input_noise, average
         As for `MLPRegressor`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -128,6 +129,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         dropout: DropoutLike = 0.0,
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
+        average: Average | None = None,
     ) -> None:
         self._keep(locals())
 

@@ -122,6 +122,8 @@ def _advice(name: str, value: Any, estimator: Any) -> str:
         return f"Did you mean Adam({value!r})?"
     if name == "solver":
         return _sentence(suggestion(value, SOLVERS, optimizers.SYNONYMS))
+    if name == "average" and value is not None:
+        return "Did you mean EMA(0.99)?" if value is True or isinstance(value, int | float) else ""
     if name == "learning_rate" and isinstance(value, float):
         return f"Did you mean learning_rate_init={value!r}?"
     if name == "learning_rate":

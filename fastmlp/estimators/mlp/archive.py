@@ -227,7 +227,10 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
-    return optimizer_codec.of(optimizer), arrays
+    told, state = optimizer_codec.of(optimizer), estimator.__dict__.get("_state")
+    if state is not None and state.averaged_from:
+        told["averaged_from"] = state.averaged_from
+    return told, arrays
 
 
 def _slots_of(estimator: Any, network: Network) -> Any:
@@ -244,8 +247,9 @@ def _take_training(estimator: Any, network: Network, content: Content, own: Own)
         return
     estimator._optimizer = optimizer_codec.optimizer_from(spelled, own)
     state = estimator._live_state()
-    flat = state.parameters
+    flat, state.optimizer = state.parameters, solvers.averaged(estimator)
     state.set_slots(model_state.moments_of(arrays.get("moments"), flat))
+    state.averaged_from = optimizer_codec.count(spelled.get("averaged_from", 0), "averaged_from")
     if "best" in arrays:
         best = model_state.checked(arrays["best"], "best", flat).copy()
         estimator._best_coefs = weight_views(layout, best)

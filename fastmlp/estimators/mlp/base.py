@@ -38,6 +38,7 @@ from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
 from fastmlp.network.state import NetState
+from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.training import loop
 
@@ -74,6 +75,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like", callable],
         "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
         "input_noise": [Interval(Real, 0, None, closed="left"), callable],
+        "average": [EMA, SWA, None],
     }
 
     def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:
@@ -271,7 +273,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         elif state is not before:
             take_slots(state, before)
         self._state = state
-        state.optimizer = solvers.core_of(self._optimizer)
+        state.optimizer = solvers.averaged(self)
         state.n_steps = solvers.steps_of(self._optimizer)
         return state
 

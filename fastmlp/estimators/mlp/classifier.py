@@ -29,6 +29,7 @@ from fastmlp.estimators.mlp.losses import loss_of_classifier
 from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.network.spec import DropoutLike
+from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 from fastmlp.rules.losses import Loss
 from fastmlp.training.history import Callback
@@ -73,6 +74,9 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         n classes (2 for each of several labels).
     dropout, input_dropout, input_noise : float or schedule, default 0.0
         As of `MLP`; `dropout` may be a list, one for each hidden layer. Not for "lbfgs".
+    average : EMA or SWA, optional
+        The average of the parameters that the estimator has, as of an optimizer of `MLP`. Not for
+        "lbfgs", nor for an optimizer with an average of its own.
 
     Attributes
     ----------
@@ -150,6 +154,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         dropout: DropoutLike = 0.0,
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
+        average: Average | None = None,
     ) -> None:
         self._keep(locals(), sklearn_bases.MLPClassifier)
 

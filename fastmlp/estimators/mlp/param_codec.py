@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmlp._process import random_state
 from fastmlp.rules import activations
+from fastmlp.rules.averages import Average
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.rules.schedules import SCHEDULES
 from fastmlp.serialization import codec
@@ -81,6 +82,7 @@ _SPELLERS: dict[Any, Callable[[Any], Any]] = {
     dict: lambda value: {"dict": [_of_each(item) for item in value.items()]},
     np.random.RandomState: lambda value: {"random_state": random_state.of_random_state(value)},
     tuple(SCHEDULES.values()): lambda value: {"schedule": codec.of_rate(value)},
+    Average: lambda value: {"average": codec.of_rate(value)},
     Optimizer: lambda value: {"optimizer": codec.of_optimizer(value)},
 }
 _READERS: dict[str, Callable[[Any, Own], Any]] = {
@@ -91,6 +93,7 @@ _READERS: dict[str, Callable[[Any, Own], Any]] = {
     },
     "random_state": _random_state_from,
     "schedule": codec.rate_from,
+    "average": lambda content, own: codec.average_from(content),
     "optimizer": codec.optimizer_from,
     "rule": lambda content, own: codec.rule_from(content, activations.RULES, "rule", own),
 }

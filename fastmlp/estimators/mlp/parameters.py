@@ -64,6 +64,7 @@ def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> 
 def take_slots(state: NetState, before: NetState | None) -> None:
     """Copy the optimizer's state of another net, if it has the same layers."""
     if before is not None and before.layout == state.layout:
+        state.optimizer, state.averaged_from = before.optimizer, before.averaged_from
         state.set_slots(before.slots())
 
 

@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any, Self
 
 from fastmlp._process import random_state
+from fastmlp.estimators.mlp import solvers
 from fastmlp.network.state import NetState
 
 # Attributes that training leaves, and predictions do not need.
@@ -20,6 +21,8 @@ TRAINING_STATE = (
 OWN = ("_state", "_cache", "_lock", "_held_out", "_objective", "_shared_net")
 # The name of the optimizer's state in a pickle.
 SLOTS = "_slots_of_optimizer"
+# And that of the step after which its average counts.
+AVERAGED = "_averaged_from"
 
 
 class Copies:
@@ -48,12 +51,14 @@ class Copies:
         """Return a copy of the optimizer's state under its name; nothing if there is none."""
         state: NetState | None = self.__dict__.get("_state")
         slots = None if state is None else state.slots()
-        return {} if slots is None else {SLOTS: slots}
+        if slots is None or state is None:
+            return {}
+        return {SLOTS: slots, AVERAGED: state.averaged_from}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        slots = state.get(SLOTS)
+        slots, others = state.get(SLOTS), (SLOTS, AVERAGED)
         parent: Any = super()
-        parent.__setstate__({name: value for name, value in state.items() if name != SLOTS})
+        parent.__setstate__({name: value for name, value in state.items() if name not in others})
         if "_random_state" in state:
             self._random_state = random_state.unpickled(state["_random_state"])
         if hasattr(self, "coefs_"):
@@ -61,7 +66,9 @@ class Copies:
             with suppress(ValueError):
                 self._adopt()
                 if slots is not None and slots.shape[1:] == self._state.parameters.shape:
+                    self._state.optimizer = solvers.averaged(self)
                     self._state.set_slots(slots)
+                    self._state.averaged_from = state.get(AVERAGED, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy with the state of training, which a pickle may leave out."""

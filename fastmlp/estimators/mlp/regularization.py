@@ -1,10 +1,11 @@
-"""Dropout and noise of an estimator in the core's form, and the key of what is drawn."""
+"""Dropout, noise and averages of an estimator in the core's form, and the key of what is drawn."""
 
 from typing import Any
 
 import numpy as np
 
 from fastmlp._process.random_state import key_of
+from fastmlp.estimators.mlp import solvers
 from fastmlp.network.dropout import dropout_of
 from fastmlp.rules.dropout import Dropout, Key
 
@@ -57,10 +58,13 @@ def check(estimator: Any) -> None:
     TypeError, ValueError
         If they are not what they must be, or the solver is "lbfgs".
     """
-    for name in names_in_use(estimator):
+    average = [] if estimator.average is None else ["average"]
+    for name in [*names_in_use(estimator), *average]:
         if isinstance(estimator.solver, str) and estimator.solver == "lbfgs":
             raise ValueError(
                 f"{type(estimator).__name__}: {name}={getattr(estimator, name)!r} needs a solver "
                 'that works by batches, such as solver="adam"; "lbfgs" uses all rows at once'
             )
     dropout_of_estimator(estimator)
+    if average and not isinstance(estimator.solver, str | type):
+        solvers.with_average(estimator.solver, estimator)

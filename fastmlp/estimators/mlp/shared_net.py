@@ -43,6 +43,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         estimator.dropout,
         estimator.input_dropout,
         estimator.input_noise,
+        estimator.average,
     )
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
     if made is not None and made.state is state:

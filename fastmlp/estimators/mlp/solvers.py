@@ -1,8 +1,8 @@
 """Solvers: scikit-learn's optimizer objects hold the attributes, the core's optimizers train."""
 
 from copy import copy
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from sklearn.neural_network._stochastic_optimizers import (
 )
 
 from fastmlp.rules import updates
-from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer
+from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Adam, Custom, Optimizer, is_averaged
+from fastmlp.rules.optimizers.protocol import Settings
 from fastmlp.rules.schedules import rates_of
 
 Rates = NDArray[np.float64]
@@ -79,8 +80,42 @@ def core_of(optimizer: Any) -> Optimizer:
     return Custom(rule, constants=(optimizer.momentum,))
 
 
+def averaged(estimator: Any) -> Optimizer:
+    """Return the core's optimizer that trains an estimator, with its average."""
+    return with_average(core_of(estimator._optimizer), estimator)
+
+
+def with_average(core: Optimizer, estimator: Any) -> Optimizer:
+    """Return an optimizer with the average of an estimator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not one of fastmlp's, or averages already.
+    """
+    if estimator.average is None:
+        return core
+    who = type(estimator).__name__
+    if not isinstance(core, Settings):
+        raise TypeError(
+            f"{who}: average={estimator.average!r} needs an optimizer of fastmlp's as the solver, "
+            f"got {core!r}"
+        )
+    if is_averaged(core):
+        raise ValueError(
+            f"{who}: give average={estimator.average!r} or an optimizer that averages, not both: "
+            f"solver={core!r}"
+        )
+    its: Any = core
+    return cast(Optimizer, replace(its, average=estimator.average))
+
+
 def for_net(estimator: Any) -> Optimizer:
     """Return the optimizer of an `MLP` with an estimator's settings; "lbfgs" gives Adam."""
+    return with_average(_for_net(estimator), estimator)
+
+
+def _for_net(estimator: Any) -> Optimizer:
     if estimator.solver == "sgd":
         momentum = float(estimator.momentum)
         nesterov = momentum > 0 and bool(estimator.nesterovs_momentum)
