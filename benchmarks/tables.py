@@ -19,6 +19,8 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.page import ROOT, between_markers
 from benchmarks.workloads import Array
+from fastmlp import EMA, MLP, Adam
+from fastmlp.rules.losses import LossName
 
 PAGE = ROOT / "docs" / "remedies.md"
 HIDDEN, RATE, BATCH, EPOCHS, SEEDS = (128, 128), 1e-3, 128, 100, 5
@@ -31,7 +33,11 @@ RECIPES: dict[str, tuple[str, ...]] = {
     AVERAGED: (AVERAGED,),
     "all": (STOPPING, DROPPED, AVERAGED),
 }
-LOSSES = {"AUC": "binary_cross_entropy", "accuracy": "cross_entropy", "R2": "mse"}
+LOSSES: dict[str, LossName] = {
+    "AUC": "binary_cross_entropy",
+    "accuracy": "cross_entropy",
+    "R2": "mse",
+}
 
 
 class Table(NamedTuple):
@@ -142,17 +148,15 @@ def split(table: Table, seed: int) -> tuple[Rows, Rows, Rows]:
     return rows(train), rows(validation), rows(test)
 
 
-def net_of(table: Table, recipe: str, n_inputs: int, n_outputs: int, seed: int) -> Any:
+def net_of(table: Table, recipe: str, n_inputs: int, n_outputs: int, seed: int) -> MLP:
     """Return the net of a recipe, as a user writes it."""
-    fastmlp, remedies = import_module("fastmlp"), RECIPES[recipe]
-    averaged = {"average": fastmlp.EMA(MOMENTUM)} if AVERAGED in remedies else {}
-    dropped = {"dropout": DROPOUT} if DROPPED in remedies else {}
-    return fastmlp.MLP(
+    remedies = RECIPES[recipe]
+    return MLP(
         (n_inputs, *HIDDEN, n_outputs),
         loss=LOSSES[table.score],
-        optimizer=fastmlp.Adam(RATE, **averaged),
+        optimizer=Adam(RATE, average=EMA(MOMENTUM) if AVERAGED in remedies else None),
+        dropout=DROPOUT if DROPPED in remedies else 0.0,
         seed=seed,
-        **dropped,
     )
 
 

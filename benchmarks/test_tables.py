@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fastmlp
 from benchmarks import page, tables
 from benchmarks.tables import RECIPES, SMALL, TABLES, Table
 
@@ -83,7 +82,6 @@ def test_missing_numbers_and_new_categories(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.isfinite(test.x).all()
 
 
-@pytest.mark.skipif(not hasattr(fastmlp, "EMA"), reason="this fastmlp has no averages")
 def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written, file = tmp_path / "page.md", tmp_path / "all.json"
     written.write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
