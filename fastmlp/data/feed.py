@@ -4,7 +4,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator
 from itertools import count as counting
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 
@@ -25,6 +25,42 @@ class Filled(NamedTuple):
 
     buffer: Buffer
     ends: bool
+
+
+class Buffers(Protocol):
+    """Buffers of rows, one after the other: a `Feed`, or a part of one that many fits share."""
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of the current buffer."""
+        ...
+
+    @property
+    def ends(self) -> bool:
+        """True if an epoch ends with it."""
+        ...
+
+    @property
+    def n_rows(self) -> int | None:
+        """The number of rows of an epoch, if it is known."""
+        ...
+
+    @property
+    def is_whole(self) -> bool:
+        """True if there is one buffer, of all rows."""
+        ...
+
+    def start(self, epoch: int) -> None:
+        """Begin to read ahead, at this epoch."""
+        ...
+
+    def next(self) -> None:
+        """Go on to the next buffer."""
+        ...
+
+    def close(self) -> None:
+        """End the reading."""
+        ...
 
 
 @final

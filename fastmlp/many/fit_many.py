@@ -13,7 +13,10 @@ from numpy.typing import ArrayLike
 
 from fastmlp._process.task_pool import Outcome, Pool, Task, check
 from fastmlp._process.warnings import warn
+from fastmlp.data.reading import Reading
+from fastmlp.data.sources import Source
 from fastmlp.many.gpu import Fit, queues_of
+from fastmlp.many.sources import SharedFeed, is_over_source, jobs_over
 from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
 from fastmlp.model import MLP
 from fastmlp.training import loop
@@ -21,22 +24,27 @@ from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.monitors import Listener, Monitors, monitors_of
-from fastmlp.training.pool import pool_of
+from fastmlp.training.pool import n_threads_of, pool_of
 from fastmlp.training.request import FitRequest
 from fastmlp.training.stopping import EarlyStopping
+from fastmlp.training.stream import by_buffers
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
+from fastmlp.validation.fits import ValidationData
 
 
 @explained
 def fit_many(
     nets: Iterable[MLP],
-    X: ArrayLike,
-    y: ArrayLike,
+    X: ArrayLike | Source,
+    y: ArrayLike | None = None,
     *,
     epochs: int | Sequence[int] = 100,
     batch_size: int | Sequence[int] = 32,
     shuffle: bool = True,
+    target: str | Sequence[str] | None = None,
+    buffer_rows: int | None = None,
+    validation_data: ValidationData | Source | None = None,
     rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
     validation_rows: ArrayLike | Sequence[ArrayLike | None] | None = None,
     validation_split: float | None = None,
@@ -68,12 +76,17 @@ def fit_many(
         once.
     X : (n_rows, n_features) array of real numbers
         Not copied if it is C-contiguous and of the nets' dtype; else once for each dtype. On a GPU
-        it is copied there for each launch, or each net that trains by itself.
+        it is copied there for each launch, or each net that trains by itself. In the place of X
+        and y a source, as for `MLP.fit`: a buffer of it goes to all nets before the next is read.
     y : (n_rows,) or (n_rows, n_outputs) array
         Targets, valid for the losses of all nets.
     epochs, batch_size : int, or a sequence of int, one per net
     shuffle : bool
         Take the rows in a new order each epoch.
+    target, buffer_rows
+        As for `MLP.fit`, of a source.
+    validation_data : (X, y) or (X, y, sample_weight), or a source, optional
+        With a source, the rows to validate all nets on.
     rows : (n,) array of int or bool, or a sequence of one per net, optional
         The rows to train on, as of a fold or a bootstrap sample, without a copy: indices in any
         order, or a mask of shape (n_rows,). None: all rows. A net ends as it would with
@@ -132,6 +145,7 @@ def fit_many(
         scalars.positive_integer(WHO, "n_threads", n_threads)
     if validation_rows is not None and validation_split is not None:
         raise ValueError(f"{WHO}: give validation_rows or validation_split, not both")
+    held_out = (validation_rows, validation_split)
     listeners, monitors = monitors_of(
         WHO,
         callbacks,
@@ -139,11 +153,17 @@ def fit_many(
         keep_best=keep_best,
         metrics=metrics,
         time_limit=time_limit,
-        validated=validation_rows is not None or validation_split is not None,
+        validated=any(given is not None for given in (*held_out, validation_data)),
     )
-    each, held_out = nets_of(nets), (validation_rows, validation_split)
+    each = nets_of(nets)
+    reading, feed = Reading(1, 1, shuffle, buffer_rows, target=target), None
+    parts = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
     try:
-        jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
+        if is_over_source(X, y, validation_data, {**parts, "validation_split": validation_split}):
+            sizes = (epochs, batch_size)
+            jobs, feed = jobs_over(each, (X, y), validation_data, reading, sizes)
+        else:
+            jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
         # The first call of a process imports Numba there: 0.3 s.
         return _interrupted([None] * len(each))
@@ -154,7 +174,13 @@ def fit_many(
     for i, job in enumerate(jobs):
         monitors.check(job.core.engine.network, job.held_out, who(i))
     how = How(shuffle, _one_at_a_time(listeners), monitors)
-    return _train(jobs, how, progress, n_threads)
+    if feed is None or feed.is_whole:
+        return _train(jobs, how, progress, pool_of(n_threads))
+    shared = SharedFeed(feed, len(jobs), n_threads_of(n_threads))
+    try:
+        return _train(jobs, how, progress, Pool(len(jobs)), shared)
+    finally:
+        shared.close()
 
 
 class How(NamedTuple):
@@ -181,16 +207,17 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
     return [partial(locked, callback) for callback in callbacks]
 
 
-def _train(jobs: list[Job], how: How, progress: bool, n_threads: int | None) -> list[History]:
+def _train(
+    jobs: list[Job], how: How, progress: bool, pool: Pool, shared: SharedFeed | None = None
+) -> list[History]:
     """Train all nets; each is locked against another fit meanwhile."""
-    pool = pool_of(n_threads)
     with ExitStack() as stack:
         for i, job in enumerate(jobs):
             stack.enter_context(job.core.state.lock.training(who(i)))
             job.core.state.feature_names = job.names
         n_epochs = sum(job.epochs for job in jobs)
         bar = stack.enter_context(bar_over(n_epochs, len(jobs), WHO, shown=progress))
-        fits = [_fit(job, how, bar) for job in jobs]
+        fits = [_fit(job, how, bar, shared) for job in jobs]
         of_queues = {"shuffle": how.shuffle, "watched": how.watched, "bar": bar}
         outcomes = _outcomes(pool, jobs, fits, of_queues)
     for i, outcome in enumerate(outcomes):
@@ -232,7 +259,7 @@ def _outcomes(
     return [found.get(i) for i in range(len(jobs))]
 
 
-def _fit(job: Job, how: How, bar: Bar | None) -> Fit:
+def _fit(job: Job, how: How, bar: Bar | None, shared: SharedFeed | None) -> Fit:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
@@ -248,7 +275,8 @@ def _fit(job: Job, how: How, bar: Bar | None) -> Fit:
             progress=False if bar is None else bar,
             net=job.net,
         )
-        loop.fit(*job.core, request)
+        over = request if shared is None else by_buffers(request, shared.part(), *job.core)
+        loop.fit(*job.core, over)
         history = request.history
         if bar is not None:
             bar.net_ends(job.epochs - len(history.loss))

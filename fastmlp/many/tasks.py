@@ -71,8 +71,8 @@ def jobs_of(
     """
     n = len(nets)
     validation_rows, validation_split = held_out
-    each_epochs = _integers(epochs, "epochs", n)
-    each_batch_size = _integers(batch_size, "batch_size", n)
+    each_epochs = each_integer(epochs, "epochs", n)
+    each_batch_size = each_integer(batch_size, "batch_size", n)
     shared = Shared(X, y)
     each_weight = _each(sample_weight, "sample_weight", n)
     # X first: a wrong X would else be reported as rows out of range.
@@ -160,7 +160,7 @@ def who(i: int) -> str:
     return f"{WHO}: nets[{i}]"
 
 
-def _integers(given: Any, name: str, n: int) -> list[int]:
+def each_integer(given: Any, name: str, n: int) -> list[int]:
     """Return one integer per net, from one for all or from a sequence."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         return [scalars.positive_integer(WHO, name, given)] * n

@@ -11,7 +11,12 @@ FIT_FLOPS, STEP_FLOPS, OUTPUT_FLOPS, UPDATE_FLOPS = 50_000_000, 50_000, 60, 40
 
 def pool_of(n_threads: int | None) -> Pool:
     """Return a pool of `n_threads` threads; None: as many as this thread may use."""
-    return Pool(share() or protocol.thread_limit() if n_threads is None else int(n_threads))
+    return Pool(n_threads_of(n_threads))
+
+
+def n_threads_of(n_threads: int | None) -> int:
+    """Return the number of threads; None: as many as this thread may use."""
+    return share() or protocol.thread_limit() if n_threads is None else int(n_threads)
 
 
 def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:

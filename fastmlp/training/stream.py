@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.data.arrow import is_table, paths_of
-from fastmlp.data.feed import Feed, feed_of, tabled, whole
+from fastmlp.data.feed import Buffers, Feed, feed_of, tabled, whole
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import is_source
 from fastmlp.network.state import NetState
@@ -68,7 +68,7 @@ def rows_of(
 
 
 def by_buffers(
-    fit: FitRequest[D], feed: Feed, engine: Engine[D, Any], state: NetState
+    fit: FitRequest[D], feed: Buffers, engine: Engine[D, Any], state: NetState
 ) -> Request[D]:
     """Return the request of a fit over all buffers of a feed, which may be one.
 
@@ -94,7 +94,7 @@ class StreamRequest(Generic[D]):
     Parameters
     ----------
     fit : FitRequest, over the first buffer; it has what is done between epochs
-    feed : Feed, of the buffers
+    feed : Buffers
     engine : Engine, of the net
     """
 
@@ -107,7 +107,7 @@ class StreamRequest(Generic[D]):
     _rates: Rates
     _is_first: bool
 
-    def __init__(self, fit: FitRequest[D], feed: Feed, engine: Engine[D, Any]) -> None:
+    def __init__(self, fit: FitRequest[D], feed: Buffers, engine: Engine[D, Any]) -> None:
         self.data, self.batch_size, self.options = fit.data, fit.batch_size, fit.options
         self._fit, self._feed, self._engine = fit, feed, engine
         # Of a stream whose length is not known, `end_window` counts the rows.

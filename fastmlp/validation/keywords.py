@@ -144,7 +144,6 @@ NET = {**_OF_FIT, **_OF_OPTIMIZER, **_LACKING}
 FIT = {**_OF_MLP, **_OF_OPTIMIZER, **_LACKING}
 MANY = {
     **FIT,
-    "validation_data": "use validation_rows, indices of rows of X",
     "class_weight": "use sample_weight=np.array([1.0, 5.0])[y], with one number for each class",
 }
 OPTIMIZER = {

@@ -160,7 +160,6 @@ ADVICE = {
     ("fit_many", "class_weight"): r"use sample_weight=np.array\(\[1.0, 5.0\]\)\[y\]",
     ("MLP.fit", "lr"): "the optimizer has it",
     ("MLP.fit", "random_state"): r"it is an argument of the net: MLP\(layer_sizes, seed=...\)",
-    ("fit_many", "validation_data"): "use validation_rows",
     ("Adam", "weight_decay"): r"use AdamW\(weight_decay=...\)",
     ("Adam", "betas"): "beta_1 and beta_2",
     ("MLP", "clipvalue"): r"optimizer=Adam\(clipvalue=1.0\)",
