@@ -144,12 +144,15 @@ def test_squares_that_float32_cannot_hold_are_summed(clip: Any) -> None:
 
 
 @each_clip
-def test_a_step_of_ones_own_is_clipped_as_in_a_fit(clip: Any) -> None:
+@pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen"])
+def test_a_step_of_ones_own_is_clipped_as_in_a_fit(frozen: bool, clip: Any) -> None:
     X = np.random.default_rng(0).normal(size=(30, 3))
     nets = [
         MLP((3, 5, 2), optimizer=Adam(RATE, **clip), l2=0.5, dtype="float64", seed=0)
         for _ in range(2)
     ]
+    for net in nets:
+        net.trainable[0] = not frozen
     for _ in range(5):
         nets[0].fit(X, X[:, :2], epochs=1, batch_size=30, shuffle=False)
         nets[1].apply_gradient(nets[1].loss_and_gradient(X, X[:, :2])[1])
