@@ -4,6 +4,7 @@ The types are those of what users give for them: names, and functions of their o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -71,8 +72,12 @@ class Network(NamedTuple):
     @property
     def factors(self) -> tuple[Factors, ...]:
         """The factors of the learning rate of each layer; 0 for what is frozen."""
-        n = self.layout.n_layers
-        pairs = zip(
-            self.layer_rates or (Factors(),) * n, self.trainable or (True,) * n, strict=True
-        )
-        return tuple(its if trains else Factors(0.0, 0.0) for its, trains in pairs)
+        return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
+
+
+@lru_cache(maxsize=256)
+def _factors(
+    layer_rates: tuple[Factors, ...], trainable: tuple[bool, ...], n: int
+) -> tuple[Factors, ...]:
+    pairs = zip(layer_rates or (Factors(),) * n, trainable or (True,) * n, strict=True)
+    return tuple(its if trains else Factors(0.0, 0.0) for its, trains in pairs)

@@ -6,6 +6,7 @@ groups: a decoupled weight decay, which is a multiple of the rate, scales with i
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 # The number of the group of parameters that are not trained.
@@ -61,8 +62,11 @@ class ParameterGroups(NamedTuple):
     def places(self, width: int) -> tuple[tuple[int, int], ...]:
         """Return where the coefficients of each layer's weights and biases begin in a step's row,
         or FROZEN, for groups of `width` each."""
-        pairs = zip(self.weights, self.biases, strict=True)
-        return tuple((max(w * width, FROZEN), max(b * width, FROZEN)) for w, b in pairs)
+
+        def place(group: int) -> int:
+            return FROZEN if group == FROZEN else group * width
+
+        return tuple((place(w), place(b)) for w, b in zip(self.weights, self.biases, strict=True))
 
 
 def groups_of(optimizer: Any, factors: Sequence[Factors]) -> ParameterGroups:
@@ -75,6 +79,12 @@ def groups_of(optimizer: Any, factors: Sequence[Factors]) -> ParameterGroups:
     (-1, 0)
     """
     same = getattr(optimizer, "decay_biases", True) or optimizer.weight_decay == 0
+    return _groups(tuple(factors), same)
+
+
+@lru_cache(maxsize=256)
+def _groups(factors: tuple[Factors, ...], same: bool) -> ParameterGroups:
+    """Return the groups; `same`: biases decay as weights do."""
     found: dict[Group, int] = {}
 
     def number_of(factor: float, decays: bool) -> int:

@@ -76,7 +76,8 @@ class Trainer:
     ) -> None:
         network = engine.network
         groups = groups_of(optimizer, network.factors)
-        part = n_coefficients_of(optimizer) * network.dtype.itemsize
+        # A fit of 0.2 ms takes 0.014 for the coefficients of a step.
+        n = n_coefficients_of(optimizer) if len(groups.groups) > 1 else 0
         check_rows(network, data)
         drawing = rule_blocks.drawing(network)
         self._n_drawn = network.dropout.n_numbers if network.dropout else 0
@@ -87,7 +88,7 @@ class Trainer:
             penalised=rule_blocks.penalised_optimizer(network, optimizer),
             n_moments=N_MOMENTS.get(optimizer.rule, 2),
             penalties=rule_blocks.penalties(network),
-            coefficients=groups.places(part),
+            coefficients=groups.places(n * network.dtype.itemsize),
             lowest=groups.lowest,
             **drawing,
         )
