@@ -38,7 +38,8 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
     Attributes
     ----------
     loss : list of float
-        Each epoch's mean objective, penalties included, taken batch by batch while training.
+        Each epoch's mean objective, penalties included, taken batch by batch while training: with
+        dropout and noise, if the net has them.
     validation_loss : list of float
         Each epoch's mean loss on the validation data, without penalties, after its last step;
         empty without validation data.
