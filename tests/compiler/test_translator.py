@@ -45,6 +45,22 @@ def results(function: Callable[..., None], *arguments: int, n: int = 8) -> list[
     return out.tolist()
 
 
+def test_words_without_sign_are_mixed_as_in_python() -> None:
+    factor, low, half = np.uint64(0xD2511F53), np.uint64(0xFFFFFFFF), np.uint64(32)
+
+    def mix(out: int, bits: int) -> None:
+        values, pieces = row(out, 4, np.float64), row(bits, 4, np.uint16)
+        for i in range(4):
+            product = (np.uint64(pieces[i]) & low) * factor
+            values[i] = np.float64((product >> half) ^ np.uint64(i) ^ (product & low))
+            if pieces[i] >= np.uint16(40000):
+                values[i] += 0.5
+
+    numbers = np.array([3, 39999, 40000, 65535], np.uint16)
+    found = results(mix, numbers.ctypes.data)
+    assert [value % 1 for value in found[:4]] == [0, 0, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("b", [3, -3, 1, -1, 2**40])
 @pytest.mark.parametrize("a", [7, -7, 6, 0, 1, -1, -(2**40)])
 def test_integers_are_divided_as_in_python(a: int, b: int) -> None:

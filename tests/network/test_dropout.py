@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, Cosine, Warmup
+from fastmlp import MLP, Cosine, FileError, Warmup
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.state import NetState
+from fastmlp.rules.dropout import Dropout
 from fastmlp.rules.optimizers import Adam, Schedule
+from fastmlp.serialization import safetensors_file
 
 SIZES = (3, 5, 4, 1)
 RATE = r"must be a number in \[0, 1\), one for each hidden layer, or a schedule such as Cosine"
@@ -106,6 +108,35 @@ def test_copies_pickles_and_files_keep_rates_and_key(tmp_path: Path) -> None:
     bare = MLP.load(tmp_path / "some")
     assert bare._network.dropout == net._network.dropout
     assert bare._state.key is None
+
+
+def falling(steps: Any, total: int) -> Any:
+    return 0.5 * (1 - steps / total)
+
+
+def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
+    MLP(SIZES, dropout=falling, seed=1).save(tmp_path / "net")
+    loaded = MLP.load(tmp_path / "net", rules={"falling": falling})
+    assert loaded._network.dropout == Dropout((falling, falling))
+    with pytest.raises(FileError, match="the schedule 'falling' is a rule of somebody's own"):
+        MLP.load(tmp_path / "net")
+    with pytest.raises(ValueError, match="the rule '<lambda>' has no name"):
+        MLP(SIZES, input_noise=lambda steps, total: 0.1 + 0 * steps).save(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dropout", 2.0), ("dropout", [0.1]), ("input_noise", -1), ("input_dropout", {"name": "x"})],
+)
+def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
+    MLP(SIZES, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)
+    content = safetensors_file.read(tmp_path / "net")
+    changes: list[dict[str, Any]] = [{name: value}, {"key": [1, 2**32]}, {"key": 5}]
+    for change in changes:
+        wrong = content._replace(header={**content.header, **change})
+        safetensors_file.write(tmp_path / "wrong", wrong)
+        with pytest.raises(FileError):
+            MLP.load(tmp_path / "wrong")
 
 
 def test_the_summary_shows_what_is_in_use() -> None:
