@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fastmlp
 from benchmarks import page, recipe, report
 from benchmarks.peers import PEERS, WITH_RECIPE, load, missing
 from benchmarks.race import Effort
@@ -16,7 +15,6 @@ from benchmarks.workloads import BY_NAME, RECIPES, Recipe, Workload
 
 __all__ = ["results"]
 
-has_all = pytest.mark.skipif(not hasattr(fastmlp, "EMA"), reason="this fastmlp has no averages")
 # Three epochs of 16 steps: of eight in a call there are two.
 NET = Workload((20, 64, 32, 6), 16, 256, "relu", "cross_entropy")
 PARAMETERS = [(name, i) for name in WITH_RECIPE if name != "fastmlp" for i in range(5)]
@@ -31,7 +29,6 @@ def run_of(name: str, workload: Workload, variant: int) -> Any:
     return module.make(workload, module.VARIANTS[variant])
 
 
-@has_all
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("name", "variant"), PARAMETERS)
@@ -48,7 +45,6 @@ def test_without_dropout_all_end_in_the_same_place(name: str, variant: int, dtyp
     assert error < (3e-4 if dtype == "float32" else 1e-8)
 
 
-@has_all
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "variant"), PARAMETERS)
 def test_with_dropout_all_reach_the_same_loss(name: str, variant: int) -> None:
@@ -117,7 +113,6 @@ class Ours(Worker):
         return answer
 
 
-@has_all
 def test_prices_of_little() -> None:
     """Every feature is one that fastmlp has."""
     effort = Effort(2, 0, quick=True)

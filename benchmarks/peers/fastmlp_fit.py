@@ -1,13 +1,12 @@
 """fastmlp: `fit`."""
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from benchmarks.workloads import Array, Workload, flat
-from fastmlp import MLP, SGD, Adam, AdamW, Cosine
+from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine
 
 VARIANTS = ("fit",)
 
@@ -29,9 +28,8 @@ def optimizer_of(workload: Workload) -> Any:
     if rule.kind == "adamw":
         return AdamW(rule.rate, weight_decay=rule.weight_decay)
     if recipe:
-        new: Any = import_module("fastmlp")
-        averaged = new.EMA(recipe.average)
-        return new.Adam(Cosine(rule.rate), average=averaged, global_clipnorm=recipe.norm)
+        averaged = EMA(recipe.average)
+        return Adam(Cosine(rule.rate), average=averaged, global_clipnorm=recipe.norm)
     return Adam(rule.rate)
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from benchmarks.peers.fastmlp_fit import FastmlpFit
 from benchmarks.recipe import BY_PRICE, VALIDATED
 from benchmarks.workloads import BY_NAME, CE, Array, Workload
+from fastmlp import EMA, Adam
 
 Clock = Callable[[], float]
 TURN_SECONDS = 0.3
@@ -17,17 +17,17 @@ TURN_SECONDS = 0.3
 
 def settings(feature: str, workload: Workload) -> dict[str, Any]:
     """Return what the feature changes of a net's settings."""
-    rate, new = workload.rule.rate, import_module("fastmlp")
-    changes: dict[str, Callable[[], dict[str, Any]]] = {
-        "EMA": lambda: {"optimizer": new.Adam(rate, average=new.EMA(0.99))},
-        "dropout": lambda: {"dropout": 0.2},
-        "clipvalue": lambda: {"optimizer": new.Adam(rate, clipvalue=0.01)},
-        "global_clipnorm": lambda: {"optimizer": new.Adam(rate, global_clipnorm=1.0)},
-        "label_smoothing": lambda: {"label_smoothing": 0.1},
-        "focal": lambda: {"loss": "focal"},
-        VALIDATED: dict,
+    rate = workload.rule.rate
+    changes: dict[str, dict[str, Any]] = {
+        "EMA": {"optimizer": Adam(rate, average=EMA(0.99))},
+        "dropout": {"dropout": 0.2},
+        "clipvalue": {"optimizer": Adam(rate, clipvalue=0.01)},
+        "global_clipnorm": {"optimizer": Adam(rate, global_clipnorm=1.0)},
+        "label_smoothing": {"label_smoothing": 0.1},
+        "focal": {"loss": "focal"},
+        VALIDATED: {},
     }
-    return changes[feature]()
+    return changes[feature]
 
 
 def mean_error(targets: Array, predictions: Array) -> float:
