@@ -14,6 +14,8 @@ from fastmlp.data.feed import Buffers, Feed, feed_of, tabled, whole
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import is_source
 from fastmlp.network.state import NetState
+from fastmlp.rules.averages import SWA
+from fastmlp.rules.optimizers import average_of
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import Status
 from fastmlp.training.loop import Rates, Request
@@ -84,6 +86,12 @@ def by_buffers(
         drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
         for rate in (state.optimizer.learning_rate, *drops):
             _check_schedule(rate)
+        average = average_of(state.optimizer)
+        if isinstance(average, SWA):
+            raise ValueError(
+                f"MLP.fit: {average!r} needs the number of steps, and how long the stream is is "
+                "known after its first pass: give steps_per_epoch= of fit, or use EMA"
+            )
     return StreamRequest(fit, feed, engine)
 
 

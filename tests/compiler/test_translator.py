@@ -22,7 +22,7 @@ from fastmlp.compiler.jit import INLINED
 from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.source import definition_of
-from fastmlp.rules import activations, elementary, links
+from fastmlp.rules import activations, elementary, links, updates
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.rules.updates import N_MOMENTS
 
@@ -418,6 +418,12 @@ def own_blocks() -> dict[str, Callable[[Any], Any]]:
         table[f"optimizer {name}"] = lambda scalar, its=(rule, n, state): elementwise.update_loop(
             scalar, *its
         )
+    table["optimizer averaged"] = lambda scalar: elementwise.update_loop(
+        scalar, updates.adam, 4, 2, averaged=True
+    )
+    table["penalised averaged"] = lambda scalar: elementwise.penalised_update_loop(
+        scalar, updates.adam, 4, "l2", averaged=True
+    )
     return table
 
 
@@ -456,7 +462,10 @@ def rules_with_arguments() -> dict[str, Any]:
         n = optimizer().coefficients(1, np.ones(1)).shape[1]
         rule = optimizer().rule
         moments = (n, N_MOMENTS.get(rule, 2))
-        table[f"optimizer {name}"] = rule, elementwise.update_loop, moments, "rrruu", (N_NUMBERS,)
+        table[f"optimizer {name}"] = rule, elementwise.update_loop, moments, "rrruru", (N_NUMBERS,)
+    table["optimizer averaged"] = (
+        updates.adam, elementwise.update_loop, (4, 2, "clipvalue", True), "rrruru", (N_NUMBERS,)
+    )  # fmt: skip
     return table
 
 

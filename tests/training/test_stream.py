@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import MLP, SGD, Adam, Blocks, Cosine, EarlyStopping, Report, Status
+from fastmlp import EMA, MLP, SGD, SWA, Adam, Blocks, Cosine, EarlyStopping, Report, Status
 
 rng = np.random.default_rng(0)
 N = 1000
@@ -134,11 +134,12 @@ def test_early_stopping_and_callbacks_look_at_epochs() -> None:
     assert no_thread_is_left()
 
 
-def test_a_divergence_goes_back_to_the_start_of_its_epoch() -> None:
+@pytest.mark.parametrize("average", [None, EMA(0.9)], ids=repr)
+def test_a_divergence_goes_back_to_the_start_of_its_epoch(average: Any) -> None:
     def huge(source: Source, i: int, content: Any) -> Any:
         return (content[0], content[1] * 1e30) if source.n_read > 14 else content
 
-    nets = [regression() for _ in range(2)]
+    nets = [regression(optimizer=Adam(0.01, average=average)) for _ in range(2)]
     how: dict[str, Any] = {"batch_size": 10, "buffer_rows": 200}
     nets[0].fit(Source([100] * 10), epochs=1, **how)
     with pytest.warns(RuntimeWarning, match="fit diverged in epoch 1 .*before that epoch"):
@@ -285,6 +286,9 @@ def test_schedules_need_the_number_of_steps() -> None:
         net.fit(stream, **how)
     net.optimizer = Adam(Cosine(0.01, n_steps=126))
     assert net.fit(stream, **how).learning_rate[-1] < 1e-5
+    net.optimizer = Adam(average=SWA(0.5))
+    with pytest.raises(ValueError, match=r"SWA\(start=0.5\) needs .*: give steps_per_epoch="):
+        net.fit(stream, **how)
 
 
 def test_rows_that_are_sorted_are_noticed() -> None:

@@ -322,10 +322,12 @@ class Session:
         flat, workspace = address(parameters), self.workspace
         if workspace.sparse and not workspace.train:
             self.net["unpacked"] = flat
-        trained = None if self.moments is None else self.moments.trained
-        if trained is None:
+        moments = self.moments
+        trained = None if moments is None else moments.trained
+        if moments is None or trained is None:
             self.blocks["pack"](self._address, flat, self._packed)
         else:
+            moments.begin(parameters, moments.lag)
             workspace.parameters[:] = trained[: len(workspace.parameters)]
         if workspace.train:
             self.blocks["transposes"](self._address)

@@ -64,6 +64,8 @@ class Moments:
         They are `parameters` of the host, without an average; None: they are there already.
         """
         n = self.network.layout.n_parameters
+        if self.n_slots > N_SLOTS and parameters is not None:
+            self.begin(parameters, self._lag)
         session.put(M, self.state[: N_SLOTS * n], net)
         if self.n_slots > N_SLOTS:
             session.put(PARAMETERS, self._slot(2), net)

@@ -80,12 +80,14 @@ class Moments:
     n_slots : int
         2: m and v. 4: also the parameters that are trained, and those that the net shows, which are
         the optimizer's average.
+    lag : float, of a rule that averages by itself
     sparse : bool, True if they belong to a training on sparse rows
     spacing : Spacing, of the panels
     """
 
     network: Network
     n_slots: int
+    lag: float
     sparse: bool
     spacing: Spacing
 
@@ -99,7 +101,7 @@ class Moments:
     ) -> None:
         self.network, self.sparse, self.spacing = network, sparse, CLOSE
         self.n_slots = n_slots if flat is None else len(flat)
-        self._lag = 0.0
+        self.lag = 0.0
         self._packed = None if flat is None else self._pack(flat)
 
     @property
@@ -125,11 +127,11 @@ class Moments:
         """
         if self.n_slots == N_SLOTS:
             return None
-        return self._arrays()[0 if self._lag else 3]
+        return self._arrays()[0 if self.lag else 3]
 
     def begin(self, parameters: Array, lag: float) -> bool:
         """Prepare to train with an average; see `PackedSlots`."""
-        self._lag, panels = lag, self._panels()
+        self.lag, panels = lag, self._panels()
         m, _, trained, shown = self._arrays()
         if panels.flat(shown).tobytes() == parameters.tobytes():
             return False
@@ -145,9 +147,9 @@ class Moments:
         m, _, kept, shown = self._arrays()
         n = len(trained)
         kept[:n] = trained
-        if self._lag:
+        if self.lag:
             with np.errstate(all="ignore"):
-                shown[:n] = trained - self._lag * m[:n]
+                shown[:n] = trained - self.lag * m[:n]
         return shown
 
     def arrange(self, spacing: Spacing) -> None:
