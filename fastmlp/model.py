@@ -115,7 +115,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     Attributes
     ----------
     parameters : (n_parameters,) array
-        All weights, then all biases, in one vector. Writing to it changes the net.
+        All weights, then all biases, in one vector. Writing to it changes the net. With an
+        optimizer that averages they are the average; see `average` there.
     weights, biases : lists of arrays
         Views into `parameters`, shape (n_in, n_out) and (n_out,) each. Writing to one, or setting
         it, changes the net.

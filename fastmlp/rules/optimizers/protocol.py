@@ -57,7 +57,8 @@ class Settings:
         to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
     average : EMA or SWA, optional
         The net's parameters are this average of those after each step, for whatever looks at the
-        net, while and after it trains. A further fit goes on from the last step's.
+        net, while and after it trains. A further fit goes on from the last step's; parameters that
+        were written by hand are trained, and averaged anew.
     use_ema, ema_momentum : bool and float
         Keras' words: ``use_ema=True, ema_momentum=0.99`` is ``average=EMA(0.99)``.
     """
