@@ -163,6 +163,42 @@ def test_a_step_taken_apart_is_a_step_of_fit(optimizer: Any) -> None:
     assert bits(apart) == bits(whole)
 
 
+@each_endless
+def test_layers_with_rates_of_their_own_and_frozen_ones_are_averaged_too(optimizer: Any) -> None:
+    def rated() -> MLP:
+        net = make(optimizer, layer_rates=[0.5, {"weights": 1.0, "biases": 2.0}], l2=0.1)
+        net.fit(X, Y, epochs=1, batch_size=51)
+        net.trainable = [False, True]
+        return net
+
+    whole, apart = rated(), rated()
+    frozen, before = whole.weights[0].tobytes(), whole.weights[1].tobytes()
+    whole.fit(X, Y, epochs=3, batch_size=51)
+    for _ in range(3):
+        apart.apply_gradient(apart.loss_and_gradient(X, Y)[1])
+    assert bits(apart) == bits(whole)
+    assert whole.weights[0].tobytes() == frozen
+    assert whole.weights[1].tobytes() != before
+
+
+@each_kind
+def test_dropout_clipping_by_norm_and_averages_are_cut_anywhere(
+    optimizer: Any, tmp_path: Path
+) -> None:
+    def fail(report: Any) -> None:
+        if report.epoch == 3:
+            raise LookupError
+
+    clipped = replace(optimizer, clipvalue=None, global_clipnorm=0.5)
+    whole, broken, resumed = (make(clipped, dropout=0.3, input_noise=0.1) for _ in range(3))
+    options: Any = {"validation_data": (X, Y), "keep_best": True}
+    fit(whole, **options)
+    with pytest.raises(LookupError):
+        fit(broken, checkpoint=tmp_path / "c", callbacks=fail, **options)
+    fit(resumed, checkpoint=tmp_path / "c", resume=True, **options)
+    assert bits(resumed) == bits(whole)
+
+
 @each_kind
 def test_neither_threads_nor_company_change_a_bit(
     optimizer: Any, monkeypatch: pytest.MonkeyPatch
