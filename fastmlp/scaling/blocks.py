@@ -1,49 +1,36 @@
-"""Blocks of rows from what a user gives: an array, a frame, a stream, or blocks in storage."""
+"""Blocks of X: of a source, as `fit` takes it, or rows in memory as one block."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from fastmlp.data.sources import Piece, is_source, opened
 
-def blocks_of(given: Any, who: str) -> Iterator[Any]:
+
+def blocks_of(given: Any, who: str) -> Iterator[Piece]:
     """Yield X of each block of rows.
 
     Parameters
     ----------
     given : one of
-        - an array, a list of rows, or a frame: one block
-        - an object with `block_sizes` and ``read(i)``, which returns (X, ...) or X
-        - a function of no arguments, or an iterable, that gives (X, ...) or X for each block
-
-    Raises
-    ------
-    TypeError
-        If it is none of them.
+        - a source, of blocks of (X, ...) or of X
+        - a list of such blocks
+        - rows in memory: an array, a list of rows, a frame
     """
-    if hasattr(given, "block_sizes") and hasattr(given, "read"):
-        blocks: Iterable[Any] = (given.read(i) for i in range(len(given.block_sizes)))
-    elif callable(given):
-        blocks = given()
-    elif _is_stream(given):
-        blocks = given
+    if is_source(given):
+        pieces = opened(given, who).blocks(0, mixed=False)
+    elif isinstance(given, list | tuple) and _is_block(given[0] if given else None):
+        pieces = (Piece(f"block {i}", None, block) for i, block in enumerate(given))
     else:
-        blocks = [given]
-    if not isinstance(blocks, Iterable):
-        raise TypeError(f"{who}: the function must return an iterator, got {blocks!r}")
-    for block in blocks:
-        yield block[0] if isinstance(block, tuple) else block
+        yield Piece("", None, given)
+        return
+    for piece in pieces:
+        content = piece.content
+        yield piece._replace(content=content[0] if isinstance(content, tuple) else content)
 
 
-def _is_stream(given: Any) -> bool:
-    """Return True for an iterable of blocks; rows, as a list of lists, are no blocks."""
-    if hasattr(given, "__next__"):
-        return True
-    arrays = ("__array__", "__arrow_c_stream__", "__cuda_array_interface__", "toarray")
-    if not isinstance(given, Iterable) or any(hasattr(given, name) for name in arrays):
-        return False
-    if not isinstance(given, list | tuple):
-        return True
-    first: Any = given[0] if given else None
-    first = first[0] if isinstance(first, tuple) and first else first
+def _is_block(given: Any) -> bool:
+    """Return True for a block of rows, False for one row."""
+    first = given[0] if isinstance(given, tuple) and given else given
     return not isinstance(first, list | tuple) and np.ndim(first) == 2

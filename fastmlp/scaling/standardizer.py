@@ -94,9 +94,9 @@ class Standardizer:
         Parameters
         ----------
         X : (n_rows, n_features) array of real numbers, frame, or source
-            A source is an iterable of blocks, a function of no arguments that returns an iterator
-            of them, or an object with `block_sizes` and ``read(i)``. A block is X, or a tuple of
-            which X is the first, as ``(X, y)``; blocks without rows are left out.
+            A source is `Blocks`, or what else has `block_sizes` and ``read(i)``, a function without
+            arguments that begins a stream of blocks, or an iterable of them. A block is X, or a
+            tuple of which X is the first, as ``(X, y)``; blocks without rows are left out.
 
         Returns
         -------
@@ -119,9 +119,9 @@ class Standardizer:
         """
         who = "Standardizer.fit"
         self._clear()
-        for i, block in enumerate(blocks_of(X, who)):
-            if not _is_empty(block):
-                self._learn(block, who if block is X else f"{who}: block {i}")
+        for piece in blocks_of(X, who):
+            if not _is_empty(piece.content):
+                self._learn(piece.content, f"{who}: {piece.name}" if piece.name else who)
         if not self.n_rows:
             raise ValueError(f"{who}: there are no rows")
         return self
