@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastmlp.data.columns import Columns, Wanted, columns_of
+from fastmlp.data.columns import Columns, Named, Wanted, columns_of
 from fastmlp.data.sources import Block
 
 # Rows of a block of a table.
@@ -57,7 +57,7 @@ def _naming(path: str) -> Iterator[None]:
         raise
 
 
-class ParquetBlocks:
+class ParquetBlocks(Named):
     """Row groups of Parquet files, or pieces of them, as blocks.
 
     Attributes
@@ -103,7 +103,7 @@ class ParquetBlocks:
         return columns.block(batch, f"row group {group} of {path}")
 
 
-class ArrowFileBlocks:
+class ArrowFileBlocks(Named):
     """Record batches of Arrow files, or pieces of them, as blocks.
 
     Attributes
@@ -148,7 +148,7 @@ class ArrowFileBlocks:
             return columns.block(batch, f"batch {k} of {path}")
 
 
-class TableBlocks:
+class TableBlocks(Named):
     """Slices of a table in memory as blocks.
 
     Attributes
@@ -162,6 +162,7 @@ class TableBlocks:
 
     def read(self, i: int) -> Block:
         """Return the rows of block i."""
+        assert self._columns is not None
         return self._columns.block(*self._batches[i])
 
 
@@ -180,11 +181,32 @@ def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks
     return TableBlocks(batches, columns)
 
 
-def stream_of(given: Any, wanted: Wanted, who: str) -> Callable[[], Iterator[Block]]:
-    """Return the function that begins a pass over what Arrow reads as a stream of batches."""
+class Passes(Named):
+    """Begins passes over batches.
+
+    Parameters
+    ----------
+    batches : callable
+        Yields record batches, what errors call each, and the columns.
+    columns : Columns, or None if they are known once the first batch has been read
+    """
+
+    def __init__(
+        self, batches: Callable[[], Iterator[tuple[Any, str, Columns]]], columns: Columns | None
+    ) -> None:
+        self._batches, self._columns = batches, columns
+
+    def __call__(self) -> Iterator[Block]:
+        for batch, where, columns in self._batches():
+            self._columns = self._columns or columns
+            yield columns.block(batch, where)
+
+
+def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
+    """Return what begins a pass over what Arrow reads as a stream of batches."""
     arrow = imported(who)
 
-    def begin() -> Iterator[Block]:
+    def begin() -> Iterator[tuple[Any, str, Columns]]:
         if hasattr(given, "scanner"):
             reader = given.scanner(batch_size=BLOCK_ROWS, use_threads=False).to_reader()
         elif hasattr(given, "to_reader"):
@@ -196,40 +218,48 @@ def stream_of(given: Any, wanted: Wanted, who: str) -> Callable[[], Iterator[Blo
         try:
             for k, batch in enumerate(reader):
                 for first in range(0, batch.num_rows, BLOCK_ROWS):
-                    yield columns.block(batch.slice(first, BLOCK_ROWS), f"batch {k}")
+                    yield batch.slice(first, BLOCK_ROWS), f"batch {k}", columns
         finally:
             reader.close()
 
-    return begin
+    # Without a schema, as of a relation, names are known once the first batch has been read.
+    schema = getattr(given, "schema", None)
+    known = isinstance(getattr(schema, "names", None), list)
+    return Passes(begin, columns_of(schema, wanted, who) if known else None)
 
 
-def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Callable[[], Iterator[Block]]:
-    """Return the function that begins a pass over files of comma-separated values."""
+def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
+    """Return what begins a pass over files of comma-separated values."""
     imported(who)
     import pyarrow.csv
 
-    def begin() -> Iterator[Block]:
-        found = wanted
+    with _naming(paths[0]), pyarrow.csv.open_csv(paths[0]) as reader:
+        first = columns_of(reader.schema, wanted, f"{who}: {paths[0]}")
+
+    def begin() -> Iterator[tuple[Any, str, Columns]]:
+        found = first.wanted
         for path in paths:
             options = pyarrow.csv.ReadOptions(use_threads=False)
             with pyarrow.csv.open_csv(path, read_options=options) as reader:
                 columns = columns_of(reader.schema, found, f"{who}: {path}")
                 found = columns.wanted
                 for k, batch in enumerate(reader):
-                    yield columns.block(batch, f"batch {k} of {path}")
+                    yield batch, f"batch {k} of {path}", columns
 
-    return begin
+    return Passes(begin, first)
 
 
-def source_of(given: Any, target: Any, who: str) -> Any:
+def source_of(given: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
     """Return the source of files or tables, by the name of the target's column or columns.
+
+    Without `features` all other columns are those of X.
 
     Raises
     ------
     TypeError, ValueError
         If they are neither, or of an unknown kind, or have no such columns.
     """
-    wanted = Wanted(target)
+    wanted = Wanted(target, features)
     paths = paths_of(given)
     if paths is not None:
         return _of_paths(paths, wanted, who)

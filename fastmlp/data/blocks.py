@@ -33,6 +33,8 @@ class Blocks:
         The number of rows of each block.
     seed : int
         Decides, with the number of the epoch in its fit, the order of the blocks.
+    feature_names : tuple of str, or None
+        The names of the columns of X, which a net keeps that is trained on them.
 
     Examples
     --------
@@ -48,6 +50,7 @@ class Blocks:
 
     block_sizes: tuple[int, ...]
     seed: int
+    feature_names: tuple[str, ...] | None = None
 
     def __init__(self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0):
         self.block_sizes, self.seed, self._read = block_sizes, seed, read
@@ -179,7 +182,9 @@ class Blocks:
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
         blocks = arrow.ParquetBlocks(found, Wanted(target, features, weight), rows, who)
-        return cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
+        made = cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
+        made.feature_names = blocks.feature_names
+        return made
 
     @classmethod
     @explained
@@ -222,7 +227,9 @@ class Blocks:
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
         blocks = arrow.table_blocks(table, Wanted(target, features, weight), rows, who)
-        return cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
+        made = cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
+        made.feature_names = blocks.feature_names
+        return made
 
     @classmethod
     def _of(

@@ -55,6 +55,17 @@ class Columns(NamedTuple):
         return X, y, _matrix(batch, [self.weight], where)[:, 0]
 
 
+class Named:
+    """Blocks of columns that are known by their names."""
+
+    _columns: Columns | None
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        """The names of the columns of X."""
+        return None if self._columns is None else self._columns.features
+
+
 class Wanted(NamedTuple):
     """Names of columns as they are given; without `features` all but the others are features."""
 

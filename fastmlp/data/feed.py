@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import count as counting
 from typing import Any, NamedTuple, Protocol, final
 
@@ -269,8 +269,10 @@ def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:
             raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")
 
 
-def tabled(X: Any, y: Any, target: Any, who: str) -> Any:
+def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
     """Return the source of files and tables, by their target; all else as it is.
+
+    `features` are the names of the columns of X, None for all that are not the target.
 
     Raises
     ------
@@ -288,7 +290,7 @@ def tabled(X: Any, y: Any, target: Any, who: str) -> Any:
         return X
     if y is not None:
         raise TypeError(f"{who}: give y, or target={target!r}, a column of X, not both")
-    return source_of(X, target, who)
+    return source_of(X, target, who, features)
 
 
 def whole(source: Any, network: Network, who: str) -> Rows:

@@ -13,6 +13,7 @@ from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled, whole
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import is_source
+from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
 from fastmlp.rules.optimizers import average_of
@@ -20,6 +21,7 @@ from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import Status
 from fastmlp.training.loop import Rates, Request
 from fastmlp.training.request import FitRequest
+from fastmlp.validation.suggestions import listed
 
 D = TypeVar("D", bound=Data)
 
@@ -52,21 +54,38 @@ def rows_of(
     """
     network, where, held_out = engine.network, f"{who}: validation_data", None
     given = validation_data
+    # The columns of a table are read by the names that are known so far.
+    X = tabled(*rows[:2], reading.target, who, names)
     if is_table(given) or paths_of(given) is not None:
-        given = tabled(given, None, reading.target, where)
+        its = names or getattr(X, "feature_names", None)
+        given = tabled(given, None, reading.target, where, its)
     # First: a database has one open result at a time.
     if is_source(given):
         held_out = engine.trusted(*whole(given, network, where))
-    feed = feed_of(*rows, network, reading, who)
+    feed = feed_of(X, *rows[1:], network, reading._replace(target=None), who)
     if feed is None:
-        X, names = validation.named(rows[0], names, who)
+        X, names = validation.named(X, names, who)
         data = engine.data(X, rows[1], rows[2], who)
     else:
-        data = engine.trusted(*feed.rows)
+        data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
+        if is_source(given):
+            _names_of(given, names, network, where)
     if held_out is None and given is not None:
         X, y, sample_weight = validation.validation_pair(given, who)
         held_out = engine.data(validation.named(X, names, where)[0], y, sample_weight, where)
     return Given(feed, data, held_out, names)
+
+
+def _names_of(source: Any, names: validation.Names, network: Network, who: str) -> validation.Names:
+    """Return the names of a source's columns, which must be those that are known, if any are."""
+    given = getattr(source, "feature_names", None)
+    its = validation.names_given(given, network.layout.sizes[0], f"{who}: feature_names")
+    if its is not None and names is not None and its != names:
+        raise ValueError(
+            f"{who}: the source has the columns {listed([*its])}, but the net's feature_names are "
+            f"{listed([*names])}: read those, in this order, as by features= of Blocks"
+        )
+    return names if its is None else its
 
 
 def by_buffers(
