@@ -12,8 +12,10 @@ from fastmlp.data.reading import Reading
 from fastmlp.data.rows import Rows
 from fastmlp.data.sources import has_blocks, is_source
 from fastmlp.many.tasks import WHO, Job, each_integer, who
-from fastmlp.model import MLP, core_of
+from fastmlp.model import MLP, Core, core_of
 from fastmlp.training.stream import rows_of
+from fastmlp.validation import Names
+from fastmlp.validation.suggestions import listed
 
 # Seconds that a wait lasts at a time.
 LOOK_SECONDS = 0.1
@@ -82,14 +84,30 @@ def jobs_over(
             )
     # Whole batches of each net.
     reading = reading._replace(epochs=max(epochs), batch_size=math.lcm(*batches))
-    feed, data, held_out = rows_of(cores[0].engine, (*rows, None), validation_data, reading, WHO)
+    named = (validation_data, _names_of(cores))
+    found = rows_of(cores[0].engine, (*rows, None), *named, reading, WHO)
+    feed, data, held_out, names = found
     assert feed is not None
     each = zip(nets, cores, epochs, batches, strict=True)
     jobs = [
-        Job(net, core, data, held_out, n_epochs, min(size, data.n_rows))
+        Job(net, core, data, held_out, n_epochs, min(size, data.n_rows), names)
         for net, core, n_epochs, size in each
     ]
     return jobs, feed
+
+
+def _names_of(cores: Sequence[Core]) -> Names:
+    """Return the names of columns that nets know, which must be the same in all that know some."""
+    first: Names = None
+    for i, core in enumerate(cores):
+        its = core.state.feature_names
+        if its is not None and first is not None and its != first:
+            raise ValueError(
+                f"{who(i)} has the feature_names {listed([*its])}, and nets before it have "
+                f"{listed([*first])}: with a source make a call for each kind"
+            )
+        first = first or its
+    return first
 
 
 class SharedFeed:

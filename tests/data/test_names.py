@@ -13,7 +13,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from fastmlp import MLP, Blocks
+from fastmlp import MLP, Blocks, fit_many
 
 rng = np.random.default_rng(0)
 TABLE = pa.table({name: rng.standard_normal(300) for name in "abcy"})
@@ -66,6 +66,21 @@ def test_blocks_have_names(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"^MLP.fit: validation_data: {words}"):
             net.fit(blocks, epochs=1, validation_data=Blocks.from_arrow(OTHER, target="y"))
     assert Blocks.from_arrays(X, Y).feature_names is None
+
+
+def test_many_nets_over_one_table() -> None:
+    nets = [MLP((3, 2, 1), seed=i) for i in range(2)]
+    nets[1].feature_names = ["c", "a", "b"]
+    fit_many(nets, TABLE, target="y", epochs=1)
+    for i, net in enumerate(nets):
+        alone = MLP((3, 2, 1), seed=i)
+        alone.fit(X[:, [2, 0, 1]], Y, epochs=1)
+        assert net.feature_names == ("c", "a", "b")
+        assert net.parameters.tobytes() == alone.parameters.tobytes()
+    nets[0].feature_names = ["a", "b", "c"]
+    words = r"nets\[1\] has the feature_names c, a, b, and nets before it have a, b, c"
+    with pytest.raises(ValueError, match=words):
+        fit_many(nets, TABLE, target="y", epochs=1)
 
 
 def test_a_net_with_names_reads_those_columns() -> None:
