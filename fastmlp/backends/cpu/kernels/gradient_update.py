@@ -70,13 +70,6 @@ def _has_few_outputs(net: Net, tile: Tile, layer: Layer) -> bool:
     return layer.is_transposed != 0 and tile.layer == net.n_layers - 1
 
 
-@njit
-def in_one(net: Net, layer: Layer, control: Control) -> bool:
-    """Return True if the penalty and the step of a layer's weights are one block."""
-    whole = control.ends != 0 and control.apply != 0 and layer.weight_coefficients != FROZEN
-    return whole and record_at(net.blocks, Blocks).penalised != 0
-
-
 def copying(scalar: Scalar) -> Kernel:
     """Make the function that copies n numbers."""
 
@@ -216,7 +209,7 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
 
 
 def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
-    """Make two functions: one steps a panel of a tile, the other a transposed layer's biases."""
+    """Make two functions: one steps a panel of a tile, the other biases by themselves."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, copy = lanes * size, copying(scalar)
     its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
@@ -224,11 +217,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
-        """Take the optimizer's step with n numbers of the gradient, or store the gradient; nothing
-        where they are frozen."""
+        """Take the optimizer's step with n numbers of the gradient, or store the gradient."""
         skip = w - net.parameters
-        if coefficients == FROZEN:
-            return
         if apply:
             batch, blocks = record_at(net.batch, Batch), record_at(net.blocks, Blocks)
             coefficients += batch.coefficients
@@ -239,21 +229,18 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
 
     @njit
     def step_panel(net: Net, piece: Piece, p: int, control: Control, scratch: Scratch) -> None:
-        """Sum the gradient of the panel's biases, and step the panel with them."""
+        """Step the panel, and with it its biases if they are of its group: their gradient is summed
+        here."""
         (tile, layer, w), g = piece, scratch.gradient
         n, n_before = (tile.last - tile.first) * lanes, 0
-        of_weights, of_biases = layer.weight_coefficients, layer.bias_coefficients
         shape, by_norm = _shape_of(tile, layer, p, lanes), control.by_norm
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
-        if by_norm and of_weights != FROZEN:
+        if by_norm:
             clip(net, tile, p, WEIGHTS, g, shape, control.apply)
-        if in_one(net, layer, control):
+        if control.ends and control.apply and record_at(net.blocks, Blocks).penalised != 0:
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
-        elif of_weights != of_biases:
-            finish(net, w, g, n, of_weights, control.apply)
-            n_before = n
-        if tile.last == layer.packed_rows and not layer.is_transposed and of_biases != FROZEN:
+        if tile.last == layer.packed_rows and layer.steps_biases_with_weights:
             # The biases are one row more.
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
             start = biases - net.parameters + net.gradient if control.more else net.zeros
@@ -263,25 +250,32 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
             n += lanes
         if n > n_before:
             skip = n_before // lanes * vector
-            finish(net, w + skip, g + skip, n - n_before, of_biases, control.apply)
+            of_weights = layer.weight_coefficients
+            finish(net, w + skip, g + skip, n - n_before, of_weights, control.apply)
 
     @njit
-    def step_transposed_biases(net: Net, piece: Piece, control: Control, g: int) -> None:
+    def step_biases(net: Net, piece: Piece, p: int, control: Control, g: int) -> None:
+        """Step the biases of a panel; all of a transposed layer."""
         (tile, layer, _), n_rows = piece, control.n_rows
-        start = layer.biases - net.parameters + net.gradient if control.more else net.zeros
+        biases, deltas, width = layer.biases, layer.deltas, layer.n_out
+        if not layer.is_transposed:
+            biases += (tile.panel + p) * layer.packed_panel
+            deltas += (tile.panel + p) * net.panel
+            width = _shape_of(tile, layer, p, lanes)[1]
+        start = biases - net.parameters + net.gradient if control.more else net.zeros
         if _has_few_outputs(net, tile, layer):
             pack_row(net.zeros, g, 0, lanes)
             for j in range(layer.n_out):
                 skip = j * size if control.more else 0
-                deltas, total = layer.deltas + j * vector, g + j * size
-                add_row(deltas, net.delta_panel, start + skip, total, n_rows)
+                total = g + j * size
+                add_row(deltas + j * vector, net.delta_panel, start + skip, total, n_rows)
         else:
-            sum_rows(layer.deltas, start, g, n_rows)
+            sum_rows(deltas, start, g, n_rows)
         if control.by_norm:
-            clip(net, tile, 0, BIASES, g, (1, layer.n_out), control.apply)
-        finish(net, layer.biases, g, lanes, layer.bias_coefficients, control.apply)
+            clip(net, tile, p, BIASES, g, (1, width), control.apply)
+        finish(net, biases, g, lanes, layer.bias_coefficients, control.apply)
 
-    return step_panel, step_transposed_biases
+    return step_panel, step_biases
 
 
 def update(scalar: Scalar) -> Kernel:
@@ -291,27 +285,29 @@ def update(scalar: Scalar) -> Kernel:
     gradient_bytes = LARGEST_TILE[1] * panel_bytes
     write_gradient, transpose_panel = _gradients(scalar), transposing(scalar)
     penalise, step_penalised = _penalties(scalar)
-    step_panel, step_transposed_biases = _steps(scalar, step_penalised)
+    step_panel, step_biases = _steps(scalar, step_penalised)
 
     @njit
     def update_tile(net: Net, t: int, tile: Tile, control: Control, scratch: Scratch) -> None:
         layer = layers_of(net)[tile.layer]
-        trains = layer.weight_coefficients != FROZEN
+        apply, trains = control.apply, layer.weight_coefficients != FROZEN
         piece = (tile, layer, net.parameters + tile.offset)
         non_temporal = non_temporal_of(net, control.split)
         if trains:
             write_gradient(net, t, piece, control, scratch)
-        if control.ends and not in_one(net, layer, control):
+        if control.ends and not (trains and apply and record_at(net.blocks, Blocks).penalised):
             # Also of frozen weights: their values count in the loss.
             penalise(net, piece, scratch)
-        for p in range(tile.n_panels):
+        for p in range(tile.n_panels if trains else 0):
             step_panel(net, piece, p, control, scratch)
-            if control.apply and trains and layer.transposed_copy:
+            if apply and layer.transposed_copy:
                 transpose_panel(piece, p, non_temporal)
-        is_last = tile.panel + tile.n_panels == layer.packed_panels
-        ends = is_last and tile.last == layer.packed_rows
-        if layer.is_transposed and ends and layer.bias_coefficients != FROZEN:
-            step_transposed_biases(net, piece, control, scratch.gradient)
+        if tile.last == layer.packed_rows and not layer.steps_biases_with_weights:
+            n = tile.n_panels
+            if layer.is_transposed:
+                n = 1 if tile.panel + n == layer.packed_panels else 0
+            for p in range(n if layer.bias_coefficients != FROZEN else 0):
+                step_biases(net, piece, p, control, scratch.gradient)
 
     @njit(parallel=True)
     def update(

@@ -156,7 +156,10 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         shape = (layer.rows, layer.panels, panel, layer.middle, layer.gap * vector)
         packs = (master, *shape, biases, copy, copy_panel, *passes)
         offsets = (layout.weights[i], layout.biases[i])
-        form = (layer.is_transposed, blocks.forms[i], blocks.activations[i], *coefficients[i])
+        of_weights, of_biases = coefficients[i]
+        together = of_weights == of_biases and not layer.is_transposed
+        rules = (layer.is_transposed, blocks.forms[i], blocks.activations[i])
+        form = (*rules, of_weights, of_biases, together)
         dropped = blocks.dropped[i] if blocks.dropped else 0
         layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, dropped))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector

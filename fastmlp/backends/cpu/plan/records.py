@@ -49,6 +49,7 @@ class Layer(Record):
     activation: int  # address of the activation's block, or 0
     weight_coefficients: int  # bytes to the coefficients of its weights, and of its biases, in the
     bias_coefficients: int  # step's row of coefficients, or FROZEN
+    steps_biases_with_weights: int  # 1: they are of one group, and the biases one row more
     dropped: int  # its number, from 1, if training drops its outputs; else 0
 
 
