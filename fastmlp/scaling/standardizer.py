@@ -48,7 +48,7 @@ class Standardizer:
     n_rows : int
         Rows so far.
     feature_names : tuple of str, or None
-        The names of the columns; set by the first block that is a frame.
+        The names of the columns; set by a first block that is a frame, or by `Blocks` of tables.
 
     See Also
     --------
@@ -124,6 +124,9 @@ class Standardizer:
                 self._learn(piece.content, f"{who}: {piece.name}" if piece.name else who)
         if not self.n_rows:
             raise ValueError(f"{who}: there are no rows")
+        its = getattr(X, "feature_names", None)
+        if self.feature_names is None and its is not None:
+            self.feature_names = validation.names_given(its, len(self._mean), f"{who}: names")
         return self
 
     def partial_fit(self, X: ArrayLike) -> Self:

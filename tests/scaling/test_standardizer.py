@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
-from fastmlp import Standardizer
+from fastmlp import Blocks, Standardizer
 from fastmlp.scaling import standardizer
 from fastmlp.scaling.sample import Sample
 
@@ -35,7 +35,7 @@ X = np.column_stack(
 NAMES = [*"abcdef"]
 
 
-class Blocks:
+class Stored:
     """Blocks in storage."""
 
     block_sizes = (1000, 0, 1, 1999)
@@ -47,7 +47,7 @@ class Blocks:
 
 
 def stream() -> Iterator[tuple[Any, ...]]:
-    blocks = Blocks()
+    blocks = Stored()
     return (blocks.read(i) for i in range(4))
 
 
@@ -59,7 +59,7 @@ SOURCES: dict[str, Any] = {
     "pandas": lambda: FRAME,
     "polars": lambda: pl.DataFrame(X, schema=NAMES),
     "arrow": lambda: pa.table(FRAME),
-    "blocks": Blocks,
+    "blocks": Stored,
     "a function": lambda: stream,
     "a generator": stream,
     "a list of blocks": lambda: [X[:7], X[7:]],
@@ -134,6 +134,10 @@ def test_columns_by_name() -> None:
     with pytest.raises(ValueError, match=r"transform: X lacks 1 of the 6 known columns: 'a'$"):
         scaler.transform(FRAME.drop(columns="a"))
     assert scaler.partial_fit(mixed).n_rows == 2 * N
+    blocks = Blocks.from_arrow(pa.table(FRAME), target="a", rows=500)
+    scaler = Standardizer().fit(blocks)
+    assert scaler.feature_names == (*"bcdef",)
+    np.testing.assert_allclose(scaler.center, X[:, 1:].mean(axis=0), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
