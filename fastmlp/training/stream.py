@@ -24,6 +24,8 @@ from fastmlp.training.request import FitRequest
 from fastmlp.validation.suggestions import listed
 
 D = TypeVar("D", bound=Data)
+# What depends on the number of steps has two values for these.
+LENGTHS = (20_000, 30_000)
 
 
 class Given(NamedTuple):
@@ -192,12 +194,8 @@ class StreamRequest(Generic[D]):
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         """Add the buffer to its epoch; at the epoch's end do what a fit does there."""
-        self._starts = self._feed.ends
+        self._starts = self._feed.ends or diverged is not None
         if diverged is not None:
-            # The trainer has gone back to the buffer's first parameters.
-            assert self._before is not None
-            self._state.assign(self._before)
-            self._trainer.load()
             self._fit.end_window(losses[:0], diverged)
             return
         mass, self._n_rows = self._fit.data.mass, self._n_rows + self._fit.data.n_rows
@@ -219,6 +217,9 @@ class StreamRequest(Generic[D]):
     def close(self) -> None:
         """End the reading, and conclude the fit."""
         self._feed.close()
+        if self._fit.history.status is Status.DIVERGED and self._before is not None:
+            # The trainer has gone back to the start of a buffer.
+            self._state.assign(self._before)
         self._fit.close()
 
 
@@ -233,9 +234,13 @@ def _check_schedule(schedule: Any) -> None:
     if not callable(schedule):
         return
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
-    one, other = (np.asarray(rates_of(schedule, steps, total)) for total in (20_000, 30_000))
+    one, other = (np.asarray(rates_of(schedule, steps, total)) for total in LENGTHS)
     if not np.array_equal(one, other):
-        raise ValueError(
-            f"MLP.fit: {schedule!r} needs the number of steps, and how long the stream is is known "
-            "after its first pass: give n_steps= of the schedule, or steps_per_epoch= of fit"
-        )
+        raise ValueError(_lacks_length(schedule))
+
+
+def _lacks_length(what: object) -> str:
+    return (
+        f"MLP.fit: {what!r} needs the number of steps, and how long the stream is is known after "
+        "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
+    )
