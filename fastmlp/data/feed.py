@@ -13,8 +13,8 @@ from fastmlp.data.arrow import is_table, paths_of, source_of
 from fastmlp.data.order import Moments, moments, warn_of_order
 from fastmlp.data.reader import Reader
 from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Buffer, Conversion, Rows
-from fastmlp.data.sources import has_blocks, is_source, opened
+from fastmlp.data.rows import Buffer, Conversion, Convert, Rows
+from fastmlp.data.sources import Opened, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
@@ -77,11 +77,19 @@ class Feed:
     is_whole : bool
         True if it has all rows of the source: there is no other then.
     n_rows : int or None, of an epoch, if that is known
+
+    Parameters
+    ----------
+    source : Opened
+    convert : from a block to rows
+    row_bytes : int, of a row, about
     """
 
-    def __init__(self, source: Any, network: Network, reading: Reading, who: str) -> None:
-        self._source, self._reading, self._who = opened(source, who), reading, who
-        self._convert = Conversion(network, who, reading.class_weight)
+    def __init__(
+        self, source: Opened, convert: Convert, row_bytes: int, reading: Reading, who: str
+    ) -> None:
+        self._source, self._convert = source, convert
+        self._reading, self._who = reading, who
         self._free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self._n_buffers, self._over = 0, threading.Event()
         self._reader: Reader[Filled] | None = None
@@ -89,7 +97,7 @@ class Feed:
         self._first: Moments | None = None
         per_epoch = reading.rows_per_epoch
         self.n_rows = self._source.n_rows if per_epoch is None else per_epoch
-        self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, network, who)
+        self._buffer_rows = reading.rows_of_a_buffer(self.n_rows, row_bytes, who)
         # Of a stream it is known after the first buffer.
         self.is_whole = per_epoch is None and self._buffer_rows == self.n_rows
         self._filling = self._fill(0)
@@ -240,6 +248,19 @@ def feed_of(
     if not is_source(X) or (y is not None and not has_blocks(X)):
         _check_arrays(X, y, reading, who)
         return None
+    check_source(X, y, sample_weight, reading, who)
+    convert = Conversion(network, who, reading.class_weight)
+    return Feed(opened(X, who), convert, convert.row_bytes, reading, who)
+
+
+def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str) -> None:
+    """Check that the arguments of a fit over a source go together.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they do not.
+    """
     for name, given in (("y", y), ("sample_weight", sample_weight)):
         if given is not None:
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
@@ -248,14 +269,13 @@ def feed_of(
             f"{who}: validation_split needs arrays; with a source give validation_data=(X_val, "
             "y_val), or another source"
         )
-    if hasattr(X, "__next__") and reading.epochs > 1 and steps is None:
+    if hasattr(X, "__next__") and reading.epochs > 1 and reading.steps_per_epoch is None:
         its = getattr(X, "__name__", None)
         instead = f", as {its} without brackets," if its and its != "<genexpr>" else ""
         raise ValueError(
             f"{who}: a {type(X).__name__} can be read once, but epochs={reading.epochs}: pass the "
             f"function that makes it{instead} or epochs=1; an endless one needs steps_per_epoch"
         )
-    return Feed(X, network, reading, who)
 
 
 def _check_arrays(X: Any, y: Any, reading: Reading, who: str) -> None:

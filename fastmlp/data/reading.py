@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 from fastmlp._process import memory
-from fastmlp.network.spec import Network
 from fastmlp.validation import scalars
 
 # A buffer has so many batches at least.
@@ -40,7 +39,7 @@ class Reading(NamedTuple):
         steps = self.steps_per_epoch
         return None if steps is None else int(steps) * self.batch_size
 
-    def rows_of_a_buffer(self, n_rows: int | None, network: Network, who: str) -> int:
+    def rows_of_a_buffer(self, n_rows: int | None, row_bytes: int, who: str) -> int:
         """Return the rows of a buffer: all of an epoch, or a multiple of the batch size.
 
         Parameters
@@ -59,9 +58,7 @@ class Reading(NamedTuple):
         else:
             available = memory.available()
             n_bytes = DEFAULT_BYTES if available is None else available // 8
-            # Features, targets and a weight.
-            numbers = network.layout.sizes[0] + network.layout.sizes[-1] + 1
-            most = max(least, n_bytes // (numbers * network.dtype.itemsize))
+            most = max(least, n_bytes // row_bytes)
         if n_rows is not None and n_rows <= most:
             return n_rows
         if most < least:

@@ -1,5 +1,6 @@
 """The rows of a block, checked and of a net's dtype, and buffers that hold many of them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,10 @@ class Rows(NamedTuple):
         return sum(int(array[:1].nbytes) for array in self)
 
 
+# Returns None for a block without rows.
+Convert = Callable[[Piece], Rows | None]
+
+
 class Conversion:
     """Makes rows of a net's dtype from blocks.
 
@@ -56,6 +61,12 @@ class Conversion:
         self._network, self._who, self._class_weight = network, who, class_weight
         self._like: Rows | None = None
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row, with as many targets as outputs and a weight."""
+        sizes = self._network.layout.sizes
+        return (sizes[0] + sizes[-1] + 1) * self._network.dtype.itemsize
+
     def __call__(self, piece: Piece) -> Rows | None:
         """Return the rows of a block; None if it has none.
 
@@ -65,7 +76,7 @@ class Conversion:
             If they are not what they must be; the message names the block.
         """
         who = f"{self._who}: {piece.name}"
-        X, y, sample_weight = _parts(piece.content, who)
+        X, y, sample_weight = parts_of(piece.content, who)
         n_rows = len(X) if hasattr(X, "__len__") else None
         if piece.n_rows is not None and n_rows is not None and n_rows != piece.n_rows:
             raise ValueError(f"{who} has {n_rows} rows, but block_sizes has {piece.n_rows}")
@@ -136,7 +147,14 @@ class Buffer:
         return first + n
 
 
-def _parts(content: Any, who: str) -> tuple[Any, Any, Any]:
+def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
+    """Return X, y and the weights, or None, of a block.
+
+    Raises
+    ------
+    TypeError
+        If it has not two or three parts.
+    """
     if not isinstance(content, tuple | list) or len(content) not in (2, 3):
         n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
         raise TypeError(

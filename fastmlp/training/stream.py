@@ -1,8 +1,8 @@
 """A fit over buffers of rows: an epoch is a window for each buffer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,14 @@ from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled, whole
 from fastmlp.data.reading import Reading
+from fastmlp.data.rows import Rows
 from fastmlp.data.sources import is_source
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
 from fastmlp.rules.optimizers import average_of
 from fastmlp.rules.schedules import rates_of
-from fastmlp.training.history import Status
+from fastmlp.training.history import History, Status
 from fastmlp.training.loop import Rates, Request
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.suggestions import listed
@@ -103,17 +104,16 @@ def by_buffers(
     if feed.is_whole:
         return fit
     if feed.n_rows is None:
-        dropout = engine.network.dropout
-        drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
-        for rate in (state.optimizer.learning_rate, *drops):
-            _check_schedule(rate)
-        average = average_of(state.optimizer)
-        if isinstance(average, SWA):
-            raise ValueError(
-                f"MLP.fit: {average!r} needs the number of steps, and how long the stream is is "
-                "known after its first pass: give steps_per_epoch= of fit, or use EMA"
-            )
-    return StreamRequest(fit, feed, engine)
+        check_length(engine, state)
+    return StreamRequest(fit, feed, lambda rows: engine.trusted(*rows))
+
+
+class Fit(Request[D], Protocol[D]):
+    """A request over one buffer of rows, such as `FitRequest`, whose rows can be changed."""
+
+    data: D
+    n_rows: int
+    history: History
 
 
 @final
@@ -122,9 +122,9 @@ class StreamRequest(Generic[D]):
 
     Parameters
     ----------
-    fit : FitRequest, over the first buffer; it has what is done between epochs
+    fit : Fit, over the first buffer; it has what is done between epochs
     feed : Buffers
-    engine : Engine, of the net
+    data_of : from rows to the device's data
     """
 
     data: D
@@ -136,9 +136,9 @@ class StreamRequest(Generic[D]):
     _rates: Rates
     _is_first: bool
 
-    def __init__(self, fit: FitRequest[D], feed: Buffers, engine: Engine[D, Any]) -> None:
+    def __init__(self, fit: Fit[D], feed: Buffers, data_of: Callable[[Rows], D]) -> None:
         self.data, self.batch_size, self.options = fit.data, fit.batch_size, fit.options
-        self._fit, self._feed, self._engine = fit, feed, engine
+        self._fit, self._feed, self._data_of = fit, feed, data_of
         # Of a stream whose length is not known, `end_window` counts the rows.
         fit.n_rows = feed.n_rows or fit.n_rows
         # Sums of the epoch so far: loss times mass, and mass.
@@ -151,6 +151,7 @@ class StreamRequest(Generic[D]):
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         self._trainer, self._state = trainer, state
+        # Of a fit that resumes.
         done = len(self._fit.history.loss)
         self._is_first = not done
         self._feed.start(done)
@@ -174,7 +175,7 @@ class StreamRequest(Generic[D]):
         except Exception:
             self._fit.history.status = Status.INTERRUPTED
             raise
-        self._fit.data = self._engine.trusted(*self._feed.rows)
+        self._fit.data = self._data_of(self._feed.rows)
         self._trainer.take(self._fit.data)
 
     def order(self, n_epochs: int) -> Order:
@@ -198,7 +199,9 @@ class StreamRequest(Generic[D]):
         if diverged is not None:
             self._fit.end_window(losses[:0], diverged)
             return
-        mass, self._n_rows = self._fit.data.mass, self._n_rows + self._fit.data.n_rows
+        data = self._fit.data
+        self._n_rows += data.n_rows
+        mass = data.n_rows if self.options.get("by_rows") else data.mass
         if mass:
             self._loss, self._mass = self._loss + float(losses[0]) * mass, self._mass + mass
         if self._starts:
@@ -223,6 +226,26 @@ class StreamRequest(Generic[D]):
         self._fit.close()
 
 
+def check_length(engine: Engine[Any, Any], state: NetState) -> None:
+    """Check that a fit needs no number of steps.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    dropout = engine.network.dropout
+    drops = () if dropout is None else (*dropout.hidden, dropout.inputs, dropout.noise)
+    for rate in (state.optimizer.learning_rate, *drops):
+        _check_schedule(rate)
+    average = average_of(state.optimizer)
+    if isinstance(average, SWA):
+        raise ValueError(
+            f"MLP.fit: {average!r} needs the number of steps, and how long the stream is is "
+            "known after its first pass: give steps_per_epoch= of fit, or use EMA"
+        )
+
+
 def _check_schedule(schedule: Any) -> None:
     """Check that a rate does not depend on the step at which the fit ends.
 
@@ -241,6 +264,6 @@ def _check_schedule(schedule: Any) -> None:
 
 def _lacks_length(what: object) -> str:
     return (
-        f"MLP.fit: {what!r} needs the number of steps, and how long the stream is is known after "
+        f"{what!r} needs the number of steps, and how long the stream is is known after "
         "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
     )

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import is_classifier
 from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
+from fastmlp.data.feed import Feed
 from fastmlp.estimators.mlp import advice, regularization, solvers
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
 from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
@@ -33,6 +35,14 @@ from fastmlp.estimators.mlp.predictions import Predictions
 from fastmlp.estimators.mlp.reports import Reports
 from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.estimators.mlp.shared_net import net_around
+from fastmlp.estimators.mlp.sources import (
+    ARRAYS,
+    Over,
+    check_whole,
+    feed_of,
+    over_feed,
+    part_of,
+)
 from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
 from fastmlp.estimators.sklearn_bases import Overridden
@@ -122,11 +132,16 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: Reports | None = None,
+        over: Over = ARRAYS,
     ) -> Any:
         self._hidden_sizes()  # Raises before the data are checked.
         if not incremental:
             advice.warn_of_idle_scoring(self)
         first_pass = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        if over.covers(X, y, f"{type(self).__name__}.fit"):
+            feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
+            part = part_of(feed, boolean=is_classifier(self))
+            return self._learn(part, incremental, first_pass, validation, reports, feed)
         with advice.checking(self, X, y=y, sample_weight=sample_weight):
             X, y = self._validate_input(X, y, incremental, reset=first_pass)
         y = y.reshape(-1, 1) if y.ndim == 1 else y
@@ -164,8 +179,9 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         first_pass: bool = True,
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: Reports | None = None,
+        feed: Feed | None = None,
     ) -> Any:
-        """Train on checked data, targets binarized."""
+        """Train on checked data, targets binarized; `feed` has the rows that are not in `part`."""
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = check_random_state(self.random_state)
         if first_pass:
@@ -174,8 +190,9 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
         if solvers.is_stochastic(self.solver):
-            self._fit_epochs(part, incremental, held_out, reports)
+            self._fit_epochs(part, incremental, held_out, reports, feed)
         else:
+            check_whole(self, feed, "solver='lbfgs'", "another solver")
             self._minimize(part, units, reports)
         if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
             raise ValueError(
@@ -283,6 +300,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         incremental: bool,
         validation: RowSubset | None,
         reports: Reports | None,
+        feed: Feed | None,
     ) -> None:
         anew = not incremental or not hasattr(self, "_optimizer")
         if anew:
@@ -290,6 +308,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
+            check_whole(self, feed, "early_stopping=True", "X_val and y_val")
             part, validation = part.split(self)
         state = self._trained_state(anew=anew)
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
@@ -302,7 +321,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
         self._held_out = hold_out(self, validation, part, data, state, engine)
         try:
             epochs = Epochs(self, data, batch_size, self._held_out, incremental, reports)
-            loop.fit(engine, state, epochs)
+            loop.fit(engine, state, over_feed(epochs, feed, engine, state))
             if self.early_stopping:
                 state.assign(flat_of(self._best_coefs, self._best_intercepts))
                 assert self._held_out is not None

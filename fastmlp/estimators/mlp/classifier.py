@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 
+from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.arguments import (
     Activations,
@@ -27,6 +28,7 @@ from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.held_out import accuracy
 from fastmlp.estimators.mlp.losses import loss_of_classifier
 from fastmlp.estimators.mlp.reports import reports_of
+from fastmlp.estimators.mlp.sources import Over
 from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
@@ -162,8 +164,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     @explained
     def fit(
         self,
-        X: Table,
-        y: Table,
+        X: Table | Source,
+        y: Table | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         X_val: Table | None = None,
@@ -171,12 +173,16 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         sample_weight_val: ArrayLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
+        target: str | Sequence[str] | None = None,
+        buffer_rows: int | None = None,
+        classes: ArrayLike | None = None,
     ) -> Self:
         """Fit the model.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or a source
+            A source, in the place of X and y, is read in blocks, as `MLP.fit` does.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Labels, or an indicator matrix of several labels a row.
         sample_weight : array-like of shape (n_samples,), optional
@@ -188,6 +194,10 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
         progress : bool
             Show a tqdm bar with the losses and the score.
+        target, buffer_rows
+            As for `MLP.fit`, of a source.
+        classes : array-like of shape (n_classes,), optional
+            The labels in a source; None: those that a first pass over it finds.
 
         Returns
         -------
@@ -201,7 +211,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
+        over = Over(target, buffer_rows, classes)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
     def predict(self, X: Table) -> Array:
         """Return the labels of X, shape (n_samples,) or (n_samples, n_labels).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
 from fastmlp.estimators.arguments import (
     Activations,
@@ -32,6 +33,7 @@ from fastmlp.estimators.mlp.losses import (
     quantile_score,
 )
 from fastmlp.estimators.mlp.reports import reports_of
+from fastmlp.estimators.mlp.sources import Over
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
@@ -175,8 +177,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     @explained
     def fit(
         self,
-        X: Table,
-        y: Table,
+        X: Table | Source,
+        y: Table | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         X_val: Table | None = None,
@@ -184,12 +186,15 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         sample_weight_val: ArrayLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         progress: bool = False,
+        target: str | Sequence[str] | None = None,
+        buffer_rows: int | None = None,
     ) -> Self:
         """Fit the model.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or a source
+            A source, in the place of X and y, is read in blocks, as `MLP.fit` does.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
@@ -200,6 +205,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.
         progress : bool
             Show a tqdm bar with the losses and the score.
+        target, buffer_rows
+            As for `MLP.fit`, of a source.
 
         Returns
         -------
@@ -213,7 +220,8 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        return self._fit(X, y, sample_weight, validation=rows, reports=reports)
+        over = Over(target, buffer_rows)
+        return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)

@@ -149,7 +149,11 @@ class Rule:
             rate = self._optimizer.core.learning_rate
             return lambda steps: rates_of(rate, steps, self._last_step)
         by_epoch = self._by_epoch(n_epochs, t)
-        return lambda steps: by_epoch[(steps - first_step) // self._steps_per_epoch]
+        # How many steps an epoch has may not be known: then there is one.
+        last = n_epochs - 1
+        return lambda steps: by_epoch[
+            np.minimum((steps - first_step) // self._steps_per_epoch, last)
+        ]
 
     def _by_epoch(self, n_epochs: int, t: int) -> Rates:
         if isinstance(self._optimizer, AdamOptimizer):

@@ -15,6 +15,7 @@ from fastmlp.estimators.mlp.held_out import HeldOut
 from fastmlp.estimators.mlp.reports import Reports, print_loss
 from fastmlp.estimators.warnings import warn
 from fastmlp.network.state import NetState
+from fastmlp.training.history import History
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
 
 Array = NDArray[Any]
@@ -44,6 +45,8 @@ class Epochs:
     data: Data
     batch_size: int
     last_step: int
+    n_rows: int
+    history: History
     options: ClassVar[Mapping[str, bool]] = {"guarded": False, "by_rows": True}
 
     _trainer: Trainer
@@ -59,6 +62,8 @@ class Epochs:
         reports: Reports | None = None,
     ) -> None:
         self.data, self.batch_size = data, batch_size
+        # Of an epoch, which over a source has several buffers.
+        self.n_rows, self.history = data.n_rows, History()
         self._estimator, self._held_out, self._incremental = estimator, held_out, incremental
         self._reports = reports
         self._stops_early = estimator.early_stopping and not incremental
@@ -70,10 +75,10 @@ class Epochs:
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]
-        self._steps_per_epoch = steps_per_epoch = trainer.step_of(trainer.units_per_epoch)
+        self._steps_per_epoch = steps_per_epoch = -(-self.n_rows // self.batch_size)
         last = self.last_step = state.n_steps + self._most * steps_per_epoch
         state.average_over(state.n_steps, last)
-        optimizer, n_rows = self._estimator._optimizer, self.data.n_rows
+        optimizer, n_rows = self._estimator._optimizer, self.n_rows
         self._rule = solvers.Rule(optimizer, steps_per_epoch, n_rows, last)
         self._estimator.n_iter_ = 0
         self._begun = True
@@ -90,6 +95,8 @@ class Epochs:
         estimator = self._estimator
         if not estimator.shuffle:
             return self._trainer.plain_order()
+        if len(self._order) != self.data.n_rows:
+            self._order = self._trainer.plain_order()[0]
         # scikit-learn shuffles positions of the previous order.
         orders = self._trainer.reshuffled(estimator._random_state, self._order, n_epochs)
         self._order = orders[-1]
@@ -146,7 +153,7 @@ class Epochs:
         estimator, held_out = self._estimator, self._held_out
         estimator.n_iter_ += 1
         estimator.loss_ = loss
-        estimator.t_ += self.data.n_rows
+        estimator.t_ += self.n_rows
         estimator.loss_curve_.append(loss)
         print_loss(estimator)
         if held_out:

@@ -252,7 +252,7 @@ def test_the_costly_fits_begin_first() -> None:
     class Watched(MLPClassifier):
         hidden_layer_sizes: Any
 
-        def fit(self, X: Any, y: Any, *arguments: Any, **more: Any) -> Any:
+        def fit(self, X: Any, y: Any = None, *arguments: Any, **more: Any) -> Any:
             begun.append(self.hidden_layer_sizes[0])
             return super().fit(X, y, *arguments, **more)
 
