@@ -1,13 +1,12 @@
 """A session: rows, a net and its buffers, laid out for the kernels."""
 
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.kernels import dropout, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
 from fastmlp.backends.cpu.kernels.csr import (
     ColumnBuffers,
@@ -16,20 +15,16 @@ from fastmlp.backends.cpu.kernels.csr import (
     sparse_forward,
     sparse_gradient,
 )
-from fastmlp.backends.cpu.kernels.epoch import train_clipped
-from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
-from fastmlp.backends.cpu.kernels.gradient_norm import Norms, scaled, squares
-from fastmlp.backends.cpu.kernels.gradient_update import update
+from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
+from fastmlp.backends.cpu.kernels.phases import FORWARD_BLOCKS, PHASES, phase
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
 from fastmlp.backends.cpu.plan.partition import Partition, partition_of
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
-from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
@@ -37,49 +32,6 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import NormLimit
 
 Array = NDArray[Any]
-FORWARD_BLOCKS = ("product", "pack", "forward_backward")
-
-
-PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "product": (product, {"by_column": False}),
-    "gradient_product": (product, {"by_column": True}),
-    "pack": (pack, {}),
-    "unpack": (unpack, {}),
-    "transposes": (transposes, {}),
-    "forward_backward": (forward_backward, {}),
-    "update": (update, {}),
-}
-
-
-# Blocks that only some nets and rows need: compiled on first use.
-OTHERS = (
-    microbatches,
-    split_k,
-    split_k_backward,
-    forward_backward_by_panels,
-    row_backward,
-    train_clipped,
-    single_row.descend,
-    sparse_forward,
-    sparse_columns,
-    sparse_gradient,
-    squares,
-    scaled,
-    dropout.dropout,
-    dropout.input_noise,
-)
-
-
-def compile_others(dtype: np.dtype[Any]) -> None:
-    """Compile the blocks that only some sessions need."""
-    for factory in OTHERS:
-        block_of(factory, dtype)
-
-
-@cache
-def _phase(name: str, dtype: np.dtype[Any]) -> Block:
-    factory, options = PHASES[name]
-    return block_of(factory, dtype, **options)
 
 
 class Data(NamedTuple):
@@ -218,7 +170,7 @@ class Session:
     def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
         """Point the plan to the blocks of the phases, and to further blocks that it needs."""
         dtype, partition = self._network.dtype, self.partition
-        self.blocks = {name: _phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
+        self.blocks = {name: phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
         if train and partition.single_row:

@@ -1,0 +1,61 @@
+"""The blocks of the phases, which every session needs, and those that only some need."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels import dropout, single_row
+from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
+from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
+from fastmlp.backends.cpu.kernels.epoch import train_clipped
+from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
+from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
+from fastmlp.backends.cpu.kernels.gradient_update import update
+from fastmlp.backends.cpu.kernels.microbatches import microbatches
+from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
+from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
+from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
+from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.compiler import Block, block_of
+
+FORWARD_BLOCKS = ("product", "pack", "forward_backward")
+PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "product": (product, {"by_column": False}),
+    "gradient_product": (product, {"by_column": True}),
+    "pack": (pack, {}),
+    "unpack": (unpack, {}),
+    "transposes": (transposes, {}),
+    "forward_backward": (forward_backward, {}),
+    "update": (update, {}),
+}
+# Blocks that only some nets and rows need: compiled on first use.
+OTHERS = (
+    microbatches,
+    split_k,
+    split_k_backward,
+    forward_backward_by_panels,
+    row_backward,
+    train_clipped,
+    single_row.descend,
+    sparse_forward,
+    sparse_columns,
+    sparse_gradient,
+    squares,
+    scaled,
+    dropout.dropout,
+    dropout.input_noise,
+)
+
+
+def compile_others(dtype: np.dtype[Any]) -> None:
+    """Compile the blocks that only some sessions need."""
+    for factory in OTHERS:
+        block_of(factory, dtype)
+
+
+@cache
+def phase(name: str, dtype: np.dtype[Any]) -> Block:
+    """Return the block of a phase, by its name."""
+    factory, options = PHASES[name]
+    return block_of(factory, dtype, **options)
