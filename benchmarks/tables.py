@@ -174,6 +174,9 @@ def measure(table: Table, seed: int, epochs: int) -> Iterator[dict[str, Any]]:
             validation_data=validation,
             early_stopping=PATIENCE if STOPPING in remedies else None,
         )
+        # That of a net with an average is of the parameters that it trains, not of the average.
+        twin = net_of(table, "plain", train.x.shape[1], n_outputs, seed)
+        twin.parameters[:] = net.parameters
         yield {
             "table": table.name,
             "recipe": recipe,
@@ -184,7 +187,7 @@ def measure(table: Table, seed: int, epochs: int) -> Iterator[dict[str, Any]]:
             "epochs": len(history.loss),
             "seconds": time.perf_counter() - begin,
             "score": score(table, test.y, net.predict(test.x)),
-            "loss": net.loss_and_gradient(*test)[0],
+            "loss": twin.loss_and_gradient(*test)[0],
         }
 
 
