@@ -25,6 +25,7 @@ def mistakes() -> None:
     MLP((2, 4, 1), loss="huberr")  # the name of a loss
     MLP((2, 4, 1), optimizer=Cosine(0.1))  # a schedule for an optimizer
     Adam(learning_rate="0.1")  # text for a number
+    Adam(average=0.99)  # a number for an average
     net.fitt(X, y)  # a method
     MLP((2, 4, 1), layer_rates=[1, {"kernel": 0.1}])  # a key of a layer's rates
     net.fit(X, y, epochs="10")  # text for a number

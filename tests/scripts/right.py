@@ -8,8 +8,11 @@ import polars as pl
 
 import fastmlp
 from fastmlp import (
+    EMA,
     MLP,
     SGD,
+    SWA,
+    Adam,
     AdamW,
     Cosine,
     Custom,
@@ -21,6 +24,7 @@ from fastmlp import (
     MLPRegressor,
     MLPSearchCV,
     Report,
+    ScheduleFreeAdamW,
     Standardizer,
     Status,
     Warmup,
@@ -44,6 +48,9 @@ def main(folder: Path) -> tuple[object, ...]:
 
     net = MLP((3, 8, 4, 1), activation=["tanh", bent], optimizer=AdamW(Warmup(Cosine(0.01), 5)))
     rates: list[float] = []
+    MLP((3, 1), optimizer=SGD(0.1, average=SWA(start=0.5)))
+    MLP((3, 1), optimizer=ScheduleFreeAdamW(0.01, warmup_steps=10))
+    assert Adam(0.01, use_ema=True, ema_momentum=0.9) == Adam(0.01, average=EMA(0.9))
 
     def stop_early(report: Report) -> None:
         rates.append(report.learning_rate)
