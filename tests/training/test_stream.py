@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, Blocks, Cosine, EarlyStopping, Report, Status
+from fastmlp.compiler.jit import INTERPRETED
 
 rng = np.random.default_rng(0)
 N = 1000
@@ -310,6 +311,33 @@ def test_rows_that_are_sorted_are_noticed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how, shuffle=False)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@pytest.mark.filterwarnings("ignore:MLP.fit. the mean of y")
+def test_blocks_mix_as_well_as_a_full_shuffle() -> None:
+    """Ten of 40 blocks in a buffer, over five seeds: in random order, and sorted by the target."""
+
+    def rows(seed: int, n: int) -> tuple[Any, Any]:
+        its = np.random.default_rng(seed)
+        x = its.uniform(-1, 1, (n, 6)).astype(np.float32)
+        return x, np.sin(3 * x[:, 0]) * x[:, 1] + x[:, 2] ** 2 + 0.3 * its.normal(size=n)
+
+    (x, y), held_out = rows(0, 40_000), rows(1, 20_000)
+    order, losses = np.argsort(y), dict[str, float]()
+    how: dict[str, Any] = {"epochs": 10, "batch_size": 64, "validation_data": held_out}
+    for name, place in (("full", None), ("random", slice(None)), ("sorted", order)):
+        losses[name] = 0.0
+        for seed in range(5):
+            net = MLP((6, 32, 32, 1), seed=seed)
+            if place is None:
+                history = net.fit(x, y, **how)
+            else:
+                blocks = Blocks.from_arrays(x[place], y[place], rows=1000)
+                history = net.fit(blocks, buffer_rows=10_000, **how)
+            losses[name] += history.validation_loss[-1] / 5
+    assert losses["random"] < 1.01 * losses["full"]
+    assert losses["sorted"] < 1.03 * losses["full"]
 
 
 def bad(part: Any) -> Source:
