@@ -249,7 +249,8 @@ def feed_of(
         _check_arrays(X, y, reading, who)
         return None
     check_source(X, y, sample_weight, reading, who)
-    convert = Conversion(network, who, reading.class_weight)
+    names = getattr(X, "feature_names", None)
+    convert = Conversion(network, who, reading.class_weight, names)
     return Feed(opened(X, who), convert, convert.row_bytes, reading, who)
 
 
@@ -315,7 +316,8 @@ def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None
 
 def whole(source: Any, network: Network, who: str) -> Rows:
     """Return all rows of a source."""
-    convert, pieces = Conversion(network, who), opened(source, who).blocks(0, mixed=False)
+    convert = Conversion(network, who, None, getattr(source, "feature_names", None))
+    pieces = opened(source, who).blocks(0, mixed=False)
     blocks = [rows for piece in pieces if (rows := convert(piece)) is not None]
     if not blocks:
         raise ValueError(f"{who}: the source has no rows")

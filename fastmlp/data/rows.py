@@ -1,6 +1,6 @@
 """The rows of a block, checked and of a net's dtype, and buffers that hold many of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,16 @@ class Rows(NamedTuple):
         return sum(int(array[:1].nbytes) for array in self)
 
 
+class _Named:
+    """An array as NumPy reads it, with the names of its columns, which errors tell."""
+
+    def __init__(self, array: Any, names: Sequence[str]) -> None:
+        self._array, self.column_names = array, names
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self._array, dtype)
+
+
 # Returns None for a block without rows.
 Convert = Callable[[Piece], Rows | None]
 
@@ -50,15 +60,23 @@ class Conversion:
     network : Network
     who : str, the caller
     class_weight : mapping of classes to numbers, optional
+    names : of the columns of X, optional
     """
 
-    def __init__(self, network: Network, who: str, class_weight: Any = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        who: str,
+        class_weight: Any = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         if class_weight is not None and isinstance(class_weight, str):
             raise ValueError(
                 f"{who}: class_weight={class_weight!r} needs all rows at once; for a source give "
                 "a mapping, such as {0: 1.0, 1: 5.0}"
             )
         self._network, self._who, self._class_weight = network, who, class_weight
+        self._names = names
         self._like: Rows | None = None
 
     @property
@@ -96,7 +114,8 @@ class Conversion:
     def _rows(self, X: Any, y: Any, sample_weight: Any, who: str) -> Rows:
         network, dtype, loss = self._network, self._network.dtype, self._network.loss
         sizes = network.layout.sizes
-        x = validation.features(X, sizes[0], dtype, who)
+        named = X if self._names is None else _Named(X, self._names)
+        x = validation.features(named, sizes[0], dtype, who)
         how = (sizes[-1], loss.targets, dtype, who, loss.per_target)
         table = validation.targets(y, len(x), *how)
         if self._class_weight is not None:

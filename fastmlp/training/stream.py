@@ -11,6 +11,7 @@ from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled, whole
+from fastmlp.data.maps import in_blocks
 from fastmlp.data.reading import Reading
 from fastmlp.data.rows import Rows
 from fastmlp.data.sources import is_source
@@ -57,6 +58,10 @@ def rows_of(
     """
     network, where, held_out = engine.network, f"{who}: validation_data", None
     given = validation_data
+    as_given, rows = rows, in_blocks(*rows, who)
+    if rows[0] is not as_given[0]:
+        # The weights of its rows have those of their classes.
+        reading = reading._replace(class_weight=None)
     # The columns of a table are read by the names that are known so far.
     X = tabled(*rows[:2], reading.target, who, names)
     if is_table(given) or paths_of(given) is not None:

@@ -155,6 +155,13 @@ def test_a_column_of_other_things_is_named(column: Any, message: str, tmp_path: 
             net().fit(source, target="y")
 
 
+def test_a_number_that_is_not_finite_is_in_a_block_and_a_column(tmp_path: Path) -> None:
+    table = TABLE.set_column(2, "c", pa.array(np.where(np.arange(N) == 777, np.inf, X[:, 2])))
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=100)
+    with pytest.raises(ValueError, match=r"block 7: X must be finite .* in row 77, column 'c'"):
+        net().fit(tmp_path / "rows.parquet", target="y")
+
+
 @pytest.mark.parametrize(
     ("source", "settings", "message"),
     [

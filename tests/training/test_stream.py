@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, Blocks, Cosine, EarlyStopping, Report, Status
+from fastmlp._process import memory
 from fastmlp.compiler.jit import INTERPRETED
 
 rng = np.random.default_rng(0)
@@ -311,6 +312,21 @@ def test_rows_that_are_sorted_are_noticed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how, shuffle=False)
+
+
+def test_a_large_memory_map_is_read_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "X.npy", X)
+    mapped, nets = np.load(tmp_path / "X.npy", mmap_mode="r"), [regression() for _ in range(3)]
+    nets[0].fit(X, Y, epochs=1, sample_weight=WEIGHT)
+    nets[1].fit(mapped, Y, epochs=1, sample_weight=WEIGHT)
+    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "available", lambda: mapped.nbytes)
+    with pytest.warns(UserWarning, match=r"X is a memory map of 40 KB, and 40 KB .* in blocks"):
+        nets[2].fit(mapped, Y, epochs=1, sample_weight=WEIGHT, buffer_rows=N)
+    for net in nets[1:]:
+        assert net.parameters.tobytes() == nets[0].parameters.tobytes()
 
 
 @pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
