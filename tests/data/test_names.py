@@ -16,14 +16,14 @@ import pytest
 from fastmlp import MLP, Blocks, fit_many
 
 rng = np.random.default_rng(0)
-TABLE = pa.table({name: rng.standard_normal(300) for name in "abcy"})
+TABLE = pa.table({name: rng.standard_normal(120) for name in "abcy"})
 OTHER = TABLE.select(["y", "c", "a", "b"])
 X, Y = np.column_stack([TABLE[name] for name in "abc"]), np.asarray(TABLE["y"])
 
 
 def files(folder: Path, table: Any) -> dict[str, Any]:
     """Return what a fit takes with a target, in several forms."""
-    pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=100)
+    pyarrow.parquet.write_table(table, folder / "rows.parquet", row_group_size=50)
     pyarrow.feather.write_feather(table, folder / "rows.arrow", compression="uncompressed")
     pyarrow.csv.write_csv(table, folder / "rows.csv")
     return {

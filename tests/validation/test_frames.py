@@ -22,7 +22,7 @@ from fastmlp import MLP, FileError, Report, fit_many
 from fastmlp.serialization import safetensors_file
 from fastmlp.validation import arrays, frames
 
-N = 5000
+N = 300
 rng = np.random.default_rng(0)
 COLUMNS: dict[str, Any] = {
     "x": rng.standard_normal(N),
@@ -66,7 +66,8 @@ FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("form", FORMS)
-def test_numbers(form: str, dtype: Any) -> None:
+def test_numbers(form: str, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "STRIP", 128)
     kind = np.dtype(dtype)
     found = arrays.features(FORMS[form], 5, kind, "who")
     assert found.flags.c_contiguous
