@@ -89,7 +89,8 @@ def fold(model: Any, scaler: Any = None) -> Any:
     folded = deepcopy(model)
     nets = _nets_in(folded)
     if not nets:
-        raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}")
+        best = "; fold its best_estimator_" if hasattr(model, "best_estimator_") else ""
+        raise TypeError(f"{WHO}: model must be {MODELS}, got {model!r}{best}")
     names = _names(folded, [step for _, step in steps])
     for net in nets:
         _fold_inputs(net, steps, names)

@@ -11,6 +11,7 @@ import pytest
 import skl2onnx
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 
@@ -149,6 +150,10 @@ CASES: dict[str, tuple[Any, str]] = {
     "an estimator that is not fitted": (
         lambda: fold(MLPRegressor(), StandardScaler().fit(X)),
         r"model must be an MLP, a fitted estimator .*, got MLPRegressor\(\)$",
+    ),
+    "a search": (
+        lambda: fold(GridSearchCV(NET, {"alpha": [0.1]}, cv=2).fit(X, Y), StandardScaler().fit(X)),
+        "; fold its best_estimator_$",
     ),
     "other columns": (
         lambda: fold(MLP((3, 1)), Standardizer().fit(X)),
