@@ -277,8 +277,11 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     def _change(self, **fields: Any) -> None:
         """Change what a fit does with the layers."""
         with self._state.lock.training(f"MLP.{next(iter(fields))}"):
-            self._network = self._network._replace(**fields)
+            before, self._network = self._network, self._network._replace(**fields)
             self._engine = self._predictor = None
+            if rates_of_layers.frozen(before) != rates_of_layers.frozen(self._network):
+                # What is frozen stays as it is seen, and the other layers were averaged beside it.
+                self._state.train_shown()
 
     @property
     def parameters(self) -> Array:

@@ -78,6 +78,11 @@ def require_trained(network: Network, who: str) -> None:
         )
 
 
+def frozen(network: Network) -> list[tuple[bool, bool]]:
+    """Return for each layer if its weights are frozen, and if its biases are."""
+    return [(its.weights == 0, its.biases == 0) for its in network.factors]
+
+
 def in_use(network: Network) -> dict[str, Any]:
     """Return rates and frozen layers as JSON, by the names of MLP's attributes; without those of a
     net that trains all of its layers alike."""

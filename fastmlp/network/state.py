@@ -183,6 +183,17 @@ class NetState:
         if self._packed.begin(self.parameters, lag_of(self.optimizer)):
             self.averaged_from = max(self.averaged_from, self.n_steps)
 
+    def train_shown(self) -> None:
+        """Train the parameters that the net shows from now on, and average them anew."""
+        slots = self.slots()
+        if slots is None or not is_averaged(self.optimizer):
+            return
+        slots[N_SLOTS:] = self.parameters
+        if lag_of(self.optimizer):
+            slots[0] = 0
+        self.set_slots(slots)
+        self.averaged_from = self.n_steps
+
     def trained(self) -> Array:
         """Return the parameters that a fit would go on from, flat: those that the net shows, or
         those of which it shows an average."""

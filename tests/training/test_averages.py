@@ -317,3 +317,22 @@ def test_estimators_show_averages(optimizer: Any) -> None:
     assert np.array_equal(whole.predict(X), part.predict(X))
     assert is_averaged(whole._state.optimizer)
     assert whole._state.trained().tobytes() != whole._state.parameters.tobytes()
+
+
+@pytest.mark.parametrize("optimizer", [Adam(0.01, average=EMA(0.99)), ScheduleFreeAdamW(0.01)])
+def test_what_is_frozen_stays_as_it_is_seen_and_the_rest_goes_on_from_there(optimizer: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(64, 2)).astype(np.float32)
+    nets = [MLP((2, 6, 1), optimizer=optimizer, seed=0) for _ in range(2)]
+    for net in nets:
+        net.fit(X, X[:, 0], epochs=3)
+    seen = nets[0].parameters.copy()
+    nets[0].trainable = [False, True]
+    nets[1].trainable = [False, True]
+    nets[1].parameters[:] = seen
+    assert np.array_equal(nets[0].parameters, seen)
+    for net in nets:
+        net.fit(X, X[:, 0], epochs=2)
+        assert np.array_equal(net.weights[0].ravel(), seen[:12])
+        assert not np.array_equal(net.weights[1].ravel(), seen[12:18])
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
