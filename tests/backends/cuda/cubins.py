@@ -87,11 +87,12 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from fastmlp.backends.cuda.kernels import grid, single_block
     from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
     from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
+    from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
     from fastmlp.rules.optimizers import Adam
 
     network = Net(sizes=(17, 64, 64, 6), dtype=dtype, penalties={"l2": 0.1}).network
-    rules, scalar = rules_of(network, Adam(0.01)), SCALARS[dtype]
+    rules, scalar = rules_of(network, Adam(0.01, average=EMA())), SCALARS[dtype]
 
     def arrays(*dimensions: int) -> Any:
         kinds = (scalar, scalar, scalar, types.float64, types.int64)
