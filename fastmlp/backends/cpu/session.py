@@ -262,8 +262,8 @@ class Session:
 
     def clip_by_norm(self, limit: NormLimit | None) -> None:
         """Clip the gradient by its norm from now on; None: do not."""
+        self._blocks["update"] = phase("update", self._network.dtype, limit is not None).address
         if limit is None:
-            self._blocks["squares"] = 0
             return
         self.keep_gradient()
         self._norms = self._norms or Norms(self.plan, self._network.dtype)

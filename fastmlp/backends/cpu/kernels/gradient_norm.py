@@ -65,17 +65,22 @@ def clipping(scalar: Scalar) -> Kernel:
 
     @njit
     def by_norm(
-        net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, apply: int
+        net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span
     ) -> None:
-        blocks, (n_rows, width) = record_at(net.blocks, Blocks), shape
+        blocks, (n_rows, width), (ends, apply) = record_at(net.blocks, Blocks), shape, when
         if apply:
             factor = net.factors + (2 * tile.layer + variable) * 8
             call(blocks.scaled, (factor, g, n_rows * lanes))
-        else:
+        elif ends:
             total = net.tile_squares + (2 * tile.slot + variable) * 8
             call(blocks.squares, (total, g, n_rows, width, p))
 
     return by_norm
+
+
+@njit
+def unclipped(net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span) -> None:
+    """Do nothing: the gradient is not clipped by its norm."""
 
 
 @njit

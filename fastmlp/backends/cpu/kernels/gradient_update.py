@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping
+from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping, unclipped
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
@@ -52,7 +52,6 @@ class Control(NamedTuple):
     more: int  # 1: the gradient goes on from the chunks before
     ends: int  # 1: the chunk ends its batch, and penalties are added
     apply: int  # 1: the step is taken; 0: the gradient is stored
-    by_norm: int  # not 0: it is clipped by norm: its squares are summed, or it is scaled
     split: int  # the layer, from 1, that a team has computed by split-K; 0: none
 
 
@@ -208,12 +207,13 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     return penalise, step_penalised
 
 
-def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
+def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kernel, Kernel]:
     """Make two functions: one steps a panel of a tile, the other biases by themselves."""
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, copy = lanes * size, copying(scalar)
     its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
-    pack_row, sum_rows, clip = its.pack_row, its.sum_rows, clipping(scalar)
+    pack_row, sum_rows = its.pack_row, its.sum_rows
+    clip = clipping(scalar) if by_norm else unclipped
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
@@ -233,10 +233,9 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
         here."""
         (tile, layer, w), g = piece, scratch.gradient
         n, n_before = (tile.last - tile.first) * lanes, 0
-        shape, by_norm = _shape_of(tile, layer, p, lanes), control.by_norm
+        shape, when = _shape_of(tile, layer, p, lanes), (control.ends, control.apply)
         w, g = w + p * layer.packed_panel, g + p * PANEL_ROWS * vector
-        if by_norm:
-            clip(net, tile, p, WEIGHTS, g, shape, control.apply)
+        clip(net, tile, p, WEIGHTS, g, shape, when)
         if control.ends and control.apply and record_at(net.blocks, Blocks).penalised != 0:
             step_penalised(net, piece, p, w, g, scratch.values)
             n_before = n
@@ -245,8 +244,7 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
             biases, slopes = w + n // lanes * vector, g + n // lanes * vector
             start = biases - net.parameters + net.gradient if control.more else net.zeros
             sum_rows(layer.deltas + (tile.panel + p) * net.panel, start, slopes, control.n_rows)
-            if by_norm:
-                clip(net, tile, p, BIASES, slopes, (1, shape[1]), control.apply)
+            clip(net, tile, p, BIASES, slopes, (1, shape[1]), when)
             n += lanes
         if n > n_before:
             skip = n_before // lanes * vector
@@ -271,21 +269,21 @@ def _steps(scalar: Scalar, step_penalised: Kernel) -> tuple[Kernel, Kernel]:
                 add_row(deltas + j * vector, net.delta_panel, start + skip, total, n_rows)
         else:
             sum_rows(deltas, start, g, n_rows)
-        if control.by_norm:
-            clip(net, tile, p, BIASES, g, (1, width), control.apply)
+        clip(net, tile, p, BIASES, g, (1, width), (control.ends, control.apply))
         finish(net, biases, g, lanes, layer.bias_coefficients, control.apply)
 
     return step_panel, step_biases
 
 
-def update(scalar: Scalar) -> Kernel:
-    """Make the block of phase two."""
+def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
+    """Make the block of phase two; with `by_norm` the one that sums the squares of the gradient
+    where it is stored, and clips it where the step is taken."""
     lanes = lanes_of(scalar)
     panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
     gradient_bytes = LARGEST_TILE[1] * panel_bytes
     write_gradient, transpose_panel = _gradients(scalar), transposing(scalar)
     penalise, step_penalised = _penalties(scalar)
-    step_panel, step_biases = _steps(scalar, step_penalised)
+    step_panel, step_biases = _steps(scalar, step_penalised, by_norm)
 
     @njit
     def update_tile(net: Net, t: int, tile: Tile, control: Control, scratch: Scratch) -> None:
@@ -323,8 +321,7 @@ def update(scalar: Scalar) -> Kernel:
             flush, net = flushed(), nets[0]
             g, values, streams = stack(gradient_bytes), stack(panel_bytes), stack(STREAMS_BYTES)
             scratch = Scratch(g, values, streams)
-            by_norm = record_at(net.blocks, Blocks).squares if ends or apply else 0
-            control = Control(n_rows, more, ends, apply, by_norm, split)
+            control = Control(n_rows, more, ends, apply, split)
             tiles = records_at(net.tiles, net.n_tiles, Tile)
             first, last = part_of(signed(part), n_parts, net.n_tiles)
             for t in range(first, last):

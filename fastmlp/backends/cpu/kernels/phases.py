@@ -52,10 +52,13 @@ def compile_others(dtype: np.dtype[Any]) -> None:
     """Compile the blocks that only some sessions need."""
     for factory in OTHERS:
         block_of(factory, dtype)
+    phase("update", dtype, by_norm=True)
 
 
 @cache
-def phase(name: str, dtype: np.dtype[Any]) -> Block:
-    """Return the block of a phase, by its name."""
+def phase(name: str, dtype: np.dtype[Any], by_norm: bool = False) -> Block:
+    """Return the block of a phase, by its name; `by_norm`: of the update that clips by norm."""
     factory, options = PHASES[name]
+    if by_norm:
+        options = {**options, "by_norm": True}
     return block_of(factory, dtype, **options)

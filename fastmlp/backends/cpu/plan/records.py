@@ -168,7 +168,7 @@ class Blocks(Record):
     sparse_forward: int  # (net, first, last, at): the first layer's products
     sparse_columns: int  # (net,): the chunk's numbers by column
     sparse_gradient: int  # (net, tile, gradient, gradient_panel, more)
-    squares: int  # (total, g, n_rows, width, goes_on); 0: the gradient is not clipped by norm
+    squares: int  # (total, g, n_rows, width, goes_on): clipping by norm
     scaled: int  # (factor, g, n)
     loss: int  # (outputs, targets, slopes, losses, n_rows, n_out, n_targets)
     link: int  # (raw, values, n_rows, n_out)
