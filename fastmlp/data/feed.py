@@ -245,7 +245,7 @@ def feed_of(
         scalars.positive_integer(who, "steps_per_epoch", steps)
     X = tabled(X, y, reading.target, who)
     # An iterator beside y is meant as an array.
-    if not is_source(X) or (y is not None and not has_blocks(X)):
+    if not has_blocks(X) and (y is not None or not is_source(X)):
         _check_arrays(X, y, reading, who)
         return None
     check_source(X, y, sample_weight, reading, who)

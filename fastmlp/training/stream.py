@@ -64,13 +64,15 @@ def rows_of(
         reading = reading._replace(class_weight=None)
     # The columns of a table are read by the names that are known so far.
     X = tabled(*rows[:2], reading.target, who, names)
-    if is_table(given) or paths_of(given) is not None:
+    if given is not None and (is_table(given) or paths_of(given) is not None):
         its = names or getattr(X, "feature_names", None)
         given = tabled(given, None, reading.target, where, its)
     # First: a database has one open result at a time.
-    if is_source(given):
+    if given is not None and is_source(given):
         held_out = engine.trusted(*whole(given, network, where))
-    feed = feed_of(X, *rows[1:], network, reading._replace(target=None), who)
+    if reading.target is not None:
+        reading = reading._replace(target=None)
+    feed = feed_of(X, *rows[1:], network, reading, who)
     if feed is None:
         X, names = validation.named(X, names, who)
         data = engine.data(X, rows[1], rows[2], who)
