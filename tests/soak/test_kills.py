@@ -50,20 +50,25 @@ FIT_AND_BE_KILLED = """
 import os, random, shutil, signal, sys, time
 import numpy as np
 from datetime import timedelta
-from fastmlp import EMA, MLP, Adam, Cosine
-path, n_kills = sys.argv[1], int(sys.argv[2])
+from fastmlp import EMA, MLP, Adam, Blocks, Cosine
+path, n_kills, rows_of = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 random.seed(0)
 rng = np.random.default_rng(0)
 X = rng.normal(size=(4000, 8)).astype(np.float32)
 y = np.sin(X[:, 0])
+# Of a source, in buffers, and of arrays.
+rows, held_rows = (X, y), {"validation_split": 0.1}
+if rows_of == "blocks":
+    rows, held_rows = (Blocks.from_arrays(X, y, rows=250),), {"validation_data": (X[:400], y[:400])}
+    held_rows["buffer_rows"] = 1000
 
 def fit(**options):
     optimizer = Adam(Cosine(0.01), average=EMA(0.9), global_clipnorm=0.5)
     rates = {"weights": 1.0, "biases": 0.5}
     its = {"optimizer": optimizer, "layer_rates": rates, "dropout": 0.2, "input_noise": 0.1}
     net = MLP((8, 16, 1), l2=0.1, seed=0, n_threads=1, **its)
-    held = {"validation_split": 0.1, "metrics": {"mae": "mae"}, "early_stopping": 50}
-    history = net.fit(X, y, epochs=60, batch_size=16, **held, **options)
+    held = {**held_rows, "metrics": {"mae": "mae"}, "early_stopping": 50}
+    history = net.fit(*rows, epochs=60, batch_size=16, **held, **options)
     told = (history.loss, history.learning_rate, history.metrics, history.best_epoch)
     return net.parameters.tobytes() + repr(told).encode()
 
@@ -101,11 +106,12 @@ def test_a_file_is_always_whole(python: Callable[..., str], soak: bool, tmp_path
 
 
 @pytest.mark.skipif(INTERPRETED, reason="hundreds of fits in plain Python")
+@pytest.mark.parametrize("rows", ["arrays", "blocks"])
 def test_every_resume_ends_in_the_same_bits(
-    python: Callable[..., str], soak: bool, tmp_path: Path
+    python: Callable[..., str], soak: bool, tmp_path: Path, rows: str
 ) -> None:
     n_kills = 50 if soak else 4
-    told = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, timeout=600)
+    told = python(FIT_AND_BE_KILLED, tmp_path / "run.safetensors", n_kills, rows, timeout=600)
     kills, resumed = map(int, told.split())
     assert kills >= n_kills
     assert resumed >= n_kills // 2
