@@ -14,6 +14,7 @@ from fastmlp import (
     SWA,
     Adam,
     AdamW,
+    Blocks,
     Cosine,
     Custom,
     History,
@@ -57,6 +58,12 @@ def main(folder: Path) -> tuple[object, ...]:
         if report.validation_loss is not None and report.validation_loss < 0.01:
             report.stop()
 
+    source = Blocks.from_arrays(X, y, rows=10)
+    streamed: History = net.fit(source, epochs=1, validation_data=source)
+    streamed = net.fit(lambda: [(X, y)], epochs=1, buffer_rows=1000)
+    fit_many([net], pl.DataFrame(X).with_columns(y=pl.Series(y)), target="y", epochs=1)
+    MLPRegressor(tol=1.0).fit(source).score(X, y)
+    assert streamed.loss
     history: History = net.fit(
         X, y, epochs=3, validation_data=(X, y), callbacks=[stop_early], checkpoint=folder / "c"
     )
