@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from nets import generator_of
 
@@ -42,6 +43,18 @@ def net(device: str = "cuda", **settings: Any) -> MLP:
     usual: dict[str, Any] = {"loss": "cross_entropy", "dtype": "float64", "optimizer": Adam(0.05)}
     usual |= {"l2": 0.1, "seed": 1, "device": device}
     return MLP((3, 4, 2), activation="tanh", **usual | settings)
+
+
+def test_frames_by_name(rows: Any) -> None:
+    x, y = rows
+    frame = pd.DataFrame(x, columns=[*"abc"])
+    nets = [net(), net()]
+    nets[0].fit(frame, pd.Series(y), epochs=1, batch_size=4, validation_data=(frame, y))
+    nets[1].fit(x, y, epochs=1, batch_size=4)
+    assert nets[0].feature_names == ("a", "b", "c")
+    mixed = frame[[*"cab"]].assign(d="u")
+    assert nets[0].predict(mixed).tobytes() == nets[1].predict(x).tobytes()
+    assert nets[0].predict_raw(mixed).tobytes() == nets[1].predict_raw(x).tobytes()
 
 
 def test_a_fit_with_weights_validation_and_callbacks(rows: Any) -> None:
