@@ -1,4 +1,4 @@
-"""Results as the tables of docs/benchmarks.md, and a sentence of the README, between markers."""
+"""Results as tables of docs, and a sentence of the README, between markers."""
 
 import os
 import re
@@ -14,14 +14,23 @@ from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 ROOT = Path(__file__).parent.parent
 README, TABLES = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+RECIPE = ROOT / "docs" / "recipe.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 
 
 def rewrite(
-    results: dict[str, Any], picture: Path | None, readme: Path = README, tables: Path = TABLES
+    results: dict[str, Any],
+    picture: Path | None,
+    readme: Path = README,
+    tables: Path = TABLES,
+    recipes: Path = RECIPE,
 ) -> None:
-    """Put the tables, and the README's sentence, between the pages' markers."""
-    for page, write in ((tables, lines), (readme, summary)):
+    """Put the tables, and the README's sentence, between the pages' markers, of the parts that
+    there are."""
+    pages = [(tables, lines), (readme, summary)] if results["training"] else []
+    if results.get("recipe"):
+        pages.append((recipes, recipe_lines))
+    for page, write in pages:
         shown = os.path.relpath(picture, page.parent) if picture else None
         between_markers(page, "\n".join(write(results, shown)))
 
@@ -43,10 +52,16 @@ def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
     if picture:
         yield f"\n{_picture(picture)}"
     yield from _training(all_heats, threads)
-    yield from _recipe(results, threads)
     yield from _predictions(results, threads)
     yield from many.table(results, threads)
     yield from _cold_starts(results)
+
+
+def recipe_lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
+    """The training recipe's tables."""
+    threads = max((heat.threads for heat in recipe.heats_of(results)), default=1)
+    yield from _intro(results, threads)
+    yield from _recipe(results, threads)
 
 
 def summary(results: dict[str, Any], picture: str | None) -> Iterator[str]:
@@ -139,8 +154,8 @@ def _recipe(results: dict[str, Any], threads: int) -> Iterator[str]:
         titles = " | ".join(PEERS[name].title for name in recipe.COLUMNS)
         yield (
             "\nThe recipe, of dropout 0.2, averaged weights, a cosine schedule and a gradient of a "
-            "norm of at most 1: microseconds a step, and the peers' time over fastmlp's, as "
-            "above.\n"
+            "norm of at most 1: microseconds a step, and the peers' time over "
+            "fastmlp's.\n"
         )
         yield f"| net@batch | fastmlp, us | fastest peer | {titles} | aim |"
         yield "|---|--:|---|" + "--:|" * (len(recipe.COLUMNS) + 1)

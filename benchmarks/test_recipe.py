@@ -96,11 +96,11 @@ def test_prices_are_told(results: dict[str, Any]) -> None:
     assert "1.100   1.050 - 1.150   1.10\n" in text
     assert "2.000   2.000 - 2.000   1.00  above" in text
     assert f"{PRICES[1].name:<36}       2 no result" in text
-    text = "\n".join(page.lines(told(results), None))
+    text = "\n".join(page.recipe_lines(told(results), None))
     assert f"| {LARGE} | 1,000 | **2.00x** (2.00 to 2.00), JAX | 2.00x | - | - | 1.3x |" in text
     assert f"| EMA | {LARGE} | 1.100 (1.050 to 1.150) | 1.08 |" in text
     results["recipe"] = {}
-    assert "at most |" not in "\n".join(page.lines(results, None))
+    assert "at most |" not in "\n".join(page.recipe_lines(results, None))
 
 
 class Ours(Worker):

@@ -129,8 +129,12 @@ def test_pages_are_rewritten_between_their_markers(results: dict[str, Any], tmp_
     tables.parent.mkdir()
     for path in (readme, tables):
         path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    before = page.RECIPE.read_text()
+    page.rewrite({**results, "training": []}, None, readme, tables)
+    assert "old" in readme.read_text()
     for _ in range(2):
         page.rewrite(results, tmp_path / "all.png", readme, tables)
+    assert page.RECIPE.read_text() == before
     for path in (readme, tables):
         text = path.read_text()
         assert text.startswith("before\n")

@@ -46,7 +46,10 @@ html_theme_options = {
     # Pages of wide tables have no column beside them.
     "secondary_sidebar_items": {
         "**": ["page-toc"],
-        **{page: [] for page in ("benchmarks", "index", "parameters", "remedies", "search")},
+        **{
+            page: []
+            for page in ("benchmarks", "index", "parameters", "recipe", "remedies", "search")
+        },
     },
 }
 alone = (
@@ -55,6 +58,7 @@ alone = (
     "errors",
     "from/scikit-learn",
     "parameters",
+    "recipe",
     "remedies",
     "tuning",
 )
