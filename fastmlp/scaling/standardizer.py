@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import validation
-from fastmlp.scaling.blocks import blocks_of
+from fastmlp.data.features import blocks_of
 from fastmlp.scaling.sample import Sample
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained

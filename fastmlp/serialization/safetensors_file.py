@@ -8,15 +8,14 @@ run. A file is written whole or not at all, and reading it takes memory bounded 
 import contextlib
 import json
 import os
-import secrets
 import stat
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastmlp._process import whole_files
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"
@@ -29,7 +28,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 # JSON takes twenty times its bytes as Python objects; a net of 1,000 layers has a header of 200 KB.
 MAX_HEADER_BYTES = 4 << 20
-LEFTOVER_SECONDS = 3600.0
 # Exceptions that decoding arbitrary content can raise; they become a FileError.
 DEFECTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
 
@@ -70,7 +68,9 @@ def write(path: str | os.PathLike[str], content: Content) -> None:
     OSError
         If the file cannot be written.
     """
-    _write_whole(Path(path), pack(content))
+    packed = pack(content)
+    with whole_files.writing(path) as file:
+        file.write(packed)
 
 
 def pack(content: Content) -> bytes:
@@ -192,71 +192,3 @@ def _safetensors() -> Any:
     except ImportError as error:
         raise ImportError("files need safetensors: pip install 'fastmlp[safetensors]'") from error
     return safetensors
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a temporary file, sync it and rename it over the target.
-
-    The mode is that of the file that was there, or else by the umask.
-    """
-    target = Path(os.path.realpath(path))  # a link stays a link
-    if target.exists() and not target.is_file():
-        raise OSError(f"{target}: is not a regular file, and would be replaced")
-    _remove_leftovers(target)
-    temporary = target.with_name(f".{_start(target)}.{secrets.token_hex(8)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    mode = target.stat().st_mode & 0o777 if target.exists() else None
-    with _naming(path):
-        descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                if mode is not None:
-                    os.chmod(temporary, mode)  # bits that the umask took
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    _sync_folder(target.parent)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Make an OSError name the path that the caller passed, not the temporary file or none."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename2 is None:
-            error.filename = os.fspath(path)
-        raise
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files that killed processes left, if an hour old: others may be in use."""
-    now = time.time()
-    for old in target.parent.glob(f".{_literal(_start(target))}.*.tmp"):
-        with contextlib.suppress(OSError):
-            state = old.lstat()
-            if stat.S_ISREG(state.st_mode) and now - state.st_mtime > LEFTOVER_SECONDS:
-                old.unlink()
-
-
-def _start(target: Path) -> str:
-    """Return as much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
-    return target.name[:58]
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync the folder, so that the new name is durable, if the system can open folders."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

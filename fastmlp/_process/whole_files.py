@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+LEFTOVER_SECONDS = 3600.0
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Give a temporary file to write to; at the end sync it, and rename it over the target.
+
+    After an exception it is removed, and what was there is as it was. The mode is that of the file
+    that was there, or else by the umask.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target}: is not a regular file, and would be replaced")
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{_start(target)}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    mode = target.stat().st_mode & 0o777 if target.exists() else None
+    with _naming(path, temporary):
+        descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if mode is not None:
+                    os.chmod(temporary, mode)  # bits that the umask took
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str], temporary: Path) -> Iterator[None]:
+    """Make an OSError name the path that the caller passed, not the temporary file or none."""
+    try:
+        yield
+    except OSError as error:
+        known = error.filename in (None, str(temporary))
+        if error.errno is not None and error.filename2 is None and known:
+            error.filename = os.fspath(path)
+        raise
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files that killed processes left, if an hour old: others may be in use."""
+    now = time.time()
+    for old in target.parent.glob(f".{_literal(_start(target))}.*.tmp"):
+        with contextlib.suppress(OSError):
+            state = old.lstat()
+            if stat.S_ISREG(state.st_mode) and now - state.st_mtime > LEFTOVER_SECONDS:
+                old.unlink()
+
+
+def _start(target: Path) -> str:
+    """Return as much of a name as leaves room for 22 bytes, in 255, if a letter takes four."""
+    return target.name[:58]
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the folder, so that the new name is durable, if the system can open folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
