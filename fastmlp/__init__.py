@@ -33,6 +33,8 @@ from fastmlp.training.history import History, Report, Status
 from fastmlp.training.stopping import EarlyStopping, ReduceLROnPlateau
 
 if TYPE_CHECKING:
+    from fastmlp.data.outputs import predict_arrow, predict_parquet
+
     # For type checkers what is loaded on first use; with `as` as names of this module's own.
     from fastmlp.estimators import MLPClassifier as MLPClassifier
     from fastmlp.estimators import MLPRegressor as MLPRegressor
@@ -81,6 +83,8 @@ __all__ = [
     "fit_many",
     "fold",
     "load",
+    "predict_arrow",
+    "predict_parquet",
     "save",
 ]
 
@@ -97,6 +101,8 @@ _ROOMS = {
     "fit_many": "many.fit_many",
     "fold": "scaling.fold",
     "load": "saving",
+    "predict_arrow": "data.outputs",
+    "predict_parquet": "data.outputs",
     "save": "saving",
 }
 

@@ -1,7 +1,7 @@
 """MLP: the net that users hold. Read this first."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from datetime import timedelta
 from functools import partial
@@ -15,6 +15,7 @@ from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import Engine, Predictor
+from fastmlp.data.batches import Batch, batches_of
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_rates as rates_of_layers
@@ -38,6 +39,7 @@ from fastmlp.network.spec import (
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import Description
 from fastmlp.rules.dropout import Rate
+from fastmlp.rules.links import LinkName
 from fastmlp.rules.optimizers import Optimizer
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.serialization.checkpoint_file import CheckpointFile
@@ -588,6 +590,58 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Takes, returns and raises what `predict` does.
         """
         return self._new_predictor(raw=True)(X, out, "MLP.predict_raw")
+
+    @explained
+    def predict_batches(
+        self, source: "ArrayLike | Source", *, batch_rows: int = 65536
+    ) -> Iterator[Array]:
+        """Yield predictions of a source, an array each: only one batch is in memory at a time.
+
+        Parameters
+        ----------
+        source : array, frame, path or list of paths, table, blocks or stream
+            All that `fit` takes, without y: a stream yields X, or (X, y) as for `fit`. Of files and
+            tables columns are found by name, if the net has `feature_names`.
+        batch_rows : int of 1 or more, default 65536
+            The most rows of an array.
+
+        Yields
+        ------
+        (n_rows, n_outputs) array of the net's dtype
+            In the order of the rows.
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError, OSError
+            If rows are not what they must be, pyarrow is missing, or a file cannot be read; when
+            they are asked for. The message names the rows.
+
+        See Also
+        --------
+        fastmlp.predict_arrow, fastmlp.predict_parquet : predictions beside columns of a table.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLP
+        >>> net = MLP((2, 4, 1), seed=0)
+        >>> [len(rows) for rows in net.predict_batches(np.zeros((10, 2)), batch_rows=4)]
+        [4, 4, 2]
+        """
+        who = "MLP.predict_batches"
+        scalars.positive_integer(who, "batch_rows", batch_rows)
+        batches = batches_of(source, self.feature_names, batch_rows, who)
+        return (self._predicted(batch, who) for batch in batches)
+
+    def _predicted(self, batch: Batch, who: str) -> Array:
+        predictor = self._predictor = self._predictor or self._new_predictor()
+        predicted: Array = predictor(batch.rows, None, f"{who}: {batch.where}".removesuffix(": "))
+        return predicted
+
+    @property
+    def _link(self) -> LinkName | None:
+        """The link that the loss owns, or None."""
+        return self._network.loss.link
 
     def _new_predictor(self, *, raw: bool = False) -> Predictor:
         state = self._state

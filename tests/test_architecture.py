@@ -45,7 +45,7 @@ HOUSES: dict[str, list[set[str]]] = {
     ],
     "fastmlp.estimators": [
         {"arguments", "warnings"},
-        {"sklearn_bases"},
+        {"sklearn_bases", "in_batches"},
         {"mlp"},
         {"ensemble", "search", "net_settings"},
         {"net_estimators"},

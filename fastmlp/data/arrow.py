@@ -35,6 +35,11 @@ def is_table(given: object) -> bool:
     return any(hasattr(given, one) for one in ("__arrow_c_stream__", "scanner", "to_reader"))
 
 
+def is_lazy(given: object) -> bool:
+    """Return True for a LazyFrame of polars."""
+    return hasattr(given, "collect") and hasattr(given, "collect_schema")
+
+
 def paths_of(given: Any) -> list[str] | None:
     """Return paths as a list; None if it is neither a path nor a list of paths."""
     paths = [given] if isinstance(given, str | os.PathLike) else given
@@ -48,7 +53,7 @@ def _is_path(given: object) -> bool:
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def naming(path: str) -> Iterator[None]:
     """Return a context whose errors have a note that names the file."""
     try:
         yield
@@ -76,7 +81,7 @@ class ParquetBlocks(Named):
         self._rows = rows
         self._columns: Columns | None = None
         for path in paths:
-            with _naming(path), self._open(path) as file:
+            with naming(path), self._open(path) as file:
                 columns = columns_of(file.schema_arrow, wanted, f"{who}: {path}")
                 # Of all files; without names of features they are those of the first.
                 self._columns = self._columns or columns
@@ -96,7 +101,7 @@ class ParquetBlocks(Named):
         assert columns is not None
         # Threads of pyarrow would compete with those that train.
         file = self._open(path, metadata=self._metadata[path], pre_buffer=True)
-        with _naming(path), file:
+        with naming(path), file:
             how = {"row_groups": [group], "columns": columns.names, "use_threads": False}
             batches = file.iter_batches(batch_size=n, **how)
             batch = next(batch for k, batch in enumerate(batches) if k == piece)
@@ -131,7 +136,7 @@ class ArrowFileBlocks(Named):
     @contextmanager
     def _opened(self, path: str, names: Sequence[str]) -> Iterator[Any]:
         """Open a file to read some columns."""
-        with _naming(path), self._source(path) as source:
+        with naming(path), self._source(path) as source:
             schema = self._ipc.open_file(source).schema
             places = [schema.get_field_index(name) for name in names]
             yield self._ipc.open_file(
@@ -233,7 +238,7 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
     imported(who)
     import pyarrow.csv
 
-    with _naming(paths[0]), pyarrow.csv.open_csv(paths[0]) as reader:
+    with naming(paths[0]), pyarrow.csv.open_csv(paths[0]) as reader:
         first = columns_of(reader.schema, wanted, f"{who}: {paths[0]}")
 
     def begin() -> Iterator[tuple[Any, str, Columns]]:
@@ -263,7 +268,7 @@ def source_of(given: Any, target: Any, who: str, features: Sequence[str] | None 
     paths = paths_of(given)
     if paths is not None:
         return _of_paths(paths, wanted, who)
-    if hasattr(given, "collect") and hasattr(given, "collect_schema"):
+    if is_lazy(given):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
     if not is_table(given):
         raise TypeError(

@@ -84,10 +84,10 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     """
     (target, features, weight), known = wanted, list(schema.names)
     several = not isinstance(target, str)
-    targets = _names(target, "target", known, who)
-    weights = [] if weight is None else _names(weight, "weight", known, who)
+    targets = names_in(target, "target", known, who)
+    weights = [] if weight is None else names_in(weight, "weight", known, who)
     others = [name for name in known if name not in (*targets, *weights)]
-    chosen = others if features is None else _names(features, "features", known, who)
+    chosen = others if features is None else names_in(features, "features", known, who)
     if not chosen:
         raise ValueError(f"{who}: there are no columns beside target={target!r}")
     within = next((name for name in chosen if name in targets), None)
@@ -96,7 +96,7 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     return Columns(tuple(chosen), tuple(targets) if several else target, weight)
 
 
-def _names(given: Any, what: str, known: list[str], who: str) -> list[str]:
+def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
         raise TypeError(f"{who}: {what} must be a column's name, or several, got {given!r}")

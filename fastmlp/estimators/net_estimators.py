@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from fastmlp._process import task_pool
 from fastmlp.estimators import net_settings
 from fastmlp.estimators.arguments import Table
+from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.losses import pinball_score
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
@@ -35,7 +36,7 @@ Array = NDArray[Any]
 Callbacks = Listener | Iterable[Listener]
 
 
-class NetEstimator(BaseEstimator):
+class NetEstimator(InBatches, BaseEstimator):
     """Arguments of `MLP` and `MLP.fit` as parameters; each fit makes a net with new weights.
 
     Attributes

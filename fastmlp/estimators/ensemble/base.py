@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.task_pool import Task, check
+from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp import advice
 from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.mlp.row_subset import derive_form
@@ -27,7 +28,7 @@ Array = NDArray[Any]
 OWN = ("n_members", "bootstrap", "random_state")
 
 
-class Ensemble(Settings):
+class Ensemble(InBatches, Settings):
     """Members of one class, with seeds of their own, whose predictions are averaged."""
 
     member: ClassVar[Any]

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
 from fastmlp.data.feed import Feed
+from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp import advice, regularization, solvers
 from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
 from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
@@ -62,7 +63,7 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
-class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, Overridden):
+class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]

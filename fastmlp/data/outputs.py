@@ -1,0 +1,279 @@
+"""Predictions of tables: as a stream of Arrow's, and as a Parquet file."""
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp._process import whole_files
+from fastmlp.data.arrow import imported
+from fastmlp.data.batches import (
+    Batch,
+    batches_of,
+    has_names,
+    named_batches,
+    names_of_model,
+    predicted,
+)
+from fastmlp.data.sources import Source
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+from fastmlp.validation.suggestions import listed
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Array = NDArray[Any]
+Columns = dict[str, Array]
+ROWS = 65536
+
+
+@explained
+def predict_arrow(
+    model: Any,
+    source: "ArrayLike | Source",
+    *,
+    keep: str | Sequence[str] = (),
+    output: str = "prediction",
+    batch_rows: int = ROWS,
+) -> "pyarrow.RecordBatchReader":
+    """Return predictions of files or of a table as a stream, which a reader of Arrow pulls from.
+
+    One batch is in memory at a time. polars, DuckDB, pandas and pyarrow read the stream, once; the
+    next batch is read and predicted when they ask for it, the first one here. Needs the extra
+    `arrow`.
+
+    A regressor's column is `output`; of several outputs they are ``prediction_0`` and so on. A
+    classifier has a column ``probability_<class>`` for each class, and the labels in `output`; so
+    has a net, with the classes 0, 1 and so on, if its loss has the link softmax, or sigmoid and one
+    output. For several labels a row they are ``probability_<label>`` and ``prediction_<label>``.
+
+    Parameters
+    ----------
+    model : MLP or fitted estimator
+        Columns are found by the names that it was trained on. If it knows none, X is all columns
+        but those to keep, in their order.
+    source : path or list of paths, table or frame, or array or source as `predict_batches` takes it
+        Of Parquet, Arrow or CSV files; a frame of pandas or polars, a table, a reader or a data set
+        of pyarrow, a relation of DuckDB, or what else has ``__arrow_c_stream__``.
+    keep : str or sequence of str
+        Columns to pass on, before the predictions.
+    output : str, default "prediction"
+    batch_rows : int of 1 or more, default 65536
+        The most rows of a batch.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not what it must be, a column is missing, or does not hold numbers. What
+        is wrong with a later batch, or what the source raises, is raised when it is read.
+    ImportError
+        If pyarrow is not installed.
+    OSError
+        If a file cannot be read.
+
+    See Also
+    --------
+    fastmlp.predict_parquet : writes them to a file.
+
+    Examples
+    --------
+    >>> import pyarrow
+    >>> from fastmlp import MLP, predict_arrow
+    >>> table = pyarrow.table({"id": ["x", "y"], "b": [1.0, 2.0], "a": [3.0, 4.0]})
+    >>> net = MLP((2, 8, 3), loss="cross_entropy", seed=0)
+    >>> net.feature_names = ["a", "b"]
+    >>> predict_arrow(net, table, keep="id").read_all().column_names
+    ['id', 'probability_0', 'probability_1', 'probability_2', 'prediction']
+    """
+    who = "predict_arrow"
+    return _reader(model, source, _names(keep, who), output, batch_rows, who)
+
+
+@explained
+def predict_parquet(
+    model: Any,
+    source: "ArrayLike | Source",
+    path: str | os.PathLike[str],
+    *,
+    keep: str | Sequence[str] = (),
+    output: str = "prediction",
+    batch_rows: int = ROWS,
+) -> int:
+    """Write predictions of files or of a table to a Parquet file; needs the extra `arrow`.
+
+    One batch is in memory at a time. The file is written whole or not at all: until the end it has
+    a name of its own, and what was there before stays as it was after an error.
+
+    Parameters
+    ----------
+    model, source, keep, output
+        As for `predict_arrow`.
+    path : path
+    batch_rows : int of 1 or more, default 65536
+        The most rows of a batch, and of a row group of the file.
+
+    Returns
+    -------
+    int
+        How many rows have been written.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        As from `predict_arrow`.
+    OSError
+        If a file cannot be read, or this one not be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from fastmlp import MLP, predict_parquet
+    >>> path = os.path.join(tempfile.mkdtemp(), "predictions.parquet")
+    >>> predict_parquet(MLP((2, 8, 1), seed=0), np.zeros((1000, 2)), path)
+    1000
+    """
+    who, n = "predict_parquet", 0
+    scalars.path(who, "path", path)
+    reader = _reader(model, source, _names(keep, who), output, batch_rows, who)
+    from pyarrow.parquet import ParquetWriter
+
+    with whole_files.writing(path) as file, ParquetWriter(file, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            n += batch.num_rows
+    return n
+
+
+def _names(given: Any, who: str) -> list[str]:
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{who}: keep must be a column's name, or several, got {given!r}")
+    return list(names)
+
+
+def _reader(model: Any, source: Any, keep: list[str], output: str, rows: int, who: str) -> Any:
+    arrow = imported(who)
+    scalars.positive_integer(who, "batch_rows", rows)
+    if not isinstance(output, str):
+        raise TypeError(f"{who}: output must be a column's name, got {output!r}")
+    if not hasattr(model, "predict") or isinstance(model, type):
+        raise TypeError(f"{who}: model must be an MLP or a fitted estimator, got {model!r}")
+    names = names_of_model(model)
+    if has_names(source):
+        batches = named_batches(source, names, keep, rows, who)
+    elif keep:
+        raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
+    else:
+        batches = batches_of(source, names, rows, who)
+    outputs = Outputs(model, output, named=names is not None, who=who)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError(f"{who}: there are no rows")
+    begun = _table(outputs, first, keep, who)
+    more = (_like(begun, _table(outputs, batch, keep, who)) for batch in batches)
+    return arrow.RecordBatchReader.from_batches(begun.schema, chain([begun], more))
+
+
+def _table(outputs: "Outputs", batch: Batch, keep: list[str], who: str) -> Any:
+    """Return a record batch of the columns to keep, and of predictions."""
+    import pyarrow
+
+    columns = {name: pyarrow.array(its) for name, its in outputs(batch).items()}
+    twice = [name for name in columns if name in keep]
+    if twice:
+        raise ValueError(
+            f"{who}: the columns {listed(twice)} are among those to keep: give output= another name"
+        )
+    kept = {name: batch.kept.column(name) for name in keep}
+    return pyarrow.RecordBatch.from_pydict(kept | columns)
+
+
+def _like(first: Any, batch: Any) -> Any:
+    """Return a batch with the types of the first: a file may hold other ones than that before."""
+    columns = [its.cast(kind) for its, kind in zip(batch.columns, first.schema.types, strict=True)]
+    return type(first).from_arrays(columns, schema=first.schema)
+
+
+class Outputs:
+    """Makes columns of predictions from batches.
+
+    Parameters
+    ----------
+    model : MLP or estimator
+    output : the name of the column of predictions
+    named : bool, the model knows names of columns
+    """
+
+    def __init__(self, model: Any, output: str, *, named: bool, who: str) -> None:
+        self._model, self._output, self._named, self._who = model, output, named, who
+        self._link = getattr(model, "_link", None)
+        self._several: bool | None = None
+
+    def __call__(self, batch: Batch) -> Columns:
+        """Return the columns by their names."""
+        rows, n = batch.rows, None
+        if batch.kept is not None and not batch.rows.num_rows:
+            # scikit-learn has no predictions of no rows: those of a row of zeros have the dtypes.
+            rows, n = _zeros_like(batch.rows), 0
+        how: Any = {"named": self._named, "who": self._who}
+        columns = predicted(self._columns, batch._replace(rows=rows), **how)
+        return {name: its[:n] for name, its in columns.items()}
+
+    def _columns(self, rows: Any) -> Columns:
+        model = self._model
+        if hasattr(model, "predict_proba"):
+            return self._of_classifier(rows)
+        values = model.predict(rows)
+        n_outputs = 1 if values.ndim == 1 else values.shape[1]
+        if self._link == "softmax":
+            return self._of_classes(values, np.arange(n_outputs))
+        if self._link == "sigmoid" and n_outputs == 1:
+            return self._of_classes(np.hstack([1 - values, values]), np.arange(2))
+        if self._link == "sigmoid":
+            return self._of_labels(values, np.arange(n_outputs))
+        if n_outputs == 1:
+            return {self._output: values.reshape(-1)}
+        return _each(self._output, values, np.arange(n_outputs))
+
+    def _of_classifier(self, rows: Any) -> Columns:
+        model = self._model
+        probabilities, classes = model.predict_proba(rows), model.classes_
+        if self._several is None:
+            self._several = np.ndim(model.predict(rows[:1])) == 2
+        if self._several:
+            return self._of_labels(probabilities, classes)
+        if len(classes) == 1:
+            # scikit-learn has two columns of probabilities there.
+            return {self._output: model.predict(rows)}
+        return self._of_classes(probabilities, classes)
+
+    def _of_classes(self, probabilities: Array, classes: Array) -> Columns:
+        labels = classes[probabilities.argmax(axis=1)]
+        return {**_each("probability", probabilities, classes), self._output: labels}
+
+    def _of_labels(self, probabilities: Array, labels: Array) -> Columns:
+        above = (probabilities > 0.5).astype(np.int64)
+        columns = _each("probability", probabilities, labels)
+        return {**columns, **_each(self._output, above, labels)}
+
+
+def _each(name: str, values: Array, classes: Array) -> Columns:
+    return {
+        f"{name}_{each}": np.ascontiguousarray(its)
+        for each, its in zip(classes, values.T, strict=True)
+    }
+
+
+def _zeros_like(rows: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.table({name: [0.0] for name in rows.schema.names})

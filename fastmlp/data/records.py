@@ -1,0 +1,127 @@
+"""Record batches of Arrow of chosen columns, one at a time: of files, tables and streams."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fastmlp.data.arrow import ARROW_FILES, FILES, imported, is_lazy, is_table, naming, paths_of
+
+# Returns the names of the columns to read, of a schema; the text is what errors call the table.
+Choose = Callable[[Any, str], list[str]]
+Batches = Iterator[Any]
+
+
+def records_of(given: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, str]]:
+    """Yield record batches of at most so many rows, and what errors call each.
+
+    One batch is in memory at a time. A table without rows has one batch, without rows.
+
+    Parameters
+    ----------
+    given : path or list of paths, table, frame, reader, relation or data set
+
+    Raises
+    ------
+    TypeError, ValueError, OSError
+        If it is of an unknown kind, or cannot be read.
+    ImportError
+        If pyarrow is not installed.
+    """
+    imported(who)
+    paths = paths_of(given)
+    if paths is None:
+        yield from _cut(_of_table(given, choose, rows, who), "", rows)
+        return
+    for path in paths:
+        with naming(path):
+            yield from _cut(_reader_of(path, who)(path, choose, rows, who), f" of {path}", rows)
+
+
+def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, str]]:
+    """Yield batches in parts of at most so many rows, and their places."""
+    n = 0
+    for batch in batches:
+        for first in range(0, max(batch.num_rows, 1), rows):
+            part = batch.slice(first, rows)
+            if part.num_rows or not n:
+                yield part, f"rows {n} to {n + max(part.num_rows, 1) - 1}{of}"
+            n += part.num_rows
+
+
+def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
+    arrow = imported(who)
+    if is_lazy(given):
+        raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
+    if not is_table(given):
+        raise TypeError(f"{who}: expected files, a table or a frame, got {type(given).__name__}")
+    if hasattr(given, "scanner"):
+        names = choose(given.schema, who)
+        # Without limits it reads 16 batches ahead, of 4 files.
+        few = {"batch_readahead": 1, "fragment_readahead": 1}
+        reader = given.scanner(columns=names, batch_size=rows, **few).to_reader()
+    elif type(given).__module__.startswith("pandas"):
+        # With its index, a frame of pandas would have a column more.
+        reader = arrow.Table.from_pandas(given, preserve_index=False).to_reader()
+    elif hasattr(given, "to_reader"):
+        reader = given.to_reader()
+    else:
+        reader = arrow.RecordBatchReader.from_stream(given)
+    names = choose(reader.schema, who)
+    # A database refuses a second query until the first is read to its end, or closed.
+    try:
+        yield from (batch.select(names) for batch in _with_an_end(reader))
+    finally:
+        reader.close()
+
+
+def _with_an_end(reader: Any) -> Batches:
+    """Yield a reader's batches, and at the end one without rows, for what has none at all."""
+    import pyarrow
+
+    yield from reader
+    yield pyarrow.RecordBatch.from_pylist([], schema=reader.schema)
+
+
+def _reader_of(path: str, who: str) -> Callable[[str, Choose, int, str], Batches]:
+    end = next((end for end in FILES if path.lower().endswith(end)), None)
+    if end is None:
+        raise ValueError(f"{who}: files must be {', '.join(FILES)}, got {Path(path).name}")
+    return _of_parquet if end == ".parquet" else _of_arrow if end in ARROW_FILES else _of_csv
+
+
+def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=True) as file:
+        names = choose(file.schema_arrow, who)
+        yield from file.iter_batches(batch_size=rows, columns=names)
+        yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(names)
+
+
+def _of_arrow(path: str, choose: Choose, rows: int, who: str) -> Batches:
+    import pyarrow
+
+    # Read, not mapped: of a map that is cut a fault ends the process.
+    with pyarrow.OSFile(path) as source:
+        schema = pyarrow.ipc.open_file(source).schema
+        names = choose(schema, who)
+        places = [schema.get_field_index(name) for name in names]
+        options = pyarrow.ipc.IpcReadOptions(included_fields=places)
+        file = pyarrow.ipc.open_file(source, options=options)
+        for k in range(file.num_record_batches):
+            yield file.get_batch(k).select(names)
+        yield pyarrow.RecordBatch.from_pylist([], schema=file.schema).select(names)
+
+
+def _of_csv(path: str, choose: Choose, rows: int, who: str) -> Batches:
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(path) as reader:
+        schema = reader.schema
+    names = choose(schema, who)
+    # The first megabyte decides the types: integers there may be fractions later.
+    whole = (pyarrow.int64(), pyarrow.null())
+    types = {name: pyarrow.float64() for name in names if schema.field(name).type in whole}
+    options = pyarrow.csv.ConvertOptions(include_columns=names, column_types=types)
+    with pyarrow.csv.open_csv(path, convert_options=options) as reader:
+        yield from _with_an_end(reader)

@@ -1,0 +1,69 @@
+"""Predictions of an estimator, a batch at a time."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
+
+from numpy.typing import NDArray
+
+from fastmlp.data.batches import batches_of, names_of_model, predicted
+from fastmlp.data.sources import Source
+from fastmlp.estimators.arguments import Table
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+
+Array = NDArray[Any]
+Method = Literal["predict", "predict_proba", "predict_log_proba", "predict_std"]
+
+
+class InBatches:
+    """Adds `predict_batches` to an estimator."""
+
+    @explained
+    def predict_batches(
+        self, source: Table | Source, *, method: Method = "predict", batch_rows: int = 65536
+    ) -> Iterator[Array]:
+        """Yield predictions of a source, an array each: only one batch is in memory at a time.
+
+        Parameters
+        ----------
+        source : array, frame, path or list of paths, table, blocks or stream
+            Files of Parquet, Arrow or CSV, a table of pyarrow, a relation of DuckDB, or what else
+            has ``__arrow_c_stream__``, whose columns are found by name, if the estimator has
+            `feature_names_in_`; `Blocks`, or a function that begins a stream of X or (X, y).
+        method : str, default "predict"
+            Or "predict_proba", as of `sklearn.model_selection.cross_val_predict`.
+        batch_rows : int of 1 or more, default 65536
+            The most rows of an array.
+
+        Yields
+        ------
+        array, as from the method
+            In the order of the rows.
+
+        Raises
+        ------
+        TypeError, ValueError, ImportError, OSError
+            If rows are not what they must be, pyarrow is missing, or a file cannot be read; when
+            they are asked for. A note names the rows.
+
+        See Also
+        --------
+        fastmlp.predict_arrow, fastmlp.predict_parquet : predictions beside columns of a table.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastmlp import MLPRegressor
+        >>> model = MLPRegressor((4,), max_iter=2, tol=1.0).fit(np.zeros((10, 2)), np.zeros(10))
+        >>> [len(rows) for rows in model.predict_batches(np.zeros((10, 2)), batch_rows=4)]
+        [4, 4, 2]
+        """
+        who = f"{type(self).__name__}.predict_batches"
+        scalars.positive_integer(who, "batch_rows", batch_rows)
+        known = [name for name in get_args(Method) if hasattr(self, name)]
+        scalars.known(who, "method", method, known)
+        names = names_of_model(self)
+        batches = batches_of(source, names, batch_rows, who)
+        call: Callable[[Any], Array] = getattr(self, method)
+        named = names is not None
+        return (predicted(call, batch, named=named, who=who) for batch in batches)

@@ -1,0 +1,328 @@
+"""Predictions batch by batch: of arrays, sources, tables and files, to Arrow and to Parquet."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from peak_memory import peak_of
+
+from fastmlp import (
+    MLP,
+    Blocks,
+    MLPClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    predict_arrow,
+    predict_parquet,
+)
+
+rng = np.random.default_rng(0)
+N = 1000
+X = np.column_stack([rng.normal(size=(N, 2)), rng.integers(9, size=N)])
+LABELS = np.where(X[:, 0] * X[:, 1] > 0, "yes", "no")
+# The columns stand in another order than the net's, among others.
+TABLE = pa.table({
+    "id": [f"row {i}" for i in range(N)], "c": X[:, 2].astype(np.int16), "b": X[:, 1],
+    "day": ["Monday"] * N, "a": X[:, 0],
+})  # fmt: skip
+PIECES = pa.concat_tables([TABLE.slice(first, 170) for first in range(0, N, 170)])
+
+
+def net(outputs: int = 1, **settings: Any) -> MLP:
+    made = MLP((3, 8, outputs), seed=1, **settings)
+    made.feature_names = ["a", "b", "c"]
+    return made
+
+
+def stream() -> Iterator[Any]:
+    for first in range(0, N, 130):
+        yield X[first : first + 130]
+        yield X[:0]
+
+
+def written(folder: Path, end: str) -> list[Path]:
+    """Write the table to two files of a kind."""
+    paths = [folder / f"{i}{end}" for i in range(2)]
+    for path, part in zip(paths, (TABLE.slice(0, 600), TABLE.slice(600)), strict=True):
+        if end == ".parquet":
+            pq.write_table(part, path, row_group_size=170)
+        elif end == ".csv":
+            part.to_pandas().to_csv(path, index=False)
+        else:
+            pyarrow.feather.write_feather(part, path, chunksize=170)
+    return paths
+
+
+class Relation:
+    """As one of DuckDB: what has a stream alone."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return PIECES.to_reader().__arrow_c_stream__(requested_schema)
+
+
+TABLES: dict[str, Callable[[Path], Any]] = {
+    "table": lambda folder: PIECES,
+    "reader": lambda folder: PIECES.to_reader(),
+    "relation": lambda folder: Relation(),
+    "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
+    "polars": lambda folder: pl.from_arrow(TABLE),
+    "dataset": lambda folder: pyarrow.dataset.dataset(written(folder, ".parquet")),
+    "parquet": lambda folder: [str(path) for path in written(folder, ".parquet")],
+    "feather": lambda folder: written(folder, ".feather"),
+    "csv": lambda folder: written(folder, ".csv"),
+}
+SOURCES = TABLES | {
+    "array": lambda folder: X,
+    "list": lambda folder: X.tolist(),
+    "blocks": lambda folder: [X[:300], (X[300:], None)],
+    "stream": lambda folder: stream,
+    "generator": lambda folder: ((part, None) for part in stream()),
+    "Blocks": lambda folder: Blocks.from_arrays(X, LABELS, rows=170),
+    "named blocks": lambda folder: Blocks.from_arrow(
+        TABLE.append_column("y", TABLE["a"]), target="y", features=["c", "a", "b"], rows=170
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_each_source_has_the_predictions_of_arrays(name: str, tmp_path: Path) -> None:
+    model, whole = net(), net().predict(X)
+    parts = list(model.predict_batches(SOURCES[name](tmp_path), batch_rows=100))
+    assert max(map(len, parts)) <= 100
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_columns_are_kept_beside_predictions(name: str, tmp_path: Path) -> None:
+    out = predict_arrow(net(), TABLES[name](tmp_path), keep=["id", "a"], output="y", batch_rows=64)
+    table = out.read_all()
+    assert table.schema.names == ["id", "a", "y"]
+    assert table["id"].to_pylist() == TABLE["id"].to_pylist()
+    assert np.array_equal(table["a"], X[:, 0])
+    assert np.array_equal(table["y"], net().predict(X)[:, 0])
+
+
+def columns(model: Any, source: Any = TABLE) -> dict[str, Any]:
+    table = predict_arrow(model, source, batch_rows=300).read_all()
+    return {name: np.asarray(table[name]) for name in table.schema.names}
+
+
+def test_columns_of_nets() -> None:
+    softmax = net(3, loss="cross_entropy")
+    found, p = columns(softmax), softmax.predict(X)
+    assert list(found) == ["probability_0", "probability_1", "probability_2", "prediction"]
+    assert np.array_equal(found["probability_2"], p[:, 2])
+    assert np.array_equal(found["prediction"], p.argmax(1))
+    sigmoid = net(loss="binary_cross_entropy")
+    found, p = columns(sigmoid), sigmoid.predict(X)
+    assert list(found) == ["probability_0", "probability_1", "prediction"]
+    assert np.array_equal(found["prediction"], p[:, 0] > 0.5)
+    found = columns(net(2, loss="binary_cross_entropy"))
+    assert list(found) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
+    found = columns(net(2))
+    assert list(found) == ["prediction_0", "prediction_1"]
+    assert np.array_equal(found["prediction_1"], net(2).predict(X)[:, 1])
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_columns_of_estimators(tmp_path: Path) -> None:
+    frame, path = TABLE.select(["a", "b", "c"]).to_pandas(), tmp_path / "out.parquet"
+    for rows in (frame, X):
+        model = MLPClassifier((4,), max_iter=2, random_state=0).fit(rows, LABELS)
+        table = TABLE if rows is frame else TABLE.select(["id", "a", "b", "c"])
+        assert predict_parquet(model, table, path, keep="id", batch_rows=300) == N
+        found = pq.read_table(path)
+        assert found.schema.names == ["id", "probability_no", "probability_yes", "prediction"]
+        assert found["prediction"].to_pylist() == model.predict(rows).tolist()
+        assert np.array_equal(found["probability_yes"], model.predict_proba(rows)[:, 1])
+        parts = model.predict_batches(table.drop(["id"]), method="predict_proba", batch_rows=300)
+        assert np.array_equal(np.concatenate(list(parts)), model.predict_proba(rows))
+    several = np.column_stack([LABELS == "yes", X[:, 0] > 0]).astype(int)
+    model = MLPClassifier((4,), max_iter=2, random_state=0).fit(frame, several)
+    found_of = columns(model)
+    assert list(found_of) == ["probability_0", "probability_1", "prediction_0", "prediction_1"]
+    assert np.array_equal(found_of["prediction_1"], model.predict(frame)[:, 1])
+    ensemble = MLPEnsembleRegressor(n_members=2, max_iter=2, random_state=0)
+    assert np.array_equal(
+        columns(ensemble.fit(frame, X[:, 0]))["prediction"], ensemble.predict(frame)
+    )
+    bridged = net().as_estimator(epochs=1, random_state=0).fit(frame, X[:, 0])
+    parts = bridged.predict_batches(TABLE, batch_rows=300)
+    assert np.array_equal(np.concatenate(list(parts)), bridged.predict(frame))
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_a_table_without_rows(tmp_path: Path) -> None:
+    path = tmp_path / "empty.parquet"
+    pq.write_table(TABLE.slice(0, 0), path)
+    frame = TABLE.select(["a", "b", "c"]).to_pandas()
+    classifier = MLPClassifier((4,), max_iter=1).fit(frame, LABELS)
+    for model in (net(), classifier):
+        like = predict_arrow(model, TABLE, keep="id").read_all()
+        for empty in (path, TABLE.slice(0, 0), TABLE.slice(0, 0).to_reader()):
+            assert predict_arrow(model, empty, keep="id").read_all() == like.slice(0, 0)
+
+
+def test_a_reader_pulls_batch_by_batch() -> None:
+    read = []
+
+    def batches() -> Iterator[Any]:
+        for k, batch in enumerate(PIECES.to_batches()):
+            read.append(k)
+            yield batch
+
+    source = pa.RecordBatchReader.from_batches(TABLE.schema, batches())
+    out = predict_arrow(net(), source)
+    assert read == [0]
+    out.read_next_batch()
+    out.read_next_batch()
+    assert read == [0, 1]
+    found: Any = pl.from_arrow(out)
+    assert len(found) == N - 2 * 170
+    assert read == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "message"),
+    [
+        (TABLE.drop_columns(["a", "b"]), {}, "X lacks 2 of the 3 known columns: 'a', 'b'; other"),
+        (TABLE, {"keep": "days"}, r"no column 'days', did you mean 'day'\? known: 'id', 'c'"),
+        (TABLE, {"keep": 3}, "keep must be a column's name, or several, got 3"),
+        (TABLE, {"keep": "id", "output": "id"}, "the columns id are among those to keep"),
+        (TABLE, {"batch_rows": 0}, "batch_rows must be"),
+        (X, {"keep": "id"}, r"keep=\['id'\] needs files or a table, whose columns have names"),
+        ("rows.txt", {}, r"files must be \.parquet, .* got rows\.txt"),
+        (TABLE.set_column(2, "b", [["x"] * N]), {}, "X must hold real numbers.*column 'b'"),
+        (pl.LazyFrame({"a": [1]}), {}, r"a LazyFrame has no rows yet: pass X\.collect"),
+        (lambda: iter([]), {}, "there are no rows"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        predict_arrow(net(), source, **settings)
+    with pytest.raises(TypeError, match="model must be an MLP or a fitted estimator, got 3"):
+        predict_arrow(3, TABLE)
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
+def test_errors_of_a_later_batch_name_its_rows(tmp_path: Path) -> None:
+    holes = TABLE["b"].to_pylist()
+    holes[700] = None
+    path = tmp_path / "holes.parquet"
+    pq.write_table(TABLE.set_column(2, "b", [holes]), path, row_group_size=170)
+    message = f"rows 600 to 699 of {path}: X has 1 missing value in column 'b'"
+    with pytest.raises(ValueError, match=message.replace("600 to 699", "700 to 799")):
+        list(net().predict_batches(path, batch_rows=100))
+    out = tmp_path / "out.parquet"
+    out.write_bytes(b"before")
+    with pytest.raises(ValueError, match="X has 1 missing value in column 'b'") as caught:
+        predict_parquet(net(), path, out, batch_rows=100)
+    assert f"in rows 700 to 799 of {path}" in caught.value.__notes__
+    model = MLPRegressor(hidden_layer_sizes=(4,), max_iter=2).fit(
+        TABLE.select(["a", "b", "c"]), X[:, 0]
+    )
+    with pytest.raises(ValueError, match="b") as caught:
+        list(model.predict_batches(path, batch_rows=100))
+    assert f"in rows 700 to 799 of {path}" in caught.value.__notes__
+    assert out.read_bytes() == b"before"
+    assert {each.name for each in tmp_path.iterdir()} == {"holes.parquet", "out.parquet"}
+
+
+def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None:
+    class Mine(Exception):
+        pass
+
+    def breaking() -> Iterator[Any]:
+        yield X
+        raise Mine("the line went dead")
+
+    parts = net().predict_batches(breaking)
+    assert len(next(parts)) == N
+    for call in (lambda: next(parts), lambda: predict_parquet(net(), breaking, tmp_path / "out")):
+        with pytest.raises(Mine, match="the line went dead") as caught:
+            call()
+        assert caught.traceback[-1].name == "breaking"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, 2000
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, content: Any) -> int:
+            self.left -= len(content)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return int(self.file.write(content))
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.close()
+
+    opened = os.fdopen
+    monkeypatch.setattr(os, "fdopen", lambda *how: Full(opened(*how)))
+    path = tmp_path / "out.parquet"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        predict_parquet(net(), TABLE, path, batch_rows=100)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["out.parquet"]
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    """A stream of 40 or 400 blocks of 160 KB; the Arrow pool's bytes are beside NumPy's."""
+    block, model, path = np.zeros((2000, 10)), MLP((10, 8, 1), seed=0), tmp_path / "out.parquet"
+    model.feature_names = [f"x{j}" for j in range(10)]
+    arrow = [0]
+
+    def rows(n: int) -> Iterator[Any]:
+        for _ in range(n):
+            arrow[0] = max(arrow[0], pa.total_allocated_bytes())
+            yield block.copy()
+
+    def batches(n: int) -> Iterator[Any]:
+        names = model.feature_names
+        for one in rows(n):
+            yield pa.RecordBatch.from_arrays([pa.array(its) for its in one.T], names=names)
+
+    def tables(n: int) -> Any:
+        schema = pa.schema([(name, pa.float64()) for name in model.feature_names or ()])
+        return pa.RecordBatchReader.from_batches(schema, batches(n))
+
+    calls: list[Callable[[int], object]] = [
+        lambda n: sum(map(len, model.predict_batches(lambda: rows(n)))),
+        lambda n: predict_parquet(model, tables(n), path),
+    ]
+    for call in calls:
+        call(4)
+        before, arrow[0] = pa.total_allocated_bytes(), 0
+        most = [peak_of(partial(call, n)) for n in (40, 400)]
+        assert most[1] < most[0] + 300_000
+        assert most[1] < 10 * block.nbytes
+        assert arrow[0] - before < 20 * block.nbytes
+    assert pq.read_metadata(path).num_rows == 400 * 2000
+
+
+def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"predict_arrow needs pyarrow: pip install 'fastmlp"):
+        predict_arrow(net(), TABLE)
+    assert len(list(net().predict_batches(pl.DataFrame(X, schema=["a", "b", "c"])))) == 1
