@@ -121,6 +121,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
     assert told == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
+        *("MLP.predict_batches", "predict_arrow", "predict_parquet"),
         *("Quantile", "Tweedie", "Focal", "BinaryFocal", "EMA", "SWA"),
         *ESTIMATORS,
     }
