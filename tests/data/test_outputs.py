@@ -321,6 +321,18 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert pq.read_metadata(path).num_rows == 400 * 2000
 
 
+def test_of_a_file_one_batch_is_in_memory(tmp_path: Path) -> None:
+    path, names = tmp_path / "in.parquet", [f"x{j}" for j in range(10)]
+    table = pa.table(dict(zip(names, rng.normal(size=(10, 60_000)), strict=True)))
+    pq.write_table(table, path, row_group_size=2000, compression="none", use_dictionary=False)
+    model, most = MLP((10, 8, 1), seed=0), 0
+    del table
+    before = pa.total_allocated_bytes()
+    for _ in model.predict_batches(path, batch_rows=2000):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < path.stat().st_size / 4
+
+
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"predict_arrow needs pyarrow: pip install 'fastmlp"):
