@@ -11,6 +11,8 @@ from fastmlp.data.sources import Block
 
 # Rows of a block of a table.
 BLOCK_ROWS = 65536
+# Bytes of a column of Parquet that are read at a time.
+BUFFER_BYTES = 1 << 20
 ARROW_FILES, CSV_FILES = (".arrow", ".feather", ".ipc"), (".csv", ".csv.gz")
 FILES = (".parquet", *ARROW_FILES, *CSV_FILES)
 
@@ -207,13 +209,27 @@ class Passes(Named):
             yield columns.block(batch, where)
 
 
+def scanning(dataset: Any, rows: int, columns: Any = None) -> Any:
+    """Return a reader of a data set's rows that does not read far ahead."""
+    import pyarrow.dataset
+
+    # Without limits it reads 16 batches ahead, of 4 files, and holds the bytes of whole files.
+    how = {"batch_readahead": 1, "fragment_readahead": 1}
+    if isinstance(getattr(dataset, "format", None), pyarrow.dataset.ParquetFileFormat):
+        parquet: Any = pyarrow.dataset.ParquetFragmentScanOptions
+        options = parquet(pre_buffer=False, use_buffered_stream=True, buffer_size=BUFFER_BYTES)
+        how["fragment_scan_options"] = options
+    scanner = dataset.scanner(columns=columns, batch_size=rows, use_threads=False, **how)
+    return scanner.to_reader()
+
+
 def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
     """Return what begins a pass over what Arrow reads as a stream of batches."""
     arrow = imported(who)
 
     def begin() -> Iterator[tuple[Any, str, Columns]]:
         if hasattr(given, "scanner"):
-            reader = given.scanner(batch_size=BLOCK_ROWS, use_threads=False).to_reader()
+            reader = scanning(given, BLOCK_ROWS)
         elif hasattr(given, "to_reader"):
             reader = given.to_reader()
         else:

@@ -4,9 +4,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastmlp.data.arrow import ARROW_FILES, FILES, imported, is_lazy, is_table, naming, paths_of
+from fastmlp.data.arrow import (
+    ARROW_FILES,
+    BUFFER_BYTES,
+    FILES,
+    imported,
+    is_lazy,
+    is_table,
+    naming,
+    paths_of,
+    scanning,
+)
 
-BUFFER = 1 << 20
 # Returns the names of the columns to read, of a schema; the text is what errors call the table.
 Choose = Callable[[Any, str], list[str]]
 Batches = Iterator[Any]
@@ -57,9 +66,7 @@ def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
         raise TypeError(f"{who}: expected files, a table or a frame, got {type(given).__name__}")
     if hasattr(given, "scanner"):
         names = choose(given.schema, who)
-        # Without limits it reads 16 batches ahead, of 4 files.
-        few = {"batch_readahead": 1, "fragment_readahead": 1}
-        reader = given.scanner(columns=names, batch_size=rows, **few).to_reader()
+        reader = scanning(given, rows, names)
     elif type(given).__module__.startswith("pandas"):
         # With its index, a frame of pandas would have a column more.
         reader = arrow.Table.from_pandas(given, preserve_index=False).to_reader()
@@ -95,7 +102,7 @@ def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
 
     # With `pre_buffer` it holds the bytes of all row groups that it has read, to the end. With a
     # buffer it reads pieces of a row group: one of a million rows took 136 MB, else 230 MB.
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER) as file:
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
         names = choose(file.schema_arrow, who)
         yield from file.iter_batches(batch_size=rows, columns=names)
         yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(names)
