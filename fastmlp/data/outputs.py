@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,9 +23,6 @@ from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed
 
-if TYPE_CHECKING:
-    import pyarrow
-
 Array = NDArray[Any]
 Columns = dict[str, Array]
 ROWS = 65536
@@ -39,7 +36,7 @@ def predict_arrow(
     keep: str | Sequence[str] = (),
     output: str = "prediction",
     batch_rows: int = ROWS,
-) -> "pyarrow.RecordBatchReader":
+) -> Any:
     """Return predictions of files or of a table as a stream, which a reader of Arrow pulls from.
 
     One batch is in memory at a time. polars, DuckDB, pandas and pyarrow read the stream, once; the

@@ -31,6 +31,8 @@ from fastmlp import (
     Warmup,
     fit_many,
     fold,
+    predict_arrow,
+    predict_parquet,
 )
 
 
@@ -106,10 +108,14 @@ def main(folder: Path) -> tuple[object, ...]:
     whole.feature_names = ["a", "b", "c"]
     named: int = len(whole.feature_names or ()) + len(scaler.center / scaler.scale)
     named += len(whole.fit(frame, pl.Series(y), epochs=1).loss) + len(whole.predict(frame))
+    widths = sum(rows.shape[1] for rows in whole.predict_batches(frame, batch_rows=7))
+    likely = max(rows.max() for rows in voters.predict_batches(X, method="predict_proba"))
+    columns: list[str] = predict_arrow(whole, frame, keep="a").schema.names
+    written: int = predict_parquet(regressor, lambda: iter([X]), folder / "out.parquet")
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
     told = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
-    more = (bridged, named, spread.max(), entropy)
+    more = (bridged, named, spread.max(), entropy, widths, likely, columns, written)
     return (*told, *more, again.classes_, net.n_steps, fastmlp.__version__)
 
 
