@@ -70,6 +70,8 @@ def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
     elif type(given).__module__.startswith("pandas"):
         # With its index, a frame of pandas would have a column more.
         reader = arrow.Table.from_pandas(given, preserve_index=False).to_reader()
+    elif isinstance(given, arrow.RecordBatchReader):
+        reader = given  # by its stream an error would lose its type
     elif hasattr(given, "to_reader"):
         reader = given.to_reader()
     else:

@@ -247,6 +247,13 @@ def test_what_a_source_raises_arrives_with_its_traceback(tmp_path: Path) -> None
         yield X
         raise Mine("the line went dead")
 
+    def tables() -> Iterator[Any]:
+        yield from PIECES.to_batches()
+        raise Mine("no table more")
+
+    source = pa.RecordBatchReader.from_batches(TABLE.schema, tables())
+    with pytest.raises(Mine, match="no table more"):
+        predict_parquet(net(), source, tmp_path / "out")
     parts = net().predict_batches(breaking)
     assert len(next(parts)) == N
     for call in (lambda: next(parts), lambda: predict_parquet(net(), breaking, tmp_path / "out")):
