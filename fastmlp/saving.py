@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from fastmlp.estimators import MLPClassifier, MLPRegressor
     from fastmlp.estimators.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV
+    from fastmlp.tabular import TableModel
 
     Ensemble: TypeAlias = MLPEnsembleClassifier | MLPEnsembleRegressor
-    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV
+    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV | TableModel
 
-# Estimators that can be saved, and the package with their `archive` module.
+# What can be saved beside a net, and the package with its `archive` module.
 ESTIMATORS = {
     "MLPClassifier": "estimators.mlp",
     "MLPRegressor": "estimators.mlp",
     "MLPEnsembleClassifier": "estimators.ensemble",
     "MLPEnsembleRegressor": "estimators.ensemble",
     "MLPSearchCV": "estimators.search",
+    "TableModel": "tabular",
 }
 
 
@@ -113,6 +115,7 @@ def load(
     Returns
     -------
     MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor or MLPSearchCV
+        Or a `TableModel`, of a file of the command ``fastmlp train``, which predicts from tables.
 
     Raises
     ------

@@ -1,18 +1,26 @@
-"""The command ``fastmlp``: demo, info and warmup."""
+"""The command ``fastmlp``: train, predict, score, show, demo, info and warmup."""
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastmlp import __version__
+from fastmlp.cli.options import (
+    CommandError,
+    UsageError,
+    add_others,
+    add_train,
+    as_toml,
+    take_config,
+)
 
 PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.
 MOST_SEED = 2**32 - 1
 # The exit code of a wrong use, argparse's: in a script, `fastmlp $COMMAND` must not pass if empty.
-NO_COMMAND = 2
+NO_COMMAND = WRONG_USE = 2
 # The exit codes by which shells report an end by SIGINT (2), and by SIGPIPE (13).
 INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13
 
@@ -28,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 1 if an optional package is missing or a file cannot be written; 2 without a command,
-        after the help; 130 after Ctrl-C; 141 if the reader of a pipe has gone, as after
-        ``fastmlp info | head -1``.
+        0; 1 if an optional package is missing, a file cannot be read or written, or its data are
+        not what they must be; 2 after a wrong option, and without a command, after the help; 130
+        after Ctrl-C; 141 if the reader of a pipe has gone, as after ``fastmlp info | head -1``.
 
     Examples
     --------
@@ -41,17 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if getattr(arguments, "config", None) is not None:
+        try:
+            take_config(arguments.config, arguments.parser)
+        except (UsageError, OSError) as error:
+            print(f"fastmlp: error: {error}", file=sys.stderr)
+            return WRONG_USE
+        arguments = parser.parse_args(argv)
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return NO_COMMAND
     try:
         arguments.run(arguments)
         sys.stdout.flush()
+    except UsageError as error:
+        print(f"fastmlp: error: {error}", file=sys.stderr)
+        return WRONG_USE
     except BrokenPipeError:
         # Or Python would flush into the pipe again at its end, and print that error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except (ImportError, OSError) as error:
+    except (CommandError, ImportError, OSError) as error:
         print(f"fastmlp: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -67,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="command")
+    train = add_train(commands, _at_least)
+    train.set_defaults(run=_train, parser=train)
+    for name, command in add_others(commands, _at_least).items():
+        command.set_defaults(run=_on_tables(name))
     demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
     demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
     demo.add_argument(
@@ -82,6 +104,24 @@ def _parser() -> argparse.ArgumentParser:
     ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
     ahead.set_defaults(run=_warmup)
     return parser
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from fastmlp.cli.tables import run_train
+
+    if arguments.dry_run:
+        print(as_toml(arguments, arguments.parser))
+    else:
+        run_train(arguments)
+
+
+def _on_tables(name: str) -> Callable[[argparse.Namespace], None]:
+    def run(arguments: argparse.Namespace) -> None:
+        from fastmlp.cli import tables
+
+        getattr(tables, f"run_{name}")(arguments)
+
+    return run
 
 
 def _demo(arguments: argparse.Namespace) -> None:

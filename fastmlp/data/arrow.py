@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastmlp.data.columns import Columns, Named, Wanted, columns_of
+from fastmlp.data.columns import Columns, Encoder, Named, Wanted, columns_of
 from fastmlp.data.sources import Block
 
 # Rows of a block of a table.
@@ -256,12 +256,16 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
 
     with naming(paths[0]), pyarrow.csv.open_csv(paths[0]) as reader:
         first = columns_of(reader.schema, wanted, f"{who}: {paths[0]}")
+        floats = _guessed(reader.schema, first.features)
 
     def begin() -> Iterator[tuple[Any, str, Columns]]:
         found = first.wanted
+        options = {
+            "read_options": pyarrow.csv.ReadOptions(use_threads=False),
+            "convert_options": pyarrow.csv.ConvertOptions(column_types=floats),
+        }
         for path in paths:
-            options = pyarrow.csv.ReadOptions(use_threads=False)
-            with pyarrow.csv.open_csv(path, read_options=options) as reader:
+            with _naming(path), pyarrow.csv.open_csv(path, **options) as reader:
                 columns = columns_of(reader.schema, found, f"{who}: {path}")
                 found = columns.wanted
                 for k, batch in enumerate(reader):
@@ -270,17 +274,33 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
     return Passes(begin, first)
 
 
-def source_of(given: Any, target: Any, who: str, features: Sequence[str] | None = None) -> Any:
+def _guessed(schema: Any, names: Sequence[str]) -> dict[str, str]:
+    """Return the types of columns of integers, or of nothing, as which the first rows are read:
+    floats may follow."""
+    import pyarrow.types as kinds
+
+    each = [(name, schema.field(name).type) for name in names]
+    return {name: "float64" for name, kind in each if kinds.is_integer(kind) or kinds.is_null(kind)}
+
+
+def source_of(
+    given: Any,
+    target: Any,
+    who: str,
+    features: Sequence[str] | None = None,
+    encoder: Encoder | None = None,
+) -> Any:
     """Return the source of files or tables, by the name of the target's column or columns.
 
-    Without `features` all other columns are those of X.
+    Without `features` all other columns are those of X. An encoder makes the blocks of record
+    batches; without one they are rows of numbers.
 
     Raises
     ------
     TypeError, ValueError
         If they are neither, or of an unknown kind, or have no such columns.
     """
-    wanted = Wanted(target, features)
+    wanted = Wanted(target, features, None, encoder)
     paths = paths_of(given)
     if paths is not None:
         return _of_paths(paths, wanted, who)

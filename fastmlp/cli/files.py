@@ -1,0 +1,132 @@
+"""The files that the commands read and write."""
+
+import glob
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmlp.data.arrow import FILES, imported
+
+
+def data_of(given: Sequence[str], who: str) -> Any:
+    """Return what the arguments DATA name: paths, or a table.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is no such file, or it cannot be read.
+    ImportError
+        If pyarrow is missing.
+    """
+    imported(f"fastmlp {who}")
+    if list(given) == ["-"]:
+        return _of_standard_input(who)
+    paths = [path for each in given for path in _expanded(each)]
+    for path in paths:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{who}: there is no file {path!r}")
+    if all(path.lower().endswith(".npz") for path in paths):
+        import pyarrow
+
+        return pyarrow.concat_tables([_of_arrays(path, who) for path in paths])
+    known = (*FILES, ".npz")
+    for path in paths:
+        if not path.lower().endswith(known):
+            raise ValueError(f"{who}: {path!r} must end in {', '.join(known)}")
+    return paths
+
+
+def _expanded(given: str) -> list[str]:
+    """Return the files of a pattern, sorted; a path as it is."""
+    if os.path.exists(given) or not glob.has_magic(given):
+        return [given]
+    return sorted(glob.glob(given)) or [given]
+
+
+def _of_standard_input(who: str) -> Any:
+    import pyarrow
+    import pyarrow.csv
+
+    try:
+        return pyarrow.csv.read_csv(sys.stdin.buffer)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{who}: standard input: {error}") from None
+
+
+def _of_arrays(path: str, who: str) -> Any:
+    """Return the arrays of a .npz file as a table: columns of X are x0, x1 and so on."""
+    import pyarrow
+
+    columns: dict[str, Any] = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            array = arrays[name]
+            if array.ndim == 1:
+                columns[name] = pyarrow.array(array)
+            elif array.ndim == 2:
+                short = name.lower()
+                its = {f"{short}{j}": pyarrow.array(array[:, j]) for j in range(array.shape[1])}
+                columns |= its
+            else:
+                raise ValueError(f"{who}: {path}: {name!r} has {array.ndim} dimensions, not 1 or 2")
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len({*lengths.values()}) > 1:
+        raise ValueError(f"{who}: {path}: arrays of several lengths: {lengths}")
+    return pyarrow.table(columns)
+
+
+def require_new(path: str, *, force: bool, who: str) -> None:
+    """Check that an output can be written, before any work.
+
+    Raises
+    ------
+    OSError
+        If it is there already, without `force`, or its folder is not.
+    """
+    if os.path.exists(path) and not force:
+        raise FileExistsError(f"{who}: {path!r} exists; --force overwrites it")
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"{who}: there is no folder {str(Path(path).parent)!r}")
+
+
+@contextmanager
+def writer_to(path: str | None, schema: Any) -> Iterator[Callable[[Any], None]]:
+    """Return what writes record batches; a file is there whole at the end, or not at all.
+
+    Parameters
+    ----------
+    path : None: CSV to standard output
+    """
+    import pyarrow.csv
+
+    if path is None:
+        sys.stdout.flush()
+        with pyarrow.csv.CSVWriter(sys.stdout.buffer, schema) as writer:
+            yield writer.write_batch
+        return
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:58]}.{secrets.token_hex(8)}.tmp")
+    try:
+        with _opened(temporary, target.suffix.lower(), schema) as writer:
+            yield writer.write_batch
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _opened(path: Path, suffix: str, schema: Any) -> Any:
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if suffix == ".parquet":
+        return pyarrow.parquet.ParquetWriter(path, schema)
+    if suffix == ".csv":
+        return pyarrow.csv.CSVWriter(path, schema)
+    return pyarrow.ipc.new_file(path, schema)

@@ -1,0 +1,234 @@
+"""The options of `fastmlp train`, `predict`, `score` and `show`, and their files of settings."""
+
+import argparse
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastmlp.rules.activations import RULES as ACTIVATIONS
+from fastmlp.rules.losses import LOSSES
+from fastmlp.validation.suggestions import suggestion
+
+FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
+PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
+# Actions that are no settings.
+NO_SETTINGS = ("help", "config", "dry_run")
+
+
+class CommandError(Exception):
+    """A file or its data are not what they must be: exit code 1."""
+
+
+class UsageError(Exception):
+    """A wrong option, or one that is missing: exit code 2."""
+
+
+def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.ArgumentParser:
+    """Add the command `train`, and return its parser."""
+    train: argparse.ArgumentParser = commands.add_parser(
+        "train",
+        help="train a net on a table",
+        description="Train a net on a table, and write it to a file that predicts from raw columns."
+        " Numbers are standardised, texts become an input for each level. Notes and progress go to "
+        "standard error, the scores of the held-out rows to standard output.",
+    )
+
+    def positive(text: str) -> int:
+        return at_least(1, text)
+
+    def seed(text: str) -> int:
+        return at_least(0, text)
+
+    add = train.add_argument
+    add("data", nargs="*", metavar="DATA", help=FILES)
+    add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
+    add("--task", choices=("auto", "classification", "regression"), default="auto")
+    add("--valid", type=_valid, default="0.2", metavar="FILE|FRACTION", help=_DEFAULT["valid"])
+    add("--weight", metavar="NAME", help="the column of the rows' weights")
+    add("--features", type=names, metavar="A,B", help="the columns to learn from; default: all")
+    add("--ignore", type=names, default=(), metavar="A,B", help="columns to leave out")
+    add("--categorical", type=names, default=(), metavar="A,B", help=_DEFAULT["categorical"])
+    add("--hidden", type=_sizes, default="128,128", metavar="N,N", help="default: 128,128")
+    add("--activation", type=_known(ACTIVATIONS), default="relu", metavar="NAME", help="of relu")
+    add("--loss", type=_known(LOSSES), metavar="NAME", help="default: by the task")
+    add("--epochs", type=positive, default=100, metavar="N", help="at most; default: 100")
+    add("--batch-size", type=_auto(positive), default="auto", metavar="N", help=_DEFAULT["batch"])
+    add(
+        "--learning-rate",
+        type=_above_zero,
+        default=0.001,
+        metavar="X",
+        help="of Adam; default: 0.001",
+    )
+    add("--l2", type=_number, default=0.0, metavar="X", help="strength of the L2 penalty")
+    add("--patience", type=positive, default=10, metavar="N", help=_DEFAULT["patience"])
+    add("--time-limit", type=_above_zero, metavar="SECONDS", help="end the fit after so many")
+    add("--buffer-rows", type=positive, metavar="N", help=_DEFAULT["buffer"])
+    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
+    add("--threads", type=positive, metavar="N", help="at most so many; default: all")
+    add("--checkpoint", metavar="PATH", help="keep the fit's progress there, and go on from it")
+    add("--output", default="model.safetensors", metavar="PATH", help="default: model.safetensors")
+    add("--force", action="store_true", help="overwrite the output")
+    add("--json", action="store_true", help="print the scores as JSON")
+    add("--quiet", action="store_true", help="no progress on standard error")
+    add("--config", metavar="TOML", help="options from a file; those of the command line win")
+    add("--dry-run", action="store_true", help="print all settings as TOML, and train nothing")
+    return train
+
+
+_DEFAULT = {
+    "valid": "rows to validate on; default: 0.2; 0 for none, and no early stopping",
+    "categorical": "columns of numbers that are names; texts always are",
+    "batch": "default: auto, a hundredth of the rows, from 16 to 256",
+    "patience": "end after so many epochs without a lower validation loss; default: 10",
+    "buffer": "rows to hold in memory; default: what an eighth of it holds",
+}
+
+
+def add_others(commands: Any, at_least: Callable[[int, str], int]) -> dict[str, Any]:
+    """Add the commands `predict`, `score` and `show`, and return their parsers."""
+    predict = commands.add_parser(
+        "predict",
+        help="predict the rows of a table",
+        description="Predict the rows of a table: columns are found by name.",
+    )
+    _model_and_data(predict)
+    predict.add_argument(
+        "--output", metavar="PATH", help=f"{', '.join(PREDICTIONS)}; default: CSV, to the screen"
+    )
+    predict.add_argument("--probabilities", action="store_true", help="of each class too")
+    predict.add_argument("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
+    predict.add_argument("--force", action="store_true", help="overwrite the output")
+    score = commands.add_parser("score", help="measure a model on a table with its target")
+    _model_and_data(score)
+    score.add_argument("--metric", type=names, default=(), metavar="A,B", help=_METRICS)
+    score.add_argument("--json", action="store_true", help="print the scores as JSON")
+    show = commands.add_parser("show", help="print what a model was trained on, and its layers")
+    show.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
+    show.add_argument("--json", action="store_true", help="print it as JSON")
+    for one in (predict, score):
+        one.add_argument("--threads", type=lambda text: at_least(1, text), metavar="N")
+    return {"predict": predict, "score": score, "show": show}
+
+
+_METRICS = "accuracy, log_loss, auc; of numbers rmse, mae, r2"
+
+
+def _model_and_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
+    parser.add_argument("data", nargs="+", metavar="DATA", help=FILES)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return names that are separated by commas."""
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
+
+
+def take_config(path: str, parser: argparse.ArgumentParser) -> None:
+    """Make the settings of a TOML file the defaults of a command.
+
+    Raises
+    ------
+    UsageError
+        If it is no TOML, or has a key or a value that is none of the command's.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        told = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no TOML: {error}") from None
+    known = {one.dest: one for one in parser._actions if one.dest not in NO_SETTINGS}
+    for key, value in told.items():
+        action = known.get(key.replace("-", "_"))
+        if action is None:
+            shown = [name.replace("_", "-") for name in known]
+            raise UsageError(f"{path}: {key!r} is no option{suggestion(key, shown)} see --help")
+        try:
+            parser.set_defaults(**{action.dest: _value(value, action)})
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            raise UsageError(f"{path}: {key}: {error}") from None
+
+
+def _value(value: Any, action: argparse.Action) -> Any:
+    """Return the value of an option that a file of settings has."""
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError(f"must be true or false, got {value!r}")
+        return value
+    if isinstance(value, bool | dict):
+        raise ValueError(f"must be a text, a number or a list of them, got {value!r}")
+    if action.dest == "data" or (action.type is names and isinstance(value, list)):
+        return tuple(map(str, value if isinstance(value, list) else [value]))
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    convert: Any = action.type or str
+    found = convert(text)
+    if action.choices is not None and found not in action.choices:
+        raise ValueError(f"must be one of {', '.join(action.choices)}, got {found!r}")
+    return found
+
+
+def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> str:
+    """Return all settings as TOML; those that are not given are left out."""
+    import json
+
+    lines = []
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if action.dest in NO_SETTINGS or value is None:
+            continue
+        shown = list(value) if isinstance(value, tuple) else value
+        lines.append(f"{action.dest.replace('_', '-')} = {json.dumps(shown, ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def _known(table: Sequence[str] | dict[str, Any]) -> Callable[[str], str]:
+    """Return what checks that a word is one of those in a table."""
+
+    def check(text: str) -> str:
+        if text not in table:
+            told = f"got {text!r}{suggestion(text, table)} known: {', '.join(table)}"
+            raise argparse.ArgumentTypeError(told)
+        return text
+
+    return check
+
+
+def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: None if text == "auto" else convert(text)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        told = f"must be numbers of units, such as 128,128, got {text!r}"
+        raise argparse.ArgumentTypeError(told)
+    return tuple(map(int, parts))
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text!r}")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    number = _number(text)
+    if not number:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return number
+
+
+def _valid(text: str) -> Any:
+    try:
+        fraction = float(text)
+    except ValueError:
+        return text
+    if not 0 <= fraction < 1:
+        raise argparse.ArgumentTypeError(f"must be a file, or a fraction in [0, 1), got {text!r}")
+    return fraction

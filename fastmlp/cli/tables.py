@@ -1,0 +1,207 @@
+"""The commands train, predict, score and show."""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastmlp
+from fastmlp.cli.files import data_of, require_new, writer_to
+from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
+from fastmlp.tabular import TableModel
+from fastmlp.tabular.batches import Batches
+from fastmlp.tabular.scores import score
+from fastmlp.tabular.training import Settings, train
+from fastmlp.training.history import Report
+
+# Seconds between two lines of progress.
+EVERY = 1.0
+# Levels and classes of a line of `show`.
+MOST_SHOWN = 8
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Make errors of the data a `CommandError`, and warnings lines of standard error."""
+    with warnings.catch_warnings():
+        for kind in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", kind)
+        warnings.showwarning = _show
+        try:
+            yield
+        except (ValueError, TypeError, NotImplementedError, MemoryError) as error:
+            notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+            raise CommandError(f"{error}{notes}") from error
+
+
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    say(f"warning: {message}")
+
+
+def say(line: str) -> None:
+    """Write a line to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Train, write the model, and print the scores of the rows that were held out."""
+    told = vars(arguments)
+    if not arguments.data:
+        raise UsageError("the following arguments are required: DATA")
+    if arguments.target is None:
+        if not all(path.lower().endswith(".npz") for path in arguments.data):
+            raise UsageError("the following arguments are required: --target")
+        told["target"] = "y"
+    output = arguments.output
+    if not output.endswith(".safetensors"):
+        raise UsageError(f"argument --output: must end in .safetensors, got {output!r}")
+    require_new(output, force=arguments.force, who="train")
+    settings = Settings(**{name: told[name] for name in Settings._fields})
+    settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
+    with telling():
+        if isinstance(arguments.valid, str):
+            settings = settings._replace(valid=data_of([arguments.valid], "train"))
+        progress = _Progress(settings.epochs, quiet=arguments.quiet)
+        data = data_of(arguments.data, "train")
+        model = train(data, settings, say, progress, "train")
+        fastmlp.save(model, output)
+    _tell_end(model)
+    say(f"model: {output}")
+    _print_scores(model.training.get("scores", {}), as_json=arguments.json)
+
+
+class _Progress:
+    """A callback that writes the losses, at most once a second, and those of the last epoch."""
+
+    def __init__(self, epochs: int, *, quiet: bool) -> None:
+        self._epochs, self._quiet, self._last = epochs, quiet, 0.0
+
+    def __call__(self, report: Report) -> None:
+        now, epoch = time.monotonic(), report.epoch + 1
+        if self._quiet or (epoch not in (1, self._epochs) and now - self._last < EVERY):
+            return
+        self._last = now
+        held_out = report.validation_loss
+        validation = "" if held_out is None else f"  validation loss {held_out:.4g}"
+        say(f"epoch {epoch:>4}  loss {report.loss:.4g}{validation}")
+
+
+def _tell_end(model: TableModel) -> None:
+    told = model.training
+    best = f", the best is {told['best_epoch']}" if "best_epoch" in told else ""
+    why = fastmlp.Status[told["status"]].value
+    say(f"{told['epochs']} epochs{best}: {why}")
+
+
+def run_predict(arguments: argparse.Namespace) -> None:
+    """Predict the rows of a table, and write them to a file or to standard output."""
+    output, who = arguments.output, "predict"
+    if output is not None:
+        if not output.lower().endswith(PREDICTIONS):
+            ends = ", ".join(PREDICTIONS)
+            raise UsageError(f"argument --output: must end in {ends}, got {output!r}")
+        require_new(output, force=arguments.force, who=who)
+    with telling():
+        model = _loaded(arguments)
+        if arguments.probabilities and model.classes is None:
+            raise UsageError("argument --probabilities: the model predicts numbers")
+        given = data_of(arguments.data, who)
+        batches = Batches(given, who, model.feature_names, arguments.keep)
+        _write_predictions(model, batches, arguments)
+
+
+def _write_predictions(model: TableModel, batches: Batches, arguments: argparse.Namespace) -> None:
+    import pyarrow
+
+    def rows_of(batch: Any, outputs: Any) -> Any:
+        columns = {name: batch.column(name) for name in arguments.keep}
+        if arguments.probabilities:
+            its = model.probabilities(outputs).T
+            columns |= {
+                f"probability_{_text(label)}": pyarrow.array(np.ascontiguousarray(column))
+                for label, column in zip(model.target.classes or (), its, strict=True)
+            }
+        return pyarrow.record_batch(columns | {"prediction": pyarrow.array(model.answers(outputs))})
+
+    each = (rows_of(*pair) for pair in model.outputs(batches))
+    first = next(each, None)
+    if first is None:
+        raise ValueError("predict: there are no rows, but a header or a schema")
+    with writer_to(arguments.output, first.schema) as write:
+        write(first)
+        for rows in each:
+            write(rows)
+
+
+def _text(label: Any) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def run_score(arguments: argparse.Namespace) -> None:
+    """Print the scores of a model on a table."""
+    with telling():
+        model = _loaded(arguments)
+        given = data_of(arguments.data, "score")
+        batches = Batches(given, "score", model.feature_names, [model.target.name])
+        scores = score(model, batches, "score", arguments.metric)
+    _print_scores(scores, as_json=arguments.json)
+
+
+def _print_scores(scores: dict[str, float], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(scores))
+        return
+    width = max(map(len, scores), default=0)
+    for name, value in scores.items():
+        print(f"{name:<{width}}  {value:.6g}")
+
+
+def run_show(arguments: argparse.Namespace) -> None:
+    """Print what a model was trained on, and its layers."""
+    with telling():
+        model = _loaded(arguments)
+    told: dict[str, Any] = {
+        "task": model.task,
+        "target": model.target._asdict(),
+        "columns": [column._asdict() for column in model.columns],
+        "layer_sizes": list(model.net.layer_sizes),
+        "training": model.training,
+    }
+    if arguments.json:
+        print(json.dumps(told))
+        return
+    target, training = model.target, model.training
+    print(f"task      {model.task} of {target.name!r}")
+    if target.classes is not None:
+        print(f"classes   {_listed(target.classes)}")
+    print(f"columns   {len(model.columns)}")
+    for column in model.columns:
+        kind = f"center {column.center:.6g}, scale {column.scale:.6g}"
+        if column.levels is not None:
+            kind = f"levels {_listed(column.levels)}"
+        print(f"  {column.name}: {kind}{', and whether missing' * column.indicates}")
+    for name in sorted(training.keys() - {"scores"}):
+        print(f"{name:<9} {training[name]}")
+    print(f"\n{model.net.summary()}")
+
+
+def _listed(values: Any) -> str:
+    shown = ", ".join(map(str, values[:MOST_SHOWN]))
+    return shown + (f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else "")
+
+
+def _loaded(arguments: argparse.Namespace) -> TableModel:
+    path = arguments.model
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no file {path!r}")
+    model = fastmlp.load(path, n_threads=getattr(arguments, "threads", None))
+    if not isinstance(model, TableModel):
+        raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")
+    return model

@@ -1,0 +1,133 @@
+"""Record batches of files and tables, pass by pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.data.arrow import source_of
+from fastmlp.data.blocks import Blocks
+from fastmlp.data.sources import has_blocks
+from fastmlp.validation.suggestions import listed, suggestion
+
+Array = NDArray[Any]
+
+
+class Batch(NamedTuple):
+    """A record batch, its number in a pass, and what errors call it."""
+
+    number: int
+    rows: Any
+    where: str
+
+    def column(self, name: str) -> Any:
+        """Return a column of Arrow's."""
+        return self.rows.column(name)
+
+    def part(self, mask: Array | None) -> "Batch":
+        """Return some of the rows, by a mask of shape (n_rows,)."""
+        if mask is None:
+            return self
+        import pyarrow
+
+        return self._replace(rows=self.rows.filter(pyarrow.array(mask)))
+
+
+class Batches:
+    """Record batches of files or of a table; each iteration is a pass.
+
+    Parameters
+    ----------
+    given : what `source_of` takes
+    inputs : columns to read; None: all
+    others : columns to read that are no inputs: integers in CSV stay what they are
+    """
+
+    def __init__(
+        self,
+        given: Any,
+        who: str,
+        inputs: Sequence[str] | None = None,
+        others: Sequence[str] = (),
+    ) -> None:
+        self._who = who
+        self._source = source_of(given, [], who, encoder=_with_name)
+        known = getattr(self._source, "feature_names", None)
+        self.names: tuple[str, ...] = () if known is None else tuple(known)
+        if inputs is not None:
+            require([*inputs, *others], self.names or (*inputs, *others), who)
+            beside = [name for name in dict.fromkeys(others) if name not in inputs]
+            self._source = source_of(given, beside, who, list(inputs), _with_name)
+
+    def __iter__(self) -> Iterator[Batch]:
+        source = self._source
+        if has_blocks(source):
+            pairs = (source.read(i) for i in range(len(source.block_sizes)))
+        else:
+            pairs = iter(source() if callable(source) else source)
+        for i, (rows, where) in enumerate(pairs):
+            if rows.num_rows:
+                yield Batch(i, rows, f"{self._who}: {where}")
+
+    def part(
+        self, encode: Callable[[Batch], Any], mask: "Mask", sizes: dict[int, int], seed: int
+    ) -> Any:
+        """Return a source of encoded rows: those that a mask has of each batch.
+
+        Parameters
+        ----------
+        sizes : how many rows each batch has of the part, by its number
+        """
+        source = self._source
+        if not has_blocks(source):
+            return lambda: (encode(batch.part(mask(batch))) for batch in self)
+
+        def read(i: int) -> Any:
+            rows, where = source.read(i)
+            batch = Batch(i, rows, f"{self._who}: {where}")
+            return encode(batch.part(mask(batch)))
+
+        of_all = tuple(sizes.get(i, 0) for i in range(len(source.block_sizes)))
+        return Blocks(of_all, read, seed)
+
+
+Mask = Callable[[Batch], Array | None]
+
+
+def drawn(fraction: float, seed: int, *, held_out: bool) -> Mask:
+    """Return the mask of rows that are held out, a fraction of all drawn at random, or of the
+    others."""
+
+    def mask(batch: Batch) -> Array:
+        numbers = np.random.default_rng([seed, batch.number]).random(batch.rows.num_rows)
+        return (numbers < fraction) == held_out
+
+    return mask
+
+
+def everything(batch: Batch) -> None:
+    """Return the mask of all rows."""
+
+
+def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
+    """Check that there are columns of these names.
+
+    Raises
+    ------
+    ValueError
+        If there are not; the message has all that are missing.
+    """
+    missing = [name for name in names if name not in known]
+    if missing:
+        others = [name for name in known if name not in names]
+        told = [f"{name!r}{suggestion(name, others).rstrip(';')}" for name in missing]
+        one, several = "there is no column", f"{len(missing)} columns are missing:"
+        lacks = f"{one if len(missing) == 1 else several} {listed(told)}"
+        if len(known) == 1 and (found := next((one for one in ";\t|" if one in known[0]), None)):
+            lacks += f"; values are separated by {found!r}, and must be by commas"
+        raise ValueError(f"{who}: {lacks}; known: {listed([*map(repr, known)], 20)}")
+
+
+def _with_name(batch: Any, where: str) -> tuple[Any, str]:
+    return batch, where

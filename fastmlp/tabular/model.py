@@ -1,0 +1,159 @@
+"""TableModel: a net with what its columns are, so that it predicts from raw ones."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.model import MLP
+from fastmlp.tabular.batches import Batch, Batches
+from fastmlp.tabular.columns import Column, Target
+
+Array = NDArray[Any]
+Task = Literal["classification", "regression"]
+
+
+class TableModel:
+    """A net and the columns that it was trained on: predicts from tables of raw columns.
+
+    `fastmlp.load` returns it, of a file that the command ``fastmlp train`` wrote.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+        The columns of the table that are inputs.
+    target : Target
+    net : MLP
+        Takes scaled numbers and categories as columns of 0 and 1: see `inputs`.
+    training : dict
+        What the training said of itself, such as the number of rows and the scores.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pyarrow
+    >>> from fastmlp import MLP
+    >>> from fastmlp.tabular.columns import Column, Target
+    >>> net = MLP((3, 1), loss="binary_cross_entropy", initializer="zeros")
+    >>> net.weights[0][:] = [[1], [9], [-9]]
+    >>> columns = (Column("age", None, 40.0, 10.0), Column("town", ("Bern", "Chur")))
+    >>> model = TableModel(columns, Target("buys", ("no", "yes")), net)
+    >>> table = pyarrow.table({"town": ["Chur", "Bern", "Rome"], "age": [35, 50, 60]})
+    >>> model.inputs(table)
+    array([[-0.5,  0. ,  1. ],
+           [ 1. ,  1. ,  0. ],
+           [ 2. ,  0. ,  0. ]], dtype=float32)
+    >>> model.predict(table)
+    array(['no', 'yes', 'yes'], dtype='<U3')
+    """
+
+    columns: tuple[Column, ...]
+    target: Target
+    net: MLP
+    training: dict[str, Any]
+
+    def __init__(
+        self,
+        columns: tuple[Column, ...],
+        target: Target,
+        net: MLP,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        self.columns, self.target, self.net = columns, target, net
+        self.training = {} if training is None else training
+
+    @property
+    def task(self) -> Task:
+        """What is predicted: classes, or numbers."""
+        return "regression" if self.target.classes is None else "classification"
+
+    @property
+    def classes(self) -> Array | None:
+        """The labels, sorted; None for a regression."""
+        return None if self.target.classes is None else np.array(self.target.classes)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The names of the columns that are inputs."""
+        return tuple(column.name for column in self.columns)
+
+    def predict(self, X: Any) -> Array:
+        """Return labels, or numbers, shape (n_rows,).
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, table of Arrow, path or paths of files
+            Columns are found by name, in any order, among others.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a column is missing, or holds text where there were numbers.
+        """
+        return self.answers(self._outputs(X, "TableModel.predict"))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of the classes, shape (n_rows, n_classes).
+
+        Parameters
+        ----------
+        X : as for `predict`
+
+        Raises
+        ------
+        TypeError, ValueError
+            As from `predict`; or if the model is one of numbers.
+        """
+        return self.probabilities(self._outputs(X, "TableModel.predict_proba"))
+
+    def inputs(self, X: Any) -> Array:
+        """Return the net's inputs, shape (n_rows, n_inputs), float32; `X` as for `predict`."""
+        batches = Batches(X, "TableModel.inputs", self.feature_names)
+        none = np.empty((0, self.net.layer_sizes[0]), np.float32)
+        return np.concatenate([none, *map(self.encoded, batches)])
+
+    def encoded(self, batch: Batch) -> Array:
+        """Return the net's inputs of a record batch."""
+        return encoded(self.columns, batch)
+
+    def outputs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Array]]:
+        """Yield record batches and the net's outputs of each, shape (n_rows, n_outputs)."""
+        for batch in batches:
+            yield batch, self.net.predict(self.encoded(batch))
+
+    def _outputs(self, X: Any, who: str) -> Array:
+        each = [outputs for _, outputs in self.outputs(Batches(X, who, self.feature_names))]
+        return np.concatenate([np.empty((0, self.net.layer_sizes[-1]), np.float32), *each])
+
+    def answers(self, outputs: Array) -> Array:
+        """Return labels, or numbers, of the net's outputs."""
+        classes, target = self.classes, self.target
+        if classes is None:
+            return outputs[:, 0].astype(np.float64) * target.scale + target.center
+        one = outputs.shape[1] == 1
+        codes = (outputs[:, 0] > 0.5).astype(np.intp) if one else outputs.argmax(axis=1)
+        labels: Array = classes[codes]
+        return labels
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Return the classes' probabilities of the net's outputs."""
+        if self.target.classes is None:
+            raise ValueError(f"the target {self.target.name!r} is a number, without probabilities")
+        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+
+    def __repr__(self) -> str:
+        told = f"{self.task} of {self.target.name!r} by {len(self.columns)} columns"
+        return f"<TableModel: {told}, {self.net!r}>"
+
+
+def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
+    """Return a net's inputs of a record batch, shape (n_rows, n_inputs), float32."""
+    widths = [column.n_inputs for column in columns]
+    X, first = np.zeros((batch.rows.num_rows, sum(widths)), np.float32), 0
+    # Numbers beyond float32's range become inf, which the net reports.
+    with np.errstate(over="ignore"):
+        for column, width in zip(columns, widths, strict=True):
+            column.fill(X[:, first : first + width], batch.column(column.name), batch.where)
+            first += width
+    return X

@@ -1,0 +1,239 @@
+"""Training a `TableModel` from files or a table, which need not fit into memory."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from fastmlp.model import MLP
+from fastmlp.network.losses import loss as loss_of
+from fastmlp.rules.losses import LossName
+from fastmlp.rules.optimizers import Adam
+from fastmlp.tabular.batches import Batch, Batches, drawn, everything, require
+from fastmlp.tabular.columns import Target, numbers
+from fastmlp.tabular.learning import Learned, Say, Wanted, learn
+from fastmlp.tabular.model import TableModel, Task, encoded
+from fastmlp.tabular.scores import score
+from fastmlp.training.history import History, Report, Status
+
+# A batch is a hundredth of the rows, within bounds.
+SMALLEST_BATCH, LARGEST_BATCH = 16, 256
+
+
+class Settings(NamedTuple):
+    """How to train; the names are those of the command's options.
+
+    Attributes
+    ----------
+    valid : the fraction of the rows to hold out, 0 for none, or what `source_of` takes
+    batch_size : None: a hundredth of the rows, from 16 to 256
+    patience : epochs without a lower validation loss
+    """
+
+    target: str
+    task: Task | None = None
+    valid: Any = 0.2
+    weight: str | None = None
+    features: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    hidden: tuple[int, ...] = (128, 128)
+    activation: Any = "relu"
+    loss: Any = None
+    epochs: int = 100
+    batch_size: int | None = None
+    learning_rate: float = 0.001
+    l2: float = 0.0
+    patience: int = 10
+    time_limit: float | None = None
+    buffer_rows: int | None = None
+    seed: int = 0
+    threads: int | None = None
+    checkpoint: str | None = None
+
+
+def train(
+    data: Any, settings: Settings, say: Say, callback: Callable[[Report], Any], who: str
+) -> TableModel:
+    """Return a model trained on files or a table.
+
+    A pass learns the columns: numbers are scaled, texts become inputs for each level. The others
+    train the net.
+
+    Parameters
+    ----------
+    data : what `source_of` takes
+    say : called with notes, such as the columns that are left out
+    callback : called after each epoch
+
+    Raises
+    ------
+    TypeError, ValueError
+        If data or settings are not what they must be, or the fit diverges.
+    KeyboardInterrupt
+        On Ctrl-C.
+    """
+    table, valid = _Table(data, settings, who), settings.valid
+    learned = _aimed(table.learn(say), settings, who)
+    net = _net(learned, settings)
+    training = table.part(learned)
+    held_out, scored = None, None
+    if not isinstance(valid, float | int):
+        names = [column.name for column in learned.columns]
+        others = Batches(valid, f"{who}: --valid", names, _beside(settings))
+        rows = _encoder(learned, settings)
+        held_out, scored = (lambda: map(rows, others)), others
+    elif valid:
+        held_out, scored = table.held_out(learned), None
+    batch = settings.batch_size or _batch_size(sum(learned.sizes.values()))
+    history = net.fit(
+        training,
+        epochs=settings.epochs,
+        batch_size=batch,
+        buffer_rows=settings.buffer_rows,
+        validation_data=held_out,
+        early_stopping=None if held_out is None else settings.patience,
+        time_limit=settings.time_limit,
+        callbacks=callback,
+        checkpoint=settings.checkpoint,
+        resume=settings.checkpoint is not None,
+    )
+    if history.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    if history.status is Status.DIVERGED:
+        raise ValueError(f"{who}: {history.status.value}: try --learning-rate 0.0001")
+    model = TableModel(learned.columns, learned.target, net)
+    model.training.update(_told(learned, settings, batch, history))
+    if held_out is not None:
+        each = table.batches_held_out() if scored is None else scored
+        model.training["scores"] = score(model, each, who)
+    return model
+
+
+class _Table:
+    """The rows to train on, and those held out, of one table."""
+
+    def __init__(self, data: Any, settings: Settings, who: str) -> None:
+        target, chosen = settings.target, settings.features
+        others = _beside(settings)
+        known = Batches(data, who).names
+        require([*others, *settings.ignore, *settings.categorical], known, who)
+        out = {*others, *settings.ignore}
+        names = tuple(name for name in known if name not in out) if chosen is None else chosen
+        how = (names, chosen is not None, settings.categorical)
+        self._wanted = Wanted(target, settings.task, *how)
+        self._batches, self._who = Batches(data, who, names, others), who
+        self._settings = settings
+        valid = settings.valid
+        self._fraction = float(valid) if isinstance(valid, float | int) else 0.0
+
+    def _mask(self, *, held_out: bool) -> Any:
+        if not self._fraction:
+            return everything
+        return drawn(self._fraction, self._settings.seed, held_out=held_out)
+
+    def learn(self, say: Say) -> Learned:
+        """Return what the first pass learns."""
+        learned = learn(self._batches, self._wanted, self._mask(held_out=False), say, self._who)
+        n = sum(learned.sizes.values())
+        if not n or (self._fraction and n == learned.n_rows):
+            raise ValueError(
+                f"{self._who}: {learned.n_rows} rows leave {n} to train on and "
+                f"{learned.n_rows - n} to validate on; --valid takes a file, or 0 for none"
+            )
+        say(f"{n} rows to train on, {learned.n_rows - n} held out")
+        return learned
+
+    def part(self, learned: Learned) -> Any:
+        """Return the source of the rows to train on."""
+        encode = _encoder(learned, self._settings)
+        mask, seed = self._mask(held_out=False), self._settings.seed
+        return self._batches.part(encode, mask, learned.sizes, seed)
+
+    def held_out(self, learned: Learned) -> Any:
+        """Return the source of the rows to validate on."""
+        encode = _encoder(learned, self._settings)
+        return lambda: map(encode, self.batches_held_out())
+
+    def batches_held_out(self) -> Iterator[Batch]:
+        """Yield the record batches of the rows to validate on."""
+        mask = self._mask(held_out=True)
+        return (batch.part(mask(batch)) for batch in self._batches)
+
+
+def _beside(settings: Settings) -> list[str]:
+    """Return the columns that are no inputs."""
+    return [settings.target, *([] if settings.weight is None else [settings.weight])]
+
+
+def _encoder(learned: Learned, settings: Settings) -> Callable[[Batch], Any]:
+    """Return what makes (X, y) or (X, y, sample_weight) of a record batch."""
+    columns, target, weight = learned.columns, learned.target, settings.weight
+
+    def encode(batch: Batch) -> Any:
+        X, y = encoded(columns, batch), target.scaled(batch.column(target.name), batch.where)
+        if weight is None:
+            return X, y
+        return X, y, numbers(batch.column(weight), weight, batch.where)
+
+    return encode
+
+
+def _net(learned: Learned, settings: Settings) -> MLP:
+    n_inputs = sum(column.n_inputs for column in learned.columns)
+    return MLP(
+        (n_inputs, *settings.hidden, learned.target.n_outputs),
+        activation=settings.activation,
+        loss=settings.loss or _loss(learned.target),
+        optimizer=Adam(settings.learning_rate),
+        l2=settings.l2,
+        seed=settings.seed,
+        n_threads=settings.threads,
+    )
+
+
+def _aimed(learned: Learned, settings: Settings, who: str) -> Learned:
+    """Return what was learned, with targets as the loss takes them.
+
+    Raises
+    ------
+    ValueError
+        If the loss does not suit the task.
+    """
+    if settings.loss is None:
+        return learned
+    target, loss = learned.target, loss_of(settings.loss)
+    links: tuple[Any, ...] = (None, "exp")
+    if target.classes is not None:
+        links = ("sigmoid",) if target.n_outputs == 1 else ("softmax",)
+    if loss.link not in links or loss.per_target > 1:
+        task = "a regression" if target.classes is None else f"{len(target.classes)} classes"
+        raise ValueError(f"{who}: the loss {settings.loss!r} is not for {task}")
+    if loss.link == "exp":
+        target = target._replace(center=0.0, scale=1.0)
+    return learned._replace(target=target)
+
+
+def _loss(target: Target) -> LossName:
+    if target.classes is None:
+        return "mse"
+    return "binary_cross_entropy" if target.n_outputs == 1 else "cross_entropy"
+
+
+def _batch_size(n_rows: int) -> int:
+    power = 1 << max(0, round(math.log2(max(1, n_rows / 100))))
+    return min(max(SMALLEST_BATCH, power), LARGEST_BATCH)
+
+
+def _told(learned: Learned, settings: Settings, batch: int, history: History) -> dict[str, Any]:
+    best = history.best_epoch
+    told = {
+        "rows": sum(learned.sizes.values()),
+        "epochs": len(history.loss),
+        "batch_size": batch,
+        "seed": settings.seed,
+        "status": history.status.name,
+        "loss": history.loss[-1],
+    }
+    if best is not None:
+        told |= {"best_epoch": best + 1, "validation_loss": history.validation_loss[best]}
+    return told

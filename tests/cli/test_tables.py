@@ -1,0 +1,411 @@
+"""train, predict, score and show: what they print and write, their errors and exit codes."""
+
+import io
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+from sklearn import datasets
+from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+
+import fastmlp
+from fastmlp import MLP, Adam, Standardizer
+from fastmlp.cli.main import main
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular import TableModel
+
+FAST = ["--hidden", "8", "--epochs", "3"]
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+
+
+@pytest.fixture
+def frame(rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A table of numbers and texts, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    n = 400
+    table = pd.DataFrame(
+        {
+            "id": [f"row {i}" for i in range(n)],
+            "age": rng.integers(18, 90, n),
+            "income": rng.lognormal(10, 1, n),
+            "town": rng.choice(["Bern", "Basel", "Chur"], n),
+            "owner": rng.choice([True, False], n),
+        }
+    )
+    table["buys"] = np.where((table["age"] > 50) ^ (table["town"] == "Bern"), "yes", "no")
+    table["price"] = table["age"] * 2.0 + table["income"] / 1e4
+    return table
+
+
+def code_of(arguments: list[str]) -> Any:
+    """The exit code of a command, which argparse raises."""
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def inputs(model: Any, table: pd.DataFrame, train: pd.DataFrame) -> Any:
+    """The net's inputs by hand: numbers standardised as in `train`, texts as columns of 0 and 1."""
+    columns = []
+    for column in model.columns:
+        its = table[column.name]
+        if column.levels is None:
+            scaler = Standardizer().fit(train[[column.name]].to_numpy(np.float64))
+            columns.append(scaler.transform(its.to_numpy(np.float64)[:, None])[:, 0])
+        else:
+            columns += [(its == level).to_numpy(np.float64) for level in column.levels]
+    return np.column_stack(columns).astype(np.float32)
+
+
+def real_table(name: str) -> tuple[pd.DataFrame, str, int]:
+    """A table that scikit-learn has, its target, and the number of classes."""
+    load: Any = getattr(datasets, f"load_{name}")
+    found = load(as_frame=True).frame
+    return found, "target", 0 if name == "diabetes" else found["target"].nunique()
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "diabetes", "mixed"])
+def test_train_predict_and_score_are_those_of_python(
+    frame: Any, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    table, target, n_classes = (frame, "buys", 2) if name == "mixed" else real_table(name)
+    table = table.sample(frac=1, random_state=0)
+    n = len(table) * 3 // 4
+    train, valid = table.iloc[:n], table.iloc[n:]
+    train.to_csv("train.csv", index=False)
+    valid.to_parquet("valid.parquet", row_group_size=40)
+    command = ["train", "train.csv", "--target", target, "--valid", "valid.parquet", *FAST]
+    command += ["--task", "classification" if n_classes else "regression"]
+    assert main([*command, "--batch-size", "32", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    model = fastmlp.load("model.safetensors")
+    assert {*model.feature_names} == {*table.columns} - {"id", target}
+
+    X, Xv = inputs(model, train, train), inputs(model, valid, train)
+    sizes = (X.shape[1], 8, max(n_classes, 1) if n_classes != 2 else 1)
+    loss: Any = {0: "mse", 2: "binary_cross_entropy", 3: "cross_entropy"}[n_classes]
+    net = MLP(sizes, loss=loss, optimizer=Adam(0.001), seed=0)
+    y, yv = train[target].to_numpy(), valid[target].to_numpy()
+    scaler = Standardizer().fit(y[:, None].astype(np.float64)) if not n_classes else None
+    classes: Any = np.unique(y) if n_classes else None
+
+    def coded(values: Any) -> Any:
+        if scaler is not None:
+            return scaler.transform(values[:, None])[:, 0]
+        return np.searchsorted(classes, values)
+
+    how: dict[str, Any] = {"epochs": 3, "batch_size": 32, "keep_best": True}
+    net.fit(X, coded(y), validation_data=(Xv, coded(yv)), **how)
+    assert np.array_equal(model.net.parameters, net.parameters)
+
+    outputs = net.predict(Xv)
+    assert main(["predict", "model.safetensors", "valid.parquet", "--output", "p.parquet"]) == 0
+    found = pd.read_parquet("p.parquet")["prediction"].to_numpy()
+    if scaler is not None:
+        expected = outputs[:, 0].astype(np.float64) * scaler.scale[0] + scaler.center[0]
+        scores = {"mae": mean_absolute_error(yv, expected), "r2": r2_score(yv, expected)}
+    else:
+        p = outputs if n_classes > 2 else np.hstack([1 - outputs, outputs])
+        expected = classes[p.argmax(axis=1)]
+        assert np.array_equal(model.predict_proba(valid), p)
+        with np.errstate(all="ignore"):
+            scores = {
+                "accuracy": accuracy_score(yv, expected),
+                "log_loss": log_loss(yv, p.astype(float) / p.sum(1, dtype=float)[:, None]),
+            }
+    assert np.array_equal(found, expected)
+    assert np.array_equal(model.predict(valid), expected)
+    assert {name: told[name] for name in scores} == pytest.approx(scores, rel=1e-6)
+    capsys.readouterr()
+    assert main(["score", "model.safetensors", "valid.parquet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told
+
+
+def test_every_kind_of_file_gives_the_same_predictions(
+    frame: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame.to_csv("a.csv", index=False)
+    assert main(["train", "a.csv", "--target", "buys", *FAST]) == 0
+    told = capsys.readouterr()
+    assert re.fullmatch(r"accuracy +0\.\d+\nlog_loss +0\.\d+\n", told.out)
+    assert "task: classification of 'buys', 2 classes\n" in told.err
+    assert "column 'id' is left out: it has" in told.err
+    mixed = frame[frame.columns[::-1]].assign(more="x")
+    table = pyarrow.Table.from_pandas(mixed, preserve_index=False)
+    pyarrow.feather.write_feather(table, "b.arrow", compression="uncompressed")
+    mixed.iloc[:250].to_parquet("c1.parquet", row_group_size=100)
+    mixed.iloc[250:].to_parquet("c2.parquet")
+    mixed.to_csv("d.csv.gz", index=False)
+    printed = []
+    for data in ("a.csv", "b.arrow", "c1.parquet c2.parquet", "c?.parquet", "d.csv.gz"):
+        assert main(["predict", "model.safetensors", *data.split(), "--keep", "age"]) == 0
+        printed.append(capsys.readouterr().out)
+    text = io.TextIOWrapper(io.BytesIO(Path("a.csv").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", text)
+    assert main(["predict", "model.safetensors", "-", "--keep", "age"]) == 0
+    printed.append(capsys.readouterr().out)
+    assert {*printed} == {printed[0]}
+    lines = printed[0].splitlines()
+    assert lines[0] == '"age","prediction"'
+    assert [int(line.split(",")[0]) for line in lines[1:]] == frame["age"].tolist()
+
+
+def test_arrays_of_a_npz_file(
+    rng: np.random.Generator, frame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    X = rng.normal(size=(200, 3))
+    np.savez("a.npz", X=X, y=(X[:, 0] > 0).astype(int))
+    np.savez("b.npz", X=X)
+    assert main(["train", "a.npz", "--valid", "0", *FAST]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "task: classification of 'y', 2 classes (guessed; else --task regression)" in told.err
+    command = ["predict", "model.safetensors", "b.npz", "--probabilities", "--output", "p.csv"]
+    assert main(command) == 0
+    assert list(pd.read_csv("p.csv")) == ["probability_0", "probability_1", "prediction"]
+    assert main(["score", "model.safetensors", "a.npz", "--metric", "auc,acc"]) == 1
+    assert "did you mean 'accuracy'?" in capsys.readouterr().err
+    assert main(["score", "model.safetensors", "a.npz", "--metric", "auc", "--json"]) == 0
+    model = fastmlp.load("model.safetensors")
+    table = pd.DataFrame(X, columns=["x0", "x1", "x2"])
+    expected = roc_auc_score(X[:, 0] > 0, model.predict_proba(table)[:, 1])
+    assert json.loads(capsys.readouterr().out) == {"auc": expected}
+
+
+def test_missing_values_and_unknown_levels(frame: Any) -> None:
+    frame.loc[::5, "income"] = np.nan
+    frame.to_parquet("a.parquet")
+    assert main(["train", "a.parquet", "--target", "buys", *FAST]) == 0
+    model = fastmlp.load("model.safetensors")
+    (income,) = (column for column in model.columns if column.name == "income")
+    assert income.indicates
+    other = frame.iloc[:6].assign(town=["Rome", None, "Bern", "Bern", "Chur", "Basel"])
+    X = model.inputs(other)
+    at = {"income": 1, "town": 3}
+    assert X[:, at["income"] : at["town"]][::5].tolist() == [[0, 1]] * 2
+    towns = X[:, at["town"] : at["town"] + 3]
+    assert towns.tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    assert len(model.predict(other)) == 6
+
+
+def test_weights_features_categories_and_losses(
+    frame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame["code"] = frame["age"] // 30
+    frame["w"] = 1.0
+    frame.to_parquet("a.parquet")
+    command = ["train", "a.parquet", "--target", "price", "--weight", "w", "--loss", "poisson"]
+    assert main([*command, "--features", "code,town", "--categorical", "code", *FAST]) == 0
+    model = fastmlp.load("model.safetensors")
+    assert [column.levels[:2] for column in model.columns] == [("0", "1"), ("Basel", "Bern")]
+    assert (model.target.center, model.target.scale) == (0, 1)
+    assert main(["train", "a.parquet", "--target", "price", "--loss", "focal", "--force"]) == 1
+    assert "the loss 'focal' is not for a regression" in capsys.readouterr().err
+
+
+def test_show(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    frame.to_parquet("a.parquet")
+    assert main(["train", "a.parquet", "--target", "buys", "--quiet", *FAST]) == 0
+    assert "epoch" not in capsys.readouterr().err.split(" epochs")[0]
+    assert main(["show", "model.safetensors"]) == 0
+    told = capsys.readouterr().out
+    assert "task      classification of 'buys'\nclasses   no, yes\ncolumns   5\n" in told
+    assert "  town: levels Basel, Bern, Chur\n" in told
+    assert "float32; loss binary_cross_entropy" in told
+    assert main(["show", "model.safetensors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layer_sizes"] == [7, 8, 1]
+
+
+def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    frame.to_parquet("a.parquet")
+    Path("run.toml").write_text(
+        'data = "a.parquet"\ntarget = "buys"\nhidden = [4, 4]\nignore = ["price"]\n'
+        "learning-rate = 0.01\nepochs = 2\nquiet = true\n"
+    )
+    assert main(["train", "--config", "run.toml", "--epochs", "1", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "epochs = 1\n" in told
+    assert "hidden = [4, 4]\n" in told
+    assert not Path("model.safetensors").exists()
+    Path("again.toml").write_text(told)
+    assert main(["train", "--config", "again.toml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == told
+    assert main(["train", "--config", "again.toml"]) == 0
+    model = fastmlp.load("model.safetensors")
+    assert model.net.layer_sizes[1:-1] == (4, 4)
+    assert "price" not in model.feature_names
+    assert model.net.optimizer.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("target =", "no TOML"),
+        ("traget = 'y'", "'traget' is no option, did you mean 'target'?"),
+        ("epochs = 'many'", "epochs: must be an integer of 1 or more, got 'many'"),
+        ("task = 'cluster'", "task: must be one of auto, classification, regression"),
+        ("quiet = 1", "quiet: must be true or false, got 1"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_a_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    assert main(["train", "a.csv", "--config", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert told in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["train", "a.csv"], 2, "required: --target"),
+        (["train", "--target", "y"], 2, "required: DATA"),
+        (["train", "a.csv", "--target", "y", "--output", "m.txt"], 2, "must end in .safetensors"),
+        (["train", "a.csv", "--target", "y", "--hidden", "8,no"], 2, "must be numbers of units"),
+        (["train", "a.csv", "--target", "y", "--valid", "2"], 2, "a fraction in [0, 1)"),
+        (["train", "a.csv", "--target", "y", "--loss", "bce"], 2, "got 'bce'"),
+        (["train", "no.csv", "--target", "y"], 1, "there is no file 'no.csv'"),
+        (["train", "a.txt", "--target", "y"], 1, "must end in .parquet"),
+        (["train", "a.csv", "--target", "y", "--learning-rate", "0"], 2, "must be above 0"),
+        (["train", "a.csv", "--target", "z"], 1, "there is no column 'z'"),
+        (["train", "semi.csv", "--target", "y"], 1, "separated by ';', and must be by commas"),
+        (["train", "comma.csv", "--target", "y"], 1, "numbers with a decimal comma"),
+        (["train", "head.csv", "--target", "y"], 1, "there are no rows"),
+        (["train", "empty.csv", "--target", "y"], 1, "Empty CSV file"),
+        (["train", "a.csv", "--target", "lacks"], 1, "'lacks' has 1 missing value"),
+        (["train", "a.csv", "--target", "one"], 1, "'one' has one value, 5"),
+        (["train", "a.csv", "--target", "t", "--task", "regression"], 1, "needs numbers"),
+        (["train", "a.csv", "--target", "y", "--features", "one"], 1, "no column is left"),
+        (["predict", "no.safetensors", "a.csv"], 1, "there is no file 'no.safetensors'"),
+        (["predict", "a.csv", "a.csv"], 1, "not a safetensors file"),
+        (["predict", "net.safetensors", "a.csv"], 1, "holds a MLP, not a model of fastmlp train"),
+    ],
+)
+def test_errors_are_a_sentence_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("a,one,t,lacks,y\n1,5,u,1,0.5\n2,5,v,,1.5\n3,5,w,2,2.5\n4,5,u,3,1.5\n")
+    Path("head.csv").write_text("a,y\n")
+    Path("semi.csv").write_text("a;y\n1;2\n")
+    Path("comma.csv").write_text('a,y\n"1,5",1\n"2,5",0\n')
+    Path("empty.csv").write_text("")
+    Path("a.txt").write_text("a,y\n")
+    MLP((2, 1)).save("net.safetensors")
+    before = sorted(Path().iterdir())
+    assert code_of(arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert told in printed.err
+    assert "Traceback" not in printed.err
+    assert sorted(Path().iterdir()) == before
+
+
+def test_missing_columns_of_predictions_are_listed(
+    frame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame.to_parquet("a.parquet")
+    assert main(["train", "a.parquet", "--target", "buys", *FAST]) == 0
+    frame.rename(columns={"income": "Income"}).drop(columns="town").to_csv("b.csv", index=False)
+    capsys.readouterr()
+    assert main(["predict", "model.safetensors", "b.csv", "--output", "p.csv"]) == 1
+    told = capsys.readouterr().err
+    assert "2 columns are missing: 'income', did you mean 'Income'?, 'town'; known: 'id'" in told
+    frame.assign(age="old").to_csv("c.csv", index=False)
+    assert main(["predict", "model.safetensors", "c.csv", "--output", "p.csv"]) == 1
+    assert "the column 'age' must hold numbers, got string" in capsys.readouterr().err
+    assert not Path("p.csv").exists()
+
+
+def test_outputs_that_exist_need_force(frame: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    frame.to_parquet("a.parquet")
+    train = ["train", "a.parquet", "--target", "buys", *FAST]
+    assert main(train) == 0
+    before = Path("model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(train) == 1
+    assert "'model.safetensors' exists; --force overwrites it" in capsys.readouterr().err
+    assert Path("model.safetensors").read_bytes() == before
+    assert main([*train, "--force"]) == 0
+    predict = ["predict", "model.safetensors", "a.parquet", "--output", "p.arrow"]
+    assert [main(predict), main(predict), main([*predict, "--force"])] == [0, 1, 0]
+    assert pyarrow.ipc.open_file("p.arrow").read_all().num_rows == len(frame)
+
+
+def test_ctrl_c_writes_nothing(
+    frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    frame.to_parquet("a.parquet")
+    monkeypatch.setattr("fastmlp.cli.tables._Progress.__call__", interrupt)
+    assert main(["train", "a.parquet", "--target", "buys", *FAST]) == 130
+    assert capsys.readouterr().err.endswith("fastmlp: interrupted\n")
+    assert [path.name for path in Path().iterdir()] == ["a.parquet"]
+
+
+def test_a_disk_that_fills_up_leaves_no_predictions(
+    frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame.to_parquet("a.parquet", row_group_size=100)
+    assert main(["train", "a.parquet", "--target", "buys", *FAST]) == 0
+    answers, calls = TableModel.answers, []
+
+    def full(self: Any, outputs: Any) -> Any:
+        calls.append(len(outputs))
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return answers(self, outputs)
+
+    monkeypatch.setattr(TableModel, "answers", full)
+    assert main(["predict", "model.safetensors", "a.parquet", "--output", "p.parquet"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert {path.name for path in Path().iterdir()} == {"a.parquet", "model.safetensors"}
+
+
+def test_the_help_of_train_imports_no_numba(python: Callable[..., str]) -> None:
+    script = """
+import sys
+from fastmlp.cli.main import main
+try:
+    main(["train", "--help"])
+except SystemExit:
+    pass
+print({"numba", "llvmlite", "pyarrow", "sklearn"} & set(sys.modules))
+"""
+    told = python(script)
+    assert "--target NAME" in told
+    assert told.endswith("set()\n")
+
+
+def test_rows_that_do_not_fit_into_the_buffer(frame: Any) -> None:
+    frame.to_parquet("a.parquet", row_group_size=50)
+    frame.to_csv("a.csv", index=False)
+    how = ["--target", "buys", "--batch-size", "8", "--buffer-rows", "128", *FAST]
+    assert main(["train", "a.parquet", *how]) == 0
+    first = fastmlp.load("model.safetensors")
+    assert main(["train", "a.parquet", *how, "--force"]) == 0
+    second = fastmlp.load("model.safetensors")
+    assert np.array_equal(first.net.parameters, second.net.parameters)
+    assert main(["train", "a.csv", *how, "--force"]) == 0
+    assert fastmlp.load("model.safetensors").training["rows"] == pytest.approx(320, abs=40)
