@@ -109,9 +109,8 @@ def kind_of(kind: Any) -> str:
     """Return "number", "text" or "other", for a data type of Arrow."""
     import pyarrow.types as kinds
 
-    if kinds.is_dictionary(kind):
-        return kind_of(kind.value_type)
-    if kinds.is_string(kind) or kinds.is_large_string(kind) or str(kind) == "string_view":
+    is_text = (kinds.is_string, kinds.is_large_string, kinds.is_dictionary)
+    if any(known(kind) for known in is_text) or str(kind) == "string_view":
         return "text"
     is_number = (kinds.is_floating, kinds.is_integer, kinds.is_boolean, kinds.is_decimal)
     return "number" if any(known(kind) for known in is_number) else "other"
@@ -155,6 +154,7 @@ def texts(column: Any) -> Any:
     import pyarrow
     import pyarrow.types as kinds
 
+    column = decoded(column)
     if kinds.is_floating(column.type):
         with suppress(pyarrow.ArrowInvalid):
             column = column.cast("int64")
@@ -171,7 +171,12 @@ def labels(column: Any, classes: tuple[Label, ...]) -> Any:
     """
     import pyarrow
 
-    return column.cast(pyarrow.array(classes).type)
+    return decoded(column).cast(pyarrow.array(classes).type)
+
+
+def decoded(column: Any) -> Any:
+    """Return the values of a column of a dictionary's places; others as they are."""
+    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 
 def places(column: Any, values: tuple[Any, ...]) -> Array:

@@ -104,7 +104,8 @@ class Levels:
     """A column of categories so far; `asked`: it is to be one, however many levels it has."""
 
     def __init__(self, name: str, *, asked: bool) -> None:
-        self._name, self._asked, self._n = name, asked, 0
+        self._name, self._asked = name, asked
+        self._n = self._n_rows = 0
         self._counts: Counter[str] = Counter()
         self.n_rare = 0
 
@@ -112,6 +113,7 @@ class Levels:
         """Learn from an Arrow column."""
         import pyarrow.compute as compute
 
+        self._n_rows += len(column)
         self._n += len(column) - column.null_count
         if len(self._counts) > MOST_COUNTED:
             return
@@ -125,8 +127,10 @@ class Levels:
             return "holds numbers with a decimal comma: write them with a point"
         if n > max(ID_LEVELS, ID_SHARE * self._n) and not self._asked:
             return f"has {n} texts in {count(self._n, 'row')}, as an id has"
-        if n <= 1 and sum(self._counts.values()) == self._n:
-            return "has one value only" if n else "is empty"
+        if not n:
+            return "is empty"
+        if n == 1 and self._counts.total() == self._n_rows:
+            return "has one value only"
         # Of equally frequent ones the first of the alphabet.
         order = sorted(self._counts, key=lambda level: (-self._counts[level], level))
         self.n_rare = max(0, n - MOST_LEVELS)
