@@ -25,8 +25,8 @@ from fastmlp.validation.suggestions import count
 MOST_LEVELS = 100
 # A text column with more levels, and in more than this share of the rows another, is like an id.
 ID_LEVELS, ID_SHARE = 20, 0.5
-# Levels beyond which none are counted: 100 MB.
-MOST_COUNTED = 1_000_000
+# Levels beyond which none are counted: 10 MB.
+MOST_COUNTED = 100_000
 # Integers with more values are numbers, where no task is asked for.
 MOST_CLASSES = 20
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
@@ -114,9 +114,9 @@ class Levels:
         import pyarrow.compute as compute
 
         self._n_rows += len(column)
-        self._n += len(column) - column.null_count
         if len(self._counts) > MOST_COUNTED:
             return
+        self._n += len(column) - column.null_count
         pairs = compute.value_counts(texts(column).drop_null()).to_pylist()
         self._counts.update({pair["values"]: pair["counts"] for pair in pairs if pair["values"]})
 
