@@ -265,7 +265,7 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
             "convert_options": pyarrow.csv.ConvertOptions(column_types=floats),
         }
         for path in paths:
-            with _naming(path), pyarrow.csv.open_csv(path, **options) as reader:
+            with naming(path), pyarrow.csv.open_csv(path, **options) as reader:
                 columns = columns_of(reader.schema, found, f"{who}: {path}")
                 found = columns.wanted
                 for k, batch in enumerate(reader):
