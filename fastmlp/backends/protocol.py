@@ -128,8 +128,7 @@ class Trainer(Protocol):
         ...
 
     def take(self, data: Any) -> None:
-        """Train on these rows from the next window on: of the kind and width of those before, and
-        not more of them."""
+        """Train on these rows, of the kind, width and at most the number of those before."""
         ...
 
     def begin(self) -> None:
@@ -208,9 +207,7 @@ class Engine(Protocol[D, P]):
         self, parameters: Array, *, raw: bool = False, select: Select = as_given
     ) -> Predictor:
         """Return the predictor for these live parameters; `raw`: before activation or link.
-
-        `select` is applied to an X that is no plain array.
-        """
+        `select` is applied to an X that is no plain array."""
         ...
 
     def evaluation(self, data: D) -> Evaluation:

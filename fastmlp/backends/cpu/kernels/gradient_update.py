@@ -207,13 +207,8 @@ def _penalties(scalar: Scalar) -> tuple[Kernel, Kernel]:
     return penalise, step_penalised
 
 
-def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kernel, Kernel]:
-    """Make two functions: one steps a panel of a tile, the other biases by themselves."""
-    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
-    vector, copy = lanes * size, copying(scalar)
-    its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
-    pack_row, sum_rows = its.pack_row, its.sum_rows
-    clip = clipping(scalar) if by_norm else unclipped
+def _finishing(scalar: Scalar) -> Kernel:
+    copy = copying(scalar)
 
     @njit
     def finish(net: Net, w: int, g: int, n: int, coefficients: int, apply: int) -> None:
@@ -226,6 +221,17 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
             call(blocks.optimizer, (w, g, *state, n))
         else:
             copy(g, net.gradient + skip, n)
+
+    return finish
+
+
+def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kernel, Kernel]:
+    """Make two functions: one steps a panel of a tile, the other biases by themselves."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, finish = lanes * size, _finishing(scalar)
+    its, add_row = moves(scalar, lanes), skinny(scalar, lanes).add_row
+    pack_row, sum_rows = its.pack_row, its.sum_rows
+    clip = clipping(scalar) if by_norm else unclipped
 
     @njit
     def step_panel(net: Net, piece: Piece, p: int, control: Control, scratch: Scratch) -> None:
