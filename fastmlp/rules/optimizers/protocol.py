@@ -53,8 +53,8 @@ class Settings:
         scaled down to this norm where its norm is above it. On the CPU. A step takes 6 to 10 %
         longer: the gradient is stored before any of it is used.
     global_clipnorm : float above 0, optional
-        The same for the whole gradient, `max_norm` of PyTorch's clip_grad_norm_. Nothing is added
-        to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
+        The same for the whole gradient, ``max_norm`` of PyTorch's ``clip_grad_norm_``. Nothing is
+        added to the norm, which is PyTorch's plus 1e-6. On the CPU, at the same price.
     average : EMA or SWA, optional
         The net's parameters are this average of those after each step, for whatever looks at the
         net, while and after it trains. A further fit goes on from the last step's; parameters that
