@@ -116,6 +116,8 @@ def writer_to(path: str | None, schema: Any) -> Iterator[Callable[[Any], None]]:
         with _opened(temporary, target.suffix.lower(), schema) as writer:
             yield writer.write_batch
         os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(str(error).replace(str(temporary), str(path))) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from fastmlp.tabular.batches import Batches
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import Settings, train
 from fastmlp.training.history import Report
+from fastmlp.validation.suggestions import count
 
 # Seconds between two lines of progress.
 EVERY = 1.0
@@ -97,7 +98,7 @@ def _tell_end(model: TableModel) -> None:
     told = model.training
     best = f", the best is {told['best_epoch']}" if "best_epoch" in told else ""
     why = fastmlp.Status[told["status"]].value
-    say(f"{told['epochs']} epochs{best}: {why}")
+    say(f"{count(told['epochs'], 'epoch')}{best}: {why}")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:

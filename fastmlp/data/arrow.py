@@ -279,7 +279,7 @@ def _guessed(schema: Any, names: Sequence[str]) -> dict[str, str]:
     floats may follow."""
     import pyarrow.types as kinds
 
-    each = [(name, schema.field(name).type) for name in names]
+    each = [(field.name, field.type) for field in schema if field.name in names]
     return {name: "float64" for name, kind in each if kinds.is_integer(kind) or kinds.is_null(kind)}
 
 

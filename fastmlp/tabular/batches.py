@@ -1,5 +1,6 @@
 """Record batches of files and tables, pass by pass."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +56,9 @@ class Batches:
         self._source = source_of(given, [], who, encoder=_with_name)
         known = getattr(self._source, "feature_names", None)
         self.names: tuple[str, ...] = () if known is None else tuple(known)
+        twice = Counter(self.names).most_common(1)
+        if twice and twice[0][1] > 1:
+            raise ValueError(f"{who}: there are several columns of the name {twice[0][0]!r}")
         if inputs is not None:
             require([*inputs, *others], self.names or (*inputs, *others), who)
             beside = [name for name in dict.fromkeys(others) if name not in inputs]

@@ -117,6 +117,9 @@ class _Table:
         others = _beside(settings)
         known = Batches(data, who).names
         require([*others, *settings.ignore, *settings.categorical], known, who)
+        within = next((name for name in others if name in (chosen or ())), None)
+        if within is not None:
+            raise ValueError(f"{who}: {within!r} is among the features: leave it out")
         out = {*others, *settings.ignore}
         names = tuple(name for name in known if name not in out) if chosen is None else chosen
         how = (names, chosen is not None, settings.categorical)

@@ -290,6 +290,10 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["train", "a.csv", "--target", "one"], 1, "'one' has one value, 5"),
         (["train", "a.csv", "--target", "t", "--task", "regression"], 1, "needs numbers"),
         (["train", "a.csv", "--target", "y", "--features", "one"], 1, "no column is left"),
+        (["train", "twice.csv", "--target", "y"], 1, "several columns of the name 'a'"),
+        (["train", "a.csv", "--target", "y", "--features", "y"], 1, "'y' is among the features"),
+        (["train", "a.csv", "--target", "y", "--valid", "0.01"], 1, "--valid takes a file, or 0"),
+        (["train", "cut.parquet", "--target", "y"], 1, "(in cut.parquet)"),
         (["predict", "no.safetensors", "a.csv"], 1, "there is no file 'no.safetensors'"),
         (["predict", "a.csv", "a.csv"], 1, "not a safetensors file"),
         (["predict", "net.safetensors", "a.csv"], 1, "holds a MLP, not a model of fastmlp train"),
@@ -308,6 +312,8 @@ def test_errors_are_a_sentence_and_leave_nothing(
     Path("head.csv").write_text("a,y\n")
     Path("semi.csv").write_text("a;y\n1;2\n")
     Path("comma.csv").write_text('a,y\n"1,5",1\n"2,5",0\n')
+    Path("twice.csv").write_text("a,a,y\n1,1,2\n")
+    Path("cut.parquet").write_bytes(b"PAR1 and no more")
     Path("empty.csv").write_text("")
     Path("a.txt").write_text("a,y\n")
     MLP((2, 1)).save("net.safetensors")
