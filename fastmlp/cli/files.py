@@ -2,7 +2,6 @@
 
 import glob
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastmlp._process import whole_files
 from fastmlp.data.arrow import FILES, imported
 
 
@@ -110,25 +110,20 @@ def writer_to(path: str | None, schema: Any) -> Iterator[Callable[[Any], None]]:
         with pyarrow.csv.CSVWriter(sys.stdout.buffer, schema) as writer:
             yield writer.write_batch
         return
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:58]}.{secrets.token_hex(8)}.tmp")
-    try:
-        with _opened(temporary, target.suffix.lower(), schema) as writer:
-            yield writer.write_batch
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OSError(str(error).replace(str(temporary), str(path))) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        whole_files.writing(path) as file,
+        _opened(file, Path(path).suffix.lower(), schema) as writer,
+    ):
+        yield writer.write_batch
 
 
-def _opened(path: Path, suffix: str, schema: Any) -> Any:
+def _opened(file: Any, suffix: str, schema: Any) -> Any:
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
     if suffix == ".parquet":
-        return pyarrow.parquet.ParquetWriter(path, schema)
+        return pyarrow.parquet.ParquetWriter(file, schema)
     if suffix == ".csv":
-        return pyarrow.csv.CSVWriter(path, schema)
-    return pyarrow.ipc.new_file(path, schema)
+        return pyarrow.csv.CSVWriter(file, schema)
+    return pyarrow.ipc.new_file(file, schema)

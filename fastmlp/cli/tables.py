@@ -34,6 +34,8 @@ def telling() -> Iterator[None]:
     with warnings.catch_warnings():
         for kind in (UserWarning, RuntimeWarning):
             warnings.simplefilter("always", kind)
+        # Ctrl-C ends the command, which says so.
+        warnings.filterwarnings("ignore", ".*fit interrupted", UserWarning)
         warnings.showwarning = _show
         try:
             yield
@@ -111,7 +113,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         require_new(output, force=arguments.force, who=who)
     with telling():
         model = _loaded(arguments)
-        if arguments.probabilities and model.classes is None:
+        if arguments.probabilities and model.classes_ is None:
             raise UsageError("argument --probabilities: the model predicts numbers")
         given = data_of(arguments.data, who)
         batches = Batches(given, who, model.feature_names, arguments.keep)

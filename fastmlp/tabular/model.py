@@ -69,7 +69,7 @@ class TableModel:
         return "regression" if self.target.classes is None else "classification"
 
     @property
-    def classes(self) -> Array | None:
+    def classes_(self) -> Array | None:
         """The labels, sorted; None for a regression."""
         return None if self.target.classes is None else np.array(self.target.classes)
 
@@ -128,7 +128,7 @@ class TableModel:
 
     def answers(self, outputs: Array) -> Array:
         """Return labels, or numbers, of the net's outputs."""
-        classes, target = self.classes, self.target
+        classes, target = self.classes_, self.target
         if classes is None:
             return outputs[:, 0].astype(np.float64) * target.scale + target.center
         one = outputs.shape[1] == 1
