@@ -1,6 +1,6 @@
 """TableModel: a net with what its columns are, so that it predicts from raw ones."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -93,19 +93,18 @@ class TableModel:
         """
         return self.answers(self._outputs(X, "TableModel.predict"))
 
-    def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities of the classes, shape (n_rows, n_classes).
-
-        Parameters
-        ----------
-        X : as for `predict`
+    @property
+    def predict_proba(self) -> Callable[[Any], Array]:
+        """A function of X, as `predict`: the classes' probabilities, shape (n_rows, n_classes).
 
         Raises
         ------
-        TypeError, ValueError
-            As from `predict`; or if the model is one of numbers.
+        AttributeError
+            If the model is one of numbers, which has no such function.
         """
-        return self.probabilities(self._outputs(X, "TableModel.predict_proba"))
+        if self.target.classes is None:
+            raise AttributeError(f"the target {self.target.name!r} is a number: no predict_proba")
+        return lambda X: self.probabilities(self._outputs(X, "TableModel.predict_proba"))
 
     def inputs(self, X: Any) -> Array:
         """Return the net's inputs, shape (n_rows, n_inputs), float32; `X` as for `predict`."""
@@ -138,8 +137,6 @@ class TableModel:
 
     def probabilities(self, outputs: Array) -> Array:
         """Return the classes' probabilities of the net's outputs."""
-        if self.target.classes is None:
-            raise ValueError(f"the target {self.target.name!r} is a number, without probabilities")
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
     def __repr__(self) -> str:

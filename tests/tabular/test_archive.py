@@ -40,10 +40,20 @@ def test_a_file_keeps_all_of_it(tmp_path: Path, classes: Any) -> None:
     assert same.inputs(FRAME).tolist() == [[1, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
     assert same.predict(FRAME).dtype == (np.float64 if classes is None else np.array(classes).dtype)
     if classes is None:
-        with pytest.raises(ValueError, match="'t' is a number, without probabilities"):
+        with pytest.raises(AttributeError, match="'t' is a number: no predict_proba"):
             same.predict_proba(FRAME)
     else:
         assert same.predict_proba(FRAME).shape == (3, len(classes))
+
+
+def test_predictions_as_a_stream_of_arrow() -> None:
+    for classes in (None, ("no", "yes")):
+        model = model_of(Target("t", classes))
+        found = fastmlp.predict_arrow(model, FRAME, keep="more", batch_rows=2).read_all()
+        assert np.array_equal(found["prediction"].to_numpy(), model.predict(FRAME))
+        if classes is not None:
+            p = model.predict_proba(FRAME)[:, 1]
+            assert np.array_equal(found["probability_yes"].to_numpy(), p)
 
 
 def test_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
