@@ -814,7 +814,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         >>> from sklearn.model_selection import cross_val_score
         >>> from fastmlp import MLP, Focal
         >>> net = MLP((4, 16, 3), loss=Focal(1.0))
-        >>> model = net.as_estimator(epochs=50, random_state=0)
+        >>> model = net.as_estimator(epochs=200, random_state=0)
         >>> X, y = load_iris(return_X_y=True)
         >>> cross_val_score(model, X, y).mean() > 0.9
         np.True_

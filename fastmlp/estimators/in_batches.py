@@ -54,8 +54,9 @@ class InBatches:
         --------
         >>> import numpy as np
         >>> from fastmlp import MLPRegressor
-        >>> model = MLPRegressor((4,), max_iter=2, tol=1.0).fit(np.zeros((10, 2)), np.zeros(10))
-        >>> [len(rows) for rows in model.predict_batches(np.zeros((10, 2)), batch_rows=4)]
+        >>> X = np.zeros((10, 2))
+        >>> model = MLPRegressor(hidden_layer_sizes=4, tol=1.0).fit(X, X[:, 0])
+        >>> [len(rows) for rows in model.predict_batches(X, batch_rows=4)]
         [4, 4, 2]
         """
         who = f"{type(self).__name__}.predict_batches"
