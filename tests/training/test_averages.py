@@ -25,6 +25,7 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.rules.optimizers import is_averaged
 
@@ -291,6 +292,7 @@ def test_an_optimizer_of_the_same_rule_keeps_its_state() -> None:
     assert np.array_equal(state.slots(), slots[:2])  # type: ignore[index, arg-type]
 
 
+@pytest.mark.skipif(INTERPRETED, reason="plain Python predicts while parameters are written")
 def test_predictions_beside_a_fit_are_of_averages() -> None:
     x, known, seen = X[:2], set[bytes](), set[bytes]()
     optimizer, twin = Adam(0.01, average=EMA(0.95)), make(Adam(0.01, average=EMA(0.95)))

@@ -113,7 +113,9 @@ def test_schedules_know_the_steps_and_weights_weigh_buffers() -> None:
     # The first two buffers have no weight at all.
     blocks = nets[1].fit(Blocks.from_arrays(X, Y, weight, rows=90), buffer_rows=256, **how)
     assert arrays.learning_rate == blocks.learning_rate
-    np.testing.assert_allclose(blocks.loss, arrays.loss, rtol=1e-14)
+    # In plain Python the weights of a batch, float32, are summed in float32.
+    rtol = 1e-10 if INTERPRETED else 1e-14
+    np.testing.assert_allclose(blocks.loss, arrays.loss, rtol=rtol)
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
 
 
