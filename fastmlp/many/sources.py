@@ -124,7 +124,7 @@ class SharedFeed:
         self._feed, self._cores = feed, threading.Semaphore(n_threads)
         self._changed = threading.Condition()
         self._number = self._waiting = 0
-        self._active, self._starts, self._reads = n_fits, True, False
+        self._active, self._starts = n_fits, True
 
     def part(self) -> "Part":
         """Return the feed of one fit."""

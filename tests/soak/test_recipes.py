@@ -109,9 +109,9 @@ def accuracy(targets: Any, predictions: Any) -> float:
 
 
 def outcome(net: MLP, history: Any) -> tuple[Any, ...]:
-    slots = net.loss_and_gradient(X, Y)[0]
+    loss = net.loss_and_gradient(X, Y)[0]
     told = (history.loss, history.validation_loss, history.metrics, history.best_epoch)
-    return net.parameters.tobytes(), net.n_steps, slots, repr(told)
+    return net.parameters.tobytes(), net.n_steps, loss, repr(told)
 
 
 def trained(recipe: Recipe, net: MLP, epochs: int = 6, **more: Any) -> tuple[Any, ...]:

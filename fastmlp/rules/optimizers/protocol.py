@@ -50,7 +50,7 @@ class Settings:
         before the update rule takes it.
     clipnorm : float above 0, optional
         The gradient of each variable, a layer's weights or its biases, penalties included, is
-        scaled down to this norm where its norm is above it. On the CPU. A step takes 6 to 10 %
+        scaled down to this norm where its norm is above it. On the CPU. A step takes 6 to 12 %
         longer: the gradient is stored before any of it is used.
     global_clipnorm : float above 0, optional
         The same for the whole gradient, ``max_norm`` of PyTorch's ``clip_grad_norm_``. Nothing is
