@@ -1,6 +1,5 @@
 """What a pass over a table learns of its columns: kinds, scales, levels and classes."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.scaling.standardizer import Standardizer
+from fastmlp.tabular import left_out
 from fastmlp.tabular.batches import Batches, Mask
 from fastmlp.tabular.columns import (
     Column,
@@ -23,13 +23,10 @@ from fastmlp.validation.suggestions import count
 
 # The most levels of a category; rarer ones are as unknown ones.
 MOST_LEVELS = 100
-# A text column with more levels, and in more than this share of the rows another, is like an id.
-ID_LEVELS, ID_SHARE = 20, 0.5
 # Levels beyond which none are counted: 10 MB.
 MOST_COUNTED = 100_000
 # Integers with more values are numbers, where no task is asked for.
 MOST_CLASSES = 20
-DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 Say = Callable[[str], Any]
 
 
@@ -96,7 +93,7 @@ class Numbers:
     def column(self) -> Column | str:
         """Return the column, or why it is none."""
         if self.is_constant and not (self._n_missing and self._scaler.n_rows):
-            return "has one value only" if self._scaler.n_rows else "is empty"
+            return left_out.ONE_VALUE if self._scaler.n_rows else left_out.EMPTY
         return Column(self._name, None, *self.moments, self._n_missing > 0)
 
 
@@ -123,14 +120,11 @@ class Levels:
     def column(self) -> Column | str:
         """Return the column, or why it is none."""
         n = len(self._counts)
-        if n and all(map(DECIMAL_COMMA.fullmatch, self._counts)) and not self._asked:
-            return "holds numbers with a decimal comma: write them with a point"
-        if n > max(ID_LEVELS, ID_SHARE * self._n) and not self._asked:
-            return f"has {n} texts in {count(self._n, 'row')}, as an id has"
-        if not n:
-            return "is empty"
-        if n == 1 and self._counts.total() == self._n_rows:
-            return "has one value only"
+        # Of empty texts, which are no levels, there may be some among the n.
+        n_told = self._counts.total() if n == 1 else self._n
+        why = left_out.reason(self._counts, n_told, self._n_rows, asked=self._asked)
+        if why is not None:
+            return why
         # Of equally frequent ones the first of the alphabet.
         order = sorted(self._counts, key=lambda level: (-self._counts[level], level))
         self.n_rare = max(0, n - MOST_LEVELS)

@@ -1,0 +1,326 @@
+"""What the columns of a table are, as numbers and as codes of levels, learned from the table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.tabular import in_memory, left_out
+from fastmlp.tabular.batches import require
+from fastmlp.tabular.in_memory import Level, Table
+from fastmlp.validation.suggestions import count, listed
+
+Array = NDArray[Any]
+# "from_dtype" is scikit-learn's word for it.
+BY_TYPE = ("auto", "from_dtype")
+MISSING = -1
+
+
+class Values(NamedTuple):
+    """The rows of a table.
+
+    Attributes
+    ----------
+    numbers : (n_rows, n_numeric) array of float64, NaN where a value is missing
+    codes : (n_rows, n_categorical) array of int32
+        Places among the levels; -1 for a missing value or an unknown level.
+    """
+
+    numbers: NDArray[np.float64]
+    codes: NDArray[np.int32]
+
+
+class Schema:
+    """What the columns of a table are: numbers, or categories with their levels.
+
+    `Schema.learn` makes it of a table; `read` then returns the rows of tables with such columns.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        All columns of the table, in its order; of an array "x0", "x1" and so on.
+    named : bool
+        True if columns are found by name, in any order and among others; of a table without
+        names they are found by their places.
+    levels : dict of str to tuple of str, bool, int or float
+        The levels of each category, sorted, by the column's name.
+    dropped : dict of str to str
+        Columns that are not read, and why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import Schema
+    >>> X = np.array([[3.5, "red", 1], [None, "blue", 1], [1.0, None, 1]], dtype=object)
+    >>> schema = Schema.learn(X)
+    >>> schema.levels, schema.dropped
+    ({'x1': ('blue', 'red')}, {'x2': 'has one value only'})
+    >>> values = schema.read([[2, "red", 1], [None, "green", 1]], "predict")
+    >>> values.numbers
+    array([[ 2.],
+           [nan]])
+    >>> values.codes
+    array([[ 1],
+           [-1]], dtype=int32)
+    """
+
+    columns: tuple[str, ...]
+    named: bool
+    levels: dict[str, tuple[Level, ...]]
+    dropped: dict[str, str]
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        levels: Mapping[str, Sequence[Level]],
+        dropped: Mapping[str, str],
+        *,
+        named: bool = True,
+    ) -> None:
+        self.columns, self.named = tuple(columns), named
+        self.levels = {name: tuple(each) for name, each in levels.items()}
+        self.dropped = dict(dropped)
+        kept = [name for name in self.columns if name not in self.dropped]
+        self.numeric_names = tuple(name for name in kept if name not in self.levels)
+        self.categorical_names = tuple(name for name in kept if name in self.levels)
+        self._codes = {
+            name: {level: code for code, level in enumerate(each)}
+            for name, each in self.levels.items()
+        }
+
+    @classmethod
+    def learn(cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn") -> Self:
+        """Return what the columns of a table are.
+
+        Texts, True and False, and types of categories become categories; other columns hold
+        numbers. Left out are columns of one value or of none, and texts like ids: more than 20,
+        in more than half of the rows another.
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            None, NaN, ``pd.NA`` and nulls are missing values.
+        categorical_features : "auto", "from_dtype", or names, places or a mask of columns
+            Columns of any type that become categories, whatever they hold, beside those that do by
+            their type; the first two mean none.
+        who : str
+            Who reads, for errors.
+
+        Raises
+        ------
+        ImportError
+            If pyarrow is needed, and not installed.
+        TypeError, ValueError
+            If a column holds dates or objects, a number is infinite, there are no rows, or no
+            column is left.
+        """
+        table = in_memory.table_of(X, who)
+        _check(table, who)
+        columns = table.names or tuple(f"x{j}" for j in range(table.n_columns))
+        asked = _asked(categorical_features, columns, who)
+        levels: dict[str, list[Level]] = {}
+        dropped: dict[str, str] = {}
+        for j, name in enumerate(columns):
+            found = _learned(table.column(j), name, asked=name in asked, who=who)
+            if isinstance(found, str):
+                dropped[name] = found
+            elif found is not None:
+                levels[name] = found
+        if len(dropped) == len(columns):
+            told = [f"{name!r} {why}" for name, why in dropped.items()]
+            raise ValueError(f"{who}: no column is left to learn from: {listed(told)}")
+        return cls(columns, levels, dropped, named=table.names is not None)
+
+    def read(self, X: Any, who: str = "Schema.read") -> Values:
+        """Return the rows of a table.
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            Its columns are found by name, in any order and among others; without names, of either
+            table, by their places.
+        who : str
+            Who reads, for errors.
+
+        Raises
+        ------
+        ImportError
+            If pyarrow is needed, and not installed.
+        TypeError, ValueError
+            If columns are missing, or do not hold what they held, or a number is infinite.
+        """
+        table = in_memory.table_of(X, who)
+        places = self._places(table, who)
+        return Values(self._numbers(table, places, who), self._coded(table, places, who))
+
+    def _places(self, table: Table, who: str) -> Mapping[str, int]:
+        """Return the places of the columns in a table, by their names."""
+        if self.named and table.names is not None:
+            if table.names != self.columns:
+                require([*self.numeric_names, *self.categorical_names], table.names, who)
+            return {name: place for place, name in enumerate(table.names)}
+        if table.n_columns != len(self.columns):
+            n = count(len(self.columns), "column")
+            raise ValueError(f"{who}: X must have {n}, as in training, got {table.n_columns}")
+        return {name: place for place, name in enumerate(self.columns)}
+
+    def _numbers(self, table: Table, places: Mapping[str, int], who: str) -> Array:
+        of_all = [places[name] for name in self.numeric_names]
+        found = table.block(of_all) if of_all else None
+        if found is None:
+            found = np.empty((table.n_rows, len(of_all)))
+            for j, (place, name) in enumerate(zip(of_all, self.numeric_names, strict=True)):
+                found[:, j] = in_memory.numbers(table.column(place), name, who)
+        if (infinite := np.isinf(found).any(axis=0)).any():
+            first = int(infinite.argmax())
+            raise _infinite(found[:, first], self.numeric_names[first], who)
+        return found
+
+    def _coded(self, table: Table, places: Mapping[str, int], who: str) -> NDArray[np.int32]:
+        codes = np.empty((table.n_rows, len(self.categorical_names)), np.int32)
+        for j, name in enumerate(self.categorical_names):
+            known = self._codes[name]
+            numeric = not isinstance(self.levels[name][0], str)
+            found = _levels_in(table.column(places[name]), name, who)
+            values = in_memory.as_levels(found.values, numeric=numeric)
+            if numeric and any(isinstance(one, str) for one in _told(values, found.values)):
+                raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
+            # The last place is that of -1.
+            of_found = np.array([*(known.get(each, MISSING) for each in values), MISSING], np.int32)
+            codes[:, j] = of_found[found.codes]
+        return codes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, for `from_json`."""
+        levels = {name: list(each) for name, each in self.levels.items()}
+        columns, named = list(self.columns), self.named
+        return {"columns": columns, "levels": levels, "dropped": dict(self.dropped), "named": named}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """Return the schema of plain data, checked, as it may come from a file.
+
+        Raises
+        ------
+        TypeError, ValueError, LookupError
+            If it is not that of a schema.
+        """
+        columns, levels, dropped = told["columns"], told["levels"], told["dropped"]
+        texts = [*columns, *levels, *dropped, *dropped.values()]
+        if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(columns):
+            raise ValueError("columns must be texts that differ")
+        if not {*levels, *dropped} <= {*columns} or {*levels} & {*dropped}:
+            raise ValueError("levels and dropped must be of columns, and each of others")
+        for name, each in levels.items():
+            kinds = {isinstance(level, str) for level in each}
+            plain = all(isinstance(level, str | bool | int | float) for level in each)
+            if not plain or len(kinds) != 1 or len({*each}) != len(each):
+                raise ValueError(f"levels of {name!r} must be texts or numbers that differ")
+        if type(told["named"]) is not bool:
+            raise ValueError("named must be true or false")
+        return cls(columns, levels, dropped, named=told["named"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        kinds = f"{len(self.numeric_names)} numeric, {len(self.categorical_names)} categorical"
+        return f"<Schema: {kinds}, {len(self.dropped)} dropped>"
+
+
+def _check(table: Table, who: str) -> None:
+    if not table.n_rows or not table.n_columns:
+        lacking = "rows" if table.n_columns else "columns"
+        raise ValueError(f"{who}: X has no {lacking}")
+
+
+def _asked(given: Any, columns: tuple[str, ...], who: str) -> set[str]:
+    """Return the names of columns that are asked to be categories."""
+    expected = "'auto', 'from_dtype', or names, places or a mask of columns"
+    if isinstance(given, str):
+        if given not in BY_TYPE:
+            one = f"; for one column use [{given!r}]" if given in columns else ""
+            raise ValueError(f"{who}: categorical_features must be {expected}, got {given!r}{one}")
+        return set()
+    try:
+        each = np.asarray(given if hasattr(given, "dtype") else list(given))
+    except TypeError:
+        each = np.empty((), object)
+    if each.ndim != 1 or (each.size and each.dtype.kind not in "biuUOT"):
+        raise TypeError(f"{who}: categorical_features must be {expected}, got {given!r}")
+    if each.dtype.kind == "b":
+        if len(each) != len(columns):
+            told = f"{len(each)} for {count(len(columns), 'column')}"
+            raise ValueError(f"{who}: the mask categorical_features has a length of {told}")
+        return {name for name, asked in zip(columns, each, strict=True) if asked}
+    if each.dtype.kind in "iu":
+        if ((each < -len(columns)) | (each >= len(columns))).any():
+            told = f"{count(len(columns), 'column')}, got {given!r}"
+            raise ValueError(f"{who}: categorical_features must be places of {told}")
+        return {columns[place] for place in each}
+    require(each.tolist(), columns, f"{who}: categorical_features")
+    return set(each.tolist())
+
+
+def _learned(values: Any, name: str, *, asked: bool, who: str) -> list[Level] | str | None:
+    """Return the levels of a column, None for numbers, or why it is left out."""
+    kind = in_memory.kind_of(values)
+    if kind == "nothing":
+        return left_out.EMPTY
+    if kind in ("dates", "others") and not asked:
+        raise TypeError(f"{who}: {_refused(name, kind)}")
+    if kind == "numbers" and not asked:
+        return _why_no_numbers(in_memory.numbers(values, name, who), name, who)
+    found = _levels_in(values, name, who)
+    there = np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)) > 0
+    values_there = [value for value, is_there in zip(found.values, there, strict=True) if is_there]
+    texts = any(isinstance(value, str) for value in values_there)
+    levels = set(in_memory.as_levels(values_there, numeric=not texts))
+    if any(isinstance(level, str) for level in levels):
+        levels = set(in_memory.as_levels(values_there, numeric=False))
+    n = int((found.codes >= 0).sum())
+    told = [str(level) for level in levels]
+    why = left_out.reason(told, n, len(found.codes), asked=asked or kind == "levels")
+    return sorted(levels) if why is None else why
+
+
+def _why_no_numbers(found: Array, name: str, who: str) -> str | None:
+    """Return why a column of numbers is left out, or None."""
+    missing = np.isnan(found)
+    n_missing = int(missing.sum())
+    there = found[~missing] if n_missing else found
+    if not len(there):
+        return left_out.EMPTY
+    low, high = there.min(), there.max()
+    if np.isinf(low) or np.isinf(high):
+        raise _infinite(found, name, who)
+    return left_out.ONE_VALUE if low == high and not n_missing else None
+
+
+def _infinite(found: Array, name: str, who: str) -> ValueError:
+    row = int(np.argmax(np.isinf(found)))
+    return ValueError(f"{who}: the column {name!r} is infinite in row {row}")
+
+
+def _refused(name: str, kind: str) -> str:
+    if kind == "dates":
+        return (
+            f"the column {name!r} holds dates or time spans; make numbers of it, such as the days "
+            f"since the first, and the month, or leave it out"
+        )
+    return f"the column {name!r} holds objects; make numbers or texts of it, or leave it out"
+
+
+def _levels_in(values: Any, name: str, who: str) -> in_memory.Found:
+    try:
+        return in_memory.levels_in(values)
+    except TypeError as error:
+        raise TypeError(f"{who}: {_refused(name, 'others')} ({error})") from error
+
+
+def _told(levels: list[Level], values: list[Any]) -> list[Level]:
+    """Return the levels of values that were texts."""
+    return [level for level, value in zip(levels, values, strict=True) if isinstance(value, str)]

@@ -1,0 +1,334 @@
+"""What the columns of a table are, and its rows as numbers and codes."""
+
+import datetime
+import json
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas
+import polars
+import pyarrow
+import pytest
+
+from fastmlp.tabular import Schema, Values
+
+NAN = float("nan")
+NUMBERS = [1.5, None, -2.0, 4.0]
+WHOLE = [3, 1, 2, 2]
+TEXTS = ["red", None, "blue", "red"]
+FLAGS = [True, False, True, True]
+COLUMNS = {"size": NUMBERS, "color": TEXTS, "rooms": WHOLE, "new": FLAGS}
+CODES = [[1, 1], [-1, 0], [0, 1], [1, 1]]
+
+
+def rows() -> list[list[Any]]:
+    return [list(row) for row in zip(*COLUMNS.values(), strict=True)]
+
+
+def pandas_frame(**kinds: Any) -> Any:
+    return pandas.DataFrame(COLUMNS).astype(kinds)
+
+
+def many_rows() -> Any:
+    """A frame longer than what is read value by value."""
+    return pandas.concat([pandas_frame()] * 30, ignore_index=True)
+
+
+TABLES: dict[str, Any] = {
+    "pandas": pandas_frame(),
+    "pandas, objects": pandas_frame(size=object, color=object, rooms=object, new=object),
+    "pandas, nullable": pandas_frame(size="Float64", color="string", rooms="Int64", new="boolean"),
+    "pandas, category": pandas_frame(color="category"),
+    "pandas of pyarrow": pyarrow.table(COLUMNS).to_pandas(types_mapper=pandas.ArrowDtype),
+    "polars": polars.DataFrame(COLUMNS),
+    "polars, categorical": polars.DataFrame(COLUMNS).with_columns(
+        polars.col("color").cast(polars.Categorical)
+    ),
+    "arrow": pyarrow.table(COLUMNS),
+    "arrow, dictionary": pyarrow.table(
+        {**COLUMNS, "color": pyarrow.array(TEXTS).dictionary_encode()}
+    ),
+    "arrow, views": pyarrow.table({**COLUMNS, "color": pyarrow.array(TEXTS, "string_view")}),
+    "arrow, decimals": pyarrow.table(
+        {**COLUMNS, "size": [None if x is None else Decimal(x) for x in NUMBERS]}
+    ),
+    "list": rows(),
+    "array of objects": np.array(rows(), dtype=object),
+}
+
+
+@pytest.mark.parametrize("repeated", [1, 30], ids=["short", "long"])
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_kind_of_table(kind: str, repeated: int) -> None:
+    table = TABLES[kind]
+    if repeated > 1:
+        join = {"pandas": pandas.concat, "polars": polars.concat, "pyarrow": pyarrow.concat_tables}
+        library = type(table).__module__.split(".")[0]
+        table = join.get(library, np.concatenate)([table] * repeated)
+    schema = Schema.learn(table)
+    names = tuple(COLUMNS) if schema.named else ("x0", "x1", "x2", "x3")
+    assert schema.columns == names
+    assert schema.named == (kind not in ("list", "array of objects"))
+    assert (schema.numeric_names, schema.categorical_names) == (names[::2], names[1::2])
+    assert schema.levels == {names[1]: ("blue", "red"), names[3]: (False, True)}
+    assert schema.dropped == {}
+    values = schema.read(table)
+    np.testing.assert_array_equal(
+        values.numbers, np.tile([[1.5, 3], [NAN, 1], [-2, 2], [4, 2]], (repeated, 1))
+    )
+    np.testing.assert_array_equal(values.codes, np.tile(CODES, (repeated, 1)))
+    assert values.numbers.dtype == np.float64
+    assert values.codes.dtype == np.int32
+
+
+@pytest.mark.parametrize("other", [kind for kind in TABLES if TABLES[kind] is not None])
+def test_what_one_table_taught_reads_another(other: str) -> None:
+    schema = Schema.learn(TABLES["pandas"])
+    np.testing.assert_array_equal(schema.read(TABLES[other]).codes, CODES)
+
+
+def test_numbers_of_an_array_are_numeric() -> None:
+    X = np.array([[1, 0], [2, 1], [3, 0]], np.int8)
+    schema = Schema.learn(X)
+    assert schema.numeric_names == ("x0", "x1")
+    values = schema.read(X[:, ::-1])
+    np.testing.assert_array_equal(values.numbers, X[:, ::-1])
+    assert values.codes.shape == (3, 0)
+    assert schema.read([[1.0, 2.0]]).numbers.tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("missing", [None, NAN, pandas.NA, pandas.NaT, np.float32("nan")])
+def test_every_missing_value(missing: Any) -> None:
+    frame = pandas.DataFrame(
+        {"a": [1, missing, 2], "b": ["u", missing, "v"], "c": [True, missing, False]}, dtype=object
+    )
+    schema = Schema.learn(frame)
+    assert schema.levels == {"b": ("u", "v"), "c": (False, True)}
+    values = schema.read(frame)
+    np.testing.assert_array_equal(values.numbers, [[1], [NAN], [2]])
+    assert values.codes.tolist() == [[0, 1], [-1, -1], [1, 0]]
+
+
+def test_unknown_levels_and_columns_without_a_value() -> None:
+    schema = Schema.learn(pandas_frame())
+    unknown = {"size": [None], "color": ["green"], "rooms": [None], "new": [None]}
+    for X in (pandas.DataFrame(unknown), polars.DataFrame(unknown), pyarrow.table(unknown)):
+        values = schema.read(X)
+        np.testing.assert_array_equal(values.numbers, [[NAN, NAN]])
+        assert values.codes.tolist() == [[-1, -1]]
+
+
+def test_columns_are_found_by_name() -> None:
+    schema = Schema.learn(pandas_frame())
+    other = pandas_frame()[["new", "rooms", "color", "size"]].assign(date=pandas.Timestamp(0))
+    assert_equal(schema.read(other), schema.read(pandas_frame()))
+    assert_equal(schema.read(polars.from_pandas(other)), schema.read(pandas_frame()))
+
+
+def assert_equal(one: Values, other: Values) -> None:
+    np.testing.assert_array_equal(one.numbers, other.numbers)
+    np.testing.assert_array_equal(one.codes, other.codes)
+
+
+def test_columns_that_are_missing_are_listed() -> None:
+    schema = Schema.learn(pandas_frame().assign(constant=1))
+    message = r"me: 2 columns are missing: 'rooms', did you mean 'room'\?, 'new'; known"
+    with pytest.raises(ValueError, match=message):
+        schema.read(pandas.DataFrame({"size": [1], "color": ["red"], "room": [1]}), "me")
+    # One that is not read may be missing.
+    assert len(schema.read(pandas_frame()).codes) == 4
+    with pytest.raises(ValueError, match="me: X must have 5 columns, as in training, got 2"):
+        schema.read(np.zeros((1, 2)), "me")
+
+
+def test_columns_that_are_dropped() -> None:
+    n = 60
+    frame = pandas.DataFrame(
+        {
+            "kept": [0.0, 1.0] * 30,
+            "constant": 7,
+            "constant text": "a",
+            "empty": NAN,
+            "empty text": pandas.Series([None] * n, dtype="string"),
+            "null": [None] * n,
+            "id": [f"id {i}" for i in range(n)],
+            "comma": [f"{i},5" for i in range(n)],
+            "one or missing": [1.0, NAN] * 30,
+            "a or missing": ["a", None] * 30,
+            "levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
+        }
+    )
+    schema = Schema.learn(frame)
+    assert schema.dropped == {
+        "constant": "has one value only",
+        "constant text": "has one value only",
+        "empty": "is empty",
+        "empty text": "is empty",
+        "null": "is empty",
+        "id": "has 60 texts in 60 rows, as an id has",
+        "comma": "holds numbers with a decimal comma: write them with a point",
+    }
+    assert schema.numeric_names == ("kept", "one or missing")
+    assert schema.categorical_names == ("a or missing", "levels")
+    assert Schema.learn(frame, ["id"]).levels["id"] == tuple(sorted(frame["id"]))
+
+
+@pytest.mark.parametrize(
+    "asked", [["rooms"], [2], [-2], [False, False, True, False], np.array([2]), ("rooms", "color")]
+)
+@pytest.mark.parametrize("kind", ["pandas", "pandas, objects", "polars", "arrow"])
+def test_numbers_that_are_asked_to_be_categories(asked: Any, kind: str) -> None:
+    schema = Schema.learn(TABLES[kind], asked)
+    assert schema.levels["rooms"] == (1, 2, 3)
+    assert schema.categorical_names == ("color", "rooms", "new")
+    # Also where whole numbers are floats, as beside a missing value.
+    other = pandas.DataFrame({**COLUMNS, "rooms": [2.0, NAN, 7.0, 1.0]})
+    assert schema.read(other).codes[:, 1].tolist() == [1, -1, -1, 0]
+    with pytest.raises(TypeError, match="'rooms' held numbers in training, not texts"):
+        schema.read(other.assign(rooms="2"))
+
+
+def test_numbers_where_texts_were_are_texts() -> None:
+    schema = Schema.learn(pandas.DataFrame({"zip": ["8000", "9000", "8000"]}))
+    assert schema.read(pandas.DataFrame({"zip": [9000.0, 8000, 1]})).codes.tolist() == [
+        [1],
+        [0],
+        [-1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ("color", ValueError, r"got 'color'; for one column use \['color'\]"),
+        (["colour"], ValueError, "there is no column 'colour', did you mean 'color'"),
+        ([4], ValueError, r"must be places of 4 columns, got \[4\]"),
+        ([True], ValueError, "has a length of 1 for 4 columns"),
+        (1.5, TypeError, "must be 'auto', 'from_dtype', or names, places or a mask"),
+        ([1.5], TypeError, "must be 'auto', 'from_dtype', or names, places or a mask"),
+    ],
+)
+def test_columns_that_are_asked_for_must_be_there(asked: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Schema.learn(pandas_frame(), asked)
+
+
+DAY = datetime.date(2024, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        pandas.Series([DAY, DAY], dtype="datetime64[ns]"),
+        pandas.Series([DAY, None], dtype=object),
+        pandas.Series(pandas.to_timedelta([1, 2], unit="D")),
+        pandas.Series(pandas.to_datetime([DAY, DAY]).tz_localize("UTC")),
+    ],
+)
+def test_dates_are_refused_by_name(days: Any) -> None:
+    message = "me: the column 'when' holds dates or time spans; make numbers of it"
+    frame = pandas.DataFrame({"a": [1, 2], "when": days})
+    for X in (frame, pyarrow.Table.from_pandas(frame)):
+        with pytest.raises(TypeError, match=message):
+            Schema.learn(X, who="me")
+
+
+def test_objects_are_refused_by_name() -> None:
+    frame = pandas.DataFrame({"a": [1, 2], "b": [[1], [2]]})
+    with pytest.raises(TypeError, match="me: the column 'b' holds objects; make numbers or texts"):
+        Schema.learn(frame, who="me")
+    with pytest.raises(TypeError, match="'b' holds objects"):
+        Schema.learn(frame, ["b"])
+
+
+@pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
+def test_infinite_numbers_are_named(library: Any) -> None:
+    fine, wrong = {"a": [1.0, 2.0], "b": [0.0, 1.0]}, {"a": [1.0, 2.0], "b": [0.0, -np.inf]}
+    message = "me: the column 'b' is infinite in row 1"
+    with pytest.raises(ValueError, match=message):
+        Schema.learn(library(wrong), who="me")
+    with pytest.raises(ValueError, match=message):
+        Schema.learn(library(fine)).read(library(wrong), "me")
+
+
+@pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
+def test_texts_where_numbers_were_are_named(library: Any) -> None:
+    schema = Schema.learn(library({"a": [1.0, 2.0], "b": [0.0, 1.0]}))
+    with pytest.raises(TypeError, match="me: the column 'b' must hold numbers, got"):
+        schema.read(library({"a": [1.0, 2.0], "b": ["0", "1"]}), "me")
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (np.zeros(3), ValueError, r"got shape \(3,\); for one row use \[row\]"),
+        (np.zeros((0, 3)), ValueError, "X has no rows"),
+        (pandas.DataFrame({"a": []}), ValueError, "X has no rows"),
+        (np.zeros((3, 0)), ValueError, "X has no columns"),
+        (np.ones((3, 2)), ValueError, "no column is left to learn from: 'x0' has one value only"),
+        ([[1, 2], [1]], ValueError, "the rows of X must have one length"),
+        ({"a": [1]}, TypeError, "must be a frame of pandas or polars, .*got dict"),
+        (polars.DataFrame(COLUMNS).lazy(), TypeError, "LazyFrame has no rows yet"),
+        (np.ma.masked_array([[1.0, 2.0]], [[True, False]]), ValueError, "masked entries"),
+    ],
+)
+def test_what_is_no_table(X: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=f"me: .*{message}"):
+        Schema.learn(X, who="me")
+
+
+def test_no_rows_are_read_as_none() -> None:
+    values = Schema.learn(pandas_frame()).read(pandas_frame()[:0])
+    assert (values.numbers.shape, values.codes.shape) == ((0, 2), (0, 2))
+
+
+def test_one_row_is_read_as_many_are() -> None:
+    frame = many_rows()
+    schema = Schema.learn(frame)
+    whole = schema.read(frame)
+    for i in (0, 1, 2):
+        one = schema.read(frame.iloc[i : i + 1])
+        np.testing.assert_array_equal(one.numbers, whole.numbers[i : i + 1])
+        np.testing.assert_array_equal(one.codes, whole.codes[i : i + 1])
+
+
+def test_many_levels_and_columns() -> None:
+    texts = [f"level {i:05}" for i in range(10_000)]
+    frame = pandas.DataFrame({"many": texts * 2, "n": range(20_000)})
+    schema = Schema.learn(frame)
+    np.testing.assert_array_equal(schema.read(frame).codes[:, 0], [*range(10_000)] * 2)
+    wide = pandas.DataFrame(np.arange(4000.0).reshape(2, 2000)).rename(columns=lambda j: f"c{j}")
+    values = Schema.learn(wide.assign(text=["a", "b"])).read(wide.assign(text="b"))
+    np.testing.assert_array_equal(values.numbers, wide)
+    assert values.codes.tolist() == [[1], [1]]
+
+
+def test_it_is_plain_data() -> None:
+    schema = Schema.learn(pandas_frame().assign(constant=1), ["rooms"])
+    back = Schema.from_json(json.loads(json.dumps(schema.to_json())))
+    assert back == schema
+    assert_equal(back.read(pandas_frame()), schema.read(pandas_frame()))
+    assert repr(back) == "<Schema: 1 numeric, 3 categorical, 1 dropped>"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"columns": ["a", "a"]},
+        {"columns": [1, 2]},
+        {"levels": {"c": ["u"]}},
+        {"levels": {"b": ["u", "u"]}},
+        {"levels": {"b": ["u", 1]}},
+        {"levels": {"b": []}},
+        {"levels": {"b": [None]}},
+        {"dropped": {"b": "why"}},
+        {"dropped": {"a": 1}},
+        {"named": 1},
+    ],
+)
+def test_plain_data_is_checked(wrong: dict[str, Any]) -> None:
+    told = {"columns": ["a", "b"], "levels": {"b": ["u", "v"]}, "dropped": {}, "named": True}
+    assert Schema.from_json(told).categorical_names == ("b",)
+    with pytest.raises((TypeError, ValueError, LookupError)):
+        Schema.from_json({**told, **wrong})
