@@ -5,6 +5,7 @@ from sklearn.base import (
     ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     RegressorMixin,
+    TransformerMixin,
     _fit_context,
 )
 from sklearn.model_selection._search import BaseSearchCV
@@ -22,6 +23,7 @@ __all__ = [
     "Overridden",
     "RegressorMixin",
     "Settings",
+    "TransformerMixin",
     "_SetOutputMixin",
     "_fit_context",
     "available_if",

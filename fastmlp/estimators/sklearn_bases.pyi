@@ -59,6 +59,9 @@ class _SetOutputMixin:
         self, *, transform: Literal["default", "pandas", "polars"] | None = None
     ) -> Self: ...
 
+class TransformerMixin(_SetOutputMixin):
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Array: ...
+
 class Settings(BaseEstimator):
     """The settings that nets and ensembles of them have in common."""
 

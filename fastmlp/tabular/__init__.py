@@ -1,6 +1,43 @@
 """Tables with named columns: from raw columns to a net's inputs, and from its outputs to labels."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from fastmlp.tabular.model import TableModel
 from fastmlp.tabular.schema import Schema, Values
 
-__all__ = ["Schema", "TableModel", "Values"]
+if TYPE_CHECKING:
+    from fastmlp.tabular.encoders import (
+        CosineEncoder,
+        NoisyQuantile,
+        OneHotLevels,
+        PiecewiseLinear,
+        RobustSmoothClip,
+        TargetStatistics,
+    )
+
+__all__ = [
+    "CosineEncoder",
+    "NoisyQuantile",
+    "OneHotLevels",
+    "PiecewiseLinear",
+    "RobustSmoothClip",
+    "Schema",
+    "TableModel",
+    "TargetStatistics",
+    "Values",
+]
+
+if not TYPE_CHECKING:
+    # Not for type checkers: to them it would give every misspelt name the type Any.
+    def __getattr__(name: str) -> Any:
+        """Load encoders on first use, and scikit-learn with them, which takes a second."""
+        if name not in __all__:
+            raise AttributeError(f"module 'fastmlp.tabular' has no attribute {name!r}")
+        try:
+            return getattr(import_module("fastmlp.tabular.encoders"), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
+                raise
+            needed = "needs scikit-learn: pip install 'fastmlp[sklearn]'"
+            raise ImportError(f"fastmlp.tabular.{name} {needed}") from error

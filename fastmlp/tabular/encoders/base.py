@@ -1,0 +1,155 @@
+"""What the encoders have in common: checks, names, and their state as arrays."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+
+from fastmlp.estimators.sklearn_bases import BaseEstimator, TransformerMixin
+
+Array = NDArray[Any]
+# Numbers of a strip of rows, whose intermediate results stay in the cache.
+STRIP = 1 << 15
+
+
+class Encoder(TransformerMixin, BaseEstimator):
+    """An encoder of columns.
+
+    A subclass has `learn` and `write`, which check nothing, `n_outputs`, `_names` and `ARRAYS`,
+    the names of the arrays that it learns.
+    """
+
+    ARRAYS: ClassVar[tuple[str, ...]]
+    n_features_in_: int
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn from training rows.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features) array or frame
+        y : (n_rows,) array
+            Targets; most encoders do not need them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not what it must be.
+        """
+        self.learn(self._checked(X, reset=True), y)
+        return self
+
+    def transform(self, X: Any) -> Array:
+        """Return the encoded columns, shape (n_rows, n_outputs), float32.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X is not what it must be, or nothing was learned.
+        """
+        check_is_fitted(self)
+        return self.encoded(self._checked(X, reset=False))
+
+    def encoded(self, X: Array) -> Array:
+        """Return the encoded columns of checked ones."""
+        out = np.empty((len(X), self.n_outputs), np.float32)
+        self.write(X, out)
+        return out
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Return the names of the encoded columns."""
+        check_is_fitted(self, "n_features_in_")
+        names = _check_feature_names_in(self, input_features)
+        return np.array(self._names(list(names)), dtype=object)
+
+    def learn(self, X: Array, y: Any = None) -> None:
+        """Learn from checked rows."""
+        raise NotImplementedError
+
+    def write(self, X: Array, out: Array) -> None:
+        """Write the encoded columns of checked rows to `out`, (n_rows, n_outputs) of float32."""
+        raise NotImplementedError
+
+    @property
+    def n_outputs(self) -> int:
+        """The number of encoded columns."""
+        raise NotImplementedError
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """What was learned, by name."""
+        return {name: getattr(self, name) for name in self.ARRAYS}
+
+    def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
+        """Take over what an equal encoder has learned."""
+        for name in self.ARRAYS:
+            setattr(self, name, arrays[name])
+        self.n_features_in_ = n_features
+        return self
+
+    def _names(self, names: list[str]) -> Sequence[str]:
+        raise NotImplementedError
+
+    def _checked(self, X: Any, *, reset: bool) -> Array:
+        raise NotImplementedError
+
+
+class NumberEncoder(Encoder):
+    """An encoder of columns of numbers, among them NaN."""
+
+    def _checked(self, X: Any, *, reset: bool) -> Array:
+        how = {"dtype": np.float64, "ensure_all_finite": False, "reset": reset}
+        found: Array = validate_data(self, X, **how)
+        infinite = np.isinf(found)
+        if infinite.any():
+            row, column = np.argwhere(infinite)[0]
+            names = getattr(self, "feature_names_in_", None)
+            told = repr(names[column]) if names is not None else column
+            who = type(self).__name__
+            raise ValueError(f"{who}: the column {told} is infinite in row {row}: inf is no number")
+        return found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class CodeEncoder(Encoder):
+    """An encoder of columns of codes: places among levels, and -1 for none."""
+
+    def _checked(self, X: Any, *, reset: bool) -> Array:
+        found: Array = validate_data(self, X, dtype=None, reset=reset)
+        who = type(self).__name__
+        if found.dtype.kind not in "iu":
+            raise TypeError(f"{who}: X must hold codes of levels, integers, got {found.dtype}")
+        if found.size and found.min() < -1:
+            raise ValueError(f"{who}: codes must be -1 or more, got {found.min()}")
+        return found
+
+
+def strips(n_rows: int, width: int) -> Iterator[slice]:
+    """Yield slices of rows, of about `STRIP` numbers each."""
+    step = max(1, STRIP // max(1, width))
+    return (slice(start, start + step) for start in range(0, n_rows, step))
+
+
+def there(column: Array) -> Array:
+    """Return the numbers of a column that are not missing."""
+    return column[~np.isnan(column)]
+
+
+def places_of(codes: Array, starts: Array) -> Array:
+    """Return the places of codes in a table of all columns' levels.
+
+    Parameters
+    ----------
+    codes : (n_rows, n_features) array of integers
+    starts : (n_features + 1,) array
+        Where each column's places begin: that of a missing or unknown level, and then of each.
+    """
+    known = codes < np.diff(starts) - 1
+    return np.where(known, codes + 1, 0) + starts[:-1]
