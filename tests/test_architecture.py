@@ -71,6 +71,7 @@ OPTIONAL = {
 # A room that is loaded on first use may build on the library that it is the door to.
 DOORS = {
     "estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"},
+    "tabular.encoders": {"sklearn", "scipy"},
 }
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path
@@ -194,14 +195,16 @@ def test_the_lower_floors_need_numpy_and_the_standard_library_alone(module: str)
 
 @each_module
 def test_optional_libraries_are_imported_where_they_are_used(module: str) -> None:
-    optional = OPTIONAL - DOORS.get(room_of(module), set())
+    doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
+    optional = OPTIONAL.difference(*doors)
     assert not libraries_of(run_on_import(TREES[module])) & optional
 
 
 def test_doors_are_loaded_on_first_use(python: Callable[..., str]) -> None:
     for room, libraries in DOORS.items():
         for name in (f"fastmlp.{room}", *libraries):
-            assert python(f"import sys, fastmlp; print({name!r} in sys.modules)") == "False\n"
+            imported = "fastmlp, fastmlp.tabular" if "." in room else "fastmlp"
+            assert python(f"import sys, {imported}; print({name!r} in sys.modules)") == "False\n"
 
 
 @each_module

@@ -9,6 +9,8 @@ from fastmlp.tabular.schema import Schema, Values
 if TYPE_CHECKING:
     from fastmlp.tabular.encoders import (
         CosineEncoder,
+        Encoding,
+        MissingMarks,
         NoisyQuantile,
         OneHotLevels,
         PiecewiseLinear,
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CosineEncoder",
+    "Encoding",
+    "MissingMarks",
     "NoisyQuantile",
     "OneHotLevels",
     "PiecewiseLinear",

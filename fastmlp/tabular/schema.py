@@ -30,6 +30,10 @@ class Values(NamedTuple):
     numbers: NDArray[np.float64]
     codes: NDArray[np.int32]
 
+    def part(self, rows: Any) -> "Values":
+        """Return some of the rows: of a slice, a mask or places."""
+        return Values(self.numbers[rows], self.codes[rows])
+
 
 class Schema:
     """What the columns of a table are: numbers, or categories with their levels.

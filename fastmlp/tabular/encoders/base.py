@@ -87,7 +87,11 @@ class Encoder(TransformerMixin, BaseEstimator):
         for name in self.ARRAYS:
             setattr(self, name, arrays[name])
         self.n_features_in_ = n_features
+        self._check_arrays()
         return self
+
+    def _check_arrays(self) -> None:
+        """Raise ValueError if restored arrays would be read beyond their ends, or make others."""
 
     def _names(self, names: list[str]) -> Sequence[str]:
         raise NotImplementedError
@@ -119,7 +123,18 @@ class NumberEncoder(Encoder):
 
 
 class CodeEncoder(Encoder):
-    """An encoder of columns of codes: places among levels, and -1 for none."""
+    """An encoder of columns of codes: places among levels, and -1 for none.
+
+    Its first array is `starts_`, where each column begins in the others, which are tables.
+    """
+
+    starts_: Array
+
+    def _check_arrays(self) -> None:
+        starts, *tables = self.arrays.values()
+        each = starts.ndim == 1 and starts[0] == 0 and (np.diff(starts) > 0).all()
+        if not each or any(len(table) != starts[-1] for table in tables):
+            raise ValueError("the tables of levels do not fit their starts")
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
         found: Array = validate_data(self, X, dtype=None, reset=reset)

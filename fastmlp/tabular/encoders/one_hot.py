@@ -45,7 +45,6 @@ class OneHotLevels(CodeEncoder):
     """
 
     ARRAYS: ClassVar = ("starts_", "columns_", "values_")
-    starts_: Array
     columns_: Array
     values_: Array
 
@@ -81,6 +80,11 @@ class OneHotLevels(CodeEncoder):
     def n_outputs(self) -> int:
         """The number of encoded columns."""
         return int(self.columns_.max(initial=-1)) + 1
+
+    def _check_arrays(self) -> None:
+        super()._check_arrays()
+        if (self.columns_ >= len(self.columns_)).any():
+            raise ValueError("there are more columns than levels")
 
     def _names(self, names: list[str]) -> Sequence[str]:
         found = [""] * self.n_outputs

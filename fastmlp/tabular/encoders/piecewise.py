@@ -143,6 +143,13 @@ class PiecewiseLinear(NumberEncoder):
         """The number of encoded columns."""
         return int(self.n_pieces_.sum())
 
+    def _check_arrays(self) -> None:
+        n = self.n_pieces_
+        if (n < 0).any() or n.max(initial=0) > len(self.edges_):
+            raise ValueError("pieces must be 0 or more, and fewer than edges")
+        if int(n.sum()) + np.count_nonzero(n) != len(self.edges_):
+            raise ValueError("the edges are not as many as the pieces need")
+
     def _filled(self, X: Array) -> Array:
         missing = np.isnan(X)
         return np.where(missing, self.medians_, X) if missing.any() else X

@@ -17,8 +17,8 @@ class TargetStatistics(CodeEncoder):
 
     Of a level in k rows, whose targets sum to s, the mean is ``(s + weight m) / (k + weight)``,
     with the mean m of all rows; of classes it is the share of each, and for two classes that of
-    the second. Beside it is ``log(1 + k)``. Each is standardized over the training rows. Levels
-    that are unknown have m and 0.
+    the second. Beside it is ``log(1 + k)``. Each is standardized over the training rows. An
+    unknown level is taken as missing, and that, where none was missing in training, has m and 0.
 
     `fit_transform` gives each training row the means of the other folds' rows, as scikit-learn's
     TargetEncoder does: with those of its own target a net would learn to trust them too much.
@@ -53,7 +53,6 @@ class TargetStatistics(CodeEncoder):
     """
 
     ARRAYS: ClassVar = ("starts_", "table_")
-    starts_: Array
     table_: Array
     classes_: Array | None
 
@@ -163,7 +162,7 @@ class TargetStatistics(CodeEncoder):
 
     def write(self, X: Array, out: Array) -> None:
         """Write the statistics of checked codes to `out`."""
-        out[:] = self.table_[places_of(X, self.starts_)].reshape(len(X), -1)
+        out[:] = self.table_[places_of(X, self.starts_)].reshape(out.shape)
 
     def _names(self, names: list[str]) -> Sequence[str]:
         n = self.table_.shape[1] - 1

@@ -1,0 +1,260 @@
+"""Encoding: which encoders turn the rows of a table into a net's inputs, and what they learned."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+
+from fastmlp.tabular.encoders.base import Array, Encoder
+from fastmlp.tabular.encoders.cosine import CosineEncoder
+from fastmlp.tabular.encoders.marks import MissingMarks
+from fastmlp.tabular.encoders.one_hot import OneHotLevels
+from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
+from fastmlp.tabular.encoders.quantile import NoisyQuantile
+from fastmlp.tabular.encoders.robust import RobustSmoothClip
+from fastmlp.tabular.encoders.target import TargetStatistics
+from fastmlp.tabular.model import Task
+from fastmlp.tabular.schema import Values
+from fastmlp.validation import scalars
+
+Scaling = Literal["robust", "quantile"]
+Embedding = Literal["none", "piecewise", "cosine"]
+# Seeds of encoders are below it.
+SEEDS = 2**31
+
+
+class Part(NamedTuple):
+    """An encoder and the columns that it takes, by their places."""
+
+    encoder: Encoder
+    columns: Array
+
+
+@dataclass
+class Encoding:
+    """Which encoders turn the rows of a table into a net's inputs.
+
+    The inputs are, one after the other: the scaled numbers, each followed by its cosines where
+    there are such; 1 where a number is missing, for columns in which one was in training; the
+    pieces of numbers; the levels of categories; target statistics of categories of many levels.
+
+    Parameters
+    ----------
+    scaling : "robust" or "quantile"
+        Of numbers: `RobustSmoothClip` or `NoisyQuantile`.
+    embedding : "none", "piecewise" or "cosine"
+        Beside the scaled numbers: `PiecewiseLinear` of the numbers as they are, or `CosineEncoder`
+        of the scaled ones.
+    bins, n_bins : of `PiecewiseLinear`
+    n_frequencies, frequency_scale : of `CosineEncoder`
+    max_levels, min_rows : of `OneHotLevels`
+    target_levels : int or None
+        Categories of more levels have `TargetStatistics` too; None: none has.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import Encoding, Schema
+    >>> rows = [[1.0, "a"], [2.0, "b"], [np.nan, "c"], [4.0, "a"]]
+    >>> values = Schema.learn(rows).read(rows)
+    >>> encoding = Encoding(embedding="none", min_rows=1)
+    >>> encoding = encoding.fit(values, [0, 1, 0, 1], "classification", np.random.default_rng(0))
+    >>> encoding.transform(values).round(2)
+    array([[-0.65,  0.  ,  1.  ,  0.  ,  0.  ],
+           [ 0.  ,  0.  ,  0.  ,  1.  ,  0.  ],
+           [ 0.  ,  1.  ,  0.  ,  0.  ,  1.  ],
+           [ 1.22,  0.  ,  1.  ,  0.  ,  0.  ]], dtype=float32)
+    """
+
+    scaling: Scaling = "robust"
+    embedding: Embedding = "piecewise"
+    bins: Bins = "greedy"
+    n_bins: int = 16
+    n_frequencies: int = 8
+    frequency_scale: float = 0.3
+    max_levels: int = 100
+    min_rows: int = 5
+    target_levels: int | None = 8
+    _parts: dict[str, Part] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        scalars.known("Encoding", "scaling", self.scaling, get_args(Scaling))
+        scalars.known("Encoding", "embedding", self.embedding, get_args(Embedding))
+
+    def fit(self, values: Values, y: Any, task: Task, rng: np.random.Generator) -> Self:
+        """Learn from training rows.
+
+        Parameters
+        ----------
+        values : Values
+        y : (n_rows,) array
+            Targets: numbers, or places of classes.
+        task : "classification" or "regression"
+        rng : Generator
+            Of noise, frequencies and folds.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a setting is not what it must be.
+        """
+        for name, part, X, targets in self._begun(values, y, task, rng):
+            part.encoder.learn(X, targets)
+            self._parts[name] = part
+        return self
+
+    def fit_transform(self, values: Values, y: Any, task: Task, rng: np.random.Generator) -> Array:
+        """Learn as `fit` does, and return the inputs to train on: target statistics out of folds.
+
+        Returns
+        -------
+        (n_rows, n_inputs) array of float32
+        """
+        statistics: Array | None = None
+        for name, part, X, targets in self._begun(values, y, task, rng):
+            if isinstance(part.encoder, TargetStatistics):
+                statistics = part.encoder.learn_out_of_folds(X, targets)
+            else:
+                part.encoder.learn(X, targets)
+            self._parts[name] = part
+        found = self.transform(values)
+        if statistics is not None:
+            found[:, -statistics.shape[1] :] = statistics
+        return found
+
+    def transform(self, values: Values) -> Array:
+        """Return the net's inputs, shape (n_rows, n_inputs), float32.
+
+        Raises
+        ------
+        ValueError
+            If nothing was learned.
+        """
+        found, first = np.empty((len(values.numbers), self.n_inputs), np.float32), 0
+        scaled: Array | None = None
+        for name, (encoder, columns) in self._parts.items():
+            out = found[:, first : first + encoder.n_outputs]
+            X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
+            if name == "cosines":
+                assert scaled is not None
+                X = scaled
+            elif name == "scaled" and "cosines" in self._parts:
+                scaled = encoder.encoded(X)
+                continue
+            encoder.write(X, out)
+            first += encoder.n_outputs
+        return found
+
+    @property
+    def n_inputs(self) -> int:
+        """The number of inputs of the net."""
+        if not self._parts:
+            raise ValueError("Encoding: nothing has been learned; call fit")
+        hidden = "scaled" if "cosines" in self._parts else ""
+        return sum(one.encoder.n_outputs for name, one in self._parts.items() if name != hidden)
+
+    def _begun(
+        self, values: Values, y: Any, task: Task, rng: np.random.Generator
+    ) -> Iterator[tuple[str, Part, Array, Any]]:
+        """Yield each part to learn, with what it learns from."""
+        # Each always has its seed: one setting does not change what another draws.
+        seeds = dict(zip(SEEDED, rng.integers(SEEDS, size=len(SEEDED)).tolist(), strict=True))
+        y = np.asarray(y, np.float64 if task == "regression" else None)
+        self._parts = {}
+        for name, columns in self._columns(values).items():
+            part = Part(self._encoder(name, seeds.get(name), task), columns)
+            X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
+            if name == "cosines":
+                X = np.zeros((1, len(columns)))
+            yield name, part, X, y
+
+    def _columns(self, values: Values) -> dict[str, Array]:
+        """Return which columns each part takes; a part without columns is none."""
+        numbers = np.arange(values.numbers.shape[1])
+        codes = np.arange(values.codes.shape[1])
+        few = np.inf if self.target_levels is None else self.target_levels
+        n_levels = values.codes.max(axis=0, initial=-1) + 1
+        each = {
+            "scaled": numbers,
+            "cosines": numbers if self.embedding == "cosine" else numbers[:0],
+            "missing": numbers,
+            "pieces": numbers if self.embedding == "piecewise" else numbers[:0],
+            "levels": codes,
+            "statistics": codes[n_levels > few],
+        }
+        return {name: columns for name, columns in each.items() if len(columns)}
+
+    def _encoder(self, name: str, seed: int | None, task: Task) -> Encoder:
+        if name == "scaled":
+            return RobustSmoothClip() if self.scaling == "robust" else NoisyQuantile(seed)
+        if name == "cosines":
+            return CosineEncoder(self.n_frequencies, self.frequency_scale, seed)
+        if name == "missing":
+            return MissingMarks()
+        if name == "pieces":
+            return PiecewiseLinear(self.n_bins, self.bins)
+        if name == "levels":
+            return OneHotLevels(self.max_levels, self.min_rows)
+        return TargetStatistics(task=task, random_state=seed)
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """What was learned: arrays of float32, float64 or int64 by name, for a file."""
+        found: dict[str, Array] = {}
+        for name, (encoder, columns) in self._parts.items():
+            found[f"{name}.columns"] = columns
+            found |= {f"{name}.{key}": array for key, array in encoder.arrays.items()}
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain data; with `arrays` they are all that there is."""
+        settings = asdict(self)
+        del settings["_parts"]
+        return settings
+
+    @classmethod
+    def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
+        """Return the encoding of `to_json` and `arrays`, checked, as they may come from a file.
+
+        Raises
+        ------
+        TypeError, ValueError, LookupError
+            If they are not those of an encoding.
+        """
+        found = cls(**settings)
+        for name in PARTS:
+            if (columns := arrays.get(f"{name}.columns")) is None:
+                continue
+            encoder = found._encoder(name, None, "regression")
+            learned = {key: arrays[f"{name}.{key}"] for key in encoder.ARRAYS}
+            if not all(np.isfinite(array).all() for array in learned.values()):
+                raise ValueError(f"numbers of {name} must be finite")
+            found._parts[name] = Part(encoder.restore(learned, len(columns)), columns)
+        found._try()
+        return found
+
+    def _try(self) -> None:
+        """Check what was restored, by the rows of every code that is known."""
+        places: dict[bool, int] = {True: 0, False: 0}
+        n_codes = 0
+        for name, (encoder, columns) in self._parts.items():
+            if columns.ndim != 1 or columns.dtype.kind != "i" or columns.min(initial=0) < 0:
+                raise ValueError(f"columns of {name} must be places")
+            numeric = name in NUMERIC
+            places[numeric] = max(places[numeric], int(columns.max(initial=-1)) + 1)
+            if not numeric:
+                n_codes = max(n_codes, int(np.diff(encoder.arrays["starts_"]).max(initial=0)))
+        codes = np.repeat(np.arange(-1, n_codes)[:, None], places[False], axis=1)
+        numbers = np.zeros((len(codes), places[True]))
+        self.transform(Values(numbers, codes.astype(np.int32)))
+
+
+def _columns(table: Array, places: Array) -> Array:
+    """Return columns of a table, itself where they are all."""
+    return table if len(places) == table.shape[1] else table[:, places]
+
+
+NUMERIC = ("scaled", "cosines", "missing", "pieces")
+PARTS = (*NUMERIC, "levels", "statistics")
+SEEDED = ("scaled", "cosines", "statistics")

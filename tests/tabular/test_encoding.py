@@ -1,0 +1,159 @@
+"""Which encoders a net uses, what they learn, and their state as arrays and plain data."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp.tabular import (
+    CosineEncoder,
+    Encoding,
+    MissingMarks,
+    NoisyQuantile,
+    OneHotLevels,
+    PiecewiseLinear,
+    RobustSmoothClip,
+    TargetStatistics,
+    Values,
+)
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"embedding": "none"},
+    {"embedding": "cosine", "n_frequencies": 3, "frequency_scale": 0.1},
+    {"scaling": "quantile", "bins": "quantile", "n_bins": 5},
+    {"scaling": "quantile", "embedding": "cosine"},
+    {"bins": "tree", "max_levels": 3, "min_rows": 2, "target_levels": None},
+]
+each_setting = pytest.mark.parametrize("settings", SETTINGS, ids=str)
+
+
+def rows(n: int = 200, seed: int = 0) -> Values:
+    rng = np.random.default_rng(seed)
+    numbers = rng.normal(size=(n, 3))
+    numbers[rng.random(n) < 0.2, 1] = np.nan
+    codes = np.stack([rng.integers(0, 2, n), rng.integers(-1, 20, n)], axis=1)
+    return Values(numbers, codes.astype(np.int32))
+
+
+def fitted(settings: dict[str, Any], values: Values, task: Any = "regression") -> Encoding:
+    y = np.nan_to_num(values.numbers).sum(axis=1)
+    y = y if task == "regression" else (y > 0) * 1
+    return Encoding(**settings).fit(values, y, task, np.random.default_rng(0))
+
+
+def test_the_inputs_are_those_of_the_encoders() -> None:
+    values, other = rows(), rows(50, seed=1)
+    found = fitted({}, values).transform(other)
+    y = np.nan_to_num(values.numbers).sum(axis=1)
+    parts = [
+        RobustSmoothClip().fit(values.numbers).transform(other.numbers),
+        MissingMarks().fit(values.numbers).transform(other.numbers),
+        PiecewiseLinear().fit(values.numbers).transform(other.numbers),
+        OneHotLevels().fit(values.codes).transform(other.codes),
+        TargetStatistics().fit(values.codes[:, 1:], y).transform(other.codes[:, 1:]),
+    ]
+    np.testing.assert_array_equal(found, np.hstack(parts))
+
+
+def test_cosines_are_of_scaled_numbers() -> None:
+    values = rows()
+    encoding = fitted({"scaling": "quantile", "embedding": "cosine"}, values)
+    seeds = np.random.default_rng(0).integers(2**31, size=3).tolist()
+    scaled = NoisyQuantile(seeds[0]).fit_transform(values.numbers)
+    expected = CosineEncoder(random_state=seeds[1]).fit_transform(scaled)
+    np.testing.assert_array_equal(encoding.transform(values)[:, : 3 * 9], expected)
+
+
+@each_setting
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_it_comes_back_from_arrays_and_plain_data(settings: dict[str, Any], task: Any) -> None:
+    values, other = rows(), rows(50, seed=1)
+    encoding = fitted(settings, values, task)
+    found = encoding.transform(other)
+    assert found.dtype == np.float32
+    assert found.shape == (50, encoding.n_inputs)
+    assert np.isfinite(found).all()
+    assert {array.dtype.str for array in encoding.arrays.values()} <= {"<f4", "<f8", "<i8"}
+    told = json.loads(json.dumps(encoding.to_json()))
+    back = Encoding.from_state(told, encoding.arrays)
+    assert back == encoding
+    np.testing.assert_array_equal(back.transform(other), found)
+
+
+@each_setting
+def test_training_rows_have_statistics_out_of_folds(settings: dict[str, Any]) -> None:
+    values, y = rows(), np.arange(200) % 7 * 1.0
+    rng = np.random.default_rng
+    one = Encoding(**settings)
+    found = one.fit_transform(values, y, "regression", rng(3))
+    whole = Encoding(**settings).fit(values, y, "regression", rng(3))
+    expected = whole.transform(values)
+    np.testing.assert_array_equal(one.transform(values), expected)
+    n = 0 if "target_levels" in settings else 2
+    assert found.shape == expected.shape
+    np.testing.assert_array_equal(found[:, : -n or None], expected[:, : -n or None])
+    assert not n or np.abs(found[:, -2] - expected[:, -2]).max() > 0.1
+
+
+def test_seeds() -> None:
+    values, y = rows(), np.arange(200.0)
+
+    def encoded(seed: int, **settings: Any) -> Any:
+        encoding = Encoding("quantile", "cosine", **settings)
+        return encoding.fit_transform(values, y, "regression", np.random.default_rng(seed))
+
+    np.testing.assert_array_equal(encoded(0), encoded(0))
+    assert (encoded(0) != encoded(1)).any()
+    # What one encoder draws does not depend on the others.
+    np.testing.assert_array_equal(encoded(0)[:, :27], encoded(0, target_levels=None)[:, :27])
+    np.testing.assert_array_equal(encoded(0)[:, -2:], encoded(0, n_frequencies=2)[:, -2:])
+
+
+@each_setting
+def test_tables_of_one_kind_and_of_one_row(settings: dict[str, Any]) -> None:
+    whole = rows()
+    none = np.empty((200, 0))
+    for values in (Values(whole.numbers, none.astype(np.int32)), Values(none, whole.codes)):
+        encoding = fitted(settings, values)
+        found = encoding.transform(values)
+        one = [encoding.transform(values.part(slice(i, i + 1))) for i in range(9)]
+        np.testing.assert_array_equal(np.concatenate(one), found[:9])
+    single = whole.part([0])
+    assert np.isfinite(fitted(settings, single).transform(whole)).all()
+    assert fitted(settings, whole).transform(whole.part(slice(0))).shape[0] == 0
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="Encoding: unknown scaling 'robus', did you mean 'robust"):
+        Encoding(scaling="robus")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Encoding: unknown embedding 'ple'"):
+        Encoding(embedding="ple")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Encoding: nothing has been learned; call fit"):
+        Encoding().transform(rows())
+
+
+BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "an edge less": lambda its: its.update({"pieces.edges_": its["pieces.edges_"][1:]}),
+    "pieces below 0": lambda its: its["pieces.n_pieces_"].__setitem__(0, -1),
+    "many pieces": lambda its: its["pieces.n_pieces_"].__setitem__(0, 2**62),
+    "a NaN": lambda its: its["scaled.center_"].__setitem__(0, np.inf),
+    "no medians": lambda its: its.pop("pieces.medians_"),
+    "a short table": lambda its: its.update({"levels.values_": its["levels.values_"][1:]}),
+    "many columns": lambda its: its["levels.columns_"].__setitem__(1, 2**40),
+    "starts that fall": lambda its: its["levels.starts_"].__setitem__(1, 2**40),
+    "a column below 0": lambda its: its["levels.columns"].__setitem__(0, -1),
+    "columns of floats": lambda its: its.update({"levels.columns": np.zeros(2)}),
+    "another width": lambda its: its.update({"scaled.factor_": np.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_arrays_of_a_file_are_checked(broken: str) -> None:
+    encoding = fitted({}, rows())
+    arrays = {name: array.copy() for name, array in encoding.arrays.items()}
+    BROKEN[broken](arrays)
+    with pytest.raises((TypeError, ValueError, LookupError)):
+        Encoding.from_state(encoding.to_json(), arrays)
