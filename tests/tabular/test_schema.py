@@ -49,13 +49,15 @@ TABLES: dict[str, Any] = {
     "arrow, dictionary": pyarrow.table(
         {**COLUMNS, "color": pyarrow.array(TEXTS).dictionary_encode()}
     ),
-    "arrow, views": pyarrow.table({**COLUMNS, "color": pyarrow.array(TEXTS, "string_view")}),
     "arrow, decimals": pyarrow.table(
         {**COLUMNS, "size": [None if x is None else Decimal(x) for x in NUMBERS]}
     ),
     "list": rows(),
     "array of objects": np.array(rows(), dtype=object),
 }
+if hasattr(pyarrow, "string_view"):  # from pyarrow 16 on
+    views = pyarrow.array(TEXTS, pyarrow.string_view())
+    TABLES["arrow, views"] = pyarrow.table({**COLUMNS, "color": views})
 
 
 @pytest.mark.parametrize("repeated", [1, 30], ids=["short", "long"])
@@ -82,7 +84,7 @@ def test_every_kind_of_table(kind: str, repeated: int) -> None:
     assert values.codes.dtype == np.int32
 
 
-@pytest.mark.parametrize("other", [kind for kind in TABLES if TABLES[kind] is not None])
+@pytest.mark.parametrize("other", TABLES)
 def test_what_one_table_taught_reads_another(other: str) -> None:
     schema = Schema.learn(TABLES["pandas"])
     np.testing.assert_array_equal(schema.read(TABLES[other]).codes, CODES)
@@ -191,11 +193,8 @@ def test_numbers_that_are_asked_to_be_categories(asked: Any, kind: str) -> None:
 
 def test_numbers_where_texts_were_are_texts() -> None:
     schema = Schema.learn(pandas.DataFrame({"zip": ["8000", "9000", "8000"]}))
-    assert schema.read(pandas.DataFrame({"zip": [9000.0, 8000, 1]})).codes.tolist() == [
-        [1],
-        [0],
-        [-1],
-    ]
+    codes = schema.read(pandas.DataFrame({"zip": [9000.0, 8000, 1]})).codes
+    assert codes[:, 0].tolist() == [1, 0, -1]
 
 
 @pytest.mark.parametrize(

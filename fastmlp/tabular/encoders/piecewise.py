@@ -107,14 +107,14 @@ class PiecewiseLinear(NumberEncoder):
 
     def write(self, X: Array, out: Array) -> None:
         """Write the pieces of checked rows to `out`."""
-        lows, widths, columns = self._table()
+        lows, factors = self._table()
         filled = self._filled(X)
         for part in strips(len(X), len(lows)):
-            # By broadcasting, column by column, 17 ms for 10,000 x 20 x 16; so 8.
-            shares = np.take(filled[part], columns, axis=1, mode="clip")
-            shares -= lows
-            shares /= widths
+            # For 10,000 x 20 x 16: 6 ms, and 17 by broadcasting, column by column.
+            shares = np.repeat(filled[part], self.n_pieces_, axis=1)
             with np.errstate(over="ignore"):
+                shares -= lows
+                shares *= factors
                 np.clip(shares.astype(np.float32), 0, 1, out=out[part])
 
     def pieces(self, X: Any) -> Pieces:
@@ -154,13 +154,15 @@ class PiecewiseLinear(NumberEncoder):
         missing = np.isnan(X)
         return np.where(missing, self.medians_, X) if missing.any() else X
 
-    def _table(self) -> tuple[Array, Array, Array]:
-        """Return the low edge, the width and the column of each piece."""
-        columns = np.repeat(np.arange(len(self.n_pieces_)), self.n_pieces_)
-        # A column with pieces has an edge more than pieces: those of its predecessors are passed.
-        passed = np.cumsum(self.n_pieces_ > 0) - 1
-        lows = np.arange(len(columns)) + passed[columns]
-        return self.edges_[lows], self.edges_[lows + 1] - self.edges_[lows], columns
+    def _table(self) -> tuple[Array, Array]:
+        """Return the low edge of each piece, and 1 / its width."""
+        has_pieces = self.n_pieces_ > 0
+        # The last edge of each column begins no piece.
+        lasts = np.cumsum(self.n_pieces_[has_pieces] + 1) - 1
+        with np.errstate(over="ignore"):
+            widths = np.delete(np.diff(self.edges_, append=np.inf), lasts)
+            factors = np.minimum(1 / widths, np.finfo(np.float64).max)
+        return np.delete(self.edges_, lasts), factors
 
     def _names(self, names: list[str]) -> Sequence[str]:
         pairs = zip(names, self.n_pieces_, strict=True)
