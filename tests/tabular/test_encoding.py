@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from fastmlp import tabular
 from fastmlp.tabular import (
     CosineEncoder,
     Encoding,
@@ -157,3 +159,13 @@ def test_arrays_of_a_file_are_checked(broken: str) -> None:
     BROKEN[broken](arrays)
     with pytest.raises((TypeError, ValueError, LookupError)):
         Encoding.from_state(encoding.to_json(), arrays)
+
+
+def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn.utils")
+    monkeypatch.setattr(tabular, "import_module", Mock(side_effect=error))
+    message = r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install 'fastmlp\[sklearn\]'"
+    with pytest.raises(ImportError, match=message):
+        _ = tabular.Encoding
+    with pytest.raises(AttributeError, match=r"module 'fastmlp\.tabular' has no attribute 'Nets'"):
+        _ = tabular.Nets  # type: ignore[attr-defined]
