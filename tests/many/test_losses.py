@@ -10,9 +10,10 @@ import pytest
 from loss_cases import CASES, draw_targets, outputs_for
 
 from fastmlp import MLP, fit_many
+from fastmlp.compiler.jit import INTERPRETED
 
 each = pytest.mark.parametrize("name", CASES)
-N_ROWS, EPOCHS = 90, 4
+N_ROWS, EPOCHS = 40 if INTERPRETED else 90, 4
 
 
 def net(name: str, n_threads: int = 1) -> MLP:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, Run, distance, orders, train
+from panelled import INTERPRETED
 from scipy.sparse import csr_matrix
 
 from fastmlp import MLP, SGD, Adam, Status, fit_many
@@ -17,18 +17,19 @@ from fastmlp.rules.optimizers import Optimizer, coefficients_of
 
 CLIPS: list[Any] = [{"clipnorm": 0.3}, {"global_clipnorm": 0.3}]
 each_clip = pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: next(iter(clip)))
-SIZES = (17, 18, 10, 3) if numba.config.DISABLE_JIT else (17, 80, 20, 5)
+SIZES, BATCH = ((17, 18, 10, 3), 19) if INTERPRETED else ((17, 80, 20, 5), 35)
+N_ROWS = 2 * BATCH
 RATE = 0.05
 # A form of a step: what to set, and rows of a batch.
 FORMS: dict[str, tuple[int, dict[Any, Any]]] = {
-    "rows": (35, {}),
-    "chunks": (35, {(blocking, "CHUNK_NUMBERS"): 0, (blocking, "MIN_CHUNK_ROWS"): 8}),
-    "microbatches": (35, {(partition, "microbatch_rows"): lambda layout, n: 8}),
-    "panels": (35, {(partition, "panels_pay"): lambda *step: True}),
-    "split-K 1": (35, {(partition, "split_layer_of"): lambda step: 1}),
-    "split-K 2": (35, {(partition, "split_layer_of"): lambda step: 2}),
+    "rows": (BATCH, {}),
+    "chunks": (BATCH, {(blocking, "CHUNK_NUMBERS"): 0, (blocking, "MIN_CHUNK_ROWS"): 8}),
+    "microbatches": (BATCH, {(partition, "microbatch_rows"): lambda layout, n: 8}),
+    "panels": (BATCH, {(partition, "panels_pay"): lambda *step: True}),
+    "split-K 1": (BATCH, {(partition, "split_layer_of"): lambda step: 1}),
+    "split-K 2": (BATCH, {(partition, "split_layer_of"): lambda step: 2}),
     "single rows": (1, {}),
-    "non-temporal": (35, {(plan, "NON_TEMPORAL_BYTES"): 0}),
+    "non-temporal": (BATCH, {(plan, "NON_TEMPORAL_BYTES"): 0}),
 }
 
 
@@ -66,10 +67,10 @@ def test_every_form_of_a_step_clips_as_the_formulas_do_on_any_threads(
     form: str, name: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = Net(SIZES, penalties=PENALTY_SETS[-1])
-    parameters, data = net.draw(rng, 70, weighted=True)
-    order, batch_size = orders(rng, 2, 70), FORMS[form][0]
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    order, batch_size = orders(rng, 2, N_ROWS), FORMS[form][0]
     batches = [
-        rows for epoch in order for rows in np.split(epoch, range(batch_size, 70, batch_size))
+        rows for epoch in order for rows in np.split(epoch, range(batch_size, N_ROWS, batch_size))
     ]
     free, norms = by_hand(net, parameters, data, batches, name, np.inf)
     limit = float(np.median(norms))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import CASES, outputs_for
 from nets import PENALTY_SETS, Net, distance, oracle_gradient, orders, train
+from pairwise import all_pairs
 
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.dispatch import cost_model
@@ -22,8 +23,8 @@ N_ROWS = 203
 layouts = st.lists(st.integers(1, 60), min_size=2, max_size=4).map(
     lambda sizes: make_layout(tuple(sizes))
 )
-each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_loss = pytest.mark.parametrize("loss", CASES)
+DTYPES = ["float32", "float64"]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
@@ -62,9 +63,11 @@ def test_a_large_batch_of_a_small_net_is_cut_and_no_other() -> None:
 
 
 @pytest.mark.usefixtures("always")
-@each_dtype
-@each_loss
-@pytest.mark.parametrize("penalties", PENALTY_SETS, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "loss", "penalties"),
+    [(*case.values(),) for case in all_pairs(dtype=DTYPES, loss=[*CASES], penalties=PENALTY_SETS)],
+    ids=str,
+)
 def test_loss_and_gradient_are_the_oracles(
     dtype: str, loss: str, penalties: dict[str, float], rng: Any
 ) -> None:
@@ -79,10 +82,15 @@ def test_loss_and_gradient_are_the_oracles(
         assert distance(gradient, expected) < TOLERANCE[dtype]
 
 
-@each_dtype
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-@pytest.mark.parametrize("batch_size", [N_ROWS, 180])
-@pytest.mark.parametrize("n_at_once", [1, 3, 8])
+@pytest.mark.parametrize(
+    ("dtype", "optimizer", "batch_size", "n_at_once"),
+    [
+        (*case.values(),)
+        for case in all_pairs(
+            dtype=DTYPES, optimizer=["adam", "sgd"], batch_size=[N_ROWS, 180], n_at_once=[1, 3, 8]
+        )
+    ],
+)
 def test_training_by_lots_is_training_at_once_to_rounding(
     dtype: str,
     optimizer: str,

@@ -152,7 +152,8 @@ def test_it_is_for_plain_descent_without_penalties() -> None:
 
 @pytest.mark.parametrize("loss", [name for name in CASES if outputs_for(name, 3) == 3])
 def test_a_fit_learns_by_any_loss_and_has_the_same_bits_with_threads(loss: Any, rng: Any) -> None:
-    X, y = rng.normal(size=(60, 7)), draw_targets(loss, rng, 60, 3)
+    n_rows = 20 if INTERPRETED else 60
+    X, y = rng.normal(size=(n_rows, 7)), draw_targets(loss, rng, n_rows, 3)
     fits = []
     for n_threads in (1, 2):
         net = MLP((7, 20, 3), loss=CASES[loss], optimizer=SGD(0.003), seed=1, n_threads=n_threads)

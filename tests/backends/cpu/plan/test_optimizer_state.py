@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from nets import Net
+from panelled import INTERPRETED
 
 from fastmlp import MLP, Adam
 from fastmlp.backends.cpu.dispatch import cost_model
@@ -14,7 +15,9 @@ from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 
 SPACINGS = [CLOSE, Spacing(16, 0), Spacing(16, 1), Spacing(32, 2)]
 RNG = np.random.default_rng(0)
-X, Y = RNG.normal(size=(200, 20)).astype(np.float32), RNG.normal(size=(200, 2)).astype(np.float32)
+N_ROWS = 70 if INTERPRETED else 200
+X = RNG.normal(size=(N_ROWS, 20)).astype(np.float32)
+Y = RNG.normal(size=(N_ROWS, 2)).astype(np.float32)
 
 
 def trained(n_threads: int) -> list[Any]:
