@@ -34,6 +34,8 @@ random = np.random.default_rng(0)
 X = random.uniform(-1, 1, (80, 3))
 Y = X[:, 0] * X[:, 1] + 0.3 * random.normal(size=80)
 WEIGHTS = random.integers(0, 3, 80).astype(float)
+# Of any combination of settings.
+EXAMPLES, EPOCHS = (6, 8) if INTERPRETED else (25, 15)
 
 
 def worst(targets: Any, predictions: Any) -> float:
@@ -159,7 +161,7 @@ def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(
     assert_same(net, fit(net, checkpoint=path, resume=True), whole)
 
 
-@settings(max_examples=8 if INTERPRETED else 25, deadline=None, derandomize=True)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(
     stopping=st.none()
     | st.builds(
@@ -182,7 +184,7 @@ def test_a_fit_that_is_interrupted_has_its_best_epoch_and_goes_on_from_its_last(
     optimizer=st.sampled_from([Adam(0.02), SGD(0.1, momentum=0.9), Adam(Cosine(0.03))]),
     keep_best=st.booleans(),
     n_threads=st.integers(1, 4),
-    cut=st.integers(0, 14),
+    cut=st.integers(0, EPOCHS - 1),
 )
 def test_any_combination_has_the_same_bits_cut_in_two_and_among_many(
     stopping: EarlyStopping | None,
@@ -193,7 +195,7 @@ def test_any_combination_has_the_same_bits_cut_in_two_and_among_many(
     cut: int,
 ) -> None:
     options: dict[str, Any] = {
-        "epochs": 15,
+        "epochs": EPOCHS,
         "metrics": {"mae": "mae", "worst": worst},
         "early_stopping": stopping,
         "keep_best": keep_best,
