@@ -23,6 +23,8 @@ each_share = pytest.mark.parametrize(
     ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
 )
 SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
+# Rows of a fit and of a batch, and of a call without steps.
+N_ROWS, BATCH, N_AT_ONCE = (37, 20, 45) if numba.config.DISABLE_JIT else (130, 70, 200)
 each_split_layer = pytest.mark.parametrize("split_layer", [0, 1, 2])
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
@@ -115,7 +117,7 @@ def test_loss_and_gradient_have_the_same_bits_in_parallel(
 ) -> None:
     net = Net(SIZES, activation, penalties=PENALTY_SETS[-1], dtype=dtype)
     serial, parallel = twins(net, shared, split_layer)
-    parameters, data = net.draw(rng, 200, weighted=True)
+    parameters, data = net.draw(rng, N_AT_ONCE, weighted=True)
     assert serial.loss(parameters, data) == parallel.loss(parameters, data)
     value, gradient = serial.loss_and_gradient(parameters, data)
     again, slopes = parallel.loss_and_gradient(parameters, data)
@@ -130,8 +132,8 @@ def test_predictions_have_the_same_bits_in_parallel(
     dtype: str, raw: bool, twins: Any, rng: np.random.Generator
 ) -> None:
     net = Net((17, 33, 5), loss="cross_entropy", dtype=dtype)
-    parameters, data = net.draw(rng, 200)
-    outs = [np.empty((200, 5), dtype) for _ in range(2)]
+    parameters, data = net.draw(rng, N_AT_ONCE)
+    outs = [np.empty((N_AT_ONCE, 5), dtype) for _ in range(2)]
     for engine, out in zip(twins(net), outs, strict=True):
         engine.predict(parameters, data.x, out, raw=raw)
     assert np.array_equal(outs[0], outs[1])
@@ -152,10 +154,10 @@ def test_training_has_the_same_bits_in_parallel(
 ) -> None:
     force_a_team(monkeypatch, shared, split_layer)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
-    parameters, data = net.draw(rng, 130, weighted=True)
-    order, optimizer = orders(rng, 2, 130), OPTIMIZERS[name](0.03)
-    serial = train(net, parameters, data, optimizer, order, 70)
-    parallel = train(net, parameters, data, optimizer, order, 70, n_threads=2)
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    order, optimizer = orders(rng, 2, N_ROWS), OPTIMIZERS[name](0.03)
+    serial = train(net, parameters, data, optimizer, order, BATCH)
+    parallel = train(net, parameters, data, optimizer, order, BATCH, n_threads=2)
     assert np.array_equal(serial.parameters, parallel.parameters)
     assert np.array_equal(serial.moments, parallel.moments)
     assert np.array_equal(serial.losses, parallel.losses)
@@ -169,8 +171,9 @@ def test_non_temporal_stores_have_the_same_bits(
 ) -> None:
     force_a_team(monkeypatch, "rows", 0)
     net = Net(SIZES, penalties=PENALTY_SETS[-1], dtype=dtype)
-    parameters, data = net.draw(rng, 130, weighted=True)
-    how = (net, parameters, data, OPTIMIZERS[name](0.03), orders(rng, 2, 130), 70)
+    parameters, data = net.draw(rng, N_ROWS, weighted=True)
+    order, optimizer = orders(rng, 2, N_ROWS), OPTIMIZERS[name](0.03)
+    how = (net, parameters, data, optimizer, order, BATCH)
     cached = train(*how)
     monkeypatch.setattr(plan, "NON_TEMPORAL_BYTES", 0)
     non_temporal = train(*how, n_threads=n_threads)
