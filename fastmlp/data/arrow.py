@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastmlp.data import csv_files
 from fastmlp.data.columns import Columns, Encoder, Named, Wanted, columns_of
 from fastmlp.data.sources import Block
 
@@ -252,35 +253,23 @@ def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
 def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
     """Return what begins a pass over files of comma-separated values."""
     imported(who)
-    import pyarrow.csv
-
-    with naming(paths[0]), pyarrow.csv.open_csv(paths[0]) as reader:
-        first = columns_of(reader.schema, wanted, f"{who}: {paths[0]}")
-        floats = _guessed(reader.schema, first.features)
+    with naming(paths[0]):
+        schema = csv_files.schema_of(paths[0], who)
+        first = columns_of(schema, wanted, f"{who}: {paths[0]}")
 
     def begin() -> Iterator[tuple[Any, str, Columns]]:
         found = first.wanted
-        options = {
-            "read_options": pyarrow.csv.ReadOptions(use_threads=False),
-            "convert_options": pyarrow.csv.ConvertOptions(column_types=floats),
-        }
         for path in paths:
-            with naming(path), pyarrow.csv.open_csv(path, **options) as reader:
-                columns = columns_of(reader.schema, found, f"{who}: {path}")
+            with naming(path):
+                its = schema if path == paths[0] else csv_files.schema_of(path, who)
+                columns = columns_of(its, found, f"{who}: {path}")
                 found = columns.wanted
-                for k, batch in enumerate(reader):
-                    yield batch, f"batch {k} of {path}", columns
+                chosen = csv_files.Chosen(columns.names, columns.features)
+                for k, batch in enumerate(csv_files.batches_of(path, its, chosen, who)):
+                    if batch.num_rows:
+                        yield batch, f"batch {k} of {path}", columns
 
     return Passes(begin, first)
-
-
-def _guessed(schema: Any, names: Sequence[str]) -> dict[str, str]:
-    """Return the types of columns of integers, or of nothing, as which the first rows are read:
-    floats may follow."""
-    import pyarrow.types as kinds
-
-    each = [(field.name, field.type) for field in schema if field.name in names]
-    return {name: "float64" for name, kind in each if kinds.is_integer(kind) or kinds.is_null(kind)}
 
 
 def source_of(

@@ -1,6 +1,6 @@
 """Rows to predict, a batch at a time, of all that a model may be asked about."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy, is_table, paths_of
 from fastmlp.data.columns import names_in
+from fastmlp.data.csv_files import Chosen
 from fastmlp.data.features import blocks_of
 from fastmlp.data.records import records_of
 from fastmlp.data.sources import is_source
@@ -54,7 +55,7 @@ def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iter
     """
     streamed = is_table(given) and not _is_in_memory(given)
     if paths_of(given) is not None or streamed or is_lazy(given):
-        yield from named_batches(given, names, (), rows, who)
+        yield from named_batches(given, Choice(names, ()), rows, who)
         return
     its = getattr(given, "feature_names", None) if is_source(given) else None
     order = None if names is None or its is None else _order(tuple(its), names, who)
@@ -75,30 +76,44 @@ def _order(its: tuple[str, ...], names: tuple[str, ...], who: str) -> list[int] 
     return None if its == names else [its.index(name) for name in names]
 
 
-def named_batches(
-    given: Any, names: validation.Names, keep: Sequence[str], rows: int, who: str
-) -> Iterator[Batch]:
-    """Yield the rows of files or of a table, at most so many at a time.
+class Choice:
+    """Chooses the columns to read of files or of a table: those of X, and those to keep.
 
     Parameters
     ----------
     names : of the columns of X; None: all but those to keep, in their order
     keep : names of the columns to keep
+    texts : columns that are texts in CSV, whatever they look like
     """
-    features: list[str] = list(names or ())
 
-    def choose(schema: Any, who: str) -> list[str]:
-        kept = names_in(list(keep), "keep", schema.names, who)
+    def __init__(
+        self, names: validation.Names, keep: Sequence[str], texts: Collection[str] = ()
+    ) -> None:
+        self.features, self.keep, self._texts = list(names or ()), list(keep), texts
+
+    def __call__(self, schema: Any, who: str) -> Chosen:
+        """Return the columns to read of a schema.
+
+        Raises
+        ------
+        ValueError
+            If one is missing, or there are several of its name.
+        """
+        kept = names_in(self.keep, "keep", schema.names, who)
         # Of all files; without names of features they are those of the first.
-        features[:] = features or [name for name in schema.names if name not in kept]
-        validation.named(schema.empty_table(), tuple(features), who)
-        return list(dict.fromkeys([*features, *kept]))
+        self.features = self.features or [name for name in schema.names if name not in kept]
+        validation.named(schema.empty_table(), tuple(self.features), who)
+        numbers = {*self.features} - {*self._texts}
+        return Chosen(list(dict.fromkeys([*self.features, *kept])), numbers, self._texts)
 
+
+def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[Batch]:
+    """Yield the rows of files or of a table, at most so many at a time."""
     table = imported(who).Table
-    for batch, where in records_of(given, choose, rows, who):
+    for batch, where in records_of(given, choice, rows, who):
         # A table: scikit-learn finds no names in a record batch.
-        X = table.from_batches([batch.select(features)])
-        yield Batch(X, where, batch.select(list(keep)))
+        X = table.from_batches([batch.select(choice.features)])
+        yield Batch(X, where, batch.select(choice.keep))
 
 
 def predicted(method: Callable[[Any], T], batch: Batch, *, named: bool, who: str) -> T:

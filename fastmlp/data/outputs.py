@@ -1,9 +1,9 @@
 """Predictions of tables: as a stream of Arrow's, and as a Parquet file."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,7 @@ from fastmlp._process import whole_files
 from fastmlp.data.arrow import imported
 from fastmlp.data.batches import (
     Batch,
+    Choice,
     batches_of,
     has_names,
     named_batches,
@@ -25,6 +26,7 @@ from fastmlp.validation.suggestions import listed
 
 Array = NDArray[Any]
 Columns = dict[str, Array]
+WriterOf = Callable[[Any, Any], Any]
 ROWS = 65536
 
 
@@ -91,7 +93,7 @@ def predict_arrow(
     ['id', 'probability_0', 'probability_1', 'probability_2', 'prediction']
     """
     who = "predict_arrow"
-    return _reader(model, source, _names(keep, who), output, batch_rows, who)
+    return reader_of(model, source, Form(_names(keep, who), output, batch_rows), who)
 
 
 @explained
@@ -138,12 +140,40 @@ def predict_parquet(
     >>> predict_parquet(MLP((2, 8, 1), seed=0), np.zeros((1000, 2)), path)
     1000
     """
-    who, n = "predict_parquet", 0
+    who = "predict_parquet"
     scalars.path(who, "path", path)
-    reader = _reader(model, source, _names(keep, who), output, batch_rows, who)
+    reader = reader_of(model, source, Form(_names(keep, who), output, batch_rows), who)
     from pyarrow.parquet import ParquetWriter
 
-    with whole_files.writing(path) as file, ParquetWriter(file, reader.schema) as writer:
+    return write(reader, path, ParquetWriter)
+
+
+class Form(NamedTuple):
+    """What predictions are to have.
+
+    Attributes
+    ----------
+    keep : names of the columns to keep
+    output : the name of the column of predictions
+    rows : the most rows of a batch
+    probabilities : bool, columns of the classes' probabilities, where there are such
+    """
+
+    keep: list[str]
+    output: str = "prediction"
+    rows: int = ROWS
+    probabilities: bool = True
+
+
+def write(reader: Any, path: str | os.PathLike[str], writer_of: WriterOf) -> int:
+    """Write what a reader of Arrow reads to a file, whole or not at all; return its rows.
+
+    Parameters
+    ----------
+    writer_of : returns a writer of record batches, of a file and a schema
+    """
+    n = 0
+    with whole_files.writing(path) as file, writer_of(file, reader.schema) as writer:
         for batch in reader:
             writer.write_batch(batch)
             n += batch.num_rows
@@ -157,21 +187,24 @@ def _names(given: Any, who: str) -> list[str]:
     return list(names)
 
 
-def _reader(model: Any, source: Any, keep: list[str], output: str, rows: int, who: str) -> Any:
+def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
+    """Return predictions of files or of a table as a stream; `predict_arrow` has the rest."""
     arrow = imported(who)
+    keep, rows = form.keep, form.rows
     scalars.positive_integer(who, "batch_rows", rows)
-    if not isinstance(output, str):
-        raise TypeError(f"{who}: output must be a column's name, got {output!r}")
+    if not isinstance(form.output, str):
+        raise TypeError(f"{who}: output must be a column's name, got {form.output!r}")
     if not hasattr(model, "predict") or isinstance(model, type):
         raise TypeError(f"{who}: model must be an MLP or a fitted estimator, got {model!r}")
     names = names_of_model(model)
     if has_names(source):
-        batches = named_batches(source, names, keep, rows, who)
+        choice = Choice(names, keep, getattr(model, "text_names", ()))
+        batches = named_batches(source, choice, rows, who)
     elif keep:
         raise ValueError(f"{who}: keep={keep!r} needs files or a table, whose columns have names")
     else:
         batches = batches_of(source, names, rows, who)
-    outputs = Outputs(model, output, named=names is not None, who=who)
+    outputs = Outputs(model, form, named=names is not None, who=who)
     first = next(batches, None)
     if first is None:
         raise ValueError(f"{who}: there are no rows")
@@ -205,25 +238,33 @@ class Outputs:
 
     Parameters
     ----------
-    model : MLP or estimator
-    output : the name of the column of predictions
+    model : MLP or estimator, or a model of tables
     named : bool, the model knows names of columns
     """
 
-    def __init__(self, model: Any, output: str, *, named: bool, who: str) -> None:
-        self._model, self._output, self._named, self._who = model, output, named, who
+    def __init__(self, model: Any, form: Form, *, named: bool, who: str) -> None:
+        self._model, self._form, self._named, self._who = model, form, named, who
+        self._output = form.output
         self._link = getattr(model, "_link", None)
         self._several: bool | None = None
 
     def __call__(self, batch: Batch) -> Columns:
         """Return the columns by their names."""
         rows, n = batch.rows, None
+        if hasattr(self._model, "answers_of"):
+            return self._of_table(batch)
         if batch.kept is not None and not batch.rows.num_rows:
             # scikit-learn has no predictions of no rows: those of a row of zeros have the dtypes.
             rows, n = _zeros_like(batch.rows), 0
         how: Any = {"named": self._named, "who": self._who}
         columns = predicted(self._columns, batch._replace(rows=rows), **how)
         return {name: its[:n] for name, its in columns.items()}
+
+    def _of_table(self, batch: Batch) -> Columns:
+        answers, probabilities = self._model.answers_of(batch.rows, f"{self._who}: {batch.where}")
+        if probabilities is None:
+            return {self._output: answers}
+        return self._with_probabilities(answers, probabilities, self._model.classes_)
 
     def _columns(self, rows: Any) -> Columns:
         model = self._model
@@ -255,7 +296,11 @@ class Outputs:
 
     def _of_classes(self, probabilities: Array, classes: Array) -> Columns:
         labels = classes[probabilities.argmax(axis=1)]
-        return {**_each("probability", probabilities, classes), self._output: labels}
+        return self._with_probabilities(labels, probabilities, classes)
+
+    def _with_probabilities(self, labels: Array, probabilities: Array, classes: Array) -> Columns:
+        each = _each("probability", probabilities, classes) if self._form.probabilities else {}
+        return {**each, self._output: labels}
 
     def _of_labels(self, probabilities: Array, labels: Array) -> Columns:
         above = (probabilities > 0.5).astype(np.int64)

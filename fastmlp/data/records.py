@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fastmlp.data import csv_files
 from fastmlp.data.arrow import (
     ARROW_FILES,
     BUFFER_BYTES,
@@ -16,8 +17,8 @@ from fastmlp.data.arrow import (
     scanning,
 )
 
-# Returns the names of the columns to read, of a schema; the text is what errors call the table.
-Choose = Callable[[Any, str], list[str]]
+# Returns the columns to read, of a schema; the text is what errors call the table.
+Choose = Callable[[Any, str], csv_files.Chosen]
 Batches = Iterator[Any]
 
 
@@ -65,7 +66,7 @@ def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
     if not is_table(given):
         raise TypeError(f"{who}: expected files, a table or a frame, got {type(given).__name__}")
     if hasattr(given, "scanner"):
-        names = choose(given.schema, who)
+        names = choose(given.schema, who).names
         reader = scanning(given, rows, names)
     elif type(given).__module__.startswith("pandas"):
         # With its index, a frame of pandas would have a column more.
@@ -76,7 +77,7 @@ def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
         reader = given.to_reader()
     else:
         reader = arrow.RecordBatchReader.from_stream(given)
-    names = choose(reader.schema, who)
+    names = choose(reader.schema, who).names
     # A database refuses a second query until the first is read to its end, or closed.
     try:
         yield from (batch.select(names) for batch in _with_an_end(reader))
@@ -105,7 +106,7 @@ def _of_parquet(path: str, choose: Choose, rows: int, who: str) -> Batches:
     # With `pre_buffer` it holds the bytes of all row groups that it has read, to the end. With a
     # buffer it reads pieces of a row group: one of a million rows took 136 MB, else 230 MB.
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
-        names = choose(file.schema_arrow, who)
+        names = choose(file.schema_arrow, who).names
         yield from file.iter_batches(batch_size=rows, columns=names)
         yield pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow).select(names)
 
@@ -116,7 +117,7 @@ def _of_arrow(path: str, choose: Choose, rows: int, who: str) -> Batches:
     # Read, not mapped: of a map that is cut a fault ends the process.
     with pyarrow.OSFile(path) as source:
         schema = pyarrow.ipc.open_file(source).schema
-        names = choose(schema, who)
+        names = choose(schema, who).names
         places = [schema.get_field_index(name) for name in names]
         options = pyarrow.ipc.IpcReadOptions(included_fields=places)
         file = pyarrow.ipc.open_file(source, options=options)
@@ -126,14 +127,5 @@ def _of_arrow(path: str, choose: Choose, rows: int, who: str) -> Batches:
 
 
 def _of_csv(path: str, choose: Choose, rows: int, who: str) -> Batches:
-    import pyarrow.csv
-
-    with pyarrow.csv.open_csv(path) as reader:
-        schema = reader.schema
-    names = choose(schema, who)
-    # The first megabyte decides the types: integers there may be fractions later.
-    whole = (pyarrow.int64(), pyarrow.null())
-    types = {name: pyarrow.float64() for name in names if schema.field(name).type in whole}
-    options = pyarrow.csv.ConvertOptions(include_columns=names, column_types=types)
-    with pyarrow.csv.open_csv(path, convert_options=options) as reader:
-        yield from _with_an_end(reader)
+    schema = csv_files.schema_of(path, who)
+    yield from csv_files.batches_of(path, schema, choose(schema, who), who)
