@@ -3,15 +3,14 @@
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastmlp._process import whole_files
-from fastmlp.data.arrow import FILES, imported
+from fastmlp.data import outputs
+from fastmlp.data.arrow import ARROW_FILES, FILES, imported
 
 
 def data_of(given: Sequence[str], who: str) -> Any:
@@ -91,13 +90,15 @@ def require_new(path: str, *, force: bool, who: str) -> None:
     """
     if os.path.exists(path) and not force:
         raise FileExistsError(f"{who}: {path!r} exists; --force overwrites it")
-    if not Path(path).absolute().parent.is_dir():
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
         raise FileNotFoundError(f"{who}: there is no folder {str(Path(path).parent)!r}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{who}: the folder {str(folder)!r} may not be written to")
 
 
-@contextmanager
-def writer_to(path: str | None, schema: Any) -> Iterator[Callable[[Any], None]]:
-    """Return what writes record batches; a file is there whole at the end, or not at all.
+def write_rows(reader: Any, path: str | None) -> None:
+    """Write what a reader of Arrow reads to a file, whole or not at all.
 
     Parameters
     ----------
@@ -105,25 +106,31 @@ def writer_to(path: str | None, schema: Any) -> Iterator[Callable[[Any], None]]:
     """
     import pyarrow.csv
 
-    if path is None:
-        sys.stdout.flush()
-        with pyarrow.csv.CSVWriter(sys.stdout.buffer, schema) as writer:
-            yield writer.write_batch
+    if path is not None:
+        outputs.write(reader, path, WRITERS[Path(path).suffix.lower()])
         return
-    with (
-        whole_files.writing(path) as file,
-        _opened(file, Path(path).suffix.lower(), schema) as writer,
-    ):
-        yield writer.write_batch
+    sys.stdout.flush()
+    with pyarrow.csv.CSVWriter(sys.stdout.buffer, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
 
 
-def _opened(file: Any, suffix: str, schema: Any) -> Any:
-    import pyarrow
-    import pyarrow.csv
+def _parquet(file: Any, schema: Any) -> Any:
     import pyarrow.parquet
 
-    if suffix == ".parquet":
-        return pyarrow.parquet.ParquetWriter(file, schema)
-    if suffix == ".csv":
-        return pyarrow.csv.CSVWriter(file, schema)
+    return pyarrow.parquet.ParquetWriter(file, schema)
+
+
+def _arrow(file: Any, schema: Any) -> Any:
+    import pyarrow
+
     return pyarrow.ipc.new_file(file, schema)
+
+
+def _csv(file: Any, schema: Any) -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.CSVWriter(file, schema)
+
+
+WRITERS = {".parquet": _parquet, ".csv": _csv} | dict.fromkeys(ARROW_FILES, _arrow)

@@ -2,9 +2,13 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fastmlp import __version__
 from fastmlp.cli.options import (
@@ -15,6 +19,7 @@ from fastmlp.cli.options import (
     as_toml,
     take_config,
 )
+from fastmlp.cli.parser import Parser, parsed
 
 PICTURES = (".png", ".pdf", ".svg")
 # The largest seed that scikit-learn takes.
@@ -38,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0; 1 if an optional package is missing, a file cannot be read or written, or its data are
         not what they must be; 2 after a wrong option, and without a command, after the help; 130
-        after Ctrl-C; 141 if the reader of a pipe has gone, as after ``fastmlp info | head -1``.
+        after Ctrl-C, 143 after SIGTERM; 141 if the reader of a pipe has gone, as after
+        ``fastmlp info | head -1``.
 
     Examples
     --------
@@ -48,20 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = parsed(parser, argv)
     if getattr(arguments, "config", None) is not None:
         try:
             take_config(arguments.config, arguments.parser)
         except (UsageError, OSError) as error:
             print(f"fastmlp: error: {error}", file=sys.stderr)
             return WRONG_USE
-        arguments = parser.parse_args(argv)
+        arguments = parsed(parser, argv)
     if arguments.run is None:
         parser.print_help(sys.stderr)
         return NO_COMMAND
     try:
-        arguments.run(arguments)
-        sys.stdout.flush()
+        with ending():
+            arguments.run(arguments)
+            sys.stdout.flush()
     except UsageError as error:
         print(f"fastmlp: error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -75,11 +82,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fastmlp: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Ended as ended:
+        print(f"fastmlp: ended by {ended.name}", file=sys.stderr)
+        return ended.code
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Ended(BaseException):
+    """A signal that ends the command."""
+
+    def __init__(self, number: int) -> None:
+        self.name, self.code = signal.Signals(number).name, 128 + number
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP an exception, so that no half-written file is left.
+
+    It does nothing outside the main thread, nor to a signal that is ignored or has a handler.
+    """
+
+    def end(number: int, _: Any) -> None:
+        raise Ended(number)
+
+    mine = threading.current_thread() is threading.main_thread()
+    found = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in found if mine and signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _parser() -> Parser:
+    parser = Parser(
         prog="fastmlp", description="Train small and medium multi-layer perceptrons on a CPU, fast."
     )
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
@@ -88,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     train = add_train(commands, _at_least)
     train.set_defaults(run=_train, parser=train)
     for name, command in add_others(commands, _at_least).items():
-        command.set_defaults(run=_on_tables(name))
+        command.set_defaults(run=_on_tables(name), parser=command)
     demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
     demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
     demo.add_argument(

@@ -2,13 +2,12 @@
 
 import argparse
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fastmlp.rules.activations import RULES as ACTIVATIONS
-from fastmlp.rules.losses import LOSSES
-from fastmlp.validation.suggestions import suggestion
+from fastmlp.rules import activations, losses
+from fastmlp.validation.suggestions import Synonyms, suggestion
 
 FILES = ".parquet, .arrow, .feather, .csv, .csv.gz or .npz files, patterns of them, or - for CSV"
 PREDICTIONS = (".parquet", ".arrow", ".feather", ".csv")
@@ -50,8 +49,8 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
     add("--ignore", type=names, default=(), metavar="A,B", help="columns to leave out")
     add("--categorical", type=names, default=(), metavar="A,B", help=_DEFAULT["categorical"])
     add("--hidden", type=_sizes, default="128,128", metavar="N,N", help="default: 128,128")
-    add("--activation", type=_known(ACTIVATIONS), default="relu", metavar="NAME", help="of relu")
-    add("--loss", type=_known(LOSSES), metavar="NAME", help="default: by the task")
+    add("--activation", type=_activation, default="relu", metavar="NAME", help="default: relu")
+    add("--loss", type=_loss, metavar="NAME", help="default: by the task")
     add("--epochs", type=positive, default=100, metavar="N", help="at most; default: 100")
     add("--batch-size", type=_auto(positive), default="auto", metavar="N", help=_DEFAULT["batch"])
     add(
@@ -99,6 +98,13 @@ def add_others(commands: Any, at_least: Callable[[int, str], int]) -> dict[str, 
     )
     predict.add_argument("--probabilities", action="store_true", help="of each class too")
     predict.add_argument("--keep", type=names, default=(), metavar="A,B", help="columns to copy")
+    predict.add_argument(
+        "--batch-rows",
+        type=lambda text: at_least(1, text),
+        default=65536,
+        metavar="N",
+        help="rows to predict at a time, and of a row group; default: 65536",
+    )
     predict.add_argument("--force", action="store_true", help="overwrite the output")
     score = commands.add_parser("score", help="measure a model on a table with its target")
     _model_and_data(score)
@@ -183,16 +189,20 @@ def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> s
     return "\n".join(lines)
 
 
-def _known(table: Sequence[str] | dict[str, Any]) -> Callable[[str], str]:
-    """Return what checks that a word is one of those in a table."""
+def _activation(text: str) -> str:
+    return _known(text, activations.RULES, activations.SYNONYMS)
 
-    def check(text: str) -> str:
-        if text not in table:
-            told = f"got {text!r}{suggestion(text, table)} known: {', '.join(table)}"
-            raise argparse.ArgumentTypeError(told)
-        return text
 
-    return check
+def _loss(text: str) -> str:
+    return _known(text, losses.LOSSES, losses.SYNONYMS)
+
+
+def _known(text: str, table: Iterable[str], synonyms: Synonyms) -> str:
+    """Check that a word is one of those in a table."""
+    if text not in table:
+        told = f"got {text!r}{suggestion(text, table, synonyms)} known: {', '.join(table)}"
+        raise argparse.ArgumentTypeError(told)
+    return text
 
 
 def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -202,7 +212,7 @@ def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 def _sizes(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        told = f"must be numbers of units, such as 128,128, got {text!r}"
+        told = f"must be numbers of units with commas, such as 128,128, got {text!r}"
         raise argparse.ArgumentTypeError(told)
     return tuple(map(int, parts))
 
@@ -228,7 +238,10 @@ def _valid(text: str) -> Any:
     try:
         fraction = float(text)
     except ValueError:
-        return text
+        if not text.endswith("%"):
+            return text
+        fraction = -1.0
     if not 0 <= fraction < 1:
-        raise argparse.ArgumentTypeError(f"must be a file, or a fraction in [0, 1), got {text!r}")
+        told = f"must be a file, or a fraction in [0, 1) such as 0.2, got {text!r}"
+        raise argparse.ArgumentTypeError(told)
     return fraction

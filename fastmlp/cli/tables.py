@@ -10,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fastmlp
-from fastmlp.cli.files import data_of, require_new, writer_to
+from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
+from fastmlp.data.outputs import Form, reader_of
 from fastmlp.tabular import TableModel
-from fastmlp.tabular.batches import Batches
+from fastmlp.tabular.batches import Rows
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import Settings, train
 from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 
+MODEL = ".safetensors"
 # Seconds between two lines of progress.
 EVERY = 1.0
 # Levels and classes of a line of `show`.
@@ -63,8 +63,8 @@ def run_train(arguments: argparse.Namespace) -> None:
             raise UsageError("the following arguments are required: --target")
         told["target"] = "y"
     output = arguments.output
-    if not output.endswith(".safetensors"):
-        raise UsageError(f"argument --output: must end in .safetensors, got {output!r}")
+    if not output.endswith(MODEL):
+        raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
     require_new(output, force=arguments.force, who="train")
     settings = Settings(**{name: told[name] for name in Settings._fields})
     settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
@@ -115,36 +115,10 @@ def run_predict(arguments: argparse.Namespace) -> None:
         model = _loaded(arguments)
         if arguments.probabilities and model.classes_ is None:
             raise UsageError("argument --probabilities: the model predicts numbers")
-        given = data_of(arguments.data, who)
-        batches = Batches(given, who, model.feature_names, arguments.keep)
-        _write_predictions(model, batches, arguments)
-
-
-def _write_predictions(model: TableModel, batches: Batches, arguments: argparse.Namespace) -> None:
-    import pyarrow
-
-    def rows_of(batch: Any, outputs: Any) -> Any:
-        columns = {name: batch.column(name) for name in arguments.keep}
-        if arguments.probabilities:
-            its = model.probabilities(outputs).T
-            columns |= {
-                f"probability_{_text(label)}": pyarrow.array(np.ascontiguousarray(column))
-                for label, column in zip(model.target.classes or (), its, strict=True)
-            }
-        return pyarrow.record_batch(columns | {"prediction": pyarrow.array(model.answers(outputs))})
-
-    each = (rows_of(*pair) for pair in model.outputs(batches))
-    first = next(each, None)
-    if first is None:
-        raise ValueError("predict: there are no rows, but a header or a schema")
-    with writer_to(arguments.output, first.schema) as write:
-        write(first)
-        for rows in each:
-            write(rows)
-
-
-def _text(label: Any) -> str:
-    return str(label).lower() if isinstance(label, bool) else str(label)
+        form = Form([*arguments.keep], rows=arguments.batch_rows)
+        form = form._replace(probabilities=arguments.probabilities)
+        reader = reader_of(model, data_of(arguments.data, who), form, who)
+        write_rows(reader, output)
 
 
 def run_score(arguments: argparse.Namespace) -> None:
@@ -152,8 +126,8 @@ def run_score(arguments: argparse.Namespace) -> None:
     with telling():
         model = _loaded(arguments)
         given = data_of(arguments.data, "score")
-        batches = Batches(given, "score", model.feature_names, [model.target.name])
-        scores = score(model, batches, "score", arguments.metric)
+        rows = Rows(given, model.columns, "score", [model.target.name])
+        scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)
 
 
@@ -204,6 +178,9 @@ def _loaded(arguments: argparse.Namespace) -> TableModel:
     path = arguments.model
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {path!r}")
+    others = getattr(arguments, "data", ())
+    if not path.endswith(MODEL) and any(each.endswith(MODEL) for each in others):
+        raise UsageError(f"MODEL comes before DATA, got {path!r} and {', '.join(others)}")
     model = fastmlp.load(path, n_threads=getattr(arguments, "threads", None))
     if not isinstance(model, TableModel):
         raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")

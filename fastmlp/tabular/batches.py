@@ -8,8 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.arrow import source_of
+from fastmlp.data.batches import Choice
 from fastmlp.data.blocks import Blocks
+from fastmlp.data.outputs import ROWS
+from fastmlp.data.records import records_of
 from fastmlp.data.sources import has_blocks
+from fastmlp.tabular.columns import Column, text_names
 from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
@@ -35,8 +39,32 @@ class Batch(NamedTuple):
         return self._replace(rows=self.rows.filter(pyarrow.array(mask)))
 
 
+class Rows:
+    """Record batches of files or of a table, in their order; each iteration is a pass.
+
+    Parameters
+    ----------
+    given : what `records_of` takes
+    columns : the inputs
+    others : names of columns to read that are no inputs
+    """
+
+    def __init__(
+        self, given: Any, columns: Sequence[Column], who: str, others: Sequence[str] = ()
+    ) -> None:
+        self._given, self._who = given, who
+        names = tuple(column.name for column in columns)
+        self._choice = Choice(names, others, text_names(columns))
+
+    def __iter__(self) -> Iterator[Batch]:
+        each = records_of(self._given, self._choice, ROWS, self._who)
+        for i, (rows, where) in enumerate(each):
+            if rows.num_rows:
+                yield Batch(i, rows, f"{self._who}: {where}")
+
+
 class Batches:
-    """Record batches of files or of a table; each iteration is a pass.
+    """Record batches of files or of a table to train on; each iteration is a pass.
 
     Parameters
     ----------
@@ -53,16 +81,16 @@ class Batches:
         others: Sequence[str] = (),
     ) -> None:
         self._who = who
-        self._source = source_of(given, [], who, encoder=_with_name)
+        if inputs is None:
+            self._source = source_of(given, [], who, encoder=_with_name)
+        else:
+            beside = [name for name in dict.fromkeys(others) if name not in inputs]
+            self._source = source_of(given, beside, who, list(inputs), _with_name)
         known = getattr(self._source, "feature_names", None)
         self.names: tuple[str, ...] = () if known is None else tuple(known)
         twice = Counter(self.names).most_common(1)
         if twice and twice[0][1] > 1:
             raise ValueError(f"{who}: there are several columns of the name {twice[0][0]!r}")
-        if inputs is not None:
-            require([*inputs, *others], self.names or (*inputs, *others), who)
-            beside = [name for name in dict.fromkeys(others) if name not in inputs]
-            self._source = source_of(given, beside, who, list(inputs), _with_name)
 
     def __iter__(self) -> Iterator[Batch]:
         source = self._source
@@ -128,9 +156,15 @@ def require(names: Sequence[str], known: Sequence[str], who: str) -> None:
         told = [f"{name!r}{suggestion(name, others).rstrip(';')}" for name in missing]
         one, several = "there is no column", f"{len(missing)} columns are missing:"
         lacks = f"{one if len(missing) == 1 else several} {listed(told)}"
-        if len(known) == 1 and (found := next((one for one in ";\t|" if one in known[0]), None)):
-            lacks += f"; values are separated by {found!r}, and must be by commas"
         raise ValueError(f"{who}: {lacks}; known: {listed([*map(repr, known)], 20)}")
+
+
+def whole(table: Any) -> Any:
+    """Return a table of Arrow as one record batch."""
+    import pyarrow
+
+    columns = [column.combine_chunks() for column in table.columns]
+    return pyarrow.record_batch(columns, schema=table.schema)
 
 
 def _with_name(batch: Any, where: str) -> tuple[Any, str]:

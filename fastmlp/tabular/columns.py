@@ -1,5 +1,7 @@
 """What a table's columns are to a net: inputs and targets, and how Arrow's columns become them."""
 
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -9,6 +11,8 @@ from numpy.typing import NDArray
 from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
+# How Arrow writes numbers and booleans.
+FROM_NUMBERS = re.compile(r"true|false|-?(0|[1-9]\d*)(\.\d*[1-9])?(e[-+]\d+)?")
 Label = str | bool | int | float
 
 
@@ -35,6 +39,11 @@ class Column(NamedTuple):
         """The number of inputs of the net."""
         return 1 + self.indicates if self.levels is None else len(self.levels)
 
+    @property
+    def is_text(self) -> bool:
+        """True if a level is not what a number or a boolean becomes as text: "007" or "Bern"."""
+        return not all(map(FROM_NUMBERS.fullmatch, self.levels or ()))
+
     def fill(self, X: Array, column: Any, where: str) -> None:
         """Write the inputs of an Arrow column to X, shape (n_rows, n_inputs), which is zeros.
 
@@ -53,6 +62,11 @@ class Column(NamedTuple):
         codes = places(texts(column), self.levels)
         known = np.flatnonzero(codes >= 0)
         X[known, codes[known]] = 1
+
+
+def text_names(columns: Sequence[Column]) -> list[str]:
+    """Return the columns that were texts in training: in CSV they may look like numbers."""
+    return [column.name for column in columns if column.is_text]
 
 
 class Target(NamedTuple):

@@ -1,14 +1,14 @@
 """TableModel: a net with what its columns are, so that it predicts from raw ones."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
-from fastmlp.tabular.batches import Batch, Batches
-from fastmlp.tabular.columns import Column, Target
+from fastmlp.tabular.batches import Batch, Rows, whole
+from fastmlp.tabular.columns import Column, Target, text_names
 
 Array = NDArray[Any]
 Task = Literal["classification", "regression"]
@@ -78,6 +78,11 @@ class TableModel:
         """The names of the columns that are inputs."""
         return tuple(column.name for column in self.columns)
 
+    @property
+    def text_names(self) -> list[str]:
+        """The names of the columns that were texts."""
+        return text_names(self.columns)
+
     def predict(self, X: Any) -> Array:
         """Return labels, or numbers, shape (n_rows,).
 
@@ -108,22 +113,33 @@ class TableModel:
 
     def inputs(self, X: Any) -> Array:
         """Return the net's inputs, shape (n_rows, n_inputs), float32; `X` as for `predict`."""
-        batches = Batches(X, "TableModel.inputs", self.feature_names)
         none = np.empty((0, self.net.layer_sizes[0]), np.float32)
-        return np.concatenate([none, *map(self.encoded, batches)])
+        return np.concatenate([none, *map(self.encoded, self._rows(X, "TableModel.inputs"))])
 
     def encoded(self, batch: Batch) -> Array:
         """Return the net's inputs of a record batch."""
         return encoded(self.columns, batch)
 
-    def outputs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Array]]:
-        """Yield record batches and the net's outputs of each, shape (n_rows, n_outputs)."""
-        for batch in batches:
-            yield batch, self.net.predict(self.encoded(batch))
+    def outputs(self, batch: Batch) -> Array:
+        """Return the net's outputs of a record batch, shape (n_rows, n_outputs)."""
+        outputs: Array = self.net.predict(self.encoded(batch))
+        return outputs
+
+    def answers_of(self, table: Any, where: str) -> tuple[Array, Array | None]:
+        """Return labels and the classes' probabilities, or numbers and None, of a table of Arrow.
+
+        `where` is what errors call the rows.
+        """
+        outputs = self.outputs(Batch(0, whole(table), where))
+        probabilities = None if self.target.classes is None else self.probabilities(outputs)
+        return self.answers(outputs), probabilities
+
+    def _rows(self, X: Any, who: str) -> Rows:
+        return Rows(X, self.columns, who)
 
     def _outputs(self, X: Any, who: str) -> Array:
-        each = [outputs for _, outputs in self.outputs(Batches(X, who, self.feature_names))]
-        return np.concatenate([np.empty((0, self.net.layer_sizes[-1]), np.float32), *each])
+        none = np.empty((0, self.net.layer_sizes[-1]), np.float32)
+        return np.concatenate([none, *map(self.outputs, self._rows(X, who))])
 
     def answers(self, outputs: Array) -> Array:
         """Return labels, or numbers, of the net's outputs."""

@@ -1,7 +1,8 @@
 """Scores of a `TableModel` on the rows of a table."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,51 +14,127 @@ from fastmlp.validation import scalars
 Array = NDArray[Any]
 
 
-def accuracy(codes: Array, probabilities: Array) -> float:
-    """Return the share of rows whose most probable class is theirs."""
-    return float((probabilities.argmax(axis=1) == codes).mean())
+class Metric(Protocol):
+    """A metric of the rows so far."""
+
+    def add(self, y: Array, predictions: Array) -> None:
+        """Take rows: places of classes and probabilities of each, or numbers and predictions."""
+
+    def value(self) -> float:
+        """Return the metric of all rows."""
 
 
-def log_loss(codes: Array, probabilities: Array) -> float:
-    """Return the mean of minus the logarithm of the probability of each row's class."""
+class Mean:
+    """The mean over the rows of a function of each.
+
+    Parameters
+    ----------
+    of : returns an array of shape (n_rows,), of what `add` takes
+    end : applied to the mean
+    """
+
+    def __init__(self, of: Callable[[Array, Array], Array], end: Callable[[float], float] = float):
+        self._of, self._end = of, end
+        self._total, self._n = 0.0, 0
+
+    def add(self, y: Array, predictions: Array) -> None:
+        """Take rows."""
+        each = self._of(y, predictions)
+        self._total, self._n = self._total + float(each.sum()), self._n + len(each)
+
+    def value(self) -> float:
+        """Return the mean."""
+        return self._end(self._total / self._n)
+
+
+class R2:
+    """One minus the squared errors' share of the variance."""
+
+    def __init__(self) -> None:
+        self._errors, self._n, self._mean, self._spread = 0.0, 0, 0.0, 0.0
+
+    def add(self, y: Array, predictions: Array) -> None:
+        """Take rows."""
+        self._errors += float(squared_error(y, predictions).sum())
+        # Chan et al., Updating formulae and a pairwise algorithm for computing sample variances.
+        n, mean = self._n + len(y), float(y.mean())
+        apart = mean - self._mean
+        self._spread += float(((y - mean) ** 2).sum()) + apart**2 * self._n * len(y) / n
+        self._mean += apart * len(y) / n
+        self._n = n
+
+    def value(self) -> float:
+        """Return the coefficient; NaN if all targets are one number."""
+        return 1 - self._errors / self._spread if self._spread else float("nan")
+
+
+class Auc:
+    """The area under the ROC curve; of several classes each against the others, the mean.
+
+    It needs an order of all rows: probabilities stay in memory in float32, and classes.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import sklearn.metrics
+        except ImportError as error:
+            raise ImportError("auc needs scikit-learn: pip install 'fastmlp[sklearn]'") from error
+        self._area = sklearn.metrics.roc_auc_score
+        self._codes, self._probabilities = list[Array](), list[Array]()
+
+    def add(self, y: Array, predictions: Array) -> None:
+        """Keep rows."""
+        n_classes = predictions.shape[1]
+        self._codes.append(y.astype(np.min_scalar_type(n_classes)))
+        self._probabilities.append(predictions[:, 1].copy() if n_classes == 2 else predictions)
+
+    def value(self) -> float:
+        """Return the area, as scikit-learn has it."""
+        codes, p = np.concatenate(self._codes), np.concatenate(self._probabilities)
+        self._codes, self._probabilities = [], []
+        if p.ndim == 1:
+            return float(self._area(codes, p))
+        classes = np.arange(p.shape[1])
+        p = p.astype(np.float64)
+        p /= p.sum(axis=1, keepdims=True)
+        return float(self._area(codes, p, multi_class="ovr", labels=classes))
+
+
+def is_right(codes: Array, probabilities: Array) -> Array:
+    """Return 1 where the most probable class is the row's."""
+    right: Array = probabilities.argmax(axis=1) == codes
+    return right
+
+
+def surprise(codes: Array, probabilities: Array) -> Array:
+    """Return minus the logarithm of the probability of each row's class."""
     its = probabilities[np.arange(len(codes)), codes].astype(np.float64)
     least = np.finfo(probabilities.dtype).eps
-    return float(-np.log(np.clip(its, least, 1)).mean())
+    return -np.log(np.clip(its, least, 1))
 
 
-def auc(codes: Array, probabilities: Array) -> float:
-    """Return the area under the ROC curve; of several classes each against the others, the mean."""
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError as error:
-        raise ImportError("auc needs scikit-learn: pip install 'fastmlp[sklearn]'") from error
-    if probabilities.shape[1] == 2:
-        return float(roc_auc_score(codes, probabilities[:, 1]))
-    classes = np.arange(probabilities.shape[1])
-    p = probabilities.astype(np.float64)
-    p /= p.sum(axis=1, keepdims=True)
-    return float(roc_auc_score(codes, p, multi_class="ovr", labels=classes))
+def squared_error(y: Array, predictions: Array) -> Array:
+    """Return the squared error of each row."""
+    error: Array = (y - predictions) ** 2
+    return error
 
 
-def rmse(y: Array, predictions: Array) -> float:
-    """Return the root of the mean squared error."""
-    return float(np.sqrt(np.mean((y - predictions) ** 2)))
+def absolute_error(y: Array, predictions: Array) -> Array:
+    """Return the absolute error of each row."""
+    return np.abs(y - predictions)
 
 
-def mae(y: Array, predictions: Array) -> float:
-    """Return the mean absolute error."""
-    return float(np.abs(y - predictions).mean())
-
-
-def r2(y: Array, predictions: Array) -> float:
-    """Return one minus the squared errors' share of the variance."""
-    spread = float(((y - y.mean()) ** 2).sum())
-    return 1 - float(((y - predictions) ** 2).sum()) / spread if spread else float("nan")
-
-
-METRICS: dict[Task, dict[str, Callable[[Array, Array], float]]] = {
-    "classification": {"accuracy": accuracy, "log_loss": log_loss, "auc": auc},
-    "regression": {"rmse": rmse, "mae": mae, "r2": r2},
+METRICS: dict[Task, dict[str, Callable[[], Metric]]] = {
+    "classification": {
+        "accuracy": lambda: Mean(is_right),
+        "log_loss": lambda: Mean(surprise),
+        "auc": Auc,
+    },
+    "regression": {
+        "rmse": lambda: Mean(squared_error, math.sqrt),
+        "mae": lambda: Mean(absolute_error),
+        "r2": R2,
+    },
 }
 DEFAULTS: dict[Task, tuple[str, ...]] = {
     "classification": ("accuracy", "log_loss"),
@@ -74,24 +151,29 @@ SYNONYMS = {
 
 
 def score(
-    model: TableModel, batches: Iterable[Batch], who: str, metrics: Sequence[str] = ()
+    model: TableModel, batches: Iterable[Batch], who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the scores of all rows, by the metrics' names; without names the default ones.
+
+    One batch is in memory at a time; for `Auc` the predictions of all rows.
 
     Raises
     ------
     TypeError, ValueError
         If a metric is not known, or the targets are not what they must be.
     """
-    known = METRICS[model.task]
-    for name in metrics:
+    known, target = METRICS[model.task], model.target
+    for name in names:
         scalars.known(who, "metric", name, known, SYNONYMS)
-    targets, answers = [], []
-    for batch, outputs in model.outputs(batches):
-        targets.append(model.target.values(batch.column(model.target.name), batch.where))
-        regression = model.target.classes is None
-        answers.append(model.answers(outputs) if regression else model.probabilities(outputs))
-    if not targets:
+    metrics = {name: known[name]() for name in names or DEFAULTS[model.task]}
+    n = 0
+    for batch in batches:
+        y, outputs = target.values(batch.column(target.name), batch.where), model.outputs(batch)
+        n += len(y)
+        how = model.answers if target.classes is None else model.probabilities
+        predictions = how(outputs)
+        for metric in metrics.values():
+            metric.add(y, predictions)
+    if not n:
         raise ValueError(f"{who}: there are no rows")
-    y, predictions = np.concatenate(targets), np.concatenate(answers)
-    return {name: known[name](y, predictions) for name in metrics or DEFAULTS[model.task]}
+    return {name: metric.value() for name, metric in metrics.items()}

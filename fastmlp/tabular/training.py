@@ -8,7 +8,7 @@ from fastmlp.model import MLP
 from fastmlp.network.losses import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
-from fastmlp.tabular.batches import Batch, Batches, drawn, everything, require
+from fastmlp.tabular.batches import Batch, Batches, Rows, drawn, everything, require
 from fastmlp.tabular.columns import Target, numbers
 from fastmlp.tabular.learning import Learned, Say, Wanted, learn
 from fastmlp.tabular.model import TableModel, Task, encoded
@@ -78,8 +78,7 @@ def train(
     training = table.part(learned)
     held_out, scored = None, None
     if not isinstance(valid, float | int):
-        names = [column.name for column in learned.columns]
-        others = Batches(valid, f"{who}: --valid", names, _beside(settings))
+        others = Rows(valid, learned.columns, f"{who}: --valid", _beside(settings))
         rows = _encoder(learned, settings)
         held_out, scored = (lambda: map(rows, others)), others
     elif valid:
