@@ -122,6 +122,8 @@ class TableModel:
 
     def outputs(self, batch: Batch) -> Array:
         """Return the net's outputs of a record batch, shape (n_rows, n_outputs)."""
+        if not batch.rows.num_rows:
+            return np.empty((0, self.net.layer_sizes[-1]), np.float32)
         outputs: Array = self.net.predict(self.encoded(batch))
         return outputs
 

@@ -293,6 +293,24 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["train", "a.csv", "--target", "y", "--features", "y"], 1, "'y' is among the features"),
         (["train", "a.csv", "--target", "y", "--valid", "0.01"], 1, "--valid takes a file, or 0"),
         (["train", "cut.parquet", "--target", "y"], 1, "(in cut.parquet)"),
+        (["train", "a.csv", "--target", "y", "--lr", "1"], 2, "did you mean '--learning-rate'?"),
+        (["train", "a.csv", "--target", "y", "--learning_rate=1"], 2, "mean '--learning-rate'?"),
+        (["train", "a.csv", "-t", "y"], 2, "there is no option -t, did you mean '--target'?"),
+        (["train", "--data", "a.csv", "--target", "y"], 2, "give its value without an option;"),
+        (["train", "a.csv", "--target", "y", "--hidden", "8", "8"], 2, "separated by commas"),
+        (["train", "a.csv", "--target", "y", "--valid", "20%"], 2, "a fraction in [0, 1) such as"),
+        (["train", "a.csv", "--target", "y", "--loss", "l1"], 2, "did you mean 'mae'?"),
+        (["train", "a.csv", "--target", "y", "--task", "x"], 2, "known: auto, classification, re"),
+        (["train", "a.csv", "--target", "y", "--output", "no/m.safetensors"], 1, "folder 'no'"),
+        (["train", "a.csv", "--target", "y", "--config", "no.toml"], 2, "No such file"),
+        (["trian", "a.csv"], 2, "invalid choice: 'trian', did you mean 'train'? known: train, pre"),
+        (["predict", "a.csv", "net.safetensors"], 2, "MODEL comes before DATA, got 'a.csv'"),
+        (["predict", "net.safetensors", "a.csv", "--proba"], 1, "holds a MLP, not a model"),
+        (["predict", "net.safetensors"], 2, "required: DATA; see fastmlp predict --help"),
+        (["predict", "net.safetensors", "a.csv", "--batch-rows", "0"], 2, "an integer of 1 or"),
+        (["predict", "net.safetensors", "a.csv", "--output", "a.txt"], 2, "must end in .parquet,"),
+        (["score", "net.safetensors", "a.csv", "--scoring", "auc"], 2, "did you mean '--metric'?"),
+        (["info", "--all"], 2, "fastmlp: error: there is no option --all; see fastmlp --help"),
         (["predict", "no.safetensors", "a.csv"], 1, "there is no file 'no.safetensors'"),
         (["predict", "a.csv", "a.csv"], 1, "not a safetensors file"),
         (["predict", "net.safetensors", "a.csv"], 1, "holds a MLP, not a model of fastmlp train"),
@@ -339,7 +357,26 @@ def test_missing_columns_of_predictions_are_listed(
     assert "(in b.csv)" in told
     frame.assign(age="old").to_csv("c.csv", index=False)
     assert main(["predict", "model.safetensors", "c.csv", "--output", "p.csv"]) == 1
-    assert "the column 'age' must hold numbers, got string" in capsys.readouterr().err
+    told = "predict: rows 0 to 399 of c.csv: the column 'age' must hold numbers, got string"
+    assert told in capsys.readouterr().err
+    assert main(["predict", "model.safetensors", "c.csv", "--keep", "Town"]) == 1
+    assert "there is no column 'Town', did you mean 'town'? known: 'id'" in capsys.readouterr().err
+    assert main(["score", "model.safetensors", "c.csv"]) == 1
+    assert "score: rows 0 to 399 of c.csv: the column 'age' must" in capsys.readouterr().err
+    frame.assign(buys="perhaps").to_csv("c.csv", index=False)
+    assert main(["score", "model.safetensors", "c.csv"]) == 1
+    assert "has the class 'perhaps', which was not in training" in capsys.readouterr().err
+    frame.drop(columns="buys").to_csv("c.csv", index=False)
+    assert main(["score", "model.safetensors", "c.csv"]) == 1
+    assert "score: there is no column 'buys'" in capsys.readouterr().err
+    # A value that is none beyond the first megabyte.
+    rows = pd.concat([frame[["age", "income", "town", "owner", "price"]]] * 100)
+    rows.to_csv("c.csv", index=False)
+    with open("c.csv", "a") as file:
+        file.write("41,n/k,Bern,True,1.5\n")
+    assert main(["predict", "model.safetensors", "c.csv", "--output", "p.csv"]) == 1
+    told = f"line {len(rows) + 2}, column 'income': invalid value 'n/k' for double"
+    assert told in capsys.readouterr().err
     assert not Path("p.csv").exists()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fastmlp
 from fastmlp import MLP, FileError
+from fastmlp.tabular import TableModel
 
 CORPUS = sorted((Path(__file__).parents[1] / "golden").glob("*.safetensors"))
 FULL = 160_000
@@ -19,17 +20,26 @@ import resource, signal, sys, time, warnings
 import numpy as np
 import fastmlp
 from fastmlp import MLP, FileError
+from fastmlp.tabular import TableModel
 from mutations import mutated
 path, n, stride, *corpus = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
 warnings.simplefilter("ignore")
 raws = [open(each, "rb").read() for each in corpus]
-for each in corpus:
-    fastmlp.load(each).predict(np.ones((1, 3)))
-
 def weights_of(model):
+    if isinstance(model, TableModel):
+        return weights_of(model.net)
     if isinstance(model, MLP):
         return [*model.weights, *model.biases]
     return [*model.coefs_, *model.intercepts_]
+
+def predicted(model, n):
+    if isinstance(model, TableModel):
+        model = model.net
+    return model.predict(np.ones((1, n)))
+
+for each in corpus:
+    model = fastmlp.load(each)
+    predicted(model, len(weights_of(model)[0]))
 
 start_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -53,7 +63,7 @@ for i in range(n):
         assert all(np.isfinite(w).all() for w in weights)
         assert sum(w.size for w in weights) < len(raw)
         if len(weights[0]) < 100 and nets % 20 == 0:
-            net.predict(np.ones((1, len(weights[0]))))
+            predicted(net, len(weights[0]))
             repr(net)
     slowest = max(slowest, time.process_time() - start)
 growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_rss
@@ -89,5 +99,6 @@ def test_what_hypothesis_makes_of_a_file(data: st.DataObject) -> None:
             net = fastmlp.load(file.name)
         except FileError:
             return
+    net = net.net if isinstance(net, TableModel) else net
     parameters = [net.parameters] if isinstance(net, MLP) else net.coefs_ + net.intercepts_
     assert all(np.isfinite(each).all() for each in parameters)

@@ -1,11 +1,13 @@
 """Files of table models: what is kept, and content that is none."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 
 import fastmlp
@@ -101,3 +103,41 @@ def test_content_that_is_none_is_an_error(
     with pytest.raises(FileError) as raised:
         fastmlp.load(path)
     assert told in str(raised.value)
+
+
+# Golden files: written once, by the version in their name, and never again.
+GOLDEN = Path(__file__).parents[1] / "golden"
+EXPECTED = json.loads((GOLDEN / "tables.json").read_text(encoding="utf-8"))
+
+
+def golden_rows(n: int) -> Any:
+    return pyarrow.table(
+        {
+            "a": [None if k % 9 == 4 else k % 7 / 7 for k in range(n)],
+            "town": [["Bern", "Chur", None, "Åbo"][k % 4] for k in range(n)],
+            "owner": [k % 3 == 0 for k in range(n)],
+            "buys": [["no", "yes"][(k * k % 7) > 2] for k in range(n)],
+            "size": [["s", "m", "l"][k * k % 7 % 3] for k in range(n)],
+            "price": [k % 11 * 2.5 + 10 for k in range(n)],
+        }
+    )
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_file_of_every_released_format_loads(name: str) -> None:
+    model, expected = fastmlp.load(GOLDEN / name), EXPECTED[name]
+    rows = golden_rows(6)
+    assert repr(model) == expected["repr"]
+    assert model.training == expected["training"]
+    assert model.inputs(rows).tolist() == expected["inputs"]
+    if model.classes_ is None:
+        np.testing.assert_allclose(model.predict(rows), expected["predictions"], rtol=1e-5)
+    else:
+        assert model.predict(rows).tolist() == expected["predictions"]
+        p = model.predict_proba(rows)
+        np.testing.assert_allclose(p, expected["probabilities"], rtol=1e-5)
+    table = golden_rows(60)
+    target = table[model.target.name].combine_chunks()
+    y = model.target.scaled(target, "golden")
+    history = model.net.fit(model.inputs(table), y, epochs=3, batch_size=7)
+    np.testing.assert_allclose(history.loss, expected["losses"], rtol=1e-3)
