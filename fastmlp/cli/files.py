@@ -3,7 +3,7 @@
 import glob
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,12 @@ from fastmlp.data import outputs
 from fastmlp.data.arrow import ARROW_FILES, FILES, imported
 
 
-def data_of(given: Sequence[str], who: str) -> Any:
+def data_of(given: Sequence[str], who: str, texts: Collection[str] = ()) -> Any:
     """Return what the arguments DATA name: paths, or a table.
+
+    Parameters
+    ----------
+    texts : columns of standard input that are texts, whatever they look like
 
     Raises
     ------
@@ -25,7 +29,7 @@ def data_of(given: Sequence[str], who: str) -> Any:
     """
     imported(f"fastmlp {who}")
     if list(given) == ["-"]:
-        return _of_standard_input(who)
+        return _of_standard_input(who, texts)
     paths = [path for each in given for path in _expanded(each)]
     for path in paths:
         if not os.path.exists(path):
@@ -48,12 +52,14 @@ def _expanded(given: str) -> list[str]:
     return sorted(glob.glob(given)) or [given]
 
 
-def _of_standard_input(who: str) -> Any:
+def _of_standard_input(who: str, texts: Collection[str]) -> Any:
     import pyarrow
     import pyarrow.csv
 
+    types = dict.fromkeys(texts, pyarrow.string())
+    options = pyarrow.csv.ConvertOptions(column_types=types)
     try:
-        return pyarrow.csv.read_csv(sys.stdin.buffer)
+        return pyarrow.csv.read_csv(sys.stdin.buffer, convert_options=options)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{who}: standard input: {error}") from None
 

@@ -146,12 +146,12 @@ def _parser() -> Parser:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from fastmlp.cli.tables import run_train
-
     if arguments.dry_run:
         print(as_toml(arguments, arguments.parser))
-    else:
-        run_train(arguments)
+        return
+    from fastmlp.cli.tables import run_train
+
+    run_train(arguments)
 
 
 def _on_tables(name: str) -> Callable[[argparse.Namespace], None]:

@@ -117,7 +117,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
             raise UsageError("argument --probabilities: the model predicts numbers")
         form = Form([*arguments.keep], rows=arguments.batch_rows)
         form = form._replace(probabilities=arguments.probabilities)
-        reader = reader_of(model, data_of(arguments.data, who), form, who)
+        reader = reader_of(model, data_of(arguments.data, who, model.text_names), form, who)
         write_rows(reader, output)
 
 
@@ -125,7 +125,7 @@ def run_score(arguments: argparse.Namespace) -> None:
     """Print the scores of a model on a table."""
     with telling():
         model = _loaded(arguments)
-        given = data_of(arguments.data, "score")
+        given = data_of(arguments.data, "score", model.text_names)
         rows = Rows(given, model.columns, "score", [model.target.name])
         scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)

@@ -1,6 +1,8 @@
 """What train, predict and score give, beside the same in Python: to the bit, of real tables."""
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +145,9 @@ def test_the_command_and_predict_parquet_write_the_same(rng: np.random.Generator
         pd.testing.assert_frame_equal(found, expected.drop(columns=names))
 
 
-def test_texts_that_look_like_numbers_in_csv(rng: np.random.Generator) -> None:
+def test_texts_that_look_like_numbers_in_csv(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = trained(some(rng, [0, 1]))
     assert model.text_names == ["code"]
     rows = pd.DataFrame({"code": ["007", "12"], "a": [0.5, 0.5]})
@@ -155,6 +159,13 @@ def test_texts_that_look_like_numbers_in_csv(rng: np.random.Generator) -> None:
     assert main(command) == 0
     found = pyarrow.feather.read_table("p.arrow").to_pandas()
     assert np.array_equal(found[["probability_0", "probability_1"]], expected)
+    for data in ("rows.csv", "-"):
+        text = io.TextIOWrapper(io.BytesIO(Path("rows.csv").read_bytes()))
+        monkeypatch.setattr(sys, "stdin", text)
+        capsys.readouterr()
+        assert main(["predict", "model.safetensors", data, "--probabilities"]) == 0
+        printed = pd.read_csv(io.StringIO(capsys.readouterr().out))
+        assert printed["probability_1"].astype(np.float32).tolist() == expected[:, 1].tolist()
     # Numbers that are names may be written as integers or not.
     whole = some(rng, [0, 1]).assign(code=rng.choice([1, 2, 30], 200))
     model = trained(whole, "--categorical", "code")

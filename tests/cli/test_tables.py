@@ -395,31 +395,57 @@ def test_outputs_that_exist_need_force(frame: Any, capsys: pytest.CaptureFixture
     assert pyarrow.ipc.open_file("p.arrow").read_all().num_rows == len(frame)
 
 
-def test_ctrl_c_writes_nothing(
-    frame: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "told"), [("SIGINT", "interrupted"), ("SIGTERM", "ended by SIGTERM")]
+)
+def test_a_signal_in_the_fit_writes_nothing(
+    frame: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    told: str,
 ) -> None:
+    number = signal.Signals[name]
+
     def interrupt(*_: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     frame.to_parquet("a.parquet")
-    monkeypatch.setattr("fastmlp.cli.tables._Progress.__call__", interrupt)
-    assert main(["train", "a.parquet", "--target", "buys", *FAST]) == 130
-    assert capsys.readouterr().err.endswith("fastmlp: interrupted\n")
-    assert [path.name for path in Path().iterdir()] == ["a.parquet"]
+    before = signal.getsignal(number)
+    fit = ["train", "a.parquet", "--target", "buys", *FAST]
+    kept = [*fit, "--checkpoint", "run.ckpt"]
+    with monkeypatch.context() as patched:
+        patched.setattr("fastmlp.cli.tables._Progress.__call__", interrupt)
+        assert main(fit) == 128 + number
+        assert capsys.readouterr().err.endswith(f"fastmlp: {told}\n")
+        assert [path.name for path in Path().iterdir()] == ["a.parquet"]
+        assert signal.getsignal(number) == before
+        assert main(kept) == 128 + number
+        assert {path.name for path in Path().iterdir()} == {"a.parquet", "run.ckpt"}
+    # The same command goes on from there.
+    assert main(kept) == 0
+    first = fastmlp.load("model.safetensors").net.parameters
+    assert main([*fit, "--force"]) == 0
+    assert np.array_equal(fastmlp.load("model.safetensors").net.parameters, first)
 
 
-def test_the_help_of_train_imports_no_numba(python: Callable[..., str]) -> None:
+def test_help_and_a_dry_run_import_no_numba(python: Callable[..., str]) -> None:
     script = """
 import sys
 from fastmlp.cli.main import main
-try:
-    main(["train", "--help"])
-except SystemExit:
-    pass
+helped = [[verb, "--help"] for verb in ("train", "predict", "score", "show")]
+for arguments in (*helped, "train a.csv --target y --dry-run".split(), ["train", "--lr", "1"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
 print({"numba", "llvmlite", "pyarrow", "sklearn"} & set(sys.modules))
 """
     told = python(script)
-    assert "--target NAME" in told
+    assert all(
+        each in told for each in ("--target NAME", "--batch-rows N", "--metric A,B", "MODEL")
+    )
+    assert 'data = ["a.csv"]' in told
     assert told.endswith("set()\n")
 
 
