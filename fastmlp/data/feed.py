@@ -11,7 +11,7 @@ import numpy as np
 from fastmlp._process import memory
 from fastmlp.data.arrow import is_table, paths_of, source_of
 from fastmlp.data.order import Moments, moments, warn_of_order
-from fastmlp.data.reader import Reader
+from fastmlp.data.reader import Load, Reader
 from fastmlp.data.reading import Reading
 from fastmlp.data.rows import Buffer, Conversion, Convert, Rows
 from fastmlp.data.sources import Opened, has_blocks, is_source, opened
@@ -90,7 +90,9 @@ class Feed:
     ) -> None:
         self._source, self._convert = source, convert
         self._reading, self._who = reading, who
-        self._free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
+        # Buffers to fill, and what their reading takes.
+        self._free: queue.SimpleQueue[tuple[Buffer, Load] | None] = queue.SimpleQueue()
+        self._load = self._ahead = Load()
         self._n_buffers, self._over = 0, threading.Event()
         self._reader: Reader[Filled] | None = None
         self._rows_of_first: int | None = None
@@ -125,6 +127,8 @@ class Feed:
                     "cannot be resumed in the middle"
                 )
             self._filling = self._fill(epoch)
+        self._epochs_left = self._reading.epochs - epoch - (not epoch and self.ends)
+        self._load = self._ahead = self._load.next()
         self._reader = Reader(self._filling)
         if self._reading.shuffle:
             self._first = moments(self.rows.y)
@@ -138,10 +142,14 @@ class Feed:
             What the source has raised, with its traceback.
         """
         assert self._reader is not None
-        self._free.put(self._buffer)
+        self._ahead = self._load.next()
+        self._free.put((self._buffer, self._ahead))
         filled = self._reader.next()
         assert filled is not None
         self._take(filled)
+        self._epochs_left -= self.ends
+        if not self._epochs_left:
+            self._ahead.end()
         # In the first epoch, until they are apart.
         first = self._first
         if first is not None and (
@@ -155,6 +163,12 @@ class Feed:
         self._free.put(None)
         if self._reader is not None:
             self._reader.join()
+        self._load.end()
+        self._ahead.end()
+
+    def _filled(self, buffer: Buffer, *, ends: bool) -> Filled:
+        self._load.end()
+        return Filled(buffer, ends)
 
     def _fill(self, first: int) -> Generator[Filled, None, None]:
         """Yield buffers of rows for all epochs from the first on."""
@@ -200,7 +214,7 @@ class Feed:
             first, n = 0, len(rows.x)
             while first < n:
                 if buffer is not None and buffer.is_full:
-                    yield Filled(buffer, ends=False)
+                    yield self._filled(buffer, ends=False)
                     buffer = None
                 if buffer is None and (buffer := self._empty_buffer(rows)) is None:
                     return
@@ -210,12 +224,12 @@ class Feed:
                     continue
                 left -= first - before
                 if not left:
-                    yield Filled(buffer, ends=True)
+                    yield self._filled(buffer, ends=True)
                     buffer, left, epochs = None, per_epoch, epochs - 1
                     if not epochs:
                         return
         if buffer is not None:
-            yield Filled(buffer, ends=True)
+            yield self._filled(buffer, ends=True)
 
     def _empty_buffer(self, like: Rows) -> Buffer | None:
         """Return a buffer to fill, one of two; None: the fit has ended."""
@@ -223,10 +237,14 @@ class Feed:
             self._n_buffers += 1
             n_rows = self._buffer_rows
             memory.require(n_rows * like.row_bytes(), self._who, f"a buffer of {n_rows} rows")
-            return Buffer(n_rows, like)
-        buffer = self._free.get()
-        if buffer is not None:
+            buffer = Buffer(n_rows, like)
+        else:
+            free = self._free.get()
+            if free is None:
+                return None
+            buffer, self._load = free
             buffer.clear()
+        self._load.begin()
         return buffer
 
 

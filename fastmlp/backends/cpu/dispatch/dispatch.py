@@ -56,8 +56,8 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     """Return on how many threads to run a call.
 
     A team runs it if the cost model finds that a team pays and the autotuner finds it faster. The
-    pool of `fit_many` bounds the number; `worker_pool.run` subtracts the threads that other calls
-    of the process use at that moment.
+    pool of `fit_many` bounds the number, and so do the threads that other calls of the process use
+    at that moment: the autotuner must not take one thread's time for a team's.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def threads_for(work: Work, kind: tuple[Any, ...], limit: int) -> Threads:
     kind : tuple, hashable; calls of one kind share an autotuner
     limit : int, the most threads
     """
-    most = min(limit, task_pool.share() or limit)
+    most = limits.free_threads(min(limit, task_pool.share() or limit))
     tuner = tuner_for((*kind, most))
     n = most if cost_model.pays(work, most) and tuner.wants_team() else 1
     seconds = work.flops / RATE

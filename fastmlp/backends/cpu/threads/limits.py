@@ -47,6 +47,12 @@ def thread_limit() -> int:
     return max(1, min(numba.config.NUMBA_NUM_THREADS, _cgroup_cpus()))
 
 
+def free_threads(limit: int) -> int:
+    """Return how many threads `reserved` would give now to a call that wants `limit`."""
+    busy = _state["busy"]
+    return max(1, min(limit, max(thread_limit(), limit) - busy)) if busy else limit
+
+
 def parallel_is_safe() -> bool:
     """Return True if a parallel region may be launched in this process."""
     return not _state["forked"] and threading_layer() != "workqueue"
@@ -64,11 +70,9 @@ class reserved:
         self._wanted, self._n = wanted, 0
 
     def __enter__(self) -> int:
-        wanted = self._wanted
-        limit = max(thread_limit(), wanted)
         try:
             with _lock:
-                n = max(1, min(wanted, limit - _state["busy"]))
+                n = free_threads(self._wanted)
                 _state["busy"] += n
                 self._n = n
         except BaseException:  # Ctrl-C, as the lock is given back: no __exit__ follows
