@@ -121,12 +121,6 @@ def write_rows(reader: Any, path: str | None) -> None:
             writer.write_batch(batch)
 
 
-def _parquet(file: Any, schema: Any) -> Any:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.ParquetWriter(file, schema)
-
-
 def _arrow(file: Any, schema: Any) -> Any:
     import pyarrow
 
@@ -139,4 +133,4 @@ def _csv(file: Any, schema: Any) -> Any:
     return pyarrow.csv.CSVWriter(file, schema)
 
 
-WRITERS = {".parquet": _parquet, ".csv": _csv} | dict.fromkeys(ARROW_FILES, _arrow)
+WRITERS = {".parquet": outputs.parquet_writer, ".csv": _csv} | dict.fromkeys(ARROW_FILES, _arrow)

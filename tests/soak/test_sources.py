@@ -1,45 +1,95 @@
-"""A file of Parquet larger than the memory that a fit takes: 4 million rows, with --soak 40."""
+"""A file of Parquet larger than the memory it is given: 4 million rows, with --soak 40."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fastmlp import MLP, Blocks
 from fastmlp.compiler.jit import INTERPRETED
 
-FIT = """
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+# Rows of a row group: 8.4 MB.
+GROUP = 100_000
+# Lets the address space grow by so many bytes, and tells by how many the memory in use has grown.
+LIMIT = """
 import resource, sys
-import numpy as np, pyarrow as pa, pyarrow.parquet as pq
-from fastmlp import MLP, Blocks
+from pathlib import Path
+from fastmlp import MLP, Blocks, predict_parquet
 
-path, n_groups, group = sys.argv[1], int(sys.argv[2]), 100_000
-rng = np.random.default_rng(0)
-names = [f"x{j}" for j in range(20)]
-schema = pa.schema([(name, pa.float32()) for name in [*names, "y"]])
-with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
-    for _ in range(n_groups):
-        X = rng.standard_normal((20, group), np.float32)
-        file.write_table(pa.table([*X, X[0] * X[1]], schema=schema), row_group_size=group)
+def bounded(most):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most,) * 2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-source = Blocks.from_parquet(path, target="y")
+source = Blocks.from_parquet(sys.argv[1], target="y")
+"""
+FIT = f"""{LIMIT}
 MLP((20, 4, 1), seed=0).fit(*source.read(0), epochs=1, batch_size=256)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = bounded(1_000_000_000)
 net = MLP((20, 16, 1), seed=0)
 history = net.fit(source, epochs=2, batch_size=256, buffer_rows=500_000)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(net.n_steps, grown * 1024, history.loss[1] < history.loss[0])
 """
+PREDICT = f"""{LIMIT}
+net = MLP((20, 16, 1), seed=0)
+net.predict(source.read(0)[0])
+before = bounded(500_000_000)
+n = predict_parquet(net, sys.argv[1], sys.argv[2], keep="y")
+print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
 
 
-@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-def test_a_fit_takes_the_memory_of_its_buffers(
-    python: Callable[..., str], tmp_path: Path, soak: bool
-) -> None:
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Return the file, of row groups of `GROUP` rows, 20 columns and the target."""
     pytest.importorskip("resource", reason="this system does not tell the memory of a process")
-    pytest.importorskip("pyarrow", reason="it writes the file")
-    n_groups, path = 400 if soak else 40, tmp_path / "rows.parquet"
-    steps, grown, learns = python(FIT, path, n_groups, timeout=500).split()
-    assert int(steps) == 2 * -(-n_groups * 100_000 // 256)
-    # Two buffers of 42 MB, and what pyarrow reads: 8.4 MB a row group.
+    arrow = pytest.importorskip("pyarrow", reason="it writes the file")
+    from pyarrow.parquet import ParquetWriter
+
+    path = tmp_path_factory.mktemp("sources") / "rows.parquet"
+    rng = np.random.default_rng(0)
+    schema = arrow.schema(
+        [(name, arrow.float32()) for name in [*(f"x{j}" for j in range(20)), "y"]]
+    )
+    with ParquetWriter(path, schema, compression="none", use_dictionary=False) as file:
+        for _ in range(400 if request.config.getoption("--soak") else 40):
+            X = rng.standard_normal((20, GROUP), np.float32)
+            file.write_table(arrow.table([*X, X[0] * X[1]], schema=schema), row_group_size=GROUP)
+    return path
+
+
+@pytest.fixture(scope="module")
+def n_rows(parquet: Path) -> int:
+    return sum(Blocks.from_parquet(parquet, target="y").block_sizes)
+
+
+def test_a_fit_takes_the_memory_of_its_buffers(
+    python: Callable[..., str], parquet: Path, n_rows: int
+) -> None:
+    steps, grown, learns = python(FIT, parquet, timeout=500).split()
+    assert int(steps) == 2 * -(-n_rows // 256)
+    # Two buffers of 42 MB, and what pyarrow reads.
     assert int(grown) < 250e6
     assert learns == "True"
+
+
+def test_predictions_of_a_file_take_the_memory_of_a_batch(
+    python: Callable[..., str], parquet: Path, n_rows: int, tmp_path: Path
+) -> None:
+    import pyarrow.parquet
+
+    path = tmp_path / "predictions.parquet"
+    n, grown = python(PREDICT, parquet, path, timeout=500).split()
+    assert int(n) == n_rows
+    assert int(grown) < 200e6
+    # Its last rows, beside those that are predicted in memory.
+    X, y, *_ = Blocks.from_parquet(parquet, target="y").read(n_rows // GROUP - 1)
+    with pyarrow.parquet.ParquetFile(path) as file:
+        last = file.read_row_group(file.num_row_groups - 1)
+    tail = slice(GROUP - last.num_rows, GROUP)
+    assert last["y"].to_numpy().tobytes() == np.asarray(y)[tail].tobytes()
+    expected = MLP((20, 16, 1), seed=0).predict(X).reshape(-1)[tail]
+    np.testing.assert_allclose(last["prediction"].to_numpy(), expected, rtol=1e-5, atol=1e-6)
