@@ -7,14 +7,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkouts, cold_start, estimators, machine, many, page, race, recipe, report
+from benchmarks import (
+    checkouts,
+    cold_start,
+    estimators,
+    machine,
+    many,
+    page,
+    race,
+    recipe,
+    report,
+    stream,
+)
 from benchmarks.contestant import Contestant
 from benchmarks.peers import PEERS, missing
 from benchmarks.picture import draw
 from benchmarks.scores import heats
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "recipe", "predict", "estimators", "many", "cold")
+PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -135,6 +146,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "predictions": [],
         "estimators": [],
         "many": {},
+        "streams": [],
         "cold_starts": [],
         "peers": {},
         "peaks": [],
@@ -190,6 +202,9 @@ def _race(
         results["estimators"] += estimators.race(group, min(repeats, 3), options.quick, say)
     if "many" in options.parts:
         results["many"] = many.race(contestants, min(repeats, 5), options.quick, say)
+    if "stream" in options.parts:
+        effort = effort._replace(repeats=repeats)
+        results["streams"] = stream.measure(contestants, options.workloads, effort, say)
     results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
 
 

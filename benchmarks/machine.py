@@ -8,7 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("numba", "llvmlite", "numpy", "scikit-learn", "torch", "jax", "onnxruntime")
+LIBRARIES = (
+    "numba",
+    "llvmlite",
+    "numpy",
+    "scikit-learn",
+    "torch",
+    "jax",
+    "keras",
+    "onnxruntime",
+    "pyarrow",
+)
 
 
 def describe() -> dict[str, Any]:

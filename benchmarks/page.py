@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import many, recipe
+from benchmarks import many, recipe, stream
 from benchmarks.peers import PEERS
 from benchmarks.report import digits
 from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak_of, quartiles
@@ -15,6 +15,7 @@ BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 ROOT = Path(__file__).parent.parent
 README, TABLES = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 RECIPE = ROOT / "docs" / "recipe.md"
+STREAM = ROOT / "docs" / "stream.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 
 
@@ -24,12 +25,15 @@ def rewrite(
     readme: Path = README,
     tables: Path = TABLES,
     recipes: Path = RECIPE,
+    streams: Path = STREAM,
 ) -> None:
     """Put the tables, and the README's sentence, between the pages' markers, of the parts that
     there are."""
     pages = [(tables, lines), (readme, summary)] if results["training"] else []
     if results.get("recipe"):
         pages.append((recipes, recipe_lines))
+    if results.get("streams"):
+        pages.append((streams, stream_lines))
     for page, write in pages:
         shown = os.path.relpath(picture, page.parent) if picture else None
         between_markers(page, "\n".join(write(results, shown)))
@@ -62,6 +66,13 @@ def recipe_lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
     threads = max((heat.threads for heat in recipe.heats_of(results)), default=1)
     yield from _intro(results, threads)
     yield from _recipe(results, threads)
+
+
+def stream_lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
+    """The tables of rows that are streamed from a file."""
+    threads = max((r["threads"] for r in results["streams"]), default=1)
+    yield from _intro(results, threads)
+    yield from stream.table(results, threads)
 
 
 def summary(results: dict[str, Any], picture: str | None) -> Iterator[str]:

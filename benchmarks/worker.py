@@ -17,6 +17,7 @@ from benchmarks import estimators, grid, many
 from benchmarks import peak as fma
 from benchmarks.peers import load
 from benchmarks.peers.run import Unsupported
+from benchmarks.streaming import Turns
 from benchmarks.workloads import BY_NAME, Workload
 
 TURNS = 3
@@ -32,6 +33,7 @@ class Worker:
         self.x: Any = None
         self.many: Any = None
         self.pair: Any = None
+        self.turns: Turns | None = None
         self.clock = time.perf_counter
 
     def about(self) -> dict[str, Any]:
@@ -149,6 +151,22 @@ class Worker:
     def price(self, featured: list[bool]) -> dict[str, Any]:
         """Take a turn of both."""
         return self.pair.turn(self.clock, featured)
+
+    def prepare_stream(self, name: str, path: str, quick: bool) -> dict[str, Any]:
+        """Make the fastest way to train on a file of Parquet."""
+        self.run = self.turns = None
+        self.turns = Turns(self.name, name, path, quick)
+        return {"way": self.turns.way, "tried": self.turns.tried}
+
+    def stream(self, what: str) -> dict[str, Any]:
+        """Read the file, train on its rows from memory, or as they are read."""
+        assert self.turns is not None
+        return self.turns.take(what)
+
+    def end_stream(self) -> dict[str, Any]:
+        """Drop the rows in memory."""
+        self.turns = None
+        return {}
 
     def search(self, quick: bool) -> dict[str, Any]:
         """Search a grid; return seconds, scores and the best."""

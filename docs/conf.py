@@ -48,7 +48,15 @@ html_theme_options = {
         "**": ["page-toc"],
         **{
             page: []
-            for page in ("benchmarks", "index", "parameters", "recipe", "remedies", "search")
+            for page in (
+                "benchmarks",
+                "index",
+                "parameters",
+                "recipe",
+                "remedies",
+                "search",
+                "stream",
+            )
         },
     },
 }
@@ -60,6 +68,7 @@ alone = (
     "parameters",
     "recipe",
     "remedies",
+    "stream",
     "tuning",
 )
 html_sidebars: dict[str, list[str]] = {page: [] for page in (*alone, "index")}

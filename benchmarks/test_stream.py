@@ -1,0 +1,93 @@
+"""Rows streamed from Parquet: all contestants train on all of them, and what is told of it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import page, report, stream
+from benchmarks.peers import missing
+from benchmarks.race import Effort
+from benchmarks.stream import BY_NAME, STREAMS
+from benchmarks.test_recipe import Ours
+from benchmarks.test_suite import results
+from benchmarks.worker import Worker
+
+__all__ = ["results"]
+
+SMALL = STREAMS[0]
+
+
+def turn(reading: float, memory: float, streamed: float) -> dict[str, float]:
+    return {"reading": reading, "memory": memory, "streamed": streamed, "grown": 2e8}
+
+
+def told(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results with a net that keeps its speed, and a peer; and with one of fastmlp's."""
+    record = {"threads": 2, "way": "the way", "stream": SMALL.name}
+    results["streams"] = [
+        {**record, "contestant": "fastmlp", "turns": [turn(100, 400, 480)] * 3},
+        {**record, "contestant": "torch", "turns": [turn(200, 900, 1920)] * 3},
+        {**record, "contestant": "jax", "turns": [], "unsupported": "not installed: keras"},
+        {**record, "contestant": "fastmlp", "stream": STREAMS[-1].name, "turns": [turn(9, 3, 9)]},
+    ]
+    return results
+
+
+def test_what_follows_from_turns() -> None:
+    found = stream.medians({"threads": 2, "turns": [turn(100, 400, 480), turn(100, 400, 440)]})
+    assert found["over"] == pytest.approx(1.15)
+    assert found["kept"] == pytest.approx((400 / 480 + 400 / 440) / 2)
+    assert found["most"] == pytest.approx(400 / 450)
+    found = stream.medians({"threads": 2, "turns": [turn(400, 100, 400)]})
+    assert (found["over"], found["kept"], found["most"]) == (1, 0.25, 0.25)
+
+
+def test_streams_are_told(results: dict[str, Any]) -> None:
+    text = "\n".join(report.all_lines(told(results)))
+    assert "PyTorch             200      900     1920     2.13  0.47" in text
+    assert f"{SMALL.name}: Keras: not installed: keras" in text
+    text = "\n".join(page.stream_lines(told(results), None))
+    flops = f"{SMALL.workload.flops / 1e6:.3g}"
+    assert f"| {SMALL.name} | {flops} | 100 | 400 | 480 | 1.20 | 83% | 89% | 200 |" in text
+    assert f"| {SMALL.name} | 2,083,333 | **4.00x** (4.00 to 4.00), PyTorch | 4.00x | - |" in text
+    assert text.count(STREAMS[-1].name) == 1
+    results["streams"] = []
+    assert "beside its limits" not in "\n".join(stream.table(results, 2))
+
+
+def test_a_file_has_the_rows_of_its_workload(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="it writes the file")
+    from fastmlp import Blocks
+
+    load = SMALL.quick().workload
+    stream.write(load, tmp_path / "rows.parquet")
+    X, y, *_ = Blocks.from_parquet(tmp_path / "rows.parquet", target="y").read(0)
+    assert np.array_equal(X, load.data()[0])
+    assert np.array_equal(np.asarray(y)[:, None], load.data()[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in stream.MODULES if name != "fastmlp"])
+def test_peers_stream_a_file(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="it reads the file")
+    if reason := missing(name):
+        pytest.skip(reason)
+    stream.write(SMALL.quick().workload, tmp_path / "rows.parquet")
+    worker = Worker(name)
+    reply = worker.prepare_stream(SMALL.name, str(tmp_path / "rows.parquet"), quick=True)
+    assert reply["way"] in reply["tried"]
+    for verb in stream.VERBS:
+        assert worker.stream(verb)["ns"] > 0
+
+
+def test_streams_of_little() -> None:
+    pytest.importorskip("pyarrow", reason="it writes the file")
+    ours, effort = Ours("fastmlp"), Effort(2, 0, quick=True)
+    found = stream.measure([ours], [SMALL.name, STREAMS[-1].name], effort, lambda _: None)
+    assert [record["stream"] for record in found] == [SMALL.name, STREAMS[-1].name]
+    for record in found:
+        assert len(record["turns"]) == 2
+        assert np.isfinite(list(stream.medians(record).values())).all()
+    assert list(BY_NAME) == [each.name for each in STREAMS]
