@@ -112,10 +112,11 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 
 
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
-    """Return the workloads whose names contain one of these."""
+    """Return the workloads whose names contain one of these; none if they are of streams."""
     chosen = [w for w in WORKLOADS if not parts or any(part in w.name for part in parts)]
-    if not chosen:
-        raise SystemExit(f"no such workload; there are {', '.join(BY_NAME)}")
+    streams = [name for name in stream.BY_NAME if parts and any(part in name for part in parts)]
+    if not chosen and not streams:
+        raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *stream.BY_NAME])}")
     return chosen
 
 
@@ -174,7 +175,7 @@ def _race(
     workloads = chosen_workloads(options.workloads)
     repeats = 3 if options.quick else options.repeats
     passes = 1 if options.quick else options.passes
-    seconds = 0 if options.quick else 60 * options.minutes / len(workloads)
+    seconds = 0 if options.quick else 60 * options.minutes / max(len(workloads), 1)
     effort = race.Effort(-(-repeats // passes), seconds / passes, options.quick)
     trainers = [c for c in contestants if PEERS[c.name].trains]
     results["peers"] = {c.name: c.about for c in reversed(contestants)}

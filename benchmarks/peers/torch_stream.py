@@ -59,7 +59,8 @@ class Streamed:
     def __init__(self, stream: Stream, path: Path, way: str, contestant: str) -> None:
         self.load, self.groups = stream.workload, way.startswith("row groups")
         module, variant = load(contestant), {"torch": "gather each epoch", "compile": "whole step"}
-        self.run: Any = module.make(self.load, variant[contestant])
+        in_memory = self.load._replace(n_rows=min(self.load.n_rows, MOST_ROWS))
+        self.run: Any = module.make(in_memory, variant[contestant])
         rows = RowGroups(path, None if self.groups else self.load.batch)
         workers = {"num_workers": 1, "prefetch_factor": 2} if way.endswith("process") else {}
         self.loader: Any = DataLoader(rows, batch_size=None, **workers)
@@ -78,13 +79,8 @@ class Streamed:
 
     def memory(self) -> int:
         self.run.reset()
-        n = 0
-        for x, y in self.run.batches():
-            self.run.step(x, y)
-            n += len(x)
-            if n >= MOST_ROWS:
-                break
-        return n
+        self.run.epochs(1)
+        return int(self.run.workload.n_rows)
 
     def streamed(self) -> int:
         self.run.reset()
