@@ -1,0 +1,1 @@
+"""Models of tables beside boosted trees, on real tables: `python -m benchmarks.tabular`."""

