@@ -1,0 +1,205 @@
+"""The models: each takes a table, trains on its rows, and predicts those to test on.
+
+Every model is as its library has it, with the best round or epoch of the rows to validate on.
+Boosted trees: at most 1,000 rounds, and 50 without a gain end them; scikit-learn's 10, since they
+predict with the last round and not with the best.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tabular.sources import Table
+from benchmarks.workloads import Array
+
+LINEAR = "linear"
+ROUNDS, PATIENCE = 1000, 50
+# Of a column that scikit-learn's trees take as categories.
+MOST_LEVELS = 254
+
+# Takes a table, threads and a seed, and returns probabilities (rows, classes), or numbers (rows,).
+Model = Callable[[Table, int, int], Array]
+
+
+def categories(table: Table) -> list[str]:
+    """Return the names of the columns that are strings."""
+    return [name for name in table.x if table.x[name].dtype.kind == "O"]
+
+
+def linear(table: Table, threads: int, seed: int) -> Array:
+    """Return what ridge or logistic regression predicts, of standardised and one-hot columns."""
+    models = import_module("sklearn.linear_model")
+    net = (
+        models.RidgeCV(np.logspace(-3, 4, 15))
+        if table.task == "regression"
+        else models.LogisticRegression(max_iter=2000)
+    )
+    return _predict(_dense(table, net, table.train), table)
+
+
+def scikit_mlp(table: Table, threads: int, seed: int) -> Array:
+    """Return what scikit-learn's nets predict; they take a quarter of the 80 % to validate on."""
+    nets = import_module("sklearn.neural_network")
+    settings = {"early_stopping": True, "validation_fraction": 0.25, "random_state": seed}
+    rows = np.concatenate([table.train, table.validation])
+    if table.task != "regression":
+        return _predict(_dense(table, nets.MLPClassifier(**settings), rows), table)
+    compose, preprocessing = (import_module(f"sklearn.{m}") for m in ("compose", "preprocessing"))
+    net = compose.TransformedTargetRegressor(
+        nets.MLPRegressor(**settings), transformer=preprocessing.StandardScaler()
+    )
+    return _predict(_dense(table, net, rows), table)
+
+
+def hist_gradient_boosting(table: Table, threads: int, seed: int) -> Array:
+    """Return what scikit-learn's trees predict; of a column's categories the commonest are kept."""
+    trees = import_module("sklearn.ensemble")
+    kind = "Regressor" if table.task == "regression" else "Classifier"
+    model = getattr(trees, f"HistGradientBoosting{kind}")(
+        max_iter=ROUNDS, early_stopping=True, random_state=seed
+    )
+    x = _native(table, MOST_LEVELS)
+    train, validation = table.train, table.validation
+    with import_module("threadpoolctl").threadpool_limits(threads, user_api="openmp"):
+        model.fit(
+            x.iloc[train], table.y[train], X_val=x.iloc[validation], y_val=table.y[validation]
+        )
+        return _predict(model, table, x)
+
+
+def lightgbm(table: Table, threads: int, seed: int) -> Array:
+    """Return what LightGBM predicts."""
+    library = import_module("lightgbm")
+    kind = library.LGBMRegressor if table.task == "regression" else library.LGBMClassifier
+    model = kind(n_estimators=ROUNDS, n_jobs=threads, random_state=seed, verbose=-1)
+    x = _native(table)
+    x.columns = [f"c{i}" for i in range(x.shape[1])]  # it refuses some signs in names
+    stop = library.early_stopping(PATIENCE, verbose=False)
+    model.fit(x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)],
+              callbacks=[stop])  # fmt: skip
+    return _predict(model, table, x)
+
+
+def xgboost(table: Table, threads: int, seed: int) -> Array:
+    """Return what XGBoost predicts."""
+    library = import_module("xgboost")
+    kind = library.XGBRegressor if table.task == "regression" else library.XGBClassifier
+    model = kind(
+        n_estimators=ROUNDS,
+        early_stopping_rounds=PATIENCE,
+        enable_categorical=True,
+        n_jobs=threads,
+        random_state=seed,
+    )
+    x = _native(table)
+    model.fit(
+        x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)], verbose=False
+    )
+    return _predict(model, table, x)
+
+
+def catboost(table: Table, threads: int, seed: int) -> Array:
+    """Return what CatBoost predicts; a missing category is one of its own."""
+    library = import_module("catboost")
+    kind = "Regressor" if table.task == "regression" else "Classifier"
+    model = getattr(library, f"CatBoost{kind}")(
+        iterations=ROUNDS,
+        early_stopping_rounds=PATIENCE,
+        thread_count=threads,
+        random_seed=seed,
+        cat_features=categories(table),
+        verbose=False,
+        allow_writing_files=False,
+    )
+    x = table.x.copy()
+    for name in categories(table):
+        x[name] = x[name].fillna("missing")
+    model.fit(x.iloc[table.train], table.y[table.train], eval_set=_validation(table, x))
+    return _predict(model, table, x)
+
+
+def realmlp(table: Table, threads: int, seed: int) -> Array:
+    """Return what RealMLP-TD predicts: 256 epochs, and for a log loss no label smoothing.
+
+    It refuses missing numbers: they are the median, and a column says so.
+    """
+    library = import_module("pytabkit")
+    kind = library.RealMLP_TD_Regressor
+    settings: dict[str, Any] = {}
+    if table.task != "regression":
+        kind = library.RealMLP_TD_Classifier
+        settings = {"use_ls": False, "val_metric_name": "cross_entropy"}
+    x = _filled(table)
+    rows = np.concatenate([table.train, table.validation])
+    model = kind(device="cpu", random_state=seed, n_threads=threads, **settings)
+    model.fit(
+        x.iloc[rows],
+        table.y[rows],
+        val_idxs=np.arange(len(table.train), len(rows)),
+        cat_col_names=categories(table),
+    )
+    return _predict(model, table, x)
+
+
+PEERS: dict[str, Model] = {
+    LINEAR: linear,
+    "MLP of scikit-learn": scikit_mlp,
+    "HistGradientBoosting": hist_gradient_boosting,
+    "LightGBM": lightgbm,
+    "XGBoost": xgboost,
+    "CatBoost": catboost,
+    "RealMLP-TD": realmlp,
+}
+
+
+def _predict(model: Any, table: Table, x: Any = None) -> Array:
+    rows = (table.x if x is None else x).iloc[table.test]
+    if table.task == "regression":
+        return np.asarray(model.predict(rows), np.float64).ravel()
+    return np.asarray(model.predict_proba(rows), np.float64)
+
+
+def _validation(table: Table, x: Any) -> tuple[Any, Array]:
+    return x.iloc[table.validation], table.y[table.validation]
+
+
+def _native(table: Table, most: int | None = None) -> Any:
+    """Return columns with pandas' categories, those of the rows to train on."""
+    pandas = import_module("pandas")
+    x = table.x.copy()
+    for name in categories(table):
+        levels = x[name].iloc[table.train].value_counts().index[:most]
+        x[name] = x[name].astype(pandas.CategoricalDtype(sorted(levels)))
+    return x
+
+
+def _filled(table: Table) -> Any:
+    """Return columns without missing values: medians of the rows to train on, and marks."""
+    x, names = table.x.copy(), categories(table)
+    for name in table.x:
+        if name in names:
+            x[name] = x[name].fillna("missing").astype("category")
+            continue
+        column = x[name].astype(np.float64)
+        missing = column.isna()
+        if missing.any():
+            x[f"{name} is missing"] = missing.astype(np.float64)
+        x[name] = column.fillna(column.iloc[table.train].median()).fillna(0)
+    return x
+
+
+def _dense(table: Table, model: Any, rows: Array) -> Any:
+    """Return a pipeline of standardised numbers and one-hot categories, trained on some rows."""
+    compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
+    preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
+    names = categories(table)
+    numbers = pipeline.make_pipeline(
+        impute.SimpleImputer(strategy="median", add_indicator=True), preprocessing.StandardScaler()
+    )
+    columns = compose.make_column_transformer(
+        (numbers, [name for name in table.x if name not in names]),
+        (preprocessing.OneHotEncoder(handle_unknown="ignore"), names),
+    )
+    return pipeline.make_pipeline(columns, model).fit(table.x.iloc[rows], table.y[rows])
