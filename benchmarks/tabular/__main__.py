@@ -12,7 +12,7 @@ from benchmarks.tabular.report import lines
 from benchmarks.tabular.sources import aside, sources
 
 PAGE = ROOT / "docs" / "tables.md"
-SMALL = ("sacramento", "breast_cancer", "british_election")
+SMALL = ("breast_cancer", "digits", "diabetes")
 
 
 def arguments() -> argparse.ArgumentParser:

