@@ -56,6 +56,7 @@ html_theme_options = {
                 "remedies",
                 "search",
                 "stream",
+                "tables",
             )
         },
     },
@@ -69,6 +70,7 @@ alone = (
     "recipe",
     "remedies",
     "stream",
+    "tables",
     "tuning",
 )
 html_sidebars: dict[str, list[str]] = {page: [] for page in (*alone, "index")}
