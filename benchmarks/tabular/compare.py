@@ -103,7 +103,7 @@ def results(plan: Plan, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Return records, and where they were made."""
     found = {name: machine.installed(name) for name in VERSIONS}
     facts = {}
-    for name in plan.tables:
+    for name in dict.fromkeys([*plan.tables, *(r["table"] for r in records)]):
         table = read(sources()[name])
         facts[name] = {
             "task": table.task,
