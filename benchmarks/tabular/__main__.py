@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.page import ROOT, between_markers
 from benchmarks.tabular import __doc__ as about
-from benchmarks.tabular.compare import MODELS, Plan, available, kept, results, run
+from benchmarks.tabular.compare import MODELS, USUAL, Plan, available, kept, results, run
 from benchmarks.tabular.report import lines
 from benchmarks.tabular.sources import aside, sources
 
@@ -20,7 +20,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tabular", description=about)
     tables = "names, or aside (if not said), development or small"
     parser.add_argument("--tables", nargs="+", default=["aside"], metavar="NAME", help=tables)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], metavar="NAME")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*USUAL], metavar="NAME")
     parser.add_argument("--turns", type=int, default=3, help="fits of each, with own seeds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="what is there already is not run again")

@@ -16,11 +16,12 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.tabular.models import PEERS, Model
-from benchmarks.tabular.ours import OURS
+from benchmarks.tabular.ours import OURS, PRESETS
 from benchmarks.tabular.sources import Table, aside, read, sources
 from benchmarks.workloads import Array
 
-MODELS: dict[str, Model] = {**OURS, **PEERS}
+MODELS: dict[str, Model] = {**OURS, **PEERS, **PRESETS}
+USUAL = (*OURS, *PEERS)
 # What a model needs beside scikit-learn, which reads and splits the tables.
 NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost"}
 NEEDS["RealMLP-TD"] = "pytabkit"

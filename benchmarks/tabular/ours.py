@@ -1,5 +1,6 @@
 """fastmlp's models of tables, as contestants: alone, and with trees in the same selection."""
 
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -39,3 +40,7 @@ def with_trees(table: Table, threads: int, seed: int) -> Array:
 
 
 OURS: dict[str, Model] = {FASTMLP: pack, WITH_TREES: with_trees}
+# To compare fastmlp with itself; they run if they are named.
+PRESETS: dict[str, Model] = {
+    f"{FASTMLP} {preset}": partial(pack, preset=preset) for preset in ("fast", "best")
+}

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.page import row
 from benchmarks.report import digits
+from benchmarks.scores import counted
 from benchmarks.tabular.models import LINEAR
 from benchmarks.tabular.ours import FASTMLP
 from benchmarks.workloads import Array
@@ -114,9 +116,9 @@ def _intro(results: dict[str, Any]) -> Iterator[str]:
     m, versions = results["machine"], ", ".join(f"{n} {v}" for n, v in results["versions"].items())
     turns = len({r["turn"] for r in results["records"]})
     yield (
-        f"Measured on {m['date']}: {len(results['records'])} fits in {turns} turns, "
-        f"{results['threads']} threads each, on {m['cores']} cores of {m['cpu']}, Python "
-        f"{m['python']}, fastmlp {m['fastmlp']}; {versions}."
+        f"Measured on {m['date']}: {len(results['records'])} fits, {turns} of each model "
+        f"and table in turns, {counted(results['threads'])} each, on {m['cores']} cores of "
+        f"{m['cpu']}, Python {m['python']}, fastmlp {m['fastmlp']}; {versions}."
     )
 
 
@@ -144,7 +146,7 @@ def _summary(part: Grid) -> Iterator[str]:
             mean = 100 * (np.exp(np.log1p(change / 100).mean()) - 1)
             cells = [f"{mean:+.1f} %", f"{np.median(change):+.1f} %"]
             cells.append(f"{(change < 0).sum()} of {len(change)}")
-        yield _row(
+        yield row(
             _bold(part.models[j], part.models[j] == FASTMLP),
             f"{mean_ranks[j]:.2f}",
             wins[j],
@@ -173,18 +175,18 @@ def _losses_told(part: Grid) -> Iterator[str]:
 
 def _scores(results: dict[str, Any], part: Grid) -> Iterator[str]:
     yield "\nLog loss of classes, RMSE of numbers; the least is bold:\n"
-    yield _row("table", "rows", "columns", "task", *part.models)
+    yield row("table", "rows", "columns", "task", *part.models)
     yield f"|---|--:|--:|---|{'--:|' * len(part.models)}"
     for name, losses in zip(part.tables, part.losses, strict=True):
         facts, least = results["tables"][name], np.nanmin(losses)
         cells = ["-" if np.isnan(loss) else _bold(f"{loss:.4g}", loss == least) for loss in losses]
-        yield _row(name, f"{facts['rows']:,}", facts["columns"], facts["task"], *cells)
+        yield row(name, f"{facts['rows']:,}", facts["columns"], facts["task"], *cells)
     yield "\nSeconds to encode, train and predict the rows to test on, medians of turns:\n"
-    yield _row("table", *part.models)
+    yield row("table", *part.models)
     yield f"|---|{'--:|' * len(part.models)}"
     for name, seconds in zip(part.tables, part.seconds, strict=True):
-        yield _row(name, *("-" if np.isnan(s) else digits(s) for s in seconds))
-    yield _row("geometric mean", *(digits(s) for s in geometric(part.seconds)))
+        yield row(name, *("-" if np.isnan(s) else digits(s) for s in seconds))
+    yield row("geometric mean", *(digits(s) for s in geometric(part.seconds)))
 
 
 def _refused(results: dict[str, Any]) -> Iterator[str]:
@@ -197,7 +199,3 @@ def _refused(results: dict[str, Any]) -> Iterator[str]:
 
 def _bold(text: str, bold: bool) -> str:
     return f"**{text}**" if bold else text
-
-
-def _row(*cells: Any) -> str:
-    return f"| {' | '.join(map(str, cells))} |"

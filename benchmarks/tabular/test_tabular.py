@@ -51,7 +51,7 @@ def test_columns_are_strings_or_numbers(monkeypatch: pytest.MonkeyPatch) -> None
             "y": np.r_[np.nan, np.arange(39.0)],
         }
     )
-    monkeypatch.setattr(sources, "_frame", lambda source: frame)
+    monkeypatch.setattr(sources, "frame_of", lambda package, item: frame)
     source = sources.Source(
         "t", "p", "i", "y", "regression", dropped=("id",), codes=("code",), log=True
     )
