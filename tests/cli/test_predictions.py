@@ -170,8 +170,8 @@ def test_texts_that_look_like_numbers_in_csv(
     whole = some(rng, [0, 1]).assign(code=rng.choice([1, 2, 30], 200))
     model = trained(whole, "--categorical", "code")
     assert model.text_names == []
-    for text in ("1", "1.0"):
-        Path("rows.csv").write_text(f"code,a\n{text},0.5\n")
+    for code in ("1", "1.0"):
+        Path("rows.csv").write_text(f"code,a\n{code},0.5\n")
         assert model.inputs("rows.csv")[0, 1:].tolist() == [1, 0, 0]
 
 
