@@ -258,18 +258,24 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
         first = columns_of(schema, wanted, f"{who}: {paths[0]}")
 
     def begin() -> Iterator[tuple[Any, str, Columns]]:
-        found = first.wanted
         for path in paths:
             with naming(path):
                 its = schema if path == paths[0] else csv_files.schema_of(path, who)
-                columns = columns_of(its, found, f"{who}: {path}")
-                found = columns.wanted
-                chosen = csv_files.Chosen(columns.names, columns.features)
+                columns = columns_of(its, first.wanted, f"{who}: {path}")
+                chosen = _chosen(columns)
                 for k, batch in enumerate(csv_files.batches_of(path, its, chosen, who)):
                     if batch.num_rows:
                         yield batch, f"batch {k} of {path}", columns
 
     return Passes(begin, first)
+
+
+def _chosen(columns: Columns) -> csv_files.Chosen:
+    """Return how the columns are read of CSV: an encoder finds out itself what targets are."""
+    names, targets = columns.names, columns.targets
+    if columns.encoder is None:
+        return csv_files.Chosen(names, names, labels=targets)
+    return csv_files.Chosen(names, [name for name in names if name not in targets])
 
 
 def source_of(

@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-# What pyarrow says of a value; by one thread it tells the line.
+# What pyarrow says of a value, and of a row. By one thread it counts the rows, the header too, but
+# not empty lines.
 INVALID = re.compile(
-    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (\S+): (.*)", re.DOTALL
+    r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to (.+?): (.*)", re.DOTALL
 )
+TORN = re.compile(
+    r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+): (.*)", re.DOTALL
+)
+VALUES = {"double": "numbers", "int64": "whole numbers", "bool": "true or false"}
 
 
 class Chosen(NamedTuple):
@@ -18,11 +24,13 @@ class Chosen(NamedTuple):
     names : of all columns to read
     numbers : names; where the first megabyte has integers or nothing, fractions may follow
     texts : names; they are texts, whatever the first megabyte looks like
+    labels : names; among `numbers`, but batches without fractions have integers
     """
 
     names: list[str]
     numbers: Collection[str] = ()
     texts: Collection[str] = ()
+    labels: Collection[str] = ()
 
 
 def schema_of(path: str, who: str) -> Any:
@@ -35,7 +43,8 @@ def schema_of(path: str, who: str) -> Any:
     """
     import pyarrow.csv
 
-    with pyarrow.csv.open_csv(path) as reader:
+    read = pyarrow.csv.ReadOptions(use_threads=False)
+    with _located([], who), pyarrow.csv.open_csv(path, read_options=read) as reader:
         schema = reader.schema
     one = schema.names[0] if len(schema.names) == 1 else ""
     if mark := next((mark for mark in ";\t|" if mark in one), None):
@@ -53,17 +62,19 @@ def batches_of(path: str, schema: Any, chosen: Chosen, who: str) -> Iterator[Any
     Raises
     ------
     ValueError
-        If a later value does not suit its column; the message has both and the line.
+        If a later value does not suit its column, or a row has more or fewer values than there are
+        columns; the message has the line.
     """
     import pyarrow.csv
     import pyarrow.types as kinds
 
     kept = {name: schema.field(name).type for name in chosen.names}
-    guessed = [name for name in chosen.numbers if kinds.is_integer(kept[name])]
+    integers = {name for name, kind in kept.items() if kinds.is_integer(kind)}
     empty = [name for name, kind in kept.items() if kinds.is_null(kind)]
     # Of what has no value in the first megabyte, an input is a number, and else a text.
     types = dict.fromkeys(empty, pyarrow.string())
-    types |= dict.fromkeys([*guessed, *(set(empty) & {*chosen.numbers})], pyarrow.float64())
+    guessed = {*integers, *empty} & {*chosen.numbers}
+    types |= dict.fromkeys(guessed, pyarrow.float64())
     types = kept | types | dict.fromkeys(chosen.texts, pyarrow.string())
     options = {
         # With threads it is not faster, and does not tell the line of a wrong value.
@@ -72,23 +83,58 @@ def batches_of(path: str, schema: Any, chosen: Chosen, who: str) -> Iterator[Any
             include_columns=chosen.names, column_types=types
         ),
     }
-    try:
-        with pyarrow.csv.open_csv(path, **options) as reader:
-            yield from reader
-    except pyarrow.ArrowInvalid as error:
-        raise _located(error, schema.names, who) from None
+    whole = integers & {*chosen.labels}
+    with _located(schema.names, who), pyarrow.csv.open_csv(path, **options) as reader:
+        for batch in reader:
+            yield _with_integers(batch, whole) if whole else batch
     yield pyarrow.RecordBatch.from_pylist([], schema=pyarrow.schema(types))
 
 
-def _located(error: ValueError, names: list[str], who: str) -> ValueError:
-    """Return an error that names the column and the line of a value, and what to do."""
-    found = INVALID.match(str(error))
+def _with_integers(batch: Any, names: Collection[str]) -> Any:
+    """Return a batch whose columns of these names are integers, where they have no fractions."""
+    import pyarrow
+
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name in names:
+        with suppress(pyarrow.ArrowInvalid):
+            columns[name] = columns[name].cast("int64")
+    return pyarrow.RecordBatch.from_pydict(columns)
+
+
+@contextmanager
+def _located(names: list[str], who: str) -> Iterator[None]:
+    """Return a context whose errors name the line, and the column of a value, and what to do."""
+    try:
+        yield
+    except ValueError as error:
+        told = _of_value(str(error), names) or _of_row(str(error))
+        if told is None:
+            raise
+        raise ValueError(f"{who}: {told}") from None
+
+
+def _of_value(error: str, names: list[str]) -> str | None:
+    found = INVALID.match(error)
     if found is None:
-        return error
+        return None
     place, line, kind, what = found.groups()
-    where = f"line {line}, " if line else ""
-    return ValueError(
-        f"{who}: {where}column {names[int(place)]!r}: {what} for {kind}, its type by the first "
-        "megabyte: correct the value, leave the column out, or convert the file to Parquet, "
+    expected = VALUES.get(kind, f"of the type {kind}")
+    return (
+        f"{_line(line)}column {names[int(place)]!r}: {what}, but its values are {expected} in the "
+        "first megabyte: correct the value, leave the column out, or convert the file to Parquet, "
         "whose columns have types"
     )
+
+
+def _of_row(error: str) -> str | None:
+    found = TORN.match(error)
+    if found is None:
+        return None
+    line, expected, got, row = found.groups()
+    few = "is the file cut, or a comma missing?"
+    what = few if int(got) < int(expected) else 'a value with a comma needs quotes: "1,5"'
+    return f"{_line(line)}{got} values for the {expected} columns of the header: {row!r}; {what}"
+
+
+def _line(number: str | None) -> str:
+    return f"line {number}, " if number else ""

@@ -191,7 +191,11 @@ def _columns(frame: Any) -> list[Any]:
         return list(frame.get_columns())
     if hasattr(frame, "iloc"):
         return [frame.iloc[:, j] for j in range(frame.shape[1])]
-    return list(frame.columns)
+    # Of decimals NumPy makes objects.
+    return [
+        column.cast("float64") if str(column.type).startswith("decimal") else column
+        for column in frame.columns
+    ]
 
 
 def _of_numpy(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Array | None:
@@ -213,7 +217,7 @@ def _of_numpy(frame: Any, kind: np.dtype[Any] | None, who: str, name: str) -> Ar
 
 def _checked(series: list[Any], labels: list[str], given: Any, who: str, name: str) -> list[Array]:
     """Return columns as arrays of numbers."""
-    columns = [_column(np.asarray(each)) for each in series]
+    columns = [_column(np.asarray(each), _nulls(each)) for each in series]
     for each, column, label in zip(series, columns, labels, strict=True):
         if column.example is not None:
             kind = getattr(each, "dtype", getattr(each, "type", None))
@@ -232,7 +236,13 @@ def _checked(series: list[Any], labels: list[str], given: Any, who: str, name: s
     return [column.numbers for column in columns if column.numbers is not None]
 
 
-def _column(array: Array) -> Column:
+def _nulls(series: Any) -> int | None:
+    """Return how many values of a column of Arrow are missing, which it knows; None for another."""
+    known = getattr(series, "null_count", None)
+    return known if isinstance(known, int) else None
+
+
+def _column(array: Array, nulls: int | None = None) -> Column:
     """Return the numbers of one column, or why it has none."""
     kind = array.dtype.kind
     if array.ndim != 1 or kind not in "fiubOmM":
@@ -240,7 +250,7 @@ def _column(array: Array) -> Column:
     if kind in "iub":
         return Column(array)
     if kind == "f":
-        return Column(array, int(np.count_nonzero(np.isnan(array))))
+        return Column(array, int(np.count_nonzero(np.isnan(array))) if nulls is None else nulls)
     if kind in "mM":
         there = array[~np.isnat(array)]
         return Column(None, 0, there[0]) if len(there) else Column(None, len(array))
@@ -253,7 +263,8 @@ def _of_objects(array: Array) -> Column:
     lacking = {each for each in types if each.__name__ in MISSING_TYPES}
     other = {each for each in types - lacking if not issubclass(each, (Real, Decimal, np.bool_))}
     if other:
-        return Column(None, 0, next(each for each in array if type(each) in other))
+        others = [each for each in array if type(each) in other]
+        return Column(None, 0, next(hints.no_numbers(others), others[0]))
     if lacking:
         return Column(None, sum(type(each) in lacking or each != each for each in array))
     if types <= {bool, np.bool_}:

@@ -1,6 +1,6 @@
 """What to do about data that are not accepted; computed on failure only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from typing import Any
 
@@ -42,7 +42,7 @@ def of_kind(given: object, array: Array, name: str) -> str:
         try:
             numbers = column.astype(float)
         except (TypeError, ValueError):
-            return of_example(next(_no_numbers(column), column[0]), given, name, its)
+            return of_example(next(no_numbers(column.tolist()), column[0]), given, name, its)
         if np.isnan(numbers).any():
             return of_example(None, given, name, its)
     return f"; try np.asarray({name}, float)"
@@ -142,9 +142,9 @@ def of_unit_targets(table: Array) -> str:
     return ""
 
 
-def _no_numbers(column: Array) -> Iterator[Any]:
+def no_numbers(values: Iterable[Any]) -> Iterator[Any]:
     """Yield the values of which float makes no number."""
-    for value in column.tolist():
+    for value in values:
         try:
             float(value)
         except (TypeError, ValueError):

@@ -375,7 +375,7 @@ def test_missing_columns_of_predictions_are_listed(
     with open("c.csv", "a") as file:
         file.write("41,n/k,Bern,True,1.5\n")
     assert main(["predict", "model.safetensors", "c.csv", "--output", "p.csv"]) == 1
-    told = f"line {len(rows) + 2}, column 'income': invalid value 'n/k' for double"
+    told = f"line {len(rows) + 2}, column 'income': invalid value 'n/k', but its values are num"
     assert told in capsys.readouterr().err
     assert not Path("p.csv").exists()
 

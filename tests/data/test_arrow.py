@@ -140,10 +140,11 @@ def test_float32_stays_float32_and_decimals_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (["x"] * N, "the column 'a' must hold numbers, got string; encode it as numbers"),
-        ([None, *X[1:, 0]], r"the column 'a' has 1 missing values; fill them in"),
-        (pa.array(["x"] * N).dictionary_encode(), "column 'a' must hold numbers, got dictionary"),
-        ([datetime.datetime(2026, 1, 1)] * N, "column 'a' must .* make it a number of days"),
+        (["x"] * N, "got dtype string: text, such as 'x' in column 'a'; encode it"),
+        (["1", "x"] * (N // 2), "got dtype string: text, such as 'x' in column 'a'; encode it"),
+        ([None, *X[1:, 0]], "X has 1 missing value in column 'a'; fill missing values in, or"),
+        (pa.array(["x"] * N).dictionary_encode(), "got dtype dictionary.*text, such as 'x' in col"),
+        ([datetime.datetime(2026, 1, 1)] * N, "timestamp.*: dates in column 'a'; make numbers of"),
     ],
 )  # fmt: skip
 def test_a_column_of_other_things_is_named(column: Any, message: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from fastmlp import MLP, predict_arrow, predict_parquet
+from fastmlp import MLP, MLPClassifier, predict_arrow, predict_parquet
 
 # More than the first megabyte, which decides the types.
 N = 150_000
@@ -42,9 +42,10 @@ CALLS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize(
     ("last", "told"),
     [
-        ("7,1,abc,0", f": line {LATE}, column 'b': invalid value 'abc' for double"),
-        ('7,1,"1,5",0', f": line {LATE}, column 'b': invalid value '1,5' for double"),
-        ("7,1,5,0,1", f"Row #{LATE}: Expected 4 columns, got 5"),
+        ("7,1,abc,0", f": line {LATE}, column 'b': invalid value 'abc', but its values are numb"),
+        ('7,1,"1,5",0', f": line {LATE}, column 'b': invalid value '1,5', but its values are num"),
+        ("7,1,5,0,1", f": line {LATE}, 5 values for the 4 columns of the header: '7,1,5,0,1'; a"),
+        ("7,1,5", f": line {LATE}, 3 values for the 4 columns of the header: '7,1,5'; is the"),
     ],
 )
 def test_a_late_value_that_is_no_number_is_named(
@@ -54,7 +55,61 @@ def test_a_late_value_that_is_no_number_is_named(
     with pytest.raises(ValueError, match=re.escape(told)) as raised:
         CALLS[name](path)
     assert raised.value.__notes__[-1] == f"in {path}"
-    assert "Row #" in told or "convert the file to Parquet" in str(raised.value)
+    assert "header" in told or "convert the file to Parquet" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("7,1,5,yes", f"fit: line {LATE}, column 'y': invalid value 'yes', but its values are num"),
+        ("7,1,,0", "batch 1 of .*: X has 1 missing value in column 'b'; fill"),
+        ("7,1,5,NA", "batch 1 of .*: y has 1 missing value in column 'y'; fill"),
+        ("7,1,inf,0", r"block 1: X must be finite as float32, got inf in row \d+, column 'b'"),
+    ],
+)
+def test_a_fit_names_the_place_of_what_is_no_number(last: str, told: str, tmp_path: Path) -> None:
+    """Nulls and infinite values by batch, in a file of which some columns are read."""
+    with pytest.raises(ValueError, match=told):
+        net().fit(written(tmp_path / "a.csv", last), target="y", epochs=1)
+
+
+def test_a_row_of_the_first_megabyte_with_a_comma_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,a,b,y\n1,2,3,4\n1,2,3,4,5\n")
+    for call in CALLS.values():
+        with pytest.raises(
+            ValueError, match=r": line 3, 5 values .* needs quotes: \"1,5\""
+        ) as info:
+            call(path)
+        assert info.value.__notes__ == [f"in {path}"]
+
+
+def test_late_fractions_of_inputs_and_targets(tmp_path: Path) -> None:
+    """They are the numbers of arrays; labels without fractions stay integers."""
+    path = written(tmp_path / "a.csv", "0.5,1.5,-2.5,0.25")
+    i = np.arange(N)
+    x = np.append(np.column_stack([i % 7, i % 5]), [[1.5, -2.5]], axis=0)
+    y, nets = np.append(i % 2, 0.25), [net(), net()]
+    how: dict[str, Any] = {"epochs": 1, "batch_size": 1000, "shuffle": False}
+    nets[0].fit(x, y, **how)
+    nets[1].fit(path, target="y", buffer_rows=50_000, **how)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    model = MLPClassifier((4,), max_iter=1, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model.fit(written(path, "7,1,2,1"), target="y")
+    assert model.classes_.tolist() == [0, 1]
+    assert model.classes_.dtype.kind == "i"
+
+
+def test_texts_from_the_start_are_no_inputs_but_targets(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,y\n1,2,yes\n4,?,no\n")
+    with pytest.raises(TypeError, match=r"text, such as '\?' in column 'b'; encode it"):
+        MLPClassifier().fit(path, target="y")
+    path.write_text("a,b,y\n1,2,yes\n4,3,no\n")
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        model = MLPClassifier((2,), max_iter=1).fit(path, target="y")
+    assert model.classes_.tolist() == ["no", "yes"]
 
 
 def test_late_fractions_and_texts_in_columns_that_are_not_read(tmp_path: Path) -> None:
@@ -79,6 +134,10 @@ def test_what_is_kept_stays_what_it_is(tmp_path: Path) -> None:
     path.write_text(text)
     notes = predict_arrow(net(), path, keep="note").read_all()["note"]
     assert notes[-1].as_py() == "late"
+    path = written(tmp_path / "c.csv", "7,1,2,0.5")
+    told = f"line {LATE}, column 'y': invalid value '0.5', but its values are whole numbers"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        predict_arrow(net(), path, keep="y").read_all()
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
