@@ -2,11 +2,12 @@
 
 import datetime
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from fastmlp import MLP, Blocks, Status
+from fastmlp import MLP, Blocks
 
 rng = np.random.default_rng(0)
 N = 1000
@@ -32,25 +33,6 @@ def net(**settings: Any) -> MLP:
     return MLP((5, 8, 1), **{"seed": 1, **settings})
 
 
-class Relation:
-    """As one of DuckDB: a new stream on each call, and one open at a time."""
-
-    n_open = 0
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        assert Relation.n_open == 0, "connection has an open result"
-
-        def batches() -> Any:
-            Relation.n_open += 1
-            try:
-                yield from PIECES.to_batches()
-            finally:
-                Relation.n_open -= 1
-
-        reader = pa.RecordBatchReader.from_batches(TABLE.schema, batches())
-        return reader.__arrow_c_stream__(requested_schema)
-
-
 def written(folder: Path, end: str) -> list[Path]:
     """Write the table to two files of a kind."""
     paths = [folder / f"{i}{end}" for i in range(2)]
@@ -64,17 +46,29 @@ def written(folder: Path, end: str) -> list[Path]:
     return paths
 
 
+def mapped(folder: Path) -> Any:
+    np.save(folder / "X.npy", X)
+    return np.load(folder / "X.npy", mmap_mode="r")
+
+
+def parts() -> Iterator[Any]:
+    yield X[:30], Y[:30]
+    yield X[30:], Y[30:]
+
+
 SOURCES: dict[str, Callable[[Path], Any]] = {
     "table": lambda folder: TABLE,
     "pieces": lambda folder: PIECES,
     "reader": lambda folder: PIECES.to_reader(),
-    "relation": lambda folder: Relation(),
+    "relation": lambda folder: duckdb.from_arrow(PIECES),
     "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
     "polars": lambda folder: pl.from_arrow(TABLE),
     "dataset": lambda folder: pyarrow.dataset.dataset(written(folder, ".parquet")),
     "parquet": lambda folder: [str(path) for path in written(folder, ".parquet")],
     "feather": lambda folder: written(folder, ".feather"),
     "csv": lambda folder: written(folder, ".csv"),
+    "memmap": lambda folder: Blocks.from_memmap(mapped(folder), Y, rows=170),
+    "generator": lambda folder: parts,
 }
 
 
@@ -82,26 +76,14 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 def test_each_trains_in_the_bits_of_arrays(name: str, tmp_path: Path) -> None:
     epochs = 1 if name == "reader" else 3
     nets, make = [net(), net()], SOURCES[name]
-    order = [0, 1, 2, 3, 4]
-    arrays = nets[0].fit(X[:, order], Y, epochs=epochs, validation_data=(X, Y))
-    history = nets[1].fit(make(tmp_path), target="y", epochs=epochs, validation_data=make(tmp_path))
+    arrays = nets[0].fit(X, Y, epochs=epochs, validation_data=(X, Y))
+    source, held = make(tmp_path), make(tmp_path)
+    target = None if name in ("memmap", "generator") else "y"
+    more: dict[str, Any] = {"validation_data": held, "buffer_rows": 2 * N}
+    history = nets[1].fit(source, target=target, epochs=epochs, **more)
     assert history.loss == arrays.loss
     assert history.validation_loss == arrays.validation_loss
     assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
-
-
-def test_a_relation_is_read_to_its_end_or_closed() -> None:
-    """In several buffers; the fit ends in the middle of a pass."""
-
-    def stop(report: Any) -> None:
-        report.stop()
-
-    history = net().fit(
-        Relation(), target="y", epochs=3, batch_size=8, buffer_rows=128,
-        validation_data=Relation(), callbacks=stop,
-    )  # fmt: skip
-    assert history.status is Status.STOPPED
-    assert Relation.n_open == 0
 
 
 def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) -> None:
