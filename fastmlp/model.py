@@ -361,11 +361,13 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             How much each row counts, 0 or more. A batch of zero weights takes no step.
         class_weight : mapping of int to float, or "balanced", optional
             How much the rows of each class count, times `sample_weight`; a class that is not named
-            counts 1. "balanced": n_rows / (n_classes n_rows_of_the_class). Not for validation rows.
+            counts 1. "balanced": n_rows / (n_classes n_rows_of_the_class), for which a source is
+            read once more, of files y alone. Not for validation rows.
         validation_data : (X, y) or (X, y, sample_weight), or a source, optional
         validation_split : float in (0, 1), optional
             Hold out this fraction of the rows, the last ones as they are given, and validate on
-            them. Rows that are sorted, as by class, must be mixed before.
+            them. Rows that are sorted, as by class, must be mixed before. Of a source the last ones
+            of its blocks; a stream has none.
         metrics : dict of str to callable or str, or names, optional
             What to measure on the validation rows after each epoch, beside the loss:
             ``function(targets, predictions) -> float``, with ``sample_weight`` where it has such a
@@ -454,7 +456,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             engine, rows = self._on_device(), (X, y, of_rows)
             named = (validation_data, state.feature_names)
             feed, data, held_out, names = rows_of(engine, rows, *named, reading, who)
-            if validation_split is not None:
+            if validation_split is not None and feed is None:
                 data, held_out = split(data, validation_split, who)
                 if class_weight is not None:
                     own = validation.weights(sample_weight, len(data.weight), self.dtype, who)

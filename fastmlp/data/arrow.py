@@ -209,6 +209,10 @@ class Passes(Named):
             self._columns = self._columns or columns
             yield columns.block(batch, where)
 
+    def _of_targets(self) -> "Passes":
+        begin = self._batches
+        return Passes(lambda: ((its, where, all_.of_targets) for its, where, all_ in begin()), None)
+
 
 def scanning(dataset: Any, rows: int, columns: Any = None) -> Any:
     """Return a reader of a data set's rows that does not read far ahead."""

@@ -54,10 +54,15 @@ class Blocks:
 
     def __init__(self, block_sizes: tuple[int, ...], read: Callable[[int], Block], seed: int = 0):
         self.block_sizes, self.seed, self._read = block_sizes, seed, read
+        self._read_targets = read
 
     def read(self, i: int) -> Block:
         """Return X, y and, where rows have weights, the weights of block i."""
         return self._read(i)
+
+    def _of_targets(self) -> "Blocks":
+        """Return the same blocks, whose X is not read, if y lies by itself."""
+        return Blocks(self.block_sizes, self._read_targets, self.seed)
 
     def __repr__(self) -> str:
         n = count(sum(self.block_sizes), "row")
@@ -182,9 +187,7 @@ class Blocks:
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
         blocks = arrow.ParquetBlocks(found, Wanted(target, features, weight), rows, who)
-        made = cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
-        made.feature_names = blocks.feature_names
-        return made
+        return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod
     @explained
@@ -227,8 +230,12 @@ class Blocks:
             raise TypeError(f"{who}: table must be a table or a frame, got {type(table).__name__}")
         scalars.positive_integer(who, "rows", rows)
         blocks = arrow.table_blocks(table, Wanted(target, features, weight), rows, who)
-        made = cls(blocks.block_sizes, blocks.read, seed_of(seed, who))
-        made.feature_names = blocks.feature_names
+        return cls._of_columns(blocks, seed_of(seed, who))
+
+    @classmethod
+    def _of_columns(cls, blocks: arrow.ParquetBlocks | arrow.TableBlocks, seed: int) -> Self:
+        made = cls(blocks.block_sizes, blocks.read, seed)
+        made.feature_names, made._read_targets = blocks.feature_names, blocks._of_targets().read
         return made
 
     @classmethod
@@ -250,7 +257,13 @@ class Blocks:
             first = i * rows
             return tuple(part(first, first + sizes[i]) for part in parts)
 
-        return cls(sizes, read, seed)
+        def read_targets(i: int) -> Any:
+            its = parts[1](i * rows, i * rows + sizes[i])
+            return its, its
+
+        made = cls(sizes, read, seed)
+        made._read_targets = read_targets
+        return made
 
 
 def _part(array: Any, *, of_files: bool) -> Part:

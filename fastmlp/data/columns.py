@@ -1,7 +1,8 @@
 """Columns of an Arrow table as rows of numbers."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
@@ -26,6 +27,11 @@ class Columns(NamedTuple):
     target: str | tuple[str, ...]
     weight: str | None
     encoder: Encoder | None = None
+
+    @property
+    def of_targets(self) -> "Columns":
+        """Those of y alone."""
+        return self._replace(features=(), weight=None)
 
     @property
     def names(self) -> list[str]:
@@ -72,6 +78,12 @@ class Named:
     def feature_names(self) -> tuple[str, ...] | None:
         """The names of the columns of X."""
         return None if self._columns is None else self._columns.features
+
+    def _of_targets(self) -> Self:
+        """Return the same blocks, whose X has no columns."""
+        made = copy(self)
+        made._columns = None if self._columns is None else self._columns.of_targets
+        return made
 
 
 class Wanted(NamedTuple):

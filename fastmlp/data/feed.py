@@ -6,15 +6,14 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import count as counting
 from typing import Any, NamedTuple, Protocol, final
 
-import numpy as np
-
+from fastmlp import validation
 from fastmlp._process import memory
 from fastmlp.data.arrow import is_table, paths_of, source_of
 from fastmlp.data.order import Moments, moments, warn_of_order
 from fastmlp.data.reader import Load, Reader
 from fastmlp.data.reading import Reading
 from fastmlp.data.rows import Buffer, Conversion, Convert, Rows
-from fastmlp.data.sources import Opened, has_blocks, is_source, opened
+from fastmlp.data.sources import Opened, has_blocks, is_source, opened, targets_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
@@ -114,18 +113,10 @@ class Feed:
     def start(self, epoch: int) -> None:
         """Begin to read ahead, in a thread that `close` ends; from another epoch than the first,
         the rows of `next` are its first.
-
-        Raises
-        ------
-        ValueError
-            If the source cannot begin there.
         """
-        if epoch:
-            if self._reading.rows_per_epoch is not None:
-                raise ValueError(
-                    f"{self._who}: with steps_per_epoch a source goes on from epoch to epoch, and "
-                    "cannot be resumed in the middle"
-                )
+        if epoch and self._reading.rows_per_epoch is not None:
+            self._filling = self._after(epoch, self._filling)
+        elif epoch:
             self._filling = self._fill(epoch)
         self._epochs_left = self._reading.epochs - epoch - (not epoch and self.ends)
         self._load = self._ahead = self._load.next()
@@ -178,6 +169,20 @@ class Feed:
             return
         for epoch in range(first, self._reading.epochs):
             yield from self._buffers(self._pass(epoch), 1)
+
+    def _after(
+        self, epochs: int, filling: Generator[Filled, None, None]
+    ) -> Generator[Filled, None, None]:
+        """Yield the buffers after so many epochs of `steps_per_epoch`; those before are dropped."""
+        ended = int(self.ends)
+        while ended < epochs:
+            filled = next(filling, None)
+            if filled is None:
+                return
+            ended += filled.ends
+            # Nothing trains meanwhile: its load has ended, and takes no thread again.
+            self._free.put((filled.buffer, self._load))
+        yield from filling
 
     def _pass(self, number: int) -> Iterator[Rows]:
         """Yield the blocks of one pass over the source.
@@ -267,8 +272,10 @@ def feed_of(
         _check_arrays(X, y, reading, who)
         return None
     check_source(X, y, sample_weight, reading, who)
-    names = getattr(X, "feature_names", None)
-    convert = Conversion(network, who, reading.class_weight, names)
+    names, class_weight = getattr(X, "feature_names", None), reading.class_weight
+    if isinstance(class_weight, str) and class_weight == validation.BALANCED:
+        class_weight = validation.balanced(targets_of(X, who), who)
+    convert = Conversion(network, who, class_weight, names)
     return Feed(opened(X, who), convert, convert.row_bytes, reading, who)
 
 
@@ -285,8 +292,14 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
             raise TypeError(f"{who}: {name} comes with the blocks of a source: leave {name} out")
     if reading.validation_split is not None:
         raise ValueError(
-            f"{who}: validation_split needs arrays; with a source give validation_data=(X_val, "
-            "y_val), or another source"
+            f"{who}: validation_split needs arrays, or blocks, whose last rows are known; with a "
+            "stream give validation_data=(X_val, y_val), or another source"
+        )
+    balanced = isinstance(reading.class_weight, str)
+    if balanced and reading.steps_per_epoch is not None and not has_blocks(X):
+        raise ValueError(
+            f"{who}: class_weight={reading.class_weight!r} takes a pass over the labels, and a "
+            "stream with steps_per_epoch may have no end: give a mapping, such as {0: 1.0, 1: 5.0}"
         )
     if hasattr(X, "__next__") and reading.epochs > 1 and reading.steps_per_epoch is None:
         its = getattr(X, "__name__", None)
@@ -330,14 +343,3 @@ def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None
     if y is not None:
         raise TypeError(f"{who}: give y, or target={target!r}, a column of X, not both")
     return source_of(X, target, who, features)
-
-
-def whole(source: Any, network: Network, who: str) -> Rows:
-    """Return all rows of a source."""
-    convert = Conversion(network, who, None, getattr(source, "feature_names", None))
-    pieces = opened(source, who).blocks(0, mixed=False)
-    blocks = [rows for piece in pieces if (rows := convert(piece)) is not None]
-    if not blocks:
-        raise ValueError(f"{who}: the source has no rows")
-    memory.require(sum(rows.n_bytes for rows in blocks), who, "the rows of the source")
-    return Rows(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
-from fastmlp.data.sources import Piece
+from fastmlp._process import memory
+from fastmlp.data.sources import Opened, Piece, parts_of
 from fastmlp.network.spec import Network
 from fastmlp.validation.suggestions import count
 
@@ -70,11 +71,6 @@ class Conversion:
         class_weight: Any = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        if class_weight is not None and isinstance(class_weight, str):
-            raise ValueError(
-                f"{who}: class_weight={class_weight!r} needs all rows at once; for a source give "
-                "a mapping, such as {0: 1.0, 1: 5.0}"
-            )
         self._network, self._who, self._class_weight = network, who, class_weight
         self._names = names
         self._like: Rows | None = None
@@ -166,17 +162,29 @@ class Buffer:
         return first + n
 
 
-def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
-    """Return X, y and the weights, or None, of a block.
+def all_rows(source: Opened, convert: Convert, who: str) -> Rows:
+    """Return all rows of a source, in memory at once.
 
     Raises
     ------
-    TypeError
-        If it has not two or three parts.
+    MemoryError
+        If there is not enough memory for them, twice: in blocks, and as one array.
+    ValueError
+        If there are none, or all have the weight 0.
     """
-    if not isinstance(content, tuple | list) or len(content) not in (2, 3):
-        n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
-        raise TypeError(
-            f"{who} must be (X, y) or (X, y, sample_weight), got {type(content).__name__}{n}"
-        )
-    return (*content, None)[:3]
+    what, blocks, n_bytes = "to hold all rows of the source", list[Rows](), 0
+    for piece in source.blocks(0, mixed=False):
+        rows = convert(piece)
+        if rows is None:
+            continue
+        if not blocks and source.n_rows is not None:
+            memory.require(2 * source.n_rows * rows.row_bytes(), who, what)
+        blocks.append(rows)
+        n_bytes += rows.n_bytes
+        memory.require(n_bytes, who, what)
+    if not blocks:
+        raise ValueError(f"{who}: the source has no rows")
+    x, y, weight = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    if weight.size and not weight.any():
+        raise ValueError(f"{who}: sample_weight must be 0 or more, and not all 0")
+    return Rows(x, y, weight)

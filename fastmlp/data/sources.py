@@ -5,6 +5,7 @@ A source is recognised by what it can do. No base class is needed.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from copy import copy
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -99,6 +100,34 @@ class RandomAccess:
                 yield Piece(f"block {i}", self._sizes[i], self._source.read(i))
 
 
+class Part:
+    """The rows of a `BlockSource` from the first to the one before the last, as a source."""
+
+    def __init__(self, source: Any, first: int, last: int) -> None:
+        self._source, self.seed = source, getattr(source, "seed", 0)
+        self.feature_names = getattr(source, "feature_names", None)
+        self._places: list[tuple[int, slice]] = []
+        start, self._sizes = 0, list(source.block_sizes)
+        for i, size in enumerate(self._sizes):
+            rows = range(max(first - start, 0), min(last - start, size))
+            if rows:
+                self._places.append((i, slice(rows.start, rows.stop)))
+            start += size
+        self.block_sizes = tuple(rows.stop - rows.start for _, rows in self._places)
+
+    def read(self, i: int) -> Any:
+        """Return the rows of block i."""
+        (place, rows), content = self._places[i], self._source.read(self._places[i][0])
+        if self.block_sizes[i] == self._sizes[place]:
+            return content
+        return tuple(None if part is None else part[rows] for part in content)
+
+    def _of_targets(self) -> "Part":
+        part = copy(self)
+        part._source = y_alone(self._source)
+        return part
+
+
 class StreamBlocks:
     """The blocks of a function or an object that begins a stream anew, or of one iterator."""
 
@@ -131,6 +160,47 @@ def has_blocks(given: object) -> bool:
 def opened(given: Any, who: str) -> Opened:
     """Return a source's rows, pass by pass."""
     return RandomAccess(given, who) if has_blocks(given) else StreamBlocks(given)
+
+
+def y_alone(source: Any) -> Any:
+    """Return the same blocks, of which the source reads y alone, if it can; X is then anything."""
+    made = getattr(source, "_of_targets", None)
+    return source if made is None else made()
+
+
+def targets_of(source: Any, who: str) -> Iterator[Any]:
+    """Yield y of each block that has rows: a pass over a source.
+
+    Raises
+    ------
+    ValueError
+        If the source can be read once.
+    """
+    if hasattr(source, "__next__"):
+        raise ValueError(
+            f"{who}: a {type(source).__name__} can be read once, and to look at the labels takes a "
+            "pass: pass the function that makes it"
+        )
+    for piece in opened(y_alone(source), who).blocks(0, mixed=False):
+        y = parts_of(piece.content, f"{who}: {piece.name}")[1]
+        if len(y):
+            yield y
+
+
+def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:
+    """Return X, y and the weights, or None, of a block.
+
+    Raises
+    ------
+    TypeError
+        If it has not two or three parts.
+    """
+    if not isinstance(content, tuple | list) or len(content) not in (2, 3):
+        n = f" of {len(content)}" if isinstance(content, tuple | list) else ""
+        raise TypeError(
+            f"{who} must be (X, y) or (X, y, sample_weight), got {type(content).__name__}{n}"
+        )
+    return (*content, None)[:3]
 
 
 def _sizes(given: Any, who: str) -> list[int]:

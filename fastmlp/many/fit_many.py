@@ -96,7 +96,8 @@ def fit_many(
     sample_weight : (n_rows,) array, or a sequence of one or None per net, optional
         How much each row counts, in training and in validation.
     validation_split : float in (0, 1), optional
-        Hold out this fraction of each net's `rows`, the last ones, and validate on them.
+        Hold out this fraction of each net's `rows`, the last ones, or of the rows of a source of
+        blocks, and validate on them.
     metrics, early_stopping, keep_best, time_limit
         As for `MLP.fit`, for each net by itself: the time begins with the net's own fit. Metrics
         are computed on several threads at once.
@@ -143,8 +144,9 @@ def fit_many(
     scalars.boolean(WHO, "progress", progress)
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
-    if validation_rows is not None and validation_split is not None:
-        raise ValueError(f"{WHO}: give validation_rows or validation_split, not both")
+    for name, given in (("rows", validation_rows), ("data", validation_data)):
+        if given is not None and validation_split is not None:
+            raise ValueError(f"{WHO}: give validation_{name} or validation_split, not both")
     held_out = (validation_rows, validation_split)
     listeners, monitors = monitors_of(
         WHO,
@@ -157,9 +159,10 @@ def fit_many(
     )
     each = nets_of(nets)
     reading, feed = Reading(1, 1, shuffle, buffer_rows, target=target), None
+    reading = reading._replace(validation_split=validation_split)
     parts = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
     try:
-        if is_over_source(X, y, validation_data, {**parts, "validation_split": validation_split}):
+        if is_over_source(X, y, validation_data, parts):
             sizes = (epochs, batch_size)
             jobs, feed = jobs_over(each, (X, y), validation_data, reading, sizes)
         else:

@@ -238,6 +238,25 @@ def _seconds(given: Any, who: str) -> float | None:
     return scalars.real(who, "time_limit", seconds, expected, scalars.is_positive(seconds))
 
 
+def first_held_out(n: int, fraction: Any, who: str) -> int:
+    """Return the place of the first of n rows to validate on, the last ones, a fraction of all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number in (0, 1), or one of the parts would have no rows.
+    """
+    valid = scalars.is_positive(fraction) and fraction < 1
+    share = scalars.real(who, "validation_split", fraction, "a number in (0, 1)", valid)
+    first = int(n * (1 - share))
+    if not 0 < first < n:
+        raise ValueError(
+            f"{who}: validation_split={fraction!r} of {n} rows leaves {first} to train on and "
+            f"{n - first} to validate on"
+        )
+    return first
+
+
 def split(data: D, fraction: Any, who: str) -> tuple[D, D]:
     """Return the first rows, to train on, and the last ones, a fraction of all, to validate on.
 
@@ -246,16 +265,8 @@ def split(data: D, fraction: Any, who: str) -> tuple[D, D]:
     TypeError, ValueError
         If it is no number in (0, 1), or one of the parts would have no rows, or no weight.
     """
-    expected = "a number in (0, 1)"
-    valid = scalars.is_positive(fraction) and fraction < 1
-    share = scalars.real(who, "validation_split", fraction, expected, valid)
     n = data.n_rows
-    first = int(n * (1 - share))
-    if not 0 < first < n:
-        raise ValueError(
-            f"{who}: validation_split={fraction!r} of {n} rows leaves {first} to train on and "
-            f"{n - first} to validate on"
-        )
+    first = first_held_out(n, fraction, who)
     rows = np.arange(n) if data.rows is None else data.rows
     parts = data._replace(rows=rows[:first]), data._replace(rows=rows[first:])
     if any(part.mass == 0 for part in parts):

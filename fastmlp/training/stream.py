@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.data.arrow import is_table, paths_of
-from fastmlp.data.feed import Buffers, Feed, feed_of, tabled, whole
+from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
 from fastmlp.data.maps import in_blocks
 from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Rows
-from fastmlp.data.sources import is_source
+from fastmlp.data.rows import Conversion, Rows, all_rows
+from fastmlp.data.sources import Part, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import SWA
@@ -22,6 +22,7 @@ from fastmlp.rules.optimizers import average_of
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import History, Status
 from fastmlp.training.loop import Rates, Request
+from fastmlp.training.monitors import first_held_out
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.suggestions import listed
 
@@ -61,15 +62,26 @@ def rows_of(
     as_given, rows = rows, in_blocks(*rows, who)
     if rows[0] is not as_given[0]:
         # The weights of its rows have those of their classes.
+        if reading.class_weight is not None and reading.validation_split is not None:
+            raise ValueError(
+                f"{who}: class_weight with validation_split would weigh the rows to validate on: "
+                "pass Blocks.from_memmap(X, y)"
+            )
         reading = reading._replace(class_weight=None)
     # The columns of a table are read by the names that are known so far.
     X = tabled(*rows[:2], reading.target, who, names)
+    if reading.validation_split is not None and has_blocks(X):
+        n = sum(X.block_sizes)
+        first = first_held_out(n, reading.validation_split, who)
+        X, given = Part(X, 0, first), Part(X, first, n)
+        reading = reading._replace(validation_split=None)
     if given is not None and (is_table(given) or paths_of(given) is not None):
         its = names or getattr(X, "feature_names", None)
         given = tabled(given, None, reading.target, where, its)
     # First: a database has one open result at a time.
     if given is not None and is_source(given):
-        held_out = engine.trusted(*whole(given, network, where))
+        convert = Conversion(network, where, None, getattr(given, "feature_names", None))
+        held_out = engine.trusted(*all_rows(opened(given, where), convert, where))
     if reading.target is not None:
         reading = reading._replace(target=None)
     feed = feed_of(X, *rows[1:], network, reading, who)

@@ -14,12 +14,14 @@ from fastmlp.validation.arrays import (
     warn_if_not_finite,
     weights,
 )
-from fastmlp.validation.class_weights import class_weights
+from fastmlp.validation.class_weights import BALANCED, balanced, class_weights
 from fastmlp.validation.fits import callbacks, checkpoint, rates, validation_pair
 from fastmlp.validation.frames import Names, named, names_given
 
 __all__ = [
+    "BALANCED",
     "Names",
+    "balanced",
     "callbacks",
     "checkpoint",
     "class_weights",

@@ -1,6 +1,7 @@
 """Weights of classes, as weights of rows."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,21 @@ def class_weights(
     if sample_weight is None:
         return rows
     return rows * vector(sample_weight, len(rows), np.dtype(np.float64), "sample_weight", who)
+
+
+def balanced(targets: Iterable[Any], who: str) -> dict[int, float]:
+    """Return the weights of classes that are "balanced", of y in parts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If y has no classes.
+    """
+    counts = Counter[int]()
+    for y in targets:
+        present, n = np.unique(_labels(y, who), return_counts=True)
+        counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
+    return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}
 
 
 def _labels(y: Any, who: str) -> NDArray[np.int64]:

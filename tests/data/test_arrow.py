@@ -26,6 +26,7 @@ TABLE = pa.table({
     **{name: X[:, j] for j, name in enumerate("abc")},
     "whole": X[:, 3].astype(np.int16), "y": Y, "flag": X[:, 4].astype(bool),
 })  # fmt: skip
+HOLED = TABLE.set_column(1, "b", pa.array([None, *X[1:, 1]]))
 PIECES = pa.concat_tables([TABLE.slice(first, 170) for first in range(0, N, 170)])
 
 
@@ -143,6 +144,44 @@ def test_a_number_that_is_not_finite_is_in_a_block_and_a_column(tmp_path: Path) 
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=100)
     with pytest.raises(ValueError, match=r"block 7: X must be finite .* in row 77, column 'c'"):
         net().fit(tmp_path / "rows.parquet", target="y")
+
+
+@pytest.mark.parametrize("end", [".parquet", ".feather"])
+def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> None:
+    """The hundredth block of a file; texts are of a second file, as a column has one type."""
+
+    def write(table: Any, path: Path) -> None:
+        if end == ".parquet":
+            pq.write_table(table, path, row_group_size=10)
+        else:
+            pyarrow.feather.write_feather(table, path, chunksize=10)
+
+    first, second, what = tmp_path / f"a{end}", tmp_path / f"b{end}", "(row group|batch)"
+    write(TABLE.set_column(1, "b", pa.array([*X[:995, 1], None, *X[996:, 1]])), first)
+    with pytest.raises(ValueError, match=rf"^{what} 99 of .*a{end}: X has 1 .* in column 'b'"):
+        net().fit(first, target="y", epochs=1)
+    write(TABLE, first)
+    write(TABLE.set_column(1, "b", pa.array(["1.5"] * 999 + ["?"])), second)
+    with pytest.raises(TypeError, match=rf"^{what} 0 of .*b{end}: X must .*'1.5' in column 'b'"):
+        net().fit([first, second], target="y", epochs=1, shuffle=False)
+    batches = (batch for table in (TABLE, HOLED) for batch in table.to_batches(10))
+    late = pa.RecordBatchReader.from_batches(TABLE.schema, batches)
+    with pytest.raises(ValueError, match=r"^batch 100: X has 1 missing value in column 'b'"):
+        net().fit(late, target="y", epochs=1)
+
+
+@pytest.mark.parametrize("end", [".parquet", ".feather"])
+def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
+    """Between two epochs: the error names the file, and the net is usable."""
+    path, made = written(tmp_path, end)[0], net()
+
+    def cut(report: Any) -> None:
+        path.write_bytes(path.read_bytes()[:4000])
+
+    with pytest.raises((OSError, ValueError)) as caught:
+        made.fit(path, target="y", epochs=4, batch_size=5, buffer_rows=100, callbacks=cut)
+    assert f"in {path}" in caught.value.__notes__
+    made.fit(X, Y, epochs=1)
 
 
 @pytest.mark.parametrize(

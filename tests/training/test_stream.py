@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -12,7 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp import EMA, MLP, SGD, SWA, Adam, Blocks, Cosine, EarlyStopping, Report, Status
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    SWA,
+    Adam,
+    Blocks,
+    Cosine,
+    EarlyStopping,
+    Report,
+    Status,
+    fit_many,
+)
 from fastmlp._process import memory
 from fastmlp.compiler.jit import INTERPRETED
 
@@ -181,6 +195,17 @@ def test_what_a_source_raises_arrives_and_the_net_is_usable() -> None:
     assert net.n_steps > 100
     assert no_thread_is_left()
     net.fit(X, Y, epochs=1)
+    passes = iter((stream, failing))
+    with pytest.raises(ConnectionError, match="gone"):
+        net.fit(lambda: next(passes)(), epochs=3, batch_size=10, buffer_rows=200)
+    assert no_thread_is_left()
+
+
+def failing() -> Iterator[Any]:
+    for k, block in enumerate(stream()):
+        if k == 5:
+            raise ConnectionError("gone")
+        yield block
 
 
 def test_ctrl_c_while_a_source_blocks() -> None:
@@ -231,6 +256,57 @@ def test_a_fit_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) ->
         nets[1].fit(Blocks.from_arrays(X[:900], Y[:900]), checkpoint=kept, resume=True, **how)
 
 
+KILLED = """
+import os, signal, sys
+from training import test_stream as test
+
+def kill(report):
+    if report.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+test.checkpointed(sys.argv[1], sys.argv[2], callbacks=kill)
+"""
+
+
+def endless() -> Iterator[Any]:
+    while True:
+        yield from stream()
+
+
+# What makes the source, and settings.
+SOURCES_OF_KILLED: dict[str, Any] = {
+    "blocks": (lambda: Blocks.from_arrays(X, Y, rows=100), {}),
+    "endless": (endless, {"steps_per_epoch": 45}),
+    "blocks by steps": (lambda: Blocks.from_arrays(X, Y, rows=100), {"steps_per_epoch": 70}),
+}
+
+
+def checkpointed(form: str, path: str | None, **settings: Any) -> bytes:
+    """Return the parameters that a fit, of five epochs of several buffers, ends with."""
+    net, (make, how) = regression(), SOURCES_OF_KILLED[form]
+    if path is not None:
+        how = {**how, "checkpoint": path, "checkpoint_every": 1, "resume": True}
+    net.fit(make(), epochs=5, batch_size=16, buffer_rows=272, **how, **settings)
+    return net.parameters.tobytes()
+
+
+@pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+@pytest.mark.skipif(os.name != "posix", reason="it sends SIGKILL")
+@pytest.mark.parametrize("form", SOURCES_OF_KILLED)
+def test_a_process_that_is_killed_resumes_to_the_same_bits(form: str, tmp_path: Path) -> None:
+    """With `steps_per_epoch` the rows before are read again, and dropped."""
+    pytest.importorskip("safetensors", reason="it writes checkpoints")
+    path, tests = str(tmp_path / "c"), str(Path(__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {tests!r}){KILLED}"
+    killed = subprocess.run([sys.executable, "-c", code, form, path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    epochs: list[int] = []
+    parameters = checkpointed(form, path, callbacks=lambda report: epochs.append(report.epoch))
+    assert epochs in ([2, 3, 4], [3, 4])
+    assert parameters == checkpointed(form, None)
+    assert no_thread_is_left()
+
+
 def stream(rows: int = 90) -> Iterator[Any]:
     for first in range(0, N, rows):
         yield X[first : first + rows], Y[first : first + rows]
@@ -272,10 +348,6 @@ def test_a_generator_is_read_once() -> None:
 def test_endless_streams_have_steps_per_epoch() -> None:
     """An epoch goes on in the block where the one before has ended; so does a finite stream."""
 
-    def endless() -> Iterator[Any]:
-        while True:
-            yield from stream()
-
     how: dict[str, Any] = {"epochs": 4, "batch_size": 16, "shuffle": False}
     nets = [regression(optimizer=SGD(Cosine(0.01))) for _ in range(4)]
     place = np.arange(4 * 45 * 16) % N
@@ -305,6 +377,86 @@ def test_schedules_need_the_number_of_steps() -> None:
     net.optimizer = Adam(average=SWA(0.5))
     with pytest.raises(ValueError, match=r"SWA\(start=0.5\) needs .*: give steps_per_epoch="):
         net.fit(stream, **how)
+
+
+@pytest.mark.parametrize("buffer_rows", [None, 256])
+def test_a_part_of_the_blocks_is_held_out(buffer_rows: Any) -> None:
+    """The last rows, as of arrays: a block may be cut; class weights are those of all rows."""
+
+    def net() -> MLP:
+        return MLP((5, 8, 2), loss="cross_entropy", seed=1)
+
+    nets, how = [net(), net(), net()], dict[str, Any](epochs=2, batch_size=16, shuffle=False)
+    more: dict[str, Any] = {"buffer_rows": buffer_rows, "class_weight": {0: 1.0, 1: 3.0}}
+    arrays = nets[0].fit(X[:750], LABELS[:750], validation_data=(X[750:], LABELS[750:]),
+                         class_weight=more["class_weight"], **how)  # fmt: skip
+    source = Source([400, 0, 300, 150, 150], lambda its, i, content: (content[0], part(its, i)))
+
+    def part(its: Source, i: int) -> Any:
+        return LABELS[its.starts[i] : its.starts[i + 1]]
+
+    blocks = nets[1].fit(source, validation_split=0.25, **more, **how)
+    np.testing.assert_allclose(blocks.loss, arrays.loss, rtol=1e-12)
+    assert blocks.validation_loss == arrays.validation_loss
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    table = Blocks.from_arrays(X, LABELS, rows=90)
+    (other,) = fit_many([nets[2]], table, validation_split=0.25, epochs=2, batch_size=16,
+                        shuffle=False, buffer_rows=buffer_rows)  # fmt: skip
+    assert len(other.validation_loss) == 2
+    if buffer_rows is None:
+        with pytest.raises(ValueError, match="fit_many: give validation_data or validation_split"):
+            fit_many([net()], table, validation_split=0.25, validation_data=table)
+
+
+def test_a_split_of_arrays_and_of_blocks_is_the_same() -> None:
+    nets, how = [regression(), regression()], dict[str, Any](epochs=3, validation_split=0.2)
+    arrays = nets[0].fit(X, Y, sample_weight=WEIGHT, **how)
+    blocks = nets[1].fit(Blocks.from_arrays(X, Y, WEIGHT, rows=170), **how)
+    assert (arrays.loss, arrays.validation_loss) == (blocks.loss, blocks.validation_loss)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+@pytest.mark.parametrize("form", ["blocks", "stream", "file"])
+def test_balanced_classes_take_a_pass_over_y(form: str, tmp_path: Path) -> None:
+    """Of a file over its column alone; of arrays X is not read."""
+
+    class Once:
+        """X, which a pass over y does not touch."""
+
+        n_read = 0
+
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, rows: Any) -> Any:
+            self.n_read += 1
+            return X[rows]
+
+    def labels() -> Iterator[Any]:
+        for first in range(0, N, 90):
+            yield X[first : first + 90], LABELS[first : first + 90]
+
+    source: Any = labels
+    once = Once()
+    more: dict[str, Any] = {}
+    if form == "blocks":
+        source = Blocks.from_arrays(once, LABELS, rows=90)
+    if form == "file":
+        pq = pytest.importorskip("pyarrow.parquet", reason="it writes the file")
+        source, more = tmp_path / "rows.parquet", {"target": "y"}
+        columns = {name: X[:, j] for j, name in enumerate("abcde")}
+        pq.write_table(pytest.importorskip("pyarrow").table({**columns, "y": LABELS}), source,
+                       row_group_size=90)  # fmt: skip
+    nets = [MLP((5, 8, 1), loss="binary_cross_entropy", seed=1) for _ in range(2)]
+    how: dict[str, Any] = {"epochs": 2, "class_weight": "balanced"}
+    nets[0].fit(X, LABELS, **how)
+    nets[1].fit(source, **how, **more)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+    if form == "blocks":
+        assert once.n_read == 12
+    if form == "stream":
+        with pytest.raises(ValueError, match="a generator can be read once, and to look at the la"):
+            nets[1].fit(labels(), epochs=1, class_weight="balanced")
 
 
 def test_rows_that_are_sorted_are_noticed() -> None:
@@ -376,8 +528,14 @@ def bad(part: Any) -> Source:
         (Source([]), {}, "MLP.fit: the source has no rows"),
         (Source([N]), {"y": Y}, "MLP.fit: y comes with the blocks of a source: leave y out"),
         (Source([N]), {"sample_weight": Y}, "MLP.fit: sample_weight comes with the blocks"),
-        (Source([N]), {"validation_split": 0.1}, "MLP.fit: validation_split needs arrays"),
-        (Source([N]), {"class_weight": "balanced"}, "class_weight='balanced' needs all rows"),
+        (lambda: stream(), {"validation_split": 0.1}, "validation_split needs arrays, or blocks"),
+        (Source([N]), {"validation_split": 1.5}, r"validation_split must be a number in \(0, 1\)"),
+        (Source([N]), {"validation_split": 0.9999}, "rows leaves 0 to train on and 1000 to"),
+        (Source([N]), {"class_weight": "balance"}, "class_weight must be 'balanced', or a mapping"),
+        (Source([N]), {"class_weight": "balanced"}, "class_weight needs class labels or one-hot"),
+        (stream, {"class_weight": "balanced", "steps_per_epoch": 9}, "may have no end: give a map"),
+        (Source([N]), {"validation_data": Blocks.from_arrays(X, Y, Y * 0)},
+         "MLP.fit: validation_data: sample_weight must be 0 or more, and not all 0"),
         (Blocks.from_arrays(X, Y, Y * 0), {}, "MLP.fit: sample_weight must be .* and not all 0"),
         (Source([N]), {"buffer_rows": 500}, "buffer_rows must be 16 times .* 512, got 500"),
         (X, {}, r"MLP.fit: missing 1 required argument: 'y'; .*, or MLP.fit\(source\)"),

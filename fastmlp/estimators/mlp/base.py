@@ -142,6 +142,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         if over.covers(X, y, f"{type(self).__name__}.fit"):
             feed = feed_of(self, X, y, sample_weight, over, first_pass=first_pass)
             part = part_of(feed, boolean=is_classifier(self))
+            validation = over.of_table(self, validation)
             return self._learn(part, incremental, first_pass, validation, reports, feed)
         with advice.checking(self, X, y=y, sample_weight=sample_weight):
             X, y = self._validate_input(X, y, incremental, reset=first_pass)

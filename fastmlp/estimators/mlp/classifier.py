@@ -168,7 +168,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         y: Table | None = None,
         sample_weight: ArrayLike | None = None,
         *,
-        X_val: Table | None = None,
+        X_val: Table | Source | None = None,
         y_val: Table | None = None,
         sample_weight_val: ArrayLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
@@ -188,7 +188,8 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         sample_weight : array-like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Rows to validate on: what early stopping looks at, in place of a part of X, and what
-            `validation_loss_curve_` is of.
+            `validation_loss_curve_` is of. X_val alone may be a source too, of which all rows are
+            held in memory; with `target` files or a table.
         callbacks : callable, or a sequence of them
             Each is called with a `Report` after every epoch, or iteration of "lbfgs";
             ``report.stop()`` ends the fit. ``report.net`` is `net_`.

@@ -7,8 +7,10 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from fastmlp.backends.protocol import Data, Engine
+from fastmlp.data.sources import is_source
 from fastmlp.estimators.mlp.advice import checking
 from fastmlp.estimators.mlp.row_subset import RowSubset
+from fastmlp.estimators.mlp.sources import rows_of_source
 from fastmlp.network.state import NetState
 
 Array = NDArray[Any]
@@ -72,9 +74,14 @@ class HeldOut:
 
 
 def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | None:
-    """Return the validation data given to `fit`, checked and with binarized targets, or None."""
+    """Return the validation data given to `fit`, checked and with binarized targets, or None.
+
+    X may be a source.
+    """
     if X is None and y is None:
         return None
+    if y is None and weight is None and is_source(X):
+        return rows_of_source(estimator, X)
     if X is None or y is None:
         given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
         raise ValueError(f"{given} is provided, but {lacks} was not provided.")

@@ -1,5 +1,6 @@
 """Fits of an estimator over a source: its blocks, checked, with binarized targets."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,8 @@ from sklearn.utils.validation import _check_sample_weight, check_X_y
 from fastmlp.backends.protocol import Engine
 from fastmlp.data.feed import Feed, check_source, tabled
 from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Rows, parts_of
-from fastmlp.data.sources import Opened, Piece, is_source, opened
+from fastmlp.data.rows import Rows, all_rows
+from fastmlp.data.sources import Opened, Piece, is_source, opened, parts_of, targets_of
 from fastmlp.estimators.mlp.advice import checking
 from fastmlp.estimators.mlp.losses import checked_targets
 from fastmlp.estimators.mlp.row_subset import RowSubset
@@ -45,6 +46,16 @@ class Over(NamedTuple):
                 raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")
         return False
 
+    def of_table(self, estimator: Any, validation: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        """Return the validation data; files, or a table with y, as a source."""
+        X, y, weight = validation
+        if X is None or y is not None or self.target is None or is_source(X):
+            return validation
+        names = getattr(estimator, "feature_names_in_", None)
+        known = None if names is None else list(names)
+        who = f"{type(estimator).__name__}.fit: X_val"
+        return tabled(X, None, self.target, who, known), None, weight
+
 
 ARRAYS = Over()
 
@@ -70,16 +81,31 @@ def feed_of(
     batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
     reading = Reading(int(estimator.max_iter), batch, bool(estimator.shuffle), over.buffer_rows)
     check_source(X, y, sample_weight, reading, who)
-    if getattr(estimator, "class_weight", None) == "balanced":
-        raise ValueError(f"{who}: class_weight='balanced' needs all rows at once: give a dict")
     source = opened(X, who)
+    classes = estimator.classes_ if not first_pass and is_classifier(estimator) else over.classes
     convert = _Conversion(estimator, who)
-    rows = convert.first(source, over.classes) if first_pass else convert(_first(source, who))
+    if is_classifier(estimator):
+        classes = convert.look_at_labels(X, _first(source, who), classes)
+    rows = convert.first(source, classes) if first_pass else convert(_first(source, who))
     assert rows is not None
     names = getattr(X, "feature_names", None)
     if first_pass and names is not None:
         estimator.feature_names_in_ = np.array(names, object)
     return Feed(source, convert, rows.row_bytes(), reading, who)
+
+
+def rows_of_source(estimator: Any, X: Any) -> RowSubset:
+    """Return all rows of a source, to validate on, checked and with binarized targets.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        If they are not what they must be, or do not fit into memory.
+    """
+    who = f"{type(estimator).__name__}.fit: X_val"
+    x, y, weight = all_rows(opened(X, who), _Conversion(estimator, who), who)
+    targets = y.astype(bool) if is_classifier(estimator) else y
+    return RowSubset(x, targets, weight if weight.size else None)
 
 
 def part_of(feed: Feed, *, boolean: bool) -> RowSubset:
@@ -126,21 +152,38 @@ class _Conversion:
     def __init__(self, estimator: Any, who: str) -> None:
         self._estimator, self._who = estimator, who
         self._dtype: Any = None
+        self._class_weight: Any = None
+
+    def look_at_labels(self, source: Any, first: Piece, classes: Any) -> Any:
+        """Note the weights of classes; return the labels, None for several of a row.
+
+        Without `classes`, and for weights that are "balanced", it takes a pass over the labels.
+        """
+        weight = self._class_weight = self._estimator.class_weight
+        several = type_of_target(parts_of(first.content, self._who)[1]).startswith("multilabel")
+        if several and weight == "balanced":
+            raise ValueError(
+                f"{self._who}: class_weight='balanced' needs one label a row in a source: give "
+                "weights of rows"
+            )
+        if several or (classes is not None and weight != "balanced"):
+            return None if several else classes
+        found, counts = list[Any](), Counter[Any]()
+        for y in targets_of(source, self._who):
+            present, n = np.unique(y, return_counts=True)
+            found.append(present)
+            counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
+        if weight == "balanced":
+            n_rows = counts.total()
+            self._class_weight = {one: n_rows / (len(counts) * n) for one, n in counts.items()}
+        return np.unique(np.concatenate(found)) if classes is None else classes
 
     def first(self, source: Opened, classes: Any) -> Rows | None:
-        """Set on the estimator what a fit derives from its rows; return those of the first block.
-
-        Without `classes` a classifier's labels take a pass over the source.
-        """
+        """Set on the estimator what a fit derives from its rows; return those of a first block."""
         estimator, first = self._estimator, _first(source, self._who)
         y = parts_of(first.content, self._who)[1]
         if is_classifier(estimator):
-            several = type_of_target(y).startswith("multilabel")
-            if not several and classes is None:
-                blocks = source.blocks(0, mixed=False)
-                labels = [np.unique(parts_of(one.content, self._who)[1]) for one in blocks]
-                classes = np.unique(np.concatenate(labels))
-            estimator._label_binarizer = LabelBinarizer().fit(y if several else classes)
+            estimator._label_binarizer = LabelBinarizer().fit(y if classes is None else classes)
             estimator.classes_ = estimator._label_binarizer.classes_
         return self._converted(first, reset=True)
 
@@ -189,8 +232,8 @@ class _Conversion:
             unknown = np.setdiff1d(y, estimator.classes_).tolist() if y.ndim == 1 else []
             if unknown:
                 raise ValueError(f"y has classes that are not in classes: {unknown}")
-            if estimator.class_weight is not None:
-                by_class = compute_sample_weight(estimator.class_weight, y)
+            if self._class_weight is not None:
+                by_class = compute_sample_weight(self._class_weight, y).astype(X.dtype)
                 weight = by_class if weight is None else weight * by_class
             table = estimator._label_binarizer.transform(y)
         else:

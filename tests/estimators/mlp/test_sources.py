@@ -95,6 +95,41 @@ def test_early_stopping_and_callbacks_over_buffers() -> None:
     model.set_params(warm_start=True).fit(source, **how)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_balanced_classes_and_labels_of_a_table(dtype: Any) -> None:
+    """Texts in a column; a pass over them alone finds the classes and how many rows they have."""
+    frame = pd.DataFrame(X.astype(dtype), columns=list("abcd")).assign(y=LABELS)
+    how: dict[str, Any] = {"max_iter": 3, "random_state": 0, "class_weight": "balanced"}
+    models = [MLPClassifier((8,), **how) for _ in range(4)]
+    models[0].fit(X.astype(dtype), LABELS, WEIGHT)
+    models[1].fit(Blocks.from_arrays(X.astype(dtype), LABELS, WEIGHT, rows=170))
+    assert same(*models[:2])
+    models[2].fit(X.astype(dtype), LABELS)
+    models[3].fit(frame, target="y")
+    assert same(*models[2:])
+    assert models[3].classes_.tolist() == ["high", "low", "middle"]
+    assert (models[3].predict(frame[list("abcd")]) == models[2].predict(X)).all()
+
+
+@pytest.mark.parametrize("classifies", [True, False])
+def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
+    """Beside arrays, and beside a source; of a table by the column of y."""
+    make, y = (MLPClassifier, LABELS) if classifies else (MLPRegressor, Y)
+    how: dict[str, Any] = {"max_iter": 4, "random_state": 0, "early_stopping": True}
+    frame = pd.DataFrame(X, columns=list("abcd")).assign(y=y)
+    models = [make(hidden_layer_sizes=(8,), **how) for _ in range(4)]
+    models[0].fit(X, y, X_val=X[:300], y_val=y[:300], sample_weight_val=WEIGHT[:300])
+    held = Blocks.from_arrays(X[:300], y[:300], WEIGHT[:300], rows=70)
+    models[1].fit(X, y, X_val=held)
+    assert same(*models[:2])
+    assert models[0].validation_loss_curve_ == models[1].validation_loss_curve_
+    assert models[0].validation_scores_ == models[1].validation_scores_
+    models[2].fit(X, y, X_val=X[:300], y_val=y[:300])
+    models[3].fit(frame, target="y", X_val=frame.iloc[:300])
+    assert same(*models[2:])
+    assert models[2].validation_loss_curve_ == models[3].validation_loss_curve_
+
+
 @pytest.mark.parametrize(
     ("model", "source", "settings", "message"),
     [
@@ -102,7 +137,10 @@ def test_early_stopping_and_callbacks_over_buffers() -> None:
          {"buffer_rows": 200}, "early_stopping=True needs all rows .* give X_val and y_val"),
         (MLPRegressor(solver="lbfgs", batch_size=10), stream_of_numbers, {"buffer_rows": 200},
          "solver='lbfgs' needs all rows of a source in one buffer: give another solver"),
-        (MLPClassifier(class_weight="balanced"), stream, {}, "class_weight='balanced' needs all"),
+        (MLPClassifier(class_weight="balanced"), lambda: iter([(X, np.eye(N, 3, dtype=int) | 1)]),
+         {}, "class_weight='balanced' needs one label a row in a source: give weights of rows"),
+        (MLPClassifier(max_iter=1), stream(), {}, "can be read once, and to look at"),
+        (MLPRegressor(), stream_of_numbers, {"X_val": X}, "X_val is provided, but y_val was not"),
         (MLPClassifier(), stream, {"classes": ["low", "high"]}, "classes that are not in classes"),
         (MLPClassifier(), stream(), {}, "a generator can be read once, but epochs=200"),
         (MLPRegressor(solver=Adam(Cosine(0.01)), batch_size=10), stream_of_numbers,
