@@ -468,6 +468,18 @@ def test_rows_that_are_sorted_are_noticed() -> None:
         regression().fit(Blocks.from_arrays(X[order], Y[order], rows=100), **how, shuffle=False)
 
 
+@pytest.mark.parametrize("source", [stream, Source([100] * 10)])
+def test_rows_to_validate_on_that_do_not_fit(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused while they are read, and the net is as it was."""
+    net = regression()
+    before = net.parameters.tobytes()
+    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "available", lambda: 15_000)
+    with pytest.raises(MemoryError, match=r"validation_data: to hold all rows of the source needs"):
+        net.fit(X, Y, validation_data=source)
+    assert net.parameters.tobytes() == before
+
+
 def test_a_large_memory_map_is_read_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

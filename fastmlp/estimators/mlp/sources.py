@@ -1,6 +1,7 @@
 """Fits of an estimator over a source: its blocks, checked, with binarized targets."""
 
 from collections import Counter
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,17 +82,19 @@ def feed_of(
     batch = 200 if estimator.batch_size == "auto" else int(estimator.batch_size)
     reading = Reading(int(estimator.max_iter), batch, bool(estimator.shuffle), over.buffer_rows)
     check_source(X, y, sample_weight, reading, who)
-    source = opened(X, who)
+    first = _first(opened(X, who), who)
+    # An iterator has lost it.
+    whole = chain([first.content], X) if hasattr(X, "__next__") else X
     classes = estimator.classes_ if not first_pass and is_classifier(estimator) else over.classes
     convert = _Conversion(estimator, who)
     if is_classifier(estimator):
-        classes = convert.look_at_labels(X, _first(source, who), classes)
-    rows = convert.first(source, classes) if first_pass else convert(_first(source, who))
+        classes = convert.look_at_labels(X, first, classes)
+    rows = convert.first(first, classes) if first_pass else convert(first)
     assert rows is not None
     names = getattr(X, "feature_names", None)
     if first_pass and names is not None:
         estimator.feature_names_in_ = np.array(names, object)
-    return Feed(source, convert, rows.row_bytes(), reading, who)
+    return Feed(opened(whole, who), convert, rows.row_bytes(), reading, who)
 
 
 def rows_of_source(estimator: Any, X: Any) -> RowSubset:
@@ -178,10 +181,9 @@ class _Conversion:
             self._class_weight = {one: n_rows / (len(counts) * n) for one, n in counts.items()}
         return np.unique(np.concatenate(found)) if classes is None else classes
 
-    def first(self, source: Opened, classes: Any) -> Rows | None:
-        """Set on the estimator what a fit derives from its rows; return those of a first block."""
-        estimator, first = self._estimator, _first(source, self._who)
-        y = parts_of(first.content, self._who)[1]
+    def first(self, first: Piece, classes: Any) -> Rows | None:
+        """Set on the estimator what a fit derives from its first block; return its rows."""
+        estimator, y = self._estimator, parts_of(first.content, self._who)[1]
         if is_classifier(estimator):
             estimator._label_binarizer = LabelBinarizer().fit(y if classes is None else classes)
             estimator.classes_ = estimator._label_binarizer.classes_

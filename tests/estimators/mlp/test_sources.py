@@ -95,6 +95,15 @@ def test_early_stopping_and_callbacks_over_buffers() -> None:
     model.set_params(warm_start=True).fit(source, **how)
 
 
+def test_a_generator_is_read_once_from_its_first_block() -> None:
+    models = [MLPRegressor(max_iter=1, random_state=0) for _ in range(2)]
+    models[0].fit(X, Y)
+    models[1].fit(stream_of_numbers())
+    assert same(*models)
+    labels = MLPClassifier((8,), max_iter=1).fit(stream(), classes=["high", "low", "middle"])
+    assert labels.t_ == N
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_balanced_classes_and_labels_of_a_table(dtype: Any) -> None:
     """Texts in a column; a pass over them alone finds the classes and how many rows they have."""
@@ -139,7 +148,7 @@ def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
          "solver='lbfgs' needs all rows of a source in one buffer: give another solver"),
         (MLPClassifier(class_weight="balanced"), lambda: iter([(X, np.eye(N, 3, dtype=int) | 1)]),
          {}, "class_weight='balanced' needs one label a row in a source: give weights of rows"),
-        (MLPClassifier(max_iter=1), stream(), {}, "can be read once, and to look at"),
+        (MLPClassifier(max_iter=1), stream(), {}, "a generator can be read once, and"),
         (MLPRegressor(), stream_of_numbers, {"X_val": X}, "X_val is provided, but y_val was not"),
         (MLPClassifier(), stream, {"classes": ["low", "high"]}, "classes that are not in classes"),
         (MLPClassifier(), stream(), {}, "a generator can be read once, but epochs=200"),
