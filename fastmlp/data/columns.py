@@ -1,5 +1,6 @@
 """Columns of an Arrow table as rows of numbers."""
 
+from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple, Self
@@ -101,7 +102,7 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     Raises
     ------
     TypeError, ValueError
-        If they are no names, or there are no such columns.
+        If they are no names, or there are no such columns, or several of a name.
     """
     (target, features, weight, encoder), known = wanted, list(schema.names)
     several = not isinstance(target, str)
@@ -114,6 +115,10 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     within = next((name for name in chosen if name in targets), None)
     if within is not None:
         raise ValueError(f"{who}: the column {within!r} is the target, and among the features")
+    times = Counter(known)
+    twice = next((name for name in [*chosen, *targets, *weights] if times[name] > 1), None)
+    if twice is not None:
+        raise ValueError(f"{who}: there are several columns of the name {twice!r}")
     return Columns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
 
 

@@ -1,6 +1,5 @@
 """Record batches of files and tables, pass by pass."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -88,9 +87,6 @@ class Batches:
             self._source = source_of(given, beside, who, list(inputs), _with_name)
         known = getattr(self._source, "feature_names", None)
         self.names: tuple[str, ...] = () if known is None else tuple(known)
-        twice = Counter(self.names).most_common(1)
-        if twice and twice[0][1] > 1:
-            raise ValueError(f"{who}: there are several columns of the name {twice[0][0]!r}")
 
     def __iter__(self) -> Iterator[Batch]:
         source = self._source

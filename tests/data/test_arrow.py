@@ -194,6 +194,7 @@ def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
         (TABLE, {"target": "y", "y": Y}, "MLP.fit: give y, or target='y', a column of X, not both"),
         (X, {"target": "y"}, "MLP.fit: target= goes with paths, a table or a frame; got ndarray"),
         (TABLE.select(["y"]), {"target": "y"}, "MLP.fit: there are no columns beside target='y'"),
+        (TABLE.select(["a", "a", "y"]), {"target": "y"}, "several columns of the name 'a'"),
         (pl.LazyFrame({"y": [1]}), {"target": "y"}, r"a LazyFrame has no rows yet: pass X.collect"),
         (["a.parquet", "b.csv"], {"target": "y"}, r"files must be of one kind of .*, got a"),
         (TABLE.to_reader(), {"target": "y"}, "MLP.fit: a generator can be read once"),
