@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmlp.tabular.model import TableModel
 from fastmlp.tabular.schema import Schema, Values
+from fastmlp.validation.expanded import Expanded
 
 if TYPE_CHECKING:
     from fastmlp.tabular.encoders import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CosineEncoder",
     "Encoding",
+    "Expanded",
     "MissingMarks",
     "NoisyQuantile",
     "OneHotLevels",

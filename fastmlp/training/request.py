@@ -299,7 +299,9 @@ class FitRequest(Generic[D]):
 
 
 def _digest(data: Data) -> str:
-    return digest(*map(np.asarray, (data.x, data.y, data.weight)))
+    # Rows in another form than an array, as expanded ones, have their numbers in `values`.
+    x = getattr(data.x, "values", data.x)
+    return digest(*map(np.asarray, (x, data.y, data.weight)))
 
 
 def interrupted(history: History, *, restores: bool = False) -> History:

@@ -202,7 +202,8 @@ def _numbers(given: object, who: str, name: str, kind: np.dtype[Any] | None = No
     """Return an array of real numbers; that of a frame's columns is of `kind`, if it is made."""
     unmasked(given, who, name)
     if hasattr(given, "toarray"):
-        raise TypeError(f"{who}: {name} is a sparse matrix; use {name}.toarray()")
+        its = "expanded" if hasattr(given, "pieces") else "a sparse matrix"
+        raise TypeError(f"{who}: {name} is {its}; use {name}.toarray()")
     if type(given) is not np.ndarray:
         given = frames.known(given, who)
         if frames.is_frame(given) or frames.is_series(given):

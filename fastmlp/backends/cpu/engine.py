@@ -13,7 +13,7 @@ from fastmlp.backends import protocol
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Evaluation, Objective
 from fastmlp.backends.cpu.kernels import rule_blocks
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments, Panels
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.predictor import Predictor
@@ -27,6 +27,8 @@ from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.gradient_rules import norm_factor
 from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of
 from fastmlp.rules.optimizers import NormLimit, Optimizer, Rates, average_of, norm_limit_of
+from fastmlp.validation import expanded
+from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
 
@@ -56,7 +58,7 @@ class Engine(Runner):
     def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
         """Return rows, validated; `memo` keeps arrays that several nets share."""
         sizes, dtype, loss = self.network.layout.sizes, self.network.dtype, self.network.loss
-        x = memo(("x", sizes[0], dtype), lambda: validation.features(X, sizes[0], dtype, who))
+        x = memo(("x", sizes[0], dtype), lambda: expanded.rows(X, sizes[0], dtype, who))
         table = memo(
             ("y", sizes[-1], dtype, loss.targets, loss.per_target),
             lambda: validation.targets(
@@ -75,9 +77,11 @@ class Engine(Runner):
         arrays = (np.ascontiguousarray(array, self.network.dtype) for array in (y, weight))
         return Data(self.features(X), *arrays)
 
-    def features(self, X: Any) -> Array | SparseRows:
-        """Return validated features in the kernels' form; a sparse matrix stays sparse."""
+    def features(self, X: Any) -> Array | SparseRows | Expanded:
+        """Return validated features in the kernels' form; sparse and expanded ones stay so."""
         dtype = self.network.dtype
+        if isinstance(X, Expanded):
+            return X.astype(dtype)
         if not hasattr(X, "tocsr"):
             return np.ascontiguousarray(X, dtype)
         rows = X.tocsr()
@@ -96,7 +100,7 @@ class Engine(Runner):
         return Predictor(self, network, parameters, self._idle, select)
 
     def predict(
-        self, parameters: Array, x: Array | SparseRows, out: Array, *, raw: bool = False
+        self, parameters: Array, x: Array | SparseRows | Expanded, out: Array, *, raw: bool = False
     ) -> SmallBatch | None:
         """Write the predictions for validated rows to out; see `Predictor.write`."""
         return self.predictor(parameters, raw=raw).write(x, out)
@@ -118,8 +122,8 @@ class Engine(Runner):
         return Objective(self, data)
 
     def slots(self, state: NetState, data: Data | None = None) -> Moments:
-        """Return the optimizer's state of a net, packed for training on dense or sparse rows."""
-        sparse = data is not None and isinstance(data.x, SparseRows)
+        """Return the optimizer's state of a net, packed for training on dense or other rows."""
+        sparse = data is not None and not isinstance(data.x, np.ndarray)
         how: Any = {"sparse": sparse, "n_slots": n_slots_of(state.optimizer)}
         return state.packed(("cpu", sparse), lambda flat: self.moments(flat, **how))
 

@@ -10,24 +10,25 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data, Session
 from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK
 from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import unsmoothed
+from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
 
 
 class Prediction:
-    """The predictions of a network for rows, dense or sparse, by packed panels.
+    """The predictions of a network for rows, dense, sparse or expanded, by packed panels.
 
     Parameters
     ----------
-    sparse : SparseRows, optional
-        Some sparse rows, if all rows are to be sparse.
+    like : SparseRows or Expanded, optional
+        Some rows, if all rows are to be of their kind.
 
     Attributes
     ----------
@@ -36,11 +37,13 @@ class Prediction:
 
     size: int
 
-    def __init__(self, runner: Runner, network: Network, sparse: SparseRows | None = None) -> None:
+    def __init__(
+        self, runner: Runner, network: Network, like: SparseRows | Expanded | None = None
+    ) -> None:
         blocks = Addresses(*rule_blocks.activations(network), link=rule_blocks.link(network))
         nothing = np.empty((0, network.layout.sizes[0]), network.dtype)
         self._no_rows = Data(nothing, np.empty((0, 0), network.dtype), nothing.ravel())
-        data = self._no_rows if sparse is None else self._no_rows._replace(x=sparse)
+        data = self._no_rows if like is None else self._no_rows._replace(x=like)
         self._runner = runner
         self._session = Session(
             network, blocks, data, rows=runner.n_threads * ROW_BLOCK, n_threads=runner.n_threads
@@ -48,7 +51,7 @@ class Prediction:
         self.size = len(self._session.workspace.parameters)
         self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
 
-    def __call__(self, parameters: Array, x: Array | SparseRows, out: Array) -> None:
+    def __call__(self, parameters: Array, x: Array | SparseRows | Expanded, out: Array) -> None:
         """Write the predictions for x at these parameters to `out`, shape (n_rows, n_outputs)."""
         runner, session, n_rows = self._runner, self._session, len(out)
         runner.load(session, parameters)

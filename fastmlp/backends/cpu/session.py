@@ -8,12 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.csr import (
+from fastmlp.backends.cpu.kernels.first_layer.csr import (
     ColumnBuffers,
     SparseRows,
     sparse_columns,
     sparse_forward,
     sparse_gradient,
+)
+from fastmlp.backends.cpu.kernels.first_layer.expanded import (
+    ExpansionBuffers,
+    expanded_columns,
+    expanded_forward,
+    expanded_gradient,
 )
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
@@ -30,6 +36,7 @@ from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import NormLimit
+from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
 
@@ -39,13 +46,13 @@ class Data(NamedTuple):
 
     Attributes
     ----------
-    x : shape (n_rows, n_features), or rows of a sparse matrix
+    x : shape (n_rows, n_features), or rows of a sparse matrix, or expanded rows
     y : shape (n_rows, n_targets)
     weight : shape (n_rows,), or (0,) for rows of weight 1
     rows : int64, indices of the rows to work on, in their order; None: all rows
     """
 
-    x: Array | SparseRows
+    x: Array | SparseRows | Expanded
     y: Array
     weight: Array
     rows: NDArray[np.int64] | None = None
@@ -67,7 +74,7 @@ class Data(NamedTuple):
 def _prefetches_rows(x: Any, batch_rows: int) -> bool:
     """Return True if a batch's rows of X are prefetched during the batch before: X exceeds the
     second-level cache, and a row has `PREFETCHED_ROW_BYTES` or is the whole batch."""
-    if isinstance(x, SparseRows) or x.nbytes <= CACHE_BYTES:
+    if not isinstance(x, np.ndarray) or x.nbytes <= CACHE_BYTES:
         return False
     return batch_rows == 1 or bool(x[:1].nbytes >= PREFETCHED_ROW_BYTES)
 
@@ -121,12 +128,16 @@ class Session:
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
-        sparse, most = isinstance(data.x, SparseRows), batch_size or data.n_rows
+        most, expanded = batch_size or data.n_rows, isinstance(data.x, Expanded)
+        # Predictions on expanded rows pack the first layer's weights.
+        sparse = isinstance(data.x, SparseRows) or (expanded and train)
         partition = (
             Partition(rows)
             if rows
             else partition_of(network, most, n_threads, train=train, sparse=sparse)
         )
+        if isinstance(data.x, Expanded):
+            partition = partition._replace(cuts=data.x.starts)
         self.partition, self.rows = partition, partition.rows
         lanes = lanes_of(network.dtype.type)
         size = (layout, partition.buffer_rows, n_targets, network.dtype, lanes)
@@ -135,6 +146,7 @@ class Session:
             *size,
             train=train,
             sparse=sparse,
+            gathered=data.x.plain if isinstance(data.x, Expanded) else None,
             spacing=partition.spacing,
             parts=1 if partition.microbatch_rows else n_threads,
         )
@@ -156,6 +168,8 @@ class Session:
         self._packed = address(self.workspace.parameters)
         if isinstance(data.x, SparseRows):
             self._make_sparse(data.x, train=train)
+        elif isinstance(data.x, Expanded):
+            self._make_expanded(data.x, train=train)
         self._gradient, self._replicas = np.empty(0, network.dtype), None
         self._norms: Norms | None = None
         if partition.microbatch_rows:
@@ -199,15 +213,30 @@ class Session:
 
     def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
         """Point the plan to the blocks of sparse rows, and to buffers to sort a chunk's numbers."""
+        if train:
+            self._sort_by_column(x.shape[1], x.most_numbers(self.rows))
+        self._point_to_first_layer(sparse_forward, sparse_columns, sparse_gradient, train=train)
+
+    def _sort_by_column(self, n_features: int, n_numbers: int) -> None:
+        """Point the plan to buffers for the chunk's numbers by column."""
         net, dtype = self.net, self._network.dtype
-        self._blocks["sparse_forward"] = block_of(sparse_forward, dtype).address
-        if not train:
-            return
-        self._columns = columns = ColumnBuffers(x, self.rows)
+        self._columns = columns = ColumnBuffers(n_features, n_numbers, dtype)
         net["column_starts"], net["column_rows"] = address(columns.starts), address(columns.rows)
         net["column_values"] = address(columns.values)
-        self._blocks["sparse_columns"] = block_of(sparse_columns, dtype).address
-        self._blocks["sparse_gradient"] = block_of(sparse_gradient, dtype).address
+
+    def _point_to_first_layer(self, *factories: Any, train: bool) -> None:
+        names = ("sparse_forward", "sparse_columns", "sparse_gradient")
+        for name, factory in list(zip(names, factories, strict=True))[: None if train else 1]:
+            self._blocks[name] = block_of(factory, self._network.dtype).address
+
+    def _make_expanded(self, x: Expanded, *, train: bool) -> None:
+        """Point the plan to the blocks of expanded rows, and to buffers of their pieces."""
+        self._expansion = ExpansionBuffers(x, self.workspace.panel_rows)
+        self.net["expansion"] = address(self._expansion.record)
+        if train:
+            self._sort_by_column(x.shape[1], self.rows * (x.values.shape[1] - x.plain))
+        factories = (expanded_forward, expanded_columns, expanded_gradient)
+        self._point_to_first_layer(*factories, train=train)
 
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""
@@ -308,6 +337,9 @@ class Session:
         start = rows.start if data.rows is None else 0
         if isinstance(data.x, SparseRows):
             batch["x"] = address(data.x.starts, start)
+        elif isinstance(data.x, Expanded):
+            values = data.x.values
+            batch["x"] = address(values, start * values.shape[1])
         else:
             batch["x"] = address(data.x, start * data.x.shape[1])
         batch["y"] = address(data.y, start * n_targets)

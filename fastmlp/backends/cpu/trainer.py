@@ -10,7 +10,6 @@ from fastmlp._process.locks import publish
 from fastmlp.backends.cpu.dispatch.cost_model import Work
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.kernels import epoch, rule_blocks, single_row
-from fastmlp.backends.cpu.kernels.csr import SparseRows
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
@@ -34,10 +33,10 @@ ALONE = Work(0, 0)
 def check_rows(network: Network, data: Data) -> None:
     """Check that rows of this kind can have the noise that a network adds to its inputs."""
     its = network.dropout
-    if its is not None and its.draws_at_inputs and isinstance(data.x, SparseRows):
+    if its is not None and its.draws_at_inputs and not isinstance(data.x, np.ndarray):
         raise ValueError(
-            "input_dropout and input_noise need dense rows, and X is sparse: pass X.toarray(), or "
-            "use dropout, of the hidden layers"
+            "input_dropout and input_noise need dense rows, and X is sparse or expanded: pass "
+            "X.toarray(), or use dropout, of the hidden layers"
         )
 
 
@@ -93,14 +92,15 @@ class Trainer:
             **drawing,
         )
         self._engine, self._batch_size = engine, batch_size
-        by_rows_of_x = batch_size == 1 and not isinstance(data.x, SparseRows)
+        dense = isinstance(data.x, np.ndarray)
+        by_rows_of_x = batch_size == 1 and dense
         self._online = by_rows_of_x and single_row.is_plain(network, optimizer)
         self._parameters = parameters
         # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
         rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
         shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
-        found = None if isinstance(data.x, SparseRows) else TRAININGS.take(self._key)
+        found = TRAININGS.take(self._key) if dense else None
         self._session = found or self._new_session(blocks, data, moments)
         if found:
             found.serve(network, blocks, data, moments)
@@ -141,7 +141,7 @@ class Trainer:
         """End the training; leave its buffers, without rows and state, to the next one."""
         session = self._session
         del self._session
-        if not isinstance(session.data.x, SparseRows):
+        if isinstance(session.data.x, np.ndarray):
             session.rest()
             TRAININGS.give(self._key, session, session.n_bytes)
 

@@ -70,6 +70,9 @@ SUM_CHAINS = 8
 # Panels of a row of W that a sparse row multiplies at once: 256 bytes of it with AVX2.
 # 1 panel: 0.17 s (20,000 rows of 50 numbers, 100 units).
 SPARSE_PANELS = 8
+# Rows of running sums that are made together, of columns of pieces: these and as many weights, 24
+# KiB of 512 bits, and the outputs of a strip are in the first-level cache.
+SUMS_ROWS = 192
 # Most pieces of memory that a tile of weights prefetches: the panels of the largest tile, each with
 # its parameters and two numbers of state.
 MOST_STREAMS = 9

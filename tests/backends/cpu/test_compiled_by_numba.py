@@ -27,7 +27,8 @@ from nets import Net, orders, train
 from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
+from fastmlp.validation.expanded import Expanded
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -59,10 +60,14 @@ def draw(net, n_rows, weighted=False):
     return np.asarray(parameters * 0.3, net.dtype), data
 
 
-def fit(name, sizes, dtype, n_rows, batch, optimizer="adam", *, epochs=1, sparse=False, **rules):
+def fit(name, sizes, dtype, n_rows, batch, optimizer="adam", *, epochs=1, form="dense", **rules):
     net = Net(sizes, dtype=dtype, **rules)
     parameters, data = draw(net, n_rows, weighted=not name.startswith("single"))
-    if sparse:
+    if form == "expanded":
+        full = np.clip(data.x[:, :4] + 1, 0, 2).astype(dtype)
+        full[:, 2:] = full[:, 2:] > 1
+        data = data._replace(x=Expanded(full, plain=1, pieces=[sizes[0] - 5], levels=[2, 2]))
+    elif form == "sparse":
         full = data.x
         full[np.random.default_rng(2).random(full.shape) < 0.8] = 0
         rows, columns = np.nonzero(full)
@@ -108,7 +113,8 @@ pays, split_of = partition.panels_pay, partition.split_layer_of
 for threads in (1, 2):
     teams.clear()
     fit("net", (17, 40, 23, 3), dtype, 130, 70, epochs=2, loss="cross_entropy", **l2)
-    fit("sparse", (40, 20, 3), dtype, 130, 70, sparse=True)
+    fit("sparse", (40, 20, 3), dtype, 130, 70, form="sparse")
+    fit("expanded", (40, 20, 3), dtype, 130, 70, form="expanded")
     partition.split_layer_of = lambda step: 1
     fit("split-k", (64, 64, 10), dtype, 64, 64)
     assert form()[0] == 1

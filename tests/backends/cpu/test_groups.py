@@ -13,7 +13,7 @@ from nets import PENALTY_SETS, Net, distance, orders, split, train
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import blocking, partition
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.threads import limits

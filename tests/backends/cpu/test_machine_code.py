@@ -15,8 +15,17 @@ from panelled import INTERPRETED, assembly, block
 
 from fastmlp.backends.cpu.kernels import elementwise
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
 from fastmlp.backends.cpu.kernels.epoch import evaluate, predict, train
+from fastmlp.backends.cpu.kernels.first_layer.csr import (
+    sparse_columns,
+    sparse_forward,
+    sparse_gradient,
+)
+from fastmlp.backends.cpu.kernels.first_layer.expanded import (
+    expanded_columns,
+    expanded_forward,
+    expanded_gradient,
+)
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
@@ -46,6 +55,11 @@ reads_assembly = pytest.mark.skipif(
 )
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
+# Of expanded rows the plain numbers are multiplied by a block.
+EXPANDED: dict[str, Factory] = {
+    "expanded_forward": expanded_forward,
+    "expanded_gradient": expanded_gradient,
+}
 # What multiplies matrices, or numbers and errors.
 PRODUCTS: dict[str, Factory] = {
     "product": partial(product, by_column=False),
@@ -56,16 +70,17 @@ PRODUCTS: dict[str, Factory] = {
     "descend": descend,
     "sparse_forward": sparse_forward,
     "sparse_gradient": sparse_gradient,
+    **EXPANDED,
 }
-# For an activation, once for many numbers.
-THAT_CALL_BLOCKS = ("row_by_row", "rows_in_lanes", "sparse_forward", "descend")
+# For an activation, once for many numbers, or for a product of many rows.
+THAT_CALL_BLOCKS = ("row_by_row", "rows_in_lanes", "sparse_forward", "descend", *EXPANDED)
 # What moves numbers, and calls blocks: products by themselves, or as the last layer's.
 PHASES: dict[str, Factory] = {
     factory.__name__: factory
     for factory in (
         forward_backward, update, forward_backward_by_panels, split_k, split_k_backward,
-        microbatches, pack, unpack, transposes, sparse_columns, predict_blocks, small_batch,
-        train, evaluate, predict, objective,
+        microbatches, pack, unpack, transposes, sparse_columns, expanded_columns, predict_blocks,
+        small_batch, train, evaluate, predict, objective,
     )
 }  # fmt: skip
 # Phases that multiply by themselves: the sums of few outputs, and what a single row needs.

@@ -7,8 +7,17 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import dropout, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.csr import sparse_columns, sparse_forward, sparse_gradient
 from fastmlp.backends.cpu.kernels.epoch import train_clipped
+from fastmlp.backends.cpu.kernels.first_layer.csr import (
+    sparse_columns,
+    sparse_forward,
+    sparse_gradient,
+)
+from fastmlp.backends.cpu.kernels.first_layer.expanded import (
+    expanded_columns,
+    expanded_forward,
+    expanded_gradient,
+)
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
@@ -41,6 +50,9 @@ OTHERS = (
     sparse_forward,
     sparse_columns,
     sparse_gradient,
+    expanded_forward,
+    expanded_columns,
+    expanded_gradient,
     squares,
     scaled,
     dropout.dropout,

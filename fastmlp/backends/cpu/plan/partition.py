@@ -43,6 +43,7 @@ class Partition(NamedTuple):
     split_layer : int, from 1, the layer that is computed by split-K; 0: none
     cost : StepCost or None, of a step on a team; None: not estimated
     spacing : Spacing, room between memory that different threads write
+    cuts : first inputs of columns of expanded rows, where tiles are rather cut than within them
     """
 
     rows: int
@@ -52,6 +53,7 @@ class Partition(NamedTuple):
     split_layer: int = 0
     cost: StepCost | None = None
     spacing: Spacing = CLOSE
+    cuts: tuple[int, ...] = ()
 
     @property
     def buffer_rows(self) -> int:

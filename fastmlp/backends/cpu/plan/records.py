@@ -125,11 +125,30 @@ class Net(Record):
     column_starts: int  # and of the chunk's numbers by column (CSC): pointers, rows, values
     column_rows: int
     column_values: int
+    expansion: int  # of expanded rows: address of the `Expansion`
     microbatch_rows: int  # 0: none
     replicas: int  # addresses of each thread's own `Net` for microbatches
     partials: int  # address of the microbatches' gradients (n_microbatches, n_packed)
     draws: int  # bytes from a step's coefficients to the numbers of dropout
     disturbs: int  # 1: training drops inputs, or adds noise to them
+
+
+class Expansion(Record):
+    """Rows in which a number stands for several inputs: plain numbers first, which stand for one,
+    then numbers of pieces, then levels. The last two are columns, and columns are numbered."""
+
+    n_plain: int
+    n_pieces: int  # how many columns of pieces,
+    n_columns: int  # and of pieces or levels
+    n_groups: int
+    columns: int  # addresses: int64, the column of each input that is not plain,
+    starts: int  # int64 (n_columns + 1,), the first input of each column, and how many there are,
+    firsts: int  # the same as int32,
+    lasts: int  # (n_columns,), the last piece or level,
+    wholes: int  # (n_columns,), 1 for levels: -1, which is none, has the fraction 0, the others 1,
+    groups: int  # int64 (n_groups + 1,), columns of pieces whose running sums are made together,
+    offsets: int  # and of the chunk's rows: int32 (n_rows, n_columns), bytes to the piece or level,
+    fractions: int  # (n_rows, n_columns), how much of the piece; of a level 1, or 0 for none
 
 
 class Batch(Record):
@@ -144,7 +163,7 @@ class Batch(Record):
     turn: int  # which of its two output buffers each layer uses for this row,
     due: int  # and 1 if the previous row's step is pending
     position: int  # of the chunk's first row in its batch
-    x: int  # addresses of the data: (n, n_in), or where each sparse row starts,
+    x: int  # addresses of the data: rows, or where each sparse row starts,
     y: int  # (n, n_targets),
     weight: int  # (n,), or 0,
     out: int  # and where predictions go, (n_rows, n_out), or 0

@@ -1,5 +1,6 @@
 """The tiles of phase two: pieces of the packed parameters, grouped by thread."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class Tiling(NamedTuple):
     split_layer, middle : the layer, from 1, that is computed by split-K, and its second half's
         first input
     by_panels : True if a team shares phase one by panels
+    cuts : first inputs where tiles are cut, if they can be
     """
 
     packed: tuple[Packed, ...]
@@ -47,6 +49,7 @@ class Tiling(NamedTuple):
     split_layer: int
     middle: int
     by_panels: bool
+    cuts: tuple[int, ...]
 
 
 def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray[Any]:
@@ -58,7 +61,8 @@ def tiles_of(workspace: Workspace, partition: Partition, middle: int) -> NDArray
     size, packed, lanes = workspace.parameters.itemsize, workspace.packed, workspace.lanes
     block = max(1, CACHE_BYTES // (workspace.chunk_rows * size * TILE_ROWS)) * TILE_ROWS
     shared = (partition.n_threads, partition.split_layer, middle, partition.by_panels)
-    return _make_tiles(Tiling(packed, lanes, size, block, workspace.sparse, *shared))
+    cuts = partition.cuts
+    return _make_tiles(Tiling(packed, lanes, size, block, workspace.sparse, *shared, cuts))
 
 
 @lru_cache(maxsize=256)
@@ -79,8 +83,7 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
             for begin in range(low, high, at_once):
                 end = min(begin + at_once, high)
                 for g, panels in enumerate(groups):
-                    for first in range(begin, end, TILE_ROWS):
-                        last = min(first + TILE_ROWS, end)
+                    for first, last in _rows_of_tiles(begin, end, tiling.cuts if i == 0 else ()):
                         down = begin_of_layer + layer.place(panels[0], first)
                         place = (down * lanes * tiling.size, len(tiles))
                         tiles.append((i, first, last, *panels, *place, 0, n_rows))
@@ -91,6 +94,18 @@ def _make_tiles(tiling: Tiling) -> NDArray[Any]:
         _mark_cached(table.reshape(n_threads, -1), packed, lanes, max(split_layer, 1))
     table.flags.writeable = False
     return table
+
+
+def _rows_of_tiles(first: int, end: int, cuts: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the rows of each tile, first and after the last: `TILE_ROWS`, or up to the last cut in
+    their second half."""
+    while first < end:
+        most = min(first + TILE_ROWS, end)
+        half = first + TILE_ROWS // 2
+        last = max((cut for cut in cuts if half <= cut < most), default=most)
+        last = most if most == end or most in cuts else last
+        yield first, last
+        first = last
 
 
 def _mark_cached(

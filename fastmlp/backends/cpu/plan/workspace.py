@@ -36,8 +36,8 @@ class Workspace(NamedTuple):
     train : bool
         True: with the buffers of training; False: those of a forward pass alone.
     sparse : bool
-        True: the rows' features are sparse, there are no `inputs`, and the first layer is not
-        transposed.
+        True: the rows' features are sparse, there are no `inputs` unless some are gathered, and the
+        first layer is not transposed.
     packed : where each layer's parameters lie in `parameters`
     doubled_inputs : bool
         True: `inputs` are there twice, as each half of a split second layer gathers its own.
@@ -90,12 +90,14 @@ def make_workspace(
     *,
     train: bool,
     sparse: bool = False,
+    gathered: int | None = None,
     spacing: Spacing = CLOSE,
     parts: int = 1,
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
 
-    Up to `parts` threads may compute output layers at a time.
+    Up to `parts` threads may compute output layers at a time. So many features are `gathered` to
+    panels; None: all, or none if they are sparse.
 
     Raises
     ------
@@ -107,11 +109,13 @@ def make_workspace(
     layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
     packed = numbers_packed(layers, lanes)
     doubled_inputs = spacing.split_layer > 1
+    if gathered is None:
+        gathered = 0 if sparse else sizes[0]
     size = np.dtype(dtype).itemsize
     output_bytes = _output_bytes(rows, max(sizes[-1], n_targets), size, lanes, parts)
     columns = parts * output_bytes // size
     numbers = {
-        "inputs": 0 if sparse else (1 + doubled_inputs) * panel_rows * round_up(sizes[0], lanes),
+        "inputs": (1 + doubled_inputs) * panel_rows * round_up(gathered, lanes),
         # A square of the output layer may be read past the last strip.
         "outputs": panel_rows * units + lanes * lanes,
         # A square of its deltas, transposed, may be written past the last strip.

@@ -9,14 +9,17 @@ from fastmlp import validation
 from fastmlp._process.buffer_pool import FreeList
 from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Prediction
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch, is_small
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, KEPT_PARAMETERS
 from fastmlp.backends.protocol import Select, as_given
 from fastmlp.network.spec import Network
+from fastmlp.validation import expanded
+from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
+Rows = Array | SparseRows | Expanded
 
 
 class Predictor:
@@ -30,11 +33,13 @@ class Predictor:
     row blocks     more, of nets up to 2 MB      copied flat                         a team
     packed panels  more, of wider nets           packed                              a team
     sparse rows    sparse                        packed, but for the first layer's   a team
+    expanded rows  expanded                      packed                              a team
     =============  ============================  ==================================  ==============
 
-    All methods give the same bits. A copy of the parameters is taken under `lock.parameters`, so
-    that predictions during a fit see one state of them. Any number of threads may predict at a
-    time: each call takes its buffers from a free list.
+    All methods for arrays give the same bits, and a row of any kind has the same bits alone and
+    among others. A copy of the parameters is taken under `lock.parameters`, so that predictions
+    during a fit see one state of them. Any number of threads may predict at a time: each call takes
+    its buffers from a free list.
 
     Parameters
     ----------
@@ -103,15 +108,16 @@ class Predictor:
         """True if a small batch has been predicted before, so that `quick` has its buffers."""
         return self._small is not None
 
-    def write(self, x: Array | SparseRows, out: Array) -> SmallBatch | None:
+    def write(self, x: Rows, out: Array) -> SmallBatch | None:
         """Write the predictions for validated rows to out; return the `SmallBatch`, if one is used.
 
         Parameters
         ----------
-        x : (n_rows, n_features) C-contiguous array of the network's dtype, or sparse rows
+        x : (n_rows, n_features) C-contiguous array of the network's dtype, or sparse or expanded
+            rows
         out : (n_rows, n_outputs) C-contiguous array of that dtype, no memory shared with x
         """
-        if isinstance(x, SparseRows):
+        if not isinstance(x, np.ndarray):
             self._by_panels(x, out)
         elif is_small(len(x), self._network.layout):
             return self._by_small_batch(x, out)
@@ -123,8 +129,11 @@ class Predictor:
 
     def _checked(self, X: Any, out: Any, who: str) -> Array:
         sizes, dtype = self._network.layout.sizes, self._network.dtype
-        x = validation.features(self._select(X, who), sizes[0], dtype, who)
+        x = expanded.rows(self._select(X, who), sizes[0], dtype, who)
         result = validation.out_array(out, (len(x), sizes[-1]), dtype, who)
+        if isinstance(x, Expanded):
+            self.write(x, result)
+            return validation.warn_if_not_finite(result, who)
         if out is not None and np.may_share_memory(x, result):
             # Predictions would overwrite rows that are still to be read.
             x = x.copy()
@@ -160,13 +169,18 @@ class Predictor:
         self._idle.give(key, blocks)
         return finite
 
-    def _by_panels(self, x: Array | SparseRows, out: Array) -> None:
-        sparse = x if isinstance(x, SparseRows) else None
-        key = (self._network, self._runner.n_threads, sparse is None)
-        prediction = self._idle.take(key) or Prediction(self._runner, self._network, sparse)
+    def _by_panels(self, x: Rows, out: Array) -> None:
+        like = None if isinstance(x, np.ndarray) else x
+        key = (self._network, self._runner.n_threads, kind_of(x))
+        prediction = self._idle.take(key) or Prediction(self._runner, self._network, like)
         prediction(self._parameters, x, out)
         if prediction.size <= KEPT_PARAMETERS:
             self._idle.give(key, prediction)
+
+
+def kind_of(x: Rows) -> object:
+    """Return a key: rows of one kind can have the same buffers."""
+    return x.kind if isinstance(x, Expanded) else type(x)
 
 
 def fits_row_blocks(network: Network) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels.csr import SparseRows
+from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.session import Data
 from fastmlp.compiler.jit import INTERPRETED

@@ -62,11 +62,10 @@ class ColumnBuffers:
     rows: Array
     values: Array
 
-    def __init__(self, x: SparseRows, n_rows: int) -> None:
-        n = x.most_numbers(n_rows)
-        self.starts = np.zeros(x.shape[1] + 2, np.int64)
-        self.rows = np.zeros(n, np.int32)
-        self.values = aligned(n, x.dtype)
+    def __init__(self, n_features: int, n_numbers: int, dtype: np.dtype[Any]) -> None:
+        self.starts = np.zeros(n_features + 2, np.int64)
+        self.rows = np.zeros(n_numbers, np.int32)
+        self.values = aligned(n_numbers, dtype)
 
 
 @njit
@@ -79,7 +78,7 @@ def _row_of(net: Net, r: int) -> tuple[int, int]:
 
 
 @njit
-def _activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
+def activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
     """Apply the layer's activation to n products in place."""
     if layer.form == BLOCK:
         call(layer.activation, (panel, panel, slopes, n))
@@ -131,7 +130,7 @@ def sparse_forward(scalar: Scalar) -> Any:
         down, n = at * vector, (last - first) * lanes
         for p in range(layer.n_panels):
             skip = p * net.panel + down
-            _activate(layer, layer.outputs + skip, layer.deltas + skip, n, like)
+            activate(layer, layer.outputs + skip, layer.deltas + skip, n, like)
 
     return forward
 

@@ -1,0 +1,187 @@
+"""Products with rows in which a number stands for several inputs, and their gradients.
+
+A number of pieces takes two vectors of a panel, a running sum of its column's weights and the
+weight of its piece, and a level takes one, whatever the number of inputs.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fastmlp.backends.cpu.simd.vector import (
+    Condition,
+    Panels,
+    Scalar,
+    Variable,
+    Vector,
+    Vectors,
+    Word,
+)
+from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
+from fastmlp.backends.cpu.tuning import STRIP_ROWS
+
+
+class Places(NamedTuple):
+    """Where the numbers of rows lie among the inputs.
+
+    Attributes
+    ----------
+    offsets : address of int32, bytes from the first row of a panel of weights to that of the number
+    fractions : address of each number's fraction of its piece; of a level 1, or 0 for none
+    width : numbers of a row
+    columns : how many of them to take
+    """
+
+    offsets: Word
+    fractions: Word
+    width: Word
+    columns: Word
+
+
+class Numbers(NamedTuple):
+    """Numbers sorted by the input that they lie in, and by rows within it.
+
+    Attributes
+    ----------
+    starts : address of int64, where the numbers of each input begin
+    rows : address of int32, bytes from the first row of a panel to that of each number
+    fractions : as those of `Places`
+    """
+
+    starts: Word
+    rows: Word
+    fractions: Word
+
+
+class Expanded(NamedTuple):
+    """Functions of addresses, for one scalar type and width of vectors: the loops below."""
+
+    running_sums: VectorFunction
+    add_pieces: VectorFunction
+    add_levels: VectorFunction
+    sum_pieces: VectorFunction
+    sum_levels: VectorFunction
+
+
+def expanded(scalar: Scalar, lanes: int) -> Expanded:
+    """Return the functions for panels of so many lanes."""
+    loops = (running_sums, add_pieces, add_levels, sum_pieces, sum_levels)
+    return Expanded(*(vector_function(loop, scalar, lanes) for loop in loops))
+
+
+def running_sums(v: Vectors, rows: Word, target: Word, n: Word) -> None:
+    """Store for each of n rows the sum of those before it; four at a time, as each addition to the
+    sum waits for the one before."""
+    total = v.variable(v.zero)
+    for i in v.range(n // 4):
+        down = i * (4 * v.bytes)
+        first, second, third, fourth = (v.load(rows + down + k * v.bytes) for k in range(4))
+        two = first + second
+        sums = (v.zero, first, two, two + third)
+        for k, value in enumerate(sums):
+            v.store(total.value + value, target + down + k * v.bytes)
+        total.value = total.value + (two + (third + fourth))
+    rest = n // 4 * (4 * v.bytes)
+    for i in v.range(n % 4):
+        v.store(total.value, target + rest + i * v.bytes)
+        total.value = total.value + v.load(rows + rest + i * v.bytes)
+
+
+def add_pieces(v: Vectors, target: Word, sums: Word, rows: Word, places: Places, n: Word) -> None:
+    """Add to n rows of a panel the running sum at each number, and its fraction of the next row."""
+    for down, totals in _strips(v, target, n):
+        for c in v.range(places.columns):
+            for r, total in enumerate(totals):
+                offset, fraction = _place(v, places, down + r, c)
+                below = total.value + v.load(sums + offset)
+                total.value = v.fma(v.broadcast(fraction), v.load(rows + offset), below)
+
+
+def add_levels(v: Vectors, target: Word, rows: Word, places: Places, n: Word) -> None:
+    """Add to n rows of a panel the row of each level, if there is one."""
+    for down, totals in _strips(v, target, n):
+        for c in v.range(places.columns):
+            for r, total in enumerate(totals):
+                offset, there = _place(v, places, down + r, c)
+                total.value = v.fma(v.broadcast(there), v.load(rows + offset), total.value)
+
+
+def _place(v: Vectors, places: Places, r: Word, c: Word) -> tuple[Word, Word]:
+    """Return the offset of a row's number, and the address of its fraction."""
+    number = r * places.width + c
+    return v.int32(places.offsets + number * 4), places.fractions + number * v.size
+
+
+def _strips(v: Vectors, target: Word, n: Word) -> Iterator[tuple[Word, list[Variable]]]:
+    """Yield the first row of each strip, and the strip's values, which are stored afterwards; then
+    those of each row that is left."""
+    whole = n // STRIP_ROWS
+    for first, n_strips, rows in ((0, whole, STRIP_ROWS), (whole * STRIP_ROWS, n % STRIP_ROWS, 1)):
+        for i in v.range(n_strips):
+            down = i * rows + first
+            place = target + down * v.bytes
+            totals = [v.variable(v.load(place + r * v.bytes)) for r in range(rows)]
+            yield down, totals
+            for r, total in enumerate(totals):
+                v.store(total.value, place + r * v.bytes)
+
+
+def sum_pieces(
+    v: Vectors, target: Panels, deltas: Panels, numbers: Numbers, n: Word, n_after: Word, pair: Word
+) -> None:
+    """Store for each of n inputs of a column the sum of the rows of its numbers, times their
+    fractions, and of the rows of all numbers above it, those of `n_after` further inputs included;
+    with `pair` in the next panel too."""
+    for panels, wanted in _panels(v, pair):
+        above = [v.variable(v.zero) for _ in panels]
+        within = [v.variable(v.zero) for _ in panels]
+        n_inputs, rest = v.choose(wanted, n, 0), v.choose(wanted, n_after, 0)
+        for number in _numbers(v, numbers, n_inputs, rest):
+            for p, total in zip(panels, above, strict=True):
+                total.value = total.value + _row(v, deltas, numbers, number, p)
+        for i in v.range(n_inputs):
+            k = n_inputs - 1 - i
+            for part, total in zip(within, above, strict=True):
+                part.value = total.value
+            for number in _numbers(v, numbers, k, 1):
+                fraction = v.broadcast(numbers.fractions + number * v.size)
+                for p, part, total in zip(panels, within, above, strict=True):
+                    delta = _row(v, deltas, numbers, number, p)
+                    part.value = v.fma(fraction, delta, part.value)
+                    total.value = total.value + delta
+            for p, part in zip(panels, within, strict=True):
+                v.store(part.value, target.address + target.stride * p + k * v.bytes)
+
+
+def sum_levels(
+    v: Vectors, target: Panels, deltas: Panels, numbers: Numbers, n: Word, pair: Word
+) -> None:
+    """Store for each of n inputs the sum of the rows of its levels; with `pair` in the next panel
+    too."""
+    for panels, wanted in _panels(v, pair):
+        totals = [v.variable(v.zero) for _ in panels]
+        for k in v.range(v.choose(wanted, n, 0)):
+            for total in totals:
+                total.value = v.zero
+            for number in _numbers(v, numbers, k, 1):
+                there = v.broadcast(numbers.fractions + number * v.size)
+                for p, total in zip(panels, totals, strict=True):
+                    delta = _row(v, deltas, numbers, number, p)
+                    total.value = v.fma(there, delta, total.value)
+            for p, total in zip(panels, totals, strict=True):
+                v.store(total.value, target.address + target.stride * p + k * v.bytes)
+
+
+def _panels(v: Vectors, pair: Word) -> Iterator[tuple[range, Condition]]:
+    """Yield the panels to take at once, and whether they are asked for: one, or two."""
+    for n_panels in (1, 2):
+        yield range(n_panels), v.equal(pair, n_panels - 1)
+
+
+def _numbers(v: Vectors, numbers: Numbers, k: Word, n: Word | int) -> Iterator[Word]:
+    """Yield the numbers of inputs k to k + n."""
+    begin = numbers.starts + k * 8
+    yield from v.range(v.word(begin), v.word(begin + n * 8))
+
+
+def _row(v: Vectors, panels: Panels, numbers: Numbers, number: Word, p: int) -> Vector:
+    return v.load(panels.address + panels.stride * p + v.int32(numbers.rows + number * 4))

@@ -1,0 +1,201 @@
+"""Rows in which a number stands for several inputs of a net: a piece of its range, or a level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import accumulate
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp._process import memory
+from fastmlp.validation import scalars
+from fastmlp.validation.arrays import features, table
+from fastmlp.validation.suggestions import count
+
+Array = NDArray[Any]
+WHO = "Expanded"
+# Most pieces of a column: their running sums stay in a first-level cache.
+MOST_PIECES = 128
+# Rows that are written at a time.
+BLOCK_ROWS = 1024
+
+
+@final
+class Expanded:
+    """Rows in which a number stands for several inputs of a net.
+
+    A net trains and predicts on them as on the inputs that they stand for, `toarray()`, but its
+    first layer computes with the numbers themselves: two rows of weights a number, whatever the
+    number of pieces. A step of 340-128-128-1 takes 0.56 to 0.69 of the time.
+
+    Parameters
+    ----------
+    values : (n_rows, plain + len(pieces) + len(levels)) array of real numbers
+        The plain numbers, then those of pieces, then levels. Not copied if it is C-contiguous and
+        of float32 or float64.
+    plain : int
+        How many of the first columns stand for one input each: themselves.
+    pieces : sequence of int, from 1 to 128
+        For each of the next columns how many inputs it stands for. A number x of T pieces stands
+        for the T inputs ``min(max(x - t, 0), 1)``, t = 0, ..., T - 1: its whole part is its piece,
+        counted from 0, and its fraction is how far into the piece it lies. A number below 0 counts
+        as 0, one above T as T.
+    levels : sequence of int of 1 or more
+        For each of the last columns how many inputs it stands for. A level, from 0 to L - 1, stands
+        for L inputs, one-hot; -1, no level, for L zeros.
+
+    Attributes
+    ----------
+    values, plain, pieces, levels
+        As given; values in float32 or float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not that, or a level is not one of its column's.
+
+    Notes
+    -----
+    The inputs of pieces are the piecewise linear encoding of Gorishniy, Rubachev and Babenko, "On
+    Embeddings for Numerical Features in Tabular Deep Learning", 2022, arXiv:2203.05556, cut to
+    [0, 1] at both ends. Dense and expanded rows train to the same net but for rounding; expanded
+    rows have the same bits for any number of threads. A GPU takes `toarray()` alone.
+
+    Examples
+    --------
+    >>> from fastmlp.tabular import Expanded
+    >>> rows = Expanded([[7.0, 1.25, 2], [8.0, 3.0, 0]], plain=1, pieces=[3], levels=[3])
+    >>> rows.toarray()
+    array([[7.  , 1.  , 0.25, 0.  , 0.  , 0.  , 1.  ],
+           [8.  , 1.  , 1.  , 1.  , 1.  , 0.  , 0.  ]])
+    """
+
+    values: Array
+    plain: int
+    pieces: tuple[int, ...]
+    levels: tuple[int, ...]
+
+    def __init__(
+        self,
+        values: ArrayLike,
+        *,
+        plain: int = 0,
+        pieces: Iterable[int] = (),
+        levels: Iterable[int] = (),
+    ) -> None:
+        self.plain = scalars.non_negative_integer(WHO, "plain", plain)
+        self.pieces = _counts(pieces, "pieces", MOST_PIECES)
+        self.levels = _counts(levels, "levels", None)
+        self.values = table(values, None, f"{WHO}: values")
+        width = self.plain + len(self.pieces) + len(self.levels)
+        if self.values.shape[1] != width:
+            raise ValueError(
+                f"{WHO}: values have {count(self.values.shape[1], 'column')}, not {width}: "
+                f"{self.plain} plain, {len(self.pieces)} of pieces, {len(self.levels)} of levels"
+            )
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        first = self.plain + len(self.pieces)
+        for c, n in enumerate(self.levels, first):
+            column = self.values[:, c]
+            bad = (column < -1) | (column >= n) | (column != np.floor(column))
+            if bad.any():
+                r = int(np.argmax(bad))
+                raise ValueError(
+                    f"{WHO}: column {c} must hold levels from -1 to {n - 1}, "
+                    f"got {column[r]} in row {r}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows, and of inputs that a row stands for."""
+        return len(self.values), self.plain + sum(self.pieces) + sum(self.levels)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def kind(self) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        """What a number of each column stands for: plain, pieces, levels."""
+        return self.plain, self.pieces, self.levels
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The first input of each column that is not plain, and how many inputs there are."""
+        return tuple(accumulate((*self.pieces, *self.levels), initial=self.plain))
+
+    def astype(self, dtype: np.dtype[Any]) -> Expanded:
+        """Return the rows in a dtype; themselves, if it is theirs."""
+        return self if self.dtype == dtype else self._with(self.values.astype(dtype))
+
+    def __getitem__(self, rows: Any) -> Expanded:
+        """Return some of the rows: by a slice, a mask or indices."""
+        return self._with(np.ascontiguousarray(self.values[rows]))
+
+    def _with(self, values: Array) -> Expanded:
+        other: Expanded = object.__new__(type(self))
+        other.values, (other.plain, other.pieces, other.levels) = values, self.kind
+        return other
+
+    def toarray(self) -> Array:
+        """Return the inputs that the rows stand for, an array of the shape `shape`."""
+        memory.require(self.shape[0] * self.shape[1] * self.dtype.itemsize, WHO, "the inputs")
+        counts, out = (*self.pieces, *self.levels), np.empty(self.shape, self.dtype)
+        columns = self.plain + np.repeat(np.arange(len(counts)), counts)
+        number = np.concatenate([np.empty(0), *map(np.arange, counts)]).astype(self.dtype)
+        n, first = sum(self.pieces), self.plain + sum(self.pieces)
+        for begin in range(0, len(self), BLOCK_ROWS):
+            rows = slice(begin, begin + BLOCK_ROWS)
+            block, into = self.values[rows], out[rows]
+            into[:, : self.plain] = block[:, : self.plain]
+            distances = block[:, columns] - number
+            np.clip(distances[:, :n], 0, 1, out=into[:, self.plain : first])
+            into[:, first:] = distances[:, n:] == 0
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Return `toarray()`, for `np.asarray`."""
+        if copy is False:
+            raise ValueError("Expanded: its inputs are made anew: copy=False cannot be had")
+        return self.toarray().astype(dtype or self.dtype, copy=False)
+
+    def __repr__(self) -> str:
+        columns = f"{self.plain} plain, {len(self.pieces)} of pieces, {len(self.levels)} of levels"
+        return f"Expanded({len(self)} rows: {columns}; {self.shape[1]} inputs)"
+
+
+def _counts(given: Any, name: str, most: int | None) -> tuple[int, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"{WHO}: {name} must be a sequence of int, got {given!r}")
+    counts = tuple(scalars.positive_integer(WHO, f"{name}[{i}]", n) for i, n in enumerate(given))
+    if most is not None and max(counts, default=0) > most:
+        raise ValueError(f"{WHO}: a column has at most {most} {name}, got {max(counts)}")
+    return counts
+
+
+def rows(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array | Expanded:
+    """Return X as `features` does, or expanded rows in the dtype `kind`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X is not of that kind.
+    """
+    if not isinstance(x, Expanded):
+        return features(x, n_features, kind, who)
+    if x.shape[1] != n_features:
+        raise ValueError(
+            f"{who}: X stands for {count(x.shape[1], 'input')}, but the net has "
+            f"{count(n_features, 'input')}"
+        )
+    if len(x) == 0:
+        raise ValueError(f"{who}: X has no rows")
+    return x.astype(kind)
