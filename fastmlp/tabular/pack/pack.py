@@ -1,0 +1,274 @@
+"""A pack: many small nets on encoded columns, of which a greedy selection forms the ensemble."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.model import MLP
+from fastmlp.tabular.pack import conformal
+from fastmlp.tabular.pack.folds import folds_of
+from fastmlp.tabular.pack.outputs import Outputs, outputs_of
+from fastmlp.tabular.pack.pool import Encoding, Limits, Part, Trained, train
+from fastmlp.tabular.pack.prior import Recipe, draw
+from fastmlp.tabular.pack.scoring import Score, Scorer, Task
+from fastmlp.tabular.pack.selection import greedy
+
+Array = NDArray[Any]
+# Rows that are encoded at once in predictions.
+CHUNK = 8192
+
+
+class Settings(NamedTuple):
+    """How a pack is trained.
+
+    Attributes
+    ----------
+    n_members : int
+        The nets that are trained; of each fold so many.
+    max_members : int
+        The most that the ensemble has.
+    epochs, patience : int
+        The most of each net, and how many it goes on without getting better.
+    score : function of (y, predictions, weight), optional
+        What the selection maximises; None: minus the log-loss or the RMSE.
+    time_limit : float, optional
+        Seconds after which no net is begun, and those that train end. With it, which nets there
+        are depends on the machine.
+    cv : int, optional
+        Without validation rows: train each net so many times, each time without another fold of
+        the rows, and validate on that. The ensemble has all of them.
+    """
+
+    n_members: int = 12
+    max_members: int = 8
+    epochs: int = 200
+    patience: int = 12
+    score: Score | None = None
+    time_limit: float | None = None
+    cv: int = 5
+
+
+class Member(NamedTuple):
+    """A net of the ensemble.
+
+    Attributes
+    ----------
+    recipe : Recipe
+    encoding : int, the place of its encoding
+    weight : float, of its predictions in the mean
+    score : float
+        Of the validation rows, higher is better: of all folds' nets together.
+    epoch : int, the best, counted from 1
+    """
+
+    recipe: Recipe
+    encoding: int
+    net: MLP
+    weight: float
+    score: float
+    epoch: int
+
+
+class Pack:
+    """A weighted mean of nets' predictions.
+
+    Attributes
+    ----------
+    task : "binary", "multiclass" or "regression"
+    outputs : Outputs
+    encodings : tuple of fitted encodings
+    members : tuple of Member
+    extra_weights : (n_extra,) array, of the predictions of models that are not the pack's
+    validation_score : float
+        Higher is better. The rows have chosen epochs and members: it flatters a little.
+    residuals : (n_rows,) array, of numbers: of the validation rows, absolute, ascending
+    n_trained : int, how many nets the members were chosen from
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        encodings: Sequence[Encoding],
+        members: Sequence[Member],
+        *,
+        extra_weights: Array,
+        validation_score: float,
+        residuals: Array,
+        n_trained: int,
+    ) -> None:
+        self.outputs, self.encodings, self.members = outputs, tuple(encodings), tuple(members)
+        self.extra_weights, self.validation_score = extra_weights, validation_score
+        self.residuals, self.n_trained = residuals, n_trained
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        return self.outputs.task
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """The weights of the members, shape (n_members,)."""
+        return np.array([member.weight for member in self.members])
+
+    def predict(self, values: Any, extra: Sequence[Array] = ()) -> NDArray[np.float64]:
+        """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes).
+
+        Parameters
+        ----------
+        values : Values
+        extra : sequence of arrays
+            What the further models predict, in the order of `extra_weights`.
+        """
+        n = len(values[0])
+        starts = range(0, max(n, 1), CHUNK)
+        found = np.concatenate([self._nets(_rows(values, slice(i, i + CHUNK))) for i in starts])
+        for weight, predictions in zip(self.extra_weights, extra, strict=True):
+            if weight:
+                found += weight * predictions
+        return found
+
+    def half_width(self, coverage: float) -> float:
+        """Return the half width of intervals around predictions of numbers that hold this share of
+        the targets; see `conformal.half_width`."""
+        return conformal.half_width(self.residuals, coverage)
+
+    def _nets(self, values: Any) -> NDArray[np.float64]:
+        """Return the nets' part of the predictions."""
+        outputs, n = self.outputs, len(values[0])
+        shape = (n,) if outputs.task == "regression" else (n, max(outputs.n_outputs, 2))
+        total = np.zeros(shape)
+        for place, encoding in enumerate(self.encodings):
+            members = [member for member in self.members if member.encoding == place]
+            if members:
+                inputs = encoding.transform(values)
+                for member in members:
+                    total += member.weight * outputs.predictions(member.net.predict(inputs))
+        return total
+
+
+def train_pack(
+    training: Part,
+    validation: Part | None,
+    *,
+    task: Task,
+    n_classes: int,
+    encodings: Mapping[str, Callable[[], Encoding]],
+    settings: Settings,
+    seed: int,
+    n_threads: int | None = None,
+    extra: Sequence[Array] = (),
+) -> Pack:
+    """Train nets, and return the ensemble of those that do best together on validation rows.
+
+    Without a time limit, the same seed gives the same bits for any number of threads.
+
+    Parameters
+    ----------
+    training : Part
+    validation : Part, or None
+        None: folds of the rows of training, by `settings.cv`.
+    encodings : mapping of str to function
+        The makers of unfitted encodings, by the names in recipes.
+    extra : sequence of arrays
+        Predictions of further models for the validation rows: candidates as the nets are.
+    """
+    start, limit = time.perf_counter(), settings.time_limit
+    deadline = None if limit is None else start + limit
+    limits = Limits(settings.epochs, settings.patience, deadline, n_threads)
+    outputs = outputs_of(task, training.y, training.weight, n_classes)
+    recipes = draw(settings.n_members, seed, tuple(encodings))
+    splits, of_rows = _splits(training, validation, settings.cv, seed)
+    fits, pools = [], []
+    for k, (first, second) in enumerate(splits):
+        its = {name: make() for name, make in encodings.items()}
+        own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
+        share = limits.shared(len(splits) - k)
+        generator = np.random.default_rng([seed, k])
+        pools.append(train(own, its, first, second, outputs, share, generator))
+        fits.append(its)
+    held_out = training if validation is None else validation
+    candidates = _candidates(pools, of_rows, len(held_out.y))
+    scorer = Scorer(task, held_out.y, held_out.weight, settings.score)
+    return _pack(outputs, fits, candidates, extra, scorer, held_out.y, settings)
+
+
+class Candidate(NamedTuple):
+    """The nets of one recipe, one for each fold, and their predictions of all validation rows."""
+
+    nets: tuple[Trained, ...]
+    predictions: NDArray[np.float64]
+
+
+def _splits(
+    training: Part, validation: Part | None, n_folds: int, seed: int
+) -> tuple[list[tuple[Part, Part]], list[Array]]:
+    """Return rows to train on and to validate on, and the places of the latter."""
+    if validation is not None:
+        return [(training, validation)], [np.arange(len(validation.y))]
+    n = min(n_folds, len(training.y))
+    folds = folds_of(training.y, n, np.random.default_rng([seed, n]))
+    places = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(n)]
+    parts = [(training.take(first), training.take(second)) for first, second in places]
+    return parts, [second for _, second in places]
+
+
+def _candidates(
+    pools: Sequence[Sequence[Trained]], of_rows: Sequence[Array], n: int
+) -> list[Candidate]:
+    """Return the recipes of which there is a net for each fold."""
+    found = []
+    by_number = [{net.recipe.number: net for net in pool} for pool in pools]
+    for number in sorted(set.intersection(*(set(each) for each in by_number))):
+        nets = tuple(each[number] for each in by_number)
+        predictions = np.empty((n, *nets[0].predictions.shape[1:]))
+        for net, rows in zip(nets, of_rows, strict=True):
+            predictions[rows] = net.predictions
+        found.append(Candidate(nets, predictions))
+    return found
+
+
+def _pack(
+    outputs: Outputs,
+    fits: Sequence[Mapping[str, Encoding]],
+    candidates: Sequence[Candidate],
+    extra: Sequence[Array],
+    scorer: Scorer,
+    y: Array,
+    settings: Settings,
+) -> Pack:
+    """Select the ensemble."""
+    predictions = [*(candidate.predictions for candidate in candidates), *extra]
+    if not predictions:
+        raise ValueError("no net could be trained: all have diverged")
+    seen = [scorer.seen(one) for one in predictions]
+    weights, loss = greedy(seen, scorer.loss, max_members=settings.max_members)
+    used = dict[tuple[int, str], int]()
+    members = []
+    for weight, candidate in zip(weights, candidates, strict=False):
+        for k, trained in enumerate(candidate.nets if weight else ()):
+            place = used.setdefault((k, trained.recipe.encoding), len(used))
+            score = scorer.score_of(candidate.predictions)
+            share = float(weight) / len(fits)
+            members.append(
+                Member(trained.recipe, place, trained.net, share, score, trained.best_epoch)
+            )
+    mean = sum(weight * one for weight, one in zip(weights, predictions, strict=True) if weight)
+    residuals = np.empty(0)
+    if outputs.task == "regression":
+        residuals = conformal.sorted_residuals(y, np.asarray(mean))
+    return Pack(
+        outputs,
+        [fits[k][name] for k, name in used],
+        members,
+        extra_weights=weights[len(candidates) :],
+        validation_score=-loss,
+        residuals=residuals,
+        n_trained=len(candidates) * len(fits),
+    )
+
+
+def _rows(values: Any, some: slice) -> Any:
+    return type(values)(*(each[some] for each in values))
