@@ -1,4 +1,4 @@
-"""Intervals of numbers that hold a wanted share of the targets: a conformal step on held-out rows."""
+"""Intervals that hold a wanted share of the targets: a conformal step on held-out rows."""
 
 import math
 from typing import Any

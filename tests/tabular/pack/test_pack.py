@@ -1,0 +1,156 @@
+"""Packs on small tables: bits, classes, weights, folds, time."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
+from tests.tabular.pack.plain import Plain, table
+
+Array = NDArray[Any]
+FEW = Settings(n_members=4, max_members=3, epochs=15, patience=5)
+ENCODINGS = {"plain": Plain}
+
+
+def parts(n: int, n_classes: int = 0) -> tuple[Part, Part]:
+    values, y = table(n)
+    if n_classes:
+        y = np.searchsorted(np.quantile(y, np.linspace(0, 1, n_classes + 1)[1:-1]), y)
+    whole, cut = Part(values, y), n * 2 // 3
+    return whole.take(np.arange(cut)), whole.take(np.arange(cut, n))
+
+
+def trained(first: Part, second: Part | None, **changed: Any) -> Pack:
+    arguments = {"task": "regression", "n_classes": 1, "settings": FEW, "seed": 0, **changed}
+    return train_pack(first, second, encodings=ENCODINGS, **arguments)
+
+
+def rmse(y: Array, predictions: Array) -> float:
+    return float(np.sqrt(np.mean((y - predictions) ** 2)))
+
+
+def test_the_ensemble_is_the_weighted_mean_of_its_nets() -> None:
+    first, second = parts(300)
+    pack = trained(first, second)
+    inputs = pack.encodings[0].transform(second.values)
+    expected = sum(
+        member.weight * pack.outputs.predictions(member.net.predict(inputs))
+        for member in pack.members
+    )
+    predictions = pack.predict(second.values)
+    np.testing.assert_allclose(predictions, expected, rtol=1e-12)
+    assert pack.weights.sum() == pytest.approx(1)
+    assert -pack.validation_score == pytest.approx(rmse(second.y, predictions), rel=1e-6)
+    assert -pack.validation_score <= min(-member.score for member in pack.members) + 1e-9
+    assert rmse(second.y, predictions) < 0.7 * second.y.std()
+
+
+@pytest.mark.parametrize(("task", "n_classes"), [("binary", 2), ("multiclass", 3)])
+def test_probabilities(task: str, n_classes: int) -> None:
+    first, second = parts(300, n_classes)
+    pack = trained(first, second, task=task, n_classes=n_classes)
+    p = pack.predict(second.values)
+    assert p.shape == (100, n_classes)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    assert (p.argmax(axis=1) == second.y).mean() > 1.2 / n_classes
+    log_loss = -np.log(p[np.arange(100), second.y]).mean()
+    assert -pack.validation_score == pytest.approx(log_loss, rel=1e-5)
+
+
+def test_bits_do_not_depend_on_threads() -> None:
+    first, second = parts(200)
+    one, two = (trained(first, second, n_threads=n) for n in (1, 2))
+    assert (one.predict(second.values) == two.predict(second.values)).all()
+    assert [member.recipe for member in one.members] == [member.recipe for member in two.members]
+    other = trained(first, second, seed=1)
+    assert (other.predict(second.values) != one.predict(second.values)).any()
+
+
+def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = parts(200)
+    pack = trained(first, second)
+    whole = pack.predict(second.values)
+    monkeypatch.setattr("fastmlp.tabular.pack.pack.CHUNK", 7)
+    np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [6, 20])
+@pytest.mark.parametrize("n_classes", [0, 2, 3])
+def test_tiny_tables_in_folds(n: int, n_classes: int) -> None:
+    first, _ = parts(n * 3 // 2, n_classes)
+    task = {0: "regression", 2: "binary", 3: "multiclass"}[n_classes]
+    settings = FEW._replace(cv=3)
+    pack = trained(first, None, task=task, n_classes=max(n_classes, 1), settings=settings)
+    assert len(pack.members) % 3 == 0
+    assert np.isfinite(pack.predict(first.values)).all()
+    assert pack.weights.sum() == pytest.approx(1)
+
+
+def test_a_rare_class_has_a_probability_everywhere() -> None:
+    first, second = parts(240, 2)
+    y = first.y.copy()
+    y[:1] = 2
+    pack = trained(first._replace(y=y), second, task="multiclass", n_classes=4)
+    p = pack.predict(second.values)
+    assert p.shape == (80, 4)
+    assert (p > 0).all()
+    # One row of 160, and none.
+    assert p[:, 2:].mean() < 0.1
+
+
+def test_weights_of_rows_count_in_training_and_in_selection() -> None:
+    first, second = parts(300)
+    shifted = first._replace(y=np.where(np.arange(200) < 100, first.y, first.y + 50))
+    weight = np.where(np.arange(200) < 100, 1.0, 0.0)
+    pack = trained(shifted._replace(weight=weight), second)
+    assert rmse(second.y, pack.predict(second.values)) < second.y.std()
+    far = second._replace(y=second.y.copy(), weight=np.ones(100))
+    far.y[:50] += 1000
+    far.weight[:50] = 0  # type: ignore[index]
+    assert -trained(first, far).validation_score < 2
+
+
+def test_a_score_of_ones_own_is_maximised() -> None:
+    first, second = parts(300)
+
+    def score(y: Array, predictions: Array, weight: Array | None) -> float:
+        return -float(np.abs(y - predictions).mean())
+
+    pack = trained(first, second, settings=FEW._replace(score=score))
+    found = -np.abs(second.y - pack.predict(second.values)).mean()
+    assert pack.validation_score == pytest.approx(found, rel=1e-6)
+
+
+def test_further_models_are_candidates() -> None:
+    first, second = parts(300)
+    pack = trained(first, second, extra=[second.y + 1e-3, np.zeros(100)])
+    np.testing.assert_array_equal(pack.extra_weights, [1, 0])
+    assert not pack.members
+    predictions = pack.predict(second.values, [second.y, second.y])
+    np.testing.assert_array_equal(predictions, second.y)
+
+
+def test_a_time_limit_leaves_at_least_one_net() -> None:
+    first, second = parts(200)
+    pack = trained(first, second, settings=FEW._replace(time_limit=1e-3))
+    assert 1 <= pack.n_trained < 4
+    assert np.isfinite(pack.predict(second.values)).all()
+
+
+def test_predictions_of_numbers_stay_in_the_range_of_training() -> None:
+    first, second = parts(200)
+    pack = trained(first, second)
+    far = second.values._replace(numbers=second.values.numbers * 1e3)
+    predictions = pack.predict(far)
+    assert first.y.min() <= predictions.min()
+    assert predictions.max() <= first.y.max()
+
+
+def test_intervals_cover_new_rows() -> None:
+    first, second = parts(900)
+    values, y = table(1000, seed=1)
+    pack = trained(first, second)
+    inside = np.abs(y - pack.predict(values)) <= pack.half_width(0.8)
+    assert 0.72 < inside.mean() < 0.88
