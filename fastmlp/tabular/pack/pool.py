@@ -39,11 +39,22 @@ class Part(NamedTuple):
 class Encoding(Protocol):
     """Makes inputs of values."""
 
-    def fit_transform(self, values: Any, y: Array, task: str, rng: np.random.Generator) -> Array:
+    def fit_transform(self, values: Any, y: Any, task: Any, rng: np.random.Generator) -> Array:
         """Learn from rows of training, and return their inputs."""
 
     def transform(self, values: Any) -> Array:
         """Return the inputs of further rows."""
+
+    @property
+    def n_inputs(self) -> int:
+        """The number of inputs."""
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """What was learned."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain data."""
 
 
 class Limits(NamedTuple):
@@ -114,7 +125,8 @@ def train(
         name = group[0].encoding
         if name not in inputs:
             encoding, its = encodings[name], keys[name]
-            first = encoding.fit_transform(training.values, training.y, outputs.task, its)
+            kind = "regression" if outputs.task == "regression" else "classification"
+            first = encoding.fit_transform(training.values, training.y, kind, its)
             inputs[name] = np.concatenate([first, encoding.transform(validation.values)])
         found += rows.train(group, inputs[name], limits)
     return found

@@ -20,7 +20,10 @@ class Plain:
 
     def fit_transform(self, values: Values, y: Array, task: str, rng: np.random.Generator) -> Array:
         """Learn centers, scales and levels."""
-        self.center, self.scale = np.nanmean(values.numbers, axis=0), np.nanstd(values.numbers, axis=0)
+        self.center, self.scale = (
+            np.nanmean(values.numbers, axis=0),
+            np.nanstd(values.numbers, axis=0),
+        )
         self.n_levels = values.codes.max(axis=0, initial=-1) + 1
         return self.transform(values)
 
