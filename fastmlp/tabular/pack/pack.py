@@ -14,7 +14,7 @@ from fastmlp.tabular.pack.outputs import Outputs, outputs_of
 from fastmlp.tabular.pack.pool import Encoding, Limits, Part, Trained, train
 from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Score, Scorer, Task
-from fastmlp.tabular.pack.selection import greedy
+from fastmlp.tabular.pack.selection import bagged
 
 Array = NDArray[Any]
 # Rows that are encoded at once in predictions.
@@ -43,7 +43,7 @@ class Settings(NamedTuple):
     """
 
     n_members: int = 12
-    max_members: int = 8
+    max_members: int = 6
     epochs: int = 200
     patience: int = 12
     score: Score | None = None
@@ -192,7 +192,8 @@ def train_pack(
     held_out = training if validation is None else validation
     candidates = _candidates(pools, of_rows, len(held_out.y))
     scorer = Scorer(task, held_out.y, held_out.weight, settings.score)
-    return _pack(outputs, fits, candidates, extra, scorer, held_out.y, settings)
+    generator = np.random.default_rng([seed, len(splits), 1])
+    return _pack(outputs, fits, candidates, extra, scorer, held_out.y, settings, generator)
 
 
 class Candidate(NamedTuple):
@@ -238,13 +239,15 @@ def _pack(
     scorer: Scorer,
     y: Array,
     settings: Settings,
+    generator: np.random.Generator,
 ) -> Pack:
     """Select the ensemble."""
     predictions = [*(candidate.predictions for candidate in candidates), *extra]
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
     seen = [scorer.seen(one) for one in predictions]
-    weights, loss = greedy(seen, scorer.loss, max_members=settings.max_members)
+    most, weight = settings.max_members, scorer.weight
+    weights, loss = bagged(seen, scorer.loss, len(y), generator, weight=weight, max_members=most)
     used = dict[tuple[int, str], int]()
     members = []
     for weight, candidate in zip(weights, candidates, strict=False):

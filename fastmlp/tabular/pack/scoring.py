@@ -33,12 +33,16 @@ class Scorer:
     y : (n_rows,) array, numbers or places of classes
     weight : (n_rows,) array, optional
     score : function of (y, predictions, weight), higher is better; None: log-loss or RMSE
+
+    Attributes
+    ----------
+    weight : as given
     """
 
     def __init__(
         self, task: Task, y: Array, weight: Array | None = None, score: Score | None = None
     ) -> None:
-        self._task, self._y, self._weight, self._score = task, y, weight, score
+        self._task, self._y, self.weight, self._score = task, y, weight, score
 
     def seen(self, predictions: Array) -> Array:
         """Return what of a candidate's predictions the loss looks at.
@@ -50,15 +54,15 @@ class Scorer:
             return predictions
         return predictions[np.arange(len(self._y)), self._y]
 
-    def loss(self, seen: Array) -> float:
-        """Return the loss of what `seen` returns."""
+    def loss(self, seen: Array, weight: Array | None) -> float:
+        """Return the loss of what `seen` returns, with rows of these weights."""
         if self._score is not None:
-            return -float(self._score(self._y, seen, self._weight))
+            return -float(self._score(self._y, seen, weight))
         if self._task == "regression":
-            return rmse(self._y, seen, self._weight)
-        return log_loss(seen, self._weight)
+            return rmse(self._y, seen, weight)
+        return log_loss(seen, weight)
 
     def score_of(self, predictions: Array) -> float:
         """Return the score of predictions, higher is better: the user's, minus log-loss, minus
         RMSE."""
-        return -self.loss(self.seen(predictions))
+        return -self.loss(self.seen(predictions), self.weight)
