@@ -1,6 +1,6 @@
 """From a `Pack` to plain data and arrays, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,11 @@ from fastmlp.estimators.mlp.archive import content_at, inside
 from fastmlp.model import core_of, unpacked
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import FileError
+from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.outputs import LOSSES, Outputs
-from fastmlp.tabular.pack.pack import Array, Encoding, Member, Pack
+from fastmlp.tabular.pack.pack import Array, Member, Pack
 from fastmlp.tabular.pack.prior import Recipe
 
-Restore = Callable[[Mapping[str, Any], Mapping[str, Array]], Encoding]
 PLAIN = ("extra_weights", "residuals")
 
 
@@ -47,12 +47,8 @@ def state_of(pack: Pack) -> tuple[dict[str, Any], dict[str, Array]]:
     return header, arrays
 
 
-def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array], restore: Restore) -> Pack:
+def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
     """Return the pack of `state_of`, after checking every part of it.
-
-    Parameters
-    ----------
-    restore : function of an encoding's JSON and arrays, that returns it
 
     Raises
     ------
@@ -68,7 +64,7 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array], restore: 
             for name, each in arrays.items()
             if name.startswith(start)
         }
-        encodings.append(restore(told, its))
+        encodings.append(Encoding.from_state(told, its))
     members = []
     for i, told in enumerate(header["members"]):
         net = unpacked(content_at(told["net"], arrays, f"members.{i}"), {}, None)

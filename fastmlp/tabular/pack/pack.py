@@ -1,20 +1,23 @@
 """A pack: many small nets on encoded columns, of which a greedy selection forms the ensemble."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
+from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import conformal
 from fastmlp.tabular.pack.folds import folds_of
 from fastmlp.tabular.pack.outputs import Outputs, outputs_of
-from fastmlp.tabular.pack.pool import Encoding, Limits, Part, Trained, train
+from fastmlp.tabular.pack.pool import Limits, Part, Trained, rows_of, train
 from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Score, Scorer, Task
 from fastmlp.tabular.pack.selection import bagged
+from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
 # Rows that are encoded at once in predictions.
@@ -113,7 +116,7 @@ class Pack:
         """The weights of the members, shape (n_members,)."""
         return np.array([member.weight for member in self.members])
 
-    def predict(self, values: Any, extra: Sequence[Array] = ()) -> NDArray[np.float64]:
+    def predict(self, values: Values, extra: Sequence[Array] = ()) -> NDArray[np.float64]:
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes).
 
         Parameters
@@ -122,9 +125,9 @@ class Pack:
         extra : sequence of arrays
             What the further models predict, in the order of `extra_weights`.
         """
-        n = len(values[0])
+        n = len(values.numbers)
         starts = range(0, max(n, 1), CHUNK)
-        found = np.concatenate([self._nets(_rows(values, slice(i, i + CHUNK))) for i in starts])
+        found = np.concatenate([self._nets(rows_of(values, slice(i, i + CHUNK))) for i in starts])
         for weight, predictions in zip(self.extra_weights, extra, strict=True):
             if weight:
                 found += weight * predictions
@@ -135,9 +138,9 @@ class Pack:
         the targets; see `conformal.half_width`."""
         return conformal.half_width(self.residuals, coverage)
 
-    def _nets(self, values: Any) -> NDArray[np.float64]:
+    def _nets(self, values: Values) -> NDArray[np.float64]:
         """Return the nets' part of the predictions."""
-        outputs, n = self.outputs, len(values[0])
+        outputs, n = self.outputs, len(values.numbers)
         shape = (n,) if outputs.task == "regression" else (n, max(outputs.n_outputs, 2))
         total = np.zeros(shape)
         for place, encoding in enumerate(self.encodings):
@@ -155,7 +158,7 @@ def train_pack(
     *,
     task: Task,
     n_classes: int,
-    encodings: Mapping[str, Callable[[], Encoding]],
+    encodings: Mapping[str, Encoding],
     settings: Settings,
     seed: int,
     n_threads: int | None = None,
@@ -170,8 +173,8 @@ def train_pack(
     training : Part
     validation : Part, or None
         None: folds of the rows of training, by `settings.cv`.
-    encodings : mapping of str to function
-        The makers of unfitted encodings, by the names in recipes.
+    encodings : mapping of str to Encoding
+        By the names in recipes. They are copied, and the copies learn from the rows.
     extra : sequence of arrays
         Predictions of further models for the validation rows: candidates as the nets are.
     """
@@ -183,7 +186,7 @@ def train_pack(
     splits, of_rows = _splits(training, validation, settings.cv, seed)
     fits, pools = [], []
     for k, (first, second) in enumerate(splits):
-        its = {name: make() for name, make in encodings.items()}
+        its = {name: replace(one) for name, one in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         share = limits.shared(len(splits) - k)
         generator = np.random.default_rng([seed, k])
@@ -271,7 +274,3 @@ def _pack(
         residuals=residuals,
         n_trained=len(candidates) * len(fits),
     )
-
-
-def _rows(values: Any, some: slice) -> Any:
-    return type(values)(*(each[some] for each in values))

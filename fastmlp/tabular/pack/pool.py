@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,10 @@ from fastmlp.many.fit_many import fit_many
 from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
+from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.schema import Values
 from fastmlp.training.stopping import EarlyStopping
 
 Array = NDArray[Any]
@@ -26,35 +28,19 @@ AVERAGED_EPOCHS, AVERAGED_STEPS = 1.0, 20
 class Part(NamedTuple):
     """Rows of a table: values of a schema, targets and weights, shape (n_rows,), or None."""
 
-    values: Any
+    values: Values
     y: Array
     weight: Array | None = None
 
     def take(self, rows: Array) -> "Part":
         """Return some of the rows."""
-        values = type(self.values)(*(each[rows] for each in self.values))
-        return Part(values, self.y[rows], None if self.weight is None else self.weight[rows])
+        weight = None if self.weight is None else self.weight[rows]
+        return Part(rows_of(self.values, rows), self.y[rows], weight)
 
 
-class Encoding(Protocol):
-    """Makes inputs of values."""
-
-    def fit_transform(self, values: Any, y: Any, task: Any, rng: np.random.Generator) -> Array:
-        """Learn from rows of training, and return their inputs."""
-
-    def transform(self, values: Any) -> Array:
-        """Return the inputs of further rows."""
-
-    @property
-    def n_inputs(self) -> int:
-        """The number of inputs."""
-
-    @property
-    def arrays(self) -> dict[str, Array]:
-        """What was learned."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
+def rows_of(values: Values, rows: Array | slice) -> Values:
+    """Return some rows of a table."""
+    return Values(values.numbers[rows], values.codes[rows])
 
 
 class Limits(NamedTuple):
@@ -206,6 +192,7 @@ def _net(recipe: Recipe, n_inputs: int, outputs: Outputs, steps_per_epoch: int) 
         optimizer=optimizer,
         initializer="he_uniform",
         dropout=recipe.dropout if recipe.hidden else 0.0,
+        l1=recipe.l1,
         seed=recipe.seed,
     )
     net.biases[-1][:] = outputs.bias

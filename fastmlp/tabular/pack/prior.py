@@ -18,6 +18,7 @@ class Recipe(NamedTuple):
     hidden : tuple of int, the sizes of the hidden layers; () is a linear model
     learning_rate, weight_decay, dropout : float
         Biases do not decay. Dropout is of hidden layers.
+    l1 : float, the strength of the penalty, of a batch: columns without a signal get no weight
     seed : int, of weights, orders and dropout
     """
 
@@ -28,34 +29,41 @@ class Recipe(NamedTuple):
     learning_rate: float
     weight_decay: float
     dropout: float
+    l1: float
     seed: int
 
     def __str__(self) -> str:
         layers = "x".join(map(str, self.hidden)) or "linear"
         told = [layers, *([str(self.activation)] if self.hidden else []), self.encoding]
-        return " ".join([*told, *([f"dropout {self.dropout:.2g}"] if self.dropout else [])])
+        told += [f"{name} {value:.2g}" for name, value in self._penalties if value]
+        return " ".join(told)
+
+    @property
+    def _penalties(self) -> tuple[tuple[str, float], ...]:
+        return ("dropout", self.dropout), ("l1", self.l1)
 
 
 class Kind(NamedTuple):
-    """A kind of net: what is drawn uniformly from it, the rate and the decay by their logarithm."""
+    """A kind of net: ranges that are drawn from, of rate and decay evenly in the logarithm."""
 
-    hidden: tuple[tuple[int, ...], ...]
+    hidden: tuple[int, ...]
     activation: Activation
-    rates: tuple[float, float]
-    decays: tuple[float, float]
-    dropouts: tuple[float, float]
+    rates: tuple[float, float] = (1.5e-3, 3e-3)
+    decays: tuple[float, float] = (0.003, 0.03)
+    dropouts: tuple[float, float] = (0.0, 0.0)
+    penalties: tuple[float, float] = (0.0, 0.0)
 
 
-TWO, ONE, THREE = ((128, 128),), ((128,),), ((128, 128, 128),)
-LOW, HIGH = (0.003, 0.03), (0.3, 2.0)
 # Nets go through them in turn; the linear one and that of one layer are among the first.
 KINDS = (
-    Kind(TWO, "relu", (1.5e-3, 3e-3), LOW, (0.0, 0.0)),
-    Kind(TWO, "silu", (1.5e-3, 3e-3), HIGH, (0.15, 0.35)),
-    Kind(((),), "relu", (1.5e-3, 3e-3), LOW, (0.0, 0.0)),
-    Kind(ONE, "relu", (1.5e-3, 3e-3), HIGH, (0.0, 0.1)),
-    Kind(THREE, "silu", (1.0e-3, 2e-3), LOW, (0.0, 0.0)),
-    Kind(((64, 64),), "relu", (1.5e-3, 4e-3), HIGH, (0.0, 0.2)),
+    Kind((128, 128), "relu"),
+    Kind((128, 128), "silu", decays=(0.1, 1.0), dropouts=(0.15, 0.35)),
+    Kind((), "relu", (3e-3, 6e-3)),
+    Kind((128,), "relu", decays=(0.1, 1.0)),
+    Kind((128, 128), "relu", penalties=(0.03, 0.1)),
+    Kind((128, 128, 128), "silu", (1e-3, 2e-3)),
+    Kind((64, 64), "relu", decays=(0.1, 1.0), dropouts=(0.0, 0.2)),
+    Kind((128, 128), "silu"),
 )
 
 
@@ -78,13 +86,9 @@ def draw(n: int, seed: int, encodings: Sequence[str]) -> list[Recipe]:
 def _drawn(number: int, seed: int, encoding: str) -> Recipe:
     generator = np.random.default_rng([seed, number])
     kind = KINDS[number % len(KINDS)]
-    return Recipe(
-        number,
-        encoding,
-        kind.hidden[int(generator.integers(len(kind.hidden)))],
-        kind.activation,
-        float(np.exp(generator.uniform(*np.log(kind.rates)))),
-        float(np.exp(generator.uniform(*np.log(kind.decays)))),
-        float(generator.uniform(*kind.dropouts)),
-        int(generator.integers(1 << 31)),
+    rate, decay = (
+        float(np.exp(generator.uniform(*np.log(some)))) for some in (kind.rates, kind.decays)
     )
+    dropout, l1 = (float(generator.uniform(*some)) for some in (kind.dropouts, kind.penalties))
+    seed = int(generator.integers(1 << 31))
+    return Recipe(number, encoding, kind.hidden, kind.activation, rate, decay, dropout, l1, seed)

@@ -11,9 +11,10 @@ Array = NDArray[Any]
 Loss = Callable[[Array], float]
 # Of predictions and of the rows' weights, shape (n_rows,), or None.
 WeightedLoss = Callable[[Array, Array | None], float]
-# In 43 tables, 8 nets each, 20 bags of half of the candidates had a test loss 0.7 % below that of
-# one selection from all of them, in the mean, where no table counted more than 5 %.
-N_BAGS, N_ROUNDS, SHARE = 20, 8, 0.5
+# In 45 tables, 8 nets each, 20 bags had a test loss 0.5 % below that of one selection, in the mean,
+# where no table counted more than 5 %. Weights from a gamma distribution of this shape are about as
+# uneven as those of a fifth of the rows.
+N_BAGS, N_ROUNDS, SHAPE = 20, 8, 0.2
 
 
 class Selection(NamedTuple):
@@ -101,10 +102,9 @@ def bagged(
     weight: Array | None = None,
     max_members: int | None = None,
 ) -> Selection:
-    """Return the mean of many greedy selections, each of half of the candidates.
+    """Return the mean of many greedy selections, each with other weights of the rows.
 
-    The rows of each have other weights, exponentially distributed: a Bayesian bootstrap. One
-    selection follows the accidents of the validation rows; their mean does less.
+    One selection follows the accidents of the validation rows; the mean of many does less.
 
     Parameters
     ----------
@@ -123,16 +123,12 @@ def bagged(
 
     References
     ----------
-    Caruana et al. (2004), section 2.3, "Bagged ensemble selection"; Rubin (1981), "The Bayesian
-    bootstrap".
+    Breiman (1996), "Bagging predictors"; Rubin (1981), "The Bayesian bootstrap".
     """
-    n = len(predictions)
-    weights = np.zeros(n)
+    weights = np.zeros(len(predictions))
     for _ in range(N_BAGS):
-        some = np.sort(generator.permutation(n)[: max(2, round(SHARE * n))])
-        drawn = generator.standard_exponential(n_rows) * (1 if weight is None else weight)
-        its = greedy([predictions[i] for i in some], _weighted(loss, drawn), n_rounds=N_ROUNDS)
-        weights[some] += its.weights
+        drawn = generator.standard_gamma(SHAPE, n_rows) * (1 if weight is None else weight)
+        weights += greedy(predictions, _weighted(loss, drawn), n_rounds=N_ROUNDS).weights
     if max_members is not None:
         weights[np.argsort(-weights, kind="stable")[max_members:]] = 0
     if not weights.any():

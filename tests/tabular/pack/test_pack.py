@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
-from tests.tabular.pack.plain import Plain, table
+from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
 FEW = Settings(n_members=4, max_members=3, epochs=15, patience=5)
-ENCODINGS = {"plain": Plain}
+ENCODINGS = {"pieces": Encoding(n_bins=8)}
+
+
+def table(n: int, seed: int = 0) -> tuple[Values, Array]:
+    """Rows of three numbers and two categories, and a number that depends on them."""
+    generator = np.random.default_rng(seed)
+    numbers = generator.normal(size=(n, 3))
+    codes = generator.integers(-1, 3, (n, 2)).astype(np.int32)
+    y = numbers[:, 0] * (codes[:, 0] == 1) + numbers[:, 1] + 0.3 * generator.normal(size=n)
+    numbers[generator.random(n) < 0.05, 2] = np.nan
+    return Values(numbers, codes), y
 
 
 def parts(n: int, n_classes: int = 0) -> tuple[Part, Part]:

@@ -1,12 +1,14 @@
 """The greedy selection against Caruana's algorithm, written down, and the best of all subsets."""
 
+from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastmlp.tabular.pack.selection import greedy
+from fastmlp.tabular.pack.selection import Selection, bagged, greedy
 
 Array = NDArray[np.float64]
 
@@ -91,3 +93,48 @@ def test_candidates_whose_loss_is_no_number_are_left_out() -> None:
     assert np.isfinite(found.loss)
     none = greedy(candidates[:1], lambda mean: loss_of(y, mean))
     assert not none.weights.any()
+
+
+def weighted_loss(y: Array, mean: Array, weight: Array | None) -> float:
+    return float(np.sqrt(np.average((y - mean) ** 2, weights=weight)))
+
+
+def bags(y: Array, candidates: Array, seed: int = 0, **settings: Any) -> Selection:
+    loss = partial(weighted_loss, y)
+    return bagged(candidates, loss, len(y), np.random.default_rng(seed), **settings)
+
+
+def test_a_candidate_that_is_far_better_is_alone_in_every_bag() -> None:
+    y, candidates = candidates_of(4)
+    candidates[3] = y + 1e-6
+    found = bags(y, candidates)
+    np.testing.assert_array_equal(found.weights, np.eye(len(candidates))[3])
+    assert found.loss == pytest.approx(1e-6)
+
+
+def test_bags_spread_the_weights_and_few_may_remain() -> None:
+    y, candidates = candidates_of(6)
+    one, many = greedy(candidates, lambda mean: loss_of(y, mean)), bags(y, candidates)
+    assert np.count_nonzero(many.weights) >= np.count_nonzero(one.weights)
+    assert many.weights.sum() == pytest.approx(1)
+    few = bags(y, candidates, max_members=2)
+    kept = np.sort(np.argsort(-many.weights)[:2])
+    np.testing.assert_array_equal(np.flatnonzero(few.weights), kept)
+    np.testing.assert_allclose(few.weights[kept], many.weights[kept] / many.weights[kept].sum())
+    assert few.loss == pytest.approx(loss_of(y, few.weights @ candidates))
+
+
+def test_bags_are_those_of_their_seed() -> None:
+    y, candidates = candidates_of(6)
+    np.testing.assert_array_equal(bags(y, candidates).weights, bags(y, candidates).weights)
+    assert (bags(y, candidates, 1).weights != bags(y, candidates).weights).any()
+
+
+def test_rows_without_weight_do_not_count_in_bags() -> None:
+    y, candidates = candidates_of(6)
+    weight = np.repeat([1.0, 0.0], 30)
+    far = y.copy()
+    far[30:] += 100
+    found = bags(far, candidates, weight=weight)
+    np.testing.assert_array_equal(found.weights, bags(y, candidates, weight=weight).weights)
+    assert found.loss < 2
