@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from fastmlp.saving import load, save
     from fastmlp.scaling.fold import fold
     from fastmlp.scaling.standardizer import Standardizer
+    from fastmlp.tabular.estimators import TabularMLPClassifier as TabularMLPClassifier
+    from fastmlp.tabular.estimators import TabularMLPRegressor as TabularMLPRegressor
 
 __version__ = "0.1.0"
 
@@ -94,6 +96,7 @@ _OF_SKLEARN = {
     **dict.fromkeys(_ESTIMATORS, "estimators"),
     **dict.fromkeys(("MLPEnsembleClassifier", "MLPEnsembleRegressor"), "estimators.ensemble"),
     "MLPSearchCV": "estimators.search",
+    **dict.fromkeys(("TabularMLPClassifier", "TabularMLPRegressor"), "tabular.estimators"),
 }
 _ROOMS = {
     **_OF_SKLEARN,

@@ -72,6 +72,7 @@ OPTIONAL = {
 DOORS = {
     "estimators": {"sklearn", "joblib", "scipy", "threadpoolctl"},
     "tabular.encoders": {"sklearn", "scipy"},
+    "tabular.estimators": {"sklearn"},
 }
 FILES = {
     ".".join(("fastmlp", *path.relative_to(ROOT).with_suffix("").parts)): path

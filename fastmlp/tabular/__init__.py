@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         RobustSmoothClip,
         TargetStatistics,
     )
+    from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
 __all__ = [
     "CosineEncoder",
@@ -30,6 +31,8 @@ __all__ = [
     "RobustSmoothClip",
     "Schema",
     "TableModel",
+    "TabularMLPClassifier",
+    "TabularMLPRegressor",
     "TargetStatistics",
     "Values",
 ]
@@ -37,11 +40,12 @@ __all__ = [
 if not TYPE_CHECKING:
     # Not for type checkers: to them it would give every misspelt name the type Any.
     def __getattr__(name: str) -> Any:
-        """Load encoders on first use, and scikit-learn with them, which takes a second."""
+        """Load these on first use, and scikit-learn with them, which takes a second."""
         if name not in __all__:
             raise AttributeError(f"module 'fastmlp.tabular' has no attribute {name!r}")
         try:
-            return getattr(import_module("fastmlp.tabular.encoders"), name)
+            room = "estimators" if name.startswith("TabularMLP") else "encoders"
+            return getattr(import_module(f"fastmlp.tabular.{room}"), name)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise

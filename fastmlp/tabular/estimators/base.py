@@ -1,0 +1,349 @@
+"""What both models of tables have in common: a fit, and the rows of tables to predict."""
+
+import time
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils.validation import _check_n_features, check_is_fitted
+
+from fastmlp.estimators.arguments import RandomState, Scoring
+from fastmlp.estimators.in_batches import InBatches
+from fastmlp.estimators.mlp.to_core import n_threads_of
+from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.tabular.estimators import extras, presets, reports, splits, targets
+from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
+from fastmlp.tabular.estimators.presets import Plan, Preset
+from fastmlp.tabular.estimators.scoring import score_of
+from fastmlp.tabular.pack import Member, Pack, Part, Settings, train_pack
+from fastmlp.tabular.pack.scoring import Scorer, Task
+from fastmlp.tabular.schema import Schema, Values
+from fastmlp.validation.suggestions import suggestion
+
+Array = NDArray[Any]
+SEEDS = np.iinfo(np.int32).max
+# Rows whose members' predictions are computed at once.
+CHUNK = 8192
+
+
+class Given(NamedTuple):
+    """What a fit is given beside X, y and the parameters."""
+
+    sample_weight: Any
+    X_val: Any
+    y_val: Any
+    sample_weight_val: Any
+
+
+class TabularMLP(InBatches, BaseEstimator):
+    """A pack of small nets on the columns of a table."""
+
+    n_members: int | None
+    max_members: int | None
+    max_iter: int | None
+    time_limit: float | None
+    scoring: Scoring | None
+    categorical_features: Any
+    validation_fraction: float
+    cv: int | None
+    preset: Preset
+    extra_members: Sequence[Any] | None
+    random_state: RandomState | None
+    n_jobs: int | None
+    verbose: bool | int
+    n_features_in_: int
+    feature_names_in_: Array
+    schema_: Schema
+    pack_: Pack
+    extra_members_: list[tuple[str, Any]]
+    leaderboard_: Any
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "n_members": [Interval(Integral, 1, None, closed="left"), None],
+        "max_members": [Interval(Integral, 1, None, closed="left"), None],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "time_limit": [Interval(Real, 0, None, closed="neither"), None],
+        "scoring": [str, callable, None],
+        "categorical_features": "no_validation",
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "cv": [Interval(Integral, 2, None, closed="left"), None],
+        "preset": [StrOptions({*presets.PRESETS})],
+        "extra_members": [list, tuple, None],
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+    }
+
+    def _keep(self, arguments: dict[str, Any]) -> None:
+        """Store the arguments of `__init__` under their names."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
+    def _validate_params(self) -> None:
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            if str(error).startswith("The 'preset'"):
+                words = suggestion(self.preset, presets.PRESETS).strip(",:; ")
+                error.args = (f"{error} {words[:1].upper()}{words[1:]}".rstrip(),)
+            raise
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = tags.input_tags.categorical = True
+        return tags
+
+    def _fit_table(self, X: Any, y: Any, given: Given) -> None:
+        """Learn the columns, train the nets, and select the ensemble."""
+        who, start = f"{type(self).__name__}.fit", time.perf_counter()
+        plain(X)
+        schema = Schema.learn(X, self.categorical_features, who)
+        values = schema.read(X, who)
+        n_rows = len(values.codes)
+        places, classes = self._learn_targets(y, n_rows, who)
+        whole = _weighted(Part(values, places), given.sample_weight, who)
+        if len(whole.y) < 2:
+            raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
+        training, validation = self._split(whole, schema, classes, given, who)
+        seed = int(check_random_state(self.random_state).randint(SEEDS))
+        if validation is None and self._n_folds(len(whole.y)) is None:
+            mask = splits.held_out(
+                whole.y,
+                self.validation_fraction,
+                np.random.default_rng(seed),
+                classes=classes is not None,
+            )
+            training, validation = (whole.take(np.flatnonzero(some)) for some in (~mask, mask))
+        self._say(f"{who}: {schema!r}, {len(training.y)} rows to train on", start)
+        pack, members, board = self._trained(training, validation, schema, classes, seed, start)
+        held_out = training if validation is None else validation
+        self._take(schema, pack, members, classes)
+        self.leaderboard_ = board
+        self._kept = kept_of(held_out, np.random.default_rng([seed, 2]))
+        self._say(f"{who}: {self.summary()}", start)
+
+    def _split(
+        self, whole: Part, schema: Schema, classes: Array | None, given: Given, who: str
+    ) -> tuple[Part, Part | None]:
+        """Return the rows to train on, and those that were given to validate on."""
+        if given.X_val is None and given.y_val is None:
+            return whole, None
+        if given.X_val is None or given.y_val is None:
+            has, lacks = ("y_val", "X_val") if given.X_val is None else ("X_val", "y_val")
+            raise ValueError(f"{who}: {has} is given, and {lacks} is not")
+        if self.cv is not None:
+            raise ValueError(f"{who}: cv={self.cv} needs no X_val: leave one of both out")
+        values = schema.read(given.X_val, f"{who}: X_val")
+        n = len(values.codes)
+        if not n:
+            raise ValueError(f"{who}: X_val has no rows")
+        known = classes is not None
+        y = targets.places_of(given.y_val, classes, n, who) if known else None
+        if y is None:
+            y = targets.numbers(given.y_val, n, who, "y_val")
+        return whole, _weighted(Part(values, y), given.sample_weight_val, who)
+
+    def _n_folds(self, n_rows: int) -> int | None:
+        """Return the number of folds without rows to validate on; None: one part is held out."""
+        if self.cv is not None:
+            return self.cv
+        return presets.N_FOLDS if n_rows < presets.FEW_ROWS else None
+
+    def _trained(
+        self,
+        training: Part,
+        validation: Part | None,
+        schema: Schema,
+        classes: Array | None,
+        seed: int,
+        start: float,
+    ) -> tuple[Pack, list[tuple[str, Any]], Any]:
+        """Return the pack, the estimators beside it, and how each did."""
+        task: Task = "regression"
+        if classes is not None:
+            task = "binary" if len(classes) == 2 else "multiclass"
+        plan = presets.plan_of(self.preset, **self._plan())
+        n_folds = self._n_folds(len(training.y)) or presets.N_FOLDS
+        n_classes = 0 if classes is None else len(classes)
+        named = extras.named(self.extra_members, type(self).__name__)
+        fits = {"n_classes": n_classes, "n_folds": n_folds, "seed": seed}
+        beside = extras.fitted(named, training, validation, **fits)
+        score = score_of(self.scoring, task, classes)
+        spent = time.perf_counter() - start
+        limit = None if self.time_limit is None else max(self.time_limit - spent, 1e-3)
+        pack = train_pack(
+            training,
+            validation,
+            task=task,
+            n_classes=n_classes,
+            encodings=presets.encodings_of(schema),
+            settings=Settings(
+                n_members=plan.n_members,
+                max_members=plan.max_members,
+                epochs=plan.max_iter,
+                score=score,
+                time_limit=limit,
+                cv=n_folds,
+            ),
+            seed=seed,
+            n_threads=n_threads_of(self.n_jobs),
+            extra=[one.predictions for one in beside],
+        )
+        held_out = training if validation is None else validation
+        scorer = Scorer(task, held_out.y, held_out.weight, score)
+        scores = [scorer.score_of(one.predictions) for one in beside]
+        board = reports.leaderboard(pack, [one.name for one in beside], scores)
+        return pack, [(one.name, one.estimator) for one in beside], board
+
+    def _plan(self) -> dict[str, int | None]:
+        return {name: getattr(self, name) for name in Plan._fields}
+
+    def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
+        """Return numbers, or places of classes, and the classes."""
+        raise NotImplementedError
+
+    def _take(
+        self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
+    ) -> None:
+        """Set what was learned."""
+        self.schema_, self.pack_, self.extra_members_ = schema, pack, members
+        self.n_features_in_ = len(schema.columns)
+        vars(self).pop("feature_names_in_", None)
+        vars(self).pop("_importances", None)
+        if schema.named:
+            self.feature_names_in_ = np.array(schema.columns, object)
+
+    def _say(self, told: str, start: float) -> None:
+        if self.verbose:
+            print(f"{time.perf_counter() - start:.1f} s: {told}")
+
+    def _values(self, X: Any, method: str) -> Values:
+        """Return the rows of a table to predict."""
+        check_is_fitted(self)
+        plain(X)
+        if not self.schema_.named:
+            _check_n_features(self, X, reset=False)
+        return self.schema_.read(X, f"{type(self).__name__}.{method}")
+
+    def _predicted(self, values: Values) -> Array:
+        """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
+        its = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
+        n = self._n_classes
+        none = np.empty(0)
+        more = [extras.answers(one, values, n) if weight else none for (_, one), weight in its]
+        return self.pack_.predict(values, more)
+
+    def _spread(self, values: Values) -> Array:
+        """Return the members' weighted standard deviation, of the shape of predictions."""
+        mean = self._predicted(values)
+        variance = np.zeros_like(mean)
+        for weight, predictions in self._each(values):
+            variance += weight * (predictions - mean) ** 2
+        return np.sqrt(variance)
+
+    def _each(self, values: Values) -> Any:
+        """Yield the weight and the predictions of each member."""
+        pack = self.pack_
+        for place, encoding in enumerate(pack.encodings):
+            members = [member for member in pack.members if member.encoding == place]
+            found: list[list[Array]] = [[] for _ in members]
+            for i in range(0, max(len(values.codes), 1), CHUNK):
+                inputs = encoding.transform(values.part(slice(i, i + CHUNK)))
+                for each, member in zip(found, members, strict=True):
+                    each.append(pack.outputs.predictions(member.net.predict(inputs)))
+            for each, member in zip(found, members, strict=True):
+                yield member.weight, np.concatenate(each)
+        for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):
+            if weight:
+                yield weight, extras.answers(model, values, self._n_classes)
+
+    @property
+    def _n_classes(self) -> int:
+        return len(getattr(self, "classes_", ()))
+
+    @property
+    def members_(self) -> tuple[Member, ...]:
+        """The nets of the ensemble, each with its recipe, weight, score and best epoch."""
+        check_is_fitted(self, "pack_")
+        return self.pack_.members
+
+    @property
+    def weights_(self) -> NDArray[np.float64]:
+        """The weights of the members, nets first, then `extra_members_`; their sum is 1."""
+        check_is_fitted(self, "pack_")
+        return np.concatenate([self.pack_.weights, self.pack_.extra_weights])
+
+    @property
+    def validation_score_(self) -> float:
+        """The score of the ensemble on the rows that it was selected on, which flatters a little.
+
+        By `scoring`; without one minus the log loss, or minus the root mean squared error.
+        """
+        check_is_fitted(self, "pack_")
+        return self.pack_.validation_score
+
+    @property
+    def feature_importances_(self) -> NDArray[np.float64]:
+        """How much worse the score is with a column shuffled, shape (n_features,).
+
+        By `sklearn.inspection.permutation_importance` on rows to validate on, at most 2,000 of
+        them, five times; computed when it is asked for first. The score is minus the log loss, or
+        minus the root mean squared error. Columns that are left out have 0.
+
+        Raises
+        ------
+        AttributeError
+            If the model is not fitted, or comes from a file, which has no rows.
+        """
+        check_is_fitted(self, "pack_")
+        kept: Kept | None = getattr(self, "_kept", None)
+        if kept is None:
+            raise AttributeError(
+                f"{type(self).__name__}: feature_importances_ needs rows to validate on, which a "
+                "file does not hold: use sklearn.inspection.permutation_importance(model, X, y)"
+            )
+        if not hasattr(self, "_importances"):
+            self._importances = importances(self, kept)
+        return self._importances
+
+    def summary(self) -> str:
+        """Return the ensemble and what it was selected from, as text."""
+        check_is_fitted(self, "pack_")
+        return reports.summary(self)
+
+    def _repr_html_(self) -> str:
+        if not hasattr(self, "pack_"):
+            return reports.unfitted(self)
+        return reports.html(self)
+
+
+def plain(X: Any) -> None:
+    """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
+
+    Raises
+    ------
+    ValueError
+        If X is a vector or complex.
+    """
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind == "c":
+            raise ValueError("Complex data not supported")
+        if X.ndim == 1:
+            raise ValueError(
+                "Expected 2D array, got 1D array instead. Reshape your data either using "
+                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
+            )
+
+
+def _weighted(part: Part, sample_weight: Any, who: str) -> Part:
+    """Return rows with weights; those whose weight is 0 are left out."""
+    weight = targets.weights(sample_weight, len(part.y), who)
+    if weight is None:
+        return part
+    weighted = part._replace(weight=weight)
+    return weighted if weight.all() else weighted.take(np.flatnonzero(weight))

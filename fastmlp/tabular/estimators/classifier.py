@@ -1,0 +1,218 @@
+"""TabularMLPClassifier: classes of the rows of a table."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp.estimators.arguments import RandomState, Scoring
+from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
+from fastmlp.tabular.estimators import targets
+from fastmlp.tabular.estimators.base import Given, TabularMLP
+from fastmlp.tabular.estimators.presets import Preset
+from fastmlp.tabular.pack import Pack
+from fastmlp.tabular.schema import Schema
+from fastmlp.validation.calls import explained
+
+Array = NDArray[Any]
+
+
+class TabularMLPClassifier(ClassifierMixin, TabularMLP):
+    """Many small nets on the columns of a table, as they are; probabilities are averaged.
+
+    Frames of pandas and polars, tables of Arrow and arrays are taken with their missing values,
+    texts and categories: `Schema` says what becomes of a column, and `Encoding` how a net sees it.
+    Nets of different settings train side by side; a greedy selection on rows that are held out
+    forms the ensemble, a weighted mean.
+
+    Parameters
+    ----------
+    preset : {"fast", "balanced", "best"}, default "balanced"
+        How many nets are trained, how many of them the ensemble may have, and for how many epochs.
+    n_members : int, optional
+        The nets that are trained; of each fold so many. None: those of the preset: 4, 12 or 32.
+    max_members : int, optional
+        The most nets of the ensemble. None: those of the preset: 4, 6 or 16.
+    max_iter : int, optional
+        The most epochs of a net, which ends before where its validation loss does not get better.
+        None: those of the preset: 100, 200 or 400.
+    time_limit : float, optional
+        Seconds after which no net is begun, and those that train end; at least one is trained.
+        With it results depend on the machine.
+    scoring : str or callable, optional
+        What the selection maximises, of scikit-learn's. None: minus the log loss.
+    categorical_features : "auto", "from_dtype", or names, places or a mask of columns
+        Columns that become categories beside texts, booleans and types of categories.
+    validation_fraction : float in (0, 1), default 0.2
+        The share of the rows that is held out, of each class alike.
+    cv : int, optional
+        Instead: train each net so many times, each time without another fold of the rows. None: 5
+        for fewer than 1,000 rows.
+    extra_members : list of estimators, or of pairs of a name and an estimator, optional
+        Further candidates of the selection, such as trees. They are given the columns as numbers,
+        NaN where a value is missing, first the numeric ones, then categories as places among their
+        levels.
+    random_state : int, RandomState instance or None
+    n_jobs : int, optional
+        The most threads that train; results do not depend on it.
+    verbose : bool or int, default False
+        Print what is done.
+
+    Attributes
+    ----------
+    classes_ : (n_classes,) array of labels
+    members_ : tuple of Member
+        The nets of the ensemble.
+    weights_ : (n_members + n_extra,) array
+    validation_score_ : float
+    leaderboard_ : frame of pandas, or list of dict where it is missing
+        The members, the best first, with weight, score and best epoch.
+    feature_importances_ : (n_features,) array
+        By shuffling columns of rows that were held out; computed when it is asked for.
+    schema_ : Schema
+        What the columns are, and which are left out, and why.
+    pack_ : Pack
+    extra_members_ : list of pairs of a name and a fitted estimator
+    n_features_in_, feature_names_in_
+        As in scikit-learn; the names only of a table that has some.
+
+    Raises
+    ------
+    sklearn.utils._param_validation.InvalidParameterError
+        By `fit`, if a parameter is invalid.
+
+    References
+    ----------
+    Caruana, Niculescu-Mizil, Crew & Ksikes (2004), "Ensemble selection from libraries of models".
+    Gorishniy, Rubachev & Babenko (2022), "On embeddings for numerical features in tabular deep
+    learning", arXiv:2203.05556.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from fastmlp import TabularMLPClassifier
+    >>> X = pd.DataFrame({"size": range(60), "colour": ["red", "blue", None] * 20})
+    >>> y = ["large" if size > 30 else "small" for size in X["size"]]
+    >>> model = TabularMLPClassifier(n_members=2, random_state=0).fit(X, y)
+    >>> model.predict(X.iloc[[0, 59]])
+    array(['small', 'large'], dtype='<U5')
+    """
+
+    classes_: Array
+
+    @explained
+    def __init__(
+        self,
+        *,
+        preset: Preset = "balanced",
+        n_members: int | None = None,
+        max_members: int | None = None,
+        max_iter: int | None = None,
+        time_limit: float | None = None,
+        scoring: Scoring | None = None,
+        categorical_features: Any = "auto",
+        validation_fraction: float = 0.2,
+        cv: int | None = None,
+        extra_members: Sequence[Any] | None = None,
+        random_state: RandomState | None = None,
+        n_jobs: int | None = None,
+        verbose: bool | int = False,
+    ) -> None:
+        self._keep(locals())
+
+    # The members of `extra_members` are not to be checked.
+    @_fit_context(prefer_skip_nested_validation=False)
+    @explained
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
+        """Learn the columns, train the nets, and select the ensemble.
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+        y : (n_rows,) array of labels
+        sample_weight : (n_rows,) array, optional
+            For training and selection. Rows of weight 0 count as not there.
+        X_val, y_val, sample_weight_val : optional
+            Rows to validate on; without them they are taken from X.
+
+        Returns
+        -------
+        TabularMLPClassifier
+            The model itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If data or settings are invalid.
+        KeyboardInterrupt
+            On Ctrl-C; what an earlier fit has learned is kept.
+        """
+        self._fit_table(X, y, Given(sample_weight, X_val, y_val, sample_weight_val))
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return the labels of the largest probabilities, shape (n_rows,).
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            Columns are found by name, in any order and among others, if there are names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If columns are missing, or do not hold what they held.
+        """
+        values = self._values(X, "predict")
+        labels: Array = self.classes_[self._predicted(values).argmax(axis=1)]
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the classes' probabilities, shape (n_rows, n_classes).
+
+        Parameters
+        ----------
+        X : as for `predict`
+        """
+        return self._predicted(self._values(X, "predict_proba"))
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithm of `predict_proba`, shape (n_rows, n_classes); -inf for 0.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        """
+        with np.errstate(divide="ignore"):
+            found: NDArray[np.float64] = np.log(self.predict_proba(X))
+        return found
+
+    def predict_std(self, X: Any) -> NDArray[np.float64]:
+        """Return the members' standard deviation of the probabilities, (n_rows, n_classes).
+
+        Parameters
+        ----------
+        X : as for `predict`
+        """
+        return self._spread(self._values(X, "predict_std"))
+
+    def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
+        classes, places = targets.classes_in(y, n_rows, who)
+        return places, classes
+
+    def _take(
+        self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
+    ) -> None:
+        super()._take(schema, pack, members, classes)
+        assert classes is not None
+        self.classes_ = classes

@@ -1,0 +1,108 @@
+"""Further members of an ensemble: estimators of scikit-learn's, on the columns as numbers."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
+
+from fastmlp.tabular.pack import Part
+from fastmlp.tabular.pack.folds import folds_of
+from fastmlp.tabular.schema import Values
+
+Array = NDArray[Any]
+
+
+class Extra(NamedTuple):
+    """A fitted estimator, its name, its predictions of the rows to validate on, and its score."""
+
+    name: str
+    estimator: Any
+    predictions: Array
+
+
+def matrix(values: Values) -> Array:
+    """Return a table as numbers, shape (n_rows, n_columns): NaN where a value is missing.
+
+    The numbers come first, then the places of categories among their levels.
+    """
+    codes = np.where(values.codes < 0, np.nan, values.codes)
+    return np.concatenate([values.numbers, codes], axis=1)
+
+
+def named(given: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
+    """Return estimators with names: their own, or those of their classes.
+
+    Raises
+    ------
+    TypeError
+        If one is no estimator.
+    ValueError
+        If two have one name.
+    """
+    found = []
+    for one in given or ():
+        name, estimator = one if isinstance(one, tuple) else (type(one).__name__, one)
+        if not hasattr(estimator, "fit") or not isinstance(name, str) or isinstance(estimator, type):
+            told = "estimators, or pairs of a name and an estimator"
+            raise TypeError(f"{who}: extra_members must be {told}, got {one!r}")
+        found.append((name, estimator))
+    if len({name for name, _ in found}) != len(found):
+        raise ValueError(f"{who}: extra_members must have names that differ")
+    return found
+
+
+def fitted(
+    members: Sequence[tuple[str, Any]],
+    training: Part,
+    validation: Part | None,
+    *,
+    n_classes: int,
+    n_folds: int,
+    seed: int,
+) -> list[Extra]:
+    """Return fitted clones of estimators, and their predictions of the rows to validate on.
+
+    Without such rows each is fitted once for each fold, for the predictions of the fold's rows,
+    and then to all rows.
+    """
+    found = []
+    for name, each in members:
+        model = _fit(each, training)
+        if validation is not None:
+            predictions = answers(model, validation.values, n_classes)
+        else:
+            predictions = _out_of_folds(each, training, n_classes, n_folds, seed)
+        found.append(Extra(name, model, predictions))
+    return found
+
+
+def answers(model: Any, values: Values, n_classes: int) -> Array:
+    """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
+    X = matrix(values)
+    if not n_classes:
+        return np.asarray(model.predict(X), np.float64).reshape(len(X))
+    found = np.zeros((len(X), n_classes))
+    if len(X):
+        found[:, model.classes_] = model.predict_proba(X)
+    return found
+
+
+def _fit(estimator: Any, part: Part) -> Any:
+    more = {} if part.weight is None else {"sample_weight": part.weight}
+    if more and not has_fit_parameter(estimator, "sample_weight"):
+        raise TypeError(f"extra_members: {type(estimator).__name__} takes no sample_weight")
+    return clone(estimator).fit(matrix(part.values), part.y, **more)
+
+
+def _out_of_folds(estimator: Any, part: Part, n_classes: int, n_folds: int, seed: int) -> Array:
+    n = min(n_folds, len(part.y))
+    folds = folds_of(part.y, n, np.random.default_rng([seed, n]))
+    found = np.empty((len(folds), n_classes) if n_classes else len(folds))
+    for k in range(n):
+        first, second = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        model = _fit(estimator, part.take(first))
+        found[second] = answers(model, part.take(second).values, n_classes)
+    return found

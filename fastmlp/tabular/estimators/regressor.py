@@ -1,0 +1,176 @@
+"""TabularMLPRegressor: numbers of the rows of a table."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp.estimators.arguments import RandomState, Scoring
+from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
+from fastmlp.tabular.estimators import targets
+from fastmlp.tabular.estimators.base import Given, TabularMLP
+from fastmlp.tabular.estimators.presets import Preset
+from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
+
+Array = NDArray[Any]
+
+
+class TabularMLPRegressor(RegressorMixin, TabularMLP):
+    """Many small nets on the columns of a table, as they are; predictions are averaged.
+
+    As `TabularMLPClassifier`, for numbers. They are learned standardised, and predictions stay
+    within the range of y in training.
+
+    Parameters
+    ----------
+    preset, n_members, max_members, max_iter, time_limit, categorical_features, \
+    validation_fraction, cv, extra_members, random_state, n_jobs, verbose
+        As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
+    scoring : str or callable, optional
+        What the selection maximises, of scikit-learn's. None: minus the root mean squared error.
+
+    Attributes
+    ----------
+    members_, weights_, validation_score_, leaderboard_, feature_importances_, schema_, pack_, \
+    extra_members_, n_features_in_, feature_names_in_
+        As of `TabularMLPClassifier`.
+
+    Raises
+    ------
+    sklearn.utils._param_validation.InvalidParameterError
+        By `fit`, if a parameter is invalid.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import TabularMLPRegressor
+    >>> X = np.linspace(-1, 1, 200)[:, None]
+    >>> model = TabularMLPRegressor(n_members=2, random_state=0).fit(X, np.sin(3 * X[:, 0]))
+    >>> low, high = model.predict_interval([[0.5]], coverage=0.8)[0]
+    >>> bool(low < np.sin(1.5) < high)
+    True
+    """
+
+    @explained
+    def __init__(
+        self,
+        *,
+        preset: Preset = "balanced",
+        n_members: int | None = None,
+        max_members: int | None = None,
+        max_iter: int | None = None,
+        time_limit: float | None = None,
+        scoring: Scoring | None = None,
+        categorical_features: Any = "auto",
+        validation_fraction: float = 0.2,
+        cv: int | None = None,
+        extra_members: Sequence[Any] | None = None,
+        random_state: RandomState | None = None,
+        n_jobs: int | None = None,
+        verbose: bool | int = False,
+    ) -> None:
+        self._keep(locals())
+
+    # The members of `extra_members` are not to be checked.
+    @_fit_context(prefer_skip_nested_validation=False)
+    @explained
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
+        """Learn the columns, train the nets, and select the ensemble.
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+        y : (n_rows,) array of numbers
+        sample_weight : (n_rows,) array, optional
+            For training and selection. Rows of weight 0 count as not there.
+        X_val, y_val, sample_weight_val : optional
+            Rows to validate on; without them they are taken from X.
+
+        Returns
+        -------
+        TabularMLPRegressor
+            The model itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If data or settings are invalid.
+        KeyboardInterrupt
+            On Ctrl-C; what an earlier fit has learned is kept.
+        """
+        self._fit_table(X, y, Given(sample_weight, X_val, y_val, sample_weight_val))
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Return numbers, shape (n_rows,).
+
+        Parameters
+        ----------
+        X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            Columns are found by name, in any order and among others, if there are names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If columns are missing, or do not hold what they held.
+        """
+        return self._predicted(self._values(X, "predict"))
+
+    def predict_std(self, X: Any) -> NDArray[np.float64]:
+        """Return the members' standard deviation, shape (n_rows,).
+
+        It measures how much the nets disagree, not the noise of y: see `predict_interval`.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        """
+        return self._spread(self._values(X, "predict_std"))
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> NDArray[np.float64]:
+        """Return intervals that hold new targets with a wanted probability, shape (n_rows, 2).
+
+        All have one width: that of the errors on the rows to validate on, a conformal step. These
+        have chosen epochs and members, so that intervals are a little too narrow.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        coverage : float in (0, 1), default 0.9
+
+        Raises
+        ------
+        ValueError
+            If there were too few rows to validate on for this coverage.
+
+        References
+        ----------
+        Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference
+        for regression".
+        """
+        who = "TabularMLPRegressor.predict_interval"
+        values = self._values(X, "predict_interval")
+        if not scalars.is_positive(coverage) or coverage >= 1:
+            raise ValueError(f"{who}: coverage must be a number in (0, 1), got {coverage!r}")
+        half, n = self.pack_.half_width(coverage), len(self.pack_.residuals)
+        if math.isinf(half):
+            needed = math.ceil(coverage / (1 - coverage))
+            told = f"needs {needed} rows to validate on, there were {n}"
+            raise ValueError(f"{who}: coverage={coverage} {told}; use cv=5, or a lower coverage")
+        middle = self._predicted(values)
+        return np.stack([middle - half, middle + half], axis=1)
+
+    def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
+        return targets.numbers(y, n_rows, who), None

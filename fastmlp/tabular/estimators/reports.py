@@ -1,0 +1,92 @@
+"""What a model of tables tells of itself: a leaderboard, a summary and HTML."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmlp.network import html as pieces
+from fastmlp.network.summary import Table
+from fastmlp.tabular.pack import Pack
+from fastmlp.validation.suggestions import count
+
+COLUMNS = ("member", "weight", "validation_score", "best_epoch")
+Row = tuple[str, float, float, float]
+
+
+def leaderboard(pack: Pack, names: Sequence[str], scores: Sequence[float]) -> Any:
+    """Return the members, the best first: a frame of pandas, or without it a list of dicts.
+
+    Parameters
+    ----------
+    names, scores : of the estimators beside the pack
+    """
+    by_recipe: dict[int, list[Any]] = {}
+    for member in pack.members:
+        by_recipe.setdefault(member.recipe.number, []).append(member)
+    rows: list[Row] = []
+    for same in by_recipe.values():
+        first, weight = same[0], sum(member.weight for member in same)
+        epoch = float(np.mean([member.epoch for member in same]))
+        rows.append((str(first.recipe), weight, first.score, epoch))
+    for name, weight, score in zip(names, pack.extra_weights.tolist(), scores, strict=True):
+        rows.append((name, weight, score, float("nan")))
+    rows.sort(key=lambda row: -row[2])
+    return framed([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+
+
+def framed(rows: list[dict[str, Any]]) -> Any:
+    """Return rows as a frame of pandas, or without it as they are."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return rows
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def rows_of(board: Any) -> list[dict[str, Any]]:
+    """Return the rows of a leaderboard."""
+    found: list[dict[str, Any]] = board if isinstance(board, list) else board.to_dict("records")
+    return found
+
+
+def summary(model: Any) -> Table:
+    """Return the ensemble and what it was selected from, as text."""
+    cells = _cells(model)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    ]
+    return Table("\n".join([*lines, _last(model)]))
+
+
+def html(model: Any) -> str:
+    """Return the same as HTML."""
+    return pieces.text(_last(model), strong=type(model).__name__) + pieces.table(_cells(model))
+
+
+def unfitted(model: Any) -> str:
+    """Return a model that is not fitted as HTML."""
+    return pieces.text("not fitted", strong=repr(model))
+
+
+def _cells(model: Any) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
+    for row in rows_of(model.leaderboard_):
+        name, weight, score, epoch = (row[column] for column in COLUMNS)
+        told = "" if epoch != epoch else f"{epoch:.0f}"
+        found.append((name, f"{weight:.3f}", f"{score:.4g}", told))
+    return found
+
+
+def _last(model: Any) -> str:
+    schema, pack = model.schema_, model.pack_
+    numbers, categories = len(schema.numeric_names), len(schema.categorical_names)
+    dropped = f", {len(schema.dropped)} left out" if schema.dropped else ""
+    columns = f"{count(numbers, 'number')}, {categories} categories{dropped}"
+    nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
+    return f"{nets}; validation score {pack.validation_score:.4g}; {columns}"

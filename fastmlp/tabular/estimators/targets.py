@@ -1,0 +1,112 @@
+"""Targets and weights as they are given, checked: numbers, or places of classes."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
+
+from fastmlp import validation
+from fastmlp.validation.frames import MISSING_TYPES
+from fastmlp.validation.suggestions import count, listed
+
+Array = NDArray[Any]
+
+
+def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
+    """Return targets as an array, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no vector of so many, or some are missing or not finite.
+    """
+    if y is None:
+        raise ValueError(f"{who}: requires y to be passed, but the target y is None")
+    validation.unmasked(y, who, name)
+    found: Array = column_or_1d(np.asarray(y), warn=True)
+    if len(found) != n_rows:
+        check_consistent_length(np.empty(n_rows), found)
+    if found.dtype.kind == "f":
+        _no_nan(np.isnan(found), who, name)
+        assert_all_finite(found, input_name=name)
+    elif found.dtype.kind == "O":
+        _no_nan(np.array([_is_missing(one) for one in found], np.bool_), who, name)
+    return found
+
+
+def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
+    """Return targets as numbers; raises as `vector` does."""
+    found = vector(y, n_rows, who, name)
+    try:
+        as_numbers = found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
+    assert_all_finite(as_numbers, input_name=name)
+    return as_numbers
+
+
+def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
+    """Return the labels, sorted, and the place of each row's, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vector` does, or if the targets are no labels, or of one class only.
+    """
+    found = vector(y, n_rows, who)
+    check_classification_targets(found)
+    try:
+        classes, places = np.unique(found, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
+    if len(classes) < 2:
+        told = f"y holds one class only, {classes[0]!r}"
+        raise ValueError(f"{who}: {told}; a classifier needs two or more")
+    return classes, places.astype(np.int64)
+
+
+def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64]:
+    """Return the place of each row's label among known ones, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vector` does, or if a label is unknown.
+    """
+    found = vector(y, n_rows, who, "y_val")
+    unknown = [repr(one) for one in np.unique(found).tolist() if one not in classes]
+    if unknown:
+        known = listed(list(map(repr, classes.tolist())))
+        raise ValueError(f"{who}: y_val has labels that y has not: {listed(unknown)}; y: {known}")
+    return np.searchsorted(classes, found).astype(np.int64)
+
+
+def weights(given: Any, n_rows: int, who: str) -> Array | None:
+    """Return weights of rows whose mean is 1, or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not numbers of 0 or more, one for each row, or all are 0.
+    """
+    if given is None:
+        return None
+    rows = np.empty((n_rows, 1))
+    found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
+    if not found.any():
+        raise ValueError(f"{who}: all of sample_weight are 0: no row is left")
+    return np.asarray(found * (len(found) / found.sum()))
+
+
+def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
+    if missing.any():
+        told = f"{count(int(missing.sum()), 'missing value')}, the first in row {missing.argmax()}"
+        raise ValueError(f"{who}: Input {name} contains NaN: {told}; leave such rows out")
+
+
+def _is_missing(value: Any) -> bool:
+    named = value is None or type(value).__name__ in MISSING_TYPES
+    return named or (isinstance(value, float) and value != value)
