@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from fastmlp.estimators.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
     from fastmlp.estimators.search import MLPSearchCV
     from fastmlp.tabular import TableModel
+    from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
 
     Ensemble: TypeAlias = MLPEnsembleClassifier | MLPEnsembleRegressor
-    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV | TableModel
+    OfTables: TypeAlias = TableModel | TabularMLPClassifier | TabularMLPRegressor
+    Model: TypeAlias = MLP | MLPClassifier | MLPRegressor | Ensemble | MLPSearchCV | OfTables
 
 # What can be saved beside a net, and the package with its `archive` module.
 ESTIMATORS = {
@@ -29,6 +31,8 @@ ESTIMATORS = {
     "MLPEnsembleRegressor": "estimators.ensemble",
     "MLPSearchCV": "estimators.search",
     "TableModel": "tabular",
+    "TabularMLPClassifier": "tabular.estimators",
+    "TabularMLPRegressor": "tabular.estimators",
 }
 
 
@@ -43,12 +47,13 @@ def save(
 
     For an estimator it holds the parameters, with a RandomState's state, the fitted attributes and
     the setting of `set_output`; not attributes of your own, nor metadata requests. For an ensemble
-    it holds all members, for a search the settings, `cv_results_` and the best estimator.
+    it holds all members, for a search the settings, `cv_results_` and the best estimator, for a
+    model of tables its columns and the nets of its ensemble.
 
     Parameters
     ----------
-    model : MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor or \
-    MLPSearchCV
+    model : MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor, \
+    MLPSearchCV, TabularMLPClassifier or TabularMLPRegressor
         An estimator must be fitted, and must not be of a subclass.
     path : path
     include_training_state : bool
@@ -114,7 +119,8 @@ def load(
 
     Returns
     -------
-    MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor or MLPSearchCV
+    MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPSearchCV, \
+    TabularMLPClassifier or TabularMLPRegressor
         Or a `TableModel`, of a file of the command ``fastmlp train``, which predicts from tables.
 
     Raises

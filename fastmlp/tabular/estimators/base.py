@@ -101,7 +101,7 @@ class TabularMLP(InBatches, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, given: Given) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
-        plain(X)
+        plain(X, training=True)
         schema = Schema.learn(X, self.categorical_features, who)
         values = schema.read(X, who)
         n_rows = len(values.codes)
@@ -288,6 +288,11 @@ class TabularMLP(InBatches, BaseEstimator):
         return self.pack_.validation_score
 
     @property
+    def n_iter_(self) -> NDArray[np.int64]:
+        """The best epoch of each net of the ensemble, shape (n_nets,)."""
+        return np.array([member.epoch for member in self.members_])
+
+    @property
     def feature_importances_(self) -> NDArray[np.float64]:
         """How much worse the score is with a column shuffled, shape (n_features,).
 
@@ -322,13 +327,13 @@ class TabularMLP(InBatches, BaseEstimator):
         return reports.html(self)
 
 
-def plain(X: Any) -> None:
+def plain(X: Any, *, training: bool = False) -> None:
     """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
 
     Raises
     ------
     ValueError
-        If X is a vector or complex.
+        If X is a vector, complex or without columns or, in training, has one row.
     """
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "c":
@@ -338,6 +343,11 @@ def plain(X: Any) -> None:
                 "Expected 2D array, got 1D array instead. Reshape your data either using "
                 "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
             )
+        if X.ndim == 2 and not X.shape[1]:
+            told = f"Found array with 0 feature(s) (shape={X.shape})"
+            raise ValueError(f"{told} while a minimum of 1 is required.")
+    if training and (getattr(X, "shape", None) or (0,))[0] == 1:
+        raise ValueError("n_samples=1 is too few: a fit needs 2 rows or more")
 
 
 def _weighted(part: Part, sample_weight: Any, who: str) -> Part:

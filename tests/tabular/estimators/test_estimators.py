@@ -1,0 +1,249 @@
+"""TabularMLPClassifier and TabularMLPRegressor: what they take, learn and say."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow
+import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils._param_validation import InvalidParameterError
+from small_tables import FEW, classifier, drawn, labels, regressor
+
+import fastmlp
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+X, Y = drawn()
+LABELS = labels()
+
+
+def test_probabilities_and_labels() -> None:
+    model = classifier()
+    p = model.predict_proba(X)
+    assert p.shape == (120, 3)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
+    assert (model.predict(X) == model.classes_[p.argmax(axis=1)]).all()
+    assert model.score(X, LABELS) > 0.6
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), p, atol=1e-12)
+    held_out = model.predict_proba(X[::3])
+    loss = log_loss(LABELS[::3], held_out)
+    assert model.validation_score_ == pytest.approx(-loss, rel=1e-5)
+    assert model.feature_names_in_.tolist() == list(X.columns)
+    assert model.n_features_in_ == 4
+
+
+def test_numbers_their_spread_and_their_intervals() -> None:
+    model = regressor()
+    found = model.predict(X)
+    assert model.score(X, Y) > 0.5
+    assert Y.min() <= found.min() <= found.max() <= Y.max()
+    each = [(weight, one) for weight, one in model._each(model.schema_.read(X))]
+    weights = np.array([weight for weight, _ in each])
+    members = np.stack([one for _, one in each])
+    np.testing.assert_allclose(np.average(members, axis=0, weights=weights), found)
+    variance = np.average((members - found) ** 2, axis=0, weights=weights)
+    np.testing.assert_allclose(model.predict_std(X), np.sqrt(variance))
+    low, high = model.predict_interval(X, coverage=0.9).T
+    np.testing.assert_allclose((low + high) / 2, found)
+    # Each row was held out from half of the nets; the other half makes the intervals safe.
+    assert ((low <= Y) & (high >= Y)).mean() > 0.85
+    assert (model.predict_interval(X, 0.5)[:, 0] > low).all()
+    with pytest.raises(ValueError, match="needs 199 rows to validate on, there were 120"):
+        model.predict_interval(X, coverage=0.995)
+    with pytest.raises(ValueError, match=r"coverage must be a number in \(0, 1\), got 1.5"):
+        model.predict_interval(X, coverage=1.5)
+
+
+def test_a_table_of_any_library_gives_the_same_model() -> None:
+    model = regressor()
+    found = model.predict(X)
+    arrow = pyarrow.Table.from_pandas(X)
+    frames = [X[::-1][X.columns[::-1]][::-1], polars.from_arrow(arrow), arrow]
+    for frame in frames:
+        assert (model.predict(frame) == found).all()
+    other = TabularMLPRegressor(**FEW, cv=2).fit(frames[1], polars.Series(Y))
+    assert (other.predict(arrow) == found).all()
+    assert other.feature_names_in_.tolist() == list(X.columns)
+
+
+def test_bits_are_those_of_the_seed_for_any_number_of_threads() -> None:
+    one, two = (TabularMLPRegressor(**FEW, cv=2, n_jobs=n).fit(X, Y) for n in (1, 2))
+    assert (one.predict(X) == two.predict(X)).all()
+    assert (one.predict(X) == regressor().predict(X)).all()
+    other = clone(one).set_params(random_state=1).fit(X, Y)
+    assert (one.predict(X) != other.predict(X)).any()
+
+
+def test_rows_of_weight_0_are_not_there() -> None:
+    weight = np.where(np.arange(120) % 4 == 0, 0.0, 3.0)
+    model = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=weight)
+    keep = weight > 0
+    other = TabularMLPRegressor(**FEW, cv=2).fit(X[keep], Y[keep], sample_weight=weight[keep])
+    assert (model.predict(X) == other.predict(X)).all()
+    heavy = TabularMLPRegressor(**FEW, cv=2).fit(X, Y, sample_weight=1 + 9.0 * (Y > 4))
+    assert heavy.predict(X).mean() > model.predict(X).mean()
+
+
+@pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
+def test_scores_choose_the_ensemble(kind: Any) -> None:
+    scoring = "balanced_accuracy" if kind is TabularMLPClassifier else "max_error"
+    y = LABELS if kind is TabularMLPClassifier else Y
+    model = kind(**FEW, scoring=scoring).fit(X, y, X_val=X[::2], y_val=y[::2])
+    from sklearn.metrics import get_scorer
+
+    assert model.validation_score_ == pytest.approx(get_scorer(scoring)(model, X[::2], y[::2]))
+    quick = "accuracy" if kind is TabularMLPClassifier else "neg_mean_absolute_error"
+    model = kind(**FEW, scoring=quick).fit(X, y, X_val=X[::2], y_val=y[::2])
+    assert model.validation_score_ == pytest.approx(get_scorer(quick)(model, X[::2], y[::2]))
+
+
+def test_a_class_of_one_row_has_its_column() -> None:
+    y = LABELS.copy()
+    y[7] = "unique"
+    for more in ({}, {"cv": 2}):
+        model = TabularMLPClassifier(**{**FEW, **more}).fit(X, y)
+        assert model.predict_proba(X).shape == (120, 4)
+        assert np.isfinite(model.predict_log_proba(X)).all()
+
+
+def test_members_of_scikit_learn() -> None:
+    trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
+    settings: dict[str, Any] = {**FEW, "extra_members": [("trees", trees)]}
+    for more in ({}, {"cv": 2}):
+        model = TabularMLPRegressor(**settings, **more).fit(X, Y)
+        assert model.weights_.sum() == pytest.approx(1)
+        assert [name for name, _ in model.extra_members_] == ["trees"]
+        assert np.isfinite(model.predict_std(X)).all()
+        assert "trees" in model.summary()
+    several = [HistGradientBoostingClassifier(max_iter=3)]
+    chosen = TabularMLPClassifier(**FEW, extra_members=several).fit(X, LABELS)
+    assert chosen.predict_proba(X).shape == (120, 3)
+    with pytest.raises(TypeError, match="must be estimators, or pairs of a name and an estimator"):
+        TabularMLPClassifier(**FEW, extra_members=[HistGradientBoostingClassifier]).fit(X, LABELS)
+
+
+def test_leaderboard_summary_and_html() -> None:
+    model = classifier()
+    board = model.leaderboard_
+    assert board["weight"].sum() == pytest.approx(1)
+    assert board["validation_score"].is_monotonic_decreasing
+    assert f"{len(model.members_)} nets of 2" in model.summary().replace("1 net of", "1 nets of")
+    assert "<table" in model._repr_html_()
+    assert "not fitted" in TabularMLPClassifier()._repr_html_()
+    assert (model.n_iter_ >= 1).all()
+
+
+def test_importances() -> None:
+    found = regressor().feature_importances_
+    assert found.shape == (4,)
+    assert found.argmax() in (0, 1)
+    assert found[2] < found.max() / 3
+    dropped = X.assign(constant=1.0)
+    model = TabularMLPRegressor(**FEW, cv=2).fit(dropped, Y)
+    assert model.feature_importances_[4] == 0
+    assert (model.feature_importances_ == model.feature_importances_).all()
+
+
+def test_pickles_and_files(tmp_path: Any) -> None:
+    for model in (classifier(), regressor()):
+        method = getattr(model, "predict_proba", model.predict)
+        copied: Any = pickle.loads(pickle.dumps(model))
+        fastmlp.save(model, tmp_path / "model.safetensors")
+        loaded = fastmlp.load(tmp_path / "model.safetensors")
+        for other in (copied, loaded):
+            assert (getattr(other, method.__name__)(X) == method(X)).all()
+            assert repr(other) == repr(model)
+            assert other.summary() == model.summary()
+            assert other.leaderboard_.equals(model.leaderboard_)
+        assert (copied.feature_importances_ == model.feature_importances_).all()
+        with pytest.raises(AttributeError, match="which a file does not hold: use sklearn"):
+            loaded.feature_importances_  # noqa: B018
+
+
+def test_pipelines_searches_and_calibration() -> None:
+    small = TabularMLPClassifier(**{**FEW, "max_iter": 2}, cv=2)
+    pipeline = make_pipeline(FunctionTransformer(), small).fit(X, LABELS)
+    assert pipeline.predict(X).shape == (120,)
+    search = GridSearchCV(small, {"n_members": [1, 2]}, cv=2).fit(X, LABELS)
+    assert len(search.cv_results_["params"]) == 2
+    calibrated = CalibratedClassifierCV(small, cv=2).fit(X, LABELS)
+    assert calibrated.predict_proba(X).shape == (120, 3)
+
+
+def test_a_time_limit_leaves_one_net_at_least() -> None:
+    model = TabularMLPClassifier(n_members=6, time_limit=1e-3, random_state=0).fit(X, LABELS)
+    assert len(model.members_) >= 1
+
+
+def test_batches() -> None:
+    model = regressor()
+    for given in (X, pyarrow.Table.from_pandas(X)):
+        found = list(model.predict_batches(given, batch_rows=50))
+        assert [len(each) for each in found] == [50, 50, 20]
+        np.testing.assert_allclose(np.concatenate(found), model.predict(X), rtol=1e-6)
+
+
+FAULTS: list[tuple[Any, Any, str]] = [
+    ({"preset": "blanced"}, {}, "Did you mean 'balanced'"),
+    ({"validation_fraction": 1.0}, {}, "'validation_fraction' parameter"),
+    ({}, {"y": np.where(np.arange(120) == 3, np.nan, 1.0 * (Y > 3))}, "first in row 3"),
+    ({}, {"y": None}, "requires y to be passed"),
+    ({}, {"y": np.ones(120, int)}, r"y holds one class only, 1; a classifier needs two"),
+    ({}, {"y": LABELS[:3]}, r"inconsistent numbers of samples: \[120, 3\]"),
+    ({}, {"X_val": X[:9]}, "X_val is given, and y_val is not"),
+    ({"cv": 2}, {"X_val": X[:9], "y_val": LABELS[:9]}, "cv=2 needs no X_val"),
+    ({}, {"X_val": X[:1], "y_val": ["hight"]}, "y_val has labels that y has not: 'hight'"),
+    ({}, {"sample_weight": np.zeros(120)}, "all of sample_weight are 0"),
+    ({}, {"X": X.assign(when=pd.Timestamp("2020-01-01"))}, "'when' holds dates"),
+    ({}, {"X": X.assign(income=np.inf)}, "'income' is infinite in row 0"),
+    ({}, {"X": X[:1], "y": LABELS[:1]}, "n_samples=1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "given", "words"), FAULTS)
+def test_faults_in_training(settings: Any, given: Any, words: str) -> None:
+    told = {"X": X, "y": LABELS, **given}
+    with pytest.raises((TypeError, ValueError, InvalidParameterError), match=words):
+        TabularMLPClassifier(**{**FEW, **settings}).fit(**told)
+
+
+def test_faults_in_predictions() -> None:
+    model = classifier()
+    with pytest.raises(ValueError, match="'town'"):
+        model.predict(X.drop(columns="town"))
+    with pytest.raises(TypeError, match="'age' must hold numbers"):
+        model.predict(X.assign(age="old"))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'members'.*n_members"):
+        TabularMLPClassifier(members=3)  # type: ignore[call-arg]
+
+
+def test_new_categories_and_missing_columns_of_rows_are_answered() -> None:
+    model = classifier()
+    rows = X[:3].assign(town="Rome", income=np.nan)
+    assert np.isfinite(model.predict_proba(rows)).all()
+    assert model.predict(X[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"a": [1.0, 2.0, 3.0, 4.0] * 8, "b": [None] * 32}),
+        pd.DataFrame({"id": pd.Categorical([f"item {i}" for i in range(32)]), "a": range(32)}),
+        pd.DataFrame(np.eye(32, 600)).rename(columns=str),
+    ],
+    ids=["empty column", "a level a row", "many columns"],
+)
+def test_odd_tables_are_learned(frame: pd.DataFrame) -> None:
+    y = np.arange(32) % 2
+    model = TabularMLPClassifier(**{**FEW, "max_iter": 2}, cv=2).fit(frame, y)
+    assert np.isfinite(model.predict_proba(frame)).all()
