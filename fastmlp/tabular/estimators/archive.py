@@ -39,9 +39,7 @@ def pack(model: Any, *, training: bool) -> Content:
     check_is_fitted(model)
     used = [
         name
-        for (name, _), weight in zip(
-            model.extra_members_, model.pack_.extra_weights, strict=True
-        )
+        for (name, _), weight in zip(model.extra_members_, model.pack_.extra_weights, strict=True)
         if weight
     ]
     if used:

@@ -142,10 +142,11 @@ class TabularMLP(InBatches, BaseEstimator):
         n = len(values.codes)
         if not n:
             raise ValueError(f"{who}: X_val has no rows")
-        known = classes is not None
-        y = targets.places_of(given.y_val, classes, n, who) if known else None
-        if y is None:
+        y: Array
+        if classes is None:
             y = targets.numbers(given.y_val, n, who, "y_val")
+        else:
+            y = targets.places_of(given.y_val, classes, n, who)
         return whole, _weighted(Part(values, y), given.sample_weight_val, who)
 
     def _n_folds(self, n_rows: int) -> int | None:
@@ -220,7 +221,7 @@ class TabularMLP(InBatches, BaseEstimator):
 
     def _say(self, told: str, start: float) -> None:
         if self.verbose:
-            print(f"{time.perf_counter() - start:.1f} s: {told}")
+            reports.say(f"{time.perf_counter() - start:.1f} s: {told}")
 
     def _values(self, X: Any, method: str) -> Values:
         """Return the rows of a table to predict."""
@@ -234,14 +235,20 @@ class TabularMLP(InBatches, BaseEstimator):
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
         its = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
         n = self._n_classes
+        if not len(values.codes):
+            return np.empty((0, n) if n else 0)
         none = np.empty(0)
         more = [extras.answers(one, values, n) if weight else none for (_, one), weight in its]
-        return self.pack_.predict(values, more)
+        found = self.pack_.predict(values, more)
+        # In float64 the sum of float32 probabilities is up to 1e-7 beside 1.
+        return found / found.sum(axis=1, keepdims=True) if n else found
 
     def _spread(self, values: Values) -> Array:
         """Return the members' weighted standard deviation, of the shape of predictions."""
         mean = self._predicted(values)
         variance = np.zeros_like(mean)
+        if not len(mean):
+            return variance
         for weight, predictions in self._each(values):
             variance += weight * (predictions - mean) ** 2
         return np.sqrt(variance)

@@ -45,7 +45,11 @@ def named(given: Sequence[Any] | None, who: str) -> list[tuple[str, Any]]:
     found = []
     for one in given or ():
         name, estimator = one if isinstance(one, tuple) else (type(one).__name__, one)
-        if not hasattr(estimator, "fit") or not isinstance(name, str) or isinstance(estimator, type):
+        if (
+            not hasattr(estimator, "fit")
+            or not isinstance(name, str)
+            or isinstance(estimator, type)
+        ):
             told = "estimators, or pairs of a name and an estimator"
             raise TypeError(f"{who}: extra_members must be {told}, got {one!r}")
         found.append((name, estimator))

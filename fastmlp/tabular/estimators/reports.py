@@ -69,6 +69,11 @@ def html(model: Any) -> str:
     return pieces.text(_last(model), strong=type(model).__name__) + pieces.table(_cells(model))
 
 
+def say(told: str) -> None:
+    """Print what is done."""
+    print(told, flush=True)
+
+
 def unfitted(model: Any) -> str:
     """Return a model that is not fitted as HTML."""
     return pieces.text("not fitted", strong=repr(model))

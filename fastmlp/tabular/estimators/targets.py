@@ -63,7 +63,7 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
     except TypeError as error:
         raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
     if len(classes) < 2:
-        told = f"y holds one class only, {classes[0]!r}"
+        told = f"y holds one class only, {classes.tolist()[0]!r}"
         raise ValueError(f"{who}: {told}; a classifier needs two or more")
     return classes, places.astype(np.int64)
 
@@ -96,8 +96,6 @@ def weights(given: Any, n_rows: int, who: str) -> Array | None:
         return None
     rows = np.empty((n_rows, 1))
     found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
-    if not found.any():
-        raise ValueError(f"{who}: all of sample_weight are 0: no row is left")
     return np.asarray(found * (len(found) / found.sum()))
 
 

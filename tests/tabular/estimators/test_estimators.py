@@ -10,11 +10,11 @@ import pyarrow
 import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.metrics import log_loss
+from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 from small_tables import FEW, classifier, drawn, labels, regressor
 
@@ -96,11 +96,9 @@ def test_rows_of_weight_0_are_not_there() -> None:
 
 @pytest.mark.parametrize("kind", [TabularMLPClassifier, TabularMLPRegressor])
 def test_scores_choose_the_ensemble(kind: Any) -> None:
-    scoring = "balanced_accuracy" if kind is TabularMLPClassifier else "max_error"
+    scoring = "balanced_accuracy" if kind is TabularMLPClassifier else "explained_variance"
     y = LABELS if kind is TabularMLPClassifier else Y
     model = kind(**FEW, scoring=scoring).fit(X, y, X_val=X[::2], y_val=y[::2])
-    from sklearn.metrics import get_scorer
-
     assert model.validation_score_ == pytest.approx(get_scorer(scoring)(model, X[::2], y[::2]))
     quick = "accuracy" if kind is TabularMLPClassifier else "neg_mean_absolute_error"
     model = kind(**FEW, scoring=quick).fit(X, y, X_val=X[::2], y_val=y[::2])
@@ -117,19 +115,19 @@ def test_a_class_of_one_row_has_its_column() -> None:
 
 
 def test_members_of_scikit_learn() -> None:
-    trees = HistGradientBoostingRegressor(max_iter=5, random_state=0)
+    trees = DecisionTreeRegressor(max_depth=3, random_state=0)
     settings: dict[str, Any] = {**FEW, "extra_members": [("trees", trees)]}
     for more in ({}, {"cv": 2}):
-        model = TabularMLPRegressor(**settings, **more).fit(X, Y)
+        model = TabularMLPRegressor(**{**settings, **more}).fit(X, Y)
         assert model.weights_.sum() == pytest.approx(1)
         assert [name for name, _ in model.extra_members_] == ["trees"]
         assert np.isfinite(model.predict_std(X)).all()
         assert "trees" in model.summary()
-    several = [HistGradientBoostingClassifier(max_iter=3)]
+    several = [DecisionTreeClassifier(max_depth=3)]
     chosen = TabularMLPClassifier(**FEW, extra_members=several).fit(X, LABELS)
     assert chosen.predict_proba(X).shape == (120, 3)
     with pytest.raises(TypeError, match="must be estimators, or pairs of a name and an estimator"):
-        TabularMLPClassifier(**FEW, extra_members=[HistGradientBoostingClassifier]).fit(X, LABELS)
+        TabularMLPClassifier(**FEW, extra_members=[DecisionTreeClassifier]).fit(X, LABELS)
 
 
 def test_leaderboard_summary_and_html() -> None:
@@ -203,7 +201,7 @@ FAULTS: list[tuple[Any, Any, str]] = [
     ({}, {"X_val": X[:9]}, "X_val is given, and y_val is not"),
     ({"cv": 2}, {"X_val": X[:9], "y_val": LABELS[:9]}, "cv=2 needs no X_val"),
     ({}, {"X_val": X[:1], "y_val": ["hight"]}, "y_val has labels that y has not: 'hight'"),
-    ({}, {"sample_weight": np.zeros(120)}, "all of sample_weight are 0"),
+    ({}, {"sample_weight": np.zeros(120)}, "at least one non-zero number"),
     ({}, {"X": X.assign(when=pd.Timestamp("2020-01-01"))}, "'when' holds dates"),
     ({}, {"X": X.assign(income=np.inf)}, "'income' is infinite in row 0"),
     ({}, {"X": X[:1], "y": LABELS[:1]}, "n_samples=1"),
@@ -223,7 +221,7 @@ def test_faults_in_predictions() -> None:
         model.predict(X.drop(columns="town"))
     with pytest.raises(TypeError, match="'age' must hold numbers"):
         model.predict(X.assign(age="old"))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'members'.*n_members"):
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'members'"):
         TabularMLPClassifier(members=3)  # type: ignore[call-arg]
 
 
