@@ -33,8 +33,9 @@ class Settings(NamedTuple):
         The nets that are trained; of each fold so many.
     max_members : int
         The most that the ensemble has.
-    epochs, patience : int
-        The most of each net, and how many it goes on without getting better.
+    epochs : int, the most of each net
+    patience : int
+        How many epochs a net goes on without getting better, beside 0.3 of those until its best.
     score : function of (y, predictions, weight), optional
         What the selection maximises; None: minus the log-loss or the RMSE.
     time_limit : float, optional
@@ -48,7 +49,7 @@ class Settings(NamedTuple):
     n_members: int = 12
     max_members: int = 6
     epochs: int = 200
-    patience: int = 12
+    patience: int = 4
     score: Score | None = None
     time_limit: float | None = None
     cv: int = 5

@@ -51,7 +51,7 @@ def test_all_of_it_is_kept(task: str, n: int) -> None:
         (("members", 0, "encoding"), 7),
         (("members", 0, "weight"), 1.5),
         (("members", 0, "net", "layer_sizes"), [3, 1]),
-        (("encodings", 0, "n_bins"), "many"),
+        (("encodings", 0, "scaling"), "logarithm"),
         (("validation_score",), None),
     ],
 )
