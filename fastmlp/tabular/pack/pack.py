@@ -15,44 +15,14 @@ from fastmlp.tabular.pack.folds import folds_of
 from fastmlp.tabular.pack.outputs import Outputs, outputs_of
 from fastmlp.tabular.pack.pool import Limits, Part, Trained, rows_of, train
 from fastmlp.tabular.pack.prior import Recipe, draw
-from fastmlp.tabular.pack.scoring import Score, Scorer, Task
+from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.selection import bagged
+from fastmlp.tabular.pack.settings import Settings, encodings_for
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
 # Rows that are encoded at once in predictions.
 CHUNK = 8192
-
-
-class Settings(NamedTuple):
-    """How a pack is trained.
-
-    Attributes
-    ----------
-    n_members : int
-        The nets that are trained; of each fold so many.
-    max_members : int
-        The most that the ensemble has.
-    epochs : int, the most of each net
-    patience : int
-        How many epochs a net goes on without getting better, beside 0.3 of those until its best.
-    score : function of (y, predictions, weight), optional
-        What the selection maximises; None: minus the log-loss or the RMSE.
-    time_limit : float, optional
-        Seconds after which no net is begun, and those that train end. With it, which nets there
-        are depends on the machine.
-    cv : int, optional
-        Without validation rows: train each net so many times, each time without another fold of
-        the rows, and validate on that. The ensemble has all of them.
-    """
-
-    n_members: int = 12
-    max_members: int = 6
-    epochs: int = 200
-    patience: int = 4
-    score: Score | None = None
-    time_limit: float | None = None
-    cv: int = 5
 
 
 class Member(NamedTuple):
@@ -159,9 +129,9 @@ def train_pack(
     *,
     task: Task,
     n_classes: int,
-    encodings: Mapping[str, Encoding],
     settings: Settings,
     seed: int,
+    encodings: Mapping[str, Encoding] | None = None,
     n_threads: int | None = None,
     extra: Sequence[Array] = (),
 ) -> Pack:
@@ -174,8 +144,12 @@ def train_pack(
     training : Part
     validation : Part, or None
         None: folds of the rows of training, by `settings.cv`.
-    encodings : mapping of str to Encoding
-        By the names in recipes. They are copied, and the copies learn from the rows.
+    seed : int, of all that is drawn
+    encodings : mapping of str to Encoding, optional
+        Nets have them in turn. They are copied, and the copies learn from the rows. None: those of
+        `encodings_for`.
+    n_threads : int, optional
+        As of `fit_many`.
     extra : sequence of arrays
         Predictions of further models for the validation rows: candidates as the nets are.
     """
@@ -183,6 +157,8 @@ def train_pack(
     deadline = None if limit is None else start + limit
     limits = Limits(settings.epochs, settings.patience, deadline, n_threads)
     outputs = outputs_of(task, training.y, training.weight, n_classes)
+    if encodings is None:
+        encodings = encodings_for(training.values.numbers.shape[1])
     recipes = draw(settings.n_members, seed, tuple(encodings))
     splits, of_rows = _splits(training, validation, settings.cv, seed)
     fits, pools = [], []

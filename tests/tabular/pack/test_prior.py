@@ -42,6 +42,6 @@ def test_seeds_differ() -> None:
 
 
 def test_a_linear_net_and_one_of_one_layer_are_among_the_first() -> None:
-    depths = [len(recipe.hidden) for recipe in draw(4, 0, NAMES)]
+    depths = [len(recipe.hidden) for recipe in draw(6, 0, NAMES)]
     assert 0 in depths
     assert 1 in depths

@@ -1,0 +1,54 @@
+"""How much a pack does: its presets, and the encodings of its nets."""
+
+from typing import Literal, NamedTuple
+
+from fastmlp.tabular.encoders.encoding import Encoding
+from fastmlp.tabular.pack.scoring import Score
+
+Preset = Literal["fast", "balanced", "best"]
+# Pieces of a column, between these: few columns may have many.
+FEWEST_BINS, MOST_BINS, ALL_BINS = 16, 48, 512
+
+
+class Settings(NamedTuple):
+    """How a pack is trained.
+
+    Attributes
+    ----------
+    n_members : int
+        The nets that are trained; of each fold so many.
+    max_members : int
+        The most that the ensemble has.
+    epochs : int, the most of each net
+    patience : int
+        How many epochs a net goes on without getting better, beside 0.3 of those until its best.
+    score : function of (y, predictions, weight), optional
+        What the selection maximises; None: minus the log-loss or the RMSE.
+    time_limit : float, optional
+        Seconds after which no net is begun, and those that train end. With it, which nets there
+        are depends on the machine.
+    cv : int
+        Without validation rows: train each net so many times, each time without another fold of
+        the rows, and validate on that. The ensemble has all of them.
+    """
+
+    n_members: int = 10
+    max_members: int = 6
+    epochs: int = 200
+    patience: int = 4
+    score: Score | None = None
+    time_limit: float | None = None
+    cv: int = 5
+
+
+PRESETS: dict[Preset, Settings] = {
+    "fast": Settings(n_members=6, max_members=4, epochs=60),
+    "balanced": Settings(),
+    "best": Settings(n_members=30, max_members=10, epochs=400, patience=8),
+}
+
+
+def encodings_for(n_numeric: int) -> dict[str, Encoding]:
+    """Return the encodings of a pack's nets, for a table with so many columns of numbers."""
+    n_bins = min(MOST_BINS, max(FEWEST_BINS, ALL_BINS // max(n_numeric, 1)))
+    return {"pieces": Encoding(n_bins=n_bins)}
