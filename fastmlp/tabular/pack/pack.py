@@ -13,7 +13,7 @@ from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import conformal
 from fastmlp.tabular.pack.folds import folds_of
 from fastmlp.tabular.pack.outputs import Outputs, outputs_of
-from fastmlp.tabular.pack.pool import Limits, Part, Trained, rows_of, train
+from fastmlp.tabular.pack.pool import Limits, Part, Trained, train
 from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.selection import bagged
@@ -98,7 +98,7 @@ class Pack:
         """
         n = len(values.numbers)
         starts = range(0, max(n, 1), CHUNK)
-        found = np.concatenate([self._nets(rows_of(values, slice(i, i + CHUNK))) for i in starts])
+        found = np.concatenate([self._nets(values.part(slice(i, i + CHUNK))) for i in starts])
         for weight, predictions in zip(self.extra_weights, extra, strict=True):
             if weight:
                 found += weight * predictions

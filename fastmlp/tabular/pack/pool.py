@@ -13,6 +13,7 @@ from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
+from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
 from fastmlp.tabular.schema import Values
@@ -39,12 +40,7 @@ class Part(NamedTuple):
     def take(self, rows: Array) -> "Part":
         """Return some of the rows."""
         weight = None if self.weight is None else self.weight[rows]
-        return Part(rows_of(self.values, rows), self.y[rows], weight)
-
-
-def rows_of(values: Values, rows: Array | slice) -> Values:
-    """Return some rows of a table."""
-    return Values(values.numbers[rows], values.codes[rows])
+        return Part(self.values.part(rows), self.y[rows], weight)
 
 
 class Limits(NamedTuple):
@@ -122,7 +118,9 @@ def train(
         name = group[0].encoding
         if name not in inputs:
             encoding, its = encodings[name], keys[name]
-            kind = "regression" if outputs.task == "regression" else "classification"
+            kind: EncodedTask = "classification"
+            if outputs.task == "regression":
+                kind = "regression"
             first = encoding.fit_transform(training.values, training.y, kind, its)
             inputs[name] = np.concatenate([first, encoding.transform(validation.values)])
         found += rows.train(group, inputs[name], limits)

@@ -6,8 +6,10 @@ from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.scoring import Score
 
 Preset = Literal["fast", "balanced", "best"]
-# Pieces of a column, between these: few columns may have many.
-FEWEST_BINS, MOST_BINS, ALL_BINS = 16, 48, 512
+# Pieces of a column: so many, and more where there are few columns, up to so many of all together.
+BINS, MOST_BINS, MANY_PIECES = 16, 48, 256
+# Fewer where those of all columns would be more than this; fewer than two tell a net little.
+MOST_PIECES, FEWEST_BINS = 8192, 2
 
 
 class Settings(NamedTuple):
@@ -50,5 +52,8 @@ PRESETS: dict[Preset, Settings] = {
 
 def encodings_for(n_numeric: int) -> dict[str, Encoding]:
     """Return the encodings of a pack's nets, for a table with so many columns of numbers."""
-    n_bins = min(MOST_BINS, max(FEWEST_BINS, ALL_BINS // max(n_numeric, 1)))
+    n_columns = max(n_numeric, 1)
+    n_bins = min(MOST_BINS, max(BINS, MANY_PIECES // n_columns), MOST_PIECES // n_columns)
+    if n_bins < FEWEST_BINS:
+        return {"scaled": Encoding(embedding="none")}
     return {"pieces": Encoding(n_bins=n_bins)}
