@@ -32,7 +32,7 @@ class Selection(NamedTuple):
 
 
 def greedy(
-    predictions: Sequence[Array],
+    predictions: Sequence[Array] | Array,
     loss: Loss,
     *,
     n_rounds: int = 50,
@@ -43,7 +43,7 @@ def greedy(
 
     Parameters
     ----------
-    predictions : sequence of arrays of one shape
+    predictions : sequence of arrays of one shape, or an array of them
         Each candidate's, of the same validation rows.
     loss : function of such an array, lower is better
     n_rounds : int
@@ -94,7 +94,7 @@ def greedy(
 
 
 def bagged(
-    predictions: Sequence[Array],
+    predictions: Sequence[Array] | Array,
     loss: WeightedLoss,
     n_rows: int,
     generator: np.random.Generator,
@@ -108,7 +108,7 @@ def bagged(
 
     Parameters
     ----------
-    predictions : sequence of arrays of one shape
+    predictions : sequence of arrays of one shape, or an array of them
         Each candidate's, of the same validation rows.
     loss : function of such an array and of the rows' weights, lower is better
     n_rows : int, how many validation rows there are

@@ -19,7 +19,7 @@ def fitted(task: Any, n_classes: int) -> tuple[Pack, Values]:
     generator = np.random.default_rng(0)
     codes = generator.integers(-1, 3, (60, 1)).astype(np.int32)
     values = Values(generator.normal(size=(60, 3)), codes)
-    y = values.numbers[:, 0] + codes[:, 0]
+    y: Any = values.numbers[:, 0] + codes[:, 0]
     if task != "regression":
         y = np.digitize(y, np.quantile(y, np.arange(1, n_classes) / n_classes))
     arguments: Any = {"task": task, "n_classes": n_classes, "settings": FEW, "seed": 3}
