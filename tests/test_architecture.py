@@ -214,7 +214,8 @@ def test_only_the_programs_print(module: str) -> None:
     prints = [f.lineno for f in calls if isinstance(f, ast.Name) and f.id == "print"]
     # scikit-learn's verbose prints, and so does ours.
     rooms = ("cli", "estimators")
-    assert room_of(module) in rooms or not prints, f"print in lines {prints}"
+    may = room_of(module) in rooms or module == "fastmlp.tabular.estimators.reports"
+    assert may or not prints, f"print in lines {prints}"
 
 
 @each_module

@@ -15,17 +15,18 @@ from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
-from fastmlp.tabular.estimators import extras, presets, reports, splits, targets
+from fastmlp.tabular.estimators import extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
-from fastmlp.tabular.estimators.presets import Plan, Preset
 from fastmlp.tabular.estimators.scoring import score_of
-from fastmlp.tabular.pack import Member, Pack, Part, Settings, train_pack
+from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
+# With fewer rows than this each net trains once for each fold.
+FEW_ROWS = 1000
 # Rows whose members' predictions are computed at once.
 CHUNK = 8192
 
@@ -71,7 +72,7 @@ class TabularMLP(InBatches, BaseEstimator):
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "cv": [Interval(Integral, 2, None, closed="left"), None],
-        "preset": [StrOptions({*presets.PRESETS})],
+        "preset": [StrOptions({*PRESETS})],
         "extra_members": [list, tuple, None],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
@@ -88,7 +89,7 @@ class TabularMLP(InBatches, BaseEstimator):
             super()._validate_params()
         except InvalidParameterError as error:
             if str(error).startswith("The 'preset'"):
-                words = suggestion(self.preset, presets.PRESETS).strip(",:; ")
+                words = suggestion(self.preset, PRESETS).strip(",:; ")
                 error.args = (f"{error} {words[:1].upper()}{words[1:]}".rstrip(),)
             raise
 
@@ -153,7 +154,7 @@ class TabularMLP(InBatches, BaseEstimator):
         """Return the number of folds without rows to validate on; None: one part is held out."""
         if self.cv is not None:
             return self.cv
-        return presets.N_FOLDS if n_rows < presets.FEW_ROWS else None
+        return PRESETS[self.preset].cv if n_rows < FEW_ROWS else None
 
     def _trained(
         self,
@@ -168,11 +169,10 @@ class TabularMLP(InBatches, BaseEstimator):
         task: Task = "regression"
         if classes is not None:
             task = "binary" if len(classes) == 2 else "multiclass"
-        plan = presets.plan_of(self.preset, **self._plan())
-        n_folds = self._n_folds(len(training.y)) or presets.N_FOLDS
         n_classes = 0 if classes is None else len(classes)
         named = extras.named(self.extra_members, type(self).__name__)
-        fits = {"n_classes": n_classes, "n_folds": n_folds, "seed": seed}
+        settings = self._settings(len(training.y))
+        fits = {"n_classes": n_classes, "n_folds": settings.cv, "seed": seed}
         beside = extras.fitted(named, training, validation, **fits)
         score = score_of(self.scoring, task, classes)
         spent = time.perf_counter() - start
@@ -182,15 +182,7 @@ class TabularMLP(InBatches, BaseEstimator):
             validation,
             task=task,
             n_classes=n_classes,
-            encodings=presets.encodings_of(schema),
-            settings=Settings(
-                n_members=plan.n_members,
-                max_members=plan.max_members,
-                epochs=plan.max_iter,
-                score=score,
-                time_limit=limit,
-                cv=n_folds,
-            ),
+            settings=settings._replace(score=score, time_limit=limit),
             seed=seed,
             n_threads=n_threads_of(self.n_jobs),
             extra=[one.predictions for one in beside],
@@ -201,8 +193,15 @@ class TabularMLP(InBatches, BaseEstimator):
         board = reports.leaderboard(pack, [one.name for one in beside], scores)
         return pack, [(one.name, one.estimator) for one in beside], board
 
-    def _plan(self) -> dict[str, int | None]:
-        return {name: getattr(self, name) for name in Plan._fields}
+    def _settings(self, n_rows: int) -> Settings:
+        """Return the settings of the preset, but for what the parameters say."""
+        found = PRESETS[self.preset]
+        return found._replace(
+            n_members=self.n_members or found.n_members,
+            max_members=self.max_members or found.max_members,
+            epochs=self.max_iter or found.epochs,
+            cv=self._n_folds(n_rows) or found.cv,
+        )
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         """Return numbers, or places of classes, and the classes."""

@@ -10,8 +10,7 @@ from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import Given, TabularMLP
-from fastmlp.tabular.estimators.presets import Preset
-from fastmlp.tabular.pack import Pack
+from fastmlp.tabular.pack import Pack, Preset
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation.calls import explained
 
@@ -31,12 +30,12 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     preset : {"fast", "balanced", "best"}, default "balanced"
         How many nets are trained, how many of them the ensemble may have, and for how many epochs.
     n_members : int, optional
-        The nets that are trained; of each fold so many. None: those of the preset: 4, 12 or 32.
+        The nets that are trained; of each fold so many. None: those of the preset: 6, 10 or 30.
     max_members : int, optional
-        The most nets of the ensemble. None: those of the preset: 4, 6 or 16.
+        The most nets of the ensemble. None: those of the preset: 4, 6 or 10.
     max_iter : int, optional
         The most epochs of a net, which ends before where its validation loss does not get better.
-        None: those of the preset: 100, 200 or 400.
+        None: those of the preset: 60, 200 or 400.
     time_limit : float, optional
         Seconds after which no net is begun, and those that train end; at least one is trained.
         With it results depend on the machine.

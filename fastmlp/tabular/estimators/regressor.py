@@ -11,7 +11,7 @@ from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import Given, TabularMLP
-from fastmlp.tabular.estimators.presets import Preset
+from fastmlp.tabular.pack import Preset
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 

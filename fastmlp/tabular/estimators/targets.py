@@ -85,7 +85,7 @@ def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64
 
 
 def weights(given: Any, n_rows: int, who: str) -> Array | None:
-    """Return weights of rows whose mean is 1, or None.
+    """Return weights of rows, or None; the mean of those that are not 0 is 1.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def weights(given: Any, n_rows: int, who: str) -> Array | None:
         return None
     rows = np.empty((n_rows, 1))
     found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
-    return np.asarray(found * (len(found) / found.sum()))
+    return np.asarray(found * (np.count_nonzero(found) / found.sum()))
 
 
 def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
