@@ -10,7 +10,7 @@ import pytest
 
 import fastmlp
 from docs.tools import parameters
-from fastmlp import plotting
+from fastmlp import plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
@@ -43,8 +43,11 @@ TABLES = {
     "penalties": list(penalties.RULES),
     "initializers": list(initializers.RULES),
 }
-ESTIMATORS = [name for name in dir(fastmlp) if name.startswith("MLP") and name != "MLP"]
-PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *(f"plotting.{one}" for one in plotting.__all__)})
+KINDS = ("MLP", "TabularMLP")
+ESTIMATORS = [name for name in dir(fastmlp) if name.startswith(KINDS) and name != "MLP"]
+PICTURES = [f"plotting.{one}" for one in plotting.__all__]
+OF_TABLES = [f"tabular.{one}" for one in tabular.__all__ if one not in ESTIMATORS]
+PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES})
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 

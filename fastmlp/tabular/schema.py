@@ -25,6 +25,14 @@ class Values(NamedTuple):
     numbers : (n_rows, n_numeric) array of float64, NaN where a value is missing
     codes : (n_rows, n_categorical) array of int32
         Places among the levels; -1 for a missing value or an unknown level.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import Values
+    >>> values = Values(np.array([[1.5], [np.nan]]), np.array([[0], [-1]], np.int32))
+    >>> values.part([1]).codes
+    array([[-1]], dtype=int32)
     """
 
     numbers: NDArray[np.float64]
