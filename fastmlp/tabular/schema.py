@@ -81,6 +81,8 @@ class Schema:
     named: bool
     levels: dict[str, tuple[Level, ...]]
     dropped: dict[str, str]
+    numeric_names: tuple[str, ...]
+    categorical_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -235,8 +237,6 @@ class Schema:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_json() == other.to_json()
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         kinds = f"{len(self.numeric_names)} numeric, {len(self.categorical_names)} categorical"

@@ -62,6 +62,14 @@ class Pack:
     n_trained : int, how many nets the members were chosen from
     """
 
+    outputs: Outputs
+    encodings: tuple[Encoding, ...]
+    members: tuple[Member, ...]
+    extra_weights: Array
+    validation_score: float
+    residuals: Array
+    n_trained: int
+
     def __init__(
         self,
         outputs: Outputs,
