@@ -28,6 +28,8 @@ from fastmlp import (
     ScheduleFreeAdamW,
     Standardizer,
     Status,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
     Warmup,
     fit_many,
     fold,
@@ -103,6 +105,10 @@ def main(folder: Path) -> tuple[object, ...]:
     voters = MLPEnsembleClassifier((4,), n_members=2, tol=1.0, bootstrap=True).fit(X, labels)
     entropy = voters.predictive_entropy(X).max() + voters.classes_[0]
     frame = pl.DataFrame(X, schema=["a", "b", "c"])
+    tabular = TabularMLPRegressor(preset="fast", n_members=1, max_iter=1, cv=2).fit(frame, y)
+    interval: float = tabular.predict_interval(frame, coverage=0.5).mean()
+    fast = TabularMLPClassifier(n_members=1, max_iter=1, scoring="accuracy").fit(X, labels)
+    interval += fast.predict_proba(X).max() + fast.weights_.sum() + len(fast.schema_.columns)
     scaler = Standardizer(robust=True).fit([X[:30], X[30:]]).partial_fit(frame)
     whole = fold(MLP((3, 1), seed=0), scaler)
     whole.feature_names = ["a", "b", "c"]
@@ -115,7 +121,7 @@ def main(folder: Path) -> tuple[object, ...]:
     fastmlp.save(classifier, folder / "classifier.safetensors")
     again: MLPClassifier = fastmlp.load(folder / "classifier.safetensors", n_threads=1)
     told = (completed, objective, rows, losses, score, probabilities[0], curve[-1], hidden, best)
-    more = (bridged, named, spread.max(), entropy, widths, likely, columns, written)
+    more = (bridged, interval, named, spread.max(), entropy, widths, likely, columns, written)
     return (*told, *more, again.classes_, net.n_steps, fastmlp.__version__)
 
 

@@ -30,11 +30,15 @@ def weights_of(model):
         return weights_of(model.net)
     if isinstance(model, MLP):
         return [*model.weights, *model.biases]
+    if hasattr(model, "members_"):
+        return [each for member in model.members_ for each in weights_of(member.net)]
     return [*model.coefs_, *model.intercepts_]
 
 def predicted(model, n):
     if isinstance(model, TableModel):
         model = model.net
+    if hasattr(model, "members_"):
+        n = model.n_features_in_
     return model.predict(np.ones((1, n)))
 
 for each in corpus:
@@ -100,5 +104,7 @@ def test_what_hypothesis_makes_of_a_file(data: st.DataObject) -> None:
         except FileError:
             return
     net = net.net if isinstance(net, TableModel) else net
-    parameters = [net.parameters] if isinstance(net, MLP) else net.coefs_ + net.intercepts_
+    nets = [member.net for member in getattr(net, "members_", ())] or [net]
+    parameters = [each.parameters for each in nets if isinstance(each, MLP)]
+    parameters = parameters or net.coefs_ + net.intercepts_
     assert all(np.isfinite(each).all() for each in parameters)

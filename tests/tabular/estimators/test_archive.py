@@ -1,0 +1,101 @@
+"""Files of models of tables: those of every released format, and content that is none."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+from sklearn.tree import DecisionTreeRegressor
+from small_tables import FEW, classifier, drawn, regressor
+
+import fastmlp
+from fastmlp import FileError, TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.serialization import safetensors_file
+
+needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+# Golden files: written once, by the version in their name, and never again.
+GOLDEN = Path(__file__).parents[2] / "golden"
+EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
+
+
+def golden_data() -> Any:
+    X = np.arange(180.0).reshape(60, 3) % 7 / 7
+    X[::9, 1] = np.nan
+    X[:, 2] = np.round(2 * X[:, 2])
+    return X[:10]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_model_of_every_released_format_loads(name: str) -> None:
+    model, expected = fastmlp.load(GOLDEN / name), EXPECTED[name]
+    assert repr(model).split() == expected["repr"].split()
+    assert model.schema_.to_json() == expected["schema"]
+    assert model.validation_score_ == expected["score"]
+    outputs = getattr(model, "predict_proba", model.predict)(golden_data())
+    np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-5)
+    if "interval" in expected:
+        found = model.predict_interval(golden_data()[:1])
+        np.testing.assert_allclose(found, expected["interval"], rtol=1e-5)
+
+
+DAMAGES: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("1-tabular-classifier", lambda h: h["labels"]["values"].pop(), "classes must be 3 labels"),
+    ("1-tabular-classifier", lambda h: h["labels"]["values"].reverse(), "sorted"),
+    ("1-tabular-regressor", lambda h: h["pack"]["members"].clear(), "without members"),
+    ("1-tabular-regressor", lambda h: h["schema"]["levels"].clear(), "beyond the columns"),
+    ("1-tabular-regressor", lambda h: h["schema"].update(named=3), "named must be true"),
+    ("1-tabular-regressor", lambda h: h["leaderboard"][0].update(weight="x"), "leaderboard"),
+    ("1-tabular-regressor", lambda h: h["leaderboard"][0].pop("member"), "member"),
+    ("1-tabular-regressor", lambda h: h["parameters"].update(cv=-3), "'cv' parameter"),
+    ("1-tabular-regressor", lambda h: h["pack"]["outputs"].update(task="binary"), "binary"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "words"), DAMAGES)
+def test_content_that_is_no_model(
+    name: str, damage: Callable[[Any], Any], words: str, tmp_path: Path
+) -> None:
+    content = copy.deepcopy(safetensors_file.read(GOLDEN / f"{name}.safetensors"))
+    damage(content.header)
+    path = tmp_path / "model.safetensors"
+    safetensors_file.write(path, content)
+    with pytest.raises(FileError, match=words):
+        fastmlp.load(path)
+
+
+def test_a_kind_that_does_not_suit_the_pack(tmp_path: Path) -> None:
+    content = safetensors_file.read(GOLDEN / "1-tabular-classifier.safetensors")
+    path = tmp_path / "model.safetensors"
+    safetensors_file.write(path, content._replace(kind="TabularMLPRegressor"))
+    with pytest.raises(FileError, match="a pack of multiclass in a file of another kind"):
+        fastmlp.load(path)
+
+
+@needs_compiler
+def test_what_no_file_holds(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(NotFittedError):
+        fastmlp.save(TabularMLPRegressor(), path)
+    frame, y = drawn()
+    best = [("tree", DecisionTreeRegressor())]
+    # The tree knows the rows to validate on by heart.
+    model = TabularMLPRegressor(**{**FEW, "extra_members": best})
+    model.fit(frame, y, X_val=frame[:40], y_val=y[:40])
+    with pytest.raises(ValueError, match="has tree of extra_members, which a file of numbers"):
+        fastmlp.save(model, path)
+    assert not path.exists()
+
+
+@needs_compiler
+def test_threads_are_those_of_load(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for model in (classifier(), regressor()):
+        fastmlp.save(model, path, include_training_state=True)
+        loaded = fastmlp.load(path, n_threads=1)
+        assert loaded.n_jobs == 1
+        assert type(loaded) in (TabularMLPClassifier, TabularMLPRegressor)
