@@ -56,18 +56,20 @@ class Kind(NamedTuple):
 
 # Nets go through them in turn. The first six are what a pack has at least: each does best on some
 # tables, small nets with an L1 penalty on most; a linear net and one of one layer are among them.
+# In 14 tables, layers of 64 were as good as layers of 128 (median of the test loss -0.04 %) in 0.57
+# of the time; in every second turn layers are twice as wide.
 L1, NOISY = (0.02, 0.06), (0.1, 1.0)
 KINDS = (
-    Kind((128, 128), "silu", decays=NOISY, dropouts=(0.15, 0.35)),
+    Kind((64, 64), "silu", decays=NOISY, dropouts=(0.15, 0.35)),
     Kind((64, 64), "relu", (3e-3, 5e-3), penalties=L1),
-    Kind((128, 128), "relu", (2e-3, 4e-3)),
+    Kind((64, 64), "relu", (2e-3, 4e-3)),
     Kind((), "relu", (3e-3, 6e-3)),
     Kind((64, 64), "relu", decays=NOISY, dropouts=(0.05, 0.15)),
-    Kind((128,), "relu", decays=NOISY),
-    Kind((128, 128, 128), "silu"),
-    Kind((128, 128), "relu", (3e-3, 5e-3), penalties=(0.06, 0.15)),
-    Kind((128, 128), "silu"),
-    Kind((128, 128), "relu"),
+    Kind((64,), "relu", decays=NOISY),
+    Kind((64, 64, 64), "silu"),
+    Kind((64, 64), "relu", (3e-3, 5e-3), penalties=(0.06, 0.15)),
+    Kind((64, 64), "silu"),
+    Kind((64, 64), "relu"),
 )
 
 
@@ -89,10 +91,12 @@ def draw(n: int, seed: int, encodings: Sequence[str]) -> list[Recipe]:
 
 def _drawn(number: int, seed: int, encoding: str) -> Recipe:
     generator = np.random.default_rng([seed, number])
-    kind = KINDS[number % len(KINDS)]
+    turn, place = divmod(number, len(KINDS))
+    kind = KINDS[place]
+    hidden = tuple(n << turn % 2 for n in kind.hidden)
     rate, decay = (
         float(np.exp(generator.uniform(*np.log(some)))) for some in (kind.rates, kind.decays)
     )
     dropout, l1 = (float(generator.uniform(*some)) for some in (kind.dropouts, kind.penalties))
     seed = int(generator.integers(1 << 31))
-    return Recipe(number, encoding, kind.hidden, kind.activation, rate, decay, dropout, l1, seed)
+    return Recipe(number, encoding, hidden, kind.activation, rate, decay, dropout, l1, seed)
