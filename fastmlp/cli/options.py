@@ -29,8 +29,8 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
         "train",
         help="train a net on a table",
         description="Train a net on a table, and write it to a file that predicts from raw columns."
-        " Numbers are standardised, texts become an input for each level. Notes and progress go to "
-        "standard error, the scores of the held-out rows to standard output.",
+        " Notes and progress go to standard error, the scores of the held-out rows to standard "
+        "output. Options with [plain] are those of --preset plain alone.",
     )
 
     def positive(text: str) -> int:
@@ -42,31 +42,38 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
     add = train.add_argument
     add("data", nargs="*", metavar="DATA", help=FILES)
     add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
+    add("--preset", choices=PRESETS, default="tabular", help=_DEFAULT["preset"])
     add("--task", choices=("auto", "classification", "regression"), default="auto")
     add("--valid", type=_valid, default="0.2", metavar="FILE|FRACTION", help=_DEFAULT["valid"])
     add("--weight", metavar="NAME", help="the column of the rows' weights")
     add("--features", type=names, metavar="A,B", help="the columns to learn from; default: all")
     add("--ignore", type=names, default=(), metavar="A,B", help="columns to leave out")
     add("--categorical", type=names, default=(), metavar="A,B", help=_DEFAULT["categorical"])
-    add("--hidden", type=_sizes, default="128,128", metavar="N,N", help="default: 128,128")
-    add("--activation", type=_activation, default="relu", metavar="NAME", help="default: relu")
-    add("--loss", type=_loss, metavar="NAME", help="default: by the task")
-    add("--epochs", type=positive, default=100, metavar="N", help="at most; default: 100")
+    add("--hidden", type=_sizes, default="128,128", metavar="N,N", help="[plain] default: 128,128")
+    add(
+        "--activation",
+        type=_activation,
+        default="relu",
+        metavar="NAME",
+        help="[plain] default: relu",
+    )
+    add("--loss", type=_loss, metavar="NAME", help="[plain] default: by the task")
+    add("--epochs", type=positive, metavar="N", help="at most; default: 200, of plain 100")
     add("--batch-size", type=_auto(positive), default="auto", metavar="N", help=_DEFAULT["batch"])
     add(
         "--learning-rate",
         type=_above_zero,
         default=0.001,
         metavar="X",
-        help="of Adam; default: 0.001",
+        help="[plain] of Adam; default: 0.001",
     )
-    add("--l2", type=_number, default=0.0, metavar="X", help="strength of the L2 penalty")
+    add("--l2", type=_number, default=0.0, metavar="X", help="[plain] strength of the L2 penalty")
     add("--patience", type=positive, default=10, metavar="N", help=_DEFAULT["patience"])
     add("--time-limit", type=_above_zero, metavar="SECONDS", help="end the fit after so many")
     add("--buffer-rows", type=positive, metavar="N", help=_DEFAULT["buffer"])
     add("--seed", type=seed, default=0, metavar="N", help="default: 0")
     add("--threads", type=positive, metavar="N", help="at most so many; default: all")
-    add("--checkpoint", metavar="PATH", help="keep the fit's progress there, and go on from it")
+    add("--checkpoint", metavar="PATH", help=_DEFAULT["checkpoint"])
     add("--output", default="model.safetensors", metavar="PATH", help="default: model.safetensors")
     add("--force", action="store_true", help="overwrite the output")
     add("--json", action="store_true", help="print the scores as JSON")
@@ -76,12 +83,16 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
     return train
 
 
+PRESETS = ("tabular", "plain")
 _DEFAULT = {
-    "valid": "rows to validate on; default: 0.2; 0 for none, and no early stopping",
+    "preset": "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of"
+    " tables of any size; default: tabular, and plain where the table does not fit into memory",
+    "checkpoint": "[plain] keep the fit's progress there, and go on from it",
+    "valid": "rows to validate on; default: 0.2; 0 for none: of tabular five folds",
     "categorical": "columns of numbers that are names; texts always are",
-    "batch": "default: auto, a hundredth of the rows, from 16 to 256",
-    "patience": "end after so many epochs without a lower validation loss; default: 10",
-    "buffer": "rows to hold in memory; default: what an eighth of it holds",
+    "batch": "[plain] default: auto, a hundredth of the rows, from 16 to 256",
+    "patience": "[plain] end after so many epochs without a lower validation loss; default: 10",
+    "buffer": "[plain] rows to hold in memory; default: what an eighth of it holds",
 }
 
 

@@ -13,19 +13,20 @@ from typing import Any
 import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
+from fastmlp.cli.showing import show_ensemble, show_net
 from fastmlp.data.outputs import Form, reader_of
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
+from fastmlp.tabular.fitted import FittedTable
+from fastmlp.tabular.packing import TooLarge, train_pack_of
 from fastmlp.tabular.scores import score
-from fastmlp.tabular.training import Settings, train
+from fastmlp.tabular.training import EPOCHS, OF_PLAIN, Settings, train
 from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 
 MODEL = ".safetensors"
 # Seconds between two lines of progress.
 EVERY = 1.0
-# Levels and classes of a line of `show`.
-MOST_SHOWN = 8
 
 
 @contextmanager
@@ -68,16 +69,47 @@ def run_train(arguments: argparse.Namespace) -> None:
     require_new(output, force=arguments.force, who="train")
     settings = Settings(**{name: told[name] for name in Settings._fields})
     settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
+    if arguments.preset == "tabular":
+        _require_plain(settings)
     with telling():
         if isinstance(arguments.valid, str):
             settings = settings._replace(valid=data_of([arguments.valid], "train"))
-        progress = _Progress(settings.epochs, quiet=arguments.quiet)
-        data = data_of(arguments.data, "train")
-        model = train(data, settings, say, progress, "train")
-        fastmlp.save(model, output)
-    _tell_end(model)
+        told = _trained(data_of(arguments.data, "train"), settings, arguments, output)
     say(f"model: {output}")
-    _print_scores(model.training.get("scores", {}), as_json=arguments.json)
+    _print_scores(told.get("scores", {}), as_json=arguments.json)
+
+
+def _trained(
+    data: Any, settings: Settings, arguments: argparse.Namespace, output: str
+) -> dict[str, Any]:
+    """Train and write a model; return what its training said."""
+    if arguments.preset == "tabular":
+        try:
+            found = train_pack_of(data, settings, say, "train")
+        except TooLarge as error:
+            say(f"note: --preset plain, as the table does not fit into memory: {error}")
+        else:
+            fastmlp.save(found, output)
+            say(_last_line(found))
+            return FittedTable(found, output).training
+    progress = _Progress(settings.epochs or EPOCHS, quiet=arguments.quiet)
+    model = train(data, settings, say, progress, "train")
+    fastmlp.save(model, output)
+    _tell_end(model)
+    return model.training
+
+
+def _last_line(model: Any) -> str:
+    """Return the last line of a summary: how many nets, their score, the columns."""
+    return str(model.summary()).splitlines()[-1]
+
+
+def _require_plain(settings: Settings) -> None:
+    """Check that no option is given that an ensemble has not."""
+    for name in OF_PLAIN:
+        if getattr(settings, name) != Settings._field_defaults[name]:
+            option = name.replace("_", "-")
+            raise UsageError(f"argument --{option}: needs --preset plain")
 
 
 class _Progress:
@@ -144,37 +176,13 @@ def run_show(arguments: argparse.Namespace) -> None:
     """Print what a model was trained on, and its layers."""
     with telling():
         model = _loaded(arguments)
-    told: dict[str, Any] = {
-        "task": model.task,
-        "target": model.target._asdict(),
-        "columns": [column._asdict() for column in model.columns],
-        "layer_sizes": list(model.net.layer_sizes),
-        "training": model.training,
-    }
-    if arguments.json:
-        print(json.dumps(told))
-        return
-    target, training = model.target, model.training
-    print(f"task      {model.task} of {target.name!r}")
-    if target.classes is not None:
-        print(f"classes   {_listed(target.classes)}")
-    print(f"columns   {len(model.columns)}")
-    for column in model.columns:
-        kind = f"center {column.center:.6g}, scale {column.scale:.6g}"
-        if column.levels is not None:
-            kind = f"levels {_listed(column.levels)}"
-        print(f"  {column.name}: {kind}{', and whether missing' * column.indicates}")
-    for name in sorted(training.keys() - {"scores"}):
-        print(f"{name:<9} {training[name]}")
-    print(f"\n{model.net.summary()}")
+    if isinstance(model, FittedTable):
+        show_ensemble(model, as_json=arguments.json)
+    else:
+        show_net(model, as_json=arguments.json)
 
 
-def _listed(values: Any) -> str:
-    shown = ", ".join(map(str, values[:MOST_SHOWN]))
-    return shown + (f" and {len(values) - MOST_SHOWN} more" if len(values) > MOST_SHOWN else "")
-
-
-def _loaded(arguments: argparse.Namespace) -> TableModel:
+def _loaded(arguments: argparse.Namespace) -> TableModel | FittedTable:
     path = arguments.model
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no file {path!r}")
@@ -182,6 +190,8 @@ def _loaded(arguments: argparse.Namespace) -> TableModel:
     if not path.endswith(MODEL) and any(each.endswith(MODEL) for each in others):
         raise UsageError(f"MODEL comes before DATA, got {path!r} and {', '.join(others)}")
     model = fastmlp.load(path, n_threads=getattr(arguments, "threads", None))
+    if hasattr(model, "schema_"):
+        return FittedTable(model, path)
     if not isinstance(model, TableModel):
         raise ValueError(f"{path}: holds a {type(model).__name__}, not a model of fastmlp train")
     return model

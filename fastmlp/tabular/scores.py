@@ -1,4 +1,4 @@
-"""Scores of a `TableModel` on the rows of a table."""
+"""Scores of a model on the rows of a table."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,10 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.tabular.batches import Batch
-from fastmlp.tabular.model import TableModel, Task
+from fastmlp.tabular.columns import Target
+from fastmlp.tabular.model import Task
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
+
+
+class Model(Protocol):
+    """What is scored: a `TableModel`, or another that is asked as it is."""
+
+    @property
+    def task(self) -> Task:
+        """What is predicted: classes, or numbers."""
+
+    @property
+    def target(self) -> Target:
+        """The column of the targets."""
+
+    def outputs(self, batch: Batch) -> Array:
+        """Return what is predicted of a record batch."""
+
+    def answers(self, outputs: Array) -> Array:
+        """Return labels, or numbers, of it."""
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Return the classes' probabilities of it."""
 
 
 class Metric(Protocol):
@@ -151,7 +173,7 @@ SYNONYMS = {
 
 
 def score(
-    model: TableModel, batches: Iterable[Batch], who: str, names: Sequence[str] = ()
+    model: Model, batches: Iterable[Batch], who: str, names: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return the scores of all rows, by the metrics' names; without names the default ones.
 

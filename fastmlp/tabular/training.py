@@ -17,6 +17,10 @@ from fastmlp.training.history import History, Report, Status
 
 # A batch is a hundredth of the rows, within bounds.
 SMALLEST_BATCH, LARGEST_BATCH = 16, 256
+EPOCHS = 100
+# Settings that a pack of nets does not have.
+OF_PLAIN: tuple[str, ...] = ("hidden", "activation", "loss", "batch_size", "learning_rate")
+OF_PLAIN += ("l2", "patience", "buffer_rows", "checkpoint")
 
 
 class Settings(NamedTuple):
@@ -25,6 +29,7 @@ class Settings(NamedTuple):
     Attributes
     ----------
     valid : the fraction of the rows to hold out, 0 for none, or what `source_of` takes
+    epochs : None: 100, or those of a pack
     batch_size : None: a hundredth of the rows, from 16 to 256
     patience : epochs without a lower validation loss
     """
@@ -39,7 +44,7 @@ class Settings(NamedTuple):
     hidden: tuple[int, ...] = (128, 128)
     activation: Any = "relu"
     loss: Any = None
-    epochs: int = 100
+    epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float = 0.001
     l2: float = 0.0
@@ -72,13 +77,13 @@ def train(
     KeyboardInterrupt
         On Ctrl-C.
     """
-    table, valid = _Table(data, settings, who), settings.valid
+    table, valid = Table(data, settings, who), settings.valid
     learned = _aimed(table.learn(say), settings, who)
     net = _net(learned, settings)
     training = table.part(learned)
     held_out, scored = None, None
     if not isinstance(valid, float | int):
-        others = Rows(valid, learned.columns, f"{who}: --valid", _beside(settings))
+        others = Rows(valid, learned.columns, f"{who}: --valid", beside(settings))
         rows = _encoder(learned, settings)
         held_out, scored = (lambda: map(rows, others)), others
     elif valid:
@@ -86,7 +91,7 @@ def train(
     batch = settings.batch_size or _batch_size(sum(learned.sizes.values()))
     history = net.fit(
         training,
-        epochs=settings.epochs,
+        epochs=settings.epochs or EPOCHS,
         batch_size=batch,
         buffer_rows=settings.buffer_rows,
         validation_data=held_out,
@@ -103,17 +108,17 @@ def train(
     model = TableModel(learned.columns, learned.target, net)
     model.training.update(_told(learned, settings, batch, history))
     if held_out is not None:
-        each = table.batches_held_out() if scored is None else scored
+        each = table.batches(held_out=True) if scored is None else scored
         model.training["scores"] = score(model, each, who)
     return model
 
 
-class _Table:
+class Table:
     """The rows to train on, and those held out, of one table."""
 
     def __init__(self, data: Any, settings: Settings, who: str) -> None:
         target, chosen = settings.target, settings.features
-        others = _beside(settings)
+        others = beside(settings)
         known = Batches(data, who).names
         require([*others, *settings.ignore, *settings.categorical], known, who)
         within = next((name for name in others if name in (chosen or ())), None)
@@ -154,15 +159,15 @@ class _Table:
     def held_out(self, learned: Learned) -> Any:
         """Return the source of the rows to validate on."""
         encode = _encoder(learned, self._settings)
-        return lambda: map(encode, self.batches_held_out())
+        return lambda: map(encode, self.batches(held_out=True))
 
-    def batches_held_out(self) -> Iterator[Batch]:
-        """Yield the record batches of the rows to validate on."""
-        mask = self._mask(held_out=True)
+    def batches(self, *, held_out: bool) -> Iterator[Batch]:
+        """Yield the record batches of the rows to train on, or of those to validate on."""
+        mask = self._mask(held_out=held_out)
         return (batch.part(mask(batch)) for batch in self._batches)
 
 
-def _beside(settings: Settings) -> list[str]:
+def beside(settings: Settings) -> list[str]:
     """Return the columns that are no inputs."""
     return [settings.target, *([] if settings.weight is None else [settings.weight])]
 

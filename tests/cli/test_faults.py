@@ -32,7 +32,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = pd.DataFrame({"id": np.arange(N), "a": rng.normal(size=N), "b": rng.normal(size=N)})
     table["y"] = (table["a"] * table["b"] > 0).astype(int)
     table.to_parquet(folder / "rows.parquet", row_group_size=20_000)
-    fit = ["--hidden", "4", "--epochs", "1", "--ignore", "id", "--quiet", "--valid", "0"]
+    fit = [
+        "--preset",
+        "plain",
+        "--hidden",
+        "4",
+        "--epochs",
+        "1",
+        "--ignore",
+        "id",
+        "--quiet",
+        "--valid",
+        "0",
+    ]
     model = ["--output", str(folder / "model.safetensors")]
     assert main(["train", str(folder / "rows.parquet"), "--target", "y", *fit, *model]) == 0
     return folder
@@ -76,6 +88,7 @@ def test_a_model_beyond_the_room_that_is_left(
     output = tmp_path / "model.safetensors"
     output.write_bytes(BEFORE)
     command = ["train", str(trained / "rows.parquet"), "--target", "y", "--epochs", "1"]
+    command += ["--preset", "plain"]
     fit = ["--hidden", "300,300", "--time-limit", "1e-9", "--valid", "0", "--quiet", "--force"]
     with files_of_at_most(100_000):
         assert main([*command, *fit, "--output", str(output)]) == 1

@@ -23,7 +23,7 @@ from fastmlp.data.outputs import ROWS
 from fastmlp.tabular import TableModel
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-FIT = ["--hidden", "8", "--epochs", "4", "--seed", "3", "--batch-size", "32"]
+FIT = ["--preset", "plain", "--hidden", "8", "--epochs", "4", "--seed", "3", "--batch-size", "32"]
 # The rows of a row group.
 GROUP = 100
 

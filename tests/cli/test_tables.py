@@ -23,7 +23,7 @@ from fastmlp import MLP, Adam, Standardizer
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 
-FAST = ["--hidden", "8", "--epochs", "3"]
+FAST = ["--preset", "plain", "--hidden", "8", "--epochs", "3"]
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
@@ -209,7 +209,9 @@ def test_weights_features_categories_and_losses(
     model = fastmlp.load("model.safetensors")
     assert [column.levels[:2] for column in model.columns] == [("0", "1"), ("Basel", "Bern")]
     assert (model.target.center, model.target.scale) == (0, 1)
-    assert main(["train", "a.parquet", "--target", "price", "--loss", "focal", "--force"]) == 1
+    assert (
+        main(["train", "a.parquet", "--target", "price", "--loss", "focal", *FAST, "--force"]) == 1
+    )
     assert "the loss 'focal' is not for a regression" in capsys.readouterr().err
 
 
@@ -230,6 +232,7 @@ def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) ->
     frame.to_parquet("a.parquet")
     Path("run.toml").write_text(
         'data = "a.parquet"\ntarget = "buys"\nhidden = [4, 4]\nignore = ["price"]\n'
+        'preset = "plain"\n'
         "learning-rate = 0.01\nepochs = 2\nquiet = true\n"
     )
     assert main(["train", "--config", "run.toml", "--epochs", "1", "--dry-run"]) == 0
@@ -274,6 +277,8 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["train", "a.csv"], 2, "required: --target"),
         (["train", "--target", "y"], 2, "required: DATA"),
         (["train", "a.csv", "--target", "y", "--output", "m.txt"], 2, "must end in .safetensors"),
+        (["train", "a.csv", "--target", "y", "--hidden", "8"], 2, "--hidden: needs --preset plain"),
+        (["train", "a.csv", "--target", "y", "--preset", "best"], 2, "known: tabular, plain"),
         (["train", "a.csv", "--target", "y", "--hidden", "8,no"], 2, "must be numbers of units"),
         (["train", "a.csv", "--target", "y", "--valid", "2"], 2, "a fraction in [0, 1)"),
         (["train", "a.csv", "--target", "y", "--loss", "bce"], 2, "got 'bce'"),

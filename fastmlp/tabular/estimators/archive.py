@@ -53,6 +53,7 @@ def pack(model: Any, *, training: bool) -> Content:
         "schema": model.schema_.to_json(),
         "leaderboard": [_plain(row) for row in reports.rows_of(model.leaderboard_)],
         "pack": told,
+        "training": model.training_,
     }
     if isinstance(model, TabularMLPClassifier):
         header["labels"] = label_codec.of_classes(model.classes_)
@@ -80,6 +81,11 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     _check(found, schema, classes)
     model._take(schema, found, [], classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
+    model.training_ = header["training"]
+    if not isinstance(model.training_, dict):
+        raise FileError("training must be an object")
+    if not isinstance(model.training_.get("target", ""), str):
+        raise FileError("the target's name must be a text")
     return model
 
 

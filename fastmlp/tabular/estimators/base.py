@@ -62,6 +62,7 @@ class TabularMLP(InBatches, BaseEstimator):
     pack_: Pack
     extra_members_: list[tuple[str, Any]]
     leaderboard_: Any
+    training_: dict[str, Any]
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_members": [Interval(Integral, 1, None, closed="left"), None],
@@ -125,6 +126,9 @@ class TabularMLP(InBatches, BaseEstimator):
         held_out = training if validation is None else validation
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
+        self.training_ = {"rows": len(training.y), "validation_rows": len(held_out.y)}
+        if isinstance(name := getattr(y, "name", None), str):
+            self.training_["target"] = name
         self._kept = kept_of(held_out, np.random.default_rng([seed, 2]))
         self._say(f"{who}: {self.summary()}", start)
 

@@ -73,6 +73,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         What the columns are, and which are left out, and why.
     pack_ : Pack
     extra_members_ : list of pairs of a name and a fitted estimator
+    training_ : dict
+        What the fit says of itself: the numbers of rows, and the name of y where it has one.
     n_features_in_, feature_names_in_
         As in scikit-learn; the names only of a table that has some.
 

@@ -35,7 +35,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     Attributes
     ----------
     members_, weights_, validation_score_, leaderboard_, feature_importances_, schema_, pack_, \
-    extra_members_, n_features_in_, feature_names_in_
+    extra_members_, training_, n_features_in_, feature_names_in_
         As of `TabularMLPClassifier`.
 
     Raises
