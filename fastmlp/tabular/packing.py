@@ -131,12 +131,27 @@ def _part(batches: Iterable[Batch], learned: Learned, settings: Settings, room: 
     for batch in batches:
         its = batch.rows.select(names)
         room.take(its.nbytes)
-        rows.append(its)
+        rows.append(_without_blanks(its))
         y.append(_targets(target, batch))
         if settings.weight is not None:
             weights.append(numbers(batch.column(settings.weight), settings.weight, batch.where))
     weight = np.concatenate(weights) if weights else None
     return Part(pyarrow.Table.from_batches(rows), np.concatenate(y), weight)
+
+
+def _without_blanks(rows: Any) -> Any:
+    """Return a record batch in which empty texts are missing: in CSV they look alike."""
+    import pyarrow
+    import pyarrow.compute as compute
+    import pyarrow.types as kinds
+
+    columns = [
+        compute.if_else(compute.equal(one, ""), pyarrow.scalar(None, one.type), one)
+        if kinds.is_string(one.type) or kinds.is_large_string(one.type)
+        else one
+        for one in rows.columns
+    ]
+    return pyarrow.RecordBatch.from_arrays(columns, names=rows.schema.names)
 
 
 def _targets(target: Target, batch: Batch) -> Array:
