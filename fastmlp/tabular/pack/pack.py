@@ -236,6 +236,8 @@ def _pack(
     seen = [scorer.seen(one) for one in predictions]
     most, weight = settings.max_members, scorer.weight
     weights, loss = bagged(seen, scorer.loss, len(y), generator, weight=weight, max_members=most)
+    if not weights.any():
+        raise ValueError("the score of the validation rows is no number, whatever is predicted")
     used = dict[tuple[int, str], int]()
     members = []
     for weight, candidate in zip(weights, candidates, strict=False):

@@ -46,7 +46,7 @@ class Settings(NamedTuple):
 
 
 PRESETS: dict[Preset, Settings] = {
-    "fast": Settings(n_members=6, max_members=4, epochs=60),
+    "fast": Settings(n_members=6, max_members=4, epochs=100),
     "balanced": Settings(),
     "best": Settings(n_members=30, max_members=10, epochs=400, patience=8),
 }

@@ -1,5 +1,7 @@
 """Packs on small tables: bits, classes, weights, folds, time."""
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
+from fastmlp.tabular.pack.pool import Limits
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
@@ -165,3 +168,23 @@ def test_intervals_cover_new_rows() -> None:
     pack = trained(first, second)
     inside = np.abs(y - pack.predict(values)) <= pack.half_width(0.8)
     assert 0.72 < inside.mean() < 0.88
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    first, second = parts(60)
+    nan = FEW._replace(n_members=1, score=lambda y, predictions, weight: float("nan"))
+    with pytest.raises(ValueError, match="no number"):
+        trained(first, second, settings=nan)
+
+
+def test_nets_go_on_for_a_part_of_the_epochs_until_their_best() -> None:
+    limits, stopped = Limits(100, 4), list[int]()
+    for epoch in range(20, 40):
+        report: Any = SimpleNamespace(
+            epoch=epoch,
+            history=SimpleNamespace(best_epoch=20),
+            stop=partial(stopped.append, epoch),
+        )
+        limits.look(report)
+    # 4 and 0.3 of 20 epochs after the best.
+    assert stopped == list(range(30, 40))
