@@ -25,7 +25,7 @@ def test_members_by_their_score_and_weight(board: Any) -> None:
     ax = plot_leaderboard(SimpleNamespace(leaderboard_=board, validation_score_=-0.25))
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names == ["64x64 relu pieces", "trees", "x" * 48]
-    dots = [one for one in ax.collections if len(one.get_offsets())]
+    dots: list[Any] = [one for one in ax.collections if len(np.asarray(one.get_offsets()))]
     assert [one.get_offsets()[0].tolist() for one in dots] == [[-0.3, 0], [-0.4, 1], [-0.9, 2]]
     assert dots[0].get_sizes()[0] > dots[1].get_sizes()[0] > dots[2].get_sizes()[0]
     assert not len(dots[2].get_facecolor())

@@ -105,6 +105,9 @@ def test_what_hypothesis_makes_of_a_file(data: st.DataObject) -> None:
             return
     net = net.net if isinstance(net, TableModel) else net
     nets = [member.net for member in getattr(net, "members_", ())] or [net]
-    parameters = [each.parameters for each in nets if isinstance(each, MLP)]
-    parameters = parameters or net.coefs_ + net.intercepts_
+    parameters = [
+        part
+        for each in nets
+        for part in ([each.parameters] if isinstance(each, MLP) else each.coefs_ + each.intercepts_)
+    ]
     assert all(np.isfinite(each).all() for each in parameters)

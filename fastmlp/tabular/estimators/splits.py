@@ -13,8 +13,8 @@ def held_out(
 ) -> NDArray[np.bool_]:
     """Return which rows are held out, shape (n_rows,): at least one, and not all.
 
-    Rows are taken at equal steps in the order of their targets, equal ones at random. Of a class
-    none is held out that has one row only.
+    In the order of their targets, equal ones at random, the rows are cut into groups of about one
+    size, and of each group one row is drawn. Of a class none is held out that has one row only.
 
     Examples
     --------
@@ -23,15 +23,15 @@ def held_out(
     >>> np.bincount(y[mask]).tolist()
     [2, 1]
     """
-    shuffled = generator.permutation(len(y))
+    n = len(y)
+    shuffled = generator.permutation(n)
     order = shuffled[np.argsort(y[shuffled], kind="stable")]
-    places = np.floor((np.arange(len(y) + 1) + 0.5) * fraction)
-    mask = np.zeros(len(y), np.bool_)
-    mask[order] = np.diff(places) > 0
+    n_out = min(max(round(n * fraction), 1), n - 1)
+    edges = np.arange(n_out + 1) * n // n_out
+    mask = np.zeros(n, np.bool_)
+    mask[order[generator.integers(edges[:-1], edges[1:])]] = True
     if classes:
         mask &= np.bincount(y)[y] > 1
     if not mask.any():
-        mask[order[len(y) // 2]] = True
-    elif mask.all():
-        mask[order[len(y) // 2]] = False
+        mask[order[n // 2]] = True
     return mask

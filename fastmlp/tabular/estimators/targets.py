@@ -57,9 +57,9 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
         As `vector` does, or if the targets are no labels, or of one class only.
     """
     found = vector(y, n_rows, who)
-    check_classification_targets(found)
     try:
         classes, places = np.unique(found, return_inverse=True)
+        check_classification_targets(found)
     except TypeError as error:
         raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
     if len(classes) < 2:

@@ -193,6 +193,7 @@ def test_batches() -> None:
 
 FAULTS: list[tuple[Any, Any, str]] = [
     ({"preset": "blanced"}, {}, "Did you mean 'balanced'"),
+    ({"scoring": "acuracy"}, {}, "is no score, did you mean 'accuracy'"),
     ({"validation_fraction": 1.0}, {}, "'validation_fraction' parameter"),
     ({}, {"y": np.where(np.arange(120) == 3, np.nan, 1.0 * (Y > 3))}, "first in row 3"),
     ({}, {"y": None}, "requires y to be passed"),
