@@ -20,7 +20,7 @@ from fastmlp.serialization import safetensors_file
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 # Golden files: written once, by the version in their name, and never again.
 GOLDEN = Path(__file__).parents[2] / "golden"
-EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
+EXPECTED = json.loads((GOLDEN / "ensembles.json").read_text())
 
 
 def golden_data() -> Any:
