@@ -81,10 +81,12 @@ def fold(model: Any, scaler: Any = None) -> Any:
     if _is(model, "TransformedTargetRegressor"):
         model, targets = _of_targets(model)
     steps = [] if scaler is None else _steps_of(scaler, "scaler")
-    if _is(model, "Pipeline"):
+    whole = _is(model, "Pipeline")
+    if whole:
         *before, (_, model) = model.steps
         steps = [each for name, step in before for each in _steps_of(step, name)] + steps
-    elif scaler is None and targets is None:
+    _refuse_tables(model)
+    if not whole and scaler is None and targets is None:
         raise TypeError(f"{WHO}: scaler is missing: fold(model, scaler), or fold(pipeline)")
     folded = deepcopy(model)
     nets = _nets_in(folded)
@@ -99,6 +101,16 @@ def fold(model: Any, scaler: Any = None) -> Any:
         net.forget()
     _set_names(folded, names)
     return folded
+
+
+def _refuse_tables(model: Any) -> None:
+    """Raise for models of tables, which are known by a base class: none is imported."""
+    if any(kind.__name__ == "TabularMLP" for kind in type(model).__mro__):
+        raise TypeError(
+            f"{WHO}: a {type(model).__name__} scales the columns itself, and draws outliers in by "
+            "a curve, which weights cannot hold: predict takes columns as they are, also where "
+            "skl2onnx.to_onnx(model, X[:1]) writes it to ONNX"
+        )
 
 
 class Parts(NamedTuple):

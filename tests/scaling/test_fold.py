@@ -22,6 +22,8 @@ from fastmlp import (
     MLPEnsembleRegressor,
     MLPRegressor,
     Standardizer,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
     fold,
 )
 
@@ -154,6 +156,14 @@ CASES: dict[str, tuple[Any, str]] = {
     "a search": (
         lambda: fold(GridSearchCV(NET, {"alpha": [0.1]}, cv=2).fit(X, Y), StandardScaler().fit(X)),
         "; fold its best_estimator_$",
+    ),
+    "a model of tables": (
+        lambda: fold(TabularMLPRegressor()),
+        "a TabularMLPRegressor scales the columns itself.*: predict takes columns as they are, al",
+    ),
+    "a model of tables after a scaler": (
+        lambda: fold(Pipeline([("scaler", StandardScaler()), ("net", TabularMLPClassifier())])),
+        "a TabularMLPClassifier scales the columns itself, and draws outliers in by a curve",
     ),
     "other columns": (
         lambda: fold(MLP((3, 1)), Standardizer().fit(X)),

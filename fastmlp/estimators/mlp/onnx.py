@@ -2,6 +2,7 @@
 
 Its converter for scikit-learn's own classes knows four activations, one output of a regressor, and
 no exp. The converters here are registered when skl2onnx is imported, before fastmlp or after.
+Those of models of tables build on `Graph`.
 """
 
 import sys
@@ -11,10 +12,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.network.summary import name_of
 from fastmlp.rules import activations
 
+Array = NDArray[Any]
 NODES: dict[str, tuple[str, dict[str, Any]]] = {
     "identity": ("Identity", {}),
     "sigmoid": ("Sigmoid", {}),
@@ -27,6 +30,8 @@ NODES: dict[str, tuple[str, dict[str, Any]]] = {
     "softmax": ("Softmax", {"axis": 1}),
     "exp": ("Exp", {}),
 }
+# Of two nodes.
+SILU = "silu"
 
 
 class Graph:
@@ -38,21 +43,16 @@ class Graph:
     """
 
     estimator: Any
-    double: bool
     kind: int
-    integer: int
-    string: int
+    kinds: Any
 
     def __init__(self, scope: Any, operator: Any, container: Any) -> None:
-        from skl2onnx.common.data_types import guess_proto_type
         from skl2onnx.proto import onnx_proto
 
         self._scope, self._container = scope, container
         self.estimator = operator.raw_operator
-        kinds = onnx_proto.TensorProto
-        self.double = guess_proto_type(operator.inputs[0].type) == kinds.DOUBLE
-        self.kind = kinds.DOUBLE if self.double else kinds.FLOAT
-        self.integer, self.string = kinds.INT64, kinds.STRING
+        self.kinds = onnx_proto.TensorProto
+        self.kind = self.kinds.DOUBLE if _is_double(operator) else self.kinds.FLOAT
 
     def node(self, kind: str, inputs: list[str], output: str | None = None, **options: Any) -> str:
         """Add a node; return the name of its output."""
@@ -74,11 +74,29 @@ class Graph:
         hidden = _names(estimator.activation, len(estimator.coefs_) - 1)
         layers = zip(estimator.coefs_, estimator.intercepts_, strict=True)
         for (coef, bias), name in zip(layers, [*hidden, estimator.out_activation_], strict=True):
-            product = self.node("MatMul", [values, self.constant(coef, self.kind)])
-            raw = self.node("Add", [product, self.constant(bias[None], self.kind)])
-            kind, options = _node_of(name)
-            values = self.node(kind, [raw], **options)
+            values = self.layer(values, coef, bias, name, self.kind)
         return values
+
+    def layer(self, values: str, weights: Array, biases: Array, activation: Any, kind: int) -> str:
+        """Add a layer, of numbers of this kind; return the name of its outputs."""
+        product = self.node("MatMul", [values, self.constant(weights, kind)])
+        raw = self.node("Add", [product, self.constant(biases[None], kind)])
+        name = name_of(activation)
+        if name == SILU:
+            return self.node("Mul", [raw, self.node("Sigmoid", [raw])])
+        node, options = _node_of(name)
+        return self.node(node, [raw], **options)
+
+    def label(self, probabilities: str, output: str) -> None:
+        """Add the classes of the largest probabilities."""
+        place = self.node("ArgMax", [probabilities], axis=1, keepdims=0)
+        classes, kind = self.estimator.classes_, self.kinds.INT64
+        if are_words(classes):
+            classes = np.array([str(c).encode() for c in classes], object)
+            kind = self.kinds.STRING
+        else:
+            classes = classes.astype(np.int64)
+        self.node("Gather", [self.constant(classes, kind), place], output, axis=0)
 
 
 def _names(activation: Any, n_hidden: int) -> list[Any]:
@@ -86,13 +104,17 @@ def _names(activation: Any, n_hidden: int) -> list[Any]:
     return [activation] * n_hidden if one else list(activation)
 
 
-def _node_of(activation: Any) -> tuple[str, dict[str, Any]]:
-    name = name_of(activation)
+def are_words(classes: Array) -> bool:
+    """Return True for labels that are texts in a graph."""
+    return classes.dtype.kind in "USO"
+
+
+def _node_of(name: str) -> tuple[str, dict[str, Any]]:
     name = activations.ALIASES.get(name, name)
     if name not in NODES:
         raise NotImplementedError(
             f"to_onnx: the activation {name!r} has no ONNX node here; known: "
-            f"{', '.join(sorted(NODES))}"
+            f"{', '.join(sorted([*NODES, SILU]))}"
         )
     return NODES[name]
 
@@ -113,74 +135,83 @@ def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
         graph.node("Identity", [values], probability.full_name)
         half = graph.constant(np.array([0.5]), graph.kind)
         right = graph.node("Greater", [values, half])
-        graph.node("Cast", [right], label.full_name, to=graph.integer)
+        graph.node("Cast", [right], label.full_name, to=graph.kinds.INT64)
         return
     if estimator.n_outputs_ == 1:
         one = graph.constant(np.array([1.0]), graph.kind)
         values = graph.node("Concat", [graph.node("Sub", [one, values]), values], axis=1)
     graph.node("Identity", [values], probability.full_name)
-    place = graph.node("ArgMax", [values], axis=1, keepdims=0)
-    classes, kind = estimator.classes_, graph.integer
-    if classes.dtype.kind in "USO":
-        classes, kind = np.array([str(c).encode() for c in classes], object), graph.string
-    else:
-        classes = classes.astype(np.int64)
-    graph.node("Gather", [graph.constant(classes, kind), place], label.full_name, axis=0)
+    graph.label(values, label.full_name)
 
 
 def shape_of_regressor(operator: Any) -> None:
     """Set the type of a regressor's output."""
-    kind = _number_type(operator)
+    kind = number_type(operator)
     operator.outputs[0].type = kind([None, operator.raw_operator.n_outputs_])
 
 
 def shapes_of_classifier(operator: Any) -> None:
     """Set the types of a classifier's labels and probabilities."""
-    from skl2onnx.common.data_types import Int64TensorType, StringTensorType
+    from skl2onnx.common.data_types import Int64TensorType
 
     estimator = operator.raw_operator
-    several = estimator._label_binarizer.y_type_ == "multilabel-indicator"
-    words = estimator.classes_.dtype.kind in "USO"
-    label = StringTensorType if words and not several else Int64TensorType
-    n_classes = max(2, estimator.n_outputs_)
-    operator.outputs[0].type = label([None, estimator.n_outputs_] if several else [None])
-    operator.outputs[1].type = _number_type(operator)([None, n_classes])
+    set_class_types(operator, max(2, estimator.n_outputs_))
+    if estimator._label_binarizer.y_type_ == "multilabel-indicator":
+        operator.outputs[0].type = Int64TensorType([None, estimator.n_outputs_])
 
 
-def _number_type(operator: Any) -> Callable[[list[Any]], Any]:
+def set_class_types(operator: Any, n_classes: int) -> None:
+    """Set the types of labels, and of as many probabilities as there are classes."""
+    from skl2onnx.common.data_types import Int64TensorType, StringTensorType
+
+    words = are_words(operator.raw_operator.classes_)
+    operator.outputs[0].type = (StringTensorType if words else Int64TensorType)([None])
+    operator.outputs[1].type = number_type(operator)([None, n_classes])
+
+
+def number_type(operator: Any) -> Callable[[list[Any]], Any]:
+    """Return the type of predictions: that of inputs which are float64 is float64."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    double = isinstance(operator.inputs[0].type, DoubleTensorType)
-    return DoubleTensorType if double else FloatTensorType
+    return DoubleTensorType if _is_double(operator) else FloatTensorType
+
+
+def _is_double(operator: Any) -> bool:
+    from skl2onnx.common.data_types import DoubleTensorType
+
+    return any(isinstance(each.type, DoubleTensorType) for each in operator.inputs)
+
+
+# Of a classifier's converter.
+OPTIONS = {
+    "zipmap": [True, False, "columns"],
+    "output_class_labels": [False, True],
+    "nocl": [True, False],
+}
 
 
 def register(classifier: type, regressor: type) -> None:
     """Tell skl2onnx how to convert the estimators."""
     from skl2onnx import update_registered_converter
 
-    options = {
-        "zipmap": [True, False, "columns"],
-        "output_class_labels": [False, True],
-        "nocl": [True, False],
-    }
     update_registered_converter(
         classifier,
         "FastmlpMLPClassifier",
         shapes_of_classifier,
         convert_classifier,
-        options=options,
+        options=OPTIONS,
     )
     update_registered_converter(
         regressor, "FastmlpMLPRegressor", shape_of_regressor, convert_regressor
     )
 
 
-def register_when_imported(classifier: type, regressor: type) -> None:
-    """Register now if skl2onnx is imported, else right after its import, which takes 1 s."""
+def when_imported(then: Callable[[], None]) -> None:
+    """Call a function now if skl2onnx is imported, else right after its import, of 1 s."""
     if "skl2onnx" in sys.modules:
-        register(classifier, regressor)
+        then()
     else:
-        sys.meta_path.insert(0, _Waiting(lambda: register(classifier, regressor)))
+        sys.meta_path.insert(0, _Waiting(then))
 
 
 class _Waiting(MetaPathFinder):

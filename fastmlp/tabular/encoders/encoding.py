@@ -199,6 +199,14 @@ class Encoding:
         return TargetStatistics(task=task, random_state=seed)
 
     @property
+    def parts(self) -> Mapping[str, Part]:
+        """The encoders that have learned, by their part of the inputs, in this order.
+
+        Where there are cosines, the scaled numbers are what those are made of, and no inputs.
+        """
+        return self._parts
+
+    @property
     def arrays(self) -> dict[str, Array]:
         """What was learned: arrays of float32, float64 or int64 by name, for a file."""
         found: dict[str, Array] = {}

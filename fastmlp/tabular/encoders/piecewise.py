@@ -107,7 +107,7 @@ class PiecewiseLinear(NumberEncoder):
 
     def write(self, X: Array, out: Array) -> None:
         """Write the pieces of checked rows to `out`."""
-        lows, factors = self._table()
+        lows, factors = self.table
         filled = self._filled(X)
         for part in strips(len(X), len(lows)):
             # For 10,000 x 20 x 16: 6 ms, and 17 by broadcasting, column by column.
@@ -154,8 +154,9 @@ class PiecewiseLinear(NumberEncoder):
         missing = np.isnan(X)
         return np.where(missing, self.medians_, X) if missing.any() else X
 
-    def _table(self) -> tuple[Array, Array]:
-        """Return the low edge of each piece, and 1 / its width."""
+    @property
+    def table(self) -> tuple[Array, Array]:
+        """The low edge of each piece, and 1 / its width, shape (n_outputs,)."""
         has_pieces = self.n_pieces_ > 0
         # The last edge of each column begins no piece.
         lasts = np.cumsum(self.n_pieces_[has_pieces] + 1) - 1

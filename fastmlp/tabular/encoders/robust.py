@@ -10,6 +10,8 @@ from fastmlp.tabular.encoders.base import Array, NumberEncoder, strips, there
 QUARTILES = (0.25, 0.5, 0.75)
 # No result is beyond it.
 BOUND = 3.0
+# Beyond float32's range z is inf, and the result NaN.
+LARGEST = 1e18
 
 
 class RobustSmoothClip(NumberEncoder):
@@ -49,8 +51,8 @@ class RobustSmoothClip(NumberEncoder):
     def write(self, X: Array, out: Array) -> None:
         """Write the scaled columns of checked rows to `out`."""
         for part in strips(len(X), X.shape[1]):
-            # Beyond float32's range z is inf, and the result NaN: it stays within 1e18.
-            z = np.clip((X[part] - self.center_) * self.factor_, -1e18, 1e18).astype(np.float32)
+            z = (X[part] - self.center_) * self.factor_
+            z = np.clip(z, -LARGEST, LARGEST).astype(np.float32)
             z[np.isnan(z)] = 0
             np.divide(z, np.sqrt(1 + np.square(z * np.float32(1 / BOUND))), out=out[part])
 

@@ -1,0 +1,199 @@
+"""Models of tables in ONNX: predictions of onnxruntime beside those of the models."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.tree import DecisionTreeRegressor
+from small_tables import FEW, classifier, drawn, regressor
+
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular import Encoding
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+rng = np.random.default_rng(0)
+NUMBERS = rng.normal([0, 1e4, 3, 0], [1, 5, 1e-3, 1], (150, 4)).astype(np.float32)
+NUMBERS[:, 3] = np.round(NUMBERS[:, 3])
+NUMBERS[rng.random((150, 4)) < 0.1] = np.nan
+SUM = np.nansum(NUMBERS * [1, 0.1, 500, 1], axis=1)
+
+
+def run(model: Any, X: Any, **how: Any) -> list[Any]:
+    """Return the outputs of a model's graph, for an array or a frame."""
+    options = {id(model): {"zipmap": False}} if hasattr(model, "classes_") else None
+    graph = to_onnx(model, None if how else X[:1], options=options, **how).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    if isinstance(X, pd.DataFrame):
+        rows = {name: X[[name]].fillna("").to_numpy() for name in X if X[name].dtype == object}
+        rows |= {name: X[[name]].to_numpy() for name in X if name not in rows}
+    else:
+        rows = {"X": X}
+    found: list[Any] = session.run(
+        None, {each.name: rows[each.name] for each in session.get_inputs()}
+    )
+    return found
+
+
+def complete(X: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame that begins with a row of all values: types of inputs are read from it."""
+    first = X[X["town"].notna() & X["income"].notna()].index[0]
+    return pd.concat([X.loc[[first]], X]).assign(town=lambda its: its["town"].astype(object))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("preset", ["fast", "best"])
+def test_numbers_with_missing_values(preset: Any, dtype: Any) -> None:
+    few = {**FEW, "n_members": 6, "max_members": 6, "cv": 2, "preset": preset}
+    model = TabularMLPRegressor(**few).fit(NUMBERS, SUM)
+    assert {member.encoding for member in model.members_} >= {0, 1}
+    X = np.concatenate([NUMBERS, 1e6 * NUMBERS, np.full((1, 4), np.nan)]).astype(dtype)
+    (found,) = run(model, X)
+    assert found.dtype == dtype
+    assert found.shape == (len(X), 1)
+    np.testing.assert_allclose(found[:, 0], model.predict(X), rtol=1e-6, atol=1e-5)
+    (none,) = run(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, None]))])
+    assert none.shape == (0, 1)
+
+
+@pytest.mark.parametrize("classes", [["no", "yes"], [3, 4, 7], [False, True]])
+def test_classes(classes: list[Any]) -> None:
+    edges = np.quantile(SUM, np.linspace(0, 1, len(classes) + 1)[1:-1])
+    y = np.array(classes)[np.searchsorted(edges, SUM)]
+    model = TabularMLPClassifier(**FEW, cv=2).fit(NUMBERS, y)
+    found, p = run(model, NUMBERS)
+    assert found.tolist() == model.predict(NUMBERS).tolist()
+    np.testing.assert_allclose(p, model.predict_proba(NUMBERS), atol=1e-6)
+    assert [
+        len(each)
+        for each in run(model, NUMBERS[:0], initial_types=[("X", FloatTensorType([None, 4]))])
+    ] == [0, 0]
+
+
+def test_columns_of_texts_and_truth_are_inputs_of_their_own() -> None:
+    X = complete(drawn()[0])
+    X.loc[X.index[5:8], "town"] = "Basel"
+    (found,) = run(regressor(), X)
+    np.testing.assert_allclose(found[:, 0], regressor().predict(X), rtol=1e-5)
+    # By name, in any order.
+    told, p = run(classifier(), X[X.columns[::-1]])
+    np.testing.assert_allclose(p, classifier().predict_proba(X), atol=1e-6)
+    assert (told == classifier().predict(X)).all()
+    session = run(classifier(), X)
+    assert session[1].shape == (len(X), 3)
+
+
+def test_categories_of_numbers_and_of_many_levels() -> None:
+    X = np.stack([rng.integers(0, 40, 400), rng.integers(0, 3, 400) / 4, rng.normal(size=400)], 1)
+    y = rng.normal(size=40)[X[:, 0].astype(int)] + X[:, 1]
+    model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0, 1]).fit(X, y)
+    assert "statistics" in model.pack_.encodings[0].parts
+    X[:5, 0] = [99, 1.5, np.nan, -1, 7]
+    (found,) = run(model, X)
+    np.testing.assert_allclose(found[:, 0], model.predict(X), rtol=1e-5, atol=1e-6)
+    (found,) = run(model, X.astype(np.float32))
+    np.testing.assert_allclose(found[:, 0], model.predict(X), rtol=1e-5, atol=1e-5)
+
+
+def test_a_table_of_texts_only_and_a_pipeline() -> None:
+    X, y = drawn()
+    towns = X[["town"]].fillna("none").astype(object).to_numpy()
+    model = TabularMLPRegressor(**FEW, cv=2).fit(towns, y)
+    (found,) = run(model, towns, initial_types=[("X", StringTensorType([None, 1]))])
+    np.testing.assert_allclose(found[:, 0], model.predict(towns), rtol=1e-5)
+    whole = make_pipeline(FunctionTransformer(), TabularMLPRegressor(**FEW, cv=2)).fit(NUMBERS, SUM)
+    (found,) = run(whole, NUMBERS)
+    np.testing.assert_allclose(found[:, 0], whole.predict(NUMBERS), rtol=1e-5, atol=1e-5)
+
+
+def with_encoding(encoding: Encoding) -> TabularMLPRegressor:
+    """Return a model of one net, on the columns of an encoding."""
+    from fastmlp import MLP
+
+    model = copy.deepcopy(TabularMLPRegressor(**FEW, cv=2).fit(NUMBERS, SUM))
+    pack, values = model.pack_, model.schema_.read(NUMBERS)
+    fitted = encoding.fit(values, SUM, "regression", np.random.default_rng(0))
+    net = MLP((fitted.n_inputs, 8, 1), activation="silu", seed=0)
+    pack.encodings = (fitted,)
+    pack.members = (pack.members[0]._replace(net=net, encoding=0, weight=1.0),)
+    return model
+
+
+def test_cosines() -> None:
+    model = with_encoding(Encoding(embedding="cosine", n_frequencies=3))
+    (found,) = run(model, NUMBERS)
+    np.testing.assert_allclose(found[:, 0], model.predict(NUMBERS), rtol=1e-5, atol=1e-4)
+
+
+def test_a_graph_that_is_asked_for_before_fit() -> None:
+    with pytest.raises(Exception, match="not fitted"):
+        to_onnx(TabularMLPRegressor(), NUMBERS)
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "quantiles": (
+        lambda: to_onnx(with_encoding(Encoding(scaling="quantile")), NUMBERS),
+        "numbers of the net '128x128 silu .*' go through NoisyQuantile, which has no ONNX nodes",
+    ),
+    "trees": (
+        lambda: to_onnx(
+            TabularMLPRegressor(**FEW, cv=2, extra_members=[DecisionTreeRegressor()]).fit(
+                X := np.repeat(np.arange(20.0), 10)[:, None], np.cos(9 * X[:, 0])
+            ),
+            X,
+        ),
+        "the ensemble holds 'DecisionTreeRegressor' with weight .*: fit without extra_members",
+    ),
+    "fewer columns": (
+        lambda: to_onnx(regressor(), complete(drawn()[0])[["age", "income"]]),
+        r"needs one input of 4 columns, or one of shape \[None, 1\] for each, got 'age' of shape "
+        r"\[None, 1\].*; without 'town', 'member': pass X\[:1\], of a frame as in training",
+    ),
+    "texts as numbers": (
+        lambda: to_onnx(regressor(), np.zeros((1, 4))),
+        "'town' held texts in training, and is to be numbers: give each column an input of its own",
+    ),
+    "numbers as texts": (
+        lambda: to_onnx(regressor(), complete(drawn()[0]).astype(str)),
+        "'age' held numbers in training, and is to be texts$",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_graph(case: str) -> None:
+    call, words = REFUSED[case]
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=words):
+        call()
+
+
+def test_levels_that_are_one_number_in_float32() -> None:
+    X = np.stack([np.tile([2.0**24, 2.0**24 + 1], 40), rng.normal(size=80)], axis=1)
+    model = TabularMLPRegressor(**FEW, cv=2, categorical_features=[0]).fit(X, X[:, 1])
+    with pytest.raises(NotImplementedError, match="'x0' has levels that are the same number in"):
+        to_onnx(model, X)
+
+
+@pytest.mark.parametrize("first", ["skl2onnx", "fastmlp"])
+def test_converters_are_registered_whichever_comes_first(
+    first: str, python: Callable[..., str]
+) -> None:
+    second = {"skl2onnx": "fastmlp", "fastmlp": "skl2onnx"}[first]
+    script = f"""
+import warnings
+warnings.simplefilter("ignore")
+import {first}
+from fastmlp import TabularMLPClassifier, MLPClassifier
+import {second}
+from skl2onnx._supported_operators import sklearn_operator_name_map as names
+print(names[TabularMLPClassifier], names[MLPClassifier])
+"""
+    assert python(script) == "FastmlpTabularMLPClassifier FastmlpMLPClassifier\n"
