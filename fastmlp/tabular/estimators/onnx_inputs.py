@@ -84,7 +84,8 @@ def _by_column(schema: Schema, inputs: Sequence[Any]) -> dict[str, Any]:
     """Return the input of each column: by name or, where a table had none, by place."""
     given = {each.raw_name: each for each in inputs}
     wanted = [*schema.numeric_names, *schema.categorical_names]
-    if not {*wanted} <= {*given} and len(inputs) == len(schema.columns):
+    by_place = not schema.named or len(inputs) == 1
+    if by_place and len(inputs) == len(schema.columns):
         given = dict(zip(schema.columns, inputs, strict=True))
     lacking = [name for name in wanted if name not in given]
     if lacking or any(given[name].type.shape[1] not in (1, None) for name in wanted):

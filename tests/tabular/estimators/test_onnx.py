@@ -157,6 +157,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         r"needs one input of 4 columns, or one of shape \[None, 1\] for each, got 'age' of shape "
         r"\[None, 1\].*; without 'town', 'member': pass X\[:1\], of a frame as in training",
     ),
+    "another name": (
+        lambda: to_onnx(regressor(), complete(drawn()[0]).rename(columns={"age": "years"})),
+        r"got 'years' of shape \[None, 1\].*; without 'age': pass X",
+    ),
     "texts as numbers": (
         lambda: to_onnx(regressor(), np.zeros((1, 4))),
         "'town' held texts in training, and is to be numbers: give each column an input of its own",
