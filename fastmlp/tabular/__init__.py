@@ -1,6 +1,7 @@
 """Tables with named columns: from raw columns to a net's inputs, and from its outputs to labels."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.tabular.model import TableModel
@@ -36,6 +37,14 @@ __all__ = [
     "TargetStatistics",
     "Values",
 ]
+
+
+def __dir__() -> list[str]:
+    """Name what can be had, also what is loaded on first use, if scikit-learn is there."""
+    dunders = {name for name in globals() if name.startswith("__")}
+    here = {name for name in __all__ if name in globals()}
+    return sorted({*dunders, *(here if find_spec("sklearn") is None else __all__)})
+
 
 if not TYPE_CHECKING:
     # Not for type checkers: to them it would give every misspelt name the type Any.

@@ -61,6 +61,9 @@ def table_of(given: Any, who: str) -> Table:
     if is_lazy(given):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
     if hasattr(given, "__arrow_c_stream__"):
+        if len(getattr(given, "shape", "XY")) != 2 or hasattr(given, "num_chunks"):
+            told = f"got {type(given).__name__}: make a table of one column, as by X.to_frame()"
+            raise TypeError(f"{who}: X must be {ACCEPTED}, {told}")
         return _of_arrow(imported(who).table(given))
     return _of_array(_array(given, who))
 

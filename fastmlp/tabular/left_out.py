@@ -29,7 +29,16 @@ def reason(levels: Collection[str], n: int, n_rows: int, *, asked: bool) -> str 
     if not asked and levels and all(map(DECIMAL_COMMA.fullmatch, levels)):
         return "holds numbers with a decimal comma: write them with a point"
     if not asked and len(levels) > max(ID_LEVELS, ID_SHARE * n):
-        return f"has {len(levels)} texts in {count(n, 'row')}, as an id has"
+        numbers = "; all are numbers: make floats of them" if all(map(_is_number, levels)) else ""
+        return f"has {len(levels)} texts in {count(n, 'row')}, as an id has{numbers}"
     if not levels:
         return EMPTY
     return ONE_VALUE if len(levels) == 1 and n == n_rows else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

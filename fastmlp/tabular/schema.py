@@ -314,7 +314,7 @@ def _why_no_numbers(found: Array, name: str, who: str) -> str | None:
 
 def _infinite(found: Array, name: str, who: str) -> ValueError:
     row = int(np.argmax(np.isinf(found)))
-    return ValueError(f"{who}: the column {name!r} is infinite in row {row}")
+    return ValueError(f"{who}: the column {name!r} is infinite in row {row}; make NaN of it")
 
 
 def _refused(name: str, kind: str) -> str:

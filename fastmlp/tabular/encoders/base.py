@@ -12,6 +12,8 @@ from fastmlp.estimators.sklearn_bases import BaseEstimator, TransformerMixin
 Array = NDArray[Any]
 # Numbers of a strip of rows, whose intermediate results stay in the cache.
 STRIP = 1 << 15
+# Tables of levels have a place for every code up to the largest.
+LARGEST_CODE = 1 << 24
 
 
 class Encoder(TransformerMixin, BaseEstimator):
@@ -105,14 +107,21 @@ class NumberEncoder(Encoder):
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
         how = {"dtype": np.float64, "ensure_all_finite": False, "reset": reset}
-        found: Array = validate_data(self, X, **how)
+        who = type(self).__name__
+        try:
+            found: Array = validate_data(self, X, **how)
+        except ValueError as error:
+            if not str(error).startswith("could not convert"):
+                raise
+            told = "texts go through Schema and OneHotLevels"
+            raise ValueError(f"{who}: X must hold numbers: {error}; {told}") from error
         infinite = np.isinf(found)
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
             names = getattr(self, "feature_names_in_", None)
             told = repr(names[column]) if names is not None else column
-            who = type(self).__name__
-            raise ValueError(f"{who}: the column {told} is infinite in row {row}: inf is no number")
+            told = f"{told} is infinite in row {row}"
+            raise ValueError(f"{who}: the column {told}; make NaN of it, a missing value")
         return found
 
     def __sklearn_tags__(self) -> Any:
@@ -137,12 +146,19 @@ class CodeEncoder(Encoder):
             raise ValueError("the tables of levels do not fit their starts")
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
-        found: Array = validate_data(self, X, dtype=None, reset=reset)
+        how = {"dtype": None, "ensure_all_finite": False, "reset": reset}
+        found: Array = validate_data(self, X, **how)
         who = type(self).__name__
         if found.dtype.kind not in "iu":
-            raise TypeError(f"{who}: X must hold codes of levels, integers, got {found.dtype}")
+            told = "as of Schema.read, or of OrdinalEncoder(dtype=int)"
+            raise TypeError(
+                f"{who}: X must hold codes of levels, integers, got {found.dtype}: {told}"
+            )
         if found.size and found.min() < -1:
             raise ValueError(f"{who}: codes must be -1 or more, got {found.min()}")
+        if reset and found.size and found.max() > LARGEST_CODE:
+            told = f"places among levels, at most {LARGEST_CODE}, got {found.max()}"
+            raise ValueError(f"{who}: codes must be {told}: make such of numbers by Schema")
         return found
 
 

@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 
 from fastmlp.tabular.encoders.base import Array, NumberEncoder, strips
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 # In standard deviations: frequencies beyond are drawn anew.
 LARGEST = 3.0
@@ -47,6 +48,7 @@ class CosineEncoder(NumberEncoder):
     ARRAYS: ClassVar = ("frequencies_",)
     frequencies_: Array
 
+    @explained
     def __init__(
         self, n_frequencies: int = 8, scale: float = 0.3, random_state: Any = None
     ) -> None:

@@ -82,7 +82,7 @@ class Encoding:
         scalars.known("Encoding", "scaling", self.scaling, get_args(Scaling))
         scalars.known("Encoding", "embedding", self.embedding, get_args(Embedding))
 
-    def fit(self, values: Values, y: Any, task: Task, rng: np.random.Generator) -> Self:
+    def fit(self, values: Values, y: Any, task: Task, rng: np.random.Generator | int) -> Self:
         """Learn from training rows.
 
         Parameters
@@ -91,7 +91,7 @@ class Encoding:
         y : (n_rows,) array
             Targets: numbers, or places of classes.
         task : "classification" or "regression"
-        rng : Generator
+        rng : Generator or int
             Of noise, frequencies and folds.
 
         Raises
@@ -104,7 +104,9 @@ class Encoding:
             self._parts[name] = part
         return self
 
-    def fit_transform(self, values: Values, y: Any, task: Task, rng: np.random.Generator) -> Array:
+    def fit_transform(
+        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
+    ) -> Array:
         """Learn as `fit` does, and return the inputs to train on: target statistics out of folds.
 
         Returns
@@ -128,9 +130,10 @@ class Encoding:
 
         Raises
         ------
-        ValueError
-            If nothing was learned.
+        TypeError, ValueError
+            If it is given a table, or nothing was learned.
         """
+        _check(values)
         found, first = np.empty((len(values.numbers), self.n_inputs), np.float32), 0
         scaled: Array | None = None
         for name, (encoder, columns) in self._parts.items():
@@ -155,12 +158,17 @@ class Encoding:
         return sum(one.encoder.n_outputs for name, one in self._parts.items() if name != hidden)
 
     def _begun(
-        self, values: Values, y: Any, task: Task, rng: np.random.Generator
+        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Iterator[tuple[str, Part, Array, Any]]:
         """Yield each part to learn, with what it learns from."""
+        _check(values)
+        scalars.known("Encoding", "task", task, get_args(Task))
+        rng = np.random.default_rng(rng)
         # Each always has its seed: one setting does not change what another draws.
         seeds = dict(zip(SEEDED, rng.integers(SEEDS, size=len(SEEDED)).tolist(), strict=True))
         y = np.asarray(y, np.float64 if task == "regression" else None)
+        if y.shape != (n := len(values.numbers),):
+            raise ValueError(f"Encoding: y must have shape {(n,)}, got {y.shape}")
         self._parts = {}
         for name, columns in self._columns(values).items():
             part = Part(self._encoder(name, seeds.get(name), task), columns)
@@ -256,6 +264,12 @@ class Encoding:
         codes = np.repeat(np.arange(-1, n_codes)[:, None], places[False], axis=1)
         numbers = np.zeros((len(codes), places[True]))
         self.transform(Values(numbers, codes.astype(np.int32)))
+
+
+def _check(values: Any) -> None:
+    if not isinstance(values, Values):
+        told = f"as of Schema.learn(X).read(X), got {type(values).__name__}"
+        raise TypeError(f"Encoding: values must be Values, {told}")
 
 
 def _columns(table: Array, places: Array) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastmlp.tabular.encoders.base import Array, CodeEncoder, places_of
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 
 class OneHotLevels(CodeEncoder):
@@ -48,6 +49,7 @@ class OneHotLevels(CodeEncoder):
     columns_: Array
     values_: Array
 
+    @explained
     def __init__(self, max_levels: int = 100, min_rows: int = 5) -> None:
         self.max_levels = max_levels
         self.min_rows = min_rows

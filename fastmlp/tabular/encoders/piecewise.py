@@ -5,9 +5,11 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.tabular.encoders.base import Array, NumberEncoder, strips, there
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 Bins = Literal["greedy", "quantile", "tree"]
 # Of a leaf of the tree, by the method's authors.
@@ -76,6 +78,7 @@ class PiecewiseLinear(NumberEncoder):
     n_pieces_: Array
     medians_: Array
 
+    @explained
     def __init__(self, n_bins: int = 16, bins: Bins = "greedy") -> None:
         self.n_bins = n_bins
         self.bins = bins
@@ -85,8 +88,9 @@ class PiecewiseLinear(NumberEncoder):
         who = type(self).__name__
         scalars.positive_integer(who, "n_bins", self.n_bins)
         scalars.known(who, "bins", self.bins, get_args(Bins))
-        if self.bins == "tree" and y is None:
-            raise ValueError(f"{who}: bins='tree' needs y, the targets")
+        if self.bins == "tree" and np.shape(y) != (len(X),):
+            got = "" if y is None else f", got shape {np.shape(y)}"
+            raise ValueError(f"{who}: bins='tree' needs y, targets of shape {(len(X),)}{got}")
         edges = [self._edges(column, y) for column in X.T]
         self.edges_ = np.concatenate([np.empty(0), *edges])
         self.n_pieces_ = np.array([max(0, len(each) - 1) for each in edges], np.int64)
@@ -122,6 +126,7 @@ class PiecewiseLinear(NumberEncoder):
 
         A piece of an encoded row is 1 before `piece`, `fraction` at it, and 0 after it.
         """
+        check_is_fitted(self)
         return self.pieces_of(self._checked(X, reset=False))
 
     def pieces_of(self, X: Array) -> Pieces:

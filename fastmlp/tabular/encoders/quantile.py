@@ -9,6 +9,7 @@ from sklearn.preprocessing import QuantileTransformer
 from sklearn.utils import check_random_state
 
 from fastmlp.tabular.encoders.base import Array, NumberEncoder, there
+from fastmlp.validation.calls import explained
 
 # Rows for a quantile, and the fewest and the most of them.
 ROWS, FEWEST, MOST = 30, 10, 1000
@@ -55,6 +56,7 @@ class NoisyQuantile(NumberEncoder):
     scale_: Array
     quantiles_: Array
 
+    @explained
     def __init__(self, random_state: Any = None) -> None:
         self.random_state = random_state
 

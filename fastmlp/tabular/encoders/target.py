@@ -8,6 +8,7 @@ from sklearn.utils import check_random_state
 
 from fastmlp.tabular.encoders.base import Array, CodeEncoder, places_of
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import explained
 
 Task = Literal["auto", "classification", "regression"]
 
@@ -56,6 +57,7 @@ class TargetStatistics(CodeEncoder):
     table_: Array
     classes_: Array | None
 
+    @explained
     def __init__(
         self,
         weight: float = 10.0,
@@ -130,7 +132,9 @@ class TargetStatistics(CodeEncoder):
             task = "regression" if y.dtype.kind == "f" else "classification"
         if task == "regression":
             self.classes_ = None
-            return y.astype(np.float64)[:, None]
+            return _numbers(y, who)[:, None]
+        if y.dtype.kind == "f":
+            _numbers(y, who)
         self.classes_, codes = np.unique(y, return_inverse=True)
         one_hot = np.eye(len(self.classes_))[codes]
         return one_hot[:, 1:] if len(self.classes_) == 2 else one_hot
@@ -169,3 +173,15 @@ class TargetStatistics(CodeEncoder):
         return [
             f"{name}_{one}" for name in names for one in (*(f"mean{k}" for k in range(n)), "count")
         ]
+
+
+def _numbers(y: Array, who: str) -> Array:
+    """Return targets as numbers that are finite."""
+    try:
+        found = y.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{who}: y must hold numbers, for a regression: {error}") from error
+    if not np.isfinite(found).all():
+        row = int(np.argmin(np.isfinite(found)))
+        raise ValueError(f"{who}: y must be finite, got {found[row]} in row {row}; leave it out")
+    return found
