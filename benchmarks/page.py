@@ -39,13 +39,14 @@ def rewrite(
         between_markers(page, "\n".join(write(results, shown)))
 
 
-def between_markers(page: Path, inside: str) -> None:
-    """Put text in the place of what a page has between its markers."""
+def between_markers(page: Path, inside: str, name: str = "benchmarks") -> None:
+    """Put text in the place of what a page has between its markers of a name."""
+    begin, end = (word.replace("benchmarks", name) for word in (BEGIN, END))
     text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must have {BEGIN} and {END} once each")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{head}{BEGIN}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{END}{tail}")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{page} must have {begin} and {end} once each")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    page.write_text(f"{head}{begin}\n{re.sub(r' +$', '', inside, flags=re.M)}\n{end}{tail}")
 
 
 def row(*cells: Any) -> str:

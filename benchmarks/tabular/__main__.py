@@ -9,10 +9,9 @@ from benchmarks.page import ROOT, between_markers
 from benchmarks.tabular import __doc__ as about
 from benchmarks.tabular.compare import MODELS, USUAL, Plan, available, kept, results, run
 from benchmarks.tabular.report import lines
-from benchmarks.tabular.sources import aside, sources
+from benchmarks.tabular.sources import chosen
 
 PAGE = ROOT / "docs" / "tables.md"
-SMALL = ("breast_cancer", "digits", "diabetes")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -27,21 +26,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--from-json", action="store_true", help="render an earlier run's again")
     parser.add_argument("--pages", action="store_true", help="rewrite docs/tables.md")
     return parser
-
-
-def chosen(words: list[str]) -> tuple[str, ...]:
-    """Return the names of tables that words stand for."""
-    groups = {
-        "aside": aside(),
-        "development": tuple(name for name in sources() if name not in aside()),
-        "small": SMALL,
-    }
-    names = [name for word in words for name in groups.get(word, (word,))]
-    unknown = sorted(set(names) - set(sources()))
-    if unknown:
-        known = ", ".join(sources())
-        raise ValueError(f"no tables named {', '.join(unknown)}; there are {known}")
-    return tuple(dict.fromkeys(names))
 
 
 def main(words: list[str] | None = None) -> None:

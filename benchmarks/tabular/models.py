@@ -60,7 +60,7 @@ def hist_gradient_boosting(table: Table, threads: int, seed: int) -> Array:
     model = getattr(trees, f"HistGradientBoosting{kind}")(
         max_iter=ROUNDS, early_stopping=True, random_state=seed
     )
-    x = _native(table, MOST_LEVELS)
+    x = native(table, MOST_LEVELS)
     train, validation = table.train, table.validation
     with import_module("threadpoolctl").threadpool_limits(threads, user_api="openmp"):
         model.fit(
@@ -74,7 +74,7 @@ def lightgbm(table: Table, threads: int, seed: int) -> Array:
     library = import_module("lightgbm")
     kind = library.LGBMRegressor if table.task == "regression" else library.LGBMClassifier
     model = kind(n_estimators=ROUNDS, n_jobs=threads, random_state=seed, verbose=-1)
-    x = _native(table)
+    x = native(table)
     x.columns = [f"c{i}" for i in range(x.shape[1])]  # it refuses some signs in names
     stop = library.early_stopping(PATIENCE, verbose=False)
     model.fit(x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)],
@@ -93,7 +93,7 @@ def xgboost(table: Table, threads: int, seed: int) -> Array:
         n_jobs=threads,
         random_state=seed,
     )
-    x = _native(table)
+    x = native(table)
     model.fit(
         x.iloc[table.train], table.y[table.train], eval_set=[_validation(table, x)], verbose=False
     )
@@ -165,7 +165,7 @@ def _validation(table: Table, x: Any) -> tuple[Any, Array]:
     return x.iloc[table.validation], table.y[table.validation]
 
 
-def _native(table: Table, most: int | None = None) -> Any:
+def native(table: Table, most: int | None = None) -> Any:
     """Return columns with pandas' categories, those of the rows to train on."""
     pandas = import_module("pandas")
     x = table.x.copy()

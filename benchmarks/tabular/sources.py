@@ -1,6 +1,7 @@
 """The tables: how each is read, and which rows train, validate and test."""
 
 import tomllib
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,6 +12,7 @@ from benchmarks.workloads import Array
 
 SUITE = Path(__file__).with_name("suite.toml")
 SEED, KEPT_ASIDE = 20261127, {"binary": 3, "multiclass": 3, "regression": 4}
+SMALL = ("breast_cancer", "digits", "diabetes")
 TaskName = Literal["binary", "multiclass", "regression"]
 
 
@@ -67,6 +69,21 @@ def aside() -> tuple[str, ...]:
         names = sorted(s.name for s in sources().values() if s.eligible and s.task == task)
         drawn += sorted(rng.choice(names, count, replace=False).tolist())
     return tuple(drawn)
+
+
+def chosen(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of tables that words stand for: names, or aside, development or small."""
+    groups = {
+        "aside": aside(),
+        "development": tuple(name for name in sources() if name not in aside()),
+        "small": SMALL,
+    }
+    names = [name for word in words for name in groups.get(word, (word,))]
+    unknown = sorted(set(names) - set(sources()))
+    if unknown:
+        known = ", ".join(sources())
+        raise ValueError(f"no tables named {', '.join(unknown)}; there are {known}")
+    return tuple(dict.fromkeys(names))
 
 
 def read(source: Source) -> Table:

@@ -118,6 +118,6 @@ def test_a_run_of_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_unknown_tables_and_missing_files_are_told() -> None:
     with pytest.raises(ValueError, match="no tables named nowhere"):
-        command.chosen(["small", "nowhere"])
+        sources.chosen(["small", "nowhere"])
     with pytest.raises(SystemExit):
         command.main(["--from-json"])

@@ -1,0 +1,213 @@
+"""The pack with one part less: each variant is made of the pack's own parts."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.tabular.sources import Table
+from benchmarks.workloads import Array
+from fastmlp.tabular.encoders.encoding import Encoding
+from fastmlp.tabular.model import Task as EncodedTask
+from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
+from fastmlp.tabular.pack import pack as packs
+from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.pack.scoring import Task
+from fastmlp.tabular.pack.selection import Selection, greedy
+from fastmlp.tabular.pack.settings import encodings_for
+from fastmlp.tabular.schema import Schema
+
+WHOLE, TWO_SEEDS = "nothing", "two packs, of two seeds"
+Encodings = Mapping[str, Encoding]
+
+
+class Nets(NamedTuple):
+    """How the nets of a variant are trained.
+
+    Attributes
+    ----------
+    encodings : what it has in the place of the pack's encodings
+    recipes : what it has in the place of a recipe
+    averaged : whether nets have averaged parameters
+    """
+
+    encodings: Callable[[Encodings], Encodings] = dict
+    recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
+    averaged: bool = True
+
+
+class Rows(NamedTuple):
+    """A table as a pack takes it: values of a schema, learned of the rows to train on."""
+
+    task: Task
+    n_classes: int
+    training: Part
+    validation: Part
+    test: Part
+
+
+class Ablated(NamedTuple):
+    """What a variant predicts for the rows to test on, and its seconds.
+
+    Attributes
+    ----------
+    seconds, cpu : to train, to select and to predict; of the clock, and of all cores together
+    """
+
+    predictions: Array
+    seconds: float
+    cpu: float
+
+
+def rows_of(table: Table) -> Rows:
+    """Return a table's parts."""
+    schema = Schema.learn(table.x.iloc[table.train])
+    parts = [
+        Part(schema.read(table.x.iloc[rows]), table.y[rows])
+        for rows in (table.train, table.validation, table.test)
+    ]
+    n_classes = 0 if table.task == "regression" else int(table.y.max()) + 1
+    return Rows(table.task, n_classes, *parts)
+
+
+def _scaled_alone(encodings: Encodings) -> Encodings:
+    return {"scaled": Encoding(embedding="none")}
+
+
+def _first_alone(encodings: Encodings) -> Encodings:
+    return dict(list(encodings.items())[:1])
+
+
+def _no_statistics(encodings: Encodings) -> Encodings:
+    return {name: replace(one, target_levels=None) for name, one in encodings.items()}
+
+
+def best_alone(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
+    """Return the candidate with the least loss; in the place of `bagged`."""
+    losses = np.array([loss(one, known.get("weight")) for one in predictions])
+    return Selection((np.arange(len(losses)) == losses.argmin()).astype(np.float64), losses.min())
+
+
+def all_alike(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
+    """Return all candidates with the same weight; in the place of `bagged`."""
+    n = len(predictions)
+    mean = np.mean(np.asarray(predictions), axis=0)
+    return Selection(np.full(n, 1 / n), loss(mean, known.get("weight")))
+
+
+def once(predictions: Any, loss: Any, n_rows: int, *_: Any, **known: Any) -> Selection:
+    """Return one selection, of all rows as they are; in the place of `bagged`."""
+    weight = known.get("weight")
+    most = known.get("max_members")
+    return greedy(predictions, lambda mean: loss(mean, weight), max_members=most)
+
+
+SELECTIONS = {
+    "selection: the mean of all nets": all_alike,
+    "ensemble: the best net alone": best_alone,
+    "bags: one selection": once,
+}
+ENCODINGS = {
+    "pieces: scaled columns alone": Nets(encodings=_scaled_alone),
+    "finer pieces in every other net": Nets(encodings=_first_alone),
+    "target statistics": Nets(encodings=_no_statistics),
+}
+NETS = {
+    **ENCODINGS,
+    "averaged parameters": Nets(averaged=False),
+    "L1 penalty": Nets(recipe=lambda recipe: recipe._replace(l1=0.0)),
+}
+
+
+def variants(
+    rows: Rows, seed: int, threads: int | None, preset: Preset = "balanced"
+) -> Iterator[tuple[str, Ablated]]:
+    """Yield each variant's name and what it does; those that change nothing are left out.
+
+    The whole pack comes first. Two packs are the whole one and that of another seed.
+    """
+
+    def trained(nets: Nets, seed: int) -> tuple[Any, float, float]:
+        return _timed(lambda: train(rows, nets, seed, threads, preset))
+
+    whole = trained(Nets(), seed)
+    usual = _ablated(rows, whole)
+    yield WHOLE, usual
+    for name, selection in SELECTIONS.items():
+        yield name, _ablated(rows, whole, selection)
+    second = _ablated(rows, trained(Nets(), seed + 1000))
+    yield (
+        TWO_SEEDS,
+        Ablated(
+            (usual.predictions + second.predictions) / 2,
+            usual.seconds + second.seconds,
+            usual.cpu + second.cpu,
+        ),
+    )
+    encodings = _encodings(rows)
+    n_inputs = _inputs(rows, encodings)
+    for name, nets in NETS.items():
+        if name in ENCODINGS and _inputs(rows, nets.encodings(encodings)) == n_inputs:
+            continue
+        yield name, _ablated(rows, trained(nets, seed))
+
+
+def train(rows: Rows, nets: Nets, seed: int, threads: int | None, preset: Preset) -> Any:
+    """Train the nets of a variant, and return what the selection takes."""
+
+    def drawn(*known: Any) -> list[Recipe]:
+        return [nets.recipe(one) for one in draw(*known)]
+
+    draw = packs.draw
+    with ExitStack() as changes:
+        changes.enter_context(patch.object(packs, "draw", drawn))
+        changes.enter_context(patch.object(packs, "_pack", lambda *known: known))
+        if not nets.averaged:
+            changes.enter_context(patch.object(pool, "EMA", lambda *_: None))
+        return packs.train_pack(
+            rows.training,
+            rows.validation,
+            task=rows.task,
+            n_classes=rows.n_classes,
+            settings=PRESETS[preset],
+            seed=seed,
+            encodings=nets.encodings(_encodings(rows)),
+            n_threads=threads,
+        )
+
+
+def select(known: Any, selection: Any = None) -> Pack:
+    """Return the pack of nets that `train` has trained, by another selection than the pack's."""
+    with patch.object(packs, "bagged", selection or packs.bagged):
+        # Its generator is among what is known, and each selection begins with it anew.
+        return packs._pack(*known[:-1], copy.deepcopy(known[-1]))
+
+
+def _ablated(rows: Rows, trained: tuple[Any, float, float], selection: Any = None) -> Ablated:
+    known, seconds, cpu = trained
+    predictions, more, more_cpu = _timed(lambda: select(known, selection).predict(rows.test.values))
+    if rows.n_classes:
+        predictions = predictions / predictions.sum(axis=1, keepdims=True)
+    return Ablated(predictions, seconds + more, cpu + more_cpu)
+
+
+def _timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    found = call()
+    return found, time.perf_counter() - begin, time.process_time() - begin_cpu
+
+
+def _encodings(rows: Rows) -> Encodings:
+    return encodings_for(rows.training.values.numbers.shape[1])
+
+
+def _inputs(rows: Rows, encodings: Encodings) -> list[int]:
+    """Return how many inputs nets have, by encoding."""
+    values, y, rng = rows.training.values, rows.training.y, np.random.default_rng(0)
+    kind: EncodedTask = "classification" if rows.n_classes else "regression"
+    return [replace(one).fit(values, y, kind, rng).n_inputs for one in encodings.values()]
