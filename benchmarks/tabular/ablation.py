@@ -98,8 +98,7 @@ def run(options: argparse.Namespace, found: dict[str, Any]) -> None:
             _say(f"turn {turn + 1}, {name}")
             keep()
         for name in (n for n in numeric if not _known(found["intervals"], n, turn)):
-            its = intervals.records(read(sources()[name]), threads, turn, preset)
-            found["intervals"] += its
+            found["intervals"] += intervals.records(read(sources()[name]), threads, turn, preset)
             _say(f"turn {turn + 1}, intervals of {name}")
             keep()
 

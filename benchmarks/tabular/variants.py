@@ -16,9 +16,9 @@ from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
 from fastmlp.tabular.pack import pack as packs
-from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Task
-from fastmlp.tabular.pack.selection import Selection, greedy
+from fastmlp.tabular.pack.selection import Selection, bagged, greedy
 from fastmlp.tabular.pack.settings import encodings_for
 from fastmlp.tabular.schema import Schema
 
@@ -163,7 +163,6 @@ def train(rows: Rows, nets: Nets, seed: int, threads: int | None, preset: Preset
     def drawn(*known: Any) -> list[Recipe]:
         return [nets.recipe(one) for one in draw(*known)]
 
-    draw = packs.draw
     with ExitStack() as changes:
         changes.enter_context(patch.object(packs, "draw", drawn))
         changes.enter_context(patch.object(packs, "_pack", lambda *known: known))
@@ -183,9 +182,9 @@ def train(rows: Rows, nets: Nets, seed: int, threads: int | None, preset: Preset
 
 def select(known: Any, selection: Any = None) -> Pack:
     """Return the pack of nets that `train` has trained, by another selection than the pack's."""
-    with patch.object(packs, "bagged", selection or packs.bagged):
+    with patch.object(packs, "bagged", selection or bagged):
         # Its generator is among what is known, and each selection begins with it anew.
-        return packs._pack(*known[:-1], copy.deepcopy(known[-1]))
+        return packs._pack(*(*known[:-1], copy.deepcopy(known[-1])))
 
 
 def _ablated(rows: Rows, trained: tuple[Any, float, float], selection: Any = None) -> Ablated:
