@@ -87,9 +87,11 @@ def run(options: argparse.Namespace, found: dict[str, Any]) -> None:
 
     tables, threads, preset = _developed(options.tables), options.threads, options.preset
     numeric = [n for n in _developed(options.intervals) if sources()[n].task == "regression"]
-    _warm_up({sources()[name].task for name in tables}, threads)
-    for turn in range(options.turns):
-        for name in (n for n in tables if not _known(found["variants"], n, turn)):
+    turns = range(options.turns)
+    missing = [(t, n) for t in turns for n in tables if not _known(found["variants"], n, t)]
+    _warm_up({sources()[name].task for _, name in missing}, threads)
+    for turn in turns:
+        for name in (n for t, n in missing if t == turn):
             table = read(sources()[name])
             for variant, its in variants(rows_of(table), turn, threads, preset):
                 record = {"table": name, "turn": turn, "variant": variant}
