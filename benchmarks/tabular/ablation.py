@@ -20,7 +20,7 @@ from benchmarks.tabular import intervals
 from benchmarks.tabular.compare import score
 from benchmarks.tabular.report import geometric
 from benchmarks.tabular.sources import aside, chosen, read, sources
-from benchmarks.tabular.variants import WHOLE, rows_of, variants
+from benchmarks.tabular.variants import WHOLE, complete, rows_of, variants
 from fastmlp.tabular.pack import PRESETS
 
 PAGE = ROOT / "docs" / "tables.md"
@@ -69,7 +69,8 @@ def main(words: list[str] | None = None) -> None:
             "variants": earlier.get("variants", []),
             "intervals": earlier.get("intervals", []),
         }
-        run(options, found)
+        with complete():
+            run(options, found)
     sections = {"ablation": ablation_lines(found), "intervals": interval_lines(found)}
     for name, lines in sections.items():
         text = "\n".join(lines)

@@ -1,6 +1,5 @@
 """Do prediction intervals hold as many of the targets as they say? Beside trees' quantiles."""
 
-import warnings
 from importlib import import_module
 from typing import Any
 
@@ -59,7 +58,6 @@ def held(table: Table, intervals: Array) -> dict[str, float]:
 
 def records(table: Table, threads: int, seed: int, preset: str) -> list[dict[str, Any]]:
     """Return a record of each model."""
-    warnings.simplefilter("ignore")
     each = {
         FASTMLP: pack_intervals(table, threads, seed, preset),
         TREES: tree_intervals(table, seed),

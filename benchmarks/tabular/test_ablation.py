@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,12 @@ def test_changes_are_geometric_means_of_turns() -> None:
     assert grid.ratios[0, 0] == pytest.approx(0.5)
     assert np.isnan(grid.changes[0, 1])
     assert grid.changes[1, 1] == pytest.approx(100)
+
+
+def test_a_fit_that_a_signal_ends_is_no_result() -> None:
+    with pytest.raises(UserWarning, match="interrupted"), variants.complete():
+        warnings.warn("of others", stacklevel=1)
+        warnings.warn("fit_many interrupted: 1 of 2 nets are done", stacklevel=1)
 
 
 def test_intervals_are_counted_and_measured() -> None:

@@ -19,6 +19,7 @@ from benchmarks import machine
 from benchmarks.page import ROOT, between_markers, row
 from benchmarks.report import digits
 from benchmarks.scores import counted
+from benchmarks.tabular.variants import complete
 from benchmarks.workloads import Array
 
 PAGE = ROOT / "docs" / "tables.md"
@@ -47,7 +48,8 @@ def arguments() -> argparse.ArgumentParser:
 def main(words: list[str] | None = None) -> None:
     """Run, print, and write what was asked for."""
     options = arguments().parse_args(words)
-    text = "\n".join(lines(options))
+    with complete():
+        text = "\n".join(lines(options))
     print(text)
     if options.pages:
         between_markers(PAGE, text, "times")

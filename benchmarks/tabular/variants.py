@@ -2,8 +2,9 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -62,6 +63,15 @@ class Ablated(NamedTuple):
     predictions: Array
     seconds: float
     cpu: float
+
+
+@contextmanager
+def complete() -> Iterator[None]:
+    """Raise where a signal ends a fit, which itself goes on with nets as they are then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="fit_many interrupted")
+        yield
 
 
 def rows_of(table: Table) -> Rows:
