@@ -20,6 +20,7 @@ from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
 from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
 from fastmlp.tabular.pack.scoring import Scorer, Task
+from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.validation.suggestions import suggestion
 
@@ -45,6 +46,7 @@ class TabularMLP(InBatches, BaseEstimator):
 
     n_members: int | None
     max_members: int | None
+    ensemble: Ensemble
     max_iter: int | None
     time_limit: float | None
     scoring: Scoring | None
@@ -67,6 +69,7 @@ class TabularMLP(InBatches, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_members": [Interval(Integral, 1, None, closed="left"), None],
         "max_members": [Interval(Integral, 1, None, closed="left"), None],
+        "ensemble": [StrOptions({"greedy", "mean", "best"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "time_limit": [Interval(Real, 0, None, closed="neither"), None],
         "scoring": [str, callable, None],
@@ -203,6 +206,7 @@ class TabularMLP(InBatches, BaseEstimator):
         return found._replace(
             n_members=self.n_members or found.n_members,
             max_members=self.max_members or found.max_members,
+            ensemble=self.ensemble,
             epochs=self.max_iter or found.epochs,
             cv=self._n_folds(n_rows) or found.cv,
         )

@@ -11,6 +11,7 @@ from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import Given, TabularMLP
 from fastmlp.tabular.pack import Pack, Preset
+from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation.calls import explained
 
@@ -33,9 +34,12 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         The nets that are trained; of each fold so many. None: those of the preset: 6, 10 or 30.
     max_members : int, optional
         The most nets of the ensemble. None: those of the preset: 4, 6 or 10.
+    ensemble : {"greedy", "mean", "best"}, default "greedy"
+        How nets are chosen on the rows that are held out: by a greedy selection, with weights; the
+        `max_members` that do best each by itself, with equal weights; or the best one alone.
     max_iter : int, optional
         The most epochs of a net, which ends before where its validation loss does not get better.
-        None: those of the preset: 60, 200 or 400.
+        None: those of the preset: 100, 200 or 400.
     time_limit : float, optional
         Seconds after which no net is begun, and those that train end; at least one is trained.
         With it results depend on the machine.
@@ -109,6 +113,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         preset: Preset = "balanced",
         n_members: int | None = None,
         max_members: int | None = None,
+        ensemble: Ensemble = "greedy",
         max_iter: int | None = None,
         time_limit: float | None = None,
         scoring: Scoring | None = None,

@@ -12,6 +12,7 @@ from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import Given, TabularMLP
 from fastmlp.tabular.pack import Preset
+from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -26,7 +27,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
 
     Parameters
     ----------
-    preset, n_members, max_members, max_iter, time_limit, categorical_features, \
+    preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
     validation_fraction, cv, extra_members, random_state, n_jobs, verbose
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
@@ -61,6 +62,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         preset: Preset = "balanced",
         n_members: int | None = None,
         max_members: int | None = None,
+        ensemble: Ensemble = "greedy",
         max_iter: int | None = None,
         time_limit: float | None = None,
         scoring: Scoring | None = None,

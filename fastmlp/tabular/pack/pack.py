@@ -16,7 +16,7 @@ from fastmlp.tabular.pack.outputs import Outputs, outputs_of
 from fastmlp.tabular.pack.pool import Limits, Part, Trained, train
 from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Scorer, Task
-from fastmlp.tabular.pack.selection import bagged
+from fastmlp.tabular.pack.selection import Selection, bagged, equal
 from fastmlp.tabular.pack.settings import Settings, encodings_for
 from fastmlp.tabular.schema import Values
 
@@ -234,8 +234,7 @@ def _pack(
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
     seen = [scorer.seen(one) for one in predictions]
-    most, weight = settings.max_members, scorer.weight
-    weights, loss = bagged(seen, scorer.loss, len(y), generator, weight=weight, max_members=most)
+    weights, loss = _selected(seen, scorer, settings, generator)
     if not weights.any():
         raise ValueError("the score of the validation rows is no number, whatever is predicted")
     used = dict[tuple[int, str], int]()
@@ -261,3 +260,15 @@ def _pack(
         residuals=residuals,
         n_trained=len(candidates) * len(fits),
     )
+
+
+def _selected(
+    predictions: Sequence[Array], scorer: Scorer, settings: Settings, generator: np.random.Generator
+) -> Selection:
+    """Return the weights of the candidates, by the settings."""
+    most, weight, loss = settings.max_members, scorer.weight, scorer.loss
+    if settings.ensemble == "greedy":
+        n = len(predictions[0])
+        return bagged(predictions, loss, n, generator, weight=weight, max_members=most)
+    most = 1 if settings.ensemble == "best" else most
+    return equal(predictions, loss, weight=weight, max_members=most)

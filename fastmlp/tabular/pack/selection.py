@@ -138,6 +138,24 @@ def bagged(
     return Selection(weights, loss(np.asarray(mean), weight))
 
 
+def equal(
+    predictions: Sequence[Array] | Array,
+    loss: WeightedLoss,
+    *,
+    weight: Array | None = None,
+    max_members: int | None = None,
+) -> Selection:
+    """Return the mean of the candidates that do best each by itself; as `bagged`."""
+    losses = np.array([loss(one, weight) for one in predictions])
+    order = np.argsort(losses, kind="stable")[:max_members]
+    order = order[~np.isnan(losses[order])]
+    weights = np.zeros(len(predictions))
+    if not len(order):
+        return Selection(weights, np.inf)
+    weights[order] = 1 / len(order)
+    return Selection(weights, loss(np.mean([predictions[i] for i in order], axis=0), weight))
+
+
 def _weighted(loss: WeightedLoss, weight: Array) -> Loss:
     return lambda mean: loss(mean, weight)
 

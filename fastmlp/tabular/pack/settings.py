@@ -6,6 +6,8 @@ from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.scoring import Score
 
 Preset = Literal["fast", "balanced", "best"]
+# A bagged greedy selection, equal weights of those that do best by themselves, the best alone.
+Ensemble = Literal["greedy", "mean", "best"]
 # Pieces of a column, and those of every other net where there are at most so many columns. In 12
 # tables finer pieces were better on one half and worse on the other, by 1 to 7 %: the selection
 # knows. They suit nets with an L1 penalty.
@@ -23,6 +25,7 @@ class Settings(NamedTuple):
         The nets that are trained; of each fold so many.
     max_members : int
         The most that the ensemble has.
+    ensemble : "greedy", "mean" or "best"
     epochs : int, the most of each net
     patience : int
         How many epochs a net goes on without getting better, beside 0.3 of those until its best.
@@ -43,6 +46,7 @@ class Settings(NamedTuple):
     score: Score | None = None
     time_limit: float | None = None
     cv: int = 5
+    ensemble: Ensemble = "greedy"
 
 
 PRESETS: dict[Preset, Settings] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastmlp.tabular.pack.selection import Selection, bagged, greedy
+from fastmlp.tabular.pack.selection import Selection, bagged, equal, greedy
 
 Array = NDArray[np.float64]
 
@@ -138,3 +138,19 @@ def test_rows_without_weight_do_not_count_in_bags() -> None:
     found = bags(far, candidates, weight=weight)
     np.testing.assert_array_equal(found.weights, bags(y, candidates, weight=weight).weights)
     assert found.loss < 2
+
+
+@pytest.mark.parametrize("most", [1, 3, None])
+def test_equal_weights_of_those_that_do_best_by_themselves(most: int | None) -> None:
+    y, candidates = candidates_of(7, n=6)
+    candidates[2] = np.nan
+    weight = np.random.default_rng(1).uniform(size=len(y))
+    loss = partial(weighted_loss, y)
+    found = equal(candidates, loss, weight=weight, max_members=most)
+    losses = [np.inf if i == 2 else loss(one, weight) for i, one in enumerate(candidates)]
+    best = np.argsort(losses)[: most or 5]
+    expected = np.zeros(6)
+    expected[best] = 1 / len(best)
+    np.testing.assert_array_equal(found.weights, expected)
+    assert found.loss == pytest.approx(loss(candidates[best].mean(axis=0), weight))
+    assert not equal(candidates[2:3], loss).weights.any()
