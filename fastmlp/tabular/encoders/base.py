@@ -74,10 +74,19 @@ class Encoder(TransformerMixin, BaseEstimator):
         """Write the encoded columns of checked rows to `out`, (n_rows, n_outputs) of float32."""
         raise NotImplementedError
 
+    def write_short(self, X: Array, out: Array) -> None:
+        """Write the numbers that stand for the columns of `write`, (n_rows, n_numbers)."""
+        self.write(X, out)
+
     @property
     def n_outputs(self) -> int:
         """The number of encoded columns."""
         raise NotImplementedError
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """How many encoded columns each number of `write_short` stands for, one after the other."""
+        return (1,) * self.n_outputs
 
     @property
     def arrays(self) -> dict[str, Array]:

@@ -78,10 +78,32 @@ class OneHotLevels(CodeEncoder):
         rows, features = np.nonzero(columns >= 0)
         out[rows, columns[rows, features]] = self.values_[places[rows, features]]
 
+    def write_short(self, X: Array, out: Array) -> None:
+        """Write which column of its feature's is 1, for each feature that has some; -1 for none.
+
+        It has no sign: a feature of two levels that is a column of -1 and 1 is not for it.
+        """
+        columns = self.columns_[places_of(X, self.starts_)]
+        ends = self._ends
+        firsts = np.concatenate([[0], ends[:-1]])
+        found = np.where(columns < 0, -1, columns - firsts)
+        out[:] = found[:, ends > firsts]
+
     @property
     def n_outputs(self) -> int:
         """The number of encoded columns."""
         return int(self.columns_.max(initial=-1)) + 1
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """The columns of each feature that has some."""
+        n = np.diff(self._ends, prepend=0)
+        return tuple(n[n > 0].tolist())
+
+    @property
+    def _ends(self) -> Array:
+        """Where the columns of each feature end."""
+        return np.maximum.accumulate(np.maximum.reduceat(self.columns_, self.starts_[:-1])) + 1
 
     def _check_arrays(self) -> None:
         super()._check_arrays()

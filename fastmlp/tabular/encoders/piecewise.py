@@ -139,14 +139,27 @@ class PiecewiseLinear(NumberEncoder):
                 found = np.searchsorted(edges[1:-1], filled[:, j], side="right")
                 low, high = edges[found], edges[found + 1]
                 piece[:, j] = found
-                fraction[:, j] = np.clip((filled[:, j] - low) / (high - low), 0, 1)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
+                fraction[:, j] = np.clip(np.nan_to_num(shares), 0, 1)
                 first += n + 1
         return Pieces(piece, fraction)
+
+    def write_short(self, X: Array, out: Array) -> None:
+        """Write the piece of each number and its fraction, as their sum."""
+        has_pieces = self.n_pieces_ > 0
+        piece, fraction = self.pieces_of(X)
+        np.add(piece[:, has_pieces], fraction[:, has_pieces], out=out)
 
     @property
     def n_outputs(self) -> int:
         """The number of encoded columns."""
         return int(self.n_pieces_.sum())
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """The pieces of each column that has some."""
+        return tuple(self.n_pieces_[self.n_pieces_ > 0].tolist())
 
     def _check_arrays(self) -> None:
         n = self.n_pieces_

@@ -19,6 +19,7 @@ from fastmlp.tabular.estimators import extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
 from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
+from fastmlp.tabular.pack.inputs import inputs_of
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values
@@ -267,7 +268,7 @@ class TabularMLP(InBatches, BaseEstimator):
             members = [member for member in pack.members if member.encoding == place]
             found: list[list[Array]] = [[] for _ in members]
             for i in range(0, max(len(values.codes), 1), CHUNK):
-                inputs = encoding.transform(values.part(slice(i, i + CHUNK)))
+                inputs = inputs_of(encoding, values.part(slice(i, i + CHUNK)))
                 for each, member in zip(found, members, strict=True):
                     each.append(pack.outputs.predictions(member.net.predict(inputs)))
             for each, member in zip(found, members, strict=True):

@@ -12,6 +12,7 @@ from fastmlp.model import MLP
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import conformal
 from fastmlp.tabular.pack.folds import folds_of
+from fastmlp.tabular.pack.inputs import inputs_of
 from fastmlp.tabular.pack.outputs import Outputs, outputs_of
 from fastmlp.tabular.pack.pool import Limits, Part, Trained, train
 from fastmlp.tabular.pack.prior import Recipe, draw
@@ -125,7 +126,7 @@ class Pack:
         for place, encoding in enumerate(self.encodings):
             members = [member for member in self.members if member.encoding == place]
             if members:
-                inputs = encoding.transform(values)
+                inputs = inputs_of(encoding, values)
                 for member in members:
                     total += member.weight * outputs.predictions(member.net.predict(inputs))
         return total

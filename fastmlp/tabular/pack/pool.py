@@ -14,6 +14,7 @@ from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
+from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
 from fastmlp.tabular.schema import Values
@@ -109,7 +110,7 @@ def train(
     and at least one. Nets that diverge in their first epoch are left out.
     """
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
-    inputs: dict[str, Array] = {}
+    inputs: dict[str, Inputs] = {}
     rows = _Rows(training, validation, outputs)
     found: list[Trained] = []
     for group in _groups(recipes, limits):
@@ -121,8 +122,8 @@ def train(
             kind: EncodedTask = "classification"
             if outputs.task == "regression":
                 kind = "regression"
-            first = encoding.fit_transform(training.values, training.y, kind, its)
-            inputs[name] = np.concatenate([first, encoding.transform(validation.values)])
+            first = encoding.fit_expanded(training.values, training.y, kind, its)
+            inputs[name] = joined(first, encoding.expanded(validation.values))
         found += rows.train(group, inputs[name], limits)
     return found
 
@@ -147,7 +148,7 @@ class _Rows:
         if training.weight is not None or validation.weight is not None:
             self._weight = np.concatenate([_weights(part) for part in (training, validation)])
 
-    def train(self, recipes: Sequence[Recipe], X: Array, limits: Limits) -> list[Trained]:
+    def train(self, recipes: Sequence[Recipe], X: Inputs, limits: Limits) -> list[Trained]:
         """Train nets on inputs."""
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
