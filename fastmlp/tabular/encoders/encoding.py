@@ -123,12 +123,19 @@ class Encoding:
         -------
         (n_rows, n_inputs) array of float32
         """
-        return self.fit_expanded(values, y, task, rng).toarray()
+        statistics = self._learned(values, y, task, rng)
+        return self._written(values, statistics, short=False)
 
     def fit_expanded(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Expanded:
         """Learn as `fit` does, and return what `fit_transform` does, in short."""
+        return self._expanded(values, self._learned(values, y, task, rng))
+
+    def _learned(
+        self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
+    ) -> Array | None:
+        """Learn as `fit` does, and return target statistics out of folds, if there are some."""
         statistics: Array | None = None
         for name, part, X, targets in self._begun(values, y, task, rng):
             if isinstance(part.encoder, TargetStatistics):
@@ -136,7 +143,7 @@ class Encoding:
             else:
                 part.encoder.learn(X, targets)
             self._parts[name] = part
-        return self._expanded(values, statistics)
+        return statistics
 
     def transform(self, values: Values) -> Array:
         """Return the net's inputs, shape (n_rows, n_inputs), float32.
@@ -146,7 +153,7 @@ class Encoding:
         TypeError, ValueError
             If it is given a table, or nothing was learned.
         """
-        return self.expanded(values).toarray()
+        return self._written(values, None, short=False)
 
     def expanded(self, values: Values) -> Expanded:
         """Return the net's inputs in short: one number for the pieces or levels of a column.
@@ -159,26 +166,34 @@ class Encoding:
         return self._expanded(values, None)
 
     def _expanded(self, values: Values, statistics: Array | None) -> Expanded:
-        """Return rows, with target statistics that are known already."""
+        """Return rows in short, with target statistics that are known already."""
+        found = self._written(values, statistics, short=True)
+        parts = self._inputs()
+        plain = sum(one.encoder.n_outputs for name, one in parts.items() if name not in SHORT)
+        pieces, levels = (parts[n].encoder.spans if n in parts else () for n in SHORT)
+        return Expanded(found, plain=plain, pieces=pieces, levels=levels)
+
+    def _written(self, values: Values, statistics: Array | None, *, short: bool) -> Array:
+        """Return the inputs, in short or not, with target statistics that are known already."""
         _check(values)
         parts = self._inputs()
-        spans = {name: parts[name].encoder.spans for name in SHORT if name in parts}
-        plain = sum(one.encoder.n_outputs for name, one in parts.items() if name not in SHORT)
-        width = plain + sum(map(len, spans.values()))
-        found, first = np.empty((len(values.numbers), width), np.float32), 0
+        widths = {
+            name: len(one.encoder.spans) if short and name in SHORT else one.encoder.n_outputs
+            for name, one in parts.items()
+        }
+        found, first = np.empty((len(values.numbers), sum(widths.values())), np.float32), 0
         for name, (encoder, columns) in parts.items():
             X = _columns(values.numbers if name in NUMERIC else values.codes, columns)
-            end = first + (len(spans[name]) if name in SHORT else encoder.n_outputs)
+            end = first + widths[name]
             out, first = found[:, first:end], end
-            if name in SHORT:
+            if short and name in SHORT:
                 encoder.write_short(X, out)
             elif name == "statistics" and statistics is not None:
                 out[:] = statistics
             else:
                 scaled = name == "cosines"
                 encoder.write(self._parts["scaled"].encoder.encoded(X) if scaled else X, out)
-        pieces, levels = (spans.get(name, ()) for name in SHORT)
-        return Expanded(found, plain=plain, pieces=pieces, levels=levels)
+        return found
 
     def _inputs(self) -> dict[str, Part]:
         """Return the parts that make inputs: all but scaled numbers of which there are cosines."""

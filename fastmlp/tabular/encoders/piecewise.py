@@ -129,6 +129,7 @@ class PiecewiseLinear(NumberEncoder):
         check_is_fitted(self)
         return self.pieces_of(self._checked(X, reset=False))
 
+    @np.errstate(over="ignore", invalid="ignore")
     def pieces_of(self, X: Array) -> Pieces:
         """Return the pieces of checked rows."""
         filled, first = self._filled(X), 0
@@ -139,8 +140,7 @@ class PiecewiseLinear(NumberEncoder):
                 found = np.searchsorted(edges[1:-1], filled[:, j], side="right")
                 low, high = edges[found], edges[found + 1]
                 piece[:, j] = found
-                with np.errstate(over="ignore", invalid="ignore"):
-                    shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
+                shares = (np.clip(filled[:, j], low, high) - low) / (high - low)
                 fraction[:, j] = np.clip(np.nan_to_num(shares), 0, 1)
                 first += n + 1
         return Pieces(piece, fraction)

@@ -10,13 +10,16 @@ from fastmlp.tabular.schema import Values
 from fastmlp.validation.expanded import Expanded
 
 Inputs = NDArray[Any] | Expanded
-# Of fewer rows a net predicts arrays in less time. Nets of layers of 64 train on rows in short in
-# 0.3 to 1.0 of the time; a linear one takes 1.5 times as long, a tenth of theirs: not worth both.
-FEWEST_ROWS = 20
+# Of fewer rows a pack predicts arrays in less time: 1 row in 0.14 ms for 0.73, 400 in 1.9 for 2.1.
+# Nets of layers of 64 train on rows in short in 0.3 to 1.0 of the time; a linear one takes 1.5
+# times as long, a tenth of theirs: not worth both.
+FEWEST_ROWS = 500
 
 
 def inputs_of(encoding: Encoding, values: Values) -> Inputs:
     """Return the inputs of rows to predict."""
+    if len(values.numbers) < FEWEST_ROWS:
+        return encoding.transform(values)
     return _fast(encoding.expanded(values))
 
 
@@ -27,6 +30,4 @@ def joined(first: Expanded, second: Expanded) -> Inputs:
 
 
 def _fast(rows: Expanded) -> Inputs:
-    if len(rows) < FEWEST_ROWS or not (rows.pieces or rows.levels):
-        return rows.toarray()
-    return rows
+    return rows if rows.pieces or rows.levels else rows.values
