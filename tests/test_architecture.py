@@ -26,6 +26,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"training", "serialization"},
         {"model"},
         {"__init__"},  # only re-exports what lies below; the doors may come in by it
+        {"cluster"},
         {"many", "estimators", "plotting", "saving", "scaling"},
         {"tabular"},
         {"cli"},
@@ -59,6 +60,8 @@ NAME_TYPES_ABOVE = {"fastmlp.__init__", "fastmlp.training.history", "fastmlp.ser
 # A file of a room that stands on a floor of its own: it also saves what is built on nets.
 ANNEXES = {"fastmlp.serialization.saving": "saving"}
 OPTIONAL = {
+    "dask",
+    "distributed",
     "sklearn",
     "joblib",
     "threadpoolctl",

@@ -10,7 +10,7 @@ import pytest
 
 import fastmlp
 from docs.tools import parameters
-from fastmlp import plotting, tabular
+from fastmlp import cluster, plotting, tabular
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules import (
     activations,
@@ -47,7 +47,8 @@ KINDS = ("MLP", "TabularMLP")
 ESTIMATORS = [name for name in dir(fastmlp) if name.startswith(KINDS) and name != "MLP"]
 PICTURES = [f"plotting.{one}" for one in plotting.__all__]
 OF_TABLES = [f"tabular.{one}" for one in tabular.__all__ if one not in ESTIMATORS]
-PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES})
+OF_CLUSTERS = [f"cluster.{one}" for one in cluster.__all__]
+PUBLIC = sorted({*fastmlp.__all__, *ESTIMATORS, *PICTURES, *OF_TABLES, *OF_CLUSTERS})
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
@@ -124,7 +125,7 @@ def test_the_page_of_parameters_has_every_class_with_keywords() -> None:
     assert told == {
         *(rule.__name__ for rule in rules),
         *("Custom", "MLP", "MLP.fit", "fit_many", "EarlyStopping", "ReduceLROnPlateau"),
-        *("MLP.predict_batches", "predict_arrow", "predict_parquet"),
+        *("MLP.predict_batches", "predict_arrow", "predict_parquet", "cluster.predict"),
         *("Quantile", "Tweedie", "Focal", "BinaryFocal", "EMA", "SWA"),
         *ESTIMATORS,
     }

@@ -8,7 +8,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import fastmlp
+import fastmlp.cluster
 
 Table = dict[str, Any]
 Row = list[str]

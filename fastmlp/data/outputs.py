@@ -93,7 +93,7 @@ def predict_arrow(
     ['id', 'probability_0', 'probability_1', 'probability_2', 'prediction']
     """
     who = "predict_arrow"
-    return reader_of(model, source, Form(_names(keep, who), output, batch_rows), who)
+    return reader_of(model, source, Form(kept_names(keep, who), output, batch_rows), who)
 
 
 @explained
@@ -142,7 +142,7 @@ def predict_parquet(
     """
     who = "predict_parquet"
     scalars.path(who, "path", path)
-    reader = reader_of(model, source, Form(_names(keep, who), output, batch_rows), who)
+    reader = reader_of(model, source, Form(kept_names(keep, who), output, batch_rows), who)
     return write(reader, path, parquet_writer)
 
 
@@ -190,7 +190,8 @@ def write(reader: Any, path: str | os.PathLike[str], writer_of: WriterOf) -> int
     return n
 
 
-def _names(given: Any, who: str) -> list[str]:
+def kept_names(given: Any, who: str) -> list[str]:
+    """Return the names of columns to keep as a list."""
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"{who}: keep must be a column's name, or several, got {given!r}")
