@@ -52,6 +52,14 @@ class Pool:
 
     The caller does the work of threads that the system does not start.
 
+    Parameters
+    ----------
+    n_threads : int
+    patience : float, optional
+        The seconds that `end` waits for a thread; None: until it ends.
+    look : callable, optional
+        Called ten times a second by `run`; it may raise an error to end all tasks.
+
     Attributes
     ----------
     interrupted : bool
@@ -60,8 +68,14 @@ class Pool:
         Held by a task while it does work that holds the GIL (see `turn` below).
     """
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(
+        self,
+        n_threads: int,
+        patience: float | None = None,
+        look: Callable[[], Any] | None = None,
+    ) -> None:
         self.interrupted = False
+        self._patience, self._look = patience, look
         self._n_threads = n_threads
         self._outer: Pool | None = None
         self._waiting: deque[int] = deque()
@@ -94,8 +108,9 @@ class Pool:
 
         Ctrl-C, or any other exception in the caller, ends running tasks at their next call of
         compiled code. So does an error in a task. It is raised when all tasks have ended, with a
-        note that has the task's own name, or `name` and its index. Tasks of a pool that runs inside
-        a task of another pool, such as the fit of an ensemble in a search, end with that task.
+        note that has the task's own name, or `name` and its index; without a name there is no note.
+        Tasks of a pool that runs inside a task of another pool, such as the fit of an ensemble in a
+        search, end with that task.
         """
         try:
             self.begin(tasks)
@@ -106,7 +121,9 @@ class Pool:
             self.end()
         if self._failed is not None:
             i, error = self._failed
-            error.add_note(f"in {self._tasks[i].name or f'{name} {i}'}")
+            told = self._tasks[i].name or (name and f"{name} {i}")
+            if told:
+                error.add_note(f"in {told}")
             raise error
         check()
         return self._outcomes
@@ -159,13 +176,14 @@ class Pool:
         self._stopping.set()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(self._patience)
 
     def _wait(self) -> None:
         for _ in self._threads:
             # Short waits: outside Linux a long one delays signal handlers.
             while not self._ended.acquire(timeout=LOOK_SECONDS):
-                pass
+                if self._look is not None:
+                    self._look()
 
     def _work(self) -> None:
         _here.pool = self

@@ -1,4 +1,4 @@
-"""The door to clusters: Dask's collections, predicted in their partitions."""
+"""The door to clusters: Dask's collections predicted, and groups of tasks on its workers."""
 
 from fastmlp.cluster.predict import predict
 

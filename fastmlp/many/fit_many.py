@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
 
-from fastmlp._process.task_pool import Outcome, Pool, Task, check
+from fastmlp._process.task_pool import Outcome
 from fastmlp._process.warnings import warn
+from fastmlp.cluster.groups import Cluster, client_of
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
-from fastmlp.many.gpu import Fit, queues_of
-from fastmlp.many.sources import SharedFeed, is_over_source, jobs_over
+from fastmlp.many.on_cluster import check_devices, files_of, trained_on
+from fastmlp.many.sources import is_over_source, jobs_over
 from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
+from fastmlp.many.training import Ended, How, locked, trained
 from fastmlp.model import MLP
-from fastmlp.training import loop
-from fastmlp.training.bar import Bar, bar_over
-from fastmlp.training.history import Callback, History, Report, Status
+from fastmlp.training.bar import bar_over
+from fastmlp.training.history import History, Status
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.monitors import Listener, Monitors, monitors_of
-from fastmlp.training.pool import n_threads_of, pool_of
-from fastmlp.training.request import FitRequest
+from fastmlp.training.monitors import Listener, monitors_of
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.training.stream import by_buffers
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.fits import ValidationData
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @explained
@@ -56,6 +55,8 @@ def fit_many(
     callbacks: Listener | Iterable[Listener] = (),
     progress: bool = False,
     n_threads: int | None = None,
+    client: Client | Literal["auto"] | None = None,
+    group_timeout: float | timedelta | None = None,
 ) -> list[History]:
     """Train many nets on X and y at once, one on each core.
 
@@ -110,6 +111,13 @@ def fit_many(
         How many nets to train at once; None: as many as the process may use threads. A net whose
         own `n_threads` is less than its share uses no more than that. Nets on GPUs do not count:
         each GPU has one thread more, which waits for it.
+    client : distributed.Client or "auto", optional
+        Train the nets in groups on the workers of a Dask cluster; "auto": of the current client.
+        Nets end as without, on processors of one kind. X and y are sent to the workers once, also
+        for several calls; a source must be a path that all workers see. Callbacks and metrics are
+        pickled, and run there. Needs the extra `dask`.
+    group_timeout : float, in seconds, or timedelta, optional
+        With `client`, the longest that a group of nets may take on a worker.
 
     Returns
     -------
@@ -123,7 +131,10 @@ def fit_many(
         If an argument is not valid, or two nets would shuffle by one generator; all nets are
         unchanged then, and nothing has been compiled. The message names the net.
     RuntimeError
-        If a net is being fitted already; all nets are unchanged then.
+        If a net is being fitted already, or the workers have another version of fastmlp or are
+        none; all nets are unchanged then.
+    TimeoutError
+        If a group takes longer than `group_timeout`; nets that are done keep what they learnt.
     MemoryError
         If a net, or the rows, do not fit into memory. The fits that run then end, as with
         Ctrl-C, before it is raised.
@@ -147,6 +158,12 @@ def fit_many(
     for name, given in (("rows", validation_rows), ("data", validation_data)):
         if given is not None and validation_split is not None:
             raise ValueError(f"{WHO}: give validation_{name} or validation_split, not both")
+    timeout = scalars.seconds(WHO, "group_timeout", group_timeout)
+    on = None if client is None else client_of(client, WHO)
+    if on is None and timeout is not None:
+        raise ValueError(f"{WHO}: group_timeout is for groups on a cluster: give client= too")
+    if on is not None and n_threads is not None:
+        raise ValueError(f"{WHO}: with client= workers use their own threads: leave n_threads out")
     held_out = (validation_rows, validation_split)
     listeners, monitors = monitors_of(
         WHO,
@@ -158,11 +175,13 @@ def fit_many(
         validated=any(given is not None for given in (*held_out, validation_data)),
     )
     each = nets_of(nets)
-    reading, feed = Reading(1, 1, shuffle, buffer_rows, target=target), None
+    reading = Reading(1, 1, shuffle, buffer_rows, target=target)
     reading = reading._replace(validation_split=validation_split)
+    feed, files = None, None
     parts = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
     try:
         if is_over_source(X, y, validation_data, parts):
+            files = None if on is None else files_of(X, validation_data, reading)
             sizes = (epochs, batch_size)
             jobs, feed = jobs_over(each, (X, y), validation_data, reading, sizes)
         else:
@@ -176,59 +195,30 @@ def fit_many(
         check_generators(jobs)
     for i, job in enumerate(jobs):
         monitors.check(job.core.engine.network, job.held_out, who(i))
-    how = How(shuffle, _one_at_a_time(listeners), monitors)
-    if feed is None or feed.is_whole:
-        return _train(jobs, how, progress, pool_of(n_threads))
-    shared = SharedFeed(feed, len(jobs), n_threads_of(n_threads))
-    try:
-        return _train(jobs, how, progress, Pool(len(jobs)), shared)
-    finally:
-        shared.close()
+    how = How(shuffle, listeners, monitors)
+    if on is None:
+        with locked(jobs), _bar(jobs, progress) as bar:
+            return _concluded(trained(jobs, how, bar, n_threads, feed))
+    check_devices(jobs)
+    if feed is not None:
+        feed.close()
+    cluster = Cluster(on, WHO, timeout)
+    with locked(jobs), _bar(jobs, progress) as bar:
+        return _concluded(trained_on(cluster, jobs, how, bar, files))
 
 
-class How(NamedTuple):
-    """The settings of all fits of a call."""
-
-    shuffle: bool
-    callbacks: Sequence[Callback]
-    monitors: Monitors
-
-    @property
-    def watched(self) -> bool:
-        """True if something looks at a fit before its end."""
-        return bool(self.callbacks) or self.monitors.look_at_fits
+def _bar(jobs: Sequence[Job], progress: bool) -> AbstractContextManager[Any]:
+    return bar_over(sum(job.epochs for job in jobs), len(jobs), WHO, shown=progress)
 
 
-def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Return the callbacks under one lock: two never run at once."""
-    lock = threading.Lock()
-
-    def locked(callback: Callback, report: Report) -> None:
-        with lock:
-            callback(report)
-
-    return [partial(locked, callback) for callback in callbacks]
-
-
-def _train(
-    jobs: list[Job], how: How, progress: bool, pool: Pool, shared: SharedFeed | None = None
-) -> list[History]:
-    """Train all nets; each is locked against another fit meanwhile."""
-    with ExitStack() as stack:
-        for i, job in enumerate(jobs):
-            stack.enter_context(job.core.state.lock.training(who(i)))
-            job.core.state.feature_names = job.names
-        n_epochs = sum(job.epochs for job in jobs)
-        bar = stack.enter_context(bar_over(n_epochs, len(jobs), WHO, shown=progress))
-        fits = [_fit(job, how, bar, shared) for job in jobs]
-        of_queues = {"shuffle": how.shuffle, "watched": how.watched, "bar": bar}
-        outcomes = _outcomes(pool, jobs, fits, of_queues)
-    for i, outcome in enumerate(outcomes):
+def _concluded(ended: Ended) -> list[History]:
+    """Return the histories, and warn of what the fits have warned of."""
+    for i, outcome in enumerate(ended.outcomes):
         for message, category in outcome.warnings if outcome else ():
             warn(f"{who(i)}: {message}", category)
-    if pool.interrupted:
-        return _interrupted(outcomes)
-    return _histories(outcomes)
+    if ended.interrupted:
+        return _interrupted(ended.outcomes)
+    return _histories(ended.outcomes)
 
 
 def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
@@ -246,43 +236,3 @@ def _interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
         UserWarning,
     )
     return histories
-
-
-def _outcomes(
-    pool: Pool, jobs: list[Job], fits: list[Fit], how: dict[str, Any]
-) -> list[Outcome | None]:
-    """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
-    on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    queues = queues_of(jobs, fits, **how)
-    tasks = [Task(jobs[i].cost, fits[i], f"nets {i}") for i in on_cpu]
-    ended = pool.run([*tasks, *(queue.task for queue in queues)])
-    found = dict(zip(on_cpu, ended, strict=False))
-    for queue in queues:
-        found |= queue.outcomes
-    return [found.get(i) for i in range(len(jobs))]
-
-
-def _fit(job: Job, how: How, bar: Bar | None, shared: SharedFeed | None) -> Fit:
-    """Return a function that trains a net as its own fit does."""
-
-    def fit() -> History:
-        check()
-        request = FitRequest(
-            job.data,
-            job.epochs,
-            job.batch_size,
-            shuffle=how.shuffle,
-            held_out=job.held_out,
-            callbacks=how.callbacks,
-            monitors=how.monitors,
-            progress=False if bar is None else bar,
-            net=job.net,
-        )
-        over = request if shared is None else by_buffers(request, shared.part(), *job.core)
-        loop.fit(*job.core, over)
-        history = request.history
-        if bar is not None:
-            bar.net_ends(job.epochs - len(history.loss))
-        return history
-
-    return fit

@@ -90,8 +90,8 @@ def jobs_over(
     assert feed is not None
     each = zip(nets, cores, epochs, batches, strict=True)
     jobs = [
-        Job(net, core, data, held_out, n_epochs, min(size, data.n_rows), names)
-        for net, core, n_epochs, size in each
+        Job(net, core, data, held_out, n_epochs, min(size, data.n_rows), names, i)
+        for i, (net, core, n_epochs, size) in enumerate(each)
     ]
     return jobs, feed
 

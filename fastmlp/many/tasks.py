@@ -26,6 +26,7 @@ class Job(NamedTuple):
     data, held_out : Data, to train and to validate on; held_out may be None
     batch_size : no more than there are rows
     names : of the columns of X, or None
+    number : of the net in the call
     """
 
     net: MLP
@@ -35,6 +36,7 @@ class Job(NamedTuple):
     epochs: int
     batch_size: int
     names: validation.Names
+    number: int
 
     @property
     def cost(self) -> float:
@@ -94,7 +96,7 @@ def jobs_of(
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
         batch = min(each_batch_size[i], data.n_rows)
-        jobs.append(Job(net, core, data, validated, each_epochs[i], batch, each_names[i]))
+        jobs.append(Job(net, core, data, validated, each_epochs[i], batch, each_names[i], i))
     return jobs
 
 

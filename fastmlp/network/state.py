@@ -245,6 +245,18 @@ class NetState:
         self.averaged_from = content.get("averaged_from", 0)
         self.feature_names = content.get("feature_names")  # not in pickles of old
 
+    def adopt(self, content: dict[str, Any]) -> None:
+        """Take over what training has changed of a copy, as `__getstate__` returned it there."""
+        self.assign(content["parameters"])
+        self.n_steps = content["n_steps"]
+        self.set_slots(content["slots"])
+        self.averaged_from = content["averaged_from"]
+        self.key, self.feature_names = content["key"], content["feature_names"]
+        generator = random_state.unpickled(content["generator"])
+        if self.generator is not None and generator is not None:
+            # Not replaced: it may be the user's.
+            self.generator.bit_generator.state = generator.bit_generator.state
+
     def __copy__(self) -> "NetState":
         """Return a deep copy: two states with arrays in common would both be trained."""
         return deepcopy(self)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -186,7 +185,7 @@ def monitors_of(
         next((_resolved(one, measured, validated, who, asked) for one in stoppings), None),
         next((_resolved(one, measured, validated, who) for one in plateaus), None),
         measured,
-        _seconds(time_limit, who),
+        scalars.seconds(who, "time_limit", time_limit),
     )
 
 
@@ -228,14 +227,6 @@ def _early_stopping(given: Any, who: str) -> EarlyStopping:
     if given < 0:
         raise ValueError(f"{who}: early_stopping must be 0 or more epochs, got {given}")
     return EarlyStopping(patience=int(given))
-
-
-def _seconds(given: Any, who: str) -> float | None:
-    if given is None:
-        return None
-    seconds = given.total_seconds() if isinstance(given, timedelta) else given
-    expected = "seconds above 0, or a datetime.timedelta"
-    return scalars.real(who, "time_limit", seconds, expected, scalars.is_positive(seconds))
 
 
 def first_held_out(n: int, fraction: Any, who: str) -> int:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from numbers import Integral, Real
 
 from fastmlp.validation.suggestions import NONE, Synonyms, suggestion
@@ -18,6 +19,15 @@ def real(owner: str, name: str, value: object, expected: str, valid: bool) -> fl
     if not valid:
         raise ValueError(f"{owner}: {name} must be {expected}, got {value!r}")
     return float(value)
+
+
+def seconds(owner: str, name: str, value: object) -> float | None:
+    """Return a time in seconds, given so or as a timedelta; None stays None."""
+    if value is None:
+        return None
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    expected = "seconds above 0, or a datetime.timedelta"
+    return real(owner, name, number, expected, is_positive(number))
 
 
 def positive(owner: str, name: str, value: object) -> float:

@@ -1,0 +1,77 @@
+"""What runs on a worker of Dask's: its facts, and a group of tasks on its share of the cores."""
+
+import platform
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
+from importlib.metadata import version
+from typing import Any
+
+from fastmlp import __version__
+from fastmlp._process.task_pool import Pool, Task
+from fastmlp.backends.protocol import thread_limit
+from fastmlp.cluster import payload
+from fastmlp.compiler.target import vector_bytes
+
+# Seconds that a group which is to end waits for a callback that does not return.
+PATIENCE = 5.0
+HOST, THREADS = "host", "threads"
+
+
+def facts() -> dict[str, Any]:
+    """Return what may make the bits of a fit differ, and how many threads there are for tasks."""
+    libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
+    return {
+        "fastmlp": __version__,
+        "Python": platform.python_version(),
+        **libraries,
+        "processor": f"{platform.machine()}, vectors of {8 * vector_bytes()} bits",
+        HOST: socket.gethostname(),
+        THREADS: thread_limit(),
+    }
+
+
+def run_group(
+    packed: bytes,
+    places: Sequence[int],
+    shares: Mapping[str, int],
+    timeout: float | None,
+    *arrays: Any,
+) -> Any:
+    """Return what the packed function returns, which runs in a pool of its own.
+
+    Parameters
+    ----------
+    packed : bytes, of `payload.pack`
+    places : of the arrays in what was packed
+    shares : how many threads a task has, by the names of hosts
+    timeout : seconds after which `TimeoutError` is raised, or None
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer. A thread of a callback that never returns is left behind.
+    CancelledError
+        If the client does not want the result any more.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    own = thread_limit() // worker.state.nthreads
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def look() -> None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state == "cancelled":
+            raise CancelledError(str(key))
+        if end is not None and time.monotonic() > end:
+            raise TimeoutError(f"a group of tasks took more than {timeout:g} s")
+
+    n_threads = shares.get(socket.gethostname(), max(1, own))
+    pool = Pool(n_threads, PATIENCE, look)
+    work = payload.unpack(packed, dict(zip(places, arrays, strict=True)))
+    (outcome,) = pool.run([Task(1.0, work)], "")
+    assert outcome is not None
+    return outcome.result

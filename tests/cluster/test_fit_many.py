@@ -1,0 +1,245 @@
+"""fit_many on the workers of a cluster: the bits of the same call here, whatever happens there."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+
+from fastmlp import MLP, SGD, EarlyStopping, Report, Status, fit_many
+from fastmlp.cluster import groups, payload, worker
+from fastmlp.cluster.groups import dealt
+from fastmlp.network.state import NetState
+
+# Workers cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+X = np.random.default_rng(0).uniform(-1, 1, (60, 3))
+Y = np.sin(3 * X[:, 0]) + X[:, 1]
+
+
+def mixed() -> list[MLP]:
+    return [
+        MLP((3, 8, 1), seed=0),
+        MLP((3, 16, 8, 1), seed=1, optimizer=SGD(0.1, momentum=0.9), dtype="float64"),
+        MLP((3, 4, 1), seed=2, activation="tanh", dropout=0.2),
+        MLP((3, 9, 1), seed=3, l2=0.1),
+    ]
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of one net: these are too small to be dealt to several workers."""
+    monkeypatch.setattr(groups, "LEAST_COST", 1.0)
+
+
+def assert_same(nets: list[MLP], others: list[MLP]) -> None:
+    for net, other in zip(nets, others, strict=True):
+        np.testing.assert_array_equal(net.parameters, other.parameters)
+        assert net.n_steps == other.n_steps
+        assert net.feature_names == other.feature_names
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_nets_end_in_the_same_bits_as_here(client: Any) -> None:
+    here, there = mixed(), mixed()
+    views = [net.parameters for net in there]
+    rows = [None, np.arange(40), np.arange(40), np.arange(10, 60)]
+    settings: dict[str, Any] = {
+        "epochs": [3, 4, 5, 6], "batch_size": [8, 16, 60, 7], "rows": rows,
+        "validation_rows": np.arange(0, 60, 3), "sample_weight": np.linspace(0, 1, 60),
+        "metrics": ["mae"],
+    }  # fmt: skip
+    for _ in range(2):  # a second call goes on with the optimizers' states and generators
+        local = fit_many(here, X, Y, **settings)
+        found = fit_many(there, X, Y, **settings, client=client)
+        assert_same(here, there)
+        for one, other in zip(local, found, strict=True):
+            assert (one.loss, one.validation_loss) == (other.loss, other.validation_loss)
+            assert (one.metrics, one.status) == (other.metrics, other.status)
+    assert all(net.parameters is view for net, view in zip(there, views, strict=True))
+
+
+def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
+    found = dealt([1e12, *[1e11] * 20], 2)
+    assert found[0] == [0]
+    assert sorted(i for group in found for i in group) == list(range(21))
+    assert len(found) >= 8
+    assert dealt([1e11, 3e11, 2e11], 100) == [[1], [2], [0]]
+    assert dealt([], 2) == []
+
+
+def test_what_is_shared_is_not_packed() -> None:
+    held, other = np.arange(1000.0), np.arange(2000.0)
+    packed, places = payload.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
+    assert places == [1]
+    assert len(packed) < 2000
+    found = payload.unpack(packed, {1: held})
+    assert found["a"] is held
+    assert found["c"]() == 3
+
+
+class Killing:
+    """A callback that kills its worker, once: then there is a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, report: Report) -> None:
+        if not self.path.exists():
+            self.path.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_a_killed_worker_changes_nothing(client: Any, tmp_path: Path) -> None:
+    here, there = mixed(), mixed()
+    fit_many(here, X, Y, epochs=3)
+    found = fit_many(there, X, Y, epochs=3, callbacks=Killing(tmp_path / "killed"), client=client)
+    assert (tmp_path / "killed").exists()
+    assert_same(here, there)
+    assert [history.status for history in found] == [Status.COMPLETED] * 4
+    client.wait_for_workers(2, timeout=60)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_callbacks_run_there_and_may_stop_a_fit(client: Any) -> None:
+    def second(report: Report) -> None:
+        assert os.getpid() != me
+        if report.epoch == 1 and report.net.layer_sizes[1] == 8:
+            report.stop()
+
+    me, nets = os.getpid(), mixed()
+    early = EarlyStopping(patience=0, min_delta=10, monitor="loss")
+    stopped = fit_many(nets, X, Y, epochs=4, callbacks=second, client=client)
+    assert [len(history.loss) for history in stopped] == [2, 4, 4, 4]
+    stopped = fit_many(nets, X, Y, epochs=4, early_stopping=early, client=client)
+    assert [history.status for history in stopped] == [Status.STOPPED_EARLY] * 4
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_an_error_is_raised_with_its_net_and_ends_the_call(client: Any) -> None:
+    def poison(report: Report) -> None:
+        if report.net.layer_sizes[1] == 9:
+            raise ArithmeticError("poison")
+
+    nets = mixed()
+    with pytest.raises(ArithmeticError, match="poison") as caught:
+        fit_many(nets, X, Y, epochs=2, callbacks=poison, client=client)
+    assert caught.value.__notes__ == ["in nets 3"]
+    assert nets[3].n_steps == 0
+    # The locks are open.
+    assert fit_many(nets, X, Y, epochs=1)[3].status is Status.COMPLETED
+
+
+def test_a_group_that_hangs_is_given_up(client: Any) -> None:
+    def hang(report: Report) -> None:
+        time.sleep(30)
+
+    begin = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"took more than 0\.5 s") as caught:
+        fit_many(mixed(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=0.5)
+    assert caught.value.__notes__ == ["in nets 0, 1, 2, 3"]
+    assert time.monotonic() - begin < 25
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_warnings_name_the_net(client: Any) -> None:
+    nets = [MLP((3, 8, 1), seed=0), MLP((3, 8, 1), seed=0, optimizer=SGD(1e30))]
+    with pytest.warns(RuntimeWarning, match=r"fit_many: nets\[1\]: fit diverged"):
+        found = fit_many(nets, X, Y, epochs=4, client=client)
+    assert [history.status for history in found] == [Status.COMPLETED, Status.DIVERGED]
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_ctrl_c_keeps_what_is_done(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(report: Report) -> None:
+        time.sleep(0.2 * (report.net.layer_sizes[1] != 16))
+
+    nets, before = mixed(), mixed()
+    adopt = NetState.adopt
+
+    def adopting(state: NetState, content: Any) -> None:
+        adopt(state, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NetState, "adopt", adopting)
+    with pytest.warns(UserWarning, match="1 of 4 nets are done"):
+        found = fit_many(nets, X, Y, epochs=20, callbacks=slow, client=client)
+    assert [history.status for history in found].count(Status.INTERRUPTED) == 3
+    for net, other, history in zip(nets, before, found, strict=True):
+        same = np.array_equal(net.parameters, other.parameters)
+        assert same == (history.status is Status.INTERRUPTED)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_rows_are_sent_once_and_found_again(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    scatter = type(client).scatter
+
+    def counting(self: Any, data: Any, **options: Any) -> Any:
+        sent.append(len(data))
+        return scatter(self, data, **options)
+
+    monkeypatch.setattr(type(client), "scatter", counting)
+    new = X + 1
+    nets = [MLP((3, n, 1), seed=n) for n in (2, 3, 4)]
+    for _ in range(2):
+        fit_many(nets, new.copy(), Y + 1, epochs=1, client=client)
+    assert sent == [2]
+
+
+def test_files_are_read_by_the_workers(client: Any, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "y": Y}).to_parquet(path)
+    here, there = ([MLP((3, 8, 1), seed=n) for n in range(3)] for _ in range(2))
+    settings: dict[str, Any] = {
+        "target": "y",
+        "epochs": 2,
+        "batch_size": 2,
+        "validation_data": path,
+    }
+    for buffer_rows in (None, 32):
+        local = fit_many(here, path, **settings, buffer_rows=buffer_rows)
+        found = fit_many(there, path, **settings, buffer_rows=buffer_rows, client=client)
+        assert_same(here, there)
+        assert [one.validation_loss for one in local] == [one.validation_loss for one in found]
+    with pytest.raises(TypeError, match="a source must be a path"):
+        fit_many(there, ((X, Y) for _ in range(2)), client=client)
+
+
+def test_what_is_wrong_is_said_before_anything_is_sent(client: Any) -> None:
+    nets = mixed()
+    with pytest.raises(TypeError, match=r"client must be a distributed\.Client"):
+        fit_many(nets, X, Y, client=3)
+    with pytest.raises(ValueError, match="group_timeout is for groups on a cluster"):
+        fit_many(nets, X, Y, group_timeout=3)
+    with pytest.raises(ValueError, match="leave n_threads out"):
+        fit_many(nets, X, Y, client=client, n_threads=2)
+    with pytest.raises(ValueError, match="group_timeout must be seconds above 0"):
+        fit_many(nets, X, Y, client=client, group_timeout=0)
+    with pytest.raises(ValueError, match="X has 2 features, but the net has 3"):
+        fit_many(nets, X[:, :2], Y, client=client)
+    assert [net.n_steps for net in nets] == [0] * 4
+
+
+def test_other_versions_and_processors_are_told(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = worker.facts()
+    monkeypatch.setattr(worker, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"})
+    monkeypatch.setattr(client, "run", lambda function: {"a": here})
+    with pytest.warns(UserWarning, match=r"last bits.*numba .* and .*, processor .*abacus"):
+        groups.Cluster(client, "fit_many")
+    monkeypatch.setattr(client, "run", lambda function: {"a": here | {"fastmlp": "0.0.1"}})
+    with pytest.raises(RuntimeError, match=r"the workers have fastmlp 0\.0\.1, and here"):
+        groups.Cluster(client, "fit_many")
+    monkeypatch.setattr(client, "run", lambda function: {})
+    with pytest.raises(RuntimeError, match="the client has no workers"):
+        groups.Cluster(client, "fit_many")
