@@ -9,10 +9,10 @@ from distributed import Client, LocalCluster
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[Any]:
-    """Two processes, each of one thread."""
+    """Two processes, each of one thread, and a free port: other tests may run a cluster too."""
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None
+            n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
         ) as cluster,
         Client(cluster) as made,
     ):
