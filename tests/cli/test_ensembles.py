@@ -94,7 +94,7 @@ def test_without_rows_to_validate_on_there_are_folds(
 def test_a_table_that_does_not_fit_is_trained_on_plainly(
     table: pd.DataFrame, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp._process.memory.available", lambda: 64_000)
+    monkeypatch.setattr("fastmlp._process.memory.available", lambda: 16_000)
     command = ["train", "a.parquet", "--target", "y", "--epochs", "1", "--quiet"]
     assert main(command) == 0
     told = capsys.readouterr().err
