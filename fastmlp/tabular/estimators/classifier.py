@@ -161,7 +161,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         TypeError, ValueError
             If data or settings are invalid.
         KeyboardInterrupt
-            On Ctrl-C; what an earlier fit has learned is kept.
+            On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
+            Later a warning tells of it, and the nets that there are form the ensemble.
         """
         self._fit_table(X, y, Given(sample_weight, X_val, y_val, sample_weight_val))
         return self

@@ -174,7 +174,7 @@ def train_pack(
     for k, (first, second) in enumerate(splits):
         its = {name: replace(one) for name, one in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
-        share = limits.shared(len(splits) - k)
+        share = limits.shared(len(splits) - k)._replace(alone=len(splits) == 1)
         generator = np.random.default_rng([seed, k])
         pools.append(train(own, its, first, second, outputs, share, generator))
         fits.append(its)

@@ -18,7 +18,7 @@ from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
 from fastmlp.tabular.schema import Values
-from fastmlp.training.history import Report
+from fastmlp.training.history import Report, Status
 
 Array = NDArray[Any]
 # Batches: a part of the rows, to the nearest power of two between these.
@@ -54,12 +54,15 @@ class Limits(NamedTuple):
         How many epochs a net goes on without getting better, beside a part of those until its best.
     deadline : float, of `time.perf_counter`; None: no limit
     n_threads : int, optional
+    alone : bool
+        False: the nets are of one fold, and of no use without those of the others.
     """
 
     epochs: int
     patience: int
     deadline: float | None = None
     n_threads: int | None = None
+    alone: bool = True
 
     def look(self, report: Report) -> None:
         """Stop a net that gets no better."""
@@ -108,6 +111,11 @@ def train(
 
     Without a deadline all nets are trained; with one those that are begun in time, in their order,
     and at least one. Nets that diverge in their first epoch are left out.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, if there are no nets that can be used; else those that there are, are returned.
     """
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
@@ -125,6 +133,10 @@ def train(
             first = encoding.fit_expanded(training.values, training.y, kind, its)
             inputs[name] = joined(first, encoding.expanded(validation.values))
         found += rows.train(group, inputs[name], limits)
+        if rows.interrupted:
+            if not (found and limits.alone):
+                raise KeyboardInterrupt
+            break
     return found
 
 
@@ -143,6 +155,7 @@ class _Rows:
 
     def __init__(self, training: Part, validation: Part, outputs: Outputs) -> None:
         self._outputs, self._n = outputs, len(training.y)
+        self.interrupted = False
         self._y = outputs.targets(np.concatenate([training.y, validation.y]))
         self._weight = None
         if training.weight is not None or validation.weight is not None:
@@ -168,6 +181,7 @@ class _Rows:
             time_limit=limits.left,
             n_threads=limits.n_threads,
         )
+        self.interrupted = any(history.status is Status.INTERRUPTED for history in histories)
         trained = []
         for recipe, net, history in zip(recipes, nets, histories, strict=True):
             if history.best_epoch is not None:

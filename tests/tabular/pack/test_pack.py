@@ -1,5 +1,7 @@
 """Packs on small tables: bits, classes, weights, folds, time."""
 
+import os
+import signal
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -204,3 +206,28 @@ def test_nets_go_on_for_a_part_of_the_epochs_until_their_best() -> None:
         limits.look(report)
     # 4 and 0.3 of 20 epochs after the best.
     assert stopped == list(range(30, 40))
+
+
+@pytest.mark.parametrize("in_folds", [False, True])
+def test_ctrl_c_leaves_the_nets_that_there_are_but_in_folds(
+    in_folds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = parts(300)
+    sent: list[int] = []
+
+    def look(limits: Limits, report: Any) -> None:
+        if report.epoch >= 2 and not sent:
+            sent.append(report.epoch)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Limits, "look", look)
+    long = FEW._replace(n_members=2, epochs=10**6)
+    if in_folds:
+        with pytest.warns(match="fit_many interrupted"), pytest.raises(KeyboardInterrupt):
+            trained(first, None, settings=long)
+    else:
+        with pytest.warns(match="fit_many interrupted"):
+            pack = trained(first, second, settings=long)
+        assert 1 <= len(pack.members) <= 2
+        assert np.isfinite(pack.predict(second.values)).all()
+    assert len(sent) == 1
