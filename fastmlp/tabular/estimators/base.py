@@ -20,6 +20,7 @@ from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
 from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
 from fastmlp.tabular.pack.inputs import inputs_of
+from fastmlp.tabular.pack.pack import CHUNK
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema, Values
@@ -29,8 +30,6 @@ Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
 # With fewer rows than this each net trains once for each fold.
 FEW_ROWS = 1000
-# Rows whose members' predictions are computed at once.
-CHUNK = 8192
 
 
 class Given(NamedTuple):
@@ -107,7 +106,7 @@ class TabularMLP(InBatches, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, given: Given) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
-        plain(X, training=True)
+        targets.check_rows(X, training=True)
         schema = Schema.learn(X, self.categorical_features, who)
         values = schema.read(X, who)
         n_rows = len(values.codes)
@@ -234,7 +233,7 @@ class TabularMLP(InBatches, BaseEstimator):
     def _values(self, X: Any, method: str) -> Values:
         """Return the rows of a table to predict."""
         check_is_fitted(self)
-        plain(X)
+        targets.check_rows(X)
         if not self.schema_.named:
             _check_n_features(self, X, reset=False)
         return self.schema_.read(X, f"{type(self).__name__}.{method}")
@@ -340,29 +339,6 @@ class TabularMLP(InBatches, BaseEstimator):
         if not hasattr(self, "pack_"):
             return reports.unfitted(self)
         return reports.html(self)
-
-
-def plain(X: Any, *, training: bool = False) -> None:
-    """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
-
-    Raises
-    ------
-    ValueError
-        If X is a vector, complex or without columns or, in training, has one row.
-    """
-    if isinstance(X, np.ndarray):
-        if X.dtype.kind == "c":
-            raise ValueError("Complex data not supported")
-        if X.ndim == 1:
-            raise ValueError(
-                "Expected 2D array, got 1D array instead. Reshape your data either using "
-                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
-            )
-        if X.ndim == 2 and not X.shape[1]:
-            told = f"Found array with 0 feature(s) (shape={X.shape})"
-            raise ValueError(f"{told} while a minimum of 1 is required.")
-    if training and (getattr(X, "shape", None) or (0,))[0] == 1:
-        raise ValueError("n_samples=1 is too few: a fit needs 2 rows or more")
 
 
 def _weighted(part: Part, sample_weight: Any, who: str) -> Part:

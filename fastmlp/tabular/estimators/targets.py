@@ -1,4 +1,4 @@
-"""Targets and weights as they are given, checked: numbers, or places of classes."""
+"""Rows, targets and weights as they are given, checked: numbers, or places of classes."""
 
 from typing import Any
 
@@ -108,3 +108,26 @@ def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
 def _is_missing(value: Any) -> bool:
     named = value is None or type(value).__name__ in MISSING_TYPES
     return named or (isinstance(value, float) and value != value)
+
+
+def check_rows(X: Any, *, training: bool = False) -> None:
+    """Raise for arrays that are no tables of real numbers, in scikit-learn's words.
+
+    Raises
+    ------
+    ValueError
+        If X is a vector, complex or without columns or, in training, has one row.
+    """
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind == "c":
+            raise ValueError("Complex data not supported")
+        if X.ndim == 1:
+            raise ValueError(
+                "Expected 2D array, got 1D array instead. Reshape your data either using "
+                "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
+            )
+        if X.ndim == 2 and not X.shape[1]:
+            told = f"Found array with 0 feature(s) (shape={X.shape})"
+            raise ValueError(f"{told} while a minimum of 1 is required.")
+    if training and (getattr(X, "shape", None) or (0,))[0] == 1:
+        raise ValueError("n_samples=1 is too few: a fit needs 2 rows or more")
