@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastmlp: error: {error}", file=sys.stderr)
         return WRONG_USE
     except BrokenPipeError:
-        # Or Python would flush into the pipe again at its end, and print that error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return BROKEN_PIPE
     except (CommandError, ImportError, OSError) as error:
         print(f"fastmlp: {error}", file=sys.stderr)
+        _close_output()
         return 1
     except KeyboardInterrupt:
         print("fastmlp: interrupted", file=sys.stderr)
@@ -86,6 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastmlp: ended by {ended.name}", file=sys.stderr)
         return ended.code
     return 0
+
+
+def _close_output() -> None:
+    """Give up what standard output does not take: Python would try again at its end, and say so."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Ended(BaseException):

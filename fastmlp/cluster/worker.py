@@ -12,7 +12,6 @@ from fastmlp import __version__
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp.backends.protocol import thread_limit
 from fastmlp.cluster import payload
-from fastmlp.compiler.target import vector_bytes
 
 # Seconds that a group which is to end waits for a callback that does not return.
 PATIENCE = 5.0
@@ -21,6 +20,8 @@ HOST, THREADS = "host", "threads"
 
 def facts() -> dict[str, Any]:
     """Return what may make the bits of a fit differ, and how many threads there are for tasks."""
+    from fastmlp.compiler.target import vector_bytes  # Numba, which fit_many imports when it trains
+
     libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
     return {
         "fastmlp": __version__,

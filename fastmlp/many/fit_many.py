@@ -30,6 +30,8 @@ from fastmlp.validation.fits import ValidationData
 
 if TYPE_CHECKING:
     from distributed import Client
+else:
+    Client = Any  # So that type hints can be read without it.
 
 
 @explained

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
-from fastmlp.tabular.pack.inputs import inputs_of, joined
+from fastmlp.tabular.pack.inputs import FEWEST_ROWS, inputs_of, joined
 from fastmlp.tabular.pack.pool import Limits
 from fastmlp.tabular.schema import Values
 from fastmlp.validation.expanded import Expanded
@@ -87,11 +87,11 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 
 def test_nets_take_rows_in_short_where_that_is_faster() -> None:
-    values, y = table(60)
+    values, y = table(FEWEST_ROWS)
     encoding, plain = Encoding(), Encoding(embedding="none")
     short = encoding.fit_expanded(values, y, "regression", np.random.default_rng(0))
     assert isinstance(inputs_of(encoding, values), Expanded)
-    assert isinstance(inputs_of(encoding, values.part(slice(19))), np.ndarray)
+    assert isinstance(inputs_of(encoding, values.part(slice(FEWEST_ROWS - 1))), np.ndarray)
     whole = joined(short[:40], short[40:])
     assert isinstance(whole, Expanded)
     np.testing.assert_allclose(whole.toarray(), encoding.transform(values), rtol=0, atol=2e-6)
