@@ -219,7 +219,7 @@ def test_kernels_have_the_bits_of_the_translator(python: Python) -> None:
         # Each thread has taken microbatches through its own buffers. Elsewhere one may take all.
         if task[0] == "numba" and layer == "omp":
             assert ["ran", "1", "1"] in lines
-    assert len(bits) == 2 * (4 + 4) + 2 + 2
+    assert len(bits) == 2 * (5 + 4) + 2 + 2
     assert {name: len(found) for name, found in bits.items() if len(found) > 1} == {}
 
 
