@@ -19,7 +19,6 @@ from fastmlp.tabular.estimators import extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
 from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
-from fastmlp.tabular.pack.inputs import inputs_of
 from fastmlp.tabular.pack.pack import CHUNK
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
@@ -262,16 +261,10 @@ class TabularMLP(InBatches, BaseEstimator):
 
     def _each(self, values: Values) -> Any:
         """Yield the weight and the predictions of each member."""
-        pack = self.pack_
-        for place, encoding in enumerate(pack.encodings):
-            members = [member for member in pack.members if member.encoding == place]
-            found: list[list[Array]] = [[] for _ in members]
-            for i in range(0, max(len(values.codes), 1), CHUNK):
-                inputs = inputs_of(encoding, values.part(slice(i, i + CHUNK)))
-                for each, member in zip(found, members, strict=True):
-                    each.append(pack.outputs.predictions(member.net.predict(inputs)))
-            for each, member in zip(found, members, strict=True):
-                yield member.weight, np.concatenate(each)
+        pack, starts = self.pack_, range(0, max(len(values.codes), 1), CHUNK)
+        strips = [list(pack.each(values.part(slice(i, i + CHUNK)))) for i in starts]
+        for its in zip(*strips, strict=True):
+            yield its[0][0].weight, np.concatenate([predictions for _, predictions in its])
         for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):
             if weight:
                 yield weight, extras.answers(model, values, self._n_classes)

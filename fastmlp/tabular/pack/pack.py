@@ -1,7 +1,7 @@
 """A pack: many small nets on encoded columns, of which a greedy selection forms the ensemble."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -118,17 +118,22 @@ class Pack:
         the targets; see `conformal.half_width`."""
         return conformal.half_width(self.residuals, coverage)
 
-    def _nets(self, values: Values) -> NDArray[np.float64]:
-        """Return the nets' part of the predictions."""
-        outputs, n = self.outputs, len(values.numbers)
-        shape = (n,) if outputs.task == "regression" else (n, max(outputs.n_outputs, 2))
-        total = np.zeros(shape)
+    def each(self, values: Values) -> Iterator[tuple[Member, NDArray[np.float64]]]:
+        """Yield each net of the ensemble and its predictions; rows are encoded once."""
         for place, encoding in enumerate(self.encodings):
             members = [member for member in self.members if member.encoding == place]
             if members:
                 inputs = inputs_of(encoding, values)
                 for member in members:
-                    total += member.weight * outputs.predictions(member.net.predict(inputs))
+                    yield member, self.outputs.predictions(member.net.predict(inputs))
+
+    def _nets(self, values: Values) -> NDArray[np.float64]:
+        """Return the nets' part of the predictions."""
+        outputs, n = self.outputs, len(values.numbers)
+        shape = (n,) if outputs.task == "regression" else (n, max(outputs.n_outputs, 2))
+        total = np.zeros(shape)
+        for member, predictions in self.each(values):
+            total += member.weight * predictions
         return total
 
 
