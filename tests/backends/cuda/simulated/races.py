@@ -1,8 +1,7 @@
-"""A race detector: blocks of the simulator whose threads run one at a time, in a chosen order.
+"""A race detector: threads run in a chosen order, and their accesses are recorded.
 
-The simulator's own blocks run threads in almost always the same order, which hides missing barriers
-and races between blocks. Here each thread runs alone to its next barrier, and its reads and writes
-of global and shared memory are recorded. If two threads access a number and one of them changes it,
+One order of threads hides missing barriers and races between blocks. Here reads and writes of
+global and shared memory are recorded. If two threads access a number and one of them changes it,
 both must be in one block, with a barrier between the accesses.
 """
 
@@ -16,6 +15,7 @@ import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
 from shared_memory import Shared
+from turns import Block, Thread
 
 from fastmlp.backends.cuda.plan import NON_FINITE
 
@@ -124,76 +124,47 @@ class Watched:
             self._watch.write(place, f"{self._name}[{key}]")
 
 
-class Thread(kernel.BlockThread):
-    """A thread that runs to its next barrier when its semaphore is released."""
+class WatchedThread(Thread):
+    """A thread that notes where it waits, and the number of barriers behind it."""
 
-    def __init__(self, target: Any, manager: Any, block: Any, thread: Any) -> None:
-        super().__init__(target, manager, block, thread, False)
-        self.go, self.over, self.place, self.block = threading.Semaphore(0), False, None, block
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.place: list[Any] = []
         self.interval = 0
 
-    def run(self) -> None:
-        self.go.acquire()
-        try:
-            if not self.abort:
-                super().run()
-        finally:
-            self.over = True
-            self._manager.back.release()
-
     def syncthreads(self) -> None:
-        place: Any = []
+        self.place = []
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            place.append((frame.f_code.co_filename, frame.f_lineno))
+            self.place.append((frame.f_code.co_filename, frame.f_lineno))
             frame = frame.f_back
-        self.place = place
-        self._manager.back.release()
-        self.go.acquire()
-        if self.abort:
-            raise RuntimeError("another thread has failed")
+        super().syncthreads()
         self.interval += 1
 
 
-class Block:
-    """A replacement of the simulator's `BlockManager`."""
+class WatchedBlock(Block):
+    """A block whose arrays record their accesses, and whose threads wait at one barrier."""
 
-    def __init__(self, order: Order, watch: Watch, f: Any, grid: Any, block: Any) -> None:
-        self._order, self._watch, self._f = order, watch, f
-        self._grid_dim, self._block_dim = grid, block
-        self.block_state = np.zeros(block, np.bool_)
-        self.back = threading.Semaphore(0)
+    def __init__(self, order: Order, watch: Watch, *given: Any) -> None:
+        super().__init__(*given)
+        self._order, self._watch = order, watch
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
         """Run all threads of the block."""
         if not any(grid_point):
             self._watch.cells.clear()
-        given = [self._watched(i, argument) for i, argument in enumerate(arguments)]
-        threads = [
-            Thread(lambda: self._f(*given), self, grid_point, place)
-            for place in np.ndindex(*self._block_dim)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            while not all(thread.over for thread in threads):
-                self._turn(threads)
-        finally:
-            for thread in threads:
-                thread.abort = True
-                thread.go.release()
-            for thread in threads:
-                thread.join()
+        super().run(grid_point, *(self._watched(i, each) for i, each in enumerate(arguments)))
 
-    def _turn(self, threads: Sequence[Thread]) -> None:
-        for thread in self._order(threads):
-            thread.go.release()
-            self.back.acquire()
-            if thread.exception:
-                raise thread.exception[0].with_traceback(thread.exception[1])
+    def turn(self, threads: Sequence[Any]) -> None:
+        """Run each thread to its next barrier, or to its end."""
+        super().turn(self._order(threads))
         assert len({thread.over for thread in threads}) == 1, "some wait for threads that are gone"
         places = [thread.place for thread in threads]
         assert places.count(places[0]) == len(places), "threads wait at different barriers"
+
+    def thread(self, *given: Any) -> Thread:
+        """Return a thread of the block."""
+        return WatchedThread(*given)
 
     def _watched(self, i: int, argument: Any) -> Any:
         item = getattr(argument, "_item", None)
@@ -206,8 +177,8 @@ def watched(order: Order, monkeypatch: Any) -> None:
     """Make the simulator run blocks in this order, with recorded accesses."""
     watch = Watch()
 
-    def block(f: Any, grid: Any, size: Any, debug: bool) -> Block:
-        return Block(order, watch, f, grid, size)
+    def block(*given: Any) -> Block:
+        return WatchedBlock(order, watch, *given)
 
     class Ours(Shared):
         def array(self, shape: Any, dtype: Any) -> Any:
