@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 import fastmlp
 
 ROOT = Path(fastmlp.__file__).parent
@@ -84,7 +82,6 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
-each_module = pytest.mark.parametrize("module", FILES)
 
 
 def room_of(module: str, house: str = "fastmlp") -> str:
@@ -166,21 +163,22 @@ def run_on_import(tree: ast.AST) -> ast.Module:
     return ast.Module(body=body, type_ignores=[])
 
 
-@each_module
-def test_every_module_has_a_floor(module: str) -> None:
-    for house in houses_of(module):
-        room, floors = room_of(module, house), HOUSES[house]
-        where = f"give {room!r} a floor in {house}: add it to HOUSES in {Path(__file__).name}"
-        assert any(room in rooms for rooms in floors), where
+def test_every_module_has_a_floor() -> None:
+    """Add what is found to HOUSES."""
+    rooms = {(house, room_of(module, house)) for module in FILES for house in houses_of(module)}
+    floors = {(house, room) for house, floors in HOUSES.items() for room in set().union(*floors)}
+    assert rooms <= floors
 
 
-@each_module
-def test_imports_point_down(module: str) -> None:
-    targets = imports_in(module)
-    for house in houses_of(module):
-        floor = floor_of(module, house)
-        up = {name for name in targets if goes_up(module, name, house)}
-        assert not up, f"{module} is on floor {floor} of {house} and must not import {sorted(up)}"
+def test_imports_point_down() -> None:
+    up = {
+        (module, target)
+        for module in FILES
+        for target in imports_in(module)
+        for house in houses_of(module)
+        if goes_up(module, target, house)
+    }
+    assert not up
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -188,55 +186,65 @@ def test_no_module_imports_itself_through_others() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-@each_module
-def test_only_the_compiler_the_backends_and_the_doors_know_numba(module: str) -> None:
-    low = floor_of(module) <= floor_of("fastmlp.model")
-    if low and room_of(module) not in ("compiler", "backends"):
-        assert not libraries_of(TREES[module]) & {"numba", "llvmlite"}
+def in_rooms(*rooms: str) -> list[str]:
+    return [module for module in FILES if room_of(module) in rooms]
 
 
-@each_module
-def test_the_lower_floors_need_numpy_and_the_standard_library_alone(module: str) -> None:
-    if floor_of(module) <= floor_of("fastmlp.network"):
-        assert libraries_of(TREES[module]) - sys.stdlib_module_names <= {"numpy"}
+def up_to(highest: str) -> list[str]:
+    return [module for module in FILES if floor_of(module) <= floor_of(highest)]
 
 
-@each_module
-def test_optional_libraries_are_imported_where_they_are_used(module: str) -> None:
-    doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
-    optional = OPTIONAL.difference(*doors)
-    assert not libraries_of(run_on_import(TREES[module])) & optional
+def test_only_the_compiler_the_backends_and_the_doors_know_numba() -> None:
+    low = {*up_to("fastmlp.model")}.difference(in_rooms("compiler", "backends"))
+    assert not {module for module in low if libraries_of(TREES[module]) & {"numba", "llvmlite"}}
+
+
+def test_the_lower_floors_need_numpy_and_the_standard_library_alone() -> None:
+    needed = {name for module in up_to("fastmlp.network") for name in libraries_of(TREES[module])}
+    assert needed - sys.stdlib_module_names <= {"numpy"}
+
+
+def test_optional_libraries_are_imported_where_they_are_used() -> None:
+    early: dict[str, set[str]] = {}
+    for module, tree in TREES.items():
+        doors = [of for door, of in DOORS.items() if module.startswith(f"fastmlp.{door}.")]
+        if found := libraries_of(run_on_import(tree)) & OPTIONAL.difference(*doors):
+            early[module] = found
+    assert early == {}
 
 
 def test_doors_are_loaded_on_first_use(python: Callable[..., str]) -> None:
-    for room, libraries in DOORS.items():
-        for name in (f"fastmlp.{room}", *libraries):
-            imported = "fastmlp, fastmlp.tabular" if "." in room else "fastmlp"
-            assert python(f"import sys, {imported}; print({name!r} in sys.modules)") == "False\n"
+    names = {name for room, libraries in DOORS.items() for name in (f"fastmlp.{room}", *libraries)}
+    script = f"import sys, fastmlp, fastmlp.tabular; print({names} & sys.modules.keys())"
+    assert python(script) == "set()\n"
 
 
-@each_module
-def test_only_the_programs_print(module: str) -> None:
-    calls = [n.func for n in ast.walk(TREES[module]) if isinstance(n, ast.Call)]
-    prints = [f.lineno for f in calls if isinstance(f, ast.Name) and f.id == "print"]
+def test_only_the_programs_print() -> None:
     # scikit-learn's verbose prints, and so does ours.
-    rooms = ("cli", "estimators")
-    may = room_of(module) in rooms or module == "fastmlp.tabular.estimators.reports"
-    assert may or not prints, f"print in lines {prints}"
+    may = {*in_rooms("cli", "estimators"), "fastmlp.tabular.estimators.reports"}
+    prints = [
+        (module, node.lineno)
+        for module in FILES.keys() - may
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert prints == []
 
 
-@each_module
-def test_the_estimators_know_no_backend_but_by_its_protocol(module: str) -> None:
-    backends = {name for name in imports_of(TREES[module]) if name.startswith("fastmlp.backends.")}
-    if room_of(module) in ("model", "network", "training", "many", "estimators", "saving"):
-        assert backends <= {"fastmlp.backends.protocol"}
+def test_the_estimators_know_no_backend_but_by_its_protocol() -> None:
+    modules = in_rooms("model", "network", "training", "many", "estimators", "saving")
+    known = {name for module in modules for name in imports_of(TREES[module])}
+    backends = {name for name in known if name.startswith("fastmlp.backends.")}
+    assert backends <= {"fastmlp.backends.protocol"}
 
 
 # Of an MLP: the parts that fit_many trains are those of `model.core_of`.
 PRIVATE = re.compile(r"(?<!self)(?<!other)\._(network|state|engine|predictor|n_threads|device)\b")
 
 
-@each_module
-def test_private_parts_of_a_net_are_read_in_model_alone(module: str) -> None:
-    if room_of(module) in ("many", "saving", "cli", "plotting", "training", "serialization"):
-        assert not PRIVATE.search(FILES[module].read_text())
+def test_private_parts_of_a_net_are_read_in_model_alone() -> None:
+    modules = in_rooms("many", "saving", "cli", "plotting", "training", "serialization")
+    assert modules
+    assert not [module for module in modules if PRIVATE.search(FILES[module].read_text())]

@@ -1,4 +1,4 @@
-"""Every activation x loss x optimizer x penalty: two epochs, compiled and naive.
+"""Every activation x loss x optimizer, with penalties in turn: two epochs, compiled and naive.
 
 In plain Python, where all of them take minutes, every two of them meet.
 """
@@ -38,8 +38,13 @@ def targets(loss: str, rng: np.random.Generator) -> Any:
 def cases() -> dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]]:
     """Optimizers and penalties with which each activation, loss and dtype is trained."""
     if not INTERPRETED:
-        every = [*product(FORMS, PENALTIES)]
-        return dict.fromkeys(product(RULES, LOSSES, TOLERANCE), every)
+        return {
+            (activation, loss, dtype): [
+                (o, PENALTIES[(i + j + k) % 4]) for k, o in enumerate(FORMS)
+            ]
+            for (i, activation), (j, loss) in product(enumerate(RULES), enumerate(LOSSES))
+            for dtype in TOLERANCE
+        }
     rules = {"activation": [*RULES], "loss": [*LOSSES], "dtype": [*TOLERANCE]}
     found: dict[tuple[str, str, str], list[tuple[Any, dict[str, Any]]]] = {}
     for case in all_pairs(**rules, optimizer=FORMS, penalty=PENALTIES):

@@ -105,5 +105,5 @@ def test_reports_nothing_and_returns_seconds_by_default(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fastmlp.cli.warmup._parts", lambda dtype: [("nothing", [])])
-    assert 0 <= warmup(parallel=False) < 60
+    assert warmup(parallel=False) >= 0
     assert capsys.readouterr().out == ""

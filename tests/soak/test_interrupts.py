@@ -119,7 +119,7 @@ print(unheard)
 
 @pytest.mark.parametrize(
     ("rule", "cache", "few", "many"),
-    [("ours", "full", 12, 400), ("own", "full", 0, 100), ("ours", "empty", 0, 25)],
+    [("ours", "full", 8, 400), ("own", "full", 0, 100), ("ours", "empty", 0, 25)],
     ids=["code that is loaded", "a rule of a user's", "code that is compiled"],
 )
 def test_ctrl_c_at_any_moment_of_the_first_work(

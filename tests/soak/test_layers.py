@@ -176,6 +176,13 @@ SCENARIOS = {
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
     """,
 }
+# Their processes are as new on any layer, or it is a compilation that they wait for.
+ON_ONE_LAYER = {
+    "multiprocessing spawn",
+    "multiprocessing forkserver",
+    "joblib loky",
+    "fork beside a compilation",
+}
 FORKING = {name for name in SCENARIOS if "fork" in name} | {"joblib multiprocessing"}
 
 
@@ -188,8 +195,10 @@ def environment(layer: str) -> dict[str, str]:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_scenario_on_every_layer(
-    scenario: str, layer: str, python: Callable[..., str]
+    scenario: str, layer: str, python: Callable[..., str], soak: bool
 ) -> None:
+    if scenario in ON_ONE_LAYER and layer != LAYERS[0] and not soak:
+        pytest.skip("on one layer: --soak")
     if scenario in FORKING and not hasattr(os, "fork"):
         pytest.skip("this system cannot fork")
     if "joblib" in scenario and importlib.util.find_spec("joblib") is None:

@@ -343,7 +343,7 @@ def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grow
         fit()  # compiles
         return peak_of(fit)
 
-    few, many = 60_000, 240_000
+    few, many = 30_000, 120_000
     # Eight bytes for a row's place in the order, and four for the word it is drawn by; four more
     # for its label as a number of the net's.
     most = 16.5 if case == "labels" else 12.5

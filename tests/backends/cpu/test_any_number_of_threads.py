@@ -8,6 +8,7 @@ import numba
 import numpy as np
 import pytest
 from nets import PENALTY_SETS, Net, orders, train
+from pairwise import all_pairs
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
@@ -17,15 +18,14 @@ from fastmlp.backends.cpu.threads import limits
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_share = pytest.mark.parametrize(
-    # Uncompiled no team gathers, and nothing is shared.
-    "shared",
-    ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"],
-)
+# Uncompiled no team gathers, and nothing is shared.
+SHARED = ["rows"] if numba.config.DISABLE_JIT else ["rows", "panels"]
+SPLIT_LAYERS = [0, 1, 2]
+each_share = pytest.mark.parametrize("shared", SHARED)
 SIZES = (17, 33, 20, 5) if numba.config.DISABLE_JIT else (17, 90, 33, 5)
 # Rows of a fit and of a batch, and of a call without steps.
 N_ROWS, BATCH, N_AT_ONCE = (37, 20, 45) if numba.config.DISABLE_JIT else (130, 70, 200)
-each_split_layer = pytest.mark.parametrize("split_layer", [0, 1, 2])
+each_split_layer = pytest.mark.parametrize("split_layer", SPLIT_LAYERS)
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
@@ -35,26 +35,27 @@ needs_threads = pytest.mark.skipif(
 )
 
 SAME_BITS_ON = """
-import os
+import itertools, os
 import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.threads import worker_pool
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import OPTIMIZERS
 
-dispatch.PIECE_FLOPS = int(os.environ["PIECE_FLOPS"])
 cost_model.pays = lambda work, n_threads: n_threads > 1
-partition.panels_pay = lambda *sizes: os.environ["SHARED"] == "panels"
-partition.split_layer_of = lambda step: int(os.environ["SPLIT_LAYER"])
 dispatch.REGION_SECONDS = 0 if os.environ["LAUNCH"] == "region" else 1 << 60
 rng = np.random.default_rng(0)
 sizes, rules = (17, 170, 90, 5), {"loss": "cross_entropy", "penalties": {"l2": 0.1, "l1": 0.1}}
 net = Net(sizes, dtype="float32", **rules)
 parameters, data = net.draw(rng, 200, weighted=True)
 order = orders(rng, 2, 200)
-for n_threads in (1, 2, 3, 4):
+each = itertools.product((1, 1 << 60), (False, True), (0, 1, 2), (1, 2, 3, 4))
+for dispatch.PIECE_FLOPS, by_panels, layer, n_threads in each:
+    partition.panels_pay = lambda *sizes: by_panels
+    partition.split_layer_of = lambda step: layer
+    TRAININGS.clear()
     engine = Engine(net.network, 1)
     engine.n_threads = n_threads
     run = train(net, parameters, data, OPTIMIZERS["adam"](0.03), order, 70, n_threads=n_threads)
@@ -140,10 +141,18 @@ def test_predictions_have_the_same_bits_in_parallel(
 
 
 @needs_threads
-@each_dtype
-@each_share
-@each_split_layer
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("dtype", "shared", "split_layer", "name"),
+    [
+        (*case.values(),)
+        for case in all_pairs(
+            dtype=["float32", "float64"],
+            shared=SHARED,
+            split_layer=SPLIT_LAYERS,
+            name=[*OPTIMIZERS],
+        )
+    ],
+)
 def test_training_has_the_same_bits_in_parallel(
     dtype: str,
     shared: str,
@@ -183,24 +192,18 @@ def test_non_temporal_stores_have_the_same_bits(
 
 
 @only_compiled
-@pytest.mark.parametrize("piece_flops", [1, 1 << 60], ids=["pieces", "parts"])
 @pytest.mark.parametrize("launched", ["region", "threads"])
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
 def test_any_number_of_threads_gives_the_same_bits(
-    layer: str, launched: str, piece_flops: int, python: Callable[..., str]
+    layer: str, launched: str, python: Callable[..., str]
 ) -> None:
+    """In pieces and in parts; with each layer split, or none; by rows and by panels."""
     environment = {"NUMBA_NUM_THREADS": "4", "NUMBA_THREADING_LAYER": layer, "LAUNCH": launched}
-    environment["PIECE_FLOPS"] = str(piece_flops)
-    for split_layer in ("0", "1", "2"):
-        lines = [
-            line
-            for shared in ("rows", "panels")
-            for line in python(
-                SAME_BITS_ON, SHARED=shared, SPLIT_LAYER=split_layer, **environment
-            ).split()
-        ]
-        assert len(lines) == 8
-        assert len(set(lines)) == 1
+    lines = python(SAME_BITS_ON, **environment).split()
+    assert len(lines) == 2 * 2 * 3 * 4
+    assert len(set(lines)) == 3
+    assert lines == lines[:12] * 4
+    assert all(lines[i] == lines[i - i % 4] for i in range(12))
 
 
 @only_compiled

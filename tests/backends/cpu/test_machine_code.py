@@ -40,6 +40,7 @@ from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import COMPILER, row
 from fastmlp.compiler.blocks import Block
 from fastmlp.compiler.jit import INLINED
+from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -133,8 +134,11 @@ def compiled(name: str, dtype: Any) -> Block:
     """The block as a fit has it: phases are compiled lightly, rules in full."""
     if name in RULES:
         register_jitable(**INLINED)(RULES[name].keywords["rule"])
-        return Block(RULES[name](dtype), None)
-    return Block({**PRODUCTS, **PHASES}[name](dtype), None, light=True)
+        its = Block(RULES[name](dtype), None)
+    else:
+        its = Block({**PRODUCTS, **PHASES}[name](dtype), None, light=True)
+    assert isinstance(its._code, NativeCode)  # else Numba has compiled it
+    return its
 
 
 def innermost(text: str) -> list[str]:

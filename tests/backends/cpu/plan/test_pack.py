@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import PENALTY_SETS, Net
+from pairwise import all_pairs
 from panelled import INTERPRETED, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
@@ -31,7 +32,13 @@ SHAPES = [(70, 19, 5, 3), (70, 2, 7), (40, 1), (33, 20, 4, 2), (3, 9, 9)]
 N_STEPS = -(-N_ROWS // BATCH)
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
-each_form = pytest.mark.parametrize("optimizer", FORMS, ids=lambda o: o.rule.__name__)
+each_two_of_them = pytest.mark.parametrize(
+    ("dtype", "sizes", "optimizer"),
+    [
+        (*case.values(),)
+        for case in all_pairs(dtype=["float32", "float64"], sizes=SHAPES, optimizer=FORMS)
+    ],
+)
 # Layers of few outputs, which may be transposed, as often as others.
 sizes = st.integers(1, 40 if INTERPRETED else 140) | st.integers(1, 6)
 layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
@@ -146,9 +153,7 @@ def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple
     assert back.tobytes() == bits
 
 
-@each_dtype
-@each_form
-@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@each_two_of_them
 def test_panels_are_those_of_the_parameters_after_every_optimizer(
     dtype: str, sizes: tuple[int, ...], optimizer: Any, rng: Any
 ) -> None:
@@ -213,9 +218,7 @@ def test_transposed_layers_train_as_others(
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-@each_dtype
-@each_form
-@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@each_two_of_them
 def test_nothing_reads_what_is_in_the_padding(
     dtype: str, sizes: tuple[int, ...], optimizer: Any, rng: Any
 ) -> None:

@@ -101,12 +101,13 @@ def multiply(
 @each_dtype
 @each_shape
 @each_epilogue
-@pytest.mark.parametrize("start", STARTS)
 def test_a_tile_is_the_product_of_numpy_and_touches_nothing_else(
-    dtype: Any, shape: Any, by_column: bool, epilogue: int, start: str, rng: Any
+    dtype: Any, shape: Any, by_column: bool, epilogue: int, rng: Any
 ) -> None:
-    for depth in DEPTHS:
-        for height in HEIGHTS:
+    """Starts come in turn: every height has all of them."""
+    for i, depth in enumerate(DEPTHS):
+        for j, height in enumerate(HEIGHTS):
+            start = STARTS[(i + j + epilogue) % len(STARTS)]
             these = draw(rng, dtype, shape[1], height, depth)
             operand = rng.normal(size=these.c[1:-1].shape).astype(dtype)
             these.c[1:-1, :ROW_BLOCK] = operand[:, :ROW_BLOCK]
@@ -240,13 +241,12 @@ SIZES = [(17, 5, 33), (70, 9, 3), (1, 1)]
 def gradients() -> list[tuple[Any, float]]:
     """Gradients of a few nets, and how far each is from that of the oracle."""
     found = []
-    for dtype in ("float32", "float64"):
-        for activation in ("relu", "tanh"):
-            for sizes in SIZES:
-                net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
-                parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
-                _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
-                found.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
+    for dtype, activation in (("float32", "tanh"), ("float64", "relu")):
+        for sizes in SIZES:
+            net = Net(sizes, activation, penalties={"l2": 0.1}, dtype=dtype)
+            parameters, data = net.draw(np.random.default_rng(0), 70, weighted=True)
+            _, slopes = Engine(net.network, 1).loss_and_gradient(parameters, data)
+            found.append((slopes, distance(slopes, oracle_gradient(net, parameters, data)[1])))
     return found
 
 

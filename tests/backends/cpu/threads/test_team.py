@@ -47,14 +47,15 @@ STRESS = """
 import sys
 from drills import Drill
 from fastmlp.backends.cpu.threads import worker_pool
-n_threads, seconds, n_joined = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-joined = 0
-for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
-    drill = Drill(n, 100_000 // pieces, n_joined)
-    worker_pool.run(drill.driver, drill.job, n_threads, seconds, pieces)
-    assert drill.exact, (n, drill.memory)
-    joined += drill.calls > drill.n_loops
-print(joined)
+n_threads, n_joined = map(int, sys.argv[1:])
+for seconds in (0, 1):
+    joined = 0
+    for n, pieces in ((2, 1), (3, 1), (7, 1), (64, 1), (7, 3), (64, 2), (300, 4)):
+        drill = Drill(n, 100_000 // pieces, n_joined)
+        worker_pool.run(drill.driver, drill.job, n_threads, float(seconds), pieces)
+        assert drill.exact, (n, drill.memory)
+        joined += drill.calls > drill.n_loops
+    print(joined)
 """
 
 MANY_SHORT_CALLS = """
@@ -141,17 +142,16 @@ except KeyboardInterrupt:
 
 @only_compiled
 @each_layer
-@pytest.mark.parametrize("seconds", [0, 1], ids=["brief", "long"])
 @pytest.mark.parametrize("n_threads", [1, 2, 3, 4])
-def test_every_item_is_done_once(
-    layer: str, n_threads: int, seconds: int, python: Callable[..., str]
-) -> None:
-    script = f"import sys; sys.argv = ['', '{n_threads}', '{seconds}', '2']\n" + STRESS
-    joined = int(python(script, **environment(layer, NUMBA_NUM_THREADS=str(n_threads))))
-    if n_threads == 1:
-        assert joined == 0
-    elif limits.thread_limit() > 1:
-        assert joined > 0  # else no worker was tested
+def test_every_item_is_done_once(layer: str, n_threads: int, python: Callable[..., str]) -> None:
+    """In loops that are foreseen as brief, and as long."""
+    told = python(STRESS, n_threads, 2, **environment(layer, NUMBA_NUM_THREADS=str(n_threads)))
+    assert len(told.split()) == 2
+    for joined in map(int, told.split()):
+        if n_threads == 1:
+            assert joined == 0
+        elif limits.thread_limit() > 1:
+            assert joined > 0  # else no worker was tested
 
 
 @only_compiled
@@ -170,7 +170,7 @@ def test_several_python_threads_at_once(layer: str, python: Callable[..., str]) 
 @pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT", "OMP_NUM_THREADS"])
 def test_a_runtime_that_gives_one_thread(limit: str, python: Callable[..., str]) -> None:
     variables = environment("omp", NUMBA_NUM_THREADS="3") | {limit: "1"}
-    joined = int(python("import sys; sys.argv = ['', '3', '1', '0']\n" + STRESS, **variables))
+    _, joined = map(int, python(STRESS, 3, 0, **variables).split())
     assert joined == 0 or limit == "OMP_NUM_THREADS"  # Numba asks for a number of its own
 
 
