@@ -14,8 +14,8 @@ from fastmlp.backends.cpu.plan.records import BLOCK, RELU, RELU_DROPPED, Batch, 
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.pack import Rows, SparseRow, moves
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.tuning import SPARSE_PANELS
-from fastmlp.compiler import call, njit, record_at, records_at, row
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, SPARSE_PANELS
+from fastmlp.compiler import call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 
 Array = NDArray[Any]
@@ -78,10 +78,17 @@ def _row_of(net: Net, r: int) -> tuple[int, int]:
 
 
 @njit
-def activate(layer: Layer, panel: int, slopes: int, n: int, like: Any) -> None:
-    """Apply the layer's activation to n products in place."""
+def activate(layer: Layer, panel: int, slopes: int, n: int, z: int, like: Any) -> None:
+    """Apply the layer's activation to n products, those of a block of rows; z has room for them.
+
+    A loop that reads and writes one place does not vectorise: in place silu took 4.7 ns a number,
+    and from a copy 0.8.
+    """
     if layer.form == BLOCK:
-        call(layer.activation, (panel, panel, slopes, n))
+        products, copies = row(panel, n, like.dtype), row(z, n, like.dtype)
+        for i in range(n):
+            copies[i] = products[i]
+        call(layer.activation, (z, panel, slopes, n))
     elif layer.form == RELU or layer.form == RELU_DROPPED:
         values, zero = row(panel, n, like.dtype), like.dtype.type(0)
         for i in range(n):
@@ -98,9 +105,10 @@ def sparse_forward(scalar: Scalar) -> Any:
     add_rows, add_wide_rows = moves(scalar, lanes).add_rows, moves(scalar, lanes).add_wide_rows
     size = np.dtype(scalar).itemsize
     vector = lanes * size
+    z_bytes = ROW_BLOCK * vector
 
     def forward(address: int, first: int, last: int, at: int) -> None:
-        net, like = record_at(address, Net), row(address, 0, scalar)
+        z, net, like = stack(z_bytes), record_at(address, Net), row(address, 0, scalar)
         layer = record_at(net.layers, Layer)
         weights, panel, stride, n_wide = layer.weights, layer.weight_panel, vector, 0
         if net.unpacked:
@@ -130,7 +138,7 @@ def sparse_forward(scalar: Scalar) -> Any:
         down, n = at * vector, (last - first) * lanes
         for p in range(layer.n_panels):
             skip = p * net.panel + down
-            activate(layer, layer.outputs + skip, layer.deltas + skip, n, like)
+            activate(layer, layer.outputs + skip, layer.deltas + skip, n, z, like)
 
     return forward
 

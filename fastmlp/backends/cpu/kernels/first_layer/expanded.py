@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.expanded import Numbers, Places, expanded
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
-from fastmlp.backends.cpu.tuning import SUMS_ROWS
+from fastmlp.backends.cpu.tuning import ROW_BLOCK, SUMS_ROWS
 from fastmlp.compiler import call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
 from fastmlp.validation.expanded import Expanded
@@ -170,7 +170,7 @@ def expanded_forward(scalar: Scalar) -> Any:
     """
     lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
     vector, locate_rows, (begin, add_columns) = lanes * size, _locating(scalar), _adding(scalar)
-    sums_bytes = SUMS_ROWS * vector
+    sums_bytes = max(SUMS_ROWS, ROW_BLOCK) * vector
 
     def forward(address: int, first: int, last: int, at: int) -> None:
         sums, net = stack(sums_bytes), record_at(address, Net)
@@ -182,7 +182,7 @@ def expanded_forward(scalar: Scalar) -> Any:
             skip = p * net.panel + at * vector
             outputs, weights = layer.outputs + skip, layer.weights + p * layer.weight_panel
             add_columns(its, weights, outputs, at, n, sums)
-            activate(layer, outputs, layer.deltas + skip, n * lanes, like)
+            activate(layer, outputs, layer.deltas + skip, n * lanes, sums, like)
 
     return forward
 
