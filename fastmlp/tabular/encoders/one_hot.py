@@ -83,11 +83,14 @@ class OneHotLevels(CodeEncoder):
 
         It has no sign: a feature of two levels that is a column of -1 and 1 is not for it.
         """
-        columns = self.columns_[places_of(X, self.starts_)]
-        ends = self._ends
+        from fastmlp.tabular.encoders import compiled
+
+        ends, sizes = self._ends, np.diff(self.starts_)
         firsts = np.concatenate([[0], ends[:-1]])
-        found = np.where(columns < 0, -1, columns - firsts)
-        out[:] = found[:, ends > firsts]
+        table = np.where(self.columns_ < 0, -1, self.columns_ - np.repeat(firsts, sizes))
+        some = ends > firsts
+        codes = X if some.all() else X[:, some]
+        compiled.write_levels(codes, out, self.starts_[:-1][some], sizes[some], table[:, None])
 
     @property
     def n_outputs(self) -> int:

@@ -147,9 +147,9 @@ class PiecewiseLinear(NumberEncoder):
 
     def write_short(self, X: Array, out: Array) -> None:
         """Write the piece of each number and its fraction, as their sum."""
-        has_pieces = self.n_pieces_ > 0
-        piece, fraction = self.pieces_of(X)
-        np.add(piece[:, has_pieces], fraction[:, has_pieces], out=out)
+        from fastmlp.tabular.encoders import compiled
+
+        compiled.write_pieces(X, out, self.edges_, self.n_pieces_, self.medians_)
 
     @property
     def n_outputs(self) -> int:

@@ -5,13 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastmlp.tabular.encoders.base import Array, NumberEncoder, strips, there
+from fastmlp.tabular.encoders.base import Array, NumberEncoder, there
 
 QUARTILES = (0.25, 0.5, 0.75)
-# No result is beyond it.
-BOUND = 3.0
-# Beyond float32's range z is inf, and the result NaN.
-LARGEST = 1e18
 
 
 class RobustSmoothClip(NumberEncoder):
@@ -50,11 +46,9 @@ class RobustSmoothClip(NumberEncoder):
 
     def write(self, X: Array, out: Array) -> None:
         """Write the scaled columns of checked rows to `out`."""
-        for part in strips(len(X), X.shape[1]):
-            z = (X[part] - self.center_) * self.factor_
-            z = np.clip(z, -LARGEST, LARGEST).astype(np.float32)
-            z[np.isnan(z)] = 0
-            np.divide(z, np.sqrt(1 + np.square(z * np.float32(1 / BOUND))), out=out[part])
+        from fastmlp.tabular.encoders import compiled
+
+        compiled.write_clipped(X, out, self.center_, self.factor_)
 
     @property
     def n_outputs(self) -> int:

@@ -166,7 +166,9 @@ class TargetStatistics(CodeEncoder):
 
     def write(self, X: Array, out: Array) -> None:
         """Write the statistics of checked codes to `out`."""
-        out[:] = self.table_[places_of(X, self.starts_)].reshape(out.shape)
+        from fastmlp.tabular.encoders import compiled
+
+        compiled.write_levels(X, out, self.starts_[:-1], np.diff(self.starts_), self.table_)
 
     def _names(self, names: list[str]) -> Sequence[str]:
         n = self.table_.shape[1] - 1

@@ -21,7 +21,7 @@ from fastmlp.tabular.encoders import (
     TargetStatistics,
 )
 from fastmlp.tabular.encoders.base import Encoder
-from fastmlp.tabular.encoders.robust import BOUND, LARGEST
+from fastmlp.tabular.encoders.compiled import BOUND, LARGEST
 from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation.suggestions import count, listed

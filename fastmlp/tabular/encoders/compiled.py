@@ -1,0 +1,223 @@
+"""Loops over the rows of a table, compiled: numbers and codes in, columns of float32 out.
+
+A block of rows passes one column after the other while it is in the first-level cache. 100,000 rows
+of 16 numbers in 16 pieces each, one thread, beside NumPy column by column: 73 -> 8 ms.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.compiler import block_of, njit, row, stack
+
+Array = NDArray[Any]
+# Rows of a block. 64 -> 128 -> 256: 9.1 -> 8.7 -> 8.7 ms.
+ROWS = 128
+# Scaled numbers are between -3 and 3.
+BOUND = 3.0
+# Beyond float32's range a scaled number would be inf, and the result NaN.
+LARGEST = 1e18
+F32, F64, INT = np.float32, np.float64, np.int64
+
+
+class Matrix(NamedTuple):
+    """A matrix in memory: row r has column c at ``address + r * down + c * right``."""
+
+    address: int
+    down: int
+    right: int
+    n_rows: int
+    n_columns: int
+
+
+def write_pieces(X: Array, out: Array, edges: Array, n_pieces: Array, medians: Array) -> None:
+    """Write the piece of each number, and the share of it that lies below the number, as their sum.
+
+    Parameters
+    ----------
+    X : (n_rows, n_features) array of numbers, NaN where one is missing
+    out : (n_rows, n_columns) array of float32, for the columns that have pieces
+    edges, n_pieces, medians : as of `PiecewiseLinear`
+    """
+    n = int(np.count_nonzero(n_pieces))
+    _run(
+        _pieces,
+        np.asarray(X, F64),
+        out,
+        n,
+        [_as(INT, n_pieces), _as(F64, medians)],
+        [_as(F64, edges)],
+    )
+
+
+def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
+    """Write ``z / sqrt(1 + (z / 3)^2)`` of ``z = (x - center) * factor``, and 0 where x is missing.
+
+    Parameters
+    ----------
+    X : (n_rows, n_features) array of numbers
+    out : array of float32, of the same shape
+    center, factor : (n_features,) arrays
+    """
+    _run(_clip, np.asarray(X, F64), out, len(center), [_as(F64, center), _as(F64, factor)])
+
+
+def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array) -> None:
+    """Write what a table has of the levels of codes.
+
+    Parameters
+    ----------
+    X : (n_rows, n_features) array of codes, -1 for none
+    out : (n_rows, n_features * width) array of float32
+    starts, sizes : (n_features,) arrays
+        Where the places of each feature begin in the table, and how many there are: that of no
+        level, which is also that of an unknown one, then those of the codes from 0.
+    table : (n_places, width) array of float32
+    """
+    codes = X if X.dtype == np.int32 else np.clip(X, -1, len(table)).astype(np.int32)
+    width = table.shape[1]
+    of_features = [_as(INT, starts), _as(INT, sizes)]
+    _run(_lookup, codes, out, len(starts) * width, of_features, [_as(F32, table)], width)
+
+
+def _as(dtype: Any, array: Array) -> Array:
+    return np.ascontiguousarray(array, dtype)
+
+
+def _run(
+    factory: Any,
+    X: Array,
+    out: Array,
+    n_columns: int,
+    of_features: Sequence[Array],
+    others: Sequence[Array] = (),
+    *more: int,
+) -> None:
+    """Run a block on rows, columns to write, arrays with a number for each feature, and others.
+
+    Raises
+    ------
+    ValueError
+        If it would read or write beyond their ends.
+    """
+    n_rows, n_features = X.shape
+    if any(each.shape != (n_features,) for each in of_features):
+        raise ValueError(f"{n_features} features must have as many numbers each")
+    if out.shape != (n_rows, n_columns) or out.dtype != F32:
+        raise ValueError(f"out must be of float32, of shape {(n_rows, n_columns)}")
+    addresses = [each.ctypes.data for each in (*of_features, *others)]
+    block_of(factory, F64)(*_matrix(X), *_matrix(out), *addresses, *more)
+
+
+def _matrix(array: Array) -> Matrix:
+    return Matrix(array.ctypes.data, *array.strides, *array.shape)
+
+
+@njit
+def _take(x: Matrix, first: int, n: int, j: int, missing: float, to: int) -> None:
+    """Copy n rows of column j; what is missing becomes `missing`."""
+    values, source = row(to, n, F64), x.address + first * x.down + j * x.right
+    if x.down == 8:
+        column = row(source, n, F64)
+        for i in range(n):
+            values[i] = column[i] if column[i] == column[i] else missing
+    else:
+        for i in range(n):
+            value = row(source + i * x.down, 1, F64)[0]
+            values[i] = value if value == value else missing
+
+
+@njit
+def _give(values: int, n: int, to: int, down: int) -> None:
+    """Copy n numbers of float32 to a column."""
+    source = row(values, n, F32)
+    for i in range(n):
+        row(to + i * down, 1, F32)[0] = source[i]
+
+
+@njit
+def _locate(values: int, n: int, edges: int, n_pieces: int, below: int, to: int) -> None:
+    """Write the place of each of n numbers among the pieces of a column. The edges below it are
+    counted, by vectors of rows: a search would branch at each."""
+    x, its, piece = row(values, n, F64), row(edges, n_pieces + 1, F64), row(below, n, F64)
+    places, zero, one = row(to, n, F32), 0.0, 1.0
+    piece[:] = zero
+    for e in range(1, n_pieces):
+        for i in range(n):
+            piece[i] += one if its[e] <= x[i] else zero
+    for i in range(n):
+        k = INT(piece[i])
+        low, high = its[k], its[k + 1]
+        value = low if x[i] < low else x[i]
+        share = ((high if value > high else value) - low) / (high - low)
+        # NaN of a piece that is wider than the largest number.
+        share = share if share > zero else zero
+        places[i] = F32(piece[i] + F64(F32(share if share < one else one)))
+
+
+def _pieces(scalar: Any) -> Any:
+    """Make the block of `write_pieces`."""
+
+    def write(x: Matrix, out: Matrix, n_pieces: int, medians: int, edges: int) -> None:
+        values, below, places = stack(ROWS * 8), stack(ROWS * 8), stack(ROWS * 4)
+        counts, missing = row(n_pieces, x.n_columns, INT), row(medians, x.n_columns, F64)
+        for first in range(0, x.n_rows, ROWS):
+            n, at, to = min(ROWS, x.n_rows - first), edges, out.address + first * out.down
+            for j in range(x.n_columns):
+                if counts[j] > 0:
+                    _take(x, first, n, j, missing[j], values)
+                    _locate(values, n, at, counts[j], below, places)
+                    _give(places, n, to, out.down)
+                    at += (counts[j] + 1) * 8
+                    to += out.right
+
+    return write
+
+
+@njit
+def _scale(values: int, n: int, center: float, factor: float, to: int) -> None:
+    """Write n scaled and clipped numbers."""
+    x, scaled, zero, one = row(values, n, F64), row(to, n, F32), 0.0, F32(1)
+    for i in range(n):
+        z = (x[i] - center) * factor
+        # NaN of a number that is missing.
+        z = z if z == z else zero
+        z = -LARGEST if z < -LARGEST else z
+        z32 = F32(LARGEST if z > LARGEST else z)
+        part = z32 * F32(1 / BOUND)
+        scaled[i] = z32 / np.sqrt(one + part * part)
+
+
+def _clip(scalar: Any) -> Any:
+    """Make the block of `write_clipped`."""
+
+    def write(x: Matrix, out: Matrix, centers: int, factors: int) -> None:
+        values, scaled, nan = stack(ROWS * 8), stack(ROWS * 4), np.nan
+        center, factor = row(centers, x.n_columns, F64), row(factors, x.n_columns, F64)
+        for first in range(0, x.n_rows, ROWS):
+            n, to = min(ROWS, x.n_rows - first), out.address + first * out.down
+            for j in range(x.n_columns):
+                _take(x, first, n, j, nan, values)
+                _scale(values, n, center[j], factor[j], scaled)
+                _give(scaled, n, to + j * out.right, out.down)
+
+    return write
+
+
+def _lookup(scalar: Any) -> Any:
+    """Make the block of `write_levels`."""
+
+    def write(x: Matrix, out: Matrix, starts: int, sizes: int, table: int, width: int) -> None:
+        start, size = row(starts, x.n_columns, INT), row(sizes, x.n_columns, INT)
+        for r in range(x.n_rows):
+            for j in range(x.n_columns):
+                code = INT(row(x.address + r * x.down + j * x.right, 1, np.int32)[0]) + 1
+                place = start[j] + (code if code > 0 and code < size[j] else 0)
+                numbers = row(table + place * width * 4, width, F32)
+                to = out.address + r * out.down + j * width * out.right
+                for k in range(width):
+                    row(to + k * out.right, 1, F32)[0] = numbers[k]
+
+    return write
