@@ -19,9 +19,9 @@ from fastmlp.tabular.estimators import extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
 from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
-from fastmlp.tabular.pack.pack import CHUNK
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
+from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.validation.suggestions import suggestion
 
@@ -261,8 +261,8 @@ class TabularMLP(InBatches, BaseEstimator):
 
     def _each(self, values: Values) -> Any:
         """Yield the weight and the predictions of each member."""
-        pack, starts = self.pack_, range(0, max(len(values.codes), 1), CHUNK)
-        strips = [list(pack.each(values.part(slice(i, i + CHUNK)))) for i in starts]
+        pack = self.pack_
+        strips = in_strips(len(values.codes), lambda rows: [*pack.each(values.part(rows))])
         for its in zip(*strips, strict=True):
             yield its[0][0].weight, np.concatenate([predictions for _, predictions in its])
         for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):

@@ -19,11 +19,10 @@ from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.selection import Selection, bagged, equal
 from fastmlp.tabular.pack.settings import Settings, encodings_for
+from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
-# Rows that are encoded at once in predictions.
-CHUNK = 8192
 
 
 class Member(NamedTuple):
@@ -105,9 +104,8 @@ class Pack:
         extra : sequence of arrays
             What the further models predict, in the order of `extra_weights`.
         """
-        n = len(values.numbers)
-        starts = range(0, max(n, 1), CHUNK)
-        found = np.concatenate([self._nets(values.part(slice(i, i + CHUNK))) for i in starts])
+        strips = in_strips(len(values.numbers), lambda rows: self._nets(values.part(rows)))
+        found = np.concatenate(strips)
         for weight, predictions in zip(self.extra_weights, extra, strict=True):
             if weight:
                 found += weight * predictions

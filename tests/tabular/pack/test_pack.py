@@ -104,7 +104,7 @@ def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     first, second = parts(200)
     pack = trained(first, second)
     whole = pack.predict(second.values)
-    monkeypatch.setattr("fastmlp.tabular.pack.pack.CHUNK", 7)
+    monkeypatch.setattr("fastmlp.tabular.pack.strips.CHUNK", 7)
     np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
 
 
