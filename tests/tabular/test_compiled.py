@@ -1,0 +1,120 @@
+"""The compiled loops of encoders beside NumPy: the same bits, in any layout of the rows."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp.tabular import OneHotLevels, PiecewiseLinear, RobustSmoothClip, TargetStatistics
+from fastmlp.tabular.encoders import compiled
+from fastmlp.tabular.encoders.compiled import BOUND, LARGEST, ROWS
+
+NAN = np.nan
+# More than a block of rows, and some of the next one.
+N = ROWS + 7
+
+
+def numbers(n: int = N) -> Any:
+    """Columns: normal, whole numbers, two values, with missing ones, and huge and tiny ones."""
+    rng = np.random.default_rng(0)
+    columns = [rng.normal(size=n), rng.integers(0, 9, n), rng.integers(0, 2, n), rng.normal(size=n)]
+    columns.append(rng.choice([-1e308, -1e300, -1e-320, 0.0, 1e-300, 1e18, 1e308], n))
+    X = np.stack(columns, axis=1)
+    X[::5, 3] = NAN
+    return X
+
+
+def layouts(X: Any) -> list[Any]:
+    """The same rows by columns, by rows, and as every other row and column of a larger array."""
+    wide = np.zeros((2 * len(X), 2 * X.shape[1]))
+    wide[::2, ::2] = X
+    return [np.asfortranarray(X), np.ascontiguousarray(X), wide[::2, ::2]]
+
+
+def short(encoder: Any, X: Any) -> Any:
+    """What an encoder writes in short, between columns that stay as they are."""
+    out = np.full((len(X), len(encoder.spans) + 2), 7, np.float32)
+    encoder.write_short(X, out[:, 1:-1])
+    assert (out[:, [0, -1]] == 7).all()
+    return out[:, 1:-1]
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 16, 128])
+@pytest.mark.parametrize("n", [0, 1, ROWS, N])
+def test_pieces_in_short_have_the_bits_of_pieces(n_bins: int, n: int) -> None:
+    encoder = PiecewiseLinear(n_bins=n_bins).fit(numbers())
+    X = np.concatenate([numbers()[: n // 2], 1.5 * numbers()[n // 2 : n]])
+    if n:
+        # An edge belongs to the piece above it.
+        X[0, :2] = encoder.edges_[0], encoder.edges_[encoder.n_pieces_[0] + 1]
+    piece, fraction = encoder.pieces_of(X)
+    some = encoder.n_pieces_ > 0
+    assert not some.all()
+    expected = (piece[:, some] + fraction[:, some]).astype(np.float32)
+    for given in layouts(X):
+        np.testing.assert_array_equal(short(encoder, given), expected)
+    narrow = X.clip(-1e30, 1e30).astype(np.float32)
+    np.testing.assert_array_equal(short(encoder, narrow), short(encoder, narrow.astype(float)))
+
+
+def clipped(X: Any, center: Any, factor: Any) -> Any:
+    """The formula in NumPy's operations, one after the other."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = np.clip((X - center) * factor, -LARGEST, LARGEST).astype(np.float32)
+    z[np.isnan(z)] = 0
+    return z / np.sqrt(1 + np.square(z * np.float32(1 / BOUND)))
+
+
+@pytest.mark.parametrize("n", [1, N])
+def test_scaled_numbers_have_the_bits_of_the_formula(n: int) -> None:
+    encoder, X = RobustSmoothClip().fit(numbers()), numbers()[-n:]
+    expected = clipped(X, encoder.center_, encoder.factor_)
+    assert np.abs(expected).max() <= BOUND
+    for given in layouts(X):
+        np.testing.assert_array_equal(encoder.encoded(given), expected)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint64])
+def test_levels_are_looked_up(kind: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.integers(-1, n, 400) for n in (4, 1, 30)], axis=1)
+    new = np.array([[0, 0, 0], [3, 1, 29], [4, 0, 30], [2, 0, 100], [-1, -1, -1]])
+    if np.dtype(kind).kind == "u":
+        X, new = X.clip(0), new.clip(0)
+    one_hot = OneHotLevels(min_rows=1).fit(X)
+    found, first = short(one_hot, new.astype(kind)), 0
+    whole = one_hot.transform(new)
+    for j, n in enumerate(one_hot.spans):
+        expected = np.where(np.arange(n) == found[:, [j]], 1, 0)
+        np.testing.assert_array_equal(whole[:, first : first + n], expected)
+        first += n
+    statistics = TargetStatistics(random_state=0).fit(X, rng.normal(size=400))
+    known = np.where(new < np.diff(statistics.starts_) - 1, new + 1, 0) + statistics.starts_[:-1]
+    expected = statistics.table_[known].reshape(len(new), -1)
+    np.testing.assert_array_equal(statistics.encoded(new.astype(kind)), expected)
+
+
+def test_codes_that_no_table_has_are_taken_as_missing() -> None:
+    table = np.array([[7], [1], [2]], np.float32)
+    out = np.empty((5, 1), np.float32)
+    codes = np.array([[-1], [0], [1], [2], [-(2**31)]], np.int32)
+    compiled.write_levels(codes, out, np.array([0]), np.array([3]), table)
+    assert out.ravel().tolist() == [7, 1, 2, 7, 7]
+    more = codes.astype(np.int64) * 2**31
+    compiled.write_levels(more, out, np.array([0]), np.array([3]), table)
+    assert out.ravel().tolist() == [7, 1, 7, 7, 7]
+
+
+def test_nothing_is_read_or_written_beyond_the_ends() -> None:
+    X, edges, n_pieces = np.zeros((3, 2)), np.arange(3.0), np.array([2, 0])
+    wrong: list[tuple[Any, Any]] = [
+        (np.empty((3, 2), np.float32), np.zeros(2)),
+        (np.empty((2, 1), np.float32), np.zeros(2)),
+        (np.empty((3, 1)), np.zeros(2)),
+        (np.empty((3, 1), np.float32), np.zeros(1)),
+    ]
+    for out, medians in wrong:
+        with pytest.raises(ValueError, match="must"):
+            compiled.write_pieces(X, out, edges, n_pieces, medians)
+    with pytest.raises(ValueError, match="2 features must have as many numbers each"):
+        compiled.write_clipped(X, np.empty((3, 2), np.float32), np.zeros(2), np.zeros(3))
