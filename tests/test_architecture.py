@@ -46,7 +46,7 @@ HOUSES: dict[str, list[set[str]]] = {
     "fastmlp.estimators": [
         {"arguments", "warnings"},
         {"sklearn_bases", "in_batches"},
-        {"mlp"},
+        {"mlp", "with_client"},
         {"ensemble", "search", "net_settings"},
         {"net_estimators"},
         {"__init__"},

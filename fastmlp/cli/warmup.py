@@ -1,5 +1,6 @@
 """Compiling ahead: fill the disk cache with every kernel and every rule."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from fastmlp.backends.cpu.kernels.phases import compile_others
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
+from fastmlp.cluster.clients import client_of
+from fastmlp.cluster.groups import Cluster
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.model import MLP
 from fastmlp.network import resolve
@@ -24,12 +27,15 @@ from fastmlp.training.history import Status
 from fastmlp.validation import scalars
 
 WIDTH = 2
+# That workers may take, some of which may share a core.
+WORKER_SECONDS = 3600.0
 
 
 def warmup(
     dtypes: Sequence[str] = ("float32", "float64"),
     parallel: bool = True,
     report: Callable[[str], Any] | None = None,
+    client: Any = None,
 ) -> float:
     """Compile every kernel and every rule, so that later programs load them from the code cache.
 
@@ -44,17 +50,21 @@ def warmup(
         If True, compile the functions of teams of threads too.
     report : callable, optional
         Called with a line of text before each part, for example `print`.
+    client : distributed.Client or "auto", optional
+        Do it in each worker of a Dask cluster, of which no `report` tells.
 
     Returns
     -------
     float
-        The seconds it took.
+        The seconds it took; those of the slowest worker.
 
     Raises
     ------
     TypeError, ValueError
         If an argument has the wrong type or value, such as a dtype that is neither float32 nor
         float64; nothing has been compiled then.
+    ConnectionError, TimeoutError, RuntimeError
+        If the workers cannot do it; the message says what to do.
     KeyboardInterrupt
         On Ctrl-C; code that has been compiled stays in the cache.
 
@@ -65,6 +75,10 @@ def warmup(
     """
     kinds = _checked(dtypes)
     scalars.boolean("warmup", "parallel", parallel)
+    if client is not None:
+        workers = Cluster(client_of(client, "warmup"), "warmup")
+        its = workers.each(_in_worker, kinds, parallel, seconds=WORKER_SECONDS)
+        return float(max(its.values(), default=0.0))
     say = report or (lambda line: None)
     start = time.perf_counter()
     block_of(shuffle_again, np.int64)
@@ -80,6 +94,11 @@ def warmup(
         say("parallel kernels")
         _compile_for_teams()
     return time.perf_counter() - start
+
+
+async def _in_worker(dtypes: list[str], parallel: bool) -> float:
+    """Compile in a thread of a worker's, which goes on to answer."""
+    return await asyncio.to_thread(warmup, dtypes, parallel)
 
 
 def _checked(dtypes: Sequence[str]) -> list[str]:

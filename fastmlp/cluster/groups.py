@@ -1,16 +1,19 @@
 """Groups of tasks on the workers of a Dask client: what they share is sent once."""
 
-import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from fastmlp import __version__
 from fastmlp._process.warnings import warn
-from fastmlp.cluster import payload, worker
+from fastmlp.cluster import payload, waiting, worker
+from fastmlp.cluster.waiting import BYTES_A_SECOND, Watch
 
 # A group is to take a fifth of a second or more (operations at full speed: 5e10 a second, one core
 # of 2.1 GHz with AVX-512): a task without work takes 2.5 ms.
@@ -39,40 +42,6 @@ class Group(NamedTuple):
     work: Callable[[], Sequence[Any]]
 
 
-def client_of(given: Any, who: str) -> Any:
-    """Return the client that is meant by the argument `client`: itself, or by "auto" the current.
-
-    Raises
-    ------
-    TypeError
-        If it is neither.
-    ImportError
-        If it is "auto", and distributed is not installed.
-    ValueError
-        If it is "auto", and there is no client; or the client is closed, or asynchronous.
-    """
-    if given == "auto":
-        try:
-            from distributed import get_client
-        except ImportError as error:
-            raise ImportError(
-                f"{who}: client=\"auto\" needs distributed: pip install 'fastmlp[dask]'"
-            ) from error
-        try:
-            given = get_client()
-        except ValueError as error:
-            raise ValueError(
-                f'{who}: client="auto" found no client: make one, distributed.Client(address)'
-            ) from error
-    kind = getattr(sys.modules.get("distributed"), "Client", ())
-    if not isinstance(given, kind):
-        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {given!r}')
-    if given.asynchronous or given.status != "running":
-        state = "asynchronous" if given.asynchronous else given.status
-        raise ValueError(f"{who}: client must be a running one that is not asynchronous: {state}")
-    return given
-
-
 def dealt(costs: Sequence[float], n_at_once: int) -> list[list[int]]:
     """Return the numbers of tasks in groups of about the same cost, the costliest first."""
     least = max(LEAST_COST, sum(costs) / (GROUPS_EACH * n_at_once))
@@ -92,7 +61,7 @@ class Cluster:
 
     Parameters
     ----------
-    client : distributed.Client, of `client_of`
+    client : distributed.Client, of `clients.client_of`
     who : the function that errors and warnings name
     timeout : seconds that a group may take, or None
 
@@ -109,8 +78,9 @@ class Cluster:
 
     def __init__(self, client: Any, who: str, timeout: float | None = None) -> None:
         self._client, self._who, self._timeout = client, who, timeout
+        self._watch = Watch(client, who, timeout)
         self.interrupted = False
-        told = client.run(worker.facts)
+        told = self.each(worker.facts)
         if not told:
             raise RuntimeError(
                 f"{who}: the client has no workers; client.wait_for_workers(1) waits for the first"
@@ -122,7 +92,7 @@ class Cluster:
                 f"{__version__}: install the same"
             )
         self._warn_of_others([worker.facts(), *told.values()])
-        n_threads = client.nthreads()
+        n_threads = self._asked(client.nthreads, "the scheduler has not answered")
         self.n_at_once = max(1, sum(n_threads.values()))
         at_once = Counter[str]()
         for address, its in told.items():
@@ -132,6 +102,28 @@ class Cluster:
             its[worker.HOST]: max(1, its[worker.THREADS] // at_once[its[worker.HOST]])
             for its in told.values()
         }
+
+    def _asked(self, call: Callable[[], Any], told: str, seconds: float | None = None) -> Any:
+        return self._watch.within(seconds or waiting.ANSWER_SECONDS, call, told)
+
+    def each(
+        self, function: Callable[..., Any], *words: Any, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Return what a function returns on each worker, but on those that die meanwhile.
+
+        Raises
+        ------
+        TimeoutError
+            If it takes longer than so many seconds; None: than `waiting.ANSWER_SECONDS`.
+        Exception
+            What the function raises.
+        """
+        ask = partial(self._client.run, function, *words, on_error="return")
+        told = self._asked(ask, "the workers have not all answered", seconds)
+        for its in told.values():
+            if isinstance(its, Exception) and not isinstance(its, OSError):
+                raise its
+        return {name: its for name, its in told.items() if not isinstance(its, Exception)}
 
     def _warn_of_others(self, told: Sequence[dict[str, Any]]) -> None:
         """Warn if processors or versions differ, here or among the workers."""
@@ -163,18 +155,34 @@ class Cluster:
         ----------
         arrays : what groups hold of the same objects; what only one holds goes with it
         name : of a task, in notes
+
+        Raises
+        ------
+        ConnectionError
+            If the scheduler goes away, or the client is closed.
+        TimeoutError
+            If a group takes longer than it may, or a worker or the scheduler does not answer.
+        RuntimeError
+            If workers are lost again and again, or there are none any more.
+        Exception
+            What a group raises.
         """
-        waiting = list(range(len(groups)))
+        left, shared = list(range(len(groups))), list(arrays)
         try:
             for _ in range(ROUNDS):
-                waiting = self._round(groups, waiting, list(arrays), done, name)
-                if not waiting:
+                left = self._round(groups, left, shared, done, name)
+                if not left:
                     return
                 _sent.pop(self._client, None)
         except KeyboardInterrupt:
             self.interrupted = True
             return
-        numbers = [number for i in waiting for number in groups[i].numbers]
+        except ConnectionError:
+            raise
+        except Exception:
+            self._watch.check()
+            raise
+        numbers = [number for i in left for number in groups[i].numbers]
         raise RuntimeError(
             f"{self._who}: the workers of {name} {_told(numbers)} were lost {ROUNDS} times"
         )
@@ -182,24 +190,28 @@ class Cluster:
     def _round(
         self,
         groups: Sequence[Group],
-        waiting: Sequence[int],
+        left: Sequence[int],
         arrays: list[Any],
         done: Callable[[int, Any], Any],
         name: str,
     ) -> list[int]:
-        """Run the groups that wait; return those that were lost with all that they need."""
-        from distributed import as_completed
-
+        """Run the groups that are left; return those that were lost with all that they need."""
         lost: list[int] = []
-        submitted = self._submitted(groups, waiting, arrays)
+        arriving: SimpleQueue[Any] = SimpleQueue()
+        submitted = self._submitted(groups, left, arrays)
+        self._watch.begin()
         try:
-            for future in as_completed(list(submitted)):
+            for future in submitted:
+                future.add_done_callback(arriving.put)
+            for _ in range(len(submitted)):
+                future = self._watch.next(arriving)
                 i = submitted[future]
                 if future.status in LOST:
+                    self._watch.check()
                     lost.append(i)
                     continue
                 try:
-                    results = future.result()
+                    results = self._result(future)
                 except CancelledError:
                     lost.append(i)
                     continue
@@ -210,16 +222,32 @@ class Cluster:
                 for number, result in zip(groups[i].numbers, results, strict=True):
                     done(number, result)
         finally:
-            self._client.cancel(list(submitted), force=True)
+            if self._client.status == "running":
+                # It must not hide another error; the client may be closed just now.
+                with suppress(Exception):
+                    self._client.cancel(list(submitted), force=True)
         return lost
 
+    def _result(self, future: Any) -> Any:
+        """Return the results of a group that has ended."""
+        from distributed import KilledWorker
+
+        limit = self._watch.limit
+        try:
+            return self._asked(future.result, "a worker has not sent its results", limit)
+        except KilledWorker as error:
+            raise RuntimeError(
+                f"{self._who}: the workers that ran this group died one after the other, such as "
+                "for want of memory: give them more of it, or each fewer threads of Dask's"
+            ) from error
+
     def _submitted(
-        self, groups: Sequence[Group], waiting: Sequence[int], arrays: list[Any]
+        self, groups: Sequence[Group], left: Sequence[int], arrays: list[Any]
     ) -> dict[Any, int]:
         """Submit the groups, the first ones first; return their places by their futures."""
         import dask
 
-        packed = {i: payload.pack(groups[i].work, arrays) for i in waiting}
+        packed = {i: payload.pack(groups[i].work, arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
         given = dict(enumerate(arrays))
@@ -227,7 +255,7 @@ class Cluster:
         submitted: dict[Any, int] = {}
         # Groups of large nets are large, and a warning of Dask's would be about its own arguments.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
-            for rank, i in enumerate(waiting):
+            for rank, i in enumerate(left):
                 content, places = packed[i]
                 how = (content, places, self._shares, self._timeout)
                 future = self._client.submit(
@@ -254,10 +282,23 @@ class Cluster:
         }
         new = {token: each for token, each in zip(tokens, arrays, strict=True) if token not in now}
         if new:
-            scattered = self._client.scatter(list(new.values()), broadcast=True, hash=False)
-            now |= zip(new, scattered, strict=True)
+            now |= zip(new, self._scatter(list(new.values())), strict=True)
         _sent[self._client] = now
         return [now[token] for token in tokens]
+
+    def _scatter(self, arrays: list[Any]) -> list[Any]:
+        """Send arrays to all workers; again if one dies meanwhile."""
+        send = partial(self._client.scatter, arrays, broadcast=True, hash=False)
+        n_bytes = sum(getattr(each, "nbytes", 0) for each in arrays)
+        seconds = waiting.ANSWER_SECONDS + n_bytes / BYTES_A_SECOND
+        for _ in range(ROUNDS - 1):
+            try:
+                return list(self._asked(send, "a worker has not taken the rows", seconds))
+            except (ConnectionError, TimeoutError):
+                raise
+            except OSError:
+                continue
+        return list(self._asked(send, "a worker has not taken the rows", seconds))
 
 
 def _told(numbers: Sequence[int]) -> str:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import ArrayLike
 
-from fastmlp._process.task_pool import Outcome
-from fastmlp._process.warnings import warn
-from fastmlp.cluster.groups import Cluster, client_of
+from fastmlp.cluster.clients import client_of
+from fastmlp.cluster.groups import Cluster
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
+from fastmlp.many.endings import concluded, interrupted
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on
 from fastmlp.many.sources import is_over_source, jobs_over
 from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
-from fastmlp.many.training import Ended, How, locked, trained
+from fastmlp.many.training import How, locked, trained
 from fastmlp.model import MLP
 from fastmlp.training.bar import bar_over
-from fastmlp.training.history import History, Status
+from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.monitors import Listener, monitors_of
 from fastmlp.training.stopping import EarlyStopping
@@ -134,9 +134,14 @@ def fit_many(
         unchanged then, and nothing has been compiled. The message names the net.
     RuntimeError
         If a net is being fitted already, or the workers have another version of fastmlp or are
-        none; all nets are unchanged then.
+        none; all nets are unchanged then. If workers are lost again and again; nets that are done
+        keep what they learnt.
     TimeoutError
-        If a group takes longer than `group_timeout`; nets that are done keep what they learnt.
+        If a group takes longer than `group_timeout`, or a worker does not answer; nets that are
+        done keep what they learnt.
+    ConnectionError
+        If the scheduler goes away, or the client is closed; nets that are done keep what they
+        learnt.
     MemoryError
         If a net, or the rows, do not fit into memory. The fits that run then end, as with
         Ctrl-C, before it is raised.
@@ -190,7 +195,7 @@ def fit_many(
             jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
         # The first call of a process imports Numba there: 0.3 s.
-        return _interrupted([None] * len(each))
+        return interrupted([None] * len(each))
     if not jobs:
         return []
     if shuffle:
@@ -200,41 +205,14 @@ def fit_many(
     how = How(shuffle, listeners, monitors)
     if on is None:
         with locked(jobs), _bar(jobs, progress) as bar:
-            return _concluded(trained(jobs, how, bar, n_threads, feed))
+            return concluded(trained(jobs, how, bar, n_threads, feed))
     check_devices(jobs)
     if feed is not None:
         feed.close()
     cluster = Cluster(on, WHO, timeout)
     with locked(jobs), _bar(jobs, progress) as bar:
-        return _concluded(trained_on(cluster, jobs, how, bar, files))
+        return concluded(trained_on(cluster, jobs, how, bar, files))
 
 
 def _bar(jobs: Sequence[Job], progress: bool) -> AbstractContextManager[Any]:
     return bar_over(sum(job.epochs for job in jobs), len(jobs), WHO, shown=progress)
-
-
-def _concluded(ended: Ended) -> list[History]:
-    """Return the histories, and warn of what the fits have warned of."""
-    for i, outcome in enumerate(ended.outcomes):
-        for message, category in outcome.warnings if outcome else ():
-            warn(f"{who(i)}: {message}", category)
-    if ended.interrupted:
-        return _interrupted(ended.outcomes)
-    return _histories(ended.outcomes)
-
-
-def _histories(outcomes: Sequence[Outcome | None]) -> list[History]:
-    return [out.result if out else History(status=Status.INTERRUPTED) for out in outcomes]
-
-
-def _interrupted(outcomes: Sequence[Outcome | None]) -> list[History]:
-    """Return the histories of a call that Ctrl-C has ended, and warn."""
-    histories = _histories(outcomes)
-    done = sum(history.status is not Status.INTERRUPTED for history in histories)
-    begun = sum(outcome is not None for outcome in outcomes)
-    warn(
-        f"{WHO} interrupted: {done} of {len(histories)} nets are done, {begun - done} keep what "
-        "they have learnt so far, and the others are as they were",
-        UserWarning,
-    )
-    return histories

@@ -17,6 +17,7 @@ from fastmlp.many.training import Ended, How, locked, trained
 from fastmlp.model import MLP, core_of
 from fastmlp.training.bar import Bar
 from fastmlp.validation import Names
+from fastmlp.validation.expanded import Expanded
 
 # What training does not change, or changes nowhere but here.
 STAYS = ("layout", "optimizer")
@@ -127,7 +128,11 @@ def trained_on(
         for job in jobs:
             # No fit changes them here: their pickles have the state of the optimizers.
             stack.enter_context(job.core.state.lock.calling_back())
-        cluster.run(groups, _arrays(jobs), done, "nets")
+        try:
+            cluster.run(groups, _arrays(jobs), done, "nets")
+        except Exception as error:
+            error.add_note(f"{len(found)} of {len(jobs)} nets were done")
+            raise
     return Ended([found.get(i) for i in range(len(jobs))], cluster.interrupted)
 
 
@@ -143,6 +148,7 @@ def _arrays(jobs: Sequence[Job]) -> list[Any]:
     for job in jobs:
         for data in (job.data, job.held_out):
             for each in (data.x, data.y, data.weight, data.rows) if data is not None else ():
-                if getattr(each, "size", each is not None):
-                    found[id(each)] = each
+                array = each.values if isinstance(each, Expanded) else each
+                if getattr(array, "size", array is not None):
+                    found[id(array)] = array
     return list(found.values())

@@ -1,5 +1,6 @@
 """fit_many on the workers of a cluster: the bits of the same call here, whatever happens there."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from fastmlp import MLP, SGD, EarlyStopping, Report, Status, fit_many
+from fastmlp.cli import warmup as warming
 from fastmlp.cluster import groups, payload, worker
 from fastmlp.cluster.groups import dealt
 from fastmlp.network.state import NetState
@@ -132,7 +134,7 @@ def test_an_error_is_raised_with_its_net_and_ends_the_call(client: Any) -> None:
     nets = mixed()
     with pytest.raises(ArithmeticError, match="poison") as caught:
         fit_many(nets, X, Y, epochs=2, callbacks=poison, client=client)
-    assert caught.value.__notes__ == ["in nets 3"]
+    assert caught.value.__notes__[0] == "in nets 3"
     assert nets[3].n_steps == 0
     # The locks are open.
     assert fit_many(nets, X, Y, epochs=1)[3].status is Status.COMPLETED
@@ -145,7 +147,7 @@ def test_a_group_that_hangs_is_given_up(client: Any) -> None:
     begin = time.monotonic()
     with pytest.raises(TimeoutError, match=r"took more than 0\.5 s") as caught:
         fit_many(mixed(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=0.5)
-    assert caught.value.__notes__ == ["in nets 0, 1, 2, 3"]
+    assert caught.value.__notes__[0] == "in nets 0, 1, 2, 3"
     assert time.monotonic() - begin < 25
 
 
@@ -234,12 +236,29 @@ def test_other_versions_and_processors_are_told(
 ) -> None:
     here = worker.facts()
     monkeypatch.setattr(worker, "facts", lambda: here | {"processor": "abacus", "numba": "0.1"})
-    monkeypatch.setattr(client, "run", lambda function: {"a": here})
+    monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here})
     with pytest.warns(UserWarning, match=r"last bits.*numba .* and .*, processor .*abacus"):
         groups.Cluster(client, "fit_many")
-    monkeypatch.setattr(client, "run", lambda function: {"a": here | {"fastmlp": "0.0.1"}})
+    monkeypatch.setattr(client, "run", lambda *_, **__: {"a": here | {"fastmlp": "0.0.1"}})
     with pytest.raises(RuntimeError, match=r"the workers have fastmlp 0\.0\.1, and here"):
         groups.Cluster(client, "fit_many")
-    monkeypatch.setattr(client, "run", lambda function: {})
+    monkeypatch.setattr(client, "run", lambda *_, **__: {})
     with pytest.raises(RuntimeError, match="the client has no workers"):
         groups.Cluster(client, "fit_many")
+
+
+def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def told(dtypes: list[str], parallel: bool) -> float:
+        assert os.getpid() != me
+        return 3.0 + (dtypes == ["float32"] and not parallel)
+
+    me = os.getpid()
+    calls: list[Any] = []
+    monkeypatch.setattr(warming, "warmup", lambda *words: calls.append(words))
+    asyncio.run(warming._in_worker(["float64"], True))
+    assert calls == [(["float64"], True)]
+    monkeypatch.undo()
+    monkeypatch.setattr(warming, "_in_worker", told)
+    assert warming.warmup(["float32"], parallel=False, client=client) == 4.0
+    with pytest.raises(TypeError, match="warmup: client must be"):
+        warming.warmup(client=3)

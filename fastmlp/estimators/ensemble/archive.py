@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.estimators.ensemble.classifier import MLPEnsembleClassifier
 from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
 from fastmlp.estimators.mlp import archive, label_codec
+from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 KINDS: dict[str, type[Any]] = {
@@ -29,7 +30,7 @@ def pack(ensemble: Any, *, training: bool) -> Content:
     """
     check_is_fitted(ensemble)
     header = {
-        "parameters": archive.parameters_of(ensemble),
+        "parameters": archive.parameters_of(ensemble, but=PARAMETERS),
         "n_features": int(ensemble.n_features_in_),
         **archive.feature_names_of(ensemble),
     }

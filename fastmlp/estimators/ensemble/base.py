@@ -1,8 +1,9 @@
 """The base of both ensembles: members with different seeds, fitted in one call."""
 
+from collections.abc import Sequence
 from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastmlp._process.task_pool import Task, check
+from fastmlp._process.task_pool import Outcome, Task, check
+from fastmlp.cluster.groups import Cluster
+from fastmlp.cluster.tasks import run_tasks
 from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp import advice
 from fastmlp.estimators.mlp.reports import reports_of
@@ -19,16 +22,17 @@ from fastmlp.estimators.mlp.row_subset import derive_form
 from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings
 from fastmlp.estimators.warnings import warn
+from fastmlp.estimators.with_client import PARAMETERS, WithClient
 from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.pool import pool_of
 from fastmlp.validation import scalars
 
 Array = NDArray[Any]
 # Parameters that are not passed on to members: their number, and each member's own.
-OWN = ("n_members", "bootstrap", "random_state")
+OWN = ("n_members", "bootstrap", "random_state", *PARAMETERS)
 
 
-class Ensemble(InBatches, Settings):
+class Ensemble(InBatches, WithClient, Settings):
     """Members of one class, with seeds of their own, whose predictions are averaged."""
 
     member: ClassVar[Any]
@@ -40,6 +44,7 @@ class Ensemble(InBatches, Settings):
     more_constraints: ClassVar[dict[str, Any]] = {
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "bootstrap": ["boolean"],
+        **WithClient.client_constraints,
     }
 
     def __sklearn_tags__(self) -> Any:
@@ -65,23 +70,28 @@ class Ensemble(InBatches, Settings):
     def _fit_each(self, X: Any, y: Array, sample_weight: Any, bar: Bar | None) -> None:
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         random = check_random_state(self.random_state)
-        members, tasks = [], []
+        fits = []
         for _ in range(self.n_members):
             seed = int(random.randint(np.iinfo(np.int32).max))
             # A bootstrap sample: n rows drawn with replacement.
             rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
-            members.append(self._member(seed))
-            cost = fit_cost(members[-1], *X.shape)
-            tasks.append(Task(cost, partial(_fit, members[-1], X, y, weight, rows, bar)))
-        pool = pool_of(n_threads_of(self.n_jobs))
-        outcomes = pool.run(tasks, "member")
-        if pool.interrupted:
-            raise KeyboardInterrupt
-        for outcome in outcomes:
+            fits.append(Fit(self._member(seed), X, y, weight, rows))
+        for outcome in self._outcomes(fits, bar):
             for message, category in outcome.warnings if outcome else ():
                 warn(message, category)
-        self.estimators_ = members
-        self.n_iter_ = np.array([member.n_iter_ for member in members])
+        self.estimators_ = [fit.member for fit in fits]
+        self.n_iter_ = np.array([fit.member.n_iter_ for fit in fits])
+
+    def _outcomes(self, fits: Sequence["Fit"], bar: Bar | None) -> Sequence[Outcome | None]:
+        """Fit the members, here or on a cluster."""
+        cluster = self._cluster(f"{type(self).__name__}.fit")
+        if cluster is not None:
+            return _on_cluster(cluster, fits, bar)
+        pool = pool_of(n_threads_of(self.n_jobs))
+        outcomes = pool.run([Task(fit.cost, partial(fit.run, bar)) for fit in fits], "member")
+        if pool.interrupted:
+            raise KeyboardInterrupt
+        return outcomes
 
     def _member(self, seed: int) -> Any:
         told = self.get_params(deep=False).items()
@@ -109,14 +119,52 @@ class Ensemble(InBatches, Settings):
         return (X.tocsr() if issparse(X) else X), y
 
 
-def _fit(member: Any, X: Any, y: Array, weight: Any, rows: Array | None, bar: Bar | None) -> None:
-    check()
-    progress: Any = False if bar is None else bar
-    if rows is None:
-        member.fit(X, y, sample_weight=weight, progress=progress)
-    else:
-        _, targets = derive_form(member, X, y, rows)
-        reports = reports_of(member, (), progress)
-        member._fit_part(X, targets, rows, {}, weight, reports)
-    if bar is not None:
-        bar.net_ends(member.max_iter - member.n_iter_)
+class Fit(NamedTuple):
+    """What to do with a member: its fit to rows that all members share; None: to all of them."""
+
+    member: Any
+    X: Any
+    y: Array
+    weight: Any
+    rows: Array | None
+
+    @property
+    def cost(self) -> float:
+        """The estimated operations."""
+        return fit_cost(self.member, *self.X.shape)
+
+    def run(self, bar: Bar | None = None) -> None:
+        """Fit the member."""
+        check()
+        member, X, y, weight, rows = self
+        progress: Any = False if bar is None else bar
+        if rows is None:
+            member.fit(X, y, sample_weight=weight, progress=progress)
+        else:
+            _, targets = derive_form(member, X, y, rows)
+            reports = reports_of(member, (), progress)
+            member._fit_part(X, targets, rows, {}, weight, reports)
+        if bar is not None:
+            bar.net_ends(member.max_iter - member.n_iter_)
+
+    def there(self) -> dict[str, Any]:
+        """Fit the member on a worker; return what it has learnt, and how it got there."""
+        self.run()
+        state: dict[str, Any] = self.member.whole_state()
+        return state
+
+
+def _on_cluster(cluster: Cluster, fits: Sequence[Fit], bar: Bar | None) -> list[Outcome]:
+    """Fit the members on the workers of a cluster."""
+    found: dict[int, Outcome] = {}
+
+    def done(number: int, outcome: Outcome) -> None:
+        found[number], member = outcome, fits[number].member
+        member.__setstate__(outcome.result)
+        if bar is not None:
+            bar.update(member.n_iter_)
+            bar.net_ends(member.max_iter - member.n_iter_)
+
+    arrays = [each for each in fits[0][1:4] if each is not None]
+    run_tasks(cluster, [Task(fit.cost, fit.there) for fit in fits], arrays, done, "member")
+    return [found[i] for i in range(len(fits))]

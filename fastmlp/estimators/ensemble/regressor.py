@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,11 @@ from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
 from fastmlp.validation.calls import explained
+
+if TYPE_CHECKING:
+    from distributed import Client
+else:
+    Client = Any  # So that type hints can be read without it.
 
 Array = NDArray[Any]
 CONSTRAINTS = dict(MLPRegressor._parameter_constraints)
@@ -54,6 +59,12 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         Seeds the members' seeds and their bootstrap samples.
     n_jobs : int, optional
         The most threads that train and predict; results do not depend on it.
+    client : distributed.Client or "auto", optional
+        Train the members in groups on the workers of a Dask cluster, on all of their threads;
+        "auto": of the current client. Members end as without. Needs the extra `dask`. Clones and
+        copies have the same client, pickles and files none.
+    group_timeout : float, optional
+        With `client`, the most seconds that a group of members may take on a worker.
 
     Attributes
     ----------
@@ -130,6 +141,8 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
         average: Average | None = None,
+        client: Client | Literal["auto"] | None = None,
+        group_timeout: float | None = None,
     ) -> None:
         self._keep(locals())
 
@@ -162,6 +175,8 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         ------
         TypeError, ValueError
             If data or settings are invalid, or a member's parameters did not stay finite.
+        ConnectionError, TimeoutError, RuntimeError
+            If a cluster cannot finish; the message says what to do.
         KeyboardInterrupt
             On Ctrl-C; the members of an earlier fit are kept.
         """

@@ -73,6 +73,10 @@ class Copies:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return a copy with the state of training, which a pickle may leave out."""
         memo[id(self)] = other = type(self).__new__(type(self))
-        state = {name: value for name, value in vars(self).items() if name not in OWN}
-        other.__setstate__(deepcopy(state, memo) | self._slots())
+        other.__setstate__(deepcopy(self.whole_state(), memo))
         return other
+
+    def whole_state(self) -> dict[str, Any]:
+        """Return what `__setstate__` takes, with the state of training, for a copy elsewhere."""
+        state = {name: value for name, value in vars(self).items() if name not in OWN}
+        return state | self._slots()

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.estimators.mlp import archive, param_codec
 from fastmlp.estimators.mlp.archive import KINDS
 from fastmlp.estimators.search.search_cv import MLPSearchCV
+from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
 
 Own = Mapping[str, Any]
@@ -47,7 +48,7 @@ def pack(search: Any, *, training: bool) -> Content:
             "kind": type(estimator).__name__,
             "parameters": archive.parameters_of(estimator),
         },
-        "parameters": archive.parameters_of(search, but=("estimator",)),
+        "parameters": archive.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
         "attributes": {name: param_codec.of(there[name]) for name in ATTRIBUTES if name in there},
         **archive.feature_names_of(search),

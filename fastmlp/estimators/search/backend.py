@@ -36,6 +36,9 @@ class SubmittedCall:
                 self._result = self._call()
         except BaseException as error:
             self._error = error
+        self._notify()
+
+    def _notify(self) -> None:
         self._bar.update()
         self._callback(self)
 

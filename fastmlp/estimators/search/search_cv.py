@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import joblib
 import numpy as np
@@ -23,16 +23,23 @@ from fastmlp.backends.protocol import thread_limit
 from fastmlp.estimators.arguments import Configurable, Folds, Grid, Metrics, RandomState, Table
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.search.backend import PoolBackend
+from fastmlp.estimators.search.on_cluster import ClusterBackend
 from fastmlp.estimators.search.progress import FitBar
 from fastmlp.estimators.sklearn_bases import BaseSearchCV, _fit_context
+from fastmlp.estimators.with_client import WithClient
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
+
+if TYPE_CHECKING:
+    from distributed import Client
+else:
+    Client = Any  # So that type hints can be read without it.
 
 SHARED = ("scoring", "refit", "cv", "verbose", "error_score", "return_train_score")
 HALVING = ("factor", "resource", "max_resources", "min_resources", "aggressive_elimination")
 
 
-class MLPSearchCV(BaseSearchCV):
+class MLPSearchCV(WithClient, BaseSearchCV):
     """scikit-learn's grid, randomized and halving searches, one fit on each core.
 
     Candidates, folds, scores and `cv_results_` are equal to those of scikit-learn's own searches
@@ -65,6 +72,14 @@ class MLPSearchCV(BaseSearchCV):
     n_jobs : int, optional
         The number of fits at once. None: the number of threads that the process may use, or one in
         a joblib worker. Results do not depend on it.
+    client : distributed.Client or "auto", optional
+        Send the fits in groups to the workers of a Dask cluster, on all of their threads; "auto":
+        of the current client. `cv_results_` are those of a search without it but for the times,
+        and the best candidate is fitted to all rows here. What `verbose` prints is in the logs of
+        the workers. Needs the extra `dask`. Clones and copies have the same client, pickles and
+        files none.
+    group_timeout : float, optional
+        With `client`, the most seconds that a group of fits may take on a worker.
 
     Attributes
     ----------
@@ -79,6 +94,8 @@ class MLPSearchCV(BaseSearchCV):
     ------
     TypeError, ValueError
         By `fit`, if a parameter is invalid.
+    ConnectionError, TimeoutError, RuntimeError
+        By `fit`, if a cluster cannot finish; the message says what to do.
     KeyboardInterrupt
         By `fit`, on Ctrl-C.
 
@@ -115,6 +132,7 @@ class MLPSearchCV(BaseSearchCV):
         ],
         "aggressive_elimination": ["boolean"],
         "random_state": ["random_state"],
+        **WithClient.client_constraints,
     }
     _parameter_constraints.pop("pre_dispatch")
 
@@ -140,6 +158,8 @@ class MLPSearchCV(BaseSearchCV):
         random_state: RandomState | None = None,
         error_score: float | Literal["raise"] = np.nan,
         return_train_score: bool = False,
+        client: Client | Literal["auto"] | None = None,
+        group_timeout: float | None = None,
     ) -> None:
         super().__init__(
             estimator=estimator,
@@ -161,6 +181,8 @@ class MLPSearchCV(BaseSearchCV):
         self.min_resources = min_resources
         self.aggressive_elimination = aggressive_elimination
         self.random_state = random_state
+        self.client = client
+        self.group_timeout = group_timeout
 
     @_fit_context(prefer_skip_nested_validation=False)
     @explained
@@ -189,17 +211,23 @@ class MLPSearchCV(BaseSearchCV):
         search = self._search()
         # To order calls by cost all must be known; halving searches would set it to 2 n_jobs.
         search.pre_dispatch = "all"
-        n_threads = n_threads_of(self.n_jobs) or share() or thread_limit()
         # scikit-learn sets the warning filters in each thread; threads restore them in any order.
         with (
             FitBar("MLPSearchCV.fit", shown=progress) as bar,
             warnings.catch_warnings(),
-            joblib.parallel_config(backend=PoolBackend(n_threads, bar)),
+            joblib.parallel_config(backend=self._backend(bar)),
         ):
             search.fit(X, y, **params)
         own = self.get_params(deep=False)
         self.__dict__.update({k: v for k, v in vars(search).items() if k not in own})
         return self
+
+    def _backend(self, bar: FitBar) -> PoolBackend:
+        """Return what runs the fits: a pool of threads, or a cluster."""
+        cluster = self._cluster("MLPSearchCV.fit")
+        if cluster is not None:
+            return ClusterBackend(cluster, bar)
+        return PoolBackend(n_threads_of(self.n_jobs) or share() or thread_limit(), bar)
 
     def _search(self) -> Any:
         """Return the equivalent search of scikit-learn."""

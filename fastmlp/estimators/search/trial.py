@@ -6,7 +6,7 @@ the 21 ms of a fit of 64-64-10 on digits, all of it under the GIL.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Number
 from traceback import format_exc
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from fastmlp.estimators.mlp.row_subset import derive_form
 
 Array = NDArray[Any]
 Key = tuple[Any, ...]
+# Calls: functions, their arguments, and those that have names.
+Items = Sequence[tuple[Any, Any, dict[str, Any]]]
 PLAIN = (MLPClassifier, MLPRegressor)
 # The most rows that are copied at a time for scoring.
 AT_ONCE = 4096
@@ -71,6 +73,10 @@ class Trials:
         items = getattr(calls, "items", ())
         if not items or any(getattr(it[0], "function", 0) is not _fit_and_score for it in items):
             return calls
+        return self.task(items)
+
+    def task(self, items: Items) -> Callable[[], list[Any]]:
+        """Return a function that runs calls of `_fit_and_score`, as trials where possible."""
         return lambda: [self._do(*item) for item in items]
 
     def _do(self, call: Any, arguments: Any, named: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.mlp import label_codec
 from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
+from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
@@ -20,8 +21,8 @@ KINDS: dict[str, type[Any]] = {
     "TabularMLPClassifier": TabularMLPClassifier,
     "TabularMLPRegressor": TabularMLPRegressor,
 }
-# A parameter of estimators, which a file cannot hold.
-LEFT_OUT = ("extra_members",)
+# Parameters that a file cannot hold: estimators, and a client.
+LEFT_OUT = ("extra_members", *PARAMETERS)
 
 
 def pack(model: Any, *, training: bool) -> Content:

@@ -15,6 +15,7 @@ from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.estimators.with_client import WithClient
 from fastmlp.tabular.estimators import extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
@@ -40,7 +41,7 @@ class Given(NamedTuple):
     sample_weight_val: Any
 
 
-class TabularMLP(InBatches, BaseEstimator):
+class TabularMLP(InBatches, WithClient, BaseEstimator):
     """A pack of small nets on the columns of a table."""
 
     n_members: int | None
@@ -80,6 +81,7 @@ class TabularMLP(InBatches, BaseEstimator):
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
+        **WithClient.client_constraints,
     }
 
     def _keep(self, arguments: dict[str, Any]) -> None:
@@ -172,6 +174,7 @@ class TabularMLP(InBatches, BaseEstimator):
         start: float,
     ) -> tuple[Pack, list[tuple[str, Any]], Any]:
         """Return the pack, the estimators beside it, and how each did."""
+        cluster = self._cluster(f"{type(self).__name__}.fit")
         task: Task = "regression"
         if classes is not None:
             task = "binary" if len(classes) == 2 else "multiclass"
@@ -192,6 +195,7 @@ class TabularMLP(InBatches, BaseEstimator):
             seed=seed,
             n_threads=n_threads_of(self.n_jobs),
             extra=[one.predictions for one in beside],
+            cluster=cluster,
         )
         held_out = training if validation is None else validation
         scorer = Scorer(task, held_out.y, held_out.weight, score)

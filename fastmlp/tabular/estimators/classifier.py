@@ -1,7 +1,7 @@
 """TabularMLPClassifier: classes of the rows of a table."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,11 @@ from fastmlp.tabular.pack import Pack, Preset
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation.calls import explained
+
+if TYPE_CHECKING:
+    from distributed import Client
+else:
+    Client = Any  # So that type hints can be read without it.
 
 Array = NDArray[Any]
 
@@ -61,6 +66,13 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         The most threads that train; results do not depend on it.
     verbose : bool or int, default False
         Print what is done.
+    client : distributed.Client or "auto", optional
+        Train the nets, of all folds at once, in groups on the workers of a Dask cluster, on all of
+        their threads; "auto": of the current client. The model is that of a fit without it;
+        `extra_members` are fitted here. Needs the extra `dask`. Clones and copies have the same
+        client, pickles and files none.
+    group_timeout : float, optional
+        With `client`, the most seconds that a group of nets may take on a worker.
 
     Attributes
     ----------
@@ -124,6 +136,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         random_state: RandomState | None = None,
         n_jobs: int | None = None,
         verbose: bool | int = False,
+        client: Client | Literal["auto"] | None = None,
+        group_timeout: float | None = None,
     ) -> None:
         self._keep(locals())
 
@@ -160,6 +174,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         ------
         TypeError, ValueError
             If data or settings are invalid.
+        ConnectionError, TimeoutError, RuntimeError
+            If a cluster cannot finish; the message says what to do.
         KeyboardInterrupt
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,11 @@ from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
+if TYPE_CHECKING:
+    from distributed import Client
+else:
+    Client = Any  # So that type hints can be read without it.
+
 Array = NDArray[Any]
 
 
@@ -28,7 +33,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     Parameters
     ----------
     preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
-    validation_fraction, cv, extra_members, random_state, n_jobs, verbose
+    validation_fraction, cv, extra_members, random_state, n_jobs, verbose, client, group_timeout
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the root mean squared error.
@@ -73,6 +78,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         random_state: RandomState | None = None,
         n_jobs: int | None = None,
         verbose: bool | int = False,
+        client: Client | Literal["auto"] | None = None,
+        group_timeout: float | None = None,
     ) -> None:
         self._keep(locals())
 
@@ -109,6 +116,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         ------
         TypeError, ValueError
             If data or settings are invalid.
+        ConnectionError, TimeoutError, RuntimeError
+            If a cluster cannot finish; the message says what to do.
         KeyboardInterrupt
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.

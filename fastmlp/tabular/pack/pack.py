@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.cluster.groups import Cluster
 from fastmlp.model import MLP
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import conformal
 from fastmlp.tabular.pack.folds import folds_of
 from fastmlp.tabular.pack.inputs import inputs_of
 from fastmlp.tabular.pack.outputs import Outputs, outputs_of
-from fastmlp.tabular.pack.pool import Limits, Part, Trained, train
+from fastmlp.tabular.pack.pool import Limits, Part, Split, Trained, train, train_together
 from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.selection import Selection, bagged, equal
@@ -146,6 +147,7 @@ def train_pack(
     encodings: Mapping[str, Encoding] | None = None,
     n_threads: int | None = None,
     extra: Sequence[Array] = (),
+    cluster: Cluster | None = None,
 ) -> Pack:
     """Train nets, and return the ensemble of those that do best together on validation rows.
 
@@ -164,6 +166,8 @@ def train_pack(
         As of `fit_many`.
     extra : sequence of arrays
         Predictions of further models for the validation rows: candidates as the nets are.
+    cluster : Cluster, optional
+        Its workers train the nets.
     """
     start, limit = time.perf_counter(), settings.time_limit
     deadline = None if limit is None else start + limit
@@ -172,20 +176,28 @@ def train_pack(
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
     recipes = draw(settings.n_members, seed, tuple(encodings))
-    splits, of_rows = _splits(training, validation, settings.cv, seed)
-    fits, pools = [], []
-    for k, (first, second) in enumerate(splits):
+    parts, of_rows = _splits(training, validation, settings.cv, seed)
+    splits = []
+    for k, (first, second) in enumerate(parts):
         its = {name: replace(one) for name, one in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
-        share = limits.shared(len(splits) - k)._replace(alone=len(splits) == 1)
         generator = np.random.default_rng([seed, k])
-        pools.append(train(own, its, first, second, outputs, share, generator))
-        fits.append(its)
+        splits.append(Split(own, its, first, second, outputs, generator))
+    pools = _pools(splits, limits._replace(alone=len(splits) == 1), cluster)
+    fits = [split.encodings for split in splits]
     held_out = training if validation is None else validation
     candidates = _candidates(pools, of_rows, len(held_out.y))
     scorer = Scorer(task, held_out.y, held_out.weight, settings.score)
     generator = np.random.default_rng([seed, len(splits), 1])
     return _pack(outputs, fits, candidates, extra, scorer, held_out.y, settings, generator)
+
+
+def _pools(splits: Sequence[Split], limits: Limits, cluster: Cluster | None) -> list[list[Trained]]:
+    """Return the nets of each split, which share the time that there is."""
+    if cluster is not None and limits.deadline is None:
+        return train_together(splits, limits, cluster)
+    n = len(splits)
+    return [train(split, limits.shared(n - k), cluster) for k, split in enumerate(splits)]
 
 
 class Candidate(NamedTuple):

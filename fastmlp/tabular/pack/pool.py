@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import fit_many
+from fastmlp.many.together import Call, fit_together
 from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
@@ -18,7 +20,7 @@ from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
 from fastmlp.tabular.schema import Values
-from fastmlp.training.history import Report, Status
+from fastmlp.training.history import History, Report, Status
 
 Array = NDArray[Any]
 # Batches: a part of the rows, to the nearest power of two between these.
@@ -100,15 +102,21 @@ class Trained(NamedTuple):
     n_epochs: int
 
 
-def train(
-    recipes: Sequence[Recipe],
-    encodings: Mapping[str, Encoding],
-    training: Part,
-    validation: Part,
-    outputs: Outputs,
-    limits: Limits,
-    generator: np.random.Generator,
-) -> list[Trained]:
+class Split(NamedTuple):
+    """What a pool of nets is trained from: recipes, and rows to train and to validate on.
+
+    The encodings learn from the rows to train on; `generator` draws what is drawn there.
+    """
+
+    recipes: Sequence[Recipe]
+    encodings: Mapping[str, Encoding]
+    training: Part
+    validation: Part
+    outputs: Outputs
+    generator: np.random.Generator
+
+
+def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[Trained]:
     """Fit encodings to the rows of training, and train a net by each recipe.
 
     Without a deadline all nets are trained; with one those that are begun in time, in their order,
@@ -119,13 +127,39 @@ def train(
     KeyboardInterrupt
         On Ctrl-C, if there are no nets that can be used; else those that there are, are returned.
     """
+    found: list[Trained] = []
+    for fits in _prepared(split, limits, cluster):
+        if limits.deadline is not None and found and time.perf_counter() >= limits.deadline:
+            break
+        histories = _fit([fits], limits, cluster)
+        found += fits.trained(histories[0])
+        if _interrupted(histories):
+            if not (found and limits.alone):
+                raise KeyboardInterrupt
+            break
+    return found
+
+
+def train_together(
+    splits: Sequence[Split], limits: Limits, cluster: Cluster
+) -> list[list[Trained]]:
+    """Train the nets of all splits in one call of a cluster, without a deadline; see `train`."""
+    pools = [list(_prepared(split, limits, cluster)) for split in splits]
+    histories = _fit([fits for pool in pools for fits in pool], limits, cluster)
+    each = iter(histories)
+    found = [[net for fits in pool for net in fits.trained(next(each))] for pool in pools]
+    if _interrupted(histories) and not (found[0] and limits.alone):
+        raise KeyboardInterrupt
+    return found
+
+
+def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator["_Fits"]:
+    """Yield the nets of each call, with their rows; a table is encoded when it is needed."""
+    recipes, encodings, training, validation, outputs, generator = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
     rows = _Rows(training, validation, outputs)
-    found: list[Trained] = []
-    for group in _groups(recipes, limits):
-        if limits.deadline is not None and found and time.perf_counter() >= limits.deadline:
-            break
+    for group in _groups(recipes, limits, cluster):
         name = group[0].encoding
         if name not in inputs:
             encoding, its = encodings[name], keys[name]
@@ -134,18 +168,17 @@ def train(
                 kind = "regression"
             first = encoding.fit_expanded(training.values, training.y, kind, its)
             inputs[name] = joined(first, encoding.expanded(validation.values))
-        found += rows.train(group, inputs[name], limits)
-        if rows.interrupted:
-            if not (found and limits.alone):
-                raise KeyboardInterrupt
-            break
-    return found
+        yield rows.fits(group, inputs[name])
 
 
-def _groups(recipes: Sequence[Recipe], limits: Limits) -> Iterator[list[Recipe]]:
+def _groups(
+    recipes: Sequence[Recipe], limits: Limits, cluster: Cluster | None
+) -> Iterator[list[Recipe]]:
     """Yield the recipes of each call: those of one encoding, of all or, with a deadline, of one net
     for each thread."""
-    n = len(recipes) if limits.deadline is None else limits.n_threads or 2
+    n = len(recipes)
+    if limits.deadline is not None:
+        n = limits.n_threads or 2 if cluster is None else cluster.n_at_once
     for first in range(0, len(recipes), n):
         some = recipes[first : first + n]
         for name in dict.fromkeys(recipe.encoding for recipe in some):
@@ -153,44 +186,57 @@ def _groups(recipes: Sequence[Recipe], limits: Limits) -> Iterator[list[Recipe]]
 
 
 class _Rows:
-    """The rows of a call: first those of training, then those of validation."""
+    """The rows of a split: first those of training, then those of validation."""
 
     def __init__(self, training: Part, validation: Part, outputs: Outputs) -> None:
         self._outputs, self._n = outputs, len(training.y)
-        self.interrupted = False
         self._y = outputs.targets(np.concatenate([training.y, validation.y]))
         self._weight = None
         if training.weight is not None or validation.weight is not None:
             self._weight = np.concatenate([_weights(part) for part in (training, validation)])
 
-    def train(self, recipes: Sequence[Recipe], X: Inputs, limits: Limits) -> list[Trained]:
-        """Train nets on inputs."""
+    def fits(self, recipes: Sequence[Recipe], X: Inputs) -> "_Fits":
+        """Return new nets, and what to train them on."""
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
         steps = math.ceil(n / batch)
         nets = [_net(recipe, X.shape[1], self._outputs, steps) for recipe in recipes]
-        histories = fit_many(
-            nets,
-            X,
-            self._y,
-            epochs=limits.epochs,
-            batch_size=batch,
-            rows=places[:n],
-            validation_rows=places[n:],
-            sample_weight=self._weight,
-            keep_best=True,
-            callbacks=limits.look,
-            time_limit=limits.left,
-            n_threads=limits.n_threads,
-        )
-        self.interrupted = any(history.status is Status.INTERRUPTED for history in histories)
-        trained = []
-        for recipe, net, history in zip(recipes, nets, histories, strict=True):
+        call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
+        return _Fits(recipes, call, self._outputs)
+
+
+class _Fits(NamedTuple):
+    """The nets of a call of `fit_many`."""
+
+    recipes: Sequence[Recipe]
+    call: Call
+    outputs: Outputs
+
+    def trained(self, histories: Sequence[History]) -> list[Trained]:
+        """Return the nets that have a best epoch."""
+        found = []
+        held_out = self.call.X[len(self.call.rows) :]
+        for recipe, net, history in zip(self.recipes, self.call.nets, histories, strict=True):
             if history.best_epoch is not None:
-                predictions = self._outputs.predictions(net.predict(X[n:]))
+                predictions = self.outputs.predictions(net.predict(held_out))
                 best, n_epochs = history.best_epoch + 1, len(history.loss)
-                trained.append(Trained(recipe, net, predictions, best, n_epochs))
-        return trained
+                found.append(Trained(recipe, net, predictions, best, n_epochs))
+        return found
+
+
+def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list[list[History]]:
+    """Train the nets of calls: of one here, or of several together on a cluster."""
+    how: dict[str, Any] = {
+        "epochs": limits.epochs, "callbacks": limits.look, "time_limit": limits.left
+    }  # fmt: skip
+    if cluster is not None:
+        return fit_together(cluster, [one.call for one in fits], **how)
+    how |= {"keep_best": True, "n_threads": limits.n_threads}
+    return [fit_many(**one.call._asdict(), **how) for one in fits]
+
+
+def _interrupted(histories: Sequence[Sequence[History]]) -> bool:
+    return any(one.status is Status.INTERRUPTED for its in histories for one in its)
 
 
 def _weights(part: Part) -> Array:

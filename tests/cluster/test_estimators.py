@@ -1,0 +1,286 @@
+"""Searches, ensembles and models of tables on a cluster: the numbers of the same fits here."""
+
+import copy
+import pickle
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    check_estimator_cloneable,
+    check_estimator_repr,
+    check_get_params_invariance,
+    check_set_params,
+)
+from small_tables import FEW, drawn, labels
+
+import fastmlp
+from fastmlp import (
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+    TabularMLPClassifier,
+    TabularMLPRegressor,
+    fit_many,
+)
+from fastmlp.cluster import groups
+from fastmlp.network.state import NetState
+
+# Workers cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.filterwarnings("ignore:.*:sklearn.exceptions.ConvergenceWarning")
+rng = np.random.default_rng(0)
+X = rng.normal(size=(90, 4))
+LABELS = np.where(X[:, 0] * X[:, 1] > 0, "a", "b")
+GRID = {"alpha": [1e-3, 1.0, 30.0], "learning_rate_init": [0.01, 0.1]}
+SMALL: dict[str, Any] = {"n_members": 4, "max_iter": 5, "random_state": 0}
+Make = Any
+
+
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups of a few fits: these are too small to be dealt to several workers."""
+    monkeypatch.setattr(groups, "LEAST_COST", 1.0)
+
+
+def net(**settings: Any) -> MLPClassifier:
+    return MLPClassifier((8,), **{"max_iter": 5, "random_state": 0, **settings})
+
+
+def assert_same_results(one: MLPSearchCV, other: MLPSearchCV) -> None:
+    assert one.cv_results_.keys() == other.cv_results_.keys()
+    for name, values in one.cv_results_.items():
+        if not name.endswith("_time"):
+            np.testing.assert_array_equal(values, other.cv_results_[name], err_msg=name)
+    assert one.best_params_ == other.best_params_
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_a_search_has_the_results_of_one_here(
+    client: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = MLPSearchCV(net(), GRID, cv=3, return_train_score=True).fit(X, LABELS)
+    there = clone(here).set_params(client=client).fit(X, LABELS, progress=True)
+    assert "18/18" in capfd.readouterr().err
+    assert_same_results(here, there)
+    np.testing.assert_array_equal(here.predict_proba(X), there.predict_proba(X))
+
+
+def weigh(estimator: Any, X: Any, y: Any) -> float:
+    return float(np.square(estimator.predict_proba(X)).sum())
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **more: MLPSearchCV(
+            make_pipeline(StandardScaler(), net()),
+            {"mlpclassifier__alpha": [1e-3, 1.0], "standardscaler__with_mean": [True, False]},
+            cv=2,
+            scoring={"own": weigh, "accuracy": "accuracy"},
+            refit="own",
+            **more,
+        ),
+        lambda **more: MLPSearchCV(
+            net(), GRID, halving=True, cv=2, factor=2, random_state=0, **more
+        ),
+        lambda **more: MLPSearchCV(net(), {"alpha": [0.1, -1.0]}, cv=2, **more),
+    ],
+    ids=["pipeline", "halving", "error"],
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+@pytest.mark.filterwarnings("ignore:One or more of the test scores")
+def test_other_searches_too(client: Any, make: Make) -> None:
+    here, there = make().fit(X, LABELS), make(client=client).fit(X, LABELS)
+    assert_same_results(here, there)
+
+
+def test_an_error_of_a_search_is_raised_as_here(client: Any) -> None:
+    search = MLPSearchCV(net(), {"alpha": [-1.0]}, cv=2, error_score="raise", client=client)
+    with pytest.raises(ValueError, match="'alpha'") as caught:
+        search.fit(X, LABELS)
+    assert any(note.startswith("in fits") for note in caught.value.__notes__)
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_members_of_an_ensemble_are_those_of_a_fit_here(
+    client: Any, bootstrap: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weight = rng.uniform(size=90)
+    kinds: list[tuple[Any, Any]] = [
+        (MLPEnsembleClassifier, LABELS),
+        (MLPEnsembleRegressor, X[:, :2]),
+    ]
+    for kind, y in kinds:
+        here = kind(hidden_layer_sizes=(8,), bootstrap=bootstrap, **SMALL)
+        there = clone(here).set_params(client=client).fit(X, y, weight, progress=True)
+        here.fit(X, y, weight)
+        told = capfd.readouterr().err
+        assert "20/20" in told
+        assert "4 of 4 nets" in told
+        np.testing.assert_array_equal(here.n_iter_, there.n_iter_)
+        for one, other in zip(here.estimators_, there.estimators_, strict=True):
+            assert vars(one).keys() - {"_lock"} == vars(other).keys() - {"_lock"}
+            assert one.loss_curve_ == other.loss_curve_
+            for a, b in zip(one.coefs_, other.coefs_, strict=True):
+                np.testing.assert_array_equal(a, b)
+            # The state of training has come along.
+            if kind is MLPEnsembleClassifier and not bootstrap:
+                one.partial_fit(X, y), other.partial_fit(X, y)
+                np.testing.assert_array_equal(one.coefs_[0], other.coefs_[0])
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("more", [{"cv": 3}, {"validation_fraction": 0.4}], ids=str)
+def test_a_model_of_tables_is_that_of_a_fit_here(client: Any, more: dict[str, Any]) -> None:
+    frame, y = drawn()
+    few = {**FEW, "n_members": 4, **more}
+    for kind, targets in ((TabularMLPClassifier, labels()), (TabularMLPRegressor, y)):
+        here = kind(**few).fit(frame, targets)
+        there = kind(**few, client=client).fit(frame, targets)
+        np.testing.assert_array_equal(here.weights_, there.weights_)
+        np.testing.assert_array_equal(here.predict(frame), there.predict(frame))
+        assert here.validation_score_ == there.validation_score_
+        assert here.summary() == there.summary()
+
+
+def test_a_model_of_tables_has_its_time(client: Any) -> None:
+    frame, y = drawn()
+    model = TabularMLPRegressor(**FEW, time_limit=60, client=client, cv=2).fit(frame, y)
+    here = TabularMLPRegressor(**FEW, cv=2).fit(frame, y)
+    np.testing.assert_array_equal(model.predict(frame), here.predict(frame))
+
+
+HOLDERS: dict[str, Any] = {
+    "search": lambda **more: MLPSearchCV(net(), {"alpha": [0.1, 1.0]}, cv=2, **more),
+    "ensemble": lambda **more: MLPEnsembleClassifier((4,), **SMALL, **more),
+    "tables": lambda **more: TabularMLPClassifier(**FEW, cv=2, **more),
+}
+each_holder = pytest.mark.parametrize("make", HOLDERS.values(), ids=HOLDERS)
+
+
+@each_holder
+def test_copies_have_the_same_client_and_pickles_none(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
+    made = make(client=client, group_timeout=60).fit(X, LABELS)
+    assert made.get_params()["client"] is client
+    for copied in (clone(made), copy.copy(made), copy.deepcopy(made)):
+        assert copied.client is client
+    assert clone(make_pipeline(StandardScaler(), made))[-1].client is client
+    found = pickle.loads(pickle.dumps(made))
+    assert (found.client, found.group_timeout, made.client) == (None, 60, client)
+    fastmlp.save(made, tmp_path / "model")
+    for other in (found, copy.deepcopy(made), fastmlp.load(tmp_path / "model")):
+        np.testing.assert_array_equal(other.predict_proba(X), made.predict_proba(X))
+        assert other.client in (None, client)
+    assert pickle.loads(pickle.dumps(make(client="auto"))).client == "auto"
+
+
+@each_holder
+def test_checks_of_parameters_pass_with_a_client(client: Any, make: Make) -> None:
+    for check in (check_estimator_cloneable, check_estimator_repr):
+        check("holder", make(client=client))
+    # They copy the parameters by themselves.
+    for check in (check_get_params_invariance, check_set_params):
+        check("holder", make(client="auto"))
+
+
+@each_holder
+def test_what_is_no_client_is_told(make: Make) -> None:
+    with pytest.raises(TypeError, match=r"\.fit: client must be a distributed\.Client, or"):
+        make(client="tcp://10.0.0.1:8786").fit(X, LABELS)
+    with pytest.raises(ValueError, match="group_timeout"):
+        make(group_timeout=0).fit(X, LABELS)
+
+
+def test_auto_is_the_current_client_and_a_task_has_none(client: Any) -> None:
+    auto = MLPEnsembleRegressor("squared_error", (4,), **SMALL, client="auto")
+    here = clone(auto).set_params(client=None).fit(X, X[:, 0])
+    np.testing.assert_array_equal(auto.fit(X, X[:, 0]).predict(X), here.predict(X))
+    fit = lambda model: model.fit(X, X[:, 0]).predict(X)  # noqa: E731
+    with pytest.raises(ValueError, match="this is a task on a worker: leave client out"):
+        client.submit(fit, auto, pure=False).result()
+    # A client stays where it is.
+    held = clone(auto).set_params(client=client)
+    found = client.submit(fit, held, pure=False).result()
+    np.testing.assert_array_equal(found, here.predict(X))
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_ctrl_c_ends_a_fit(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastmlp.estimators.search.on_cluster.Sent.ends", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        MLPSearchCV(net(), GRID, cv=2, client=client).fit(X, LABELS)
+    monkeypatch.setattr(MLPRegressor, "__setstate__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        MLPEnsembleRegressor("squared_error", (4,), **SMALL, client=client).fit(X, X[:, 0])
+    monkeypatch.setattr(NetState, "adopt", interrupt)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match="fit_many interrupted"),
+    ):
+        TabularMLPRegressor(**FEW, cv=2, client=client).fit(*drawn())
+
+
+def count_arrays() -> None:
+    """Count the arrays that come to this worker, by their shapes."""
+    from distributed.protocol.serialize import dask_deserialize
+
+    inner = dask_deserialize.dispatch(np.ndarray)
+
+    def counting(header: Any, frames: Any) -> Any:
+        found = inner(header, frames)
+        counts[found.shape] += 1
+        return found
+
+    counts = Counter[tuple[int, ...]]()
+    np.fastmlp_counts = counts, inner  # type: ignore[attr-defined]
+    dask_deserialize.register(np.ndarray, counting)
+
+
+def counted() -> Counter[tuple[int, ...]]:
+    from distributed.protocol.serialize import dask_deserialize
+
+    counts, inner = np.fastmlp_counts  # type: ignore[attr-defined]
+    dask_deserialize.register(np.ndarray, inner)
+    found: Counter[tuple[int, ...]] = counts
+    return found
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_rows_come_to_each_worker_once(client: Any) -> None:
+    client.run(count_arrays)
+    many, y = rng.normal(size=(511, 4)).astype(np.float32), rng.normal(size=511)
+    nets = [fastmlp.MLP((4, n, 1), seed=n) for n in range(2, 10)]
+    for _ in range(2):
+        fit_many(nets, many, y, epochs=1, client=client)
+    rows = rng.normal(size=(512, 4))
+    MLPSearchCV(net(max_iter=2), GRID, cv=2, client=client).fit(rows, rows[:, 0] > 0)
+    rows = rng.normal(size=(513, 4))
+    MLPEnsembleClassifier((4,), **SMALL, client=client).fit(rows, rows[:, 0] > 0)
+    rows = rng.normal(size=(1200, 4))
+    TabularMLPRegressor(**{**FEW, "n_members": 4}, client=client).fit(rows, rows[:, 0])
+    found = list(client.run(counted).values())
+    assert len(found) == 2
+    for counts in found:
+        assert [counts[n, 4] for n in (511, 512, 513)] == [1, 1, 1]
+        # Each of both encodings once.
+        assert sum(n for shape, n in counts.items() if shape[0] == 1200 and len(shape) == 2) in (
+            2,
+            3,
+        )

@@ -1,0 +1,150 @@
+"""What goes wrong on a cluster ends in an error that says what to do, and in time."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+from distributed import Client
+
+from fastmlp import MLP, MLPEnsembleRegressor, Report, fit_many
+from fastmlp.cluster import groups, waiting
+from fastmlp.cluster.groups import Cluster, Group
+
+# Workers cannot import it.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGSTOP there")
+X = np.random.default_rng(0).uniform(-1, 1, (60, 3))
+Y = X[:, 0] + X[:, 1]
+# Seconds; a busy machine takes some.
+SOON = 60
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits, and groups of one net."""
+    monkeypatch.setattr(waiting, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(groups, "LEAST_COST", 1.0)
+
+
+@pytest.fixture
+def pids(client: Any) -> Iterator[dict[str, int]]:
+    """The processes of the workers, which go on at the end."""
+    client.wait_for_workers(2, timeout=60)
+    # Kernels are loaded: the first fit may take seconds.
+    fit_many(nets(), X, Y, epochs=1, client=client)
+    found = client.run(os.getpid)
+    yield found
+    for pid in found.values():
+        os.kill(pid, signal.SIGCONT)
+    client.run(os.getpid)
+
+
+def nets() -> list[MLP]:
+    return [MLP((3, 4 + n, 1), seed=n) for n in range(4)]
+
+
+def slow(report: Report) -> None:
+    time.sleep(0.2)
+
+
+def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[str, int]) -> None:
+    def hang(report: Report) -> None:
+        if report.net.layer_sizes[1] == 7:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    with pytest.raises(TimeoutError, match=r"restart the workers that hang, client\.rest") as told:
+        fit_many(nets(), X, Y, epochs=1, callbacks=hang, client=client, group_timeout=3)
+    (note,) = told.value.__notes__
+    assert re.fullmatch("[0-3] of 4 nets were done", note)
+
+
+def test_a_worker_that_hangs_from_the_start_is_told(
+    client: Any, pids: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(waiting, "SILENT_SECONDS", 0.1)
+    address, pid = next(iter(pids.items()))
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1)
+    model = MLPEnsembleRegressor("squared_error", (4,), n_members=2, max_iter=2, client=client)
+    with pytest.raises(TimeoutError, match="the workers have not all answered for 1 s") as told:
+        model.fit(X, Y)
+    assert address in str(told.value)
+
+
+def test_a_client_that_is_closed_in_the_middle_is_told(client: Any) -> None:
+    other = Client(client.scheduler.address, set_as_default=False)
+    threading.Timer(0.5, other.close).start()
+    with pytest.raises(ConnectionError, match="closed before the call was over: make another"):
+        fit_many(nets(), X, Y, epochs=100, callbacks=slow, client=other)
+    with pytest.raises(ValueError, match="client must be a running one"):
+        fit_many(nets(), X, Y, client=other)
+
+
+def started(file: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]]
+    return subprocess.Popen([*command, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL)
+
+
+def until(there: Callable[[], Any]) -> None:
+    end = time.monotonic() + SOON
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler"
+    scheduler = started(file, "scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+    until(file.exists)
+    worker = started(file, "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    try:
+        with Client(scheduler_file=str(file), timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=SOON)
+            threading.Timer(1.0, scheduler.kill).start()
+            with pytest.raises(ConnectionError, match="has gone away: start it and its workers"):
+                fit_many(nets(), X, Y, epochs=1000, callbacks=slow, client=client)
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+
+
+def sleep() -> list[None]:
+    time.sleep(3)
+    return [None]
+
+
+def test_a_cluster_without_workers_is_told(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(client, "fit_many")
+    monkeypatch.setattr(waiting, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "EMPTY_SECONDS", 0.5)
+    monkeypatch.setattr(client, "nthreads", lambda: {})
+    with pytest.raises(RuntimeError, match=r"has had no workers for 0\.5 s: start some, and"):
+        cluster.run([Group([0], sleep)], [], lambda *_: None)
+
+
+def die() -> list[None]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return [None]
+
+
+def test_a_group_that_kills_its_workers_is_told(client: Any) -> None:
+    cluster = Cluster(client, "fit_many")
+    client.cluster.scheduler.allowed_failures, before = 0, client.cluster.scheduler.allowed_failures
+    try:
+        with pytest.raises(RuntimeError, match="died one after the other, such as for want of me"):
+            cluster.run([Group([0], die)], [], lambda *_: None, "nets")
+    finally:
+        client.cluster.scheduler.allowed_failures = before
+    client.wait_for_workers(2, timeout=SOON)
