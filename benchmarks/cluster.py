@@ -1,0 +1,221 @@
+"""What does a cluster cost? `python -m benchmarks.cluster --pages`.
+
+The same nets, search and model of a table, here and on two workers of one thread each on this
+machine, in turns: the workers have the cores that the fits here have, so a ratio above 1 is what
+Dask, pickles and groups cost. It says nothing of other machines. Code is compiled, and loaded by
+the workers, in turns before those that count. Rows are new in each turn: they are sent each time.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import grid, machine
+from benchmarks.page import ROOT, between_markers, row
+from benchmarks.tabular.times import made_up
+from benchmarks.workloads import Array
+
+PAGE = ROOT / "docs" / "how-to" / "cluster.md"
+LIBRARIES = ("distributed", "scikit-learn", "numpy", "numba")
+# The most of a time here that a cluster of the same cores is to take.
+LIMIT = 1.25
+N_NETS, N_TASKS = 60, 400
+
+
+class Work(NamedTuple):
+    """What is timed: a function of a client, or None, and of the turn; the text that tells it."""
+
+    told: str
+    run: Callable[[Any, int], Any]
+
+
+def nets(client: Any, turn: int) -> list[Array]:
+    """Train nets of three sizes."""
+    from fastmlp import MLP, fit_many
+
+    rng = np.random.default_rng(turn)
+    X = rng.normal(size=(5000, 20)).astype(np.float32)
+    made = [MLP((20, 32 << i % 3, 32 << i % 3, 1), seed=i) for i in range(N_NETS)]
+    fit_many(made, X, np.sin(X[:, 0]) + X[:, 1], epochs=16, client=client)
+    return [net.parameters for net in made]
+
+
+def search(client: Any, turn: int) -> list[Array]:
+    """Search the grid of the other benchmarks on digits."""
+    from sklearn.datasets import load_digits
+
+    from fastmlp import MLPClassifier, MLPSearchCV
+
+    X, y = load_digits(return_X_y=True)
+    fixed: dict[str, Any] = grid.FIXED
+    model = MLPClassifier(**fixed)
+    found = MLPSearchCV(model, grid.GRID, cv=grid.FOLDS, client=client).fit((X + turn) / 16, y)
+    return [found.cv_results_[f"split{k}_test_score"] for k in range(grid.FOLDS)]
+
+
+def table(client: Any, turn: int) -> list[Array]:
+    """Fit a model of a table with the default preset."""
+    from fastmlp import TabularMLPRegressor
+
+    frame, y = made_up(10_000, "regression", turn)
+    return [TabularMLPRegressor(random_state=0, client=client).fit(frame, y).predict(frame)]
+
+
+WORKS = {
+    "nets": Work("60 nets of 20-32-32-1 to 20-128-128-1, 5,000 rows, 16 epochs", nets),
+    "search": Work("a search of 60 candidates, 5 folds of digits", search),
+    "table": Work("a model of a table of 10,000 rows, 20 columns", table),
+}
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the seconds of a call, and what it returns."""
+    begin = time.perf_counter()
+    found = call()
+    return time.perf_counter() - begin, found
+
+
+def measure(name: str, client: Any, turns: int) -> dict[str, Any]:
+    """Return the seconds here and there, and the bytes that workers receive and send."""
+    work, here, there = WORKS[name], [], []
+    for turn in range(turns + 1):
+        seconds, expected = timed(partial(work.run, None, turn))
+        seconds_there, found = timed(partial(work.run, client, turn))
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(one, other)
+        if turn:  # the first one is warming up
+            here.append(seconds)
+            there.append(seconds_there)
+    client.run(count)
+    work.run(client, turns + 1)
+    first = counted(client)
+    work.run(client, turns + 1)
+    again = counted(client)
+    return {"name": name, "here": here, "there": there, "first": first, "again": again}
+
+
+def count() -> None:
+    """Count what goes over the connections of this worker from now on."""
+    from distributed.comm import tcp
+
+    counts = [0, 0]
+    vars(tcp)["fastmlp_counts"] = counts
+    read, write = tcp.read_bytes_rw, tcp.TCP.write
+
+    async def reading(stream: Any, n: int) -> Any:
+        counts[0] += n
+        return await read(stream, n)
+
+    async def writing(self: Any, *words: Any, **more: Any) -> Any:
+        n = await write(self, *words, **more)
+        counts[1] += n
+        return n
+
+    vars(tcp)["read_bytes_rw"] = reading
+    setattr(tcp.TCP, "write", writing)  # noqa: B010
+
+
+def counts_so_far() -> list[int]:
+    """Return the bytes since the last call, and begin anew."""
+    from distributed.comm import tcp
+
+    counts: list[int] = vars(tcp)["fastmlp_counts"]
+    found = list(counts)
+    counts[:] = 0, 0
+    return found
+
+
+def counted(client: Any) -> list[int]:
+    """Return the bytes that came to the workers, and those that they sent."""
+    return [int(n) for n in np.sum([*client.run(counts_so_far).values()], axis=0)]
+
+
+def nothing() -> list[None]:
+    """Do nothing, as the work of a group."""
+    return [None]
+
+
+def milliseconds_a_task(client: Any) -> float:
+    """Return what a group without work takes."""
+    from fastmlp.cluster.groups import Cluster, Group
+
+    cluster = Cluster(client, "benchmarks")
+    groups = [Group([i], nothing) for i in range(N_TASKS)]
+    run = partial(cluster.run, groups, [], lambda *_: None)
+    return 1000 * min(timed(run)[0] for _ in range(2)) / N_TASKS
+
+
+def run(names: list[str], turns: int) -> dict[str, Any]:
+    """Return what was measured."""
+    from distributed import Client, LocalCluster
+
+    settings: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
+    with (
+        warnings.catch_warnings(),
+        LocalCluster(**settings, memory_limit=0, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        warnings.simplefilter("ignore")
+        records = [measure(name, client, turns) for name in names]
+        task = milliseconds_a_task(client)
+    versions = {name: its for name in LIBRARIES if (its := machine.installed(name))}
+    return {
+        "machine": machine.describe(),
+        "versions": versions,
+        "records": records,
+        "milliseconds_a_task": task,
+    }
+
+
+def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return both runs' records, the later ones of each name."""
+    records = {r["name"]: r for r in [*before.get("records", []), *now["records"]]}
+    return {**now, "records": [records[name] for name in WORKS if name in records]}
+
+
+def lines(results: dict[str, Any]) -> Iterator[str]:
+    """The table, in Markdown: ratios of the shortest times."""
+    m = results["machine"]
+    versions = ", ".join(f"{name} {its}" for name, its in results["versions"].items())
+    yield f"On {m['cores']} cores of {m['cpu']}, Python {m['python']}; {versions}; {m['date']}.\n"
+    yield "| what | here | on 2 workers of 1 thread | times | MB to the workers | again | MB back |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for r in results["records"]:
+        here, there = min(r["here"]), min(r["there"])
+        sent = [f"{n / 1e6:.1f}" for n in (r["first"][0], r["again"][0], r["first"][1])]
+        seconds = [f"{here:.2f} s", f"{there:.2f} s", f"{there / here:.2f}"]
+        yield row(WORKS[r["name"]].told, *seconds, *sent)
+    yield f"\nA group without work takes {results['milliseconds_a_task']:.1f} ms."
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=[*WORKS], choices=[*WORKS])
+    parser.add_argument("--turns", type=int, default=3, help="the shortest counts; 0: show --json")
+    parser.add_argument("--json", type=Path, help="results, beside those there of other parts")
+    parser.add_argument("--pages", action="store_true", help=f"rewrite {PAGE.name}")
+    options = parser.parse_args(words)
+    there = options.json is not None and options.json.is_file()
+    before = json.loads(options.json.read_text()) if there else {}
+    results = merged(before, run(options.parts, options.turns)) if options.turns else before
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+    text = "\n".join(lines(results))
+    print(text)
+    for r in results["records"]:
+        if min(r["there"]) > LIMIT * min(r["here"]):
+            print(f"{r['name']}: above {LIMIT} times")
+    if options.pages:
+        between_markers(PAGE, text)
+
+
+if __name__ == "__main__":
+    main()
