@@ -15,11 +15,20 @@ LINE_BYTES = 64
 
 def vector_bytes() -> int:
     """Return the bytes of the host's vector registers, as Numba compiles for it."""
+    names = _features()
+    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+
+
+def multiplies_pairs() -> bool:
+    """Return True if the host multiplies pairs of bfloat16, by AVX512-BF16."""
+    return "+avx512bf16" in _features()
+
+
+def _features() -> list[str]:
     config = numba.config
     if config.CPU_NAME == "generic" and not config.CPU_FEATURES:
-        return 16
-    names = (_host_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
-    return 64 if "+avx512f" in names else 32 if "+avx2" in names else 16
+        return []
+    return (_host_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
 
 
 @cache

@@ -49,8 +49,9 @@ class _Sweeps(NamedTuple):
     narrow_2: VectorFunction
 
 
-def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
+def _sweeps(scalar: Scalar, by_column: bool, pairs: bool) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
+        kind["pairs"] = pairs
         return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind))
 
     largest, eight_1 = (
@@ -64,8 +65,10 @@ def _sweeps(scalar: Scalar, by_column: bool) -> _Sweeps:
     return _Sweeps(largest, *others, *narrow)
 
 
-def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
+def product(scalar: Scalar, by_column: bool, pairs: bool = False) -> Callable[..., None]:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
+
+    With `pairs` the numbers of A and B are pairs of bfloat16, as simd/pairs.py writes them.
 
     C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
     `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
@@ -74,7 +77,10 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
     """
     lanes = lanes_of(scalar)
     vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if HALF_VECTORS else 0
-    largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(scalar, by_column)
+    row_bytes = vector // 2 if pairs else vector
+    largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
+        scalar, by_column, pairs
+    )
     # If the largest tile has three panels, four rows by two panels serve any number of rows.
     few, two_are_less = SMALL_TILE_ROWS, LARGEST_TILE[1] > 2
 
@@ -129,6 +135,6 @@ def product(scalar: Scalar, by_column: bool) -> Callable[..., None]:
             if by_column:
                 a += done // lanes * a_stride + done % lanes * (vector // lanes)
             else:
-                a += n * vector
+                a += n * row_bytes
 
     return multiply

@@ -42,6 +42,9 @@ class Tile(NamedTuple):
         AVX-512 on units of 256 bits takes half the time for it.
     prefetches : bool
         True: it prefetches the next block of B; by column, the caller's streams.
+    pairs : bool
+        True: a number of A or B is a pair of bfloat16 in a float32's place, two that follow each
+        other along the sums; a row of a panel of A has half as many numbers then.
     """
 
     scalar: Scalar
@@ -51,6 +54,7 @@ class Tile(NamedTuple):
     by_column: bool
     narrow: bool = False
     prefetches: bool = False
+    pairs: bool = False
 
 
 class Start(NamedTuple):
@@ -101,6 +105,8 @@ class _Sweep:
     ) -> None:  # fmt: skip
         self.v, self.tile, self.n_rows = v, tile, n_rows
         self.c, self.start, self.factors, self.epilogue = c, start, factors, epilogue
+        # Numbers of a row of a panel of A.
+        self.in_row = tile.lanes // 2 if tile.pairs else tile.lanes
         self.vectors = [v] * tile.vectors
         if tile.narrow:
             self.vectors[-1] = v.of_lanes(tile.lanes // 2)
@@ -159,7 +165,7 @@ class _Sweep:
         places = [begin + stride * j for j in range(self.tile.vectors)]
         in_block = DEPTH_BLOCK * v.bytes // LINE_BYTES
         n_lines = v.choose(self.factors.depth > DEPTH_BLOCK, in_block, 0)
-        n_panels = DEPTH_BLOCK // self.tile.lanes
+        n_panels = DEPTH_BLOCK // self.in_row
         before, n_turns = t * n_panels, n_tiles * n_panels
         return lambda panel: prefetch_share(v, places, n_lines, Turn(before + panel, n_turns))
 
@@ -181,20 +187,21 @@ class _Sweep:
         self.accumulate(a, columns, v.bytes, self.rows_of_b(first), n)
 
     def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
-        """A row is cut into panels of `lanes` numbers; the last one may be shorter."""
-        v, of, lanes = self.v, self.factors, self.tile.lanes
-        a, panels_of_b = of.a + r * v.bytes + first // lanes * of.a_stride, self.rows_of_b(first)
-        rows = [m * v.bytes for m in range(self.tile.rows)]
+        """A row is cut into panels of `in_row` numbers; the last one may be shorter."""
+        v, of, in_row = self.v, self.factors, self.in_row
+        row_bytes = in_row * v.size
+        a, panels_of_b = of.a + r * row_bytes + first // in_row * of.a_stride, self.rows_of_b(first)
+        rows = [m * row_bytes for m in range(self.tile.rows)]
 
         def along(panel: Word, n: Word | int) -> None:
-            right, down = a + panel * of.a_stride, panel * (lanes * v.bytes)
+            right, down = a + panel * of.a_stride, panel * (in_row * v.bytes)
             self.accumulate(right, rows, v.size, [b + down for b in panels_of_b], n)
 
-        whole = n // lanes
+        whole = n // in_row
         for panel in v.range(whole):
             prefetch(panel)
-            along(panel, lanes)
-        along(whole, n % lanes)
+            along(panel, in_row)
+        along(whole, n % in_row)
 
     def accumulate(
         self, a: Word, rows: Sequence[Word | int], step: int, b: Sequence[Word], n: Word | int
@@ -217,7 +224,8 @@ class _Sweep:
                 for j, of in enumerate(self.vectors):
                     total = self.sums[m, j]
                     factor = number if of is v else v.shuffle(number, number, range(n_narrow))
-                    total.value = of.fma(factor, row[j], total.value)
+                    add = of.add_pairs if tile.pairs else of.fma
+                    total.value = add(factor, row[j], total.value)
 
     def finish(self, r: Word, ends: Condition) -> None:
         """Store the tile by way of the epilogue; before the last block, store its sums."""

@@ -151,6 +151,20 @@ class Vectors(ABC):
         """Return a b + c, rounded once (uncompiled: twice)."""
 
     @abstractmethod
+    def add_pairs(self, a: Vector, b: Vector, c: Vector) -> Vector:
+        """Return c plus the two products of each lane's pairs of bfloat16, for any rounding between
+        the two sums."""
+
+    @abstractmethod
+    def rounded(self, a: Vector, b: Vector) -> Vector:
+        """Return the numbers of a, then those of b, as bfloat16, two in a lane: to nearest even;
+        NaN stays NaN, and subnormal numbers become zeros."""
+
+    @abstractmethod
+    def mixed(self, pairs: Vector, places: Sequence[int]) -> Vector:
+        """Return the bfloat16 numbers at these places of a vector of pairs."""
+
+    @abstractmethod
     def first(self, n: Word) -> Condition:
         """Return the mask of the first n lanes."""
 
@@ -221,11 +235,12 @@ class Vectors(ABC):
         return value
 
     def transposed(self, rows: Sequence[Vector]) -> list[Vector]:
-        """Swap halves, quarters, ... of pairs of `lanes` rows: log2(lanes) rounds of shuffles."""
-        rows, half = list(rows), self.lanes // 2
+        """Transpose squares of as many lanes as there are rows, a power of two: swap halves,
+        quarters, ... of pairs of rows by shuffles."""
+        rows, half = list(rows), len(rows) // 2
         while half:
             low, high = self.halves(half)
-            for r in range(self.lanes):
+            for r in range(len(rows)):
                 if not r & half:
                     a, b = rows[r], rows[r + half]
                     rows[r], rows[r + half] = self.shuffle(a, b, low), self.shuffle(a, b, high)

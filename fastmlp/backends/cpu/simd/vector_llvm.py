@@ -9,9 +9,22 @@ from numba.core import cgutils
 from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 from fastmlp.compiler.atomics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
+from fastmlp.compiler.target import multiplies_pairs
 
 WORD: Any = ir.IntType(64)
 LANE: Any = ir.IntType(32)
+HALF: Any = ir.IntType(16)
+
+
+class _BFloat16(ir.Type):
+    """LLVM's bfloat, which llvmlite does not have: it writes a module as text, where a type is its
+    name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+BFLOAT16 = _BFloat16()
 
 
 class _Word:
@@ -191,6 +204,64 @@ class LLVMVectors(Vectors):
         name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self._vector(self.builder.call(function, [a.value, b.value, c.value]))
+
+    def add_pairs(self, a: Any, b: Any, c: Any) -> Any:
+        if not multiplies_pairs() or self.bytes < 32:
+            (a_low, a_high), (b_low, b_high) = self._of_pairs(a), self._of_pairs(b)
+            return self.fma(a_low, b_low, self.fma(a_high, b_high, c))
+        pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
+        kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{8 * self.bytes}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        factors = [self.builder.bitcast(each.value, pairs) for each in (a, b)]
+        return self._vector(self.builder.call(function, [c.value, *factors]))
+
+    def _of_pairs(self, pairs: Any) -> tuple[Any, Any]:
+        """Return the first number of each pair, and the second, as float32."""
+        builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
+        bits, half = builder.bitcast(pairs.value, ints), ir.Constant(ints, [16] * self.lanes)
+        high = builder.shl(builder.lshr(bits, half), half)
+        both = (builder.bitcast(part, self.kind) for part in (builder.shl(bits, half), high))
+        first, second = map(self._vector, both)
+        return first, second
+
+    def rounded(self, a: Any, b: Any) -> Any:
+        if multiplies_pairs() and self.bytes == 64:
+            pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
+            kind = ir.FunctionType(pairs, [self.kind] * 2)
+            name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+            function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+            return self._in_floats(self.builder.call(function, [b.value, a.value]))
+        both = [self._upper_bits(each) for each in (a, b)]
+        places = ir.Constant(ir.VectorType(LANE, 2 * self.lanes), list(range(2 * self.lanes)))
+        return self._in_floats(self.builder.shuffle_vector(*both, places))
+
+    def _in_floats(self, pairs: Any) -> Any:
+        return self._vector(self.builder.bitcast(pairs, self.kind))
+
+    def _upper_bits(self, value: Any) -> Any:
+        """Return numbers rounded to bfloat16, as 16 bits each."""
+        builder, ints = self.builder, ir.VectorType(LANE, self.lanes)
+
+        def const(number: int) -> Any:
+            return ir.Constant(ints, [number] * self.lanes)
+
+        bits, none = builder.bitcast(value.value, ints), const(0)
+        last = builder.and_(builder.lshr(bits, const(16)), const(1))
+        nearest = builder.add(builder.add(bits, const(0x7FFF)), last)
+        exponent = builder.and_(bits, const(0x7F800000))
+        subnormal = builder.icmp_signed("==", exponent, none)
+        sign = builder.and_(bits, const(-0x80000000))
+        nearest = builder.select(subnormal, sign, nearest)
+        is_nan = builder.fcmp_unordered("uno", value.value, value.value)
+        nearest = builder.select(is_nan, builder.or_(bits, const(0x400000)), nearest)
+        upper = builder.lshr(nearest, const(16))
+        return builder.trunc(upper, ir.VectorType(HALF, self.lanes))
+
+    def mixed(self, pairs: Any, places: Sequence[int]) -> Any:
+        numbers = self.builder.bitcast(pairs.value, ir.VectorType(HALF, 2 * self.lanes))
+        chosen = ir.Constant(ir.VectorType(LANE, len(places)), list(places))
+        return self._in_floats(self.builder.shuffle_vector(numbers, numbers, chosen))
 
     def first(self, n: Any) -> Any:
         ints = ir.VectorType(LANE, self.lanes)

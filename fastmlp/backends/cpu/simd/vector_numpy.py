@@ -28,6 +28,12 @@ def memory(dtype: np.dtype[Any]) -> Any:
 INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
+def _of_pairs(pairs: Any) -> tuple[Any, Any]:
+    """Return the first number of each pair of bfloat16, and the second, as float32."""
+    bits = pairs.view(np.uint32)
+    return (bits << 16).view(np.float32), (bits & 0xFFFF0000).view(np.float32)
+
+
 class _Variable:
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -91,6 +97,21 @@ class NumPyVectors(Vectors):
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return a * b + c
+
+    def add_pairs(self, a: Any, b: Any, c: Any) -> Any:
+        (a_low, a_high), (b_low, b_high) = _of_pairs(a), _of_pairs(b)
+        return a_low * b_low + (a_high * b_high + c)
+
+    def rounded(self, a: Any, b: Any) -> Any:
+        value = np.concatenate((a, b))
+        bits = value.view(np.uint32)
+        nearest = bits + 0x7FFF + (bits >> 16 & 1)
+        nearest = np.where(bits & 0x7F800000, nearest, bits & 0x80000000)
+        nearest = np.where(np.isnan(value), bits | 0x400000, nearest)
+        return (nearest >> 16).astype(np.uint16).view(self.scalar)
+
+    def mixed(self, pairs: Any, places: Sequence[int]) -> Any:
+        return pairs.view(np.uint16)[list(places)].view(self.scalar)
 
     def first(self, n: Any) -> Any:
         return self._lanes < n
