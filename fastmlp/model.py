@@ -19,10 +19,11 @@ from fastmlp.data.batches import Batch, batches_of
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_rates as rates_of_layers
-from fastmlp.network import resolve
+from fastmlp.network import precision, resolve
 from fastmlp.network.dropout import dropout_of
 from fastmlp.network.losses import smoothed
 from fastmlp.network.parameter_layout import Views
+from fastmlp.network.precision import ComputeDType
 from fastmlp.network.spec import (
     Activation,
     DropoutLike,
@@ -106,6 +107,12 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         In the steps of `fit`, normally distributed numbers with this standard deviation are added
         to the inputs.
     dtype : "float32" or "float64"
+    compute_dtype : "bfloat16", optional
+        Training in mixed precision: in the steps of `fit`, the matrix products of wide layers take
+        operands rounded to bfloat16, 8 binary digits, and sum in float32; `summary` says which
+        layers. All else is float32: parameters, optimizer, activations, losses, predictions. It
+        needs dtype="float32", and halves the time of wide nets on processors with AVX512-BF16.
+        None: products are those of `dtype`.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights, the shuffling, dropout and noise. None: different every time.
     n_threads : int, optional
@@ -180,6 +187,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         input_dropout: "Rate" = 0.0,
         input_noise: "Rate" = 0.0,
         dtype: "DType" = "float32",
+        compute_dtype: "ComputeDType | None" = None,
         seed: "Seed | None" = None,
         n_threads: int | None = None,
         device: str = "cpu",
@@ -189,7 +197,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         network, self._loss_name, self._output_name = resolve.network(*arguments)
         factors = rates_of_layers.layer_rates(layer_rates, network.layout.n_layers)
         drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
-        self._network = network._replace(layer_rates=factors, dropout=drawn)
+        computed = precision.compute_dtype(compute_dtype, network.dtype)
+        network = network._replace(layer_rates=factors, dropout=drawn)
+        self._network = network._replace(compute_dtype=computed)
         rule = resolve.optimizer(optimizer)
         self._device = resolve.device(device)
         protocol.require(self._device)
@@ -211,6 +221,11 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     def dtype(self) -> np.dtype[Any]:
         """The dtype of parameters and predictions."""
         return self._network.dtype
+
+    @property
+    def compute_dtype(self) -> ComputeDType | None:
+        """What training rounds the operands of wide layers' products to, or None."""
+        return self._network.compute_dtype
 
     @property
     def device(self) -> str:

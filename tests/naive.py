@@ -205,14 +205,20 @@ def row_slopes(loss: str, outputs: Array, y: Array) -> Array:
     return slopes if loss == "cross_entropy" else slopes / outputs.shape[1]
 
 
+def exact(layer: int, operand: Array) -> Array:
+    """An operand of a layer's products as it is."""
+    return operand
+
+
 def forward(
-    weights: Arrays, biases: Arrays, x: Array, activations: list[str], masks: Any = ()
-) -> Any:
+    weights: Arrays, biases: Arrays, x: Array, activations: list[str], masks: Any = (),
+    rounded: Any = exact,
+) -> Any:  # fmt: skip
     """Pre-activations of every layer (the last: raw outputs), and what enters every layer."""
     before: Arrays = []
     entering = [np.asarray(x, float)]
     for i in range(len(weights)):
-        before.append(entering[i] @ weights[i] + biases[i])
+        before.append(rounded(i, entering[i]) @ rounded(i, weights[i]) + biases[i])
         if i < len(weights) - 1:
             values = VALUES[activations[i]](before[i])
             entering.append(values * masks[i] if len(masks) else values)
@@ -297,9 +303,10 @@ def objective(
     l1: float = 0.0,
     sample_weight: Array | None = None,
     masks: Any = (),
+    rounded: Any = exact,
 ) -> Any:
     """Weighted mean loss of the rows, and penalties on the weights over the rows' mass."""
-    raw = forward(weights, biases, x, activations, masks)[0][-1]
+    raw = forward(weights, biases, x, activations, masks, rounded)[0][-1]
     outputs = raw if loss in LINK_OF else VALUES[output_activation](raw)
     share, mass = _shares(sample_weight, len(x))
     strengths = {"l2": l2, "l1": l1}
@@ -310,8 +317,8 @@ def objective(
 def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) -> Any:
     """The objective, and lists of its slopes by weights and by biases, by backpropagation."""
     activations, loss = model["activations"], model.get("loss", "mse")
-    masks = model.get("masks", ())
-    before, entering = forward(weights, biases, x, activations, masks)
+    masks, rounded = model.get("masks", ()), model.get("rounded", exact)
+    before, entering = forward(weights, biases, x, activations, masks, rounded)
     share, mass = _shares(model.get("sample_weight"), len(x))
     if loss in LINK_OF:
         delta = row_slopes(loss, before[-1], y)
@@ -323,10 +330,15 @@ def gradient(weights: Arrays, biases: Arrays, x: Array, y: Array, **model: Any) 
     by_biases: Arrays = []
     for i in reversed(range(len(weights))):
         decay = sum(model.get(k, 0.0) * slope(weights[i]) for k, slope in PENALTY_SLOPES.items())
-        by_weights.insert(0, entering[i].T @ delta + decay / mass)
+        product = rounded(i, entering[i]).T @ rounded(i, delta)
+        by_weights.insert(0, product + decay / mass)
         by_biases.insert(0, delta.sum(axis=0))
         if i > 0:
-            delta = delta @ weights[i].T * SLOPES[activations[i - 1]](before[i - 1])
+            delta = (
+                rounded(i, delta)
+                @ rounded(i, weights[i]).T
+                * SLOPES[activations[i - 1]](before[i - 1])
+            )
             delta = delta * masks[i - 1] if len(masks) else delta
     return float(objective(weights, biases, x, y, **model)), by_weights, by_biases
 

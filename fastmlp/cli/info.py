@@ -13,10 +13,11 @@ import numpy as np
 from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache
+from fastmlp.compiler.target import multiplies_pairs
 
 # LLVM's names of the features that the kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
-    "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+    "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16",
     "neon", "fp-armv8", "sve", "sve2",
 )  # fmt: skip
 OPTIONAL_PACKAGES = (
@@ -43,6 +44,7 @@ def info() -> dict[str, str]:
         "platform": platform.platform(),
         "CPU": llvmlite.binding.get_host_cpu_name(),
         "vector features": _vector_features(),
+        "bfloat16": "multiplied" if multiplies_pairs() else "rounded, multiplied as float32",
         "compiler": _compiler(),
         "threading layer": _threading_layer(),
         "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",

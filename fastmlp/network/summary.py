@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from fastmlp.network.layer_rates import all_shown
 from fastmlp.network.parameter_layout import spread
+from fastmlp.network.precision import paired_layers
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.optimizers import Optimizer
 
 HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
-LEFT_COLUMNS = (0, 3, 5)
+LEFT_COLUMNS = (0, 3, 5, 6)
 
 
 class Table(str):
@@ -46,10 +47,11 @@ class Description(NamedTuple):
         penalty = "".join(f", {name_of(rule)}={s:g}" for rule, s in network.penalties)
         rates = f", layer_rates={all_shown(network)}" if network.layer_rates else ""
         rates += "".join(f", {name}={rate!r}" for name, rate in self._dropout().items())
+        computed = f", compute_dtype={network.compute_dtype!r}" if network.compute_dtype else ""
         return (
             f"MLP({network.layout.sizes}, {activation}output_activation={self.output!r}, "
             f"loss={self.loss!r}, optimizer={_brief(self.optimizer)}{penalty}{rates}, "
-            f"dtype={network.dtype.name!r})"
+            f"dtype={network.dtype.name!r}{computed})"
         )
 
     def table(self) -> Table:
@@ -73,12 +75,21 @@ class Description(NamedTuple):
     def _rows(self) -> list[tuple[str, ...]]:
         layout, names = self.network.layout, [*self._hidden(), self.output]
         factors, told = self.network.factors, self.network.layer_rates or self.network.trainable
-        rows: list[tuple[str, ...]] = [(*HEADER, "learning rate") if told else HEADER]
+        products = self._products()
+        more = (("learning rate",) if told else ()) + (("products in",) if products else ())
+        rows: list[tuple[str, ...]] = [(*HEADER, *more)]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
             row = (kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}")
-            rows.append((*row, _rate(factors[i])) if told else row)
+            own = ((_rate(factors[i]),) if told else ()) + products[i : i + 1]
+            rows.append((*row, *own))
         return rows
+
+    def _products(self) -> tuple[str, ...]:
+        """Return what training rounds the operands of each layer's products to, if to anything."""
+        if self.network.compute_dtype is None:
+            return ()
+        return tuple("bfloat16" if its else "float32" for its in paired_layers(self.network.layout))
 
     def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)

@@ -95,7 +95,8 @@ class CheckpointFile:
         with self.refusing():
             there = {**content.header, **_told(content, fit)}
             there["optimizer"] = codec.completed(there["optimizer"])
-        added = dict.fromkeys(("layer_rates", "trainable", *model_state.DROPOUT))
+        names_added = ("layer_rates", "trainable", "compute_dtype", *model_state.DROPOUT)
+        added = dict.fromkeys(names_added)
         expected = {**added, **model_state.header_of(here), **fit}
         # A file of an earlier version has none.
         there.setdefault("feature_names", expected.get("feature_names"))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process import random_state
-from fastmlp.network import layer_rates, losses, resolve
+from fastmlp.network import layer_rates, losses, precision, resolve
 from fastmlp.network.dropout import dropout_of
 from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
@@ -116,6 +116,7 @@ def header_of(state: State) -> dict[str, Any]:
             [codec.of_rule(rule, penalties.RULES), strength] for rule, strength in network.penalties
         ],
         "dtype": network.dtype.name,
+        **({"compute_dtype": network.compute_dtype} if network.compute_dtype else {}),
         **layer_rates.in_use(network),
         **_dropout(network),
         **names,
@@ -194,16 +195,18 @@ def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
     spelled = header["output_activation"]
     given = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(given, str(header["loss"]), loss)
+    dtype = resolve.dtype(header["dtype"])
     return Network(
         layout=make_layout(sizes),
         activations=(*resolve.hidden_activations(hidden, len(sizes) - 2), output),
         loss=loss,
         link=link,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
-        dtype=resolve.dtype(header["dtype"]),
+        dtype=dtype,
         layer_rates=layer_rates.layer_rates(header.get("layer_rates"), len(sizes) - 1),
         trainable=layer_rates.trainable(header.get("trainable", True), len(sizes) - 1),
         dropout=_dropout_from(header, len(sizes) - 2, own),
+        compute_dtype=precision.compute_dtype(header.get("compute_dtype"), dtype),
     )
 
 

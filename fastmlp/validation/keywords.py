@@ -24,6 +24,7 @@ GROUPS = [
     "initializer kernel_initializer initialiser init weight_init weights_init kernel_init "
     "initialization",
     "dtype precision data_type floatx",
+    "compute_dtype mixed_precision amp autocast use_amp bf16 fp16 fp16_params matmul_precision",
     "seed random_state random_seed rng manual_seed key",
     "n_threads n_jobs num_threads threads nthread n_workers num_workers workers",
     "device gpu use_gpu cuda accelerator",
@@ -112,7 +113,7 @@ _OF_MLP = {
     for name in (
         *("activation", "output_activation", "loss", "optimizer", "l2", "l1"),
         *("initializer", "label_smoothing", "layer_rates", "dtype", "seed", "n_threads", "device"),
-        *("dropout", "input_dropout", "input_noise"),
+        *("dropout", "input_dropout", "input_noise", "compute_dtype"),
     )
 }
 _OF_OPTIMIZER = {

@@ -23,15 +23,15 @@ from fastmlp.backends.cpu.kernels.first_layer.expanded import (
 )
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
-from fastmlp.backends.cpu.kernels.phases import FORWARD_BLOCKS, PHASES, phase
+from fastmlp.backends.cpu.kernels.phases import FORWARD_BLOCKS, PAIRED, PHASES, phase
+from fastmlp.backends.cpu.kernels.prefetch_plan import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.plan.partition import Partition, partition_of
+from fastmlp.backends.cpu.plan.partition import Partition, paired_of, partition_of
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
-from fastmlp.backends.cpu.plan.records import Job, address, fields_of
+from fastmlp.backends.cpu.plan.records import NONE, Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
-from fastmlp.backends.cpu.tuning import CACHE_BYTES, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
@@ -69,14 +69,6 @@ class Data(NamedTuple):
             return float(self.n_rows)
         weight = self.weight if self.rows is None else self.weight[self.rows]
         return float(weight.sum(dtype=np.float64))
-
-
-def _prefetches_rows(x: Any, batch_rows: int) -> bool:
-    """Return True if a batch's rows of X are prefetched during the batch before: X exceeds the
-    second-level cache, and a row has `PREFETCHED_ROW_BYTES` or is the whole batch."""
-    if not isinstance(x, np.ndarray) or x.nbytes <= CACHE_BYTES:
-        return False
-    return batch_rows == 1 or bool(x[:1].nbytes >= PREFETCHED_ROW_BYTES)
 
 
 class Session:
@@ -149,6 +141,7 @@ class Session:
             gathered=data.x.plain if isinstance(data.x, Expanded) else None,
             spacing=partition.spacing,
             parts=1 if partition.microbatch_rows else n_threads,
+            paired=paired_of(network, partition, sparse=sparse) if moments is not None else (),
         )
         self.workspace = new_workspace()
         new_plan = partial(
@@ -185,6 +178,8 @@ class Session:
         """Point the plan to the blocks of the phases, and to further blocks that it needs."""
         dtype, partition = self._network.dtype, self.partition
         self.blocks = {name: phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
+        if any(self.workspace.paired):
+            self.blocks.update({name: phase(name, dtype) for name in PAIRED})
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
         if train and partition.single_row:
@@ -271,7 +266,7 @@ class Session:
         """Work on these rows from now on: of the kind, width and dtype of those before."""
         self.data = data
         self._at = None
-        self.net["prefetches_rows"] = _prefetches_rows(data.x, self.rows)
+        self.net["prefetches_rows"] = prefetches_rows_of(data.x, self.rows)
         if isinstance(data.x, SparseRows):
             self.net["x_columns"] = address(data.x.columns)
             self.net["x_values"] = address(data.x.values)
@@ -312,6 +307,8 @@ class Session:
             workspace.parameters[:] = trained[: len(workspace.parameters)]
         if workspace.train:
             self.blocks["transposes"](self._address)
+        if any(workspace.paired):
+            self.blocks["pair_tiles"](self._address, 0, len(self.plan.tiles), NONE)
 
     def store(self, parameters: Array) -> None:
         """Unpack the parameters that the net shows."""

@@ -98,7 +98,8 @@ class Trainer:
         self._parameters = parameters
         # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
         rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
-        shape = (network.layout, network.dtype, batch_size, data.y.shape[1], engine.n_threads)
+        dtypes = (network.dtype, network.compute_dtype)
+        shape = (network.layout, *dtypes, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
         found = TRAININGS.take(self._key) if dense else None
         self._session = found or self._new_session(blocks, data, moments)

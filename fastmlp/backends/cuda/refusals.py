@@ -25,6 +25,11 @@ REFUSALS = [
         "does not clip gradients by their norm (clipnorm, global_clipnorm)",
         "use clipvalue",
     ),
+    Refusal(
+        lambda network, optimizer: network.compute_dtype is not None,
+        "does not train in mixed precision (compute_dtype)",
+        "use compute_dtype=None",
+    ),
 ]
 
 

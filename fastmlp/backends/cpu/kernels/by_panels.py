@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
+from fastmlp.backends.cpu.kernels.forward_backward import inputs_of, layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import (
     Kernel,
@@ -74,7 +74,7 @@ def _forward_by_panels(scalar: Scalar) -> Kernel:
             layers = layers_of(net)
             panels = panels_of_part(signed(part), n_parts, layers[i].n_panels)
             n_rows = record_at(net.batch, Batch).n_rows if panels[1] > 0 else 0
-            inputs = layers[i - 1].outputs if i > 0 else net.inputs
+            inputs = inputs_of(net, i)
             middle = net.middle if i + 1 == net.split_layer else 0
             for at in range(0, n_rows, ROW_BLOCK):
                 rows = (at, min(ROW_BLOCK, n_rows - at))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas, pair_outputs
 from fastmlp.backends.cpu.kernels.output_layer import FORWARD, TRAIN, output_layer
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of, rows_of_part, signed
 from fastmlp.backends.cpu.plan.pack import row_offset
@@ -82,9 +83,15 @@ def gathering(scalar: Scalar) -> Kernel:
             place = index[r] if batch.index else start + r
             source = batch.x + (place * net.n_in + low) * size
             pack_row(source, panels + (at + r) * lanes * size, net.panel, high - low)
+        some = (low // lanes, (high - low + lanes - 1) // lanes)
         if net.disturbs:
-            some = (low // lanes, (high - low + lanes - 1) // lanes)
             call(record_at(net.blocks, Blocks).disturb, (net.address, inputs, *some, at, n))
+        first = layers_of(net)[0]
+        if first.pairs:
+            skip = inputs - net.inputs
+            forms = (first.inputs_along + skip, first.inputs_across + skip)
+            its = (net.panel, inputs, *forms, net.n_in)
+            call(record_at(net.blocks, Blocks).pair_rows, (*its, *some, at, n))
 
     return gather
 
@@ -109,43 +116,64 @@ def _forward(scalar: Scalar) -> Kernel:
 
         If `middle` > 0, inputs from `middle` on are accumulated separately and added (split-K).
         """
-        product, (at, n), (p, most) = record_at(net.blocks, Blocks).product, rows, panels
-        down, waits = at * vector, layer.form == BLOCK
+        blocks, (at, n), (p, most) = record_at(net.blocks, Blocks), rows, panels
+        down, waits, pairs = at * vector, layer.form == BLOCK, layer.pairs
+        product = blocks.pair_product if pairs else blocks.product
         is_relu = layer.form == RELU_LAYER or layer.form == RELU_DROPPED
         stop = min(p + most, layer.n_panels)
         while p < stop:
             # Pre-activations wait on the stack, 12 or 16 KiB in the first-level cache.
-            n_panels = next_panels(stop - p) if waits or layer.dropped else stop - p
+            in_turn = waits or layer.dropped or layer.outputs_along
+            n_panels = next_panels(stop - p) if in_turn else stop - p
             outputs = layer.outputs + p * net.panel + down
             c = (z, z_panel) if waits else (outputs, net.panel)
             start, weights, shape = operands_of(layer, p, n_panels, n)
-            a, n_in, epilogue, operand = inputs + down, layer.n_in, STORE, 0
+            a, panel, epilogue, operand = inputs + (down >> pairs), net.panel >> pairs, STORE, 0
+            n_in = (layer.n_in + pairs) >> pairs
             if middle > 0:
-                call(product, (*c, *start, *weights, a, net.panel, middle, STORE, 0, *shape))
-                start, n_in = (net.zeros, 0, 0), n_in - middle
-                weights = (weights[0] + row_offset(layer, middle, vector), layer.weight_panel)
-                a += middle // lanes * net.panel
+                first = middle >> pairs
+                call(product, (*c, *start, *weights, a, panel, first, STORE, 0, *shape))
+                start, n_in = (net.zeros, 0, 0), n_in - first
+                weights = (weights[0] + weight_offset(layer, middle, vector), layer.weight_panel)
+                a += middle // lanes * panel
                 epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
             elif is_relu:
                 epilogue = RELU
-            call(product, (*c, *start, *weights, a, net.panel, n_in, epilogue, operand, *shape))
+            call(product, (*c, *start, *weights, a, panel, n_in, epilogue, operand, *shape))
             if waits:
                 for q in range(n_panels):
                     slopes = layer.deltas + (p + q) * net.panel + down
                     values = outputs + q * net.panel
                     call(layer.activation, (z + q * z_panel, values, slopes, n * lanes))
-            drop(net, layer, (p, n_panels), rows)
+            complete(net, layer, (p, n_panels), rows)
             p += n_panels
 
     return forward_layer
 
 
 @njit
-def drop(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
-    """Drop outputs of some panels, if training drops the layer's."""
+def complete(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
+    """Drop outputs of some panels, if training drops the layer's, and round them, if the next layer
+    takes pairs."""
     if layer.dropped:
         which = (net.address, layer.dropped - 1, *panels, *rows)
         call(record_at(net.blocks, Blocks).drop, which)
+    pair_outputs(net, layer, panels, rows)
+
+
+@njit
+def inputs_of(net: Net, i: int) -> int:
+    """Return the address of what the products of layer i take: its inputs, or their pairs."""
+    layers = layers_of(net)
+    if layers[i].pairs:
+        return layers[i].inputs_along
+    return layers[i - 1].outputs if i > 0 else net.inputs
+
+
+@njit
+def weight_offset(layer: Layer, r: int, vector: int) -> int:
+    """Return the bytes from a panel of the weights that the forward pass reads to its row r."""
+    return r * vector // 2 if layer.pairs else row_offset(layer, r, vector)
 
 
 def _add_partial_sums(scalar: Scalar) -> Kernel:
@@ -173,7 +201,7 @@ def _add_partial_sums(scalar: Scalar) -> Kernel:
                     sums[i] = one[i] + other[i]
             if layer.form == BLOCK:
                 call(layer.activation, (z, layer.outputs + skip, layer.deltas + skip, count))
-        drop(net, layer, panels, rows)
+        complete(net, layer, panels, rows)
 
     return add_partial_sums
 
@@ -190,10 +218,14 @@ def _backward(scalar: Scalar) -> Kernel:
         n_columns = min(most * lanes, below.n_out - panel * lanes)
         epilogue, operand = slope_epilogue(below)
         weights = (layer.transposed + panel * layer.transposed_panel, layer.transposed_panel)
-        right = (*weights, layer.deltas + at * vector, net.panel, layer.n_out)
+        blocks, pairs, deltas = record_at(net.blocks, Blocks), layer.pairs, layer.deltas
+        if pairs:
+            deltas = layer.deltas_along
+        depth = (layer.n_out + pairs) >> pairs
+        right = (*weights, deltas + (at * vector >> pairs), net.panel >> pairs, depth)
         last = (epilogue, operand + down, n_columns, n, 0)
         start = (net.zeros, 0, 0)
-        product = record_at(net.blocks, Blocks).product
+        product = blocks.pair_product if pairs else blocks.product
         call(product, (below.deltas + down, net.panel, *start, *right, *last))
 
     @njit
@@ -218,14 +250,20 @@ def _backward(scalar: Scalar) -> Kernel:
 
     @njit
     def backward_layer(net: Net, i: int, panels: Span, rows: Span) -> None:
-        layers = layers_of(net)
+        layers, (p, most) = layers_of(net), panels
         layer, below = layers[i], layers[i - 1]
         if layer.transposed == 0:
             call(record_at(net.blocks, Blocks).row_backward, (net.address, i, *panels))
-        elif i == net.n_layers - 1 and layer.is_transposed:
-            multiply_transposed(net, layer, below, panels, rows)
-        else:
-            multiply(net, layer, below, panels, rows)
+            return
+        stop = min(p + most, below.n_panels)
+        while p < stop:
+            some = (p, next_panels(stop - p) if below.pairs else most)
+            if i == net.n_layers - 1 and layer.is_transposed:
+                multiply_transposed(net, layer, below, some, rows)
+            else:
+                multiply(net, layer, below, some, rows)
+            pair_deltas(net, below, some, rows)
+            p += some[1]
 
     return backward_layer
 
@@ -237,12 +275,12 @@ def forward_backward(scalar: Scalar) -> Kernel:
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit
-    def inputs_of(net: Net, rows: Span, at: int, split: int) -> int:
+    def begin(net: Net, rows: Span, at: int, split: int) -> int:
         """Gather the rows, unless split-K has; return the first layer that is to be computed."""
         sparse, (start, n) = record_at(net.blocks, Blocks).sparse_forward, rows
         if sparse != 0:
             call(sparse, (net.address, start, start + n, at))
-            drop(net, layers_of(net)[0], (0, net.max_width), (at, n))
+            complete(net, layers_of(net)[0], (0, net.max_width), (at, n))
             return 1
         if split == 0:
             gather(net, net.inputs, rows, at, (0, net.n_in))
@@ -259,18 +297,18 @@ def forward_backward(scalar: Scalar) -> Kernel:
         """
         for part in prange(n_parts):
             flush, z, net = flushed(), stack(z_bytes), nets[0]
-            layers, (begin, stop) = layers_of(net), rows_of_part(net, signed(part), n_parts)
+            layers, (low, stop) = layers_of(net), rows_of_part(net, signed(part), n_parts)
             # A transposed output layer is computed by `finish`.
             n_forward = net.n_layers - layers[net.n_layers - 1].is_transposed
-            for start in range(begin, stop, ROW_BLOCK):
+            for start in range(low, stop, ROW_BLOCK):
                 n = min(ROW_BLOCK, stop - start)
                 # Predictions keep no outputs: a thread's blocks of rows share one block of buffers.
                 at = thread_number() * ROW_BLOCK if mode == FORWARD else start
-                for i in range(inputs_of(net, (start, n), at, split), n_forward):
+                for i in range(begin(net, (start, n), at, split), n_forward):
                     if i + 1 == split:
                         add_partial_sums(net, layers[i], (0, net.max_width), (at, n), z)
                     else:
-                        inputs = layers[i - 1].outputs if i > 0 else net.inputs
+                        inputs = inputs_of(net, i)
                         middle = net.middle if i + 1 == net.split_layer else 0
                         panels = (0, net.max_width)
                         forward_layer(net, layers[i], inputs, middle, panels, (at, n), z)

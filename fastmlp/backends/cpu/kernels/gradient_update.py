@@ -13,14 +13,7 @@ from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
-from fastmlp.backends.cpu.plan.records import (
-    NONE,
-    Batch,
-    Blocks,
-    Layer,
-    Net,
-    Tile,
-)
+from fastmlp.backends.cpu.plan.records import NONE, Batch, Blocks, Layer, Net, Tile
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
@@ -100,14 +93,18 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
         (tile, layer, w), (g, _, streams) = piece, scratch
         n_rows, more, apply, split = control.n_rows, control.more, control.apply, control.split
         blocks, left, right = record_at(net.blocks, Blocks), inputs, layer.deltas
-        if layer.is_transposed:
+        pairs, product = layer.pairs, blocks.gradient_product
+        if pairs:
+            right, product = layer.deltas_across, blocks.pair_gradient_product
+        elif layer.is_transposed:
             left, right = layer.deltas, inputs
+        panel = net.panel >> pairs
         start, start_row, start_panel = net.zeros, 0, 0
         if more:
             start, start_row = w - net.parameters + net.gradient, vector
             start_panel = layer.packed_panel
         to = (g, PANEL_ROWS * vector, start, start_row, start_panel)
-        b = (right + tile.panel * net.panel, net.panel)
+        b = (right + tile.panel * panel, panel)
         width = (layer.n_in if layer.is_transposed else layer.n_out) - tile.panel * lanes
         shape = (min(tile.n_panels * lanes, width), tile.last - tile.first)
         if _has_few_outputs(net, tile, layer):
@@ -115,9 +112,9 @@ def _rows_gradient(scalar: Scalar) -> Kernel:
             call(blocks.product, (*to, *b, deltas, net.delta_panel, n_rows, STORE, 0, *shape, 0))
             return
         prefetched = prefetch_for(net, t, piece, apply, split, streams, vector, size)
-        columns = left + tile.first // lanes * net.panel + tile.first % lanes * size
-        a = (columns, net.panel, n_rows, STORE, 0)
-        call(blocks.gradient_product, (*to, *b, *a, *shape, prefetched))
+        columns = left + tile.first // lanes * panel + tile.first % lanes * size
+        a = (columns, panel, (n_rows + pairs) >> pairs, STORE, 0)
+        call(product, (*to, *b, *a, *shape, prefetched))
 
     return rows_gradient
 
@@ -154,16 +151,19 @@ def _gradients(scalar: Scalar) -> Kernel:
     def write_gradient(net: Net, t: int, piece: Piece, control: Control, scratch: Scratch) -> None:
         (tile, layer, _), g = piece, scratch.gradient
         inputs = net.inputs
-        if tile.layer > 0:
+        if layer.pairs:
+            inputs = layer.inputs_across
+        elif tile.layer > 0:
             inputs = layers_of(net)[tile.layer - 1].outputs
-        elif control.split > 1 and tile.panel * lanes >= net.middle:
+        if tile.layer == 0 and control.split > 1 and tile.panel * lanes >= net.middle:
             inputs += net.inputs_apart
         sparse = record_at(net.blocks, Blocks).sparse_gradient
+        single = control.n_rows == 1 and control.more == 0 and layer.pairs == 0
         if control.n_rows == 0:
             stored_gradient(net, piece, g)
         elif sparse != 0 and tile.layer == 0:
             call(sparse, (net.address, t, g, PANEL_ROWS * vector, control.more))
-        elif control.n_rows == 1 and control.more == 0 and not _has_few_outputs(net, tile, layer):
+        elif single and not _has_few_outputs(net, tile, layer):
             row_gradient(net, piece, inputs, g)
         else:
             rows_gradient(net, t, piece, inputs, control, scratch)
@@ -306,6 +306,8 @@ def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
             step_panel(net, piece, p, control, scratch)
             if apply and layer.transposed_copy:
                 transpose_panel(piece, p, non_temporal)
+        if trains and apply and layer.pairs:
+            call(record_at(net.blocks, Blocks).pair_tiles, (net.address, t, t + 1, non_temporal))
         if tile.last == layer.packed_rows and not layer.steps_biases_with_weights:
             n = tile.n_panels
             if layer.is_transposed:

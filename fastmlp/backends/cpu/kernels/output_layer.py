@@ -6,6 +6,7 @@ rows.
 
 import numpy as np
 
+from fastmlp.backends.cpu.kernels.mixed_precision import pair_deltas
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Layer, Net
 from fastmlp.backends.cpu.simd.pack import moves
@@ -186,5 +187,6 @@ def output_layer(scalar: Scalar) -> Kernel:
         if mode == TRAIN:
             scale_deltas(net, outer, rows, skip)
             place_deltas(net, outer, n, at, slopes)
+            pair_deltas(net, outer, (0, net.max_width), (at, n))
 
     return finish

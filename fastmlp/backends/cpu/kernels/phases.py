@@ -22,6 +22,7 @@ from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
+from fastmlp.backends.cpu.kernels.mixed_precision import pair_rows, pair_tiles
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
@@ -37,6 +38,13 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "transposes": (transposes, {}),
     "forward_backward": (forward_backward, {}),
     "update": (update, {}),
+}
+# What training in mixed precision needs beside the phases.
+PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pair_product": (product, {"by_column": False, "pairs": True}),
+    "pair_gradient_product": (product, {"by_column": True, "pairs": True}),
+    "pair_rows": (pair_rows, {}),
+    "pair_tiles": (pair_tiles, {}),
 }
 # Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
@@ -70,7 +78,7 @@ def compile_others(dtype: np.dtype[Any]) -> None:
 @cache
 def phase(name: str, dtype: np.dtype[Any], by_norm: bool = False) -> Block:
     """Return the block of a phase, by its name; `by_norm`: of the update that clips by norm."""
-    factory, options = PHASES[name]
+    factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}
     return block_of(factory, dtype, **options)

@@ -1,15 +1,25 @@
 """What a tile prefetches while its gradient is summed: memory that is used next and not cached."""
 
+from typing import Any
+
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Piece
 from fastmlp.backends.cpu.plan.records import ALL, Batch, Net
 from fastmlp.backends.cpu.simd.prefetch import STREAMS
-from fastmlp.backends.cpu.tuning import MOST_STREAMS
+from fastmlp.backends.cpu.tuning import CACHE_BYTES, MOST_STREAMS, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import njit, record_at, row
 from fastmlp.compiler.target import LINE_BYTES
 
 HEAD_BYTES = STREAMS.itemsize
+
+
+def prefetches_rows_of(x: Any, batch_rows: int) -> bool:
+    """Return True if a batch's rows of X are prefetched during the batch before: X exceeds the
+    second-level cache, and a row has `PREFETCHED_ROW_BYTES` or is the whole batch."""
+    if not isinstance(x, np.ndarray) or x.nbytes <= CACHE_BYTES:
+        return False
+    return batch_rows == 1 or bool(x[:1].nbytes >= PREFETCHED_ROW_BYTES)
 
 
 @njit

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar
-from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, Net
+from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, Net, Tile
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import njit
 from fastmlp.compiler.target import lanes_of
@@ -14,6 +14,13 @@ def non_temporal_of(net: Net, split: int) -> int:
     """Return which transposes use non-temporal stores: without split-K a team stores its few
     through the cache."""
     return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
+
+
+@njit
+def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
+    """Return True if row r of a tile, transposed, is stored past the caches."""
+    of_others = r < tile.cached_first or r >= tile.cached_last
+    return non_temporal == ALL or (non_temporal == OTHERS and of_others)
 
 
 def transposing(scalar: Scalar) -> Kernel:
@@ -32,8 +39,7 @@ def transposing(scalar: Scalar) -> Kernel:
             target = (
                 layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
             )
-            of_others = r < tile.cached_first or r >= tile.cached_last
-            if non_temporal == ALL or (non_temporal == OTHERS and of_others):
+            if passes_by(tile, r, non_temporal):
                 transpose_non_temporal(source, target, left)
             else:
                 transpose(source, target, left)

@@ -5,6 +5,7 @@ panel has n_in + 1 rows. Panels of few outputs would be mostly padding: for such
 holds the panels of W transposed, n_out rows each, and the biases after them.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -45,6 +46,8 @@ class Packed(NamedTuple):
     size : int, rows in all
     copy_panel, copy_size : int, rows of a panel of the transposed copy, in whole squares, and rows
         of the copy; 0 if there is none
+    pairs_panel, pairs_size : int, rows of a panel of the weights in pairs across their rows, and in
+        all; 0 if its products take no pairs. The transposed copy is in pairs, too, then.
     """
 
     is_transposed: bool
@@ -57,6 +60,8 @@ class Packed(NamedTuple):
     size: int
     copy_panel: int
     copy_size: int
+    pairs_panel: int = 0
+    pairs_size: int = 0
 
     def place(self, panel: int, row: int) -> int:
         """Return where a row of a panel lies."""
@@ -101,11 +106,13 @@ def packed_layers(
     train: bool,
     sparse: bool = False,
     spacing: Spacing = CLOSE,
+    paired: Sequence[bool] = (),
 ) -> tuple[Packed, ...]:
     """Return where each layer's parameters lie, for chunks of so many rows.
 
-    If the rows' features are `sparse`, the first layer is not transposed; predictions then read its
-    weights from the flat parameters, and only its biases are packed.
+    The products of layers that are `paired` take pairs of bfloat16. If the rows' features are
+    `sparse`, the first layer is not transposed; predictions then read its weights from the flat
+    parameters, and only its biases are packed.
     """
     layers = []
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
@@ -115,8 +122,22 @@ def packed_layers(
         n_held = 0 if first_sparse and not train else n_in
         gap = spacing.rows if i + 1 == spacing.split_layer else 0
         shape = (n_held, n_out, lanes, spacing.rows, gap)
-        layers.append(_packed(*shape, is_transposed=is_transposed, copied=copied))
+        layer = _packed(*shape, is_transposed=is_transposed, copied=copied)
+        layers.append(_in_pairs(layer, lanes, spacing.rows) if any(paired[i : i + 1]) else layer)
     return tuple(layers)
+
+
+def _in_pairs(layer: Packed, lanes: int, apart: int) -> Packed:
+    """Return the layer with its weights in pairs, in whole squares of which each takes half."""
+    panel = round_up(layer.rows, lanes) // 2 + apart
+    n_copies = layer.copy_size // layer.copy_panel if layer.copy_panel else 0
+    copy_panel = layer.panels * lanes // 2 + apart if n_copies else 0
+    return layer._replace(
+        pairs_panel=panel,
+        pairs_size=layer.panels * panel,
+        copy_panel=copy_panel,
+        copy_size=n_copies * copy_panel,
+    )
 
 
 def _packed(

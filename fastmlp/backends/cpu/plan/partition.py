@@ -13,6 +13,7 @@ from fastmlp.backends.cpu.plan.step_cost import (
 )
 from fastmlp.backends.cpu.tuning import APART_BYTES, SHARED_FLOPS
 from fastmlp.compiler.target import lanes_of
+from fastmlp.network.precision import paired_layers
 from fastmlp.network.spec import Network
 
 
@@ -91,6 +92,14 @@ def partition_of(
     by_panels = panels_pay(step, n_threads, split_layer)
     cost = cost_of(step, n_threads, split_layer, by_panels=by_panels)
     return Partition(rows, 0, n_threads, by_panels, split_layer, cost, _spacing(step, split_layer))
+
+
+def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:
+    """Return which layers' products take bfloat16 in training: none of small nets in microbatches,
+    nor of single rows, whose layers are no products of matrices."""
+    if network.compute_dtype is None or partition.microbatch_rows or partition.single_row:
+        return ()
+    return paired_layers(network.layout, sparse=sparse)
 
 
 def _spacing(step: Step, split_layer: int) -> Spacing:

@@ -144,15 +144,20 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
     lanes, vector = workspace.lanes, workspace.lanes * size
     master, copies = address(workspace.parameters), address(workspace.copies)
     values = [address(workspace.outputs), address(workspace.deltas)]
+    pairs = _pairs(layout, workspace)
     coefficients, layers = blocks.coefficients or [(0, 0)] * layout.n_layers, []
     for i, (layer, (n_in, n_out)) in enumerate(
         zip(workspace.packed, pairwise(layout.sizes), strict=True)
     ):
-        copy, n_panels = copies if layer.copy_size else 0, round_up(n_out, lanes) // lanes
+        paired, n_panels = copies, round_up(n_out, lanes) // lanes
+        copies += layer.pairs_size * vector
+        copy = copies if layer.copy_size else 0
         panel, copy_panel = layer.panel * vector, layer.copy_panel * vector
         biases, passes = master + layer.biases * vector, (master, panel, copy, copy_panel)
         if layer.is_transposed:
             passes = (copy, copy_panel, master, panel)
+        elif layer.pairs_size:
+            passes, copy = (paired, layer.pairs_panel * vector, copy, copy_panel), 0
         shape = (layer.rows, layer.panels, panel, layer.middle, layer.gap * vector)
         packs = (master, *shape, biases, copy, copy_panel, *passes)
         offsets = (layout.weights[i], layout.biases[i])
@@ -161,10 +166,26 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         rules = (layer.is_transposed, blocks.forms[i], blocks.activations[i])
         form = (*rules, of_weights, of_biases, together)
         dropped = blocks.dropped[i] if blocks.dropped else 0
-        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, dropped))
+        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, dropped, *pairs[i]))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, Layer.dtype).view(np.recarray)
+
+
+def _pairs(layout: Layout, workspace: Workspace) -> list[tuple[int, ...]]:
+    """Return, for each layer, whether its products take pairs, and the addresses of pairs along and
+    across the rows, or 0: of its inputs, its outputs and its deltas."""
+    paired = workspace.paired or (False,) * layout.n_layers
+    row_bytes = workspace.panel_rows * workspace.parameters.itemsize
+    sizes = [round_up(n, workspace.lanes) * row_bytes for n in layout.sizes]
+    inputs, deltas = [(0, 0)] * (layout.n_layers + 1), [(0, 0)] * layout.n_layers
+    output, delta = address(workspace.output_pairs), address(workspace.delta_pairs)
+    for i in np.flatnonzero(paired):
+        place = output if i > 0 else address(workspace.input_pairs)
+        inputs[i] = (place, place + sizes[i] // 2)
+        deltas[i] = (delta, delta + sizes[i + 1] // 2)
+        output, delta = output + (sizes[i] if i > 0 else 0), delta + sizes[i + 1]
+    return [(its, *inputs[i], *inputs[i + 1], *deltas[i]) for i, its in enumerate(paired)]
 
 
 def _non_temporal(workspace: Workspace, by_panels: bool) -> int:

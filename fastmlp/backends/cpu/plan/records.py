@@ -51,6 +51,13 @@ class Layer(Record):
     bias_coefficients: int  # step's row of coefficients, or FROZEN
     steps_biases_with_weights: int  # 1: they are of one group, and the biases one row more
     dropped: int  # its number, from 1, if training drops its outputs; else 0
+    pairs: int  # 1: its products take pairs of bfloat16
+    inputs_along: int  # addresses of pairs along and across the rows: of its inputs,
+    inputs_across: int
+    outputs_along: int  # of its outputs, if the next layer's products take pairs,
+    outputs_across: int
+    deltas_along: int  # and of its deltas; 0 where there are none
+    deltas_across: int
 
 
 class Tile(Record):
@@ -181,6 +188,10 @@ class Blocks(Record):
     row_backward: int  # (net, layer, panel, n_panels): deltas of a single row
     product: int  # C = start + A B
     gradient_product: int  # the same, A read by columns
+    pair_product: int  # both, of pairs of bfloat16
+    pair_gradient_product: int
+    pair_rows: int  # (stride, source, along, across, width, panel, n_panels, at, n): rounds rows
+    pair_tiles: int  # (net, first, last, non_temporal): rounds the weights of some tiles
     transposes: int  # (net,): every transposed copy
     pack: int  # (net, flat, packed)
     unpack: int  # (net, flat, packed)

@@ -54,7 +54,11 @@ class Workspace(NamedTuple):
     row_losses : float64, a number a row
     parameters, backup : packed parameters, and a copy of them
     copies : the second form of each layer's weights, where `packing.has_copy`: panels of W
-        transposed, or of W where a layer is held transposed
+        transposed, or of W where a layer is held transposed; of a layer whose products take pairs
+        both in pairs, W first
+    paired : for each layer True if its products take pairs; empty: none does
+    input_pairs, output_pairs, delta_pairs : of the inputs, and of each layer's outputs and deltas,
+        pairs along the rows, then pairs across them, where a product reads them
     zeros : one vector
     """
 
@@ -79,6 +83,10 @@ class Workspace(NamedTuple):
     backup: Buffer
     copies: Buffer
     zeros: Buffer
+    paired: tuple[bool, ...]
+    input_pairs: Buffer
+    output_pairs: Buffer
+    delta_pairs: Buffer
 
 
 def make_workspace(
@@ -93,6 +101,7 @@ def make_workspace(
     gathered: int | None = None,
     spacing: Spacing = CLOSE,
     parts: int = 1,
+    paired: tuple[bool, ...] = (),
 ) -> Workspace:
     """Allocate for chunks of `rows` rows; without `train`, only what a forward pass needs.
 
@@ -106,7 +115,8 @@ def make_workspace(
     """
     sizes, panel_rows = layout.sizes, _panel_rows(rows + spacing.rows)
     units = sum(round_up(n, lanes) for n in sizes[1:])
-    layers = packed_layers(layout, lanes, rows, train=train, sparse=sparse, spacing=spacing)
+    form: dict[str, Any] = {"train": train, "sparse": sparse, "spacing": spacing, "paired": paired}
+    layers = packed_layers(layout, lanes, rows, **form)
     packed = numbers_packed(layers, lanes)
     doubled_inputs = spacing.split_layer > 1
     if gathered is None:
@@ -127,8 +137,9 @@ def make_workspace(
         "targets": columns,
         "parameters": packed,
         "backup": packed if train else 0,
-        "copies": sum(layer.copy_size for layer in layers) * lanes,
+        "copies": sum(layer.copy_size + layer.pairs_size for layer in layers) * lanes,
         "zeros": lanes,
+        **_numbers_in_pairs(layout, panel_rows, lanes, paired, 1 + doubled_inputs),
     }
     # The session's order of rows, int64, is part of it.
     n_bytes = size * sum(numbers.values()) + parts * output_bytes + 8 * panel_rows
@@ -143,8 +154,20 @@ def make_workspace(
         doubled_inputs=doubled_inputs,
         output_bytes=output_bytes,
         row_losses=aligned(parts * output_bytes // 8, np.float64),
+        paired=paired,
         **_aligned_together(numbers, dtype),
     )
+
+
+def _numbers_in_pairs(
+    layout: Layout, panel_rows: int, lanes: int, paired: tuple[bool, ...], n_inputs: int
+) -> dict[str, int]:
+    """Return the numbers of the buffers of pairs; two forms take as much as the numbers do."""
+    sizes = [panel_rows * round_up(n, lanes) for n in layout.sizes]
+    read = [n if pairs else 0 for n, pairs in zip(sizes, paired, strict=False)]
+    own = [n if pairs else 0 for n, pairs in zip(sizes[1:], paired, strict=False)]
+    inputs = n_inputs * sum(read[:1])
+    return {"input_pairs": inputs, "output_pairs": sum(read[1:]), "delta_pairs": sum(own)}
 
 
 def _panel_rows(rows: int) -> int:

@@ -8,12 +8,12 @@ from panelled import block
 
 from fastmlp import MLP
 from fastmlp.backends.cpu import trainer
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
+from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for, prefetches_rows_of
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
-from fastmlp.backends.cpu.session import Session, _prefetches_rows
+from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES
@@ -139,7 +139,7 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
 def test_rows_are_asked_for_where_they_are_long_or_single_and_in_no_cache(
     shape: tuple[int, int], batch: int, expected: bool
 ) -> None:
-    assert _prefetches_rows(np.empty(shape, np.float32), batch) is expected
+    assert prefetches_rows_of(np.empty(shape, np.float32), batch) is expected
 
 
 def test_a_fit_leaves_no_order_to_go_on_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,6 +341,14 @@ def test_clipping_by_norm_is_refused(name: str, rows: Any) -> None:
     assert its.to("cpu").fit(x, y, epochs=1).loss
 
 
+def test_mixed_precision_is_refused(rows: Any) -> None:
+    its, (x, y) = net(dtype="float32", compute_dtype="bfloat16"), rows
+    words = r'device="cuda" does not train in mixed precision .*: use compute_dtype=None'
+    with pytest.raises(ValueError, match=words):
+        its.fit(x, y, epochs=1)
+    its.predict(x)
+
+
 def test_a_source_in_several_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LEAST_BATCHES", 2)
     rng = np.random.default_rng(0)

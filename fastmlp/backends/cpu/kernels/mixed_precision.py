@@ -1,0 +1,84 @@
+"""Where the operands of products in bfloat16 are rounded: once each, where they are written.
+
+Gathered rows, outputs and deltas are rounded while their block of rows is in the first-level cache;
+weights when the optimizer has stepped their tile. Everything but these operands stays float32.
+Products, rounding and weights are blocks that only training in mixed precision compiles.
+"""
+
+import numpy as np
+
+from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
+from fastmlp.backends.cpu.kernels.transposed_copies import passes_by
+from fastmlp.backends.cpu.plan.records import Blocks, Layer, Net, Tile
+from fastmlp.backends.cpu.simd.pairs import pairs
+from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.compiler import call, njit, record_at, records_at
+from fastmlp.compiler.target import lanes_of
+
+
+@njit
+def pair_outputs(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
+    """Round some panels of a layer's outputs, if the next layer's products take pairs."""
+    if layer.outputs_along:
+        forms = (layer.outputs_along, layer.outputs_across)
+        its = (net.panel, layer.outputs, *forms, layer.n_out)
+        call(record_at(net.blocks, Blocks).pair_rows, (*its, *panels, *rows))
+
+
+@njit
+def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
+    """Round some panels of a layer's deltas, if its own products take pairs."""
+    if layer.pairs:
+        forms = (layer.deltas_along, layer.deltas_across)
+        its = (net.panel, layer.deltas, *forms, layer.n_out)
+        call(record_at(net.blocks, Blocks).pair_rows, (*its, *panels, *rows))
+
+
+def pair_rows(scalar: Scalar) -> Kernel:
+    """Make the block that rounds some panels of n rows to both forms of pairs."""
+    lanes = lanes_of(scalar)
+    vector, store = lanes * np.dtype(scalar).itemsize, pairs(scalar, lanes).pair_rows
+
+    def run(
+        stride: int, source: int, along: int, across: int, width: int, panel: int, n_panels: int,
+        at: int, n: int,
+    ) -> None:  # fmt: skip
+        down, n_columns = panel * stride + at * vector, min(n_panels * lanes, width - panel * lanes)
+        half = down // 2
+        if n_columns > 0:
+            store(Panels(source + down, stride), along + half, across + half, n_columns, n)
+
+    return run
+
+
+def pair_tiles(scalar: Scalar) -> Kernel:
+    """Make the block that rounds the weights of some tiles, for the passes forward and back."""
+    lanes = lanes_of(scalar)
+    vector, its = lanes * np.dtype(scalar).itemsize, pairs(scalar, lanes)
+    square, non_temporal_square, half = its.pair_square, its.pair_square_non_temporal, lanes // 2
+
+    @njit
+    def pair_panel(net: Net, tile: Tile, p: int, non_temporal: int) -> None:
+        layer, panel = layers_of(net)[tile.layer], tile.panel + p
+        w = net.parameters + tile.offset + p * layer.packed_panel
+        across, transposed = layer.weights + panel * layer.weight_panel, 0
+        for r in range(tile.first, tile.last, lanes):
+            if layer.transposed:
+                transposed = layer.transposed + r // lanes * layer.transposed_panel
+                transposed += panel * half * vector
+            source = w + (r - tile.first) * vector
+            where = (source, across + r // 2 * vector, transposed, layer.packed_rows - r)
+            if passes_by(tile, r, non_temporal):
+                non_temporal_square(*where)
+            else:
+                square(*where)
+
+    def run(address: int, first: int, last: int, non_temporal: int) -> None:
+        net = record_at(address, Net)
+        tiles, layers = records_at(net.tiles, net.n_tiles, Tile), layers_of(net)
+        for t in range(first, last):
+            if layers[tiles[t].layer].pairs and tiles[t].first < tiles[t].last:
+                for p in range(tiles[t].n_panels):
+                    pair_panel(net, tiles[t], p, non_temporal)
+
+    return run

@@ -1,0 +1,211 @@
+"""Training in mixed precision: against NumPy with rounded operands, and the same bits always."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import naive
+import numpy as np
+import pytest
+from nets import distance, train
+from paired import to_bfloat16
+
+from fastmlp import MLP, SGD, Adam, fit_many, load
+from fastmlp.backends.cpu import session
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.engine import Engine
+from fastmlp.backends.cpu.kernels import phases
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.threads import limits
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.network import precision
+
+N_ROWS, WIDE = (9, 4) if INTERPRETED else (150, 33)
+SHAPES = [(5, 6, 3)] if INTERPRETED else [(70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 128, 1)]
+SHARED = (9, 7, 5, 3) if INTERPRETED else (65, 170, 90, 40)
+needs_threads = pytest.mark.skipif(
+    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
+)
+
+
+@pytest.fixture(autouse=True)
+def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "WIDE_INPUTS", WIDE)
+    monkeypatch.setattr(precision, "WIDE_OUTPUTS", WIDE)
+
+
+def draw(sizes: Any, n_rows: int = N_ROWS) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(n_rows, sizes[0])), rng.normal(size=(n_rows, sizes[-1]))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def make(sizes: Any, **settings: Any) -> MLP:
+    return MLP(sizes, **{"compute_dtype": "bfloat16", "seed": 3, "n_threads": 1, **settings})
+
+
+def rounded(layer: int, operand: Any, sizes: Any) -> Any:
+    """An operand of a layer's products: kernels round numbers of float32."""
+    single = operand.astype(np.float32)
+    wide = min(sizes[layer : layer + 2]) >= WIDE
+    return (to_bfloat16(single) if wide else single).astype(np.float64)
+
+
+def naive_gradient(net: MLP, x: Any, y: Any, **model: Any) -> Any:
+    w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
+    model["rounded"] = lambda i, operand: rounded(i, operand, net.layer_sizes)
+    value, weights, biases = naive.gradient(w, b, x.astype(float), y.astype(float), **model)
+    return value, naive.flatten(weights, biases)
+
+
+def check_step(sizes: Any, n_rows: int, activation: str, batch: int, **settings: Any) -> None:
+    net, (x, y) = make(sizes, activation=activation, optimizer=SGD(1.0), **settings), draw(sizes)
+    x, y = x[:n_rows], y[:n_rows]
+    before = net.parameters.copy()
+    activations = [activation] * (len(sizes) - 2)
+    value, expected = naive_gradient(net, x, y, activations=activations, **settings)
+    history = net.fit(x, y, epochs=1, batch_size=batch)
+    assert history.loss[0] == pytest.approx(value, rel=1e-5)
+    error, size = np.abs(before - net.parameters - expected), np.abs(expected).max()
+    # A number that is summed in another order may be rounded to its other neighbour.
+    assert error.max() <= 2e-3 * size
+    assert np.median(error) <= 2e-5 * size
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "softplus"])
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+def test_a_step_is_that_of_rounded_operands(sizes: Any, activation: str) -> None:
+    for n_rows in (N_ROWS, N_ROWS - 1, 2):
+        check_step(sizes, n_rows, activation, n_rows)
+
+
+def test_a_step_with_penalties_is_that_of_rounded_operands() -> None:
+    check_step(SHAPES[0], N_ROWS, "relu", N_ROWS, l2=0.3, l1=0.1)
+
+
+def test_a_batch_in_chunks_is_that_of_rounded_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 1 if INTERPRETED else 37
+
+    def chunks(*given: Any, **how: Any) -> Any:
+        return partition.Partition(max(rows, 2))
+
+    monkeypatch.setattr(session, "partition_of", chunks)
+    check_step(SHAPES[0], N_ROWS, "tanh", N_ROWS)
+
+
+def test_a_last_batch_of_one_row_is_that_of_rounded_operands() -> None:
+    sizes, rule = SHAPES[0], ["relu"]
+    net, (x, y) = make(sizes, optimizer=SGD(1.0)), draw(sizes, 5)
+    first = make(sizes, optimizer=SGD(1.0))
+    first.fit(x[:4], y[:4], epochs=1, batch_size=4, shuffle=False)
+    _, expected = naive_gradient(first, x[4:], y[4:], activations=rule)
+    net.fit(x, y, epochs=1, batch_size=4, shuffle=False)
+    error = np.abs(first.parameters - net.parameters - expected)
+    assert error.max() <= 2e-3 * np.abs(expected).max()
+
+
+def fitted(n_threads: int, **settings: Any) -> bytes:
+    net, (x, y) = make(SHARED, n_threads=n_threads, **settings), draw(SHARED)
+    net.fit(x, y, epochs=3, batch_size=70)
+    return net.parameters.tobytes()
+
+
+@needs_threads
+@pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
+@pytest.mark.parametrize("shared", ["rows", "panels"])
+@pytest.mark.parametrize("split_layer", [0, 1, 2])
+def test_bits_do_not_depend_on_threads(
+    split_layer: int, shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
+    monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
+    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
+    settings: dict[str, Any] = {"dropout": 0.2, "input_noise": 0.1, "optimizer": Adam(0.01)}
+    for activation in ("relu", "tanh"):
+        alone, team = (fitted(n, activation=activation, **settings) for n in (1, 2))
+        assert alone == team
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": Adam(0.01, global_clipnorm=0.1)}], ids=repr)
+def test_bits_do_not_depend_on_company(settings: Any) -> None:
+    x, y = draw(SHARED)
+    nets = [make(SHARED, **settings, seed=seed) for seed in range(3)]
+    fit_many(nets, x, y, epochs=2, batch_size=50)
+    for seed, net in enumerate(nets):
+        alone = make(SHARED, **settings, seed=seed)
+        alone.fit(x, y, epochs=2, batch_size=50)
+        assert alone.parameters.tobytes() == net.parameters.tobytes()
+
+
+def test_sparse_rows_train_a_first_layer_in_float32() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    x, y = draw(SHARED)
+    x[np.abs(x) < 1] = 0
+    order, sizes, found = np.arange(N_ROWS)[None], SHARED, []
+    for compute_dtype in ("bfloat16", None):
+        net = make(sizes, compute_dtype=compute_dtype)
+        engine = Engine(net._network, 1)
+        data = engine.trusted(sparse.csr_matrix(x), y, None)
+        its: Any = SimpleNamespace(network=net._network)
+        found.append(train(its, net.parameters, data, SGD(1.0), order, N_ROWS).parameters)
+    start = make(sizes).parameters
+    mixed, plain = ((start - after)[: sizes[0] * sizes[1]] for after in found)
+    # Its deltas come through the products of the layers above.
+    assert 0 < distance(mixed, plain) < 0.02
+
+
+def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def phase(name: str, *which: Any, **how: Any) -> Any:
+        made.append(name)
+        return phases.phase(name, *which, **how)
+
+    monkeypatch.setattr(session, "phase", phase)
+    x, y = draw(SHARED)
+    make(SHARED, compute_dtype=None).fit(x, y, epochs=1)
+    make((3, 2, 1)).fit(x[:, :3], y[:, 0], epochs=1)
+    assert made
+    assert not phases.PAIRED.keys() & set(made)
+    make(SHARED).fit(x, y, epochs=1)
+    assert phases.PAIRED.keys() <= set(made)
+
+
+def test_single_rows_train_in_float32() -> None:
+    x, y = draw(SHARED, 4)
+    nets = [make(SHARED, compute_dtype=given) for given in ("bfloat16", None)]
+    for net in nets:
+        net.fit(x, y, epochs=1, batch_size=1)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()
+
+
+def test_predictions_and_gradients_are_of_float32() -> None:
+    x, y = draw(SHARED)
+    nets = [make(SHARED, compute_dtype=given) for given in ("bfloat16", None)]
+    mixed, plain = (np.hstack(net.loss_and_gradient(x, y)) for net in nets)
+    assert np.array_equal(mixed, plain)
+    assert np.array_equal(nets[0].predict(x), nets[1].predict(x))
+
+
+def test_divergence_is_noticed() -> None:
+    x, y = draw(SHARED)
+    net = make(SHARED, activation="identity", optimizer=SGD(1e6))
+    before = net.parameters.copy()
+    with pytest.warns(RuntimeWarning):
+        history = net.fit(x, y, epochs=9)
+    assert history.status.name == "DIVERGED"
+    assert np.isfinite(net.parameters).all()
+    assert net.parameters.shape == before.shape
+
+
+def test_a_file_keeps_the_setting(tmp_path: Path) -> None:
+    x, y = draw(SHARED)
+    net, whole = make(SHARED), make(SHARED)
+    net.fit(x, y, epochs=1)
+    net.save(tmp_path / "net.safetensors", include_training_state=True)
+    again = load(tmp_path / "net.safetensors")
+    assert again.compute_dtype == "bfloat16"
+    again.fit(x, y, epochs=2)
+    whole.fit(x, y, epochs=1)
+    whole.fit(x, y, epochs=2)
+    assert again.parameters.tobytes() == whole.parameters.tobytes()

@@ -1,0 +1,64 @@
+"""The keyword of mixed precision: what it takes, shows and keeps."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastmlp import MLP
+from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.precision import paired_layers
+
+
+def test_wide_layers_take_part() -> None:
+    assert paired_layers(make_layout((64, 64, 63, 1000, 10))) == (True, False, False, False)
+    assert paired_layers(make_layout((1000, 512, 64, 64)), sparse=True) == (False, True, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("bf16", "unknown compute_dtype 'bf16', did you mean 'bfloat16'?"),
+        ("float16", "did you mean 'bfloat16'?"),
+        ("float32", "unknown compute_dtype 'float32': None means that;"),
+        (np.float32, "known: bfloat16, or None"),
+        (16, "unknown compute_dtype 16;"),
+    ],
+)
+def test_another_dtype_is_an_error(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match="MLP: ") as caught:
+        MLP((2, 1), compute_dtype=given)
+    assert words in str(caught.value)
+
+
+def test_float64_is_an_error() -> None:
+    with pytest.raises(ValueError, match="needs dtype='float32', got 'float64'"):
+        MLP((2, 1), dtype="float64", compute_dtype="bfloat16")
+
+
+def test_a_word_of_elsewhere_leads_to_it() -> None:
+    kwargs: dict[str, Any] = {"mixed_precision": True}
+    with pytest.raises(TypeError, match="did you mean 'compute_dtype'"):
+        MLP((2, 1), **kwargs)
+
+
+def test_the_summary_says_which_layers_take_part() -> None:
+    net = MLP((70, 80, 90, 2), compute_dtype="bfloat16")
+    lines = net.summary().splitlines()
+    assert lines[0].endswith("products in")
+    assert [line.split()[-1] for line in lines[1:4]] == ["bfloat16", "bfloat16", "float32"]
+    assert "compute_dtype='bfloat16'" in repr(net)
+    assert net.compute_dtype == "bfloat16"
+
+
+def test_nothing_is_shown_without_it() -> None:
+    net = MLP((70, 80, 90, 2))
+    assert net.compute_dtype is None
+    assert "compute_dtype" not in repr(net)
+    assert "products" not in net.summary()
+
+
+def test_rates_are_shown_beside_it() -> None:
+    net = MLP((70, 80, 2), compute_dtype="bfloat16", layer_rates=[0.5, 1])
+    first = net.summary().splitlines()[1].split()
+    assert first[-3:] == ["x", "0.5", "bfloat16"]
