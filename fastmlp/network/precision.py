@@ -19,18 +19,18 @@ SYNONYMS = {
 WIDE_INPUTS, WIDE_OUTPUTS = 64, 64
 
 
-def compute_dtype(given: object, dtype: np.dtype[Any]) -> ComputeDType | None:
+def compute_dtype(given: object, dtype: np.dtype[Any], who: str = OWNER) -> ComputeDType | None:
     """Check a compute dtype: None, or "bfloat16" for a net of float32."""
     if given is None:
         return None
     if not isinstance(given, str) or given not in KNOWN:
         meant = suggestion(given, KNOWN, SYNONYMS)
         raise ValueError(
-            f"{OWNER}: unknown compute_dtype {given!r}{meant} known: bfloat16, or None for dtype"
+            f"{who}: unknown compute_dtype {given!r}{meant} known: bfloat16, or None for dtype"
         )
     if dtype != np.float32:
         raise ValueError(
-            f"{OWNER}: compute_dtype='bfloat16' needs dtype='float32', got {dtype.name!r}"
+            f"{who}: compute_dtype='bfloat16' needs dtype='float32', got {dtype.name!r}"
         )
     return "bfloat16"
 

@@ -24,6 +24,7 @@ from fastmlp.estimators.arguments import (
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPClassifier
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
+from fastmlp.network.precision import ComputeDType
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -56,7 +57,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, class_weight, scoring, pickle_state, \
-    label_smoothing, dropout, input_dropout, input_noise, average
+    label_smoothing, dropout, input_dropout, input_noise, average, compute_dtype
         As for `MLPClassifier`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -143,6 +144,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
         average: Average | None = None,
+        compute_dtype: ComputeDType | None = None,
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:

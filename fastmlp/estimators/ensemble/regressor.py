@@ -22,6 +22,7 @@ from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
 from fastmlp.estimators.mlp.losses import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
+from fastmlp.network.precision import ComputeDType
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -53,7 +54,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, \
     tol, verbose, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, \
     beta_2, epsilon, n_iter_no_change, max_fun, scoring, pickle_state, quantile, power, \
-    dropout, input_dropout, input_noise, average
+    dropout, input_dropout, input_noise, average, compute_dtype
         As for `MLPRegressor`, passed on to every member.
     random_state : int, RandomState instance or None
         Seeds the members' seeds and their bootstrap samples.
@@ -141,6 +142,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
         average: Average | None = None,
+        compute_dtype: ComputeDType | None = None,
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:

@@ -48,6 +48,7 @@ from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
 from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
+from fastmlp.network import precision
 from fastmlp.network.state import NetState
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.optimizers import Optimizer
@@ -70,6 +71,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
     intercepts_: list[Array]
     loss_: float
     n_outputs_: int
+    compute_dtype: str | None
     validation_loss_curve_: list[float] | None
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
@@ -87,6 +89,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
         "input_noise": [Interval(Real, 0, None, closed="left"), callable],
         "average": [EMA, SWA, None],
+        "compute_dtype": [StrOptions({*precision.KNOWN}), None],
     }
 
     def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:
@@ -187,7 +190,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         units = [part.X.shape[1], *self._hidden_sizes(), self._outputs_for(part.y)]
         self._random_state = check_random_state(self.random_state)
         if first_pass:
-            self._initialize(part.y, units, part.X.dtype)
+            self._initialize(part.y, units, part.X.dtype if self.compute_dtype is None else "f4")
         else:
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
@@ -314,7 +317,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
             part, validation = part.split(self)
         state = self._trained_state(anew=anew)
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
-        network = network._replace(dropout=regularization.dropout_of_estimator(self))
+        network = regularization.in_training(self, network)
         if network.dropout is not None:
             state.key = regularization.key_of_fit(self)
         engine = engine_of(self, network, state.lock)

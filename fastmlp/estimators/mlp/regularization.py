@@ -1,4 +1,5 @@
-"""Dropout, noise and averages of an estimator in the core's form, and the key of what is drawn."""
+"""Dropout, noise, averages and mixed precision of an estimator in the core's form, and the key of
+what is drawn."""
 
 from typing import Any
 
@@ -6,7 +7,9 @@ import numpy as np
 
 from fastmlp._process.random_state import key_of
 from fastmlp.estimators.mlp import solvers
+from fastmlp.network import precision
 from fastmlp.network.dropout import dropout_of
+from fastmlp.network.spec import Network
 from fastmlp.rules.dropout import Dropout, Key
 
 NAMES = ("dropout", "input_dropout", "input_noise")
@@ -40,6 +43,19 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
     return dropout_of(each, estimator.input_dropout, estimator.input_noise, n_hidden)
 
 
+def in_training(estimator: Any, network: Network) -> Network:
+    """Return an estimator's network with what training does beside it: drops, and rounds.
+
+    Raises
+    ------
+    ValueError
+        If it is to round, and parameters of an earlier fit are float64.
+    """
+    who, given = type(estimator).__name__, estimator.compute_dtype
+    computed = precision.compute_dtype(given, network.dtype, who)
+    return network._replace(dropout=dropout_of_estimator(estimator), compute_dtype=computed)
+
+
 def key_of_fit(estimator: Any) -> Key:
     """Return a key of what one fit draws, from the random state and the rows seen so far.
 
@@ -58,8 +74,10 @@ def check(estimator: Any) -> None:
     TypeError, ValueError
         If they are not what they must be, or the solver is "lbfgs".
     """
-    average = [] if estimator.average is None else ["average"]
-    for name in [*names_in_use(estimator), *average]:
+    average, computed = (
+        [] if getattr(estimator, name) is None else [name] for name in ("average", "compute_dtype")
+    )
+    for name in [*names_in_use(estimator), *average, *computed]:
         if isinstance(estimator.solver, str) and estimator.solver == "lbfgs":
             raise ValueError(
                 f"{type(estimator).__name__}: {name}={getattr(estimator, name)!r} needs a solver "

@@ -3,6 +3,8 @@
 from numbers import Integral
 from typing import Any, NamedTuple, final
 
+import numpy as np
+
 from fastmlp.estimators.mlp import solvers
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.model import MLP, net_on
@@ -44,6 +46,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         estimator.input_dropout,
         estimator.input_noise,
         estimator.average,
+        estimator.compute_dtype,
     )
     made: SharedNet | None = estimator.__dict__.get("_shared_net")
     if made is not None and made.state is state:
@@ -62,6 +65,7 @@ def net_around(estimator: Any, state: NetState) -> MLP:
         dropout=estimator.dropout,
         input_dropout=estimator.input_dropout,
         input_noise=estimator.input_noise,
+        compute_dtype=estimator.compute_dtype if state.parameters.dtype == np.float32 else None,
         seed=int(seed) if isinstance(seed, Integral) else None,
         n_threads=n_threads_of(estimator.n_jobs),
     )
