@@ -70,6 +70,8 @@ class Workload(NamedTuple):
     l2: float = 0.0
     dtype: Any = "float32"
     recipe: Recipe | None = None
+    # "bfloat16": mixed precision, as each library has it.
+    compute_dtype: Any = None
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Workload(NamedTuple):
         words = "-".join(f"{s}x{n}" if n > 2 else "-".join([str(s)] * n) for s, n in runs)
         unusual = "-f64" if self.dtype == "float64" else ""
         unusual += " with the recipe" if self.recipe else ""
+        unusual += f" in {self.compute_dtype}" if self.compute_dtype else ""
         return f"{words}@{self.batch}{unusual}"
 
     @property
@@ -179,4 +182,11 @@ RECIPES = [
     for workload in WORKLOADS
     if workload.name in ("17-64-64-6@64", "784-128-10@128", "784-512-512-10@128")
 ]
-BY_NAME = {workload.name: workload for workload in WORKLOADS + RECIPES}
+# In float32 and in mixed precision.
+MIXED = [
+    workload._replace(compute_dtype="bfloat16")
+    for workload in WORKLOADS
+    if workload.dtype == "float32"
+    and workload.name.startswith(("23-256", "32-256", "784-512", "128-1024", "1024-2048"))
+]
+BY_NAME = {workload.name: workload for workload in WORKLOADS + RECIPES + MIXED}

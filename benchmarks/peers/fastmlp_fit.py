@@ -54,6 +54,7 @@ class FastmlpFit:
             "optimizer": optimizer_of(load),
             "l2": load.l2,
             "dtype": load.dtype,
+            "compute_dtype": load.compute_dtype,
             "seed": 0,
         }
         if load.recipe:

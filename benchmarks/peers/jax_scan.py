@@ -25,7 +25,11 @@ def make(workload: Workload, variant: str = VARIANTS[0]) -> "JaxScan":
     return JaxScan(workload, variant)
 
 
-def forward(activation: str, layers: Any, x: Any) -> Any:
+def forward(activation: str, layers: Any, x: Any, compute_dtype: Any = None) -> Any:
+    if compute_dtype:
+        # As Flax's Dense computes in it; what users see is of the parameters' dtype.
+        low = [(w.astype(compute_dtype), b.astype(compute_dtype)) for w, b in layers]
+        return forward(activation, low, x.astype(compute_dtype)).astype(layers[0][0].dtype)
     *hidden, (w, b) = layers
     for weight, bias in hidden:
         x = ACTIVATIONS[activation](x @ weight + bias)
@@ -33,7 +37,7 @@ def forward(activation: str, layers: Any, x: Any) -> Any:
 
 
 def objective(workload: Workload, layers: Any, x: Any, y: Any) -> Any:
-    raw = forward(workload.activation, layers, x)
+    raw = forward(workload.activation, layers, x, workload.compute_dtype)
     if workload.loss == "mse":
         return jnp.mean((raw - y) ** 2)
     if workload.loss == "cross_entropy":

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.run import Unsupported
-from benchmarks.peers.torch_eager import LOSSES, Tensor, TorchEager, about, forward
+from benchmarks.peers.torch_eager import Tensor, TorchEager, about, forward, objective
 from benchmarks.workloads import Workload
 
 __all__ = ["VARIANTS", "about", "make"]
@@ -49,11 +49,11 @@ class CompiledLoss(TorchEager):
         super().reset()
         load = self.workload
 
-        def objective(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return LOSSES[load.loss](forward(load.activation, p, x), y)
+        def loss(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return objective(load, p, x, y)
 
         if not hasattr(self, "_compiled"):
-            self._compiled = torch.compile(objective, dynamic=False, options=self.options)
+            self._compiled = torch.compile(loss, dynamic=False, options=self.options)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         return self._compiled(self.p, x, y)
@@ -129,10 +129,10 @@ class EightSteps(WholeStep):
 
 
 def objective_of(workload: Workload) -> Callable[..., Tensor]:
-    def objective(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return LOSSES[workload.loss](forward(workload.activation, p, x), y)
+    def loss(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return objective(workload, p, x, y)
 
-    return objective
+    return loss
 
 
 def whole_step(load: Workload) -> Callable[..., Tensor]:

@@ -11,8 +11,8 @@ from fastmlp.network.precision import paired_layers
 
 
 def test_wide_layers_take_part() -> None:
-    assert paired_layers(make_layout((64, 64, 63, 1000, 10))) == (True, False, False, False)
-    assert paired_layers(make_layout((1000, 512, 64, 64)), sparse=True) == (False, True, True)
+    assert paired_layers(make_layout((32, 32, 31, 1000, 10))) == (True, False, False, False)
+    assert paired_layers(make_layout((1000, 512, 32, 32)), sparse=True) == (False, True, True)
 
 
 @pytest.mark.parametrize(
