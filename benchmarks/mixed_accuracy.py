@@ -43,8 +43,8 @@ def compared(name: str, x: Any, y: Any, hidden: tuple[int, ...], epochs: int) ->
     sizes = (train.shape[1], *hidden, classes or 1)
     found = []
     for dtype in DTYPES:
-        loss = "cross_entropy" if classes else "mse"
-        nets = [MLP(sizes, loss=loss, seed=seed, compute_dtype=dtype) for seed in SEEDS]
+        aim: Any = "cross_entropy" if classes else "mse"
+        nets = [MLP(sizes, loss=aim, seed=seed, compute_dtype=dtype) for seed in SEEDS]
         runs = fit_many(nets, train, targets, epochs=epochs, batch_size=64)
         losses = [net.loss_and_gradient(train, targets)[0] for net in nets]
         assert all(run.status.name == "COMPLETED" for run in runs)
