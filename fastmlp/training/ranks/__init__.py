@@ -1,0 +1,1 @@
+"""One net trained by several ranks: what they exchange, and what they agree on."""
