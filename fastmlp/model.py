@@ -49,11 +49,16 @@ from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.monitors import Listener, monitors_of, split
-from fastmlp.training.request import FitRequest, interrupted
+from fastmlp.training.monitors import Listener, Monitors, monitors_of
+from fastmlp.training.ranks.communicator import Communicator
+from fastmlp.training.ranks.ranks import Ranks
+from fastmlp.training.ranks.request import request_on
+from fastmlp.training.ranks.rows import balanced_on, by_buffers_on, rows_on, share_of
+from fastmlp.training.ranks.settings import settings_of
+from fastmlp.training.recording import interrupted
 from fastmlp.training.single_step import single_step
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.training.stream import by_buffers, rows_of
+from fastmlp.training.stream import Given
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
@@ -340,6 +345,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | timedelta = EVERY,
         resume: bool = False,
+        communicator: Communicator | None = None,
+        average_every: int | None = None,
     ) -> History:
         """Train on X and y; a further call goes on where this one ended.
 
@@ -409,6 +416,19 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             Go on from the checkpoint, where there is one: a fit that was killed at any moment and
             then resumed, with the same arguments on a net that was made alike, ends in the bits of
             one that was not. What functions keep for themselves is not in the file.
+        communicator : a communicator of mpi4py's, as ``MPI.COMM_WORLD``, optional
+            Train one net on several processes or machines, its ranks: each gives its own rows, of
+            any number, also none, and its own validation rows; all else is the same on all. A batch
+            has `batch_size` rows of all ranks together, from each in proportion to how many it has.
+            All ranks end with the same parameters and history. The callbacks of rank 0 are called,
+            and its checkpoint is written and resumed from. An error of one rank ends all. What has
+            MPI's ``Get_rank``, ``Get_size``, ``Alltoall`` and ``Allgather`` will do, as the threads
+            of `fastmlp.cluster.threads`.
+        average_every : int of 1 or more, optional
+            Each rank takes steps of its own, by its share of each batch; after so many, and at the
+            end of each epoch, all take the mean of their parameters and of the optimizer's state,
+            weighted by their rows since the last time. None: gradients are summed in each step, as
+            one process would take it.
 
         Returns
         -------
@@ -444,62 +464,93 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         (20, True)
         """
         who, state = "MLP.fit", self._state
-        rates_of_layers.require_trained(self._network, who)
-        scalars.positive_integer(who, "epochs", epochs)
-        scalars.positive_integer(who, "batch_size", batch_size)
-        scalars.boolean(who, "shuffle", shuffle)
-        scalars.boolean(who, "progress", progress)
-        every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
-        if validation_data is not None and validation_split is not None:
-            raise ValueError(f"{who}: give validation_data or validation_split, not both")
-        listeners, monitors = monitors_of(
-            who,
-            callbacks,
-            early_stopping=early_stopping,
-            keep_best=keep_best,
-            metrics=metrics,
-            time_limit=time_limit,
-            validated=validation_data is not None or validation_split is not None,
-        )
-        how = (int(epochs), int(batch_size), shuffle, buffer_rows, steps_per_epoch)
-        reading = Reading(*how, class_weight, validation_split, target)
-        of_rows = sample_weight
-        if class_weight is not None and y is not None:
-            kind, n = self._network.loss.targets, self.layer_sizes[-1]
-            of_rows = validation.class_weights(class_weight, y, sample_weight, kind, n, who)
-        try:
-            engine, rows = self._on_device(), (X, y, of_rows)
-            named = (validation_data, state.feature_names)
-            feed, data, held_out, names = rows_of(engine, rows, *named, reading, who)
-            if validation_split is not None and feed is None:
-                data, held_out = split(data, validation_split, who)
-                if class_weight is not None:
-                    own = validation.weights(sample_weight, len(data.weight), self.dtype, who)
-                    held_out = held_out._replace(weight=own)
-        except KeyboardInterrupt:
-            # The first call of a process imports Numba there: 0.3 s.
-            return interrupted(History())
-        monitors.check(self._network, held_out, who)
-        batch = min(int(batch_size), data.n_rows)
-        request = FitRequest(
-            data,
-            int(epochs),
-            batch,
-            shuffle=shuffle,
-            held_out=held_out,
-            callbacks=listeners,
-            monitors=monitors,
-            progress=progress,
-            net=self,
-        )
-        buffered = request if feed is None else by_buffers(request, feed, engine, state)
-        with state.lock.training(who):
-            state.feature_names = names
-            if checkpoint is not None:
-                file = CheckpointFile(checkpoint, self._network, state)
-                request.keep(file, state, every, resume=resume)
-            loop.fit(engine, state, buffered)
-        return request.history
+        ranks = Ranks(communicator, who)
+        with ranks.ending_together():
+            with ranks.agreeing():
+                rates_of_layers.require_trained(self._network, who)
+                scalars.positive_integer(who, "epochs", epochs)
+                scalars.positive_integer(who, "batch_size", batch_size)
+                scalars.boolean(who, "shuffle", shuffle)
+                scalars.boolean(who, "progress", progress)
+                every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
+                validation.ranks(communicator, average_every, self._device, who)
+                validated = validation_data is not None or validation_split is not None
+                if validation_data is not None and validation_split is not None:
+                    raise ValueError(f"{who}: give validation_data or validation_split, not both")
+                listeners, monitors = monitors_of(
+                    who,
+                    callbacks,
+                    early_stopping=early_stopping,
+                    keep_best=keep_best,
+                    metrics=metrics,
+                    time_limit=time_limit,
+                    validated=validated,
+                )
+            how = (int(epochs), share_of(ranks, int(batch_size)), shuffle)
+            of_source = (buffer_rows, steps_per_epoch, class_weight, validation_split, target)
+            if ranks.size > 1:
+                settings = settings_of(
+                    self._network,
+                    state,
+                    monitors,
+                    epochs=epochs,
+                    batch_size=batch_size,
+                    shuffle=shuffle,
+                    average_every=average_every,
+                    steps_per_epoch=steps_per_epoch,
+                    class_weight=class_weight,
+                    validation=validated,
+                    checkpoints=checkpoint is not None,
+                    resume=resume,
+                )
+                ranks.agree(settings)
+            try:
+                rows, reading = (X, y, sample_weight), Reading(*how, *of_source)
+                engine, given = self._rows_of_fit(ranks, rows, validation_data, reading, monitors)
+            except KeyboardInterrupt:
+                # The first call of a process imports Numba there: 0.3 s.
+                if ranks.size > 1:
+                    raise
+                return interrupted(History())
+            request = request_on(
+                ranks,
+                given.data,
+                int(epochs),
+                int(batch_size),
+                state=state,
+                average_every=average_every,
+                shuffle=shuffle,
+                held_out=given.held_out,
+                callbacks=listeners,
+                monitors=monitors,
+                progress=progress,
+                net=self,
+            )
+            buffered = by_buffers_on(ranks, request, given.feed, engine, state)
+            with state.lock.training(who):
+                state.feature_names = given.names
+                if checkpoint is not None:
+                    file = CheckpointFile(checkpoint, self._network, state)
+                    request.keep(file, state, every, resume=resume)
+                loop.fit(engine, state, buffered)
+            return request.history
+
+    def _rows_of_fit(
+        self, ranks: Ranks, rows: Any, validation_data: Any, reading: Reading, monitors: Monitors
+    ) -> tuple[Engine[Any, Any], Given]:
+        """Return the engine and the rows of a fit, checked."""
+        who, names = "MLP.fit", self.feature_names
+        if ranks.size > 1 and reading.class_weight == validation.BALANCED:
+            weights = balanced_on(ranks, *rows[:2], reading.target, names, who)
+            reading = reading._replace(class_weight=weights)
+        with ranks.agreeing():
+            engine = self._on_device()
+            given = rows_on(ranks, engine, rows, validation_data, names, reading, who)
+            if given.held_out is None or given.held_out.n_rows:
+                monitors.check(self._network, given.held_out, who)
+        if ranks.size > 1:
+            given = given._replace(names=next(filter(None, ranks.told(given.names)), None))
+        return engine, given
 
     @explained
     def loss_and_gradient(

@@ -30,7 +30,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"cli"},
         {"__main__"},
     ],
-    "fastmlp.backends": [{"protocol", "shuffle"}, {"cpu", "cuda"}, {"__init__"}],
+    "fastmlp.backends": [{"protocol", "shares", "shuffle"}, {"cpu", "cuda"}, {"__init__"}],
     "fastmlp.backends.cpu": [
         {"tuning"},
         {"threads", "simd"},
@@ -39,7 +39,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"session"},
         {"dispatch"},
         {"evaluation", "trainer"},
-        {"predict"},
+        {"predict", "rank_trainer"},
         {"engine"},
         {"__init__"},
     ],

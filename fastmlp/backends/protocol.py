@@ -111,6 +111,32 @@ class Predictor(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """The processes, or threads, that train one net, as one of them sees them: a rank.
+
+    All ranks make the same calls in the same order.
+
+    Attributes
+    ----------
+    rank : int, from 0
+    size : int, how many there are
+    """
+
+    rank: int
+    size: int
+
+    def sum(self, numbers: Array) -> None:
+        """Replace numbers by their sums over the ranks, added in the order of the ranks.
+
+        `numbers` has shape (n,), with n a multiple of `size`.
+        """
+        ...
+
+    def gather(self, values: Array) -> Array:
+        """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
+        ...
+
+
 class Trainer(Protocol):
     """One fit's buffers on a device. A unit is the least work of a call, at most a step."""
 
@@ -245,7 +271,7 @@ class Engine(Protocol[D, P]):
         """Allocate and compile what training on `data` needs.
 
         `options` are those of the device's `Trainer`; the estimators set `guarded` and `by_rows`,
-        which the CPU has.
+        which the CPU has, and fits on several ranks `ranks` and `average_every`.
         """
         ...
 

@@ -110,6 +110,11 @@ class Feed:
     def _take(self, filled: Filled) -> None:
         self._buffer, self.rows, self.ends = filled.buffer, filled.buffer.rows, filled.ends
 
+    @property
+    def sizes(self) -> tuple[int | None, int]:
+        """The rows of an epoch, if they are known, and of a buffer."""
+        return self.n_rows, self._buffer_rows
+
     def start(self, epoch: int) -> None:
         """Begin to read ahead, in a thread that `close` ends; from another epoch than the first,
         the rows of `next` are its first.
@@ -274,7 +279,7 @@ def feed_of(
     check_source(X, y, sample_weight, reading, who)
     names, class_weight = getattr(X, "feature_names", None), reading.class_weight
     if isinstance(class_weight, str) and class_weight == validation.BALANCED:
-        class_weight = validation.balanced(targets_of(X, who), who)
+        class_weight = validation.balanced(validation.class_counts(targets_of(X, who), who))
     convert = Conversion(network, who, class_weight, names)
     return Feed(opened(X, who), convert, convert.row_bytes, reading, who)
 

@@ -12,7 +12,7 @@ from fastmlp.backends import protocol
 from fastmlp.backends.protocol import GroupEngine
 from fastmlp.many.tasks import Job
 from fastmlp.training.history import History, Status
-from fastmlp.training.request import rates_at, record, record_divergence
+from fastmlp.training.recording import rates_at, record, record_divergence
 
 Fit = Callable[[], History]
 

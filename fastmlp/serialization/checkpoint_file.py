@@ -18,7 +18,10 @@ from fastmlp.serialization.safetensors_file import Content, FileError
 Series = Mapping[str, Sequence[float]]
 BEST = "best_parameters"
 # Settings of a fit that are written where they are in use.
-ADDED = ("early_stopping", "reduce_lr_on_plateau", "metrics", "validation_data")
+ADDED = (
+    *("early_stopping", "reduce_lr_on_plateau", "metrics", "validation_data"),
+    *("ranks", "average_every"),
+)
 
 
 class Saved(NamedTuple):

@@ -32,6 +32,8 @@ class Fit(NamedTuple):
     reduce_lr_on_plateau: Mapping[str, Any] | None = None
     metrics: Sequence[str] | None = None
     validation_data: str | None = None
+    ranks: int | None = None
+    average_every: int | None = None
 
     @property
     def series(self) -> tuple[str, ...]:

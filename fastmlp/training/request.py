@@ -2,31 +2,32 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import validation
 from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.task_pool import Stopped
 from fastmlp._process.warnings import warn
-from fastmlp.backends.protocol import Data, Engine, Evaluation, Order, Trainer
+from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
-from fastmlp.rules.optimizers import Optimizer
-from fastmlp.rules.schedules import rates_of
 from fastmlp.training.bar import new_bar, shown
-from fastmlp.training.checkpoint import Checkpoint, File, Fit, digest
+from fastmlp.training.checkpoint import Checkpoint, File, Fit, Progress, digest
 from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
-from fastmlp.training.metrics import Measures
 from fastmlp.training.monitors import NONE, Monitors, Watch
+from fastmlp.training.recording import interrupted, rates_at, record, record_divergence
+from fastmlp.training.validation_loss import NewValidation, OnePass, Validation
 
 D = TypeVar("D", bound=Data)
+# Takes a generator, a number of orders and of rows.
+Draw = Callable[[np.random.Generator, int, int], NDArray[np.uint32]]
 
 
 @final
@@ -47,11 +48,14 @@ class FitRequest(Generic[D]):
         True: show a bar; a bar: count epochs in it.
     net : MLP
         The `net` of reports to callbacks.
+    validation_of : makes what validates
+    draw : draws the random words of orders, as `shuffling_words`
 
     Attributes
     ----------
     history : History
-    n_rows : int, of an epoch: those of `data`, or of all buffers
+    n_rows : int, of an epoch: those of `data`, or of all buffers, or of all ranks
+    steps_per_epoch : int, where batches do not follow from the rows, or None
     """
 
     batch_size: int
@@ -60,7 +64,8 @@ class FitRequest(Generic[D]):
     history: History
     last_step: int
     n_rows: int
-    options: Mapping[str, bool] = {}
+    options: Mapping[str, Any] = {}
+    steps_per_epoch: int | None = None
 
     _engine: Engine[D, Any]
     _trainer: Trainer
@@ -78,6 +83,8 @@ class FitRequest(Generic[D]):
         monitors: Monitors = NONE,
         progress: Any = False,
         net: Any = None,
+        validation_of: NewValidation = OnePass,
+        draw: Draw = shuffling_words,
     ) -> None:
         self.data, self.batch_size, self.epochs = data, batch_size, epochs
         # In a batch of all rows, their order changes only the rounding.
@@ -89,15 +96,34 @@ class FitRequest(Generic[D]):
         self._looks = looking or monitors.look_at_epochs
         self._progress, self._net = progress, net
         self._bar: Any = None
-        self._evaluation: Evaluation | None = None
-        self._measures: Measures | None = None
+        self._validation_of, self._draw = validation_of, draw
+        self._validation: Validation | None = None
         self._checkpoint: Checkpoint | None = None
         self._first_step: int | None = None
         self._random: Any = None
         self._start = time.perf_counter()
 
-    def keep(self, file: File, state: NetState, every: int | timedelta, *, resume: bool) -> None:
+    def digests(self) -> dict[str, str]:
+        """Return hashes of the rows, by which a checkpoint's fit is recognised."""
+        found = {"data": _digest(self.data)}
+        if self._monitors.look_at_epochs and self._held_out is not None:
+            found["validation_data"] = _digest(self._held_out)
+        return found
+
+    def keep(
+        self,
+        file: File,
+        state: NetState,
+        every: int | timedelta,
+        *,
+        resume: bool,
+        hashed: Mapping[str, str] | None = None,
+        how: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Progress | None:
         """Write checkpoints of the fit to a file; with `resume`, continue from its checkpoint.
+
+        `hashed` are digests of all ranks' rows, and `how` further fields of `Fit`. Returns the
+        progress so far, if there is any.
 
         Raises
         ------
@@ -106,19 +132,22 @@ class FitRequest(Generic[D]):
         OSError
             If the first checkpoint cannot be written.
         """
-        settings, hashed = self._monitors.settings(), _digest(self.data)
-        if self._monitors.look_at_epochs and self._held_out is not None:
-            settings["validation_data"] = _digest(self._held_out)
-        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.n_rows, hashed, **settings)
+        told = {**(hashed or self.digests()), **self._monitors.settings(), **how}
+        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.n_rows, **told)
         keeper = Checkpoint(file, every, fit)
         so_far = keeper.resume(validated=self._held_out is not None) if resume else None
         if so_far is not None:
-            self.history, self._first_step = so_far.history, so_far.first_step
-            self._watch.repeat(self.history, so_far.best)
+            self.go_on(so_far)
         else:
             keeper.take(state.n_steps, History())
             keeper.write()
         self._checkpoint = keeper
+        return so_far
+
+    def go_on(self, so_far: Progress) -> None:
+        """Continue from this progress."""
+        self.history, self._first_step = so_far.history, so_far.first_step
+        self._watch.repeat(self.history, so_far.best)
         self._start = time.perf_counter() - self.history.seconds
 
     def begin(
@@ -141,7 +170,7 @@ class FitRequest(Generic[D]):
 
     @property
     def _steps_per_epoch(self) -> int:
-        return -(-self.n_rows // self.batch_size)
+        return self.steps_per_epoch or -(-self.n_rows // self.batch_size)
 
     def window(self, most: int) -> int:
         """Return the number of epochs to plan at once: one if something looks at each epoch, and
@@ -175,7 +204,7 @@ class FitRequest(Generic[D]):
         generator = self._state.generator
         assert generator is not None
         self._random = generator.bit_generator.state
-        return self._trainer.orders(shuffling_words(generator, n_epochs, self.data.n_rows))
+        return self._trainer.orders(self._draw(generator, n_epochs, self.data.n_rows))
 
     def rates(self, n_epochs: int) -> Rates:
         """Return the optimizer's learning rates, as a function of step numbers."""
@@ -255,20 +284,15 @@ class FitRequest(Generic[D]):
 
     def _validate(self, held_out: D) -> None:
         """Record the loss and the metrics of the validation rows, by one pass over them."""
-        if self._evaluation is None:
-            self._evaluation = self._engine.evaluation(held_out)
-            if self._monitors.metrics:
-                self._measures = Measures(self._monitors.metrics, self._engine.network, held_out)
-        measures = self._measures
-        out = None if measures is None else measures.predictions
-        loss = self._evaluation(self._state.parameters, out)
+        if self._validation is None:
+            self._validation = self._validation_of(self._engine, held_out, self._monitors.metrics)
+        loss, values = self._validation(self._state.parameters)
         if not math.isfinite(loss):
             warn(
                 f"the validation loss is {loss}: rows far outside of those trained on? Scale "
                 "validation rows as X",
                 RuntimeWarning,
             )
-        values = {} if measures is None else measures()
         self.history.validation_loss.append(loss)
         for name, value in values.items():
             self.history.metrics.setdefault(name, []).append(value)
@@ -302,46 +326,3 @@ def _digest(data: Data) -> str:
     # Rows in another form than an array, as expanded ones, have their numbers in `values`.
     x = getattr(data.x, "values", data.x)
     return digest(*map(np.asarray, (x, data.y, data.weight)))
-
-
-def interrupted(history: History, *, restores: bool = False) -> History:
-    """Record that Ctrl-C has ended the fit, and warn; `restores`: the best epoch is restored."""
-    history.status = Status.INTERRUPTED
-    epoch = len(history.loss)
-    kept = f"has the parameters of epoch {history.best_epoch}, the best"
-    its = kept if restores else "keeps what it has learnt"
-    warn(f"fit interrupted in epoch {epoch}; the net {its}", UserWarning)
-    return history
-
-
-def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
-    """Return the learning rates of step numbers; the fit ends at step `total`."""
-    rate = optimizer.learning_rate
-    if not callable(rate):
-        return np.full(len(steps), float(rate))
-    return validation.rates(rates_of(rate, steps, total), len(steps), rate)
-
-
-def record(
-    history: History,
-    losses: NDArray[np.float64],
-    rates: Rates,
-    first_step: int,
-    steps_per_epoch: int,
-) -> None:
-    """Add completed epochs: their losses, and the learning rates of their last steps."""
-    last_steps = first_step + steps_per_epoch * np.arange(1, len(losses) + 1) - 1
-    history.loss += losses.tolist()
-    history.learning_rate += rates(last_steps).tolist()
-
-
-def record_divergence(history: History, loss: float, *, restores: bool = False) -> None:
-    """Record that the next epoch diverged, and warn; `restores`: the best epoch is restored."""
-    history.status = Status.DIVERGED
-    before = "keeps its parameters from before that epoch"
-    kept = f"has the parameters of epoch {history.best_epoch}, the best" if restores else before
-    warn(
-        f"fit diverged in epoch {len(history.loss)} (loss {loss:.3g}): the net {kept}; "
-        "try a smaller learning rate, or standardise X",
-        RuntimeWarning,
-    )

@@ -9,7 +9,7 @@ from fastmlp.backends.protocol import Engine
 from fastmlp.network.state import NetState
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import coefficients_of
-from fastmlp.training.request import rates_at
+from fastmlp.training.recording import rates_at
 
 
 def single_step(engine: Engine[Any, Any], state: NetState, gradient: NDArray[Any]) -> None:

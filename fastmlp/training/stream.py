@@ -22,7 +22,7 @@ from fastmlp.rules.optimizers import average_of
 from fastmlp.rules.schedules import rates_of
 from fastmlp.training.history import History, Status
 from fastmlp.training.loop import Rates, Request
-from fastmlp.training.monitors import first_held_out
+from fastmlp.training.monitors import first_held_out, split
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.suggestions import listed
 
@@ -110,6 +110,36 @@ def _names_of(source: Any, names: validation.Names, network: Network, who: str) 
     return names if its is None else its
 
 
+def split_rows_of(
+    engine: Engine[Any, Any],
+    rows: tuple[Any, Any, Any],
+    validation_data: Any,
+    names: validation.Names,
+    reading: Reading,
+    who: str,
+) -> Given:
+    """Return what `rows_of` does, with the weights of classes, and the last rows to validate on.
+
+    Raises
+    ------
+    TypeError, ValueError, ImportError
+        If they are not what they must be.
+    """
+    (X, y, sample_weight), fraction = rows, reading.validation_split
+    class_weight, network, weight = reading.class_weight, engine.network, sample_weight
+    if class_weight is not None and y is not None:
+        how = (network.loss.targets, network.layout.sizes[-1], who)
+        weight = validation.class_weights(class_weight, y, sample_weight, *how)
+    given = rows_of(engine, (X, y, weight), validation_data, names, reading, who)
+    if fraction is None or given.feed is not None:
+        return given
+    data, held_out = split(given.data, fraction, who)
+    if class_weight is not None:
+        own = validation.weights(sample_weight, len(data.weight), network.dtype, who)
+        held_out = held_out._replace(weight=own)
+    return given._replace(data=data, held_out=held_out)
+
+
 def by_buffers(
     fit: FitRequest[D], feed: Buffers, engine: Engine[D, Any], state: NetState
 ) -> Request[D]:
@@ -135,6 +165,10 @@ class Fit(Request[D], Protocol[D]):
     history: History
 
 
+def _size_of(data: Data) -> tuple[int, float]:
+    return data.n_rows, data.mass
+
+
 @final
 class StreamRequest(Generic[D]):
     """The request of a fit to the training loop whose rows come in buffers.
@@ -144,6 +178,7 @@ class StreamRequest(Generic[D]):
     fit : Fit, over the first buffer; it has what is done between epochs
     feed : Buffers
     data_of : from rows to the device's data
+    size_of : from data to the number of rows in the buffers of all ranks, and their mass
     """
 
     data: D
@@ -155,9 +190,15 @@ class StreamRequest(Generic[D]):
     _rates: Rates
     _is_first: bool
 
-    def __init__(self, fit: Fit[D], feed: Buffers, data_of: Callable[[Rows], D]) -> None:
+    def __init__(
+        self,
+        fit: Fit[D],
+        feed: Buffers,
+        data_of: Callable[[Rows], D],
+        size_of: Callable[[D], tuple[int, float]] = _size_of,
+    ) -> None:
         self.data, self.batch_size, self.options = fit.data, fit.batch_size, fit.options
-        self._fit, self._feed, self._data_of = fit, feed, data_of
+        self._fit, self._feed, self._data_of, self._size_of = fit, feed, data_of, size_of
         # Of a stream whose length is not known, `end_window` counts the rows.
         fit.n_rows = feed.n_rows or fit.n_rows
         # Sums of the epoch so far: loss times mass, and mass.
@@ -218,9 +259,9 @@ class StreamRequest(Generic[D]):
         if diverged is not None:
             self._fit.end_window(losses[:0], diverged)
             return
-        data = self._fit.data
-        self._n_rows += data.n_rows
-        mass = data.n_rows if self.options.get("by_rows") else data.mass
+        n_rows, mass = self._size_of(self._fit.data)
+        self._n_rows += n_rows
+        mass = n_rows if self.options.get("by_rows") else mass
         if mass:
             self._loss, self._mass = self._loss + float(losses[0]) * mass, self._mass + mass
         if self._starts:

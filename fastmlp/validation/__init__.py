@@ -14,8 +14,8 @@ from fastmlp.validation.arrays import (
     warn_if_not_finite,
     weights,
 )
-from fastmlp.validation.class_weights import BALANCED, balanced, class_weights
-from fastmlp.validation.fits import callbacks, checkpoint, rates, validation_pair
+from fastmlp.validation.class_weights import BALANCED, balanced, class_counts, class_weights
+from fastmlp.validation.fits import callbacks, checkpoint, ranks, rates, validation_pair
 from fastmlp.validation.frames import Names, named, names_given
 
 __all__ = [
@@ -24,11 +24,13 @@ __all__ = [
     "balanced",
     "callbacks",
     "checkpoint",
+    "class_counts",
     "class_weights",
     "features",
     "named",
     "names_given",
     "out_array",
+    "ranks",
     "rates",
     "row_index",
     "table",

@@ -45,8 +45,14 @@ def class_weights(
     return rows * vector(sample_weight, len(rows), np.dtype(np.float64), "sample_weight", who)
 
 
-def balanced(targets: Iterable[Any], who: str) -> dict[int, float]:
-    """Return the weights of classes that are "balanced", of y in parts.
+def balanced(counts: Mapping[int, int]) -> dict[int, float]:
+    """Return the weights of classes that are "balanced", of the number of rows of each."""
+    total = sum(counts.values())
+    return {label: total / (len(counts) * n) for label, n in counts.items()}
+
+
+def class_counts(targets: Iterable[Any], who: str) -> Counter[int]:
+    """Return the number of rows of each class, of y in parts.
 
     Raises
     ------
@@ -57,7 +63,7 @@ def balanced(targets: Iterable[Any], who: str) -> dict[int, float]:
     for y in targets:
         present, n = np.unique(_labels(y, who), return_counts=True)
         counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
-    return {label: counts.total() / (len(counts) * n) for label, n in counts.items()}
+    return counts
 
 
 def _labels(y: Any, who: str) -> NDArray[np.int64]:

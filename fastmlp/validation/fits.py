@@ -52,6 +52,16 @@ def checkpoint(path: object, every: object, resume: object, who: str) -> int | t
     return scalars.positive_integer(who, "checkpoint_every", every)
 
 
+def ranks(communicator: object, average_every: object, device: str, who: str) -> None:
+    """Check the arguments of a fit on several ranks."""
+    if average_every is not None:
+        scalars.positive_integer(who, "average_every", average_every)
+        if communicator is None:
+            raise ValueError(f"{who}: average_every is for several ranks: give communicator=")
+    if communicator is not None and device != "cpu":
+        raise ValueError(f"{who}: communicator is for nets on the CPU, and this one is on {device}")
+
+
 def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
     """Check the rates that a learning-rate schedule returned; return them as float64."""
     try:

@@ -18,6 +18,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments, Panels
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
+from fastmlp.backends.cpu.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainer import Trainer
 from fastmlp.backends.protocol import Memo, Select, as_given, no_memo
@@ -175,10 +176,12 @@ class Engine(Runner):
         optimizer: Optimizer,
         data: Data,
         batch_size: int,
-        **options: bool,
-    ) -> Trainer:
-        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`."""
-        return Trainer(self, parameters, slots, optimizer, data, batch_size, **options)
+        **options: Any,
+    ) -> Trainer | RankTrainer:
+        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`, or,
+        with `ranks`, of `RankTrainer`."""
+        kind = RankTrainer if "ranks" in options else Trainer
+        return kind(self, parameters, slots, optimizer, data, batch_size, **options)
 
 
 def _clipped(gradient: Array, layout: Layout, groups: ParameterGroups, limit: NormLimit) -> Array:

@@ -1,5 +1,6 @@
 """One fit on the CPU: its buffers, and the calls that run its units."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ Array = NDArray[Any]
 
 # Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
+# Those that train without clipping by norm, and with it.
+Drivers = tuple[Callable[..., Any], Callable[..., Any]]
+DRIVERS: Drivers = (epoch.train, epoch.train_clipped)
 # The work of a call that runs on one thread.
 ALONE = Work(0, 0)
 
@@ -50,6 +54,7 @@ class Trainer:
         epoch's start, of which it keeps a copy.
     by_rows : bool
         True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
+    drivers : of calls of `do`, in the place of those of `run`
 
     Attributes
     ----------
@@ -72,6 +77,7 @@ class Trainer:
         *,
         guarded: bool = True,
         by_rows: bool = False,
+        drivers: Drivers = DRIVERS,
     ) -> None:
         network = engine.network
         groups = groups_of(optimizer, network.factors)
@@ -94,7 +100,8 @@ class Trainer:
         self._engine, self._batch_size = engine, batch_size
         dense = isinstance(data.x, np.ndarray)
         by_rows_of_x = batch_size == 1 and dense
-        self._online = by_rows_of_x and single_row.is_plain(network, optimizer)
+        plain = drivers is DRIVERS and single_row.is_plain(network, optimizer)
+        self._online = by_rows_of_x and plain
         self._parameters = parameters
         # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
         rules_of_rows = blocks._replace(optimizer=0, penalised=0, n_moments=0)
@@ -107,7 +114,7 @@ class Trainer:
             found.serve(network, blocks, data, moments)
         limit = norm_limit_of(optimizer)
         self._session.clip_by_norm(limit)
-        self._driver = epoch.train if limit is None else epoch.train_clipped
+        self._driver = drivers[limit is not None]
         if self._online:
             self._driver = single_row.descend
         job = self._session.job
@@ -115,7 +122,7 @@ class Trainer:
         self.load()
         self._point_to(data)
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
-        if not found:
+        if not found and drivers is DRIVERS:
             # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
@@ -195,25 +202,12 @@ class Trainer:
         coefficients : shape (n_steps, n_coefficients), for the steps of this call
         losses : float64, shape (n_epochs,), receives each epoch's mean objective
         """
-        data, rows = self._session.data, self._session.rows
-        constants = np.ascontiguousarray(coefficients, data.x.dtype)
-        if self._n_drawn:
-            n_bytes = (constants.shape[1] - self._n_drawn) * constants.itemsize
-            self._session.point_to_draws(n_bytes)
-        partition = self._session.partition
-        small, cost = partition.microbatch_rows > 0, partition.cost
-        unit = self._engine.work(rows, forward=4, tiles=2, by_microbatches=small)
-        if self._online:
-            unit = ALONE
-        elif cost:
-            unit = Work(unit.flops, cost.joins, cost.fetched)
-        self._engine.run(
-            self._driver,
-            self._session,
-            unit.times(last - first),
-            n_rows=data.n_rows,
+        constants = self.constants(coefficients)
+        self.do(
+            last - first,
+            n_rows=self._session.data.n_rows,
             batch_size=self._batch_size,
-            chunk_rows=rows,
+            chunk_rows=self._session.rows,
             first=first,
             last=last,
             order=address(order),
@@ -223,6 +217,30 @@ class Trainer:
             losses=address(losses),
         )
         return self.reached
+
+    def constants(self, coefficients: Rates) -> Array:
+        """Return the coefficients of steps in the net's dtype, and what is drawn with them."""
+        constants = np.ascontiguousarray(coefficients, self._engine.network.dtype)
+        if self._n_drawn:
+            n_bytes = (constants.shape[1] - self._n_drawn) * constants.itemsize
+            self._session.point_to_draws(n_bytes)
+        return constants
+
+    def do(self, n_units: int, **fields: Any) -> Any:
+        """Set fields of the job, run the driver on it, and return the job."""
+        partition = self._session.partition
+        small, cost = partition.microbatch_rows > 0, partition.cost
+        unit = self._engine.work(self._session.rows, forward=4, tiles=2, by_microbatches=small)
+        if self._online:
+            unit = ALONE
+        elif cost:
+            unit = Work(unit.flops, cost.joins, cost.fetched)
+        return self._engine.run(self._driver, self._session, unit.times(n_units), **fields)
+
+    @property
+    def session(self) -> Session:
+        """The session, until `end`."""
+        return self._session
 
     def step_of(self, unit: int) -> int:
         """Return how many steps of a window are complete before this unit."""

@@ -85,14 +85,19 @@ def clipped_steps(scalar: Scalar) -> Kernel:
         loss = step(job, net, more, ends, 0)
         if apply:
             take_norms(net)
-            shared = job.team != 0 and net.microbatch_rows == 0
-            team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
-            split = net.split_layer if shared else 0
-            block = record_at(net.blocks, Blocks).update
-            call(block, (team, job.net, n_parts, 0, 1, 0, 1, split))
+            update_again(job, net, 0, 1)
         return loss
 
     return clipped_step
+
+
+@njit
+def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
+    """Do phase two with the gradient that is stored."""
+    shared = job.team != 0 and net.microbatch_rows == 0
+    team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
+    split = net.split_layer if shared else 0
+    call(record_at(net.blocks, Blocks).update, (team, job.net, n_parts, 0, 1, ends, apply, split))
 
 
 def objective(scalar: Scalar) -> Any:

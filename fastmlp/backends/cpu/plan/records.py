@@ -236,6 +236,10 @@ class Job(Record):
     epoch_mass: float
     epoch_loss: float
     diverged: float  # 1 where a number was not finite
+    starts: int  # of ranks, addresses of a number for each step of the epoch: int64, the place of
+    positions: int  # the rank's first row in its order, and one more; int64, in the batch;
+    masses: int  # float64, of the rows whose mean is taken: the rank's, or the batch's,
+    wholes: int  # and of the batch's rows
 
 
 def address(array: NDArray[Any], offset: int = 0) -> int:

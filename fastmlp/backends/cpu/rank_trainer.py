@@ -1,0 +1,295 @@
+"""One rank's part of a fit on the CPU: its share of each batch, and what the ranks exchange.
+
+By gradients, each step sums those of all ranks, and all take the same step. By averages, each rank
+takes steps of its own, and now and then all take the mean of their parameters and state.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backends.cpu.dispatch.dispatch import Runner
+from fastmlp.backends.cpu.kernels import ranks as drivers
+from fastmlp.backends.cpu.plan.optimizer_state import Moments
+from fastmlp.backends.cpu.plan.packing import round_up
+from fastmlp.backends.cpu.plan.records import address
+from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.cpu.trainer import Trainer
+from fastmlp.backends.protocol import Ranks
+from fastmlp.backends.shares import places_of
+from fastmlp.compiler.target import lanes_of
+from fastmlp.rules.optimizers import Optimizer, Rates
+from fastmlp.rules.updates import N_MOMENTS
+
+Array = NDArray[Any]
+BY_GRADIENTS = (drivers.exchange, drivers.exchange_clipped)
+ALONE = (drivers.train_alone, drivers.train_alone_clipped)
+# Losses are exchanged, and a divergence is seen, after so many steps.
+LOSS_STEPS = 256
+
+
+class RankTrainer:
+    """The `Trainer` of one rank; a unit is a step. All ranks run the same units.
+
+    Parameters
+    ----------
+    batch_size : int, of all ranks together
+    ranks : Ranks
+    average_every : int or None
+        After how many steps to average; None: gradients are summed in each step.
+    """
+
+    units_per_epoch: int
+    unit_flops: int
+
+    def __init__(
+        self,
+        engine: Runner,
+        parameters: Array,
+        moments: Moments,
+        optimizer: Optimizer,
+        data: Data,
+        batch_size: int,
+        *,
+        ranks: Ranks,
+        average_every: int | None = None,
+    ) -> None:
+        self._ranks, self._batch_size, self._alone = ranks, batch_size, average_every is not None
+        self._every = average_every or LOSS_STEPS
+        self._n_rows, self._weighted = self._rows_of_all(data)
+        rows = int(np.diff(places_of(self._n_rows, batch_size)[ranks.rank]).max())
+        self._inner = inner = Trainer(
+            engine,
+            parameters,
+            moments,
+            optimizer,
+            data,
+            max(rows, 1),
+            drivers=ALONE if self._alone else BY_GRADIENTS,
+        )
+        session = inner.session
+        self._n_moments = N_MOMENTS.get(optimizer.rule, 2)
+        self._packed = len(session.workspace.parameters)
+        layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
+        told = ranks.gather(np.array([*layout, moments.sparse], np.int64))
+        # Panels differ with a machine's vectors and threads; then what is exchanged is flat.
+        self._alike = bool((told == told[0]).all())
+        self._n_parameters = len(parameters)
+        self._n = self._packed if self._alike else self._n_parameters
+        self._gradient = session.keep_gradient(ranks.size)
+        self._sent = np.empty(0, parameters.dtype)
+        # An odd number: the paces of fits that exchange nothing are kept by even ones.
+        self.unit_flops = inner.unit_flops + 1
+        self.begin()
+        self._count()
+        self._do(-1, -1)
+
+    def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
+        """Return the rows of each rank, and True if any has weights."""
+        told = self._ranks.gather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
+        return told[:, 0].tolist(), bool(told[:, 1].any())
+
+    def _count(self) -> None:
+        """Find this rank's rows of each batch."""
+        places, rank = places_of(self._n_rows, self._batch_size), self._ranks.rank
+        shares = np.diff(places)
+        self.units_per_epoch = n = shares.shape[1]
+        self._starts = np.ascontiguousarray(places[rank])
+        self._positions = shares[:rank].sum(axis=0)
+        self._masses = shares.astype(np.float64)
+        self._wholes = self._masses.sum(axis=0)
+        self._losses, self._penalties = np.zeros(n), np.zeros(n)
+
+    def take(self, data: Data) -> None:
+        """Train on these rows from the next window on."""
+        self._inner.take(data)
+        self._n_rows, self._weighted = self._rows_of_all(data)
+        self._count()
+
+    def begin(self) -> None:
+        """Begin an epoch: `reached` is 0."""
+        self._reached, self.diverged = 0, False
+
+    @property
+    def reached(self) -> int:
+        """The step of the epoch that the calls of `run` have reached."""
+        return self._reached
+
+    def step_of(self, unit: int) -> int:
+        """Return the unit: it is a step."""
+        return unit
+
+    def run(
+        self, order: NDArray[np.int64], coefficients: Rates, losses: Array, first: int, last: int
+    ) -> int:
+        """Do steps first to last of an epoch; return the step it stopped at, 0 if it diverged.
+
+        Takes what `Trainer.run` does, for a window of one epoch.
+        """
+        if first == 0:
+            self._begin_epoch(order)
+        constants = self._inner.constants(coefficients)
+        job, row = self._inner.session.job, constants.shape[1]
+        # Kernels count the steps of an epoch from its first one.
+        job["coefficients"] = address(constants) - first * row * constants.itemsize
+        job["n_coefficients"] = row
+        while first < last:
+            stop = min(last, (first // self._every + 1) * self._every)
+            self._steps(first, stop)
+            if stop % self._every == 0 or stop == self.units_per_epoch:
+                losses[0] = self._settle(stop)
+                if self.diverged:
+                    self._restore()
+                    self._reached = 0
+                    return 0
+            self._reached = first = stop
+        return last
+
+    def _begin_epoch(self, order: NDArray[np.int64]) -> None:
+        """Keep what a divergence goes back to, and sum the weights of each batch's rows."""
+        session, rank = self._inner.session, self._ranks.rank
+        workspace, moments = session.workspace, session.moments
+        workspace.backup[:] = workspace.parameters
+        average = None if moments is None else moments.average
+        self._average = None if average is None else average.copy()
+        if self._weighted:
+            self._weigh(order[0])
+        self._settled, self._loss, self._mass = 0, 0.0, 0.0
+        self._losses[:] = self._penalties[:] = 0.0
+        self._order = order
+        fields = {
+            "order": order,
+            "starts": self._starts,
+            "positions": self._positions,
+            "masses": self._masses[rank] if self._alone else self._wholes,
+            "wholes": self._wholes,
+            "losses": self._losses if self._alone else self._penalties,
+        }
+        for name, array in fields.items():
+            session.job[name] = address(array)
+        session.job["n_rows"], session.job["chunk_rows"] = len(order[0]), session.rows
+
+    def _weigh(self, order: NDArray[np.int64]) -> None:
+        """Set the mass of each batch, of this rank's rows and of all."""
+        weight = self._inner.session.data.weight
+        of_order = weight[order].astype(np.float64) if weight.size else np.ones(len(order))
+        sums = np.concatenate([[0.0], np.cumsum(of_order)])[self._starts]
+        self._masses = self._ranks.gather(np.diff(sums))
+        self._wholes = self._masses.sum(axis=0)
+
+    def _steps(self, first: int, last: int) -> None:
+        if self._alone:
+            self._do(first, last)
+            return
+        before = -1
+        for s in range(first, last):
+            if self._wholes[s]:
+                self._do(before, s)
+                self._sum_gradients()
+                before = s
+        self._do(before, -1)
+
+    def _do(self, first: int, last: int) -> None:
+        job = self._inner.do(max(last - first, 1) if self._alone else 1, first=first, last=last)
+        if last >= 0 and not self._alone:
+            self._losses[last] = job["loss"]
+
+    def _sum_gradients(self) -> None:
+        if self._alike:
+            self._ranks.sum(self._gradient)
+        else:
+            self._exchange([self._gradient[: self._packed]], 1.0)
+
+    def _exchange(self, arrays: list[Array], share: float) -> None:
+        """Replace packed vectors by their sums over the ranks, each times the rank's share."""
+        n, session = self._n, self._inner.session
+        size = round_up(n * len(arrays), self._ranks.size)
+        if len(self._sent) != size:
+            self._sent = np.zeros(size, arrays[0].dtype)
+        parts = self._sent[: n * len(arrays)].reshape(-1, n)
+        for array, part in zip(arrays, parts, strict=True):
+            if self._alike:
+                part[:] = array
+            else:
+                session.unpack(array, part)
+        if share != 1.0:
+            self._sent *= self._sent.dtype.type(share)
+        self._ranks.sum(self._sent)
+        for array, part in zip(arrays, parts, strict=True):
+            if self._alike:
+                array[:] = part
+            else:
+                session.blocks["pack"](address(session.plan.net), address(part), address(array))
+
+    def _settle(self, last: int) -> float:
+        """Average, if it is time to, and exchange the losses since the last time; return the mean
+        loss of the epoch so far."""
+        first, self._settled = self._settled, last
+        wholes = self._wholes[first:last]
+        if self._alone and wholes.any():
+            own = self._masses[self._ranks.rank, first:last]
+            self._average_all(float(own.sum() / wholes.sum()))
+        with np.errstate(all="ignore"):
+            of_steps = self._ranks.gather(self._losses[first:last]).sum(axis=0)
+            of_steps += self._penalties[first:last] * wholes * (not self._alone)
+            finite = np.isfinite(of_steps)
+            n = len(finite) if finite.all() else int(finite.argmin()) + 1
+            self._loss += float(of_steps[:n].sum())
+            self._mass += float(wholes[:n].sum())
+        ends = last == self.units_per_epoch
+        self.diverged = not finite.all() or (ends and not self._is_finite())
+        return self._loss / self._mass if self._mass else float("nan")
+
+    def _average_all(self, share: float) -> None:
+        session = self._inner.session
+        workspace, moments, n = session.workspace, session.moments, self._packed
+        assert moments is not None
+        state = [moments.m, moments.v][: self._n_moments]
+        if moments.average is not None and not any(moments.average is each for each in state):
+            state.append(moments.average)
+        with np.errstate(all="ignore"):
+            self._exchange([workspace.parameters, *(each[:n] for each in state)], share)
+        session.blocks["transposes"](address(session.plan.net))
+
+    def _is_finite(self) -> bool:
+        session, flat = self._inner.session, np.empty(self._n_parameters, self._sent.dtype)
+        session.unpack(session.workspace.parameters, flat)
+        return bool(np.isfinite(flat).all())
+
+    def _restore(self) -> None:
+        """Go back to the parameters of the epoch's start, and clear the optimizer's state."""
+        session = self._inner.session
+        moments, workspace = session.moments, session.workspace
+        assert moments is not None
+        workspace.parameters[:] = workspace.backup
+        moments.m[:] = moments.v[:] = 0
+        if moments.average is not None and self._average is not None:
+            moments.average[:] = self._average
+        session.blocks["transposes"](address(session.plan.net))
+
+    def load(self) -> None:
+        """Read the parameters again, which a callback may have changed."""
+        self._inner.load()
+
+    def store(self) -> None:
+        """Write the parameters as trained so far."""
+        self._inner.store()
+
+    def end(self) -> None:
+        """Leave the buffers to the next fit."""
+        self._inner.end()
+
+    def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Return an order of this rank's rows for each row of random words."""
+        return self._inner.orders(words)
+
+    def reshuffled(
+        self, random: np.random.RandomState, order: NDArray[np.int64], n_orders: int
+    ) -> NDArray[np.int64]:
+        """Return orders, each the one before it as ``random.shuffle`` would leave it."""
+        return self._inner.reshuffled(random, order, n_orders)
+
+    def plain_order(self) -> NDArray[np.int64]:
+        """Return this rank's rows in the order of the data, shape (1, n_rows)."""
+        return self._inner.plain_order()

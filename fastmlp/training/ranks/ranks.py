@@ -1,0 +1,168 @@
+"""One rank's view of all ranks: ordered sums, and what they tell each other."""
+
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.training.ranks.communicator import Communicator
+
+Array = NDArray[Any]
+T = TypeVar("T")
+NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
+
+
+@final
+class Ranks:
+    """The ranks that train one net, as one of them sees them.
+
+    Parameters
+    ----------
+    communicator : Communicator, or None: one rank, alone
+    who : the function that errors name
+
+    Raises
+    ------
+    TypeError
+        If it is no communicator.
+
+    Attributes
+    ----------
+    rank, size : int, the number of this rank, and of how many
+    """
+
+    rank: int
+    size: int
+
+    def __init__(self, communicator: Communicator | None, who: str) -> None:
+        self._communicator: Any = communicator
+        self._who, self._received = who, np.empty(0)
+        self.rank, self.size = 0, 1
+        if communicator is None:
+            return
+        lacking = [name for name in NAMES if not callable(getattr(communicator, name, None))]
+        if lacking:
+            raise TypeError(
+                f"{who}: communicator must be one of MPI's, such as mpi4py.MPI.COMM_WORLD, or have "
+                f"its {', '.join(NAMES)}; got {communicator!r}, without {', '.join(lacking)}"
+            )
+        self.rank, self.size = int(communicator.Get_rank()), int(communicator.Get_size())
+
+    @property
+    def is_first(self) -> bool:
+        """True for rank 0, which speaks for all."""
+        return self.rank == 0
+
+    def sum(self, numbers: Array) -> None:
+        """Replace numbers by their sums over the ranks, added in the order of the ranks.
+
+        Each rank gets one slice from all, sums it, and sends the sums to all. So all have the same
+        bits, whatever the communicator does. `numbers` has whole slices.
+        """
+        received = self._received
+        if received.size != numbers.size or received.dtype != numbers.dtype:
+            received = self._received = np.empty_like(numbers)
+        self._communicator.Alltoall(numbers, received)
+        total, *others = received.reshape(self.size, -1)
+        for slices in others:
+            np.add(total, slices, out=total)
+        self._communicator.Allgather(total, numbers)
+
+    def gather(self, values: Array) -> Array:
+        """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
+        found = np.empty((self.size, len(values)), values.dtype)
+        if values.size:
+            self._communicator.Allgather(np.ascontiguousarray(values), found)
+        return found
+
+    def flags(self, *flags: bool) -> Array:
+        """Return the flags of all ranks, shape (size, n)."""
+        return self.gather(np.array(flags, np.uint8)) != 0
+
+    def told(self, content: T) -> list[T]:
+        """Return what each rank tells, in their order: small objects, which are pickled."""
+        own = np.frombuffer(pickle.dumps(content), np.uint8)
+        sizes = self.gather(np.array([len(own)], np.int64))[:, 0]
+        padded = np.zeros(int(sizes.max()), np.uint8)
+        padded[: len(own)] = own
+        found = self.gather(padded)
+        return [pickle.loads(row[:n].tobytes()) for row, n in zip(found, sizes, strict=True)]
+
+    def first(self, content: T) -> T:
+        """Return what rank 0 tells, which may be large; what others give does not count."""
+        own = np.frombuffer(pickle.dumps(content if self.is_first else None), np.uint8)
+        n = int(self.gather(np.array([len(own)], np.int64))[0, 0])
+        sent = np.zeros(-(-n // self.size) * self.size, np.uint8)
+        if self.is_first:
+            sent[:n] = own
+        # Rank i passes slice i of rank 0's on to all.
+        received = np.empty_like(sent)
+        self._communicator.Alltoall(sent, received)
+        self._communicator.Allgather(received.reshape(self.size, -1)[0], sent)
+        found: T = pickle.loads(sent[:n].tobytes())
+        return found
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Raise an error on all ranks where one rank raises one; ranks tell nothing else inside.
+
+        Raises
+        ------
+        RuntimeError
+            If another rank has raised an error.
+        """
+        if self.size == 1:
+            yield
+            return
+        own: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            own = error
+        errors = self.told(None if own is None else f"{type(own).__name__}: {own}")
+        if own is not None:
+            raise own
+        for rank, text in enumerate(errors):
+            if text is not None:
+                raise RuntimeError(f"{self._who}: rank {rank} has raised {text}")
+
+    def agree(self, settings: dict[str, str]) -> None:
+        """Check that all ranks have the same settings.
+
+        Raises
+        ------
+        ValueError
+            If they do not, on all of them.
+        """
+        all_settings = self.told(settings)
+        for name in settings:
+            values = [its.get(name, "") for its in all_settings]
+            other = next((i for i, value in enumerate(values) if value != values[0]), None)
+            if other is not None:
+                raise ValueError(
+                    f"{self._who}: all ranks must have the same {name}, but rank 0 has {values[0]} "
+                    f"and rank {other} {values[other]}"
+                )
+
+    @contextmanager
+    def ending_together(self) -> Iterator[None]:
+        """End all ranks where this one fails: the others would wait for it for ever.
+
+        A communicator with ``Abort`` ends them by it: MPI's ends the processes, this one included,
+        so the error is printed first.
+        """
+        try:
+            yield
+        except BaseException:
+            abort = getattr(self._communicator, "Abort", None)
+            if abort is not None and self.size > 1:
+                text = f"{self._who} on rank {self.rank} of {self.size} ends all ranks:\n"
+                sys.stderr.write(text + traceback.format_exc())
+                sys.stderr.flush()
+                abort(1)
+            raise
