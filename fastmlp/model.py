@@ -486,8 +486,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
                     time_limit=time_limit,
                     validated=validated,
                 )
-            how = (int(epochs), share_of(ranks, int(batch_size)), shuffle)
-            of_source = (buffer_rows, steps_per_epoch, class_weight, validation_split, target)
+            share, of_source = share_of(ranks, int(batch_size)), (buffer_rows, steps_per_epoch)
+            how = (int(epochs), share, shuffle, *of_source)
             if ranks.size > 1:
                 settings = settings_of(
                     self._network,
@@ -505,7 +505,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
                 )
                 ranks.agree(settings)
             try:
-                rows, reading = (X, y, sample_weight), Reading(*how, *of_source)
+                reading = Reading(*how, class_weight, validation_split, target)
+                rows = (X, y, sample_weight)
                 engine, given = self._rows_of_fit(ranks, rows, validation_data, reading, monitors)
             except KeyboardInterrupt:
                 # The first call of a process imports Numba there: 0.3 s.
@@ -541,7 +542,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """Return the engine and the rows of a fit, checked."""
         who, names = "MLP.fit", self.feature_names
         if ranks.size > 1 and reading.class_weight == validation.BALANCED:
-            weights = balanced_on(ranks, *rows[:2], reading.target, names, who)
+            weights = balanced_on(ranks, rows[:2], reading.target, names, who)
             reading = reading._replace(class_weight=weights)
         with ranks.agreeing():
             engine = self._on_device()

@@ -162,7 +162,11 @@ class Fit(Request[D], Protocol[D]):
 
     data: D
     n_rows: int
-    history: History
+
+    @property
+    def history(self) -> History:
+        """The record of the fit."""
+        ...
 
 
 def _size_of(data: Data) -> tuple[int, float]:

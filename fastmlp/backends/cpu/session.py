@@ -28,7 +28,6 @@ from fastmlp.backends.cpu.kernels.prefetch_plan import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.partition import Partition, paired_of, partition_of
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import NONE, Job, address, fields_of
@@ -280,7 +279,7 @@ class Session:
 
     def keep_gradient(self, n_slices: int = 1) -> Array:
         """Return the buffer of the packed gradient, allocated on the first call."""
-        size = round_up(len(self.workspace.parameters), n_slices)
+        size = -(-len(self.workspace.parameters) // n_slices) * n_slices
         if len(self._gradient) < size:
             self._gradient = aligned(size, self._network.dtype)
             self.net["gradient"] = address(self._gradient)

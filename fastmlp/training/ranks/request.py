@@ -13,7 +13,7 @@ from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.warnings import collected
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
-from fastmlp.training.checkpoint import File, digest
+from fastmlp.training.checkpoint import File, Progress, digest
 from fastmlp.training.history import Callback, History, Report, Status
 from fastmlp.training.loop import Rates
 from fastmlp.training.monitors import Monitors
@@ -160,7 +160,8 @@ class RanksRequest(Generic[D]):
         own = fit.digests()
         hashed = {name: digest(*map(_bytes, ranks.told(its))) for name, its in own.items()}
         how = {"ranks": ranks.size, "average_every": self._average_every}
-        so_far = content = None
+        so_far: Progress | None = None
+        content: dict[str, Any] = {}
         with ranks.agreeing():
             if ranks.is_first:
                 so_far = fit.keep(file, state, every, resume=resume, hashed=hashed, how=how)
@@ -169,10 +170,10 @@ class RanksRequest(Generic[D]):
                         content = state.__getstate__()
                     # They are every rank's own.
                     del content["optimizer"], content["layout"]
-        found = ranks.first((so_far, content))
-        if found[0] is not None and not ranks.is_first:
-            state.adopt(found[1])
-            fit.go_on(found[0])
+        so_far, content = ranks.first((so_far, content))
+        if so_far is not None and not ranks.is_first:
+            state.adopt(content)
+            fit.go_on(so_far)
 
     def begin(
         self, engine: Engine[D, Any], trainer: Trainer, state: NetState

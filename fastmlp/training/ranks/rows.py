@@ -83,7 +83,7 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
 
 
 def balanced_on(
-    ranks: Ranks, X: Any, y: Any, target: Any, names: validation.Names, who: str
+    ranks: Ranks, rows: tuple[Any, Any], target: Any, names: validation.Names, who: str
 ) -> dict[int, float]:
     """Return the weights of classes that are "balanced" over the rows of all ranks.
 
@@ -92,7 +92,7 @@ def balanced_on(
     TypeError, ValueError
         If y has no classes; RuntimeError on the other ranks.
     """
-    own = Counter[int]()
+    (X, y), own = rows, Counter[int]()
     with ranks.agreeing():
         if y is not None and len(y):
             own = validation.class_counts([y], who)
