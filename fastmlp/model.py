@@ -50,7 +50,7 @@ from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.monitors import Listener, Monitors, monitors_of
-from fastmlp.training.ranks.communicator import Communicator
+from fastmlp.training.ranks.communicator import CommunicatorLike
 from fastmlp.training.ranks.ranks import Ranks
 from fastmlp.training.ranks.request import request_on
 from fastmlp.training.ranks.rows import balanced_on, by_buffers_on, rows_on, share_of
@@ -345,7 +345,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_every: int | timedelta = EVERY,
         resume: bool = False,
-        communicator: Communicator | None = None,
+        communicator: CommunicatorLike | None = None,
         average_every: int | None = None,
     ) -> History:
         """Train on X and y; a further call goes on where this one ended.
@@ -416,7 +416,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             Go on from the checkpoint, where there is one: a fit that was killed at any moment and
             then resumed, with the same arguments on a net that was made alike, ends in the bits of
             one that was not. What functions keep for themselves is not in the file.
-        communicator : a communicator of mpi4py's, as ``MPI.COMM_WORLD``, optional
+        communicator : a communicator of mpi4py's, or "world", which is ``MPI.COMM_WORLD``, optional
             Train one net on several processes or machines, its ranks: each gives its own rows, of
             any number, also none, and its own validation rows; all else is the same on all. A batch
             has `batch_size` rows of all ranks together, from each in proportion to how many it has.

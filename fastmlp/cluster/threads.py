@@ -38,7 +38,16 @@ class _Meeting:
 
 @final
 class ThreadCommunicator:
-    """One rank of several threads of a process, of those that `threads` makes."""
+    """One rank of several threads of a process, of those that `threads` makes.
+
+    It has the collectives that `MLP.fit` takes from MPI's communicators, by their names.
+
+    Examples
+    --------
+    >>> from fastmlp.cluster import threads
+    >>> [communicator.Get_rank() for communicator in threads(3)]
+    [0, 1, 2]
+    """
 
     def __init__(self, rank: int, meeting: _Meeting) -> None:
         self._rank, self._meeting = rank, meeting
@@ -81,7 +90,7 @@ class ThreadCommunicator:
 
 
 @explained
-def threads(n: int, *, timeout: float = 60.0) -> list[ThreadCommunicator]:
+def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
     """Return the communicators of so many ranks, each for a thread of this process.
 
     Parameters

@@ -1,6 +1,6 @@
 """What training asks of the processes, or threads, that share it."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -33,3 +33,38 @@ class Communicator(Protocol):
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
         """Send `sendbuf` to all ranks; part i of `recvbuf` is what rank i sent."""
         ...
+
+
+CommunicatorLike: TypeAlias = Communicator | Literal["world"]
+NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
+
+
+def communicator_of(given: Any, who: str) -> Communicator | None:
+    """Return the communicator that is meant by the argument: "world" is MPI's of all processes.
+
+    Raises
+    ------
+    ImportError
+        If it is "world", and mpi4py, or an MPI, is not installed.
+    TypeError
+        If it is none.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) and given == "world":
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise ImportError(
+                f'{who}: communicator="world" needs mpi4py and an MPI: pip install '
+                f"'fastmlp[mpi]' ({error})"
+            ) from error
+        return MPI.COMM_WORLD
+    lacking = [name for name in NAMES if not callable(getattr(given, name, None))]
+    if lacking:
+        raise TypeError(
+            f'{who}: communicator must be "world", or one of mpi4py, such as MPI.COMM_WORLD, or '
+            f"have its {', '.join(NAMES)}; got {given!r}, without {', '.join(lacking)}"
+        )
+    found: Communicator = given
+    return found

@@ -10,11 +10,10 @@ from typing import Any, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.training.ranks.communicator import Communicator
+from fastmlp.training.ranks.communicator import CommunicatorLike, communicator_of
 
 Array = NDArray[Any]
 T = TypeVar("T")
-NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
 
 
 @final
@@ -23,12 +22,12 @@ class Ranks:
 
     Parameters
     ----------
-    communicator : Communicator, or None: one rank, alone
+    communicator : Communicator, "world", or None: one rank, alone
     who : the function that errors name
 
     Raises
     ------
-    TypeError
+    TypeError, ImportError
         If it is no communicator.
 
     Attributes
@@ -39,19 +38,13 @@ class Ranks:
     rank: int
     size: int
 
-    def __init__(self, communicator: Communicator | None, who: str) -> None:
-        self._communicator: Any = communicator
+    def __init__(self, communicator: CommunicatorLike | None, who: str) -> None:
+        self._communicator: Any = communicator_of(communicator, who)
         self._who, self._received = who, np.empty(0)
-        self.rank, self.size = 0, 1
-        if communicator is None:
-            return
-        lacking = [name for name in NAMES if not callable(getattr(communicator, name, None))]
-        if lacking:
-            raise TypeError(
-                f"{who}: communicator must be one of MPI's, such as mpi4py.MPI.COMM_WORLD, or have "
-                f"its {', '.join(NAMES)}; got {communicator!r}, without {', '.join(lacking)}"
-            )
-        self.rank, self.size = int(communicator.Get_rank()), int(communicator.Get_size())
+        self.rank, self.size, self._fail_alike = 0, 1, False
+        if self._communicator is not None:
+            self.rank = int(self._communicator.Get_rank())
+            self.size = int(self._communicator.Get_size())
 
     @property
     def is_first(self) -> bool:
@@ -69,8 +62,10 @@ class Ranks:
             received = self._received = np.empty_like(numbers)
         self._communicator.Alltoall(numbers, received)
         total, *others = received.reshape(self.size, -1)
-        for slices in others:
-            np.add(total, slices, out=total)
+        # A fit that diverges sees it in its losses.
+        with np.errstate(all="ignore"):
+            for slices in others:
+                np.add(total, slices, out=total)
         self._communicator.Allgather(total, numbers)
 
     def gather(self, values: Array) -> Array:
@@ -125,6 +120,7 @@ class Ranks:
         except Exception as error:
             own = error
         errors = self.told(None if own is None else f"{type(own).__name__}: {own}")
+        self._fail_alike = any(text is not None for text in errors)
         if own is not None:
             raise own
         for rank, text in enumerate(errors):
@@ -144,6 +140,7 @@ class Ranks:
             values = [its.get(name, "") for its in all_settings]
             other = next((i for i, value in enumerate(values) if value != values[0]), None)
             if other is not None:
+                self._fail_alike = True
                 raise ValueError(
                     f"{self._who}: all ranks must have the same {name}, but rank 0 has {values[0]} "
                     f"and rank {other} {values[other]}"
@@ -151,7 +148,7 @@ class Ranks:
 
     @contextmanager
     def ending_together(self) -> Iterator[None]:
-        """End all ranks where this one fails: the others would wait for it for ever.
+        """End all ranks where this one fails by itself: the others would wait for it for ever.
 
         A communicator with ``Abort`` ends them by it: MPI's ends the processes, this one included,
         so the error is printed first.
@@ -160,7 +157,7 @@ class Ranks:
             yield
         except BaseException:
             abort = getattr(self._communicator, "Abort", None)
-            if abort is not None and self.size > 1:
+            if abort is not None and self.size > 1 and not self._fail_alike:
                 text = f"{self._who} on rank {self.rank} of {self.size} ends all ranks:\n"
                 sys.stderr.write(text + traceback.format_exc())
                 sys.stderr.flush()

@@ -49,8 +49,9 @@ def request_on(
         own: Any = {"shuffle": shuffle, "callbacks": callbacks, "progress": progress}
         return FitRequest(data, epochs, batch, monitors=monitors, **own, **others)
     n_rows = int(ranks.gather(np.array([data.n_rows], np.int64)).sum())
-    if not n_rows:
-        raise ValueError("MLP.fit: no rank has any rows")
+    with ranks.agreeing():
+        if not n_rows:
+            raise ValueError("MLP.fit: X has no rows on any rank")
     fit = FitRequest(
         data,
         epochs,

@@ -78,8 +78,10 @@ def rows_on(
 def _stand_in(network: Network) -> tuple[Any, Any]:
     """Return a row that is valid for the net, for a rank that has none."""
     sizes, loss = network.layout.sizes, network.loss
-    n_targets = 1 if loss.targets == "classes" else sizes[-1] // loss.per_target
-    return np.zeros((1, sizes[0])), np.ones((1, n_targets))
+    if loss.targets == "classes":
+        return np.zeros((1, sizes[0])), np.zeros(1, np.int64)
+    # 1 is a target of every loss.
+    return np.zeros((1, sizes[0])), np.ones((1, sizes[-1] // loss.per_target))
 
 
 def balanced_on(
@@ -195,7 +197,8 @@ def by_buffers_on(
         return fit
     buffers = RanksFeed(ranks, engine, feed, fit.data)
     if buffers.n_rows is None:
-        check_length(engine, state)
+        with ranks.agreeing():
+            check_length(engine, state)
     else:
         fit.plan(buffers.steps(fit.batch_size))
 
