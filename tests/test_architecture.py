@@ -65,6 +65,7 @@ OPTIONAL = {
     "threadpoolctl",
     "skl2onnx",
     "matplotlib",
+    "mpi4py",
     "pandas",
     "pyarrow",
     "safetensors",

@@ -1,0 +1,70 @@
+"""Fits on ranks that are threads, and the rows that one process would take in the same batches."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import MLP, Adam
+from fastmlp.backends.shares import places_of
+from fastmlp.cluster import ThreadCommunicator, threads
+
+Array = NDArray[Any]
+# Of the ranks that are processes.
+SHARES = (1000, 3, 0, 500)
+
+
+def outcomes(n: int, work: Callable[[ThreadCommunicator], Any], timeout: float = 300) -> list[Any]:
+    """Do the work on n ranks, a thread each; return what each returns, or the error it raises."""
+    found: list[Any] = [None] * n
+
+    def on(communicator: ThreadCommunicator) -> None:
+        try:
+            found[communicator.Get_rank()] = work(communicator)
+        except BaseException as error:
+            found[communicator.Get_rank()] = error
+
+    ranks = [threading.Thread(target=on, args=(each,)) for each in threads(n, timeout=timeout)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(2 * timeout)
+        assert not rank.is_alive(), "a rank hangs"
+    return found
+
+
+def on_ranks(n: int, work: Callable[[ThreadCommunicator], Any]) -> list[Any]:
+    """Do the work on n ranks; return what each returns, or raise the first error."""
+    found = outcomes(n, work)
+    for each in found:
+        if isinstance(each, BaseException):
+            raise each
+    return found
+
+
+def parts_of(array: Array, n_rows: Sequence[int]) -> list[Array]:
+    """Return the rows of each rank."""
+    return np.split(array, np.cumsum(n_rows)[:-1])
+
+
+def in_batches(n_rows: Sequence[int], batch_size: int) -> list[int]:
+    """Return the rows of all ranks in the order in which one process takes the same batches."""
+    places, starts = places_of(n_rows, batch_size), np.cumsum([0, *n_rows])
+    order: list[int] = []
+    for s in range(places.shape[1] - 1):
+        for rank, its in enumerate(places):
+            order += range(starts[rank] + its[s], starts[rank] + its[s + 1])
+    return order
+
+
+def rows_of(rank: int) -> tuple[Array, Array]:
+    """Return the rows of a rank that is a process."""
+    X = np.random.default_rng(rank).normal(size=(SHARES[rank], 5))
+    return X, np.sin(X[:, :1]) * X[:, 1:2]
+
+
+def made() -> MLP:
+    """Return the net that processes train."""
+    return MLP((5, 16, 1), optimizer=Adam(0.01), dropout=0.2, seed=1, dtype="float64")

@@ -1,0 +1,174 @@
+"""Gradients summed over ranks: the steps of one process, with the same bits on all ranks."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ranked import in_batches, on_ranks, parts_of
+
+from fastmlp import EMA, MLP, SGD, SWA, Adam, AdamW, ScheduleFreeAdamW
+from fastmlp.backends.shares import places_of
+from fastmlp.rules.optimizers import OPTIMIZERS
+
+SHARES = (200, 3, 0, 101)
+N = sum(SHARES)
+BATCH = 32
+rng = np.random.default_rng(0)
+X = rng.normal(size=(N, 7))
+Y = np.column_stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2]])
+LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+WEIGHT = rng.uniform(0, 2, N) * (rng.uniform(size=N) > 0.2)
+
+
+def made(*sizes: int, **settings: Any) -> MLP:
+    return MLP(sizes or (7, 24, 2), **{"seed": 1, "dtype": "float64", **settings})
+
+
+def fitted(net: Any, y: Any = Y, shares: Any = SHARES, weight: Any = None, **how: Any) -> list[Any]:
+    """Train a net on each rank; return the nets and their histories."""
+    rows = [parts_of(each, shares) for each in (X, y)]
+    of_ranks = [None] * len(shares) if weight is None else parts_of(weight, shares)
+
+    def fit(communicator: Any) -> Any:
+        rank, own = communicator.Get_rank(), net()
+        its = {"batch_size": BATCH, "epochs": 3, "sample_weight": of_ranks[rank], **how}
+        return own, own.fit(rows[0][rank], rows[1][rank], communicator=communicator, **its)
+
+    return on_ranks(len(shares), fit)
+
+
+def check_equal_to_one(net: Any, y: Any = Y, weight: Any = None, batch: int = BATCH) -> None:
+    """Check that ranks are equal by bits, and as one process on the same batches."""
+    (first, history), *others = fitted(net, y, weight=weight, shuffle=False, batch_size=batch)
+    for other, its in others:
+        assert other.parameters.tobytes() == first.parameters.tobytes()
+        assert its.loss == history.loss
+        assert other.n_steps == first.n_steps
+    order, one = in_batches(SHARES, batch), net()
+    rows = None if weight is None else weight[order]
+    how: Any = {"batch_size": batch, "epochs": 3, "shuffle": False, "sample_weight": rows}
+    alone = one.fit(X[order], y[order], **how)
+    np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
+    assert history.learning_rate == alone.learning_rate
+    slots, of_one = first._state.slots(), one._state.slots()
+    np.testing.assert_allclose(slots, of_one, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer(optimizer: str) -> None:
+    check_equal_to_one(lambda: made(optimizer=optimizer))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(0.05, momentum=0.9, nesterov=True),
+        Adam(0.01, clipvalue=0.01),
+        Adam(0.01, clipnorm=0.1),
+        AdamW(0.01, global_clipnorm=0.1),
+        Adam(0.01, average=EMA(0.9)),
+        SGD(0.05, average=SWA(start=0.5)),
+        ScheduleFreeAdamW(0.01),
+    ],
+    ids=repr,
+)
+def test_clipping_and_averages(optimizer: Any) -> None:
+    check_equal_to_one(lambda: made(optimizer=optimizer))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"l2": 0.1},
+        {"l1": 0.1, "l2": 0.1, "optimizer": Adam(0.01, global_clipnorm=0.1)},
+        {"layer_rates": [0.1, {"weights": 1.0, "biases": 0.0}], "l2": 0.1},
+        {"dropout": 0.3},
+        {"input_dropout": 0.1, "input_noise": 0.1, "dropout": 0.5},
+    ],
+    ids=repr,
+)
+def test_penalties_layers_and_what_is_drawn(settings: Any) -> None:
+    check_equal_to_one(lambda: made(**settings))
+
+
+def test_classes_and_weights() -> None:
+    def net() -> MLP:
+        return made(7, 24, 3, loss="cross_entropy")
+
+    check_equal_to_one(net, LABELS)
+    check_equal_to_one(net, LABELS, WEIGHT)
+    check_equal_to_one(net, LABELS, WEIGHT, batch=1)
+    check_equal_to_one(net, LABELS, WEIGHT, batch=N)
+
+
+@pytest.mark.parametrize("sizes", [(7, 200, 300, 2), (7, 4, 2)], ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_large_nets_and_microbatches(sizes: tuple[int, ...], dropout: float) -> None:
+    check_equal_to_one(lambda: made(*sizes, dropout=dropout), batch=N)
+
+
+def test_balanced_classes_are_those_of_all_ranks() -> None:
+    def net() -> MLP:
+        return made(7, 8, 3, loss="cross_entropy")
+
+    (first, _), *_ = fitted(net, LABELS, shuffle=False, class_weight="balanced")
+    weights = N / (3 * np.bincount(LABELS))[LABELS]
+    (other, _), *_ = fitted(net, LABELS, shuffle=False, weight=weights)
+    np.testing.assert_allclose(first.parameters, other.parameters, rtol=1e-12)
+
+
+def test_twice_the_same_bits_and_other_orders_for_other_seeds() -> None:
+    def parameters(seed: int) -> list[bytes]:
+        nets = fitted(lambda: made(seed=seed, dtype="float32", dropout=0.1))
+        return [net.parameters.tobytes() for net, _ in nets]
+
+    once = parameters(1)
+    assert once == parameters(1) == [once[0]] * len(SHARES)
+    assert once != parameters(2)
+    # Ranks with the same rows take them in orders of their own.
+    plain, mixed = (fitted(made, shares=(152, 152), shuffle=on)[0][0] for on in (False, True))
+    assert not np.allclose(plain.parameters, mixed.parameters, rtol=1e-6)
+
+
+def test_a_further_fit_goes_on() -> None:
+    def twice(communicator: Any) -> Any:
+        rank, net = communicator.Get_rank(), made(dropout=0.2)
+        rows = parts_of(X, SHARES)[rank], parts_of(Y, SHARES)[rank]
+        for _ in range(2):
+            net.fit(*rows, batch_size=BATCH, epochs=2, communicator=communicator)
+        return net.parameters.tobytes()
+
+    (at_once, _), *_ = fitted(lambda: made(dropout=0.2), epochs=4)
+    assert on_ranks(4, twice) == [at_once.parameters.tobytes()] * 4
+
+
+def test_ranks_with_other_numbers_of_threads_exchange_flat_vectors() -> None:
+    def net(threads: int) -> MLP:
+        return made(7, 256, 256, 2, n_threads=threads)
+
+    n_threads = iter((1, 2))
+    nets = fitted(lambda: net(next(n_threads)), shares=(152, 152), batch_size=152, shuffle=False)
+    assert nets[0][0].parameters.tobytes() == nets[1][0].parameters.tobytes()
+    alike = fitted(lambda: net(1), shares=(152, 152), batch_size=152, shuffle=False)
+    np.testing.assert_allclose(nets[0][0].parameters, alike[0][0].parameters, rtol=1e-9, atol=1e-12)
+
+
+def test_one_rank_alone_has_the_bits_of_no_communicator() -> None:
+    ((alone, _),) = fitted(made, shares=(N,))
+    net = made()
+    net.fit(X, Y, batch_size=BATCH, epochs=3)
+    assert alone.parameters.tobytes() == net.parameters.tobytes()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 32, 1000])
+@pytest.mark.parametrize("n_rows", [SHARES, (1, 1, 1, 1), (0, 7, 1), (5,), (10**9, 3, 10**9)])
+def test_shares_follow_the_rows(n_rows: tuple[int, ...], batch: int) -> None:
+    batch = max(batch, sum(n_rows) // 10_000)
+    places, total = places_of(n_rows, batch), sum(n_rows)
+    shares = np.diff(places)
+    assert places[:, -1].tolist() == list(n_rows)
+    assert (shares >= 0).all()
+    assert (shares.sum(axis=0)[:-1] == batch).all()
+    fair = np.outer(n_rows, np.minimum(np.arange(places.shape[1]) * batch, total)) / total
+    assert np.abs(places - fair).max() < len(n_rows)

@@ -1,0 +1,181 @@
+"""Sources of rows on several ranks: buffers, numbers of them that differ, files dealt to ranks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from ranked import on_ranks, outcomes, parts_of
+
+from fastmlp import MLP, Adam, Blocks, Cosine, Status
+
+rng = np.random.default_rng(0)
+N = 2000
+X = rng.normal(size=(N, 5))
+Y = np.sin(X[:, :1]) * X[:, 1:2]
+# In buffers of 320 rows: 4, 1, none and 3.
+SHARES = (1200, 70, 0, 730)
+STARTS = np.cumsum([0, *SHARES])
+
+
+def made(**settings: Any) -> MLP:
+    return MLP((5, 16, 1), **{"seed": 1, "dtype": "float64", "optimizer": Adam(0.01), **settings})
+
+
+def blocks(rank: int) -> Any:
+    """The rows of a rank: blocks, or an array for one that has none."""
+    if not SHARES[rank]:
+        return X[:0], Y[:0]
+    rows = slice(STARTS[rank], STARTS[rank + 1])
+    return (Blocks.from_memmap(X[rows], Y[rows], rows=50),)
+
+
+def stream(rank: int) -> Any:
+    if not SHARES[rank]:
+        return X[:0], Y[:0]
+
+    def read() -> Iterator[Any]:
+        for first in range(STARTS[rank], STARTS[rank + 1], 50):
+            rows = slice(first, min(first + 50, STARTS[rank + 1]))
+            yield X[rows], Y[rows]
+
+    return (read,)
+
+
+def fitted(source: Any, net: Any = made, **how: Any) -> list[Any]:
+    def fit(communicator: Any) -> Any:
+        own, rows = net(), source(communicator.Get_rank())
+        its: dict[str, Any] = {"batch_size": 64, "epochs": 3, "buffer_rows": 320, **how}
+        return own, own.fit(*rows, communicator=communicator, **its)
+
+    found = on_ranks(4, fit)
+    assert len({own.parameters.tobytes() for own, _ in found}) == 1
+    assert len({tuple(history.loss) for _, history in found}) == 1
+    return found
+
+
+@pytest.mark.parametrize("source", [blocks, stream])
+def test_ranks_with_other_numbers_of_buffers(source: Any) -> None:
+    (net, history), *_ = fitted(source)
+    (again, _), *_ = fitted(source)
+    assert net.parameters.tobytes() == again.parameters.tobytes()
+    assert len(history.loss) == 3
+    # 320 + 70 + 320, 320 + 320, 320 + 90 and 240 rows.
+    assert net.n_steps == 3 * (12 + 10 + 7 + 4)
+
+
+def test_an_epoch_has_the_loss_of_all_rows() -> None:
+    def net() -> MLP:
+        return made(optimizer=Adam(1e-12))
+
+    (_, history), *_ = fitted(blocks, net)
+    expected = float(np.mean((net().predict(X) - Y) ** 2))
+    np.testing.assert_allclose(history.loss, expected, rtol=1e-6)
+
+
+def test_schedules_know_the_steps_of_all_buffers() -> None:
+    (net, history), *_ = fitted(blocks, lambda: made(optimizer=Adam(Cosine(0.01))))
+    last = Cosine(0.01)(np.array([net.n_steps - 1]), net.n_steps)
+    np.testing.assert_allclose(history.learning_rate[-1], last)
+    found = outcomes(
+        4,
+        lambda comm: made(optimizer=Adam(Cosine(0.01))).fit(
+            *stream(comm.Get_rank()), batch_size=16, buffer_rows=320, communicator=comm
+        ),
+    )
+    assert all("needs the number of steps" in str(error) for error in found)
+
+
+def test_whole_sources_train_in_the_bits_of_arrays() -> None:
+    def arrays(rank: int) -> Any:
+        return parts_of(X, SHARES)[rank], parts_of(Y, SHARES)[rank]
+
+    (of_blocks, _), *_ = fitted(blocks, buffer_rows=None)
+    (of_arrays, _), *_ = fitted(arrays, buffer_rows=None)
+    assert of_blocks.parameters.tobytes() == of_arrays.parameters.tobytes()
+
+
+def test_epochs_of_so_many_steps() -> None:
+    def endless(rank: int) -> Any:
+        def read() -> Iterator[Any]:
+            while True:
+                yield X[rank::4][:50], Y[rank::4][:50]
+
+        return (read,)
+
+    (net, history), *_ = fitted(endless, batch_size=30, steps_per_epoch=7, epochs=4)
+    assert (net.n_steps, len(history.loss)) == (28, 4)
+
+
+def test_a_source_that_fails_on_one_rank_ends_all() -> None:
+    def source(rank: int) -> Any:
+        def read() -> Iterator[Any]:
+            for first in range(0, 1000, 50):
+                if rank == 2 and first == 700:
+                    raise ConnectionError("gone")
+                yield X[first : first + 50], Y[first : first + 50]
+
+        return read
+
+    def fit(comm: Any) -> Any:
+        its: Any = {"batch_size": 16, "epochs": 3, "buffer_rows": 256}
+        return made().fit(source(comm.Get_rank()), communicator=comm, **its)
+
+    found = outcomes(4, fit)
+    assert isinstance(found[2], ConnectionError)
+    assert all(isinstance(each, RuntimeError) for i, each in enumerate(found) if i != 2)
+
+
+def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(report: Any) -> None:
+        if report.epoch == 1:
+            raise Killed
+
+    how: Any = {"batch_size": 64, "epochs": 4, "buffer_rows": 320}
+
+    def fit(comm: Any, **more: Any) -> Any:
+        net = made(dropout=0.1)
+        history = net.fit(*blocks(comm.Get_rank()), communicator=comm, **how, **more)
+        return net.parameters.tobytes(), history.loss
+
+    file = tmp_path / "fit.safetensors"
+    kept: Any = {"checkpoint": file, "checkpoint_every": 1}
+    whole = on_ranks(4, fit)
+    outcomes(4, lambda comm: fit(comm, callbacks=kill, **kept))
+    assert on_ranks(4, lambda comm: fit(comm, resume=True, **kept)) == whole
+
+
+def test_files_and_row_groups_are_dealt_to_ranks(tmp_path: Path) -> None:
+    table = pa.table({**{f"x{i}": X[:, i] for i in range(5)}, "y": Y[:, 0]})
+    for i in range(3):
+        path = tmp_path / f"{i}.parquet"
+        pq.write_table(table.slice(600 * i, 600), path, row_group_size=100)
+
+    def fit(comm: Any, rows: Any) -> Any:
+        net = made()
+        history = net.fit(rows, target="y", batch_size=64, epochs=2, communicator=comm)
+        assert history.status is Status.COMPLETED
+        assert net.feature_names == ("x0", "x1", "x2", "x3", "x4")
+        return net.parameters.tobytes(), net.n_steps
+
+    def of_files(comm: Any) -> Any:
+        files = sorted(tmp_path.glob("*.parquet"))
+        return fit(comm, files[comm.Get_rank() :: comm.Get_size()])
+
+    def of_groups(comm: Any) -> Any:
+        rows = ds.dataset(tmp_path)
+        groups = [group for file in rows.get_fragments() for group in file.split_by_row_group()]
+        its = groups[comm.Get_rank() :: comm.Get_size()]
+        return fit(comm, ds.FileSystemDataset(its, rows.schema, ds.ParquetFileFormat()))
+
+    for of_rank in (of_files, of_groups):
+        found = on_ranks(4, of_rank)
+        assert len(set(found)) == 1
+        assert found[0][1] == 2 * -(-1800 // 64)
