@@ -68,3 +68,10 @@ def rows_of(rank: int) -> tuple[Array, Array]:
 def made() -> MLP:
     """Return the net that processes train."""
     return MLP((5, 16, 1), optimizer=Adam(0.01), dropout=0.2, seed=1, dtype="float64")
+
+
+def slots_of(net: MLP) -> Array:
+    """Return the state of a trained net's optimizer, shape (n_slots, n_parameters)."""
+    slots = net._state.slots()
+    assert slots is not None
+    return slots

@@ -53,7 +53,7 @@ def errors_of(fit: Any) -> list[Any]:
     ],
 )
 def test_a_bad_argument_of_one_rank_raises_on_all(of_rank: Any, message: str) -> None:
-    own, others = [], []
+    own, others = list[Exception](), list[Exception]()
     for error in errors_of(work(of_rank=of_rank)):
         told = re.match(r"MLP.fit: rank (\d) has raised (TypeError|ValueError): ", str(error))
         (others if told else own).append(error)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranked import in_batches, on_ranks, parts_of
+from ranked import in_batches, on_ranks, parts_of, slots_of
 
 from fastmlp import EMA, MLP, SGD, Adam, ScheduleFreeAdamW
 
@@ -61,10 +61,10 @@ def test_it_is_the_mean_of_fits_of_each_rank(optimizer: Any) -> None:
     for rows, targets, batch in zip(parts_of(X, shares), parts_of(Y, shares), (12, 4), strict=True):
         own = made(optimizer)
         own.fit(rows, targets, batch_size=batch, epochs=1, shuffle=False)
-        of_ranks.append(np.vstack([own.parameters, own._state.slots()]))
+        of_ranks.append(np.vstack([own.parameters, slots_of(own)]))
     mean = 0.75 * of_ranks[0] + 0.25 * of_ranks[1]
     np.testing.assert_allclose(net.parameters, mean[0], rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(net._state.slots(), mean[1:], rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(slots_of(net), mean[1:], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranked import on_ranks, outcomes, parts_of
+from ranked import on_ranks, outcomes, parts_of, slots_of
 
 from fastmlp import EMA, MLP, Adam, EarlyStopping, load
 
@@ -29,7 +29,7 @@ def fit_on(communicator: Any, shares: Any = SHARES, rows: Any = X, **how: Any) -
     net = MLP((5, 16, 1), optimizer=Adam(0.01, average=EMA(0.9)), dropout=0.2, seed=1)
     its: dict[str, Any] = {"epochs": 8, "batch_size": 16, "communicator": communicator, **how}
     history = net.fit(parts_of(rows, shares)[rank], parts_of(Y, shares)[rank], **its)
-    return net.parameters.tobytes(), history, net._state.slots().tobytes()
+    return net.parameters.tobytes(), history, slots_of(net).tobytes()
 
 
 @pytest.mark.parametrize("every", [None, 3])

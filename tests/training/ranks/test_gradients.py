@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranked import in_batches, on_ranks, parts_of
+from ranked import in_batches, on_ranks, parts_of, slots_of
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, AdamW, ScheduleFreeAdamW
 from fastmlp.backends.shares import places_of
@@ -51,7 +51,7 @@ def check_equal_to_one(net: Any, y: Any = Y, weight: Any = None, batch: int = BA
     np.testing.assert_allclose(first.parameters, one.parameters, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(history.loss, alone.loss, rtol=1e-10)
     assert history.learning_rate == alone.learning_rate
-    slots, of_one = first._state.slots(), one._state.slots()
+    slots, of_one = slots_of(first), slots_of(one)
     np.testing.assert_allclose(slots, of_one, rtol=1e-10, atol=1e-10)
 
 

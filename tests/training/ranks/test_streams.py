@@ -142,7 +142,7 @@ def test_a_stream_resumes_to_the_bits_of_one_that_was_not_killed(tmp_path: Path)
 
     def fit(comm: Any, **more: Any) -> Any:
         net = made(dropout=0.1)
-        history = net.fit(*blocks(comm.Get_rank()), communicator=comm, **how, **more)
+        history = net.fit(*blocks(comm.Get_rank()), communicator=comm, **{**how, **more})
         return net.parameters.tobytes(), history.loss
 
     file = tmp_path / "fit.safetensors"
