@@ -1,6 +1,16 @@
 """The door to clusters: Dask's collections predicted, groups of tasks on its workers, ranks."""
 
+from fastmlp.cluster.delayed import DelayedCommunicator, MirrorCommunicator
+from fastmlp.cluster.forecast import Forecast, forecast
 from fastmlp.cluster.predict import predict
 from fastmlp.cluster.thread_ranks import ThreadCommunicator, threads
 
-__all__ = ["ThreadCommunicator", "predict", "threads"]
+__all__ = [
+    "DelayedCommunicator",
+    "Forecast",
+    "MirrorCommunicator",
+    "ThreadCommunicator",
+    "forecast",
+    "predict",
+    "threads",
+]
