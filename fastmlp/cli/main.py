@@ -1,4 +1,4 @@
-"""The command ``fastmlp``: train, predict, score, show, demo, info and warmup."""
+"""The command ``fastmlp``: train, predict, score, show, forecast, demo, info and warmup."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmlp import __version__
+from fastmlp.cli.forecast import add_forecast, run_forecast
 from fastmlp.cli.options import (
     CommandError,
     UsageError,
@@ -136,6 +137,8 @@ def _parser() -> Parser:
     train.set_defaults(run=_train, parser=train)
     for name, command in add_others(commands, _at_least).items():
         command.set_defaults(run=_on_tables(name), parser=command)
+    forecast = add_forecast(commands, _at_least)
+    forecast.set_defaults(run=run_forecast, parser=forecast)
     demo = commands.add_parser("demo", help="learn handwritten digits, beside scikit-learn")
     demo.add_argument("--epochs", type=_positive, default=30, metavar="N", help="default: 30")
     demo.add_argument(

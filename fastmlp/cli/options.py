@@ -57,7 +57,7 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
         metavar="NAME",
         help="[plain] default: relu",
     )
-    add("--loss", type=_loss, metavar="NAME", help="[plain] default: by the task")
+    add("--loss", type=loss_name, metavar="NAME", help="[plain] default: by the task")
     add("--epochs", type=positive, metavar="N", help="at most; default: 200, of plain 100")
     add("--batch-size", type=_auto(positive), default="auto", metavar="N", help=_DEFAULT["batch"])
     add(
@@ -204,7 +204,8 @@ def _activation(text: str) -> str:
     return _known(text, activations.RULES, activations.SYNONYMS)
 
 
-def _loss(text: str) -> str:
+def loss_name(text: str) -> str:
+    """Return the name of a loss; what is none is an error of the command line."""
     return _known(text, losses.LOSSES, losses.SYNONYMS)
 
 

@@ -1,0 +1,179 @@
+"""The command forecast: what one net would take on several machines."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fastmlp.cli.options import CommandError, loss_name
+from fastmlp.validation.suggestions import count
+
+# Rows that are made up: whole batches, up to so many bytes of them and so many steps.
+MOST_BYTES, MOST_STEPS = 2**26, 32
+SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
+PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+# What Open MPI, MPICH and Slurm set for the processes that they start.
+OF_RANKS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
+BITS = {"bit": 1.0, "b": 1.0, "B": 8.0}
+
+
+def add_forecast(commands: Any, at_least: Callable[[int, str], int]) -> argparse.ArgumentParser:
+    """Add the command, and return its parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "forecast",
+        help="what one net would take on several machines",
+        description="Time steps of a net on this machine, add what the messages between several "
+        "would take, and print the speed-up. Nothing is sent, but by ranks that mpiexec has "
+        "started: these measure latency and bandwidth.",
+    )
+
+    def positive(text: str) -> int:
+        return at_least(1, text)
+
+    add = parser.add_argument
+    add("sizes", type=_sizes, metavar="SIZES", help="inputs, hidden layers, outputs: 784-512-10")
+    add("--batch-size", type=positive, default=4096, metavar="N", help=_HELP["batch"])
+    add("--latency", type=_seconds, metavar="TIME", help=_HELP["latency"])
+    add("--bandwidth", type=_bandwidth, metavar="RATE", help=_HELP["bandwidth"])
+    add("--ranks", type=_numbers, default="2,4,8,16,32,64", metavar="N,N", help=_HELP["ranks"])
+    add("--average-every", type=positive, default=16, metavar="N", help=_HELP["average"])
+    add("--loss", type=loss_name, metavar="NAME", help=_HELP["loss"])
+    add("--dtype", choices=("float32", "float64"), default="float32")
+    add("--threads", type=positive, metavar="N", help="of each machine; default: all")
+    add("--json", action="store_true", help="print it as JSON")
+    return parser
+
+
+_HELP = {
+    "batch": "rows of a step on all machines together; default: 4096",
+    "latency": "of a message without bytes, such as 30us; default: measured by ranks, else 30us",
+    "bandwidth": "between two machines, such as 10Gbit; default: measured by ranks, else 10Gbit",
+    "ranks": "numbers of machines; default: 2,4,8,16,32,64",
+    "average": "steps between averages, which are told beside sums in each step; default: 16",
+    "loss": "default: cross_entropy, of one output mse",
+}
+
+
+def run_forecast(arguments: argparse.Namespace) -> None:
+    """Measure, and print the forecast; of several ranks the first prints it."""
+    from fastmlp import MLP
+    from fastmlp.cluster import forecast
+
+    sizes, batch = arguments.sizes, arguments.batch_size
+    loss = arguments.loss or ("cross_entropy" if sizes[-1] > 1 else "mse")
+    settings: Any = {"loss": loss, "dtype": arguments.dtype, "n_threads": arguments.threads}
+    comm, network, how = _network(arguments)
+    try:
+        net = MLP(sizes, seed=0, **settings)
+        X, y = _rows(net, batch, loss)
+        found = forecast(
+            net,
+            X,
+            y,
+            batch_size=batch,
+            ranks=arguments.ranks,
+            average_every=arguments.average_every,
+            **network,
+        )
+    except (ValueError, MemoryError) as error:
+        raise CommandError(str(error)) from error
+    if comm is not None and comm.Get_rank():
+        return
+    if arguments.json:
+        told = [[row._asdict() for row in rows] for rows in (found.each_step, found.averaged)]
+        rows = {"each_step": told[0], "averaged": told[1]}
+        print(json.dumps({"alone": found.alone, **network, "measured": comm is not None, **rows}))
+        return
+    n_threads = arguments.threads or _threads()
+    print(
+        f"{'-'.join(map(str, sizes))}, {net.parameters.size:,} parameters, {arguments.dtype}; "
+        f"{batch:,} rows a step\n"
+        f"alone {1e3 * found.alone:.3g} ms a step, {count(n_threads, 'thread')}: measured here\n"
+        f"network {1e6 * network['latency']:.3g} us, {network['bandwidth'] / 1e9:.3g} Gbit/s: "
+        f"{how}\n"
+        "simulated: a rank's computing measured here, its messages computed\n"
+        f"averaged: parameters every {found.average_every} steps, no sum in each\n\n{found}"
+    )
+
+
+def _threads() -> int:
+    from fastmlp.backends.cpu.threads.limits import thread_limit
+
+    return thread_limit()
+
+
+def _ranks() -> Any:
+    """Return the communicator of the ranks that mpiexec has started, or None of one process."""
+    if "mpi4py" not in sys.modules and not any(name in os.environ for name in OF_RANKS):
+        return None
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+
+
+def _network(arguments: argparse.Namespace) -> tuple[Any, dict[str, float], str]:
+    """Return the communicator of several ranks, latency and bandwidth, and whence they are."""
+    from fastmlp.cluster.delayed import measured
+    from fastmlp.cluster.forecast import BANDWIDTH, LATENCY
+
+    comm = _ranks()
+    network = {"latency": LATENCY, "bandwidth": BANDWIDTH}
+    given = {key: getattr(arguments, key) for key in network}
+    given = {key: value for key, value in given.items() if value is not None}
+    how = "assumed" if comm is None else f"measured between {comm.Get_size()} ranks"
+    if comm is not None:
+        network = measured(comm)._asdict()
+    return comm, {**network, **given}, "given" if len(given) == len(network) else how
+
+
+def _rows(net: Any, batch: int, loss: str) -> tuple[Any, Any]:
+    """Return batches of rows, and targets that the loss takes."""
+    import numpy as np
+
+    n_inputs, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
+    row_bytes = n_inputs * net.dtype.itemsize
+    n = batch * max(1, min(MOST_STEPS, MOST_BYTES // (batch * row_bytes)))
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, n_inputs), dtype=net.dtype)
+    if loss == "cross_entropy":
+        return X, rng.integers(n_outputs, size=n)
+    return X, rng.uniform(size=(n, n_outputs)).astype(net.dtype)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    parts = text.replace(",", "-").split("-")
+    if len(parts) < 2 or not all(part.isdecimal() and int(part) for part in parts):
+        told = f"must be numbers of units with hyphens, such as 784-512-512-10, got {text!r}"
+        raise argparse.ArgumentTypeError(told)
+    return tuple(map(int, parts))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        told = f"must be numbers of machines with commas, such as 2,4,8, got {text!r}"
+        raise argparse.ArgumentTypeError(told)
+    return tuple(map(int, parts))
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"([\d.]+) ?(ns|us|ms|s)", text)
+    if not found or not _is_number(found[1]):
+        told = f"must be a time such as 30us, 1.5us or 1ms, got {text!r}"
+        raise argparse.ArgumentTypeError(told)
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def _bandwidth(text: str) -> float:
+    found = re.fullmatch(r"([\d.]+) ?([kMGT]?)(bit|b|B)(/s|ps)?", text)
+    if not found or not _is_number(found[1]) or not float(found[1]):
+        told = f"must be bits or bytes a second such as 10Gbit or 1.2GB, got {text!r}"
+        raise argparse.ArgumentTypeError(told)
+    return float(found[1]) * PREFIXES[found[2]] * BITS[found[3]]
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"\d+\.?\d*|\.\d+", text) is not None
