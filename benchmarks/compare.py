@@ -12,6 +12,7 @@ from benchmarks import (
     cold_start,
     estimators,
     machine,
+    machines,
     many,
     page,
     race,
@@ -25,7 +26,7 @@ from benchmarks.picture import draw
 from benchmarks.scores import heats
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "cold")
+PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "machines", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -112,11 +113,11 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 
 
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
-    """Return the workloads whose names contain one of these; none if they are of streams."""
+    """Return the workloads whose names contain one of these; none if they are of other parts."""
     chosen = [w for w in WORKLOADS if not parts or any(part in w.name for part in parts)]
-    streams = [name for name in stream.BY_NAME if parts and any(part in name for part in parts)]
-    if not chosen and not streams:
-        raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *stream.BY_NAME])}")
+    others = [*stream.BY_NAME, *machines.BY_NAME]
+    if not chosen and not any(part in name for part in parts or () for name in others):
+        raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")
     return chosen
 
 
@@ -148,6 +149,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "estimators": [],
         "many": {},
         "streams": [],
+        "machines": [],
         "cold_starts": [],
         "peers": {},
         "peaks": [],
@@ -206,6 +208,10 @@ def _race(
     if "stream" in options.parts:
         effort = effort._replace(repeats=repeats)
         results["streams"] = stream.measure(contestants, options.workloads, effort, say)
+    if "machines" in options.parts:
+        libraries = [contestant.name for contestant in contestants]
+        effort = effort._replace(repeats=repeats)
+        results["machines"] = machines.measure(libraries, options.workloads, effort, say)
     results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
 
 

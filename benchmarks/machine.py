@@ -18,6 +18,7 @@ LIBRARIES = (
     "keras",
     "onnxruntime",
     "pyarrow",
+    "mpi4py",
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import many, recipe, stream
+from benchmarks import machines, many, recipe, stream
 from benchmarks.peers import PEERS
 from benchmarks.report import digits
 from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak_of, quartiles
@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 README, TABLES = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 RECIPE = ROOT / "docs" / "recipe.md"
 STREAM = ROOT / "docs" / "stream.md"
+MACHINES = ROOT / "docs" / "how-to" / "machines.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 
 
@@ -26,6 +27,7 @@ def rewrite(
     tables: Path = TABLES,
     recipes: Path = RECIPE,
     streams: Path = STREAM,
+    ranks: Path = MACHINES,
 ) -> None:
     """Put the tables, and the README's sentence, between the pages' markers, of the parts that
     there are."""
@@ -34,6 +36,8 @@ def rewrite(
         pages.append((recipes, recipe_lines))
     if results.get("streams"):
         pages.append((streams, stream_lines))
+    if results.get("machines"):
+        pages.append((ranks, machines_lines))
     for page, write in pages:
         shown = os.path.relpath(picture, page.parent) if picture else None
         between_markers(page, "\n".join(write(results, shown)))
@@ -79,6 +83,13 @@ def stream_lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
     threads = max((r["threads"] for r in results["streams"]), default=1)
     yield from _intro(results, threads)
     yield from stream.table(results, threads)
+
+
+def machines_lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
+    """The table of one net over two processes."""
+    yield from _intro(results, 1)
+    yield ""
+    yield from machines.table(results)
 
 
 def summary(results: dict[str, Any], picture: str | None) -> Iterator[str]:
