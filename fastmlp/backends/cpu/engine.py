@@ -1,7 +1,7 @@
 """The CPU backend's engine: prediction, gradient and training of one network."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,6 +169,28 @@ class Engine(Runner):
         with self.lock.parameters:
             publish(panels.flat(slots.shown(w)), parameters)
 
+    @overload
+    def trainer(
+        self,
+        parameters: Array,
+        slots: Moments,
+        optimizer: Optimizer,
+        data: Data,
+        batch_size: int,
+        *,
+        ranks: protocol.Ranks,
+        **options: Any,
+    ) -> RankTrainer: ...
+    @overload
+    def trainer(
+        self,
+        parameters: Array,
+        slots: Moments,
+        optimizer: Optimizer,
+        data: Data,
+        batch_size: int,
+        **options: bool,
+    ) -> Trainer: ...
     def trainer(
         self,
         parameters: Array,
