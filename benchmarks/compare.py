@@ -14,6 +14,7 @@ from benchmarks import (
     machine,
     machines,
     many,
+    mixed,
     page,
     race,
     recipe,
@@ -26,7 +27,7 @@ from benchmarks.picture import draw
 from benchmarks.scores import heats
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
-PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "machines", "cold")
+PARTS = ("train", "recipe", "predict", "estimators", "many", "stream", "machines", "mixed", "cold")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -64,6 +65,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="few rows, 3 repeats: to try it, not to compare")
     add("--mkl-shim", action="store_true", help="have PyTorch's MKL take this for an Intel CPU")
     add("--json", type=Path, help="where the results go, or come from")
+    add("--variants", type=Path, metavar="JSON", help="in mixed, those that an earlier run chose")
     add("--from-json", action="store_true", help="render an earlier run's results again")
     add("--picture", type=Path, help="draw the ratios to a file")
     add("--pages", action="store_true", help="rewrite docs/benchmarks.md, and README's figures")
@@ -93,6 +95,8 @@ def checked(words: list[str] | None) -> argparse.Namespace:
     for name in ("repeats", "passes", "minutes"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name} must be above 0")
+    if options.variants and not options.variants.is_file():
+        parser.error(f"there is no file {options.variants}")
     for path in filter(None, (options.json, options.picture)):
         if not path.parent.is_dir():
             parser.error(f"there is no folder {path.parent}")
@@ -150,6 +154,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "many": {},
         "streams": [],
         "machines": [],
+        "mixed": {},
         "cold_starts": [],
         "peers": {},
         "peaks": [],
@@ -206,13 +211,22 @@ def _race(
     if "many" in options.parts:
         results["many"] = many.race(contestants, min(repeats, 5), options.quick, say)
     if "stream" in options.parts:
-        effort = effort._replace(repeats=repeats)
-        results["streams"] = stream.measure(contestants, options.workloads, effort, say)
+        whole = effort._replace(repeats=repeats)
+        results["streams"] = stream.measure(contestants, options.workloads, whole, say)
     if "machines" in options.parts:
         libraries = [contestant.name for contestant in contestants]
-        effort = effort._replace(repeats=repeats)
-        results["machines"] = machines.measure(libraries, options.workloads, effort, say)
-    results["peaks"] += race.peaks([c for c in contestants if c.name == "fastmlp"], options.quick)
+        whole = effort._replace(repeats=repeats)
+        results["machines"] = machines.measure(libraries, options.workloads, whole, say)
+    ours = [c for c in contestants if c.name == "fastmlp"]
+    if "mixed" in options.parts:
+        # They are closed with the others.
+        contestants += [c.twin() for c in contestants if PEERS[c.name].mixed]
+        if options.variants:
+            results["mixed"] = mixed.chosen(json.loads(options.variants.read_text()))
+    for _ in range(passes if "mixed" in options.parts else 0):
+        pairs = [c for c in contestants if PEERS[c.name].mixed]
+        results["mixed"] = mixed.measure(pairs, options.workloads, effort, say, results["mixed"])
+    results["peaks"] += race.peaks(ours, options.quick)
 
 
 def main(words: list[str] | None = None) -> None:

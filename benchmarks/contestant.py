@@ -111,7 +111,7 @@ class Contestant:
         checkout: Path = ROOT,
         cache: Path | None = None,
     ) -> None:
-        self.name, self.n_threads, self.idle_cpu = name, n_threads, 0.0
+        self.name, self.n_threads, self.shim, self.idle_cpu = name, n_threads, shim, 0.0
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         preload = {"LD_PRELOAD": mkl_shim()} if shim and "torch" in PEERS[name].needs else {}
         compiled = {"NUMBA_CACHE_DIR": str(cache)} if cache else {}
@@ -155,6 +155,10 @@ class Contestant:
             return {"error": f"its process ended: {self.last_words()}"}
         self._sleep()
         return json.loads(line)
+
+    def twin(self) -> "Contestant":
+        """Return another process of the same."""
+        return Contestant(self.name, self.n_threads, shim=self.shim)
 
     def close(self) -> None:
         """End the process."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machines, many, recipe, stream
+from benchmarks import machines, many, mixed, recipe, stream
 from benchmarks.peers import PEERS
 from benchmarks.report import digits
 from benchmarks.scores import Heat, Score, counted, geometric_means, heats, peak_of, quartiles
@@ -17,6 +17,7 @@ README, TABLES = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 RECIPE = ROOT / "docs" / "recipe.md"
 STREAM = ROOT / "docs" / "stream.md"
 MACHINES = ROOT / "docs" / "how-to" / "machines.md"
+MIXED = ROOT / "docs" / "mixed-precision.md"
 COLUMNS = ("jax", "compile", "torch", "sklearn", "numpy")
 
 
@@ -28,6 +29,7 @@ def rewrite(
     recipes: Path = RECIPE,
     streams: Path = STREAM,
     ranks: Path = MACHINES,
+    mixed_precision: Path = MIXED,
 ) -> None:
     """Put the tables, and the README's sentence, between the pages' markers, of the parts that
     there are."""
@@ -38,6 +40,8 @@ def rewrite(
         pages.append((streams, stream_lines))
     if results.get("machines"):
         pages.append((ranks, machines_lines))
+    if results.get("mixed"):
+        pages.append((mixed_precision, mixed_lines))
     for page, write in pages:
         shown = os.path.relpath(picture, page.parent) if picture else None
         between_markers(page, "\n".join(write(results, shown)))
@@ -90,6 +94,13 @@ def machines_lines(results: dict[str, Any], picture: str | None) -> Iterator[str
     yield from _intro(results, 1)
     yield ""
     yield from machines.table(results)
+
+
+def mixed_lines(results: dict[str, Any], picture: str | None) -> Iterator[str]:
+    """The tables of mixed precision."""
+    threads = max((r["threads"] for r in results["mixed"]["training"]), default=1)
+    yield from _intro(results, threads)
+    yield from mixed.table(results, threads)
 
 
 def summary(results: dict[str, Any], picture: str | None) -> Iterator[str]:

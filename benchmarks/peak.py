@@ -10,11 +10,11 @@ from llvmlite import binding, ir
 from numba import float32, float64, njit, types
 from numba.extending import intrinsic
 
-Spec = tuple[Any, int, int]
+Step = Callable[[ir.Value], ir.Value]
 
 
-class BFloat16(ir.Type):
-    """LLVM's bfloat, which llvmlite does not have; it writes modules as text."""
+class _BFloat16(ir.Type):
+    """LLVM's bfloat, which llvmlite does not have."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -26,33 +26,41 @@ def vector_bytes() -> int:
     return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
 
 
-def _loop(
-    builder: ir.IRBuilder, n: ir.Value, scalar: ir.Type, lanes: int, chains: int, pairs: bool
-) -> ir.Value:
-    """Emit n rounds of one FMA, or of one product of pairs of bfloat16, for each chain; return the
-    sum of the chains' first lanes."""
-    vector = ir.VectorType(scalar, lanes)
-    suffix = f"v{lanes}f{32 if isinstance(scalar, ir.FloatType) else 64}"
-    module = builder.module
+def multiplies_pairs() -> bool:
+    """Return True if the host multiplies pairs of bfloat16 and adds them to float32."""
+    return bool(binding.get_host_cpu_features().get("avx512bf16"))
+
+
+def _fma(builder: ir.IRBuilder, dtype: str, lanes: int, vector: ir.Type) -> Step:
+    """Return what emits a chain's next value: 0.999 times it, and 0.001; or for "bfloat16" itself
+    and two products of each lane's pair."""
+
+    def function(name: str, *kinds: ir.Type) -> ir.Function:
+        signature = ir.FunctionType(vector, kinds)
+        return builder.module.globals.get(name) or ir.Function(builder.module, signature, name)
+
+    if dtype == "bfloat16":
+        pairs = ir.VectorType(_BFloat16(), 2 * lanes)
+        add = function(f"llvm.x86.avx512bf16.dpbf16ps.{32 * lanes}", vector, pairs, pairs)
+        small = builder.bitcast(ir.Constant(vector, [0.001] * lanes), pairs)
+        return lambda chain: builder.call(add, [chain, small, small])
+    fma = function(f"llvm.fma.v{lanes}f{8 * np.dtype(dtype).itemsize}", vector, vector, vector)
     factor, addend = ir.Constant(vector, [0.999] * lanes), ir.Constant(vector, [0.001] * lanes)
-    if pairs:
-        numbers, ints = ir.VectorType(BFloat16(), 32), ir.VectorType(ir.IntType(32), lanes)
-        signature = ir.FunctionType(vector, [vector, numbers, numbers])
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        # Of each pair (0.5, 0): sums stay finite.
-        both = builder.bitcast(ir.Constant(ints, [0x3F00] * lanes), numbers)
-        rest = [both, both]
-    else:
-        signature, name = ir.FunctionType(vector, [vector] * 3), f"llvm.fma.{suffix}"
-        rest = [factor, addend]
-    fma = module.globals.get(name) or ir.Function(module, signature, name)
+    return lambda chain: builder.call(fma, [chain, factor, addend])
+
+
+def _loop(builder: ir.IRBuilder, n: ir.Value, dtype: str, lanes: int, chains: int) -> ir.Value:
+    """Emit n rounds of one FMA for each chain; return the sum of the chains' first lanes."""
+    scalar = ir.DoubleType() if dtype == "float64" else ir.FloatType()
+    vector = ir.VectorType(scalar, lanes)
+    step = _fma(builder, dtype, lanes, vector)
     before, body = builder.block, builder.append_basic_block("rounds")
     after = builder.append_basic_block("done")
     builder.branch(body)
     builder.position_at_end(body)
     i = builder.phi(n.type)
     sums = [builder.phi(vector) for _ in range(chains)]
-    news = [builder.call(fma, [chain, *rest]) for chain in sums]
+    news = [step(chain) for chain in sums]
     following = builder.add(i, n.type(1))
     i.add_incoming(n.type(0), before)
     i.add_incoming(following, body)
@@ -68,18 +76,20 @@ def _loop(
 
 
 def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
-    """Return a compiled loop of n rounds that releases the GIL, and its operations a round."""
-    pairs = dtype == "bfloat16"
-    size = 4 if pairs else np.dtype(dtype).itemsize
+    """Return a compiled loop of n rounds that releases the GIL, and its operations a round.
+
+    With "bfloat16" operands are pairs of it, and sums float32.
+    """
+    size = 8 if dtype == "float64" else 4
     lanes = vector_bytes() // size
     # Latency 4 on 2 ports asks for 8; with 16 registers, more than 13 would spill.
     chains = 24 if vector_bytes() == 64 else 12
-    kind, scalar = (float32, ir.FloatType()) if size == 4 else (float64, ir.DoubleType())
+    kind = float32 if size == 4 else float64
 
     @intrinsic
     def rounds(typing_context: Any, n: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _loop(builder, args[0], scalar, lanes, chains, pairs)
+            return _loop(builder, args[0], dtype, lanes, chains)
 
         return kind(types.int64), emit
 
@@ -87,12 +97,12 @@ def fma_loop(dtype: str) -> tuple[Callable[[int], float], int]:
     def run(n: int) -> float:
         return rounds(n)
 
-    return run, 2 * lanes * chains * (1 + pairs)
+    return run, (4 if dtype == "bfloat16" else 2) * lanes * chains
 
 
-def multiplies_pairs() -> bool:
-    """Return True if the host multiplies pairs of bfloat16."""
-    return bool(binding.get_host_cpu_features().get("avx512bf16"))
+def dtypes() -> list[str]:
+    """Return the dtypes of operands that have a peak on this host."""
+    return ["float32", "float64", *(["bfloat16"] if multiplies_pairs() else [])]
 
 
 def peak(dtype: str, n_threads: int, seconds: float = 0.1) -> float:
@@ -116,7 +126,7 @@ def _try(run: Callable[[int], float], n: int, n_threads: int) -> float:
 
 def main() -> None:
     """Print the peaks of one thread and of two."""
-    for dtype in ("float32", "float64", *(["bfloat16"] if multiplies_pairs() else [])):
+    for dtype in dtypes():
         rates = ", ".join(f"{peak(dtype, n):.0f} on {n}" for n in (1, 2))
         print(f"{dtype}, {8 * vector_bytes()} bits: GFLOP/s {rates} threads")
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from benchmarks import peak
 from benchmarks.contestant import Contestant
 from benchmarks.workloads import Workload
 
@@ -44,13 +45,26 @@ def train(
 
     With the records of an earlier pass, the same variants go on where those end.
     """
-    records = earlier or [{"contestant": c.name, "threads": c.n_threads} for c in contestants]
-    if not earlier:
-        for record in records:
-            record |= {"workload": workload.name, "step_seconds": []}
-    for contestant, record in zip(contestants, records, strict=True):
+    return turns([(contestant, workload) for contestant in contestants], effort, say, earlier)
+
+
+def turns(
+    entries: list[tuple[Contestant, Workload]],
+    effort: Effort,
+    say: Say,
+    earlier: list[Any] | None = None,
+) -> list[Any]:
+    """Do as `train` does, of contestants that each have a workload of their own; all of them have
+    as many steps an epoch."""
+    records = earlier or [
+        {"contestant": c.name, "threads": c.n_threads, "workload": load.name, "step_seconds": []}
+        for c, load in entries
+    ]
+    for (contestant, workload), record in zip(entries, records, strict=True):
         _prepare(workload, contestant, record, effort, say)
-    ready = [(c, r) for c, r in zip(contestants, records, strict=True) if "epoch_seconds" in r]
+    pairs = zip(entries, records, strict=True)
+    ready = [(contestant, r) for (contestant, _), r in pairs if "epoch_seconds" in r]
+    workload = entries[0][1]
     steps = workload.quick().n_steps if effort.quick else workload.n_steps
     for repeat in range(effort.repeats):
         for contestant, record in rotated(ready, repeat):
@@ -108,7 +122,7 @@ def peaks(contestants: list[Contestant], quick: bool) -> list[dict[str, Any]]:
     for contestant in contestants:
         key = {"contestant": contestant.name, "threads": contestant.n_threads}
         if contestant.name == "fastmlp":
-            for dtype in ("float32", "float64"):
+            for dtype in peak.dtypes():
                 reply = contestant.ask("peak", dtype=dtype, threads=contestant.n_threads)
                 records.append({**key, "what": f"fma {dtype}", **reply})
         reply = contestant.ask("sgemm", size=512 if quick else 2048)

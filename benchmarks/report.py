@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks import estimators, machines, many, recipe, stream
+from benchmarks import estimators, machines, many, mixed, recipe, stream
 from benchmarks.peers import PEERS
 from benchmarks.scores import Heat, counted, geometric_means, heats, quartiles
 
@@ -122,6 +122,7 @@ def all_lines(results: dict[str, Any]) -> Iterator[str]:
     yield from many.lines(results)
     yield from stream.lines(results)
     yield from machines.lines(results)
+    yield from mixed.lines(results)
     yield from cold_lines(results)
     yield from mean_lines(results)
     idle = results["idle_cpu"]

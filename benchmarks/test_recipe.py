@@ -23,7 +23,7 @@ PARAMETERS = [(name, i) for name in WITH_RECIPE if name != "fastmlp" for i in ra
 def run_of(name: str, workload: Workload, variant: int) -> Any:
     if reason := missing(name):
         pytest.skip(reason)
-    module = load(name, recipe=True)
+    module = load(name, "recipe")
     if variant >= len(module.VARIANTS):
         pytest.skip("no such variant")
     return module.make(workload, module.VARIANTS[variant])

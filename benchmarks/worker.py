@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import estimators, grid, many
 from benchmarks import peak as fma
-from benchmarks.peers import load
+from benchmarks.peers import Form, load
 from benchmarks.peers.run import Unsupported
 from benchmarks.streaming import Turns
 from benchmarks.workloads import BY_NAME, Workload
@@ -64,7 +64,7 @@ class Worker:
         """Make the run of every variant, or of one, and keep the fastest, in turns of all."""
         self.run = None
         load_ = BY_NAME[workload].quick() if quick else BY_NAME[workload]
-        module = load(self.name, recipe=True) if load_.recipe else self.module
+        module = load(self.name, form_of(load_))
         variants = [variant] if variant else module.VARIANTS
         runs, replies = {}, {}
         for name in variants if all_variants else variants[:1]:
@@ -78,7 +78,8 @@ class Worker:
         if not sound:
             raise ArithmeticError("the loss is not finite after one epoch")
         # In turns, as a machine may have slower seconds.
-        turns = [[_epoch_seconds(runs[name]) for name in sound] for _ in range(TURNS)]
+        n_turns = TURNS if len(sound) > 1 else 1
+        turns = [[_epoch_seconds(runs[name]) for name in sound] for _ in range(n_turns)]
         tried = dict(zip(sound, np.median(turns, axis=0).tolist(), strict=True))
         best = min(tried, key=lambda name: tried[name])
         self.run = runs[best]
@@ -179,6 +180,11 @@ class Worker:
     def predict_estimator(self, **task: Any) -> dict[str, Any]:
         """Predict with the library's scikit-learn estimator; return seconds a call."""
         return estimators.predict(self.name, **task, clock=self.clock)
+
+
+def form_of(workload: Workload) -> Form:
+    """Return which of a contestant's modules a workload takes."""
+    return "recipe" if workload.recipe else "mixed" if workload.compute_dtype else "module"
 
 
 def _first(module: Any, workload: Workload, variant: str) -> tuple[Any, dict[str, Any]]:

@@ -58,6 +58,7 @@ class Workload(NamedTuple):
     batch : rows per step; a divisor of n_rows, so that all steps are alike
     l2 : the objective has ``l2 sum(W^2) / 2 / batch``; biases are not penalised
     shuffle : a new order each epoch; off where the batch is all rows
+    compute_dtype : "bfloat16" for products of operands rounded to it, summed in float32
     """
 
     sizes: tuple[int, ...]
@@ -70,7 +71,6 @@ class Workload(NamedTuple):
     l2: float = 0.0
     dtype: Any = "float32"
     recipe: Recipe | None = None
-    # "bfloat16": mixed precision, as each library has it.
     compute_dtype: Any = None
 
     @property
@@ -182,11 +182,16 @@ RECIPES = [
     for workload in WORKLOADS
     if workload.name in ("17-64-64-6@64", "784-128-10@128", "784-512-512-10@128")
 ]
-# In float32 and in mixed precision.
 MIXED = [
     workload._replace(compute_dtype="bfloat16")
     for workload in WORKLOADS
-    if workload.dtype == "float32"
-    and workload.name.startswith(("23-256", "32-256", "784-512", "128-1024", "1024-2048"))
+    if workload.name
+    in (
+        "128-1024-1024-10@512",
+        "784-512-512-10@128",
+        "1024-2048-2048-1000@512",
+        "32-256-256-10@256",
+        "23-256-256-1@256",
+    )
 ]
 BY_NAME = {workload.name: workload for workload in WORKLOADS + RECIPES + MIXED}

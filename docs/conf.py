@@ -51,6 +51,7 @@ html_theme_options = {
             for page in (
                 "benchmarks",
                 "index",
+                "mixed-precision",
                 "parameters",
                 "recipe",
                 "remedies",
@@ -66,6 +67,7 @@ alone = (
     "benchmarks-how",
     "errors",
     "from/scikit-learn",
+    "mixed-precision",
     "parameters",
     "recipe",
     "remedies",

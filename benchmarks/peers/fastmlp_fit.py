@@ -54,9 +54,10 @@ class FastmlpFit:
             "optimizer": optimizer_of(load),
             "l2": load.l2,
             "dtype": load.dtype,
-            "compute_dtype": load.compute_dtype,
             "seed": 0,
         }
+        if load.compute_dtype:
+            settings["compute_dtype"] = load.compute_dtype
         if load.recipe:
             settings["dropout"] = load.recipe.dropout
         net = MLP(load.sizes, **{**settings, **changes})

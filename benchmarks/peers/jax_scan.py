@@ -25,11 +25,7 @@ def make(workload: Workload, variant: str = VARIANTS[0]) -> "JaxScan":
     return JaxScan(workload, variant)
 
 
-def forward(activation: str, layers: Any, x: Any, compute_dtype: Any = None) -> Any:
-    if compute_dtype:
-        # As Flax's Dense computes in it; what users see is of the parameters' dtype.
-        low = [(w.astype(compute_dtype), b.astype(compute_dtype)) for w, b in layers]
-        return forward(activation, low, x.astype(compute_dtype)).astype(layers[0][0].dtype)
+def forward(activation: str, layers: Any, x: Any) -> Any:
     *hidden, (w, b) = layers
     for weight, bias in hidden:
         x = ACTIVATIONS[activation](x @ weight + bias)
@@ -37,7 +33,10 @@ def forward(activation: str, layers: Any, x: Any, compute_dtype: Any = None) -> 
 
 
 def objective(workload: Workload, layers: Any, x: Any, y: Any) -> Any:
-    raw = forward(workload.activation, layers, x, workload.compute_dtype)
+    return loss_of(workload, forward(workload.activation, layers, x), y)
+
+
+def loss_of(workload: Workload, raw: Any, y: Any) -> Any:
     if workload.loss == "mse":
         return jnp.mean((raw - y) ** 2)
     if workload.loss == "cross_entropy":

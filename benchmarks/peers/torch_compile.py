@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.run import Unsupported
-from benchmarks.peers.torch_eager import Tensor, TorchEager, about, forward, objective
+from benchmarks.peers.torch_eager import LOSSES, Tensor, TorchEager, about, forward, raw_of
 from benchmarks.workloads import Workload
 
 __all__ = ["VARIANTS", "about", "make"]
@@ -47,13 +47,9 @@ class CompiledLoss(TorchEager):
 
     def reset(self) -> None:
         super().reset()
-        load = self.workload
-
-        def loss(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return objective(load, p, x, y)
-
         if not hasattr(self, "_compiled"):
-            self._compiled = torch.compile(loss, dynamic=False, options=self.options)
+            objective = objective_of(self.workload)
+            self._compiled = torch.compile(objective, dynamic=False, options=self.options)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
         return self._compiled(self.p, x, y)
@@ -129,10 +125,10 @@ class EightSteps(WholeStep):
 
 
 def objective_of(workload: Workload) -> Callable[..., Tensor]:
-    def loss(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return objective(workload, p, x, y)
+    def objective(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return LOSSES[workload.loss](raw_of(workload, p, x), y)
 
-    return loss
+    return objective
 
 
 def whole_step(load: Workload) -> Callable[..., Tensor]:

@@ -49,11 +49,12 @@ def forward(activation: str, parameters: list[Tensor], x: Tensor) -> Tensor:
     return F.linear(x, parameters[last], parameters[last + 1])
 
 
-def objective(load: Workload, parameters: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """Return the mean loss; in mixed precision the loss itself is float32, as autocast has it."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=load.compute_dtype is not None):
-        raw = forward(load.activation, parameters, x)
-    return LOSSES[load.loss](raw.to(parameters[0].dtype), y)
+def raw_of(workload: Workload, parameters: list[Tensor], x: Tensor) -> Tensor:
+    """Return the last layer's values, of products in the workload's precision."""
+    if workload.compute_dtype is None:
+        return forward(workload.activation, parameters, x)
+    with torch.autocast("cpu", dtype=getattr(torch, workload.compute_dtype)):
+        return forward(workload.activation, parameters, x).float()
 
 
 class TorchEager:
@@ -91,7 +92,7 @@ class TorchEager:
         return torch.optim.Adam(groups, rule.rate, fused=True)
 
     def objective(self, x: Tensor, y: Tensor) -> Tensor:
-        return objective(self.workload, self.p, x, y)
+        return LOSSES[self.workload.loss](raw_of(self.workload, self.p, x), y)
 
     def step(self, x: Tensor, y: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,211 @@
+"""What does mixed precision cost? `python -m benchmarks.accuracy`: losses and scores of seeds.
+
+Each seed trains the same net in float32 and with products of bfloat16: same start, same rows, same
+order. Sizes, rates and epochs are constants here, chosen before a score was seen.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import machine, tables
+from benchmarks.page import MIXED, between_markers, row
+from benchmarks.tables import Rows, Table
+from benchmarks.workloads import BY_NAME, Array
+from fastmlp import MLP
+
+HIDDEN, BATCH, SEEDS = (256, 256), 128, 5
+PRECISIONS: tuple[Any, ...] = (None, "bfloat16")
+# The most that a loss may change, of itself.
+MOST = 0.01
+
+
+class Task(NamedTuple):
+    """What is trained: how a seed's rows are made, and the net.
+
+    Attributes
+    ----------
+    rows : from a seed to the rows to train, and to test on
+    score : "AUC", "accuracy" or "R2", of the rows to test on
+    """
+
+    name: str
+    rows: Callable[[int], tuple[Rows, Rows]]
+    score: str
+    hidden: tuple[int, ...] = HIDDEN
+    batch: int = BATCH
+    epochs: int = 10
+
+
+def _of_table(name: str) -> Task:
+    table = next(t for t in (*tables.TABLES, *tables.SMALL) if t.name == name)
+
+    def rows(seed: int) -> tuple[Rows, Rows]:
+        train, _, test = tables.split(table, seed)
+        return train, test
+
+    return Task(name, rows, table.score)
+
+
+def _of_workload(name: str, n_rows: int, epochs: int) -> Task:
+    """Return the task of a net that is timed, on more rows of its teacher's."""
+    load = BY_NAME[name]._replace(n_rows=n_rows)
+
+    def rows(seed: int) -> tuple[Rows, Rows]:
+        x, y = load.data()
+        order = np.random.default_rng(seed).permutation(n_rows)
+        train, test = np.split(order, [n_rows * 3 // 4])
+        return Rows(x[train], y[train]), Rows(x[test], y[test])
+
+    return Task(name, rows, "accuracy", load.sizes[1:-1], load.batch, epochs)
+
+
+def _digits(seed: int) -> tuple[Rows, Rows]:
+    x, y = import_module("sklearn.datasets").load_digits(return_X_y=True)
+    split = import_module("sklearn.model_selection").train_test_split
+    parts = split((x / 16).astype(np.float32), y, test_size=0.25, random_state=seed, stratify=y)
+    train, test, known, truth = parts
+    return Rows(train, known), Rows(test, truth)
+
+
+SMALL = (Task("digits", _digits, "accuracy"),)
+TASKS = (
+    *SMALL,
+    _of_table("credit_data"),
+    _of_table("surveys"),
+    _of_table("diamonds"),
+    _of_workload("784-512-512-10@128", 20_480, 5),
+    _of_workload("128-1024-1024-10@512", 32_768, 5),
+    _of_workload("1024-2048-2048-1000@512", 8_192, 4),
+)
+
+
+def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[dict[str, Any]]:
+    """Train in both precisions; yield losses and scores, of float32 kernels both."""
+    train, test = task.rows(seed)
+    n_outputs = int(train.y.max()) + 1 if task.score == "accuracy" else 1
+    sizes = (train.x.shape[1], *task.hidden, n_outputs)
+    for precision in PRECISIONS:
+        net = MLP(sizes, loss=tables.LOSSES[task.score], seed=seed, compute_dtype=precision)
+        begin = time.perf_counter()
+        net.fit(*train, epochs=epochs or task.epochs, batch_size=task.batch)
+        table = Table("", task.name, "", task.score)
+        yield {
+            "task": task.name,
+            "net": "-".join(map(str, sizes)),
+            "score_name": task.score,
+            "precision": precision or "float32",
+            "seed": seed,
+            "rows": len(train.y),
+            "epochs": epochs or task.epochs,
+            "seconds": time.perf_counter() - begin,
+            "training": net.loss_and_gradient(*train)[0],
+            "test": net.loss_and_gradient(*test)[0],
+            "score": tables.score(table, test.y, net.predict(test.x)),
+        }
+
+
+def run(tasks: Iterable[Task], seeds: int, epochs: int | None = None) -> dict[str, Any]:
+    """Return all records, and where they were made."""
+    records: list[dict[str, Any]] = []
+    for task in tasks:
+        for seed in range(seeds):
+            print(f"{task.name}, seed {seed}", file=sys.stderr, flush=True)
+            records += measure(task, seed, epochs)
+    return {"machine": machine.describe(), "records": records}
+
+
+def of(results: dict[str, Any], task: str, what: str) -> tuple[Array, Array]:
+    """Return a task's numbers by seed, in float32 and in bfloat16."""
+    found = [r for r in results["records"] if r["task"] == task]
+    first, second = (
+        np.array([r[what] for r in found if r["precision"] == precision])
+        for precision in ("float32", "bfloat16")
+    )
+    return first, second
+
+
+def change(results: dict[str, Any], task: str, what: str) -> tuple[float, float]:
+    """Return by how much the mean loss changes, of itself, and the standard error of that: of
+    differences of the same seed."""
+    plain, mixed = of(results, task, what)
+    error = (mixed - plain).std(ddof=1) / np.sqrt(len(plain)) / plain.mean()
+    return float(mixed.mean() / plain.mean() - 1), float(error)
+
+
+def lines(results: dict[str, Any]) -> Iterator[str]:
+    """The table, in Markdown."""
+    m, records = results["machine"], results["records"]
+    seeds = len({r["seed"] for r in records})
+    yield (
+        f"Measured on {m['date']}: {len(records)} fits on {m['cpu']}, fastmlp {m['fastmlp']}. "
+        f"Mean losses of {seeds} seeds after the last epoch in float32, and by how much that of "
+        "bfloat16 is above it (and the standard error of that, of pairs of fits of the same seed); "
+        "mean scores in float32 and their standard deviation by seed, and what bfloat16 adds.\n"
+    )
+    yield (
+        "| task | net | rows | epochs | training loss | change | test loss | change | score | "
+        "float32 | by seed | change |"
+    )
+    yield "|---|---|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|"
+    for name in dict.fromkeys(r["task"] for r in records):
+        first = next(r for r in records if r["task"] == name)
+        cells = [name, first["net"], f"{first['rows']:,}", str(first["epochs"])]
+        for what in ("training", "test"):
+            more, error = change(results, name, what)
+            cells += [f"{of(results, name, what)[0].mean():.4f}", f"{more:+.2%} ({error:.2%})"]
+        plain, mixed = of(results, name, "score")
+        cells += [first["score_name"], f"{plain.mean():.4f}", f"{plain.std(ddof=1):.4f}"]
+        yield row(*cells, f"{(mixed - plain).mean():+.4f}")
+    yield f"\n{_verdict(results)}"
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(r["task"] for r in results["records"]))
+    near = [n for n in names if abs(change(results, n, "training")[0]) <= MOST]
+    alike = [n for n in names if abs(change(results, n, "test")[0]) <= MOST]
+    noise = [n for n in names if _within(*of(results, n, "score"))]
+    return (
+        f"Training losses change by at most {MOST:.0%} on {len(near)} of {len(names)}, losses of "
+        f"the rows to test on {len(alike)}; scores by less than their standard deviation on "
+        f"{len(noise)}."
+    )
+
+
+def _within(plain: Array, mixed: Array) -> bool:
+    return bool(abs((mixed - plain).mean()) <= plain.std(ddof=1))
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure or load, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="digits, 2 seeds, 2 epochs")
+    parser.add_argument("--json", type=Path, help="where the results go, or come from")
+    parser.add_argument("--from-json", action="store_true", help="render an earlier run's again")
+    parser.add_argument("--pages", action="store_true", help="rewrite docs/mixed-precision.md")
+    options = parser.parse_args(words)
+    if options.from_json and not (options.json and options.json.is_file()):
+        parser.error("--from-json needs --json FILE, a file that is there")
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"there is no folder {options.json.parent}")
+    if options.from_json:
+        results = json.loads(options.json.read_text())
+    else:
+        results = run(SMALL, 2, 2) if options.quick else run(TASKS, SEEDS)
+    if options.json and not options.from_json:
+        options.json.write_text(json.dumps(results, indent=1))
+    text = "\n".join(lines(results))
+    print(text)
+    if options.pages:
+        between_markers(MIXED, text, "accuracy")
+
+
+if __name__ == "__main__":
+    main()

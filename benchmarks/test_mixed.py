@@ -1,0 +1,122 @@
+"""Mixed precision: all contestants round the same operands, and what is told of it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import accuracy, mixed, page, peak, report
+from benchmarks.peers import IN_MIXED, PEERS, load, missing
+from benchmarks.race import Effort
+from benchmarks.test_recipe import Ours
+from benchmarks.test_suite import record, results
+from benchmarks.worker import form_of
+from benchmarks.workloads import BY_NAME, MIXED, Rule, Workload, flat
+
+__all__ = ["results"]
+
+NET = Workload((96, 128, 64, 6), 32, 320, "tanh", "cross_entropy", Rule("sgd", 0.01))
+NAME = "32-256-256-10@256"
+PARAMETERS = [(name, i) for name in IN_MIXED if name != "fastmlp" for i in range(4)]
+
+
+def change(name: str, variant: int, precision: str | None) -> Any:
+    """Return what ten steps add to the parameters."""
+    if reason := missing(name):
+        pytest.skip(reason)
+    workload = NET._replace(compute_dtype=precision)
+    module = load(name, form_of(workload))
+    if variant >= len(module.VARIANTS):
+        pytest.skip("no such variant")
+    run = module.make(workload, module.VARIANTS[variant])
+    run.steps(10)
+    assert np.isfinite(run.loss())
+    return run.parameters() - flat(NET.start())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "variant"), PARAMETERS)
+def test_ten_steps_are_those_of_float32_but_for_rounding(name: str, variant: int) -> None:
+    plain, ours = change("fastmlp", 0, None), change("fastmlp", 0, "bfloat16")
+    size = np.linalg.norm(plain)
+    assert 1e-3 < np.linalg.norm(ours - plain) / size < 0.01
+    theirs = change(name, variant, "bfloat16")
+    error = np.linalg.norm(theirs - plain) / size
+    print(f"{PEERS[name].title}, variant {variant}: {error:.1e}")
+    assert error < 0.01
+
+
+def told(results: dict[str, Any]) -> dict[str, Any]:
+    """Return results of a net on which PyTorch in bfloat16 is the fastest peer."""
+    half = f"{NAME} in bfloat16"
+    results["mixed"] = {
+        "training": [
+            record("fastmlp", NAME, [3e-3] * 3),
+            record("torch", NAME, [6e-3] * 3),
+            record("fastmlp", half, [2e-3] * 3),
+            record("torch", half, [2.5e-3] * 3),
+            {**record("jax", half, []), "error": "it ended"},
+        ],
+        "kernels": ["matmul, brg_matmul:avx512_core_bf16, src:bf16 wei:bf16 dst:bf16"],
+    }
+    peaks = results["peaks"]
+    peaks.append({"contestant": "fastmlp", "threads": 2, "what": "fma bfloat16", "gflops": 400.0})
+    return results
+
+
+def test_nets_in_mixed_precision_are_told(results: dict[str, Any]) -> None:
+    text = "\n".join(report.all_lines(told(results)))
+    assert "PyTorch        bfloat16     2.500    1.25   1.25 - 1.25   0.5000  first" in text
+    assert f"{NAME} in bfloat16: JAX: it ended" in text
+    text = "\n".join(page.mixed_lines(told(results), None))
+    share = BY_NAME[NAME].flops / 2e-3 / 400e9
+    assert (
+        f"| {NAME} | 3 | 2 | {share:.0%}, aim 74% | **1.50x** (1.50 to 1.50); 1.50x | 1.15x | "
+        in text
+    )
+    assert "**1.25x** (1.25 to 1.25); 1.25x, PyTorch, bfloat16 | - |" in text
+    assert f"| {NAME} | - | - | - | - | 1.25x | 3.00x |" in text
+    assert f"| {NAME} | 0.500, 0.500 | -, - | -, - | 0.500, 0.500 |" in text
+    assert "    matmul, brg_matmul" in text
+    again = mixed.chosen(results)["training"]
+    assert [r["step_seconds"] for r in again] == [[]] * 5
+    results["mixed"] = {}
+    assert not list(mixed.table(results, 2))
+
+
+def test_nets_have_aims_and_are_float32s() -> None:
+    assert {mixed.plain(workload).name for workload in MIXED} == set(mixed.AIMS)
+    assert all(BY_NAME[w.name] is w and mixed.plain(w).name in BY_NAME for w in MIXED)
+
+
+def test_turns_of_little() -> None:
+    effort, twins = Effort(2, 0, quick=True), [Ours("fastmlp"), Ours("fastmlp")]
+    found = mixed.measure(twins, [NAME], effort, lambda _: None, {})
+    again = mixed.measure(twins, [NAME], effort, lambda _: None, found)
+    assert [len(r["step_seconds"]) for r in again["training"]] == [4, 4]
+    (group,) = mixed.groups({"mixed": again, "quick": True})
+    assert group.name == NAME
+    assert np.isfinite(group.ratio("fastmlp", "float32")).all()
+    assert group.fastest_peer() is None
+
+
+def test_a_pair_counts_as_two_multiply_adds() -> None:
+    if not peak.multiplies_pairs():
+        pytest.skip("this processor has no products of bfloat16")
+    assert peak.fma_loop("bfloat16")[1] == 2 * peak.fma_loop("float32")[1]
+    assert 1 < peak.peak("bfloat16", 1, seconds=0.001) < 10_000
+
+
+def test_losses_and_scores_are_told() -> None:
+    pytest.importorskip("sklearn")
+    results = accuracy.run(accuracy.SMALL, 2, epochs=2)
+    assert len(results["records"]) == 4
+    text = "\n".join(accuracy.lines(results))
+    assert "| digits | 64-256-256-10 | 1,347 | 2 | " in text
+    plain, mixed_losses = accuracy.of(results, "digits", "training")
+    assert (plain != mixed_losses).all()
+    assert mixed_losses == pytest.approx(plain, rel=0.05)
+    for r in results["records"]:
+        r["training"] = 2.0 if r["precision"] == "float32" else 2.1
+    assert accuracy.change(results, "digits", "training") == pytest.approx((0.05, 0))
+    assert "at most 1% on 0 of 1" in "\n".join(accuracy.lines(results))
