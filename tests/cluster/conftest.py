@@ -7,9 +7,12 @@ import pytest
 from distributed import Client, LocalCluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client() -> Iterator[Any]:
-    """Two processes, each of one thread, and a free port: other tests may run a cluster too."""
+    """Two processes, each of one thread, and a free port: other tests may run a cluster too.
+
+    Its threads here would disturb other tests that count threads, or bytes.
+    """
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
