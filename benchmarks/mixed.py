@@ -244,7 +244,7 @@ def _ways(results: dict[str, Any], found: list[Group]) -> Iterator[str]:
         ]
         ways = dict.fromkeys(record["variant"] for record in its)
         if ways:
-            yield f"\n{PEERS[name].title} in bfloat16, the fastest of its ways: {'; '.join(ways)}."
+            yield f"\n{PEERS[name].title} in bfloat16, its way: {'; '.join(ways)}."
     told = results["mixed"].get("kernels", [])
     if told:
         yield f"\nWhat oneDNN ran for PyTorch on {found[0].name} (`ONEDNN_VERBOSE=1`):\n"
