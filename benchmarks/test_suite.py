@@ -14,7 +14,7 @@ import pytest
 from benchmarks import compare, estimators, grid, many, page, peak, picture, race, report, scores
 from benchmarks.contestant import HOLDS, Contestant, cores_first, cpu_seconds, environment
 from benchmarks.peers import PEERS
-from benchmarks.workloads import BY_NAME, RECIPES, WORKLOADS
+from benchmarks.workloads import BY_NAME, MIXED, RECIPES, WORKLOADS
 
 
 def record(name: str, workload: str, seconds: list[float]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def results() -> dict[str, Any]:
 
 
 def test_names_are_unique_and_batches_fill_the_rows() -> None:
-    assert len(BY_NAME) == len(WORKLOADS + RECIPES)
+    assert len(BY_NAME) == len(WORKLOADS + RECIPES + MIXED)
     assert all(w.n_rows == w.n_steps * w.batch for w in WORKLOADS)
     assert all(w.quick().n_rows % w.quick().batch == 0 for w in WORKLOADS)
 
