@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import phases
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.trainer import TRAININGS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import precision
 
@@ -163,6 +164,7 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
         return phases.phase(name, *which, **how)
 
     monkeypatch.setattr(session, "phase", phase)
+    TRAININGS.clear()  # else a session of another test may serve
     x, y = draw(SHARED)
     make(SHARED, compute_dtype=None).fit(x, y, epochs=1)
     make((3, 2, 1)).fit(x[:, :3], y[:, 0], epochs=1)
