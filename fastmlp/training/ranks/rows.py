@@ -58,17 +58,17 @@ def rows_on(
     """
     if ranks.size == 1:
         return split_rows_of(engine, rows, validation_data, names, reading, who)
-    n_rows, held_out = not is_empty(rows[0]), validation_data
+    has_rows, held_out = not is_empty(rows[0]), validation_data
     pair = isinstance(held_out, tuple | list) and len(held_out) in (2, 3)
     held_out_is_empty = pair and is_empty(held_out[0])
-    if held_out_is_empty or (not n_rows and reading.validation_split is not None):
+    if held_out_is_empty or (not has_rows and reading.validation_split is not None):
         held_out, held_out_is_empty = _stand_in(engine.network), True
-    if not n_rows:
+    if not has_rows:
         rows = (*_stand_in(engine.network), None)
         reading = reading._replace(target=None, validation_split=None, class_weight=None)
         reading = reading._replace(buffer_rows=None, steps_per_epoch=None)
     given = split_rows_of(engine, rows, held_out, names, reading, who)
-    if not n_rows:
+    if not has_rows:
         given = given._replace(data=given.data._replace(rows=NONE))
     if held_out_is_empty:
         given = given._replace(held_out=given.held_out._replace(rows=NONE))
