@@ -23,7 +23,7 @@ from fastmlp.network import precision, resolve
 from fastmlp.network.dropout import dropout_of
 from fastmlp.network.losses import smoothed
 from fastmlp.network.parameter_layout import Views
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.precision import Computed, ComputeDTypes
 from fastmlp.network.spec import (
     Activation,
     DropoutLike,
@@ -112,12 +112,12 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         In the steps of `fit`, normally distributed numbers with this standard deviation are added
         to the inputs.
     dtype : "float32" or "float64"
-    compute_dtype : "bfloat16", optional
-        Training in mixed precision: in the steps of `fit`, the matrix products of wide layers take
-        operands rounded to bfloat16, 8 binary digits, and sum in float32; `summary` says which
-        layers. All else is float32: parameters, optimizer, activations, losses, predictions. It
-        needs dtype="float32", and halves the time of wide nets on processors with AVX512-BF16.
-        None: products are those of `dtype`.
+    compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
+        Training in mixed precision: in the steps of `fit`, the matrix products of wide layers, or
+        of those told, take operands rounded to bfloat16, 8 binary digits, and sum in float32;
+        `summary` says which layers. All else is float32: parameters, optimizer, activations,
+        losses, predictions. It needs dtype="float32", and halves the time of wide nets on
+        processors with AVX512-BF16. None: products are those of `dtype`.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights, the shuffling, dropout and noise. None: different every time.
     n_threads : int, optional
@@ -192,7 +192,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         input_dropout: "Rate" = 0.0,
         input_noise: "Rate" = 0.0,
         dtype: "DType" = "float32",
-        compute_dtype: "ComputeDType | None" = None,
+        compute_dtype: "ComputeDTypes | None" = None,
         seed: "Seed | None" = None,
         n_threads: int | None = None,
         device: str = "cpu",
@@ -202,7 +202,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         network, self._loss_name, self._output_name = resolve.network(*arguments)
         factors = rates_of_layers.layer_rates(layer_rates, network.layout.n_layers)
         drawn = dropout_of(dropout, input_dropout, input_noise, len(network.activations) - 1)
-        computed = precision.compute_dtype(compute_dtype, network.dtype)
+        computed = precision.compute_dtype(compute_dtype, network.layout.sizes, network.dtype)
         network = network._replace(layer_rates=factors, dropout=drawn)
         self._network = network._replace(compute_dtype=computed)
         rule = resolve.optimizer(optimizer)
@@ -228,8 +228,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._network.dtype
 
     @property
-    def compute_dtype(self) -> ComputeDType | None:
-        """What training rounds the operands of wide layers' products to, or None."""
+    def compute_dtype(self) -> Computed:
+        """What training rounds the operands of wide layers' products to, or those of each layer's;
+        or None."""
         return self._network.compute_dtype
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import numpy as np
 
 from fastmlp.network.parameter_layout import Layout
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.precision import Computed
 from fastmlp.rules.activations import ActivationName, ActivationRule
 from fastmlp.rules.dropout import Dropout, Rate
 from fastmlp.rules.groups import Factors
@@ -58,7 +58,8 @@ class Network(NamedTuple):
     layer_rates : factors of the learning rate, one of each layer; empty: all are 1
     trainable : False for a frozen layer; empty: all are trained
     dropout : what training drops and adds, or None
-    compute_dtype : "bfloat16" if training rounds the operands of wide layers' products, or None
+    compute_dtype : "bfloat16" if training rounds the operands of wide layers' products; of which
+        layers, if it is told; or None
     """
 
     layout: Layout
@@ -70,7 +71,7 @@ class Network(NamedTuple):
     layer_rates: tuple[Factors, ...] = ()
     trainable: tuple[bool, ...] = ()
     dropout: Dropout | None = None
-    compute_dtype: ComputeDType | None = None
+    compute_dtype: Computed = None
 
     @property
     def factors(self) -> tuple[Factors, ...]:

@@ -87,9 +87,11 @@ class Description(NamedTuple):
 
     def _products(self) -> tuple[str, ...]:
         """Return what training rounds the operands of each layer's products to, if to anything."""
-        if self.network.compute_dtype is None:
+        told = self.network.compute_dtype
+        if told is None:
             return ()
-        return tuple("bfloat16" if its else "float32" for its in paired_layers(self.network.layout))
+        paired = paired_layers(self.network.layout, told)
+        return tuple("bfloat16" if its else "float32" for its in paired)
 
     def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)

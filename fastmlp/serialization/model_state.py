@@ -116,11 +116,16 @@ def header_of(state: State) -> dict[str, Any]:
             [codec.of_rule(rule, penalties.RULES), strength] for rule, strength in network.penalties
         ],
         "dtype": network.dtype.name,
-        **({"compute_dtype": network.compute_dtype} if network.compute_dtype else {}),
+        **_compute_dtype(network),
         **layer_rates.in_use(network),
         **_dropout(network),
         **names,
     }
+
+
+def _compute_dtype(network: Network) -> dict[str, Any]:
+    told = network.compute_dtype
+    return {"compute_dtype": list(told) if isinstance(told, tuple) else told} if told else {}
 
 
 def _dropout(network: Network) -> dict[str, Any]:
@@ -206,7 +211,7 @@ def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
         layer_rates=layer_rates.layer_rates(header.get("layer_rates"), len(sizes) - 1),
         trainable=layer_rates.trainable(header.get("trainable", True), len(sizes) - 1),
         dropout=_dropout_from(header, len(sizes) - 2, own),
-        compute_dtype=precision.compute_dtype(header.get("compute_dtype"), dtype),
+        compute_dtype=precision.compute_dtype(header.get("compute_dtype"), sizes, dtype),
     )
 
 

@@ -21,7 +21,7 @@ def test_wide_layers_take_part() -> None:
         ("bf16", "unknown compute_dtype 'bf16', did you mean 'bfloat16'?"),
         ("float16", "did you mean 'bfloat16'?"),
         ("float32", "unknown compute_dtype 'float32': None means that;"),
-        (np.float32, "known: bfloat16, or None"),
+        (np.float32, "known: bfloat16, one of bfloat16 and float32 for each layer, or None"),
         (16, "unknown compute_dtype 16;"),
     ],
 )
@@ -29,6 +29,38 @@ def test_another_dtype_is_an_error(given: Any, words: str) -> None:
     with pytest.raises(ValueError, match="MLP: ") as caught:
         MLP((2, 1), compute_dtype=given)
     assert words in str(caught.value)
+
+
+TOLD = ("float32", "bfloat16", "float32")
+
+
+def test_told_layers_take_part_however_narrow() -> None:
+    layout = make_layout((3, 90, 20, 90))
+    assert paired_layers(layout, ["bfloat16", "bfloat16", "float32"]) == (True, True, False)
+    assert paired_layers(layout, ["bfloat16"] * 3, sparse=True) == (False, True, True)
+    net = MLP((70, 80, 90, 2), compute_dtype=list(TOLD))
+    assert net.compute_dtype == TOLD
+    lines = net.summary().splitlines()
+    assert tuple(line.split()[-1] for line in lines[1:4]) == TOLD
+
+
+def test_nothing_is_rounded_if_no_layer_is_told() -> None:
+    net = MLP((70, 80, 2), compute_dtype=["float32", "float32"], dtype="float64")
+    assert net.compute_dtype is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["bfloat16"], "must have one dtype for each of the 2 layers, got 1"),
+        (["bf16", "float32"], r"unknown compute_dtype\[0\] 'bf16', did you mean 'bfloat16'\?"),
+        ([None, "float32"], r"unknown compute_dtype\[0\] None; known: bfloat16, float32"),
+        (TOLD[1:0:-1] * 2, r"compute_dtype\[1\]='bfloat16' needs at least 17 outputs"),
+    ],
+)
+def test_a_wrong_sequence_is_an_error(given: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"^MLP: .*{words}"):
+        MLP((70, 80, 2), compute_dtype=given)
 
 
 def test_float64_is_an_error() -> None:

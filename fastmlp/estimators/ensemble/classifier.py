@@ -24,7 +24,7 @@ from fastmlp.estimators.arguments import (
 from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPClassifier
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.precision import ComputeDTypes
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -144,7 +144,7 @@ class MLPEnsembleClassifier(ClassifierMixin, Ensemble):
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
         average: Average | None = None,
-        compute_dtype: ComputeDType | None = None,
+        compute_dtype: ComputeDTypes | None = None,
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:

@@ -22,7 +22,7 @@ from fastmlp.estimators.ensemble.base import Ensemble
 from fastmlp.estimators.mlp import MLPRegressor
 from fastmlp.estimators.mlp.losses import quantile_score
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.precision import ComputeDTypes
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -142,7 +142,7 @@ class MLPEnsembleRegressor(RegressorMixin, Ensemble):
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
         average: Average | None = None,
-        compute_dtype: ComputeDType | None = None,
+        compute_dtype: ComputeDTypes | None = None,
         client: Client | Literal["auto"] | None = None,
         group_timeout: float | None = None,
     ) -> None:

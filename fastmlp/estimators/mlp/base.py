@@ -89,7 +89,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         "input_dropout": [Interval(Real, 0, 1, closed="left"), callable],
         "input_noise": [Interval(Real, 0, None, closed="left"), callable],
         "average": [EMA, SWA, None],
-        "compute_dtype": [StrOptions({*precision.KNOWN}), None],
+        "compute_dtype": [StrOptions({*precision.KNOWN}), list, tuple, None],
     }
 
     def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:

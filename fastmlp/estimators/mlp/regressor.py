@@ -35,7 +35,7 @@ from fastmlp.estimators.mlp.losses import (
 from fastmlp.estimators.mlp.reports import reports_of
 from fastmlp.estimators.mlp.sources import Over
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.precision import ComputeDTypes
 from fastmlp.network.spec import DropoutLike
 from fastmlp.rules.averages import Average
 from fastmlp.rules.dropout import Rate
@@ -90,7 +90,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     average : EMA or SWA, optional
         The average of the parameters that the estimator has, as of an optimizer of `MLP`. Not for
         "lbfgs", nor for an optimizer with an average of its own.
-    compute_dtype : "bfloat16", optional
+    compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
         Training in mixed precision, as of `MLP`: parameters are float32 then, whatever X is. Not
         for "lbfgs".
 
@@ -174,7 +174,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         input_dropout: Rate = 0.0,
         input_noise: Rate = 0.0,
         average: Average | None = None,
-        compute_dtype: ComputeDType | None = None,
+        compute_dtype: ComputeDTypes | None = None,
     ) -> None:
         self._keep(locals(), sklearn_bases.MLPRegressor)
 

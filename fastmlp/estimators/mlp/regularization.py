@@ -52,7 +52,7 @@ def in_training(estimator: Any, network: Network) -> Network:
         If it is to round, and parameters of an earlier fit are float64.
     """
     who, given = type(estimator).__name__, estimator.compute_dtype
-    computed = precision.compute_dtype(given, network.dtype, who)
+    computed = precision.compute_dtype(given, network.layout.sizes, network.dtype, who)
     return network._replace(dropout=dropout_of_estimator(estimator), compute_dtype=computed)
 
 

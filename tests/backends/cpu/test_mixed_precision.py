@@ -46,22 +46,27 @@ def make(sizes: Any, **settings: Any) -> MLP:
     return MLP(sizes, **{"compute_dtype": "bfloat16", "seed": 3, "n_threads": 1, **settings})
 
 
-def rounded(layer: int, operand: Any, sizes: Any) -> Any:
+def rounded(layer: int, operand: Any, net: MLP) -> Any:
     """An operand of a layer's products: kernels round numbers of float32."""
-    single = operand.astype(np.float32)
-    wide = min(sizes[layer : layer + 2]) >= WIDE
+    single, told = operand.astype(np.float32), net.compute_dtype
+    wide = min(net.layer_sizes[layer : layer + 2]) >= WIDE
+    if isinstance(told, tuple):
+        wide = told[layer] == "bfloat16"
     return (to_bfloat16(single) if wide else single).astype(np.float64)
 
 
 def naive_gradient(net: MLP, x: Any, y: Any, **model: Any) -> Any:
     w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
-    model["rounded"] = lambda i, operand: rounded(i, operand, net.layer_sizes)
+    model["rounded"] = lambda i, operand: rounded(i, operand, net)
     value, weights, biases = naive.gradient(w, b, x.astype(float), y.astype(float), **model)
     return value, naive.flatten(weights, biases)
 
 
-def check_step(sizes: Any, n_rows: int, activation: str, batch: int, **settings: Any) -> None:
-    net, (x, y) = make(sizes, activation=activation, optimizer=SGD(1.0), **settings), draw(sizes)
+def check_step(
+    sizes: Any, n_rows: int, activation: str, batch: int, told: Any = "bfloat16", **settings: Any
+) -> None:
+    how: dict[str, Any] = {"activation": activation, "compute_dtype": told, **settings}
+    net, (x, y) = make(sizes, optimizer=SGD(1.0), **how), draw(sizes)
     x, y = x[:n_rows], y[:n_rows]
     before = net.parameters.copy()
     activations = [activation] * (len(sizes) - 2)
@@ -79,6 +84,12 @@ def check_step(sizes: Any, n_rows: int, activation: str, batch: int, **settings:
 def test_a_step_is_that_of_rounded_operands(sizes: Any, activation: str) -> None:
     for n_rows in (N_ROWS, N_ROWS - 1, 2):
         check_step(sizes, n_rows, activation, n_rows)
+
+
+@pytest.mark.parametrize("pattern", ["110", "010", "100"])
+def test_a_step_of_told_layers_is_that_of_rounded_operands(pattern: str) -> None:
+    told = ["bfloat16" if each == "1" else "float32" for each in pattern]
+    check_step((3, 19, 18, 2), N_ROWS, "tanh", N_ROWS, told)
 
 
 def test_a_step_with_penalties_is_that_of_rounded_operands() -> None:
@@ -201,14 +212,26 @@ def test_divergence_is_noticed() -> None:
     assert net.parameters.shape == before.shape
 
 
-def test_a_file_keeps_the_setting(tmp_path: Path) -> None:
+TOLD = ("float32", "bfloat16", "float32")
+
+
+@pytest.mark.parametrize("told", ["bfloat16", TOLD], ids=str)
+def test_a_file_keeps_the_setting(told: Any, tmp_path: Path) -> None:
     x, y = draw(SHARED)
-    net, whole = make(SHARED), make(SHARED)
+    net, whole = (make(SHARED, compute_dtype=told) for _ in range(2))
     net.fit(x, y, epochs=1)
     net.save(tmp_path / "net.safetensors", include_training_state=True)
     again = load(tmp_path / "net.safetensors")
-    assert again.compute_dtype == "bfloat16"
+    assert again.compute_dtype == told
     again.fit(x, y, epochs=2)
     whole.fit(x, y, epochs=1)
     whole.fit(x, y, epochs=2)
     assert again.parameters.tobytes() == whole.parameters.tobytes()
+
+
+def test_a_checkpoint_of_told_layers_goes_on(tmp_path: Path) -> None:
+    x, y = draw(SHARED)
+    nets = [make(SHARED, compute_dtype=TOLD) for _ in range(2)]
+    nets[0].fit(x, y, epochs=1, checkpoint=tmp_path / "fit")
+    nets[1].fit(x, y, epochs=1, checkpoint=tmp_path / "fit", resume=True)
+    assert nets[0].parameters.tobytes() == nets[1].parameters.tobytes()

@@ -55,6 +55,15 @@ def test_a_file_keeps_the_setting(tmp_path: Path) -> None:
     assert load(tmp_path / "model").compute_dtype == "bfloat16"
 
 
+def test_layers_that_are_told_take_part() -> None:
+    told = ["float32", "bfloat16", "float32"]
+    model = clone(SMALL).set_params(compute_dtype=told).fit(X, LABELS)
+    assert model.net_.compute_dtype == tuple(told)
+    assert coefficients(model) != coefficients(clone(SMALL).fit(X, LABELS))
+    with pytest.raises(ValueError, match=r"^MLPClassifier: compute_dtype must have one dtype"):
+        clone(SMALL).set_params(compute_dtype=told[:2]).fit(X, LABELS)
+
+
 def test_partial_fits_train_in_mixed_precision() -> None:
     models = [clone(SMALL).set_params(compute_dtype=given) for given in ("bfloat16", None)]
     for model in models:

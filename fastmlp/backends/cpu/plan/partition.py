@@ -99,7 +99,7 @@ def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[
     nor of single rows, whose layers are no products of matrices."""
     if network.compute_dtype is None or partition.microbatch_rows or partition.single_row:
         return ()
-    return paired_layers(network.layout, sparse=sparse)
+    return paired_layers(network.layout, network.compute_dtype, sparse=sparse)
 
 
 def _spacing(step: Step, split_layer: int) -> Spacing:
