@@ -110,13 +110,18 @@ def test_a_pair_counts_as_two_multiply_adds() -> None:
 def test_losses_and_scores_are_told() -> None:
     pytest.importorskip("sklearn")
     results = accuracy.run(accuracy.SMALL, 2, epochs=2)
-    assert len(results["records"]) == 4
+    assert len(results["records"]) == 6
     text = "\n".join(accuracy.lines(results))
     assert "| digits | 64-256-256-10 | 1,347 | 2 | " in text
     plain, mixed_losses = accuracy.of(results, "digits", "training")
     assert (plain != mixed_losses).all()
     assert mixed_losses == pytest.approx(plain, rel=0.05)
     for r in results["records"]:
-        r["training"] = 2.0 if r["precision"] == "float32" else 2.1
+        r["training"] = {"float32": 2.0, "bfloat16": 2.1, "nudged": 2.2}[r["kind"]]
     assert accuracy.change(results, "digits", "training") == pytest.approx((0.05, 0))
-    assert "at most 1% on 0 of 1" in "\n".join(accuracy.lines(results))
+    assert accuracy.change(results, "digits", "training", "nudged") == pytest.approx((0.1, 0))
+    text = "\n".join(accuracy.lines(results))
+    assert "at most 1% on 0 of 1" in text
+    assert "Of the others' training losses 0 change" in text
+    results["records"][0]["training"] = 2.15
+    assert "Of the others' training losses 1 change" in "\n".join(accuracy.lines(results))
