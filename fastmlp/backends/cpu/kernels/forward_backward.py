@@ -90,7 +90,7 @@ def gathering(scalar: Scalar) -> Kernel:
         if first.pairs:
             skip = inputs - net.inputs
             forms = (first.inputs_along + skip, first.inputs_across + skip)
-            its = (net.panel, inputs, *forms, net.n_in)
+            its = (inputs, net.panel, *forms, net.n_in)
             call(record_at(net.blocks, Blocks).pair_rows, (*its, *some, at, n))
 
     return gather

@@ -21,7 +21,7 @@ def pair_outputs(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     """Round some panels of a layer's outputs, if the next layer's products take pairs."""
     if layer.outputs_along:
         forms = (layer.outputs_along, layer.outputs_across)
-        its = (net.panel, layer.outputs, *forms, layer.n_out)
+        its = (layer.outputs, net.panel, *forms, layer.n_out)
         call(record_at(net.blocks, Blocks).pair_rows, (*its, *panels, *rows))
 
 
@@ -30,7 +30,7 @@ def pair_deltas(net: Net, layer: Layer, panels: Span, rows: Span) -> None:
     """Round some panels of a layer's deltas, if its own products take pairs."""
     if layer.pairs:
         forms = (layer.deltas_along, layer.deltas_across)
-        its = (net.panel, layer.deltas, *forms, layer.n_out)
+        its = (layer.deltas, net.panel, *forms, layer.n_out)
         call(record_at(net.blocks, Blocks).pair_rows, (*its, *panels, *rows))
 
 
@@ -40,9 +40,9 @@ def pair_rows(scalar: Scalar) -> Kernel:
     vector, store = lanes * np.dtype(scalar).itemsize, pairs(scalar, lanes).pair_rows
 
     def run(
-        stride: int, source: int, along: int, across: int, width: int, panel: int, n_panels: int,
-        at: int, n: int,
-    ) -> None:  # fmt: skip
+        its: Panels, along: int, across: int, width: int, panel: int, n_panels: int, at: int, n: int
+    ) -> None:
+        source, stride = its
         down, n_columns = panel * stride + at * vector, min(n_panels * lanes, width - panel * lanes)
         half = down // 2
         if n_columns > 0:

@@ -190,7 +190,7 @@ class Blocks(Record):
     gradient_product: int  # the same, A read by columns
     pair_product: int  # both, of pairs of bfloat16
     pair_gradient_product: int
-    pair_rows: int  # (stride, source, along, across, width, panel, n_panels, at, n): rounds rows
+    pair_rows: int  # (source, stride, along, across, width, panel, n_panels, at, n): rounds rows
     pair_tiles: int  # (net, first, last, non_temporal): rounds the weights of some tiles
     transposes: int  # (net,): every transposed copy
     pack: int  # (net, flat, packed)
