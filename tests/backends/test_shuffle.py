@@ -13,7 +13,7 @@ from panelled import INTERPRETED
 from fastmlp import MLP
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.trainer import Trainer
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.model import core_of
 from fastmlp.rules.optimizers import SGD
 

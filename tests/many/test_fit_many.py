@@ -473,7 +473,7 @@ def test_buffers_serve_one_net_after_the_other_and_few_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from fastmlp._process.buffer_pool import MOST
-    from fastmlp.backends.cpu import trainer
+    from fastmlp.backends.cpu.trainers import trainer
 
     alive: list[Any] = []
     most: list[int] = []
@@ -511,7 +511,7 @@ def alike() -> list[MLP]:
 def test_nets_that_are_alike_train_in_the_same_buffers(
     batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastmlp.backends.cpu import trainer
+    from fastmlp.backends.cpu.trainers import trainer
 
     nets, own = alike(), alike()
     made: list[Session] = []

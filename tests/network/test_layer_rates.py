@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, AdamW, FileError, fit_many
-from fastmlp.backends.cpu import trainer
+from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.network.parameter_layout import spread
 from fastmlp.training.history import Report, Status
 

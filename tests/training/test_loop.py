@@ -20,7 +20,7 @@ from peak_memory import peak_of
 from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.threads import worker_pool
-from fastmlp.backends.cpu.trainer import Trainer
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
 

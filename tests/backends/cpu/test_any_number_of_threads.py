@@ -40,7 +40,7 @@ import numpy as np
 from nets import Net, orders, train
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.trainer import TRAININGS
+from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.rules.optimizers import OPTIMIZERS
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam, AdamW
-from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.session import Session
+from fastmlp.backends.cpu.trainers import trainer
 
 ROWS, BATCH = 50, 8
 CONSTANT = ("identity", "zeros")

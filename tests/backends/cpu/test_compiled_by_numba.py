@@ -24,7 +24,7 @@ import hashlib
 import sys
 import numpy as np
 from nets import Net, orders, train
-from fastmlp.backends.cpu import trainer
+from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows

@@ -8,10 +8,10 @@ import pytest
 import scipy.sparse
 
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW
-from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
 from fastmlp.training import loop

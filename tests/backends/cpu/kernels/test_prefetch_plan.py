@@ -7,7 +7,6 @@ import pytest
 from panelled import block
 
 from fastmlp import MLP
-from fastmlp.backends.cpu import trainer
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for, prefetches_rows_of
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
@@ -15,6 +14,7 @@ from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
+from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES
 from fastmlp.network.parameter_layout import make_layout

@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.session import Data
-from fastmlp.backends.cpu.trainer import Trainer
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Ranks
 from fastmlp.backends.shares import places_of
 from fastmlp.compiler.target import lanes_of

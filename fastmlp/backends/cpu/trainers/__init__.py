@@ -1,0 +1,1 @@
+"""A fit's buffers and calls: of all its rows, or of one rank's."""
