@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import validation
 from fastmlp._process import random_state
-from fastmlp.backends import protocol
+from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import Batch, batches_of
 from fastmlp.data.reading import Reading
@@ -207,7 +207,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         self._network = network._replace(compute_dtype=computed)
         rule = resolve.optimizer(optimizer)
         self._device = resolve.device(device)
-        protocol.require(self._device)
+        devices.require(self._device)
         self._engine: Engine[Any, Any] | None = None
         self._predictor: Predictor | None = None
         self._initializer = initializer
@@ -745,7 +745,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """
         who = "MLP.to"
         target = resolve.device(device)
-        protocol.require(target, who)
+        devices.require(target, who)
         with self._state.lock.training(who):
             self._state.unpack()
             self._device = target
@@ -846,7 +846,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         scalars.path("MLP.load", "path", path)
         if n_threads is not None:
             scalars.positive_integer("MLP.load", "n_threads", n_threads)
-        protocol.require(resolve.device(device), "MLP.load")
+        devices.require(resolve.device(device), "MLP.load")
         own = resolve.own_rules(rules, "MLP.load")
         content = safetensors_file.read(path)
         with safetensors_file.refusing(path):
@@ -925,7 +925,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """Return the engine of the net's device, made on first use: it imports Numba."""
         if self._engine is None:
             how = (self._network, self._n_threads, self._state.lock)
-            self._engine = protocol.engine_on(self._device, *how)
+            self._engine = devices.engine_on(self._device, *how)
         return self._engine
 
     def __copy__(self) -> Self:

@@ -30,7 +30,12 @@ HOUSES: dict[str, list[set[str]]] = {
         {"cli"},
         {"__main__"},
     ],
-    "fastmlp.backends": [{"protocol", "shares", "shuffle"}, {"cpu", "cuda"}, {"__init__"}],
+    "fastmlp.backends": [
+        {"protocol", "shares", "shuffle"},
+        {"cpu", "cuda"},
+        {"devices"},
+        {"__init__"},
+    ],
     "fastmlp.backends.cpu": [
         {"tuning"},
         {"threads", "simd"},
@@ -234,11 +239,11 @@ def test_only_the_programs_print() -> None:
     assert prints == []
 
 
-def test_the_estimators_know_no_backend_but_by_its_protocol() -> None:
+def test_the_estimators_know_backends_by_protocol_and_name_alone() -> None:
     modules = in_rooms("model", "network", "training", "many", "estimators", "saving")
     known = {name for module in modules for name in imports_of(TREES[module])}
     backends = {name for name in known if name.startswith("fastmlp.backends.")}
-    assert backends <= {"fastmlp.backends.protocol"}
+    assert backends <= {"fastmlp.backends.protocol", "fastmlp.backends.devices"}
 
 
 # Of an MLP: the parts that fit_many trains are those of `model.core_of`.

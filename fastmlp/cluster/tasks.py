@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
-from fastmlp.backends.protocol import thread_limit
+from fastmlp.backends.devices import thread_limit
 from fastmlp.cluster.groups import Cluster, Group, dealt
 
 

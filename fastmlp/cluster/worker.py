@@ -10,7 +10,7 @@ from typing import Any
 
 from fastmlp import __version__
 from fastmlp._process.task_pool import Pool, Task
-from fastmlp.backends.protocol import thread_limit
+from fastmlp.backends.devices import thread_limit
 from fastmlp.cluster import payload
 
 # Seconds that a group which is to end waits for a callback that does not return.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends import protocol
+from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
@@ -220,7 +220,7 @@ class Measures:
         layout, identity = make_layout((n, n)), (activations.identity,)
         link = links.Link(links.identity)
         net = Network(layout, identity, loss, link, (), network.dtype)
-        engine = protocol.engine_on("cpu", net, n_threads=1)
+        engine = devices.engine_on("cpu", net, n_threads=1)
         targets = self._targets.reshape(self.predictions.shape)
         rows = engine.trusted(self.predictions, targets, self._weight.get("sample_weight"))
         evaluation = engine.evaluation(rows)

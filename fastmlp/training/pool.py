@@ -1,7 +1,7 @@
 """Many fits at once: the estimated cost of each, and the pool that runs them."""
 
 from fastmlp._process.task_pool import Pool, share
-from fastmlp.backends import protocol
+from fastmlp.backends import devices
 from fastmlp.network.parameter_layout import Layout
 
 # Estimates in operations at full speed: the start of a fit, a step beside its arithmetic, an
@@ -16,7 +16,7 @@ def pool_of(n_threads: int | None) -> Pool:
 
 def n_threads_of(n_threads: int | None) -> int:
     """Return the number of threads; None: as many as this thread may use."""
-    return share() or protocol.thread_limit() if n_threads is None else int(n_threads)
+    return share() or devices.thread_limit() if n_threads is None else int(n_threads)
 
 
 def cost_of(layout: Layout, n_rows: int, epochs: int, batch_size: int) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.locks import NetLock
-from fastmlp.backends import protocol
+from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import make_layout
@@ -50,7 +50,7 @@ def engine_of(
     estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
 ) -> Engine[Any, Any]:
     """Return the CPU's engine for a network, with as many threads as the estimator may use."""
-    return protocol.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
+    return devices.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
 
 
 def fit_cost(estimator: Any, n_rows: int, n_features: int) -> float:

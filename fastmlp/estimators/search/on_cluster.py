@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sklearn.model_selection._validation import _fit_and_score
 
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
-from fastmlp.backends.protocol import thread_limit
+from fastmlp.backends.devices import thread_limit
 from fastmlp.cluster.groups import Cluster, Group, dealt
 from fastmlp.estimators.search.backend import PoolBackend, SubmittedCall, cost_of
 from fastmlp.estimators.search.progress import FitBar

@@ -19,7 +19,7 @@ from sklearn.model_selection import (
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from fastmlp._process.task_pool import share
-from fastmlp.backends.protocol import thread_limit
+from fastmlp.backends.devices import thread_limit
 from fastmlp.estimators.arguments import Configurable, Folds, Grid, Metrics, RandomState, Table
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.search.backend import PoolBackend
