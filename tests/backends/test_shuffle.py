@@ -89,7 +89,7 @@ def trainer_of(n_rows: int, rng: Any) -> Trainer:
     net = Net()
     parameters, data = net.draw(rng, n_rows)
     engine = Engine(net.network, 1)
-    return engine.trainer(parameters, engine.moments(), SGD(), data, 4)
+    return Trainer(engine, parameters, engine.moments(), SGD(), data, 4)
 
 
 @pytest.mark.parametrize("n_rows", [10, 11])

@@ -1,7 +1,7 @@
 """The CPU backend's engine: prediction, gradient and training of one network."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,28 +169,6 @@ class Engine(Runner):
         with self.lock.parameters:
             publish(panels.flat(slots.shown(w)), parameters)
 
-    @overload
-    def trainer(
-        self,
-        parameters: Array,
-        slots: Moments,
-        optimizer: Optimizer,
-        data: Data,
-        batch_size: int,
-        *,
-        ranks: protocol.Ranks,
-        **options: Any,
-    ) -> RankTrainer: ...
-    @overload
-    def trainer(
-        self,
-        parameters: Array,
-        slots: Moments,
-        optimizer: Optimizer,
-        data: Data,
-        batch_size: int,
-        **options: bool,
-    ) -> Trainer: ...
     def trainer(
         self,
         parameters: Array,
@@ -199,7 +177,7 @@ class Engine(Runner):
         data: Data,
         batch_size: int,
         **options: Any,
-    ) -> Trainer | RankTrainer:
+    ) -> protocol.Trainer:
         """Allocate and compile what training on `data` needs; `options` are those of `Trainer`, or,
         with `ranks`, of `RankTrainer`."""
         kind = RankTrainer if "ranks" in options else Trainer

@@ -17,6 +17,7 @@ from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import blocking, partition
 from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.threads import limits
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import SGD, Adam, AdamW, Nadam, RMSprop, coefficients_of
@@ -206,8 +207,8 @@ def test_the_backward_pass_ends_above_the_lowest_layer_that_trains(lowest: int) 
     rng = np.random.default_rng(1)
     parameters, data = net.draw(rng, N_ROWS)
     engine = Engine(net.network, 1)
-    trainer = engine.trainer(parameters, engine.moments(), SGD(0.03), data, N_ROWS)
-    session = trainer._session
+    trainer = Trainer(engine, parameters, engine.moments(), SGD(0.03), data, N_ROWS)
+    session = trainer.session
     session.workspace.deltas.fill(np.nan)
     trainer.run(orders(rng, 1, N_ROWS), np.full((1, 1), 0.03), np.zeros(1), 0, 1)
     ends = [*session.plan.layers.deltas, session.plan.layers.deltas[-1] + 8 * N_ROWS]

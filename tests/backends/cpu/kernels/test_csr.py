@@ -10,6 +10,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
@@ -133,6 +134,6 @@ def test_no_buffer_is_as_large_as_the_dense_rows() -> None:
     flat = np.zeros(network.layout.n_parameters)
     data = Data(x, np.zeros((3, 2)), np.empty(0))
     engine = Engine(network, 1)
-    trainer = engine.trainer(flat, engine.moments(sparse=True), Adam(), data, 3)
-    assert trainer._session.workspace.inputs.size == 0
+    trainer = Trainer(engine, flat, engine.moments(sparse=True), Adam(), data, 3)
+    assert trainer.session.workspace.inputs.size == 0
     assert trainer.units_per_epoch == 1

@@ -12,6 +12,7 @@ from fastmlp import MLP, Adam, Report, fit_many
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Expanded
 
@@ -241,6 +242,6 @@ def test_no_buffer_is_as_wide_as_the_inputs() -> None:
     engine = Engine(net.network, 1)
     data = Data(rows, np.zeros((3, 2)), np.empty(0))
     parameters = np.zeros(net.network.layout.n_parameters)
-    trainer = engine.trainer(parameters, engine.moments(sparse=True), Adam(), data, 3)
-    workspace = trainer._session.workspace
+    trainer = Trainer(engine, parameters, engine.moments(sparse=True), Adam(), data, 3)
+    workspace = trainer.session.workspace
     assert workspace.inputs.size == workspace.panel_rows * workspace.lanes

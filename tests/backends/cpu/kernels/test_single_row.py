@@ -27,9 +27,9 @@ each_shape = pytest.mark.parametrize("sizes", SHAPES, ids=str)
 each_optimizer = pytest.mark.parametrize("kind", ["sgd", "adam"])
 
 
-def trainer_of(net: Net, optimizer: Any, parameters: Any, data: Any, **options: bool) -> Trainer:
+def trainer_of(net: Net, optimizer: Any, parameters: Any, data: Any, **options: Any) -> Trainer:
     moments = Moments(net.network, None)
-    return Engine(net.network, 1).trainer(parameters, moments, optimizer, data, 1, **options)
+    return Trainer(Engine(net.network, 1), parameters, moments, optimizer, data, 1, **options)
 
 
 def trained(
@@ -43,7 +43,7 @@ def trained(
     if weighted:
         data.weight[[0, 3]] = 0
     trainer = trainer_of(net, optimizer, parameters, data, **options)
-    session = trainer._session
+    session = trainer.session
     if fill is not None:
         packed, copies = session.workspace.parameters, session.workspace.copies
         session.load(np.ones_like(parameters))

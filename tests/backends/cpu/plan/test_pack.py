@@ -52,7 +52,7 @@ def trainer_of(
     parameters, data = net.draw(rng, N_ROWS)
     network = net.network if rules is None else net.network._replace(activations=rules)
     moments = Moments(network, rng.uniform(size=(2, parameters.size)).astype(net.dtype))
-    trainer = Engine(network, 1).trainer(parameters, moments, optimizer, data, BATCH)
+    trainer = Trainer(Engine(network, 1), parameters, moments, optimizer, data, BATCH)
     return trainer, parameters, moments
 
 
@@ -64,7 +64,7 @@ def take_steps(trainer: Trainer, optimizer: Any, rate: float = 0.01) -> None:
 
 
 def workspace_of(trainer: Trainer) -> Any:
-    return trainer._session.workspace
+    return trainer.session.workspace
 
 
 def packed_by_hand(net: Net, flat: Any, lanes: int) -> Any:
@@ -116,10 +116,10 @@ def assert_in_step(
     of a transposed layer's padding is that of the padding of its inputs, which is 1/2 for a
     sigmoid: it may be anything, and no kernel reads it (see the test of NaNs in its place).
     """
-    workspace, state = workspace_of(trainer), trainer._session.moments
+    workspace, state = workspace_of(trainer), trainer.session.moments
     assert state is not None
     packed = (workspace.parameters, state.m, state.v)
-    transposed = trainer._session.plan.layers.is_transposed.any()
+    transposed = trainer.session.plan.layers.is_transposed.any()
     real = places_of_numbers(trainer, net) if transposed and not fresh else (slice(None),) * 2
     for vector, flat in zip(packed, (parameters, *moments), strict=False):
         expected = packed_by_hand(net, flat, workspace.lanes)
@@ -146,7 +146,7 @@ def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple
     trainer, parameters, _ = trainer_of(net, SGD(), rng)
     bits = rng.bytes(parameters.nbytes)  # NaNs with all their bits among them
     flat, back = np.frombuffer(bits, dtype), np.empty_like(parameters)
-    session, packed = trainer._session, workspace_of(trainer).parameters
+    session, packed = trainer.session, workspace_of(trainer).parameters
     where = address(session.plan.net)
     session.blocks["pack"](where, address(flat), address(packed))
     session.blocks["unpack"](where, address(back), address(packed))
@@ -205,7 +205,7 @@ def test_transposed_layers_train_as_others(
         )
         rng.bit_generator.state = state
         trainer, parameters, moments = trainer_of(net, adam, rng)
-        transposed = [bool(layer.is_transposed) for layer in trainer._session.plan.layers]
+        transposed = [bool(layer.is_transposed) for layer in trainer.session.plan.layers]
         lanes = workspace_of(trainer).lanes
         few = [b <= min(most, lanes) and a > b for a, b in pairwise(sizes)]
         assert transposed == few

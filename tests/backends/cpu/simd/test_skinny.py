@@ -16,6 +16,7 @@ from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
 from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.skinny import delta_unit, skinny
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.compiler import Block
 from fastmlp.compiler.target import lanes_of
@@ -145,8 +146,8 @@ def test_rows_have_the_same_deltas_by_parts(dtype: Any, sizes: tuple[int, ...], 
     for n_parts in (1, 4):
         parameters, data = net.draw(np.random.default_rng(1), n)
         moments = Moments(net.network, None)
-        trainer = Engine(net.network, 1).trainer(parameters, moments, SGD(), data, n)
-        session = trainer._session
+        trainer = Trainer(Engine(net.network, 1), parameters, moments, SGD(), data, n)
+        session = trainer.session
         assert session.plan.layers[-1].is_transposed
         session.at(slice(0, n))
         session.batch["scale"] = 1 / n
