@@ -49,16 +49,16 @@ from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.monitors import Listener, Monitors, monitors_of
+from fastmlp.training.monitors import Listener, monitors_of
 from fastmlp.training.ranks.communicator import CommunicatorLike
 from fastmlp.training.ranks.ranks import Ranks
 from fastmlp.training.ranks.request import request_on
-from fastmlp.training.ranks.rows import balanced_on, by_buffers_on, rows_on, share_of
-from fastmlp.training.ranks.settings import settings_of
+from fastmlp.training.ranks.rows import by_buffers_on, rows_on, share_of
+from fastmlp.training.ranks.settings import agree
 from fastmlp.training.recording import interrupted
 from fastmlp.training.single_step import single_step
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.training.stream import Given
+from fastmlp.training.stream import GivenRows
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
@@ -475,9 +475,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
                 scalars.boolean(who, "progress", progress)
                 every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
                 validation.ranks(communicator, average_every, self._device, who)
-                validated = validation_data is not None or validation_split is not None
-                if validation_data is not None and validation_split is not None:
-                    raise ValueError(f"{who}: give validation_data or validation_split, not both")
+                validated = validation.validates(validation_data, validation_split, who)
                 listeners, monitors = monitors_of(
                     who,
                     callbacks,
@@ -489,26 +487,15 @@ class MLP(metaclass=Advising, advice=OF_NETS):
                 )
             share, of_source = share_of(ranks, int(batch_size)), (buffer_rows, steps_per_epoch)
             how = (int(epochs), share, shuffle, *of_source)
-            if ranks.size > 1:
-                settings = settings_of(
-                    self._network,
-                    state,
-                    monitors,
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    shuffle=shuffle,
-                    average_every=average_every,
-                    steps_per_epoch=steps_per_epoch,
-                    class_weight=class_weight,
-                    validation=validated,
-                    checkpoints=checkpoint is not None,
-                    resume=resume,
-                )
-                ranks.agree(settings)
+            reading = Reading(*how, class_weight, validation_split, target)
+            others: Any = {"batch_size": int(batch_size), "average_every": average_every}
+            others |= {"validation": validated, "checkpoints": checkpoint is not None}
+            others["resume"] = resume
+            agree(ranks, self._network, state, reading, monitors, others)
+            own, names = (X, y, sample_weight), self.feature_names
+            given = GivenRows(own, validation_data, names, reading, who)
             try:
-                reading = Reading(*how, class_weight, validation_split, target)
-                rows = (X, y, sample_weight)
-                engine, given = self._rows_of_fit(ranks, rows, validation_data, reading, monitors)
+                engine, rows = rows_on(ranks, self._on_device, given, monitors)
             except KeyboardInterrupt:
                 # The first call of a process imports Numba there: 0.3 s.
                 if ranks.size > 1:
@@ -516,43 +503,24 @@ class MLP(metaclass=Advising, advice=OF_NETS):
                 return interrupted(History())
             request = request_on(
                 ranks,
-                given.data,
-                int(epochs),
+                rows,
+                reading,
                 int(batch_size),
                 state=state,
                 average_every=average_every,
-                shuffle=shuffle,
-                held_out=given.held_out,
                 callbacks=listeners,
                 monitors=monitors,
                 progress=progress,
                 net=self,
             )
-            buffered = by_buffers_on(ranks, request, given.feed, engine, state)
+            buffered = by_buffers_on(ranks, request, rows.feed, engine, state)
             with state.lock.training(who):
-                state.feature_names = given.names
+                state.feature_names = rows.names
                 if checkpoint is not None:
                     file = CheckpointFile(checkpoint, self._network, state)
                     request.keep(file, state, every, resume=resume)
                 loop.fit(engine, state, buffered)
             return request.history
-
-    def _rows_of_fit(
-        self, ranks: Ranks, rows: Any, validation_data: Any, reading: Reading, monitors: Monitors
-    ) -> tuple[Engine[Any, Any], Given]:
-        """Return the engine and the rows of a fit, checked."""
-        who, names = "MLP.fit", self.feature_names
-        if ranks.size > 1 and reading.class_weight == validation.BALANCED:
-            weights = balanced_on(ranks, rows[:2], reading.target, names, who)
-            reading = reading._replace(class_weight=weights)
-        with ranks.agreeing():
-            engine = self._on_device()
-            given = rows_on(ranks, engine, rows, validation_data, names, reading, who)
-            if given.held_out is None or given.held_out.n_rows:
-                monitors.check(self._network, given.held_out, who)
-        if ranks.size > 1:
-            given = given._replace(names=next(filter(None, ranks.told(given.names)), None))
-        return engine, given
 
     @explained
     def loss_and_gradient(

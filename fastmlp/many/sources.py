@@ -13,7 +13,7 @@ from fastmlp.data.rows import Rows
 from fastmlp.data.sources import has_blocks, is_source
 from fastmlp.many.tasks import WHO, Job, each_integer, who
 from fastmlp.model import MLP, Core, core_of
-from fastmlp.training.stream import rows_of
+from fastmlp.training.stream import GivenRows, rows_of
 from fastmlp.validation import Names
 from fastmlp.validation.suggestions import listed
 
@@ -84,9 +84,8 @@ def jobs_over(
             )
     # Whole batches of each net.
     reading = reading._replace(epochs=max(epochs), batch_size=math.lcm(*batches))
-    named = (validation_data, _names_of(cores))
-    found = rows_of(cores[0].engine, (*rows, None), *named, reading, WHO)
-    feed, data, held_out, names = found
+    given = GivenRows((*rows, None), validation_data, _names_of(cores), reading, WHO)
+    feed, data, held_out, names = rows_of(cores[0].engine, given)
     assert feed is not None
     each = zip(nets, cores, epochs, batches, strict=True)
     jobs = [

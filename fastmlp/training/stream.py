@@ -31,7 +31,26 @@ D = TypeVar("D", bound=Data)
 LENGTHS = (20_000, 30_000)
 
 
-class Given(NamedTuple):
+class GivenRows(NamedTuple):
+    """The rows that a fit is given, unchecked.
+
+    Attributes
+    ----------
+    rows : X, y and the weights, or a source, None and None
+    validation_data : rows to validate on, or None
+    names : those that the net knows, by which columns of frames are found, or None
+    reading : Reading
+    who : the function that errors name
+    """
+
+    rows: tuple[Any, Any, Any]
+    validation_data: Any
+    names: validation.Names
+    reading: Reading
+    who: str
+
+
+class FitRows(NamedTuple):
     """The rows of a fit: of the first buffer, if there is a feed, and to validate on, if any."""
 
     feed: Feed | None
@@ -40,26 +59,17 @@ class Given(NamedTuple):
     names: validation.Names
 
 
-def rows_of(
-    engine: Engine[Any, Any],
-    rows: tuple[Any, Any, Any],
-    validation_data: Any,
-    names: validation.Names,
-    reading: Reading,
-    who: str,
-) -> Given:
-    """Return the rows of a fit, checked; `rows` are X, y and the weights, or a source.
-
-    Columns of frames are found by `names`, those that the net knows, or None.
+def rows_of(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
+    """Return the rows of a fit, checked.
 
     Raises
     ------
     TypeError, ValueError, ImportError
         If they are not what they must be.
     """
+    as_given, validated, names, reading, who = given
     network, where, held_out = engine.network, f"{who}: validation_data", None
-    given = validation_data
-    as_given, rows = rows, in_blocks(*rows, who)
+    rows = in_blocks(*as_given, who)
     if rows[0] is not as_given[0]:
         # The weights of its rows have those of their classes.
         if reading.class_weight is not None and reading.validation_split is not None:
@@ -73,15 +83,15 @@ def rows_of(
     if reading.validation_split is not None and has_blocks(X):
         n = sum(X.block_sizes)
         first = first_held_out(n, reading.validation_split, who)
-        X, given = Part(X, 0, first), Part(X, first, n)
+        X, validated = Part(X, 0, first), Part(X, first, n)
         reading = reading._replace(validation_split=None)
-    if given is not None and (is_table(given) or paths_of(given) is not None):
+    if validated is not None and (is_table(validated) or paths_of(validated) is not None):
         its = names or getattr(X, "feature_names", None)
-        given = tabled(given, None, reading.target, where, its)
+        validated = tabled(validated, None, reading.target, where, its)
     # First: a database has one open result at a time.
-    if given is not None and is_source(given):
-        convert = Conversion(network, where, None, getattr(given, "feature_names", None))
-        held_out = engine.trusted(*all_rows(opened(given, where), convert, where))
+    if validated is not None and is_source(validated):
+        convert = Conversion(network, where, None, getattr(validated, "feature_names", None))
+        held_out = engine.trusted(*all_rows(opened(validated, where), convert, where))
     if reading.target is not None:
         reading = reading._replace(target=None)
     feed = feed_of(X, *rows[1:], network, reading, who)
@@ -90,12 +100,12 @@ def rows_of(
         data = engine.data(X, rows[1], rows[2], who)
     else:
         data, names = engine.trusted(*feed.rows), _names_of(X, names, network, who)
-        if is_source(given):
-            _names_of(given, names, network, where)
-    if held_out is None and given is not None:
-        X, y, sample_weight = validation.validation_pair(given, who)
+        if is_source(validated):
+            _names_of(validated, names, network, where)
+    if held_out is None and validated is not None:
+        X, y, sample_weight = validation.validation_pair(validated, who)
         held_out = engine.data(validation.named(X, names, where)[0], y, sample_weight, where)
-    return Given(feed, data, held_out, names)
+    return FitRows(feed, data, held_out, names)
 
 
 def _names_of(source: Any, names: validation.Names, network: Network, who: str) -> validation.Names:
@@ -110,14 +120,7 @@ def _names_of(source: Any, names: validation.Names, network: Network, who: str) 
     return names if its is None else its
 
 
-def split_rows_of(
-    engine: Engine[Any, Any],
-    rows: tuple[Any, Any, Any],
-    validation_data: Any,
-    names: validation.Names,
-    reading: Reading,
-    who: str,
-) -> Given:
+def split_rows_of(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
     """Return what `rows_of` does, with the weights of classes, and the last rows to validate on.
 
     Raises
@@ -125,19 +128,20 @@ def split_rows_of(
     TypeError, ValueError, ImportError
         If they are not what they must be.
     """
-    (X, y, sample_weight), fraction = rows, reading.validation_split
-    class_weight, network, weight = reading.class_weight, engine.network, sample_weight
+    (X, y, sample_weight), who, reading = given.rows, given.who, given.reading
+    fraction, class_weight = reading.validation_split, reading.class_weight
+    network, weight = engine.network, sample_weight
     if class_weight is not None and y is not None:
         how = (network.loss.targets, network.layout.sizes[-1], who)
         weight = validation.class_weights(class_weight, y, sample_weight, *how)
-    given = rows_of(engine, (X, y, weight), validation_data, names, reading, who)
-    if fraction is None or given.feed is not None:
-        return given
-    data, held_out = split(given.data, fraction, who)
+    found = rows_of(engine, given._replace(rows=(X, y, weight)))
+    if fraction is None or found.feed is not None:
+        return found
+    data, held_out = split(found.data, fraction, who)
     if class_weight is not None:
         own = validation.weights(sample_weight, len(data.weight), network.dtype, who)
         held_out = held_out._replace(weight=own)
-    return given._replace(data=data, held_out=held_out)
+    return found._replace(data=data, held_out=held_out)
 
 
 def by_buffers(

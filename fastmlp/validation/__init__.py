@@ -15,7 +15,7 @@ from fastmlp.validation.arrays import (
     weights,
 )
 from fastmlp.validation.class_weights import BALANCED, balanced, class_counts, class_weights
-from fastmlp.validation.fits import callbacks, checkpoint, ranks, rates, validation_pair
+from fastmlp.validation.fits import callbacks, checkpoint, ranks, rates, validates, validation_pair
 from fastmlp.validation.frames import Names, named, names_given
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "table",
     "targets",
     "unmasked",
+    "validates",
     "validation_pair",
     "vector",
     "warn_if_not_finite",

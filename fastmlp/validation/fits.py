@@ -33,6 +33,13 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
     return (*given, None)[:3]
 
 
+def validates(validation_data: object, validation_split: object, who: str) -> bool:
+    """Return True if a fit has rows to validate on; check that they are given in one way."""
+    if validation_data is not None and validation_split is not None:
+        raise ValueError(f"{who}: give validation_data or validation_split, not both")
+    return validation_data is not None or validation_split is not None
+
+
 def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:
     """Check the path and the interval of checkpoints; return the interval."""
     scalars.boolean(who, "resume", resume)

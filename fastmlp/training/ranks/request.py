@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastmlp._process.random_state import shuffling_words
 from fastmlp._process.warnings import collected
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
+from fastmlp.data.reading import Reading
 from fastmlp.network.state import NetState
 from fastmlp.training.checkpoint import File, Progress, digest
 from fastmlp.training.history import Callback, History, Report, Status
@@ -20,6 +21,7 @@ from fastmlp.training.monitors import Monitors
 from fastmlp.training.ranks.ranks import Ranks
 from fastmlp.training.ranks.validation import OnAllRanks
 from fastmlp.training.request import FitRequest
+from fastmlp.training.stream import FitRows
 
 D = TypeVar("D", bound=Data)
 # Random words of rank 0's generator for each order; each rank's own follow from them.
@@ -28,26 +30,26 @@ N_WORDS = 4
 
 def request_on(
     ranks: Ranks,
-    data: D,
-    epochs: int,
+    rows: FitRows,
+    reading: Reading,
     batch_size: int,
     *,
     state: NetState,
     average_every: int | None,
-    shuffle: bool,
     callbacks: Sequence[Callback],
     monitors: Monitors,
     progress: bool,
-    **others: Any,
-) -> "FitRequest[D] | RanksRequest[D]":
+    net: Any,
+) -> "FitRequest[Any] | RanksRequest[Any]":
     """Return the request of a fit; of one rank alone it is that of a fit without others.
 
-    Parameters are those of `FitRequest`, of this rank's rows, but for the batch size.
+    Further parameters are those of `FitRequest`, but for the batch size, which is of all ranks.
     """
+    data, epochs, shuffle = rows.data, reading.epochs, reading.shuffle
+    its: Any = {"held_out": rows.held_out, "net": net, "shuffle": shuffle}
     if ranks.size == 1:
-        batch = min(batch_size, data.n_rows)
-        own: Any = {"shuffle": shuffle, "callbacks": callbacks, "progress": progress}
-        return FitRequest(data, epochs, batch, monitors=monitors, **own, **others)
+        its |= {"callbacks": callbacks, "monitors": monitors, "progress": progress}
+        return FitRequest(data, epochs, min(batch_size, data.n_rows), **its)
     n_rows = int(ranks.gather(np.array([data.n_rows], np.int64)).sum())
     with ranks.agreeing():
         if not n_rows:
@@ -56,14 +58,13 @@ def request_on(
         data,
         epochs,
         min(batch_size, n_rows),
-        shuffle=shuffle,
         callbacks=[partial(_call_back, ranks, state, callbacks)],
         # The time of rank 0 counts.
         monitors=monitors if ranks.is_first else monitors._replace(time_limit=None),
         progress=progress and ranks.is_first,
         validation_of=partial(OnAllRanks, ranks),
         draw=partial(_draw, ranks),
-        **others,
+        **its,
     )
     fit.n_rows, fit.shuffle = n_rows, shuffle and batch_size < n_rows
     return RanksRequest(fit, ranks, average_every)

@@ -1,6 +1,7 @@
 """The rows of a fit on several ranks: each has its own, of any number, in its own buffers."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
@@ -9,15 +10,22 @@ from fastmlp import validation
 from fastmlp.backends.protocol import Data, Engine
 from fastmlp.data.feed import Feed, tabled
 from fastmlp.data.maps import in_blocks
-from fastmlp.data.reading import Reading
 from fastmlp.data.sources import targets_of
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
 from fastmlp.training.loop import Request
+from fastmlp.training.monitors import Monitors
 from fastmlp.training.ranks.ranks import Ranks
 from fastmlp.training.ranks.request import RanksRequest
 from fastmlp.training.request import FitRequest
-from fastmlp.training.stream import Given, StreamRequest, by_buffers, check_length, split_rows_of
+from fastmlp.training.stream import (
+    FitRows,
+    GivenRows,
+    StreamRequest,
+    by_buffers,
+    check_length,
+    split_rows_of,
+)
 
 NONE = np.empty(0, np.int64)
 
@@ -41,24 +49,32 @@ def is_empty(X: Any) -> bool:
 
 
 def rows_on(
-    ranks: Ranks,
-    engine: Engine[Any, Any],
-    rows: tuple[Any, Any, Any],
-    validation_data: Any,
-    names: validation.Names,
-    reading: Reading,
-    who: str,
-) -> Given:
-    """Return the rows of a fit, those to validate on split off; a rank of several may have none.
+    ranks: Ranks, engine_of: Callable[[], Engine[Any, Any]], given: GivenRows, monitors: Monitors
+) -> tuple[Engine[Any, Any], FitRows]:
+    """Return the engine and this rank's rows of a fit, checked.
 
     Raises
     ------
     TypeError, ValueError, ImportError
-        If they are not what they must be.
+        If they are not what they must be; RuntimeError on the other ranks.
     """
-    if ranks.size == 1:
-        return split_rows_of(engine, rows, validation_data, names, reading, who)
-    has_rows, held_out = not is_empty(rows[0]), validation_data
+    if ranks.size > 1 and given.reading.class_weight == validation.BALANCED:
+        weights = _balanced_on(ranks, given)
+        given = given._replace(reading=given.reading._replace(class_weight=weights))
+    with ranks.agreeing():
+        engine = engine_of()
+        found = split_rows_of(engine, given) if ranks.size == 1 else _own_rows(engine, given)
+        if found.held_out is None or found.held_out.n_rows:
+            monitors.check(engine.network, found.held_out, given.who)
+    if ranks.size > 1:
+        found = found._replace(names=next(filter(None, ranks.told(found.names)), None))
+    return engine, found
+
+
+def _own_rows(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
+    """Return what `split_rows_of` does; a rank may have no rows, or none to validate on."""
+    rows, held_out, _, reading, _ = given
+    has_rows = not is_empty(rows[0])
     pair = isinstance(held_out, tuple | list) and len(held_out) in (2, 3)
     held_out_is_empty = pair and is_empty(held_out[0])
     if held_out_is_empty or (not has_rows and reading.validation_split is not None):
@@ -67,12 +83,13 @@ def rows_on(
         rows = (*_stand_in(engine.network), None)
         reading = reading._replace(target=None, validation_split=None, class_weight=None)
         reading = reading._replace(buffer_rows=None, steps_per_epoch=None)
-    given = split_rows_of(engine, rows, held_out, names, reading, who)
+    given = given._replace(rows=rows, validation_data=held_out, reading=reading)
+    found = split_rows_of(engine, given)
     if not has_rows:
-        given = given._replace(data=given.data._replace(rows=NONE))
+        found = found._replace(data=found.data._replace(rows=NONE))
     if held_out_is_empty:
-        given = given._replace(held_out=given.held_out._replace(rows=NONE))
-    return given
+        found = found._replace(held_out=found.held_out._replace(rows=NONE))
+    return found
 
 
 def _stand_in(network: Network) -> tuple[Any, Any]:
@@ -84,22 +101,15 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
     return np.zeros((1, sizes[0])), np.ones((1, sizes[-1] // loss.per_target))
 
 
-def balanced_on(
-    ranks: Ranks, rows: tuple[Any, Any], target: Any, names: validation.Names, who: str
-) -> dict[int, float]:
-    """Return the weights of classes that are "balanced" over the rows of all ranks.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If y has no classes; RuntimeError on the other ranks.
-    """
-    (X, y), own = rows, Counter[int]()
+def _balanced_on(ranks: Ranks, given: GivenRows) -> dict[int, float]:
+    """Return the weights of classes that are "balanced" over the rows of all ranks."""
+    (X, y, _), _, names, reading, who = given
+    own = Counter[int]()
     with ranks.agreeing():
         if y is not None and len(y):
             own = validation.class_counts([y], who)
         elif y is None and not is_empty(X):
-            source = tabled(*in_blocks(X, y, None, who)[:2], target, who, names)
+            source = tabled(*in_blocks(X, y, None, who)[:2], reading.target, who, names)
             own = validation.class_counts(targets_of(source, who), who)
     return validation.balanced(sum(ranks.told(own), Counter[int]()))
 
