@@ -1,8 +1,9 @@
-"""How much memory a call takes at a time."""
+"""How much memory a call takes at a time, and a process."""
 
 import gc
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 
 def peak_of(call: Callable[[], object]) -> int:
@@ -14,3 +15,12 @@ def peak_of(call: Callable[[], object]) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def peak_of_process() -> int:
+    """Return the most bytes that this process has had in memory, where there is a /proc.
+
+    The peak of getrusage begins at that of the process that has started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -1,5 +1,6 @@
 """A file of Parquet larger than the memory it is given: 4 million rows, with --soak 40."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,12 @@ LIMIT = """
 import resource, sys
 from pathlib import Path
 from fastmlp import MLP, Blocks, predict_parquet
+from peak_memory import peak_of_process
 
 def bounded(most):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + most,) * 2)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_of_process()
 
 source = Blocks.from_parquet(sys.argv[1], target="y")
 """
@@ -30,22 +32,23 @@ MLP((20, 4, 1), seed=0).fit(*source.read(0), epochs=1, batch_size=256)
 before = bounded(1_000_000_000)
 net = MLP((20, 16, 1), seed=0)
 history = net.fit(source, epochs=2, batch_size=256, buffer_rows=500_000)
-grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(net.n_steps, grown * 1024, history.loss[1] < history.loss[0])
+grown = peak_of_process() - before
+print(net.n_steps, grown, history.loss[1] < history.loss[0])
 """
 PREDICT = f"""{LIMIT}
 net = MLP((20, 16, 1), seed=0)
 net.predict(source.read(0)[0])
 before = bounded(500_000_000)
 n = predict_parquet(net, sys.argv[1], sys.argv[2], keep="y")
-print(n, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(n, peak_of_process() - before)
 """
 
 
 @pytest.fixture(scope="module")
 def parquet(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Return the file, of row groups of `GROUP` rows, 20 columns and the target."""
-    pytest.importorskip("resource", reason="this system does not tell the memory of a process")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("there is no /proc")
     arrow = pytest.importorskip("pyarrow", reason="it writes the file")
     from pyarrow.parquet import ParquetWriter
 

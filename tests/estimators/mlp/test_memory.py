@@ -19,9 +19,9 @@ pytestmark = [
 
 FIT = """
 import warnings
-from pathlib import Path
 
 import numpy as np
+from peak_memory import peak_of_process
 from scipy import sparse
 
 from fastmlp import MLPClassifier
@@ -33,24 +33,18 @@ X = sparse.random(2_000, 50_000, density=0.001, random_state=rng, format="csr")
 y = np.asarray(X.sum(axis=1)).ravel() > 25
 
 
-def most():
-    # The peak of getrusage begins at that of the process that has started this one.
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
 def fit(rows, units):
     model = MLPClassifier((units,), max_iter=1, batch_size=400, n_jobs=1)
     return model.fit(rows, y[: rows.shape[0]])
 
 
 fit(X[:400], 2).predict(X[:400])  # compiles; a team, which n_jobs forbids, would take 40 MB
-before = most()
+before = peak_of_process()
 model = fit(X, 100)
 model.predict(X)
 matrix = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
 parameters = sum(part.nbytes for part in model.coefs_ + model.intercepts_)
-print((most() - before - 2 * matrix) / parameters)
+print((peak_of_process() - before - 2 * matrix) / parameters)
 """
 
 
