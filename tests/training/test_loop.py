@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 import warnings
 from typing import Any
@@ -18,8 +17,6 @@ import pytest
 from peak_memory import peak_of
 
 from fastmlp import MLP, SGD, Adam, Cosine, Report, Status, Warmup
-from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.rules.optimizers import OPTIMIZERS
 from fastmlp.training import loop
@@ -260,27 +257,48 @@ def test_ctrl_c_warns_and_leaves_a_usable_net() -> None:
     assert net.fit(X, Y, epochs=1).status is Status.COMPLETED
 
 
-def test_ctrl_c_is_heard_within_half_a_second() -> None:
-    net, n_rows = MLP((64, 256, 1), seed=0), 20 if numba.config.DISABLE_JIT else 20_000
-    x = np.random.default_rng(0).standard_normal((n_rows, 64))
-    # Compile first, what a team needs too: LLVM hears nothing for a second at a time.
-    net.fit(x, x[:, 0], epochs=1, batch_size=n_rows)
-    if not numba.config.DISABLE_JIT:
-        worker_pool.compile_all()
-        cost_model.calibration_driver()
-    sent = []
+def test_ctrl_c_is_heard_after_the_call_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, begun, sent, third = Trainer.run, [0], [0], threading.Event()
+
+    def counted(trainer: Trainer, *arguments: Any) -> int:
+        begun[0] += 1
+        if begun[0] == 3:
+            third.set()
+        return run(trainer, *arguments)
 
     def send() -> None:
-        sent.append(time.monotonic())
+        # Compiled code lets other threads run.
+        third.wait()
+        sent[0] = begun[0]
         os.kill(os.getpid(), signal.SIGINT)
 
-    timer = threading.Timer(0.5, send)
-    timer.start()
+    monkeypatch.setattr(Trainer, "run", counted)
+    net, n_rows = MLP((64, 256, 1), seed=0), 20 if numba.config.DISABLE_JIT else 20_000
+    x = np.random.default_rng(0).standard_normal((n_rows, 64))
+    sender = threading.Thread(target=send)
+    sender.start()
     with pytest.warns(UserWarning, match="interrupted"):
         net.fit(x, x[:, 0], epochs=10_000, batch_size=n_rows)
-    late = time.monotonic() - sent[0]
-    timer.join()
-    assert late < 0.5
+    sender.join()
+    # A call may begin between the count and the signal.
+    assert 3 <= sent[0] <= begun[0] <= sent[0] + 1
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e-4, 0.02, 3.0])
+def test_a_call_takes_as_many_units_as_its_time(unit: float) -> None:
+    """From the first call at the speed of the guess; faster units at most four times as many."""
+    flops = int(unit * loop.FIRST_FLOPS_PER_SECOND)
+    loop._learnt.cache_clear()
+    pace = loop.Pace(flops)
+    for speed in (1.0, 1.0, 20.0, 0.1, 0.1):
+        before, seconds = pace.units, unit / speed
+        pace.measure(pace.units, pace.units * seconds)
+        assert pace.units == 1 or pace.units * seconds <= loop.CALL_SECONDS
+        assert (pace.units + 1) * seconds > loop.CALL_SECONDS or pace.units == 4 * before
+    assert pace.units == max(1, int(loop.CALL_SECONDS / seconds))
+    # The next fit of such units begins at the speed measured, or at most 32 times the guess.
+    again = loop.Pace(flops).units
+    assert again == max(1, int(loop.CALL_SECONDS / seconds))
 
 
 def test_progress_shows_a_bar_with_the_loss(capfd: pytest.CaptureFixture[str]) -> None:
