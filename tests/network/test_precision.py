@@ -31,7 +31,7 @@ def test_another_dtype_is_an_error(given: Any, words: str) -> None:
     assert words in str(caught.value)
 
 
-TOLD = ("float32", "bfloat16", "float32")
+TOLD: Any = ("float32", "bfloat16", "float32")
 
 
 def test_told_layers_take_part_however_narrow() -> None:
