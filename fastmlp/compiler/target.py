@@ -1,7 +1,9 @@
-"""The host's vector registers, as Numba compiles for it."""
+"""The host's registers, as Numba compiles for it, and what multiplies pairs of bfloat16 in them."""
 
+import ctypes
+import sys
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -11,6 +13,11 @@ from fastmlp._process import signals
 
 # Bytes of a cache line.
 LINE_BYTES = 64
+# How pairs of bfloat16 are multiplied: by AMX, in tile registers; by bfmmla of Arm, as matrices of
+# 2 x 4 numbers; by AVX512-BF16, a pair in each lane; or as float32, to which they are widened.
+PairProducts = Literal["tiles", "matrices", "lanes", "widened"]
+# Linux' arch_prctl on x86-64, its request of state that is off by default, and that of AMX's tiles.
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
 
 
 def vector_bytes() -> int:
@@ -22,6 +29,33 @@ def vector_bytes() -> int:
 def multiplies_pairs() -> bool:
     """Return True if the host multiplies pairs of bfloat16, by AVX512-BF16."""
     return "+avx512bf16" in _features()
+
+
+def pair_products() -> PairProducts:
+    """Return how the host multiplies pairs of bfloat16 in products of matrices.
+
+    Tiles are used where the system permits it; the process asks for it here, once.
+    """
+    features = set(_features())
+    if vector_bytes() == 64 and {"+avx512bf16", "+amx-tile", "+amx-bf16"} <= features:
+        return "tiles" if permits_tiles() else "lanes"
+    if "+avx512bf16" in features:
+        return "lanes"
+    return "matrices" if "+bf16" in features else "widened"
+
+
+@cache
+def permits_tiles() -> bool:
+    """Ask Linux for tile registers, for all threads of the process and for its children.
+
+    It refuses if a thread's alternate signal stack is too small for them. Other systems have no
+    such call.
+    """
+    if sys.platform != "linux":
+        return False
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    words = (ctypes.c_long(word) for word in (_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA))
+    return int(call(*words)) == 0
 
 
 def _features() -> list[str]:

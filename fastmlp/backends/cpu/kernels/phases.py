@@ -28,6 +28,7 @@ from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import Block, block_of
+from fastmlp.compiler.target import pair_products
 
 FORWARD_BLOCKS = ("product", "pack", "forward_backward")
 PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -41,8 +42,8 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # What training in mixed precision needs beside the phases.
 PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
-    "pair_product": (product, {"by_column": False, "pairs": True}),
-    "pair_gradient_product": (product, {"by_column": True, "pairs": True}),
+    "pair_product": (product, {"by_column": False}),
+    "pair_gradient_product": (product, {"by_column": True}),
     "pair_rows": (pair_rows, {}),
     "pair_tiles": (pair_tiles, {}),
 }
@@ -81,4 +82,6 @@ def phase(name: str, dtype: np.dtype[Any], by_norm: bool = False) -> Block:
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}
+    if factory is product and name in PAIRED:
+        options = {**options, "pairs": pair_products()}
     return block_of(factory, dtype, **options)

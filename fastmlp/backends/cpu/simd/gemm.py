@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
-from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
+from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Sweep, Tile, sweep
+from fastmlp.backends.cpu.simd.tile_sweep import TileSweep, configure, release
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
-from fastmlp.backends.cpu.simd.vector_function import VectorFunction
+from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import HALF_VECTORS, LARGEST_TILE, SMALL_TILE_ROWS, STRIP_ROWS
 from fastmlp.compiler import njit
-from fastmlp.compiler.target import lanes_of, vector_bytes
+from fastmlp.compiler.target import PairProducts, lanes_of, vector_bytes
+
+# How products of pairs go, where that differs from those of float32 in more than an instruction.
+_KINDS: dict[PairProducts | None, type[Sweep]] = {"tiles": TileSweep}
 
 
 def panels_at_once(left: int) -> int:
@@ -49,26 +53,34 @@ class _Sweeps(NamedTuple):
     narrow_2: VectorFunction
 
 
-def _sweeps(scalar: Scalar, by_column: bool, pairs: bool) -> _Sweeps:
+def has_narrow(pairs: PairProducts | None) -> bool:
+    """Return True if a panel of which at most half is used takes less time: by vectors alone."""
+    return HALF_VECTORS and pairs != "tiles"
+
+
+def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Sweeps:
     def tiles(rows: int, vectors: int, **kind: bool) -> VectorFunction:
-        kind["pairs"] = pairs
-        return sweep(Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind))
+        tile = Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind, pairs=pairs)
+        return sweep(tile, _KINDS.get(pairs))
 
     largest, eight_1 = (
         tiles(*LARGEST_TILE, prefetches=True),
         tiles(STRIP_ROWS, 1, prefetches=by_column),
     )
     others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(1, 4), tiles(1, 2), tiles(1, 1))
-    if not HALF_VECTORS:
+    if not has_narrow(pairs):
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
     narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))
     return _Sweeps(largest, *others, *narrow)
 
 
-def product(scalar: Scalar, by_column: bool, pairs: bool = False) -> Callable[..., None]:
+def product(
+    scalar: Scalar, by_column: bool, pairs: PairProducts | None = None
+) -> Callable[..., None]:
     """Make the block that computes C = start + A B for up to `ROW_BLOCK` rows, any width.
 
-    With `pairs` the numbers of A and B are pairs of bfloat16, as simd/pairs.py writes them.
+    With `pairs` the numbers of A and B are pairs of bfloat16, as simd/pairs.py writes them, and
+    multiplied so.
 
     C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
     `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
@@ -76,13 +88,15 @@ def product(scalar: Scalar, by_column: bool, pairs: bool = False) -> Callable[..
     one 0.07.
     """
     lanes = lanes_of(scalar)
-    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if HALF_VECTORS else 0
+    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if has_narrow(pairs) else 0
     row_bytes = vector // 2 if pairs else vector
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
         scalar, by_column, pairs
     )
     # If the largest tile has three panels, four rows by two panels serve any number of rows.
     few, two_are_less = SMALL_TILE_ROWS, LARGEST_TILE[1] > 2
+    by_tiles = pairs == "tiles"
+    begin_tiles, end_tiles = (vector_function(f, scalar, lanes) for f in (configure, release))
 
     def multiply(
         c: Panels, start: Start, factors: Factors, epilogue: Epilogue, shape: Shape, streams: int
@@ -97,6 +111,8 @@ def product(scalar: Scalar, by_column: bool, pairs: bool = False) -> Callable[..
         while done < n_rows:
             n = n_rows - rest if done < n_rows - rest else rest
             right, p = b, 0
+            if by_tiles:
+                begin_tiles(n)
             while p < n_panels:
                 sums = Start(begin, row_stride, begin_stride)
                 these = Factors(right, b_stride, a, a_stride, depth)
@@ -136,5 +152,7 @@ def product(scalar: Scalar, by_column: bool, pairs: bool = False) -> Callable[..
                 a += done // lanes * a_stride + done % lanes * (vector // lanes)
             else:
                 a += n * row_bytes
+        if by_tiles:
+            end_tiles()
 
     return multiply

@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.simd.vector import (
 )
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
-from fastmlp.compiler.target import LINE_BYTES
+from fastmlp.compiler.target import LINE_BYTES, PairProducts
 
 
 class Tile(NamedTuple):
@@ -42,9 +42,9 @@ class Tile(NamedTuple):
         AVX-512 on units of 256 bits takes half the time for it.
     prefetches : bool
         True: it prefetches the next block of B; by column, the caller's streams.
-    pairs : bool
-        True: a number of A or B is a pair of bfloat16 in a float32's place, two that follow each
-        other along the sums; a row of a panel of A has half as many numbers then.
+    pairs : PairProducts or None
+        Not None: a number of A or B is a pair of bfloat16 in a float32's place, two that follow
+        each other along the sums; a row of a panel of A has half as many numbers then.
     """
 
     scalar: Scalar
@@ -54,7 +54,7 @@ class Tile(NamedTuple):
     by_column: bool
     narrow: bool = False
     prefetches: bool = False
-    pairs: bool = False
+    pairs: PairProducts | None = None
 
 
 class Start(NamedTuple):
@@ -79,7 +79,7 @@ class Factors(NamedTuple):
 
 
 @cache
-def sweep(tile: Tile) -> VectorFunction:
+def sweep(tile: Tile, kind: "type[Sweep] | None" = None) -> VectorFunction:
     """Return the product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
 
     ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by way of an
@@ -91,12 +91,12 @@ def sweep(tile: Tile) -> VectorFunction:
         v: Vectors, c: Panels, start: Start, factors: Factors, epilogue: Epilogue, n_rows: Word,
         streams: Word,
     ) -> None:  # fmt: skip
-        _Sweep(v, tile, c, start, factors, epilogue, n_rows).run(streams)
+        (kind or Sweep)(v, tile, c, start, factors, epilogue, n_rows).run(streams)
 
     return vector_function(product, tile.scalar, tile.lanes)
 
 
-class _Sweep:
+class Sweep:
     """One sweep: for each block of the sums, for each tile of rows."""
 
     def __init__(
@@ -121,7 +121,7 @@ class _Sweep:
 
     def run(self, streams: Word) -> None:
         v, tile, depth = self.v, self.tile, self.factors.depth
-        last = (depth - 1) // DEPTH_BLOCK
+        last = self.last_block()
         n_blocks, n_tiles = last + 1, (self.n_rows + (tile.rows - 1)) // tile.rows
         for block in v.range(n_blocks):
             begins, ends = v.equal(block, 0), v.equal(block, last)
@@ -138,6 +138,9 @@ class _Sweep:
                 else:
                     self.along_rows(r, first, n, self.prefetch_of(first, ends, t, n_tiles))
                 self.finish(r, ends)
+
+    def last_block(self) -> Word:
+        return (self.factors.depth - 1) // DEPTH_BLOCK
 
     def begin(self, r: Word, begins: Condition) -> None:
         """Load the sums: from the matrix `start`, or those of the block before."""

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from fastmlp.backends.cpu.simd.tile_registers import TileRegisters
+
 Scalar = type[np.floating[Any]]
 
 
@@ -100,6 +102,10 @@ class Vectors(ABC):
     @abstractmethod
     def of_lanes(self, lanes: int) -> Self:
         """Return the same operations on vectors of so many lanes."""
+
+    @abstractmethod
+    def tile_registers(self) -> TileRegisters:
+        """Return the operations on AMX's tile registers."""
 
     # Memory.
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 from llvmlite import ir
 from numba.core import cgutils
 
+from fastmlp.backends.cpu.simd.tile_registers import LLVMTileRegisters
 from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 from fastmlp.compiler.atomics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
@@ -129,6 +130,9 @@ class LLVMVectors(Vectors):
 
     def of_lanes(self, lanes: int) -> Self:
         return type(self)(self.builder, self.scalar, lanes)
+
+    def tile_registers(self) -> LLVMTileRegisters:
+        return LLVMTileRegisters(self.builder)
 
     def argument(self, value: Any, fields: Any = None) -> Any:
         """Return an argument of a function being built as a word, or as a NamedTuple of words."""

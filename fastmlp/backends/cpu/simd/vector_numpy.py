@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from fastmlp.backends.cpu.simd.tile_registers import NumPyTileRegisters, pair_of
 from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 
 # A process's first page is empty, and no address has more bits.
@@ -26,12 +27,6 @@ def memory(dtype: np.dtype[Any]) -> Any:
 
 
 INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
-
-
-def _of_pairs(pairs: Any) -> tuple[Any, Any]:
-    """Return the first number of each pair of bfloat16, and the second, as float32."""
-    bits = pairs.view(np.uint32)
-    return (bits << 16).view(np.float32), (bits & 0xFFFF0000).view(np.float32)
 
 
 class _Variable:
@@ -52,6 +47,9 @@ class NumPyVectors(Vectors):
 
     def of_lanes(self, lanes: int) -> Self:
         return type(self)(self.scalar, lanes)
+
+    def tile_registers(self) -> NumPyTileRegisters:
+        return NumPyTileRegisters(self)
 
     def _slice(self, address: Any, n: int) -> Any:
         """Return a view of n numbers; a vector in a register is a copy of it."""
@@ -99,7 +97,7 @@ class NumPyVectors(Vectors):
         return a * b + c
 
     def add_pairs(self, a: Any, b: Any, c: Any) -> Any:
-        (a_low, a_high), (b_low, b_high) = _of_pairs(a), _of_pairs(b)
+        (a_low, a_high), (b_low, b_high) = pair_of(a), pair_of(b)
         return a_low * b_low + (a_high * b_high + c)
 
     def rounded(self, a: Any, b: Any) -> Any:

@@ -18,7 +18,7 @@ from fastmlp.backends.cpu.simd.pairs import pairs
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
 from fastmlp.compiler import block_of
-from fastmlp.compiler.target import lanes_of
+from fastmlp.compiler.target import lanes_of, pair_products
 
 LANES = lanes_of(np.float32)
 CUTS = [2 * DEPTH_BLOCK - 1, 2 * DEPTH_BLOCK, 2 * DEPTH_BLOCK + 1, 4 * DEPTH_BLOCK + 17]
@@ -36,7 +36,7 @@ def multiply(
     right, origin = across(b, LANES), to_panels(start, LANES, most)
     if c is None:
         c = to_panels(np.zeros_like(start), LANES, most)
-    compiled = block_of(product, "float32", by_column=by_column, pairs=True)
+    compiled = block_of(product, "float32", by_column=by_column, pairs=pair_products())
     for r in range(0, height, ROW_BLOCK):
         compiled(
             address(c, 0, r), c[0].nbytes, address(origin, 0, r), vector, origin[0].nbytes,

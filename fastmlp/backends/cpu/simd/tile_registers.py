@@ -1,0 +1,165 @@
+"""AMX's tile registers: eight of up to 16 rows of 64 bytes, and the product of two of them.
+
+One instruction adds a product of pairs of bfloat16 to 16 x 16 sums, up to 16 pairs deep. It sums
+the first numbers' products of all pairs, and the second ones', each from 0 by fused multiply-adds,
+then adds both sums and these to what the register has. It rounds to nearest even and takes
+subnormal numbers for zeros, whatever the thread's settings.
+
+Operands here are 8 pairs deep, as deep as a panel of pairs along the rows. The unit needs a cycle
+for each row of the left operand, however deep it is.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+
+from fastmlp.compiler.memory import entry_alloca
+
+# Most rows of a tile, and pairs of a sum that one instruction takes.
+TILE_ROWS, DEEP = 16, 8
+ROW_BYTES, PAIR_BYTES = 64, 4
+# Registers of sums, of left operands, and of right ones.
+SUMS, LEFT, RIGHT = range(4), range(4, 6), range(6, 8)
+
+
+class TileRegisters(ABC):
+    """Operations on tile registers, by number. The words are those of `Vectors`."""
+
+    @abstractmethod
+    def configure(self, rows: Any) -> None:
+        """Set the rows of sums and left operands, and set all registers to zero."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the registers up: the system need no longer keep them."""
+
+    @abstractmethod
+    def load(self, register: int, address: Any, stride: Any) -> None:
+        """Load a tile, whose rows are `stride` bytes apart."""
+
+    @abstractmethod
+    def store(self, register: int, address: Any, stride: Any) -> None: ...
+
+    @abstractmethod
+    def multiply(self, sums: int, left: int, right: int) -> None:
+        """Add the product of two registers to a third."""
+
+
+class LLVMTileRegisters(TileRegisters):
+    """Emits AMX's instructions; what the compiler knows of memory ends at each of them."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def _call(self, name: str, *operands: Any) -> None:
+        kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.x86.{name}")
+        self.builder.call(function, operands)
+
+    def _register(self, number: int) -> Any:
+        return ir.Constant(ir.IntType(8), number)
+
+    def _place(self, address: Any) -> Any:
+        return self.builder.inttoptr(address.value, ir.IntType(8).as_pointer())
+
+    def configure(self, rows: Any) -> None:
+        builder, words = self.builder, ir.ArrayType(ir.IntType(64), 8)
+        place = entry_alloca(builder, words)
+        for i, word in enumerate(_configuration(rows)):
+            value = ir.Constant(words.element, word) if isinstance(word, int) else word.value
+            builder.store(value, cgutils.gep_inbounds(builder, place, 0, i))
+        self._call("ldtilecfg", builder.bitcast(place, ir.IntType(8).as_pointer()))
+
+    def release(self) -> None:
+        self._call("tilerelease")
+
+    def load(self, register: int, address: Any, stride: Any) -> None:
+        self._move("tileloadd64", register, address, stride)
+
+    def store(self, register: int, address: Any, stride: Any) -> None:
+        self._move("tilestored64", register, address, stride)
+
+    def _move(self, name: str, register: int, address: Any, stride: Any) -> None:
+        step = ir.Constant(ir.IntType(64), stride) if isinstance(stride, int) else stride.value
+        self._call(name, self._register(register), self._place(address), step)
+
+    def multiply(self, sums: int, left: int, right: int) -> None:
+        self._call("tdpbf16ps", *map(self._register, (sums, left, right)))
+
+
+def _configuration(rows: Any) -> list[Any]:
+    """Return the 64 bytes that describe the registers, as words: the table of shapes, then bytes of
+    a row of each register, 16 bits each, and rows of each, 8 bits each."""
+    row_bytes = [DEEP * PAIR_BYTES if i in LEFT else ROW_BYTES for i in range(8)]
+    widths = [sum(row_bytes[4 * w + i] << 16 * i for i in range(4)) for w in range(2)]
+    ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
+    fixed = sum(DEEP << 8 * i for i in RIGHT)
+    return [1, 0, *widths, 0, 0, rows * ones + fixed, 0]
+
+
+class _State(threading.local):
+    """A thread's registers: their rows, and the numbers that they hold."""
+
+    rows = 0
+    tiles: dict[int, Any]
+
+
+class NumPyTileRegisters(TileRegisters):
+    """Computes what the instructions do, to the bit but for subnormal numbers.
+
+    A product of two bfloat16 is a float32, so that a fused step rounds once here, too.
+    """
+
+    state = _State()
+
+    def __init__(self, vectors: Any) -> None:
+        self.row, self.numbers = vectors.of_lanes(ROW_BYTES // 4), vectors.of_lanes(DEEP)
+
+    def _of(self, register: int) -> tuple[Any, Any]:
+        """Return what moves a register's rows, and how many they are."""
+        return (
+            self.numbers if register in LEFT else self.row,
+            DEEP if register in RIGHT else self.state.rows,
+        )
+
+    def configure(self, rows: Any) -> None:
+        assert 0 < rows <= TILE_ROWS
+        self.state.rows, self.state.tiles = rows, {}
+
+    def release(self) -> None:
+        self.state.rows = 0
+
+    def load(self, register: int, address: Any, stride: Any) -> None:
+        v, n = self._of(register)
+        assert n, "not configured"
+        self.state.tiles[register] = np.stack([v.load(address + r * stride) for r in range(n)])
+
+    def store(self, register: int, address: Any, stride: Any) -> None:
+        v, n = self._of(register)
+        for r in range(n):
+            v.store(self.state.tiles[register][r], address + r * stride)
+
+    def multiply(self, sums: int, left: int, right: int) -> None:
+        tiles = self.state.tiles
+        (a, its_a), (b, its_b) = (pair_of(tiles[each]) for each in (left, right))
+        first, second = (np.zeros_like(tiles[sums]) for _ in range(2))
+        for k in range(DEEP):
+            first = a[:, k, None] * b[k] + first
+            second = its_a[:, k, None] * its_b[k] + second
+        tiles[sums] = tiles[sums] + (first + second)
+
+
+class PairOf(NamedTuple):
+    """The first number of each pair of bfloat16, and the second, as float32."""
+
+    first: Any
+    second: Any
+
+
+def pair_of(pairs: Any) -> PairOf:
+    bits = pairs.view(np.uint32)
+    return PairOf((bits << 16).view(np.float32), (bits & 0xFFFF0000).view(np.float32))
