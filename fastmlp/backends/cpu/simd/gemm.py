@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.epilogue import Epilogue
+from fastmlp.backends.cpu.simd.matrix_sweep import MatrixSweep
 from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Sweep, Tile, sweep
 from fastmlp.backends.cpu.simd.tile_sweep import TileSweep, configure, release
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
@@ -17,7 +18,7 @@ from fastmlp.compiler import njit
 from fastmlp.compiler.target import PairProducts, lanes_of, vector_bytes
 
 # How products of pairs go, where that differs from those of float32 in more than an instruction.
-_KINDS: dict[PairProducts | None, type[Sweep]] = {"tiles": TileSweep}
+_KINDS: dict[PairProducts | None, type[Sweep]] = {"tiles": TileSweep, "matrices": MatrixSweep}
 
 
 def panels_at_once(left: int) -> int:
@@ -63,11 +64,14 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Swe
         tile = Tile(scalar, lanes_of(scalar), rows, vectors, by_column, **kind, pairs=pairs)
         return sweep(tile, _KINDS.get(pairs))
 
+    # Along its rows, bfmmla takes a panel of A at once: too little to share prefetches over.
     largest, eight_1 = (
-        tiles(*LARGEST_TILE, prefetches=True),
+        tiles(*LARGEST_TILE, prefetches=by_column or pairs != "matrices"),
         tiles(STRIP_ROWS, 1, prefetches=by_column),
     )
-    others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(1, 4), tiles(1, 2), tiles(1, 1))
+    # A single row: the row after it is padding, where two are the fewest.
+    one = 2 if pairs == "matrices" else 1
+    others = (tiles(SMALL_TILE_ROWS, 2), eight_1, tiles(one, 4), tiles(one, 2), tiles(one, 1))
     if not has_narrow(pairs):
         return _Sweeps(largest, *others, narrow_1=eight_1, narrow_2=largest)
     narrow = (tiles(STRIP_ROWS, n, narrow=True, prefetches=by_column) for n in (1, 2))

@@ -162,6 +162,11 @@ class Vectors(ABC):
         the two sums."""
 
     @abstractmethod
+    def add_matrices(self, a: Vector, b: Vector, c: Vector) -> Vector:
+        """Return c plus a times b transposed, of four lanes: c is 2 x 2, row by row, a and b are
+        2 x 4 of bfloat16. The products of each pair are summed, then added to c."""
+
+    @abstractmethod
     def rounded(self, a: Vector, b: Vector) -> Vector:
         """Return the numbers of a, then those of b, as bfloat16, two in a lane: to nearest even;
         NaN stays NaN, and subnormal numbers become zeros."""

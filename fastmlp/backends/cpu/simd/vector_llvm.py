@@ -213,9 +213,15 @@ class LLVMVectors(Vectors):
         if not multiplies_pairs() or self.bytes < 32:
             (a_low, a_high), (b_low, b_high) = self._of_pairs(a), self._of_pairs(b)
             return self.fma(a_low, b_low, self.fma(a_high, b_high, c))
+        return self._multiplied(f"llvm.x86.avx512bf16.dpbf16ps.{8 * self.bytes}", a, b, c)
+
+    def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
+        return self._multiplied("llvm.aarch64.neon.bfmmla", a, b, c)
+
+    def _multiplied(self, name: str, a: Any, b: Any, c: Any) -> Any:
+        """Return what an instruction of this name makes of c, and of vectors of pairs."""
         pairs = ir.VectorType(BFLOAT16, 2 * self.lanes)
         kind = ir.FunctionType(self.kind, [self.kind, pairs, pairs])
-        name = f"llvm.x86.avx512bf16.dpbf16ps.{8 * self.bytes}"
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         factors = [self.builder.bitcast(each.value, pairs) for each in (a, b)]
         return self._vector(self.builder.call(function, [c.value, *factors]))

@@ -100,6 +100,13 @@ class NumPyVectors(Vectors):
         (a_low, a_high), (b_low, b_high) = pair_of(a), pair_of(b)
         return a_low * b_low + (a_high * b_high + c)
 
+    def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
+        # Of each row two pairs; bfmmla rounds every addition to odd, these round to nearest.
+        its, their = ([half.reshape(2, 2) for half in pair_of(each)] for each in (a, b))
+        low, high = (x[:, None] * y for x, y in zip(its, their, strict=True))
+        first, second = (low + high).reshape(4, 2).T
+        return c + first + second
+
     def rounded(self, a: Any, b: Any) -> Any:
         value = np.concatenate((a, b))
         bits = value.view(np.uint32)
