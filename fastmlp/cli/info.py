@@ -13,13 +13,20 @@ import numpy as np
 from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache
-from fastmlp.compiler.target import multiplies_pairs
+from fastmlp.compiler.target import pair_products
 
 # LLVM's names of the features that the kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
     "sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16",
-    "neon", "fp-armv8", "sve", "sve2",
+    "amx-tile", "amx-bf16", "neon", "fp-armv8", "bf16", "sve", "sve2",
 )  # fmt: skip
+# What multiplies in mixed precision.
+BFLOAT16 = {
+    "tiles": "multiplied in tiles (AMX)",
+    "matrices": "multiplied as matrices (bfmmla)",
+    "lanes": "multiplied (AVX512-BF16)",
+    "widened": "rounded, multiplied as float32",
+}
 OPTIONAL_PACKAGES = (
     "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "tbb", "numba-cuda",
 )  # fmt: skip
@@ -44,7 +51,7 @@ def info() -> dict[str, str]:
         "platform": platform.platform(),
         "CPU": llvmlite.binding.get_host_cpu_name(),
         "vector features": _vector_features(),
-        "bfloat16": "multiplied" if multiplies_pairs() else "rounded, multiplied as float32",
+        "bfloat16": BFLOAT16[pair_products()],
         "compiler": _compiler(),
         "threading layer": _threading_layer(),
         "threads": f"{limits.thread_limit()} (NUMBA_NUM_THREADS {numba.config.NUMBA_NUM_THREADS})",

@@ -1,10 +1,12 @@
 """The host's registers, as Numba compiles for it, and what multiplies pairs of bfloat16 in them."""
 
 import ctypes
+import re
 import sys
 from functools import cache
 from typing import Any, Literal
 
+import llvmlite.binding as llvm
 import numba
 import numpy as np
 from numba.core.codegen import get_host_cpu_features
@@ -16,6 +18,11 @@ LINE_BYTES = 64
 # How pairs of bfloat16 are multiplied: by AMX, in tile registers; by bfmmla of Arm, as matrices of
 # 2 x 4 numbers; by AVX512-BF16, a pair in each lane; or as float32, to which they are widened.
 PairProducts = Literal["tiles", "matrices", "lanes", "widened"]
+# LLVM's names of processors with bfmmla: of Arm's features it knows few from the system.
+_WITH_BFMMLA = re.compile(
+    "neoverse-(512tvb|[nv][23].*|v1)|cortex-(a[57][12][05]|x[2-4]|x925)|c1-.*|ampere1.*|"
+    "apple-(m[2-9]|a1[5-9])|cobalt-100|fujitsu-monaka|gb10|grace|olympus|oryon-1"
+)
 # Linux' arch_prctl on x86-64, its request of state that is off by default, and that of AMX's tiles.
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
 
@@ -41,7 +48,22 @@ def pair_products() -> PairProducts:
         return "tiles" if permits_tiles() else "lanes"
     if "+avx512bf16" in features:
         return "lanes"
-    return "matrices" if "+bf16" in features else "widened"
+    if "+bf16" in features or _WITH_BFMMLA.fullmatch(_cpu_name()):
+        return "matrices"
+    return "widened"
+
+
+def _cpu_name() -> str:
+    """Return LLVM's name of the processor that Numba compiles for."""
+    return str(_host_name() if numba.config.CPU_NAME is None else numba.config.CPU_NAME)
+
+
+@cache
+def _host_name() -> str:
+    """Return LLVM's name of the host, queried once, as its features are."""
+    with signals.deferred():
+        name: str = llvm.get_host_cpu_name()
+    return name
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_cases import CASES, options_of
+from machine_code import innermost
 from numba.extending import register_jitable
 from panelled import INTERPRETED, assembly, block
 
@@ -94,7 +95,6 @@ WIDE = {"forward_backward", "forward_backward_by_panels", "train", "predict_bloc
 STEPS = {"sigmoid", "tanh", "elu", "selu", "gelu", "gelu_tanh", "silu", "mish", "softplus"}
 STEPS |= {"exp", "softmax", "binary_cross_entropy", "cross_entropy", "poisson"}
 
-LABEL, JUMP = re.compile(r"^(\.LBB\w+):"), re.compile(r"^\s+j\w+\s+(\.LBB\w+)$")
 CALL = re.compile(r"^\s+call", re.MULTILINE)
 # Functions may lie anywhere: their addresses are loaded, as numbers are, and those of blocks not.
 SYMBOL = re.compile(r"^\s+(?:movabsq\s+\$|call\w*\s+)([A-Za-z_][\w.@]*)", re.MULTILINE)
@@ -139,21 +139,6 @@ def compiled(name: str, dtype: Any) -> Block:
         its = Block({**PRODUCTS, **PHASES}[name](dtype), None, light=True)
     assert isinstance(its._code, NativeCode)  # else Numba has compiled it
     return its
-
-
-def innermost(text: str) -> list[str]:
-    """The loops of an assembly with no loop in them: from a label to a jump back to it."""
-    lines, places, spans = text.splitlines(), dict[str, int](), list[tuple[int, int]]()
-    for i, line in enumerate(lines):
-        if label := LABEL.match(line):
-            places[label[1]] = i
-        elif (jump := JUMP.match(line)) and jump[1] in places:
-            spans.append((places[jump[1]], i))
-    return [
-        "\n".join(lines[first : last + 1])
-        for first, last in spans
-        if not any(first <= a and b <= last and (a, b) != (first, last) for a, b in spans)
-    ]
 
 
 def multiplying(loops: list[str], dtype: Any, kind: str = "p", register: str = "") -> list[str]:

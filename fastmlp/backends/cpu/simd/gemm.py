@@ -18,7 +18,10 @@ from fastmlp.compiler import njit
 from fastmlp.compiler.target import PairProducts, lanes_of, vector_bytes
 
 # How products of pairs go, where that differs from those of float32 in more than an instruction.
-_KINDS: dict[PairProducts | None, type[Sweep]] = {"tiles": TileSweep, "matrices": MatrixSweep}
+_KINDS: dict[PairProducts | None, Callable[..., Sweep]] = {
+    "tiles": TileSweep,
+    "matrices": MatrixSweep,
+}
 
 
 def panels_at_once(left: int) -> int:

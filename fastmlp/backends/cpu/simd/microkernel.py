@@ -79,7 +79,7 @@ class Factors(NamedTuple):
 
 
 @cache
-def sweep(tile: Tile, kind: "type[Sweep] | None" = None) -> VectorFunction:
+def sweep(tile: Tile, kind: "Callable[..., Sweep] | None" = None) -> VectorFunction:
     """Return the product of up to `ROW_BLOCK` rows, by one shape of tile, with a group of panels.
 
     ``product(c, start, factors, epilogue, n_rows, streams)`` stores C = start + A B by way of an
