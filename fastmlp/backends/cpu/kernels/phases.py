@@ -42,8 +42,8 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # What training in mixed precision needs beside the phases.
 PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
-    "pair_product": (product, {"by_column": False}),
-    "pair_gradient_product": (product, {"by_column": True}),
+    "pair_product": (product, {"by_column": False, "pairs": True}),
+    "pair_gradient_product": (product, {"by_column": True, "pairs": True}),
     "pair_rows": (pair_rows, {}),
     "pair_tiles": (pair_tiles, {}),
 }
@@ -82,6 +82,7 @@ def phase(name: str, dtype: np.dtype[Any], by_norm: bool = False) -> Block:
     factory, options = (PAIRED if name in PAIRED else PHASES)[name]
     if by_norm:
         options = {**options, "by_norm": True}
-    if factory is product and name in PAIRED:
+    if options.get("pairs"):
+        # As the host multiplies them: the code cache must know.
         options = {**options, "pairs": pair_products()}
     return block_of(factory, dtype, **options)

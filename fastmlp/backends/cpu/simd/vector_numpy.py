@@ -29,6 +29,21 @@ def memory(dtype: np.dtype[Any]) -> Any:
 INT64, INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
+def sum_to_odd(a: Any, b: Any) -> Any:
+    """Return a + b, rounded to odd as bfmmla does: towards 0, and the last bit set if inexact."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    total = a + b
+    # What the sum in float64 lacks: it is made odd in that direction, then cut.
+    part = total - a
+    lack = (a - (total - part)) + (b - part)
+    inexact = np.isfinite(total) & (lack != 0) & (total.view(np.uint64) % 2 == 0)
+    total = np.where(inexact, np.nextafter(total, np.copysign(np.inf, lack)), total)
+    bits = total.view(np.uint64)
+    cut = bits & np.uint64((1 << 29) - 1)
+    kept = (bits - cut).view(np.float64).astype(np.float32)
+    return (kept.view(np.uint32) | (np.isfinite(kept) & (cut != 0))).view(np.float32)
+
+
 class _Variable:
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -101,11 +116,12 @@ class NumPyVectors(Vectors):
         return a_low * b_low + (a_high * b_high + c)
 
     def add_matrices(self, a: Any, b: Any, c: Any) -> Any:
-        # Of each row two pairs; bfmmla rounds every addition to odd, these round to nearest.
+        # Two pairs of each row; a product of two bfloat16 is a float32.
         its, their = ([half.reshape(2, 2) for half in pair_of(each)] for each in (a, b))
         low, high = (x[:, None] * y for x, y in zip(its, their, strict=True))
-        first, second = (low + high).reshape(4, 2).T
-        return c + first + second
+        for pair in sum_to_odd(low, high).reshape(4, 2).T:
+            c = sum_to_odd(c, pair)
+        return c
 
     def rounded(self, a: Any, b: Any) -> Any:
         value = np.concatenate((a, b))

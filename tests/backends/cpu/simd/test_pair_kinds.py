@@ -5,6 +5,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from fastmlp.backends.cpu.simd import gemm
 from fastmlp.backends.cpu.simd.epilogue import STORE, Epilogue
 from fastmlp.backends.cpu.simd.microkernel import Factors, Start
 from fastmlp.backends.cpu.simd.vector import Panels
+from fastmlp.backends.cpu.simd.vector_numpy import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK
 from fastmlp.compiler import COMPILER, target
 from fastmlp.compiler.target import PairProducts, pair_products
@@ -131,7 +133,7 @@ def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
         total = total + (first + second)
     for k in range(n_deep, depth // 2):
         if kind == "matrices":
-            total = total + (low[:, k] + high[:, k])
+            total = sum_to_odd(total, sum_to_odd(low[:, k], high[:, k]))
         else:
             total = low[:, k] + (high[:, k] + total)
     return total
@@ -167,6 +169,25 @@ def test_numbers_that_are_not_finite_stay_in_their_row(
         expected = start + to_bfloat16(a) @ to_bfloat16(b)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
     assert np.isfinite(np.delete(actual, 4, 0)).all()
+
+
+def test_a_sum_is_rounded_to_odd() -> None:
+    (a, b), n = draw((200,), (200,)), 200
+    b *= np.float32(2) ** np.arange(-n // 2, n // 2).astype(np.float32)
+    for x, y, actual in zip(a, b, sum_to_odd(a, b), strict=True):
+        exact = Fraction(float(x)) + Fraction(float(y))
+        if exact == Fraction(float(actual)):
+            continue
+        assert actual.view(np.uint32) % 2 == 1
+        beside = np.nextafter(
+            actual, np.float32(np.inf if exact > Fraction(float(actual)) else -np.inf)
+        )
+        ends = sorted(Fraction(float(end)) for end in (actual, beside))
+        assert ends[0] < exact < ends[1]
+    large, special = np.float32(3.4e38), np.array([np.inf, -np.inf, np.nan, 0], np.float32)
+    with np.errstate(all="ignore"):
+        assert np.array_equal(sum_to_odd(special, special), special, equal_nan=True)
+        assert np.isinf(sum_to_odd(np.full(4, large), np.full(4, large))).all()
 
 
 @pytest.mark.parametrize(
