@@ -5,8 +5,7 @@ the first numbers' products of all pairs, and the second ones', each from 0 by f
 then adds both sums and these to what the register has. It rounds to nearest even and takes
 subnormal numbers for zeros, whatever the thread's settings.
 
-Operands here are 8 pairs deep, as deep as a panel of pairs along the rows. The unit needs a cycle
-for each row of the left operand, however deep it is.
+The unit needs a cycle for each row of the left operand, however deep it is.
 """
 
 import threading
@@ -20,8 +19,8 @@ from numba.core import cgutils
 from fastmlp.compiler.memory import entry_alloca
 
 # Most rows of a tile, and pairs of a sum that one instruction takes.
-TILE_ROWS, DEEP = 16, 8
-ROW_BYTES, PAIR_BYTES = 64, 4
+TILE_ROWS, DEEP = 16, 16
+ROW_BYTES = 64
 # Registers of sums, of left operands, and of right ones.
 SUMS, LEFT, RIGHT = range(4), range(4, 6), range(6, 8)
 
@@ -94,11 +93,10 @@ class LLVMTileRegisters(TileRegisters):
 def _configuration(rows: Any) -> list[Any]:
     """Return the 64 bytes that describe the registers, as words: the table of shapes, then bytes of
     a row of each register, 16 bits each, and rows of each, 8 bits each."""
-    row_bytes = [DEEP * PAIR_BYTES if i in LEFT else ROW_BYTES for i in range(8)]
-    widths = [sum(row_bytes[4 * w + i] << 16 * i for i in range(4)) for w in range(2)]
+    widths = sum(ROW_BYTES << 16 * i for i in range(4))
     ones = sum(1 << 8 * i for i in (*SUMS, *LEFT))
     fixed = sum(DEEP << 8 * i for i in RIGHT)
-    return [1, 0, *widths, 0, 0, rows * ones + fixed, 0]
+    return [1, 0, widths, widths, 0, 0, rows * ones + fixed, 0]
 
 
 class _State(threading.local):
@@ -117,14 +115,13 @@ class NumPyTileRegisters(TileRegisters):
     state = _State()
 
     def __init__(self, vectors: Any) -> None:
-        self.row, self.numbers = vectors.of_lanes(ROW_BYTES // 4), vectors.of_lanes(DEEP)
+        self.row = vectors.of_lanes(ROW_BYTES // 4)
 
-    def _of(self, register: int) -> tuple[Any, Any]:
-        """Return what moves a register's rows, and how many they are."""
-        return (
-            self.numbers if register in LEFT else self.row,
-            DEEP if register in RIGHT else self.state.rows,
-        )
+    def _rows(self, register: int, address: Any, stride: Any) -> list[Any]:
+        """Return where a register's rows lie."""
+        n = DEEP if register in RIGHT else self.state.rows
+        assert n, "not configured"
+        return [address + r * stride for r in range(n)]
 
     def configure(self, rows: Any) -> None:
         assert 0 < rows <= TILE_ROWS
@@ -134,14 +131,13 @@ class NumPyTileRegisters(TileRegisters):
         self.state.rows = 0
 
     def load(self, register: int, address: Any, stride: Any) -> None:
-        v, n = self._of(register)
-        assert n, "not configured"
-        self.state.tiles[register] = np.stack([v.load(address + r * stride) for r in range(n)])
+        places = self._rows(register, address, stride)
+        self.state.tiles[register] = np.stack([self.row.load(place) for place in places])
 
     def store(self, register: int, address: Any, stride: Any) -> None:
-        v, n = self._of(register)
-        for r in range(n):
-            v.store(self.state.tiles[register][r], address + r * stride)
+        places = self._rows(register, address, stride)
+        for row, place in zip(self.state.tiles[register], places, strict=True):
+            self.row.store(row, place)
 
     def multiply(self, sums: int, left: int, right: int) -> None:
         tiles = self.state.tiles

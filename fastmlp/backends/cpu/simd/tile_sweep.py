@@ -1,25 +1,25 @@
 """A sweep by AMX's tile registers: whole tiles by them, what is left of each sum by vectors.
 
 A tile of sums is 16 rows x one panel. Two tiles of rows by two panels are four chains: each waits
-52 cycles for the one before, and the unit takes 16 for each. Operands lie as AVX512-BF16 reads
-them: B in pairs across its rows is a tile as it is, 8 of its rows; so are 16 rows of a panel of A
-in pairs along them. They are half as deep as the unit is, which then does half of what it could:
-512 operations a cycle. Panels of A of twice the width would fill it. A by column is transposed, a
-panel by 8 pairs at a time, ahead of the instructions that read it.
+52 cycles for the one before, and the unit takes 16 for each. 16 pair rows of a panel of B are a
+tile as they lie. A row of A is in two panels, 8 pairs in each: they are copied side by side, or
+transposed, where A is read by column, one step ahead of the instructions that read them: a tile is
+loaded from the cache alone, not from stores that wait.
 
-Sums are the same however the rows are cut: each takes 8 pairs at a time from the first on, then
-one by one those that are left, of which there are fewer than 8.
+Sums are the same however the rows are cut: each takes 16 pairs at a time from the first on, then
+one by one those that are left, of which there are fewer than 16.
 """
 
 from collections.abc import Sequence
 
 from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Sweep
-from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, TILE_ROWS
+from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, ROW_BYTES, TILE_ROWS
 from fastmlp.backends.cpu.simd.vector import Vectors, Word
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
-# Bytes of a transposed tile, and of two, as there are twice: one is read, the next one written.
-ROW_BYTES = 4 * DEEP
+# Pairs of a row of a panel of A; rows and columns of a square that is transposed.
+SQUARE = 8
+# Bytes of a tile of A, and of two, as there are twice: two are read, the next two written.
 TILE_BYTES = TILE_ROWS * ROW_BYTES
 TURN_BYTES = len(LEFT) * TILE_BYTES
 
@@ -40,8 +40,7 @@ class TileSweep(Sweep):
     def run(self, streams: Word) -> None:
         v, of = self.v, self.factors
         self.registers = v.tile_registers()
-        # Two tiles of A in pairs along their columns, transposed, twice.
-        self.turned = v.scratch(2 * TURN_BYTES // v.bytes) if self.tile.by_column else None
+        self.left = v.scratch(2 * TURN_BYTES // v.bytes)
         n_deep = of.depth // DEEP
         n_tiles = (self.n_rows + (TILE_ROWS - 1)) // TILE_ROWS
         if self.tile.rows == STRIP_ROWS:
@@ -54,7 +53,7 @@ class TileSweep(Sweep):
         else:
             self.multiply([self.row_of(n_tiles - 1)], n_deep)
         down = v.bytes * DEEP * n_deep
-        right = down if self.tile.by_column else of.a_stride * n_deep
+        right = down if self.tile.by_column else of.a_stride * 2 * n_deep
         rest = Factors(of.b + down, of.b_stride, of.a + right, of.a_stride, of.depth % DEEP)
         self.start = Start(self.waiting.address, down - down + v.bytes, self.waiting.stride)
         self.factors = rest
@@ -78,13 +77,11 @@ class TileSweep(Sweep):
         for (i, j), number in sums.items():
             place = start.address + rows[i] * start.row_stride + start.stride * j
             registers.load(number, place, start.row_stride)
-        if self.tile.by_column:
-            v.when(n_deep > 0, lambda: self.turn(rows, n_deep * 0))
+        v.when(n_deep > 0, lambda: self.lay_out(rows, n_deep * 0))
         for k in v.range(n_deep):
-            if self.tile.by_column:
-                self.turn(rows, v.choose(k + 1 < n_deep, k + 1, k))
-            for i, r in enumerate(rows):
-                registers.load(LEFT[i], self.left(i, r, k), ROW_BYTES)
+            self.lay_out(rows, v.choose(k + 1 < n_deep, k + 1, k))
+            for i in range(len(rows)):
+                registers.load(LEFT[i], self.place_of(i, k), ROW_BYTES)
             for j in range(vectors):
                 right = RIGHT[j % len(RIGHT)]
                 down = self.factors.b + k * (DEEP * v.bytes) + self.factors.b_stride * j
@@ -92,36 +89,50 @@ class TileSweep(Sweep):
                 for i in range(len(rows)):
                     registers.multiply(sums[i, j], LEFT[i], right)
         for (i, j), number in sums.items():
-            registers.store(
-                number, waiting.address + rows[i] * v.bytes + waiting.stride * j, v.bytes
-            )
+            place = waiting.address + rows[i] * v.bytes + waiting.stride * j
+            registers.store(number, place, v.bytes)
 
-    def left(self, i: int, r: Word, k: Word) -> Word:
-        """Return where the k-th tile of A lies that begins in row r."""
-        if self.turned is not None:
-            return self.turned + k % 2 * TURN_BYTES + i * TILE_BYTES
-        return self.factors.a + r * ROW_BYTES + k * self.factors.a_stride
+    def place_of(self, i: int, k: Word) -> Word:
+        """Return where the k-th tile of A lies, of the first or the second rows."""
+        return self.left + k % 2 * TURN_BYTES + i * TILE_BYTES
 
-    def turn(self, rows: Sequence[Word], k: Word) -> None:
-        """Transpose 8 pairs of the columns of A that are rows of each tile: two squares at once.
-
-        Each square is half of a panel; rows after the last strip find the first square again.
-        """
-        v, of = self.v, self.factors
-        half, lanes = v.of_lanes(DEEP), v.lanes
+    def lay_out(self, rows: Sequence[Word], k: Word) -> None:
+        """Write the k-th tile of A for each tile of rows, by halves of it. Of a single tile the
+        second half may be past the last row: then it is the first again."""
+        v, n = self.v, self.n_rows
         for i, r in enumerate(rows):
-            to = self.left(i, r, k)
-            after = v.choose(r + DEEP < self.n_rows, r + DEEP, r)
-            halves = [
-                of.a + c // lanes * of.a_stride + c % lanes * v.size + k * (DEEP * v.bytes)
-                for c in (r, after)
-            ]
+            after = r + SQUARE
+            halves = (r, v.choose(after < n, after, r) if len(rows) == 1 else after)
+            write = self.transpose if self.tile.by_column else self.copy
+            write(halves, k, self.place_of(i, k))
+
+    def copy(self, halves: Sequence[Word], k: Word, to: Word) -> None:
+        """Copy rows of two panels side by side."""
+        v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
+        n = min(self.tile.rows, SQUARE)
+        for h, r in enumerate(halves if n == SQUARE else halves[:1]):
+            source = of.a + r * half.bytes + k * 2 * of.a_stride
+            for m in range(n):
+                place = source + m * half.bytes
+                both = half.shuffle(
+                    half.load(place), half.load(place + of.a_stride), range(v.lanes)
+                )
+                v.store(both, to + (h * SQUARE + m) * ROW_BYTES)
+
+    def transpose(self, halves: Sequence[Word], k: Word, to: Word) -> None:
+        """Transpose squares of the columns of A: two at once, halves of panels, twice."""
+        v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
+        sources = [
+            of.a + c // v.lanes * of.a_stride + c % v.lanes * v.size + k * (DEEP * v.bytes)
+            for c in halves
+        ]
+        for first in range(0, DEEP, SQUARE):
             columns = []
-            for p in range(DEEP):
-                first, second = (half.load(place + p * v.bytes) for place in halves)
-                columns.append(half.shuffle(first, second, range(lanes)))
+            for p in range(first, first + SQUARE):
+                first_half, second_half = (half.load(source + p * v.bytes) for source in sources)
+                columns.append(half.shuffle(first_half, second_half, range(v.lanes)))
             for m, row in enumerate(v.transposed(columns)):
                 row = v.opaque(row)  # else LLVM computes each half by itself
                 for h in range(2):
-                    part = v.shuffle(row, row, range(h * DEEP, (h + 1) * DEEP))
-                    half.store(part, to + (m + h * DEEP) * ROW_BYTES)
+                    part = v.shuffle(row, row, range(h * SQUARE, (h + 1) * SQUARE))
+                    half.store(part, to + (h * SQUARE + m) * ROW_BYTES + first * v.size)
