@@ -95,7 +95,8 @@ def product(
     one 0.07.
     """
     lanes = lanes_of(scalar)
-    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2 if has_narrow(pairs) else 0
+    vector, strip, most_narrow = vector_bytes(), STRIP_ROWS, lanes // 2
+    halves = has_narrow(pairs)
     row_bytes = vector // 2 if pairs else vector
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
         scalar, by_column, pairs
@@ -135,11 +136,11 @@ def product(
                 elif n == 1:
                     one_1(*operands, n, streams)
                     step = 1
-                elif step == 1 and narrow:
+                elif halves and step == 1 and narrow:
                     narrow_1(*operands, n, streams)
                 elif step == 1:
                     eight_1(*operands, n, streams)
-                elif narrow and left == 2 and n > few:
+                elif halves and narrow and left == 2 and n > few:
                     narrow_2(*operands, n, streams)
                 elif step == 2 and (two_are_less or n <= few):
                     four_2(*operands, n, streams)

@@ -6,15 +6,15 @@ tile as they lie. A row of A is in two panels, 8 pairs in each: they are copied 
 transposed, where A is read by column, one step ahead of the instructions that read them: a tile is
 loaded from the cache alone, not from stores that wait.
 
-Sums are the same however the rows are cut: each takes 16 pairs at a time from the first on, then
-one by one those that are left, of which there are fewer than 16.
+Sums are the same however the rows are cut: each takes 16 pairs at a time from the first on, the
+last ones with zeros after them. Vectors then finish the sums, as in any sweep.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Sweep
+from fastmlp.backends.cpu.simd.microkernel import Start, Sweep
 from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, ROW_BYTES, TILE_ROWS
-from fastmlp.backends.cpu.simd.vector import Vectors, Word
+from fastmlp.backends.cpu.simd.vector import Vector, Vectors, Word
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 # Pairs of a row of a panel of A; rows and columns of a square that is transposed.
@@ -41,26 +41,38 @@ class TileSweep(Sweep):
         v, of = self.v, self.factors
         self.registers = v.tile_registers()
         self.left = v.scratch(2 * TURN_BYTES // v.bytes)
-        n_deep = of.depth // DEEP
+        self.right = v.scratch(self.tile.vectors * DEEP)
+        n_deep, rest = of.depth // DEEP, of.depth % DEEP
+        v.when(rest > 0, lambda: self.fill(n_deep, rest))
         n_tiles = (self.n_rows + (TILE_ROWS - 1)) // TILE_ROWS
+        last = [self.row_of(n_tiles - 1)]
         if self.tile.rows == STRIP_ROWS:
             for t in v.range(n_tiles // 2):
-                self.multiply([self.row_of(t * 2), self.row_of(t * 2 + 1)], n_deep)
-            v.when(
-                v.equal(n_tiles % 2, 1),
-                lambda: self.multiply([self.row_of(n_tiles - 1)], n_deep),
-            )
+                self.multiply([self.row_of(t * 2), self.row_of(t * 2 + 1)], n_deep, rest)
+            v.when(v.equal(n_tiles % 2, 1), lambda: self.multiply(last, n_deep, rest))
         else:
-            self.multiply([self.row_of(n_tiles - 1)], n_deep)
-        down = v.bytes * DEEP * n_deep
-        right = down if self.tile.by_column else of.a_stride * 2 * n_deep
-        rest = Factors(of.b + down, of.b_stride, of.a + right, of.a_stride, of.depth % DEEP)
-        self.start = Start(self.waiting.address, down - down + v.bytes, self.waiting.stride)
-        self.factors = rest
+            self.multiply(last, n_deep, rest)
+        self.start = Start(self.waiting.address, rest * 0 + v.bytes, self.waiting.stride)
         super().run(streams)
 
     def last_block(self) -> Word:
-        return self.factors.depth // DEEP  # 0: fewer pairs are left
+        return self.factors.depth * 0
+
+    def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
+        """Add nothing: the sums that wait are whole."""
+
+    def along_columns(self, r: Word, first: Word, n: Word) -> None:
+        """Add nothing: the sums that wait are whole."""
+
+    def fill(self, k: Word, rest: Word) -> None:
+        """Copy the last pair rows of B, with rows of zeros after them."""
+        v, of = self.v, self.factors
+        for j in range(self.tile.vectors):
+            source = of.b + k * (DEEP * v.bytes) + of.b_stride * j
+            for p in range(DEEP):
+                row = v.load(source + v.choose(rest > p, p * v.bytes, 0))
+                place = self.right + (j * DEEP + p) * v.bytes
+                v.store(v.select(rest > p, row, v.zero), place)
 
     def row_of(self, t: Word) -> Word:
         """Return the first row of a tile; the last one may share rows with the one before."""
@@ -68,69 +80,82 @@ class TileSweep(Sweep):
         last = v.choose(n < TILE_ROWS, 0, n - TILE_ROWS)
         return v.choose((t + 1) * TILE_ROWS <= n, t * TILE_ROWS, last)
 
-    def multiply(self, rows: Sequence[Word], n_deep: Word) -> None:
-        """Write start + A B of one or two tiles of rows, without the last pairs, to where sums
-        wait."""
+    def multiply(self, rows: Sequence[Word], n_deep: Word, rest: Word) -> None:
+        """Write start + A B of one or two tiles of rows to where sums wait."""
         v, start, waiting, registers = self.v, self.start, self.waiting, self.registers
-        vectors = self.tile.vectors
-        sums = {(i, j): i * vectors + j for i in range(len(rows)) for j in range(vectors)}
+        sums = {(i, j): i * self.tile.vectors + j for i, j in self.tiles_of(rows)}
         for (i, j), number in sums.items():
             place = start.address + rows[i] * start.row_stride + start.stride * j
             registers.load(number, place, start.row_stride)
         v.when(n_deep > 0, lambda: self.lay_out(rows, n_deep * 0))
         for k in v.range(n_deep):
             self.lay_out(rows, v.choose(k + 1 < n_deep, k + 1, k))
-            for i in range(len(rows)):
-                registers.load(LEFT[i], self.place_of(i, k), ROW_BYTES)
-            for j in range(vectors):
-                right = RIGHT[j % len(RIGHT)]
-                down = self.factors.b + k * (DEEP * v.bytes) + self.factors.b_stride * j
-                registers.load(right, down, v.bytes)
-                for i in range(len(rows)):
-                    registers.multiply(sums[i, j], LEFT[i], right)
+            down = self.factors.b + k * (DEEP * v.bytes)
+            self.add(rows, k, down, self.factors.b_stride)
+        v.when(rest > 0, lambda: self.lay_out(rows, n_deep, rest))
+        v.when(rest > 0, lambda: self.add(rows, n_deep, self.right, DEEP * v.bytes))
         for (i, j), number in sums.items():
             place = waiting.address + rows[i] * v.bytes + waiting.stride * j
             registers.store(number, place, v.bytes)
+
+    def tiles_of(self, rows: Sequence[Word]) -> list[tuple[int, int]]:
+        return [(i, j) for j in range(self.tile.vectors) for i in range(len(rows))]
+
+    def add(self, rows: Sequence[Word], k: Word, b: Word, b_stride: Word | int) -> None:
+        """Add the products of the k-th tiles of A and of the tiles of B that begin at b."""
+        for i in range(len(rows)):
+            self.registers.load(LEFT[i], self.place_of(i, k), ROW_BYTES)
+        for i, j in self.tiles_of(rows):
+            right = RIGHT[j % len(RIGHT)]
+            if i == 0:
+                self.registers.load(right, b + b_stride * j, self.v.bytes)
+            self.registers.multiply(i * self.tile.vectors + j, LEFT[i], right)
 
     def place_of(self, i: int, k: Word) -> Word:
         """Return where the k-th tile of A lies, of the first or the second rows."""
         return self.left + k % 2 * TURN_BYTES + i * TILE_BYTES
 
-    def lay_out(self, rows: Sequence[Word], k: Word) -> None:
-        """Write the k-th tile of A for each tile of rows, by halves of it. Of a single tile the
-        second half may be past the last row: then it is the first again."""
+    def lay_out(self, rows: Sequence[Word], k: Word, rest: Word | None = None) -> None:
+        """Write the k-th tile of A for each tile of rows, by halves of it; if only `rest` pairs are
+        left, with zeros after them. Of a single tile the second half may be past the last row: then
+        it is the first again."""
         v, n = self.v, self.n_rows
         for i, r in enumerate(rows):
             after = r + SQUARE
             halves = (r, v.choose(after < n, after, r) if len(rows) == 1 else after)
             write = self.transpose if self.tile.by_column else self.copy
-            write(halves, k, self.place_of(i, k))
+            write(halves, k, self.place_of(i, k), rest)
 
-    def copy(self, halves: Sequence[Word], k: Word, to: Word) -> None:
+    def copy(self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None) -> None:
         """Copy rows of two panels side by side."""
         v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
         n = min(self.tile.rows, SQUARE)
+        beside = of.a_stride if rest is None else v.choose(rest > SQUARE, of.a_stride, 0)
         for h, r in enumerate(halves if n == SQUARE else halves[:1]):
             source = of.a + r * half.bytes + k * 2 * of.a_stride
             for m in range(n):
                 place = source + m * half.bytes
-                both = half.shuffle(
-                    half.load(place), half.load(place + of.a_stride), range(v.lanes)
-                )
+                both = half.shuffle(half.load(place), half.load(place + beside), range(v.lanes))
+                if rest is not None:
+                    both = v.select(v.first(rest), both, v.zero)
                 v.store(both, to + (h * SQUARE + m) * ROW_BYTES)
 
-    def transpose(self, halves: Sequence[Word], k: Word, to: Word) -> None:
+    def transpose(self, halves: Sequence[Word], k: Word, to: Word, rest: Word | None) -> None:
         """Transpose squares of the columns of A: two at once, halves of panels, twice."""
         v, of, half = self.v, self.factors, self.v.of_lanes(SQUARE)
         sources = [
             of.a + c // v.lanes * of.a_stride + c % v.lanes * v.size + k * (DEEP * v.bytes)
             for c in halves
         ]
+
+        def pairs(p: int) -> Vector:
+            down = p * v.bytes if rest is None else v.choose(rest > p, p * v.bytes, 0)
+            first, second = (half.load(source + down) for source in sources)
+            both = half.shuffle(first, second, range(v.lanes))
+            return both if rest is None else v.select(rest > p, both, v.zero)
+
         for first in range(0, DEEP, SQUARE):
-            columns = []
-            for p in range(first, first + SQUARE):
-                first_half, second_half = (half.load(source + p * v.bytes) for source in sources)
-                columns.append(half.shuffle(first_half, second_half, range(v.lanes)))
+            columns = [pairs(p) for p in range(first, first + SQUARE)]
             for m, row in enumerate(v.transposed(columns)):
                 row = v.opaque(row)  # else LLVM computes each half by itself
                 for h in range(2):

@@ -53,7 +53,7 @@ each_kind = pytest.mark.parametrize("kind", MACHINES)
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["along", "by_column"])
 # Rows of whole tiles and strips, and others; sums of no whole tile, of some, and with each rest.
 HEIGHTS, WIDTHS = [1, 5, 8, 24, 33], [1, 17, 40]
-DEPTHS = [1, 2, 3, 16, 31, 32, 33, 79]
+DEPTHS = [1, 3, 31, 32, 79]
 
 
 def disguise(kind: PairProducts, monkeypatch: pytest.MonkeyPatch) -> Machine:
@@ -115,16 +115,16 @@ def test_a_product_is_that_of_rounded_numbers(
 
 
 def pairs_in_order(kind: PairProducts, start: Any, a: Any, b: Any) -> Any:
-    """start + A B as the kind's instruction sums it: 16 pairs at a time, or one after the other.
+    """start + A B as the kind's instruction sums it: by 16 pairs, or one after the other.
 
     A product of two bfloat16 is a float32; subnormal numbers are not among these.
     """
-    depth = len(b) + len(b) % 2
+    depth = round_up(len(b), 32 if kind == "tiles" else 2)
     whole = np.zeros((len(a), depth), np.float32), np.zeros((depth, b.shape[1]), np.float32)
     whole[0][:, : a.shape[1]], whole[1][: len(b)] = to_bfloat16(a), to_bfloat16(b)
     products = whole[0][:, :, None] * whole[1]
     low, high = products[:, ::2], products[:, 1::2]
-    n_deep = depth // 32 * 16 if kind == "tiles" else 0
+    n_deep = depth // 2 if kind == "tiles" else 0
     total = start
     for k in range(0, n_deep, 16):
         first, second = np.zeros_like(start), np.zeros_like(start)
