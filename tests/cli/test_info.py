@@ -2,6 +2,7 @@
 
 import platform
 from pathlib import Path
+from typing import get_args
 
 import llvmlite.binding
 import numba
@@ -12,6 +13,7 @@ import fastmlp
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.info import format_info, info
 from fastmlp.compiler import COMPILER, INTERPRETED, cache
+from fastmlp.compiler.target import PairProducts
 
 
 def test_versions() -> None:
@@ -33,6 +35,13 @@ def test_threads_are_those_of_a_fit() -> None:
 def test_a_layer_that_is_not_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "threading_layer", lambda: "workqueue")
     assert info()["threading layer"].startswith("workqueue (not used: workers")
+
+
+@pytest.mark.parametrize("kind", get_args(PairProducts))
+def test_how_pairs_are_multiplied(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmlp.cli.info.pair_products", lambda: kind)
+    words = {"tiles": "AMX", "matrices": "bfmmla", "lanes": "AVX512-BF16", "widened": "float32"}
+    assert words[kind] in info()["bfloat16"]
 
 
 def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,9 +220,8 @@ def test_only_linux_is_asked_for_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="the call is Linux'")
-def test_tiles_are_permitted_where_there_are_any() -> None:
-    features = llvm.get_host_cpu_features()
-    assert target.permits_tiles() == bool(features.get("amx-tile"))
+def test_tiles_are_permitted_only_where_there_are_any() -> None:
+    assert not target.permits_tiles() or llvm.get_host_cpu_features().get("amx-tile")
 
 
 reads_machine_code = pytest.mark.skipif(
