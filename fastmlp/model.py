@@ -116,8 +116,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Training in mixed precision: in the steps of `fit`, the matrix products of wide layers, or
         of those told, take operands rounded to bfloat16, 8 binary digits, and sum in float32;
         `summary` says which layers. All else is float32: parameters, optimizer, activations,
-        losses, predictions. It needs dtype="float32", and halves the time of wide nets on
-        processors with AVX512-BF16. None: products are those of `dtype`.
+        losses; predictions too, unless `predict` is asked for others. It needs dtype="float32", and
+        halves the time of wide nets on processors with AVX512-BF16. None: products are those of
+        `dtype`.
     seed : int, numpy.random.SeedSequence or numpy.random.Generator, optional
         For the initial weights, the shuffling, dropout and noise. None: different every time.
     n_threads : int, optional
@@ -588,7 +589,13 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         with state.lock.training(who):
             single_step(self._on_device(), state, slopes)
 
-    def predict(self, X: ArrayLike, out: Array | None = None) -> Array:
+    def predict(
+        self,
+        X: ArrayLike,
+        out: Array | None = None,
+        *,
+        compute_dtype: "ComputeDTypes | None" = None,
+    ) -> Array:
         """Return predictions: values, or the probabilities of a loss that owns a link.
 
         Parameters
@@ -597,6 +604,11 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         out : (n_rows, n_outputs) array of the net's dtype, optional
             Where to write them; it may share memory with X. Where X holds a number that is not
             finite, which is an error, some may have been written.
+        compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
+            Products of wide layers, or of those told, take operands rounded to bfloat16, as in
+            training in mixed precision, whatever the net was trained in; it needs dtype="float32".
+            With AVX512-BF16 many rows of a wide net take half the time; weights are rounded anew in
+            each call. None: products are those of `dtype`.
 
         Returns
         -------
@@ -617,21 +629,34 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         >>> probabilities.shape, probabilities.sum(axis=1).round(6)
         ((2, 3), array([1., 1.], dtype=float32))
         """
+        if compute_dtype is not None:
+            return self._new_predictor("MLP.predict", compute_dtype)(X, out)
         predictor = self._predictor
         if predictor is None:
             predictor = self._predictor = self._new_predictor()
         return predictor(X, out)
 
-    def predict_raw(self, X: ArrayLike, out: Array | None = None) -> Array:
+    def predict_raw(
+        self,
+        X: ArrayLike,
+        out: Array | None = None,
+        *,
+        compute_dtype: "ComputeDTypes | None" = None,
+    ) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
         Takes, returns and raises what `predict` does.
         """
-        return self._new_predictor(raw=True)(X, out, "MLP.predict_raw")
+        who = "MLP.predict_raw"
+        return self._new_predictor(who, compute_dtype, raw=True)(X, out, who)
 
     @explained
     def predict_batches(
-        self, source: "ArrayLike | Source", *, batch_rows: int = 65536
+        self,
+        source: "ArrayLike | Source",
+        *,
+        batch_rows: int = 65536,
+        compute_dtype: "ComputeDTypes | None" = None,
     ) -> Iterator[Array]:
         """Yield predictions of a source, an array each: only one batch is in memory at a time.
 
@@ -642,6 +667,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             tables columns are found by name, if the net has `feature_names`.
         batch_rows : int of 1 or more, default 65536
             The most rows of an array.
+        compute_dtype
+            As for `predict`.
 
         Yields
         ------
@@ -668,11 +695,15 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """
         who = "MLP.predict_batches"
         scalars.positive_integer(who, "batch_rows", batch_rows)
+        computed = self._computed(compute_dtype, who)
         batches = batches_of(source, self.feature_names, batch_rows, who)
-        return (self._predicted(batch, who) for batch in batches)
+        return (self._predicted(batch, who, computed) for batch in batches)
 
-    def _predicted(self, batch: Batch, who: str) -> Array:
-        predictor = self._predictor = self._predictor or self._new_predictor()
+    def _predicted(self, batch: Batch, who: str, compute_dtype: Computed) -> Array:
+        if compute_dtype is None:
+            predictor = self._predictor = self._predictor or self._new_predictor()
+        else:
+            predictor = self._new_predictor(who, compute_dtype)
         predicted: Array = predictor(batch.rows, None, f"{who}: {batch.where}".removesuffix(": "))
         return predicted
 
@@ -681,9 +712,16 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         """The link that the loss owns, or None."""
         return self._network.loss.link
 
-    def _new_predictor(self, *, raw: bool = False) -> Predictor:
-        state = self._state
-        return self._on_device().predictor(state.parameters, raw=raw, select=state.select)
+    def _new_predictor(
+        self, who: str = "MLP.predict", compute_dtype: object = None, *, raw: bool = False
+    ) -> Predictor:
+        state, computed = self._state, self._computed(compute_dtype, who)
+        how: Any = {"raw": raw, "select": state.select, "compute_dtype": computed}
+        return self._on_device().predictor(state.parameters, **how)
+
+    def _computed(self, compute_dtype: object, who: str) -> Computed:
+        layout, dtype = self._network.layout, self._network.dtype
+        return precision.compute_dtype(compute_dtype, layout.sizes, dtype, who)
 
     @explained
     def to(self, device: str) -> Self:

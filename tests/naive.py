@@ -227,7 +227,8 @@ def forward(
 
 def predict(weights: Arrays, biases: Arrays, x: Array, **model: Any) -> Array:
     """Values or probabilities, shape (n_rows, n_outputs); `model` as in `objective`."""
-    raw = forward(weights, biases, x, model["activations"])[0][-1]
+    rounded = model.get("rounded", exact)
+    raw = forward(weights, biases, x, model["activations"], rounded=rounded)[0][-1]
     link = LINK_OF.get(model.get("loss", "mse"))
     return LINKS[link](raw) if link else VALUES[model.get("output_activation", "identity")](raw)
 

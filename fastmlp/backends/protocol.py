@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
@@ -225,10 +226,15 @@ class Engine(Protocol[D, P]):
         ...
 
     def predictor(
-        self, parameters: Array, *, raw: bool = False, select: Select = as_given
+        self,
+        parameters: Array,
+        *,
+        raw: bool = False,
+        select: Select = as_given,
+        compute_dtype: Computed = None,
     ) -> Predictor:
         """Return the predictor for these live parameters; `raw`: before activation or link.
-        `select` is applied to an X that is no plain array."""
+        `select` is applied to an X that is no plain array; products are in `compute_dtype`."""
         ...
 
     def evaluation(self, data: D) -> Evaluation:

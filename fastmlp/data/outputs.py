@@ -20,6 +20,8 @@ from fastmlp.data.batches import (
     predicted,
 )
 from fastmlp.data.sources import Source
+from fastmlp.network import precision
+from fastmlp.network.precision import ComputeDTypes
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed
@@ -38,6 +40,7 @@ def predict_arrow(
     keep: str | Sequence[str] = (),
     output: str = "prediction",
     batch_rows: int = ROWS,
+    compute_dtype: ComputeDTypes | None = None,
 ) -> Any:
     """Return predictions of files or of a table as a stream, which a reader of Arrow pulls from.
 
@@ -63,6 +66,8 @@ def predict_arrow(
     output : str, default "prediction"
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch.
+    compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
+        As for `MLP.predict`, of an `MLP`; that of an estimator is its ``net_``.
 
     Returns
     -------
@@ -93,7 +98,8 @@ def predict_arrow(
     ['id', 'probability_0', 'probability_1', 'probability_2', 'prediction']
     """
     who = "predict_arrow"
-    return reader_of(model, source, Form(kept_names(keep, who), output, batch_rows), who)
+    form = Form(kept_names(keep, who), output, batch_rows, compute_dtype=compute_dtype)
+    return reader_of(model, source, form, who)
 
 
 @explained
@@ -105,6 +111,7 @@ def predict_parquet(
     keep: str | Sequence[str] = (),
     output: str = "prediction",
     batch_rows: int = ROWS,
+    compute_dtype: ComputeDTypes | None = None,
 ) -> int:
     """Write predictions of files or of a table to a Parquet file; needs the extra `arrow`.
 
@@ -113,7 +120,7 @@ def predict_parquet(
 
     Parameters
     ----------
-    model, source, keep, output
+    model, source, keep, output, compute_dtype
         As for `predict_arrow`.
     path : path
     batch_rows : int of 1 or more, default 65536
@@ -142,7 +149,8 @@ def predict_parquet(
     """
     who = "predict_parquet"
     scalars.path(who, "path", path)
-    reader = reader_of(model, source, Form(kept_names(keep, who), output, batch_rows), who)
+    form = Form(kept_names(keep, who), output, batch_rows, compute_dtype=compute_dtype)
+    reader = reader_of(model, source, form, who)
     return write(reader, path, parquet_writer)
 
 
@@ -167,12 +175,14 @@ class Form(NamedTuple):
     output : the name of the column of predictions
     rows : the most rows of a batch
     probabilities : bool, columns of the classes' probabilities, where there are such
+    compute_dtype : as for `MLP.predict`
     """
 
     keep: list[str]
     output: str = "prediction"
     rows: int = ROWS
     probabilities: bool = True
+    compute_dtype: ComputeDTypes | None = None
 
 
 def write(reader: Any, path: str | os.PathLike[str], writer_of: WriterOf) -> int:
@@ -207,6 +217,7 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
         raise TypeError(f"{who}: output must be a column's name, got {form.output!r}")
     if not hasattr(model, "predict") or isinstance(model, type):
         raise TypeError(f"{who}: model must be an MLP or a fitted estimator, got {model!r}")
+    _check_precision(model, form.compute_dtype, who)
     names = names_of_model(model)
     if has_names(source):
         choice = Choice(names, keep, getattr(model, "text_names", ()))
@@ -222,6 +233,18 @@ def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
     begun = _table(outputs, first, keep, who)
     more = (_like(begun, _table(outputs, batch, keep, who)) for batch in batches)
     return arrow.RecordBatchReader.from_batches(begun.schema, chain([begun], more))
+
+
+def _check_precision(model: Any, given: Any, who: str) -> None:
+    """Check that a model's predictions can have products in a compute dtype, if one is given."""
+    if given is None:
+        return
+    if not hasattr(model, "predict_raw"):
+        instead = "its net_" if hasattr(model, "net_") else "compute_dtype=None"
+        raise TypeError(
+            f"{who}: compute_dtype={given!r} needs an MLP, got {model!r}: use {instead}"
+        )
+    precision.compute_dtype(given, model.layer_sizes, model.dtype, who)
 
 
 def _table(outputs: "Outputs", batch: Batch, keep: list[str], who: str) -> Any:
@@ -258,6 +281,8 @@ class Outputs:
         self._output = form.output
         self._link = getattr(model, "_link", None)
         self._several: bool | None = None
+        given = form.compute_dtype
+        self._how = {} if given is None else {"compute_dtype": given}
 
     def __call__(self, batch: Batch) -> Columns:
         """Return the columns by their names."""
@@ -281,7 +306,7 @@ class Outputs:
         model = self._model
         if hasattr(model, "predict_proba"):
             return self._of_classifier(rows)
-        values = model.predict(rows)
+        values = model.predict(rows, **self._how)
         n_outputs = 1 if values.ndim == 1 else values.shape[1]
         if self._link == "softmax":
             return self._of_classes(values, np.arange(n_outputs))

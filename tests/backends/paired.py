@@ -1,5 +1,6 @@
 """Matrices of bfloat16 pairs for the tests of mixed precision, in NumPy alone."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,22 @@ def upper_bits(matrix: Array) -> NDArray[np.uint16]:
 def to_bfloat16(matrix: Array) -> Array:
     """Numbers rounded to bfloat16, as float32."""
     return (upper_bits(matrix).astype(np.uint32) << 16).view(np.float32)
+
+
+def operand(
+    sizes: Sequence[int], wide: int, told: Any = "bfloat16"
+) -> Callable[[int, Array], Array]:
+    """From a layer and an operand of its products to the operand as they take it: rounded, if the
+    layer is told, or has at least `wide` inputs and outputs. Kernels round numbers of float32."""
+
+    def rounded(layer: int, given: Array) -> Array:
+        single = given.astype(np.float32)
+        is_rounded = min(sizes[layer : layer + 2]) >= wide
+        if isinstance(told, tuple):
+            is_rounded = told[layer] == "bfloat16"
+        return (to_bfloat16(single) if is_rounded else single).astype(np.float64)
+
+    return rounded
 
 
 def _pairs(first: Array, second: Array) -> Array:

@@ -347,3 +347,29 @@ def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"predict_arrow needs pyarrow: pip install 'fastmlp"):
         predict_arrow(net(), TABLE)
     assert len(list(net().predict_batches(pl.DataFrame(X, schema=["a", "b", "c"])))) == 1
+
+
+def test_predictions_in_mixed_precision(tmp_path: Path) -> None:
+    wide = MLP((3, 40, 40, 2), loss="cross_entropy", seed=0)
+    expected = wide.predict(X, compute_dtype="bfloat16")
+    assert not np.array_equal(wide.predict(X), expected)
+    how: Any = {"batch_rows": 300, "compute_dtype": "bfloat16"}
+    found = predict_arrow(wide, X, **how).read_all()
+    path = tmp_path / "p.parquet"
+    assert predict_parquet(wide, X, path, **how) == N
+    for table in (found, pq.read_table(path)):
+        both = [table.column(f"probability_{k}").to_numpy() for k in range(2)]
+        np.testing.assert_array_equal(np.stack(both, axis=1), expected)
+
+
+def test_mixed_precision_is_of_nets() -> None:
+    single, how = X.astype(np.float32), dict[str, Any](compute_dtype="bfloat16")
+    model = MLPClassifier((40, 40), tol=1e3, random_state=0).fit(single, LABELS)
+    with pytest.raises(TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"):
+        predict_arrow(model, X, **how)
+    with pytest.raises(ValueError, match="predict_arrow: unknown compute_dtype 'half', did you"):
+        predict_arrow(net(), X, compute_dtype="half")
+    found = predict_arrow(model.net_, single, **how).read_all().column("probability_1").to_numpy()
+    np.testing.assert_array_equal(found, model.net_.predict(single, **how)[:, 0])
+    error = np.abs(found - model.predict_proba(single)[:, 1]).max()
+    assert 0 < error < 0.02

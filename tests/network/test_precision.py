@@ -68,6 +68,20 @@ def test_float64_is_an_error() -> None:
         MLP((2, 1), dtype="float64", compute_dtype="bfloat16")
 
 
+@pytest.mark.parametrize("name", ["predict", "predict_raw", "predict_batches"])
+def test_predictions_take_it_too(name: str) -> None:
+    x = np.ones((3, 2), np.float32)
+    predict: Any = getattr(MLP((2, 1), seed=0), name)
+    with pytest.raises(ValueError, match=f"MLP.{name}: unknown .* did you mean 'bfloat16'"):
+        predict(x, compute_dtype="bf16")
+    double: Any = getattr(MLP((2, 1), dtype="float64"), name)
+    with pytest.raises(ValueError, match=f"MLP.{name}: compute_dtype='bfloat16' needs dtype="):
+        double(x, compute_dtype="bfloat16")
+    np.testing.assert_array_equal(
+        *(np.concatenate([*predict(x, compute_dtype=given)]) for given in (None, "bfloat16"))
+    )
+
+
 def test_a_word_of_elsewhere_leads_to_it() -> None:
     kwargs: dict[str, Any] = {"mixed_precision": True}
     with pytest.raises(TypeError, match="did you mean 'compute_dtype'"):

@@ -23,6 +23,7 @@ from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Memo, Select, as_given, no_memo
 from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
+from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.gradient_rules import norm_factor
@@ -90,14 +91,20 @@ class Engine(Runner):
         return SparseRows(values, rows.indices, rows.indptr, X.shape[1])
 
     def predictor(
-        self, parameters: Array, *, raw: bool = False, select: Select = as_given
+        self,
+        parameters: Array,
+        *,
+        raw: bool = False,
+        select: Select = as_given,
+        compute_dtype: Computed = None,
     ) -> Predictor:
         """Return the predictions at live parameters, as a function of the rows.
 
         With `raw`, predictions are the outputs before the output activation or link. `select` is
-        applied to an X that is no plain array.
+        applied to an X that is no plain array. Products are in `compute_dtype`.
         """
         network = rule_blocks.without_output(self.network) if raw else self.network
+        network = network._replace(compute_dtype=compute_dtype)
         return Predictor(self, network, parameters, self._idle, select)
 
     def predict(

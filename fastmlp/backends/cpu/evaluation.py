@@ -25,6 +25,8 @@ Array = NDArray[Any]
 class Prediction:
     """The predictions of a network for rows, dense, sparse or expanded, by packed panels.
 
+    Products are those of the network's `compute_dtype`.
+
     Parameters
     ----------
     like : SparseRows or Expanded, optional
@@ -32,7 +34,8 @@ class Prediction:
 
     Attributes
     ----------
-    size : int, the numbers of the packed parameters; sparse rows read the first layer unpacked
+    size : int, the numbers of the packed parameters, and of weights in pairs; sparse rows read the
+        first layer unpacked
     """
 
     size: int
@@ -48,7 +51,8 @@ class Prediction:
         self._session = Session(
             network, blocks, data, rows=runner.n_threads * ROW_BLOCK, n_threads=runner.n_threads
         )
-        self.size = len(self._session.workspace.parameters)
+        workspace = self._session.workspace
+        self.size = len(workspace.parameters) + len(workspace.copies)
         self._most = max(1, PREDICT_FLOPS // (2 * network.layout.n_weights))
 
     def __call__(self, parameters: Array, x: Array | SparseRows | Expanded, out: Array) -> None:
@@ -69,7 +73,8 @@ class Evaluation:
     """The weighted mean loss over rows, without penalties, and their predictions if asked for."""
 
     def __init__(self, runner: Runner, data: Data) -> None:
-        network = runner.network._replace(loss=unsmoothed(runner.network.loss))
+        loss = unsmoothed(runner.network.loss)
+        network = runner.network._replace(loss=loss, compute_dtype=None)
         blocks = Addresses(
             *rule_blocks.activations(network),
             loss=rule_blocks.loss(network),
@@ -95,7 +100,7 @@ class Objective:
     """The objective on all rows of some data, penalties included, and its gradient."""
 
     def __init__(self, runner: Runner, data: Data) -> None:
-        network = runner.network
+        network = runner.network._replace(compute_dtype=None)
         blocks = Addresses(
             *rule_blocks.activations(network),
             loss=rule_blocks.loss(network),

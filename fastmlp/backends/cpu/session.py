@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.kernels.first_layer.expanded import (
 )
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
-from fastmlp.backends.cpu.kernels.phases import FORWARD_BLOCKS, PAIRED, PHASES, phase
+from fastmlp.backends.cpu.kernels.phases import names_of, phase
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
@@ -83,6 +83,7 @@ class Session:
     workspace : Workspace
     moments : Moments, the optimizer's state, or None without training
     rows : int, the rows of a chunk: the `rows` given, else those of the partition
+    kind : tuple, what calls have in common that share an autotuner
     partition : Partition, how a step is divided
 
     Parameters
@@ -92,6 +93,7 @@ class Session:
 
     partition: Partition
     rows: int
+    kind: tuple[Any, ...]
     workspace: Workspace
     plan: Plan
     net: Any
@@ -131,6 +133,7 @@ class Session:
         if isinstance(data.x, Expanded):
             partition = partition._replace(cuts=data.x.starts)
         self.partition, self.rows = partition, partition.rows
+        self.kind = (layout.sizes, network.dtype, network.compute_dtype, self.rows)
         lanes = lanes_of(network.dtype.type)
         size = (layout, partition.buffer_rows, n_targets, network.dtype, lanes)
         new_workspace = partial(
@@ -141,7 +144,7 @@ class Session:
             gathered=data.x.plain if isinstance(data.x, Expanded) else None,
             spacing=partition.spacing,
             parts=1 if partition.microbatch_rows else n_threads,
-            paired=paired_of(network, partition, sparse=sparse) if moments is not None else (),
+            paired=paired_of(network, partition, sparse=not isinstance(data.x, np.ndarray)),
         )
         self.workspace = new_workspace()
         new_plan = partial(
@@ -177,9 +180,8 @@ class Session:
     def _point_to_blocks(self, *, train: bool, n_threads: int) -> None:
         """Point the plan to the blocks of the phases, and to further blocks that it needs."""
         dtype, partition = self._network.dtype, self.partition
-        self.blocks = {name: phase(name, dtype) for name in (PHASES if train else FORWARD_BLOCKS)}
-        if any(self.workspace.paired):
-            self.blocks.update({name: phase(name, dtype) for name in PAIRED})
+        names = names_of(train=train, paired=any(self.workspace.paired))
+        self.blocks = {name: phase(name, dtype) for name in names}
         for name, block in self.blocks.items():
             self._blocks[name] = block.address
         if train and partition.single_row:
@@ -308,8 +310,10 @@ class Session:
             workspace.parameters[:] = trained[: len(workspace.parameters)]
         if workspace.train:
             self.blocks["transposes"](self._address)
-        if any(workspace.paired):
+        if any(workspace.paired) and workspace.train:
             self.blocks["pair_tiles"](self._address, 0, len(self.plan.tiles), NONE)
+        elif any(workspace.paired):
+            self.blocks["pair_weights"](self._address, flat)
 
     def store(self, parameters: Array) -> None:
         """Unpack the parameters that the net shows."""

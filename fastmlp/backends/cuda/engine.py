@@ -19,9 +19,11 @@ from fastmlp.backends.cuda.launch_config import configured, synchronize
 from fastmlp.backends.cuda.optimizer_state import Moments
 from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, Need
 from fastmlp.backends.cuda.predictor import Predictor
+from fastmlp.backends.cuda.refusals import refuse_predicting
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
 from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, Select, as_given, no_memo
+from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.activations import identity
@@ -88,9 +90,21 @@ class Engine:
         return np.ascontiguousarray(dense, self.network.dtype)
 
     def predictor(
-        self, parameters: Array, *, raw: bool = False, select: Select = as_given
+        self,
+        parameters: Array,
+        *,
+        raw: bool = False,
+        select: Select = as_given,
+        compute_dtype: Computed = None,
     ) -> Predictor:
-        """Return the predictor for these live parameters; `raw`: before activation or link."""
+        """Return the predictor for these live parameters; `raw`: before activation or link.
+
+        Raises
+        ------
+        ValueError
+            If products are to be in `compute_dtype`.
+        """
+        refuse_predicting(compute_dtype)
         return Predictor(self, parameters, raw=raw, select=select)
 
     def predictions(

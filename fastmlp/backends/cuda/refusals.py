@@ -7,6 +7,7 @@ GPU or compiles.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import Optimizer, norm_limit_of
 
@@ -31,6 +32,7 @@ REFUSALS = [
         "use compute_dtype=None",
     ),
 ]
+PREDICTING = REFUSALS[-1]._replace(what="does not predict in mixed precision (compute_dtype)")
 
 
 def refuse(network: Network, optimizer: Optimizer) -> None:
@@ -43,5 +45,21 @@ def refuse(network: Network, optimizer: Optimizer) -> None:
     """
     for refusal in REFUSALS:
         if refusal.applies(network, optimizer):
-            words = f'MLP: device="cuda" {refusal.what}: {refusal.instead}'
-            raise ValueError(f'{words}, or device="cpu"')
+            raise _refused(refusal)
+
+
+def refuse_predicting(compute_dtype: Computed) -> None:
+    """Check that a GPU can predict with products in this dtype.
+
+    Raises
+    ------
+    ValueError
+        If they are in another than the network's.
+    """
+    if compute_dtype is not None:
+        raise _refused(PREDICTING)
+
+
+def _refused(refusal: Refusal) -> ValueError:
+    words = f'MLP: device="cuda" {refusal.what}: {refusal.instead}'
+    return ValueError(f'{words}, or device="cpu"')

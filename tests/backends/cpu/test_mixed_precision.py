@@ -8,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 from nets import distance, train
-from paired import to_bfloat16
+from paired import operand
 
 from fastmlp import MLP, SGD, Adam, fit_many, load
 from fastmlp.backends.cpu import session
@@ -46,18 +46,9 @@ def make(sizes: Any, **settings: Any) -> MLP:
     return MLP(sizes, **{"compute_dtype": "bfloat16", "seed": 3, "n_threads": 1, **settings})
 
 
-def rounded(layer: int, operand: Any, net: MLP) -> Any:
-    """An operand of a layer's products: kernels round numbers of float32."""
-    single, told = operand.astype(np.float32), net.compute_dtype
-    wide = min(net.layer_sizes[layer : layer + 2]) >= WIDE
-    if isinstance(told, tuple):
-        wide = told[layer] == "bfloat16"
-    return (to_bfloat16(single) if wide else single).astype(np.float64)
-
-
 def naive_gradient(net: MLP, x: Any, y: Any, **model: Any) -> Any:
     w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
-    model["rounded"] = lambda i, operand: rounded(i, operand, net)
+    model["rounded"] = operand(net.layer_sizes, WIDE, net.compute_dtype)
     value, weights, biases = naive.gradient(w, b, x.astype(float), y.astype(float), **model)
     return value, naive.flatten(weights, biases)
 
@@ -182,7 +173,7 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
     assert made
     assert not phases.PAIRED.keys() & set(made)
     make(SHARED).fit(x, y, epochs=1)
-    assert phases.PAIRED.keys() <= set(made)
+    assert {*phases.TRAIN_PAIRED} <= set(made)
 
 
 def test_single_rows_train_in_float32() -> None:

@@ -86,12 +86,13 @@ class Job(Protocol):
     ----------
     record : record array, shape (1,), with the fields `team` and `n_parts`
     job : the record's fields by their names
-    rows : int, about how many rows a call has
+    kind : tuple, hashable: what calls have in common that share an autotuner, such as the sizes of
+        the layers, the dtypes, and about how many rows there are
     """
 
     record: Any
     job: Any
-    rows: int
+    kind: tuple[Any, ...]
 
 
 class Runner:
@@ -137,12 +138,11 @@ class Runner:
     def run(self, driver: Callable[..., Any], session: Job, work: Work, **fields: Any) -> Any:
         """Set fields of the session's job, run the driver on it, and return the job."""
         task_pool.check()
-        job, network = session.job, self.network
+        job = session.job
         for name, value in fields.items():
             job[name] = value
-        kind = (driver.__name__, network.layout.sizes, network.dtype, session.rows)
-        threads = threads_for(work, kind, self.n_threads)
-        block, start = _driver(driver, network.dtype), time.perf_counter()
+        threads = threads_for(work, (driver.__name__, *session.kind), self.n_threads)
+        block, start = _driver(driver, self.network.dtype), time.perf_counter()
         awake = worker_pool.run(
             block, session.record, threads.n, threads.region, threads.pieces, threads.patient
         )

@@ -1,8 +1,9 @@
 """Where the operands of products in bfloat16 are rounded: once each, where they are written.
 
 Gathered rows, outputs and deltas are rounded while their block of rows is in the first-level cache;
-weights when the optimizer has stepped their tile. Everything but these operands stays float32.
-Products, rounding and weights are blocks that only training in mixed precision compiles.
+weights when the optimizer has stepped their tile, or once a call of predictions. Everything but
+these operands stays float32. Products, rounding and weights are blocks that only mixed precision
+compiles.
 """
 
 import numpy as np
@@ -80,5 +81,24 @@ def pair_tiles(scalar: Scalar) -> Kernel:
             if layers[tiles[t].layer].pairs and tiles[t].first < tiles[t].last:
                 for p in range(tiles[t].n_panels):
                     pair_panel(net, tiles[t], p, non_temporal)
+
+    return run
+
+
+def pair_weights(scalar: Scalar) -> Kernel:
+    """Make the block that rounds the weights in a flat vector, for predictions."""
+    lanes, size = lanes_of(scalar), np.dtype(scalar).itemsize
+    vector, pack_pairs = lanes * size, pairs(scalar, lanes).pack_pairs
+
+    def run(address: int, flat: int) -> None:
+        net = record_at(address, Net)
+        layers = layers_of(net)
+        for i in range(net.n_layers):
+            layer = layers[i]
+            for k in range(0, layer.n_in if layer.pairs else 0, 2):
+                source = flat + (layer.offset + k * layer.n_out) * size
+                target = layer.weights + k // 2 * vector
+                n = min(2, layer.n_in - k)
+                pack_pairs(source, n, target, layer.weight_panel, layer.n_out)
 
     return run

@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_norm import scaled, squares
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
-from fastmlp.backends.cpu.kernels.mixed_precision import pair_rows, pair_tiles
+from fastmlp.backends.cpu.kernels.mixed_precision import pair_rows, pair_tiles, pair_weights
 from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
@@ -40,12 +40,15 @@ PHASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward_backward": (forward_backward, {}),
     "update": (update, {}),
 }
-# What training in mixed precision needs beside the phases.
+# What mixed precision needs beside the phases.
+FORWARD_PAIRED = ("pair_product", "pair_rows", "pair_weights")
+TRAIN_PAIRED = ("pair_product", "pair_rows", "pair_tiles", "pair_gradient_product")
 PAIRED: dict[str, tuple[Any, dict[str, Any]]] = {
     "pair_product": (product, {"by_column": False, "pairs": True}),
-    "pair_gradient_product": (product, {"by_column": True, "pairs": True}),
     "pair_rows": (pair_rows, {}),
+    "pair_weights": (pair_weights, {}),
     "pair_tiles": (pair_tiles, {}),
+    "pair_gradient_product": (product, {"by_column": True, "pairs": True}),
 }
 # Blocks that only some nets and rows need: compiled on first use.
 OTHERS = (
@@ -74,6 +77,12 @@ def compile_others(dtype: np.dtype[Any]) -> None:
     for factory in OTHERS:
         block_of(factory, dtype)
     phase("update", dtype, by_norm=True)
+
+
+def names_of(*, train: bool, paired: bool) -> list[str]:
+    """Return the names of the blocks of a session; `paired`: products take pairs."""
+    further = TRAIN_PAIRED if train else FORWARD_PAIRED
+    return [*(PHASES if train else FORWARD_BLOCKS), *(further if paired else ())]
 
 
 @cache

@@ -31,8 +31,8 @@ def pack(scalar: type[np.floating[Any]]) -> Any:
             layer = layers[i]
             width, there = layer.n_out, packed - net.parameters
             biases = flat + layer.bias_offset * size
-            # Predictions of sparse rows read the first layer's weights from the flat parameters.
-            n_in = 0 if i == 0 and net.unpacked else layer.n_in
+            # Of sparse rows, and of pairs, predictions hold no packed weights.
+            n_in = layer.n_in if layer.packed_rows > 0 else 0
             for k in range(n_in):
                 source = flat + (layer.offset + k * width) * size
                 if not layer.is_transposed:

@@ -112,24 +112,25 @@ def packed_layers(
 
     The products of layers that are `paired` take pairs of bfloat16. If the rows' features are
     `sparse`, the first layer is not transposed; predictions then read its weights from the flat
-    parameters, and only its biases are packed.
+    parameters, and only its biases are packed, as of layers in pairs.
     """
     layers = []
     for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
         first_sparse = sparse and i == 0
         is_transposed = train and holds_transposed(n_in, n_out, lanes) and not first_sparse
         copied = train and has_copy(i, layout.n_layers, rows, is_transposed=is_transposed)
-        n_held = 0 if first_sparse and not train else n_in
+        pairs = any(paired[i : i + 1])
+        n_held = 0 if (first_sparse or pairs) and not train else n_in
         gap = spacing.rows if i + 1 == spacing.split_layer else 0
         shape = (n_held, n_out, lanes, spacing.rows, gap)
         layer = _packed(*shape, is_transposed=is_transposed, copied=copied)
-        layers.append(_in_pairs(layer, lanes, spacing.rows) if any(paired[i : i + 1]) else layer)
+        layers.append(_in_pairs(layer, n_in, lanes, spacing.rows) if pairs else layer)
     return tuple(layers)
 
 
-def _in_pairs(layer: Packed, lanes: int, apart: int) -> Packed:
+def _in_pairs(layer: Packed, n_in: int, lanes: int, apart: int) -> Packed:
     """Return the layer with its weights in pairs, in whole squares of which each takes half."""
-    panel = round_up(layer.rows, lanes) // 2 + apart
+    panel = round_up(n_in, lanes) // 2 + apart
     n_copies = layer.copy_size // layer.copy_panel if layer.copy_panel else 0
     copy_panel = layer.panels * lanes // 2 + apart if n_copies else 0
     return layer._replace(

@@ -95,8 +95,8 @@ def partition_of(
 
 
 def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[bool, ...]:
-    """Return which layers' products take bfloat16 in training: none of small nets in microbatches,
-    nor of single rows, whose layers are no products of matrices."""
+    """Return which layers' products take bfloat16: none of small nets in microbatches, nor of
+    single rows in training, whose layers are no products of matrices."""
     if network.compute_dtype is None or partition.microbatch_rows or partition.single_row:
         return ()
     return paired_layers(network.layout, network.compute_dtype, sparse=sparse)

@@ -192,6 +192,7 @@ class Blocks(Record):
     pair_gradient_product: int
     pair_rows: int  # (source, stride, along, across, width, panel, n_panels, at, n): rounds rows
     pair_tiles: int  # (net, first, last, non_temporal): rounds the weights of some tiles
+    pair_weights: int  # (net, flat): rounds the weights of a flat vector, for predictions
     transposes: int  # (net,): every transposed copy
     pack: int  # (net, flat, packed)
     unpack: int  # (net, flat, packed)

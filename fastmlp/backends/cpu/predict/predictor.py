@@ -14,6 +14,7 @@ from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch, is_small
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, KEPT_PARAMETERS
 from fastmlp.backends.protocol import Select, as_given
+from fastmlp.network.precision import paired_layers
 from fastmlp.network.spec import Network
 from fastmlp.validation import expanded
 from fastmlp.validation.expanded import Expanded
@@ -31,20 +32,23 @@ class Predictor:
     small batch    few (`is_small`): one by      live, no copy; holds the GIL        the caller's
                    one, or by vectors of rows
     row blocks     more, of nets up to 2 MB      copied flat                         a team
-    packed panels  more, of wider nets           packed                              a team
+    packed panels  more, of wider nets; any, in  packed                              a team
+                   bfloat16
     sparse rows    sparse                        packed, but for the first layer's   a team
     expanded rows  expanded                      packed                              a team
     =============  ============================  ==================================  ==============
 
     All methods for arrays give the same bits, and a row of any kind has the same bits alone and
-    among others. A copy of the parameters is taken under `lock.parameters`, so that predictions
-    during a fit see one state of them. Any number of threads may predict at a time: each call takes
-    its buffers from a free list.
+    among others; so few rows are rounded to bfloat16 too, though float32 would take less time. A
+    copy of the parameters is taken under `lock.parameters`, so that predictions during a fit see
+    one state of them. Any number of threads may predict at a time: each call takes its buffers from
+    a free list.
 
     Parameters
     ----------
     runner : Runner, its lock and number of threads
-    network : Network, which may be the runner's without its output function
+    network : Network, which may be the runner's without its output function, with the compute dtype
+        of predictions in place of training's
     parameters : (n_parameters,) array, live
     idle : FreeList, the free list of buffers
     select : from an X that is no plain array, and the caller's name, to the columns to predict from
@@ -59,6 +63,9 @@ class Predictor:
         select: Select = as_given,
     ) -> None:
         self._select = select
+        told = network.compute_dtype
+        if told and not any(paired_layers(network.layout, told)):
+            network = network._replace(compute_dtype=None)
         self._runner, self._network, self._idle = runner, network, idle
         self._parameters = parameters
         self._small: SmallBatch | None = None
@@ -117,7 +124,7 @@ class Predictor:
             rows
         out : (n_rows, n_outputs) C-contiguous array of that dtype, no memory shared with x
         """
-        if not isinstance(x, np.ndarray):
+        if not isinstance(x, np.ndarray) or self._network.compute_dtype:
             self._by_panels(x, out)
         elif is_small(len(x), self._network.layout):
             return self._by_small_batch(x, out)
@@ -155,7 +162,7 @@ class Predictor:
         network = self._network
         if type(x) is not np.ndarray or is_small(len(x), network.layout):
             return None
-        if not fits_row_blocks(network):
+        if not fits_row_blocks(network) or network.compute_dtype:
             return None
         result = plain_out(x, out, network, who)
         if result is not None and self._by_blocks(x, result):

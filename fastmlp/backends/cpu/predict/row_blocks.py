@@ -165,11 +165,11 @@ class RowBlocks:
 
     Attributes
     ----------
-    rows : int, the bit length of the last call's number of rows: a part of the job's kind
+    kind : tuple, the job's: of the network, and of the bit length of a call's number of rows
     job, record : the driver's job, by its fields' names and as a record array
     """
 
-    rows: int
+    kind: tuple[Any, ...]
     record: Array
     job: Any
 
@@ -177,7 +177,7 @@ class RowBlocks:
         self._runner = runner
         self._row_flops = 2 * network.layout.n_weights
         self._most = max(1, PREDICT_FLOPS // self._row_flops)
-        self.rows = 0
+        self.kind = self._kind = (network.layout.sizes, network.dtype)
         self._parameters = aligned(network.layout.n_parameters, network.dtype)
         self._flat = make_flat(network, self._parameters, n_threads=runner.n_threads)
         self._net = fields_of(self._flat.net)
@@ -195,7 +195,7 @@ class RowBlocks:
         with runner.lock.parameters:
             publish(parameters, self._parameters)
         self.job["loss"] = 0.0
-        self.rows = n_rows.bit_length()
+        self.kind = (*self._kind, n_rows.bit_length())
         # No thread reads what another one wrote.
         work = Work(self._row_flops * min(n_rows, self._most), 0)
         for first in range(0, n_rows, self._most):

@@ -18,11 +18,12 @@ class Pairs(NamedTuple):
     pair_rows: VectorFunction
     pair_square: VectorFunction
     pair_square_non_temporal: VectorFunction
+    pack_pairs: VectorFunction
 
 
 def pairs(scalar: Scalar, lanes: int) -> Pairs:
     """Return the functions for panels of so many lanes."""
-    loops = (pair_rows, pair_square, pair_square_non_temporal)
+    loops = (pair_rows, pair_square, pair_square_non_temporal, pack_pairs)
     return Pairs(*(vector_function(loop, scalar, lanes) for loop in loops))
 
 
@@ -47,6 +48,17 @@ def pair_rows(v: Vectors, rows: Panels, along: Word, across: Word, width: Word, 
         for i in v.range(n // 2):
             store(i, None)
         v.when(v.equal(n % 2, 1), lambda: store(n // 2, v.zero))
+
+
+def pack_pairs(v: Vectors, source: Word, n: Word, target: Word, stride: Word, width: Word) -> None:
+    """Store pairs across n contiguous rows of `width` numbers, two, or one and zeros, to a row of
+    panels, and pad it with zeros."""
+    for p, part in v.parts(width):
+        place = source + p * v.bytes
+        # Of one row both are loaded from the first: there may be nothing after it.
+        below = v.select(n > 1, part.load(place + v.choose(n > 1, width * v.size, 0)), v.zero)
+        both = v.rounded(part.load(place), below)
+        v.store(v.mixed(both, _woven(v)), target + p * stride)
 
 
 def _woven(v: Vectors) -> list[int]:

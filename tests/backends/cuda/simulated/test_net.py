@@ -347,6 +347,10 @@ def test_mixed_precision_is_refused(rows: Any) -> None:
     with pytest.raises(ValueError, match=words):
         its.fit(x, y, epochs=1)
     its.predict(x)
+    words = r'device="cuda" does not predict in mixed precision .*: use compute_dtype=None'
+    for predict in (its.predict, its.predict_raw):
+        with pytest.raises(ValueError, match=words):
+            predict(x, compute_dtype="bfloat16")
 
 
 def test_a_source_in_several_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
