@@ -368,7 +368,7 @@ def test_mixed_precision_is_of_nets() -> None:
     with pytest.raises(TypeError, match=r"needs an MLP, got MLPClassifier.*: use its net_"):
         predict_arrow(model, X, **how)
     with pytest.raises(ValueError, match="predict_arrow: unknown compute_dtype 'half', did you"):
-        predict_arrow(net(), X, compute_dtype="half")
+        predict_arrow(net(), X, **{**how, "compute_dtype": "half"})
     found = predict_arrow(model.net_, single, **how).read_all().column("probability_1").to_numpy()
     np.testing.assert_array_equal(found, model.net_.predict(single, **how)[:, 0])
     error = np.abs(found - model.predict_proba(single)[:, 1]).max()

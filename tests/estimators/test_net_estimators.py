@@ -81,6 +81,7 @@ NETS: dict[str, dict[str, Any]] = {
     },
     "dropped": {"layer_sizes": (6, 5, 4, 1), "dropout": [0.5, 0.25], "input_noise": Cosine(0.1)},
     "rates": {"layer_sizes": (6, 5, 1), "layer_rates": [0.5, 0.5]},
+    "mixed precision": {"layer_sizes": (6, 5, 1), "compute_dtype": "bfloat16"},
 }
 
 

@@ -77,9 +77,8 @@ def test_predictions_take_it_too(name: str) -> None:
     double: Any = getattr(MLP((2, 1), dtype="float64"), name)
     with pytest.raises(ValueError, match=f"MLP.{name}: compute_dtype='bfloat16' needs dtype="):
         double(x, compute_dtype="bfloat16")
-    np.testing.assert_array_equal(
-        *(np.concatenate([*predict(x, compute_dtype=given)]) for given in (None, "bfloat16"))
-    )
+    plain, mixed = (np.concatenate([*predict(x, compute_dtype=c)]) for c in (None, "bfloat16"))
+    np.testing.assert_array_equal(mixed, plain)
 
 
 def test_a_word_of_elsewhere_leads_to_it() -> None:

@@ -16,6 +16,8 @@ from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
+from fastmlp.network import precision
+from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.estimators import extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
@@ -30,6 +32,11 @@ Array = NDArray[Any]
 SEEDS = np.iinfo(np.int32).max
 # With fewer rows than this each net trains once for each fold.
 FEW_ROWS = 1000
+# Parameters whose wrong values are told what may have been meant: what is known, and other words.
+ADVISED: dict[str, tuple[Any, ...]] = {
+    "preset": (PRESETS,),
+    "compute_dtype": (precision.KNOWN, precision.SYNONYMS),
+}
 
 
 class Given(NamedTuple):
@@ -55,6 +62,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
     cv: int | None
     preset: Preset
     extra_members: Sequence[Any] | None
+    compute_dtype: ComputeDType | None
     random_state: RandomState | None
     n_jobs: int | None
     verbose: bool | int
@@ -78,6 +86,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         "cv": [Interval(Integral, 2, None, closed="left"), None],
         "preset": [StrOptions({*PRESETS})],
         "extra_members": [list, tuple, None],
+        "compute_dtype": [StrOptions({*precision.KNOWN}), None],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],
@@ -93,9 +102,10 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         try:
             super()._validate_params()
         except InvalidParameterError as error:
-            if str(error).startswith("The 'preset'"):
-                words = suggestion(self.preset, PRESETS).strip(",:; ")
-                error.args = (f"{error} {words[:1].upper()}{words[1:]}".rstrip(),)
+            for name, known in ADVISED.items():
+                if str(error).startswith(f"The {name!r}"):
+                    words = suggestion(getattr(self, name), *known).strip(",:; ")
+                    error.args = (f"{error} {words[:1].upper()}{words[1:]}".rstrip(),)
             raise
 
     def __sklearn_tags__(self) -> Any:
@@ -212,6 +222,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             ensemble=self.ensemble,
             epochs=self.max_iter or found.epochs,
             cv=self._n_folds(n_rows) or found.cv,
+            compute_dtype=self.compute_dtype,
         )
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
+from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import Given, TabularMLP
 from fastmlp.tabular.pack import Pack, Preset
@@ -61,6 +62,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Further candidates of the selection, such as trees. They are given the columns as numbers,
         NaN where a value is missing, first the numeric ones, then categories as places among their
         levels.
+    compute_dtype : "bfloat16", optional
+        The nets train in mixed precision, as `MLP` does: the products between hidden layers, which
+        have 64 or 128 units each, take numbers rounded to bfloat16.
     random_state : int, RandomState instance or None
     n_jobs : int, optional
         The most threads that train; results do not depend on it.
@@ -133,6 +137,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         validation_fraction: float = 0.2,
         cv: int | None = None,
         extra_members: Sequence[Any] | None = None,
+        compute_dtype: ComputeDType | None = None,
         random_state: RandomState | None = None,
         n_jobs: int | None = None,
         verbose: bool | int = False,

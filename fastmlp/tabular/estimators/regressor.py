@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
+from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import Given, TabularMLP
 from fastmlp.tabular.pack import Preset
@@ -33,7 +34,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     Parameters
     ----------
     preset, n_members, max_members, ensemble, max_iter, time_limit, categorical_features, \
-    validation_fraction, cv, extra_members, random_state, n_jobs, verbose, client, group_timeout
+    validation_fraction, cv, extra_members, compute_dtype, random_state, n_jobs, verbose, client, \
+    group_timeout
         As for `TabularMLPClassifier`; the share that is held out has all parts of the range of y.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the root mean squared error.
@@ -75,6 +77,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         validation_fraction: float = 0.2,
         cv: int | None = None,
         extra_members: Sequence[Any] | None = None,
+        compute_dtype: ComputeDType | None = None,
         random_state: RandomState | None = None,
         n_jobs: int | None = None,
         verbose: bool | int = False,

@@ -94,4 +94,5 @@ def _last(model: Any) -> str:
     dropped = f", {len(schema.dropped)} left out" if schema.dropped else ""
     columns = f"{count(numbers, 'number')}, {categories} categories{dropped}"
     nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
+    nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""
     return f"{nets}; validation score {pack.validation_score:.4g}; {columns}"

@@ -182,7 +182,8 @@ def train_pack(
         its = {name: replace(one) for name, one in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        splits.append(Split(own, its, first, second, outputs, generator))
+        how = (outputs, generator, settings.compute_dtype)
+        splits.append(Split(own, its, first, second, *how))
     pools = _pools(splits, limits._replace(alone=len(splits) == 1), cluster)
     fits = [split.encodings for split in splits]
     held_out = training if validation is None else validation

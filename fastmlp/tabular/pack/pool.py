@@ -12,6 +12,7 @@ from fastmlp.cluster.groups import Cluster
 from fastmlp.many.fit_many import fit_many
 from fastmlp.many.together import Call, fit_together
 from fastmlp.model import MLP
+from fastmlp.network.precision import ComputeDType
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
@@ -105,7 +106,8 @@ class Trained(NamedTuple):
 class Split(NamedTuple):
     """What a pool of nets is trained from: recipes, and rows to train and to validate on.
 
-    The encodings learn from the rows to train on; `generator` draws what is drawn there.
+    The encodings learn from the rows to train on; `generator` draws what is drawn there. Nets have
+    the `compute_dtype`.
     """
 
     recipes: Sequence[Recipe]
@@ -114,6 +116,7 @@ class Split(NamedTuple):
     validation: Part
     outputs: Outputs
     generator: np.random.Generator
+    compute_dtype: ComputeDType | None = None
 
 
 def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[Trained]:
@@ -155,10 +158,10 @@ def train_together(
 
 def _prepared(split: Split, limits: Limits, cluster: Cluster | None) -> Iterator["_Fits"]:
     """Yield the nets of each call, with their rows; a table is encoded when it is needed."""
-    recipes, encodings, training, validation, outputs, generator = split
+    recipes, encodings, training, validation, outputs, generator, compute_dtype = split
     keys = dict(zip(encodings, generator.spawn(len(encodings)), strict=True))
     inputs: dict[str, Inputs] = {}
-    rows = _Rows(training, validation, outputs)
+    rows = _Rows(training, validation, outputs, compute_dtype)
     for group in _groups(recipes, limits, cluster):
         name = group[0].encoding
         if name not in inputs:
@@ -188,8 +191,15 @@ def _groups(
 class _Rows:
     """The rows of a split: first those of training, then those of validation."""
 
-    def __init__(self, training: Part, validation: Part, outputs: Outputs) -> None:
+    def __init__(
+        self,
+        training: Part,
+        validation: Part,
+        outputs: Outputs,
+        compute_dtype: ComputeDType | None,
+    ) -> None:
         self._outputs, self._n = outputs, len(training.y)
+        self._compute_dtype = compute_dtype
         self._y = outputs.targets(np.concatenate([training.y, validation.y]))
         self._weight = None
         if training.weight is not None or validation.weight is not None:
@@ -200,7 +210,8 @@ class _Rows:
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
         steps = math.ceil(n / batch)
-        nets = [_net(recipe, X.shape[1], self._outputs, steps) for recipe in recipes]
+        how = (X.shape[1], self._outputs, steps, self._compute_dtype)
+        nets = [_net(recipe, *how) for recipe in recipes]
         call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
         return _Fits(recipes, call, self._outputs)
 
@@ -248,7 +259,13 @@ def _batch_size(n_rows: int) -> int:
     return min(max(2**power, SMALLEST_BATCH), LARGEST_BATCH)
 
 
-def _net(recipe: Recipe, n_inputs: int, outputs: Outputs, steps_per_epoch: int) -> MLP:
+def _net(
+    recipe: Recipe,
+    n_inputs: int,
+    outputs: Outputs,
+    steps_per_epoch: int,
+    compute_dtype: ComputeDType | None,
+) -> MLP:
     """Return a net to be trained."""
     momentum = 1 - 1 / max(AVERAGED_EPOCHS * steps_per_epoch, AVERAGED_STEPS)
     optimizer = AdamW(
@@ -266,6 +283,7 @@ def _net(recipe: Recipe, n_inputs: int, outputs: Outputs, steps_per_epoch: int) 
         initializer="he_uniform",
         dropout=recipe.dropout if recipe.hidden else 0.0,
         l1=recipe.l1,
+        compute_dtype=compute_dtype,
         seed=recipe.seed,
     )
     net.biases[-1][:] = outputs.bias

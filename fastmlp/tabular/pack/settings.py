@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.scoring import Score
 
@@ -26,6 +27,7 @@ class Settings(NamedTuple):
     max_members : int
         The most that the ensemble has.
     ensemble : "greedy", "mean" or "best"
+    compute_dtype : "bfloat16" for nets that train in mixed precision, or None
     epochs : int, the most of each net
     patience : int
         How many epochs a net goes on without getting better, beside 0.3 of those until its best.
@@ -47,6 +49,7 @@ class Settings(NamedTuple):
     time_limit: float | None = None
     cv: int = 5
     ensemble: Ensemble = "greedy"
+    compute_dtype: ComputeDType | None = None
 
 
 PRESETS: dict[Preset, Settings] = {

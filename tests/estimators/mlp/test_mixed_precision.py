@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
-from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPRegressor, load, save
+from fastmlp import (
+    MLP,
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPRegressor,
+    MLPSearchCV,
+    fit_many,
+    load,
+    save,
+)
 from fastmlp.network import precision
 
 RNG = np.random.default_rng(0)
@@ -48,6 +58,43 @@ def test_members_of_an_ensemble_train_in_mixed_precision() -> None:
         alone = clone(member).fit(X, LABELS)
         assert coefficients(alone) == coefficients(member), seed
         assert alone.compute_dtype == "bfloat16"
+
+
+def test_the_estimator_of_a_net_trains_in_mixed_precision() -> None:
+    net = MLP((20, 24, 20, 1), compute_dtype="bfloat16", n_threads=1)
+    model = net.as_estimator("regressor", epochs=2, random_state=3).fit(X, Z)
+    alone = MLP((20, 24, 20, 1), compute_dtype="bfloat16", seed=3)
+    alone.fit(X, Z, epochs=2)
+    assert model.net_.parameters.tobytes() == alone.parameters.tobytes()
+    plain = clone(model).set_params(compute_dtype=None).fit(X, Z)
+    assert plain.net_.parameters.tobytes() != alone.parameters.tobytes()
+    error = np.abs(model.net_.predict(X, compute_dtype="bfloat16")[:, 0] - model.predict(X)).max()
+    assert 0 < error < 0.02
+
+
+def test_a_search_tries_both_precisions() -> None:
+    search: Any = MLPSearchCV(clone(SMALL), {"compute_dtype": ["bfloat16", None]}, cv=3)
+    expected = GridSearchCV(clone(SMALL), search.param_grid, cv=3)
+    for each in (search, expected):
+        each.fit(X.astype(np.float32), LABELS)
+    assert search.best_params_ == expected.best_params_
+    assert coefficients(search.best_estimator_) == coefficients(expected.best_estimator_)
+    for k in range(3):
+        name = f"split{k}_test_score"
+        np.testing.assert_array_equal(search.cv_results_[name], expected.cv_results_[name])
+
+
+def test_nets_of_both_precisions_train_together() -> None:
+    def nets() -> list[MLP]:
+        return [MLP((20, 24, 20, 1), compute_dtype=c, seed=1) for c in ("bfloat16", None)]
+
+    together, alone = nets(), nets()
+    fit_many(together, X, Z, epochs=2, batch_size=16)
+    for net in alone:
+        net.fit(X, Z, epochs=2, batch_size=16)
+    found = [net.parameters.tobytes() for net in together]
+    assert found == [net.parameters.tobytes() for net in alone]
+    assert found[0] != found[1]
 
 
 def test_a_file_keeps_the_setting(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """TabularMLPClassifier and TabularMLPRegressor: what they take, learn and say."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,23 @@ def test_odd_tables_are_learned(frame: pd.DataFrame) -> None:
     y = np.arange(32) % 2
     model = TabularMLPClassifier(**{**FEW, "max_iter": 2}, cv=2).fit(frame, y)
     assert np.isfinite(model.predict_proba(frame)).all()
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    plain, mixed = regressor(), TabularMLPRegressor(**FEW, cv=2, compute_dtype="bfloat16")
+    assert clone(mixed).get_params()["compute_dtype"] == "bfloat16"
+    mixed.fit(X, Y)
+    assert {member.net.compute_dtype for member in mixed.members_} == {"bfloat16"}
+    assert {member.net.compute_dtype for member in plain.members_} == {None}
+    found, expected = mixed.predict(X), plain.predict(X)
+    assert not np.array_equal(found, expected)
+    assert np.abs(found - expected).max() < 0.05 * np.ptp(Y)
+    assert ", trained in bfloat16; validation score" in mixed.summary()
+    assert "bfloat16" not in plain.summary()
+    fastmlp.save(mixed, tmp_path / "model")
+    again = fastmlp.load(tmp_path / "model")
+    assert again.compute_dtype == "bfloat16"
+    assert {member.net.compute_dtype for member in again.members_} == {"bfloat16"}
+    np.testing.assert_array_equal(again.predict(X), found)
+    with pytest.raises(InvalidParameterError, match=r"Got 'bf16' .* Did you mean 'bfloat16'"):
+        TabularMLPClassifier(**FEW, compute_dtype="bf16").fit(X, LABELS)  # type: ignore[arg-type]
