@@ -152,7 +152,13 @@ def _parser() -> Parser:
     demo.set_defaults(run=_demo)
     commands.add_parser("info", help="versions, compiler, threads, cache").set_defaults(run=_info)
     ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
-    ahead.set_defaults(run=_warmup)
+    ahead.add_argument(
+        "--compute-dtype",
+        choices=["bfloat16"],
+        metavar="DTYPE",
+        help="bfloat16: mixed precision too",
+    )
+    ahead.set_defaults(run=_warmup, parser=ahead)
     return parser
 
 
@@ -194,7 +200,8 @@ def _warmup(arguments: argparse.Namespace) -> None:
     if cache.folder() is None:
         raise OSError(f"warmup has no cache folder to keep code in; the cache is {cache_state()}")
     cache.failures.clear()
-    seconds = warmup(report=lambda line: print(line, flush=True))
+    told: Any = {"compute_dtype": arguments.compute_dtype}
+    seconds = warmup(report=lambda line: print(line, flush=True), **told)
     if cache.failures:
         raise OSError(f"warmup could not keep all code: {cache.failures[-1]}")
     print(f"{seconds:.1f} s, kept in {cache.folder()}")

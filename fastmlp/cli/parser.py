@@ -32,6 +32,7 @@ SYNONYMS = {
     "--probabilities": "proba probability predict_proba",
     "--keep": "id id_column",
     "--metric": "scoring eval_metric",
+    "--compute-dtype": "mixed_precision precision dtype amp bf16 bfloat16",
     "give its value without an option": "data input i m model",
 }
 CHOICE = re.compile(r"(.*invalid choice: )'?(.*?)'? \(choose from (.*)\)")

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp._process import warnings
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.kernels.phases import compile_others
+from fastmlp.backends.cpu.kernels.phases import compile_others, compile_paired
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again
@@ -17,7 +17,8 @@ from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.compiler import INTERPRETED, block_of
 from fastmlp.model import MLP
-from fastmlp.network import resolve
+from fastmlp.network import precision, resolve
+from fastmlp.network.precision import ComputeDType
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.losses import LOSSES, Loss
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Optimizer
@@ -36,6 +37,7 @@ def warmup(
     parallel: bool = True,
     report: Callable[[str], Any] | None = None,
     client: Any = None,
+    compute_dtype: ComputeDType | None = None,
 ) -> float:
     """Compile every kernel and every rule, so that later programs load them from the code cache.
 
@@ -52,6 +54,8 @@ def warmup(
         Called with a line of text before each part, for example `print`.
     client : distributed.Client or "auto", optional
         Do it in each worker of a Dask cluster, of which no `report` tells.
+    compute_dtype : "bfloat16", optional
+        Compile what mixed precision needs too; it needs "float32" among `dtypes`.
 
     Returns
     -------
@@ -74,10 +78,12 @@ def warmup(
     >>> seconds = warmup(dtypes=["float32"], parallel=False)  # doctest: +SKIP
     """
     kinds = _checked(dtypes)
+    single = np.dtype("float32" if "float32" in kinds else "float64")
+    computed = precision.compute_dtype(compute_dtype, single, "warmup")
     scalars.boolean("warmup", "parallel", parallel)
     if client is not None:
         workers = Cluster(client_of(client, "warmup"), "warmup")
-        its = workers.each(_in_worker, kinds, parallel, seconds=WORKER_SECONDS)
+        its = workers.each(_in_worker, kinds, parallel, computed, seconds=WORKER_SECONDS)
         return float(max(its.values(), default=0.0))
     say = report or (lambda line: None)
     start = time.perf_counter()
@@ -90,15 +96,20 @@ def warmup(
         say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
         _predict_wide(dtype)
         compile_others(np.dtype(dtype))
+    if computed:
+        say(f"{single}: products of {computed}")
+        compile_paired(single)
     if parallel and not INTERPRETED:
         say("parallel kernels")
         _compile_for_teams()
     return time.perf_counter() - start
 
 
-async def _in_worker(dtypes: list[str], parallel: bool) -> float:
+async def _in_worker(
+    dtypes: list[str], parallel: bool, compute_dtype: ComputeDType | None
+) -> float:
     """Compile in a thread of a worker's, which goes on to answer."""
-    return await asyncio.to_thread(warmup, dtypes, parallel)
+    return await asyncio.to_thread(warmup, dtypes, parallel, compute_dtype=compute_dtype)
 
 
 def _checked(dtypes: Sequence[str]) -> list[str]:

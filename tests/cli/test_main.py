@@ -152,16 +152,39 @@ def test_no_command_prints_the_help_and_is_no_success(
 def test_warmup_says_where_the_code_lies(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report: report("part") or 1.25)
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report, **_: report("part") or 1.25)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
     assert main(["warmup"]) == 0
     assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
 
 
+def test_warmup_of_mixed_precision(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[Any] = []
+
+    def keep(report: Any, compute_dtype: Any) -> float:
+        told.append(compute_dtype)
+        return 1.0
+
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", keep)
+    monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: Path("somewhere"))
+    for options in ([], ["--compute-dtype", "bfloat16"]):
+        assert main(["warmup", *options]) == 0
+    assert told == [None, "bfloat16"]
+    for options, words in (
+        (["--compute-dtype", "bfloat"], "'bfloat', did you mean 'bfloat16'?"),
+        (["--mixed-precision"], "there is no option --mixed-precision, did you mean"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["warmup", *options])
+        assert words in capsys.readouterr().err
+
+
 def test_warmup_without_a_cache_folder_is_refused_before_it_compiles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report: report("part") or 1.25)
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", lambda report, **_: report("part") or 1.25)
     monkeypatch.setattr("fastmlp.compiler.cache.folder", lambda: None)
     monkeypatch.setenv("FASTMLP_CACHE", "0")
     assert main(["warmup"]) == 1
@@ -177,7 +200,7 @@ def test_warmup_that_could_not_keep_all_code_fails(
 ) -> None:
     monkeypatch.setattr(cache, "failures", [])
 
-    def store(report: Any) -> float:
+    def store(report: Any, compute_dtype: Any) -> float:
         cache._write_whole(tmp_path / "no" / "folder" / "file.code", b"code")
         return 1.25
 

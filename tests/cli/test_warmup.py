@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fastmlp.backends.cpu.kernels.phases import PAIRED
 from fastmlp.cli.warmup import warmup
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES as ACTIVATIONS
@@ -19,7 +20,7 @@ from fastmlp.rules.penalties import RULES as PENALTIES
 N_RULES = len(ACTIVATIONS) + len(LINKS) + len(LOSSES) + len(PENALTIES) + len(OPTIMIZERS) + 2
 WARM = """
 from fastmlp.cli.warmup import warmup
-warmup(dtypes=["float32"], report=print)
+warmup(dtypes=["float32"], report=print, compute_dtype=%r)
 import sys
 assert "sklearn" not in sys.modules
 """
@@ -57,6 +58,21 @@ for width, n_rows in ((3, 5), (64, 200)):
 MLP((2, 1 << 18, 1), seed=0).predict(np.ones((50, 2)))
 cost_model.measure(limits.thread_limit())
 """
+# Steps on one thread and of a team, by rows and otherwise; predictions of many rows and of one.
+MIXED = """
+import numpy as np
+from fastmlp import MLP
+from fastmlp.backends.cpu.dispatch import cost_model
+from fastmlp.backends.cpu.threads import limits
+cost_model.pays = lambda work, n_threads: limits.thread_limit() > 1
+for sizes in ((40, 64, 64, 2), (400, 512, 512, 2)):
+    X = np.ones((300, sizes[0]), np.float32)
+    for batch in (20, 300):
+        net = MLP(sizes, seed=0, compute_dtype="bfloat16", activation="tanh")
+        net.fit(X, X[:, :2], epochs=2, batch_size=batch, validation_data=(X, X[:, :2]))
+        for rows in (X, X[:1]):
+            net.predict(rows, compute_dtype="bfloat16")
+"""
 
 needs_compiler = pytest.mark.skipif(
     INTERPRETED, reason="NUMBA_DISABLE_JIT is set: nothing to compile"
@@ -74,13 +90,20 @@ def run(script: str, cache: Path) -> str:
 
 @needs_compiler
 def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> None:
-    printed = run(WARM, tmp_path)
+    printed = run(WARM % None, tmp_path)
     assert printed.splitlines()[0] == "float32: kernels"
     assert "parallel" in printed
+    assert "bfloat16" not in printed
     stored = set(tmp_path.rglob("*.code"))
     assert len(stored) > N_RULES
     run(USE, tmp_path)
     assert set(tmp_path.rglob("*.code")) == stored
+    # The further code is added to what is there.
+    assert "float32: products of bfloat16" in run(WARM % "bfloat16", tmp_path).splitlines()
+    more = set(tmp_path.rglob("*.code"))
+    assert len(more) == len(stored) + len(PAIRED)
+    run(MIXED, tmp_path)
+    assert set(tmp_path.rglob("*.code")) == more
 
 
 @pytest.mark.parametrize(
@@ -90,6 +113,12 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
         ({"dtypes": "float32"}, TypeError, "dtypes must be a sequence of dtypes, got 'float32'"),
         ({"dtypes": 32}, TypeError, "dtypes must be a sequence of dtypes, got 32"),
         ({"parallel": 1}, TypeError, "parallel must be True or False, got 1"),
+        ({"compute_dtype": "bf16"}, ValueError, "warmup: unknown .* did you mean 'bfloat16'"),
+        (
+            {"compute_dtype": "bfloat16", "dtypes": ["float64"]},
+            ValueError,
+            "warmup: compute_dtype='bfloat16' needs dtype='float32', got 'float64'",
+        ),
     ],
 )
 def test_arguments_are_checked_before_anything_is_compiled(

@@ -248,17 +248,18 @@ def test_other_versions_and_processors_are_told(
 
 
 def test_workers_are_warmed_up(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def told(dtypes: list[str], parallel: bool) -> float:
+    async def told(dtypes: list[str], parallel: bool, compute_dtype: str | None) -> float:
         assert os.getpid() != me
-        return 3.0 + (dtypes == ["float32"] and not parallel)
+        return 3.0 + (dtypes == ["float32"] and not parallel and compute_dtype == "bfloat16")
 
     me = os.getpid()
     calls: list[Any] = []
-    monkeypatch.setattr(warming, "warmup", lambda *words: calls.append(words))
-    asyncio.run(warming._in_worker(["float64"], True))
-    assert calls == [(["float64"], True)]
+    monkeypatch.setattr(warming, "warmup", lambda *words, **more: calls.append((words, more)))
+    asyncio.run(warming._in_worker(["float64"], True, None))
+    assert calls == [((["float64"], True), {"compute_dtype": None})]
     monkeypatch.undo()
     monkeypatch.setattr(warming, "_in_worker", told)
-    assert warming.warmup(["float32"], parallel=False, client=client) == 4.0
+    how: Any = {"parallel": False, "client": client, "compute_dtype": "bfloat16"}
+    assert warming.warmup(["float32"], **how) == 4.0
     with pytest.raises(TypeError, match="warmup: client must be"):
         warming.warmup(client=3)

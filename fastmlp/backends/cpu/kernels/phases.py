@@ -79,6 +79,12 @@ def compile_others(dtype: np.dtype[Any]) -> None:
     phase("update", dtype, by_norm=True)
 
 
+def compile_paired(dtype: np.dtype[Any]) -> None:
+    """Compile the blocks that mixed precision needs beside the others."""
+    for name in PAIRED:
+        phase(name, dtype)
+
+
 def names_of(*, train: bool, paired: bool) -> list[str]:
     """Return the names of the blocks of a session; `paired`: products take pairs."""
     further = TRAIN_PAIRED if train else FORWARD_PAIRED
