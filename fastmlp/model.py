@@ -604,7 +604,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         out : (n_rows, n_outputs) array of the net's dtype, optional
             Where to write them; it may share memory with X. Where X holds a number that is not
             finite, which is an error, some may have been written.
-        compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
+        compute_dtype : "bfloat16", or a sequence of dtypes, one per layer, optional
             Products of wide layers, or of those told, take operands rounded to bfloat16, as in
             training in mixed precision, whatever the net was trained in; it needs dtype="float32".
             With AVX512-BF16 many rows of a wide net take half the time; weights are rounded anew in

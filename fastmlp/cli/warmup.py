@@ -78,12 +78,11 @@ def warmup(
     >>> seconds = warmup(dtypes=["float32"], parallel=False)  # doctest: +SKIP
     """
     kinds = _checked(dtypes)
-    single = np.dtype("float32" if "float32" in kinds else "float64")
-    computed = precision.compute_dtype(compute_dtype, single, "warmup")
+    _check_precision(compute_dtype, kinds)
     scalars.boolean("warmup", "parallel", parallel)
     if client is not None:
         workers = Cluster(client_of(client, "warmup"), "warmup")
-        its = workers.each(_in_worker, kinds, parallel, computed, seconds=WORKER_SECONDS)
+        its = workers.each(_in_worker, kinds, parallel, compute_dtype, seconds=WORKER_SECONDS)
         return float(max(its.values(), default=0.0))
     say = report or (lambda line: None)
     start = time.perf_counter()
@@ -96,9 +95,9 @@ def warmup(
         say(f"{dtype}: blocks for wide nets, large batches and sparse rows")
         _predict_wide(dtype)
         compile_others(np.dtype(dtype))
-    if computed:
-        say(f"{single}: products of {computed}")
-        compile_paired(single)
+    if compute_dtype is not None:
+        say(f"float32: products of {compute_dtype}")
+        compile_paired(np.dtype(np.float32))
     if parallel and not INTERPRETED:
         say("parallel kernels")
         _compile_for_teams()
@@ -117,6 +116,16 @@ def _checked(dtypes: Sequence[str]) -> list[str]:
     if isinstance(dtypes, str) or not isinstance(dtypes, Iterable):
         raise TypeError(f"warmup: dtypes must be a sequence of dtypes, got {dtypes!r}")
     return [resolve.dtype(dtype).name for dtype in dtypes]
+
+
+def _check_precision(compute_dtype: object, dtypes: list[str]) -> None:
+    if compute_dtype is None:
+        return
+    scalars.known("warmup", "compute_dtype", compute_dtype, precision.KNOWN, precision.SYNONYMS)
+    if "float32" not in dtypes:
+        raise ValueError(
+            f"warmup: compute_dtype={compute_dtype!r} needs 'float32' among dtypes, got {dtypes}"
+        )
 
 
 def _parts(dtype: str) -> list[tuple[str, list[MLP]]]:

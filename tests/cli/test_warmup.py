@@ -113,11 +113,11 @@ def test_all_rules_and_kernels_are_in_the_cache_afterwards(tmp_path: Path) -> No
         ({"dtypes": "float32"}, TypeError, "dtypes must be a sequence of dtypes, got 'float32'"),
         ({"dtypes": 32}, TypeError, "dtypes must be a sequence of dtypes, got 32"),
         ({"parallel": 1}, TypeError, "parallel must be True or False, got 1"),
-        ({"compute_dtype": "bf16"}, ValueError, "warmup: unknown .* did you mean 'bfloat16'"),
+        ({"compute_dtype": "bf16"}, ValueError, "compute_dtype .*'bf16', did you mean 'bfloat16'"),
         (
             {"compute_dtype": "bfloat16", "dtypes": ["float64"]},
             ValueError,
-            "warmup: compute_dtype='bfloat16' needs dtype='float32', got 'float64'",
+            r"warmup: compute_dtype='bfloat16' needs 'float32' among dtypes, got \['float64'\]",
         ),
     ],
 )

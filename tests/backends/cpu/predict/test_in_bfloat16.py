@@ -65,6 +65,19 @@ def test_predictions_are_those_of_rounded_operands(sizes: Any, activation: str) 
         assert np.median(error) <= 2e-5 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("pattern", ["010", "101"])
+def test_layers_that_are_told(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "FEWEST_OUTPUTS", 1)
+    told = tuple("bfloat16" if each == "1" else "float32" for each in pattern)
+    net, x, how = make(), draw(), dict[str, Any](compute_dtype=told)
+    w, b = ([p.astype(float) for p in its] for its in (net.weights, net.biases))
+    model = {"activations": ["relu", "relu"], "rounded": operand(SIZES, WIDE, told)}
+    expected = naive.predict(w, b, x.astype(float), **model)
+    error = np.abs(net.predict(x, **how) - expected)
+    assert error.max() <= 2e-3 * np.abs(expected).max()
+    assert np.median(error) <= 2e-5 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "poisson"])
 def test_links_and_raw_outputs(loss: str) -> None:
     net, x = make(loss=loss), draw()
