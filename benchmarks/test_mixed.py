@@ -1,11 +1,13 @@
 """Mixed precision: all contestants round the same operands, and what is told of it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, mixed, page, peak, report
+from benchmarks import accuracy, bfloat16, mixed, page, peak, report, tables
 from benchmarks.peers import IN_MIXED, PEERS, load, missing
 from benchmarks.race import Effort
 from benchmarks.test_recipe import Ours
@@ -125,3 +127,27 @@ def test_losses_and_scores_are_told() -> None:
     assert "Of the others' training losses 0 change" in text
     results["records"][0]["training"] = 2.15
     assert "Of the others' training losses 1 change" in "\n".join(accuracy.lines(results))
+
+
+def test_predictions_and_models_of_tables_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(bfloat16, "PREDICTED", (bfloat16.Predicted((64, 64, 10), 50),))
+    monkeypatch.setattr(bfloat16, "SECONDS", 0.0)
+    monkeypatch.setattr(tables, "TABLES", tables.SMALL)
+    monkeypatch.setattr(bfloat16, "FITTED", (("diabetes", "fast", 1),))
+    path = tmp_path / "found.json"
+    for part in bfloat16.PARTS:
+        bfloat16.main(["--parts", part, "--json", str(path)])
+    results = json.loads(path.read_text())
+    (rows,), (fits,) = results["rows"], results["tables"]
+    assert len(rows["float32"]) == len(rows["bfloat16"]) >= 2
+    assert 0 < rows["error"] < 0.02
+    (losses,) = fits["loss"]
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
+    rows |= {"float32": [2.0, 3.0], "bfloat16": [1.0, 4.0]}
+    fits |= {"float32": [2.0, 4.0], "bfloat16": [1.0, 3.0], "loss": [[1.0, 1.1]] * 2, "rows": 9}
+    text = "\n".join(bfloat16.lines(results))
+    assert f"| 64-64-10 | 50 | 25 | 50 | **2.00x** | {rows['error']:.1e} |" in text
+    assert "| diabetes | 9 | fast | 2 | 3.00 s | 2.00 s | **1.50x** | 1 | +10.00% |" in text
