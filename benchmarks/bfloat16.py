@@ -123,8 +123,9 @@ def lines(results: dict[str, Any]) -> Iterator[str]:
     """The tables, in Markdown."""
     m = results["machine"]
     yield (
-        f"Measured on {m['date']}: {m['cores']} cores of {m['cpu']}, fastmlp {m['fastmlp']}, least times of turns. The "
-        "difference is that of the outputs, as a share of their root mean square.\n"
+        f"Measured on {m['date']}: {m['cores']} cores of {m['cpu']}, fastmlp {m['fastmlp']}, least "
+        "times of turns. The difference is that of the outputs, as a share of their root mean "
+        "square.\n"
     )
     yield row("net", "rows", "float32, rows/s", "bfloat16, rows/s", "gain", "difference")
     yield "|---|--:|--:|--:|--:|--:|"
