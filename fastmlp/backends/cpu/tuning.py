@@ -41,7 +41,11 @@ CACHE_BYTES = 512 * 1024
 # transposes are stored non-temporally. 1.37 -> 1.14 ms (1 thread), 0.74 -> 0.67 ms (2 threads)
 # (128-1024-1024-10@32, 18 MB); 0.55 -> 0.57, 0.41 -> 0.38 ms (784-512-512-10@32, 9 MB).
 NON_TEMPORAL_BYTES = 12 << 20
-# Bytes of a row of X from which the next batch's rows are prefetched.
+# Bytes of parameters and optimizer state from which an update's are prefetched: they leave the
+# second-level cache. 4.35 -> 4.15 ms, and in bfloat16 2.86 -> 2.64 ms (784-512-512-10@128, 1
+# thread, 8 MB); 2.31 -> 2.27 ms (28-300x5-2@100, 1 thread, 4.4 MB).
+PREFETCHED_STATE_BYTES = 4 << 20
+# Bytes of a row of X from which the next batch's rows are prefetched, unless the state is.
 # 415 -> 402 us (784-100-100-10@200, 1 thread), 253 -> 240 us (784-128-10@128, 1 thread).
 PREFETCHED_ROW_BYTES = 1024
 
@@ -76,6 +80,10 @@ SUMS_ROWS = 192
 # Most pieces of memory that a tile of weights prefetches: the panels of the largest tile, each with
 # its parameters and two numbers of state.
 MOST_STREAMS = 9
+# Steps of a sum from one of a gradient's prefetches to the next: a few lines at a time.
+# 128 -> 32: 2.56 -> 2.53 ms, 19.0 -> 18.9 ms (784-512-512-10@128, 128-1024-1024-10@512 in
+# bfloat16, 1 thread).
+PREFETCH_STEPS = 32
 
 # --- Chunks and microbatches ---------------------------------------------------------------------
 # python -m benchmarks.compare --parts train --workloads 4-32-16-4@10000 1024-2048 --threads 1 2

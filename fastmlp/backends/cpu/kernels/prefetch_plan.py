@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.parts import Piece
-from fastmlp.backends.cpu.plan.records import ALL, Batch, Net
+from fastmlp.backends.cpu.plan.records import Batch, Net
 from fastmlp.backends.cpu.simd.prefetch import STREAMS
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, MOST_STREAMS, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import njit, record_at, row
@@ -27,7 +27,7 @@ def prefetch_for(
     net: Net, t: int, piece: Piece, apply: int, split: int, streams: int, vector: int, size: int
 ) -> int:
     """List what tile t is to prefetch in `streams`; return its address, or 0 for nothing."""
-    if updates_prefetch(net, apply):
+    if net.prefetches_state and apply:
         return prefetch_weights(net, piece, streams, vector)
     if net.prefetches_rows:
         return prefetch_rows(net, t, split, streams, size)
@@ -77,9 +77,3 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
         places[i] = batch.x + (index[first + i] * net.n_in + low) * size
     record.n_streams, record.n_lines = n, ((high - low) * size + LINE_BYTES - 1) // LINE_BYTES
     return streams
-
-
-@njit
-def updates_prefetch(net: Net, apply: int) -> bool:
-    """Return True if the update reads parameters that are in no cache: large nets."""
-    return net.non_temporal == ALL and apply != 0

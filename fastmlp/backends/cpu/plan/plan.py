@@ -23,7 +23,7 @@ from fastmlp.backends.cpu.plan.records import (
 )
 from fastmlp.backends.cpu.plan.tiles import tiles_of
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned
-from fastmlp.backends.cpu.tuning import NON_TEMPORAL_BYTES, STRIP_ROWS
+from fastmlp.backends.cpu.tuning import NON_TEMPORAL_BYTES, PREFETCHED_STATE_BYTES, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout
 
 
@@ -123,6 +123,7 @@ def make_plan(
         "inputs_apart": workspace.inputs.nbytes // 2 if workspace.doubled_inputs else 0,
         "delta_panel": few_outputs(lanes) * lanes * size,
         "non_temporal": _non_temporal(workspace, partition.by_panels and several),
+        "prefetches_state": 3 * workspace.parameters.nbytes >= PREFETCHED_STATE_BYTES,
         "by_panels": partition.by_panels,
         "n_moments": blocks.n_moments,
         "disturbs": blocks.disturb != 0,

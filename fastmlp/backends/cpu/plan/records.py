@@ -126,7 +126,8 @@ class Net(Record):
     middle: int  # the first input of its second half
     inputs_apart: int  # bytes from the first half's gathered rows to the second's; 0: the same
     non_temporal: int  # NONE, OTHERS or ALL
-    prefetches_rows: int  # 1: the next batch's rows of X are prefetched
+    prefetches_state: int  # 1: the update's parameters and state are prefetched
+    prefetches_rows: int  # 1: else the next batch's rows of X are
     x_columns: int  # of sparse rows: addresses of columns and values,
     x_values: int
     column_starts: int  # and of the chunk's numbers by column (CSC): pointers, rows, values

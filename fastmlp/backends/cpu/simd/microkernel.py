@@ -22,7 +22,7 @@ from fastmlp.backends.cpu.simd.vector import (
     Word,
 )
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
-from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
+from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, PREFETCH_STEPS, ROW_BLOCK
 from fastmlp.compiler.target import LINE_BYTES, PairProducts
 
 
@@ -131,10 +131,8 @@ class Sweep:
                 r = t * tile.rows
                 self.begin(r, begins)
                 if tile.by_column:
-                    if tile.prefetches:
-                        turn = Turn(block * n_tiles + t, n_blocks * n_tiles)
-                        prefetch_streams(v, streams, turn)
-                    self.along_columns(r, first, n)
+                    turn = Turn(block * n_tiles + t, n_blocks * n_tiles)
+                    self.along_columns(r, first, n, streams, turn)
                 else:
                     self.along_rows(r, first, n, self.prefetch_of(first, ends, t, n_tiles))
                 self.finish(r, ends)
@@ -177,7 +175,8 @@ class Sweep:
         down = self.factors.b + first * self.v.bytes
         return [down + self.factors.b_stride * j for j in range(self.tile.vectors)]
 
-    def along_columns(self, r: Word, first: Word, n: Word) -> None:
+    def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
+        """A tile that prefetches does its share of the streams in turns of its own."""
         v, of, lanes, size = self.v, self.factors, self.tile.lanes, self.v.size
         a = of.a + r // lanes * of.a_stride + r % lanes * size + first * v.bytes
         # A tile of more rows than lanes finds the columns of A from the next panels; rows past the
@@ -187,7 +186,22 @@ class Sweep:
             skip = of.a_stride * (lane // lanes)
             panels.append(v.choose(r + lane < self.n_rows, skip, 0))
         columns = [panels[m // lanes] + m % lanes * size for m in range(self.tile.rows)]
-        self.accumulate(a, columns, v.bytes, self.rows_of_b(first), n)
+        panels_of_b = self.rows_of_b(first)
+
+        def along(k: Word | int, n: Word) -> None:
+            down = k * v.bytes
+            self.accumulate(a + down, columns, v.bytes, [b + down for b in panels_of_b], n)
+
+        if not self.tile.prefetches:
+            along(0, n)
+            return
+        step = v.choose(streams > 0, PREFETCH_STEPS, n)
+        n_turns = v.choose(streams > 0, (n + (PREFETCH_STEPS - 1)) // PREFETCH_STEPS, 1)
+        for i in v.range(n_turns):
+            of_turn = Turn(turn.number * n_turns + i, turn.n_turns * n_turns)
+            prefetch_streams(v, streams, of_turn)
+            k = i * step
+            along(k, v.choose(n - k < step, n - k, step))
 
     def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
         """A row is cut into panels of `in_row` numbers; the last one may be shorter."""

@@ -10,7 +10,7 @@ from fastmlp import MLP
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for, prefetches_rows_of
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
-from fastmlp.backends.cpu.plan.records import ALL, Layer, Net, Tile, address
+from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import make_workspace
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
@@ -112,7 +112,7 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
     scene = Scene()
     net = scene.net
     state = [np.zeros_like(scene.buffers.parameters) for _ in range(2)]
-    net.non_temporal, net.m, net.v = ALL, address(state[0]), address(state[1])
+    net.prefetches_state, net.m, net.v = 1, address(state[0]), address(state[1])
     found = scene.wanted(look, apply=1)
     seen = [
         np.zeros(array.nbytes // LINE_BYTES, int) for array in (scene.buffers.parameters, *state)
@@ -124,6 +124,17 @@ def test_a_net_that_no_cache_holds_asks_for_its_parameters_and_state(look: Block
                 count[line : line + n_lines] += 1
     weights = sum((p.last - p.first) * p.n_panels for p in scene.plan.tiles)
     assert all(count.max() == 1 and count.sum() == weights for count in seen)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(340, False), (360, True)])
+def test_a_net_whose_state_leaves_the_second_level_cache_asks_for_it(
+    width: int, expected: bool
+) -> None:
+    # Parameters and two numbers of state each: from 4 MiB on.
+    layout = make_layout((1_000, width))
+    buffers = make_workspace(layout, BATCH, 1, np.float32, LANES, train=True)
+    plan = make_plan(layout, buffers, Addresses([0], [0], n_moments=2))
+    assert plan.net[0].prefetches_state == expected
 
 
 @pytest.mark.parametrize(
