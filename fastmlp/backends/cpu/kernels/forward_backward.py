@@ -88,9 +88,7 @@ def gathering(scalar: Scalar) -> Kernel:
             call(record_at(net.blocks, Blocks).disturb, (net.address, inputs, *some, at, n))
         first = layers_of(net)[0]
         if first.pairs:
-            skip = inputs - net.inputs
-            forms = (first.inputs_along + skip, first.inputs_across + skip)
-            its = (inputs, net.panel, *forms, net.n_in)
+            its = (inputs, net.panel, first.inputs_along, first.inputs_across, net.n_in)
             call(record_at(net.blocks, Blocks).pair_rows, (*its, *some, at, n))
 
     return gather
@@ -131,10 +129,9 @@ def _forward(scalar: Scalar) -> Kernel:
             a, panel, epilogue, operand = inputs + (down >> pairs), net.panel >> pairs, STORE, 0
             n_in = (layer.n_in + pairs) >> pairs
             if middle > 0:
-                first = middle >> pairs
-                call(product, (*c, *start, *weights, a, panel, first, STORE, 0, *shape))
-                start, n_in = (net.zeros, 0, 0), n_in - first
-                weights = (weights[0] + weight_offset(layer, middle, vector), layer.weight_panel)
+                call(product, (*c, *start, *weights, a, panel, middle, STORE, 0, *shape))
+                start, n_in = (net.zeros, 0, 0), n_in - middle
+                weights = (weights[0] + row_offset(layer, middle, vector), layer.weight_panel)
                 a += middle // lanes * panel
                 epilogue, operand = (RELU_PLUS if is_relu else PLUS), c[0]
             elif is_relu:
@@ -168,12 +165,6 @@ def inputs_of(net: Net, i: int) -> int:
     if layers[i].pairs:
         return layers[i].inputs_along
     return layers[i - 1].outputs if i > 0 else net.inputs
-
-
-@njit
-def weight_offset(layer: Layer, r: int, vector: int) -> int:
-    """Return the bytes from a panel of the weights that the forward pass reads to its row r."""
-    return r * vector // 2 if layer.pairs else row_offset(layer, r, vector)
 
 
 def _add_partial_sums(scalar: Scalar) -> Kernel:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
-from fastmlp.backends.cpu.kernels.forward_backward import inputs_of, layer_kernels, weight_offset
+from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.kernels.parts import (
     Kernel,
     Scalar,
@@ -20,6 +20,7 @@ from fastmlp.backends.cpu.kernels.parts import (
     part_of,
     signed,
 )
+from fastmlp.backends.cpu.plan.pack import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Net
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
@@ -54,12 +55,11 @@ def split_k(scalar: Scalar) -> Kernel:
         to, start, start_panel = layer.outputs, layer.biases, layer.packed_panel
         if half:
             to, start, start_panel = layer.deltas, net.zeros, 0
-        down, pairs, blocks = at * vector, layer.pairs, record_at(net.blocks, Blocks)
-        panel, depth = net.panel >> pairs, (high - low + pairs) >> pairs
-        left = (inputs + low // lanes * panel + (down >> pairs), panel, depth, STORE, 0)
-        weights = (layer.weights + weight_offset(layer, low, vector), layer.weight_panel)
+        down = at * vector
+        left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
+        weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
         c = (to + down, net.panel)
-        product = blocks.pair_product if pairs else blocks.product
+        product = record_at(net.blocks, Blocks).product
         call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
 
     @njit
@@ -70,14 +70,14 @@ def split_k(scalar: Scalar) -> Kernel:
         inputs = net.inputs + half * apart
         if net.split_layer == 1:
             gather(net, inputs, rows, rows[0], (low, high))
-            multiply(net, inputs_of(net, 0) + half * apart, half, (low, high), rows)
+            multiply(net, inputs, half, (low, high), rows)
         else:
             if half == 0 or apart > 0:
                 gather(net, inputs, rows, rows[0], (0, net.n_in))
             below = layers[net.split_layer - 2]
             panels = (low // lanes, (high - low + lanes - 1) // lanes)
-            forward_layer(net, below, inputs_of(net, 0) + half * apart, 0, panels, rows, z)
-            multiply(net, inputs_of(net, 1), half, (low, high), rows)
+            forward_layer(net, below, inputs, 0, panels, rows, z)
+            multiply(net, below.outputs, half, (low, high), rows)
 
     @njit(parallel=True)
     def multiply_split(team: int, nets: Sequence[Net], n_parts: int) -> None:

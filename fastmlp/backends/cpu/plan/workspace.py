@@ -139,7 +139,7 @@ def make_workspace(
         "backup": packed if train else 0,
         "copies": sum(layer.copy_size + layer.pairs_size for layer in layers) * lanes,
         "zeros": lanes,
-        **_numbers_in_pairs(layout, panel_rows, lanes, paired, 1 + doubled_inputs),
+        **_numbers_in_pairs(layout, panel_rows, lanes, paired),
     }
     # The session's order of rows, int64, is part of it.
     n_bytes = size * sum(numbers.values()) + parts * output_bytes + 8 * panel_rows
@@ -160,14 +160,13 @@ def make_workspace(
 
 
 def _numbers_in_pairs(
-    layout: Layout, panel_rows: int, lanes: int, paired: tuple[bool, ...], n_inputs: int
+    layout: Layout, panel_rows: int, lanes: int, paired: tuple[bool, ...]
 ) -> dict[str, int]:
     """Return the numbers of the buffers of pairs; two forms take as much as the numbers do."""
     sizes = [panel_rows * round_up(n, lanes) for n in layout.sizes]
     read = [n if pairs else 0 for n, pairs in zip(sizes, paired, strict=False)]
     own = [n if pairs else 0 for n, pairs in zip(sizes[1:], paired, strict=False)]
-    inputs = n_inputs * sum(read[:1])
-    return {"input_pairs": inputs, "output_pairs": sum(read[1:]), "delta_pairs": sum(own)}
+    return {"input_pairs": sum(read[:1]), "output_pairs": sum(read[1:]), "delta_pairs": sum(own)}
 
 
 def _panel_rows(rows: int) -> int:

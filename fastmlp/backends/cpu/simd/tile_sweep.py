@@ -13,6 +13,7 @@ last ones with zeros after them. Vectors then finish the sums, as in any sweep.
 from collections.abc import Callable, Sequence
 
 from fastmlp.backends.cpu.simd.microkernel import Start, Sweep
+from fastmlp.backends.cpu.simd.prefetch import Turn, prefetch_streams
 from fastmlp.backends.cpu.simd.tile_registers import DEEP, LEFT, RIGHT, ROW_BYTES, TILE_ROWS
 from fastmlp.backends.cpu.simd.vector import Vector, Vectors, Word
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
@@ -61,8 +62,10 @@ class TileSweep(Sweep):
     def along_rows(self, r: Word, first: Word, n: Word, prefetch: Callable[[Word], None]) -> None:
         """Add nothing: the sums that wait are whole."""
 
-    def along_columns(self, r: Word, first: Word, n: Word) -> None:
-        """Add nothing: the sums that wait are whole."""
+    def along_columns(self, r: Word, first: Word, n: Word, streams: Word, turn: Turn) -> None:
+        """Add nothing: the sums that wait are whole. Prefetch a share of the streams."""
+        if self.tile.prefetches:
+            prefetch_streams(self.v, streams, turn)
 
     def fill(self, k: Word, rest: Word) -> None:
         """Copy the last pair rows of B, with rows of zeros after them."""
