@@ -1,4 +1,4 @@
-"""A fit on MPI's ranks: ``mpiexec -n 4 python -m mpi4py script.py what folder``."""
+"""Fits on MPI's ranks: ``mpiexec -n 4 python -m mpi4py script.py what,... folder``."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def train(what: str, folder: Path) -> None:
     if what in ("kill", "resume"):
         kept = {"checkpoint": folder / "fit.safetensors", "checkpoint_every": 1}
         how = {**how, **kept, "resume": what == "resume"}
-    how["average_every"] = 3 if what == "average" else None
+    how["average_every"] = 3 if what in ("average", "again") else None
     how["shuffle"] = what != "plain"
     net = made()
     net.fit(*rows_of(rank), communicator=comm, **how)
@@ -37,4 +37,5 @@ def train(what: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    train(sys.argv[1], Path(sys.argv[2]))
+    for what in sys.argv[1].split(","):
+        train(what, Path(sys.argv[2]))
