@@ -4,6 +4,7 @@ Each function has a Python body, so kernels run uncompiled too.
 """
 
 import ctypes
+import sys
 import threading
 from typing import Any
 
@@ -61,10 +62,12 @@ def stack(n_bytes: Any) -> Any:
 
     Call it in the block itself: memory of a function that the block calls may be freed on return.
     """
-    taken = _interpreted.__dict__
-    if n_bytes not in taken:
-        taken[n_bytes] = np.zeros(n_bytes, np.uint8)
-    return int(taken[n_bytes].ctypes.data)
+    # A block may call it twice: each place of a call has memory of its own.
+    caller, taken = sys._getframe(1), _interpreted.__dict__
+    place = caller.f_code, caller.f_lasti, n_bytes
+    if place not in taken:
+        taken[place] = np.zeros(n_bytes, np.uint8)
+    return int(taken[place].ctypes.data)
 
 
 @emitted(fma)

@@ -115,11 +115,11 @@ def test_coefficients_are_the_numbers_at_the_address(dtype: Any) -> None:
 @numba.njit
 def fill_two(numbers: Any) -> Any:
     """Write 1 to one piece of the stack and 2 to another, then copy both."""
-    one, two = stack(256), stack(512)
+    one, two = stack(256), stack(256)
     row(one, 256, np.uint8)[:] = 1
-    row(two, 512, np.uint8)[:] = 2
+    row(two, 256, np.uint8)[:] = 2
     numbers[:256] = row(one, 256, np.uint8)
-    numbers[256:] = row(two, 512, np.uint8)
+    numbers[256:] = row(two, 256, np.uint8)
     return one, two
 
 
@@ -141,15 +141,15 @@ def take(n_bytes: Any) -> Any:
 
 
 def test_pieces_of_the_stack_hold_what_was_written_and_do_not_overlap() -> None:
-    numbers = np.zeros(768, np.uint8)
+    numbers = np.zeros(512, np.uint8)
     one, two = fill_two(numbers)
-    assert numbers.tolist() == [1] * 256 + [2] * 512
-    assert one + 256 <= two or two + 512 <= one
+    assert numbers.tolist() == [1] * 256 + [2] * 256
+    assert one + 256 <= two or two + 256 <= one
 
 
 @only_compiled
 def test_a_piece_of_the_stack_begins_on_a_cache_line() -> None:
-    assert [place % 64 for place in fill_two(np.zeros(768, np.uint8))] == [0, 0]
+    assert [place % 64 for place in fill_two(np.zeros(512, np.uint8))] == [0, 0]
 
 
 def test_a_loop_takes_its_piece_of_the_stack_once() -> None:
