@@ -8,6 +8,9 @@ import pytest
 from ranked import on_ranks, outcomes, parts_of, slots_of
 
 from fastmlp import EMA, MLP, Adam, EarlyStopping, load
+from fastmlp.compiler.jit import INTERPRETED
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="dozens of fits in plain Python")
 
 SHARES = (60, 3, 0, 37)
 rng = np.random.default_rng(0)
