@@ -205,6 +205,21 @@ def test_only_the_compiler_the_backends_and_the_doors_know_numba() -> None:
     assert not {module for module in low if libraries_of(TREES[module]) & {"numba", "llvmlite"}}
 
 
+def test_what_is_compiled_lies_in_few_rooms() -> None:
+    """The tests of these are those that .ci/run has in plain Python too."""
+    high = FILES.keys() - in_rooms("compiler", "backends", "rules")
+    nodes = {module: ast.walk(TREES[module]) for module in high}
+    names = {
+        module: {
+            name.name for node in its if isinstance(node, ast.ImportFrom) for name in node.names
+        }
+        for module, its in nodes.items()
+    }
+    assert {module for module in high if "njit" in names[module]} == {
+        "fastmlp.tabular.encoders.compiled"
+    }
+
+
 def test_the_lower_floors_need_numpy_and_the_standard_library_alone() -> None:
     needed = {name for module in up_to("fastmlp.network") for name in libraries_of(TREES[module])}
     assert needed - sys.stdlib_module_names <= {"numpy"}
