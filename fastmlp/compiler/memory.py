@@ -63,7 +63,8 @@ def stack(n_bytes: Any) -> Any:
     Call it in the block itself: memory of a function that the block calls may be freed on return.
     """
     # A block may call it twice: each place of a call has memory of its own.
-    caller, taken = sys._getframe(1), _interpreted.__dict__
+    caller: Any = sys._getframe(1)
+    taken: dict[Any, Any] = _interpreted.__dict__
     place = caller.f_code, caller.f_lasti, n_bytes
     if place not in taken:
         taken[place] = np.zeros(n_bytes, np.uint8)
