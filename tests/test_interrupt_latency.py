@@ -69,7 +69,7 @@ class Calls:
     def __init__(self) -> None:
         self.flops: list[float] = []
         self._fifth = threading.Event()
-        self._sender = threading.Thread(target=self._send)
+        self._sender = threading.Thread(target=self._send, daemon=True)
 
     def begin(self, work: Work) -> None:
         self.flops.append(work.flops)

@@ -275,7 +275,7 @@ def test_ctrl_c_is_heard_after_the_call_under_way(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Trainer, "run", counted)
     net, n_rows = MLP((64, 256, 1), seed=0), 20 if numba.config.DISABLE_JIT else 20_000
     x = np.random.default_rng(0).standard_normal((n_rows, 64))
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
     sender.start()
     with pytest.warns(UserWarning, match="interrupted"):
         net.fit(x, x[:, 0], epochs=10_000, batch_size=n_rows)
