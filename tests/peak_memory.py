@@ -22,5 +22,13 @@ def peak_of_process() -> int:
 
     The peak of getrusage begins at that of the process that has started this one.
     """
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    return _told("VmHWM:")
+
+
+def bytes_of_process() -> int:
+    """Return the bytes that this process has in memory now, where there is a /proc."""
+    return _told("VmRSS:")
+
+
+def _told(field: str) -> int:
+    return 1024 * int(Path("/proc/self/status").read_text().split(field)[1].split()[0])

@@ -21,7 +21,7 @@ FIT = """
 import warnings
 
 import numpy as np
-from peak_memory import peak_of_process
+from peak_memory import bytes_of_process, peak_of_process
 from scipy import sparse
 
 from fastmlp import MLPClassifier
@@ -39,7 +39,7 @@ def fit(rows, units):
 
 
 fit(X[:400], 2).predict(X[:400])  # compiles; a team, which n_jobs forbids, would take 40 MB
-before = peak_of_process()
+before = bytes_of_process()  # the peak is 10 MB more, of imports and compilations
 model = fit(X, 100)
 model.predict(X)
 matrix = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
@@ -52,10 +52,11 @@ print((peak_of_process() - before - 2 * matrix) / parameters)
 def test_a_sparse_fit_takes_twice_the_matrix_and_five_times_the_parameters(
     python: Callable[..., str],
 ) -> None:
-    # They are held flat and in the panels that training works on, and Adam has two numbers each:
-    # 160 MB; 4.8 times are measured, and dense rows would be 800 MB. Of arrays below 32 MB the
-    # allocator may keep freed ones.
-    assert 4 < float(python(FIT)) < 5.2
+    # They are held flat, and in panels, 4 % wider, with Adam's two numbers each; at the end they
+    # are laid out flat once more, to be copied to where predictions see all of them or none: 205
+    # MB, 5.1 times, and dense rows would be 800. Of arrays below 32 MB the allocator may keep freed
+    # ones.
+    assert 4.9 < float(python(FIT)) < 5.5
 
 
 X = np.random.default_rng(0).normal(size=(20_000, 64))
