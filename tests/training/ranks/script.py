@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ def train(what: str, folder: Path) -> None:
             raise ValueError("of a callback")
         if what == "kill" and report.epoch == 4:
             os.kill(int((folder / "pid2").read_text()), signal.SIGKILL)
+        if what == "wait" and report.epoch == 4:
+            (folder / "waits").touch()
+            time.sleep(60)
 
     (folder / f"pid{rank}").write_text(str(os.getpid()))
     comm.Barrier()
     how: dict[str, Any] = {"epochs": 6, "batch_size": 300, "callbacks": act}
-    if what in ("kill", "resume"):
+    if what in ("kill", "wait", "resume"):
         kept = {"checkpoint": folder / "fit.safetensors", "checkpoint_every": 1}
         how = {**how, **kept, "resume": what == "resume"}
     how["average_every"] = 3 if what in ("average", "again") else None

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,8 @@ def compiled() -> None:
     on_ranks(4, fit)
 
 
-def run(
-    what: str, folder: Path, module: tuple[str, ...] = ("-m", "mpi4py")
-) -> "subprocess.CompletedProcess[str]":
-    """Run the script on four ranks, which yield their core while they wait."""
+def job(what: str, folder: Path, module: tuple[str, ...] = ("-m", "mpi4py")) -> dict[str, Any]:
+    """Return the command of the script on four ranks, which yield their core while they wait."""
     as_root = ["--oversubscribe", "--allow-run-as-root"]
     ranks = [str(MPIEXEC), *as_root, "-n", "4", sys.executable, *module]
     folders = SCRIPT.parents[3], SCRIPT.parents[2]
@@ -51,13 +51,12 @@ def run(
         "OMPI_MCA_mpi_yield_when_idle": "1",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(
-        [*ranks, str(SCRIPT), what, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    return {"args": [*ranks, str(SCRIPT), what, str(folder)], "env": environment, "text": True}
+
+
+def run(*its: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a job to its end."""
+    return subprocess.run(**job(*its), capture_output=True, timeout=SECONDS)
 
 
 def train(what: str, folder: Path) -> None:
@@ -119,6 +118,47 @@ def test_a_killed_rank_ends_the_job(trained: Path, killed: int) -> None:
 
 def test_a_resumed_fit_has_the_bits_of_a_whole_one(resumed: Path) -> None:
     assert parameters_of("resume", resumed) == parameters_of("whole", resumed)
+
+
+def wait_until(happens: Callable[[], bool], seconds: float) -> bool:
+    """Return True as soon as it happens, and False if it does not."""
+    end = time.monotonic() + seconds
+    while not happens():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_terminated_job_leaves_no_rank_and_a_resumed_fit_has_its_bits(
+    trained: Path, tmp_path: Path
+) -> None:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(**job("wait", tmp_path) | quiet) as process:
+        try:
+            waits = (tmp_path / "waits").exists
+            assert wait_until(lambda: waits() or process.poll() is not None, SECONDS)
+            assert process.poll() is None
+            # Rank 0 would sleep for a minute, and the others wait for it.
+            process.terminate()
+            assert process.wait(30) != 0
+        finally:
+            process.kill()
+    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in range(4)]
+    # mpiexec may end before them.
+    assert wait_until(lambda: not any(map(lives, pids)), 30)
+    assert not list(tmp_path.glob("wait[0-9]"))
+    assert load(tmp_path / "fit.safetensors").n_steps == 4 * 6
+    train("resume", tmp_path)
+    assert parameters_of("resume", tmp_path) == parameters_of("whole", trained)
 
 
 @pytest.mark.parametrize("module", [("-m", "mpi4py"), ()])
