@@ -6,7 +6,6 @@ Sizes, rates and epochs are constants here, chosen before a score was seen.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import machine, tables
-from benchmarks.page import MIXED, between_markers, row
+from benchmarks import machine, output, tables
+from benchmarks.page import MIXED, row
 from benchmarks.tables import Rows, Table
 from benchmarks.workloads import BY_NAME, Array
 from fastmlp import MLP
@@ -216,20 +215,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--from-json", action="store_true", help="render an earlier run's again")
     parser.add_argument("--pages", action="store_true", help="rewrite docs/mixed-precision.md")
     options = parser.parse_args(words)
-    if options.from_json and not (options.json and options.json.is_file()):
-        parser.error("--from-json needs --json FILE, a file that is there")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"there is no folder {options.json.parent}")
+    output.check(parser, options)
     if options.from_json:
-        results = json.loads(options.json.read_text())
+        results = output.earlier(options)
     else:
         results = run(SMALL, 2, 2) if options.quick else run(TASKS, SEEDS)
-    if options.json and not options.from_json:
-        options.json.write_text(json.dumps(results, indent=1))
-    text = "\n".join(lines(results))
-    print(text)
-    if options.pages:
-        between_markers(MIXED, text, "accuracy")
+        output.keep(results, options)
+    output.show(lines(results), options, MIXED, "accuracy")
 
 
 if __name__ == "__main__":

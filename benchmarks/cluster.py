@@ -7,7 +7,6 @@ the workers, in turns before those that count. Rows are new in each turn: they a
 """
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import grid, machine
-from benchmarks.page import ROOT, between_markers, row
+from benchmarks import grid, machine, output
+from benchmarks.page import ROOT, row
 from benchmarks.tabular.times import made_up
 from benchmarks.workloads import Array
 
@@ -165,10 +164,9 @@ def run(names: list[str], turns: int) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         records = [measure(name, client, turns) for name in names]
         task = milliseconds_a_task(client)
-    versions = {name: its for name in LIBRARIES if (its := machine.installed(name))}
     return {
         "machine": machine.describe(),
-        "versions": versions,
+        "versions": machine.versions(LIBRARIES),
         "records": records,
         "milliseconds_a_task": task,
     }
@@ -182,9 +180,7 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 def lines(results: dict[str, Any]) -> Iterator[str]:
     """The table, in Markdown: ratios of the shortest times."""
-    m = results["machine"]
-    versions = ", ".join(f"{name} {its}" for name, its in results["versions"].items())
-    yield f"On {m['cores']} cores of {m['cpu']}, Python {m['python']}; {versions}; {m['date']}.\n"
+    yield f"{machine.told(results)}\n"
     yield "| what | here | on 2 workers of 1 thread | times | MB to the workers | again | MB back |"
     yield "|---|--:|--:|--:|--:|--:|--:|"
     for r in results["records"]:
@@ -203,18 +199,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="results, beside those there of other parts")
     parser.add_argument("--pages", action="store_true", help=f"rewrite {PAGE.name}")
     options = parser.parse_args(words)
-    there = options.json is not None and options.json.is_file()
-    before = json.loads(options.json.read_text()) if there else {}
+    before = output.earlier(options)
     results = merged(before, run(options.parts, options.turns)) if options.turns else before
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
-    text = "\n".join(lines(results))
-    print(text)
+    output.keep(results, options)
+    output.show(lines(results), options, PAGE)
     for r in results["records"]:
         if min(r["there"]) > LIMIT * min(r["here"]):
             print(f"{r['name']}: above {LIMIT} times")
-    if options.pages:
-        between_markers(PAGE, text)
 
 
 if __name__ == "__main__":

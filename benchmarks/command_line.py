@@ -5,7 +5,6 @@ both: at most 100 epochs or trees, which end after 10 without a better loss on 2
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.page import ROOT, between_markers
+from benchmarks import machine, output
+from benchmarks.page import ROOT
 
 PAGE = ROOT / "docs" / "how-to" / "command-line.md"
 LIBRARIES = ("lightgbm", "pyarrow", "scikit-learn", "numpy", "numba")
@@ -136,9 +135,8 @@ def run(rounds: int) -> Iterator[dict[str, Any]]:
 
 def lines(results: dict[str, Any]) -> Iterator[str]:
     """The table, in Markdown: the shortest times."""
-    m, records = results["machine"], results["records"]
-    versions = ", ".join(f"{name} {its}" for name, its in results["versions"].items())
-    yield f"On {m['cores']} cores of {m['cpu']}, Python {m['python']}; {versions}; {m['date']}.\n"
+    records = results["records"]
+    yield f"{machine.told(results)}\n"
     yield "| table | rows | with | `train` | `predict` | score of later rows |"
     yield "|---|--:|---|--:|--:|--:|"
     for name, who in dict.fromkeys((r["table"], r["who"]) for r in records):
@@ -155,19 +153,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="results, which are added to those there")
     parser.add_argument("--pages", action="store_true", help=f"rewrite {PAGE.name}")
     options = parser.parse_args(words)
-    there = options.json is not None and options.json.is_file()
-    before = json.loads(options.json.read_text())["records"] if there else []
     results = {
         "machine": machine.describe(),
-        "versions": {name: its for name in LIBRARIES if (its := machine.installed(name))},
-        "records": [*before, *run(options.rounds)],
+        "versions": machine.versions(LIBRARIES),
+        "records": [*output.earlier(options).get("records", []), *run(options.rounds)],
     }
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
-    text = "\n".join(lines(results))
-    print(text)
-    if options.pages:
-        between_markers(PAGE, text)
+    output.keep(results, options)
+    output.show(lines(results), options, PAGE)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _check_checkouts(parser: argparse.ArgumentParser, options: argparse.Namespac
 
 def chosen_workloads(parts: list[str] | None) -> list[Any]:
     """Return the workloads whose names contain one of these; none if they are of other parts."""
-    chosen = [w for w in WORKLOADS if not parts or any(part in w.name for part in parts)]
+    chosen = [w for w in WORKLOADS if race.asked_for(w.name, parts)]
     others = [*stream.BY_NAME, *machines.BY_NAME]
     if not chosen and not any(part in name for part in parts or () for name in others):
         raise SystemExit(f"no such workload; there are {', '.join([*BY_NAME, *others])}")

@@ -5,7 +5,6 @@ latency and bandwidth. Two ranks on this machine measure those of the loopback.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -13,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import machine
+from benchmarks import machine, output
 from benchmarks.machines import AS_ROOT, LOOPBACK, mpiexec
-from benchmarks.page import MACHINES, between_markers
+from benchmarks.page import MACHINES
 from benchmarks.workloads import CE, Workload
 from fastmlp import MLP
 from fastmlp.cluster.delayed import Interconnect
@@ -156,25 +155,20 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="results, which replace those there of the same")
     parser.add_argument("--pages", action="store_true", help=f"rewrite {MACHINES.name}")
     options = parser.parse_args(words)
-    there = options.json is not None and options.json.is_file()
-    before = json.loads(options.json.read_text()) if there else {"records": []}
+    before = output.earlier(options)
     names = options.loads
     loads = [load for load in LOADS if names is None or any(n in load.name for n in names)]
     new = [record for load in loads for record in measure(load)]
     done = {r["load"] for r in new}
-    records = [*(r for r in before["records"] if r["load"] not in done), *new]
+    records = [*(r for r in before.get("records", []) if r["load"] not in done), *new]
     order = [load.name for load in LOADS]
     results = {
         "machine": machine.describe(),
         "loopback": list(loopback()) if loads else before["loopback"],
         "records": sorted(records, key=lambda r: order.index(r["load"])),
     }
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
-    text = "\n".join(lines(results))
-    print(text)
-    if options.pages:
-        between_markers(MACHINES, text, "forecasts")
+    output.keep(results, options)
+    output.show(lines(results), options, MACHINES, "forecasts")
 
 
 if __name__ == "__main__":

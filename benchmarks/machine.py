@@ -4,6 +4,7 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,15 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "fastmlp": fastmlp_state(),
-        "versions": {name: found for name in LIBRARIES if (found := installed(name))},
+        "versions": versions(LIBRARIES),
     }
+
+
+def told(results: dict[str, Any]) -> str:
+    """Return a sentence of the machine and the versions of results."""
+    m = results["machine"]
+    libraries = ", ".join(f"{name} {its}" for name, its in results["versions"].items())
+    return f"On {m['cores']} cores of {m['cpu']}, Python {m['python']}; {libraries}; {m['date']}."
 
 
 def cores() -> int:
@@ -59,6 +67,11 @@ def commit_of(folder: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the distributions that are installed."""
+    return {name: found for name in names if (found := installed(name))}
 
 
 def installed(name: str) -> str | None:

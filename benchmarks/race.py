@@ -1,6 +1,6 @@
 """Contestants in turns: a workload's repeats are interleaved, so that all meet the same weather."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import peak
@@ -32,6 +32,11 @@ class Effort(NamedTuple):
     def turn_seconds(self, n_contestants: int) -> float:
         """Return how long a turn should take."""
         return min(max(self.workload_seconds / (self.repeats * n_contestants), 0.02), 0.5)
+
+
+def asked_for(name: str, parts: Sequence[str] | None) -> bool:
+    """Return True if a workload's name contains one of the parts, or there are none."""
+    return not parts or any(part in name for part in parts)
 
 
 def train(

@@ -75,22 +75,18 @@ def measure(
 
     Only workloads are tried whose names contain one of `names`, if there are some.
     """
-
-    def wanted(workload: str) -> bool:
-        return not names or any(part in workload for part in names)
-
     ours = {c.n_threads: c for c in contestants if c.name == "fastmlp"}
     prices = earlier.get("prices") or [
         {"name": price.name, "threads": n_threads, "turns": []}
         for n_threads in ours
         for price in PRICES
-        if wanted(price.workload)
+        if race.asked_for(price.workload, names)
     ]
     for record in prices:
         _price(ours[record["threads"]], record, effort, say)
     peers = [c for c in contestants if PEERS[c.name].recipe]
     training = []
-    for workload in (w for w in RECIPES if wanted(w.name)):
+    for workload in (w for w in RECIPES if race.asked_for(w.name, names)):
         known = [r for r in earlier.get("training", []) if r["workload"] == workload.name]
         training += race.train(workload, peers, effort, say, known)
     return {"prices": prices, "training": training}

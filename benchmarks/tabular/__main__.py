@@ -1,11 +1,12 @@
 """The command line: `python -m benchmarks.tabular --json all.json --pages`."""
 
 import argparse
-import json
 import sys
+from functools import partial
 from pathlib import Path
 
-from benchmarks.page import ROOT, between_markers
+from benchmarks import output
+from benchmarks.page import ROOT
 from benchmarks.tabular import __doc__ as about
 from benchmarks.tabular.compare import MODELS, USUAL, Plan, available, kept, results, run
 from benchmarks.tabular.report import lines
@@ -32,29 +33,21 @@ def main(words: list[str] | None = None) -> None:
     """Run or load, print, and write what was asked for."""
     parser = arguments()
     options = parser.parse_args(words)
-    if options.from_json and not (options.json and options.json.is_file()):
-        parser.error("--from-json needs --json FILE, a file that is there")
+    output.check(parser, options)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     if options.from_json:
-        found = json.loads(options.json.read_text())
+        found = output.earlier(options)
     else:
         models = available(options.models, say)
         plan = Plan(chosen(options.tables), models, options.turns, options.threads)
         found = results(plan, kept(options.json))
-
-        def keep() -> None:
-            if options.json:
-                options.json.write_text(json.dumps(found, indent=1))
-
+        keep = partial(output.keep, found, options)
         run(plan, found["records"], keep, say)
         keep()
-    text = "\n".join(lines(found))
-    print(text)
-    if options.pages:
-        between_markers(PAGE, text)
+    output.show(lines(found), options, PAGE)
 
 
 if __name__ == "__main__":

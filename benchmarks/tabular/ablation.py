@@ -5,7 +5,6 @@ log loss of classes or the RMSE of numbers, of the rows to test on.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.page import ROOT, between_markers, row
+from benchmarks import machine, output
+from benchmarks.page import ROOT, row
 from benchmarks.scores import counted
 from benchmarks.tabular import intervals
 from benchmarks.tabular.compare import score
@@ -55,12 +54,8 @@ def main(words: list[str] | None = None) -> None:
     """Run or load, print, and write what was asked for."""
     parser = arguments()
     options = parser.parse_args(words)
-    earlier: dict[str, Any] = {}
-    if options.json and options.json.is_file():
-        earlier = json.loads(options.json.read_text())
-    elif options.from_json:
-        parser.error("--from-json needs --json FILE, a file that is there")
-    found = earlier
+    output.check(parser, options)
+    found = earlier = output.earlier(options)
     if not options.from_json:
         found = {
             "machine": machine.describe(),
@@ -73,19 +68,11 @@ def main(words: list[str] | None = None) -> None:
             run(options, found)
     sections = {"ablation": ablation_lines(found), "intervals": interval_lines(found)}
     for name, lines in sections.items():
-        text = "\n".join(lines)
-        print(text)
-        if options.pages and text:
-            between_markers(PAGE, text, name)
+        output.show(lines, options, PAGE, name)
 
 
 def run(options: argparse.Namespace, found: dict[str, Any]) -> None:
     """Add the records of what was asked for; what there is already is not run again."""
-
-    def keep() -> None:
-        if options.json:
-            options.json.write_text(json.dumps(found, indent=1))
-
     tables, threads, preset = _developed(options.tables), options.threads, options.preset
     numeric = [n for n in _developed(options.intervals) if sources()[n].task == "regression"]
     turns = range(options.turns)
@@ -99,11 +86,11 @@ def run(options: argparse.Namespace, found: dict[str, Any]) -> None:
                 record |= {"seconds": its.seconds, "cpu": its.cpu}
                 found["variants"].append(record | score(table, its.predictions))
             _say(f"turn {turn + 1}, {name}")
-            keep()
+            output.keep(found, options)
         for name in (n for n in numeric if not _known(found["intervals"], n, turn)):
             found["intervals"] += intervals.records(read(sources()[name]), threads, turn, preset)
             _say(f"turn {turn + 1}, intervals of {name}")
-            keep()
+            output.keep(found, options)
 
 
 def _developed(words: list[str]) -> list[str]:

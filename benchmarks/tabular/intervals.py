@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.page import row
 from benchmarks.tabular.models import MOST_LEVELS, native
+from benchmarks.tabular.ours import fitted
 from benchmarks.tabular.sources import Table
 from benchmarks.workloads import Array
 
@@ -16,15 +17,7 @@ FASTMLP, TREES = "fastmlp", "quantiles of trees"
 
 def pack_intervals(table: Table, threads: int, seed: int, preset: str) -> Array:
     """Return fastmlp's intervals of the rows to test on, shape (n_rows, 2)."""
-    tabular = import_module("fastmlp.tabular")
-    model = tabular.TabularMLPRegressor(preset=preset, random_state=seed, n_jobs=threads)
-    train, validation = table.train, table.validation
-    model.fit(
-        table.x.iloc[train],
-        table.y[train],
-        X_val=table.x.iloc[validation],
-        y_val=table.y[validation],
-    )
+    model = fitted(table, threads, seed, preset=preset)
     return np.asarray(model.predict_interval(table.x.iloc[table.test], COVERAGE))
 
 

@@ -13,8 +13,8 @@ from benchmarks.workloads import Array
 FASTMLP, WITH_TREES = "fastmlp", "fastmlp and trees"
 
 
-def pack(table: Table, threads: int, seed: int, **settings: Any) -> Array:
-    """Return what a pack of nets predicts, with no setting but threads and the seed."""
+def fitted(table: Table, threads: int, seed: int, **settings: Any) -> Any:
+    """Return a model of a table, fitted with no setting but threads and the seed."""
     tabular = import_module("fastmlp.tabular")
     kind = "Regressor" if table.task == "regression" else "Classifier"
     model = getattr(tabular, f"TabularMLP{kind}")(random_state=seed, n_jobs=threads, **settings)
@@ -25,7 +25,12 @@ def pack(table: Table, threads: int, seed: int, **settings: Any) -> Array:
         X_val=table.x.iloc[validation],
         y_val=table.y[validation],
     )
-    rows = table.x.iloc[table.test]
+    return model
+
+
+def pack(table: Table, threads: int, seed: int, **settings: Any) -> Array:
+    """Return what such a model, a pack of nets, predicts."""
+    model, rows = fitted(table, threads, seed, **settings), table.x.iloc[table.test]
     return np.asarray(
         model.predict(rows) if table.task == "regression" else model.predict_proba(rows)
     )
