@@ -128,7 +128,7 @@ class Ranks(Protocol):
         """
         ...
 
-    def gather(self, values: Array) -> Array:
+    def allgather(self, values: Array) -> Array:
         """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
         ...
 

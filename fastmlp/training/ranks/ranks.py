@@ -1,4 +1,4 @@
-"""One rank's view of all ranks: ordered sums, and what they tell each other."""
+"""One rank's view of all ranks: ordered sums, objects of all or of rank 0, agreements."""
 
 import pickle
 import sys
@@ -68,7 +68,7 @@ class Ranks:
                 np.add(total, slices, out=total)
         self._communicator.Allgather(total, numbers)
 
-    def gather(self, values: Array) -> Array:
+    def allgather(self, values: Array) -> Array:
         """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
         found = np.empty((self.size, len(values)), values.dtype)
         if values.size:
@@ -77,21 +77,21 @@ class Ranks:
 
     def flags(self, *flags: bool) -> Array:
         """Return the flags of all ranks, shape (size, n)."""
-        return self.gather(np.array(flags, np.uint8)) != 0
+        return self.allgather(np.array(flags, np.uint8)) != 0
 
-    def told(self, content: T) -> list[T]:
-        """Return what each rank tells, in their order: small objects, which are pickled."""
+    def allgather_objects(self, content: T) -> list[T]:
+        """Return the objects of all ranks, in their order: small ones, which are pickled."""
         own = np.frombuffer(pickle.dumps(content), np.uint8)
-        sizes = self.gather(np.array([len(own)], np.int64))[:, 0]
+        sizes = self.allgather(np.array([len(own)], np.int64))[:, 0]
         padded = np.zeros(int(sizes.max()), np.uint8)
         padded[: len(own)] = own
-        found = self.gather(padded)
+        found = self.allgather(padded)
         return [pickle.loads(row[:n].tobytes()) for row, n in zip(found, sizes, strict=True)]
 
-    def first(self, content: T) -> T:
-        """Return what rank 0 tells, which may be large; what others give does not count."""
+    def broadcast(self, content: T) -> T:
+        """Return rank 0's object, which may be large; what others give does not count."""
         own = np.frombuffer(pickle.dumps(content if self.is_first else None), np.uint8)
-        n = int(self.gather(np.array([len(own)], np.int64))[0, 0])
+        n = int(self.allgather(np.array([len(own)], np.int64))[0, 0])
         sent = np.zeros(-(-n // self.size) * self.size, np.uint8)
         if self.is_first:
             sent[:n] = own
@@ -104,7 +104,7 @@ class Ranks:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Raise an error on all ranks where one rank raises one; ranks tell nothing else inside.
+        """Raise an error on all ranks where one rank raises one; inside there is no other exchange.
 
         Raises
         ------
@@ -119,7 +119,7 @@ class Ranks:
             yield
         except Exception as error:
             own = error
-        errors = self.told(None if own is None else f"{type(own).__name__}: {own}")
+        errors = self.allgather_objects(None if own is None else f"{type(own).__name__}: {own}")
         self._fail_alike = any(text is not None for text in errors)
         if own is not None:
             raise own
@@ -135,7 +135,7 @@ class Ranks:
         ValueError
             If they do not, on all of them.
         """
-        all_settings = self.told(settings)
+        all_settings = self.allgather_objects(settings)
         for name in settings:
             values = [its.get(name, "") for its in all_settings]
             other = next((i for i, value in enumerate(values) if value != values[0]), None)

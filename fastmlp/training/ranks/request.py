@@ -50,7 +50,7 @@ def request_on(
     if ranks.size == 1:
         its |= {"callbacks": callbacks, "monitors": monitors, "progress": progress}
         return FitRequest(data, epochs, min(batch_size, data.n_rows), **its)
-    n_rows = int(ranks.gather(np.array([data.n_rows], np.int64)).sum())
+    n_rows = int(ranks.allgather(np.array([data.n_rows], np.int64)).sum())
     with ranks.agreeing():
         if not n_rows:
             raise ValueError("MLP.fit: X has no rows on any rank")
@@ -82,7 +82,7 @@ def _call_back(
         changed = parameters.tobytes() != before
     stops, changed = ranks.flags(report.stopping, changed)[0]
     if changed:
-        state.assign(ranks.first(parameters))
+        state.assign(ranks.broadcast(parameters))
     report.stopping = bool(stops)
 
 
@@ -95,7 +95,7 @@ def _draw(
     rows: so a checkpoint of rank 0 has what all ranks need.
     """
     words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
-    seeds = ranks.gather(words)[0].reshape(n_orders, N_WORDS).tolist()
+    seeds = ranks.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
     own = [shuffling_words(np.random.default_rng([*seed, ranks.rank]), 1, n) for seed in seeds]
     return np.concatenate(own)
 
@@ -160,7 +160,9 @@ class RanksRequest(Generic[D]):
         """
         ranks, fit = self._ranks, self._fit
         own = fit.digests()
-        hashed = {name: digest(*map(_bytes, ranks.told(its))) for name, its in own.items()}
+        hashed = {
+            name: digest(*map(_bytes, ranks.allgather_objects(its))) for name, its in own.items()
+        }
         how = {"ranks": ranks.size, "average_every": self._average_every}
         so_far: Progress | None = None
         content: dict[str, Any] = {}
@@ -172,7 +174,7 @@ class RanksRequest(Generic[D]):
                         content = state.__getstate__()
                     # They are every rank's own.
                     del content["optimizer"], content["layout"]
-        so_far, content = ranks.first((so_far, content))
+        so_far, content = ranks.broadcast((so_far, content))
         if so_far is not None and not ranks.is_first:
             state.adopt(content)
             fit.go_on(so_far)
@@ -184,7 +186,7 @@ class RanksRequest(Generic[D]):
         self._state = state
         if engine.network.dropout is not None:
             # A net that has been loaded may draw its key only now.
-            state.key = self._ranks.first(state.kept_key())
+            state.key = self._ranks.broadcast(state.kept_key())
         return self._fit.begin(engine, trainer, state)
 
     def window(self, most: int) -> int:

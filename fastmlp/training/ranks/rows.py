@@ -67,7 +67,7 @@ def rows_on(
         if found.held_out is None or found.held_out.n_rows:
             monitors.check(engine.network, found.held_out, given.who)
     if ranks.size > 1:
-        found = found._replace(names=next(filter(None, ranks.told(found.names)), None))
+        found = found._replace(names=next(filter(None, ranks.allgather_objects(found.names)), None))
     return engine, found
 
 
@@ -111,7 +111,7 @@ def _balanced_on(ranks: Ranks, given: GivenRows) -> dict[int, float]:
         elif y is None and not is_empty(X):
             source = tabled(*in_blocks(X, y, None, who)[:2], reading.target, who, names)
             own = validation.class_counts(targets_of(source, who), who)
-    return validation.balanced(sum(ranks.told(own), Counter[int]()))
+    return validation.balanced(sum(ranks.allgather_objects(own), Counter[int]()))
 
 
 @final
@@ -147,7 +147,7 @@ class RanksFeed:
         self.rows, self._is_done = data, self._feed is None or self._feed.ends
         self._agree()
         own = (data.n_rows, data.n_rows) if self._feed is None else self._feed.sizes
-        self._sizes = ranks.told(own)
+        self._sizes = ranks.allgather_objects(own)
         known = [n for n, _ in self._sizes if n is not None]
         self.n_rows = sum(known) if len(known) == ranks.size else None
 
@@ -203,7 +203,7 @@ def by_buffers_on(
     """
     if isinstance(fit, FitRequest):
         return fit if feed is None else by_buffers(fit, feed, engine, state)
-    if all(ranks.told(feed is None or feed.is_whole)):
+    if all(ranks.allgather_objects(feed is None or feed.is_whole)):
         return fit
     buffers = RanksFeed(ranks, engine, feed, fit.data)
     if buffers.n_rows is None:
@@ -213,7 +213,7 @@ def by_buffers_on(
         fit.plan(buffers.steps(fit.batch_size))
 
     def size_of(data: Data) -> tuple[int, float]:
-        n_rows, mass = ranks.gather(np.array([data.n_rows, data.mass], np.float64)).sum(axis=0)
+        n_rows, mass = ranks.allgather(np.array([data.n_rows, data.mass], np.float64)).sum(axis=0)
         return int(n_rows), float(mass)
 
     return StreamRequest(fit, buffers, lambda data: data, size_of)

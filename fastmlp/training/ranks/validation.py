@@ -55,16 +55,16 @@ class OnAllRanks:
     def _weights(self, held_out: Data) -> Array:
         """Return the weights of all ranks' rows, (0,) if none has any."""
         own = _in_use(held_out.weight, held_out)
-        if not any(self._ranks.told(bool(own.size))):
+        if not any(self._ranks.allgather_objects(bool(own.size))):
             return own
         return self._joined(own if own.size else np.ones(held_out.n_rows, held_out.weight.dtype))
 
     def _joined(self, own: Array) -> Array:
         """Return the rows of all ranks, in their order."""
-        sizes = self._ranks.gather(np.array([len(own)], np.int64))[:, 0].tolist()
+        sizes = self._ranks.allgather(np.array([len(own)], np.int64))[:, 0].tolist()
         padded = np.zeros((max(sizes), *own.shape[1:]), own.dtype)
         padded[: len(own)] = own
-        parts = self._ranks.gather(padded.reshape(-1)).reshape(-1, *padded.shape)
+        parts = self._ranks.allgather(padded.reshape(-1)).reshape(-1, *padded.shape)
         return np.concatenate([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
     def __call__(self, parameters: Array) -> tuple[float, dict[str, float]]:
@@ -72,7 +72,7 @@ class OnAllRanks:
         loss = 0.0
         if self._evaluation is not None:
             loss = self._evaluation(parameters, self._predictions)
-        told = self._ranks.gather(np.array([loss * self._mass, self._mass])).sum(axis=0)
+        told = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(axis=0)
         with np.errstate(all="ignore"):
             mean = float(told[0] / told[1])
         if self._predictions is None:
@@ -81,7 +81,7 @@ class OnAllRanks:
         if self._measures is not None:
             self._measures.predictions[:] = predictions
             values = self._measures()
-        return mean, self._ranks.first(values)
+        return mean, self._ranks.broadcast(values)
 
 
 def _in_use(array: Array, data: Data) -> Array:

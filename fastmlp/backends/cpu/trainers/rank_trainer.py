@@ -72,7 +72,7 @@ class RankTrainer:
         self._n_moments = N_MOMENTS.get(optimizer.rule, 2)
         self._packed = len(session.workspace.parameters)
         layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
-        told = ranks.gather(np.array([*layout, moments.sparse], np.int64))
+        told = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
         # Panels differ with a machine's vectors and threads; then what is exchanged is flat.
         self._alike = bool((told == told[0]).all())
         self._n_parameters = len(parameters)
@@ -87,7 +87,7 @@ class RankTrainer:
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
         """Return the rows of each rank, and True if any has weights."""
-        told = self._ranks.gather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
+        told = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
         return told[:, 0].tolist(), bool(told[:, 1].any())
 
     def _count(self) -> None:
@@ -175,7 +175,7 @@ class RankTrainer:
         weight = self._inner.session.data.weight
         of_order = weight[order].astype(np.float64) if weight.size else np.ones(len(order))
         sums = np.concatenate([[0.0], np.cumsum(of_order)])[self._starts]
-        self._masses = self._ranks.gather(np.diff(sums))
+        self._masses = self._ranks.allgather(np.diff(sums))
         self._wholes = self._masses.sum(axis=0)
 
     def _steps(self, first: int, last: int) -> None:
@@ -234,7 +234,7 @@ class RankTrainer:
             own = self._masses[self._ranks.rank, first:last]
             self._average_all(float(own.sum() / wholes.sum()))
         with np.errstate(all="ignore"):
-            of_steps = self._ranks.gather(self._losses[first:last]).sum(axis=0)
+            of_steps = self._ranks.allgather(self._losses[first:last]).sum(axis=0)
             of_steps += self._penalties[first:last] * wholes * (not self._alone)
             finite = np.isfinite(of_steps)
             n = len(finite) if finite.all() else int(finite.argmin()) + 1
