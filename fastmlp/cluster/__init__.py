@@ -1,8 +1,8 @@
 """The door to clusters: Dask's collections predicted, groups of tasks on its workers, ranks."""
 
-from fastmlp.cluster.delayed import DelayedCommunicator, MirrorCommunicator
 from fastmlp.cluster.forecast import Forecast, forecast
 from fastmlp.cluster.predict import predict
+from fastmlp.cluster.simulated_ranks import DelayedCommunicator, MirrorCommunicator
 from fastmlp.cluster.thread_ranks import ThreadCommunicator, threads
 
 __all__ = [

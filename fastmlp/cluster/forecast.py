@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.cluster.delayed import DelayedCommunicator, MirrorCommunicator
+from fastmlp.cluster.simulated_ranks import DelayedCommunicator, MirrorCommunicator
 from fastmlp.model import MLP
 from fastmlp.training.history import Status
 from fastmlp.validation import scalars

@@ -180,6 +180,7 @@ class Cluster:
         except ConnectionError:
             raise
         except Exception:
+            # What fails because the scheduler has gone is told as that.
             self._watch.check()
             raise
         numbers = [number for i in left for number in groups[i].numbers]

@@ -1,4 +1,4 @@
-"""Communicators for machines that are not there: messages that take time, and ranks of one."""
+"""Communicators for machines that are not there: a model of messages, and one rank for n."""
 
 import math
 import time
