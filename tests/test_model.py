@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import CASES, outputs_for
 from numba import config
+from own_rules import cube, descent, fourth
 from sklearn.datasets import load_digits
 
 from fastmlp import MLP, SGD, Adam, Custom, Loss, Status
@@ -322,19 +323,6 @@ def test_labels_and_one_hot_rows_are_the_same_target() -> None:
     loss_rows, gradient_rows = net.loss_and_gradient(x, np.eye(3)[labels])
     assert loss == pytest.approx(loss_rows, rel=1e-13)
     np.testing.assert_allclose(gradient, gradient_rows, rtol=1e-10, atol=1e-15)
-
-
-def cube(z: Any) -> Any:
-    return z * z * z, 3 * z * z
-
-
-def fourth(prediction: Any, target: Any) -> Any:
-    error = prediction - target
-    return error * error * error * error, 4 * error * error * error
-
-
-def descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
-    return w - rate * g, m, v
 
 
 def log_cosh(w: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from loss_cases import SETTINGS
+from own_rules import cube, descent, fourth
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, Cosine, Custom, FileError, Loss, Warmup
@@ -163,19 +164,6 @@ def test_the_header_has_names_only(path: Path) -> None:
         "penalties": [["l2", 0.1]],
         "dtype": "float32",
     }  # fmt: skip
-
-
-def cube(z: Any) -> Any:
-    return z * z * z, 3 * z * z
-
-
-def fourth(prediction: Any, target: Any) -> Any:
-    error = prediction - target
-    return error * error * error * error, 4 * error * error * error
-
-
-def descent(w: Any, g: Any, m: Any, v: Any, rate: Any) -> Any:
-    return w - rate * g, m, v
 
 
 def half(steps: Any, total: Any) -> Any:

@@ -15,6 +15,7 @@ import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from arrow_files import in_pieces, written
 
 from fastmlp import MLP, Blocks
 
@@ -27,24 +28,11 @@ TABLE = pa.table({
     "whole": X[:, 3].astype(np.int16), "y": Y, "flag": X[:, 4].astype(bool),
 })  # fmt: skip
 HOLED = TABLE.set_column(1, "b", pa.array([None, *X[1:, 1]]))
-PIECES = pa.concat_tables([TABLE.slice(first, 170) for first in range(0, N, 170)])
+PIECES = in_pieces(TABLE)
 
 
 def net(**settings: Any) -> MLP:
     return MLP((5, 8, 1), **{"seed": 1, **settings})
-
-
-def written(folder: Path, end: str) -> list[Path]:
-    """Write the table to two files of a kind."""
-    paths = [folder / f"{i}{end}" for i in range(2)]
-    for path, part in zip(paths, (TABLE.slice(0, 600), TABLE.slice(600)), strict=True):
-        if end == ".parquet":
-            pq.write_table(part, path, row_group_size=170)
-        elif end == ".csv":
-            part.to_pandas().to_csv(path, index=False)
-        else:
-            pyarrow.feather.write_feather(part, path, chunksize=170)
-    return paths
 
 
 def mapped(folder: Path) -> Any:
@@ -64,10 +52,10 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "relation": lambda folder: duckdb.from_arrow(PIECES),
     "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
     "polars": lambda folder: pl.from_arrow(TABLE),
-    "dataset": lambda folder: pyarrow.dataset.dataset(written(folder, ".parquet")),
-    "parquet": lambda folder: [str(path) for path in written(folder, ".parquet")],
-    "feather": lambda folder: written(folder, ".feather"),
-    "csv": lambda folder: written(folder, ".csv"),
+    "dataset": lambda folder: pyarrow.dataset.dataset(written(TABLE, folder, ".parquet")),
+    "parquet": lambda folder: [str(path) for path in written(TABLE, folder, ".parquet")],
+    "feather": lambda folder: written(TABLE, folder, ".feather"),
+    "csv": lambda folder: written(TABLE, folder, ".csv"),
     "memmap": lambda folder: Blocks.from_memmap(mapped(folder), Y, rows=170),
     "generator": lambda folder: parts,
 }
@@ -88,7 +76,7 @@ def test_each_trains_in_the_bits_of_arrays(name: str, tmp_path: Path) -> None:
 
 
 def test_parquet_has_its_row_groups_as_blocks_or_pieces_of_them(tmp_path: Path) -> None:
-    paths, how = written(tmp_path, ".parquet"), dict[str, Any](target=["y"], weight="flag")
+    paths, how = written(TABLE, tmp_path, ".parquet"), dict[str, Any](target=["y"], weight="flag")
     source = Blocks.from_parquet(paths, **how, features=["b", "a"], seed=3)
     assert source.block_sizes == (170, 170, 170, 90, 170, 170, 60)
     pieces = Blocks.from_parquet(paths, **how, features=["b", "a"], rows=100)
@@ -173,7 +161,7 @@ def test_nulls_and_texts_of_a_late_block_are_named(end: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("end", [".parquet", ".feather"])
 def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
     """Between two epochs: the error names the file, and the net is usable."""
-    path, made = written(tmp_path, end)[0], net()
+    path, made = written(TABLE, tmp_path, end)[0], net()
 
     def cut(report: Any) -> None:
         path.write_bytes(path.read_bytes()[:4000])
@@ -208,14 +196,14 @@ def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
 
 
 def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
-    path = written(tmp_path, ".parquet")[0]
+    path = written(TABLE, tmp_path, ".parquet")[0]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="Parquet magic bytes not found") as caught:
         net().fit(path, target="y")
     assert caught.value.__notes__ == [f"in {path}"]
     with pytest.raises(FileNotFoundError):
         net().fit(tmp_path / "none.parquet", target="y")
-    other = written(tmp_path, ".feather")
+    other = written(TABLE, tmp_path, ".feather")
     pyarrow.feather.write_feather(TABLE.drop_columns("b"), other[1])
     with pytest.raises(ValueError, match=r"1\.feather: there is no column 'b'"):
         net().fit(other, target="y")

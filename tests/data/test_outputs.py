@@ -15,6 +15,7 @@ import pyarrow.dataset
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from arrow_files import in_pieces, written
 from peak_memory import peak_of
 
 from fastmlp import (
@@ -37,7 +38,7 @@ TABLE = pa.table({
     "id": [f"row {i}" for i in range(N)], "c": X[:, 2].astype(np.int16), "b": X[:, 1],
     "day": ["Monday"] * N, "a": X[:, 0],
 })  # fmt: skip
-PIECES = pa.concat_tables([TABLE.slice(first, 170) for first in range(0, N, 170)])
+PIECES = in_pieces(TABLE)
 
 
 def net(outputs: int = 1, **settings: Any) -> MLP:
@@ -50,19 +51,6 @@ def stream() -> Iterator[Any]:
     for first in range(0, N, 130):
         yield X[first : first + 130]
         yield X[:0]
-
-
-def written(folder: Path, end: str) -> list[Path]:
-    """Write the table to two files of a kind."""
-    paths = [folder / f"{i}{end}" for i in range(2)]
-    for path, part in zip(paths, (TABLE.slice(0, 600), TABLE.slice(600)), strict=True):
-        if end == ".parquet":
-            pq.write_table(part, path, row_group_size=170)
-        elif end == ".csv":
-            part.to_pandas().to_csv(path, index=False)
-        else:
-            pyarrow.feather.write_feather(part, path, chunksize=170)
-    return paths
 
 
 class Relation:
@@ -78,10 +66,10 @@ TABLES: dict[str, Callable[[Path], Any]] = {
     "relation": lambda folder: Relation(),
     "pandas": lambda folder: TABLE.to_pandas().set_index(np.arange(N)[::-1]),
     "polars": lambda folder: pl.from_arrow(TABLE),
-    "dataset": lambda folder: pyarrow.dataset.dataset(written(folder, ".parquet")),
-    "parquet": lambda folder: [str(path) for path in written(folder, ".parquet")],
-    "feather": lambda folder: written(folder, ".feather"),
-    "csv": lambda folder: written(folder, ".csv"),
+    "dataset": lambda folder: pyarrow.dataset.dataset(written(TABLE, folder, ".parquet")),
+    "parquet": lambda folder: [str(path) for path in written(TABLE, folder, ".parquet")],
+    "feather": lambda folder: written(TABLE, folder, ".feather"),
+    "csv": lambda folder: written(TABLE, folder, ".csv"),
 }
 SOURCES = TABLES | {
     "array": lambda folder: X,

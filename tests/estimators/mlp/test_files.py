@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_rules import cube
 from pairs import TASKS, X
 from reloading import reloaded
 from scipy.sparse import csr_array, csr_matrix
@@ -150,10 +151,6 @@ def test_labels_that_no_file_has_are_refused(path: Path) -> None:
     with pytest.raises(ValueError, match=r"labels cannot be written to a file: .*datetime64"):
         fastmlp.save(model, path)
     assert not path.exists()
-
-
-def cube(z: Any) -> Any:
-    return z * z * z, 3 * z * z
 
 
 PARAMETERS: list[dict[str, Any]] = [
