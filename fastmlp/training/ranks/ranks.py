@@ -41,7 +41,9 @@ class Ranks:
     def __init__(self, communicator: CommunicatorLike | None, who: str) -> None:
         self._communicator: Any = communicator_of(communicator, who)
         self._who, self._received = who, np.empty(0)
-        self.rank, self.size, self._fail_alike = 0, 1, False
+        self.rank, self.size = 0, 1
+        # True once all ranks raise: then none waits for another, and nobody has to be ended.
+        self._fail_alike = False
         if self._communicator is not None:
             self.rank = int(self._communicator.Get_rank())
             self.size = int(self._communicator.Get_size())

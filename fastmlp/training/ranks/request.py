@@ -192,6 +192,7 @@ class RanksRequest(Generic[D]):
     def window(self, most: int) -> int:
         """Return 1, an epoch; 0 ends the fit."""
         ranks, fit = self._ranks, self._fit
+        # Rank 0 alone knows whether the time is up: it asks first, and the others after its answer.
         n = fit.window(1) if ranks.is_first else 0
         late = fit.history.status is Status.OUT_OF_TIME
         if ranks.flags(late)[0, 0]:

@@ -83,6 +83,7 @@ class RankTrainer:
         self.unit_flops = inner.unit_flops + 1
         self.begin()
         self._count()
+        # Compile, so that the first timed call measures work alone.
         self._do(-1, -1)
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
