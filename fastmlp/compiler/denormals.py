@@ -46,12 +46,13 @@ def _x86(builder: Any, mode: Any) -> Any:
 
 
 def _arm(builder: Any, mode: Any) -> Any:
+    # Not inline assembly: Numba starts no assembler for LLVM, which then ends the process.
     read, write = ir.FunctionType(WORD64, []), ir.FunctionType(ir.VoidType(), [WORD64])
     old = mode
     if mode is None:
-        old = builder.asm(read, "mrs $0, fpcr", "=r", [], side_effect=True)
+        old = builder.call(_function(builder, "llvm.aarch64.get.fpcr", read), [])
         mode = builder.or_(old, ir.Constant(WORD64, ARM_FLUSH))
-    builder.asm(write, "msr fpcr, $0", "r", [mode], side_effect=True)
+    builder.call(_function(builder, "llvm.aarch64.set.fpcr", write), [mode])
     return old
 
 

@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 from drills import shared
+from machine_code import assembly_for
 
 from fastmlp import MLP, SGD
 from fastmlp.backends.cpu.dispatch import cost_model
@@ -254,3 +255,20 @@ def test_other_threads_keep_their_mode_while_this_one_trains() -> None:
         stop.set()
         thread.join()
     assert all(kept)
+
+
+@only_compiled
+def test_arm_switches_its_mode_without_inline_assembly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLVM ends the process where it meets any: Numba starts no assembler for it."""
+
+    def switch(address: int) -> None:
+        mode = flush_denormals()
+        row(address, 1, np.float32)[0] *= np.float32(0.5)
+        restore_denormals(mode)
+
+    loop: Any = switch
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    text = assembly_for(loop, "aarch64-linux-gnu", "generic", "+neon").upper()
+    assert "MRS" in text
+    assert text.count("MSR") == 2
+    assert "//APP" not in text
