@@ -23,8 +23,9 @@ def train(what: str, folder: Path) -> None:
             raise ValueError("of a callback")
         if what == "kill" and report.epoch == 4:
             os.kill(int((folder / "pid2").read_text()), signal.SIGKILL)
-        if what == "wait" and report.epoch == 4:
+        if what in ("kill", "wait") and report.epoch == 4:
             (folder / "waits").touch()
+            # Else rank 0 might write the epoch's checkpoint before it is ended.
             time.sleep(60)
 
     (folder / f"pid{rank}").write_text(str(os.getpid()))
