@@ -1,4 +1,4 @@
-"""A sweep by AMX's tile registers: whole tiles by them, what is left of each sum by vectors.
+"""A sweep by AMX's tile registers: the sums by them, what is done with the sums by vectors.
 
 A tile of sums is 16 rows x one panel. Two tiles of rows by two panels are four chains: each waits
 52 cycles for the one before, and the unit takes 16 for each. 16 pair rows of a panel of B are a
@@ -7,7 +7,7 @@ transposed, where A is read by column, one step ahead of the instructions that r
 loaded from the cache alone, not from stores that wait.
 
 Sums are the same however the rows are cut: each takes 16 pairs at a time from the first on, the
-last ones with zeros after them. Vectors then finish the sums, as in any sweep.
+last ones with zeros after them.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,8 @@ def release(v: Vectors) -> None:
 
 
 class TileSweep(Sweep):
-    """A sweep whose sums begin in tile registers, which must be configured for its rows."""
+    """A sweep whose sums are made in tile registers, which must be configured for its rows. They
+    wait where any sweep's do between two blocks, and are finished from there."""
 
     def run(self, streams: Word) -> None:
         v, of = self.v, self.factors
