@@ -14,6 +14,7 @@ from fastmlp.backends.cpu.plan.records import (
     BUFFERS,
     NONE,
     OTHERS,
+    RELU,
     Batch,
     Blocks,
     Layer,
@@ -167,7 +168,13 @@ def _layers(layout: Layout, workspace: Workspace, blocks: Addresses) -> Any:
         rules = (layer.is_transposed, blocks.forms[i], blocks.activations[i])
         form = (*rules, of_weights, of_biases, together)
         dropped = blocks.dropped[i] if blocks.dropped else 0
-        layers.append((n_in, n_out, n_panels, *packs, *values, *offsets, *form, dropped, *pairs[i]))
+        outputs, deltas = values
+        if blocks.forms[i] == RELU and any(workspace.paired[i + 1 : i + 2]):
+            # Only their signs are read once they are rounded: deltas take their place, line by
+            # line. 18.4 -> 18.2 ms (128-1024-1024-10@512, 1 thread), 11.3 -> 11.1 (2 threads).
+            deltas = outputs
+        its = (n_in, n_out, n_panels, *packs, outputs, deltas, *offsets, *form, dropped)
+        layers.append((*its, *pairs[i]))
         master, copies = master + layer.size * vector, copies + layer.copy_size * vector
         values = [place + workspace.panel_rows * n_panels * vector for place in values]
     return np.array(layers, Layer.dtype).view(np.recarray)

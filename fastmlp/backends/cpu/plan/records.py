@@ -41,7 +41,7 @@ class Layer(Record):
     transposed: int  # address of the form that the backward pass reads, or 0
     transposed_panel: int  # bytes
     outputs: int  # address of the layer's values, in panels of the chunk's rows
-    deltas: int  # address; before the backward pass, slopes of the activation
+    deltas: int  # address, perhaps the same; before the backward pass, slopes of the activation
     offset: int  # of the weights in the flat parameters
     bias_offset: int
     is_transposed: int  # 1: `packed` holds W transposed (few outputs)
