@@ -34,6 +34,8 @@ needs_threads = pytest.mark.skipif(
 def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "WIDE_INPUTS", WIDE)
     monkeypatch.setattr(precision, "WIDE_OUTPUTS", WIDE)
+    if INTERPRETED:
+        monkeypatch.setattr(precision, "FEWEST_OUTPUTS", WIDE)
 
 
 def draw(sizes: Any, n_rows: int = N_ROWS) -> tuple[Any, Any]:

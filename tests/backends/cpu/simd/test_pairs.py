@@ -127,3 +127,19 @@ def test_a_square_is_paired_and_transposed(non_temporal: bool, n: int) -> None:
     matrix[n:] = 0
     for form, expected in zip(forms, (matrix, matrix.T), strict=True):
         np.testing.assert_array_equal(form, across(expected, LANES)[0])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 16), (7, 17), (6, 40)])
+def test_weights_are_packed_in_pairs_from_flat_ones(height: int, width: int) -> None:
+    (matrix,) = draw((height, width))
+    matrix.ravel()[: len(SPECIAL)] = SPECIAL[: matrix.size]
+    expected, loop = across(matrix, LANES), pairs(np.float32, LANES).pack_pairs
+    panels = np.full_like(expected, np.nan)
+
+    def run(source: int, n: int, target: int, stride: int, width: int) -> None:
+        loop(source, n, target, stride, width)
+
+    for k in range(0, height, 2):
+        where = (address(panels, 0, k // 2), panels[0].nbytes)
+        block(run)(address(matrix, k), min(2, height - k), *where, width)
+    np.testing.assert_array_equal(panels.view(np.uint32), expected.view(np.uint32))
