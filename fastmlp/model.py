@@ -230,8 +230,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
     @property
     def compute_dtype(self) -> Computed:
-        """What training rounds the operands of wide layers' products to, or those of each layer's;
-        or None."""
+        """What training rounds operands of products to: of wide layers, or one dtype per layer; or
+        None."""
         return self._network.compute_dtype
 
     @property
