@@ -80,6 +80,7 @@ def main(folder: Path) -> tuple[object, ...]:
     net.weights[0][:] *= 0.5
     net.save(folder / "net.safetensors", include_training_state=True)
     rows = MLP.load(folder / "net.safetensors", rules={"bent": bent}).to("cpu").predict(X[:2])
+    rows += MLP((X.shape[1], 1)).predict(X[:2], compute_dtype="bfloat16")
 
     nets = [
         MLP((3, 4, 2), loss="cross_entropy", output_activation="softmax", dtype=np.float64),
