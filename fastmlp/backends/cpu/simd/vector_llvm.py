@@ -1,5 +1,6 @@
 """The vector operations as LLVM IR, emitted at a builder's position."""
 
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -294,7 +295,8 @@ class LLVMVectors(Vectors):
 
     def opaque(self, value: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind])
-        same = self.builder.asm(kind, "", "=v,0", [value.value], side_effect=False)
+        register = "w" if platform.machine().lower() in ("arm64", "aarch64") else "v"
+        same = self.builder.asm(kind, "", f"={register},0", [value.value], side_effect=False)
         return self._vector(same)
 
     def range(self, first: Any, last: Any = None) -> Iterator[Any]:
