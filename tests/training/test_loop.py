@@ -359,7 +359,8 @@ def test_a_fit_takes_an_order_of_the_rows_beside_them_and_nothing_else_that_grow
             return MLP((20, 8, 2), seed=0, **net_settings).fit(x, y, epochs=1, **more)
 
         fit()  # compiles
-        return peak_of(fit)
+        # Threads that other tests have left may allocate meanwhile: a cluster's in this process.
+        return min(peak_of(fit) for _ in range(3))
 
     few, many = 30_000, 120_000
     # Eight bytes for a row's place in the order, and four for the word it is drawn by; four more
