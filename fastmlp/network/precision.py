@@ -78,12 +78,15 @@ def _check_dtype(dtype: np.dtype[Any], who: str) -> None:
 
 
 def paired_layers(
-    layout: Layout, told: ComputeDTypes = "bfloat16", *, sparse: bool = False
+    layout: Layout, told: ComputeDTypes | None = "bfloat16", *, sparse: bool = False
 ) -> tuple[bool, ...]:
     """Return, for each layer, True if its products take bfloat16: those that are told, or are wide.
 
-    It is never a first layer on sparse or expanded rows, which is no product of matrices.
+    It is never a first layer on sparse or expanded rows, which is no product of matrices. With
+    None, nothing is rounded, and there is no layer to tell of.
     """
+    if told is None:
+        return ()
     sizes = pairwise(layout.sizes)
     if told == "bfloat16":
         its = [n_in >= WIDE_INPUTS and n_out >= WIDE_OUTPUTS for n_in, n_out in sizes]

@@ -87,10 +87,7 @@ class Description(NamedTuple):
 
     def _products(self) -> tuple[str, ...]:
         """Return what training rounds the operands of each layer's products to, if to anything."""
-        told = self.network.compute_dtype
-        if told is None:
-            return ()
-        paired = paired_layers(self.network.layout, told)
+        paired = paired_layers(self.network.layout, self.network.compute_dtype)
         return tuple("bfloat16" if its else "float32" for its in paired)
 
     def _settings(self) -> str:

@@ -87,7 +87,8 @@ def partition_of(
     step = Step(layout, rows, spec.dtype, lanes)
     # Sums of halves stay float32, while products take half the time. With split-K -> without:
     # 1.44 -> 1.38 ms (784-512-512-10@128 in bfloat16, 2 threads).
-    split_layer = 0 if any(_paired(spec, sparse=sparse)) else split_layer_of(step)
+    paired = paired_layers(layout, spec.compute_dtype, sparse=sparse)
+    split_layer = 0 if any(paired) else split_layer_of(step)
     if n_threads == 1 or step.flops < SHARED_FLOPS:
         # Without a cost no team is tried. 1 -> 2 threads: 3.3 -> 4.7 us, 5.5 us on cores far from
         # each other (8-32-32-1@32). Spacing for two threads costs one thread 2 %.
@@ -102,12 +103,7 @@ def paired_of(network: Network, partition: Partition, *, sparse: bool) -> tuple[
     single rows in training, whose layers are no products of matrices."""
     if partition.microbatch_rows or partition.single_row:
         return ()
-    return _paired(network, sparse=sparse)
-
-
-def _paired(network: Network, *, sparse: bool) -> tuple[bool, ...]:
-    told = network.compute_dtype
-    return () if told is None else paired_layers(network.layout, told, sparse=sparse)
+    return paired_layers(network.layout, network.compute_dtype, sparse=sparse)
 
 
 def _spacing(step: Step, split_layer: int) -> Spacing:

@@ -63,8 +63,7 @@ class Predictor:
         select: Select = as_given,
     ) -> None:
         self._select = select
-        told = network.compute_dtype
-        if told and not any(paired_layers(network.layout, told)):
+        if not any(paired_layers(network.layout, network.compute_dtype)):
             network = network._replace(compute_dtype=None)
         self._runner, self._network, self._idle = runner, network, idle
         self._parameters = parameters

@@ -87,7 +87,7 @@ class TileSweep(Sweep):
     def multiply(self, rows: Sequence[Word], n_deep: Word, rest: Word) -> None:
         """Write start + A B of one or two tiles of rows to where sums wait."""
         v, start, waiting, registers = self.v, self.start, self.waiting, self.registers
-        sums = {(i, j): i * self.tile.vectors + j for i, j in self.tiles_of(rows)}
+        sums = {(i, j): self.number(i, j) for i, j in self.tiles_of(rows)}
         for (i, j), number in sums.items():
             place = start.address + rows[i] * start.row_stride + start.stride * j
             registers.load(number, place, start.row_stride)
@@ -105,6 +105,10 @@ class TileSweep(Sweep):
     def tiles_of(self, rows: Sequence[Word]) -> list[tuple[int, int]]:
         return [(i, j) for j in range(self.tile.vectors) for i in range(len(rows))]
 
+    def number(self, i: int, j: int) -> int:
+        """Return the register of the sums of the i-th rows and the j-th panel."""
+        return i * self.tile.vectors + j
+
     def add(self, rows: Sequence[Word], k: Word, b: Word, b_stride: Word | int) -> None:
         """Add the products of the k-th tiles of A and of the tiles of B that begin at b."""
         for i in range(len(rows)):
@@ -113,7 +117,7 @@ class TileSweep(Sweep):
             right = RIGHT[j % len(RIGHT)]
             if i == 0:
                 self.registers.load(right, b + b_stride * j, self.v.bytes)
-            self.registers.multiply(i * self.tile.vectors + j, LEFT[i], right)
+            self.registers.multiply(self.number(i, j), LEFT[i], right)
 
     def place_of(self, i: int, k: Word) -> Word:
         """Return where the k-th tile of A lies, of the first or the second rows."""
