@@ -4,6 +4,7 @@ import copy
 import pickle
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,15 @@ def counted() -> Counter[tuple[int, ...]]:
     return found
 
 
-@pytest.mark.usefixtures("small_groups")
+@pytest.fixture
+def copies_stay(client: Any) -> Iterator[None]:
+    """Every two seconds Dask's memory manager drops copies that no task waits for."""
+    client.amm.stop()
+    yield
+    client.amm.start()
+
+
+@pytest.mark.usefixtures("small_groups", "copies_stay")
 def test_rows_come_to_each_worker_once(client: Any) -> None:
     client.run(count_arrays)
     many, y = rng.normal(size=(511, 4)).astype(np.float32), rng.normal(size=511)
