@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +37,6 @@ ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
     "compute_dtype": (precision.KNOWN, precision.SYNONYMS),
 }
-
-
-class Given(NamedTuple):
-    """What a fit is given beside X, y and the parameters."""
-
-    sample_weight: Any
-    X_val: Any
-    y_val: Any
-    sample_weight_val: Any
 
 
 class TabularMLP(InBatches, WithClient, BaseEstimator):
@@ -114,7 +105,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
-    def _fit_table(self, X: Any, y: Any, given: Given) -> None:
+    def _fit_table(self, X: Any, y: Any, given: targets.Given) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
         targets.check_rows(X, training=True)
@@ -122,10 +113,10 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         values = schema.read(X, who)
         n_rows = len(values.codes)
         places, classes = self._learn_targets(y, n_rows, who)
-        whole = _weighted(Part(values, places), given.sample_weight, who)
+        whole = targets.weighted(Part(values, places), given.sample_weight, who)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        training, validation = self._split(whole, schema, classes, given, who)
+        training, validation = whole, targets.to_validate(given, schema, classes, self.cv, who)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         if validation is None and self._n_folds(len(whole.y)) is None:
             mask = splits.held_out(
@@ -145,28 +136,6 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             self.training_["target"] = name
         self._kept = kept_of(held_out, np.random.default_rng([seed, 2]))
         self._say(f"{who}: {self.summary()}", start)
-
-    def _split(
-        self, whole: Part, schema: Schema, classes: Array | None, given: Given, who: str
-    ) -> tuple[Part, Part | None]:
-        """Return the rows to train on, and those that were given to validate on."""
-        if given.X_val is None and given.y_val is None:
-            return whole, None
-        if given.X_val is None or given.y_val is None:
-            has, lacks = ("y_val", "X_val") if given.X_val is None else ("X_val", "y_val")
-            raise ValueError(f"{who}: {has} is given, and {lacks} is not")
-        if self.cv is not None:
-            raise ValueError(f"{who}: cv={self.cv} needs no X_val: leave one of both out")
-        values = schema.read(given.X_val, f"{who}: X_val")
-        n = len(values.codes)
-        if not n:
-            raise ValueError(f"{who}: X_val has no rows")
-        y: Array
-        if classes is None:
-            y = targets.numbers(given.y_val, n, who, "y_val")
-        else:
-            y = targets.places_of(given.y_val, classes, n, who)
-        return whole, _weighted(Part(values, y), given.sample_weight_val, who)
 
     def _n_folds(self, n_rows: int) -> int | None:
         """Return the number of folds without rows to validate on; None: one part is held out."""
@@ -347,12 +316,3 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         if not hasattr(self, "pack_"):
             return reports.unfitted(self)
         return reports.html(self)
-
-
-def _weighted(part: Part, sample_weight: Any, who: str) -> Part:
-    """Return rows with weights; those whose weight is 0 are left out."""
-    weight = targets.weights(sample_weight, len(part.y), who)
-    if weight is None:
-        return part
-    weighted = part._replace(weight=weight)
-    return weighted if weight.all() else weighted.take(np.flatnonzero(weight))

@@ -10,7 +10,7 @@ from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.estimators import targets
-from fastmlp.tabular.estimators.base import Given, TabularMLP
+from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Pack, Preset
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
@@ -185,7 +185,7 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
-        self._fit_table(X, y, Given(sample_weight, X_val, y_val, sample_weight_val))
+        self._fit_table(X, y, targets.Given(sample_weight, X_val, y_val, sample_weight_val))
         return self
 
     def predict(self, X: Any) -> Array:

@@ -11,7 +11,7 @@ from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.network.precision import ComputeDType
 from fastmlp.tabular.estimators import targets
-from fastmlp.tabular.estimators.base import Given, TabularMLP
+from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Preset
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.validation import scalars
@@ -125,7 +125,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
-        self._fit_table(X, y, Given(sample_weight, X_val, y_val, sample_weight_val))
+        self._fit_table(X, y, targets.Given(sample_weight, X_val, y_val, sample_weight_val))
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:

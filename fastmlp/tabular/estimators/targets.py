@@ -1,6 +1,6 @@
 """Rows, targets and weights as they are given, checked: numbers, or places of classes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,21 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
 from fastmlp import validation
+from fastmlp.tabular.pack import Part
+from fastmlp.tabular.schema import Schema
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
+
+
+class Given(NamedTuple):
+    """What a fit is given beside X, y and the parameters."""
+
+    sample_weight: Any
+    X_val: Any
+    y_val: Any
+    sample_weight_val: Any
 
 
 def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
@@ -97,6 +108,45 @@ def weights(given: Any, n_rows: int, who: str) -> Array | None:
     rows = np.empty((n_rows, 1))
     found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
     return np.asarray(found * (np.count_nonzero(found) / found.sum()))
+
+
+def weighted(part: Part, sample_weight: Any, who: str) -> Part:
+    """Return rows with weights, as `weights` has them; those whose weight is 0 are left out."""
+    weight = weights(sample_weight, len(part.y), who)
+    if weight is None:
+        return part
+    found = part._replace(weight=weight)
+    return found if weight.all() else found.take(np.flatnonzero(weight))
+
+
+def to_validate(
+    given: Given, schema: Schema, classes: Array | None, cv: int | None, who: str
+) -> Part | None:
+    """Return the rows that a fit is given to validate on, or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vector` and `weights` do, if there are no rows, only one of `X_val` and `y_val` is
+        given, or there are folds to validate on.
+    """
+    if given.X_val is None and given.y_val is None:
+        return None
+    if given.X_val is None or given.y_val is None:
+        has, lacks = ("y_val", "X_val") if given.X_val is None else ("X_val", "y_val")
+        raise ValueError(f"{who}: {has} is given, and {lacks} is not")
+    if cv is not None:
+        raise ValueError(f"{who}: cv={cv} needs no X_val: leave one of both out")
+    values = schema.read(given.X_val, f"{who}: X_val")
+    n = len(values.codes)
+    if not n:
+        raise ValueError(f"{who}: X_val has no rows")
+    y: Array
+    if classes is None:
+        y = numbers(given.y_val, n, who, "y_val")
+    else:
+        y = places_of(given.y_val, classes, n, who)
+    return weighted(Part(values, y), given.sample_weight_val, who)
 
 
 def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
