@@ -14,7 +14,8 @@ import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
 from fastmlp.cli.showing import show_ensemble, show_net
-from fastmlp.data.outputs import Form, reader_of
+from fastmlp.data.outputs import reader_of
+from fastmlp.data.prediction_columns import Form
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
 from fastmlp.tabular.fitted import FittedTable

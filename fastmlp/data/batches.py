@@ -16,6 +16,8 @@ from fastmlp.validation import frames
 from fastmlp.validation.suggestions import listed
 
 T = TypeVar("T")
+# The most rows of a batch, where nothing else is said.
+ROWS = 65536
 # Libraries whose tables in memory have slices of rows.
 FRAMES = ("pandas", "polars", "pyarrow")
 

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.arrow import source_of
-from fastmlp.data.batches import Choice
+from fastmlp.data.batches import ROWS, Choice
 from fastmlp.data.blocks import Blocks
-from fastmlp.data.outputs import ROWS
 from fastmlp.data.records import records_of
 from fastmlp.data.sources import has_blocks
 from fastmlp.tabular.columns import Column, text_names

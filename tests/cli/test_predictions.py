@@ -19,7 +19,7 @@ from fastmlp import MLP, Adam, Standardizer
 from fastmlp.cli.main import main
 from fastmlp.cli.options import add_others
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.data.outputs import ROWS
+from fastmlp.data.batches import ROWS
 from fastmlp.tabular import TableModel
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
