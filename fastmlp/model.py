@@ -209,7 +209,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         rule = resolve.optimizer(optimizer)
         self._device = resolve.device(device)
         devices.require(self._device)
-        self._engine: Engine[Any, Any] | None = None
+        self._engine: Engine[Any] | None = None
         self._predictor: Predictor | None = None
         self._initializer = initializer
         self.n_threads = n_threads
@@ -927,7 +927,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         names = (self._loss_name, self._output_name)
         return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
 
-    def _on_device(self) -> Engine[Any, Any]:
+    def _on_device(self) -> Engine[Any]:
         """Return the engine of the net's device, made on first use: it imports Numba."""
         if self._engine is None:
             how = (self._network, self._n_threads, self._state.lock)
@@ -945,7 +945,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 class Core(NamedTuple):
     """The parts of a net that `fit_many` trains."""
 
-    engine: Engine[Any, Any]
+    engine: Engine[Any]
     state: NetState
 
 

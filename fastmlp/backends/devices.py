@@ -34,7 +34,7 @@ def engine_on(
     n_threads: int | None = None,
     lock: NetLock | None = None,
     buffers: FreeList | None = None,
-) -> Engine[Any, Any]:
+) -> Engine[Any]:
     """Return a device's engine for one network.
 
     Parameters
@@ -45,7 +45,7 @@ def engine_on(
     buffers : where calls leave buffers for the next ones; None: the engine's own
     """
     if device == "cpu":
-        found: Engine[Any, Any] = _module("cpu").Engine(network, n_threads, lock, buffers)
+        found: Engine[Any] = _module("cpu").Engine(network, n_threads, lock, buffers)
     else:
         found = _module("cuda").Engine(network, index_of(device), lock)
     return found

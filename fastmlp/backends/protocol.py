@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,45 +30,36 @@ def as_given(X: Any, who: str) -> Any:
     return X
 
 
-class Data(Protocol):
-    """Validated rows where a device wants them; a NamedTuple."""
+class Data(NamedTuple):
+    """Rows to work on, validated, where a device wants them.
 
-    @property
-    def x(self) -> Any:
-        """Features, shape (n, n_features), or a sparse matrix's rows."""
-        ...
+    Attributes
+    ----------
+    x : shape (n_rows, n_features): an array, rows of a sparse matrix, or expanded rows
+    y : shape (n_rows, n_targets)
+    weight : shape (n_rows,), or (0,) for rows of weight 1; on the host
+    rows : int64, indices of the rows to work on, in their order; None: all rows
+    """
 
-    @property
-    def y(self) -> Any:
-        """Targets, shape (n, n_targets)."""
-        ...
-
-    @property
-    def weight(self) -> Array:
-        """Weights, shape (n,), or (0,) for rows that count alike."""
-        ...
-
-    @property
-    def rows(self) -> Order | None:
-        """Indices of the rows to work on, in their order, or None for all."""
-        ...
+    x: Any
+    y: Any
+    weight: Array
+    rows: Order | None = None
 
     @property
     def n_rows(self) -> int:
-        """Number of rows to work on."""
-        ...
+        """How many rows to work on."""
+        return len(self.x if self.rows is None else self.rows)
 
     @property
     def mass(self) -> float:
-        """Number of rows to work on, or the sum of their weights."""
-        ...
+        """The number of rows to work on, or the sum of their weights."""
+        if not self.weight.size:
+            return float(self.n_rows)
+        weight = self.weight if self.rows is None else self.weight[self.rows]
+        return float(weight.sum(dtype=np.float64))
 
-    def _replace(self, *, rows: Order | None) -> Self:
-        """Return the same data with other rows to work on."""
-        ...
 
-
-D = TypeVar("D", bound=Data)
 P = TypeVar("P", bound=PackedSlots)
 
 
@@ -197,7 +188,7 @@ class Trainer(Protocol):
         ...
 
 
-class Engine(Protocol[D, P]):
+class Engine(Protocol[P]):
     """Prediction, gradient and training of one network on one device.
 
     Attributes
@@ -213,11 +204,11 @@ class Engine(Protocol[D, P]):
     @property
     def queue(self) -> int | None: ...
 
-    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> D:
+    def data(self, X: Any, y: Any, sample_weight: Any, who: str, memo: Memo = no_memo) -> Data:
         """Return validated rows where the device wants them; `memo` keeps what nets share."""
         ...
 
-    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> D:
+    def trusted(self, X: Any, y: Array, sample_weight: Array | None) -> Data:
         """Return rows that are validated already, X dense or sparse, converted to the dtype."""
         ...
 
@@ -237,15 +228,15 @@ class Engine(Protocol[D, P]):
         `select` is applied to an X that is no plain array; products are in `compute_dtype`."""
         ...
 
-    def evaluation(self, data: D) -> Evaluation:
+    def evaluation(self, data: Data) -> Evaluation:
         """Return the mean loss over the rows of `data`, as a function of the parameters."""
         ...
 
-    def objective(self, data: D) -> Objective:
+    def objective(self, data: Data) -> Objective:
         """Return objective and gradient on all rows of `data`, as a function of the parameters."""
         ...
 
-    def slots(self, state: NetState, data: D | None = None) -> P:
+    def slots(self, state: NetState, data: Data | None = None) -> P:
         """Return the optimizer's state of a net, packed for training on `data`."""
         ...
 
@@ -265,7 +256,7 @@ class Engine(Protocol[D, P]):
         parameters: Array,
         slots: P,
         optimizer: Optimizer,
-        data: D,
+        data: Data,
         batch_size: int,
         **options: Any,
     ) -> Trainer:
@@ -295,7 +286,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-class GroupEngine(Engine[D, P], Protocol):
+class GroupEngine(Engine[P], Protocol):
     """An engine whose device trains many small nets in one launch."""
 
     def fits_in_group(self, batch_size: int) -> bool:
@@ -304,7 +295,7 @@ class GroupEngine(Engine[D, P], Protocol):
 
     def train_group(
         self,
-        members: Sequence[tuple[Any, NetState, D]],
+        members: Sequence[tuple[Any, NetState, Data]],
         outcomes: Sequence[Outcome],
         *,
         epochs: int,

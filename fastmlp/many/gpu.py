@@ -127,8 +127,8 @@ def _kind(job: Job) -> Any:
     return id(x), id(y), job.epochs, None if whole else job.batch_size
 
 
-def _group_engine(job: Job) -> GroupEngine[Any, Any]:
-    return cast(GroupEngine[Any, Any], job.core.engine)
+def _group_engine(job: Job) -> GroupEngine[Any]:
+    return cast(GroupEngine[Any], job.core.engine)
 
 
 def queues_of(jobs: list[Job], fits: list[Fit], **how: Any) -> list[GpuQueue]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,18 +28,16 @@ MOST_TRUSTED = 32
 MAX_ORDER_NUMBERS = 1 << 20
 # From the numbers of steps to their learning rates.
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
-D_co = TypeVar("D_co", bound=Data, covariant=True)
-D = TypeVar("D", bound=Data)
 
 
-class Request(Protocol[D_co]):
+class Request(Protocol):
     """The settings of a fit, and its actions between windows.
 
     A window is a number of epochs, planned at once: their order of rows and their learning rates.
     """
 
     @property
-    def data(self) -> D_co:
+    def data(self) -> Data:
         """The rows to train on."""
         ...
 
@@ -52,7 +50,7 @@ class Request(Protocol[D_co]):
         ...
 
     def begin(
-        self, engine: Engine[Any, Any], trainer: Trainer, state: NetState
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         ...
@@ -95,7 +93,7 @@ class Request(Protocol[D_co]):
         ...
 
 
-def fit(engine: Engine[D, Any], state: NetState, request: Request[D]) -> None:
+def fit(engine: Engine[Any], state: NetState, request: Request) -> None:
     """Train a net as requested; `state` is brought up to date, also after Ctrl-C or an error."""
     try:
         with task_pool.turn():

@@ -19,7 +19,6 @@ from fastmlp.training.stopping import EarlyStopping, Patience, Plateau, ReduceLR
 from fastmlp.validation import scalars
 
 Listener: TypeAlias = Callback | EarlyStopping | ReduceLROnPlateau
-D = TypeVar("D", bound=Data)
 MONITORS = {"validation_loss": "val_loss valid_loss", "loss": "train_loss training_loss"}
 
 
@@ -248,7 +247,7 @@ def first_held_out(n: int, fraction: Any, who: str) -> int:
     return first
 
 
-def split(data: D, fraction: Any, who: str) -> tuple[D, D]:
+def split(data: Data, fraction: Any, who: str) -> tuple[Data, Data]:
     """Return the first rows, to train on, and the last ones, a fraction of all, to validate on.
 
     Raises

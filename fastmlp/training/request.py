@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,12 @@ from fastmlp.training.monitors import NONE, Monitors, Watch
 from fastmlp.training.recording import interrupted, rates_at, record, record_divergence
 from fastmlp.training.validation_loss import NewValidation, OnePass, Validation
 
-D = TypeVar("D", bound=Data)
 # Takes a generator, a number of orders and of rows.
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.uint32]]
 
 
 @final
-class FitRequest(Generic[D]):
+class FitRequest:
     """The request of `MLP.fit` and `fit_many` to the training loop.
 
     Parameters
@@ -67,18 +66,18 @@ class FitRequest(Generic[D]):
     options: Mapping[str, Any] = {}
     steps_per_epoch: int | None = None
 
-    _engine: Engine[D, Any]
+    _engine: Engine[Any]
     _trainer: Trainer
     _state: NetState
 
     def __init__(
         self,
-        data: D,
+        data: Data,
         epochs: int,
         batch_size: int,
         *,
         shuffle: bool,
-        held_out: D | None = None,
+        held_out: Data | None = None,
         callbacks: Sequence[Callback] = (),
         monitors: Monitors = NONE,
         progress: Any = False,
@@ -151,7 +150,7 @@ class FitRequest(Generic[D]):
         self._start = time.perf_counter() - self.history.seconds
 
     def begin(
-        self, engine: Engine[D, Any], trainer: Trainer, state: NetState
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a bar over the epochs, or nothing, to be used in a with statement."""
         self._engine, self._trainer, self._state = engine, trainer, state
@@ -282,7 +281,7 @@ class FitRequest(Generic[D]):
         if report.stopping or stops:
             history.status = Status.STOPPED_EARLY if stops else Status.STOPPED
 
-    def _validate(self, held_out: D) -> None:
+    def _validate(self, held_out: Data) -> None:
         """Record the loss and the metrics of the validation rows, by one pass over them."""
         if self._validation is None:
             self._validation = self._validation_of(self._engine, held_out, self._monitors.metrics)

@@ -12,7 +12,7 @@ from fastmlp.rules.optimizers import coefficients_of
 from fastmlp.training.recording import rates_at
 
 
-def single_step(engine: Engine[Any, Any], state: NetState, gradient: NDArray[Any]) -> None:
+def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) -> None:
     """Take the next step of the net's optimizer, with this flat gradient."""
     step, slots = state.n_steps, engine.slots(state)
     # A fit that has ended early may have ended before its average.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from fastmlp.data.arrow import is_table, paths_of
 from fastmlp.data.feed import Buffers, Feed, feed_of, tabled
 from fastmlp.data.maps import in_blocks
 from fastmlp.data.reading import Reading
-from fastmlp.data.rows import Conversion, Rows, all_rows
+from fastmlp.data.rows import Conversion, all_rows
 from fastmlp.data.sources import Part, has_blocks, is_source, opened
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState
@@ -26,7 +26,6 @@ from fastmlp.training.monitors import first_held_out, split
 from fastmlp.training.request import FitRequest
 from fastmlp.validation.suggestions import listed
 
-D = TypeVar("D", bound=Data)
 # What depends on the number of steps has two values for these.
 LENGTHS = (20_000, 30_000)
 
@@ -59,7 +58,7 @@ class FitRows(NamedTuple):
     names: validation.Names
 
 
-def rows_of(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
+def rows_of(engine: Engine[Any], given: GivenRows) -> FitRows:
     """Return the rows of a fit, checked.
 
     Raises
@@ -120,7 +119,7 @@ def _names_of(source: Any, names: validation.Names, network: Network, who: str) 
     return names if its is None else its
 
 
-def split_rows_of(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
+def split_rows_of(engine: Engine[Any], given: GivenRows) -> FitRows:
     """Return what `rows_of` does, with the weights of classes, and the last rows to validate on.
 
     Raises
@@ -144,9 +143,7 @@ def split_rows_of(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
     return found._replace(data=data, held_out=held_out)
 
 
-def by_buffers(
-    fit: FitRequest[D], feed: Buffers, engine: Engine[D, Any], state: NetState
-) -> Request[D]:
+def by_buffers(fit: FitRequest, feed: Buffers, engine: Engine[Any], state: NetState) -> Request:
     """Return the request of a fit over all buffers of a feed, which may be one.
 
     Raises
@@ -161,10 +158,10 @@ def by_buffers(
     return StreamRequest(fit, feed, lambda rows: engine.trusted(*rows))
 
 
-class Fit(Request[D], Protocol[D]):
+class Fit(Request, Protocol):
     """A request over one buffer of rows, such as `FitRequest`, whose rows can be changed."""
 
-    data: D
+    data: Data
     n_rows: int
 
     @property
@@ -178,18 +175,18 @@ def _size_of(data: Data) -> tuple[int, float]:
 
 
 @final
-class StreamRequest(Generic[D]):
+class StreamRequest:
     """The request of a fit to the training loop whose rows come in buffers.
 
     Parameters
     ----------
     fit : Fit, over the first buffer; it has what is done between epochs
     feed : Buffers
-    data_of : from rows to the device's data
+    data_of : from the rows of a buffer to the device's data
     size_of : from data to the number of rows in the buffers of all ranks, and their mass
     """
 
-    data: D
+    data: Data
     batch_size: int
     options: Mapping[str, bool]
 
@@ -200,10 +197,10 @@ class StreamRequest(Generic[D]):
 
     def __init__(
         self,
-        fit: Fit[D],
+        fit: Fit,
         feed: Buffers,
-        data_of: Callable[[Rows], D],
-        size_of: Callable[[D], tuple[int, float]] = _size_of,
+        data_of: Callable[[Any], Data],
+        size_of: Callable[[Data], tuple[int, float]] = _size_of,
     ) -> None:
         self.data, self.batch_size, self.options = fit.data, fit.batch_size, fit.options
         self._fit, self._feed, self._data_of, self._size_of = fit, feed, data_of, size_of
@@ -215,7 +212,7 @@ class StreamRequest(Generic[D]):
         self._before: NDArray[Any] | None = None
 
     def begin(
-        self, engine: Engine[D, Any], trainer: Trainer, state: NetState
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         self._trainer, self._state = trainer, state
@@ -294,7 +291,7 @@ class StreamRequest(Generic[D]):
         self._fit.close()
 
 
-def check_length(engine: Engine[Any, Any], state: NetState) -> None:
+def check_length(engine: Engine[Any], state: NetState) -> None:
     """Check that a fit needs no number of steps.
 
     Raises

@@ -18,7 +18,7 @@ class Validation(Protocol):
 
 
 # Takes an engine, the validation rows and metrics.
-NewValidation = Callable[[Engine[Any, Any], Any, Metrics], Validation]
+NewValidation = Callable[[Engine[Any], Any, Metrics], Validation]
 
 
 @final
@@ -32,7 +32,7 @@ class OnePass:
     metrics : Metrics, which may be empty
     """
 
-    def __init__(self, engine: Engine[Any, Any], held_out: Data, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
         self._evaluation = engine.evaluation(held_out)
         self._measures = Measures(metrics, engine.network, held_out) if metrics else None
 

@@ -11,7 +11,7 @@ from loss_cases import CASES, draw_targets
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.protocol import Data
 from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
 from fastmlp.network.spec import Network
 from fastmlp.network.state import NetState, n_slots_of

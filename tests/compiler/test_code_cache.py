@@ -48,7 +48,7 @@ import numpy as np
 from numba.core import event
 from fastmlp.rules import activations, links, losses, penalties
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.protocol import Data
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network

@@ -18,10 +18,9 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments, Panels
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.predictor import Predictor
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
-from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.backends.protocol import Memo, Select, as_given, no_memo
+from fastmlp.backends.protocol import Data, Memo, Select, as_given, no_memo
 from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
 from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
@@ -216,4 +215,4 @@ def _step(block: Any) -> Callable[[list[Array], Array, int], None]:
 
 
 if TYPE_CHECKING:
-    _conforms: type[protocol.Engine[Data, Moments]] = Engine
+    _conforms: type[protocol.Engine[Moments]] = Engine

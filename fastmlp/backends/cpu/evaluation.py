@@ -13,8 +13,9 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks, step
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import PREDICT_FLOPS, ROW_BLOCK
+from fastmlp.backends.protocol import Data
 from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import unsmoothed
 from fastmlp.validation.expanded import Expanded

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from fastmlp.backends.cpu.plan.partition import Partition, paired_of, partition_
 from fastmlp.backends.cpu.plan.plan import Addresses, Plan, make_plan
 from fastmlp.backends.cpu.plan.records import NONE, Job, address, fields_of
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
+from fastmlp.backends.protocol import Data
 from fastmlp.compiler import Block, block_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.network.spec import Network
@@ -39,36 +40,6 @@ from fastmlp.rules.optimizers import NormLimit
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
-
-
-class Data(NamedTuple):
-    """Rows to work on, validated: C-contiguous, of the network's dtype.
-
-    Attributes
-    ----------
-    x : shape (n_rows, n_features), or rows of a sparse matrix, or expanded rows
-    y : shape (n_rows, n_targets)
-    weight : shape (n_rows,), or (0,) for rows of weight 1
-    rows : int64, indices of the rows to work on, in their order; None: all rows
-    """
-
-    x: Array | SparseRows | Expanded
-    y: Array
-    weight: Array
-    rows: NDArray[np.int64] | None = None
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows to work on."""
-        return len(self.x if self.rows is None else self.rows)
-
-    @property
-    def mass(self) -> float:
-        """The number of rows to work on, or the sum of their weights."""
-        if not self.weight.size:
-            return float(self.n_rows)
-        weight = self.weight if self.rows is None else self.weight[self.rows]
-        return float(weight.sum(dtype=np.float64))
 
 
 class Session:

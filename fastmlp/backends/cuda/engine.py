@@ -12,7 +12,6 @@ from fastmlp.backends.cuda import adapter, design, device_arrays
 from fastmlp.backends.cuda.batched_fits import train_together
 from fastmlp.backends.cuda.batched_member import Member
 from fastmlp.backends.cuda.card import Card, card_of, is_device_array
-from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
 from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
 from fastmlp.backends.cuda.launch_config import configured, synchronize
@@ -22,7 +21,7 @@ from fastmlp.backends.cuda.predictor import Predictor
 from fastmlp.backends.cuda.refusals import refuse_predicting
 from fastmlp.backends.cuda.session import Session
 from fastmlp.backends.cuda.trainer import Trainer
-from fastmlp.backends.protocol import GroupEngine, Memo, Outcome, Select, as_given, no_memo
+from fastmlp.backends.protocol import Data, GroupEngine, Memo, Outcome, Select, as_given, no_memo
 from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
@@ -255,4 +254,4 @@ def _without_output(network: Network) -> Network:
 
 
 if TYPE_CHECKING:
-    _conforms: type[GroupEngine[Data, Moments]] = Engine
+    _conforms: type[GroupEngine[Moments]] = Engine

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process.locks import NetLock
 from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.data import gathered, host_bytes
 from fastmlp.backends.cuda.design import grid_shape
 from fastmlp.backends.cuda.device_arrays import to_device, to_host
 from fastmlp.backends.cuda.kernels.arguments import Rows
@@ -29,6 +29,7 @@ from fastmlp.backends.cuda.plan import (
     Need,
 )
 from fastmlp.backends.cuda.session import Session, require
+from fastmlp.backends.protocol import Data
 from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import unsmoothed
 
@@ -54,7 +55,7 @@ class ForwardPass:
     def __init__(
         self, card: Card, network: Network, lock: NetLock, data: Data, mode: int, who: str
     ) -> None:
-        data = data.gathered()
+        data = gathered(data)
         self._lock, self._mode, self.mass = lock, mode, data.mass
         self._rules, self._n_rows = rules_of(network), len(data.x)
         width = 4 * sum(network.layout.sizes)
@@ -68,7 +69,7 @@ class ForwardPass:
             n_penalty_sums=N_PENALTY_SUMS if network.penalties and mode == TRAIN else 0,
             tile=(tile.tile_rows, tile.tile_columns),
         )
-        require(card, data.host_bytes, who)
+        require(card, host_bytes(data), who)
         self.session = Session(card, [network], need, shared=False, who=who)
         self.session.set(MODE=mode)
         with card.current():
@@ -134,7 +135,7 @@ class Evaluation:
         if out is not None:
             made, last = self._predictions
             if made is None or last is not out:
-                x = self._data.gathered().x
+                x = gathered(self._data).x
                 made = Prediction(self._card, self._plain, self._lock, x, out)
                 self._predictions = made, out
             made(parameters)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock, publish
 from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.cuda.data import host_bytes
 from fastmlp.backends.cuda.design import Design, Kind, design_for
 from fastmlp.backends.cuda.device_arrays import to_device
 from fastmlp.backends.cuda.kernels.arguments import Rows
@@ -25,6 +25,7 @@ from fastmlp.backends.cuda.plan import (
     Need,
 )
 from fastmlp.backends.cuda.session import Session, require
+from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of
@@ -81,7 +82,7 @@ class Trainer:
         self.unit_flops = 6 * network.layout.n_weights * batch
         single = design.kind == "single_block"
         need = _need(design, network, batch, data)._replace(average=self._rules.average)
-        require(card, data.host_bytes, "MLP.fit")
+        require(card, host_bytes(data), "MLP.fit")
         self._session = session = Session(
             card,
             [network],

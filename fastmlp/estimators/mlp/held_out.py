@@ -43,7 +43,7 @@ class HeldOut:
         part: RowSubset,
         data: Data,
         state: NetState,
-        engine: Engine[Any, Any],
+        engine: Engine[Any],
     ) -> None:
         self._targets, self.weight = part.of(part.y), part.of(part.weight)
         if self.weight is not None and not self.weight.any():
@@ -111,7 +111,7 @@ def hold_out(
     part: RowSubset,
     data: Data,
     state: NetState,
-    engine: Engine[Any, Any],
+    engine: Engine[Any],
 ) -> HeldOut | None:
     """Return the rows to validate on, or None if there are none."""
     if its is None:

@@ -36,7 +36,7 @@ class RowSubset(NamedTuple):
         """Return these rows of an array with a row for each row of X."""
         return array if array is None or self.rows is None else array[self.rows]
 
-    def data(self, engine: Engine[Any, Any]) -> Data:
+    def data(self, engine: Engine[Any]) -> Data:
         """Return the subset in the core's form."""
         return data_of(engine, self.X, self.y, self.weight)._replace(rows=self.rows)
 

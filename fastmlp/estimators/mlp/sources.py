@@ -132,7 +132,7 @@ def check_whole(estimator: Any, feed: Feed | None, what: str, instead: str) -> N
         )
 
 
-def over_feed(request: Any, feed: Feed | None, engine: Engine[Any, Any], state: NetState) -> Any:
+def over_feed(request: Any, feed: Feed | None, engine: Engine[Any], state: NetState) -> Any:
     """Return the request of a fit over all buffers of a feed, which may be one."""
     if feed is None or feed.is_whole:
         return request

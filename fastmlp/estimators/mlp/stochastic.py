@@ -71,7 +71,7 @@ class Epochs:
         self._begun = self._over = False
 
     def begin(
-        self, engine: Engine[Any, Any], trainer: Trainer, state: NetState
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         self._trainer, self._state, self._order = trainer, state, trainer.plain_order()[0]

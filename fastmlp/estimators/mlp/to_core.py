@@ -39,7 +39,7 @@ def features_of(network: Network) -> Network:
     )
 
 
-def data_of(engine: Engine[Any, Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
+def data_of(engine: Engine[Any], X: Any, y: Array, sample_weight: Array | None) -> Data:
     """Return validated rows, binarized targets and weights in the core's form."""
     table = y.argmax(axis=1)[:, None] if engine.network.loss.targets == "classes" else y
     data: Data = engine.trusted(X, table, sample_weight)
@@ -48,7 +48,7 @@ def data_of(engine: Engine[Any, Any], X: Any, y: Array, sample_weight: Array | N
 
 def engine_of(
     estimator: Any, network: Network, lock: NetLock | None = None, buffers: FreeList | None = None
-) -> Engine[Any, Any]:
+) -> Engine[Any]:
     """Return the CPU's engine for a network, with as many threads as the estimator may use."""
     return devices.engine_on("cpu", network, n_threads_of(estimator.n_jobs), lock, buffers)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, TypeVar, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from fastmlp.training.ranks.validation import OnAllRanks
 from fastmlp.training.request import FitRequest
 from fastmlp.training.stream import FitRows
 
-D = TypeVar("D", bound=Data)
 # Random words of rank 0's generator for each order; each rank's own follow from them.
 N_WORDS = 4
 
@@ -40,7 +39,7 @@ def request_on(
     monitors: Monitors,
     progress: bool,
     net: Any,
-) -> "FitRequest[Any] | RanksRequest[Any]":
+) -> "FitRequest | RanksRequest":
     """Return the request of a fit; of one rank alone it is that of a fit without others.
 
     Further parameters are those of `FitRequest`, but for the batch size, which is of all ranks.
@@ -101,7 +100,7 @@ def _draw(
 
 
 @final
-class RanksRequest(Generic[D]):
+class RanksRequest:
     """The request of a fit on several ranks to the training loop.
 
     All ranks have the same history, and so they stop, and lower rates, alike. Rank 0 looks at the
@@ -117,19 +116,19 @@ class RanksRequest(Generic[D]):
     batch_size: int
     options: Mapping[str, Any]
 
-    def __init__(self, fit: FitRequest[D], ranks: Ranks, average_every: int | None) -> None:
+    def __init__(self, fit: FitRequest, ranks: Ranks, average_every: int | None) -> None:
         self._fit, self._ranks, self._average_every = fit, ranks, average_every
         self.batch_size = fit.batch_size
         self.options = {"ranks": ranks, "average_every": average_every}
         self._step = 0
 
     @property
-    def data(self) -> D:
+    def data(self) -> Data:
         """This rank's rows."""
         return self._fit.data
 
     @data.setter
-    def data(self, given: D) -> None:
+    def data(self, given: Data) -> None:
         self._fit.data = given
 
     @property
@@ -180,7 +179,7 @@ class RanksRequest(Generic[D]):
             fit.go_on(so_far)
 
     def begin(
-        self, engine: Engine[D, Any], trainer: Trainer, state: NetState
+        self, engine: Engine[Any], trainer: Trainer, state: NetState
     ) -> AbstractContextManager[Any]:
         """Prepare; return a context in which the windows run."""
         self._state = state

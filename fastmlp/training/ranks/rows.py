@@ -49,8 +49,8 @@ def is_empty(X: Any) -> bool:
 
 
 def rows_on(
-    ranks: Ranks, engine_of: Callable[[], Engine[Any, Any]], given: GivenRows, monitors: Monitors
-) -> tuple[Engine[Any, Any], FitRows]:
+    ranks: Ranks, engine_of: Callable[[], Engine[Any]], given: GivenRows, monitors: Monitors
+) -> tuple[Engine[Any], FitRows]:
     """Return the engine and this rank's rows of a fit, checked.
 
     Raises
@@ -71,7 +71,7 @@ def rows_on(
     return engine, found
 
 
-def _own_rows(engine: Engine[Any, Any], given: GivenRows) -> FitRows:
+def _own_rows(engine: Engine[Any], given: GivenRows) -> FitRows:
     """Return what `split_rows_of` does; a rank may have no rows, or none to validate on."""
     rows, held_out, _, reading, _ = given
     has_rows = not is_empty(rows[0])
@@ -139,9 +139,7 @@ class RanksFeed:
     ends: bool
     n_rows: int | None
 
-    def __init__(
-        self, ranks: Ranks, engine: Engine[Any, Any], feed: Feed | None, data: Data
-    ) -> None:
+    def __init__(self, ranks: Ranks, engine: Engine[Any], feed: Feed | None, data: Data) -> None:
         self._ranks, self._engine, self._whole = ranks, engine, data
         self._feed = None if feed is None or feed.is_whole else feed
         self.rows, self._is_done = data, self._feed is None or self._feed.ends
@@ -189,11 +187,11 @@ class RanksFeed:
 
 def by_buffers_on(
     ranks: Ranks,
-    fit: FitRequest[Any] | RanksRequest[Any],
+    fit: FitRequest | RanksRequest,
     feed: Feed | None,
-    engine: Engine[Any, Any],
+    engine: Engine[Any],
     state: NetState,
-) -> Request[Any]:
+) -> Request:
     """Return the request of a fit over all buffers of a rank's feed; None: its rows are an array.
 
     Raises

@@ -38,9 +38,7 @@ class OnAllRanks:
     metrics : Metrics, which may be empty
     """
 
-    def __init__(
-        self, ranks: Ranks, engine: Engine[Any, Any], held_out: Data, metrics: Metrics
-    ) -> None:
+    def __init__(self, ranks: Ranks, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
         self._ranks, self._mass = ranks, held_out.mass
         self._evaluation = engine.evaluation(held_out) if held_out.n_rows else None
         self._predictions: Array | None = None

@@ -12,7 +12,7 @@ from nets import PENALTY_SETS, Net, distance, oracle_gradient, split
 from pairwise import all_pairs
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 
 TOLERANCE = {"float64": 1e-10, "float32": 2e-5}

@@ -15,9 +15,9 @@ from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import blocking, partition
-from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.groups import groups_of
 from fastmlp.rules.optimizers import SGD, Adam, AdamW, Nadam, RMSprop, coefficients_of

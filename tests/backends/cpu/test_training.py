@@ -12,7 +12,7 @@ from nets import PENALTY_SETS, Net, Run, distance, orders, split, train
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import epoch
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.protocol import Data
 from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,

@@ -14,9 +14,8 @@ from fastmlp.backends.cpu.kernels import ranks as drivers
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.backends.protocol import Ranks
+from fastmlp.backends.protocol import Data, Ranks
 from fastmlp.backends.shares import places_of
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizers import Optimizer, Rates

@@ -14,8 +14,9 @@ from fastmlp.backends.cpu.kernels import epoch, rule_blocks, single_row
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.plan import Addresses
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.session import Data, Session
+from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.tuning import KEPT_TRAINING_BYTES
+from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import groups_of

@@ -9,8 +9,8 @@ import scipy.sparse
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network

@@ -11,8 +11,8 @@ from nets import Net, split
 from fastmlp import MLP, Adam, Report, fit_many
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Expanded
 

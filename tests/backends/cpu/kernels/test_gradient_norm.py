@@ -12,7 +12,7 @@ from fastmlp import MLP, SGD, Adam, Status, fit_many
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import blocking, partition, plan
-from fastmlp.backends.cpu.session import Data
+from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 
 CLIPS: list[Any] = [{"clipnorm": 0.3}, {"global_clipnorm": 0.3}]

@@ -12,8 +12,8 @@ from fastmlp import MLP, SGD, Loss
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import single_row
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.session import Data
 from fastmlp.backends.cpu.trainers.trainer import Trainer
+from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import OPTIMIZERS, coefficients_of
 
 N_ROWS, RATE = 6, 1e-5

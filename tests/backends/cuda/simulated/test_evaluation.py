@@ -8,7 +8,7 @@ from runs import gpu
 
 from fastmlp.backends.cpu.engine import Engine as CPU
 from fastmlp.backends.cuda import evaluation as cuda_evaluation
-from fastmlp.backends.cuda.data import Data
+from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 
 each_loss = pytest.mark.parametrize("loss", CASES)

@@ -11,8 +11,8 @@ from runs import N_ROWS, Run, gpu, trained
 from fastmlp import EMA, MLP, fit_many
 from fastmlp.backends.cuda import adapter, batched_fits, evaluation, finite
 from fastmlp.backends.cuda.adapter import cuda, kernel
-from fastmlp.backends.cuda.data import Data
 from fastmlp.backends.cuda.launch_config import configured
+from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
 
 each_order = pytest.mark.parametrize("order", ORDERS)
