@@ -72,6 +72,12 @@ class Session:
     record: Array
     job: Any
     blocks: dict[str, Block]
+    data: Data
+    _at: slice | None
+    _gradient: Array
+    _average_backup: Array | None
+    _replicas: Replicas | None
+    _norms: Norms | None
 
     def __init__(
         self,
@@ -85,11 +91,6 @@ class Session:
         train: bool = False,
         n_threads: int = 1,
     ) -> None:
-        self.data: Data
-        self._at: slice | None
-        self._gradient: Array
-        self._average_backup: Array | None
-        self._replicas: Replicas | None
         train = train or moments is not None
         layout, n_targets = network.layout, data.y.shape[1]
         self._network = network
@@ -133,12 +134,9 @@ class Session:
         self._point_to_blocks(train=train, n_threads=n_threads)
         self.adopt(moments)
         self._packed = address(self.workspace.parameters)
-        if isinstance(data.x, SparseRows):
-            self._make_sparse(data.x, train=train)
-        elif isinstance(data.x, Expanded):
-            self._make_expanded(data.x, train=train)
-        self._gradient, self._replicas = np.empty(0, network.dtype), None
-        self._norms: Norms | None = None
+        self._make_first_layer(data.x, train=train)
+        self._gradient, self._norms = np.empty(0, network.dtype), None
+        self._replicas = None
         if partition.microbatch_rows:
             how = (new_plan, new_workspace, self.workspace)
             rows_of = (partition.rows, partition.microbatch_rows)
@@ -179,11 +177,24 @@ class Session:
         own = sum(it.nbytes for it in (*arrays, self._gradient))
         return own + (self._replicas.n_bytes if self._replicas else 0)
 
-    def _make_sparse(self, x: SparseRows, *, train: bool) -> None:
-        """Point the plan to the blocks of sparse rows, and to buffers to sort a chunk's numbers."""
+    def _make_first_layer(self, x: Any, *, train: bool) -> None:
+        """Point the plan to the blocks of a first layer on rows that are no matrix, and to buffers:
+        to sort a chunk's numbers, and of expanded rows for their pieces."""
+        if isinstance(x, SparseRows):
+            n_numbers = x.most_numbers(self.rows) if train else 0
+            factories = (sparse_forward, sparse_columns, sparse_gradient)
+        elif isinstance(x, Expanded):
+            self._expansion = ExpansionBuffers(x, self.workspace.panel_rows)
+            self.net["expansion"] = address(self._expansion.record)
+            n_numbers = self.rows * (x.values.shape[1] - x.plain)
+            factories = (expanded_forward, expanded_columns, expanded_gradient)
+        else:
+            return
         if train:
-            self._sort_by_column(x.shape[1], x.most_numbers(self.rows))
-        self._point_to_first_layer(sparse_forward, sparse_columns, sparse_gradient, train=train)
+            self._sort_by_column(x.shape[1], n_numbers)
+        names = ("sparse_forward", "sparse_columns", "sparse_gradient")
+        for name, factory in list(zip(names, factories, strict=True))[: None if train else 1]:
+            self._blocks[name] = block_of(factory, self._network.dtype).address
 
     def _sort_by_column(self, n_features: int, n_numbers: int) -> None:
         """Point the plan to buffers for the chunk's numbers by column."""
@@ -191,20 +202,6 @@ class Session:
         self._columns = columns = ColumnBuffers(n_features, n_numbers, dtype)
         net["column_starts"], net["column_rows"] = address(columns.starts), address(columns.rows)
         net["column_values"] = address(columns.values)
-
-    def _point_to_first_layer(self, *factories: Any, train: bool) -> None:
-        names = ("sparse_forward", "sparse_columns", "sparse_gradient")
-        for name, factory in list(zip(names, factories, strict=True))[: None if train else 1]:
-            self._blocks[name] = block_of(factory, self._network.dtype).address
-
-    def _make_expanded(self, x: Expanded, *, train: bool) -> None:
-        """Point the plan to the blocks of expanded rows, and to buffers of their pieces."""
-        self._expansion = ExpansionBuffers(x, self.workspace.panel_rows)
-        self.net["expansion"] = address(self._expansion.record)
-        if train:
-            self._sort_by_column(x.shape[1], self.rows * (x.values.shape[1] - x.plain))
-        factories = (expanded_forward, expanded_columns, expanded_gradient)
-        self._point_to_first_layer(*factories, train=train)
 
     def adopt(self, moments: Moments | None) -> None:
         """Use this optimizer's state from now on; None: no state."""

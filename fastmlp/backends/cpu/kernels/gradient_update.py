@@ -281,12 +281,8 @@ def _steps(scalar: Scalar, step_penalised: Kernel, by_norm: bool) -> tuple[Kerne
     return step_panel, step_biases
 
 
-def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
-    """Make the block of phase two; with `by_norm` the one that sums the squares of the gradient
-    where it is stored, and clips it where the step is taken."""
-    lanes = lanes_of(scalar)
-    panel_bytes = PANEL_ROWS * lanes * np.dtype(scalar).itemsize
-    gradient_bytes = LARGEST_TILE[1] * panel_bytes
+def _tile_update(scalar: Scalar, by_norm: bool) -> Kernel:
+    """Make the function that takes one tile through phase two."""
     write_gradient, transpose_panel = _gradients(scalar), transposing(scalar)
     penalise, step_penalised = _penalties(scalar)
     step_panel, step_biases = _steps(scalar, step_penalised, by_norm)
@@ -314,6 +310,16 @@ def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
                 n = 1 if tile.panel + n == layer.packed_panels else 0
             for p in range(n if layer.bias_coefficients != FROZEN else 0):
                 step_biases(net, piece, p, control, scratch.gradient)
+
+    return update_tile
+
+
+def update(scalar: Scalar, by_norm: bool = False) -> Kernel:
+    """Make the block of phase two; with `by_norm` the one that sums the squares of the gradient
+    where it is stored, and clips it where the step is taken."""
+    update_tile = _tile_update(scalar, by_norm)
+    panel_bytes = PANEL_ROWS * lanes_of(scalar) * np.dtype(scalar).itemsize
+    gradient_bytes = LARGEST_TILE[1] * panel_bytes
 
     @njit(parallel=True)
     def update(
