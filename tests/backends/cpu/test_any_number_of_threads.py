@@ -7,6 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import needs_threads
 from nets import PENALTY_SETS, Net, orders, train
 from pairwise import all_pairs
 
@@ -14,7 +15,6 @@ from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition, plan
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD
 
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -29,9 +29,6 @@ each_split_layer = pytest.mark.parametrize("split_layer", SPLIT_LAYERS)
 each_activation = pytest.mark.parametrize("activation", ["relu", "tanh"])
 only_compiled = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="uncompiled kernels are Python and do allocate"
-)
-needs_threads = pytest.mark.skipif(
-    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
 )
 
 SAME_BITS_ON = """

@@ -9,13 +9,13 @@ import naive
 import numpy as np
 import pytest
 import scipy.sparse
+from conditions import needs_a_team, needs_threads
 from nets import PENALTY_SETS, Net, distance, orders, split, train
 
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.plan import blocking, partition
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
@@ -43,9 +43,6 @@ OPTIMIZERS: list[Any] = [
 ]
 SIZES, N_ROWS, N_EPOCHS = (5, 9, 6, 2), 20, 1 if INTERPRETED else 3
 each_case = pytest.mark.parametrize("case", CASES)
-needs_threads = pytest.mark.skipif(
-    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
-)
 
 
 SAME_BITS_ON = """
@@ -156,7 +153,7 @@ def force_a_team(
 @each_case
 @pytest.mark.parametrize("split_layer", [0, 2])
 @pytest.mark.parametrize("by_panels", [False, True])
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
+@needs_a_team
 def test_several_threads_give_the_bits_of_one(
     by_panels: bool, split_layer: int, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +168,7 @@ def test_several_threads_give_the_bits_of_one(
     assert np.array_equal(one.losses, two.losses)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
+@needs_a_team
 def test_four_threads_give_the_bits_of_one(python: Callable[..., str]) -> None:
     lines = python(SAME_BITS_ON, NUMBA_NUM_THREADS="4").split()
     assert len(lines) == 8

@@ -7,6 +7,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
+from conditions import count_as_wide, needs_a_team, needs_threads
 from nets import distance, train
 from paired import operand
 
@@ -16,7 +17,6 @@ from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import phases
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import precision
@@ -25,15 +25,11 @@ N_ROWS, WIDE = (9, 4) if INTERPRETED else (150, 33)
 SHAPES = [(5, 6, 3)] if INTERPRETED else [(70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 128, 1)]
 # No wide layer has few outputs for its inputs: such a one would be held transposed.
 SHARED = (5, 6, 7, 3) if INTERPRETED else (65, 170, 90, 40)
-needs_threads = pytest.mark.skipif(
-    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
-)
 
 
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "WIDE_INPUTS", WIDE)
-    monkeypatch.setattr(precision, "WIDE_OUTPUTS", WIDE)
+    count_as_wide(WIDE, monkeypatch)
     if INTERPRETED:
         monkeypatch.setattr(precision, "FEWEST_OUTPUTS", WIDE)
 
@@ -117,7 +113,7 @@ def fitted(n_threads: int, **settings: Any) -> bytes:
 
 
 @needs_threads
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
+@needs_a_team
 @pytest.mark.parametrize("shared", ["rows", "panels"])
 def test_bits_do_not_depend_on_threads(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)

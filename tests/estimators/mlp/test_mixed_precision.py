@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conditions import count_as_wide
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -18,7 +19,6 @@ from fastmlp import (
     load,
     save,
 )
-from fastmlp.network import precision
 
 RNG = np.random.default_rng(0)
 X, Z = RNG.normal(size=(60, 20)), RNG.normal(size=60)
@@ -32,8 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer")
 
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "WIDE_INPUTS", 16)
-    monkeypatch.setattr(precision, "WIDE_OUTPUTS", 16)
+    count_as_wide(16, monkeypatch)
 
 
 def coefficients(model: Any) -> bytes:

@@ -6,11 +6,11 @@ import naive
 import numpy as np
 import pytest
 import scipy.sparse
+from conditions import needs_threads
 
 from fastmlp import EMA, MLP, SGD, Adam, AdamW, Cosine, ScheduleFreeAdamW
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.plan import partition
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.model import core_of
@@ -20,9 +20,6 @@ from fastmlp.training.request import FitRequest
 SIZES = (5, 9, 12, 2) if INTERPRETED else (21, 90, 35, 2)
 N_ROWS = 20 if INTERPRETED else 200
 FORMS = ["rows", "panels", "split 1", "split 2", "microbatches", "chunks", "single row"]
-needs_threads = pytest.mark.skipif(
-    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
-)
 
 
 @pytest.fixture(params=FORMS)

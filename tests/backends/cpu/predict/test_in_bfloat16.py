@@ -7,6 +7,7 @@ from typing import Any
 import naive
 import numpy as np
 import pytest
+from conditions import count_as_wide, needs_a_team, needs_threads
 from paired import operand
 
 from fastmlp import MLP
@@ -14,7 +15,6 @@ from fastmlp.backends.cpu import session
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels import phases
-from fastmlp.backends.cpu.threads import limits
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import precision
@@ -24,15 +24,11 @@ N_ROWS, WIDE = (9, 4) if INTERPRETED else (2 * ROW_BLOCK + 43, 33)
 SIZES = (6, 5, 4, 3) if INTERPRETED else (65, 170, 33, 40)
 SHAPES = [SIZES] if INTERPRETED else [SIZES, (70, 66, 3), (33, 64, 65, 97), (130, 32, 128, 1)]
 MIXED: dict[str, Any] = {"compute_dtype": "bfloat16"}
-needs_threads = pytest.mark.skipif(
-    limits.thread_limit() < 2, reason="on one CPU every launch is serial"
-)
 
 
 @pytest.fixture(autouse=True)
 def narrow_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "WIDE_INPUTS", WIDE)
-    monkeypatch.setattr(precision, "WIDE_OUTPUTS", WIDE)
+    count_as_wide(WIDE, monkeypatch)
 
 
 def make(sizes: Any = SIZES, **settings: Any) -> MLP:
@@ -98,7 +94,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
 
 
 @needs_threads
-@pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
+@needs_a_team
 def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost_model, "pays", lambda work, n_threads: n_threads > 1)
     x, found = draw(n_rows=7 * ROW_BLOCK + 5), []
