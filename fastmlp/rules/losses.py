@@ -14,7 +14,7 @@ To add one: write the function, and give it a row in `LOSSES` and its name in `L
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from fastmlp.rules.elementary import exp, expm1, exponentials, log, log1p, logistic, softplus
+from fastmlp.rules.elementary import exp, expm1, log, log1p, logistic, probabilities, softplus
 from fastmlp.rules.links import LinkName
 from fastmlp.rules.row_losses import focal, gaussian_nll
 from fastmlp.validation.calls import explained
@@ -198,19 +198,7 @@ def cross_entropy(raw: Any, target: Any, slope: Any, value: Any) -> None:
     """
     n_rows, n = raw.shape
     one = type(raw[0, 0])(1)
-    exponentials(raw, slope)
-    # value[r] is the sum of the other terms, without the peak's 1: exact if they are small.
-    for r in range(n_rows):
-        value[r] = -1.0
-    for j in range(n):
-        for r in range(n_rows):
-            value[r] += 1.0 if slope[r, j] == one else 0.0
-    for j in range(n):
-        for r in range(n_rows):
-            value[r] += 0.0 if slope[r, j] == one else slope[r, j]
-    for j in range(n):
-        for r in range(n_rows):
-            slope[r, j] /= one + type(one)(value[r])
+    probabilities(raw, slope, value)
     for r in range(n_rows):
         value[r] = log1p(type(one)(value[r]))
     for r in range(n_rows):
