@@ -116,6 +116,12 @@ def add_others(commands: Any, at_least: Callable[[int, str], int]) -> dict[str, 
         metavar="N",
         help="rows to predict at a time, and of a row group; default: 65536",
     )
+    predict.add_argument(
+        "--compute-dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16: mixed precision, of a model of --preset plain",
+    )
     predict.add_argument("--force", action="store_true", help="overwrite the output")
     score = commands.add_parser("score", help="measure a model on a table with its target")
     _model_and_data(score)

@@ -150,6 +150,10 @@ def run_predict(arguments: argparse.Namespace) -> None:
             raise UsageError("argument --probabilities: the model predicts numbers")
         form = Form([*arguments.keep], rows=arguments.batch_rows)
         form = form._replace(probabilities=arguments.probabilities)
+        if arguments.compute_dtype != "float32":
+            if isinstance(model, FittedTable):
+                raise UsageError("argument --compute-dtype: needs a model of --preset plain")
+            form = form._replace(compute_dtype=arguments.compute_dtype)
         reader = reader_of(model, data_of(arguments.data, who, model.text_names), form, who)
         write_rows(reader, output)
 

@@ -64,7 +64,8 @@ def predict_arrow(
     batch_rows : int of 1 or more, default 65536
         The most rows of a batch.
     compute_dtype : "bfloat16", or a sequence of "bfloat16" and "float32", one per layer, optional
-        As for `MLP.predict`, of an `MLP`; that of an estimator is its ``net_``.
+        As for `MLP.predict`, of an `MLP` or a model of tables with one net; the `MLP` of an
+        estimator is its ``net_``.
 
     Returns
     -------
@@ -217,12 +218,14 @@ def _check_precision(model: Any, given: Any, who: str) -> None:
     """Check that a model's predictions can have products in a compute dtype, if one is given."""
     if given is None:
         return
-    if not hasattr(model, "predict_raw"):
+    # A model of tables with one net has it as `net`.
+    net = getattr(model, "net", model)
+    if not hasattr(net, "predict_raw"):
         instead = "its net_" if hasattr(model, "net_") else "compute_dtype=None"
         raise TypeError(
             f"{who}: compute_dtype={given!r} needs an MLP, got {model!r}: use {instead}"
         )
-    precision.compute_dtype(given, model.layer_sizes, model.dtype, who)
+    precision.compute_dtype(given, net.layer_sizes, net.dtype, who)
 
 
 def _table(outputs: Outputs, batch: Batch, keep: list[str], who: str) -> Any:

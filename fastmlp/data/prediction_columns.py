@@ -61,7 +61,8 @@ class Outputs:
         return {name: its[:n] for name, its in columns.items()}
 
     def _of_table(self, batch: Batch) -> Columns:
-        answers, probabilities = self._model.answers_of(batch.rows, f"{self._who}: {batch.where}")
+        where = f"{self._who}: {batch.where}"
+        answers, probabilities = self._model.answers_of(batch.rows, where, **self._how)
         if probabilities is None:
             return {self._output: answers}
         return self._with_probabilities(answers, probabilities, self._model.classes_)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
+from fastmlp.network.precision import ComputeDTypes
 from fastmlp.tabular.batches import Batch, Rows, whole
 from fastmlp.tabular.columns import Column, Target, text_names
 
@@ -120,19 +121,21 @@ class TableModel:
         """Return the net's inputs of a record batch."""
         return encoded(self.columns, batch)
 
-    def outputs(self, batch: Batch) -> Array:
+    def outputs(self, batch: Batch, compute_dtype: ComputeDTypes | None = None) -> Array:
         """Return the net's outputs of a record batch, shape (n_rows, n_outputs)."""
         if not batch.rows.num_rows:
             return np.empty((0, self.net.layer_sizes[-1]), np.float32)
-        outputs: Array = self.net.predict(self.encoded(batch))
+        outputs: Array = self.net.predict(self.encoded(batch), compute_dtype=compute_dtype)
         return outputs
 
-    def answers_of(self, table: Any, where: str) -> tuple[Array, Array | None]:
+    def answers_of(
+        self, table: Any, where: str, compute_dtype: ComputeDTypes | None = None
+    ) -> tuple[Array, Array | None]:
         """Return labels and the classes' probabilities, or numbers and None, of a table of Arrow.
 
-        `where` is what errors call the rows.
+        `where` is what errors call the rows; `compute_dtype` is as for `MLP.predict`.
         """
-        outputs = self.outputs(Batch(0, whole(table), where))
+        outputs = self.outputs(Batch(0, whole(table), where), compute_dtype)
         probabilities = None if self.target.classes is None else self.probabilities(outputs)
         return self.answers(outputs), probabilities
 

@@ -145,6 +145,35 @@ def test_the_command_and_predict_parquet_write_the_same(rng: np.random.Generator
         pd.testing.assert_frame_equal(found, expected.drop(columns=names))
 
 
+def test_predictions_in_mixed_precision(rng: np.random.Generator) -> None:
+    model = trained(some(rng, ["no", "yes"]), "--hidden", "40,40")
+    X, how = model.inputs("train.parquet"), dict[str, Any](compute_dtype="bfloat16")
+    expected = model.net.predict(X, **how)[:, 0]
+    assert not np.array_equal(expected, model.net.predict(X)[:, 0])
+    command = ["predict", "model.safetensors", "train.parquet", "--probabilities", "--output"]
+    assert main([*command, "a.parquet", "--compute-dtype", "bfloat16"]) == 0
+    fastmlp.predict_parquet(model, "train.parquet", "b.parquet", **how)
+    for path in ("a.parquet", "b.parquet"):
+        assert np.array_equal(pd.read_parquet(path)["probability_yes"], expected)
+    assert main([*command, "c.parquet", "--compute-dtype", "float32"]) == 0
+    found = pd.read_parquet("c.parquet")["probability_yes"]
+    assert np.array_equal(found, model.net.predict(X)[:, 0])
+
+
+def test_an_ensemble_has_no_predictions_in_mixed_precision(
+    rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = some(rng, ["no", "yes"])
+    table.to_parquet("train.parquet")
+    kind = fastmlp.TabularMLPClassifier(n_members=1, max_iter=2, random_state=0)
+    fastmlp.save(kind.fit(table.drop(columns="y"), table["y"]), "model.safetensors")
+    command = ["predict", "model.safetensors", "train.parquet", "--output", "p.csv"]
+    assert main([*command, "--compute-dtype", "bfloat16"]) == 2
+    assert "--compute-dtype: needs a model of --preset plain" in capsys.readouterr().err
+    assert not Path("p.csv").exists()
+    assert main([*command, "--compute-dtype", "float32"]) == 0
+
+
 def test_texts_that_look_like_numbers_in_csv(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -314,6 +314,8 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["predict", "net.safetensors"], 2, "required: DATA; see fastmlp predict --help"),
         (["predict", "net.safetensors", "a.csv", "--batch-rows", "0"], 2, "an integer of 1 or"),
         (["predict", "net.safetensors", "a.csv", "--output", "a.txt"], 2, "must end in .parquet,"),
+        (["predict", "net.safetensors", "a.csv", "--amp", "x"], 2, "mean '--compute-dtype'?"),
+        (["predict", "m", "a.csv", "--compute-dtype", "bf"], 2, "known: float32, bfloat16"),
         (["score", "net.safetensors", "a.csv", "--scoring", "auc"], 2, "did you mean '--metric'?"),
         (["info", "--all"], 2, "fastmlp: error: there is no option --all; see fastmlp --help"),
         (["predict", "no.safetensors", "a.csv"], 1, "there is no file 'no.safetensors'"),
