@@ -13,6 +13,7 @@ from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
+from fastmlp.backends.cpu.plan.pack import copying
 from fastmlp.backends.cpu.plan.records import NONE, Batch, Blocks, Layer, Net, Tile
 from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.pack import moves
@@ -60,18 +61,6 @@ class Scratch(NamedTuple):
 def _has_few_outputs(net: Net, tile: Tile, layer: Layer) -> bool:
     """Return True for a tile of an output layer that is transposed."""
     return layer.is_transposed != 0 and tile.layer == net.n_layers - 1
-
-
-def copying(scalar: Scalar) -> Kernel:
-    """Make the function that copies n numbers."""
-
-    @njit
-    def copy(source: int, target: int, n: int) -> None:
-        a, b = row(source, n, scalar), row(target, n, scalar)
-        for i in range(n):
-            b[i] = a[i]
-
-    return copy
 
 
 @njit
