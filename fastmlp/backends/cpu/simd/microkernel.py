@@ -252,13 +252,13 @@ class Sweep:
 
     def finish(self, r: Word, ends: Condition) -> None:
         """Store the tile by way of the epilogue; before the last block, store its sums."""
-        v, known = self.v, BY_COLUMN if self.tile.by_column else range(RELU_PLUS + 1)
-        cases = {number: partial(self.store, self.c, r, number) for number in known}
-        v.either(
-            ends,
-            lambda: v.switch(self.epilogue.number, cases),
-            partial(self.store, self.waiting, r, STORE),
+        v, c, waiting = self.v, self.c, self.waiting
+        target = Panels(
+            v.choose(ends, c.address, waiting.address), v.choose(ends, c.stride, waiting.stride)
         )
+        known = BY_COLUMN if self.tile.by_column else range(RELU_PLUS + 1)
+        cases = {number: partial(self.store, target, r, number) for number in known}
+        v.switch(v.choose(ends, self.epilogue.number, STORE), cases)
 
     def store(self, target: Panels, r: Word, epilogue: int) -> None:
         v = self.v
