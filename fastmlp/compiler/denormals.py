@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import types
 
 from fastmlp.compiler.intrinsics import emitted
+from fastmlp.compiler.target import is_arm
 
 WORD32: Any = ir.IntType(32)
 WORD64: Any = ir.IntType(64)
@@ -62,10 +63,9 @@ def _function(builder: Any, name: str, kind: Any) -> Any:
 
 
 def _switch(builder: Any, mode: Any) -> Any:
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
+    if platform.machine().lower() in ("x86_64", "amd64"):
         return _x86(builder, mode)
-    if machine in ("arm64", "aarch64"):
+    if is_arm():
         return _arm(builder, mode)
     return ir.Constant(WORD64, 0)
 

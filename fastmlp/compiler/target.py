@@ -1,6 +1,7 @@
 """The host's registers, as Numba compiles for it, and what multiplies pairs of bfloat16 in them."""
 
 import ctypes
+import platform
 import re
 import sys
 from functools import cache
@@ -25,6 +26,11 @@ _WITH_BFMMLA = re.compile(
 )
 # Linux' arch_prctl on x86-64, its request of state that is off by default, and that of AMX's tiles.
 _ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _TILE_DATA = 158, 0x1023, 18
+
+
+def is_arm() -> bool:
+    """Return True if the host is a 64-bit Arm processor."""
+    return platform.machine().lower() in ("arm64", "aarch64")
 
 
 def vector_bytes() -> int:

@@ -81,15 +81,17 @@ def _sweeps(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> _Swe
     return _Sweeps(largest, *others, *narrow)
 
 
-def _strips(scalar: Scalar, by_column: bool, pairs: PairProducts | None) -> Callable[..., int]:
+def _row_products(
+    scalar: Scalar, by_column: bool, pairs: PairProducts | None
+) -> Callable[..., int]:
     """Make the function that multiplies rows, whole strips or fewer than one, and returns their
     number.
 
-    As it returns a value, the translator inlines it. By LLVM's inlining, or none, the product by
-    column compiled 0.05 s longer.
+    The translator inlines what returns a value. As a function of its own, or inlined by LLVM, it
+    made the product by column compile 0.05 s longer.
     """
-    # By column only 8 k + 1 features or outputs leave one row: larger tiles serve it. 54.9 us, no
-    # more than before (1-64-64-1@200, 1 thread); the three shapes compiled in 0.05 s.
+    # By column one row is left only of 8 k + 1 inputs: larger tiles serve it in the same time, 55
+    # us (1-64-64-1@200, 1 thread). Three more shapes, of one row, compile in 0.05 s.
     lanes, halves, has_single = lanes_of(scalar), has_narrow(pairs), not by_column
     largest, four_2, eight_1, one_4, one_2, one_1, narrow_1, narrow_2 = _sweeps(
         scalar, by_column, pairs
@@ -149,12 +151,11 @@ def product(
 
     C, and the epilogue's operand, must have room for whole panels, and for the rows rounded up to
     `STRIP_ROWS`. `streams` is the address of a record of what to prefetch, or 0. The block compiles
-    in 0.5 to 0.6 s, by column in 0.3; a shape of tile is 0.02 of it, if of one row and one panel,
-    to 0.09.
+    in 0.5 to 0.6 s, by column in 0.3: a shape of tile in 0.02 s, of one row and one panel, to 0.09.
     """
     lanes, vector = lanes_of(scalar), vector_bytes()
     row_bytes = vector // 2 if pairs else vector
-    by_tiles, multiply_rows = pairs == "tiles", _strips(scalar, by_column, pairs)
+    by_tiles, multiply_rows = pairs == "tiles", _row_products(scalar, by_column, pairs)
     begin_tiles, end_tiles = (vector_function(f, scalar, lanes) for f in (configure, release))
 
     def multiply(

@@ -1,6 +1,5 @@
 """The vector operations as LLVM IR, emitted at a builder's position."""
 
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -11,7 +10,7 @@ from fastmlp.backends.cpu.simd.tile_registers import LLVMTileRegisters
 from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
 from fastmlp.compiler.atomics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
-from fastmlp.compiler.target import multiplies_pairs
+from fastmlp.compiler.target import is_arm, multiplies_pairs
 
 WORD: Any = ir.IntType(64)
 LANE: Any = ir.IntType(32)
@@ -295,7 +294,7 @@ class LLVMVectors(Vectors):
 
     def opaque(self, value: Any) -> Any:
         kind = ir.FunctionType(self.kind, [self.kind])
-        register = "w" if platform.machine().lower() in ("arm64", "aarch64") else "v"
+        register = "w" if is_arm() else "v"
         same = self.builder.asm(kind, "", f"={register},0", [value.value], side_effect=False)
         return self._vector(same)
 
