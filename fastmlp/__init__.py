@@ -121,9 +121,9 @@ if not TYPE_CHECKING:
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise
-            raise ImportError(
-                f"fastmlp.{name} needs scikit-learn: pip install 'fastmlp[sklearn]'"
-            ) from error
+            from fastmlp.validation.packages import needs
+
+            raise ImportError(needs(f"fastmlp.{name}", "scikit-learn")) from error
 
 
 def __dir__() -> list[str]:

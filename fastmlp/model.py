@@ -63,6 +63,7 @@ from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
 from fastmlp.validation.fits import ValidationData
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 
@@ -898,9 +899,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         try:
             room = import_module("fastmlp.estimators.net_estimators")
         except ModuleNotFoundError as error:
-            raise ImportError(
-                "MLP.as_estimator needs scikit-learn: pip install 'fastmlp[sklearn]'"
-            ) from error
+            raise ImportError(needs("MLP.as_estimator", "scikit-learn")) from error
         return room.estimator_of(self, self._network, self._initializer, kind, settings)
 
     def summary(self) -> str:

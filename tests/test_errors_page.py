@@ -179,7 +179,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     ),
     "not a safetensors file": load_text,
     "is a rule of somebody's own, and no file holds code": load_without_rule,
-    "files need safetensors: pip install": save_without_safetensors,
+    "a model file needs safetensors: pip install safetensors": save_without_safetensors,
     "has no ONNX node here": convert_gelu,
 }
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastmlp import MLP, Adam, History, Report
 from fastmlp.compiler.cache import folder
 from fastmlp.plotting import plot_digits, plot_history
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 N_HIDDEN, BATCH_SIZE, LEARNING_RATE, L2 = 100, 64, 0.003, 1e-4
@@ -100,7 +101,7 @@ def run_demo(
 
 def _require(package: str, module: str) -> None:
     if find_spec(module) is None:
-        raise ImportError(f'the demo needs {package}: pip install "fastmlp[demo]"')
+        raise ImportError(needs("the demo", package))
 
 
 def _load() -> Digits:

@@ -14,6 +14,7 @@ from fastmlp import __version__
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER, INTERPRETED, cache
 from fastmlp.compiler.target import pair_products
+from fastmlp.validation.packages import install
 
 # LLVM's names of the features that the kernels use: wide vectors and fused multiply-add.
 VECTOR_FEATURES = (
@@ -115,7 +116,7 @@ def cache_state() -> str:
 def _gpu() -> str:
     """Return how many GPUs the driver sees, or why none; nothing is imported without a package."""
     if not any(find_spec(name) for name in CUDA_PACKAGES):
-        return 'none: no package; pip install "fastmlp[cuda]"'
+        return f"none: no package; {install('numba-cuda')}"
     from fastmlp.backends.cuda import adapter
 
     try:

@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from fastmlp.validation.packages import needs
+
 
 def client_of(given: Any, who: str) -> Any:
     """Return the client that is meant by the argument `client`: itself, or by "auto" the current.
@@ -22,9 +24,7 @@ def client_of(given: Any, who: str) -> Any:
         try:
             from distributed import get_client
         except ImportError as error:
-            raise ImportError(
-                f"{who}: client=\"auto\" needs distributed: pip install 'fastmlp[dask]'"
-            ) from error
+            raise ImportError(needs(f'{who}: client="auto"', "distributed")) from error
         try:
             given = get_client()
         except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from fastmlp.data import csv_files
 from fastmlp.data.columns import Columns, Encoder, Named, Wanted, columns_of
 from fastmlp.data.sources import Block
+from fastmlp.validation.packages import needs
 
 # Rows of a block of a table.
 BLOCK_ROWS = 65536
@@ -29,7 +30,7 @@ def imported(who: str) -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise ImportError(f"{who} needs pyarrow: pip install 'fastmlp[arrow]'") from error
+        raise ImportError(needs(who, "pyarrow")) from error
     return pyarrow
 
 

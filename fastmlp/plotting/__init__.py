@@ -1,4 +1,4 @@
-"""Pictures of a fit, with matplotlib: ``pip install "fastmlp[plot]"``."""
+"""Pictures of a fit, with matplotlib: the extra `plot`."""
 
 from fastmlp.plotting.digits import plot_digits
 from fastmlp.plotting.ensemble import plot_ensemble

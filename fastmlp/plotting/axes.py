@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.validation.packages import needs
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -86,5 +88,5 @@ def _pyplot() -> Any:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError('plotting needs matplotlib: pip install "fastmlp[plot]"') from error
+        raise ImportError(needs("plotting", "matplotlib")) from error
     return pyplot

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import whole_files
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 ENTRY = "fastmlp"
@@ -190,5 +191,5 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("files need safetensors: pip install 'fastmlp[safetensors]'") from error
+        raise ImportError(needs("a model file", "safetensors")) from error
     return safetensors

@@ -11,6 +11,7 @@ from fastmlp.network import resolve
 from fastmlp.serialization import model_state, safetensors_file
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
+from fastmlp.validation.packages import needs
 
 if TYPE_CHECKING:
     from fastmlp.estimators import MLPClassifier, MLPRegressor
@@ -157,10 +158,8 @@ def load(
     try:
         unpacker = import_module(f"fastmlp.{ESTIMATORS[content.kind]}.archive")
     except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{os.fspath(path)} holds an estimator, which needs scikit-learn: "
-            "pip install 'fastmlp[sklearn]'"
-        ) from error
+        holder = f"{os.fspath(path)} holds an estimator, which"
+        raise ImportError(needs(holder, "scikit-learn")) from error
     with safetensors_file.refusing(path):
         return unpacker.unpack(content, own, n_threads)
 

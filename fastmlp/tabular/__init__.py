@@ -58,5 +58,6 @@ if not TYPE_CHECKING:
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise
-            needed = "needs scikit-learn: pip install 'fastmlp[sklearn]'"
-            raise ImportError(f"fastmlp.tabular.{name} {needed}") from error
+            from fastmlp.validation.packages import needs
+
+            raise ImportError(needs(f"fastmlp.tabular.{name}", "scikit-learn")) from error

@@ -13,6 +13,7 @@ from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import Settings, Table, beside
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 # A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
@@ -117,7 +118,7 @@ def _kinds() -> dict[bool, Any]:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
             raise
-        needed = "--preset tabular needs scikit-learn: pip install 'fastmlp[sklearn]'"
+        needed = needs("--preset tabular", "scikit-learn")
         raise ImportError(f"{needed}, or use --preset plain") from error
     return {True: estimators.TabularMLPClassifier, False: estimators.TabularMLPRegressor}
 

@@ -11,6 +11,7 @@ from fastmlp.tabular.batches import Batch
 from fastmlp.tabular.columns import Target
 from fastmlp.tabular.model import Task
 from fastmlp.validation import scalars
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
 
@@ -100,7 +101,7 @@ class Auc:
         try:
             import sklearn.metrics
         except ImportError as error:
-            raise ImportError("auc needs scikit-learn: pip install 'fastmlp[sklearn]'") from error
+            raise ImportError(needs("auc", "scikit-learn")) from error
         self._area = sklearn.metrics.roc_auc_score
         self._codes, self._probabilities = list[Array](), list[Array]()
 

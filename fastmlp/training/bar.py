@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from fastmlp.training.history import History
+from fastmlp.validation.packages import needs
 
 
 def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
@@ -18,9 +19,7 @@ def new_bar(total: int, done: int, who: str, unit: str = "epoch") -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ImportError(
-            f"{who}: progress=True needs tqdm: pip install 'fastmlp[progress]'"
-        ) from error
+        raise ImportError(needs(f"{who}: progress=True", "tqdm")) from error
     return tqdm(total=total, initial=done, unit=unit)
 
 

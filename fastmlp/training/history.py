@@ -6,6 +6,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.validation.attributes import OF_HISTORIES, Advising
+from fastmlp.validation.packages import needs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -107,7 +108,7 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
         try:
             from pandas import DataFrame, Series
         except ImportError as error:
-            raise ImportError("History.to_frame needs pandas: pip install pandas") from error
+            raise ImportError(needs("History.to_frame", "pandas")) from error
         # Ctrl-C while a fit validates leaves one validation loss less: series are aligned.
         columns = {
             "epoch": Series(range(1, len(self.loss) + 1)),

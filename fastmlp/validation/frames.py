@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp.validation import hints
+from fastmlp.validation.packages import needs
 from fastmlp.validation.suggestions import count, listed, suggestion
 
 Array = NDArray[Any]
@@ -68,7 +69,7 @@ def known(given: Any, who: str) -> Any:
         pyarrow = import_module("pyarrow")
     except ImportError as error:
         kind = type(given).__name__
-        raise ImportError(f"{who}: to read a {kind} needs pyarrow: pip install pyarrow") from error
+        raise ImportError(needs(f"{who}: to read a {kind}", "pyarrow")) from error
     return pyarrow.table(given)
 
 

@@ -48,7 +48,7 @@ def test_whether_a_gpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastmlp.backends.cuda import adapter
 
     monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("no_such_package",))
-    assert info()["GPU"] == 'none: no package; pip install "fastmlp[cuda]"'
+    assert info()["GPU"] == 'none: no package; pip install "numba-cuda[cu13]"'
     monkeypatch.setattr("fastmlp.cli.info.CUDA_PACKAGES", ("numba",))
     monkeypatch.setattr(adapter, "count", lambda who: 2)
     assert info()["GPU"] == "2 seen by the driver"

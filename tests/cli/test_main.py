@@ -108,7 +108,7 @@ def test_missing_extra_is_one_sentence(
     assert main(["demo"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == f'fastmlp: the demo needs {package}: pip install "fastmlp[demo]"\n'
+    assert printed.err == f"fastmlp: the demo needs {package}: pip install {package}\n"
 
 
 def test_the_extra_of_the_demo_is_enough_for_the_readme() -> None:

@@ -211,5 +211,5 @@ def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"from_parquet needs pyarrow: pip install 'fastmlp"):
+    with pytest.raises(ImportError, match=r"from_parquet needs pyarrow: pip install pyarrow$"):
         Blocks.from_parquet("a.parquet", target="y")

@@ -332,7 +332,7 @@ def test_of_a_file_one_batch_is_in_memory(tmp_path: Path) -> None:
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"predict_arrow needs pyarrow: pip install 'fastmlp"):
+    with pytest.raises(ImportError, match=r"predict_arrow needs pyarrow: pip install pyarrow$"):
         predict_arrow(net(), TABLE)
     assert len(list(net().predict_batches(pl.DataFrame(X, schema=["a", "b", "c"])))) == 1
 

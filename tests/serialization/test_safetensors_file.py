@@ -270,5 +270,5 @@ def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
 
 def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"pip install 'fastmlp\[safetensors\]'"):
+    with pytest.raises(ImportError, match=r"model file needs safetensors: pip install safeten"):
         safetensors_file.pack(CONTENT)

@@ -219,7 +219,7 @@ def test_arrays_of_a_file_are_checked(broken: str) -> None:
 def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn.utils")
     monkeypatch.setattr(tabular, "import_module", Mock(side_effect=error))
-    message = r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install 'fastmlp\[sklearn\]'"
+    message = r"fastmlp\.tabular\.Encoding needs scikit-learn: pip install scikit-learn$"
     with pytest.raises(ImportError, match=message):
         _ = tabular.Encoding
     with pytest.raises(AttributeError, match=r"module 'fastmlp\.tabular' has no attribute 'Nets'"):

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numba import config, types
 
+from fastmlp.validation.packages import needs
+
 Function = Callable[..., Any]
 SIMULATED = bool(config.ENABLE_CUDASIM)
 # The oldest compute capability that the compiler for CUDA 13 supports; the tests compile for it.
@@ -101,10 +103,8 @@ def require(index: int, who: str = "MLP") -> None:
     if SIMULATED:
         return
     if not installed():
-        raise ImportError(
-            f'{who}: device="cuda" needs a package: pip install "fastmlp[cuda]", '
-            'or use device="cpu"'
-        )
+        needed = needs(f'{who}: device="cuda"', "numba-cuda")
+        raise ImportError(f'{needed}, or use device="cpu"')
     if _first_user not in (None, os.getpid()):
         raise RuntimeError(
             f"{who}: this process was forked from one that had used a GPU, where CUDA does not "

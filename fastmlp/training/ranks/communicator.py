@@ -4,6 +4,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
+from fastmlp.validation.packages import needs
+
 Array = NDArray[Any]
 
 
@@ -55,10 +57,8 @@ def communicator_of(given: Any, who: str) -> Communicator | None:
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
-            raise ImportError(
-                f'{who}: communicator="world" needs mpi4py and an MPI: pip install '
-                f"'fastmlp[mpi]' ({error})"
-            ) from error
+            needed = needs(f'{who}: communicator="world"', "mpi4py")
+            raise ImportError(f"{needed} ({error})") from error
         return MPI.COMM_WORLD
     lacking = [name for name in NAMES if not callable(getattr(given, name, None))]
     if lacking:

@@ -50,7 +50,8 @@ def has(devices: Any, monkeypatch: pytest.MonkeyPatch, *, package: bool = True) 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     has([], monkeypatch, package=False)
-    with pytest.raises(ImportError, match=r'MLP: device="cuda" needs a package: pip install "fast'):
+    words = r'"cuda" needs numba-cuda: pip install "numba-cuda\[cu13\]", or use device="cpu"$'
+    with pytest.raises(ImportError, match=words):
         net("cuda")
 
 
