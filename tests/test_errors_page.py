@@ -164,6 +164,9 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "is not fitted yet": lambda: classifier().predict(X),
     "fit diverged in epoch": diverge,
     "early_stopping looks at validation rows": lambda: fit(early_stopping=10),
+    "callbacks must be functions of one argument, the Report of an epoch": lambda: fit(
+        callbacks=lambda epoch, logs: None
+    ),
     "unknown metric 'auc', did you mean 'roc_auc'?": lambda: fit(
         metrics="auc", validation_split=0.5
     ),

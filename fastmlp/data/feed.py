@@ -337,6 +337,7 @@ def tabled(X: Any, y: Any, target: Any, who: str, features: Sequence[str] | None
         If X and `target` do not go together, or the columns are not there.
     """
     if target is None:
+        validation.unnamed(y, who)
         if y is None and paths_of(X) is not None:
             raise TypeError(f"{who}: files need target=, the name of the column of y")
         if y is None and is_table(X):

@@ -14,7 +14,7 @@ from fastmlp.data.sources import has_blocks, is_source
 from fastmlp.many.tasks import WHO, Job, each_integer, who
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.training.stream import GivenRows, rows_of
-from fastmlp.validation import Names
+from fastmlp.validation import Names, unnamed
 from fastmlp.validation.suggestions import listed
 
 # Seconds that a wait lasts at a time.
@@ -29,6 +29,7 @@ def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any
     TypeError
         If the arguments do not go together.
     """
+    unnamed(y, WHO)
     if y is not None and not has_blocks(X):
         if validation_data is not None:
             raise TypeError(f"{WHO}: validation_data is for a source; use validation_rows, indices")

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.optimizers import Schedule
+from fastmlp.rules.optimizers.protocol import check_schedule
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -226,6 +227,7 @@ class Warmup:
         if isinstance(self.schedule, type):
             wanted = f"{self.schedule.__name__}(...)"
             raise TypeError(f"Warmup: schedule must be a schedule, not its class: {wanted}")
+        check_schedule("Warmup", "schedule", self.schedule)
         if not callable(self.schedule):
             expected = "a finite number above 0 or a schedule"
             valid = scalars.is_positive(self.schedule)

@@ -29,9 +29,10 @@ def features(x: object, n_features: int, kind: np.dtype[Any], who: str) -> Array
         hint = hints.of_shape(x, array, n_features)
         raise ValueError(f"{who}: X must have shape (n_rows, n_features), got {array.shape}{hint}")
     if array.shape[1] != n_features:
+        hint = "; is X transposed? use X.T" if len(array) == n_features else ""
         raise ValueError(
             f"{who}: X has {count(array.shape[1], 'feature')}, but the net has "
-            f"{count(n_features, 'input')}"
+            f"{count(n_features, 'input')}{hint}"
         )
     if len(array) == 0:
         raise ValueError(f"{who}: X has no rows")
@@ -86,7 +87,8 @@ def targets(
             f"{who}: y must have shape (n_rows,) or (n_rows, n_outputs), got {array.shape}"
         )
     if len(array) != n_rows:
-        raise ValueError(f"{who}: X has {count(n_rows, 'row')}, but y has {len(array)}")
+        hint = "; y is transposed: use y.T" if array.shape[1:] == (n_rows,) else ""
+        raise ValueError(f"{who}: X has {count(n_rows, 'row')}, but y has {len(array)}{hint}")
     table = array.reshape(n_rows, -1)
     if accepted == "classes" and table.shape[1] == 1:
         _class_labels(y, array, n_outputs, who)
@@ -184,6 +186,19 @@ def _brief(given: object) -> str:
         return type(given).__name__
     order = "" if given.flags.c_contiguous else ", not C-contiguous"
     return f"{given.dtype} {given.shape}{order}{'' if given.flags.writeable else ', read-only'}"
+
+
+def unnamed(y: object, who: str) -> None:
+    """Check that y is not the name of a column.
+
+    Raises
+    ------
+    TypeError
+        If it is.
+    """
+    if isinstance(y, str):
+        instead = f"for a column of X give target={y!r} in its place"
+        raise TypeError(f"{who}: y must be an array, got {y!r}; {instead}")
 
 
 def unmasked(given: object, who: str, name: str) -> None:

@@ -19,7 +19,22 @@ OF_NETS = {
         "partial_fit train_on_batch train_step"
     ),
     "use fit": "train fit_generator",
-    "use predict": "forward predict_on_batch",
+    # To define __call__ makes `callable(net)` true; no type checker sees it.
+    "use predict: net.predict(X)": "__call__ forward predict_on_batch",
+    "layers are given at once: MLP((n_inputs, 32, n_outputs))": "add add_module append pop",
+    "use loss_and_gradient, by parameters; by inputs, take differences of predict in float64": (
+        "jacobian gradient gradients grad backprop"
+    ),
+    "there is one mode: dropout is of fit alone, and predict is without it": "eval training",
+    "use to: net.to('cuda'), net.to('cpu')": "cuda cpu",
+    "it is the dtype of the net: MLP(layer_sizes, dtype='float64')": "double half bfloat16 float",
+    "len(net.parameters) is their number": "count_params num_parameters n_parameters",
+    "parameters is one vector; weights and biases are its parts": (
+        "named_parameters trainable_weights trainable_variables variables"
+    ),
+    "a fit's callbacks see each epoch; predict_raw returns the last outputs": (
+        "register_forward_hook get_layer"
+    ),
     "fit trains; loss_and_gradient and apply_gradient are a step taken apart": (
         "backward zero_grad step"
     ),

@@ -34,6 +34,25 @@ def explained(target: F) -> F:
     return target
 
 
+def misfit(function: Any, n: int) -> str:
+    """Return what to add to a message if a function does not take `n` arguments by place.
+
+    Examples
+    --------
+    >>> misfit(lambda epoch, logs: None, 1), misfit(print, 1)
+    (', which takes (epoch, logs)', '')
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""
+    try:
+        signature.bind(*[None] * n)
+    except TypeError:
+        return f", which takes {signature}"
+    return ""
+
+
 def _explaining(function: Any) -> Any:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:

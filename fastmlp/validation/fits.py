@@ -8,18 +8,34 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import misfit
 
 ValidationData = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
 
 
-def callbacks(given: object, who: str) -> tuple[Callable[..., Any], ...]:
+def callbacks(given: Any, who: str) -> tuple[Callable[..., Any], ...]:
     """Check callbacks: a function, or a sequence of functions."""
-    if callable(given):
-        return (given,)
-    functions = tuple(given) if isinstance(given, Iterable) else (given,)
-    if not all(callable(function) for function in functions):
-        raise TypeError(f"{who}: callbacks must be functions of one argument, got {given!r}")
+    several = isinstance(given, Iterable) and not callable(given)
+    functions: tuple[Any, ...] = tuple(given) if several else (given,)
+    for function in functions:
+        wrong = misfit(function, 1) if callable(function) else _of_events(function)
+        if wrong or not callable(function):
+            raise TypeError(
+                f"{who}: callbacks must be functions of one argument, the Report of an epoch, got "
+                f"{function!r}{wrong}"
+            )
     return functions
+
+
+def _of_events(given: object) -> str:
+    """Return what to add to a message about an object whose methods are called at events."""
+    events = [name for name in dir(given) if name.startswith("on_")]
+    if not events:
+        return ""
+    return (
+        f"; in the place of {', '.join(events[:3])} write a function: def log(report): "
+        "print(report.epoch, report.loss); see 'How do I show progress, and log a fit?'"
+    )
 
 
 def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:

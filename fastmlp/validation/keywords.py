@@ -79,6 +79,7 @@ GROUPS = [
     "factor gamma decay_rate decay",
     "final_rate eta_min end_value min_lr final_lr alpha",
     "power power_t exponent",
+    "warm pct_start warmup_ratio",
     "path filename file fname filepath",
     "rules custom_objects",
     "include_training_state include_optimizer save_optimizer",
@@ -205,14 +206,21 @@ ESTIMATOR_FIT = {
     **{name: _OF_ESTIMATOR[name] for name in _OF_ESTIMATOR if name in _LACKING or name in _OF_FIT},
 }
 SEARCH = {**_OF_ESTIMATOR, **dict.fromkeys(("epochs", "n_epochs"), _OF_ESTIMATOR["max_iter"])}
+SCHEDULE = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use n_steps"}
+OF_DECAY = {"epochs": "it counts steps, n_epochs * ceil(n_rows / batch_size): use every"}
 OPTIMIZERS = ["Adam", "AdamW", "Nadam", "SGD", "RMSprop", "Adagrad", "ScheduleFreeAdamW", "Custom"]
 ADVICE: dict[str, dict[str, str]] = {
     "MLP": NET,
     "MLPSearchCV": SEARCH,
     "EMA": {"factor": "the decay is its momentum: EMA(momentum=0.99)"},
-    "Warmup": {"learning_rate": "it is the first argument, a rate or a schedule: Warmup(0.01)"},
+    "Warmup": {
+        **SCHEDULE,
+        "learning_rate": "it is the first argument, a rate or a schedule: Warmup(0.01)",
+    },
     "MLP.fit": FIT,
     "fit_many": MANY,
+    **dict.fromkeys(("Cosine", "OneCycle"), SCHEDULE),
+    **dict.fromkeys(("StepDecay", "Exponential"), OF_DECAY),
     **dict.fromkeys(OPTIMIZERS, OPTIMIZER),
 }
 

@@ -26,6 +26,13 @@ LACKING = {
     "state_dict": "use parameters, or save and load",
     "history": r"history = net.fit\(X, y\)",
     "forward": "use predict",
+    "__call__": r"use predict: net.predict\(X\)",
+    "add": r"MLP\(\(n_inputs, 32, n_outputs\)\)",
+    "jacobian": "by inputs, take differences of predict",
+    "eval": "predict is without",
+    "cuda": r"net.to\('cuda'\)",
+    "count_params": r"len\(net.parameters\)",
+    "named_parameters": "weights and biases",
     "learning_rate": r"net.optimizer = Adam\(0.01\)",
 }
 
@@ -37,6 +44,11 @@ def test_an_attribute_elsewhere_names_ours(name: str) -> None:
         getattr(NET, name)
     with pytest.raises(AttributeError, match=f"^type object 'MLP' has no attribute {name!r}; "):
         getattr(MLP, name)
+
+
+def test_a_call_names_predict() -> None:
+    with pytest.raises(AttributeError, match=r"'__call__'; use predict: net.predict\(X\)$"):
+        NET(np.ones((2, 3)))  # type: ignore[operator]
 
 
 def test_a_history_is_no_net() -> None:

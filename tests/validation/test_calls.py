@@ -25,6 +25,7 @@ from fastmlp import (
     MLPEnsembleRegressor,
     MLPRegressor,
     MLPSearchCV,
+    OneCycle,
     RMSprop,
     StepDecay,
     Warmup,
@@ -52,7 +53,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{
         kind.__name__: kind
         for kind in (
-            *(Adam, AdamW, SGD, RMSprop, Cosine, Exponential, StepDecay, Warmup),
+            *(Adam, AdamW, SGD, RMSprop, Cosine, Exponential, OneCycle, StepDecay, Warmup),
             *(MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor),
         )
     },
@@ -111,6 +112,7 @@ MEANT = {
     "Exponential": {"gamma": "factor", "decay_rate": "factor", "decay_steps": "every"},
     "StepDecay": {"step_size": "every"},
     "Warmup": {"warmup_steps": "n_steps"},
+    "OneCycle": {"pct_start": "warm", "max_lr": "learning_rate"},
     "MLPClassifier": {
         "layer_sizes": "hidden_layer_sizes",
         "epochs": "max_iter",
@@ -168,6 +170,10 @@ ADVICE = {
     ("Adam", "params"): "fit trains all parameters",
     ("SGD", "decay"): r"use a schedule: learning_rate=Exponential\(0.01\)",
     ("Warmup", "learning_rate"): r"Warmup\(0.01\)",
+    ("Cosine", "n_epochs"): r"it counts steps, n_epochs \* .*: use n_steps",
+    ("OneCycle", "epochs"): "it counts steps, .*: use n_steps",
+    ("Warmup", "epochs"): "it counts steps, .*: use n_steps",
+    ("StepDecay", "epochs"): "it counts steps, .*: use every",
     ("MLPClassifier", "callbacks"): r"fit of MLPClassifier and MLPRegressor has them: fit\(X, y, ",
     ("MLPClassifier.fit", "dropout_rate"): "it is a parameter of the estimator: dropout=...",
     ("MLPRegressor", "class_weight"): "use sample_weight of fit",

@@ -1,7 +1,7 @@
 """The words of every error, and that none of them costs a compilation."""
 
 # Wrong types on purpose.
-# mypy: disable-error-code="arg-type"
+# mypy: disable-error-code="arg-type, list-item, misc"
 
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +31,12 @@ def classifier() -> MLP:
 
 def own_loss(prediction: Any, target: Any) -> Any:
     return prediction - target, prediction
+
+
+class KerasCallback:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None: ...
+
+    def on_train_begin(self, logs: Any = None) -> None: ...
 
 
 def spoilt(value: float) -> Any:
@@ -355,6 +361,23 @@ CASES: list[tuple[Callable[[], Any], type[Exception], str]] = [
         r"must return finite float32 numbers of shape \(3, 4\), got complex128 of shape",
     ),
     (lambda: net(seed=True), TypeError, "seed must be None, an integer of 0 or more.* got True"),
+    (
+        lambda: net().fit(X, Y, callbacks=[print, lambda epoch, logs: None]),
+        TypeError,
+        r"MLP.fit: callbacks must be functions of one argument, .* which takes \(epoch, logs\)$",
+    ),
+    (
+        lambda: net().fit(X, Y, callbacks=[KerasCallback()]),
+        TypeError,
+        r"in the place of on_epoch_end, on_train_begin write a function: def log\(report\)",
+    ),
+    (lambda: net().fit(X, Y, callbacks=KerasCallback), TypeError, r"which takes \(\)$"),
+    (
+        lambda: Adam(lambda step: 0.1),
+        TypeError,
+        r"Adam: learning_rate must be a number, or a function of two .* which takes \(step\)$",
+    ),
+    (lambda: Warmup(lambda: 0.1), TypeError, r"Warmup: schedule must be .* which takes \(\)$"),
     (lambda: Warmup(Cosine), TypeError, r"Warmup: schedule must be a .* its class: Cosine\(...\)"),
     (
         lambda: net(optimizer=Adam(lambda steps, total: ["a"])).apply_gradient(np.ones(21)),

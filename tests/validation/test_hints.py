@@ -4,6 +4,7 @@
 # mypy: disable-error-code="arg-type"
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 from sklearn.preprocessing import OneHotEncoder
 
-from fastmlp import MLP
+from fastmlp import MLP, MLPClassifier, fit_many
 from fastmlp.validation import hints
 
 X, Y = np.ones((6, 3)), np.ones(6)
@@ -71,6 +72,7 @@ ROWS: dict[str, tuple[Any, str]] = {
         np.ones((4, 5, 6)),
         r"\(4, 5, 6\); X.reshape\(len\(X\), -1\) has 30 features$",
     ),
+    "columns as rows": (np.ones((2, 5)), r"5 features, .* is X transposed\? use X.T$"),
     "one feature": ([[1.0]], "X has 1 feature, but the net has 2 inputs$"),
     "beyond float32": (
         [[1, 1e300]],
@@ -148,6 +150,9 @@ TARGETS: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
     ),
     "beyond 1": (labels(1, BINARY), [0, 0.5, 1.5] * 2, "for this loss, got 1.5$"),
     "rows": (labels(1, "mse"), [1.0], "X has 6 rows, but y has 1$"),
+    "a row": (labels(1, "mse"), Y[None], "but y has 1; y is transposed: use y.T$"),
+    "rows of two": (labels(2, "mse"), X[:, :2].T, "but y has 2; y is transposed: use y.T$"),
+    "a name": (labels(1, "mse"), "sold", "got 'sold'; for a column of X give target='sold' in"),
 }
 
 
@@ -156,6 +161,12 @@ def test_targets(form: str) -> None:
     fit, y, words = TARGETS[form]
     with pytest.raises((TypeError, ValueError), match=f"^MLP.fit: .*{words}"):
         fit(y)
+
+
+@pytest.mark.parametrize("fit", [partial(fit_many, [MLP((3, 1))]), MLPClassifier().fit])
+def test_the_name_of_a_column_in_the_place_of_targets(fit: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"for a column of X give target='sold' in its place$"):
+        fit(X, "sold")
 
 
 def test_validation_data_that_are_a_fraction() -> None:

@@ -22,6 +22,7 @@ from fastmlp.estimators.mlp.row_subset import RowSubset
 from fastmlp.estimators.mlp.to_core import data_of
 from fastmlp.network.state import NetState
 from fastmlp.training.stream import StreamRequest, check_length
+from fastmlp.validation import unnamed
 from fastmlp.validation.suggestions import count
 
 
@@ -42,6 +43,7 @@ class Over(NamedTuple):
         """
         if self.target is not None or (y is None and is_source(X)):
             return True
+        unnamed(y, who)
         for name, given in self._asdict().items():
             if given is not None:
                 raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")

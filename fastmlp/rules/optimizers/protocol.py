@@ -12,6 +12,7 @@ from fastmlp.rules.gradient_rules import NORMS, RULES
 from fastmlp.rules.groups import WHOLE, Group
 from fastmlp.rules.updates import UpdateRule, schedule_free_adamw
 from fastmlp.validation import scalars
+from fastmlp.validation.calls import misfit
 
 Rates = NDArray[np.float64]
 
@@ -223,11 +224,21 @@ def check_learning_rate(optimizer: Any) -> None:
     if isinstance(rate, type):
         wanted = f"{rate.__name__}(...)"
         raise TypeError(f"{name}: learning_rate must be a schedule, not its class: {wanted}")
+    check_schedule(name, "learning_rate", rate)
     if not callable(rate):
         expected = "a finite number above 0 or a schedule"
         expected += ", such as Cosine(0.001)" if isinstance(rate, str) else ""
         number = scalars.real(name, "learning_rate", rate, expected, scalars.is_positive(rate))
         object.__setattr__(optimizer, "learning_rate", number)
+
+
+def check_schedule(owner: str, name: str, schedule: Any) -> None:
+    """Check that a schedule takes step numbers and the step at which the fit ends."""
+    if callable(schedule) and (wrong := misfit(schedule, 2)):
+        raise TypeError(
+            f"{owner}: {name} must be a number, or a function of two arguments, the step numbers "
+            f"and the step at which the fit ends, got {schedule!r}{wrong}"
+        )
 
 
 def check_settings(optimizer: Any, check: Callable[[str, str, object], Any], *names: str) -> None:
