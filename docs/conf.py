@@ -22,6 +22,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "docs.tools.links",
     "docs.tools.llms",
+    "docs.tools.meta",
     "docs.tools.parameters",
 ]
 default_role = "literal"
@@ -35,11 +36,13 @@ templates_path = ["_templates"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"fastmlp {release}"
 html_baseurl = "https://fastmlp.github.io/fastmlp/"
+html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["fastmlp.css"]
 html_theme_options = {
     "github_url": "https://github.com/fastmlp/fastmlp",
-    "header_links_before_dropdown": 5,
+    "header_links_before_dropdown": 9,
+    "logo": {"text": "fastmlp"},
     "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,
     "show_prev_next": False,

@@ -1,5 +1,6 @@
 """The pages of docs and the README: their code runs, their tables name everything."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_install_tells_every_extra_and_what_is_in_it() -> None:
         (inside,) = project["optional-dependencies"][name]
         parts = re.findall(r"\w+", inside.removeprefix("fastmlp"))
         assert set(re.findall(r"`(\w+)`", rows[name])) == set(parts)
+
+
+def test_a_page_is_described_by_its_first_paragraph() -> None:
+    core = pytest.importorskip("docutils.core", reason="needs docutils: pip install --group docs")
+    meta = importlib.import_module("docs.tools.meta")
+    doctree = core.publish_doctree(
+        f'A page\n======\n\nIt has "words"\nand {"more " * 60}.\n\nNo more.\n'
+    )
+    text = meta.description(doctree)
+    assert text.startswith('It has "words" and more more')
+    assert text.endswith("more ...")
+    assert len(text) <= meta.MOST + 4
+    tags = meta.tags("A page", text, "https://a/page.html", "https://a/picture.png")
+    assert '<meta name="description" content="It has &quot;words&quot; and more' in tags
+    assert '<meta property="og:url" content="https://a/page.html">' in tags
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -1,1 +1,1 @@
-"""What the site's build makes by itself: links, the page of parameters, llms.txt."""
+"""What the site's build makes by itself: links, the page of parameters, llms.txt, descriptions."""
