@@ -153,7 +153,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "y must be above 0 for this loss": lambda: fit(Y=0 * Y, loss="gamma"),
     "sample_weight must be 0 or more, and not all 0": lambda: fit(sample_weight=-Y),
     "as an id or free text has: name another column to predict": lambda: learn_table(
-        y=[f"text {i}" for i in range(30)]
+        a=[*range(30)], y=[f"text {i}" for i in range(30)]
     ),
     "as in training, it is beyond float32": predict_mark,
     "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
