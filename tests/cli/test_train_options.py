@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -89,15 +88,17 @@ def test_a_wrong_use_is_said_before_an_output_that_exists(
 def test_the_time_limit_counts_from_the_start_of_the_command(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits: list[Any] = []
+    limits: list[float] = []
     seconds = Settings.seconds
     # As if the command had begun to read 50 s ago.
     earlier = SimpleNamespace(monotonic=lambda: time.monotonic() - 50)
     monkeypatch.setattr("fastmlp.cli.tables.time", earlier)
 
     def noted(self: Settings, say: Callable[[str], object]) -> float | None:
-        limits.append(seconds(self, say))
-        return limits[-1]
+        left = seconds(self, say)
+        assert left is not None
+        limits.append(left)
+        return left
 
     monkeypatch.setattr(Settings, "seconds", noted)
     assert main([*TRAIN, "--model", model, "--epochs", "2", "--time-limit", "90"]) == 0
