@@ -93,7 +93,7 @@ def commands(table: Table, who: str) -> tuple[list[str], list[str]]:
     if who == "fastmlp":
         ours = [sys.executable, "-m", "fastmlp"]
         train = ["train", "train.csv", "--target", table.target, "--quiet", "--force"]
-        train += ["--preset", "plain"]
+        train += ["--model", "plain"]
         predict = ["predict", "model.safetensors", "later.csv", "--output", "p.csv", "--force"]
         return [*ours, *train], [*ours, *predict, *["--probabilities"] * (table.score == "AUC")]
     script = LIGHTGBM.replace("MODEL", "'model.txt'")

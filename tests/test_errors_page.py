@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 from scipy.sparse import csr_matrix
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
 from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular import TableModel
+from fastmlp.tabular.columns import Column, Target
+from fastmlp.tabular.training import Settings, Table
 
 PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
 QUOTED = re.findall(r"^### `(.*)`$", PAGE, flags=re.MULTILINE)
@@ -98,6 +102,15 @@ def load_text() -> None:
     fastmlp.load("notes.txt")
 
 
+def learn_table(**columns: Any) -> None:
+    Table(pyarrow.table(columns), Settings("y"), "train").learn(print)
+
+
+def predict_mark() -> None:
+    model = TableModel((Column("a"),), Target("y"), MLP((1, 1)))
+    model.predict(pyarrow.table({"a": [1.0, 1e300]}))
+
+
 def load_without_rule() -> None:
     net(activation=bump).save("bump.safetensors")
     fastmlp.load("bump.safetensors")
@@ -139,6 +152,10 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "y must be 0 or more for this loss": lambda: fit(Y=-Y, loss="poisson"),
     "y must be above 0 for this loss": lambda: fit(Y=0 * Y, loss="gamma"),
     "sample_weight must be 0 or more, and not all 0": lambda: fit(sample_weight=-Y),
+    "as an id or free text has: name another column to predict": lambda: learn_table(
+        a=[*range(30)], y=[f"text {i}" for i in range(30)]
+    ),
+    "as in training, it is beyond float32": predict_mark,
     "Input X contains NaN": lambda: classifier().fit(spoilt(np.nan), LABELS),
     "could not convert string to float": lambda: classifier().fit([["a"], ["b"]], [0, 1]),
     "is expecting 3 features as input": lambda: (

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,8 +100,10 @@ def run_demo(
 
 
 def _require(package: str, module: str) -> None:
-    if find_spec(module) is None:
-        raise ImportError(needs("the demo", package))
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise ImportError(needs("the demo", package)) from error
 
 
 def _load() -> Digits:

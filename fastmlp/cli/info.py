@@ -50,7 +50,7 @@ def info() -> dict[str, str]:
         "llvmlite": llvmlite.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "CPU": llvmlite.binding.get_host_cpu_name(),
+        "CPU": _cpu(),
         "vector features": _vector_features(),
         "bfloat16": BFLOAT16[pair_products()],
         "compiler": _compiler(),
@@ -76,7 +76,19 @@ def format_info() -> str:
     return "\n".join(f"{name:<{width}}  {text}" for name, text in entries.items())
 
 
+def _cpu() -> str:
+    """Return LLVM's name of the processor that Numba compiles for."""
+    host, named = llvmlite.binding.get_host_cpu_name(), numba.config.CPU_NAME
+    return host if named in (None, host) else f"{named} (NUMBA_CPU_NAME; the host is {host})"
+
+
 def _vector_features() -> str:
+    """Return the features that Numba compiles for, those that the kernels use."""
+    # Numba's default: none of NUMBA_CPU_NAME=generic, else the host's, whatever the name.
+    if (given := numba.config.CPU_FEATURES) is not None:
+        return (
+            " ".join(name for name in VECTOR_FEATURES if f"+{name}" in given.split(",")) or "none"
+        )
     try:
         features = llvmlite.binding.get_host_cpu_features()
     except RuntimeError:

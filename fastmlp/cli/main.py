@@ -1,6 +1,7 @@
 """The command ``fastmlp``: train, predict, score, show, forecast, demo, info and warmup."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from fastmlp.cli.options import (
     add_others,
     add_train,
     as_toml,
+    settle_model,
     take_config,
 )
 from fastmlp.cli.parser import Parser, parsed
@@ -133,7 +135,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"fastmlp {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="command")
-    train = add_train(commands, _at_least)
+    train = add_train(commands, _at_least, _seed)
     train.set_defaults(run=_train, parser=train)
     for name, command in add_others(commands, _at_least).items():
         command.set_defaults(run=_on_tables(name), parser=command)
@@ -150,7 +152,9 @@ def _parser() -> Parser:
     )
     demo.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     demo.set_defaults(run=_demo)
-    commands.add_parser("info", help="versions, compiler, threads, cache").set_defaults(run=_info)
+    info = commands.add_parser("info", help="versions, compiler, threads, cache")
+    info.add_argument("--json", action="store_true", help="print it as JSON")
+    info.set_defaults(run=_info, parser=info)
     ahead = commands.add_parser("warmup", help="compile everything ahead, into the disk cache")
     ahead.add_argument(
         "--compute-dtype",
@@ -163,6 +167,8 @@ def _parser() -> Parser:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    if (note := settle_model(arguments)) is not None:
+        print(note, file=sys.stderr)
     if arguments.dry_run:
         print(as_toml(arguments, arguments.parser))
         return
@@ -187,9 +193,9 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from fastmlp.cli.info import format_info
+    from fastmlp.cli.info import format_info, info
 
-    print(format_info())
+    print(json.dumps(info()) if arguments.json else format_info())
 
 
 def _warmup(arguments: argparse.Namespace) -> None:

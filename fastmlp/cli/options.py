@@ -23,26 +23,26 @@ class UsageError(Exception):
     """A wrong option, or one that is missing: exit code 2."""
 
 
-def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.ArgumentParser:
+def add_train(
+    commands: Any, at_least: Callable[[int, str], int], seed: Callable[[str], int]
+) -> argparse.ArgumentParser:
     """Add the command `train`, and return its parser."""
     train: argparse.ArgumentParser = commands.add_parser(
         "train",
         help="train a net on a table",
         description="Train a net on a table, and write it to a file that predicts from raw columns."
         " Notes and progress go to standard error, the scores of the held-out rows to standard "
-        "output. Options with [plain] are those of --preset plain alone.",
+        "output. Options with [plain] are those of --model plain alone.",
     )
 
     def positive(text: str) -> int:
         return at_least(1, text)
 
-    def seed(text: str) -> int:
-        return at_least(0, text)
-
     add = train.add_argument
     add("data", nargs="*", metavar="DATA", help=FILES)
     add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
-    add("--preset", choices=PRESETS, default="tabular", help=_DEFAULT["preset"])
+    add("--model", choices=MODELS, help=_DEFAULT["model"])
+    add("--preset", type=_preset, default="balanced", metavar="NAME", help=_DEFAULT["preset"])
     add("--task", choices=("auto", "classification", "regression"), default="auto")
     add("--valid", type=_valid, default="0.2", metavar="FILE|FRACTION", help=_DEFAULT["valid"])
     add("--weight", metavar="NAME", help="the column of the rows' weights")
@@ -69,7 +69,7 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
     )
     add("--l2", type=_number, default=0.0, metavar="X", help="[plain] strength of the L2 penalty")
     add("--patience", type=positive, default=10, metavar="N", help=_DEFAULT["patience"])
-    add("--time-limit", type=_above_zero, metavar="SECONDS", help="end the fit after so many")
+    add("--time-limit", type=_above_zero, metavar="SECONDS", help=_DEFAULT["time"])
     add("--buffer-rows", type=positive, metavar="N", help=_DEFAULT["buffer"])
     add("--seed", type=seed, default=0, metavar="N", help="default: 0")
     add("--threads", type=positive, metavar="N", help="at most so many; default: all")
@@ -83,10 +83,14 @@ def add_train(commands: Any, at_least: Callable[[int, str], int]) -> argparse.Ar
     return train
 
 
-PRESETS = ("tabular", "plain")
+# Of `--model`, and once words of `--preset`.
+MODELS = ("tabular", "plain")
+PRESETS = ("fast", "balanced", "best")
 _DEFAULT = {
-    "preset": "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of"
+    "model": "tabular: an ensemble of nets on encoded columns, in memory; plain: one net, of"
     " tables of any size; default: tabular, and plain where the table does not fit into memory",
+    "preset": "[tabular] fast, balanced or best: how large the ensemble is; default: balanced",
+    "time": "end the training so many after the command's start; scores and the file come after it",
     "checkpoint": "[plain] keep the fit's progress there, and go on from it",
     "valid": "rows to validate on; default: 0.2; 0 for none: of tabular five folds",
     "categorical": "columns of numbers that are names; texts always are",
@@ -120,7 +124,7 @@ def add_others(commands: Any, at_least: Callable[[int, str], int]) -> dict[str, 
         "--compute-dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16: mixed precision, of a model of --preset plain",
+        help="bfloat16: mixed precision, of a model of --model plain",
     )
     predict.add_argument("--force", action="store_true", help="overwrite the output")
     score = commands.add_parser("score", help="measure a model on a table with its target")
@@ -204,6 +208,20 @@ def as_toml(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> s
         shown = list(value) if isinstance(value, tuple) else value
         lines.append(f"{action.dest.replace('_', '-')} = {json.dumps(shown, ensure_ascii=False)}")
     return "\n".join(lines)
+
+
+def settle_model(arguments: argparse.Namespace) -> str | None:
+    """Set the kind of model; return a note if `--preset` named it, as it did once."""
+    given = arguments.preset
+    if given not in MODELS:
+        arguments.model = arguments.model or MODELS[0]
+        return None
+    arguments.model, arguments.preset = arguments.model or given, "balanced"
+    return f"note: --preset {given} is now --model {given}"
+
+
+def _preset(text: str) -> str:
+    return text if text in MODELS else _known(text, PRESETS, {})
 
 
 def _activation(text: str) -> str:

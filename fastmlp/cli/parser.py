@@ -10,6 +10,7 @@ from fastmlp.validation.suggestions import suggestion
 # What to write here, and the words of it elsewhere: for each option, without its hyphens.
 SYNONYMS = {
     "--target": "t y label label_column response",
+    "--preset": "presets quality",
     "--task": "objective problem_type",
     "--valid": "validation validation_split validation_fraction test_size valid_data eval_file",
     "--weight": "weight_column sample_weight weights",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 import warnings
@@ -14,18 +15,26 @@ import fastmlp
 from fastmlp.cli.files import data_of, require_new, write_rows
 from fastmlp.cli.options import PREDICTIONS, CommandError, UsageError
 from fastmlp.cli.showing import show_ensemble, show_net
+from fastmlp.data.arrow import imported
 from fastmlp.data.outputs import reader_of
 from fastmlp.data.prediction_columns import Form
+from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
 from fastmlp.tabular.fitted import FittedTable
-from fastmlp.tabular.packing import TooLarge, train_pack_of
+from fastmlp.tabular.packing import TooLarge, estimators, train_pack_of
 from fastmlp.tabular.scores import score
-from fastmlp.tabular.training import EPOCHS, OF_PLAIN, Settings, train
+from fastmlp.tabular.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
 from fastmlp.training.history import Report
 from fastmlp.validation.suggestions import count
 
 MODEL = ".safetensors"
+# Words of the classes that train, and what they are to who gives options.
+IN_OPTIONS = {
+    r"^(MLP|TabularMLP\w+)\.fit: (validation_data: )?|^fit_many: nets\[\d+\]: ": "train: ",
+    "sample_weight": "--weight",
+    "resume=False starts over": "remove the file to start over",
+}
 # Seconds between two lines of progress.
 EVERY = 1.0
 
@@ -57,6 +66,8 @@ def say(line: str) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Train, write the model, and print the scores of the rows that were held out."""
+    limit = arguments.time_limit
+    ends = None if limit is None else time.monotonic() + limit
     told = vars(arguments)
     if not arguments.data:
         raise UsageError("the following arguments are required: DATA")
@@ -67,12 +78,13 @@ def run_train(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if not output.endswith(MODEL):
         raise UsageError(f"argument --output: must end in {MODEL}, got {output!r}")
-    require_new(output, force=arguments.force, who="train")
-    settings = Settings(**{name: told[name] for name in Settings._fields})
+    given: Any = {name: told[name] for name in Settings._fields if name in told}
+    settings = Settings(**given, ends=ends)
     settings = settings._replace(task=None if arguments.task == "auto" else arguments.task)
-    if arguments.preset == "tabular":
-        _require_plain(settings)
-    with telling():
+    _check_options(settings, arguments.model)
+    require_new(output, force=arguments.force, who="train")
+    _require_packages(arguments.model)
+    with telling(), in_options():
         if isinstance(arguments.valid, str):
             settings = settings._replace(valid=data_of([arguments.valid], "train"))
         told = _trained(data_of(arguments.data, "train"), settings, arguments, output)
@@ -84,11 +96,11 @@ def _trained(
     data: Any, settings: Settings, arguments: argparse.Namespace, output: str
 ) -> dict[str, Any]:
     """Train and write a model; return what its training said."""
-    if arguments.preset == "tabular":
+    if arguments.model == "tabular":
         try:
             found = train_pack_of(data, settings, say, "train")
         except TooLarge as error:
-            say(f"note: --preset plain, as the table does not fit into memory: {error}")
+            say(f"note: --model plain, as the table does not fit into memory: {error}")
         else:
             fastmlp.save(found, output)
             say(_last_line(found))
@@ -105,12 +117,36 @@ def _last_line(model: Any) -> str:
     return str(model.summary()).splitlines()[-1]
 
 
-def _require_plain(settings: Settings) -> None:
-    """Check that no option is given that an ensemble has not."""
-    for name in OF_PLAIN:
+def _check_options(settings: Settings, model: str) -> None:
+    """Check that no option is of the other kind of model, and that the target is not ignored."""
+    names, other = (OF_PLAIN, "plain") if model == "tabular" else (OF_PACKS, "tabular")
+    for name in names:
         if getattr(settings, name) != Settings._field_defaults[name]:
             option = name.replace("_", "-")
-            raise UsageError(f"argument --{option}: needs --preset plain")
+            raise UsageError(f"argument --{option}: needs --model {other}")
+    if settings.target in settings.ignore:
+        raise UsageError(f"argument --ignore: {settings.target!r} is the target")
+
+
+def _require_packages(model: str) -> None:
+    """Import all that the command needs at its end too, before it reads."""
+    imported("fastmlp train")
+    safetensors_file.safetensors()
+    if model == "tabular":
+        estimators()
+
+
+@contextmanager
+def in_options() -> Iterator[None]:
+    """Raise errors of a fit in words of the command: of its options, not of arguments."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for words, ours in IN_OPTIONS.items():
+            text = re.sub(words, ours, text)
+        error.args = (text,)
+        raise
 
 
 class _Progress:
@@ -152,7 +188,7 @@ def run_predict(arguments: argparse.Namespace) -> None:
         form = form._replace(probabilities=arguments.probabilities)
         if arguments.compute_dtype != "float32":
             if isinstance(model, FittedTable):
-                raise UsageError("argument --compute-dtype: needs a model of --preset plain")
+                raise UsageError("argument --compute-dtype: needs a model of --model plain")
             form = form._replace(compute_dtype=arguments.compute_dtype)
         reader = reader_of(model, data_of(arguments.data, who, model.text_names), form, who)
         write_rows(reader, output)

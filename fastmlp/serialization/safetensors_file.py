@@ -85,7 +85,7 @@ def pack(content: Content) -> bytes:
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
-    raw: bytes = _safetensors().numpy.save(arrays, {ENTRY: words})
+    raw: bytes = safetensors().numpy.save(arrays, {ENTRY: words})
     if (length := _header_bytes(raw)) > MAX_HEADER_BYTES:
         raise ValueError(
             f"names and settings would take {length:,} bytes of a file, of which no reader takes "
@@ -106,7 +106,7 @@ def read(path: str | os.PathLike[str]) -> Content:
     FileError
         If fastmlp did not write the file, or it is damaged.
     """
-    package = _safetensors()
+    package = safetensors()
     with _open_regular(path) as file, refusing(path):
         kind, header = _entry(_table(file))
         file.seek(0)
@@ -186,7 +186,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number of a header")
 
 
-def _safetensors() -> Any:
+def safetensors() -> Any:
     try:
         import safetensors
         import safetensors.numpy

@@ -1,7 +1,7 @@
 """Record batches of files and tables, pass by pass."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from fastmlp.tabular.columns import Column, text_names
 from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
+T = TypeVar("T")
+# Numbers of rows, by the number of their batch.
+Places = dict[int, list[int]]
 
 
 class Batch(NamedTuple):
@@ -108,12 +111,12 @@ class Batches:
         """
         source = self._source
         if not has_blocks(source):
-            return lambda: (encode(batch.part(mask(batch))) for batch in self)
+            return lambda: (made(encode, batch, mask(batch)) for batch in self)
 
         def read(i: int) -> Any:
             rows, where = source.read(i)
             batch = Batch(i, rows, f"{self._who}: {where}")
-            return encode(batch.part(mask(batch)))
+            return made(encode, batch, mask(batch))
 
         of_all = tuple(sizes.get(i, 0) for i in range(len(source.block_sizes)))
         return Blocks(of_all, read, seed)
@@ -122,13 +125,24 @@ class Batches:
 Mask = Callable[[Batch], Array | None]
 
 
-def drawn(fraction: float, seed: int, *, held_out: bool) -> Mask:
+def made(make: Callable[[Batch], T], batch: Batch, mask: Array | None) -> T:
+    """Return the result for a part of a batch; errors count rows of the batch, not of the part."""
+    try:
+        return make(batch.part(mask))
+    except ValueError:
+        make(batch)
+        raise
+
+
+def drawn(fraction: float, seed: int, kept: Places, *, held_out: bool) -> Mask:
     """Return the mask of rows that are held out, a fraction of all drawn at random, or of the
-    others."""
+    others; `kept` are rows that are never held out."""
 
     def mask(batch: Batch) -> Array:
         numbers = np.random.default_rng([seed, batch.number]).random(batch.rows.num_rows)
-        return (numbers < fraction) == held_out
+        out = numbers < fraction
+        out[kept.get(batch.number, [])] = False
+        return out if held_out else ~out
 
     return mask
 

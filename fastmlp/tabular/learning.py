@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastmlp.scaling.standardizer import Standardizer
 from fastmlp.tabular import left_out
-from fastmlp.tabular.batches import Batches, Mask
+from fastmlp.tabular.batches import Batch, Batches, Mask, Places, made
 from fastmlp.tabular.columns import (
     Column,
     Target,
@@ -55,12 +56,17 @@ class Learned(NamedTuple):
     ----------
     sizes : rows of each batch that are trained on, by the batch's number
     n_rows : of all batches, those that are held out too
+    kept : the first row of each class whose rows would all be held out; no column is learned
+        from it, but it is trained on
+    single : the classes of one row
     """
 
     columns: tuple[Column, ...]
     target: Target
     sizes: dict[int, int]
     n_rows: int
+    kept: Places
+    single: tuple[Any, ...]
 
 
 class Numbers:
@@ -78,7 +84,8 @@ class Numbers:
         if len(there):
             self._low = min(self._low, float(there.min()))
             self._high = max(self._high, float(there.max()))
-            self._scaler.partial_fit(there[:, None])
+            with np.errstate(over="ignore"):
+                self._scaler.partial_fit(there[:, None])
 
     @property
     def is_constant(self) -> bool:
@@ -132,25 +139,58 @@ class Levels:
 
 
 class Targets:
-    """The target so far: the classes of all rows, and the moments of those trained on."""
+    """The target so far: the rows of each class, and the moments of those trained on."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._classes, self._moments = name, set[Any](), Numbers(name)
+    def __init__(self, name: str, task: Task | None) -> None:
+        self._name, self._task, self._moments = name, task, Numbers(name)
+        self._counts, self._trained = Counter[Any](), set[Any]()
+        # The batch and the row of the first of a class that was not trained on then.
+        self._first: dict[Any, tuple[int, int]] = {}
         self._kind: Any = None
         self._n = self._n_missing = 0
 
-    def add(self, column: Any, trained_on: Any, where: str) -> None:
-        """Learn from an Arrow column, and from its part that is trained on."""
-        import pyarrow.compute as compute
+    def add(self, batch: Batch, part: Batch) -> None:
+        """Learn from a batch, and from its part that is trained on."""
         import pyarrow.types as kinds
 
+        column, trained_on = batch.column(self._name), part.column(self._name)
         if self._kind is None or kinds.is_null(self._kind):
             self._kind = column.type
         self._n, self._n_missing = self._n + len(column), self._n_missing + missing_in(column)
-        if len(self._classes) <= MOST_COUNTED:
-            self._classes.update(compute.unique(column).to_pylist())
+        if len(self._counts) <= MOST_COUNTED:
+            self._count(column, trained_on, batch.number)
         if kind_of(column.type) == "number":
-            self._moments.add(trained_on, where)
+            self._moments.add(trained_on, batch.where)
+
+    def _count(self, column: Any, trained_on: Any, number: int) -> None:
+        import pyarrow.compute as compute
+        import pyarrow.types as kinds
+
+        values, counts = compute.value_counts(column).flatten()
+        labels = values.to_pylist()
+        self._counts.update(dict(zip(labels, counts.to_pylist(), strict=True)))
+        if self._task == "regression" or (self._task is None and kinds.is_floating(column.type)):
+            return
+        self._trained.update(compute.unique(trained_on).to_pylist())
+        new = {*labels} - self._trained - self._first.keys()
+        for row, label in enumerate(column.to_pylist() if new else ()):
+            if label in new:
+                new.remove(label)
+                self._first[label] = number, row
+
+    @property
+    def kept(self) -> Places:
+        """The first rows of classes that are not trained on."""
+        places: Places = {}
+        for label, (number, row) in self._first.items():
+            if label not in self._trained:
+                places.setdefault(number, []).append(row)
+        return places
+
+    @property
+    def single(self) -> tuple[Any, ...]:
+        """The classes of one row."""
+        return tuple(label for label, n in self._counts.items() if n == 1)
 
     def target(self, task: Task | None, say: Say, who: str) -> Target:
         """Return the target; without a task it is guessed, and said.
@@ -165,9 +205,11 @@ class Targets:
         if self._n_missing:
             told = f"{lacking(self._n_missing)} ({count(self._n, 'row')} in all)"
             raise ValueError(f"{who}: the target {self._name!r} has {told}")
-        classes = self._classes
+        classes = self._counts
         if len(classes) == 1:
-            raise ValueError(f"{who}: the target {self._name!r} has one value, {classes.pop()!r}")
+            raise ValueError(
+                f"{who}: the target {self._name!r} has one value, {next(iter(classes))!r}"
+            )
         is_number = kind_of(self._kind) == "number"
         if task is None:
             few = kinds.is_integer(self._kind) and len(classes) <= MOST_CLASSES
@@ -178,6 +220,7 @@ class Targets:
             hint = f" (guessed; else --task {other})" if is_number else ""
             say(f"task: {task} of {self._name!r}{into}{hint}")
         if task == "classification":
+            self._check_number_of_classes(who)
             labels = [label for label in classes if isinstance(label, str | bool | int | float)]
             if len(labels) < len(classes):
                 raise TypeError(f"{who}: the target {self._name!r} holds {self._kind}, no classes")
@@ -188,6 +231,15 @@ class Targets:
             )
         return Target(self._name, None, *self._moments.moments)
 
+    def _check_number_of_classes(self, who: str) -> None:
+        n = len(self._counts)
+        if n > min(MOST_COUNTED, max(left_out.ID_LEVELS, left_out.ID_SHARE * self._n)):
+            of_numbers = "; of numbers: --task regression" * (kind_of(self._kind) == "number")
+            raise ValueError(
+                f"{who}: the target {self._name!r} has {n} classes in {self._n} rows, as an id or "
+                f"free text has: name another column to predict{of_numbers}"
+            )
+
 
 def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> Learned:
     """Return what one pass learns; `mask` has the rows that are trained on.
@@ -197,21 +249,27 @@ def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> L
     TypeError, ValueError
         If columns are not what they must be, or none is left.
     """
-    target, sizes, n_rows = Targets(wanted.target), dict[int, int](), 0
+    target, sizes, n_rows = Targets(wanted.target, wanted.task), dict[int, int](), 0
     so_far: dict[str, Numbers | Levels] | None = None
+
+    def add(columns: dict[str, Numbers | Levels], batch: Batch, part: Batch) -> int:
+        target.add(batch, part)
+        for name, column in columns.items():
+            column.add(part.column(name), part.where)
+        return int(part.rows.num_rows)
+
     for batch in batches:
         n_rows += batch.rows.num_rows
-        part = batch.part(mask(batch))
-        sizes[batch.number] = part.rows.num_rows
         if so_far is None:
             so_far = _begun(batch.rows.schema, wanted, say, who)
-        target.add(batch.column(wanted.target), part.column(wanted.target), batch.where)
-        for name, column in so_far.items():
-            column.add(part.column(name), batch.where)
+        sizes[batch.number] = made(partial(add, so_far, batch), batch, mask(batch))
     if so_far is None:
         raise ValueError(f"{who}: there are no rows, but a header or a schema")
     found = target.target(wanted.task, say, who)
-    return Learned(_columns(so_far, say, who), found, sizes, n_rows)
+    kept, single = ({}, ()) if found.classes is None else (target.kept, target.single)
+    for number, rows in kept.items():
+        sizes[number] += len(rows)
+    return Learned(_columns(so_far, say, who), found, sizes, n_rows, kept, single)
 
 
 def _begun(schema: Any, wanted: Wanted, say: Say, who: str) -> dict[str, Numbers | Levels]:

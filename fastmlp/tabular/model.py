@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from fastmlp.model import MLP
 from fastmlp.network.precision import ComputeDTypes
 from fastmlp.tabular.batches import Batch, Rows, whole
-from fastmlp.tabular.columns import Column, Target, text_names
+from fastmlp.tabular.columns import Column, Target, numbers, text_names
 
 Array = NDArray[Any]
+LARGEST = float(np.finfo(np.float32).max)
 Task = Literal["classification", "regression"]
 
 
@@ -169,9 +170,29 @@ def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
     """Return a net's inputs of a record batch, shape (n_rows, n_inputs), float32."""
     widths = [column.n_inputs for column in columns]
     X, first = np.zeros((batch.rows.num_rows, sum(widths)), np.float32), 0
-    # Numbers beyond float32's range become inf, which the net reports.
     with np.errstate(over="ignore"):
         for column, width in zip(columns, widths, strict=True):
             column.fill(X[:, first : first + width], batch.column(column.name), batch.where)
+            if column.levels is None:
+                require_float32(X[:, first], batch, column)
             first += width
     return X
+
+
+def require_float32(values: Array, batch: Batch, column: Column | Target) -> None:
+    """Check that a scaled column of a record batch, shape (n_rows,), is within float32.
+
+    Raises
+    ------
+    ValueError
+        If it is not; the message has the largest value of the batch, and its row.
+    """
+    if (np.abs(values) <= LARGEST).all():
+        return
+    its = numbers(batch.column(column.name), column.name, batch.where)
+    row = int(np.nanargmax(np.abs(its)))
+    raise ValueError(
+        f"{batch.where}: the column {column.name!r} has {its[row]:g} in row {row}: less "
+        f"{column.center:.3g} and divided by {column.scale:.3g}, as in training, it is beyond "
+        f"float32, {LARGEST:.2g}"
+    )

@@ -1,18 +1,17 @@
 """Training a pack of nets from files or a table that fit into memory."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
-from fastmlp.tabular.batches import Batch, Rows
-from fastmlp.tabular.columns import Target, numbers
+from fastmlp.tabular.batches import Batch
 from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
 from fastmlp.tabular.scores import score
-from fastmlp.tabular.training import Settings, Table, beside
+from fastmlp.tabular.training import Settings, Table, scaled, weights
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
@@ -45,20 +44,25 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
     TypeError, ValueError
         If data or settings are not what they must be.
     """
-    kinds = _kinds()
+    kinds = estimators()
     table = Table(data, settings, who)
     learned, valid = table.learn(say), settings.valid
     room = Room(memory.available())
-    training = _part(table.batches(held_out=False), learned, settings, room)
+    take = _taking(learned, settings, room)
+    training = _joined(table.each(take, held_out=False))
     held_out: Iterable[Batch] | None = None
+    validation: Part | None = None
     if not isinstance(valid, float | int):
-        held_out = Rows(valid, learned.columns, f"{who}: --valid", beside(settings))
+        held_out = table.to_validate(learned, say)
+        validation = _joined(map(take, held_out))
     elif valid:
-        held_out = list(table.batches(held_out=True))
-    validation = None if held_out is None else _part(held_out, learned, settings, room)
+        pairs = table.each(lambda batch: (batch, take(batch)), held_out=True)
+        held_out, parts = zip(*pairs, strict=True)
+        validation = _joined(parts)
     model = kinds[learned.target.classes is not None](
+        preset=settings.preset,
         max_iter=settings.epochs,
-        time_limit=settings.time_limit,
+        time_limit=settings.seconds(say),
         categorical_features=[one for one in settings.categorical if one in training.names],
         cv=N_FOLDS if validation is None else None,
         random_state=settings.seed,
@@ -111,33 +115,47 @@ class Room:
             raise TooLarge(f"more than {memory.readable(self._most)} of columns")
 
 
-def _kinds() -> dict[bool, Any]:
-    """Return the estimators, by whether there are classes."""
+def estimators() -> dict[bool, Any]:
+    """Return the estimators, by whether there are classes.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn is missing.
+    """
     try:
-        from fastmlp.tabular import estimators
+        from fastmlp.tabular.estimators import TabularMLPClassifier, TabularMLPRegressor
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
             raise
-        needed = needs("--preset tabular", "scikit-learn")
-        raise ImportError(f"{needed}, or use --preset plain") from error
-    return {True: estimators.TabularMLPClassifier, False: estimators.TabularMLPRegressor}
+        needed = needs("--model tabular", "scikit-learn")
+        raise ImportError(f"{needed}, or use --model plain") from error
+    return {True: TabularMLPClassifier, False: TabularMLPRegressor}
 
 
-def _part(batches: Iterable[Batch], learned: Learned, settings: Settings, room: Room) -> Part:
-    """Return rows in memory, of the columns that were learned from."""
-    import pyarrow
+def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch], Part]:
+    """Return a function that takes a record batch into memory: X is a record batch."""
+    names = [column.name for column in learned.columns]
+    target, weight = learned.target, settings.weight
 
-    names, target = [column.name for column in learned.columns], learned.target
-    rows, y, weights = [], list[Array](), list[Array]()
-    for batch in batches:
+    def take(batch: Batch) -> Part:
+        scaled(target, batch)
+        y = labels_of(target, target.values(batch.column(target.name), batch.where))
+        weighted = None if weight is None else weights(weight, batch)
         its = batch.rows.select(names)
         room.take(its.nbytes)
-        rows.append(_without_blanks(its))
-        y.append(_targets(target, batch))
-        if settings.weight is not None:
-            weights.append(numbers(batch.column(settings.weight), settings.weight, batch.where))
-    weight = np.concatenate(weights) if weights else None
-    return Part(pyarrow.Table.from_batches(rows), np.concatenate(y), weight)
+        return Part(_without_blanks(its), y, weighted)
+
+    return take
+
+
+def _joined(parts: Iterable[Part]) -> Part:
+    """Return the rows of all parts."""
+    import pyarrow
+
+    X, y, weight = zip(*parts, strict=True)
+    weighted = None if weight[0] is None else np.concatenate(weight)
+    return Part(pyarrow.Table.from_batches(X), np.concatenate(y), weighted)
 
 
 def _without_blanks(rows: Any) -> Any:
@@ -153,7 +171,3 @@ def _without_blanks(rows: Any) -> Any:
         for one in rows.columns
     ]
     return pyarrow.RecordBatch.from_arrays(columns, names=rows.schema.names)
-
-
-def _targets(target: Target, batch: Batch) -> Array:
-    return labels_of(target, target.values(batch.column(target.name), batch.where))

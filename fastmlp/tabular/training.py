@@ -1,24 +1,45 @@
 """Training a `TableModel` from files or a table, which need not fit into memory."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.model import MLP
 from fastmlp.network.losses import loss as loss_of
 from fastmlp.rules.losses import LossName
 from fastmlp.rules.optimizers import Adam
-from fastmlp.tabular.batches import Batch, Batches, Rows, drawn, everything, require
+from fastmlp.tabular.batches import (
+    Batch,
+    Batches,
+    Places,
+    Rows,
+    drawn,
+    everything,
+    made,
+    require,
+)
 from fastmlp.tabular.columns import Target, numbers
 from fastmlp.tabular.learning import Learned, Say, Wanted, learn
-from fastmlp.tabular.model import TableModel, Task, encoded
+from fastmlp.tabular.model import LARGEST, TableModel, Task, encoded, require_float32
 from fastmlp.tabular.scores import score
 from fastmlp.training.history import History, Report, Status
+from fastmlp.validation.suggestions import count, listed
 
+T = TypeVar("T")
+Array = NDArray[Any]
 # A batch is a hundredth of the rows, within bounds.
 SMALLEST_BATCH, LARGEST_BATCH = 16, 256
 EPOCHS = 100
-# Settings that a pack of nets does not have.
+# The seconds of a fit that begins after its end: of an epoch.
+SHORTEST = 1e-3
+# Targets that losses of amounts and counts take.
+TAKEN = {"count": "0 or more for this loss", "positive": "above 0 for this loss"}
+# Settings that only a pack of nets has, and those that it does not have.
+OF_PACKS = ("preset",)
 OF_PLAIN: tuple[str, ...] = ("hidden", "activation", "loss", "batch_size", "learning_rate")
 OF_PLAIN += ("l2", "patience", "buffer_rows", "checkpoint")
 
@@ -29,13 +50,16 @@ class Settings(NamedTuple):
     Attributes
     ----------
     valid : the fraction of the rows to hold out, 0 for none, or what `source_of` takes
+    preset : of a pack of nets: how large it is
     epochs : None: 100, or those of a pack
     batch_size : None: a hundredth of the rows, from 16 to 256
     patience : epochs without a lower validation loss
+    ends : when training is to end, by `time.monotonic`; None: when it is done
     """
 
     target: str
     task: Task | None = None
+    preset: str = "balanced"
     valid: Any = 0.2
     weight: str | None = None
     features: tuple[str, ...] | None = None
@@ -49,11 +73,20 @@ class Settings(NamedTuple):
     learning_rate: float = 0.001
     l2: float = 0.0
     patience: int = 10
-    time_limit: float | None = None
     buffer_rows: int | None = None
     seed: int = 0
     threads: int | None = None
     checkpoint: str | None = None
+    ends: float | None = None
+
+    def seconds(self, say: Say) -> float | None:
+        """Return the seconds until `ends`, which are above 0."""
+        if self.ends is None:
+            return None
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            say("note: --time-limit was over before the training began, which is its shortest now")
+        return max(left, SHORTEST)
 
 
 def train(
@@ -83,11 +116,10 @@ def train(
     training = table.part(learned)
     held_out, scored = None, None
     if not isinstance(valid, float | int):
-        others = Rows(valid, learned.columns, f"{who}: --valid", beside(settings))
-        rows = _encoder(learned, settings)
-        held_out, scored = (lambda: map(rows, others)), others
+        rows, encode = table.to_validate(learned, say), encoder(learned, settings)
+        held_out, scored = (lambda: map(encode, rows)), rows
     elif valid:
-        held_out, scored = table.held_out(learned), None
+        held_out = table.held_out(learned)
     batch = settings.batch_size or _batch_size(sum(learned.sizes.values()))
     history = net.fit(
         training,
@@ -96,7 +128,7 @@ def train(
         buffer_rows=settings.buffer_rows,
         validation_data=held_out,
         early_stopping=None if held_out is None else settings.patience,
-        time_limit=settings.time_limit,
+        time_limit=settings.seconds(say),
         callbacks=callback,
         checkpoint=settings.checkpoint,
         resume=settings.checkpoint is not None,
@@ -132,39 +164,71 @@ class Table:
         self._settings = settings
         valid = settings.valid
         self._fraction = float(valid) if isinstance(valid, float | int) else 0.0
+        self._kept: Places = {}
 
     def _mask(self, *, held_out: bool) -> Any:
         if not self._fraction:
             return everything
-        return drawn(self._fraction, self._settings.seed, held_out=held_out)
+        return drawn(self._fraction, self._settings.seed, self._kept, held_out=held_out)
 
     def learn(self, say: Say) -> Learned:
         """Return what the first pass learns."""
         learned = learn(self._batches, self._wanted, self._mask(held_out=False), say, self._who)
-        n = sum(learned.sizes.values())
+        n, valid = sum(learned.sizes.values()), self._settings.valid
         if not n or (self._fraction and n == learned.n_rows):
             raise ValueError(
                 f"{self._who}: {learned.n_rows} rows leave {n} to train on and "
                 f"{learned.n_rows - n} to validate on; --valid takes a file, or 0 for none"
             )
-        say(f"{n} rows to train on, {learned.n_rows - n} held out")
+        if self._fraction and learned.single:
+            names = listed([*map(repr, learned.single)])
+            say(f"note: classes of one row are trained on, and not validated on: {names}")
+        beside = f", {learned.n_rows - n} held out" * isinstance(valid, float | int)
+        say(f"{n} rows to train on{beside}")
+        self._kept |= learned.kept
         return learned
+
+    def to_validate(self, learned: Learned, say: Say) -> "Counted":
+        """Return the rows of the file to validate on."""
+        settings = self._settings
+        who = f"{self._who}: --valid"
+        return Counted(Rows(settings.valid, learned.columns, who, beside(settings)), say)
 
     def part(self, learned: Learned) -> Any:
         """Return the source of the rows to train on."""
-        encode = _encoder(learned, self._settings)
+        encode = encoder(learned, self._settings)
         mask, seed = self._mask(held_out=False), self._settings.seed
         return self._batches.part(encode, mask, learned.sizes, seed)
 
     def held_out(self, learned: Learned) -> Any:
         """Return the source of the rows to validate on."""
-        encode = _encoder(learned, self._settings)
-        return lambda: map(encode, self.batches(held_out=True))
+        encode = encoder(learned, self._settings)
+        return lambda: self.each(encode, held_out=True)
+
+    def each(self, make: Callable[[Batch], T], *, held_out: bool) -> Iterator[T]:
+        """Yield the result for each batch of the rows to train on, or of those to validate on."""
+        mask = self._mask(held_out=held_out)
+        return (made(make, batch, mask(batch)) for batch in self._batches)
 
     def batches(self, *, held_out: bool) -> Iterator[Batch]:
         """Yield the record batches of the rows to train on, or of those to validate on."""
-        mask = self._mask(held_out=held_out)
-        return (batch.part(mask(batch)) for batch in self._batches)
+        return self.each(lambda batch: batch, held_out=held_out)
+
+
+class Counted:
+    """Batches of rows to validate on, whose number is said after the first pass."""
+
+    def __init__(self, rows: Rows, say: Say) -> None:
+        self._rows, self._say, self._is_said = rows, say, False
+
+    def __iter__(self) -> Iterator[Batch]:
+        n = 0
+        for batch in self._rows:
+            n += batch.rows.num_rows
+            yield batch
+        if not self._is_said:
+            self._say(f"{count(n, 'row')} to validate on")
+        self._is_said = True
 
 
 def beside(settings: Settings) -> list[str]:
@@ -172,17 +236,53 @@ def beside(settings: Settings) -> list[str]:
     return [settings.target, *([] if settings.weight is None else [settings.weight])]
 
 
-def _encoder(learned: Learned, settings: Settings) -> Callable[[Batch], Any]:
-    """Return what makes (X, y) or (X, y, sample_weight) of a record batch."""
+def encoder(learned: Learned, settings: Settings) -> Callable[[Batch], Any]:
+    """Return a function from a record batch to (X, y) or (X, y, sample_weight)."""
     columns, target, weight = learned.columns, learned.target, settings.weight
+    taken = None if settings.loss is None else loss_of(settings.loss).targets
 
     def encode(batch: Batch) -> Any:
-        X, y = encoded(columns, batch), target.scaled(batch.column(target.name), batch.where)
-        if weight is None:
-            return X, y
-        return X, y, numbers(batch.column(weight), weight, batch.where)
+        X, y = encoded(columns, batch), scaled(target, batch)
+        if taken in TAKEN:
+            name = f"the target {target.name!r}"
+            _check(y, y > 0 if taken == "positive" else y >= 0, name, TAKEN[taken], batch)
+        return (X, y) if weight is None else (X, y, weights(weight, batch))
 
     return encode
+
+
+def scaled(target: Target, batch: Batch) -> Array:
+    """Return the targets of a record batch as a net is trained on them, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Target.values` does, or if one is beyond float32.
+    """
+    y = target.scaled(batch.column(target.name), batch.where)
+    require_float32(y, batch, target)
+    return y
+
+
+def weights(name: str, batch: Batch) -> Array:
+    """Return the weights of the rows of a record batch, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no numbers of 0 or more.
+    """
+    found = numbers(batch.column(name), name, batch.where)
+    _check(found, (found >= 0) & (found <= LARGEST), f"the weight {name!r}", "0 or more", batch)
+    return found
+
+
+def _check(values: Array, valid: Array, name: str, expected: str, batch: Batch) -> None:
+    """Raise unless all rows are valid; the error has the first that is not."""
+    if not valid.all():
+        row = int(np.argmin(valid))
+        got = f"got {values[row]:g} in row {row}"
+        raise ValueError(f"{batch.where}: {name} must be {expected}, {got}")
 
 
 def _net(learned: Learned, settings: Settings) -> MLP:

@@ -14,8 +14,8 @@ from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, links
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
-from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import NONE
+from fastmlp.validation.packages import needs
+from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
 Function = Callable[..., Any]
@@ -23,11 +23,17 @@ Given = str | Function | Iterable[str | Function] | Mapping[str, str | Function]
 # Columns of a history's frame.
 RESERVED = ("epoch", "loss", "validation_loss", "learning_rate")
 WANTED = "a function(targets, predictions), the name of a loss or of a scorer of scikit-learn's"
+# The scorers that suit nets, and their names elsewhere; scikit-learn has 60, of clusters too.
 OF_SCORERS = {
     "roc_auc": "auc auroc roc_auc_score",
     "average_precision": "auprc pr_auc average_precision_score",
     "accuracy": "acc accuracy_score categorical_accuracy",
+    "balanced_accuracy": "balanced_accuracy_score",
     "f1": "f1_score",
+    "precision": "precision_score",
+    "recall": "recall_score",
+    "roc_auc_ovr": "multiclass_auc",
+    "matthews_corrcoef": "mcc",
     "r2": "r2_score",
     "neg_log_loss": "log_loss cross_entropy binary_cross_entropy",
     "neg_root_mean_squared_error": "rmse root_mean_squared_error",
@@ -102,13 +108,18 @@ def _known(name: str, who: str) -> Metric:
         return Metric(loss=LOSSES[name], mode="min")
     try:
         from sklearn.metrics import get_scorer, get_scorer_names
-    except ImportError:
-        scorers, synonyms = [], NONE
+    except ImportError as error:
+        if name in OF_SCORERS:
+            raise ImportError(needs(f"{who}: the metric {name!r}", "scikit-learn")) from error
+        of_scorers = needs("any of scikit-learn's scorers", "scikit-learn")
+        scorers, others = [], f"; {of_scorers}"
     else:
-        scorers, synonyms = get_scorer_names(), OF_SCORERS
-    of_losses = {key: words for key, words in SYNONYMS.items() if key in of_predictions}
-    words = {**of_losses, **synonyms}
-    scalars.known(who, "metric", name, [*of_predictions, *scorers], words)
+        scorers, others = get_scorer_names(), " and scikit-learn's other scorers"
+    if name not in scorers:
+        words = {key: words for key, words in SYNONYMS.items() if key in of_predictions}
+        meant = suggestion(name, [*of_predictions, *OF_SCORERS, *scorers], {**words, **OF_SCORERS})
+        known = ", ".join(sorted([*of_predictions, *(OF_SCORERS if scorers else ())]))
+        raise ValueError(f"{who}: unknown metric {name!r}{meant} known: {known}{others}")
     return Metric(scorer=get_scorer(name), mode="max")
 
 

@@ -1,4 +1,4 @@
-"""train --preset tabular: an ensemble of nets, and what predict, score and show make of it."""
+"""train --model tabular: an ensemble of nets, and what predict, score and show make of it."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_a_table_that_does_not_fit_is_trained_on_plainly(
     command = ["train", "a.parquet", "--target", "y", "--epochs", "1", "--quiet"]
     assert main(command) == 0
     told = capsys.readouterr().err
-    assert "note: --preset plain, as the table does not fit into memory: more than 1" in told
+    assert "note: --model plain, as the table does not fit into memory: more than 1" in told
     assert type(fastmlp.load("model.safetensors")) is TableModel
 
 

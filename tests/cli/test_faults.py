@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table["y"] = (table["a"] * table["b"] > 0).astype(int)
     table.to_parquet(folder / "rows.parquet", row_group_size=20_000)
     fit = [
-        "--preset",
+        "--model",
         "plain",
         "--hidden",
         "4",
@@ -88,7 +88,7 @@ def test_a_model_beyond_the_room_that_is_left(
     output = tmp_path / "model.safetensors"
     output.write_bytes(BEFORE)
     command = ["train", str(trained / "rows.parquet"), "--target", "y", "--epochs", "1"]
-    command += ["--preset", "plain"]
+    command += ["--model", "plain"]
     fit = ["--hidden", "300,300", "--time-limit", "1e-9", "--valid", "0", "--quiet", "--force"]
     with files_of_at_most(100_000):
         assert main([*command, *fit, "--output", str(output)]) == 1

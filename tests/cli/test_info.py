@@ -115,6 +115,16 @@ def test_vector_features_unknown_to_llvm(monkeypatch: pytest.MonkeyPatch) -> Non
     assert info()["vector features"] == "unknown to LLVM"
 
 
+def test_the_processor_is_the_one_that_numba_compiles_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = info()["CPU"]
+    monkeypatch.setattr(numba.config, "CPU_NAME", "generic")
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "")
+    assert info()["CPU"] == f"generic (NUMBA_CPU_NAME; the host is {host})"
+    assert info()["vector features"] == "none"
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avx2,-avx512f,+fma,+rdseed")
+    assert info()["vector features"] == "avx2 fma"
+
+
 def test_text_is_aligned() -> None:
     told = info()
     width = max(map(len, told))

@@ -1,6 +1,6 @@
 """The command: what it prints, what it leaves, and its exit codes."""
 
-import importlib.util
+import json
 import os
 import re
 import signal
@@ -17,23 +17,13 @@ from matplotlib.figure import Figure
 import fastmlp
 from fastmlp import MLP, SGD
 from fastmlp.cli.demo import Digits, Outcome, _draw_losses, run_demo
-from fastmlp.cli.info import format_info
+from fastmlp.cli.info import format_info, info
 from fastmlp.cli.main import main
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 
 PNG = b"\x89PNG\r\n\x1a\n"
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-
-
-def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """Make `module` look as if it were not installed."""
-    find_spec = importlib.util.find_spec
-
-    def hide(name: str) -> Any:
-        return None if name == module else find_spec(name)
-
-    monkeypatch.setattr("fastmlp.cli.demo.find_spec", hide)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +36,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     assert capsys.readouterr().out == format_info() + "\n"
+    assert main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == info()
 
 
 def test_module_is_the_command() -> None:
@@ -104,7 +96,7 @@ def test_missing_extra_is_one_sentence(
     module: str,
     package: str,
 ) -> None:
-    without(monkeypatch, module)
+    monkeypatch.setitem(sys.modules, module, None)
     assert main(["demo"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -23,7 +23,7 @@ from fastmlp.data.batches import ROWS
 from fastmlp.tabular import TableModel
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
-FIT = ["--preset", "plain", "--hidden", "8", "--epochs", "4", "--seed", "3", "--batch-size", "32"]
+FIT = ["--model", "plain", "--hidden", "8", "--epochs", "4", "--seed", "3", "--batch-size", "32"]
 # The rows of a row group.
 GROUP = 100
 
@@ -169,7 +169,7 @@ def test_an_ensemble_has_no_predictions_in_mixed_precision(
     fastmlp.save(kind.fit(table.drop(columns="y"), table["y"]), "model.safetensors")
     command = ["predict", "model.safetensors", "train.parquet", "--output", "p.csv"]
     assert main([*command, "--compute-dtype", "bfloat16"]) == 2
-    assert "--compute-dtype: needs a model of --preset plain" in capsys.readouterr().err
+    assert "--compute-dtype: needs a model of --model plain" in capsys.readouterr().err
     assert not Path("p.csv").exists()
     assert main([*command, "--compute-dtype", "float32"]) == 0
 

@@ -23,7 +23,7 @@ from fastmlp import MLP, Adam, Standardizer
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 
-FAST = ["--preset", "plain", "--hidden", "8", "--epochs", "3"]
+FAST = ["--model", "plain", "--hidden", "8", "--epochs", "3"]
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
@@ -232,7 +232,7 @@ def test_settings_from_a_file(frame: Any, capsys: pytest.CaptureFixture[str]) ->
     frame.to_parquet("a.parquet")
     Path("run.toml").write_text(
         'data = "a.parquet"\ntarget = "buys"\nhidden = [4, 4]\nignore = ["price"]\n'
-        'preset = "plain"\n'
+        'model = "plain"\n'
         "learning-rate = 0.01\nepochs = 2\nquiet = true\n"
     )
     assert main(["train", "--config", "run.toml", "--epochs", "1", "--dry-run"]) == 0
@@ -277,8 +277,19 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["train", "a.csv"], 2, "required: --target"),
         (["train", "--target", "y"], 2, "required: DATA"),
         (["train", "a.csv", "--target", "y", "--output", "m.txt"], 2, "must end in .safetensors"),
-        (["train", "a.csv", "--target", "y", "--hidden", "8"], 2, "--hidden: needs --preset plain"),
-        (["train", "a.csv", "--target", "y", "--preset", "best"], 2, "known: tabular, plain"),
+        (["train", "a.csv", "--target", "y", "--hidden", "8"], 2, "--hidden: needs --model plain"),
+        (["train", "a.csv", "--target", "y", "--model", "best"], 2, "known: tabular, plain"),
+        (
+            ["train", "a.csv", "--target", "y", "--preset", "bst"],
+            2,
+            "did you mean 'best'? known: f",
+        ),
+        (
+            ["train", "a.csv", "--target", "y", "--seed", "4294967296"],
+            2,
+            "must be at most 42949672",
+        ),
+        (["train", "a.csv", "--target", "y", "--ignore", "a,y"], 2, "--ignore: 'y' is the target"),
         (["train", "a.csv", "--target", "y", "--hidden", "8,no"], 2, "must be numbers of units"),
         (["train", "a.csv", "--target", "y", "--valid", "2"], 2, "a fraction in [0, 1)"),
         (["train", "a.csv", "--target", "y", "--loss", "bce"], 2, "got 'bce'"),
@@ -317,7 +328,7 @@ def test_a_wrong_file_of_settings_is_a_wrong_use(
         (["predict", "net.safetensors", "a.csv", "--amp", "x"], 2, "mean '--compute-dtype'?"),
         (["predict", "m", "a.csv", "--compute-dtype", "bf"], 2, "known: float32, bfloat16"),
         (["score", "net.safetensors", "a.csv", "--scoring", "auc"], 2, "did you mean '--metric'?"),
-        (["info", "--all"], 2, "fastmlp: error: there is no option --all; see fastmlp --help"),
+        (["info", "--all"], 2, "there is no option --all; see fastmlp info --help"),
         (["predict", "no.safetensors", "a.csv"], 1, "there is no file 'no.safetensors'"),
         (["predict", "a.csv", "a.csv"], 1, "not a safetensors file"),
         (["predict", "net.safetensors", "a.csv"], 1, "holds a MLP, not a model of fastmlp train"),

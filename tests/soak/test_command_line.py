@@ -29,7 +29,7 @@ with open("rows.csv", "wb") as file:
 MLP((2, 1), seed=0).fit(np.zeros((64, 2)), np.zeros(64), epochs=1)
 before = peak_of_process()
 fit = "--epochs 2 --hidden 16 --batch-size 256 --buffer-rows 50000 --valid 0.01 --quiet --json"
-fit += " --preset plain"
+fit += " --model plain"
 codes = [
     main(["train", "rows.csv", "--target", "y", *fit.split()]),
     main("predict model.safetensors rows.csv --keep id --output out.parquet".split()),

@@ -5,12 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss, make_scorer, mean_absolute_error, r2_score
+from sklearn.metrics import (
+    accuracy_score,
+    get_scorer_names,
+    log_loss,
+    make_scorer,
+    mean_absolute_error,
+    r2_score,
+)
 from sklearn.metrics import roc_auc_score as auc
 
 from fastmlp import MLP, Adam, EarlyStopping, Report, Status, fit_many
 from fastmlp.backends.cpu.evaluation import Evaluation
 from fastmlp.rules.losses import LOSSES
+from fastmlp.training.metrics import OF_SCORERS
 
 random = np.random.default_rng(0)
 X = random.uniform(-1, 1, (60, 3))
@@ -244,7 +252,16 @@ def test_metrics_need_validation_rows() -> None:
 def test_without_scikit_learn_losses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     assert regressor().fit(X[:40], Y[:40], epochs=1, metrics="mae", **VALID).metrics
-    with pytest.raises(
-        ValueError, match="unknown metric 'accuracy'; known: huber, log_cosh, mae, mse, quantile"
-    ):
+    with pytest.raises(ImportError, match=r"the metric 'accuracy' needs scikit-learn: pip install"):
         regressor().fit(X[:40], Y[:40], metrics="accuracy", **VALID)
+    known = "huber, log_cosh, mae, mse, quantile; any of scikit-learn's scorers needs scikit-learn"
+    with pytest.raises(ValueError, match=f"unknown metric 'r2_score', .*'r2'.* known: {known}"):
+        regressor().fit(X[:40], Y[:40], metrics="r2_score", **VALID)
+
+
+def test_an_unknown_metric_lists_those_that_suit_nets() -> None:
+    with pytest.raises(ValueError, match="did you mean 'roc_auc'") as raised:
+        regressor().fit(X[:40], Y[:40], metrics="auc", **VALID)
+    assert {*OF_SCORERS} <= {*get_scorer_names()}
+    assert len(str(raised.value)) < 350
+    assert "completeness" not in str(raised.value)
