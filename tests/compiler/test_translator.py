@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
-from fastmlp.backends.cpu.kernels.phases import OTHERS, PHASES
+from fastmlp.backends.cpu.kernels.rule_blocks import OTHERS, PHASES
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows

@@ -105,7 +105,7 @@ BY_NUMBA = """
 import numpy as np
 from nets import network_of
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.threads import limits
