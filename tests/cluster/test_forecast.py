@@ -11,7 +11,7 @@ import pytest
 
 from fastmlp import MLP, SGD, Custom
 from fastmlp.cluster import DelayedCommunicator, MirrorCommunicator, forecast
-from fastmlp.cluster.simulated_ranks import Interconnect, measured
+from fastmlp.cluster.forecast import Interconnect, measured
 from fastmlp.compiler.jit import INTERPRETED
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")

@@ -38,9 +38,8 @@ from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lane
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import COMPILER, row
-from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS
