@@ -17,8 +17,7 @@ from benchmarks.machines import AS_ROOT, LOOPBACK, mpiexec
 from benchmarks.page import MACHINES
 from benchmarks.workloads import CE, Workload
 from fastmlp import MLP
-from fastmlp.cluster.forecast import RANKS, forecast
-from fastmlp.cluster.simulated_ranks import Interconnect
+from fastmlp.cluster.forecast import RANKS, Interconnect, forecast
 
 AVERAGE_EVERY = 16
 # As many steps an epoch, of at most so many rows.
@@ -47,7 +46,7 @@ LOADS = tuple(
 )
 TRANSPORTS = {"TCP over loopback": {**AS_ROOT, **LOOPBACK}, "shared memory": AS_ROOT}
 MEASURE = (
-    "from mpi4py import MPI; from fastmlp.cluster.simulated_ranks import measured; "
+    "from mpi4py import MPI; from fastmlp.cluster.forecast import measured; "
     "found = measured(MPI.COMM_WORLD); "
     "MPI.COMM_WORLD.Get_rank() or print(found.latency, found.bandwidth)"
 )

@@ -116,8 +116,7 @@ def _ranks() -> Any:
 
 def _network(arguments: argparse.Namespace) -> tuple[Any, dict[str, float], str]:
     """Return the communicator of several ranks, latency and bandwidth, and whence they are."""
-    from fastmlp.cluster.forecast import BANDWIDTH, LATENCY
-    from fastmlp.cluster.simulated_ranks import measured
+    from fastmlp.cluster.forecast import BANDWIDTH, LATENCY, measured
 
     comm = _ranks()
     network = {"latency": LATENCY, "bandwidth": BANDWIDTH}

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmlp._process import warnings
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.kernels.phases import compile_others, compile_paired
+from fastmlp.backends.cpu.kernels.rule_blocks import compile_others, compile_paired
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.tuning import BLOCK_BYTES, GIL_ROWS, ONE_BY_ONE
 from fastmlp.backends.shuffle import shuffle_again

@@ -1,8 +1,7 @@
 """The door to clusters: Dask's collections predicted, groups of tasks on its workers, ranks."""
 
-from fastmlp.cluster.forecast import Forecast, forecast
+from fastmlp.cluster.forecast import DelayedCommunicator, Forecast, MirrorCommunicator, forecast
 from fastmlp.cluster.predict import predict
-from fastmlp.cluster.simulated_ranks import DelayedCommunicator, MirrorCommunicator
 from fastmlp.cluster.thread_ranks import ThreadCommunicator, threads
 
 __all__ = [

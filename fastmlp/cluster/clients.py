@@ -1,7 +1,12 @@
-"""The argument `client`: a client of Dask's, checked."""
+"""The argument `client`, a client of Dask's: checks of it, and waiting for it."""
 
+import math
 import sys
-from typing import Any
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, final
 
 from fastmlp.validation.packages import needs
 
@@ -48,3 +53,158 @@ def _check_no_task(who: str) -> None:
             f"{who}: client= is for the program that has the client, and this is a task on a "
             "worker: leave client out, and the task trains on its own threads"
         )
+
+
+# Seconds between two looks at the client.
+LOOK_SECONDS = 0.1
+# Seconds in which all workers must answer, which import Numba first: 1 to 3 on an idle machine.
+ANSWER_SECONDS = 60.0
+# Seconds for which a cluster may be without workers: a nanny starts another one in 1 to 3.
+EMPTY_SECONDS = 60.0
+# Seconds between two questions to the scheduler, which workers there are.
+ASK_SECONDS = 2.0
+# Seconds beside a group's own timeout, after which its worker, too, counts as one that hangs.
+GRACE_SECONDS = 10.0
+# Workers send a heartbeat each half second to some seconds.
+SILENT_SECONDS = 5.0
+# What slow networks carry: Fast Ethernet.
+BYTES_A_SECOND = 1e7
+
+
+@final
+class Watch:
+    """Looks at a client, at its workers and at the clock while a call waits for them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    who : the function that errors name
+    timeout : seconds that a group may take, or None
+    """
+
+    def __init__(self, client: Any, who: str, timeout: float | None) -> None:
+        self._client, self._who, self._timeout = client, who, timeout
+        self._address = str(getattr(client.scheduler, "address", "")) or "of the client"
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clocks of the groups anew.
+
+        They count looks: a process that is stopped for a while, and goes on, has not waited.
+        """
+        self._idle = self._unasked = self._empty = 0.0
+
+    @property
+    def limit(self) -> float:
+        """Seconds without a group that ends, after which a worker hangs."""
+        return math.inf if self._timeout is None else self._timeout + GRACE_SECONDS
+
+    def check(self) -> None:
+        """Check that the client has its scheduler.
+
+        Raises
+        ------
+        ConnectionError
+            If it has not.
+        """
+        status = self._client.status
+        if status == "running":
+            return
+        if status in ("closing", "closed"):
+            raise ConnectionError(
+                f"{self._who}: the client, or its cluster, was closed before the call was over: "
+                "make another client, and call again"
+            )
+        raise ConnectionError(
+            f"{self._who}: the scheduler {self._address} has gone away: start it and its workers "
+            "again, make another client, and call again"
+        )
+
+    def next(self, arriving: "SimpleQueue[Any]") -> Any:
+        """Return what arrives next.
+
+        Raises
+        ------
+        ConnectionError
+            If the scheduler goes away, or the client is closed.
+        TimeoutError
+            If nothing arrives for longer than a group may take.
+        RuntimeError
+            If the cluster has no workers any more.
+        """
+        while True:
+            with suppress(Empty):
+                found = arriving.get(timeout=LOOK_SECONDS)
+                self._idle = 0.0
+                return found
+            self.check()
+            self._idle += LOOK_SECONDS
+            if self._idle > self.limit:
+                raise TimeoutError(
+                    f"{self._who}: no group has ended for {self.limit:g} s, and each may take "
+                    f"{self._timeout:g}{self._silent()}: restart the workers that hang, "
+                    "client.restart_workers([address]), and call again"
+                )
+            self._unasked += LOOK_SECONDS
+            if self._unasked > ASK_SECONDS:
+                self._look_for_workers()
+
+    def _look_for_workers(self) -> None:
+        there = self.within(ANSWER_SECONDS, self._client.nthreads, "the scheduler has not answered")
+        self._empty = 0.0 if there else self._empty + self._unasked
+        self._unasked = 0.0
+        if self._empty > EMPTY_SECONDS:
+            raise RuntimeError(
+                f"{self._who}: the cluster has had no workers for {EMPTY_SECONDS:g} s: start some, "
+                "and call again"
+            )
+
+    def within(self, seconds: float, call: Callable[[], Any], told: str) -> Any:
+        """Return what a call to the cluster returns, which may hang for ever.
+
+        Raises
+        ------
+        ConnectionError
+            If the scheduler goes away, or the client is closed.
+        TimeoutError
+            If it takes longer; `told` is the message's beginning. Its thread is left behind.
+        """
+        answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put((call(), None))
+            except BaseException as error:
+                answers.put((None, error))
+
+        threading.Thread(target=ask, name="fastmlp call to a cluster", daemon=True).start()
+        waited = 0.0
+        while True:
+            with suppress(Empty):
+                found, error = answers.get(timeout=LOOK_SECONDS)
+                if error is None:
+                    return found
+                self.check()
+                raise error
+            self.check()
+            waited += LOOK_SECONDS
+            if waited > seconds:
+                raise TimeoutError(
+                    f"{self._who}: {told} for {seconds:g} s{self._silent()}: restart what hangs, "
+                    "such as by client.restart_workers([address]), and call again"
+                )
+
+    def _silent(self) -> str:
+        """Return the workers that the scheduler has not heard of lately, as text."""
+        told: SimpleQueue[Any] = SimpleQueue()
+        ask = lambda: told.put(self._client.scheduler_info())  # noqa: E731
+        threading.Thread(target=ask, daemon=True).start()
+        with suppress(Empty):
+            its = {
+                name: about["last_seen"] for name, about in told.get(timeout=1.0)["workers"].items()
+            }
+            silent = [
+                name for name, seen in its.items() if seen < max(its.values()) - SILENT_SECONDS
+            ]
+            return f" (nothing has been heard of {', '.join(silent)})" if silent else ""
+        return ""

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from fastmlp import __version__
+from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
-from fastmlp.cluster import payload, waiting, worker
-from fastmlp.cluster.waiting import BYTES_A_SECOND, Watch
+from fastmlp.backends.devices import thread_limit
+from fastmlp.cluster import clients, worker
+from fastmlp.cluster.clients import BYTES_A_SECOND, Watch
 
 # A group is to take a fifth of a second or more (operations at full speed: 5e10 a second, one core
 # of 2.1 GHz with AVX-512): a task without work takes 2.5 ms.
@@ -104,7 +106,7 @@ class Cluster:
         }
 
     def _asked(self, call: Callable[[], Any], told: str, seconds: float | None = None) -> Any:
-        return self._watch.within(seconds or waiting.ANSWER_SECONDS, call, told)
+        return self._watch.within(seconds or clients.ANSWER_SECONDS, call, told)
 
     def each(
         self, function: Callable[..., Any], *words: Any, seconds: float | None = None
@@ -248,7 +250,7 @@ class Cluster:
         """Submit the groups, the first ones first; return their places by their futures."""
         import dask
 
-        packed = {i: payload.pack(groups[i].work, arrays) for i in left}
+        packed = {i: worker.pack(groups[i].work, arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
         given = dict(enumerate(arrays))
@@ -291,7 +293,7 @@ class Cluster:
         """Send arrays to all workers; again if one dies meanwhile."""
         send = partial(self._client.scatter, arrays, broadcast=True, hash=False)
         n_bytes = sum(getattr(each, "nbytes", 0) for each in arrays)
-        seconds = waiting.ANSWER_SECONDS + n_bytes / BYTES_A_SECOND
+        seconds = clients.ANSWER_SECONDS + n_bytes / BYTES_A_SECOND
         for _ in range(ROUNDS - 1):
             try:
                 return list(self._asked(send, "a worker has not taken the rows", seconds))
@@ -306,3 +308,44 @@ def _told(numbers: Sequence[int]) -> str:
     """Return numbers as text, the first ones of many."""
     more = " ..." if len(numbers) > 8 else ""
     return f"{', '.join(map(str, sorted(numbers)[:8]))}{more}"
+
+
+class TasksOfGroup:
+    """The work of a group: a function without arguments that is pickled.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+        The tasks of a group run side by side, on the threads that the group has.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = tasks
+
+    def __call__(self) -> list[Outcome | None]:
+        """Run the tasks; return their outcomes."""
+        return Pool(share() or thread_limit()).run(self.tasks)
+
+
+def run_tasks(
+    cluster: Cluster,
+    tasks: Sequence[Task],
+    arrays: Iterable[Any],
+    done: Callable[[int, Outcome], Any],
+    name: str,
+) -> None:
+    """Run tasks on the workers of a cluster; arguments and errors are those of `Cluster.run`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C, when `done` has been called with what was done before.
+    """
+    named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
+    groups = [
+        Group(numbers, TasksOfGroup([named[i] for i in numbers]))
+        for numbers in dealt([task.cost for task in tasks], cluster.n_at_once)
+    ]
+    cluster.run(groups, arrays, done, name)
+    if cluster.interrupted:
+        raise KeyboardInterrupt

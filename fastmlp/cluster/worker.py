@@ -1,5 +1,7 @@
-"""What runs on a worker of Dask's: its facts, and a group of tasks on its share of the cores."""
+"""A worker of Dask's: its facts, the objects sent to it, and a group of tasks on its cores."""
 
+import io
+import pickle
 import platform
 import socket
 import time
@@ -11,7 +13,40 @@ from typing import Any
 from fastmlp import __version__
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp.backends.devices import thread_limit
-from fastmlp.cluster import payload
+
+
+def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
+    """Return an object as bytes, and the places in `shared` of what it holds of them.
+
+    What is shared is known by its identity, and is not part of the bytes. Functions of the user's
+    program go along as code.
+    """
+    from cloudpickle import Pickler
+
+    places = {id(each): i for i, each in enumerate(shared)}
+    found: dict[int, None] = {}
+
+    class Sharing(Pickler):  # type: ignore[misc, unused-ignore]
+        def persistent_id(self, given: Any) -> int | None:
+            place = places.get(id(given))
+            if place is not None:
+                found[place] = None
+            return place
+
+    file = io.BytesIO()
+    Sharing(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
+    return file.getvalue(), list(found)
+
+
+def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
+    """Return the object; `shared` are the arrays at their places."""
+
+    class Sharing(pickle.Unpickler):
+        def persistent_load(self, place: Any) -> Any:
+            return shared[place]
+
+    return Sharing(io.BytesIO(packed)).load()
+
 
 # Seconds that a group which is to end waits for a callback that does not return.
 PATIENCE = 5.0
@@ -72,7 +107,7 @@ def run_group(
 
     n_threads = shares.get(socket.gethostname(), max(1, own))
     pool = Pool(n_threads, PATIENCE, look)
-    work = payload.unpack(packed, dict(zip(places, arrays, strict=True)))
+    work = unpack(packed, dict(zip(places, arrays, strict=True)))
     (outcome,) = pool.run([Task(1.0, work)], "")
     assert outcome is not None
     return outcome.result

@@ -5,21 +5,22 @@ Importing it loads all of Numba.
 
 import fastmlp.compiler.compiler
 import fastmlp.compiler.elementary  # noqa: F401  (tells Numba of the compiled forms)
-from fastmlp.compiler.atomics import (
+from fastmlp.compiler.blocks import Block, block_of, call, is_ours
+from fastmlp.compiler.intrinsics import (
     exchange_if,
     fence,
     fetch_add,
+    flush_denormals,
     load_acquire,
+    next_word,
     pause,
+    restore_denormals,
     store_release,
 )
-from fastmlp.compiler.blocks import Block, block_of, call, is_ours
-from fastmlp.compiler.denormals import flush_denormals, restore_denormals
 from fastmlp.compiler.jit import COMPILER, INTERPRETED, kernel, njit
 from fastmlp.compiler.memory import coefficients_at, fma, row, rows, stack
 from fastmlp.compiler.parallel import flushed, prange, restored, thread_number
 from fastmlp.compiler.records import Record, record_at, records_at
-from fastmlp.compiler.words import next_word
 
 __all__ = [
     "COMPILER",

@@ -1,9 +1,4 @@
-"""The jit options, and the choice of the compiler.
-
-No fastmath flag is set: products are fused by name (`fma`) and sums run in the written order, so
-the bits of a result do not depend on how LLVM vectorised or inlined a loop. error_model="numpy": a
-division by zero inside `prange` would otherwise return 0 silently.
-"""
+"""The jit options, the choice of the compiler, and Numba's own with full-width vectors."""
 
 import os
 from collections.abc import Callable
@@ -14,11 +9,48 @@ from typing import Any, TypeVar, overload
 
 import numba
 import numpy as np
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import register_pass
+from numba.core.lowering import Lower
+from numba.core.typed_passes import NativeLowering
 
 from fastmlp._process import signals
 from fastmlp.compiler.cache import CodeCache
-from fastmlp.compiler.pipeline import Compiler
+from fastmlp.compiler.translator import FULL_WIDTH
+
+
+class FullWidth(Lower):
+    """Numba's lowering, with `FULL_WIDTH` set on the function."""
+
+    def pre_lower(self) -> None:
+        set.add(self.function.attributes, FULL_WIDTH)
+        super().pre_lower()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class FullWidthLowering(NativeLowering):
+    """The pass that lowers a block, or a function that is inlined in one."""
+
+    _name = "fastmlp_full_width_lowering"
+
+    @property
+    def lowering_class(self) -> Any:
+        return FullWidth
+
+
+class Compiler(CompilerBase):
+    """Numba's compiler with this lowering pass."""
+
+    def define_pipelines(self) -> list[Any]:
+        manager = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        manager.passes = [
+            (FullWidthLowering if step is NativeLowering else step, words)
+            for step, words in manager.passes
+        ]
+        manager.finalize()
+        return [manager]
+
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 INTERPRETED = bool(numba.config.DISABLE_JIT)

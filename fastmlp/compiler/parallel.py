@@ -11,7 +11,7 @@ from typing import Any
 import numba
 from numba import prange
 
-from fastmlp.compiler.denormals import flush_denormals, restore_denormals
+from fastmlp.compiler.intrinsics import flush_denormals, restore_denormals
 
 __all__ = ["flushed", "prange", "restored", "thread_number"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp._process.buffer_pool import MOST, BufferPool, FreeList
-from fastmlp.backends.cpu.predict import row_blocks, small_batch
+from fastmlp.backends.cpu.predict import predictor, row_blocks
 from fastmlp.compiler.jit import INTERPRETED
 
 
@@ -77,7 +77,7 @@ def test_small_things_are_kept_by_their_number() -> None:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """How often buffers for predictions of more than 64 rows were made."""
-    monkeypatch.setattr(small_batch, "GIL_ROWS", 64)
+    monkeypatch.setattr(predictor, "GIL_ROWS", 64)
     seen: list[Any] = []
     original = row_blocks.RowBlocks.__init__
 

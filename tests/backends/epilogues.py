@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastmlp.backends.cpu.simd.epilogue import (
+from fastmlp.backends.cpu.simd.microkernel import (
     BY_COLUMN,
     PLUS,
     RELU,

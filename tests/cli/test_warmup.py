@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastmlp.backends.cpu.kernels.phases import PAIRED
+from fastmlp.backends.cpu.kernels.rule_blocks import PAIRED
 from fastmlp.cli.warmup import warmup
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.rules.activations import RULES as ACTIVATIONS

@@ -17,7 +17,7 @@ import pytest
 from distributed import Client
 
 from fastmlp import MLP, MLPEnsembleRegressor, Report, fit_many
-from fastmlp.cluster import groups, waiting
+from fastmlp.cluster import clients, groups
 from fastmlp.cluster.groups import Cluster, Group
 
 # Workers cannot import it.
@@ -32,7 +32,7 @@ SOON = 60
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits, and groups of one net."""
-    monkeypatch.setattr(waiting, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(clients, "GRACE_SECONDS", 1.0)
     monkeypatch.setattr(groups, "LEAST_COST", 1.0)
 
 
@@ -71,8 +71,8 @@ def test_a_worker_that_hangs_is_told_within_the_timeout(client: Any, pids: dict[
 def test_a_worker_that_hangs_from_the_start_is_told(
     client: Any, pids: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(waiting, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(clients, "SILENT_SECONDS", 0.1)
     address, pid = next(iter(pids.items()))
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1)
@@ -127,8 +127,8 @@ def sleep() -> list[None]:
 
 def test_a_cluster_without_workers_is_told(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(client, "fit_many")
-    monkeypatch.setattr(waiting, "ASK_SECONDS", 0.1)
-    monkeypatch.setattr(waiting, "EMPTY_SECONDS", 0.5)
+    monkeypatch.setattr(clients, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(clients, "EMPTY_SECONDS", 0.5)
     monkeypatch.setattr(client, "nthreads", lambda: {})
     with pytest.raises(RuntimeError, match=r"has had no workers for 0\.5 s: start some, and"):
         cluster.run([Group([0], sleep)], [], lambda *_: None)

@@ -15,7 +15,7 @@ import pytest
 
 from fastmlp import MLP, SGD, EarlyStopping, Report, Status, fit_many
 from fastmlp.cli import warmup as warming
-from fastmlp.cluster import groups, payload, worker
+from fastmlp.cluster import groups, worker
 from fastmlp.cluster.groups import dealt
 from fastmlp.network.state import NetState
 
@@ -78,10 +78,10 @@ def test_dealing_keeps_groups_alike_and_the_costliest_first() -> None:
 
 def test_what_is_shared_is_not_packed() -> None:
     held, other = np.arange(1000.0), np.arange(2000.0)
-    packed, places = payload.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
+    packed, places = worker.pack({"a": held, "b": [held], "c": lambda: 3}, [other, held])
     assert places == [1]
     assert len(packed) < 2000
-    found = payload.unpack(packed, {1: held})
+    found = worker.unpack(packed, {1: held})
     assert found["a"] is held
     assert found["c"]() == 3
 

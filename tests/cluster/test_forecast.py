@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import packed_numbers
 from fastmlp.backends.cpu.plan.packing import Spacing
 from fastmlp.backends.cpu.tuning import APART_BYTES
 from fastmlp.cluster import DelayedCommunicator, MirrorCommunicator, forecast
-from fastmlp.cluster.simulated_ranks import Interconnect, measured
+from fastmlp.cluster.forecast import Interconnect, measured
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.compiler.target import lanes_of
 

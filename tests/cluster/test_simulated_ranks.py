@@ -11,7 +11,7 @@ import pytest
 
 from fastmlp import MLP
 from fastmlp.cluster import DelayedCommunicator, MirrorCommunicator, threads
-from fastmlp.cluster.simulated_ranks import RING_BYTES, Interconnect
+from fastmlp.cluster.forecast import RING_BYTES, Interconnect
 
 # A message takes a second, and a second a byte.
 SLOW = Interconnect(latency=1.0, bandwidth=8.0)

@@ -22,8 +22,7 @@ from fastmlp.compiler import (
     row,
     thread_number,
 )
-from fastmlp.compiler.blocks import compiled_by_numba
-from fastmlp.compiler.native import NativeCode
+from fastmlp.compiler.blocks import NativeCode, compiled_by_numba
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.parallel import flushed, restored
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastmlp.compiler import INTERPRETED, Record, njit, record_at, records_at
-from fastmlp.compiler.native import NativeCode
+from fastmlp.compiler.blocks import NativeCode
 
 
 class Piece(Record):

@@ -14,13 +14,12 @@ from numba.extending import register_jitable
 
 from fastmlp.backends import shuffle
 from fastmlp.backends.cpu.kernels import elementwise, epoch, step
-from fastmlp.backends.cpu.kernels.phases import OTHERS, PHASES
+from fastmlp.backends.cpu.kernels.rule_blocks import OTHERS, PHASES
 from fastmlp.backends.cpu.predict import row_blocks, small_batch
 from fastmlp.backends.cpu.threads import team
 from fastmlp.compiler import block_of, call, coefficients_at, njit, row, rows
-from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.operands import Unsupported
 from fastmlp.compiler.source import definition_of
 from fastmlp.rules import activations, elementary, links, updates

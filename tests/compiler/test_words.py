@@ -9,7 +9,7 @@ from numpy.random import MT19937, PCG64, SFC64, Philox
 
 from fastmlp.backends.shuffle import generator_address
 from fastmlp.compiler import INTERPRETED, next_word, row
-from fastmlp.compiler.native import NativeCode
+from fastmlp.compiler.blocks import NativeCode
 
 KINDS = (MT19937, PCG64, SFC64, Philox)
 

@@ -21,7 +21,7 @@ from peak_memory import peak_of
 from fastmlp import MLP, SGD, Adam, AdamW, Cosine, Report, Status, fit_many
 from fastmlp._process import task_pool
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
 from fastmlp.backends.cpu.session import Session
 from fastmlp.backends.cpu.threads import limits, worker_pool
 from fastmlp.model import core_of
@@ -195,10 +195,10 @@ def test_rows_validation_and_weights_of_each_net() -> None:
 
 
 def test_chunks_of_rows_are_those_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastmlp.backends.cpu.plan import blocking
+    from fastmlp.backends.cpu.plan import partition
 
-    monkeypatch.setattr(blocking, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(blocking, "MIN_CHUNK_ROWS", 8)
+    monkeypatch.setattr(partition, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(partition, "MIN_CHUNK_ROWS", 8)
     own, together = mixed()[1], mixed()[1]
     options: dict[str, Any] = {"epochs": 2, "batch_size": 20}
     (history,) = fit_many([together], X, Y, rows=ROWS, validation_rows=HELD_OUT, **options)

@@ -17,7 +17,7 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from fastmlp import Blocks, Standardizer
 from fastmlp.scaling import standardizer
-from fastmlp.scaling.sample import Sample
+from fastmlp.scaling.standardizer import Sample
 
 rng = np.random.default_rng(0)
 N = 3000

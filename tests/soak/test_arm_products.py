@@ -13,7 +13,7 @@ from paired import across, along, to_bfloat16
 from panelled import from_panels, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.simd.epilogue import PLUS, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
+from fastmlp.backends.cpu.simd.microkernel import PLUS, RELU_PLUS, STORE, TIMES, WHERE_POSITIVE
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 pytestmark = pytest.mark.skipif(

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastmlp import MLP, Custom
 from fastmlp.backends.cpu.dispatch import cost_model, dispatch
-from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
 from fastmlp.backends.cpu.threads import limits
 
 RNG = np.random.default_rng(0)

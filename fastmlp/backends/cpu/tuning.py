@@ -191,8 +191,9 @@ MAILBOX_SPINS, MAILBOX_YIELDS = 4000, 50
 # Most rows that are predicted one by one rather than as a vector of rows.
 # 1.4 -> 1.1 us (16-64-64-2, 4 rows, 1 thread).
 ONE_BY_ONE = 4
-# Most rows, and multiply-adds, of a call that holds the GIL, about 30 us: row by row, and by
-# vectors of rows.
+# Most rows, and multiply-adds, of a call that holds the GIL, 30 to 44 us: row by row, and by
+# vectors of rows. Row blocks -> vectors of rows, 5 rows, 1 thread: 113 -> 43 us (784-128-10),
+# 216 -> 101 (784-256-128-10); new buffers -> spare ones, 2 rows: 225 -> 134 (784-512-512-10).
 GIL_ROWS, GIL_ROW_PRODUCTS, GIL_LANE_PRODUCTS = 1024, 500_000, 1_600_000
 # Most bytes of parameters that row blocks read again and again; wider nets go by packed panels.
 # Panels -> blocks: 3.3 -> 2.7 ms (784-256-256-10, 1.1 MB, 1,000 rows, 2 threads); equal

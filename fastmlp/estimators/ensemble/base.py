@@ -13,8 +13,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastmlp._process.task_pool import Outcome, Task, check
-from fastmlp.cluster.groups import Cluster
-from fastmlp.cluster.tasks import run_tasks
+from fastmlp.cluster.groups import Cluster, run_tasks
 from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp import advice
 from fastmlp.estimators.mlp.reports import reports_of

@@ -251,8 +251,8 @@ def test_gradient_in_chunks_has_the_same_bits_but_for_biases(
     net = Net((5, 17, outputs_for(loss, 3)), loss=loss, penalties=PENALTY_SETS[-1])
     parameters, data = net.draw(rng, 50, weighted=True)
     value, gradient = evaluate(net, parameters, data)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
     in_chunks, slopes = evaluate(net, parameters, data)
     # The loss adds up by chunks. A weight's slope is one chain over the rows, cut or not; a
     # bias's is eight sums of every eighth row of a chunk, so a cut changes their order.

@@ -15,7 +15,7 @@ from nets import PENALTY_SETS, Net, distance, orders, split, train
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
-from fastmlp.backends.cpu.plan import blocking, partition
+from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data
 from fastmlp.compiler.jit import INTERPRETED
@@ -126,10 +126,10 @@ def test_biases_that_do_not_decay_are_the_oracles() -> None:
 @pytest.mark.parametrize("form", ["chunks", "microbatches", "by rows", "split-K", "by panels"])
 def test_every_form_of_a_step(form: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if form == "chunks":
-        monkeypatch.setattr(blocking, "CHUNK_NUMBERS", 0)
-        monkeypatch.setattr(blocking, "MIN_CHUNK_ROWS", 4)
+        monkeypatch.setattr(partition, "CHUNK_NUMBERS", 0)
+        monkeypatch.setattr(partition, "MIN_CHUNK_ROWS", 4)
     elif form == "microbatches":
-        monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
+        monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
     else:
         force_a_team(monkeypatch, by_panels=form == "by panels", split_layer=form == "split-K")
     n_rows = 60 if form == "microbatches" else 20

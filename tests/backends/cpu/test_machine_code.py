@@ -30,18 +30,16 @@ from fastmlp.backends.cpu.kernels.first_layer.expanded import (
 from fastmlp.backends.cpu.kernels.forward_backward import forward_backward
 from fastmlp.backends.cpu.kernels.gradient_update import update
 from fastmlp.backends.cpu.kernels.microbatches import microbatches
-from fastmlp.backends.cpu.kernels.single_row import descend
-from fastmlp.backends.cpu.kernels.single_row_backward import row_backward
+from fastmlp.backends.cpu.kernels.single_row import descend, row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward
 from fastmlp.backends.cpu.kernels.step import objective
-from fastmlp.backends.cpu.plan.pack import pack, transposes, unpack
+from fastmlp.backends.cpu.plan.packing import pack, transposes, unpack
 from fastmlp.backends.cpu.predict.row_blocks import predict_blocks, rows_in_lanes
 from fastmlp.backends.cpu.predict.small_batch import row_by_row, small_batch
 from fastmlp.backends.cpu.simd.gemm import product
 from fastmlp.compiler import COMPILER, row
-from fastmlp.compiler.blocks import Block
+from fastmlp.compiler.blocks import Block, NativeCode
 from fastmlp.compiler.jit import INLINED
-from fastmlp.compiler.native import NativeCode
 from fastmlp.compiler.target import vector_bytes
 from fastmlp.rules import activations, links, penalties
 from fastmlp.rules.optimizers import OPTIMIZERS

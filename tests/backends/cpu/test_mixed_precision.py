@@ -15,7 +15,7 @@ from fastmlp import MLP, SGD, Adam, fit_many, load
 from fastmlp.backends.cpu import session
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels import phases
+from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.trainers.trainer import TRAININGS
 from fastmlp.compiler.jit import INTERPRETED
@@ -157,7 +157,7 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
 
     def phase(name: str, *which: Any, **how: Any) -> Any:
         made.append(name)
-        return phases.phase(name, *which, **how)
+        return rule_blocks.phase(name, *which, **how)
 
     monkeypatch.setattr(session, "phase", phase)
     TRAININGS.clear()  # else a session of another test may serve
@@ -165,9 +165,9 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
     make(SHARED, compute_dtype=None).fit(x, y, epochs=1)
     make((3, 2, 1)).fit(x[:, :3], y[:, 0], epochs=1)
     assert made
-    assert not phases.PAIRED.keys() & set(made)
+    assert not rule_blocks.PAIRED.keys() & set(made)
     make(SHARED).fit(x, y, epochs=1)
-    assert {*phases.TRAIN_PAIRED} <= set(made)
+    assert {*rule_blocks.TRAIN_PAIRED} <= set(made)
 
 
 def test_single_rows_train_in_float32() -> None:

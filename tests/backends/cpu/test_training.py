@@ -161,8 +161,8 @@ def test_a_penalty_and_the_step_in_one_have_the_bits_of_one_after_the_other(
 def test_training_cut_anywhere_has_the_same_bits(
     optimizer: Any, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.MIN_CHUNK_ROWS", 4)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 4)
     net = Net(penalties={"l2": 0.1})
     parameters, data = net.draw(rng, 13, weighted=True)
     # Batches of 10 and 3 rows in chunks of 4: three units and one an epoch.
@@ -182,8 +182,8 @@ def test_a_step_in_chunks_gives_weights_of_the_same_bits(
     parameters, data = net.draw(rng, 50, weighted=True)
     order, adam = orders(rng, 1, 50), OPTIMIZERS["adam"](0.03)
     whole = train(net, parameters, data, adam, order, 50)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
     chunks = train(net, parameters, data, adam, order, 50)
     assert (whole.stopped, chunks.stopped) == (1, 7)  # six chunks of 7 and one of 8
     n = net.network.layout.n_weights
@@ -199,8 +199,8 @@ def test_training_in_chunks_is_training_at_once_to_rounding(
     order, adam = orders(rng, 2, 65), OPTIMIZERS["adam"](0.03)
     whole = train(net, parameters, data, adam, order, 50)
     assert whole.stopped == 4
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.MIN_CHUNK_ROWS", 7)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 7)
     chunks = train(net, parameters, data, adam, order, 50)
     assert chunks.stopped == 2 * (7 + 2)  # 50 = 6 * 7 + 8 rows, and 15 = 8 + 7
     # Biases' slopes are sums of eight chains a chunk, so they, and then all, differ by rounding.
@@ -221,8 +221,8 @@ def test_units_count_the_chunks_of_every_batch(n_rows: int, batch_size: int, chu
 def test_a_unit_knows_the_steps_complete_before_it(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.CHUNK_NUMBERS", 0)
-    monkeypatch.setattr("fastmlp.backends.cpu.plan.blocking.MIN_CHUNK_ROWS", 4)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.CHUNK_NUMBERS", 0)
+    monkeypatch.setattr("fastmlp.backends.cpu.plan.partition.MIN_CHUNK_ROWS", 4)
     net = Net()
     parameters, data = net.draw(rng, 13)
     moments = Moments(net.network)

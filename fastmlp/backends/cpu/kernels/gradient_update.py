@@ -13,9 +13,9 @@ from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping
 from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
 from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
 from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
-from fastmlp.backends.cpu.plan.pack import copying
+from fastmlp.backends.cpu.plan.packing import copying
 from fastmlp.backends.cpu.plan.records import NONE, Batch, Blocks, Layer, Net, Tile
-from fastmlp.backends.cpu.simd.epilogue import STORE
+from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.simd.skinny import skinny

@@ -11,7 +11,7 @@ import numpy as np
 from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, Span, layers_of
 from fastmlp.backends.cpu.kernels.transposed_copies import passes_by
 from fastmlp.backends.cpu.plan.records import Blocks, Layer, Net, Tile
-from fastmlp.backends.cpu.simd.pairs import pairs
+from fastmlp.backends.cpu.simd.pack import pairs
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.compiler import call, njit, record_at, records_at
 from fastmlp.compiler.target import lanes_of

@@ -20,9 +20,9 @@ from fastmlp.backends.cpu.kernels.parts import (
     part_of,
     signed,
 )
-from fastmlp.backends.cpu.plan.pack import row_offset
+from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Net
-from fastmlp.backends.cpu.simd.epilogue import STORE
+from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (
     call,

@@ -5,13 +5,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cpu.plan.pack import pack, unpack
 from fastmlp.backends.cpu.plan.packing import (
     CLOSE,
     Spacing,
     numbers_packed,
+    pack,
     packed_layers,
     round_up,
+    unpack,
 )
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import address

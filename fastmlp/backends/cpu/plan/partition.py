@@ -1,20 +1,242 @@
-"""The one place that decides how a step is divided: into chunks of rows, and among threads."""
+"""The partition of a step into chunks, into microbatches and among threads, by their costs."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
 
-from fastmlp.backends.cpu.plan.blocking import chunk_rows, microbatch_rows, rows_by_microbatches
-from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing, numbers_packed, packed_layers
-from fastmlp.backends.cpu.plan.step_cost import (
-    Step,
-    StepCost,
-    cost_of,
-    panels_pay,
-    split_layer_of,
+import numpy as np
+
+from fastmlp.backends.cpu.plan.packing import (
+    CLOSE,
+    Spacing,
+    holds_transposed,
+    middle_of,
+    numbers_packed,
+    packed_layers,
+    round_up,
 )
-from fastmlp.backends.cpu.tuning import APART_BYTES, SHARED_FLOPS
+from fastmlp.backends.cpu.simd.gemm import groups_of_panels
+from fastmlp.backends.cpu.tuning import (
+    APART_BYTES,
+    CACHE_NUMBERS,
+    CHUNK_FLOPS,
+    CHUNK_NUMBERS,
+    CHUNK_PER_WEIGHT,
+    FETCH_RATE,
+    JOIN_SECONDS,
+    MICROBATCH_FLOPS,
+    MICROBATCHES,
+    MIN_CHUNK_ROWS,
+    RATE,
+    SHARED_FLOPS,
+    STRIP_ROWS,
+)
 from fastmlp.compiler.target import lanes_of
+from fastmlp.network.parameter_layout import Layout
 from fastmlp.network.precision import paired_layers
 from fastmlp.network.spec import Network
+
+
+def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:
+    """Return the rows of a chunk.
+
+    `CHUNK_NUMBERS` activations and `CHUNK_FLOPS` operations, about 0.25 s of one core, bound them:
+    memory does not grow with the data, and Ctrl-C is served in time. If the gradient is small
+    beside the chunk, training takes as many rows as keep outputs and deltas in the second-level
+    cache (`CACHE_NUMBERS`).
+    """
+    per_row = sum(layout.sizes[1:] if sparse else layout.sizes)
+    by_memory = CHUNK_NUMBERS // per_row
+    by_time = CHUNK_FLOPS // (6 * layout.n_weights)
+    most = max(MIN_CHUNK_ROWS, min(by_memory, by_time))
+    in_cache = CACHE_NUMBERS // (2 * per_row) // MIN_CHUNK_ROWS * MIN_CHUNK_ROWS
+    if not train or in_cache * per_row > CHUNK_PER_WEIGHT * layout.n_weights:
+        most = min(most, max(MIN_CHUNK_ROWS, in_cache))
+    return _even_chunk(n_rows, most)
+
+
+def microbatch_rows(layout: Layout, n_rows: int) -> int:
+    """Return the rows of a microbatch, which one thread takes through both phases; 0: none.
+
+    For large batches of small nets: a microbatch's outputs and deltas stay in the second-level
+    cache, its gradient is small beside them, and a multiple of four microbatches shares out evenly.
+    """
+    if 6 * layout.n_weights * n_rows < MICROBATCH_FLOPS:
+        return 0
+    per_row = sum(layout.sizes)
+    in_cache = max(MIN_CHUNK_ROWS, CACHE_NUMBERS // (2 * per_row))
+    n_microbatches = round_up(-(-n_rows // in_cache), MICROBATCHES)
+    rows = round_up(-(-n_rows // n_microbatches), STRIP_ROWS)
+    return rows if rows * per_row > CHUNK_PER_WEIGHT * layout.n_weights else 0
+
+
+def rows_by_microbatches(layout: Layout, n_rows: int, small: int, n_packed: int) -> int:
+    """Return the rows of a chunk of microbatches, of `small` rows and n_packed gradients each: what
+    one core trains on in 0.25 s, with `CHUNK_NUMBERS` numbers of gradients."""
+    by_time, by_memory = CHUNK_FLOPS // (6 * layout.n_weights), CHUNK_NUMBERS // n_packed * small
+    return min(n_rows, max(1, min(by_time, by_memory) // small) * small)
+
+
+def _even_chunk(n_rows: int, most: int) -> int:
+    """Return the rows of equal chunks of about `most` rows; a quarter more saves a short last one.
+
+    Chunks of 499 and 13 rows -> one of 512: 156 -> 144 ms (1024-2048-2048-1000@512, 1 thread).
+    """
+    n_chunks = max(1, -(-(4 * n_rows - most) // (4 * most)))
+    rows = -(-n_rows // n_chunks)
+    # Whole strips, where there is room for them.
+    return max(1, min(n_rows, max(most, rows), round_up(rows, STRIP_ROWS)))
+
+
+class Step(NamedTuple):
+    """A net and the rows of a step.
+
+    Attributes
+    ----------
+    layout : Layout
+    rows : int, of a chunk
+    dtype : np.dtype
+    lanes : int, numbers of a vector
+    """
+
+    layout: Layout
+    rows: int
+    dtype: np.dtype[Any]
+    lanes: int
+
+    @property
+    def flops(self) -> int:
+        """The operations of its products, 6 per weight and row."""
+        return 6 * self.layout.n_weights * self.rows
+
+
+class StepCost(NamedTuple):
+    """What a step costs a team.
+
+    Attributes
+    ----------
+    busy : float, seconds of the busiest thread's arithmetic in phase one
+    fetched : float, seconds of cross-core traffic in both phases
+    joins : int, in both phases
+    """
+
+    busy: float
+    fetched: float
+    joins: int
+
+    @property
+    def seconds(self) -> float:
+        """The sum, with an estimate for the joins."""
+        return self.busy + self.fetched + self.joins * JOIN_SECONDS
+
+
+def split_layer_of(step: Step) -> int:
+    """Return the layer, from 1, to compute by split-K; 0: none.
+
+    Split-K changes the order of sums, so the choice depends on the net and its rows alone: the best
+    layer for two threads is split for any number of threads.
+    """
+    if step.rows < STRIP_ROWS or step.flops < SHARED_FLOPS:
+        return 0
+    return min((0, *_can_be_split(step)), key=lambda split_layer: _soonest(step, 2, split_layer))
+
+
+def panels_pay(step: Step, n_threads: int, split_layer: int = 0) -> bool:
+    """Return True if a team shares phase one sooner by panels of each layer than by rows.
+
+    The split layer, and those below it, are not shared by panels either way.
+    """
+    if n_threads < 2:
+        return False
+    by_rows = cost_of(step, n_threads, split_layer, by_panels=False)
+    by_panels = cost_of(step, n_threads, split_layer, by_panels=True)
+    return by_panels.seconds < by_rows.seconds
+
+
+def cost_of(
+    step: Step, n_threads: int, split_layer: int = 0, *, by_panels: bool = False
+) -> StepCost:
+    """Estimate phase one, with what phase two fetches and joins."""
+    busy, fetched, joins = 0.0, 0.0, 2
+    for i, (n_in, n_out) in enumerate(pairwise(step.layout.sizes)):
+        if i + 1 == split_layer:
+            part, numbers, more = _by_split_k(step, n_threads, i, n_in, n_out)
+        elif i + 1 < split_layer:
+            part, numbers, more = _below_split_k(step, n_threads, n_in, n_out)
+        elif by_panels:
+            part, numbers, more = _by_panels(step, n_threads, i, n_in, n_out)
+        else:
+            part, numbers, more = _by_rows(step, n_threads, i, n_in, n_out)
+        busy += 2 * n_in * n_out * step.rows / RATE * part
+        fetched += numbers * (1 - 1 / n_threads) * step.dtype.itemsize / FETCH_RATE
+        joins += more
+    return StepCost(busy, fetched, joins)
+
+
+def _can_be_split(step: Step) -> Iterator[int]:
+    """Yield 1 and 2, the first layers, unless held transposed or of fewer than two panels."""
+    for i, (n_in, n_out) in enumerate([*pairwise(step.layout.sizes)][:2]):
+        if middle_of(n_in, step.lanes) and not holds_transposed(n_in, n_out, step.lanes):
+            yield i + 1
+
+
+def _soonest(step: Step, n_threads: int, split_layer: int) -> float:
+    """Return the estimated seconds of the step, by rows or by panels, whichever takes less."""
+    return min(
+        cost_of(step, n_threads, split_layer, by_panels=by_panels).seconds
+        for by_panels in (False, True)
+    )
+
+
+# The busiest thread's part of one product, the numbers that all threads fetch from other cores, and
+# the joins.
+_LayerCost = tuple[float, float, int]
+
+
+def _by_rows(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
+    # Products of forward and backward pass; the first layer has no backward pass.
+    n_products = 2 if i > 0 else 1
+    numbers = n_products * n_in * n_out + step.rows * (n_in + n_out / n_threads)
+    return n_products * _part_of_strips(step, n_threads), numbers, 0
+
+
+def _by_panels(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
+    busy, numbers = _part_of_panels(step, n_threads, n_out), float(step.rows * n_in)
+    if i == 0:
+        return busy, numbers, 2
+    busy += _part_of_panels(step, n_threads, n_in)
+    return busy, numbers + step.rows * n_out + n_in * n_out / n_threads, 2
+
+
+def _by_split_k(step: Step, n_threads: int, i: int, n_in: int, n_out: int) -> _LayerCost:
+    busy = _larger_half(step, n_in) * _part_of_strips(step, max(n_threads // 2, 1))
+    if i > 0:
+        busy += _part_of_panels(step, n_threads, n_in)
+    return busy, 2 * step.rows * n_out, 1 + i
+
+
+def _below_split_k(step: Step, n_threads: int, n_in: int, n_out: int) -> _LayerCost:
+    busy = _larger_half(step, n_out) * _part_of_strips(step, max(n_threads // 2, 1))
+    # Each half gathers all rows for itself: from memory, and without a join.
+    return busy, step.rows * n_in, 0
+
+
+def _part_of_strips(step: Step, n_threads: int) -> float:
+    return _largest_part(-(-step.rows // STRIP_ROWS), n_threads)
+
+
+def _part_of_panels(step: Step, n_threads: int, width: int) -> float:
+    return _largest_part(groups_of_panels(-(-width // step.lanes)), n_threads)
+
+
+def _larger_half(step: Step, width: int) -> float:
+    middle = middle_of(width, step.lanes)
+    return max(middle, width - middle) / width
+
+
+def _largest_part(n: int, n_threads: int) -> float:
+    """Return the busiest thread's part of n pieces."""
+    return -(-n // n_threads) / n
 
 
 class Partition(NamedTuple):

@@ -1,6 +1,6 @@
 """The predictor: the one place that decides how rows are predicted."""
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,15 @@ from fastmlp.backends.cpu.dispatch.dispatch import Runner
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.kernels.first_layer.csr import SparseRows
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
-from fastmlp.backends.cpu.predict.small_batch import SmallBatch, is_small
-from fastmlp.backends.cpu.tuning import BLOCK_BYTES, KEPT_PARAMETERS
+from fastmlp.backends.cpu.predict.small_batch import SmallBatch
+from fastmlp.backends.cpu.tuning import (
+    BLOCK_BYTES,
+    GIL_LANE_PRODUCTS,
+    GIL_ROW_PRODUCTS,
+    GIL_ROWS,
+    KEPT_PARAMETERS,
+    ONE_BY_ONE,
+)
 from fastmlp.backends.protocol import Select, as_given
 from fastmlp.network.precision import paired_layers
 from fastmlp.network.spec import Network
@@ -21,6 +28,35 @@ from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
 Rows = Array | SparseRows | Expanded
+SMALL = ("one by one", "in lanes")
+
+
+class Way(NamedTuple):
+    """A method by which arrays are predicted.
+
+    Attributes
+    ----------
+    quick : the most rows of a call by this method that holds the GIL; 0: it never does
+    """
+
+    method: Literal["one by one", "in lanes", "row blocks", "packed panels"]
+    quick: int
+
+
+def way_for(n_rows: int, network: Network) -> Way:
+    """Decide by which method n_rows rows of an array are predicted."""
+    layout = network.layout
+    if network.compute_dtype:
+        return Way("packed panels", 0)
+    in_lanes = min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights)
+    if n_rows <= ONE_BY_ONE:
+        within = GIL_LANE_PRODUCTS if in_lanes > ONE_BY_ONE else GIL_ROW_PRODUCTS
+        return Way("one by one", max(1, min(ONE_BY_ONE, within // layout.n_weights)))
+    if n_rows <= in_lanes:
+        return Way("in lanes", in_lanes)
+    if layout.n_parameters * network.dtype.itemsize <= BLOCK_BYTES:
+        return Way("row blocks", 0)
+    return Way("packed panels", 0)
 
 
 class Predictor:
@@ -29,8 +65,10 @@ class Predictor:
     =============  ============================  ==================================  ==============
     method         rows                          parameters                          threads
     =============  ============================  ==================================  ==============
-    small batch    few (`is_small`): one by      live, no copy; holds the GIL        the caller's
-                   one, or by vectors of rows
+    one by one     up to 4                       live; calls of up to `Way.quick`    the caller's
+                                                 rows hold the GIL
+    in lanes       more, by vectors of rows, up  live; the call holds the GIL        the caller's
+                   to `GIL_LANE_PRODUCTS`
     row blocks     more, of nets up to 2 MB      copied flat                         a team
     packed panels  more, of wider nets; any, in  packed                              a team
                    bfloat16
@@ -38,11 +76,11 @@ class Predictor:
     expanded rows  expanded                      packed                              a team
     =============  ============================  ==================================  ==============
 
-    All methods for arrays give the same bits, and a row of any kind has the same bits alone and
-    among others; so few rows are rounded to bfloat16 too, though float32 would take less time. A
-    copy of the parameters is taken under `lock.parameters`, so that predictions during a fit see
-    one state of them. Any number of threads may predict at a time: each call takes its buffers from
-    a free list.
+    `way_for` decides for arrays. All their methods give the same bits, and a row of any kind has
+    the same bits alone and among others; so few rows are rounded to bfloat16 too, though float32
+    would take less time. A copy of the parameters is taken under `lock.parameters`, so that
+    predictions during a fit see one state of them. Any number of threads may predict at a time:
+    each call takes its buffers from a free list.
 
     Parameters
     ----------
@@ -68,6 +106,8 @@ class Predictor:
         self._runner, self._network, self._idle = runner, network, idle
         self._parameters = parameters
         self._small: SmallBatch | None = None
+        # Of this predictor alone, as a small batch has the address of its parameters.
+        self._spare = FreeList()
 
     def __reduce__(self) -> Any:
         """Copy and pickle as None: addresses are valid in this object and process only."""
@@ -123,11 +163,13 @@ class Predictor:
             rows
         out : (n_rows, n_outputs) C-contiguous array of that dtype, no memory shared with x
         """
-        if not isinstance(x, np.ndarray) or self._network.compute_dtype:
+        if not isinstance(x, np.ndarray):
             self._by_panels(x, out)
-        elif is_small(len(x), self._network.layout):
-            return self._by_small_batch(x, out)
-        elif fits_row_blocks(self._network):
+            return None
+        way = way_for(len(x), self._network)
+        if way.method in SMALL:
+            return self._by_small_batch(x, out, way)
+        if way.method == "row blocks":
             self._by_blocks(x, out)
         else:
             self._by_panels(x, out)
@@ -148,20 +190,24 @@ class Predictor:
             self.write(x, result)
         return validation.warn_if_not_finite(result, who)
 
-    def _by_small_batch(self, x: Array, out: Array) -> SmallBatch:
-        """Predict in new buffers, for those in place may be another thread's; then keep them."""
-        small = SmallBatch(self._network, self._parameters, len(x))
+    def _by_small_batch(self, x: Array, out: Array, way: Way) -> SmallBatch:
+        """Predict in spare or new buffers: those of quick calls may be another thread's."""
+        in_lanes = way.method == "in lanes"
+        small = self._spare.take(in_lanes) or SmallBatch(
+            self._network, self._parameters, way.quick, in_lanes=in_lanes
+        )
         with self._runner.lock.parameters:
             small.write(x, out)
-        self._small = small
+        if len(x) <= way.quick and (self._small is None or self._small.most < len(x)):
+            self._small = small
+        else:
+            self._spare.give(in_lanes, small)
         return small
 
     def _by_plain_blocks(self, x: object, out: object, who: str) -> Array | None:
         """Predict by row blocks if x and out are plain; None if they, or a number, are not."""
         network = self._network
-        if type(x) is not np.ndarray or is_small(len(x), network.layout):
-            return None
-        if not fits_row_blocks(network) or network.compute_dtype:
+        if type(x) is not np.ndarray or way_for(len(x), network).method != "row blocks":
             return None
         result = plain_out(x, out, network, who)
         if result is not None and self._by_blocks(x, result):
@@ -187,11 +233,6 @@ class Predictor:
 def kind_of(x: Rows) -> object:
     """Return a key: rows of one kind can have the same buffers."""
     return x.kind if isinstance(x, Expanded) else type(x)
-
-
-def fits_row_blocks(network: Network) -> bool:
-    """Return True if each block of rows finds all parameters in a near cache."""
-    return network.layout.n_parameters * network.dtype.itemsize <= BLOCK_BYTES
 
 
 def plain_out(x: Array, out: object, network: Network, who: str = "MLP.predict") -> Array | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.predict.records import FlatLayer, FlatNet, make_flat
 from fastmlp.backends.cpu.predict.row_blocks import rows_in_lanes
-from fastmlp.backends.cpu.tuning import GIL_LANE_PRODUCTS, GIL_ROW_PRODUCTS, GIL_ROWS, ONE_BY_ONE
+from fastmlp.backends.cpu.tuning import ONE_BY_ONE
 from fastmlp.compiler import (
     block_of,
     call,
@@ -28,7 +28,6 @@ from fastmlp.compiler import (
     restore_denormals,
     row,
 )
-from fastmlp.network.parameter_layout import Layout
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]
@@ -117,19 +116,6 @@ def small_batch(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
     return predict_all
 
 
-def most_rows(layout: Layout) -> int:
-    """Return the most rows of one call that holds the GIL."""
-    one_by_one = GIL_ROW_PRODUCTS // layout.n_weights
-    if one_by_one <= ONE_BY_ONE:
-        return max(1, one_by_one)
-    return max(ONE_BY_ONE, min(GIL_ROWS, GIL_LANE_PRODUCTS // layout.n_weights))
-
-
-def is_small(n_rows: int, layout: Layout) -> bool:
-    """Return True if n_rows are predicted on one thread from the live parameters."""
-    return n_rows <= max(ONE_BY_ONE, most_rows(layout))
-
-
 class SmallBatch:
     """Predicts small batches of one network, in buffers made beforehand.
 
@@ -137,32 +123,27 @@ class SmallBatch:
     ----------
     network : Network
     parameters : (n_parameters,) array, live: each call reads what it holds then
-    n_rows : int
-        The rows that calls have; 4 or fewer save the 0.3 s that vectors of rows take to compile.
-
-    Attributes
-    ----------
     most : int, the most rows of a call
+    in_lanes : bool
+        More than `ONE_BY_ONE` rows go by vectors of rows, whose block takes 0.3 s to compile;
+        without it all go one by one.
     """
 
     parameters: Array
     dtype: np.dtype[Any]
     most: int
 
-    def __init__(self, network: Network, parameters: Array, n_rows: int = GIL_ROWS) -> None:
-        layout, dtype = network.layout, network.dtype
-        self.parameters, self.dtype, self._n_out = parameters, dtype, layout.sizes[-1]
-        self.most = most_rows(layout)
-        blocks = self.most > ONE_BY_ONE and n_rows > ONE_BY_ONE
-        self._flat = make_flat(network, parameters, blocks=blocks)
+    def __init__(self, network: Network, parameters: Array, most: int, *, in_lanes: bool) -> None:
+        dtype = network.dtype
+        self.parameters, self.dtype, self.most = parameters, dtype, most
+        self._n_out = network.layout.sizes[-1]
+        self._flat = make_flat(network, parameters, blocks=in_lanes)
         net = self._flat.net[0]
         self._driver = block_of(small_batch, dtype)
         net.row_by_row = block_of(row_by_row, dtype).address
         net.small_batch = self._driver.address
-        if blocks:
+        if in_lanes:
             net.rows_in_lanes = block_of(rows_in_lanes, dtype).address
-        else:
-            self.most = min(self.most, ONE_BY_ONE)
         self._address = address(self._flat.net)
 
     def __reduce__(self) -> Any:
@@ -190,7 +171,7 @@ class SmallBatch:
         return None
 
     def write(self, x: Array, out: Array) -> None:
-        """Write the predictions of up to `most` rows to out, without the GIL.
+        """Write the predictions of rows to out, without the GIL.
 
         Only one thread may call it at a time, and none `__call__` meanwhile.
         """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.epilogue import Epilogue, finished_delta
+from fastmlp.backends.cpu.simd.microkernel import Epilogue, finished_delta
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Variable, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import FMA_CHAINS

@@ -7,10 +7,8 @@ column, B = deltas) are all of this form.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.epilogue import Epilogue
-from fastmlp.backends.cpu.simd.matrix_sweep import MatrixSweep
-from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Sweep, Tile, sweep
-from fastmlp.backends.cpu.simd.tile_sweep import TileSweep, configure, release
+from fastmlp.backends.cpu.simd.matrix_units import MatrixSweep, TileSweep, configure, release
+from fastmlp.backends.cpu.simd.microkernel import Epilogue, Factors, Start, Sweep, Tile, sweep
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import HALF_VECTORS, LARGEST_TILE, SMALL_TILE_ROWS, STRIP_ROWS

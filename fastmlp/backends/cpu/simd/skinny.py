@@ -9,7 +9,7 @@ panels of D transposed: a vector of `lanes` rows for each output.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fastmlp.backends.cpu.simd.epilogue import Epilogue, finished_delta
+from fastmlp.backends.cpu.simd.microkernel import Epilogue, finished_delta
 from fastmlp.backends.cpu.simd.vector import Panels, Scalar, Vector, Vectors, Word
 from fastmlp.backends.cpu.simd.vector_function import VectorFunction, vector_function
 from fastmlp.backends.cpu.tuning import STRIP_ROWS

@@ -8,7 +8,7 @@ from numba.core import cgutils
 
 from fastmlp.backends.cpu.simd.tile_registers import LLVMTileRegisters
 from fastmlp.backends.cpu.simd.vector import Part, Scalar, Vectors
-from fastmlp.compiler.atomics import emit_fetch
+from fastmlp.compiler.intrinsics import emit_fetch
 from fastmlp.compiler.memory import entry_alloca
 from fastmlp.compiler.target import is_arm, multiplies_pairs
 

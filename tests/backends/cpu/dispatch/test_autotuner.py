@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from fastmlp.backends.cpu.dispatch.autotuner import Autotuner, tuner_for
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner, tuner_for
 from fastmlp.backends.cpu.tuning import RETRY
 
 

@@ -7,9 +7,8 @@ import pytest
 from nets import Net
 
 from fastmlp.backends.cpu.dispatch import dispatch
-from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
 from fastmlp.backends.cpu.dispatch.cost_model import Work
-from fastmlp.backends.cpu.dispatch.dispatch import pieces_of
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner, pieces_of
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.tuning import MOST_PIECES, PIECE_FLOPS
 

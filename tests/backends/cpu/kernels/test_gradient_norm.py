@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from fastmlp import MLP, SGD, Adam, Status, fit_many
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking, partition, plan
+from fastmlp.backends.cpu.plan import partition, plan
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import Optimizer, coefficients_of
 
@@ -23,7 +23,7 @@ RATE = 0.05
 # A form of a step: what to set, and rows of a batch.
 FORMS: dict[str, tuple[int, dict[Any, Any]]] = {
     "rows": (BATCH, {}),
-    "chunks": (BATCH, {(blocking, "CHUNK_NUMBERS"): 0, (blocking, "MIN_CHUNK_ROWS"): 8}),
+    "chunks": (BATCH, {(partition, "CHUNK_NUMBERS"): 0, (partition, "MIN_CHUNK_ROWS"): 8}),
     "microbatches": (BATCH, {(partition, "microbatch_rows"): lambda layout, n: 8}),
     "panels": (BATCH, {(partition, "panels_pay"): lambda *step: True}),
     "split-K 1": (BATCH, {(partition, "split_layer_of"): lambda step: 1}),

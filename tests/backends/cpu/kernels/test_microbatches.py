@@ -14,8 +14,8 @@ from panelled import INTERPRETED
 from fastmlp.backends.cpu import tuning
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.plan import blocking
-from fastmlp.backends.cpu.plan.blocking import microbatch_rows, rows_by_microbatches
+from fastmlp.backends.cpu.plan import partition
+from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.rules.optimizers import OPTIMIZERS
@@ -32,7 +32,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little work: microbatches of 56 rows of a batch of 203."""
-    monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
+    monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
 
 
 @given(layouts, st.integers(1, 10**7))
@@ -105,10 +105,10 @@ def test_training_by_lots_is_training_at_once_to_rounding(
     parameters, data = net.draw(rng, N_ROWS, weighted=True)
     order, rule = orders(rng, 3, N_ROWS), OPTIMIZERS[optimizer](0.01)
     whole = train(net, parameters, data, rule, order, batch_size)
-    monkeypatch.setattr(blocking, "MICROBATCH_FLOPS", 0)
+    monkeypatch.setattr(partition, "MICROBATCH_FLOPS", 0)
     small = microbatch_rows(make_layout(net.sizes), batch_size)
     per_row = 6 * make_layout(net.sizes).n_weights
-    monkeypatch.setattr(blocking, "CHUNK_FLOPS", per_row * small * n_at_once)
+    monkeypatch.setattr(partition, "CHUNK_FLOPS", per_row * small * n_at_once)
     microbatches = train(net, parameters, data, rule, order, batch_size)
     n_chunks = [-(-n // (small * n_at_once)) for n in (batch_size, N_ROWS - batch_size)]
     assert microbatches.stopped == 3 * sum(n_chunks)

@@ -5,8 +5,7 @@ import pytest
 from nets import Net
 
 from fastmlp.backends.cpu.plan.packing import CLOSE
-from fastmlp.backends.cpu.plan.partition import partition_of
-from fastmlp.backends.cpu.plan.step_cost import Step, panels_pay, split_layer_of
+from fastmlp.backends.cpu.plan.partition import Step, panels_pay, partition_of, split_layer_of
 from fastmlp.network.parameter_layout import make_layout
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastmlp.backends.cpu import tuning
-from fastmlp.backends.cpu.plan.blocking import chunk_rows
 from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
+from fastmlp.backends.cpu.plan.partition import chunk_rows
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
 from fastmlp.network.parameter_layout import Layout, make_layout

@@ -14,7 +14,7 @@ from fastmlp import MLP
 from fastmlp.backends.cpu import session
 from fastmlp.backends.cpu.dispatch import cost_model
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.kernels import phases
+from fastmlp.backends.cpu.kernels import rule_blocks
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.network import precision
@@ -200,7 +200,7 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
 
     def phase(name: str, *which: Any, **how: Any) -> Any:
         made.append(name)
-        return phases.phase(name, *which, **how)
+        return rule_blocks.phase(name, *which, **how)
 
     monkeypatch.setattr(session, "phase", phase)
     net, x = make(compute_dtype="bfloat16"), draw()
@@ -208,6 +208,6 @@ def test_only_asked_for_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) ->
     list(of_both(x[:3]))[:1]
     made.clear()
     next(of_both(x))
-    assert not phases.PAIRED.keys() & {*made}
+    assert not rule_blocks.PAIRED.keys() & {*made}
     net.predict(x, **MIXED)
-    assert {*made} & phases.PAIRED.keys() == {*phases.FORWARD_PAIRED}
+    assert {*made} & rule_blocks.PAIRED.keys() == {*rule_blocks.FORWARD_PAIRED}

@@ -13,7 +13,7 @@ from fastmlp.backends.cpu.dispatch import cost_model, dispatch
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.predict import predictor
-from fastmlp.backends.cpu.predict.predictor import Predictor, fits_row_blocks, plain_out
+from fastmlp.backends.cpu.predict.predictor import Predictor, plain_out, way_for
 from fastmlp.backends.cpu.predict.records import VECTORS
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.threads import limits
@@ -105,7 +105,7 @@ BY_NUMBA = """
 import numpy as np
 from nets import network_of
 from fastmlp.backends.cpu.dispatch import cost_model
-from fastmlp.backends.cpu.dispatch.autotuner import Autotuner
+from fastmlp.backends.cpu.dispatch.dispatch import Autotuner
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
 from fastmlp.backends.cpu.threads import limits
@@ -235,10 +235,11 @@ def test_predictions_that_are_not_finite_are_warned_of() -> None:
 
 
 def test_wide_nets_go_by_panels(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = network_of((700, 700, 1), "relu", "identity", "identity", "float32")
-    assert fits_row_blocks(narrow)
-    assert not fits_row_blocks(narrow._replace(dtype=np.dtype("float64")))
+    network = network_of((700, 700, 1), "relu", "identity", "identity", "float32")
+    assert way_for(100, network).method == "row blocks"
+    wider = network._replace(dtype=np.dtype("float64"))
+    assert way_for(100, wider).method == "packed panels"
     net, x = large()
     expected = net.predict(x)
-    monkeypatch.setattr(predictor, "fits_row_blocks", lambda network: False)
+    monkeypatch.setattr(predictor, "BLOCK_BYTES", 0)
     assert np.array_equal(net.predict(x), expected)

@@ -15,10 +15,10 @@ from panelled import INTERPRETED
 
 from fastmlp import MLP
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.predict import small_batch
-from fastmlp.backends.cpu.predict.predictor import Predictor
+from fastmlp.backends.cpu.predict import predictor
+from fastmlp.backends.cpu.predict.predictor import Predictor, Way, way_for
 from fastmlp.backends.cpu.predict.small_batch import SmallBatch
-from fastmlp.backends.cpu.tuning import GIL_ROWS
+from fastmlp.backends.cpu.tuning import GIL_ROWS, ONE_BY_ONE
 from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
@@ -33,7 +33,7 @@ N_ROWS = MOST + 9
 
 @pytest.fixture(autouse=True)
 def fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_batch, "GIL_ROWS", MOST)
+    monkeypatch.setattr(predictor, "GIL_ROWS", MOST)
 
 
 def assert_same_bits(network: Network, rng: Any) -> None:
@@ -44,7 +44,8 @@ def assert_same_bits(network: Network, rng: Any) -> None:
     expected = np.empty((N_ROWS, sizes[-1]), dtype)
     assert Engine(network, 1).predict(parameters, x, expected) is None
     assert np.isfinite(expected).all()
-    quick = SmallBatch(network, parameters)
+    most = way_for(ONE_BY_ONE + 1, network).quick
+    quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
     for n in sorted({1, 2, 3, 5, quick.most}):
         for first in (0, 3, N_ROWS - n):
             rows = slice(first, first + n)
@@ -355,16 +356,54 @@ def test_two_threads_may_both_be_the_first() -> None:
     assert all(np.array_equal(result, expected) for result in results)
 
 
-def test_the_rows_taken_are_bounded_by_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, products = (10, 10, 10), 200
-    network = network_of(sizes, "tanh", "identity", "identity", "float32")
+WAYS: list[tuple[tuple[int, ...], int, Way]] = [
+    ((16, 64, 64, 2), 1, Way("one by one", 4)),
+    ((16, 64, 64, 2), 5, Way("in lanes", 304)),
+    ((16, 64, 64, 2), 305, Way("row blocks", 0)),
+    ((784, 128, 10), 4, Way("one by one", 4)),
+    ((784, 128, 10), 15, Way("in lanes", 15)),
+    ((784, 128, 10), 16, Way("row blocks", 0)),
+    ((784, 256, 128, 10), 6, Way("in lanes", 6)),
+    ((784, 512, 512, 10), 1, Way("one by one", 1)),
+    ((784, 512, 512, 10), 4, Way("one by one", 1)),
+    ((784, 512, 512, 10), 5, Way("packed panels", 0)),
+    ((128, 1024, 1024, 10), 4, Way("one by one", 1)),
+]
+
+
+@pytest.mark.parametrize(("sizes", "n_rows", "way"), WAYS)
+def test_products_decide_the_way(
+    sizes: tuple[int, ...], n_rows: int, way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "GIL_ROWS", GIL_ROWS)
+    assert way_for(n_rows, network_of(sizes, "relu", "identity", "identity", "float32")) == way
+
+
+def test_the_rows_taken_are_bounded() -> None:
+    network = network_of((10, 10, 10), "tanh", "identity", "identity", "float32")
     parameters = np.zeros(network.layout.n_parameters, np.float32)
-    for allowed, most in ((1, 1), (products, 1), (3 * products, 3), (99 * products, MOST)):
-        monkeypatch.setattr(small_batch, "GIL_ROW_PRODUCTS", allowed)
-        quick = SmallBatch(network, parameters)
+    for most in (1, 3, MOST):
+        quick = SmallBatch(network, parameters, most, in_lanes=most > ONE_BY_ONE)
         for n in range(1, MOST + 2):
             taken = quick(np.ones((n, 10), np.float32), None)
             assert (taken is not None) == (n <= most)
+
+
+def test_few_rows_of_a_wide_net_reuse_one_small_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(SmallBatch):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append(1)
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(predictor, "SmallBatch", Counted)
+    net, x = MLP((600, 900, 2), seed=0), np.ones((4, 600), np.float32)
+    expected = net.predict(x[:1])
+    made.clear()
+    for n in (2, 3, 4) * 5:
+        assert np.array_equal(net.predict(x[:n]), np.repeat(expected, n, axis=0))
+    assert len(made) == 1
 
 
 def test_raw_outputs_leave_the_quick_way_as_it_was() -> None:

@@ -8,8 +8,8 @@ import pytest
 from panelled import INTERPRETED, address, block, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import few_outputs, round_up
-from fastmlp.backends.cpu.simd.epilogue import STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.fused_step import Row, fused_steps
+from fastmlp.backends.cpu.simd.microkernel import STORE, TIMES, WHERE_POSITIVE, Epilogue
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import FMA_CHAINS
 from fastmlp.compiler import Block

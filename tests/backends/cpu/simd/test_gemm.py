@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from panelled import INTERPRETED, address, chains, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
-from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import product
+from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import block_of
 from fastmlp.compiler.target import lanes_of

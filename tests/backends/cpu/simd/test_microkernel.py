@@ -14,8 +14,16 @@ from nets import Net, distance, oracle_gradient
 from panelled import INTERPRETED, address, block, chains, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.engine import Engine
-from fastmlp.backends.cpu.simd.epilogue import RELU, STORE, WHERE_POSITIVE, Epilogue
-from fastmlp.backends.cpu.simd.microkernel import Factors, Start, Tile, sweep
+from fastmlp.backends.cpu.simd.microkernel import (
+    RELU,
+    STORE,
+    WHERE_POSITIVE,
+    Epilogue,
+    Factors,
+    Start,
+    Tile,
+    sweep,
+)
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK, SMALL_TILE_ROWS, STRIP_ROWS
 from fastmlp.compiler import Block

@@ -19,8 +19,7 @@ from panelled import INTERPRETED, address, from_panels, rounding, to_panels
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.simd import gemm
-from fastmlp.backends.cpu.simd.epilogue import STORE, Epilogue
-from fastmlp.backends.cpu.simd.microkernel import Factors, Start
+from fastmlp.backends.cpu.simd.microkernel import STORE, Epilogue, Factors, Start
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.simd.vector_numpy import sum_to_odd
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK

@@ -12,9 +12,9 @@ from panelled import INTERPRETED, address, block, from_panels, rounding, to_pane
 
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.gemm import product
-from fastmlp.backends.cpu.simd.pairs import pairs
+from fastmlp.backends.cpu.simd.microkernel import STORE
+from fastmlp.backends.cpu.simd.pack import pairs
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import DEPTH_BLOCK, ROW_BLOCK
 from fastmlp.compiler import block_of

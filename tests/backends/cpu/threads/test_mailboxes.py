@@ -11,9 +11,8 @@ import pytest
 from drills import Drill
 
 from fastmlp.backends.cpu.threads import worker_pool
-from fastmlp.backends.cpu.threads.mailboxes import EMPTY, WAITING
 from fastmlp.backends.cpu.threads.team import JOINED, LEFT, LINE, MOST, POSTED, make_team
-from fastmlp.backends.cpu.threads.worker_pool import Pool
+from fastmlp.backends.cpu.threads.worker_pool import EMPTY, WAITING, Pool
 from fastmlp.compiler import COMPILER
 
 pytestmark = pytest.mark.skipif(

@@ -17,8 +17,8 @@ from fastmlp.backends.cpu.kernels.first_layer.csr import activate
 from fastmlp.backends.cpu.kernels.parts import Scalar
 from fastmlp.backends.cpu.plan.records import Batch, Blocks, Expansion, Layer, Net, Tile, address
 from fastmlp.backends.cpu.plan.workspace import aligned
-from fastmlp.backends.cpu.simd.epilogue import STORE
 from fastmlp.backends.cpu.simd.expanded import Numbers, Places, expanded
+from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.vector import Panels
 from fastmlp.backends.cpu.tuning import ROW_BLOCK, SUMS_ROWS
