@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastmlp.model import MLP
 from fastmlp.network.precision import ComputeDTypes
 from fastmlp.tabular.batches import Batch, Rows, whole
-from fastmlp.tabular.columns import Column, Target, text_names
+from fastmlp.tabular.columns import Column, Target, names_of, text_names
 
 Array = NDArray[Any]
 Task = Literal["classification", "regression"]
@@ -23,7 +23,7 @@ class TableModel:
     Attributes
     ----------
     columns : tuple of Column
-        The columns of the table that are inputs.
+        The columns of the table that are inputs; of dates there is one for each part.
     target : Target
     net : MLP
         Takes scaled numbers and categories as columns of 0 and 1: see `inputs`.
@@ -77,7 +77,7 @@ class TableModel:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The names of the columns that are inputs."""
-        return tuple(column.name for column in self.columns)
+        return names_of(self.columns)
 
     @property
     def text_names(self) -> list[str]:
@@ -161,7 +161,7 @@ class TableModel:
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
     def __repr__(self) -> str:
-        told = f"{self.task} of {self.target.name!r} by {len(self.columns)} columns"
+        told = f"{self.task} of {self.target.name!r} by {len(self.feature_names)} columns"
         return f"<TableModel: {told}, {self.net!r}>"
 
 
@@ -169,9 +169,12 @@ def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
     """Return a net's inputs of a record batch, shape (n_rows, n_inputs), float32."""
     widths = [column.n_inputs for column in columns]
     X, first = np.zeros((batch.rows.num_rows, sum(widths)), np.float32), 0
+    name, values = None, None
     # Numbers beyond float32's range become inf, which the net reports.
     with np.errstate(over="ignore"):
         for column, width in zip(columns, widths, strict=True):
-            column.fill(X[:, first : first + width], batch.column(column.name), batch.where)
+            if column.name != name:
+                name, values = column.name, column.read(batch.column(column.name), batch.where)
+            column.fill(X[:, first : first + width], values, batch.where)
             first += width
     return X

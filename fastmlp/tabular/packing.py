@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp.tabular.batches import Batch, Rows
-from fastmlp.tabular.columns import Target, numbers
+from fastmlp.tabular.columns import Target, names_of, numbers
 from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
 from fastmlp.tabular.scores import score
@@ -69,6 +69,7 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
         more["sample_weight_val"] = validation.weight
     model.fit(training.X, training.y, training.weight, **more)
     model.training_ |= {"target": learned.target.name, "seed": settings.seed}
+    model.training_ |= learned.told
     if held_out is not None:
         model.training_["scores"] = score(FittedTable(model, who), held_out, who)
     return model
@@ -126,10 +127,10 @@ def _part(batches: Iterable[Batch], learned: Learned, settings: Settings, room: 
     """Return rows in memory, of the columns that were learned from."""
     import pyarrow
 
-    names, target = [column.name for column in learned.columns], learned.target
+    names, target = names_of(learned.columns), learned.target
     rows, y, weights = [], list[Array](), list[Array]()
     for batch in batches:
-        its = batch.rows.select(names)
+        its = batch.rows.select(list(names))
         room.take(its.nbytes)
         rows.append(_without_blanks(its))
         y.append(_targets(target, batch))
