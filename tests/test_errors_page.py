@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import TableModel
+from fastmlp.tabular import Schema, TableModel
 from fastmlp.tabular.columns import Column, Target
 from fastmlp.tabular.training import Settings, Table
 
@@ -25,6 +25,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
 QUOTED = re.findall(r"^### `(.*)`$", PAGE, flags=re.MULTILINE)
 X, Y = np.ones((6, 3)), np.ones(6)
 LABELS = [0, 1, 2, 0, 1, 2]
+DAYS = pd.date_range("2024-01-01", periods=6)
 
 
 def net(**settings: Any) -> MLP:
@@ -51,6 +52,10 @@ def spoilt(value: float) -> Any:
 
 def table(**columns: Any) -> Any:
     return pd.DataFrame(X, columns=[*"abc"]).assign(**columns)
+
+
+def of_table(X: Any) -> Any:
+    return fastmlp.TabularMLPRegressor().fit(X, np.arange(len(X)))
 
 
 def predict_without_columns() -> None:
@@ -141,6 +146,13 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "must be finite as float32, got nan in row 4, column": lambda: fit(spoilt(np.nan)),
     "X must hold real numbers, got dtype": lambda: fit(X.astype(object)),
     "X has 3 missing values in column": lambda: fit(table(b=[None, 1, None, 1, None, 1])),
+    "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: of_table(
+        pd.DataFrame({"a": range(2000), "review": [f"good {i}" for i in range(2000)]})
+    ),
+    "the column 'when' must hold dates": lambda: Schema.learn(table(when=DAYS)).read(table(when=5)),
+    "X has several columns of the name 'id' (2 times)": lambda: of_table(
+        table().set_axis(["a", "id", "id"], axis=1)
+    ),
     "X lacks 2 of the 5 known columns": predict_without_columns,
     "X must be an array of real numbers, got": lambda: fit(row for row in X),
     "X is a sparse matrix; use X.toarray()": lambda: fit(csr_matrix(X)),

@@ -1,13 +1,12 @@
 """Columns of an Arrow table as rows of numbers."""
 
-from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
-from fastmlp.validation import frames
+from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
@@ -60,7 +59,10 @@ class Columns(NamedTuple):
         """
         if self.encoder is not None:
             return self.encoder(batch, where)
-        X = frames.numbers(batch.select(list(self.features)), None, where, "X")
+        try:
+            X = frames.numbers(batch.select(list(self.features)), None, where, "X")
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}{hints.A_TABLE}") from None
         y = _labels(batch.column(self.target)) if isinstance(self.target, str) else None
         if y is None:
             y = frames.numbers(batch.select(self.targets), None, where, "y")
@@ -115,10 +117,9 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     within = next((name for name in chosen if name in targets), None)
     if within is not None:
         raise ValueError(f"{who}: the column {within!r} is the target, and among the features")
-    times = Counter(known)
-    twice = next((name for name in [*chosen, *targets, *weights] if times[name] > 1), None)
-    if twice is not None:
-        raise ValueError(f"{who}: there are several columns of the name {twice!r}")
+    wanted_names = {*chosen, *targets, *weights}
+    if twice := frames.repeated(name for name in known if name in wanted_names):
+        raise ValueError(f"{who}: there are several columns of the name {twice}; {hints.RENAME}")
     return Columns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
 
 

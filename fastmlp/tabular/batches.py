@@ -11,7 +11,7 @@ from fastmlp.data.batches import ROWS, Choice
 from fastmlp.data.blocks import Blocks
 from fastmlp.data.records import records_of
 from fastmlp.data.sources import has_blocks
-from fastmlp.tabular.columns import Column, text_names
+from fastmlp.tabular.columns import Column, names_of, text_names
 from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
@@ -54,8 +54,7 @@ class Rows:
         self, given: Any, columns: Sequence[Column], who: str, others: Sequence[str] = ()
     ) -> None:
         self._given, self._who = given, who
-        names = tuple(column.name for column in columns)
-        self._choice = Choice(names, others, text_names(columns))
+        self._choice = Choice(names_of(columns), others, text_names(columns))
 
     def __iter__(self) -> Iterator[Batch]:
         each = records_of(self._given, self._choice, ROWS, self._who)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp.tabular.batches import Batch
+from fastmlp.tabular.columns import names_of
 from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
 from fastmlp.tabular.scores import score
@@ -74,6 +75,7 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
         more["sample_weight_val"] = validation.weight
     model.fit(training.X, training.y, training.weight, **more)
     model.training_ |= {"target": learned.target.name, "seed": settings.seed}
+    model.training_ |= learned.told
     if held_out is not None:
         model.training_["scores"] = score(FittedTable(model, who), held_out, who)
     return model
@@ -135,7 +137,7 @@ def estimators() -> dict[bool, Any]:
 
 def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch], Part]:
     """Return a function that takes a record batch into memory: X is a record batch."""
-    names = [column.name for column in learned.columns]
+    names = list(names_of(learned.columns))
     target, weight = learned.target, settings.weight
 
     def take(batch: Batch) -> Part:

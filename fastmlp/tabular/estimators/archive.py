@@ -10,6 +10,7 @@ from fastmlp.estimators.mlp import label_codec
 from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.tabular.archive import check_training
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
 from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
@@ -83,8 +84,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     model._take(schema, found, [], classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
     model.training_ = header["training"]
-    if not isinstance(model.training_, dict):
-        raise FileError("training must be an object")
+    check_training(model.training_)
     if not isinstance(model.training_.get("target", ""), str):
         raise FileError("the target's name must be a text")
     return model
@@ -100,7 +100,7 @@ def _check(found: Pack, schema: Schema, classes: Any) -> None:
             raise FileError(f"classes must be {n_classes} labels, sorted, and each there once")
     if not found.members:
         raise FileError("a pack without members")
-    n_numbers, n_categories = len(schema.numeric_names), len(schema.categorical_names)
+    n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
     for encoding in found.encodings:
         for name, columns in encoding.arrays.items():
             if name.endswith(".columns") and len(columns):

@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_n_features, check_is_fitted
 
+from fastmlp._process import warnings
 from fastmlp.estimators.arguments import RandomState, Scoring
 from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
@@ -25,7 +26,7 @@ from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, 
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.pack.strips import in_strips
-from fastmlp.tabular.schema import Schema, Values
+from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
@@ -110,6 +111,9 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
         targets.check_rows(X, training=True)
         schema = Schema.learn(X, self.categorical_features, who)
+        if schema.dropped:
+            told = "; ".join(reasons(schema.dropped))
+            warnings.warn(f"{who}: columns left out: {told}", UserWarning)
         values = schema.read(X, who)
         n_rows = len(values.codes)
         places, classes = self._learn_targets(y, n_rows, who)

@@ -9,8 +9,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
 from fastmlp import validation
+from fastmlp.tabular import dates
 from fastmlp.tabular.pack import Part
 from fastmlp.tabular.schema import Schema
+from fastmlp.validation import hints
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed
 
@@ -51,12 +53,19 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
 def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
     """Return targets as numbers; raises as `vector` does."""
     found = vector(y, n_rows, who, name)
+    if found.dtype.kind in "mM" or (found.dtype.kind == "O" and _are_dates(found)):
+        told = f"got {found.dtype}{hints.of_kind(y, found, name)}"
+        raise TypeError(f"{who}: {name} must hold real numbers, {told}")
     try:
         as_numbers = found.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
     assert_all_finite(as_numbers, input_name=name)
     return as_numbers
+
+
+def _are_dates(values: Array) -> bool:
+    return any(isinstance(value, (*dates.DATES, dates.TIMES, *dates.DURATIONS)) for value in values)
 
 
 def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
