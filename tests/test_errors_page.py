@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
+from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 
 PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
@@ -110,6 +112,16 @@ def save_without_safetensors() -> None:
         net().save("net.safetensors")
 
 
+def look_for_a_cache() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FASTMLP_CACHE", raising=False)
+        patch.setattr(numba.config, "CACHE_DIR", str(Path("cache").absolute()))
+        folder, _ = cache.find()
+        assert folder is not None
+        folder.chmod(0o777)
+        cache.folder.__wrapped__()
+
+
 def convert_gelu() -> None:
     from skl2onnx import to_onnx
 
@@ -180,6 +192,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "not a safetensors file": load_text,
     "is a rule of somebody's own, and no file holds code": load_without_rule,
     "files need safetensors: pip install": save_without_safetensors,
+    "code cache not used": look_for_a_cache,
     "has no ONNX node here": convert_gelu,
 }
 
