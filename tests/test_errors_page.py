@@ -62,7 +62,7 @@ def bump(z: Any) -> Any:
 
 
 def lookup(z: Any) -> Any:
-    return z, len(z.hex()) * z
+    return z, type(z)(len(z.hex()) > 0)
 
 
 def diverge() -> None:
@@ -168,6 +168,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "activation must be a function activation(z) -> (value, slope), but it returned": lambda: net(
         activation=lambda z: z
     ),
+    "is not the derivative of its value": lambda: net(loss=lambda p, y: ((p - y) ** 2, p - y)),
     "does not compile": lambda: net(activation=lookup).predict(X),
     "dtype must be 'float32' or 'float64'": lambda: net(dtype="float16"),
     "partial_fit does not support early_stopping=True": lambda: MLPRegressor(
