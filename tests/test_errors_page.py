@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import pyarrow
@@ -16,6 +17,7 @@ from scipy.sparse import csr_matrix
 
 import fastmlp
 from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
+from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
 from fastmlp.tabular.columns import Column, Target
@@ -69,7 +71,7 @@ def bump(z: Any) -> Any:
 
 
 def lookup(z: Any) -> Any:
-    return z, len(z.hex()) * z
+    return z, type(z)(len(z.hex()) > 0)
 
 
 def diverge() -> None:
@@ -126,6 +128,16 @@ def save_without_safetensors() -> None:
         patch.setitem(sys.modules, "safetensors", None)
         patch.setitem(sys.modules, "safetensors.numpy", None)
         net().save("net.safetensors")
+
+
+def look_for_a_cache() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FASTMLP_CACHE", raising=False)
+        patch.setattr(numba.config, "CACHE_DIR", str(Path("cache").absolute()))
+        folder, _ = cache.find()
+        assert folder is not None
+        folder.chmod(0o777)
+        cache.folder.__wrapped__()
 
 
 def convert_gelu() -> None:
@@ -185,6 +197,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "activation must be a function activation(z) -> (value, slope), but it returned": lambda: net(
         activation=lambda z: z
     ),
+    "is not the derivative of its value": lambda: net(loss=lambda p, y: ((p - y) ** 2, p - y)),
     "does not compile": lambda: net(activation=lookup).predict(X),
     "dtype must be 'float32' or 'float64'": lambda: net(dtype="float16"),
     "partial_fit does not support early_stopping=True": lambda: MLPRegressor(
@@ -212,6 +225,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "not a safetensors file": load_text,
     "is a rule of somebody's own, and no file holds code": load_without_rule,
     "a model file needs safetensors: pip install safetensors": save_without_safetensors,
+    "code cache not used": look_for_a_cache,
     "has no ONNX node here": convert_gelu,
 }
 

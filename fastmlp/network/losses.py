@@ -37,8 +37,8 @@ def _own_loss(given: losses.Loss) -> losses.Loss:
     elif each > 1:
         raise ValueError(f"Loss: per_target={each} needs by_row=True: a rule that takes rows")
     else:
-        form, n_arguments = "rule(output, target) -> (value, slope)", 2 + len(constants)
-        own_rule("loss", form, given.rule, n_arguments, 2)
+        form = "rule(output, target) -> (value, slope)"
+        own_rule("loss", form, given.rule, 2, 2, constants)
     return given._replace(constants=constants)
 
 
