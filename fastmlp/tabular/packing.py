@@ -131,7 +131,7 @@ def _part(batches: Iterable[Batch], learned: Learned, settings: Settings, room: 
     for batch in batches:
         its = batch.rows.select(names)
         room.take(its.nbytes)
-        rows.append(_without_blanks(its))
+        rows.append(without_blanks(its))
         y.append(_targets(target, batch))
         if settings.weight is not None:
             weights.append(numbers(batch.column(settings.weight), settings.weight, batch.where))
@@ -139,7 +139,7 @@ def _part(batches: Iterable[Batch], learned: Learned, settings: Settings, room: 
     return Part(pyarrow.Table.from_batches(rows), np.concatenate(y), weight)
 
 
-def _without_blanks(rows: Any) -> Any:
+def without_blanks(rows: Any) -> Any:
     """Return a record batch in which empty texts are missing: in CSV they look alike."""
     import pyarrow
     import pyarrow.compute as compute
