@@ -99,7 +99,7 @@ def _given(cv: Any, rows: Rows, who: str) -> list[Fold]:
 
 def _kept(places: Array, part: Any, who: str) -> Array:
     """Return the places of rows among those that are kept."""
-    part = np.asarray(part)
+    part = np.asarray(part) if len(part) else np.empty(0, np.int64)
     if part.dtype == np.bool_ and part.shape == places.shape:
         part = np.flatnonzero(part)
     if part.dtype.kind not in "iu" or part.ndim != 1:
