@@ -32,6 +32,7 @@ def test_the_time_limit_ends_an_epoch(n_epochs: int, monkeypatch: pytest.MonkeyP
     assert history.best_epoch == (n_epochs - 1 if n_epochs else None)
     assert core_of(net).state.n_steps == 30 * n_epochs + 6
     assert (net.parameters != before).any()
+    monkeypatch.undo()
     whole = MLP((1, 4, 1), seed=0)
     if n_epochs:
         whole.fit(X[:300], X[:300] ** 2, epochs=n_epochs, batch_size=10)
