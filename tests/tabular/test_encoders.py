@@ -396,7 +396,11 @@ def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
     assert np.isnan(of_floats[3, 0])
     found = [clone(encoder).fit(X, y).transform(X) for X in (codes, of_floats)]
     np.testing.assert_array_equal(*found)
-    for wrong, words in [(0.5, "got 0.5"), (np.inf, "contains infinity"), (-2.0, "-1 or more, got -2")]:
+    for wrong, words in [
+        (0.5, "got 0.5"),
+        (np.inf, "contains infinity"),
+        (-2.0, "-1 or more, got -2"),
+    ]:
         with pytest.raises(ValueError, match=f"{type(encoder).__name__}: .*{words}"):
             clone(encoder).fit([[wrong]], [1.0])
     with pytest.raises(ValueError, match="X must hold codes of levels, integers"):
