@@ -19,7 +19,8 @@ from fastmlp.data.prediction_columns import Form
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
 from fastmlp.tabular.fitted import FittedTable
-from fastmlp.tabular.packing import TooLarge, train_pack_of
+from fastmlp.tabular.loading import TooLarge
+from fastmlp.tabular.packing import train_pack_of
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import EPOCHS, OF_PLAIN, Settings, train
 from fastmlp.training.history import Report

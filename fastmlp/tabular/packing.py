@@ -11,18 +11,13 @@ from fastmlp.tabular.batches import Batch, Rows
 from fastmlp.tabular.columns import Target, numbers
 from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
+from fastmlp.tabular.loading import Room, without_blanks
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import Settings, Table, beside
 
 Array = NDArray[Any]
-# A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
-TIMES = 16
 # Without rows to validate on: folds.
 N_FOLDS = 5
-
-
-class TooLarge(Exception):
-    """A table that does not fit into memory with its inputs; the message says how large it is."""
 
 
 def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
@@ -88,28 +83,6 @@ class Part(NamedTuple):
         return found
 
 
-class Room:
-    """How many bytes of columns still fit; None: it is not known."""
-
-    def __init__(self, available: int | None) -> None:
-        self._left = None if available is None else available // TIMES
-        self._most = self._left
-
-    def take(self, n_bytes: int) -> None:
-        """Take bytes of it.
-
-        Raises
-        ------
-        TooLarge
-            If they do not fit.
-        """
-        if self._left is None or self._most is None:
-            return
-        self._left -= n_bytes
-        if self._left < 0:
-            raise TooLarge(f"more than {memory.readable(self._most)} of columns")
-
-
 def _kinds() -> dict[bool, Any]:
     """Return the estimators, by whether there are classes."""
     try:
@@ -137,21 +110,6 @@ def _part(batches: Iterable[Batch], learned: Learned, settings: Settings, room: 
             weights.append(numbers(batch.column(settings.weight), settings.weight, batch.where))
     weight = np.concatenate(weights) if weights else None
     return Part(pyarrow.Table.from_batches(rows), np.concatenate(y), weight)
-
-
-def without_blanks(rows: Any) -> Any:
-    """Return a record batch in which empty texts are missing: in CSV they look alike."""
-    import pyarrow
-    import pyarrow.compute as compute
-    import pyarrow.types as kinds
-
-    columns = [
-        compute.if_else(compute.equal(one, ""), pyarrow.scalar(None, one.type), one)
-        if kinds.is_string(one.type) or kinds.is_large_string(one.type)
-        else one
-        for one in rows.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=rows.schema.names)
 
 
 def _targets(target: Target, batch: Batch) -> Array:

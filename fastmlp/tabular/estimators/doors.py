@@ -3,17 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fastmlp._process import memory
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
-from fastmlp.tabular.batches import Batches, require
+from fastmlp.tabular.batches import require
 from fastmlp.tabular.estimators.targets import Given
 from fastmlp.tabular.in_memory import is_rows
-from fastmlp.tabular.packing import Room, TooLarge, without_blanks
-
-LARGER = (
-    "MLPClassifier and MLPRegressor with target=, and the command fastmlp train --model plain, "
-)
-LARGER += "read larger ones in parts"
+from fastmlp.tabular.loading import read
 
 
 def opened(X: Any, y: Any, given: Given, who: str) -> tuple[Any, Any, Given]:
@@ -107,27 +101,4 @@ def _table(X: Any, beside: list[str], who: str) -> Any:
         return imported(who).table(X)
     if paths_of(X) is None and not is_table(X) and not is_lazy(X):
         raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
-    return _read(X, beside, who)
-
-
-def _read(given: Any, beside: list[str], who: str) -> Any:
-    """Return files, or what a query has, as a table of Arrow.
-
-    Raises
-    ------
-    MemoryError
-        If it takes more than a 16th of the memory that is free.
-    """
-    import pyarrow
-
-    room, rows = Room(memory.available()), list[Any]()
-    try:
-        for batch in Batches(given, who, None, beside):
-            room.take(batch.rows.nbytes)
-            rows.append(pyarrow.Table.from_batches([without_blanks(batch.rows)]))
-    except TooLarge as error:
-        told = f"the table has {error}, too many to train on in memory"
-        raise MemoryError(f"{who}: {told}; {LARGER}") from None
-    if not rows:
-        raise ValueError(f"{who}: there are no rows")
-    return pyarrow.concat_tables(rows, promote_options="permissive")
+    return read(X, beside, who)

@@ -89,7 +89,7 @@ KINDS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
 def combinations() -> list[Any]:
     """Return a seeded draw of kinds of tables and what goes with them: each value, most pairs."""
     draw = random.Random(0)
-    values = {
+    values: dict[str, list[Any]] = {
         "classes": [True, False],
         "weight": [None, "balanced", {"top": 3.0}],
         "rows": [None, "array", "name"],
@@ -173,8 +173,8 @@ def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
     whole = {**dict.fromkeys(NAMES), "town": "Chur", "age": 30}
     assert model.predict([one]) == model.predict([whole]) == model.predict(pd.DataFrame([whole]))
     np.testing.assert_array_equal(model.predict([*as_rows(X), one])[:120], found)
-    assert model.score(as_rows(X), Y) == model.score(X, Y)
-    rows = as_rows(X)
+    rows: Any = as_rows(X)
+    assert model.score(rows, Y) == model.score(X, Y)
     for method in ("predict_std", "predict_interval"):
         np.testing.assert_array_equal(getattr(model, method)(rows), getattr(model, method)(X))
     with pytest.raises(ValueError, match="4 columns are missing"):
