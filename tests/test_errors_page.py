@@ -16,7 +16,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import fastmlp
-from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
+from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, TabularMLPRegressor
 from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular import Schema, TableModel
@@ -216,6 +216,15 @@ CAUSES: dict[str, Callable[[], Any]] = {
         classifier().fit(X, LABELS)
     ),
     "early stopping kept the parameters of the first epoch": keep_first_epoch,
+    "y is a text: name the target's column by target='sold'": lambda: TabularMLPRegressor().fit(
+        table(sold=Y), "sold"
+    ),
+    "X is a path: name the target's column by target=": lambda: TabularMLPRegressor().fit(
+        "sales.parquet"
+    ),
+    "nets were trained within time_limit=0.001": lambda: TabularMLPRegressor(time_limit=1e-3).fit(
+        np.eye(6), np.arange(6.0)
+    ),
     "a fit of this net is running": fit_in_a_callback,
     "needs 13 TB, and": lambda: MLP((100_000, 10_000_000, 1)),
     "not all predictions are finite": predict_far,

@@ -22,7 +22,8 @@ from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
 from fastmlp.tabular.fitted import FittedTable
-from fastmlp.tabular.packing import TooLarge, estimators, train_pack_of
+from fastmlp.tabular.loading import TooLarge
+from fastmlp.tabular.packing import estimators, train_pack_of
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
 from fastmlp.training.history import Report

@@ -69,7 +69,7 @@ class Batches:
     Parameters
     ----------
     given : what `source_of` takes
-    inputs : columns to read; None: all
+    inputs : columns to read; None: all but the others
     others : columns to read that are no inputs: integers in CSV stay what they are
     """
 
@@ -82,7 +82,7 @@ class Batches:
     ) -> None:
         self._who = who
         if inputs is None:
-            self._source = source_of(given, [], who, encoder=_with_name)
+            self._source = source_of(given, list(others), who, encoder=_with_name)
         else:
             beside = [name for name in dict.fromkeys(others) if name not in inputs]
             self._source = source_of(given, beside, who, list(inputs), _with_name)

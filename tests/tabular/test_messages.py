@@ -52,8 +52,8 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         r"needs y, targets of shape \(3,\), got shape \(2,\)$",
     ),
     "codes of floats": (
-        lambda: OneHotLevels().fit(FRAME),
-        r"codes of levels, integers, got float64: as of Schema.read, or of OrdinalEncoder",
+        lambda: OneHotLevels().fit(FRAME + 0.25),
+        r"codes of levels, integers, as of Schema.read or of OrdinalEncoder: got 1.25",
     ),
     "numbers as codes": (
         lambda: OneHotLevels().fit([[10**9], [0]]),

@@ -143,10 +143,18 @@ class NumberEncoder(Encoder):
 class CodeEncoder(Encoder):
     """An encoder of columns of codes: places among levels, and -1 for none.
 
+    Codes may be floats that are whole, as of scikit-learn's OrdinalEncoder, and NaN for none.
+
     Its first array is `starts_`, where each column begins in the others, which are tables.
     """
 
     starts_: Array
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.categorical = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
 
     def _check_arrays(self) -> None:
         starts, *tables = self.arrays.values()
@@ -159,16 +167,35 @@ class CodeEncoder(Encoder):
         found: Array = validate_data(self, X, **how)
         who = type(self).__name__
         if found.dtype.kind not in "iu":
-            told = "as of Schema.read, or of OrdinalEncoder(dtype=int)"
-            raise TypeError(
-                f"{who}: X must hold codes of levels, integers, got {found.dtype}: {told}"
-            )
+            found = _whole(found, who)
         if found.size and found.min() < -1:
             raise ValueError(f"{who}: codes must be -1 or more, got {found.min()}")
         if reset and found.size and found.max() > LARGEST_CODE:
             told = f"places among levels, at most {LARGEST_CODE}, got {found.max()}"
             raise ValueError(f"{who}: codes must be {told}: make such of numbers by Schema")
         return found
+
+
+def _whole(given: Array, who: str) -> Array:
+    """Return codes that are no integers as such; -1 for NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no whole numbers.
+    """
+    told = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
+    try:
+        numbers = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{who}: X must hold {told}, got {given.dtype}: {error}") from error
+    numbers = np.where(np.isnan(numbers), -1.0, numbers)
+    wrong = ~(np.abs(numbers) <= 2.0**53) | (np.floor(numbers) != numbers)
+    if wrong.any():
+        first = numbers[wrong][0]
+        name = "Input X contains infinity" if np.isinf(first) else f"got {first}"
+        raise ValueError(f"{who}: X must hold {told}: {name}")
+    return numbers.astype(np.int64)
 
 
 def strips(n_rows: int, width: int) -> Iterator[slice]:

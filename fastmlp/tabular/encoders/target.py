@@ -70,6 +70,11 @@ class TargetStatistics(CodeEncoder):
         self.task = task
         self.random_state = random_state
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
     def learn(self, X: Array, y: Any = None) -> None:
         """Learn from checked codes, and targets."""
         self._learned(X, y)
@@ -123,7 +128,7 @@ class TargetStatistics(CodeEncoder):
     def _targets(self, y: Any, n_rows: int, who: str) -> Array:
         """Return the targets, shape (n_rows, n_means): 0 and 1 for classes."""
         if y is None:
-            raise ValueError(f"{who}: y is missing, the targets")
+            raise ValueError(f"{who}: requires y to be passed, but the target y is None")
         y = np.asarray(y)
         if y.shape != (n_rows,):
             raise ValueError(f"{who}: y must have shape {(n_rows,)}, got {y.shape}")

@@ -50,8 +50,10 @@ def pack(model: Any, *, training: bool) -> Content:
             "numbers cannot hold: use pickle, or fit without extra_members"
         )
     told, arrays = archive.state_of(model.pack_)
+    # A splitter of scikit-learn's has no name, and places of rows are of the table.
+    left_out = LEFT_OUT if isinstance(model.cv, int | None) else (*LEFT_OUT, "cv")
     header = {
-        "parameters": parameters_of(model, but=LEFT_OUT),
+        "parameters": parameters_of(model, but=left_out),
         "schema": model.schema_.to_json(),
         "leaderboard": [_plain(row) for row in reports.rows_of(model.leaderboard_)],
         "pack": told,
