@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peak_memory import peak_of
 from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeRegressor
 from small_tables import FEW, classifier, drawn, regressor
@@ -70,6 +71,22 @@ def test_content_that_is_no_model(
     safetensors_file.write(path, content)
     with pytest.raises(FileError, match=words):
         fastmlp.load(path)
+
+
+@pytest.mark.parametrize("name", ["scaled", "missing", "statistics", "pairs", "pieces", "levels"])
+def test_places_of_columns_are_compared_with_the_table(name: str, tmp_path: Path) -> None:
+    content = safetensors_file.read(GOLDEN / "1-tabular-pairs.safetensors")
+    columns = f"encodings.0.{name}.columns"
+    path = tmp_path / "model.safetensors"
+    for place in (4, 6 * 10**7, 2**62):
+        arrays = {**content.arrays, columns: content.arrays[columns] + place}
+        safetensors_file.write(path, content._replace(arrays=arrays))
+
+        def load() -> None:
+            with pytest.raises(FileError, match=f"{name}.columns beyond the columns of the table"):
+                fastmlp.load(path)
+
+        assert peak_of(load) < 1e6
 
 
 def test_a_kind_that_does_not_suit_the_pack(tmp_path: Path) -> None:
