@@ -45,7 +45,7 @@ class CosineEncoder(NumberEncoder):
     array([[0., 1., 1.]], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("frequencies_",)
+    ARRAYS: ClassVar = {"frequencies_": (np.float32, ("n_features", "n_frequencies"))}
     frequencies_: Array
 
     @explained

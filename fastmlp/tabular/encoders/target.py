@@ -53,7 +53,10 @@ class TargetStatistics(CodeEncoder):
     array([-1.,  1.,  0.], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("starts_", "table_")
+    ARRAYS: ClassVar = {
+        "starts_": (np.int64, ("n_features + 1",)),
+        "table_": (np.float32, ("n_places", "n_statistics")),
+    }
     table_: Array
     classes_: Array | None
 

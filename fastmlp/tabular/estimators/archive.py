@@ -11,6 +11,7 @@ from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
 from fastmlp.tabular.archive import check_training
+from fastmlp.tabular.encoders.encoding import NUMERIC
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
 from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
@@ -104,11 +105,9 @@ def _check(found: Pack, schema: Schema, classes: Any) -> None:
         raise FileError("a pack without members")
     n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
     for encoding in found.encodings:
-        for name, columns in encoding.arrays.items():
-            if name.endswith(".columns") and len(columns):
-                coded = name.startswith(("levels", "statistics"))
-                if columns.max() >= (n_categories if coded else n_numbers):
-                    raise FileError(f"{name} beyond the columns of the table")
+        for name, (_, columns) in encoding.parts.items():
+            if columns.max() >= (n_numbers if name in NUMERIC else n_categories):
+                raise FileError(f"{name}.columns beyond the columns of the table")
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
