@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.data.blocks import Blocks
+from fastmlp.data.encodings import CSVFile
 from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
@@ -60,6 +61,7 @@ __all__ = [
     "AdamW",
     "BinaryFocal",
     "Blocks",
+    "CSVFile",
     "Constant",
     "Cosine",
     "Custom",

@@ -86,12 +86,19 @@ class Choice:
     names : of the columns of X; None: all but those to keep, in their order
     keep : names of the columns to keep
     texts : columns that are texts in CSV, whatever they look like
+    nulls : bool, texts of CSV such as NA are missing; else they are passed on as they are
     """
 
     def __init__(
-        self, names: validation.Names, keep: Sequence[str], texts: Collection[str] = ()
+        self,
+        names: validation.Names,
+        keep: Sequence[str],
+        texts: Collection[str] = (),
+        *,
+        nulls: bool = False,
     ) -> None:
         self.features, self.keep, self._texts = list(names or ()), list(keep), texts
+        self._nulls = nulls
 
     def __call__(self, schema: Any, who: str) -> Chosen:
         """Return the columns to read of a schema.
@@ -106,7 +113,8 @@ class Choice:
         self.features = self.features or [name for name in schema.names if name not in kept]
         validation.named(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
-        return Chosen(list(dict.fromkeys([*self.features, *kept])), numbers, self._texts)
+        all_names = list(dict.fromkeys([*self.features, *kept]))
+        return Chosen(all_names, numbers, self._texts, nulls=self._nulls)
 
 
 def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[Batch]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.validation.suggestions import count
+from fastmlp.data.places import require_target
 
 Array = NDArray[Any]
 # How Arrow writes numbers and booleans.
@@ -95,8 +95,7 @@ class Target(NamedTuple):
         TypeError, ValueError
             If values are missing, are no numbers, or are unknown classes.
         """
-        if n_missing := missing_in(column):
-            raise ValueError(f"{where}: the target {self.name!r} has {lacking(n_missing)}")
+        require_target(column, self.name, where)
         if self.classes is None:
             return numbers(column, self.name, where)
         codes = places(labels(column, self.classes), self.classes)
@@ -114,11 +113,6 @@ class Target(NamedTuple):
         return values if self.classes is not None else (values - self.center) / self.scale
 
 
-def lacking(n: int) -> str:
-    """Return a phrase of so many missing values, and what to do."""
-    return f"{count(n, 'missing value')}; fill them in, or leave their rows out"
-
-
 def kind_of(kind: Any) -> str:
     """Return "number", "text" or "other", for a data type of Arrow."""
     import pyarrow.types as kinds
@@ -128,17 +122,6 @@ def kind_of(kind: Any) -> str:
         return "text"
     is_number = (kinds.is_floating, kinds.is_integer, kinds.is_boolean, kinds.is_decimal)
     return "number" if any(known(kind) for known in is_number) else "other"
-
-
-def missing_in(column: Any) -> int:
-    """Return how many values of an Arrow column are missing, NaN too."""
-    import pyarrow.compute as compute
-    import pyarrow.types as kinds
-
-    n = int(column.null_count)
-    if kinds.is_floating(column.type):
-        n += int(compute.sum(compute.is_nan(column)).as_py() or 0)
-    return n
 
 
 def numbers(column: Any, name: str, where: str) -> Array:
