@@ -251,9 +251,9 @@ def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def _encoding(text: str) -> str:
     try:
-        return encodings.known(text, "--encoding")
+        return encodings.known(text, "encoding")
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("encoding: ")) from None
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -92,9 +92,14 @@ def no_table(given: object, expected: str, who: str) -> TypeError:
     """Return the error of what is no table, with what to pass instead."""
     if is_lazy(given):
         return TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
-    kind = type(given)
-    instead = INSTEAD.get(kind.__module__.split(".")[0].lstrip("_"), "")
-    return TypeError(f"{who}: {expected} got {kind.__name__}{instead}")
+    return TypeError(f"{who}: {expected} got {type(given).__name__}{instead_of(given)}")
+
+
+def instead_of(given: object) -> str:
+    """Return what to pass instead of another library's object; "" for what may be one of ours."""
+    return (
+        "" if is_table(given) else INSTEAD.get(type(given).__module__.split(".")[0].lstrip("_"), "")
+    )
 
 
 def _is_path(given: object) -> bool:
@@ -383,11 +388,13 @@ def source_of(
 
 
 def _of_paths(paths: list[str], wanted: Wanted, who: str) -> Any:
-    ends = {next((end for end in FILES if path.lower().endswith(end)), None) for path in paths}
-    if len(ends) > 1 or None in ends:
-        shown = ", ".join(Path(path).name or repr(path) for path in paths[:3])
+    by_kind: dict[str | None, str] = {}
+    for path in paths:
+        by_kind.setdefault(next((end for end in FILES if path.lower().endswith(end)), None), path)
+    if len(by_kind) > 1 or None in by_kind:
+        shown = ", ".join(Path(path).name or repr(path) for path in by_kind.values())
         raise ValueError(f"{who}: files must be of one kind of {', '.join(FILES)}, got {shown}")
-    (end,) = ends
+    (end,) = by_kind
     if end == ".parquet":
         return ParquetBlocks(paths, wanted, None, who)
     if end in ARROW_FILES:

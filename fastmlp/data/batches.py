@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastmlp import validation
-from fastmlp.data.arrow import imported, is_lazy, is_table, paths_of
+from fastmlp.data.arrow import imported, instead_of, is_lazy, is_table, no_table, paths_of
 from fastmlp.data.columns import names_in
 from fastmlp.data.csv_files import Chosen
 from fastmlp.data.features import blocks_of
@@ -55,6 +55,8 @@ def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iter
     names : names of the columns of X, where they are known
     rows : int of 1 or more
     """
+    if instead_of(given):
+        raise no_table(given, "expected rows, files or a table,", who)
     streamed = is_table(given) and not _is_in_memory(given)
     if paths_of(given) is not None or streamed or is_lazy(given):
         yield from named_batches(given, Choice(names, ()), rows, who)
@@ -109,6 +111,9 @@ class Choice:
             If one is missing, or there are several of its name.
         """
         kept = names_in(self.keep, "keep", schema.names, who)
+        for name in kept:
+            if schema.names.count(name) > 1:
+                raise ValueError(f"{who}: there are several columns of the name {name!r}")
         # Of all files; without names of features they are those of the first.
         self.features = self.features or [name for name in schema.names if name not in kept]
         validation.named(schema.empty_table(), tuple(self.features), who)

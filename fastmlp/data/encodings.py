@@ -89,10 +89,8 @@ def known(encoding: str, who: str) -> str:
     try:
         "a".encode(encoding)
     except (LookupError, ValueError):
-        some = "'cp1252', 'latin-1', 'utf-16' and 'gb18030' are some"
-        raise ValueError(
-            f"{who}: there is no encoding {encoding!r}; {some} that are known"
-        ) from None
+        some = "some that are known: cp1252, latin-1, utf-16, gb18030, shift_jis"
+        raise ValueError(f"{who}: there is no encoding {encoding!r}; {some}") from None
     return encoding
 
 
@@ -152,7 +150,7 @@ def require_text(table: Any, who: str) -> None:
 
 def _faults(path: str, encoding: str) -> Iterator[tuple[int, str, bytes]]:
     """Yield the line, the column and the bytes of each value that is not in an encoding."""
-    if ",".encode(encoding) != b",":
+    if not _is_text(b",", encoding):
         return
     names: list[str] = []
     with _opened(path) as file:

@@ -288,10 +288,7 @@ def _begun(schema: Any, wanted: Wanted, say: Say, who: str) -> dict[str, Numbers
         elif wanted.chosen:
             raise TypeError(f"{who}: the column {name!r} holds {kind}, neither numbers nor text")
         else:
-            why = f"holds {kind}, neither numbers nor text"
-            if "binary" in str(kind):
-                why += " in UTF-8"
-            say(f"note: column {name!r} is left out: it {why}")
+            say(f"note: column {name!r} is left out: it holds {kind}, neither numbers nor text")
     return found
 
 
