@@ -230,15 +230,17 @@ def test_patterns_and_folders(tmp_path: Path) -> None:
 def test_what_is_no_table_says_what_to_pass() -> None:
     lazy = dask.dataframe.from_pandas(TABLE.to_pandas(), npartitions=2)
     with duckdb.connect() as connection:
-        for given, told in (
+        cases: list[tuple[Any, str]] = [
             (lazy, r"got DataFrame of Dask: .*X.to_parquet.*, or X.compute\(\)"),
             (connection, r'got DuckDBPyConnection: pass connection.sql\("select ...'),
-        ):
+        ]
+        for given, told in cases:
             with pytest.raises(TypeError, match=f"^MLP.fit: .*{told}"):
                 net().fit(given, target="y")
             with pytest.raises(TypeError, match=f"^MLP.predict_batches: .*{told}"):
                 next(net().predict_batches(given))
-    for path in ("a.parquet", Path("a.parquet")):
+    paths: list[Any] = ["a.parquet", Path("a.parquet")]
+    for path in paths:
         told = r"^MLP.predict: X must be .* predict_batches predicts, and fastmlp.predict_parquet"
         with pytest.raises(TypeError, match=told):
             net().predict(path)
