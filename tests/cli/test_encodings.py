@@ -10,7 +10,7 @@ import fastmlp
 from fastmlp.cli.main import main
 from fastmlp.compiler.jit import INTERPRETED
 
-FAST = ["--preset", "plain", "--hidden", "4", "--epochs", "1", "--quiet", "--force"]
+FAST = ["--model", "plain", "--hidden", "4", "--epochs", "1", "--quiet", "--force"]
 TRAIN = ["train", "DATA", "--target", "größe", *FAST, "--valid"]
 TEXT = "a,stadt,größe\n" + "".join(
     f"{i},{('Bern', 'Zürich')[i % 2]},{('groß', 'klein')[i % 3 == 0]}\n" for i in range(60)

@@ -16,7 +16,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.pack import settings
 
 N = 60
-FAST = ["--preset", "plain", "--hidden", "4", "--epochs", "1", "--quiet", "--force"]
+FAST = ["--model", "plain", "--hidden", "4", "--epochs", "1", "--quiet", "--force"]
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 
 
@@ -81,9 +81,9 @@ def test_a_missing_target_is_an_error_at_each_door(
     assert not Path("other.safetensors").exists()
 
 
-@pytest.mark.parametrize("preset", ["plain", "tabular"])
+@pytest.mark.parametrize("kind", ["plain", "tabular"])
 def test_missing_texts_are_missing_levels_as_of_frames(
-    preset: str, frame: Any, monkeypatch: pytest.MonkeyPatch
+    kind: str, frame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model of CSV, of standard input, and of the frame that pandas reads of it."""
     few = settings.PRESETS["balanced"]._replace(n_members=2, epochs=1)
@@ -97,10 +97,10 @@ def test_missing_texts_are_missing_levels_as_of_frames(
     found = []
     for data in ("rows.csv", "-", "rows.parquet"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        how = FAST if preset == "plain" else ["--epochs", "1", "--force"]
+        how = FAST if kind == "plain" else ["--epochs", "1", "--force"]
         assert main(["train", data, "--target", "y", "--valid", "0", *how]) == 0
         model = fastmlp.load("model.safetensors")
-        levels: Any = model.columns[1].levels if preset == "plain" else model.schema_.levels["town"]
+        levels: Any = model.columns[1].levels if kind == "plain" else model.schema_.levels["town"]
         assert levels == ("Bern", "Chur")
         for rows_of in ("rows.csv", "rows.parquet"):
             answer = fastmlp.predict_arrow(model, rows_of).read_all()
