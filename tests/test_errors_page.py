@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 import pytest
+from dask.dataframe import from_pandas
 from scipy.sparse import csr_matrix
 
 import fastmlp
@@ -64,6 +65,11 @@ def predict_without_columns() -> None:
     model = MLP((5, 1), seed=0)
     model.feature_names = [*"abcde"]
     model.predict(table())
+
+
+def fit_csv(rows: list[str], encoding: str = "utf-8") -> None:
+    Path("rows.csv").write_text("\n".join(["a,y", *rows, ""]), encoding=encoding)
+    MLPClassifier().fit("rows.csv", target="y")
 
 
 def bump(z: Any) -> Any:
@@ -235,6 +241,11 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "is a rule of somebody's own, and no file holds code": load_without_rule,
     "a model file needs safetensors: pip install safetensors": save_without_safetensors,
     "code cache not used": look_for_a_cache,
+    "the target 'y' has 3 missing values, the first in line 9": lambda: fit_csv(
+        [*["1,no", "2,yes", "3,no"] * 2, "7,yes", *["8,"] * 3]
+    ),
+    r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
+    "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "has no ONNX node here": convert_gelu,
 }
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
+from fastmlp.data.places import Place, require_target
 from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
-Encoder = Callable[[Any, str], Any]
+Encoder = Callable[[Any, Place], Any]
 
 
 class Columns(NamedTuple):
@@ -49,7 +50,7 @@ class Columns(NamedTuple):
         """The same columns, to be found in another table."""
         return Wanted(self.target, self.features, self.weight, self.encoder)
 
-    def block(self, batch: Any, where: str) -> Any:
+    def block(self, batch: Any, where: Place) -> Any:
         """Return the rows of a record batch; `where` is what errors call it.
 
         Raises
@@ -59,6 +60,8 @@ class Columns(NamedTuple):
         """
         if self.encoder is not None:
             return self.encoder(batch, where)
+        for name in self.targets:
+            require_target(batch.column(name), name, where)
         try:
             X = frames.numbers(batch.select(list(self.features)), None, where, "X")
         except (TypeError, ValueError) as error:
@@ -126,7 +129,9 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
 def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
-        raise TypeError(f"{who}: {what} must be a column's name, or several, got {given!r}")
+        short = names is None or isinstance(names, str | int | float | list | tuple)
+        shown = repr(given) if short else f"a {type(given).__name__}"
+        raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
     for name in names:
         if name not in known:
             shown = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
@@ -137,12 +142,12 @@ def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
 
 
 def _labels(column: Any) -> Array | None:
-    """Return a column of texts, without nulls, as an array of them; None for another."""
+    """Return a column of texts as an array of them; None for another."""
     import pyarrow.types as kinds
 
     values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
     is_text = kinds.is_string(values.type) or kinds.is_large_string(values.type)
-    if column.null_count or not (is_text or str(values.type) == "string_view"):
+    if not (is_text or str(values.type) == "string_view"):
         return None
     found: Array = values.to_numpy(zero_copy_only=False)
     return found

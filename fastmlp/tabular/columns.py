@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.data.places import require_target
 from fastmlp.tabular import dates, rule
 from fastmlp.tabular.dates import Parts
-from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 # How Arrow writes numbers and booleans.
@@ -120,8 +120,7 @@ class Target(NamedTuple):
         TypeError, ValueError
             If values are missing, are no numbers, or are unknown classes.
         """
-        if n_missing := missing_in(column):
-            raise ValueError(f"{where}: the target {self.name!r} has {lacking(n_missing)}")
+        require_target(column, self.name, where)
         if self.classes is None:
             return numbers(column, self.name, where)
         codes = places(labels(column, self.classes), self.classes)
@@ -137,11 +136,6 @@ class Target(NamedTuple):
         """Return what a net is trained on, shape (n_rows,); raises as `values` does."""
         values = self.values(column, where)
         return values if self.classes is not None else (values - self.center) / self.scale
-
-
-def lacking(n: int) -> str:
-    """Return a phrase of so many missing values, and what to do."""
-    return f"{count(n, 'missing value')}; fill them in, or leave their rows out"
 
 
 def kind_of(kind: Any) -> rule.Kind:
@@ -164,17 +158,6 @@ def kind_of(kind: Any) -> rule.Kind:
 def is_number(kind: Any) -> bool:
     """Return True for a data type of Arrow of numbers, true and false too."""
     return kind_of(kind) == "numbers" or str(kind) == "bool"
-
-
-def missing_in(column: Any) -> int:
-    """Return how many values of an Arrow column are missing, NaN too."""
-    import pyarrow.compute as compute
-    import pyarrow.types as kinds
-
-    n = int(column.null_count)
-    if kinds.is_floating(column.type):
-        n += int(compute.sum(compute.is_nan(column)).as_py() or 0)
-    return n
 
 
 def numbers(column: Any, name: str, where: str) -> Array:

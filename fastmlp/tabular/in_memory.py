@@ -12,7 +12,7 @@ from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
 from fastmlp.tabular import columns, dates
 from fastmlp.tabular.rule import Kind
-from fastmlp.validation.frames import MISSING_TYPES, names_of, require_different
+from fastmlp.validation.frames import MISSING_TYPES, is_series, names_of, require_different
 
 Array = NDArray[Any]
 Level = str | bool | int | float
@@ -63,7 +63,8 @@ def table_of(given: Any, who: str) -> Table:
         return _of_rows(given)
     if is_lazy(given):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
-    if hasattr(given, "__arrow_c_stream__"):
+    # pandas before 3 has no such stream of a series.
+    if hasattr(given, "__arrow_c_stream__") or is_series(given):
         if len(getattr(given, "shape", "XY")) != 2 or hasattr(given, "num_chunks"):
             told = f"got {type(given).__name__}: make a table of one column, as by X.to_frame()"
             raise TypeError(f"{who}: X must be {ACCEPTED}, {told}")

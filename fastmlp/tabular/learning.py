@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.data.places import Place, lacking, missing_in
 from fastmlp.scaling.standardizer import Standardizer
 from fastmlp.tabular import dates, rule
 from fastmlp.tabular.batches import Batch, Batches, Mask, Places, made
@@ -17,8 +18,6 @@ from fastmlp.tabular.columns import (
     dictionary,
     is_number,
     kind_of,
-    lacking,
-    missing_in,
     moments,
     numbers,
     texts,
@@ -220,6 +219,7 @@ class Targets:
         self._first: dict[Any, tuple[int, int]] = {}
         self._kind: Any = None
         self._n = self._n_missing = 0
+        self._first_missing = ""
 
     def add(self, batch: Batch, part: Batch) -> None:
         """Learn from a batch, and from its part that is trained on."""
@@ -228,7 +228,11 @@ class Targets:
         column, trained_on = batch.column(self._name), part.column(self._name)
         if self._kind is None or kinds.is_null(self._kind):
             self._kind = column.type
-        self._n, self._n_missing = self._n + len(column), self._n_missing + missing_in(column)
+        n_missing, first = missing_in(column)
+        if n_missing and not self._n_missing:
+            place = batch.where if isinstance(batch.where, Place) else Place(batch.where)
+            self._first_missing = f"{place.row(first)}{place.of}"
+        self._n, self._n_missing = self._n + len(column), self._n_missing + n_missing
         if len(self._counts) <= MOST_COUNTED:
             self._count(column, trained_on, batch.number)
         if is_number(column.type):
@@ -275,8 +279,8 @@ class Targets:
         import pyarrow.types as kinds
 
         if self._n_missing:
-            told = f"{lacking(self._n_missing)} ({count(self._n, 'row')} in all)"
-            raise ValueError(f"{who}: the target {self._name!r} has {told}")
+            told = lacking(self._name, self._n_missing, self._first_missing)
+            raise ValueError(f"{who}: {told} ({count(self._n, 'row')} in all)")
         classes = self._counts
         if len(classes) == 1:
             raise ValueError(

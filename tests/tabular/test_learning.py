@@ -134,7 +134,11 @@ def test_the_task_is_guessed_by_the_target(values: Any, task: Any, expected: Tar
 @pytest.mark.parametrize(
     ("values", "task", "told"),
     [
-        ([1.0, None, float("nan"), 2.0], None, "has 2 missing values; .* (4 rows in all)"),
+        (
+            [1.0, None, float("nan"), 2.0],
+            None,
+            "has 2 missing values, the first in row 1; .* (4 rows in all)",
+        ),
         ([1, 1, 1, 1], None, "has one value, 1"),
         (["a", "b", "a", "b"], "regression", "a regression needs numbers"),
         ([1.0, float("inf"), 1.0, 2.0], None, "'t' is infinite in row 1"),

