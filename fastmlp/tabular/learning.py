@@ -143,7 +143,7 @@ class Feature:
         import pyarrow.compute as compute
 
         pairs = compute.value_counts(column).to_pylist()
-        self._counts.update({pair["values"]: pair["counts"] for pair in pairs if pair["values"]})
+        self._counts.update({pair["values"]: pair["counts"] for pair in pairs})
 
     def _add_texts(self, column: Any) -> None:
         """Learn from texts that have been dates so far, or times of day."""
@@ -169,10 +169,7 @@ class Feature:
         kind, by_levels = self._temporal or self._kind, self._by_levels
         if kind != self._kind:  # of texts
             by_levels, self._counts = self._asked, _iso(self._counts) if self._asked else Counter()
-        n_levels = len(self._counts)
-        # Of empty texts, which are no levels, there may be some among the n.
-        n_told = self._counts.total() if n_levels == 1 else self._n
-        n = n_told if by_levels else self._numbers[-1].n
+        n = self._n if by_levels else self._numbers[-1].n
         lows, highs = np.array([(one.low, one.high) for one in self._numbers]).T
         facts = (self._asked, n, self._n_rows, lows, highs, self._counts, self._type)
         found = rule.decided(rule.Facts(kind, *facts))

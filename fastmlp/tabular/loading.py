@@ -58,25 +58,10 @@ def read(given: Any, beside: list[str], who: str) -> Any:
     try:
         for batch in Batches(given, who, None, beside):
             room.take(batch.rows.nbytes)
-            rows.append(pyarrow.Table.from_batches([without_blanks(batch.rows)]))
+            rows.append(pyarrow.Table.from_batches([batch.rows]))
     except TooLarge as error:
         told = f"the table has {error}, too many to train on in memory"
         raise MemoryError(f"{who}: {told}; {LARGER}") from None
     if not rows:
         raise ValueError(f"{who}: there are no rows")
     return pyarrow.concat_tables(rows, promote_options="permissive")
-
-
-def without_blanks(rows: Any) -> Any:
-    """Return a record batch in which empty texts are missing: in CSV they look alike."""
-    import pyarrow
-    import pyarrow.compute as compute
-    import pyarrow.types as kinds
-
-    columns = [
-        compute.if_else(compute.equal(one, ""), pyarrow.scalar(None, one.type), one)
-        if kinds.is_string(one.type) or kinds.is_large_string(one.type)
-        else one
-        for one in rows.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=rows.schema.names)

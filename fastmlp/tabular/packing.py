@@ -11,7 +11,7 @@ from fastmlp.tabular.batches import Batch
 from fastmlp.tabular.columns import names_of
 from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
-from fastmlp.tabular.loading import Room, without_blanks
+from fastmlp.tabular.loading import Room
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import Settings, Table, scaled, weights
 from fastmlp.validation.packages import needs
@@ -119,7 +119,7 @@ def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch
         weighted = None if weight is None else weights(weight, batch)
         its = batch.rows.select(names)
         room.take(its.nbytes)
-        return Part(without_blanks(its), y, weighted)
+        return Part(its, y, weighted)
 
     return take
 
