@@ -8,19 +8,21 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda import adapter, design, device_arrays
-from fastmlp.backends.cuda.batched_fits import train_together
-from fastmlp.backends.cuda.batched_member import Member
-from fastmlp.backends.cuda.card import Card, card_of, is_device_array
-from fastmlp.backends.cuda.evaluation import Evaluation, Objective, Prediction
-from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.launch_config import configured, synchronize
-from fastmlp.backends.cuda.optimizer_state import Moments
-from fastmlp.backends.cuda.plan import COEFFICIENTS, GRADIENT, Need
-from fastmlp.backends.cuda.predictor import Predictor
-from fastmlp.backends.cuda.refusals import refuse_predicting
-from fastmlp.backends.cuda.session import Session
-from fastmlp.backends.cuda.trainer import Trainer
+from fastmlp.backends.cuda.device import adapter
+from fastmlp.backends.cuda.device import arrays as device_arrays
+from fastmlp.backends.cuda.device.adapter import configured, synchronize
+from fastmlp.backends.cuda.device.arrays import is_device_array
+from fastmlp.backends.cuda.device.card import Card, card_of, require
+from fastmlp.backends.cuda.kernels.launch import apply_kernel
+from fastmlp.backends.cuda.plan import design
+from fastmlp.backends.cuda.plan.plan import COEFFICIENTS, GRADIENT, Need
+from fastmlp.backends.cuda.plan.rules import refuse_predicting, rules_of
+from fastmlp.backends.cuda.plan.session import Session
+from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
+from fastmlp.backends.cuda.training.batched_fits import train_together
+from fastmlp.backends.cuda.training.batched_member import Member
+from fastmlp.backends.cuda.training.optimizer_state import Moments
+from fastmlp.backends.cuda.training.trainer import Trainer
 from fastmlp.backends.protocol import Data, GroupEngine, Memo, Outcome, Select, as_given, no_memo
 from fastmlp.network.precision import Computed
 from fastmlp.network.spec import Network
@@ -54,7 +56,7 @@ class Engine:
     queue: int
 
     def __init__(self, network: Network, index: int, lock: NetLock | None = None) -> None:
-        adapter.require(index)
+        require(index)
         self.network, self.lock = network, lock or NetLock()
         self.card, self.queue = card_of(index), index
 
@@ -162,7 +164,7 @@ class Engine:
         need = Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
         n_threads = design.SIMULATED_THREADS if adapter.SIMULATED else 256
-        kernel = design.apply_kernel(rules, n_threads)
+        kernel = apply_kernel(rules, n_threads)
         with self.card.current():
             session = Session(
                 self.card, [self.network], need, shared=False, who="MLP.apply_gradient"

@@ -82,11 +82,12 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda import design, finite, shuffling, upload
-    from fastmlp.backends.cuda.adapter import SCALARS
-    from fastmlp.backends.cuda.kernels import grid, single_block
-    from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-    from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
+    from fastmlp.backends.cuda.device import arrays as device_arrays
+    from fastmlp.backends.cuda.device.adapter import SCALARS
+    from fastmlp.backends.cuda.kernels import gradient_update, grid, shuffling, single_block
+    from fastmlp.backends.cuda.plan import design
+    from fastmlp.backends.cuda.plan.design import BlockShape, GridShape
+    from fastmlp.backends.cuda.plan.rules import rules_of
     from fastmlp.rules.averages import EMA
     from fastmlp.rules.dropout import Dropout
     from fastmlp.rules.optimizers import Adam
@@ -112,11 +113,15 @@ def kernels(dtype: str) -> Iterator[tuple[str, Any, Any]]:
         yield f"phase, {name}", made.phase, types.void(*one, *numbers)
         yield f"run, {name}", made.run, types.void(*one)
     matrix = types.Array(scalar, 2, "C")
-    yield "finite", finite._finite_kernel(), types.void(matrix, types.float64[::1])
-    yield "distribute", upload._distribution_kernel(), types.void(matrix, matrix, types.int64)
+    yield "finite", device_arrays._finite_kernel(), types.void(matrix, types.float64[::1])
+    yield (
+        "distribute",
+        device_arrays._distribution_kernel(),
+        types.void(matrix, matrix, types.int64),
+    )
     words, rows = types.Array(types.uint32, 2, "C"), types.Array(types.int64, 2, "C")
     yield "make_orders", shuffling._order_kernel(), types.void(words, rows, rows, types.int64)
-    apply = grid.make_apply(rules, 256)
+    apply = gradient_update.make_apply(rules, 256)
     yield "apply", apply, types.void(one[2], one[4])
     dropping = rules_of(network._replace(dropout=Dropout((0.2, 0.2), 0.1, 0.1)), Adam(0.01))
     kernel = single_block.make_kernel(dropping, BlockShape(True))

@@ -120,14 +120,15 @@ def test_losses_and_their_links_compile(dtype: str) -> None:
     from nets import Net
     from numba import types
 
-    from fastmlp.backends.cuda.adapter import SCALARS
+    from fastmlp.backends.cuda.device.adapter import SCALARS
     from fastmlp.backends.cuda.kernels import rule_blocks
+    from fastmlp.backends.cuda.plan.rules import rules_of
 
     scalar = SCALARS[dtype]
     arrays = types.void(*[types.Array(scalar, n, "C") for n in (1, 2)], types.float64[::1])
     for name, its in (CASES | SKLEARN_LOSSES).items():
         link = LINKS[its.link or "identity"]
-        of_net = rule_blocks.rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
+        of_net = rules_of(Net(dtype=dtype).network._replace(loss=its, link=link))
         cubins.without_a_card(OURS)
         loss, predict = (
             rule_blocks.row_loss(of_net, np.dtype(dtype).type),

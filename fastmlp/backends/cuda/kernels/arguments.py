@@ -5,6 +5,8 @@ No field is called `index` or `count`: Numba would take it for the tuple's metho
 
 from typing import Any, NamedTuple
 
+from fastmlp.backends.cuda.plan.plan import BATCH, N_ROWS
+
 
 class Rows(NamedTuple):
     """The data: features `x`, shape (n_rows, n_features), and targets `y`, (n_rows, n_targets)."""
@@ -90,3 +92,10 @@ class OutputRow(NamedTuple):
     derivatives: Any
     deltas: Any
     width: Any
+
+
+def batch_of(plan: Any, step: Any) -> Any:
+    """Return the first row of a step's batch in its epoch, and the number of its rows."""
+    per_epoch = (plan[N_ROWS] + plan[BATCH] - 1) // plan[BATCH]
+    start = step % per_epoch * plan[BATCH]
+    return start, min(plan[BATCH], plan[N_ROWS] - start)

@@ -2,23 +2,36 @@
 
 from typing import Any, NamedTuple
 
-from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+import numpy as np
+
+from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
-from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product, Strip
-from fastmlp.backends.cuda.kernels.batch import batch_of, make_begin_batch, make_mass
+from fastmlp.backends.cuda.kernels.arguments import (
+    Batch,
+    Extent,
+    Operand,
+    OutputRow,
+    Product,
+    Strip,
+    batch_of,
+)
 from fastmlp.backends.cuda.kernels.dropout import make_drawing
-from fastmlp.backends.cuda.kernels.output_layer import make_output_layer
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
-from fastmlp.backends.cuda.launch_shape import GridShape
-from fastmlp.backends.cuda.plan import (
+from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
+from fastmlp.backends.cuda.plan.design import GridShape
+from fastmlp.backends.cuda.plan.plan import (
     ACTIVATION,
+    AVERAGE,
+    AVERAGE_BACKUP,
+    BACKUP,
     BATCH,
+    BATCH_MASS,
     COEFFICIENTS,
     DELTA,
     DELTA_STRIDE,
     DERIVATIVE,
     DRAWS,
+    EPOCH_LOSS,
+    EPOCH_MASS,
     FIRST,
     FIRST_ROW,
     INPUT,
@@ -32,13 +45,118 @@ from fastmlp.backends.cuda.plan import (
     N_LAYERS,
     N_ORDERS,
     N_OUT,
+    N_OUTPUTS,
+    N_PARAMETERS,
+    N_PARTIAL_SUMS,
+    N_PENALTIES,
+    N_PENALTY_SUMS,
     N_ROWS,
     ORDERS,
     PARAMETERS,
+    PENALTY_SUMS,
+    PREDICT,
+    ROW_LOSSES,
+    STRENGTHS,
     TRAIN,
+    WEIGHTED,
+    WEIGHTS,
     B,
     W,
 )
+from fastmlp.backends.cuda.plan.rules import Rules
+
+
+def make_mass(shape: GridShape) -> Any:
+    """Make the sum of a batch's row weights: each block computes it, in the same order.
+
+    For the gradient of a chunk, it is the mass of all chunks, which the host has written.
+    """
+    n_threads, double = shape.n_threads, SCALARS["float64"]
+
+    def mass_of(net: Any, index: Any, n: Any, t: Any) -> Any:
+        memory, plan = net.memory, net.plan
+        if index < 0:
+            return net.sums[BATCH_MASS]
+        if plan[WEIGHTED] == 0:
+            return float(n)
+        parts = cuda.shared.array(N_PARTIAL_SUMS, double)
+        for s in range(t, N_PARTIAL_SUMS, n_threads):
+            part = 0.0
+            for r in range(s, n, N_PARTIAL_SUMS):
+                part += memory[unsigned(plan[WEIGHTS] + plan[unsigned(index + r)])]
+            parts[s] = part
+        cuda.syncthreads()
+        total = 0.0
+        for s in range(N_PARTIAL_SUMS):
+            total += parts[s]
+        cuda.syncthreads()
+        return total
+
+    return device_function(mass_of)
+
+
+def make_begin_batch(rules: Rules, shape: GridShape) -> Any:
+    """Make the work of all blocks before a batch, while no block writes to the weights: the backup
+    of the parameters at an epoch's beginning, and the partial sums of the penalties."""
+    scalar, n_threads = np.dtype(rules.dtype).type, shape.n_threads
+    penalty, copy_average = rule_blocks.penalty(rules, scalar), rule_blocks.copy_average(rules)
+
+    def begin_batch(net: Any, start: Any, mass: Any, t: Any) -> None:
+        memory, sums, plan = net.memory, net.sums, net.plan
+        first, n_all = cuda.blockIdx.x * n_threads + t, cuda.gridDim.x * n_threads
+        if start == 0 and plan[N_ORDERS] > 0:
+            for i in range(first, plan[N_PARAMETERS], n_all):
+                memory[unsigned(plan[BACKUP] + i)] = memory[unsigned(plan[PARAMETERS] + i)]
+            average, backup = plan[AVERAGE], plan[AVERAGE_BACKUP]
+            copy_average(memory, backup, average, first, plan[N_PARAMETERS], n_all)
+            if first == 0:
+                sums[EPOCH_LOSS] = 0.0
+                sums[EPOCH_MASS] = 0.0
+        if first == 0:
+            sums[BATCH_MASS] = mass
+        if plan[N_PENALTIES] == 0 or mass == 0:
+            return
+        # Partial sum s has the weights s, s + N_PENALTY_SUMS, ...
+        n_weights = plan[LAYERS + B]
+        for s in range(first, plan[N_PENALTY_SUMS], n_all):
+            total = 0.0
+            for i in range(s, n_weights, plan[N_PENALTY_SUMS]):
+                value, _ = penalty(
+                    memory[unsigned(plan[PARAMETERS] + i)], sums, plan[STRENGTHS], 1.0 / mass
+                )
+                total += value
+            sums[unsigned(plan[PENALTY_SUMS] + s)] = total
+
+    return device_function(begin_batch)
+
+
+def make_output_layer(rules: Rules, shape: GridShape) -> Any:
+    """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
+    n_threads = shape.n_threads
+    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
+    link = rule_blocks.row_link(rules)
+
+    def output_layer(y: Any, net: Any, batch: Any, strip: Any, t: Any) -> None:
+        memory, sums, plan = net.memory, net.sums, net.plan
+        a = LAYERS + (plan[N_LAYERS] - 1) * LAYER_WORDS
+        after, width, index = a + LAYER_WORDS, plan[N_OUTPUTS], batch.order
+        for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
+            row = plan[unsigned(index + r)] if index >= 0 else plan[FIRST_ROW] + r
+            offset = r * plan[after + INPUT_STRIDE]
+            outputs, derivatives = plan[after + INPUT] + offset, plan[after + DERIVATIVE] + offset
+            if plan[MODE] == PREDICT:
+                link(memory, outputs, y, row, width)
+            else:
+                weight = 1.0
+                if plan[WEIGHTED] != 0:
+                    weight = float(memory[unsigned(plan[WEIGHTS] + row)])
+                deltas = plan[a + DELTA] + r * plan[a + DELTA_STRIDE]
+                at, place = OutputRow(outputs, derivatives, deltas, width), plan[ROW_LOSSES] + r
+                row_loss(memory, at, sums, place, y, row, weight / batch.mass)
+                sums[unsigned(place)] *= weight
+        cuda.syncthreads()
+
+    return device_function(output_layer)
 
 
 def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
@@ -161,7 +279,7 @@ def pass_of(plan: Any, i: Any, back: Any, low: Any) -> Any:
 def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
     """Make the pass of a strip through a layer, forward or backward: one product for both, which
     is compiled once."""
-    product, activate = make_product(rules, shape.rows), rule_blocks.activation(rules)
+    product, activate = make_staged_product(rules, shape.rows), rule_blocks.activation(rules)
     tile_columns, n_threads = shape.rows.tile_columns, shape.n_threads
     kept, draws = make_drawing(rules).factor, rules.draws
     find_pass = device_function(pass_of)

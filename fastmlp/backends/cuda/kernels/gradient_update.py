@@ -1,17 +1,24 @@
-"""Phase two of the grid's step: tiles of weights, each with its gradient, penalty and update."""
+"""Phase two of the grid's step: tiles of weights, each with its gradient, penalty and update.
+
+And the update alone, by a gradient that the host gives.
+"""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backends.cuda.adapter import cuda, device_function, unsigned
+from fastmlp.backends.cuda.device.adapter import cuda, device_function, kernel, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
-from fastmlp.backends.cuda.kernels.arguments import Batch, Extent, Operand, Product
-from fastmlp.backends.cuda.kernels.batch import batch_of
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.kernels.shared_memory_gemm import Update, make_product
-from fastmlp.backends.cuda.launch_shape import GridShape
-from fastmlp.backends.cuda.plan import (
+from fastmlp.backends.cuda.kernels.arguments import (
+    Batch,
+    Extent,
+    Operand,
+    Product,
+    batch_of,
+)
+from fastmlp.backends.cuda.kernels.gemm import Update, make_staged_product
+from fastmlp.backends.cuda.plan.design import GridShape
+from fastmlp.backends.cuda.plan.plan import (
     ACCUMULATE,
     AVERAGE,
     BATCH_LOSS,
@@ -35,7 +42,9 @@ from fastmlp.backends.cuda.plan import (
     MODE,
     N_COEFFICIENTS,
     N_IN,
+    N_LAYERS,
     N_OUT,
+    N_PARAMETERS,
     N_PARTIAL_SUMS,
     N_PENALTY_SUMS,
     N_TILES,
@@ -51,6 +60,7 @@ from fastmlp.backends.cuda.plan import (
     V,
     W,
 )
+from fastmlp.backends.cuda.plan.rules import Rules
 from fastmlp.rules.groups import FROZEN
 
 
@@ -131,7 +141,7 @@ def _make_batch_loss(rules: Rules, shape: GridShape) -> Any:
 def _make_tile_update(rules: Rules, shape: GridShape) -> Any:
     """Make the gradient of a tile, and its optimizer step if the rules have an optimizer."""
     product, down, across = (
-        make_product(rules, shape.weights),
+        make_staged_product(rules, shape.weights),
         shape.weights.tile_rows,
         shape.weights.tile_columns,
     )
@@ -205,3 +215,43 @@ def _make_finish(rules: Rules, shape: GridShape) -> Any:
                 memory[unsigned(g)] = gradient
 
     return device_function(finish)
+
+
+def _place_of(plan: Any, i: Any) -> Any:
+    """Return where the coefficients of parameter i begin in a step's, or FROZEN."""
+    place = FROZEN
+    for layer in range(plan[N_LAYERS]):
+        a = LAYERS + layer * LAYER_WORDS
+        n_out = plan[a + N_OUT]
+        if 0 <= i - plan[a + W] < plan[a + N_IN] * n_out:
+            place = plan[a + WEIGHT_COEFFICIENTS]
+        if 0 <= i - plan[a + B] < n_out:
+            place = plan[a + BIAS_COEFFICIENTS]
+    return place
+
+
+def make_apply(rules: Rules, n_threads: int) -> Any:
+    """Make the kernel ``apply(memory, plan)``: one optimizer step with the gradient in memory."""
+    optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
+    find_place = device_function(_place_of)
+    follow = rule_blocks.follow(rules)
+
+    def apply(memory: Any, plan: Any) -> None:
+        first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
+        for i in range(first, plan[N_PARAMETERS], cuda.gridDim.x * n_threads):
+            w, m, v = plan[PARAMETERS] + i, plan[M] + i, plan[V] + i
+            g, place = memory[unsigned(plan[GRADIENT] + i)], find_place(plan, i)
+            if place == FROZEN:
+                continue
+            place += plan[COEFFICIENTS]
+            memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
+                memory,
+                place,
+                memory[unsigned(w)],
+                g,
+                memory[unsigned(m)],
+                memory[unsigned(v)],
+            )
+            follow(memory, plan[AVERAGE] + i, place, memory[unsigned(w)])
+
+    return kernel(apply)

@@ -9,46 +9,32 @@ launch runs one phase of a step, or a cooperative launch runs many steps.
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, kernel, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Net, Rows
 from fastmlp.backends.cuda.kernels.forward_backward import make_forward_backward
 from fastmlp.backends.cuda.kernels.gradient_update import make_gradient_update
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.launch_shape import GridShape
-from fastmlp.backends.cuda.plan import (
+from fastmlp.backends.cuda.plan.design import GridShape
+from fastmlp.backends.cuda.plan.plan import (
     AVERAGE,
     AVERAGE_BACKUP,
     BACKUP,
     BATCH,
-    BIAS_COEFFICIENTS,
-    COEFFICIENTS,
     DIVERGED,
     EPOCH_LOSS,
     EPOCH_MASS,
     FIRST,
-    GRADIENT,
     LAST,
-    LAYER_WORDS,
-    LAYERS,
     LOSSES,
-    N_IN,
-    N_LAYERS,
-    N_OUT,
     N_PARAMETERS,
     N_ROWS,
     NON_FINITE,
     PARAMETERS,
     REACHED,
-    WEIGHT_COEFFICIENTS,
-    B,
     M,
     V,
-    W,
 )
-from fastmlp.rules.groups import FROZEN
+from fastmlp.backends.cuda.plan.rules import Rules
 
 FORWARD_BACKWARD, GRADIENT_UPDATE, CHECK_FINITE, END_EPOCH = 0, 1, 2, 3
 
@@ -161,43 +147,3 @@ def _make_end_epoch(rules: Rules, shape: GridShape) -> Any:
                 sums[DIVERGED] = 1.0
 
     return device_function(end_epoch)
-
-
-def _place_of(plan: Any, i: Any) -> Any:
-    """Return where the coefficients of parameter i begin in a step's, or FROZEN."""
-    place = FROZEN
-    for layer in range(plan[N_LAYERS]):
-        a = LAYERS + layer * LAYER_WORDS
-        n_out = plan[a + N_OUT]
-        if 0 <= i - plan[a + W] < plan[a + N_IN] * n_out:
-            place = plan[a + WEIGHT_COEFFICIENTS]
-        if 0 <= i - plan[a + B] < n_out:
-            place = plan[a + BIAS_COEFFICIENTS]
-    return place
-
-
-def make_apply(rules: Rules, n_threads: int) -> Any:
-    """Make the kernel ``apply(memory, plan)``: one optimizer step with the gradient in memory."""
-    optimizer = rule_blocks.update(rules, np.dtype(rules.dtype).type)
-    find_place = device_function(_place_of)
-    follow = rule_blocks.follow(rules)
-
-    def apply(memory: Any, plan: Any) -> None:
-        first = cuda.blockIdx.x * n_threads + cuda.threadIdx.x
-        for i in range(first, plan[N_PARAMETERS], cuda.gridDim.x * n_threads):
-            w, m, v = plan[PARAMETERS] + i, plan[M] + i, plan[V] + i
-            g, place = memory[unsigned(plan[GRADIENT] + i)], find_place(plan, i)
-            if place == FROZEN:
-                continue
-            place += plan[COEFFICIENTS]
-            memory[unsigned(w)], memory[unsigned(m)], memory[unsigned(v)] = optimizer(
-                memory,
-                place,
-                memory[unsigned(w)],
-                g,
-                memory[unsigned(m)],
-                memory[unsigned(v)],
-            )
-            follow(memory, plan[AVERAGE] + i, place, memory[unsigned(w)])
-
-    return kernel(apply)

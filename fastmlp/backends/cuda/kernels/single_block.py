@@ -7,13 +7,12 @@ run in the order of rows or columns, whatever the number of threads.
 
 from typing import Any
 
-from fastmlp.backends.cuda.adapter import SCALARS, cuda, device_function, kernel, unsigned
+from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, kernel, unsigned
 from fastmlp.backends.cuda.kernels import rule_blocks
 from fastmlp.backends.cuda.kernels.arguments import Net, Rows, Space
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
 from fastmlp.backends.cuda.kernels.single_block_step import make_step
-from fastmlp.backends.cuda.launch_shape import BlockShape
-from fastmlp.backends.cuda.plan import (
+from fastmlp.backends.cuda.plan.design import BlockShape
+from fastmlp.backends.cuda.plan.plan import (
     AVERAGE,
     AVERAGE_BACKUP,
     BACKUP,
@@ -48,6 +47,7 @@ from fastmlp.backends.cuda.plan import (
     M,
     W,
 )
+from fastmlp.backends.cuda.plan.rules import Rules
 
 
 def make_kernel(rules: Rules, shape: BlockShape) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shared_memory import Shared
 from turns import Block, Thread
 
-from fastmlp.backends.cuda.plan import NON_FINITE
+from fastmlp.backends.cuda.plan.plan import NON_FINITE
 
 Order = Callable[[Sequence[Any]], Sequence[Any]]
 # The index of `sums` among a kernel's arguments.

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, SGD, Adam
-from fastmlp.backends.cuda import batched_fits
-from fastmlp.backends.cuda.batched_fits import train_together
-from fastmlp.backends.cuda.batched_member import Member
-from fastmlp.backends.cuda.card import Card, card_of
-from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.backends.cuda.device.card import Card, card_of
+from fastmlp.backends.cuda.training import batched_fits
+from fastmlp.backends.cuda.training.batched_fits import train_together
+from fastmlp.backends.cuda.training.batched_member import Member
+from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.model import core_of
 
 ROWS = [None, np.array([0, 3, 4, 5, 8, 9]), None, None, None, None]

@@ -7,8 +7,8 @@ import pytest
 from runs import DESIGNS
 
 from fastmlp import MLP, SGD, Cosine, fit_many
-from fastmlp.backends.cuda import trainer as cuda_trainer
-from fastmlp.backends.cuda.design import design_for
+from fastmlp.backends.cuda.plan.design import design_for
+from fastmlp.backends.cuda.training import trainer as cuda_trainer
 
 SIZES, N_ROWS, BATCH = (5, 9, 10, 2), 7, 4
 DRAWN: dict[str, Any] = {

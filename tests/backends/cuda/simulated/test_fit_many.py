@@ -10,9 +10,10 @@ import pytest
 
 from fastmlp import EMA, MLP, SGD, SWA, Adam, Cosine, ScheduleFreeAdamW, Status, fit_many
 from fastmlp._process.task_pool import Stopped
-from fastmlp.backends.cuda import batched_fits, design
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.launch import launch_single_block
+from fastmlp.backends.cuda.device.card import Card
+from fastmlp.backends.cuda.kernels.launch import launch_single_block
+from fastmlp.backends.cuda.plan import design
+from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.model import core_of
 
 N_ROWS = 10

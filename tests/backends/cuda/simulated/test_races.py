@@ -9,9 +9,10 @@ from races import ORDERS, watched
 from runs import N_ROWS, Run, gpu, trained
 
 from fastmlp import EMA, MLP, fit_many
-from fastmlp.backends.cuda import adapter, batched_fits, evaluation, finite
-from fastmlp.backends.cuda.adapter import cuda, kernel
-from fastmlp.backends.cuda.launch_config import configured
+from fastmlp.backends.cuda import predict
+from fastmlp.backends.cuda.device import adapter, arrays
+from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel
+from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
 
@@ -62,7 +63,7 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(0)
     net = Net(loss="cross_entropy", sizes=(3, 4, 3), penalties=PENALTIES)
     parameters, data = net.draw(rng, 7, weighted=True)
-    monkeypatch.setattr(evaluation, "CHUNK_NUMBERS", 120)
+    monkeypatch.setattr(predict, "CHUNK_NUMBERS", 120)
 
     def answers() -> Any:
         engine, its = gpu(net), parameters.copy()
@@ -75,8 +76,8 @@ def test_evaluations_and_single_steps(order: str, monkeypatch: pytest.MonkeyPatc
         engine.update(its, moments, Adam(0.1), slopes, Adam(0.1).coefficients(1, np.ones(1)))
         yield its
         yield moments.flat()
-        yield finite.all_finite(adapter.MODULE.to_device(data.x))
-        yield finite.all_finite(adapter.MODULE.to_device(data.x * np.nan))
+        yield arrays.all_finite(adapter.MODULE.to_device(data.x))
+        yield arrays.all_finite(adapter.MODULE.to_device(data.x * np.nan))
 
     expected = list(answers())
     watched(ORDERS[order](), monkeypatch)

@@ -9,7 +9,7 @@ from nets import PENALTY_SETS, Net, orders
 from runs import BATCH, DESIGNS, N_ROWS, assert_alike, gpu, launches_of, pair, trained
 
 from fastmlp.backends.cpu.engine import Engine as CPU
-from fastmlp.backends.cuda.design import design_for
+from fastmlp.backends.cuda.plan.design import design_for
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.averages import EMA

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process.locks import NetLock
 from fastmlp._process.random_state import shuffling_words
-from fastmlp.backends.cuda.optimizer_state import Moments
+from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Outcome
 from fastmlp.backends.shuffle import orders_of
 from fastmlp.network.spec import Network

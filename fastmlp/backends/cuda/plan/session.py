@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process.memory import readable
-from fastmlp.backends.cuda import plan as places
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.plan import LAST_CHUNK, ORDERS, STRENGTHS, Need, Sizes, make_plan
-from fastmlp.backends.cuda.upload import packed, upload
+from fastmlp.backends.cuda.device.arrays import packed, upload
+from fastmlp.backends.cuda.device.card import Card
+from fastmlp.backends.cuda.plan import plan as places
+from fastmlp.backends.cuda.plan.plan import LAST_CHUNK, ORDERS, STRENGTHS, Need, Sizes, make_plan
 from fastmlp.network.spec import Network
 
 Array = NDArray[Any]

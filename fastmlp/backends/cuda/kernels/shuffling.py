@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.adapter import cuda, kernel, unsigned
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.launch_config import configured
-from fastmlp.backends.cuda.plan import N_ORDERS, N_ROWS, ORDERS, SHUFFLED
-from fastmlp.backends.cuda.upload import packed
+from fastmlp.backends.cuda.device import adapter
+from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel, unsigned
+from fastmlp.backends.cuda.device.arrays import packed
+from fastmlp.backends.cuda.device.card import Card
+from fastmlp.backends.cuda.plan.plan import N_ORDERS, N_ROWS, ORDERS, SHUFFLED
 
 Words = NDArray[np.uint32]
 N_THREADS = 8 if adapter.SIMULATED else 128

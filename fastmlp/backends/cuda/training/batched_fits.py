@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import publish
-from fastmlp.backends.cuda.batched_member import Member, MemberFit
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.design import Design, design_for
-from fastmlp.backends.cuda.device_arrays import to_device
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import packed, to_device
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules, rules_of
-from fastmlp.backends.cuda.launch import launch_single_block
-from fastmlp.backends.cuda.launch_config import synchronize
-from fastmlp.backends.cuda.plan import (
+from fastmlp.backends.cuda.kernels.launch import launch_single_block
+from fastmlp.backends.cuda.kernels.shuffling import MIN_DEVICE_ORDERS, make_orders
+from fastmlp.backends.cuda.plan.design import Design, design_for
+from fastmlp.backends.cuda.plan.plan import (
     COEFFICIENTS,
     DIVERGED,
     LAST,
@@ -32,9 +31,9 @@ from fastmlp.backends.cuda.plan import (
     WEIGHTS,
     Need,
 )
-from fastmlp.backends.cuda.session import Session, bytes_of, require
-from fastmlp.backends.cuda.shuffling import MIN_DEVICE_ORDERS, make_orders
-from fastmlp.backends.cuda.upload import packed
+from fastmlp.backends.cuda.plan.rules import Rules, rules_of
+from fastmlp.backends.cuda.plan.session import Session, bytes_of, require
+from fastmlp.backends.cuda.training.batched_member import Member, MemberFit
 from fastmlp.backends.protocol import Outcome
 from fastmlp.rules.groups import groups_of
 

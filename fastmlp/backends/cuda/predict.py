@@ -3,21 +3,20 @@
 Rows pass through the GPU in chunks, so that the memory for activations is bounded.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._process.locks import NetLock
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.data import gathered, host_bytes
-from fastmlp.backends.cuda.design import grid_shape
-from fastmlp.backends.cuda.device_arrays import to_device, to_host
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import gathered, host_bytes, to_device, to_host
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.launch import launch_chunk
-from fastmlp.backends.cuda.launch_config import synchronize
-from fastmlp.backends.cuda.plan import (
+from fastmlp.backends.cuda.kernels.launch import launch_chunk
+from fastmlp.backends.cuda.plan.design import grid_shape
+from fastmlp.backends.cuda.plan.plan import (
     BATCH_MASS,
     EPOCH_LOSS,
     EVALUATE,
@@ -28,8 +27,9 @@ from fastmlp.backends.cuda.plan import (
     WEIGHTS,
     Need,
 )
-from fastmlp.backends.cuda.session import Session, require
-from fastmlp.backends.protocol import Data
+from fastmlp.backends.cuda.plan.rules import rules_of
+from fastmlp.backends.cuda.plan.session import Session, require
+from fastmlp.backends.protocol import Data, Select, as_given
 from fastmlp.network.spec import Network
 from fastmlp.rules.loss_settings import unsmoothed
 
@@ -157,3 +157,58 @@ class Objective:
             self._pass.run(parameters)
             gradient = to_host(self._pass.session.get(GRADIENT, len(parameters)))
             return self._pass.loss(), gradient.copy()
+
+
+class Verbs(Protocol):
+    """The verb of the engine that a predictor calls."""
+
+    def predictions(
+        self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
+    ) -> Any: ...
+
+
+class Predictor:
+    """Predictions of one net on a GPU.
+
+    Parameters
+    ----------
+    engine : Engine
+    parameters : (n_parameters,) array on the host, live: changes count
+    raw : bool
+        Predict the outputs before activation or link.
+    select : from X and the caller's name to the columns to predict from
+    """
+
+    is_quick = False
+
+    def __init__(
+        self,
+        engine: Verbs,
+        parameters: Array,
+        *,
+        raw: bool = False,
+        select: Select = as_given,
+    ) -> None:
+        self._engine, self._parameters, self._raw = engine, parameters, raw
+        self._select = select
+
+    def __reduce__(self) -> Any:
+        """A copy has parameters of its own."""
+        return type(None), ()
+
+    def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
+        """Return predictions, shape (n_rows, n_outputs): on the GPU if X or `out` is.
+
+        Predictions on the host that are not finite warn.
+        """
+        x = self._select(X, who)
+        found = self._engine.predictions(self._parameters, x, out, raw=self._raw, who=who)
+        return validation.warn_if_not_finite(found, who) if isinstance(found, np.ndarray) else found
+
+    def quick(self, x: object, out: object = None) -> Array | None:
+        """Return None: a few rows go to the GPU as many do."""
+        return None
+
+    def write(self, x: Array, out: Array) -> None:
+        """Write predictions of validated rows to `out`, unchecked."""
+        self._engine.predictions(self._parameters, x, out, raw=self._raw)

@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backends.cuda import adapter
-from fastmlp.backends.cuda.card import Card, card_of
-from fastmlp.backends.cuda.device_arrays import to_host
-from fastmlp.backends.cuda.plan import AVERAGE, PARAMETERS, M
-from fastmlp.backends.cuda.session import Session
+from fastmlp.backends.cuda.device.arrays import to_host
+from fastmlp.backends.cuda.device.card import Card, card_of, require
+from fastmlp.backends.cuda.plan.plan import AVERAGE, PARAMETERS, M
+from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.network.spec import Network
 from fastmlp.network.state import N_SLOTS
 
@@ -37,7 +36,7 @@ class Moments:
     def __init__(
         self, network: Network, index: int, flat: Array | None = None, n_slots: int = N_SLOTS
     ) -> None:
-        adapter.require(index)
+        require(index)
         self.network, self.card, self._lag = network, card_of(index), 0.0
         self.n_slots, n = n_slots if flat is None else len(flat), network.layout.n_parameters
         zeros = np.zeros(self.n_slots * n, network.dtype)

@@ -7,24 +7,16 @@ from numpy.typing import NDArray
 
 from fastmlp._process import task_pool
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda.card import Card
-from fastmlp.backends.cuda.data import host_bytes
-from fastmlp.backends.cuda.design import Design, Kind, design_for
-from fastmlp.backends.cuda.device_arrays import to_device
+from fastmlp.backends.cuda.device.adapter import synchronize
+from fastmlp.backends.cuda.device.arrays import host_bytes, to_device
+from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
-from fastmlp.backends.cuda.kernels.rule_blocks import rules_of
-from fastmlp.backends.cuda.launch import launch_steps
-from fastmlp.backends.cuda.launch_config import synchronize
-from fastmlp.backends.cuda.optimizer_state import Moments
-from fastmlp.backends.cuda.plan import (
-    COEFFICIENTS,
-    DIVERGED,
-    LOSSES,
-    REACHED,
-    WEIGHTS,
-    Need,
-)
-from fastmlp.backends.cuda.session import Session, require
+from fastmlp.backends.cuda.kernels.launch import launch_steps
+from fastmlp.backends.cuda.plan.design import Design, Kind, design_for
+from fastmlp.backends.cuda.plan.plan import COEFFICIENTS, DIVERGED, LOSSES, REACHED, WEIGHTS, Need
+from fastmlp.backends.cuda.plan.rules import rules_of
+from fastmlp.backends.cuda.plan.session import Session, require
+from fastmlp.backends.cuda.training.optimizer_state import Moments
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.shuffle import orders_of, reshuffled
 from fastmlp.network.spec import Network

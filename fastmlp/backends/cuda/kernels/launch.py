@@ -1,8 +1,14 @@
-"""Launches of the training kernels."""
+"""The compiled kernels, cached, and their launches."""
 
+from functools import cache
 from typing import Any
 
-from fastmlp.backends.cuda.design import Design, grid_kernels, single_block_kernel
+from fastmlp.backends.cuda.device.adapter import (
+    allow_shared_bytes,
+    configured,
+    max_cooperative_blocks,
+)
+from fastmlp.backends.cuda.kernels import gradient_update, grid, single_block
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.grid import (
     CHECK_FINITE,
@@ -10,15 +16,28 @@ from fastmlp.backends.cuda.kernels.grid import (
     FORWARD_BACKWARD,
     GRADIENT_UPDATE,
 )
-from fastmlp.backends.cuda.kernels.rule_blocks import Rules
-from fastmlp.backends.cuda.launch_config import (
-    allow_shared_bytes,
-    configured,
-    max_cooperative_blocks,
-)
-from fastmlp.backends.cuda.launch_shape import BlockShape, GridShape
-from fastmlp.backends.cuda.plan import BATCH, N_ROWS
-from fastmlp.backends.cuda.session import Session
+from fastmlp.backends.cuda.plan.design import BlockShape, Design, GridShape
+from fastmlp.backends.cuda.plan.plan import BATCH, N_ROWS
+from fastmlp.backends.cuda.plan.rules import Rules
+from fastmlp.backends.cuda.plan.session import Session
+
+
+@cache
+def single_block_kernel(rules: Rules, shape: BlockShape) -> Any:
+    """Return the kernel of one block, made once per process and rules."""
+    return single_block.make_kernel(rules, shape)
+
+
+@cache
+def grid_kernels(rules: Rules, shape: GridShape) -> grid.Kernels:
+    """Return the kernels of a grid, made once per process and rules."""
+    return grid.make_kernels(rules, shape)
+
+
+@cache
+def apply_kernel(rules: Rules, n_threads: int) -> Any:
+    """Return the kernel of one optimizer step, made once per process and rules."""
+    return gradient_update.make_apply(rules, n_threads)
 
 
 def launch_steps(
