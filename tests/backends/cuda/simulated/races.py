@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
 from numpy.typing import NDArray
-from shared_memory import Shared
-from turns import Block, Thread
+from simulator import Block, Shared, Thread
 
 from fastmlp.backends.cuda.plan.plan import NON_FINITE
 
