@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.backends.cuda.device import adapter
 from fastmlp.backends.cuda.device import arrays as device_arrays
-from fastmlp.backends.cuda.device.adapter import configured, synchronize
+from fastmlp.backends.cuda.device.adapter import synchronize
 from fastmlp.backends.cuda.device.arrays import is_device_array
 from fastmlp.backends.cuda.device.card import Card, card_of, require
-from fastmlp.backends.cuda.kernels.launch import apply_kernel
+from fastmlp.backends.cuda.kernels.launch import launch_update
 from fastmlp.backends.cuda.plan import design
-from fastmlp.backends.cuda.plan.plan import COEFFICIENTS, GRADIENT, Need
+from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.rules import refuse_predicting, rules_of
 from fastmlp.backends.cuda.plan.session import Session
 from fastmlp.backends.cuda.predict import Evaluation, Objective, Prediction, Predictor
@@ -163,18 +162,14 @@ class Engine:
         groups = groups_of(optimizer, self.network.factors)
         need = Need(1, 1, n_steps=1, train=True, average=rules.average)
         need = need.of_groups(groups, rules.n_coefficients)
-        n_threads = design.SIMULATED_THREADS if adapter.SIMULATED else 256
-        kernel = apply_kernel(rules, n_threads)
         with self.card.current():
             session = Session(
                 self.card, [self.network], need, shared=False, who="MLP.apply_gradient"
             )
             slots.load(session, parameters)
-            session.put(GRADIENT, np.ascontiguousarray(gradient))
-            session.put(COEFFICIENTS, np.ascontiguousarray(coefficients[0], parameters.dtype))
-            n_blocks = 2 * self.card.n_multiprocessors
-            arguments = (session.memory[0], session.device_plans[0])
-            configured(kernel, arguments, n_blocks, n_threads)(*arguments)
+            session.put("gradient", np.ascontiguousarray(gradient))
+            session.put("coefficients", np.ascontiguousarray(coefficients[0], parameters.dtype))
+            launch_update(rules, session)
             synchronize()
             values = slots.store(session)
         with self.lock.parameters:

@@ -16,17 +16,8 @@ from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.launch import launch_chunk
 from fastmlp.backends.cuda.plan.design import grid_shape
-from fastmlp.backends.cuda.plan.plan import (
-    BATCH_MASS,
-    EPOCH_LOSS,
-    EVALUATE,
-    GRADIENT,
-    PARAMETERS,
-    PREDICT,
-    TRAIN,
-    WEIGHTS,
-    Need,
-)
+from fastmlp.backends.cuda.plan.plan import Need
+from fastmlp.backends.cuda.plan.records import EVALUATE, PREDICT, TRAIN
 from fastmlp.backends.cuda.plan.rules import rules_of
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.protocol import Data, Select, as_given
@@ -71,32 +62,32 @@ class ForwardPass:
         )
         require(card, host_bytes(data), who)
         self.session = Session(card, [network], need, shared=False, who=who)
-        self.session.set(MODE=mode)
+        self.session.set(mode=mode)
         with card.current():
             self._rows = Rows(to_device(card, data.x), to_device(card, data.y))
             if data.weight.size:
-                self.session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+                self.session.put("weights", np.ascontiguousarray(data.weight))
 
     def run(self, parameters: Array) -> None:
         """Pass all rows through the net with these parameters."""
         session = self.session
         with self._lock.parameters:
             values = parameters.copy()
-        session.put(PARAMETERS, values)
-        session.set_sum(EPOCH_LOSS, 0.0)
-        session.set_sum(BATCH_MASS, self.mass if self._mode == TRAIN else 1.0)
+        session.put("parameters", values)
+        mass = self.mass if self._mode == TRAIN else 1.0
+        session.set_progress(epoch_loss=0.0, batch_mass=mass)
         for first in range(0, self._n_rows, self._chunk):
             n = min(self._chunk, self._n_rows - first)
             last = first + n == self._n_rows
-            session.set(N_ROWS=n, BATCH=n, FIRST_ROW=first, ACCUMULATE=first > 0, LAST_CHUNK=last)
-            session.send_heads()
+            session.set(n_rows=n, batch=n, first_row=first, accumulate=first > 0, last_chunk=last)
+            session.send_plans()
             losses = self._mode != PREDICT
             launch_chunk(self._rules, self._shape, session, self._rows, losses=losses)
         synchronize()
 
     def loss(self) -> float:
         """Return the mean loss over the rows, at the parameters of the last run."""
-        return self.session.sum_at(EPOCH_LOSS) / self.mass
+        return float(self.session.progress()["epoch_loss"][0]) / self.mass
 
 
 class Prediction:
@@ -155,7 +146,7 @@ class Objective:
         """Return the objective and its gradient, flat, at these parameters."""
         with self._card.current():
             self._pass.run(parameters)
-            gradient = to_host(self._pass.session.get(GRADIENT, len(parameters)))
+            gradient = to_host(self._pass.session.get("gradient", len(parameters)))
             return self._pass.loss(), gradient.copy()
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,17 @@ def check_cubin(ptx: str, capability: tuple[int, int], name: str) -> None:
     )
     assert its.spilled == 0, (name, its)
     assert its.shared <= MOST_SHARED, (name, its)
+
+
+def test_the_type_of_a_launch_is_that_of_its_arrays() -> None:
+    from fastmlp.backends.cuda.device.adapter import type_of
+    from fastmlp.backends.cuda.plan.records import Nets
+
+    *_, (_, _, signature) = cubins.kernels("float32")
+    *_, expected, _, _ = signature.args
+    nets = Nets(*(SimpleNamespace(dtype=kind.dtype, _numba_type_=kind) for kind in expected))
+    assert nets._numba_type_ == type_of(nets) == expected
+    assert nets._numba_type_ is nets._numba_type_
 
 
 def device_rules() -> dict[str, tuple[Any, int, int]]:

@@ -59,6 +59,22 @@ def _unsigned(i: Any) -> Any:
 unsigned = int if SIMULATED else device_function(_unsigned)
 
 
+def _is_finite(x: Any) -> Any:
+    # For an infinity or a NaN, the difference is NaN.
+    return x - x == 0
+
+
+is_finite = device_function(_is_finite)
+
+
+def _on_host(argument: Any) -> Any:
+    """Return a kernel's argument, its arrays of the simulator as arrays of NumPy."""
+    if isinstance(argument, tuple):
+        return argument._make(map(_on_host, argument))  # type: ignore[attr-defined]
+    array = getattr(argument, "_item", argument)
+    return getattr(array, "_ary", array)
+
+
 def kernel(function: Function) -> Any:
     """Make a kernel, which compiles at its first launch."""
     if not SIMULATED:
@@ -67,7 +83,7 @@ def kernel(function: Function) -> Any:
     def simulated(*arguments: Any) -> None:
         # Compiled code never warns of an overflow.
         with np.errstate(all="ignore"):
-            function(*arguments)
+            function(*map(_on_host, arguments))
 
     return MODULE.jit(simulated)
 
@@ -113,6 +129,11 @@ def _configured(dispatcher: Any, n_blocks: int, n_threads: int, shared_bytes: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return dispatcher[n_blocks, n_threads, 0, shared_bytes]
+
+
+def type_of(argument: Any) -> Any:
+    """Return the type of a kernel's argument."""
+    return device_function(_unsigned).typeof_pyval(argument)
 
 
 def compiled_for(dispatcher: Any, arguments: tuple[Any, ...]) -> Any:

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp.backends.cuda.device import adapter
-from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel, synchronize, unsigned
+from fastmlp.backends.cuda.device.adapter import (
+    configured,
+    cuda,
+    is_finite,
+    kernel,
+    synchronize,
+    unsigned,
+)
 from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
@@ -177,9 +184,7 @@ def _finite_kernel() -> Any:
         n_columns = x.shape[1]
         for q in range(first, x.shape[0] * n_columns, n_all):
             r = q // n_columns
-            value = x[unsigned(r), unsigned(q - r * n_columns)]
-            # For an infinity or a NaN, the difference is NaN.
-            if not value - value == 0:
+            if not is_finite(x[unsigned(r), unsigned(q - r * n_columns)]):
                 found[0] = 1.0
 
     return kernel(check_finite)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backends.cuda.device.adapter import SCALARS, cuda, device_function, unsigned
+from fastmlp.backends.cuda.kernels.arguments import Extent, Operand, Product
 from fastmlp.backends.cuda.plan.design import TileShape
 from fastmlp.backends.cuda.plan.rules import Rules
 
@@ -22,7 +23,7 @@ def make_register_product(rules: Rules, n_threads: int) -> Any:
     large = _make_tiles(rules, TILE, n_threads)
     single = _make_tiles(rules, (1, 1), n_threads)
 
-    def product(numbers: Any, a: Any, b: Any, extent: Any, out: Any, t: Any) -> None:
+    def product(numbers: Any, a: Any, b: Operand, extent: Extent, out: Product, t: int) -> None:
         across, down = (
             (extent.n_columns + columns - 1) // columns,
             (extent.n_rows + rows - 1) // rows,
@@ -46,7 +47,7 @@ def _make_tiles(rules: Rules, tile: tuple[int, int], n_threads: int) -> Any:
     index, zero = SCALARS["int32"], np.dtype(rules.dtype).type(0)
     size, n_places = rows * columns, rows + columns
 
-    def tiles(numbers: Any, a: Any, b: Any, extent: Any, out: Any, t: Any) -> None:
+    def tiles(numbers: Any, a: Any, b: Operand, extent: Extent, out: Product, t: int) -> None:
         sums = cuda.local.array(size, scalar)
         places = cuda.local.array(n_places, index)
         n_rows, n_columns = extent.n_rows, extent.n_columns
@@ -109,7 +110,14 @@ def make_staged_product(rules: Rules, shape: TileShape) -> Any:
     multiply = _make_multiply(shape, b_place)
 
     def product(
-        staging: Any, memory: Any, a: Any, b: Any, extent: Any, out: Any, update: Any, t: Any
+        staging: Any,
+        memory: Any,
+        a: Any,
+        b: Operand,
+        extent: Extent,
+        out: Product,
+        update: Update,
+        t: int,
     ) -> None:
         sums = cuda.local.array(n_sums, scalar)
         begin(sums, memory, extent, out, update, t)
@@ -130,7 +138,7 @@ def _make_stage(rules: Rules, shape: TileShape, size: int, place: int) -> Any:
     zero = np.dtype(rules.dtype).type(0)
 
     def stage(
-        staging: Any, memory: Any, operand: Any, n: Any, done: Any, depth: Any, t: Any
+        staging: Any, memory: Any, operand: Operand, n: int, done: Any, depth: Any, t: int
     ) -> None:
         # A while loop: NVVM unrolls a range, 255 registers, spills -> 228, none (float64, sm_75).
         q = t
@@ -154,7 +162,7 @@ def _make_begin(rules: Rules, shape: TileShape) -> Any:
     zero = np.dtype(rules.dtype).type(0)
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
-    def begin(sums: Any, memory: Any, extent: Any, out: Any, update: Any, t: Any) -> None:
+    def begin(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):
@@ -178,7 +186,7 @@ def _make_multiply(shape: TileShape, b_place: int) -> Any:
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
     step, a_stride, b_stride = shape.depth, shape.tile_rows + 1, shape.tile_columns + 1
 
-    def multiply(staging: Any, sums: Any, t: Any) -> None:
+    def multiply(staging: Any, sums: Any, t: int) -> None:
         tx, ty = t % across, t // across
         # A while loop: NVVM makes 12 instructions a turn of a range.
         x_at, w_at, end = ty, b_place + tx, ty + step * a_stride
@@ -198,7 +206,7 @@ def _make_write(shape: TileShape) -> Any:
     """Make the copy of a thread's sums to memory."""
     across, down, rows, columns = shape.across, shape.down, shape.rows, shape.columns
 
-    def write(sums: Any, memory: Any, extent: Any, out: Any, update: Any, t: Any) -> None:
+    def write(sums: Any, memory: Any, extent: Extent, out: Product, update: Update, t: int) -> None:
         tx, ty = t % across, t // across
         for i in range(rows):
             for j in range(columns):

@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 from fastmlp.backends.cuda.device.adapter import (
+    SIMULATED,
     allow_shared_bytes,
     configured,
     max_cooperative_blocks,
@@ -16,8 +17,7 @@ from fastmlp.backends.cuda.kernels.grid import (
     FORWARD_BACKWARD,
     GRADIENT_UPDATE,
 )
-from fastmlp.backends.cuda.plan.design import BlockShape, Design, GridShape
-from fastmlp.backends.cuda.plan.plan import BATCH, N_ROWS
+from fastmlp.backends.cuda.plan.design import SIMULATED_THREADS, BlockShape, Design, GridShape
 from fastmlp.backends.cuda.plan.rules import Rules
 from fastmlp.backends.cuda.plan.session import Session
 
@@ -48,12 +48,13 @@ def launch_steps(
         launch_single_block(design.block, rules, session, rows)
         return
     kernels, n_threads = grid_kernels(rules, design.grid), design.grid.n_threads
-    arguments = (*rows, session.memory[0], session.sums[0], session.device_plans[0])
+    arguments = (*rows, session.nets)
     if design.kind == "grid":
         n_blocks = resident_blocks(session, kernels.run, arguments, n_threads)
         configured(kernels.run, arguments, n_blocks, n_threads)(*arguments)
         return
-    per_epoch = -(-int(session.plans[0, N_ROWS]) // int(session.plans[0, BATCH]))
+    plan = session.plans[0]
+    per_epoch = -(-int(plan["n_rows"]) // int(plan["batch"]))
     phase = configured(kernels.phase, (*arguments, 0, 0), phase_blocks(session), n_threads)
     for step in range(first, last):
         phase(*arguments, step, FORWARD_BACKWARD)
@@ -67,8 +68,8 @@ def launch_steps(
 def launch_single_block(shape: BlockShape, rules: Rules, session: Session, rows: Rows) -> None:
     """Launch the steps of all nets of a session, one block a net."""
     kernel = single_block_kernel(rules, shape)
-    arguments = (*rows, session.memory, session.sums, session.device_plans)
-    n_bytes = session.sizes.space * session.memory.dtype.itemsize if shape.shared else 0
+    arguments = (*rows, session.nets)
+    n_bytes = session.sizes.space * session.nets.memory.dtype.itemsize if shape.shared else 0
     allow_shared_bytes(kernel, arguments, n_bytes)
     n_blocks = len(session.plans)
     configured(kernel, arguments, n_blocks, shape.n_threads, n_bytes)(*arguments)
@@ -80,11 +81,17 @@ def launch_chunk(
     """Launch the forward pass of a chunk of rows; with `losses`, their sum, and the gradient if
     the plan's mode is TRAIN."""
     kernel = grid_kernels(rules, shape).phase
-    arguments = (*rows, session.memory[0], session.sums[0], session.device_plans[0])
+    arguments = (*rows, session.nets)
     phase = configured(kernel, (*arguments, 0, 0), phase_blocks(session), shape.n_threads)
     phase(*arguments, 0, FORWARD_BACKWARD)
     if losses:
         phase(*arguments, 0, GRADIENT_UPDATE)
+
+
+def launch_update(rules: Rules, session: Session) -> None:
+    """Launch one optimizer step by the gradient in memory."""
+    kernel = apply_kernel(rules, n_threads := SIMULATED_THREADS if SIMULATED else 256)
+    configured(kernel, (session.nets,), phase_blocks(session), n_threads)(session.nets)
 
 
 def phase_blocks(session: Session) -> int:

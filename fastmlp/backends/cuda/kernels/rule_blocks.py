@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import Any
 
 from fastmlp.backends.cuda.device.adapter import MODULE, SIMULATED, device_function, unsigned
-from fastmlp.backends.cuda.plan.plan import NO_AVERAGE, OWN_AVERAGE
+from fastmlp.backends.cuda.plan.records import NO_AVERAGE, OWN_AVERAGE, Plan
 from fastmlp.backends.cuda.plan.rules import Rules
 from fastmlp.rules import elementary
 from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
@@ -192,6 +192,24 @@ def copy_average(rules: Rules) -> Any:
         pass
 
     return device_function(nothing if rules.average == NO_AVERAGE else copy)
+
+
+def restore(rules: Rules) -> Any:
+    """Make ``f(memory, plan, first, step)``: the end of a training that has diverged.
+
+    Every `step`-th parameter, from the `first` on, and its average become those before the epoch;
+    the optimizer's state becomes 0.
+    """
+    copy = copy_average(rules)
+
+    def back(memory: Any, plan: Plan, first: int, step: int) -> None:
+        for i in range(first, plan.n_parameters, step):
+            memory[unsigned(plan.parameters + i)] = memory[unsigned(plan.backup + i)]
+            memory[unsigned(plan.m + i)] = 0
+            memory[unsigned(plan.v + i)] = 0
+        copy(memory, plan.average, plan.average_backup, first, plan.n_parameters, step)
+
+    return device_function(back)
 
 
 def _taker(n: int) -> Any:

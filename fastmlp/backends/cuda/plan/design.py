@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from fastmlp.backends.cuda.device import adapter
 from fastmlp.backends.cuda.device.card import Card
-from fastmlp.backends.cuda.plan.plan import N_TILES, Need, make_plan
+from fastmlp.backends.cuda.plan.plan import Need, make_plan
 from fastmlp.network.spec import Network
 
 
@@ -134,11 +134,11 @@ def grid_shape(network: Network, n_rows: int, card: Card) -> GridShape:
 
 def n_tiles(network: Network, shape: TileShape) -> int:
     """Return the number of tiles of a net's weights."""
-    plan, _ = make_plan(network, Need(1, 1, tile=(shape.tile_rows, shape.tile_columns)))
-    return int(plan[N_TILES])
+    need = Need(1, 1, tile=(shape.tile_rows, shape.tile_columns))
+    return int(make_plan(network, need).plan["n_tiles"][0])
 
 
 def space_bytes(network: Network, batch: int) -> int:
     """Return the bytes of shared memory in which one block trains a net."""
-    sizes = make_plan(network, Need(batch, batch, block=True))[1]
+    sizes = make_plan(network, Need(batch, batch, block=True)).sizes
     return sizes.space * network.dtype.itemsize

@@ -1,112 +1,21 @@
-"""The plan: one vector of integers, from which a kernel reads sizes and offsets.
+"""The plan of a net: its records, and the sizes of the arrays that they describe."""
 
-A launch costs 7 us and 4 us more for each array. So kernels take five arrays: features, targets,
-`memory` (of the net's dtype), `sums` (float64) and the plan (int64). The constants below are
-indices into the plan. The plan's values are counts, and offsets into `memory`, `sums` or the plan.
-"""
-
-from itertools import count, pairwise
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backends.cuda.plan.records import (
+    FIXED_SUMS,
+    NO_AVERAGE,
+    OWN_AVERAGE,
+    Layer,
+    Plan,
+    dtype_of,
+)
 from fastmlp.network.spec import Network
 from fastmlp.rules.groups import ParameterGroups
-
-_next = count()
-N_LAYERS = next(_next)
-N_PARAMETERS = next(_next)
-N_OUTPUTS = next(_next)
-# Rows of an epoch and of a batch; orders of the rows in the plan, 0: rows in the data's order.
-N_ROWS = next(_next)
-BATCH = next(_next)
-N_ORDERS = next(_next)
-# A launch's steps within its window of epochs; the first row of a chunk of an evaluation.
-FIRST = next(_next)
-LAST = next(_next)
-FIRST_ROW = next(_next)
-# Offsets into memory: flat parameters, the optimizer's state, the average of the parameters or the
-# state from which it follows, parameters and average before the epoch, the gradient, the
-# coefficients of a launch's steps, the rows' weights.
-PARAMETERS = next(_next)
-M = next(_next)
-V = next(_next)
-AVERAGE = next(_next)
-BACKUP = next(_next)
-AVERAGE_BACKUP = next(_next)
-GRADIENT = next(_next)
-COEFFICIENTS = next(_next)
-N_COEFFICIENTS = next(_next)
-# Where the numbers of dropout begin in a step's coefficients.
-DRAWS = next(_next)
-# The first layer that is trained.
-LOWEST = next(_next)
-WEIGHTS = next(_next)
-WEIGHTED = next(_next)
-# The space of a block that has no shared memory for it.
-SCRATCH = next(_next)
-# Offsets into sums: the penalties' strengths, the rows' losses, the partial sums of the penalties,
-# the epochs' losses.
-N_PENALTIES = next(_next)
-STRENGTHS = next(_next)
-ROW_LOSSES = next(_next)
-PENALTY_SUMS = next(_next)
-N_PENALTY_SUMS = next(_next)
-LOSSES = next(_next)
-# TRAIN, PREDICT or EVALUATE; True if a gradient adds to the previous chunk's; True for the last
-# chunk.
-MODE = next(_next)
-ACCUMULATE = next(_next)
-LAST_CHUNK = next(_next)
-N_TILES = next(_next)
-# The offset of the row orders in the plan; True if the device makes them from random words.
-ORDERS = next(_next)
-SHUFFLED = next(_next)
-LAYERS = next(_next)
-
-# A layer's words, from LAYERS + i * LAYER_WORDS on. One layer more than the net's has the outputs.
-# A layer's inputs end with a column of ones, so biases are one row more of the weights.
-_next = count()
-N_IN = next(_next)
-N_OUT = next(_next)
-W = next(_next)
-B = next(_next)
-ACTIVATION = next(_next)
-INPUT = next(_next)
-INPUT_STRIDE = next(_next)
-# The derivative of the previous layer's activation, at this layer's inputs.
-DERIVATIVE = next(_next)
-DELTA = next(_next)
-DELTA_STRIDE = next(_next)
-# The block's own weights and gradient, rows BLOCK_STRIDE apart.
-BLOCK_WEIGHTS = next(_next)
-BLOCK_GRADIENT = next(_next)
-BLOCK_STRIDE = next(_next)
-FIRST_TILE = next(_next)
-# Offsets of the coefficients of the layer's weights and biases in a step's; FROZEN: no step.
-WEIGHT_COEFFICIENTS = next(_next)
-BIAS_COEFFICIENTS = next(_next)
-LAYER_WORDS = next(_next)
-
-# Indices into sums.
-_next = count()
-REACHED = next(_next)
-DIVERGED = next(_next)
-NON_FINITE = next(_next)
-EPOCH_LOSS = next(_next)
-EPOCH_MASS = next(_next)
-BATCH_MASS = next(_next)
-BATCH_LOSS = next(_next)
-LOSS_SUMS = next(_next)
-# The number of partial sums is independent of the number of threads, and so are the bits.
-N_PARTIAL_SUMS = 32
-MASS_SUMS = LOSS_SUMS + N_PARTIAL_SUMS
-FIXED_SUMS = MASS_SUMS + N_PARTIAL_SUMS
-
-TRAIN, PREDICT, EVALUATE = 0, 1, 2
-# What a net shows: its parameters, an average in a slot of its own, one that follows from M.
-NO_AVERAGE, OWN_AVERAGE, AVERAGE_OF_M = 0, 1, 2
 
 
 class Sizes(NamedTuple):
@@ -126,9 +35,9 @@ class Need(NamedTuple):
     n_rows : rows of an epoch
     n_weights : rows with a weight; 0: rows count alike
     n_coefficients, n_steps : coefficients of a step, and steps of the longest launch
-    n_drawn : numbers of dropout, the last of a step's coefficients
-    places : of each layer, where its weights' and its biases' coefficients begin, or FROZEN; empty:
-        all at 0
+    n_drawn : numbers of dropout, which end a step's coefficients
+    places : each layer's offsets of the coefficients of its weights and biases, or FROZEN; empty:
+        all are 0
     lowest : the first layer that is trained
     n_epochs : epochs of the longest window
     n_orders : orders of the rows
@@ -177,68 +86,70 @@ def _odd(n: int) -> int:
     return n | 1
 
 
-def make_plan(network: Network, need: Need) -> tuple[NDArray[np.int64], Sizes]:
-    """Return a net's plan, with room for the row orders, and the sizes of its arrays."""
-    layout, n_layers = network.layout, network.layout.n_layers
-    head = LAYERS + (n_layers + 1) * LAYER_WORDS
-    plan = np.zeros(head + need.n_orders * need.n_rows, np.int64)
+class NetPlan(NamedTuple):
+    """A net's plan, shape (1,), its layers, shape (n_layers + 1,), and the sizes of its arrays."""
+
+    plan: NDArray[Any]
+    layers: NDArray[Any]
+    sizes: Sizes
+
+
+def make_plan(network: Network, need: Need) -> NetPlan:
+    """Return a net's records, and the sizes of its arrays."""
+    layout, plans = network.layout, np.zeros(1, dtype_of(Plan))
+    plan: Any = plans[0]
     memory, sums = _Allocator(), _Allocator(FIXED_SUMS)
-    plan[N_LAYERS], plan[N_PARAMETERS] = n_layers, layout.n_parameters
-    plan[N_OUTPUTS], plan[N_ROWS], plan[BATCH] = layout.sizes[-1], need.n_rows, need.rows
-    plan[PARAMETERS] = memory.take(layout.n_parameters)
-    offsets = [M, V, BACKUP] if need.train else []
-    if need.average == OWN_AVERAGE:
-        offsets.append(AVERAGE)
+    plan.n_layers, plan.n_parameters = layout.n_layers, layout.n_parameters
+    plan.n_outputs, plan.lowest = layout.sizes[-1], need.lowest
+    plan.n_rows, plan.batch, plan.last_chunk = need.n_rows, need.rows, 1
+    plan.parameters = memory.take(layout.n_parameters)
+    if need.train:
+        for name in ("m", "v", "backup"):
+            plan[name] = memory.take(layout.n_parameters)
     if need.average != NO_AVERAGE:
-        offsets.append(AVERAGE_BACKUP)
-    for offset in offsets:
-        plan[offset] = memory.take(layout.n_parameters)
-    if need.average == AVERAGE_OF_M:
-        plan[AVERAGE] = plan[M]
-    plan[GRADIENT] = memory.take(0 if need.block else layout.n_parameters)
-    plan[N_COEFFICIENTS], plan[LOWEST] = need.n_coefficients, need.lowest
-    plan[DRAWS] = need.n_coefficients - need.n_drawn
-    plan[COEFFICIENTS] = memory.take(need.n_coefficients * need.n_steps)
-    plan[WEIGHTED], plan[WEIGHTS] = need.n_weights > 0, memory.take(need.n_weights)
-    plan[SCRATCH] = memory.end
-    plan[N_PENALTIES] = len(network.penalties)
-    plan[STRENGTHS] = sums.take(len(network.penalties))
-    plan[ROW_LOSSES] = sums.take(need.rows)
-    plan[PENALTY_SUMS] = sums.take(need.n_penalty_sums)
-    plan[N_PENALTY_SUMS], plan[LOSSES] = need.n_penalty_sums, sums.take(need.n_epochs)
-    plan[ORDERS] = head
+        own = need.average == OWN_AVERAGE
+        plan.average = memory.take(layout.n_parameters) if own else plan.m
+        plan.average_backup = memory.take(layout.n_parameters)
+    plan.gradient = memory.take(0 if need.block else layout.n_parameters)
+    plan.n_coefficients, plan.draws = need.n_coefficients, need.n_coefficients - need.n_drawn
+    plan.coefficients = memory.take(need.n_coefficients * need.n_steps)
+    plan.weighted, plan.weights = need.n_weights > 0, memory.take(need.n_weights)
+    plan.scratch = memory.end
+    plan.n_penalties = len(network.penalties)
+    plan.strengths, plan.row_losses = sums.take(len(network.penalties)), sums.take(need.rows)
+    plan.penalty_sums, plan.n_penalty_sums = sums.take(need.n_penalty_sums), need.n_penalty_sums
+    plan.losses = sums.take(need.n_epochs)
     space = _Allocator(0 if need.block else memory.end)
-    _lay_out_layers(network, need, plan, space)
-    if need.block:
-        return plan, Sizes(memory.end, sums.end, space.end)
-    return plan, Sizes(space.end, sums.end, 0)
+    layers = _layers(network, need, space)
+    plan.n_tiles = layers[-1].first_tile
+    own_space = space.end if need.block else 0
+    return NetPlan(
+        plans, layers, Sizes(memory.end if need.block else space.end, sums.end, own_space)
+    )
 
 
-def _lay_out_layers(
-    network: Network, need: Need, plan: NDArray[np.int64], space: _Allocator
-) -> None:
+def _layers(network: Network, need: Need, space: _Allocator) -> NDArray[Any]:
     layout, sizes = network.layout, network.layout.sizes
     codes = {rule: code for code, rule in enumerate(dict.fromkeys(network.activations))}
     stride = _odd if need.block else int
     places = need.places or [(0, 0)] * layout.n_layers
+    layers: Any = np.zeros(layout.n_layers + 1, dtype_of(Layer))
     tiles = 0
     for i, (n_in, n_out) in enumerate(pairwise((*sizes, sizes[-1]))):
-        at = LAYERS + i * LAYER_WORDS
-        layer = plan[at : at + LAYER_WORDS]
-        layer[N_IN], layer[N_OUT] = n_in, n_out
-        layer[INPUT_STRIDE] = stride(n_in + 1)
-        layer[INPUT] = space.take(need.rows * int(layer[INPUT_STRIDE]))
-        layer[DERIVATIVE] = space.take(need.rows * int(layer[INPUT_STRIDE]) if i > 0 else 0)
+        layer = layers[i]
+        layer.n_in, layer.n_out, layer.first_tile = n_in, n_out, tiles
+        layer.input_stride = stride(n_in + 1)
+        layer.inputs = space.take(need.rows * int(layer.input_stride))
+        layer.derivatives = space.take(need.rows * int(layer.input_stride) if i > 0 else 0)
         if i == layout.n_layers:
             break
-        layer[W], layer[B] = layout.weights[i], layout.biases[i]
-        layer[WEIGHT_COEFFICIENTS], layer[BIAS_COEFFICIENTS] = places[i]
-        layer[ACTIVATION] = codes[network.activations[i]]
-        layer[DELTA_STRIDE] = layer[BLOCK_STRIDE] = stride(n_out)
-        layer[DELTA] = space.take(need.rows * int(layer[DELTA_STRIDE]))
+        layer.w, layer.b = layout.weights[i], layout.biases[i]
+        layer.weight_coefficients, layer.bias_coefficients = places[i]
+        layer.activation = codes[network.activations[i]]
+        layer.delta_stride = layer.block_stride = stride(n_out)
+        layer.deltas = space.take(need.rows * int(layer.delta_stride))
         if need.block:
-            layer[BLOCK_WEIGHTS] = space.take((n_in + 1) * int(layer[BLOCK_STRIDE]))
-            layer[BLOCK_GRADIENT] = space.take((n_in + 1) * int(layer[BLOCK_STRIDE]))
-        layer[FIRST_TILE] = tiles
+            layer.block_weights = space.take((n_in + 1) * int(layer.block_stride))
+            layer.block_gradient = space.take((n_in + 1) * int(layer.block_stride))
         tiles += -(-(n_in + 1) // need.tile[0]) * -(-n_out // need.tile[1])
-    plan[LAYERS + layout.n_layers * LAYER_WORDS + FIRST_TILE] = plan[N_TILES] = tiles
+    return layers

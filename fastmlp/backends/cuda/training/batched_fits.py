@@ -21,16 +21,7 @@ from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.launch import launch_single_block
 from fastmlp.backends.cuda.kernels.shuffling import MIN_DEVICE_ORDERS, make_orders
 from fastmlp.backends.cuda.plan.design import Design, design_for
-from fastmlp.backends.cuda.plan.plan import (
-    COEFFICIENTS,
-    DIVERGED,
-    LAST,
-    LOSSES,
-    PARAMETERS,
-    REACHED,
-    WEIGHTS,
-    Need,
-)
+from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.rules import Rules, rules_of
 from fastmlp.backends.cuda.plan.session import Session, bytes_of, require
 from fastmlp.backends.cuda.training.batched_member import Member, MemberFit
@@ -162,13 +153,13 @@ class Group:
         need = _need(first, self._rules, n_rows, batch, block.n_threads)
         networks = [member.network for member in members]
         self._session = session = Session(card, networks, need, shared=block.shared, who="fit_many")
-        self._losses = int(session.plans[0, LOSSES])
+        self._losses = int(session.plans["losses"][0])
         self._steps = min(FIRST_STEPS, MOST_STEPS)
-        session.put_all(PARAMETERS, np.stack([member.parameters for member in members]))
+        session.put_all("parameters", np.stack([member.parameters for member in members]))
         if len(first.weight):
-            session.put_all(WEIGHTS, np.stack([member.weight for member in members]))
+            session.put_all("weights", np.stack([member.weight for member in members]))
         for i, fit in enumerate(fits):
-            session.set(i, N_ROWS=len(fit.rows), BATCH=fit.batch)
+            session.set(i, n_rows=len(fit.rows), batch=fit.batch)
             fit.member.moments.load(session, None, i)
 
     def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
@@ -200,11 +191,11 @@ class Group:
     def _begin(self, n_epochs: int, shuffle: bool) -> None:
         """Begin a window of epochs."""
         session, fits = self._session, self._fits
-        session.set_sums(REACHED, 0.0)
+        session.set_progress(reached=0)
         words = [fit.begin(n_epochs, shuffle) for fit in fits]
         n_orders = [n_epochs if drawn.size else 1 for drawn in words]
         for i, drawn in enumerate(words):
-            session.set(i, N_ORDERS=n_orders[i], SHUFFLED=drawn.size > 0)
+            session.set(i, n_orders=n_orders[i], shuffled=drawn.size > 0)
         if sum(n_orders) < MIN_DEVICE_ORDERS:
             session.send_orders([fit.order(drawn) for fit, drawn in zip(fits, words, strict=True)])
             return
@@ -214,9 +205,8 @@ class Group:
         session.reserve_orders(
             max(n * len(fit.rows) for n, fit in zip(n_orders, fits, strict=True))
         )
-        session.send_heads()
-        plans = session.device_plans
-        make_orders(session.card, words, self._device_rows, plans, max(n_orders))
+        session.send_plans()
+        make_orders(session.card, words, self._device_rows, session.nets, max(n_orders))
 
     def _launch(self, totals: Sequence[int], upcoming: int) -> None:
         """Do as many steps of each net as take about `CALL_SECONDS`; meanwhile, draw the random
@@ -225,10 +215,10 @@ class Group:
         for i, fit in enumerate(self._fits):
             last = min(fit.unit + self._steps, fit.end)
             losses = self._losses - fit.unit // fit.per_epoch
-            session.set(i, FIRST=fit.unit, LAST=last, LOSSES=losses)
-        constants = packed(self._coefficients(totals), session.memory.dtype)
-        session.put_all(COEFFICIENTS, constants)
-        session.send_heads()
+            session.set(i, first=fit.unit, last=last, losses=losses)
+        constants = packed(self._coefficients(totals), session.nets.memory.dtype)
+        session.put_all("coefficients", constants)
+        session.send_plans()
         launch_single_block(self.design.block, self._rules, session, self._rows)
         for fit in self._fits:
             fit.draw_ahead(upcoming)
@@ -242,7 +232,7 @@ class Group:
         computed: dict[Any, Array] = {}
         found = []
         for i, (fit, total) in enumerate(zip(self._fits, totals, strict=True)):
-            last = int(self._session.plans[i, LAST])
+            last = int(self._session.plans["last"][i])
             member, done = fit.member, (fit.outcome.n_steps, last - fit.unit, total)
             drawn = (member.network.dropout, member.key)
             key: Any = (member.optimizer, *done, member.averaged_from, *drawn)
@@ -256,10 +246,10 @@ class Group:
     def _advance(self) -> int:
         """Record the progress of all nets; return the number of epochs that have ended."""
         n_ended = 0
-        for fit, sums in zip(self._fits, self._session.sums.copy_to_host(), strict=True):
+        sums = self._session.nets.sums.copy_to_host()[:, self._losses :]
+        for fit, progress, losses in zip(self._fits, self._session.progress(), sums, strict=True):
             if fit.unit < fit.end:
-                reached, diverged = int(sums[REACHED]), bool(sums[DIVERGED])
-                n_ended += fit.advance(reached, diverged, sums[self._losses :])
+                n_ended += fit.advance(int(progress.reached), bool(progress.diverged), losses)
         return n_ended
 
     def _store(self) -> None:

@@ -13,7 +13,7 @@ from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.cuda.kernels.arguments import Rows
 from fastmlp.backends.cuda.kernels.launch import launch_steps
 from fastmlp.backends.cuda.plan.design import Design, Kind, design_for
-from fastmlp.backends.cuda.plan.plan import COEFFICIENTS, DIVERGED, LOSSES, REACHED, WEIGHTS, Need
+from fastmlp.backends.cuda.plan.plan import Need
 from fastmlp.backends.cuda.plan.rules import rules_of
 from fastmlp.backends.cuda.plan.session import Session, require
 from fastmlp.backends.cuda.training.optimizer_state import Moments
@@ -83,7 +83,7 @@ class Trainer:
             who="MLP.fit",
         )
         self._send(data)
-        self._losses = int(session.plans[0, LOSSES])
+        self._losses = int(session.plans["losses"][0])
         self._order: Any = None
         self.load()
 
@@ -92,7 +92,7 @@ class Trainer:
         of them."""
         self._subset, self._n_rows, self._order = data.rows, data.n_rows, None
         self.units_per_epoch = -(-self._n_rows // self._batch)
-        self._session.set(N_ROWS=self._n_rows)
+        self._session.set(n_rows=self._n_rows)
         self._send(data)
 
     def _send(self, data: Data) -> None:
@@ -100,7 +100,7 @@ class Trainer:
         with self._card.current():
             self._rows = Rows(to_device(self._card, data.x), to_device(self._card, data.y))
             if data.weight.size:
-                self._session.put(WEIGHTS, np.ascontiguousarray(data.weight))
+                self._session.put("weights", np.ascontiguousarray(data.weight))
 
     def orders(self, words: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Return an order of the rows for each row of random words, shape (n_orders, n_rows), the
@@ -137,19 +137,19 @@ class Trainer:
     def begin(self) -> None:
         """Begin a window of epochs: `reached` is 0."""
         with self._card.current():
-            self._session.set_sum(REACHED, 0.0)
+            self._session.set_progress(reached=0)
 
     @property
     def reached(self) -> int:
         """The unit of the window that the launches have reached, interrupted or not."""
         with self._card.current():
-            return int(self._session.sum_at(REACHED))
+            return int(self._session.progress()["reached"][0])
 
     @property
     def diverged(self) -> bool:
         """True if the last call met a number that is not finite."""
         with self._card.current():
-            return bool(self._session.sum_at(DIVERGED))
+            return bool(self._session.progress()["diverged"][0])
 
     def step_of(self, unit: int) -> int:
         """Return the number of steps of a window that are complete before this unit."""
@@ -183,16 +183,16 @@ class Trainer:
         """Copy the order to the GPU, once per window: the calls of a window pass the same array."""
         if order is self._order:
             return
-        self._session.set(N_ORDERS=len(order))
+        self._session.set(n_orders=len(order))
         self._session.send_orders([order])
         self._order = order
 
     def _launch(self, constants: Array, first: int, last: int) -> None:
         session = self._session
-        session.put(COEFFICIENTS, np.ascontiguousarray(constants).reshape(-1))
+        session.put("coefficients", np.ascontiguousarray(constants).reshape(-1))
         # The losses begin with the epoch of the first step.
-        session.set(FIRST=first, LAST=last, LOSSES=self._losses - first // self.units_per_epoch)
-        session.send_heads()
+        session.set(first=first, last=last, losses=self._losses - first // self.units_per_epoch)
+        session.send_plans()
         launch_steps(self.design, self._rules, session, self._rows, first, last)
         synchronize()
 
@@ -203,7 +203,7 @@ class Trainer:
         high = reached // per_epoch if reached == last else reached // per_epoch + 1
         if high > low:
             start = self._losses
-            found = self._session.sums[0, start : start + high - low].copy_to_host()
+            found = self._session.nets.sums[0, start : start + high - low].copy_to_host()
             losses[low:high] = found
 
 

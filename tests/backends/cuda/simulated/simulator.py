@@ -7,11 +7,45 @@ once in some thousand launches on a busy machine, two times in three if a reques
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numba.cuda.simulator import kernel, kernelapi
+from numpy.typing import NDArray
+
+
+class Record:
+    """A record, live. Reading a field of one of NumPy's takes 1 us, here 0.3 us."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Any) -> None:
+        object.__setattr__(self, "_fields", fields)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._fields[name] = value
+
+
+class Records:
+    """An array of records."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.shape, self._array = array.shape, array.view(array.dtype.descr)
+
+    def __getitem__(self, i: int) -> Record:
+        return Record(self._array[i])
+
+
+def arrays_replaced(argument: Any, replacement: Callable[[NDArray[Any]], Any]) -> Any:
+    """Return a kernel's argument with its arrays replaced."""
+    if isinstance(argument, tuple):
+        return type(argument)(*(arrays_replaced(part, replacement) for part in argument))
+    array = getattr(argument, "_item", argument)
+    return replacement(array._ary) if hasattr(array, "_ary") else argument
 
 
 class Thread(kernel.BlockThread):
@@ -47,6 +81,7 @@ class Block:
 
     def run(self, grid_point: Any, *arguments: Any) -> None:
         """Run all threads of the block."""
+        arguments = tuple(arrays_replaced(each, self.replaced) for each in arguments)
         threads = [
             self.thread(lambda: self._f(*arguments), self, grid_point, place)
             for place in np.ndindex(*self._block_dim)
@@ -74,6 +109,10 @@ class Block:
     def thread(self, *given: Any) -> Thread:
         """Return a thread of the block."""
         return Thread(*given)
+
+    def replaced(self, array: NDArray[Any]) -> Any:
+        """Return an array of a kernel's arguments, as the block's threads take it."""
+        return Records(array) if array.dtype.names else array
 
 
 LOCK = threading.Lock()

@@ -12,6 +12,7 @@ from fastmlp import EMA, MLP, fit_many
 from fastmlp.backends.cuda import predict
 from fastmlp.backends.cuda.device import adapter, arrays
 from fastmlp.backends.cuda.device.adapter import configured, cuda, kernel
+from fastmlp.backends.cuda.plan.records import NetProgress, dtype_of
 from fastmlp.backends.cuda.training import batched_fits
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.optimizers import SGD, Adam
@@ -106,7 +107,8 @@ def test_many_nets(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def launch(body: Any, n_blocks: int = 1) -> None:
-        made, numbers = kernel(body), np.zeros((1, 4))
+        made, records = kernel(body), body is of_fields
+        numbers = np.zeros(1, dtype_of(NetProgress)) if records else np.zeros((1, 4))
         configured(made, (numbers,), n_blocks, 2)(adapter.MODULE.to_device(numbers))
 
     def unordered(x: Any) -> None:
@@ -126,6 +128,11 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         if cuda.threadIdx.x == 0:
             x[0, 0] = 1.0 + x[0, 0]
 
+    def of_fields(x: Any) -> None:
+        progress = x[0]
+        progress.batch_mass = 1.0
+        progress.reached = 1 + cuda.threadIdx.x
+
     def gone(x: Any) -> None:
         if cuda.threadIdx.x == 0:
             cuda.syncthreads()
@@ -142,6 +149,7 @@ def test_a_missing_barrier_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         (unordered, 1, "no barrier behind it|is changed by one thread and read by"),
         (late, 1, "no barrier behind it|is changed by one thread and read by"),
         (of_blocks, 2, "is changed by one block and read by|is changed by block"),
+        (of_fields, 1, r"array of \(1,\), .*\.reached is changed by thread \d, no barrier"),
         (gone, 1, "some wait for threads that are gone"),
         (apart, 1, "threads wait at different barriers"),
     ):
