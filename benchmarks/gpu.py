@@ -222,7 +222,7 @@ def together(load: Load) -> Callable[[int], None]:
 
     def run(n_epochs: int) -> None:
         with card.current():
-            group.train(n_epochs, shuffle=True, told=None)
+            group.train(n_epochs, shuffle=True, on_epochs=None)
 
     return run
 

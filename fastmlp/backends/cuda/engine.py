@@ -200,7 +200,7 @@ class Engine:
         epochs: int,
         batch_size: int,
         shuffle: bool,
-        told: Callable[[int], object] | None,
+        on_epochs: Callable[[int], object] | None,
     ) -> None:
         """Train nets over shared X and y for so many epochs each, a block a net; their states are
         brought up to date, also if an exception ends the call."""
@@ -208,14 +208,14 @@ class Engine:
         try:
             train_together(
                 self.card,
-                [_member(*each, epochs, batch_size) for each in members],
+                [_member(*member, epochs, batch_size) for member in members],
                 first.x,
                 first.y,
                 epochs=epochs,
                 batch_size=batch_size,
                 shuffle=shuffle,
                 outcomes=outcomes,
-                told=told,
+                on_epochs=on_epochs,
             )
         finally:
             for (_, state, _), outcome in zip(members, outcomes, strict=True):

@@ -150,8 +150,8 @@ class Objective:
             return self._pass.loss(), gradient.copy()
 
 
-class Verbs(Protocol):
-    """The verb of the engine that a predictor calls."""
+class PredictingEngine(Protocol):
+    """The part of an engine that a predictor calls."""
 
     def predictions(
         self, parameters: Array, X: Any, out: Any, *, raw: bool = False, who: str = "MLP.predict"
@@ -174,7 +174,7 @@ class Predictor:
 
     def __init__(
         self,
-        engine: Verbs,
+        engine: PredictingEngine,
         parameters: Array,
         *,
         raw: bool = False,
@@ -184,7 +184,7 @@ class Predictor:
         self._select = select
 
     def __reduce__(self) -> Any:
-        """A copy has parameters of its own."""
+        """Return a call that makes None: a copy of a net makes a predictor of its own."""
         return type(None), ()
 
     def __call__(self, X: Any, out: Any = None, who: str = "MLP.predict") -> Any:
@@ -193,8 +193,9 @@ class Predictor:
         Predictions on the host that are not finite warn.
         """
         x = self._select(X, who)
-        found = self._engine.predictions(self._parameters, x, out, raw=self._raw, who=who)
-        return validation.warn_if_not_finite(found, who) if isinstance(found, np.ndarray) else found
+        result = self._engine.predictions(self._parameters, x, out, raw=self._raw, who=who)
+        on_host = isinstance(result, np.ndarray)
+        return validation.warn_if_not_finite(result, who) if on_host else result
 
     def quick(self, x: object, out: object = None) -> Array | None:
         """Return None: a few rows go to the GPU as many do."""

@@ -21,6 +21,9 @@ from fastmlp.backends.cuda.device.card import Card
 from fastmlp.backends.protocol import Data
 from fastmlp.rules.losses import Loss
 
+Array = NDArray[Any]
+N_BLOCKS, N_THREADS = (2, 8) if adapter.SIMULATED else (512, 256)
+
 
 def is_device_array(array: Any) -> bool:
     """Return True if an object has the CUDA array interface."""
@@ -66,9 +69,6 @@ class _HostMemory:
         self.__array_interface__ = interface
 
 
-Array = NDArray[Any]
-
-
 def features(x: Any, n_features: int, dtype: np.dtype[Any], who: str) -> Any:
     """Return X, checked as by `validation.features`; an X on the GPU stays there, not copied.
 
@@ -95,20 +95,20 @@ def targets(y: Any, n_rows: int, n_outputs: int, loss: Loss, dtype: np.dtype[Any
 
     A y on the GPU is checked on the host. It stays on the GPU if it needs no conversion.
     """
-    how = (n_rows, n_outputs, loss.targets, dtype, who, loss.per_target)
-    if not is_device_array(y):
-        return validation.targets(y, *how)
-    array = adopted(y, f"{who}: y")
-    table = validation.targets(to_host(array), *how)
-    as_is = array.dtype == dtype and tuple(array.shape) == table.shape and _contiguous(y, array)
-    return array if as_is else table
+    on_device = adopted(y, f"{who}: y") if is_device_array(y) else None
+    host = y if on_device is None else to_host(on_device)
+    table = validation.targets(host, n_rows, n_outputs, loss.targets, dtype, who, loss.per_target)
+    if on_device is None:
+        return table
+    same = on_device.dtype == dtype and tuple(on_device.shape) == table.shape
+    return on_device if same and _contiguous(y) else table
 
 
-def weights(given: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
+def weights(weight: Any, n_rows: int, dtype: np.dtype[Any], who: str) -> Array:
     """Return sample weights, checked as by `validation.weights`, on the host."""
-    if is_device_array(given):
-        given = to_host(adopted(given, f"{who}: sample_weight"))
-    return validation.weights(given, n_rows, dtype, who)
+    if is_device_array(weight):
+        weight = to_host(adopted(weight, f"{who}: sample_weight"))
+    return validation.weights(weight, n_rows, dtype, who)
 
 
 def out_array(out: Any, shape: tuple[int, int], dtype: np.dtype[Any], who: str) -> Any:
@@ -137,20 +137,20 @@ def to_device(card: Card, array: Any) -> Any:
     return card.copied(np.ascontiguousarray(array))
 
 
-def _check_layout(given: Any, dtype: np.dtype[Any], who: str, name: str) -> None:
-    interface = given.__cuda_array_interface__
+def _check_layout(array: Any, dtype: np.dtype[Any], who: str, name: str) -> None:
+    interface = array.__cuda_array_interface__
     kind = np.dtype(interface["typestr"])
     if kind != dtype:
         raise TypeError(
             f"{who}: {name} on a device is used as it is and must be {dtype}, got {kind}; "
             "convert it there"
         )
-    if not _contiguous(given, None):
+    if not _contiguous(array):
         raise ValueError(f"{who}: {name} on a device is used as it is and must be C-contiguous")
 
 
-def _contiguous(given: Any, array: Any) -> bool:
-    interface = given.__cuda_array_interface__
+def _contiguous(array: Any) -> bool:
+    interface = array.__cuda_array_interface__
     strides = interface.get("strides")
     if strides is None:
         return True
@@ -172,29 +172,26 @@ def gathered(data: Data) -> Data:
     return Data(to_host(data.x)[data.rows], to_host(data.y)[data.rows], weight)
 
 
-N_BLOCKS, N_THREADS = (2, 8) if adapter.SIMULATED else (512, 256)
-
-
 @cache
 def _finite_kernel() -> Any:
-    """Make the kernel ``check_finite(x, found)``; a number that is not finite sets `found`."""
+    """Make the kernel ``check_finite(x, non_finite)``; ``non_finite[0]`` becomes 1 or stays 0."""
 
-    def check_finite(x: Any, found: Any) -> None:
+    def check_finite(x: Any, non_finite: Any) -> None:
         first, n_all = cuda.blockIdx.x * N_THREADS + cuda.threadIdx.x, N_BLOCKS * N_THREADS
         n_columns = x.shape[1]
         for q in range(first, x.shape[0] * n_columns, n_all):
             r = q // n_columns
             if not is_finite(x[unsigned(r), unsigned(q - r * n_columns)]):
-                found[0] = 1.0
+                non_finite[0] = 1.0
 
     return kernel(check_finite)
 
 
 def all_finite(x: Any) -> bool:
     """Return True if all numbers of a matrix on the GPU are finite."""
-    found = adapter.MODULE.to_device(np.zeros(1))
-    configured(_finite_kernel(), (x, found), N_BLOCKS, N_THREADS)(x, found)
-    return not found.copy_to_host()[0]
+    non_finite = adapter.MODULE.to_device(np.zeros(1))
+    configured(_finite_kernel(), (x, non_finite), N_BLOCKS, N_THREADS)(x, non_finite)
+    return not non_finite.copy_to_host()[0]
 
 
 def packed(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

@@ -94,9 +94,9 @@ def _why_unusable(index: int) -> str | None:
     """Return the reason, in words, why a device is not usable; None if it is."""
     capability = tuple(adapter.MODULE.gpus[index].compute_capability)
     if capability < OLDEST:
-        found, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
+        own, oldest = (".".join(map(str, pair)) for pair in (capability, OLDEST))
         return (
-            f"cuda:{index} has compute capability {found}, and fastmlp's kernels need {oldest} or "
+            f"cuda:{index} has compute capability {own}, and fastmlp's kernels need {oldest} or "
             'more; use device="cpu"'
         )
     driver, package = _versions()

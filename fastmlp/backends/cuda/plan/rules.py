@@ -1,7 +1,7 @@
 """A network's rules, the key of the cache of compiled kernels, and what a GPU refuses.
 
-What training on the CPU has and training on a GPU has not yet is refused by name. To add one: a row
-in `REFUSALS`. `rules_of` asks, before a fit copies anything to the GPU or compiles.
+Features of a training on the CPU that a training on a GPU lacks are refused by name. To add one: a
+row in `REFUSALS`. `rules_of` checks them before a fit copies anything to the GPU or compiles.
 """
 
 from collections.abc import Callable
@@ -27,10 +27,10 @@ Function = Callable[..., Any]
 
 
 class Refusal(NamedTuple):
-    """What is refused, when, and what to do instead."""
+    """A feature that a GPU lacks: its condition, its name in words, and the alternative."""
 
     applies: Callable[[Network, Optimizer], bool]
-    what: str
+    feature: str
     instead: str
 
 
@@ -46,7 +46,7 @@ REFUSALS = [
         "use compute_dtype=None",
     ),
 ]
-PREDICTING = REFUSALS[-1]._replace(what="does not predict in mixed precision (compute_dtype)")
+PREDICTING = REFUSALS[-1]._replace(feature="does not predict in mixed precision (compute_dtype)")
 
 
 def refuse(network: Network, optimizer: Optimizer) -> None:
@@ -75,7 +75,7 @@ def refuse_predicting(compute_dtype: Computed) -> None:
 
 
 def _refused(refusal: Refusal) -> ValueError:
-    words = f'MLP: device="cuda" {refusal.what}: {refusal.instead}'
+    words = f'MLP: device="cuda" {refusal.feature}: {refusal.instead}'
     return ValueError(f'{words}, or device="cpu"')
 
 
@@ -87,8 +87,8 @@ class Rules(NamedTuple):
     activations : the distinct activations of a net; an activation's code is its index here
     update : the optimizer's rule, or None for a kernel without an update
     n_coefficients : those of the optimizer's rule, and then the setting of the gradient rule
-    gradient_rule : the name of what changes each number of the gradient before; "": nothing does
-    average : as of a plan's `Need`; the gain of an average of its own is the last coefficient
+    gradient_rule : the name of the rule that changes each number of the gradient first, or ""
+    average : NO_AVERAGE, OWN_AVERAGE (the gain is the last coefficient) or AVERAGE_OF_M
     draws : True for training with dropout or noise
     """
 

@@ -47,7 +47,7 @@ def train_together(
     batch_size: int,
     shuffle: bool = True,
     outcomes: Sequence[Outcome] = (),
-    told: Callable[[int], object] | None = None,
+    on_epochs: Callable[[int], object] | None = None,
 ) -> Sequence[Outcome]:
     """Train each net for so many epochs: nets with the same layers and rules at once, as many as
     fit into memory.
@@ -56,7 +56,7 @@ def train_together(
     ----------
     x, y : validated rows, on the host or the GPU
     outcomes : of the members, written to also if an exception ends the call
-    told : called with the number of epochs that a launch has ended, or None
+    on_epochs : called with the number of epochs that a launch has ended, or None
 
     Returns
     -------
@@ -79,13 +79,13 @@ def train_together(
     with card.current():
         require(card, sum(a.nbytes for a in (x, y) if isinstance(a, np.ndarray)), "fit_many")
         rows = Rows(to_device(card, x), to_device(card, y))
-        for places in groups.values():
-            at_once = _how_many(card, members[places[0]], len(x), batch_size)
-            for start in range(0, len(places), at_once):
-                part = places[start : start + at_once]
+        for numbers in groups.values():
+            at_once = _most_at_once(card, members[numbers[0]], len(x), batch_size)
+            for start in range(0, len(numbers), at_once):
+                part = numbers[start : start + at_once]
                 chosen, results = [members[i] for i in part], [outcomes[i] for i in part]
                 group = Group(card, chosen, results, rows, batch_size)
-                group.train(epochs, shuffle=shuffle, told=told)
+                group.train(epochs, shuffle=shuffle, on_epochs=on_epochs)
     return outcomes
 
 
@@ -107,15 +107,15 @@ def _need(member: Member, rules: Rules, n_rows: int, batch: int, n_threads: int)
     return need.of_groups(groups, rules.n_coefficients)
 
 
-def _how_many(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
+def _most_at_once(card: Card, member: Member, n_rows: int, batch_size: int) -> int:
     """Return the number of such nets that fit into the GPU's memory."""
     rules = rules_of(member.network, member.optimizer)
     need = _need(member, rules, n_rows, min(batch_size, n_rows), 256)
     # Orders (8 bytes), their random words (4 bytes), and the rows in use.
     orders = 12 * max(n_rows, MOST_ORDER_NUMBERS) + 8 * n_rows
-    each = bytes_of(member.network, need) + orders
-    require(card, each, "fit_many")
-    return max(1, int(0.9 * card.free_bytes()) // each)
+    n_bytes = bytes_of(member.network, need) + orders
+    require(card, n_bytes, "fit_many")
+    return max(1, int(0.9 * card.free_bytes()) // n_bytes)
 
 
 def _hashable(key: Any) -> bool:
@@ -162,7 +162,9 @@ class Group:
             session.set(i, n_rows=len(fit.rows), batch=fit.batch)
             fit.member.moments.load(session, None, i)
 
-    def train(self, epochs: int, *, shuffle: bool, told: Callable[[int], object] | None) -> None:
+    def train(
+        self, epochs: int, *, shuffle: bool, on_epochs: Callable[[int], object] | None
+    ) -> None:
         """Train for so many epochs; at the end, parameters and states are up to date."""
         window = max(1, MOST_ORDER_NUMBERS // max(len(fit.rows) for fit in self._fits))
         totals = [fit.outcome.n_steps + epochs * fit.per_epoch for fit in self._fits]
@@ -174,8 +176,8 @@ class Group:
                     task_pool.check()
                     self._launch(totals, min(window, epochs - done - n_epochs))
                     n_ended = self._advance()
-                    if told is not None:
-                        told(n_ended)
+                    if on_epochs is not None:
+                        on_epochs(n_ended)
         finally:
             if self._going:
                 # An interrupt may have come after a launch, before `_advance`.
@@ -230,7 +232,7 @@ class Group:
         """Return the coefficients of a launch for each net, computed once for nets that share
         them."""
         computed: dict[Any, Array] = {}
-        found = []
+        tables = []
         for i, (fit, total) in enumerate(zip(self._fits, totals, strict=True)):
             last = int(self._session.plans["last"][i])
             member, done = fit.member, (fit.outcome.n_steps, last - fit.unit, total)
@@ -240,8 +242,8 @@ class Group:
             key = key if _hashable(key) else i
             if key not in computed:
                 computed[key] = fit.coefficients(last, total) if last > fit.unit else np.empty(0)
-            found.append(computed[key])
-        return found
+            tables.append(computed[key])
+        return tables
 
     def _advance(self) -> int:
         """Record the progress of all nets; return the number of epochs that have ended."""

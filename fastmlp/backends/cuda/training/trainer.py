@@ -88,8 +88,7 @@ class Trainer:
         self.load()
 
     def take(self, data: Data) -> None:
-        """Train on these rows from the next window on: of the width of those before, and not more
-        of them."""
+        """Train on these rows from the next window on: as wide as those before, and not more."""
         self._subset, self._n_rows, self._order = data.rows, data.n_rows, None
         self.units_per_epoch = -(-self._n_rows // self._batch)
         self._session.set(n_rows=self._n_rows)
@@ -203,8 +202,7 @@ class Trainer:
         high = reached // per_epoch if reached == last else reached // per_epoch + 1
         if high > low:
             start = self._losses
-            found = self._session.nets.sums[0, start : start + high - low].copy_to_host()
-            losses[low:high] = found
+            losses[low:high] = self._session.nets.sums[0, start : start + high - low].copy_to_host()
 
 
 def _need(design: Design, network: Network, batch: int, data: Data) -> Need:

@@ -294,7 +294,7 @@ def test_nets_that_the_memory_does_not_hold_at_once_come_after_each_other(
         made(self, card, members, *rest)
 
     monkeypatch.setattr(batched_fits.Group, "__init__", noted)
-    monkeypatch.setattr(batched_fits, "_how_many", lambda *_: 2)
+    monkeypatch.setattr(batched_fits, "_most_at_once", lambda *_: 2)
     same = [MLP((3, 4, 1), seed=i, dtype="float64") for i in range(3)]
     train_together(card_of(0), [member(net, None) for net in same], x, y, epochs=1, batch_size=6)
     assert sizes == [2, 1]
