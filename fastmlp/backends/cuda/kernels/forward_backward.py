@@ -26,6 +26,44 @@ from fastmlp.backends.cuda.plan.records import N_PARTIAL_SUMS, PREDICT, TRAIN
 from fastmlp.backends.cuda.plan.rules import Rules
 
 
+def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
+    """Make ``forward_backward(staging, rows, net, step)``; the plan's `mode` says whether it
+    trains, predicts into ``rows.y``, or evaluates."""
+    strip_rows = shape.rows.tile_rows
+    gather, mass_of = _make_gather(rules, shape), _make_mass(shape)
+    begin_batch, output_layer = _make_begin_batch(rules, shape), _make_output_layer(rules, shape)
+    layer_pass = _make_layer_pass(rules, shape)
+
+    def forward_backward(staging: Any, rows: Rows, net: Net, step: int) -> None:
+        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan.n_layers
+        start, n = batch_of(plan, step)
+        index = -1
+        if plan.n_orders > 0:
+            index = step // steps_per_epoch(plan) % plan.n_orders * plan.n_rows + start
+        training = plan.mode == TRAIN
+        mass = 1.0
+        if training:
+            mass = mass_of(net, index, n, t)
+            begin_batch(net, start, mass, t)
+        if mass == 0:
+            return
+        at = coefficients_at(plan, step) + plan.draws
+        batch = Batch(index, n, mass, at)
+        for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
+            low = q * strip_rows
+            strip = Strip(low, min(strip_rows, n - low))
+            gather(rows.x, net, batch, strip, t)
+            n_passes = 2 * n_layers - 1 - plan.lowest if training else n_layers
+            for p in range(n_passes):
+                back = p >= n_layers
+                i = 2 * n_layers - 1 - p if back else p
+                layer_pass(staging, net, i, back, strip, at, t)
+                if p == n_layers - 1:
+                    output_layer(rows.y, net, batch, strip, t)
+
+    return device_function(forward_backward)
+
+
 def _make_mass(shape: GridShape) -> Any:
     """Make the sum of a batch's row weights: each block computes it, in the same order.
 
@@ -88,73 +126,6 @@ def _make_begin_batch(rules: Rules, shape: GridShape) -> Any:
             sums[unsigned(plan.penalty_sums + s)] = total
 
     return device_function(begin_batch)
-
-
-def _make_output_layer(rules: Rules, shape: GridShape) -> Any:
-    """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
-    n_threads = shape.n_threads
-    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
-    link = rule_blocks.row_link(rules)
-
-    def output_layer(y: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
-        memory, sums, plan = net.memory, net.sums, net.plan
-        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
-        width, index = plan.n_outputs, batch.order
-        for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
-            row = net.orders[unsigned(index + r)] if index >= 0 else plan.first_row + r
-            offset = r * after.input_stride
-            outputs, derivatives = after.inputs + offset, after.derivatives + offset
-            if plan.mode == PREDICT:
-                link(memory, outputs, y, row, width)
-            else:
-                weight = 1.0
-                if plan.weighted != 0:
-                    weight = float(memory[unsigned(plan.weights + row)])
-                deltas = layer.deltas + r * layer.delta_stride
-                at, place = OutputRow(outputs, derivatives, deltas, width), plan.row_losses + r
-                row_loss(memory, at, sums, place, y, row, weight / batch.mass)
-                sums[unsigned(place)] *= weight
-        cuda.syncthreads()
-
-    return device_function(output_layer)
-
-
-def make_forward_backward(rules: Rules, shape: GridShape) -> Any:
-    """Make ``forward_backward(staging, rows, net, step)``; the plan's `mode` says whether it
-    trains, predicts into ``rows.y``, or evaluates."""
-    strip_rows = shape.rows.tile_rows
-    gather, mass_of = _make_gather(rules, shape), _make_mass(shape)
-    begin_batch, output_layer = _make_begin_batch(rules, shape), _make_output_layer(rules, shape)
-    layer_pass = _make_layer_pass(rules, shape)
-
-    def forward_backward(staging: Any, rows: Rows, net: Net, step: int) -> None:
-        plan, t, n_layers = net.plan, cuda.threadIdx.x, net.plan.n_layers
-        start, n = batch_of(plan, step)
-        index = -1
-        if plan.n_orders > 0:
-            index = step // steps_per_epoch(plan) % plan.n_orders * plan.n_rows + start
-        training = plan.mode == TRAIN
-        mass = 1.0
-        if training:
-            mass = mass_of(net, index, n, t)
-            begin_batch(net, start, mass, t)
-        if mass == 0:
-            return
-        at = coefficients_at(plan, step) + plan.draws
-        batch = Batch(index, n, mass, at)
-        for q in range(cuda.blockIdx.x, (n + strip_rows - 1) // strip_rows, cuda.gridDim.x):
-            low = q * strip_rows
-            strip = Strip(low, min(strip_rows, n - low))
-            gather(rows.x, net, batch, strip, t)
-            n_passes = 2 * n_layers - 1 - plan.lowest if training else n_layers
-            for p in range(n_passes):
-                back = p >= n_layers
-                i = 2 * n_layers - 1 - p if back else p
-                layer_pass(staging, net, i, back, strip, at, t)
-                if p == n_layers - 1:
-                    output_layer(rows.y, net, batch, strip, t)
-
-    return device_function(forward_backward)
 
 
 def _make_gather(rules: Rules, shape: GridShape) -> Any:
@@ -278,3 +249,32 @@ def _make_layer_pass(rules: Rules, shape: GridShape) -> Any:
         cuda.syncthreads()
 
     return device_function(layer_pass)
+
+
+def _make_output_layer(rules: Rules, shape: GridShape) -> Any:
+    """Make ``output_layer(y, net, batch, strip, t)``; predictions are written to `y`."""
+    n_threads = shape.n_threads
+    row_loss = rule_blocks.row_loss(rules, np.dtype(rules.dtype).type)
+    link = rule_blocks.row_link(rules)
+
+    def output_layer(y: Any, net: Net, batch: Batch, strip: Strip, t: int) -> None:
+        memory, sums, plan = net.memory, net.sums, net.plan
+        layer, after = net.layers[plan.n_layers - 1], net.layers[plan.n_layers]
+        width, index = plan.n_outputs, batch.order
+        for r in range(strip.first + t, strip.first + strip.n_rows, n_threads):
+            row = net.orders[unsigned(index + r)] if index >= 0 else plan.first_row + r
+            offset = r * after.input_stride
+            outputs, derivatives = after.inputs + offset, after.derivatives + offset
+            if plan.mode == PREDICT:
+                link(memory, outputs, y, row, width)
+            else:
+                weight = 1.0
+                if plan.weighted != 0:
+                    weight = float(memory[unsigned(plan.weights + row)])
+                deltas = layer.deltas + r * layer.delta_stride
+                at, place = OutputRow(outputs, derivatives, deltas, width), plan.row_losses + r
+                row_loss(memory, at, sums, place, y, row, weight / batch.mass)
+                sums[unsigned(place)] *= weight
+        cuda.syncthreads()
+
+    return device_function(output_layer)
