@@ -47,16 +47,13 @@ from fastmlp.serialization.checkpoint_file import CheckpointFile
 from fastmlp.serialization.safetensors_file import Content
 from fastmlp.training import loop
 from fastmlp.training.checkpoint import EVERY
-from fastmlp.training.history import History
+from fastmlp.training.history import History, interrupted
+from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.monitors import Listener, monitors_of
-from fastmlp.training.ranks.communicator import CommunicatorLike
-from fastmlp.training.ranks.ranks import Ranks
+from fastmlp.training.ranks.ranks import CommunicatorLike, Ranks, agree
 from fastmlp.training.ranks.request import request_on
 from fastmlp.training.ranks.rows import by_buffers_on, rows_on, share_of
-from fastmlp.training.ranks.settings import agree
-from fastmlp.training.recording import interrupted
-from fastmlp.training.single_step import single_step
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.training.stream import GivenRows
 from fastmlp.validation import scalars

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import validation
 from fastmlp._process import task_pool
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import numbers_of
 from fastmlp.rules.groups import Group, groups_of
-from fastmlp.rules.optimizers import coefficients_of
+from fastmlp.rules.optimizers import Optimizer, coefficients_of
+from fastmlp.rules.schedules import rates_of
 
 CALL_SECONDS = 0.05
 # A guess for the first call, so low that the call is not longer on a slow core either.
@@ -212,3 +214,23 @@ class Calls:
         finally:
             # Also correct if an interrupt comes between a call and the assignment of its result.
             state.n_steps = first_step + trainer.step_of(trainer.reached)
+
+
+def single_step(engine: Engine[Any], state: NetState, gradient: NDArray[Any]) -> None:
+    """Take the next step of the net's optimizer, with this flat gradient."""
+    step, slots = state.n_steps, engine.slots(state)
+    # A fit that has ended early may have ended before its average.
+    state.averaged_from = min(state.averaged_from, step)
+    rates = rates_at(state.optimizer, np.array([step]), step + 1)
+    groups = groups_of(state.optimizer, engine.network.factors).groups
+    its = (state.optimizer, step + 1, rates, groups, state.averaged_from)
+    engine.update(state.parameters, slots, state.optimizer, gradient, coefficients_of(*its))
+    state.n_steps += 1
+
+
+def rates_at(optimizer: Optimizer, steps: NDArray[np.int64], total: int) -> NDArray[np.float64]:
+    """Return the learning rates of step numbers; the fit ends at step `total`."""
+    rate = optimizer.learning_rate
+    if not callable(rate):
+        return np.full(len(steps), float(rate))
+    return validation.rates(rates_of(rate, steps, total), len(steps), rate)

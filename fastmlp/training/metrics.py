@@ -1,15 +1,15 @@
-"""Metrics of validation rows after each epoch, all from the predictions of one pass."""
+"""Metrics of validation rows, and the loss: by one pass over them."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends import devices
-from fastmlp.backends.protocol import Data
+from fastmlp.backends.protocol import Data, Engine
 from fastmlp.network.parameter_layout import make_layout
 from fastmlp.network.spec import Network
 from fastmlp.rules import activations, links
@@ -280,3 +280,38 @@ def _scored(
     if classes and targets.ndim == 2:
         targets = targets.argmax(axis=1)
     return partial(scorer, Classifier() if classes else Regressor(), None, targets, **weight)
+
+
+class Validation(Protocol):
+    """The loss and the metrics of validation rows."""
+
+    def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
+        """Return both at these parameters."""
+        ...
+
+
+# Takes an engine, the validation rows and metrics.
+NewValidation = Callable[[Engine[Any], Any, Metrics], Validation]
+
+
+@final
+class OnePass:
+    """The loss and the metrics of validation rows, by one pass over them.
+
+    Parameters
+    ----------
+    engine : Engine
+    held_out : Data, the rows
+    metrics : Metrics, which may be empty
+    """
+
+    def __init__(self, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
+        self._evaluation = engine.evaluation(held_out)
+        self._measures = Measures(metrics, engine.network, held_out) if metrics else None
+
+    def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
+        """Return the loss and the metrics at these parameters."""
+        measures = self._measures
+        if measures is None:
+            return self._evaluation(parameters), {}
+        return self._evaluation(parameters, measures.predictions), measures()

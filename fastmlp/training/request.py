@@ -19,11 +19,18 @@ from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
 from fastmlp.training.bar import new_bar, shown
 from fastmlp.training.checkpoint import Checkpoint, File, Fit, Progress, digest
-from fastmlp.training.history import Callback, History, Report, Status
-from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates
+from fastmlp.training.history import (
+    Callback,
+    History,
+    Report,
+    Status,
+    interrupted,
+    record,
+    record_divergence,
+)
+from fastmlp.training.loop import MAX_ORDER_NUMBERS, Rates, rates_at
+from fastmlp.training.metrics import NewValidation, OnePass, Validation
 from fastmlp.training.monitors import NONE, Monitors, Watch
-from fastmlp.training.recording import interrupted, rates_at, record, record_divergence
-from fastmlp.training.validation_loss import NewValidation, OnePass, Validation
 
 # Takes a generator, a number of orders and of rows.
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.uint32]]

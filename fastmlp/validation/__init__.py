@@ -15,8 +15,18 @@ from fastmlp.validation.arrays import (
     warn_if_not_finite,
     weights,
 )
-from fastmlp.validation.class_weights import BALANCED, balanced, class_counts, class_weights
-from fastmlp.validation.fits import callbacks, checkpoint, ranks, rates, validates, validation_pair
+from fastmlp.validation.fits import (
+    BALANCED,
+    balanced,
+    callbacks,
+    checkpoint,
+    class_counts,
+    class_weights,
+    ranks,
+    rates,
+    validates,
+    validation_pair,
+)
 from fastmlp.validation.frames import Names, named, names_given, warn_of_forgotten
 
 __all__ = [

@@ -1,18 +1,87 @@
-"""One rank's view of all ranks: ordered sums, objects of all or of rank 0, agreements."""
+"""The ranks that train one net: their communicator, ordered sums, and agreements."""
 
 import pickle
+import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.training.ranks.communicator import CommunicatorLike, communicator_of
+from fastmlp.data.reading import Reading
+from fastmlp.network.spec import Network
+from fastmlp.network.state import NetState
+from fastmlp.training.checkpoint import digest
+from fastmlp.training.monitors import Monitors
+from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
+
+
+class Communicator(Protocol):
+    """The collectives that training on several ranks takes, by the names of mpi4py.
+
+    ``mpi4py.MPI.COMM_WORLD`` is one, and so is what `fastmlp.cluster.threads` returns. All ranks
+    call the same ones in the same order. Buffers are C-contiguous arrays, of one size on all ranks.
+    One that has ``Abort(errorcode)`` as well ends the other ranks by it where this one fails.
+    """
+
+    def Get_rank(self) -> int:
+        """Return the number of this rank, from 0."""
+        ...
+
+    def Get_size(self) -> int:
+        """Return the number of ranks."""
+        ...
+
+    def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send part i of `sendbuf` to rank i; part i of `recvbuf` is what rank i sent here.
+
+        Both have the same size and dtype, as many equal parts as there are ranks.
+        """
+        ...
+
+    def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
+        """Send `sendbuf` to all ranks; part i of `recvbuf` is what rank i sent."""
+        ...
+
+
+CommunicatorLike: TypeAlias = Communicator | Literal["world"]
+NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
+
+
+def communicator_of(given: Any, who: str) -> Communicator | None:
+    """Return the communicator that is meant by the argument: "world" is MPI's of all processes.
+
+    Raises
+    ------
+    ImportError
+        If it is "world", and mpi4py, or an MPI, is not installed.
+    TypeError
+        If it is none.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str) and given == "world":
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            needed = needs(f'{who}: communicator="world"', "mpi4py")
+            raise ImportError(f"{needed} ({error})") from error
+        return MPI.COMM_WORLD
+    lacking = [name for name in NAMES if not callable(getattr(given, name, None))]
+    if lacking:
+        raise TypeError(
+            f'{who}: communicator must be "world", or one of mpi4py, such as MPI.COMM_WORLD, or '
+            f"have its {', '.join(NAMES)}; got {given!r}, without {', '.join(lacking)}"
+        )
+    found: Communicator = given
+    return found
+
+
 T = TypeVar("T")
 
 
@@ -165,3 +234,41 @@ class Ranks:
                 sys.stderr.flush()
                 abort(1)
             raise
+
+
+# A function's address in its repr differs from process to process.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def agree(
+    ranks: Ranks,
+    network: Network,
+    state: NetState,
+    reading: Reading,
+    monitors: Monitors,
+    others: dict[str, Any],
+) -> None:
+    """Check that all ranks have the same settings of a fit, and begin it with the same state.
+
+    `others` are further settings, by names that users know.
+
+    Raises
+    ------
+    ValueError
+        If they do not, on all of them.
+    """
+    if ranks.size == 1:
+        return
+    slots, alike = state.slots(), ("epochs", "shuffle", "steps_per_epoch", "class_weight")
+    given: dict[str, Any] = {
+        **{name: getattr(reading, name) for name in alike},
+        **others,
+        "layers, rules and penalties": network,
+        "optimizer": state.optimizer,
+        "early_stopping, callbacks and metrics": monitors.settings(),
+        "number of steps": state.n_steps,
+    }
+    told = {name: ADDRESS.sub("", repr(value)) for name, value in given.items()}
+    told["parameters (by seed=, or from a file)"] = digest(state.parameters)
+    told["optimizer's state"] = "zeros" if slots is None else digest(slots)
+    ranks.agree(told)
