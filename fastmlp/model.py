@@ -16,7 +16,6 @@ from fastmlp._process import random_state
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Engine, Predictor
 from fastmlp.data.batches import Batch, batches_of
-from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
 from fastmlp.network import layer_rates as rates_of_layers
 from fastmlp.network import precision, resolve
@@ -50,12 +49,12 @@ from fastmlp.training.checkpoint import EVERY
 from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
-from fastmlp.training.monitors import Listener, monitors_of
-from fastmlp.training.ranks.ranks import CommunicatorLike, Ranks, agree
-from fastmlp.training.ranks.request import request_on
-from fastmlp.training.ranks.rows import by_buffers_on, rows_on, share_of
+from fastmlp.training.options import FitOptions, Listener
+from fastmlp.training.ranks.ranks import CommunicatorLike
+from fastmlp.training.ranks.together import ranks_of
+from fastmlp.training.request import FitRequest
+from fastmlp.training.rows import GivenRows
 from fastmlp.training.stopping import EarlyStopping
-from fastmlp.training.stream import GivenRows
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
 from fastmlp.validation.calls import explained
@@ -465,61 +464,36 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         (20, True)
         """
         who, state = "MLP.fit", self._state
-        ranks = Ranks(communicator, who)
+        ranks = ranks_of(communicator, who)
         with ranks.ending_together():
             with ranks.agreeing():
                 rates_of_layers.require_trained(self._network, who)
-                scalars.positive_integer(who, "epochs", epochs)
-                scalars.positive_integer(who, "batch_size", batch_size)
-                scalars.boolean(who, "shuffle", shuffle)
-                scalars.boolean(who, "progress", progress)
-                every = validation.checkpoint(checkpoint, checkpoint_every, resume, who)
+                options = FitOptions.checked(
+                    who, epochs=epochs, batch_size=batch_size, shuffle=shuffle, target=target,
+                    buffer_rows=buffer_rows, steps_per_epoch=steps_per_epoch,
+                    class_weight=class_weight, validation_data=validation_data,
+                    validation_split=validation_split, metrics=metrics,
+                    early_stopping=early_stopping, keep_best=keep_best, time_limit=time_limit,
+                    callbacks=callbacks, progress=progress, checkpoint=checkpoint,
+                    checkpoint_every=checkpoint_every, resume=resume, average_every=average_every,
+                )  # fmt: skip
                 validation.ranks(communicator, average_every, self._device, who)
-                validated = validation.validates(validation_data, validation_split, who)
-                listeners, monitors = monitors_of(
-                    who,
-                    callbacks,
-                    early_stopping=early_stopping,
-                    keep_best=keep_best,
-                    metrics=metrics,
-                    time_limit=time_limit,
-                    validated=validated,
-                )
-            share, of_source = share_of(ranks, int(batch_size)), (buffer_rows, steps_per_epoch)
-            how = (int(epochs), share, shuffle, *of_source)
-            reading = Reading(*how, class_weight, validation_split, target)
-            others: Any = {"batch_size": int(batch_size), "average_every": average_every}
-            others |= {"validation": validated, "checkpoints": checkpoint is not None}
-            others["resume"] = resume
-            agree(ranks, self._network, state, reading, monitors, others)
-            own, names = (X, y, sample_weight), self.feature_names
-            given = GivenRows(own, validation_data, names, reading, who)
+            ranks.agree_on(options, self._network, state)
+            given = GivenRows(X, y, sample_weight, validation_data)
             try:
-                engine, rows = rows_on(ranks, self._on_device, given, monitors)
-            except KeyboardInterrupt:
+                engine, rows = ranks.rows(self._on_device, given, options, self.feature_names)
+            except KeyboardInterrupt as error:
                 # The first call of a process imports Numba there: 0.3 s.
-                if ranks.size > 1:
-                    raise
+                ranks.interrupted(error)
                 return interrupted(History())
-            request = request_on(
-                ranks,
-                rows,
-                reading,
-                int(batch_size),
-                state=state,
-                average_every=average_every,
-                callbacks=listeners,
-                monitors=monitors,
-                progress=progress,
-                net=self,
-            )
-            buffered = by_buffers_on(ranks, request, rows.feed, engine, state)
+            options = ranks.options(options, state)
+            request = FitRequest(rows.data, options, held_out=rows.held_out, net=self, ranks=ranks)
+            buffered = ranks.buffered(request, rows.feed, engine, state)
             with state.lock.training(who):
                 state.feature_names = rows.names
                 if checkpoint is not None:
-                    file = CheckpointFile(checkpoint, self._network, state)
-                    request.keep(file, state, every, resume=resume)
-                loop.fit(engine, state, buffered)
+                    request.keep(CheckpointFile(checkpoint, self._network, state), state)
+                loop.fit(engine, state, request, buffered)
             return request.history
 
     @explained

@@ -1,6 +1,7 @@
 """How a fit reads its source: settings, and what follows from them."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from fastmlp._process import memory
 from fastmlp.validation import scalars
@@ -11,7 +12,8 @@ LEAST_BATCHES = 16
 DEFAULT_BYTES = 1 << 30
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """The settings of a fit that decide how its source is read.
 
     Attributes

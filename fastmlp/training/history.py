@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from fastmlp._process.warnings import warn
 from fastmlp.network import html
-from fastmlp.training.loop import Rates
 from fastmlp.validation.attributes import OF_HISTORIES, Advising
 from fastmlp.validation.packages import needs
 
@@ -180,15 +179,15 @@ def interrupted(history: History, *, restores: bool = False) -> History:
     history.status = Status.INTERRUPTED
     epoch = len(history.loss)
     kept = f"has the parameters of epoch {history.best_epoch}, the best"
-    its = kept if restores else "keeps what it has learnt"
-    warn(f"fit interrupted in epoch {epoch}; the net {its}", UserWarning)
+    state = kept if restores else "keeps what it has learnt"
+    warn(f"fit interrupted in epoch {epoch}; the net {state}", UserWarning)
     return history
 
 
 def record(
     history: History,
     losses: NDArray[np.float64],
-    rates: Rates,
+    rates: Callable[[NDArray[np.int64]], NDArray[np.float64]],
     first_step: int,
     steps_per_epoch: int,
 ) -> None:

@@ -1,7 +1,7 @@
 """When a fit stops, which epoch it keeps, and when it goes on at a lower rate.
 
 `EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. What they count is
-kept for each net: `Patience`, `Plateau`.
+kept for each net: `Patience`, `Plateau`, and both in a `Watch`.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.training.history import History
 from fastmlp.training.loop import Rates
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
@@ -233,6 +234,65 @@ class Plateau:
             return floored
 
         return lowered
+
+
+class Watch:
+    """The state of one fit's `EarlyStopping` and `ReduceLROnPlateau`.
+
+    It is a function of the history, but for the parameters of the best epoch.
+
+    Attributes
+    ----------
+    best : (n_parameters,) array, the parameters of the best epoch, if they are to be restored
+    """
+
+    def __init__(self, stopping: EarlyStopping | None, plateau: ReduceLROnPlateau | None) -> None:
+        self._stopping, self._plateau = stopping, plateau
+        if self._stopping is not None:
+            self._patience = Patience(self._stopping, str(self._stopping.mode))
+        if self._plateau is not None:
+            self._lowering = Plateau(self._plateau, str(self._plateau.mode))
+        self.best: NDArray[Any] | None = None
+
+    def take(self, history: History, parameters: NDArray[Any]) -> bool:
+        """Look at the last epoch; return True if the fit is to stop after it."""
+        epoch = len(history.loss) - 1
+        stop = self._take(history, epoch)
+        restores = self._stopping is not None and self._stopping.restore_best_weights
+        if restores and history.best_epoch == epoch:
+            # A new array: a checkpoint that is not written yet has the one before.
+            self.best = parameters.copy()
+        return stop
+
+    def repeat(self, history: History, best: NDArray[Any] | None) -> None:
+        """Look at all epochs of a fit that goes on."""
+        for epoch in range(len(history.loss)):
+            self._take(history, epoch)
+        self.best = best
+
+    def _take(self, history: History, epoch: int) -> bool:
+        if self._plateau is not None:
+            value = series(history, self._plateau.monitor)[epoch]
+            self._lowering.take(value, history.learning_rate[epoch])
+        if self._stopping is None:
+            return False
+        stop = self._patience.take(epoch, series(history, self._stopping.monitor)[epoch])
+        history.best_epoch = self._patience.best_epoch
+        return stop
+
+    def scaled(self, rates: Rates) -> Rates:
+        """Return the learning rates of steps, lowered after plateaus."""
+        return rates if self._plateau is None else self._lowering.scaled(rates)
+
+
+def series(history: History, name: str) -> list[float]:
+    """Return the losses, or the metric, of this name."""
+    found: list[float] = {
+        "loss": history.loss,
+        "validation_loss": history.validation_loss,
+        **history.metrics,
+    }[name]
+    return found
 
 
 def _check_shared(settings: Settings, first: str) -> None:

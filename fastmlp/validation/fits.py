@@ -51,11 +51,15 @@ def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
     return (*given, None)[:3]
 
 
-def validates(validation_data: object, validation_split: object, who: str) -> bool:
-    """Return True if a fit has rows to validate on; check that they are given in one way."""
-    if validation_data is not None and validation_split is not None:
-        raise ValueError(f"{who}: give validation_data or validation_split, not both")
-    return validation_data is not None or validation_split is not None
+def validates(held_out: Mapping[str, Any], validation_split: Any, who: str) -> bool:
+    """Return True if a fit has rows to validate on; check that they are given in one way.
+
+    `held_out` are the arguments beside `validation_split`, by their names.
+    """
+    names = [name for name, rows in held_out.items() if rows is not None]
+    if names and validation_split is not None:
+        raise ValueError(f"{who}: give {names[-1]} or validation_split, not both")
+    return bool(names) or validation_split is not None
 
 
 def checkpoint(path: object, every: object, resume: object, who: str) -> int | timedelta:

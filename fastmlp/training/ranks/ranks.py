@@ -1,21 +1,15 @@
 """The ranks that train one net: their communicator, ordered sums, and agreements."""
 
 import pickle
-import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, final
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.data.reading import Reading
-from fastmlp.network.spec import Network
-from fastmlp.network.state import NetState
-from fastmlp.training.checkpoint import digest
-from fastmlp.training.monitors import Monitors
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
@@ -85,19 +79,13 @@ def communicator_of(given: Any, who: str) -> Communicator | None:
 T = TypeVar("T")
 
 
-@final
 class Ranks:
     """The ranks that train one net, as one of them sees them.
 
     Parameters
     ----------
-    communicator : Communicator, "world", or None: one rank, alone
+    communicator : Communicator
     who : the function that errors name
-
-    Raises
-    ------
-    TypeError, ImportError
-        If it is no communicator.
 
     Attributes
     ----------
@@ -107,15 +95,12 @@ class Ranks:
     rank: int
     size: int
 
-    def __init__(self, communicator: CommunicatorLike | None, who: str) -> None:
-        self._communicator: Any = communicator_of(communicator, who)
-        self._who, self._received = who, np.empty(0)
-        self.rank, self.size = 0, 1
-        # True once all ranks raise: then none waits for another, and nobody has to be ended.
+    def __init__(self, communicator: Communicator, who: str) -> None:
+        self._communicator, self._who, self._received = communicator, who, np.empty(0)
+        # True once all ranks raise: then no rank waits for another, and no abort is needed.
         self._fail_alike = False
-        if self._communicator is not None:
-            self.rank = int(self._communicator.Get_rank())
-            self.size = int(self._communicator.Get_size())
+        self.rank = int(communicator.Get_rank())
+        self.size = int(communicator.Get_size())
 
     @property
     def is_first(self) -> bool:
@@ -182,9 +167,6 @@ class Ranks:
         RuntimeError
             If another rank has raised an error.
         """
-        if self.size == 1:
-            yield
-            return
         own: Exception | None = None
         try:
             yield
@@ -208,7 +190,7 @@ class Ranks:
         """
         all_settings = self.allgather_objects(settings)
         for name in settings:
-            values = [its.get(name, "") for its in all_settings]
+            values = [of_rank.get(name, "") for of_rank in all_settings]
             other = next((i for i, value in enumerate(values) if value != values[0]), None)
             if other is not None:
                 self._fail_alike = True
@@ -228,47 +210,9 @@ class Ranks:
             yield
         except BaseException:
             abort = getattr(self._communicator, "Abort", None)
-            if abort is not None and self.size > 1 and not self._fail_alike:
+            if abort is not None and not self._fail_alike:
                 text = f"{self._who} on rank {self.rank} of {self.size} ends all ranks:\n"
                 sys.stderr.write(text + traceback.format_exc())
                 sys.stderr.flush()
                 abort(1)
             raise
-
-
-# A function's address in its repr differs from process to process.
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-
-
-def agree(
-    ranks: Ranks,
-    network: Network,
-    state: NetState,
-    reading: Reading,
-    monitors: Monitors,
-    others: dict[str, Any],
-) -> None:
-    """Check that all ranks have the same settings of a fit, and begin it with the same state.
-
-    `others` are further settings, by names that users know.
-
-    Raises
-    ------
-    ValueError
-        If they do not, on all of them.
-    """
-    if ranks.size == 1:
-        return
-    slots, alike = state.slots(), ("epochs", "shuffle", "steps_per_epoch", "class_weight")
-    given: dict[str, Any] = {
-        **{name: getattr(reading, name) for name in alike},
-        **others,
-        "layers, rules and penalties": network,
-        "optimizer": state.optimizer,
-        "early_stopping, callbacks and metrics": monitors.settings(),
-        "number of steps": state.n_steps,
-    }
-    told = {name: ADDRESS.sub("", repr(value)) for name, value in given.items()}
-    told["parameters (by seed=, or from a file)"] = digest(state.parameters)
-    told["optimizer's state"] = "zeros" if slots is None else digest(slots)
-    ranks.agree(told)
