@@ -50,10 +50,10 @@ from fastmlp.training.history import History, interrupted
 from fastmlp.training.loop import single_step
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.options import FitOptions, Listener
-from fastmlp.training.ranks.ranks import CommunicatorLike
+from fastmlp.training.ranks.exchange import CommunicatorLike
 from fastmlp.training.ranks.together import ranks_of
 from fastmlp.training.request import FitRequest
-from fastmlp.training.rows import GivenRows
+from fastmlp.training.rows import RawRows
 from fastmlp.training.stopping import EarlyStopping
 from fastmlp.validation import scalars
 from fastmlp.validation.attributes import OF_NETS, Advising
@@ -227,8 +227,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
 
     @property
     def compute_dtype(self) -> Computed:
-        """What training rounds operands of products to: of wide layers, or one dtype per layer; or
-        None."""
+        """The dtype that training rounds operands of products to: of wide layers, or one per layer;
+        or None."""
         return self._network.compute_dtype
 
     @property
@@ -242,10 +242,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._n_threads
 
     @n_threads.setter
-    def n_threads(self, given: int | None) -> None:
-        if given is not None:
-            given = scalars.positive_integer("MLP", "n_threads", given)
-        self._n_threads = given
+    def n_threads(self, n_threads: int | None) -> None:
+        if n_threads is not None:
+            n_threads = scalars.positive_integer("MLP", "n_threads", n_threads)
+        self._n_threads = n_threads
         self._engine = self._predictor = None
 
     @property
@@ -259,8 +259,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._state.optimizer
 
     @optimizer.setter
-    def optimizer(self, given: OptimizerLike) -> None:
-        optimizer, state = resolve.optimizer(given), self._state
+    def optimizer(self, setting: OptimizerLike) -> None:
+        optimizer, state = resolve.optimizer(setting), self._state
         with state.lock.training("MLP.optimizer"):
             if optimizer.rule is not state.optimizer.rule:
                 state.restart()
@@ -272,9 +272,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return self._state.feature_names
 
     @feature_names.setter
-    def feature_names(self, given: Iterable[str] | None) -> None:
-        names = validation.names_given(given, self.layer_sizes[0], "MLP.feature_names")
-        self._state.feature_names = names
+    def feature_names(self, names: Iterable[str] | None) -> None:
+        checked = validation.names_given(names, self.layer_sizes[0], "MLP.feature_names")
+        self._state.feature_names = checked
 
     @property
     def trainable(self) -> list[bool]:
@@ -283,8 +283,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return rates_of_layers.Switches(switches, partial(setattr, self, "trainable"))
 
     @trainable.setter
-    def trainable(self, given: bool | Sequence[bool]) -> None:
-        self._change(trainable=rates_of_layers.trainable(given, self._network.layout.n_layers))
+    def trainable(self, switches: bool | Sequence[bool]) -> None:
+        self._change(trainable=rates_of_layers.trainable(switches, self._network.layout.n_layers))
 
     @property
     def layer_rates(self) -> "list[float | Rates]":
@@ -292,8 +292,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return rates_of_layers.all_shown(self._network)
 
     @layer_rates.setter
-    def layer_rates(self, given: "LayerRates | None") -> None:
-        self._change(layer_rates=rates_of_layers.layer_rates(given, self._network.layout.n_layers))
+    def layer_rates(self, factors: "LayerRates | None") -> None:
+        self._change(
+            layer_rates=rates_of_layers.layer_rates(factors, self._network.layout.n_layers)
+        )
 
     def _change(self, **fields: Any) -> None:
         """Change what a fit does with the layers."""
@@ -479,9 +481,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
                 )  # fmt: skip
                 validation.ranks(communicator, average_every, self._device, who)
             ranks.agree_on(options, self._network, state)
-            given = GivenRows(X, y, sample_weight, validation_data)
+            raw = RawRows(X, y, sample_weight, validation_data)
             try:
-                engine, rows = ranks.rows(self._on_device, given, options, self.feature_names)
+                engine, rows = ranks.rows(self._on_device, raw, options, self.feature_names)
             except KeyboardInterrupt as error:
                 # The first call of a process imports Numba there: 0.3 s.
                 ranks.interrupted(error)
@@ -689,8 +691,9 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         self, who: str = "MLP.predict", compute_dtype: object = None, *, raw: bool = False
     ) -> Predictor:
         state, computed = self._state, self._computed(compute_dtype, who)
-        how: Any = {"raw": raw, "select": state.select, "compute_dtype": computed}
-        return self._on_device().predictor(state.parameters, **how)
+        return self._on_device().predictor(
+            state.parameters, raw=raw, select=state.select, compute_dtype=computed
+        )
 
     def _computed(self, compute_dtype: object, who: str) -> Computed:
         layout, dtype = self._network.layout, self._network.dtype
@@ -899,14 +902,14 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         return Description(self._network, self.optimizer, *names, self.n_steps, self.device)
 
     def _on_device(self) -> Engine[Any]:
-        """Return the engine of the net's device, made on first use: it imports Numba."""
+        """The engine of the net's device, made on first use: it imports Numba."""
         if self._engine is None:
-            how = (self._network, self._n_threads, self._state.lock)
-            self._engine = devices.engine_on(self._device, *how)
+            lock = self._state.lock
+            self._engine = devices.engine_on(self._device, self._network, self._n_threads, lock)
         return self._engine
 
     def __copy__(self) -> Self:
-        """Return what `copy.deepcopy` does: two nets that had arrays in common would train both."""
+        """A deep copy: two nets that had arrays in common would train both."""
         return deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -921,12 +924,12 @@ class Core(NamedTuple):
 
 
 def core_of(net: MLP) -> Core:
-    """Return a net's engine, and its state."""
+    """A net's engine and state."""
     return Core(net._on_device(), net._state)
 
 
 def net_on(state: NetState, **settings: Any) -> MLP:
-    """Return a net that shares a state's parameters and lock; its optimizer starts from step 0."""
+    """A net that shares a state's parameters and lock; its optimizer starts from step 0."""
     net = MLP(state.layout.sizes, dtype=state.parameters.dtype, initializer="zeros", **settings)
     own, net._initializer = net._state, None
     net._state = NetState(state.layout, state.parameters, own.optimizer, own.generator)
@@ -935,7 +938,7 @@ def net_on(state: NetState, **settings: Any) -> MLP:
 
 
 def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) -> MLP:
-    """Return the net that a file holds; `own` are the user's rules by their names.
+    """The net that a file holds; `own` are the user's rules by their names.
 
     Raises
     ------

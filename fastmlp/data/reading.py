@@ -1,4 +1,4 @@
-"""How a fit reads its source: settings, and what follows from them."""
+"""Settings of a fit that decide how its source is read."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -14,7 +14,7 @@ from fastmlp.data.sources import has_blocks, is_source
 from fastmlp.many.tasks import WHO, Job, each_integer, who
 from fastmlp.model import MLP, Core, core_of
 from fastmlp.training.options import FitOptions
-from fastmlp.training.rows import GivenRows, rows_of
+from fastmlp.training.rows import RawRows, rows_of
 from fastmlp.validation import Names, unnamed
 from fastmlp.validation.suggestions import listed
 
@@ -86,8 +86,8 @@ def jobs_over(
             )
     # Whole batches of each net.
     options = replace(options, epochs=max(epochs), batch_size=math.lcm(*batches))
-    given = GivenRows(*rows, None, validation_data)
-    feed, data, held_out, names = rows_of(cores[0].engine, given, options, _names_of(cores))
+    raw = RawRows(*rows, None, validation_data)
+    feed, data, held_out, names = rows_of(cores[0].engine, raw, options, _names_of(cores))
     assert feed is not None
     each = zip(nets, cores, epochs, batches, strict=True)
     jobs = [

@@ -80,8 +80,8 @@ class History(metaclass=Advising, advice=OF_HISTORIES):
     def __repr__(self) -> str:
         last = f", loss {self.loss[0]:.4g} to {self.loss[-1]:.4g}" if self.loss else ""
         best = "" if self.best_epoch is None else f", best_epoch {self.best_epoch}"
-        how = f"{self.status.name}, {self.seconds:.3g} s"
-        return f"History({len(self.loss)} epochs{last}{best}, {how})"
+        ending = f"{self.status.name}, {self.seconds:.3g} s"
+        return f"History({len(self.loss)} epochs{last}{best}, {ending})"
 
     def _repr_html_(self) -> str:
         return history_html(self.loss, self.validation_loss, self.seconds, self.status.value)

@@ -74,30 +74,34 @@ def metrics_of(given: Any, who: str) -> dict[str, Metric]:
         given = [given]
     if not isinstance(given, Iterable):
         raise TypeError(f"{who}: metrics must be names, or a dict of names and {WANTED}: {given!r}")
-    named = given.items() if isinstance(given, Mapping) else [(_name(one), one) for one in given]
-    found: dict[str, Metric] = {}
-    for name, one in named:
+    named = (
+        given.items()
+        if isinstance(given, Mapping)
+        else [(_name(metric), metric) for metric in given]
+    )
+    metrics: dict[str, Metric] = {}
+    for name, metric in named:
         if not isinstance(name, str) or not name or name in RESERVED:
             taken = f", not {', '.join(map(repr, RESERVED))}"
             raise ValueError(f"{who}: the name of a metric must be a str{taken}, got {name!r}")
-        if name in found:
+        if name in metrics:
             raise ValueError(f"{who}: metrics has {name!r} twice; give a dict of names")
-        found[name] = _metric(one, name, who)
-    return found
+        metrics[name] = _metric(metric, name, who)
+    return metrics
 
 
-def _name(given: Any) -> Any:
-    return given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+def _name(metric: Any) -> Any:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
-def _metric(given: Any, name: str, who: str) -> Metric:
-    if isinstance(given, str):
-        return _known(given, who)
-    if not callable(given) or isinstance(given, type):
-        raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {given!r}")
-    if next(iter(_parameters(given)), "") == "estimator":
-        return Metric(scorer=given, mode="max")
-    return Metric(function=given)
+def _metric(metric: Any, name: str, who: str) -> Metric:
+    if isinstance(metric, str):
+        return _known(metric, who)
+    if not callable(metric) or isinstance(metric, type):
+        raise TypeError(f"{who}: metrics[{name!r}] must be {WANTED}, got {metric!r}")
+    if next(iter(_parameters(metric)), "") == "estimator":
+        return Metric(scorer=metric, mode="max")
+    return Metric(function=metric)
 
 
 def _known(name: str, who: str) -> Metric:
@@ -248,9 +252,10 @@ def _targets(network: Network, data: Data) -> Array:
     return targets[:, 0].astype(np.int64 if labels else targets.dtype)
 
 
-def _rows(given: Any, rows: NDArray[np.int64] | None) -> Array:
-    """Return a copy of the rows in use, on the host."""
-    array = given.copy_to_host() if hasattr(given, "copy_to_host") else np.array(given)
+def _rows(source: Any, rows: NDArray[np.int64] | None) -> Array:
+    """A copy of the rows in use, on the host, shape (n_rows, ...)."""
+    on_device = hasattr(source, "copy_to_host")
+    array = source.copy_to_host() if on_device else np.array(source)
     return array if rows is None or not array.size else array[rows]
 
 
@@ -266,8 +271,8 @@ def _scored(
         classes_ = np.arange(max(n_outputs, 2))
 
         def predict_proba(self, X: Any) -> Array:
-            one = predictions[:, 0]
-            return np.column_stack([1 - one, one]) if n_outputs == 1 else predictions
+            positive = predictions[:, 0]
+            return np.column_stack([1 - positive, positive]) if n_outputs == 1 else predictions
 
         def predict(self, X: Any) -> Array:
             return self.predict_proba(X).argmax(axis=1)
@@ -288,10 +293,6 @@ class Validation(Protocol):
     def __call__(self, parameters: NDArray[Any]) -> tuple[float, dict[str, float]]:
         """Return both at these parameters."""
         ...
-
-
-# Takes an engine, the validation rows and metrics.
-NewValidation = Callable[[Engine[Any], Any, Metrics], Validation]
 
 
 @final

@@ -124,7 +124,11 @@ class FitOptions(Reading):
         if held_out is not None:
             of_metrics.check(self.metrics, network, held_out, who)
             return
-        looking = [one.monitor for one in (self.early_stopping, self.plateau) if one is not None]
+        looking = [
+            settings.monitor
+            for settings in (self.early_stopping, self.plateau)
+            if settings is not None
+        ]
         if self.metrics or any(monitor != "loss" for monitor in looking):
             raise ValueError(f"{who}: there are no validation rows to look at: {_advice(who)}")
 
@@ -154,8 +158,8 @@ def _listeners(
     settings = [listener for listener in listeners if isinstance(listener, kinds)]
     others = [listener for listener in listeners if not isinstance(listener, kinds)]
     functions = validation.callbacks(others if settings else callbacks, who)
-    stoppings = [one for one in settings if isinstance(one, EarlyStopping)]
-    plateaus = [one for one in settings if isinstance(one, ReduceLROnPlateau)]
+    stoppings = [listener for listener in settings if isinstance(listener, EarlyStopping)]
+    plateaus = [listener for listener in settings if isinstance(listener, ReduceLROnPlateau)]
     asked = "EarlyStopping"
     if early_stopping is not None:
         stoppings.append(_early_stopping(early_stopping, who))
@@ -196,15 +200,15 @@ def _advice(who: str) -> str:
     return f"give {rows} or validation_split=0.1"
 
 
-def _early_stopping(given: Any, who: str) -> EarlyStopping:
-    if isinstance(given, EarlyStopping):
-        return given
-    if isinstance(given, bool) or not isinstance(given, int | np.integer):
-        hint = "; try early_stopping=10" if given is True else ""
+def _early_stopping(argument: Any, who: str) -> EarlyStopping:
+    if isinstance(argument, EarlyStopping):
+        return argument
+    if isinstance(argument, bool) or not isinstance(argument, int | np.integer):
+        hint = "; try early_stopping=10" if argument is True else ""
         raise TypeError(
             f"{who}: early_stopping must be a number of epochs or EarlyStopping(...), got "
-            f"{given!r}{hint}"
+            f"{argument!r}{hint}"
         )
-    if given < 0:
-        raise ValueError(f"{who}: early_stopping must be 0 or more epochs, got {given}")
-    return EarlyStopping(patience=int(given))
+    if argument < 0:
+        raise ValueError(f"{who}: early_stopping must be 0 or more epochs, got {argument}")
+    return EarlyStopping(patience=int(argument))

@@ -14,7 +14,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.backends.protocol import Data, Engine, Order, Trainer
 from fastmlp.network.state import NetState
 from fastmlp.training.bar import new_bar, shown
-from fastmlp.training.checkpoint import Checkpoint, File, Fit, Progress, digest
+from fastmlp.training.checkpoint import Checkpoint, File, FitSettings, Progress, digest
 from fastmlp.training.history import (
     History,
     Report,
@@ -28,7 +28,7 @@ from fastmlp.training.metrics import Validation
 from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks.alone import ALONE, Alone
 from fastmlp.training.ranks.together import Together
-from fastmlp.training.stopping import Watch
+from fastmlp.training.stopping import EpochWatch
 
 
 class OutOfTime(Stopped):
@@ -79,7 +79,7 @@ class FitRequest:
         self.shuffle = options.shuffle and self.batch_size < self.n_rows
         self.trainer_options = ranks.trainer_options(options.average_every)
         self._options, self._is_done = options, False
-        self._watch = Watch(options.early_stopping, options.plateau)
+        self._watch = EpochWatch(options.early_stopping, options.plateau)
         looking = held_out is not None or bool(options.callbacks)
         self._looks = looking or options.look_at_epochs
         self._bar: Any = None
@@ -112,12 +112,12 @@ class FitRequest:
             **options.monitors(),
             **ranks.checkpoint_settings(options.average_every),
         }
-        fit = Fit(self.epochs, self.batch_size, self.shuffle, self.n_rows, **settings)
+        fit = FitSettings(self.epochs, self.batch_size, self.shuffle, self.n_rows, **settings)
         so_far = ranks.resumed(partial(self._open, file, fit, state), state)
         if so_far is not None:
             self._go_on(so_far)
 
-    def _open(self, file: File, fit: Fit, state: NetState) -> Progress | None:
+    def _open(self, file: File, fit: FitSettings, state: NetState) -> Progress | None:
         """Begin to keep checkpoints; return the progress so far, if the fit resumes."""
         options = self._options
         keeper = Checkpoint(file, options.checkpoint_every, fit)

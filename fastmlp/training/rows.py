@@ -26,8 +26,8 @@ from fastmlp.validation.suggestions import listed
 LENGTHS = (20_000, 30_000)
 
 
-class GivenRows(NamedTuple):
-    """The rows that a fit is given, unchecked: arrays, or a source in the place of X."""
+class RawRows(NamedTuple):
+    """The rows of a fit as its caller passes them: arrays, or a source in the place of X."""
 
     X: Any
     y: Any
@@ -45,7 +45,7 @@ class FitRows(NamedTuple):
 
 
 def rows_of(
-    engine: Engine[Any], given: GivenRows, options: FitOptions, names: validation.Names
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
 ) -> FitRows:
     """The rows of a fit, checked.
 
@@ -59,9 +59,9 @@ def rows_of(
         If they are not what they must be.
     """
     network, who, held_out = engine.network, options.who, None
-    where, validated = f"{who}: validation_data", given.validation_data
-    rows = in_blocks(*given[:3], who)
-    if rows[0] is not given.X:
+    where, validated = f"{who}: validation_data", raw.validation_data
+    rows = in_blocks(*raw[:3], who)
+    if rows[0] is not raw.X:
         # `sample_weight` contains the weights of classes.
         if options.class_weight is not None and options.validation_split is not None:
             raise ValueError(
@@ -103,8 +103,8 @@ def rows_of(
 
 def _names_of(source: Any, names: validation.Names, network: Network, who: str) -> validation.Names:
     """Return the names of a source's columns, which must be those that are known, if any are."""
-    given = getattr(source, "feature_names", None)
-    own = validation.names_given(given, network.layout.sizes[0], f"{who}: feature_names")
+    of_source = getattr(source, "feature_names", None)
+    own = validation.names_given(of_source, network.layout.sizes[0], f"{who}: feature_names")
     if own is not None and names is not None and own != names:
         raise ValueError(
             f"{who}: the source has the columns {listed([*own])}, but the net's feature_names are "
@@ -114,7 +114,7 @@ def _names_of(source: Any, names: validation.Names, network: Network, who: str) 
 
 
 def split_rows_of(
-    engine: Engine[Any], given: GivenRows, options: FitOptions, names: validation.Names
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
 ) -> FitRows:
     """The rows as of `rows_of`, with the weights of classes, and the last rows to validate on.
 
@@ -124,16 +124,16 @@ def split_rows_of(
         If they are not what they must be.
     """
     who, fraction, class_weight = options.who, options.validation_split, options.class_weight
-    network, weight = engine.network, given.sample_weight
-    if class_weight is not None and given.y is not None:
+    network, weight = engine.network, raw.sample_weight
+    if class_weight is not None and raw.y is not None:
         form = (network.loss.targets, network.layout.sizes[-1], who)
-        weight = validation.class_weights(class_weight, given.y, weight, *form)
-    rows = rows_of(engine, given._replace(sample_weight=weight), options, names)
+        weight = validation.class_weights(class_weight, raw.y, weight, *form)
+    rows = rows_of(engine, raw._replace(sample_weight=weight), options, names)
     if fraction is None or rows.feed is not None:
         return rows
     data, held_out = split(rows.data, fraction, who)
     if class_weight is not None:
-        own = validation.weights(given.sample_weight, len(data.weight), network.dtype, who)
+        own = validation.weights(raw.sample_weight, len(data.weight), network.dtype, who)
         held_out = held_out._replace(weight=own)
     return rows._replace(data=data, held_out=held_out)
 
@@ -222,8 +222,8 @@ def _check_schedule(schedule: Any) -> None:
     if not callable(schedule):
         return
     steps = np.array([0, 1, 10, 100, 1000, 10_000], np.int64)
-    one, other = (np.asarray(rates_of(schedule, steps, total)) for total in LENGTHS)
-    if not np.array_equal(one, other):
+    short, long = (np.asarray(rates_of(schedule, steps, total)) for total in LENGTHS)
+    if not np.array_equal(short, long):
         raise ValueError(_lacks_length(schedule))
 
 

@@ -1,7 +1,7 @@
-"""When a fit stops, which epoch it keeps, and when it goes on at a lower rate.
+"""Early stopping, the epoch that is kept, and lower rates after plateaus.
 
-`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. What they count is
-kept for each net: `Patience`, `Plateau`, and both in a `Watch`.
+`EarlyStopping` and `ReduceLROnPlateau` are settings, which many nets may share. Their counts are
+kept for each net: `Patience`, `Plateau`, and both in a `EpochWatch`.
 """
 
 import math
@@ -148,7 +148,7 @@ class ReduceLROnPlateau:
 Settings = EarlyStopping | ReduceLROnPlateau
 
 
-class Best:
+class BestValue:
     """The best of the values that it takes.
 
     Attributes
@@ -172,7 +172,7 @@ class Best:
 
 
 class Patience:
-    """What `EarlyStopping` counts in one fit.
+    """The counts of `EarlyStopping` in one fit.
 
     Attributes
     ----------
@@ -180,7 +180,7 @@ class Patience:
     """
 
     def __init__(self, settings: EarlyStopping, mode: str) -> None:
-        self._settings, self._best = settings, Best(settings.min_delta, mode)
+        self._settings, self._best = settings, BestValue(settings.min_delta, mode)
         self.best_epoch: int | None = None
         self._wait = 0
 
@@ -197,15 +197,15 @@ class Patience:
 
 
 class Plateau:
-    """What `ReduceLROnPlateau` counts in one fit.
+    """The counts of `ReduceLROnPlateau` in one fit.
 
     Attributes
     ----------
-    scale : float, what the optimizer's rates are multiplied by
+    scale : float, by which the optimizer's rates are multiplied
     """
 
     def __init__(self, settings: ReduceLROnPlateau, mode: str) -> None:
-        self._settings, self._best = settings, Best(settings.min_delta, mode)
+        self._settings, self._best = settings, BestValue(settings.min_delta, mode)
         self.scale = 1.0
         self._wait = self._cooldown = 0
 
@@ -228,15 +228,15 @@ class Plateau:
         lowest = self._settings.min_lr
 
         def lowered(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-            given = rates(steps)
+            full = rates(steps)
             # A schedule may pass below the lowest rate by itself.
-            floored: NDArray[np.float64] = np.maximum(given * self.scale, np.minimum(given, lowest))
+            floored: NDArray[np.float64] = np.maximum(full * self.scale, np.minimum(full, lowest))
             return floored
 
         return lowered
 
 
-class Watch:
+class EpochWatch:
     """The state of one fit's `EarlyStopping` and `ReduceLROnPlateau`.
 
     It is a function of the history, but for the parameters of the best epoch.
@@ -287,12 +287,12 @@ class Watch:
 
 def series(history: History, name: str) -> list[float]:
     """Return the losses, or the metric, of this name."""
-    found: list[float] = {
+    by_name: list[float] = {
         "loss": history.loss,
         "validation_loss": history.validation_loss,
         **history.metrics,
     }[name]
-    return found
+    return by_name
 
 
 def _check_shared(settings: Settings, first: str) -> None:

@@ -108,7 +108,9 @@ class Advising(type):
         cls, name: str, bases: tuple[type, ...], space: dict[str, Any], advice: Mapping[str, str]
     ) -> "Advising":
         lacking = {
-            word: Elsewhere(told) for told, words in advice.items() for word in words.split()
+            word: Elsewhere(sentence)
+            for sentence, words in advice.items()
+            for word in words.split()
         }
         shown = {"__dir__": lambda self: set(object.__dir__(self)) - lacking.keys()}
         return super().__new__(cls, name, bases, {**lacking, **shown, **space})

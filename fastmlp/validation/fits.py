@@ -15,10 +15,10 @@ from fastmlp.validation.calls import misfit
 ValidationData = tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike | None]
 
 
-def callbacks(given: Any, who: str) -> tuple[Callable[..., Any], ...]:
+def callbacks(argument: Any, who: str) -> tuple[Callable[..., Any], ...]:
     """Check callbacks: a function, or a sequence of functions."""
-    several = isinstance(given, Iterable) and not callable(given)
-    functions: tuple[Any, ...] = tuple(given) if several else (given,)
+    several = isinstance(argument, Iterable) and not callable(argument)
+    functions: tuple[Any, ...] = tuple(argument) if several else (argument,)
     for function in functions:
         wrong = misfit(function, 1) if callable(function) else _of_events(function)
         if wrong or not callable(function):
@@ -29,9 +29,9 @@ def callbacks(given: Any, who: str) -> tuple[Callable[..., Any], ...]:
     return functions
 
 
-def _of_events(given: object) -> str:
-    """Return what to add to a message about an object whose methods are called at events."""
-    events = [name for name in dir(given) if name.startswith("on_")]
+def _of_events(callback: object) -> str:
+    """The end of a message about a callback whose methods are called at events, else ""."""
+    events = [name for name in dir(callback) if name.startswith("on_")]
     if not events:
         return ""
     return (
@@ -40,15 +40,15 @@ def _of_events(given: object) -> str:
     )
 
 
-def validation_pair(given: object, who: str) -> tuple[Any, Any, Any]:
+def validation_pair(argument: object, who: str) -> tuple[Any, Any, Any]:
     """Return (X, y, sample_weight or None) from validation data of two or three parts."""
-    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        hint = f"; use validation_split={given!r}" if isinstance(given, float) else ""
+    if not isinstance(argument, tuple | list) or len(argument) not in (2, 3):
+        hint = f"; use validation_split={argument!r}" if isinstance(argument, float) else ""
         raise TypeError(
             f"{who}: validation_data must be (X, y) or (X, y, sample_weight), "
-            f"got {type(given).__name__}{hint}"
+            f"got {type(argument).__name__}{hint}"
         )
-    return (*given, None)[:3]
+    return (*argument, None)[:3]
 
 
 def validates(held_out: Mapping[str, Any], validation_split: Any, who: str) -> bool:
@@ -91,17 +91,17 @@ def ranks(communicator: object, average_every: object, device: str, who: str) ->
         raise ValueError(f"{who}: communicator is for nets on the CPU, and this one is on {device}")
 
 
-def rates(given: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
+def rates(returned: object, n_steps: int, schedule: object) -> NDArray[np.float64]:
     """Check the rates that a learning-rate schedule returned; return them as float64."""
     try:
-        array = np.asarray(given, np.float64)
+        array = np.asarray(returned, np.float64)
         good = array.shape == (n_steps,) and np.isfinite(array).all() and (array >= 0).all()
     except (TypeError, ValueError):
         good = False
     if not good:
         raise ValueError(
             f"learning-rate schedule {schedule!r} must return {n_steps} finite rates of 0 or more, "
-            f"got {given!r}"
+            f"got {returned!r}"
         )
     return array
 
@@ -110,7 +110,7 @@ BALANCED = "balanced"
 
 
 def class_weights(
-    given: object, y: Any, sample_weight: Any, accepted: str, n_outputs: int, who: str
+    class_weight: object, y: Any, sample_weight: Any, accepted: str, n_outputs: int, who: str
 ) -> NDArray[np.float64]:
     """Return the weights of rows, shape (n_rows,): of the row's class, times `sample_weight`.
 
@@ -122,11 +122,11 @@ def class_weights(
         If the weights are no mapping from classes to numbers of 0 or more nor "balanced", or y has
         no classes.
     """
-    if not isinstance(given, Mapping) and given != BALANCED:
-        kind = ValueError if isinstance(given, str) else TypeError
+    if not isinstance(class_weight, Mapping) and class_weight != BALANCED:
+        kind = ValueError if isinstance(class_weight, str) else TypeError
         raise kind(
             f"{who}: class_weight must be 'balanced', or a mapping of classes to numbers, such as "
-            f"{{0: 1.0, 1: 5.0}}, got {given!r}"
+            f"{{0: 1.0, 1: 5.0}}, got {class_weight!r}"
         )
     if accepted != "classes" and (accepted, n_outputs) != ("unit", 1):
         raise ValueError(
@@ -135,7 +135,7 @@ def class_weights(
         )
     labels = _labels(y, who)
     n_classes = n_outputs if accepted == "classes" else 2
-    rows = _of_rows(given, labels, n_classes, who)
+    rows = _of_rows(class_weight, labels, n_classes, who)
     if sample_weight is None:
         return rows
     return rows * vector(sample_weight, len(rows), np.dtype(np.float64), "sample_weight", who)
@@ -189,15 +189,15 @@ def _labels(y: Any, who: str) -> NDArray[np.int64]:
 
 
 def _of_rows(
-    given: Any, labels: NDArray[np.int64], n_classes: int, who: str
+    class_weight: Any, labels: NDArray[np.int64], n_classes: int, who: str
 ) -> NDArray[np.float64]:
     present, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if given == BALANCED:
+    if class_weight == BALANCED:
         of_classes = len(labels) / (len(present) * counts)
     else:
         numbers = {
             _class(key, n_classes, who): scalars.non_negative(who, f"class_weight[{key!r}]", value)
-            for key, value in given.items()
+            for key, value in class_weight.items()
         }
         of_classes = np.array([numbers.get(int(label), 1.0) for label in present])
     return np.asarray(of_classes[place.reshape(-1)], np.float64)

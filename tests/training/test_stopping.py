@@ -22,7 +22,7 @@ from fastmlp import (
     fit_many,
 )
 from fastmlp.training.options import FitOptions
-from fastmlp.training.stopping import Watch
+from fastmlp.training.stopping import EpochWatch
 
 random = np.random.default_rng(0)
 X = random.uniform(-1, 1, (80, 3))
@@ -86,7 +86,7 @@ def keras_rates(
 
 def follow(losses: Sequence[float], *settings: Any, rate: float = 0.1) -> History:
     """Return the history of a fit whose validation losses are given."""
-    watch, history = Watch(*settings), History()
+    watch, history = EpochWatch(*settings), History()
     rates = watch.scaled(lambda steps: np.full(len(steps), rate))
     for epoch, loss in enumerate(losses):
         history.loss.append(0.0)
@@ -328,7 +328,7 @@ def test_a_split_of_many_nets_is_that_of_their_rows() -> None:
 
 
 def test_fits_that_use_none_of_it_keep_nothing() -> None:
-    assert Watch(None, None).best is None
+    assert EpochWatch(None, None).best is None
     assert not FitOptions().look_at_epochs
     history = make().fit(X, Y, epochs=2)
     assert (history.best_epoch, history.metrics) == (None, {})

@@ -17,7 +17,7 @@ from fastmlp.network.state import NetState
 from fastmlp.training.loop import ByBuffers, Request
 from fastmlp.training.metrics import Metrics, OnePass, Validation
 from fastmlp.training.options import FitOptions
-from fastmlp.training.rows import FitRows, GivenRows, by_buffers, split_rows_of
+from fastmlp.training.rows import FitRows, RawRows, by_buffers, split_rows_of
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Alone:
     def rows(
         self,
         engine_of: Callable[[], Engine[Any]],
-        given: GivenRows,
+        raw: RawRows,
         options: FitOptions,
         names: validation.Names,
     ) -> tuple[Engine[Any], FitRows]:
@@ -51,7 +51,7 @@ class Alone:
             If the rows are not valid for the net or the options.
         """
         engine = engine_of()
-        rows = split_rows_of(engine, given, options, names)
+        rows = split_rows_of(engine, raw, options, names)
         options.check_rows(engine.network, rows.held_out, options.who)
         return engine, rows
 
@@ -80,7 +80,7 @@ class Alone:
         return MappingProxyType({})
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
-        """Fields of a checkpoint's `Fit`."""
+        """Fields of a checkpoint's `FitSettings`."""
         return MappingProxyType({})
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:

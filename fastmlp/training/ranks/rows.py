@@ -13,8 +13,8 @@ from fastmlp.data.maps import in_blocks
 from fastmlp.data.sources import targets_of
 from fastmlp.network.spec import Network
 from fastmlp.training.options import FitOptions
-from fastmlp.training.ranks.ranks import Ranks
-from fastmlp.training.rows import FitRows, GivenRows, split_rows_of
+from fastmlp.training.ranks.exchange import Exchange
+from fastmlp.training.rows import FitRows, RawRows, split_rows_of
 
 NONE = np.empty(0, np.int64)
 
@@ -32,7 +32,7 @@ def is_empty(X: Any) -> bool:
 
 
 def rows_of_rank(
-    engine: Engine[Any], given: GivenRows, options: FitOptions, names: validation.Names
+    engine: Engine[Any], raw: RawRows, options: FitOptions, names: validation.Names
 ) -> FitRows:
     """The rows as of `split_rows_of`; a rank may have no rows, or none to validate on.
 
@@ -41,18 +41,18 @@ def rows_of_rank(
     TypeError, ValueError, ImportError
         If they are not what they must be.
     """
-    held_out = given.validation_data
-    has_rows = not is_empty(given.X)
+    held_out = raw.validation_data
+    has_rows = not is_empty(raw.X)
     pair = isinstance(held_out, tuple | list) and len(held_out) in (2, 3)
     held_out_is_empty = pair and is_empty(held_out[0])
     if held_out_is_empty or (not has_rows and options.validation_split is not None):
         held_out, held_out_is_empty = _stand_in(engine.network), True
-    given = given._replace(validation_data=held_out)
+    raw = raw._replace(validation_data=held_out)
     if not has_rows:
-        given = GivenRows(*_stand_in(engine.network), None, held_out)
+        raw = RawRows(*_stand_in(engine.network), None, held_out)
         options = replace(options, target=None, validation_split=None, class_weight=None)
         options = replace(options, buffer_rows=None, steps_per_epoch=None)
-    rows = split_rows_of(engine, given, options, names)
+    rows = split_rows_of(engine, raw, options, names)
     if not has_rows:
         rows = rows._replace(data=rows.data._replace(rows=NONE))
     if held_out_is_empty:
@@ -69,9 +69,9 @@ def _stand_in(network: Network) -> tuple[Any, Any]:
     return np.zeros((1, sizes[0])), np.ones((1, sizes[-1] // loss.per_target))
 
 
-def class_counts(given: GivenRows, options: FitOptions, names: validation.Names) -> Counter[int]:
+def class_counts(raw: RawRows, options: FitOptions, names: validation.Names) -> Counter[int]:
     """The number of this rank's rows of each class."""
-    X, y, who = given.X, given.y, options.who
+    X, y, who = raw.X, raw.y, options.who
     if y is not None and len(y):
         return validation.class_counts([y], who)
     if y is None and not is_empty(X):
@@ -88,7 +88,7 @@ class RanksFeed:
 
     Parameters
     ----------
-    ranks : Ranks
+    ranks : Exchange
     engine : Engine
     feed : Feed, or None for a rank whose rows are an array
     data : Data, the rows of the first buffer
@@ -105,7 +105,7 @@ class RanksFeed:
     ends: bool
     n_rows: int | None
 
-    def __init__(self, ranks: Ranks, engine: Engine[Any], feed: Feed | None, data: Data) -> None:
+    def __init__(self, ranks: Exchange, engine: Engine[Any], feed: Feed | None, data: Data) -> None:
         self._ranks, self._engine, self._whole = ranks, engine, data
         self._feed = None if feed is None or feed.is_whole else feed
         self.rows, self._is_done = data, self._feed is None or self._feed.ends

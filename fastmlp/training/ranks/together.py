@@ -24,9 +24,9 @@ from fastmlp.training.loop import ByBuffers
 from fastmlp.training.metrics import Measures, Metrics
 from fastmlp.training.options import FitOptions
 from fastmlp.training.ranks.alone import ALONE, Alone
-from fastmlp.training.ranks.ranks import CommunicatorLike, Ranks, communicator_of
+from fastmlp.training.ranks.exchange import CommunicatorLike, Exchange, communicator_of
 from fastmlp.training.ranks.rows import RanksFeed, class_counts, rows_of_rank
-from fastmlp.training.rows import FitRows, GivenRows, check_length
+from fastmlp.training.rows import FitRows, RawRows, check_length
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def ranks_of(communicator: CommunicatorLike | None, who: str) -> "Alone | Togeth
 
 
 @final
-class Together(Ranks):
+class Together(Exchange):
     """The ranks of a fit; `Alone` has the same methods for one.
 
     All ranks have the same history, and so they stop, and lower rates, alike. Rank 0 looks at the
@@ -88,7 +88,7 @@ class Together(Ranks):
     def rows(
         self,
         engine_of: Callable[[], Engine[Any]],
-        given: GivenRows,
+        raw: RawRows,
         options: FitOptions,
         names: validation.Names,
     ) -> tuple[Engine[Any], FitRows]:
@@ -103,12 +103,12 @@ class Together(Ranks):
         options = replace(options, batch_size=max(1, whole + (self.rank < rest)))
         if options.class_weight == validation.BALANCED:
             with self.agreeing():
-                own = class_counts(given, options, names)
+                own = class_counts(raw, options, names)
             counts = sum(self.allgather_objects(own), Counter[int]())
             options = replace(options, class_weight=validation.balanced(counts))
         with self.agreeing():
             engine = engine_of()
-            rows = rows_of_rank(engine, given, options, names)
+            rows = rows_of_rank(engine, raw, options, names)
             if rows.held_out is None or rows.held_out.n_rows:
                 options.check_rows(engine.network, rows.held_out, options.who)
         all_names = self.allgather_objects(rows.names)
@@ -180,7 +180,7 @@ class Together(Ranks):
         return {"ranks": self, "average_every": average_every}
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
-        """Fields of a checkpoint's `Fit`."""
+        """Fields of a checkpoint's `FitSettings`."""
         return {"ranks": self.size, "average_every": average_every}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
@@ -258,13 +258,15 @@ class OnAllRanks:
 
     Parameters
     ----------
-    ranks : Ranks
+    ranks : Exchange
     engine : Engine
     held_out : Data, this rank's rows, which may be none
     metrics : Metrics, which may be empty
     """
 
-    def __init__(self, ranks: Ranks, engine: Engine[Any], held_out: Data, metrics: Metrics) -> None:
+    def __init__(
+        self, ranks: Exchange, engine: Engine[Any], held_out: Data, metrics: Metrics
+    ) -> None:
         self._ranks, self._mass = ranks, held_out.mass
         self._evaluation = engine.evaluation(held_out) if held_out.n_rows else None
         self._predictions: Array | None = None
@@ -296,9 +298,9 @@ class OnAllRanks:
         loss = 0.0
         if self._evaluation is not None:
             loss = self._evaluation(parameters, self._predictions)
-        told = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(axis=0)
+        sums = self._ranks.allgather(np.array([loss * self._mass, self._mass])).sum(axis=0)
         with np.errstate(all="ignore"):
-            mean = float(told[0] / told[1])
+            mean = float(sums[0] / sums[1])
         if self._predictions is None:
             return mean, {}
         predictions, values = self._joined(self._predictions), {}

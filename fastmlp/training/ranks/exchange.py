@@ -47,7 +47,7 @@ CommunicatorLike: TypeAlias = Communicator | Literal["world"]
 NAMES = ("Get_rank", "Get_size", "Alltoall", "Allgather")
 
 
-def communicator_of(given: Any, who: str) -> Communicator | None:
+def communicator_of(argument: Any, who: str) -> Communicator | None:
     """Return the communicator that is meant by the argument: "world" is MPI's of all processes.
 
     Raises
@@ -57,29 +57,29 @@ def communicator_of(given: Any, who: str) -> Communicator | None:
     TypeError
         If it is none.
     """
-    if given is None:
+    if argument is None:
         return None
-    if isinstance(given, str) and given == "world":
+    if isinstance(argument, str) and argument == "world":
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             needed = needs(f'{who}: communicator="world"', "mpi4py")
             raise ImportError(f"{needed} ({error})") from error
         return MPI.COMM_WORLD
-    lacking = [name for name in NAMES if not callable(getattr(given, name, None))]
+    lacking = [name for name in NAMES if not callable(getattr(argument, name, None))]
     if lacking:
         raise TypeError(
             f'{who}: communicator must be "world", or one of mpi4py, such as MPI.COMM_WORLD, or '
-            f"have its {', '.join(NAMES)}; got {given!r}, without {', '.join(lacking)}"
+            f"have its {', '.join(NAMES)}; got {argument!r}, without {', '.join(lacking)}"
         )
-    found: Communicator = given
-    return found
+    communicator: Communicator = argument
+    return communicator
 
 
 T = TypeVar("T")
 
 
-class Ranks:
+class Exchange:
     """The ranks that train one net, as one of them sees them.
 
     Parameters
@@ -126,10 +126,10 @@ class Ranks:
 
     def allgather(self, values: Array) -> Array:
         """Return the values of all ranks, shape (size, n), from those of this one, shape (n,)."""
-        found = np.empty((self.size, len(values)), values.dtype)
+        gathered = np.empty((self.size, len(values)), values.dtype)
         if values.size:
-            self._communicator.Allgather(np.ascontiguousarray(values), found)
-        return found
+            self._communicator.Allgather(np.ascontiguousarray(values), gathered)
+        return gathered
 
     def flags(self, *flags: bool) -> Array:
         """Return the flags of all ranks, shape (size, n)."""
@@ -141,8 +141,8 @@ class Ranks:
         sizes = self.allgather(np.array([len(own)], np.int64))[:, 0]
         padded = np.zeros(int(sizes.max()), np.uint8)
         padded[: len(own)] = own
-        found = self.allgather(padded)
-        return [pickle.loads(row[:n].tobytes()) for row, n in zip(found, sizes, strict=True)]
+        gathered = self.allgather(padded)
+        return [pickle.loads(row[:n].tobytes()) for row, n in zip(gathered, sizes, strict=True)]
 
     def broadcast(self, content: T) -> T:
         """Return rank 0's object, which may be large; what others give does not count."""
@@ -155,8 +155,8 @@ class Ranks:
         received = np.empty_like(sent)
         self._communicator.Alltoall(sent, received)
         self._communicator.Allgather(received.reshape(self.size, -1)[0], sent)
-        found: T = pickle.loads(sent[:n].tobytes())
-        return found
+        received_content: T = pickle.loads(sent[:n].tobytes())
+        return received_content
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
