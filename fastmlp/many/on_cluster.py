@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from fastmlp._process.task_pool import Outcome
@@ -107,8 +107,6 @@ def trained_on(
     cluster: Cluster, jobs: list[Job], options: FitOptions, bar: Bar | None, files: Files | None
 ) -> Ended:
     """Train all nets, which are locked, on the workers of a cluster."""
-    # A view of a dict, as of no metrics, is not pickled.
-    options = replace(options, metrics=dict(options.metrics))
     groups = [
         Group(numbers, NetsOfGroup([_parcel(jobs[i], files) for i in numbers], options, files))
         for numbers in dealt([job.cost for job in jobs], cluster.n_at_once)

@@ -88,8 +88,8 @@ def _fit(job: Job, options: FitOptions, bar: Bar | None, shared: SharedFeed | No
 
     def fit() -> History:
         check()
-        own = replace(options, epochs=job.epochs, batch_size=job.batch_size)
-        own = own if bar is None else replace(own, progress=bar)
+        progress: Any = False if bar is None else bar
+        own = replace(options, epochs=job.epochs, batch_size=job.batch_size, progress=progress)
         request = FitRequest(job.data, own, held_out=job.held_out, net=job.net)
         feed = None if shared is None else shared.part()
         loop.fit(*job.core, request, by_buffers(request, feed, *job.core))

@@ -105,7 +105,7 @@ class FitOptions(Reading):
 
     @property
     def look_at_epochs(self) -> bool:
-        """True if they look at each epoch's end."""
+        """True if early stopping or a plateau looks at each epoch's end."""
         return self.early_stopping is not None or self.plateau is not None
 
     @property
@@ -114,7 +114,7 @@ class FitOptions(Reading):
         return bool(self.callbacks) or self.look_at_epochs or self.time_limit is not None
 
     def check_rows(self, network: Network, held_out: Data | None, who: str) -> None:
-        """Check that a net, and its validation rows or none, have what is looked at.
+        """Check that a net and its validation rows, or none, suit the metrics and monitors.
 
         Raises
         ------
@@ -124,11 +124,7 @@ class FitOptions(Reading):
         if held_out is not None:
             of_metrics.check(self.metrics, network, held_out, who)
             return
-        looking = [
-            settings.monitor
-            for settings in (self.early_stopping, self.plateau)
-            if settings is not None
-        ]
+        looking = [look.monitor for look in (self.early_stopping, self.plateau) if look]
         if self.metrics or any(monitor != "loss" for monitor in looking):
             raise ValueError(f"{who}: there are no validation rows to look at: {_advice(who)}")
 

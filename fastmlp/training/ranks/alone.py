@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,11 +76,11 @@ class Alone:
 
     def trainer_options(self, average_every: int | None) -> Mapping[str, Any]:
         """Options of `Engine.trainer`."""
-        return MappingProxyType({})
+        return {}
 
     def checkpoint_settings(self, average_every: int | None) -> Mapping[str, Any]:
         """Fields of a checkpoint's `FitSettings`."""
-        return MappingProxyType({})
+        return {}
 
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
         """The random words of orders of this rank's n rows, shape (n_orders, n)."""
