@@ -97,8 +97,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         for n classes ("binary_cross_entropy": 2). Validation losses are of the labels themselves.
     layer_rates : sequence of float or mapping, one per layer, or a mapping, optional
         Factors of the learning rate of the layers, hidden and output: ``[0.1, 0.1, 1.0]``, or
-        ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. What has
-        the factor 0 is frozen.
+        ``{"weights": 1.0, "biases": 0.1}`` in place of a number, or alone for all layers. The
+        factor 0 freezes.
     dropout : float in [0, 1) or schedule, or a sequence of them, one per hidden layer
         In the steps of `fit`, each output of a hidden layer is 0 with this probability, and else
         is divided by one minus it. A schedule, such as ``Cosine(0.2)``, is the rate over the fit.
@@ -151,7 +151,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be; nothing has been compiled then.
+        If an argument has a wrong type or value; nothing has been compiled then.
     ImportError, RuntimeError
         If a GPU is asked for, and the package, the driver or the device is missing.
     MemoryError
@@ -298,12 +298,12 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         )
 
     def _change(self, **fields: Any) -> None:
-        """Change what a fit does with the layers."""
+        """Change settings of the layers."""
         with self._state.lock.training(f"MLP.{next(iter(fields))}"):
             before, self._network = self._network, self._network._replace(**fields)
             self._engine = self._predictor = None
             if rates_of_layers.frozen(before) != rates_of_layers.frozen(self._network):
-                # What is frozen stays as it is seen, and the other layers were averaged beside it.
+                # Frozen layers stay as they are seen, and the others were averaged beside them.
                 self._state.train_shown()
 
     @property
@@ -417,7 +417,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         resume : bool
             Go on from the checkpoint, where there is one: a fit that was killed at any moment and
             then resumed, with the same arguments on a net that was made alike, ends in the bits of
-            one that was not. What functions keep for themselves is not in the file.
+            one that was not. State that functions keep is not in the file.
         communicator : a communicator of mpi4py's, or "world", which is ``MPI.COMM_WORLD``, optional
             Train one net on several processes or machines, its ranks: each gives its own rows, of
             any number, also none, and its own validation rows; all else is the same on all. A batch
@@ -443,7 +443,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If data or arguments are not what they must be; the net is unchanged then.
+            If data or arguments have a wrong type, shape or value; the net is unchanged then.
         FileError
             A ValueError, where the checkpoint to resume from is not one, or damaged.
         RuntimeError
@@ -519,7 +519,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If the data are not what they must be.
+            If the data have a wrong type, shape or value.
 
         Examples
         --------
@@ -546,7 +546,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If the gradient is not what it must be; the net is unchanged then.
+            If the gradient has a wrong type, shape or value; the net is unchanged then.
 
         Examples
         --------
@@ -594,7 +594,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError
-            If X or `out` is not what it must be.
+            If X or `out` has a wrong type, shape or value.
 
         Examples
         --------
@@ -620,7 +620,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
     ) -> Array:
         """Return the raw outputs: the output layer before activation or link (logits).
 
-        Takes, returns and raises what `predict` does.
+        Parameters, results and errors are those of `predict`.
         """
         who = "MLP.predict_raw"
         return self._new_predictor(who, compute_dtype, raw=True)(X, out, who)
@@ -653,8 +653,8 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            If rows are not what they must be, pyarrow is missing, or a file cannot be read; when
-            they are asked for. The message names the rows.
+            If rows have a wrong type, shape or value, pyarrow is missing, or a file cannot be read;
+            when they are asked for. The message names the rows.
 
         See Also
         --------
@@ -751,7 +751,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
         Raises
         ------
         TypeError
-            If an argument is not what it must be.
+            If an argument has a wrong type or value.
         ImportError
             If safetensors is not installed.
         OSError
@@ -810,7 +810,7 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             A ValueError, where the file is damaged, of another kind or of a later version, or
             names a rule that is neither fastmlp's nor among `rules`.
         TypeError, ValueError
-            If an argument is not what it must be.
+            If an argument has a wrong type or value.
         OSError
             If there is no file, or it cannot be read.
         ImportError
@@ -943,7 +943,7 @@ def unpacked(content: Content, own: Mapping[str, Any], n_threads: int | None) ->
     Raises
     ------
     FileError, TypeError, ValueError, LookupError
-        If it is not what it must be.
+        If the file's content is not a net's.
     """
     saved = model_state.unpack(content, own)
     network = saved.network

@@ -18,7 +18,7 @@ class Reading:
 
     Attributes
     ----------
-    buffer_rows : rows to hold in memory and to mix; None: what an eighth of the memory holds
+    buffer_rows : rows to hold in memory and to mix; None: those that an eighth of the memory holds
     shuffle : bool, mix blocks and rows
     steps_per_epoch : steps after which an epoch ends; None: at the end of the source
     class_weight : mapping of classes to numbers, or None
@@ -51,12 +51,12 @@ class Reading:
         Raises
         ------
         TypeError, ValueError
-            If the settings are not what they must be.
+            If a setting has a wrong type or value.
         """
-        given, batch = self.buffer_rows, self.batch_size
+        buffer_rows, batch = self.buffer_rows, self.batch_size
         least = LEAST_BATCHES * batch
-        if given is not None:
-            most = scalars.positive_integer(who, "buffer_rows", given)
+        if buffer_rows is not None:
+            most = scalars.positive_integer(who, "buffer_rows", buffer_rows)
         else:
             available = memory.available()
             n_bytes = DEFAULT_BYTES if available is None else available // 8
@@ -66,6 +66,6 @@ class Reading:
         if most < least:
             raise ValueError(
                 f"{who}: buffer_rows must be {LEAST_BATCHES} times the batch size or more, "
-                f"{least}, got {given}"
+                f"{least}, got {buffer_rows}"
             )
         return most // batch * batch

@@ -189,7 +189,7 @@ class Calls:
 
     Attributes
     ----------
-    drawn : from numbers of steps to what dropout draws with, or None
+    drawn : from numbers of steps to the numbers that dropout draws with, or None
     """
 
     drawn: Rates | None = None

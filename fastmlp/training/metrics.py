@@ -60,7 +60,7 @@ class Metric(NamedTuple):
 Metrics = Mapping[str, Metric]
 
 
-def metrics_of(given: Any, who: str) -> dict[str, Metric]:
+def metrics_of(argument: Any, who: str) -> dict[str, Metric]:
     """Return the metrics by their names.
 
     Raises
@@ -68,19 +68,19 @@ def metrics_of(given: Any, who: str) -> dict[str, Metric]:
     TypeError, ValueError
         If they are none, or a name is not known.
     """
-    if given is None:
+    if argument is None:
         return {}
-    if isinstance(given, str) or callable(given):
-        given = [given]
-    if not isinstance(given, Iterable):
-        raise TypeError(f"{who}: metrics must be names, or a dict of names and {WANTED}: {given!r}")
-    named = (
-        given.items()
-        if isinstance(given, Mapping)
-        else [(_name(metric), metric) for metric in given]
-    )
+    if isinstance(argument, str) or callable(argument):
+        argument = [argument]
+    if not isinstance(argument, Iterable):
+        raise TypeError(
+            f"{who}: metrics must be names, or a dict of names and {WANTED}: {argument!r}"
+        )
+    pairs: Iterable[Any] = ((_name(metric), metric) for metric in argument)
+    if isinstance(argument, Mapping):
+        pairs = argument.items()
     metrics: dict[str, Metric] = {}
-    for name, metric in named:
+    for name, metric in pairs:
         if not isinstance(name, str) or not name or name in RESERVED:
             taken = f", not {', '.join(map(repr, RESERVED))}"
             raise ValueError(f"{who}: the name of a metric must be a str{taken}, got {name!r}")
@@ -203,7 +203,7 @@ class Measures:
         TypeError
             If a metric does not return a number.
         Exception
-            What a function of the user's raises, with a note that names the metric.
+            Any error of a user's function, with a note that names the metric.
         """
         return {name: self._value(name, measure) for name, measure in self._of.items()}
 

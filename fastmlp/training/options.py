@@ -176,8 +176,7 @@ S = TypeVar("S", EarlyStopping, ReduceLROnPlateau)
 def _resolved(
     settings: S, metrics: Metrics, validated: bool, who: str, asked: str = "ReduceLROnPlateau"
 ) -> S:
-    """Return settings with their mode, after checking what they monitor; `asked` is the word in
-    the call."""
+    """The settings with their mode, checked; `asked` is the word for them in the call."""
     owner, monitor = f"{who}: {asked}", settings.monitor
     scalars.known(owner, "monitor", monitor, [*MONITORS, *metrics], MONITORS)
     if monitor == "validation_loss" and not validated:

@@ -22,7 +22,7 @@ from fastmlp.training.options import FitOptions
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import listed
 
-# What depends on the number of steps has two values for these.
+# A rate that depends on the number of steps has two values for these.
 LENGTHS = (20_000, 30_000)
 
 
@@ -56,7 +56,7 @@ def rows_of(
     Raises
     ------
     TypeError, ValueError, ImportError
-        If they are not what they must be.
+        If the rows are not valid for the net or the options.
     """
     network, who, held_out = engine.network, options.who, None
     where, validated = f"{who}: validation_data", raw.validation_data
@@ -121,7 +121,7 @@ def split_rows_of(
     Raises
     ------
     TypeError, ValueError, ImportError
-        If they are not what they must be.
+        If the rows are not valid for the net or the options.
     """
     who, fraction, class_weight = options.who, options.validation_split, options.class_weight
     network, weight = engine.network, raw.sample_weight
@@ -227,8 +227,8 @@ def _check_schedule(schedule: Any) -> None:
         raise ValueError(_lacks_length(schedule))
 
 
-def _lacks_length(what: object) -> str:
+def _lacks_length(schedule: object) -> str:
     return (
-        f"{what!r} needs the number of steps, and how long the stream is is known after "
+        f"{schedule!r} needs the number of steps, and how long the stream is is known after "
         "its first pass: give n_steps= of a schedule, or steps_per_epoch= of fit"
     )

@@ -50,7 +50,7 @@ class EarlyStopping:
     Raises
     ------
     TypeError, ValueError
-        If a setting is not what it must be.
+        If a setting has a wrong type or value.
 
     Examples
     --------
@@ -95,7 +95,7 @@ class ReduceLROnPlateau:
     Parameters
     ----------
     factor : float in (0, 1), default 0.1
-        What the rate is multiplied by.
+        The rate is multiplied by it.
     patience : int of 0 or more, default 10
         Lower the rate after so many epochs in a row that are no better; 0 lowers it where 1 does.
     min_delta : float of 0 or more, default 1e-4
@@ -112,7 +112,7 @@ class ReduceLROnPlateau:
     Raises
     ------
     TypeError, ValueError
-        If a setting is not what it must be.
+        If a setting has a wrong type or value.
 
     Examples
     --------

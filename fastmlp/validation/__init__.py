@@ -1,6 +1,6 @@
 """Checks of the caller's arguments, before anything is compiled.
 
-An error names the caller, what was expected, what was given, and the known names.
+An error names the caller, the expected value, the actual one, and the known names.
 """
 
 from fastmlp.validation.arrays import (

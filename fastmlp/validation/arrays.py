@@ -257,7 +257,7 @@ def _cast(array: Array, kind: np.dtype[Any], who: str, name: str) -> Array:
 def _finite(array: Array, argument: object, who: str, name: str) -> Array:
     """Check that all numbers are finite, in blocks: no mask as large as the data is made.
 
-    `given` is what the array was converted from: its number, and its column's name, are shown.
+    The array was made of `argument`, whose number, and whose column's name, are shown.
     """
     flat = array.reshape(-1)
     for start in range(0, flat.size, FINITE_BLOCK):

@@ -1,4 +1,4 @@
-"""Calls that do not fit a function's signature: the message says what the user may have meant."""
+"""Calls that do not fit a function's signature: the message suggests the right one."""
 
 import inspect
 from collections.abc import Callable, Mapping

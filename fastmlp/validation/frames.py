@@ -124,7 +124,7 @@ def named(table: Any, names: Names, who: str) -> tuple[Any, Names]:
     return (table, names_of(table)) if names is None else (_select(table, names, who), names)
 
 
-def names_given(given: object, n_features: int, who: str) -> Names:
+def names_given(argument: object, n_features: int, who: str) -> Names:
     """Check names of features that a user sets: strings that differ, one a feature, or None.
 
     Raises
@@ -132,11 +132,13 @@ def names_given(given: object, n_features: int, who: str) -> Names:
     TypeError, ValueError
         If they are not that.
     """
-    if given is None:
+    if argument is None:
         return None
-    names = () if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    names = (
+        () if isinstance(argument, str) or not isinstance(argument, Iterable) else tuple(argument)
+    )
     if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{who} must be a sequence of str, or None, got {given!r}")
+        raise TypeError(f"{who} must be a sequence of str, or None, got {argument!r}")
     if len(names) != n_features or len(set(names)) != n_features:
         raise ValueError(f"{who} must be {n_features} names that differ, got {listed([*names])}")
     return names

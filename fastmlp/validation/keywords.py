@@ -1,4 +1,4 @@
-"""Keywords of other libraries, and what stands for them here."""
+"""Keywords of other libraries, and the words here for them."""
 
 from collections.abc import Iterable
 

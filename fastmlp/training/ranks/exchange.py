@@ -18,9 +18,9 @@ Array = NDArray[Any]
 class Communicator(Protocol):
     """The collectives that training on several ranks takes, by the names of mpi4py.
 
-    ``mpi4py.MPI.COMM_WORLD`` is one, and so is what `fastmlp.cluster.threads` returns. All ranks
-    call the same ones in the same order. Buffers are C-contiguous arrays, of one size on all ranks.
-    One that has ``Abort(errorcode)`` as well ends the other ranks by it where this one fails.
+    ``mpi4py.MPI.COMM_WORLD`` has them, and so have those that `fastmlp.cluster.threads` returns.
+    All ranks call the same ones in the same order. Buffers are C-contiguous arrays, of one size on
+    all ranks. If it has ``Abort(errorcode)`` as well, a rank that fails ends the others by it.
     """
 
     def Get_rank(self) -> int:
@@ -32,14 +32,14 @@ class Communicator(Protocol):
         ...
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send part i of `sendbuf` to rank i; part i of `recvbuf` is what rank i sent here.
+        """Send part i of `sendbuf` to rank i; rank i's goes to part i of `recvbuf`.
 
         Both have the same size and dtype, as many equal parts as there are ranks.
         """
         ...
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send `sendbuf` to all ranks; part i of `recvbuf` is what rank i sent."""
+        """Send `sendbuf` to all ranks; rank i's goes to part i of `recvbuf`."""
         ...
 
 
@@ -145,7 +145,7 @@ class Exchange:
         return [pickle.loads(row[:n].tobytes()) for row, n in zip(gathered, sizes, strict=True)]
 
     def broadcast(self, content: T) -> T:
-        """Return rank 0's object, which may be large; what others give does not count."""
+        """Return rank 0's object, which may be large; the others' are not sent."""
         own = np.frombuffer(pickle.dumps(content if self.is_first else None), np.uint8)
         n = int(self.allgather(np.array([len(own)], np.int64))[0, 0])
         sent = np.zeros(-(-n // self.size) * self.size, np.uint8)

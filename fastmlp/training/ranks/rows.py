@@ -39,7 +39,7 @@ def rows_of_rank(
     Raises
     ------
     TypeError, ValueError, ImportError
-        If they are not what they must be.
+        If the rows are not valid for the net or the options.
     """
     held_out = raw.validation_data
     has_rows = not is_empty(raw.X)

@@ -186,8 +186,8 @@ class Together(Exchange):
     def draw(self, generator: np.random.Generator, n_orders: int, n: int) -> NDArray[np.uint32]:
         """The random words of orders of this rank's n rows, shape (n_orders, n).
 
-        They follow from the number of the rank and from what rank 0 draws, as much for any number
-        of rows: so a checkpoint of rank 0 has what all ranks need.
+        They follow from the number of the rank and from words that rank 0 draws, as many for any
+        number of rows: so the checkpoint of rank 0 is enough for all.
         """
         words = generator.integers(1 << 32, size=n_orders * N_WORDS, dtype=np.uint32)
         seeds = self.allgather(words)[0].reshape(n_orders, N_WORDS).tolist()
