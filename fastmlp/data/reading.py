@@ -1,6 +1,7 @@
-"""How a fit reads its source: settings, and what follows from them."""
+"""Settings of a fit that decide how its source is read."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from fastmlp._process import memory
 from fastmlp.validation import scalars
@@ -11,12 +12,13 @@ LEAST_BATCHES = 16
 DEFAULT_BYTES = 1 << 30
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True)
+class Reading:
     """The settings of a fit that decide how its source is read.
 
     Attributes
     ----------
-    buffer_rows : rows to hold in memory and to mix; None: what an eighth of the memory holds
+    buffer_rows : rows to hold in memory and to mix; None: those that an eighth of the memory holds
     shuffle : bool, mix blocks and rows
     steps_per_epoch : steps after which an epoch ends; None: at the end of the source
     class_weight : mapping of classes to numbers, or None
@@ -49,12 +51,12 @@ class Reading(NamedTuple):
         Raises
         ------
         TypeError, ValueError
-            If the settings are not what they must be.
+            If a setting has a wrong type or value.
         """
-        given, batch = self.buffer_rows, self.batch_size
+        buffer_rows, batch = self.buffer_rows, self.batch_size
         least = LEAST_BATCHES * batch
-        if given is not None:
-            most = scalars.positive_integer(who, "buffer_rows", given)
+        if buffer_rows is not None:
+            most = scalars.positive_integer(who, "buffer_rows", buffer_rows)
         else:
             available = memory.available()
             n_bytes = DEFAULT_BYTES if available is None else available // 8
@@ -64,6 +66,6 @@ class Reading(NamedTuple):
         if most < least:
             raise ValueError(
                 f"{who}: buffer_rows must be {LEAST_BATCHES} times the batch size or more, "
-                f"{least}, got {given}"
+                f"{least}, got {buffer_rows}"
             )
         return most // batch * batch
