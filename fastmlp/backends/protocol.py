@@ -7,8 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Network
 from fastmlp.network.state import NetState, PackedSlots
 from fastmlp.rules.optimizers import Optimizer, Rates
 

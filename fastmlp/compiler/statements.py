@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from llvmlite import ir
 from numba import prange
 
-from fastmlp.compiler import parallel
+from fastmlp.compiler import intrinsics
 from fastmlp.compiler.expressions import Expressions
 from fastmlp.compiler.memory import entry_alloca
 from fastmlp.compiler.operands import (
@@ -322,7 +322,7 @@ class Body(Expressions):
             with together:
                 block = Number(self.builder.ptrtoint(shared, WORD), INT64)
                 environment = Number(stored(self.builder, operands), INT64)
-                self.call_function(parallel.share_loop(), (team, block, n, environment))
+                self.call_function(intrinsics.share_loop(), (team, block, n, environment))
             with alone:
                 self.builder.call(direct, [*registers_of(operands), zero, n.value, zero])
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastmlp import validation
 from fastmlp._process import random_state
 from fastmlp._process.locks import NetLock, publish
-from fastmlp.network.parameter_layout import Layout, bias_views, weight_views
+from fastmlp.network.spec import Layout, bias_views, weight_views
 from fastmlp.rules.dropout import Key
 from fastmlp.rules.optimizers import Optimizer, average_start, is_averaged, lag_of
 

@@ -1,13 +1,12 @@
 """A net's repr and its summary."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fastmlp.network.layer_rates import all_shown
-from fastmlp.network.parameter_layout import spread
-from fastmlp.network.precision import paired_layers
-from fastmlp.network.spec import Network
+from fastmlp.network.layer_settings import all_shown
+from fastmlp.network.spec import Network, paired_layers, spread
 from fastmlp.rules.groups import Factors
 from fastmlp.rules.optimizers import Optimizer
 
@@ -60,11 +59,9 @@ class Description(NamedTuple):
 
     def html(self) -> str:
         """Return the layers and the settings as HTML."""
-        from fastmlp.network import html
-
-        head = html.text(f"{self._size()}, on {self.device}", strong="MLP")
-        layers = html.table(self._rows(), LEFT_COLUMNS)
-        return f"<div>{head}{layers}{html.text(self._settings())}</div>"
+        head = html_text(f"{self._size()}, on {self.device}", strong="MLP")
+        layers = html_table(self._rows(), LEFT_COLUMNS)
+        return f"<div>{head}{layers}{html_text(self._settings())}</div>"
 
     def _size(self) -> str:
         layout, pairs = self.network.layout, self.network.factors
@@ -137,3 +134,34 @@ def _brief(optimizer: object) -> str:
             shown = name_of(value) if field.name == "rule" else repr(value)
             told.append(f"{field.name}={shown}")
     return f"{type(optimizer).__name__}({', '.join(told)})"
+
+
+CELL = "padding:0.1em 0.8em;text-align:{}"
+LINE = "border-bottom:1px solid currentColor;"
+
+
+def html_table(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
+    """Return rows as a table; the first is the header, the columns `left` are left-aligned."""
+    lines = "".join(f"<tr>{_cells(row, i == 0, left)}</tr>" for i, row in enumerate(rows))
+    return f'<table style="border-collapse:collapse;margin:0.3em 0">{lines}</table>'
+
+
+def html_text(shown: str, *, strong: str = "") -> str:
+    """Return a line of text, after the word `strong` in bold type."""
+    bold = f"<strong>{_escaped(strong)}</strong> " if strong else ""
+    return f"<div>{bold}{_escaped(shown)}</div>"
+
+
+def _cells(row: Sequence[str], is_header: bool, left: Collection[int]) -> str:
+    tag, line = ("th", LINE) if is_header else ("td", "")
+    styles = [line + CELL.format("left" if i in left else "right") for i in range(len(row))]
+    return "".join(
+        f'<{tag} style="{style}">{_escaped(cell)}</{tag}>'
+        for style, cell in zip(styles, row, strict=True)
+    )
+
+
+def _escaped(shown: str) -> str:
+    from html import escape
+
+    return escape(shown)

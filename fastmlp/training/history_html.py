@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.network import html
+from fastmlp.network import summary
 
 HEADER = ("loss", "first", "best", "in epoch", "last")
 WIDTH, HEIGHT, MARGIN = 320, 64, 3
@@ -19,9 +19,9 @@ def history_html(
     curves = {"training": np.asarray(loss, float), "validation": np.asarray(validation_loss, float)}
     rows = [HEADER, *(_row(name, curve) for name, curve in curves.items() if curve.size)]
     n = f"{len(loss):,} epoch{'' if len(loss) == 1 else 's'} in {seconds:.3g} s; {status}"
-    parts = [html.text(n, strong="History")]
+    parts = [summary.html_text(n, strong="History")]
     if len(rows) > 1:
-        parts.append(html.table(rows))
+        parts.append(summary.html_table(rows))
     if len(loss) > 1:
         parts.append(_line(list(curves.values())))
     return f"<div>{''.join(parts)}</div>"

@@ -4,7 +4,7 @@ import pytest
 
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.network import precision
+from fastmlp.network import spec
 
 needs_threads = pytest.mark.skipif(
     limits.thread_limit() < 2, reason="on one CPU every launch is serial"
@@ -14,5 +14,5 @@ needs_a_team = pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gather
 
 def count_as_wide(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers of so many inputs and outputs take part in mixed precision."""
-    monkeypatch.setattr(precision, "WIDE_INPUTS", width)
-    monkeypatch.setattr(precision, "WIDE_OUTPUTS", width)
+    monkeypatch.setattr(spec, "WIDE_INPUTS", width)
+    monkeypatch.setattr(spec, "WIDE_OUTPUTS", width)

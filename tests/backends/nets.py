@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
-from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import NetState, n_slots_of
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.groups import Factors, groups_of

@@ -50,7 +50,7 @@ from fastmlp.rules import activations, links, losses, penalties
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.protocol import Data
 from fastmlp.backends.cpu.plan.optimizer_state import Moments
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.network.spec import Network
 from fastmlp.rules.optimizers import SGD
 

@@ -23,8 +23,8 @@ from fastmlp.compiler import (
     thread_number,
 )
 from fastmlp.compiler.blocks import NativeCode, compiled_by_numba
+from fastmlp.compiler.intrinsics import flushed, restored
 from fastmlp.compiler.operands import Unsupported
-from fastmlp.compiler.parallel import flushed, restored
 
 pytestmark = pytest.mark.skipif(
     bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is translated"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP, Cosine, FileError, Warmup
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.network.state import NetState
 from fastmlp.rules.dropout import Dropout
 from fastmlp.rules.optimizers import Adam, Schedule

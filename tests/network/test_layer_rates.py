@@ -10,7 +10,7 @@ import pytest
 
 from fastmlp import MLP, SGD, Adam, AdamW, FileError, fit_many
 from fastmlp.backends.cpu.trainers import trainer
-from fastmlp.network.parameter_layout import spread
+from fastmlp.network.spec import spread
 from fastmlp.training.history import Report, Status
 
 SIZES = (4, 8, 6, 2)
@@ -196,7 +196,7 @@ def test_copies_and_files_keep_them(name: str, tmp_path: Path) -> None:
 def test_a_file_of_wrong_rates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "net.safetensors"
     told = {"layer_rates": [1.0, -1.0, 1.0]}
-    monkeypatch.setattr("fastmlp.network.layer_rates.in_use", lambda network: told)
+    monkeypatch.setattr("fastmlp.network.layer_settings.in_use", lambda network: told)
     MLP(SIZES).save(path)
     with pytest.raises(FileError, match=r"layer_rates\[1\]"):
         MLP.load(path)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastmlp.network.parameter_layout import Layout, Views, bias_views, make_layout, weight_views
+from fastmlp.network.spec import Layout, Views, bias_views, make_layout, weight_views
 
 layouts = st.lists(st.integers(1, 40), min_size=2, max_size=6).map(
     lambda sizes: make_layout(tuple(sizes))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fastmlp import MLP
-from fastmlp.network.parameter_layout import make_layout
-from fastmlp.network.precision import paired_layers
+from fastmlp.network.spec import make_layout, paired_layers
 
 
 def test_wide_layers_take_part() -> None:

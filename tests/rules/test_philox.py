@@ -4,7 +4,7 @@ import naive
 import numpy as np
 import pytest
 
-from fastmlp.rules.philox import LOW, philox_of
+from fastmlp.rules.dropout import LOW, philox_of
 
 FULL = 0xFFFFFFFF
 # Counter, key, output: kat_vectors of Random123.

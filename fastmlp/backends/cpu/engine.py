@@ -21,9 +21,7 @@ from fastmlp.backends.cpu.predict.small_batch import SmallBatch
 from fastmlp.backends.cpu.trainers.rank_trainer import RankTrainer
 from fastmlp.backends.cpu.trainers.trainer import Trainer
 from fastmlp.backends.protocol import Data, Memo, Select, as_given, no_memo
-from fastmlp.network.parameter_layout import Layout, bias_views, spread, weight_views
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Layout, Network, bias_views, spread, weight_views
 from fastmlp.network.state import N_SLOTS, NetState, n_slots_of
 from fastmlp.rules.gradient_rules import norm_factor
 from fastmlp.rules.groups import FROZEN, ParameterGroups, groups_of

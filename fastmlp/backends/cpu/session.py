@@ -22,8 +22,8 @@ from fastmlp.backends.cpu.kernels.first_layer.expanded import (
     expanded_gradient,
 )
 from fastmlp.backends.cpu.kernels.gradient_norm import Norms
+from fastmlp.backends.cpu.kernels.memory_traffic import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.microbatches import Replicas, microbatches
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetches_rows_of
 from fastmlp.backends.cpu.kernels.rule_blocks import names_of, phase
 from fastmlp.backends.cpu.kernels.single_row import row_backward
 from fastmlp.backends.cpu.kernels.split_k import split_k, split_k_backward

@@ -7,8 +7,7 @@ GPU or compiles.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fastmlp.network.precision import Computed
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Computed, Network
 from fastmlp.rules.optimizers import Optimizer, norm_limit_of
 
 

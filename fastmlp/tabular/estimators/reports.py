@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.network import html as pieces
+from fastmlp.network import summary as pieces
 from fastmlp.network.summary import Table
 from fastmlp.tabular.pack import Pack
 from fastmlp.validation.suggestions import count
@@ -66,7 +66,9 @@ def summary(model: Any) -> Table:
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
-    return pieces.text(_last(model), strong=type(model).__name__) + pieces.table(_cells(model))
+    return pieces.html_text(_last(model), strong=type(model).__name__) + pieces.html_table(
+        _cells(model)
+    )
 
 
 def say(told: str) -> None:
@@ -76,7 +78,7 @@ def say(told: str) -> None:
 
 def unfitted(model: Any) -> str:
     """Return a model that is not fitted as HTML."""
-    return pieces.text("not fitted", strong=repr(model))
+    return pieces.html_text("not fitted", strong=repr(model))
 
 
 def _cells(model: Any) -> list[tuple[str, ...]]:

@@ -10,8 +10,10 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.forward_backward import inputs_of, layer_kernels
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN, output_layer
-from fastmlp.backends.cpu.kernels.parts import (
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
     Kernel,
+    Net,
     Scalar,
     Span,
     layers_of,
@@ -19,7 +21,6 @@ from fastmlp.backends.cpu.kernels.parts import (
     rows_of_part,
     signed,
 )
-from fastmlp.backends.cpu.plan.records import Batch, Net
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK
 from fastmlp.compiler import (

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar, layers_of
-from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Net
+from fastmlp.backends.cpu.plan.records import RELU_DROPPED, Batch, Kernel, Net, Scalar, layers_of
 from fastmlp.backends.cpu.tuning import ROW_BLOCK
 from fastmlp.compiler import fma, njit, record_at, row, stack
 from fastmlp.compiler.target import lanes_of
@@ -25,9 +24,9 @@ from fastmlp.rules.dropout import (
     OF_NOISE,
     PURPOSES,
     UNITS,
+    normals_of,
+    philox_of,
 )
-from fastmlp.rules.normals import normals_of
-from fastmlp.rules.philox import philox_of
 
 PIECE = np.uint64(16)
 

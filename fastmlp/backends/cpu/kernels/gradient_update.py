@@ -10,11 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import BIASES, WEIGHTS, clipping, unclipped
-from fastmlp.backends.cpu.kernels.parts import Kernel, Piece, Scalar, layers_of, part_of, signed
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for
-from fastmlp.backends.cpu.kernels.transposed_copies import non_temporal_of, transposing
+from fastmlp.backends.cpu.kernels.memory_traffic import non_temporal_of, prefetch_for, transposing
 from fastmlp.backends.cpu.plan.packing import copying
-from fastmlp.backends.cpu.plan.records import NONE, Batch, Blocks, Layer, Net, Tile
+from fastmlp.backends.cpu.plan.records import (
+    NONE,
+    Batch,
+    Blocks,
+    Kernel,
+    Layer,
+    Net,
+    Piece,
+    Scalar,
+    Tile,
+    layers_of,
+    part_of,
+    signed,
+)
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES

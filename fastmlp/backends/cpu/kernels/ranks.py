@@ -8,9 +8,8 @@ parameters are averaged instead, a call does some steps by the rank's own rows.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
-from fastmlp.backends.cpu.kernels.parts import Kernel, Scalar
 from fastmlp.backends.cpu.kernels.step import clipped_steps, set_mass, steps, sum_of, update_again
-from fastmlp.backends.cpu.plan.records import Batch, Job, Net
+from fastmlp.backends.cpu.plan.records import Batch, Job, Kernel, Net, Scalar
 from fastmlp.compiler import njit, record_at, row
 
 

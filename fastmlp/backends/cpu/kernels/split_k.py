@@ -11,8 +11,12 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.by_panels import backward_by_panels
 from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
-from fastmlp.backends.cpu.kernels.parts import (
+from fastmlp.backends.cpu.plan.packing import row_offset
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    Blocks,
     Kernel,
+    Net,
     Scalar,
     Span,
     layers_of,
@@ -20,8 +24,6 @@ from fastmlp.backends.cpu.kernels.parts import (
     part_of,
     signed,
 )
-from fastmlp.backends.cpu.plan.packing import row_offset
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Net
 from fastmlp.backends.cpu.simd.microkernel import STORE
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, ROW_BLOCK, STRIP_ROWS
 from fastmlp.compiler import (

@@ -32,9 +32,7 @@ from fastmlp.backends.cpu.tuning import (
     STRIP_ROWS,
 )
 from fastmlp.compiler.target import lanes_of
-from fastmlp.network.parameter_layout import Layout
-from fastmlp.network.precision import paired_layers
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Layout, Network, paired_layers
 
 
 def chunk_rows(layout: Layout, n_rows: int, *, train: bool = False, sparse: bool = False) -> int:

@@ -33,7 +33,7 @@ from fastmlp.backends.cpu.tuning import (
     STRIP_ROWS,
     TILE_ROWS,
 )
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.spec import Layout
 
 
 def groups_of(n_panels: int) -> list[tuple[int, int]]:

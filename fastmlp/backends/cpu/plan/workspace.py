@@ -19,7 +19,7 @@ from fastmlp.backends.cpu.plan.packing import (
     round_up,
 )
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
-from fastmlp.network.parameter_layout import Layout
+from fastmlp.network.spec import Layout
 
 Buffer = NDArray[Any]
 

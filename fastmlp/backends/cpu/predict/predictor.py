@@ -21,8 +21,7 @@ from fastmlp.backends.cpu.tuning import (
     ONE_BY_ONE,
 )
 from fastmlp.backends.protocol import Select, as_given
-from fastmlp.network.precision import paired_layers
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, paired_layers
 from fastmlp.validation import expanded
 from fastmlp.validation.expanded import Expanded
 

@@ -13,8 +13,7 @@ from numpy import ndarray
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.records import address
-from fastmlp.backends.cpu.predict.records import FlatLayer, FlatNet, make_flat
-from fastmlp.backends.cpu.predict.row_blocks import rows_in_lanes
+from fastmlp.backends.cpu.predict.row_blocks import FlatLayer, FlatNet, make_flat, rows_in_lanes
 from fastmlp.backends.cpu.tuning import ONE_BY_ONE
 from fastmlp.compiler import (
     block_of,

@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.plan import partition
 from fastmlp.backends.cpu.plan.partition import microbatch_rows, rows_by_microbatches
 from fastmlp.backends.cpu.tuning import STRIP_ROWS
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 from fastmlp.rules.optimizers import OPTIMIZERS
 
 N_ROWS = 203

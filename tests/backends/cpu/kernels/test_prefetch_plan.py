@@ -7,7 +7,7 @@ import pytest
 from panelled import block
 
 from fastmlp import MLP
-from fastmlp.backends.cpu.kernels.prefetch_plan import prefetch_for, prefetches_rows_of
+from fastmlp.backends.cpu.kernels.memory_traffic import prefetch_for, prefetches_rows_of
 from fastmlp.backends.cpu.plan.partition import Partition
 from fastmlp.backends.cpu.plan.plan import Addresses, make_plan
 from fastmlp.backends.cpu.plan.records import Layer, Net, Tile, address
@@ -17,7 +17,7 @@ from fastmlp.backends.cpu.simd.prefetch import STREAMS_BYTES
 from fastmlp.backends.cpu.trainers import trainer
 from fastmlp.compiler import Block, record_at, records_at, row, stack
 from fastmlp.compiler.target import LINE_BYTES
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 
 LANES, SIZE, N_IN, N_ROWS, BATCH = 8, 8, 300, 21, 6
 

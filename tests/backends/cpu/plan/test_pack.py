@@ -16,7 +16,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import has_copy, holds_transposed, round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.network.parameter_layout import bias_views, make_layout, weight_views
+from fastmlp.network.spec import bias_views, make_layout, weight_views
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.activations import identity
 from fastmlp.rules.optimizers import OPTIMIZERS, SGD, Custom, coefficients_of

@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.plan.packing import (
     packed_layers,
     round_up,
 )
-from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.network.spec import Layout, make_layout
 
 layouts = st.lists(st.integers(1, 300), min_size=2, max_size=5).map(
     lambda sizes: make_layout(tuple(sizes))

@@ -6,7 +6,7 @@ from nets import Net
 
 from fastmlp.backends.cpu.plan.packing import CLOSE
 from fastmlp.backends.cpu.plan.partition import Step, panels_pay, partition_of, split_layer_of
-from fastmlp.network.parameter_layout import make_layout
+from fastmlp.network.spec import make_layout
 
 
 def step_of(sizes: tuple[int, ...], rows: int) -> Step:

@@ -8,7 +8,7 @@ from plans import SIZE, for_every_layout, layouts, plan_of, spacings, widths
 from fastmlp.backends.cpu.plan.packing import Spacing, holds_transposed, round_up
 from fastmlp.backends.cpu.plan.records import ALL, NONE, OTHERS, address
 from fastmlp.backends.cpu.tuning import PAGE_ROWS, STRIP_ROWS
-from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.network.spec import Layout, make_layout
 
 
 def test_what_no_cache_holds_goes_past_them() -> None:

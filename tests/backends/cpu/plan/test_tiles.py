@@ -8,7 +8,7 @@ from plans import SIZE, for_every_layout, layouts, plan_of, spacings, split_laye
 from fastmlp.backends.cpu.plan.packing import Spacing
 from fastmlp.backends.cpu.simd.gemm import groups_of_panels
 from fastmlp.backends.cpu.tuning import LARGEST_TILE, TILE_ROWS
-from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.network.spec import Layout, make_layout
 
 
 @for_every_layout

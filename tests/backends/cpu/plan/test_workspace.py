@@ -10,7 +10,7 @@ from fastmlp.backends.cpu.plan.packing import CLOSE, Spacing
 from fastmlp.backends.cpu.plan.partition import chunk_rows
 from fastmlp.backends.cpu.plan.workspace import Workspace, aligned, make_workspace
 from fastmlp.backends.cpu.tuning import ALIGNMENT, APART_BYTES, PAGE_ROWS, ROW_BLOCK, STRIP_ROWS
-from fastmlp.network.parameter_layout import Layout, make_layout
+from fastmlp.network.spec import Layout, make_layout
 
 layouts = st.lists(st.integers(1, 5000), min_size=2, max_size=5).map(
     lambda sizes: make_layout(tuple(sizes))

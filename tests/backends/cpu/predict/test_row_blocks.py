@@ -14,8 +14,7 @@ from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.evaluation import Prediction
 from fastmlp.backends.cpu.predict import predictor
 from fastmlp.backends.cpu.predict.predictor import Predictor, plain_out, way_for
-from fastmlp.backends.cpu.predict.records import VECTORS
-from fastmlp.backends.cpu.predict.row_blocks import RowBlocks
+from fastmlp.backends.cpu.predict.row_blocks import VECTORS, RowBlocks
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler.target import lanes_of
 from fastmlp.model import core_of

@@ -301,7 +301,7 @@ def test_avx512_bf16_alone_uses_no_tile(by_column: bool, monkeypatch: pytest.Mon
 STEP = """
 from fastmlp.compiler import target
 target.permits_tiles = lambda: True
-from fastmlp.network import precision
+from fastmlp.network import spec
 from backends.cpu.test_mixed_precision import check_step
 
 precision.WIDE_INPUTS = precision.WIDE_OUTPUTS = 4

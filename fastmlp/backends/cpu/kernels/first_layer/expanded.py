@@ -14,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.kernels.first_layer.csr import activate
-from fastmlp.backends.cpu.kernels.parts import Scalar
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Expansion, Layer, Net, Tile, address
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    Blocks,
+    Expansion,
+    Layer,
+    Net,
+    Scalar,
+    Tile,
+    address,
+)
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.backends.cpu.simd.expanded import Numbers, Places, expanded
 from fastmlp.backends.cpu.simd.microkernel import STORE

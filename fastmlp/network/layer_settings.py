@@ -1,12 +1,13 @@
-"""Learning rates of layers, and frozen layers: checks of what users give, and how it is shown."""
+"""Settings of single layers: learning rates, frozen layers, dropout and noise."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, SupportsIndex
 
 import numpy as np
 
-from fastmlp.network.own_rules import OWNER
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import OWNER, Network
+from fastmlp.rules import dropout as rules
+from fastmlp.rules.dropout import Dropout, Rate, is_used
 from fastmlp.rules.groups import Factors
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
@@ -127,3 +128,67 @@ def _check_sequence(given: Any, n_layers: int, name: str, form: str) -> None:
 
 def _plain(value: Any) -> Any:
     return bool(value) if isinstance(value, np.bool_) else value
+
+
+# A schedule is tried at these steps of a fit that ends after them.
+TRIAL = np.arange(101)
+
+
+def dropout_of(
+    dropout: object, input_dropout: object, input_noise: object, n_hidden: int
+) -> Dropout | None:
+    """Return what a net with so many hidden layers drops and adds; None: nothing."""
+    found = Dropout(
+        _rates(dropout, n_hidden),
+        _rate("input_dropout", input_dropout),
+        _rate("input_noise", input_noise, is_noise=True),
+    )
+    return found if any(map(is_used, (*found.hidden, found.inputs, found.noise))) else None
+
+
+def _rates(given: Any, n_hidden: int) -> tuple[Rate, ...]:
+    """Return one rate per hidden layer, from one number or schedule, or from a sequence of them."""
+    if isinstance(given, str | bytes | Set | Mapping) or not isinstance(given, Iterable):
+        rate = _rate("dropout", given)
+        if is_used(rate) and not n_hidden:
+            raise ValueError(
+                f"{OWNER}: dropout={given!r} is of hidden layers, but layer_sizes has none; "
+                "input_dropout is of the inputs"
+            )
+        return (rate,) * n_hidden
+    rates = tuple(_rate(f"dropout[{i}]", each) for i, each in enumerate(given))
+    if len(rates) != n_hidden:
+        raise ValueError(
+            f"{OWNER}: dropout has {count(len(rates), 'rate')}, but layer_sizes has "
+            f"{n_hidden} hidden; the outputs are never dropped"
+        )
+    return rates
+
+
+def _rate(name: str, given: Any, *, is_noise: bool = False) -> Rate:
+    """Check a number in the range of rates, or of standard deviations, or a schedule."""
+    if isinstance(given, type):
+        raise TypeError(f"{OWNER}: {name} must be a schedule, not its class: {given.__name__}(...)")
+    if callable(given):
+        schedule: Rate = given
+        try:
+            rules.checked(schedule, TRIAL, len(TRIAL), name)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise TypeError(
+                f"{OWNER}: {name} must be a number or a schedule, a function of step numbers and "
+                f"of the total of steps, got {given!r}; calling it failed: {error}"
+            ) from error
+        return schedule
+    expected, check = "a finite number of 0 or more", scalars.non_negative
+    if not is_noise:
+        expected, check = "a number in [0, 1)", scalars.fraction
+    try:
+        return check(OWNER, name, given)
+    except (TypeError, ValueError) as error:
+        of_layers = ", one for each hidden layer," if name == "dropout" else ""
+        raise type(error)(
+            f"{OWNER}: {name} must be {expected}{of_layers} or a schedule such as Cosine(0.2), "
+            f"got {given!r}"
+        ) from None
