@@ -259,6 +259,7 @@ class Session:
         """Clip the gradient by its norm from now on; None: do not."""
         self._blocks["update"] = phase("update", self._network.dtype, limit is not None).address
         if limit is None:
+            self.net["factors"] = 0
             return
         self.keep_gradient()
         self._norms = self._norms or Norms(self.plan, self._network.dtype)

@@ -8,7 +8,7 @@ which Python keeps to about 50 ms.
 import numpy as np
 
 from fastmlp.backends.cpu.kernels.output_layer import EVALUATE, FORWARD
-from fastmlp.backends.cpu.kernels.step import clipped_steps, set_mass, steps, sum_of
+from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.packing import copying
 from fastmlp.backends.cpu.plan.records import (
     Batch,
@@ -109,11 +109,6 @@ def _nothing(net: Net, job: Job) -> None:
 def train(scalar: Scalar) -> Kernel:
     """Make the driver of training by batches."""
     return training(scalar, steps(scalar), _nothing)
-
-
-def train_clipped(scalar: Scalar) -> Kernel:
-    """Make the driver of training by batches that clips the gradient by its norm."""
-    return training(scalar, clipped_steps(scalar), _nothing)
 
 
 def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels import dropout, elementwise, single_row
 from fastmlp.backends.cpu.kernels.by_panels import forward_backward_by_panels
-from fastmlp.backends.cpu.kernels.epoch import train_clipped
 from fastmlp.backends.cpu.kernels.first_layer.csr import (
     sparse_columns,
     sparse_forward,
@@ -156,7 +155,6 @@ OTHERS = (
     split_k_backward,
     forward_backward_by_panels,
     row_backward,
-    train_clipped,
     single_row.descend,
     sparse_forward,
     sparse_columns,

@@ -22,8 +22,6 @@ from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
 
 Array = NDArray[Any]
-BY_GRADIENTS = (drivers.exchange, drivers.exchange_clipped)
-ALONE = (drivers.train_alone, drivers.train_alone_clipped)
 # Losses are exchanged, and a divergence is seen, after so many steps.
 LOSS_STEPS = 256
 
@@ -65,7 +63,7 @@ class RankTrainer:
             optimizer,
             data,
             max(rows, 1),
-            drivers=ALONE if self._alone else BY_GRADIENTS,
+            driver=drivers.train_alone if self._alone else drivers.exchange,
         )
         session = inner.session
         self._n_moments = N_MOMENTS.get(optimizer.rule, 2)

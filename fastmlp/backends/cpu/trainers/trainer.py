@@ -28,9 +28,6 @@ Array = NDArray[Any]
 
 # Sessions of ended fits, for the next fit of a net with the same layers, rules and batch size.
 TRAININGS = BufferPool(KEPT_TRAINING_BYTES)
-# Those that train without clipping by norm, and with it.
-Drivers = tuple[Callable[..., Any], Callable[..., Any]]
-DRIVERS: Drivers = (epoch.train, epoch.train_clipped)
 # The work of a call that runs on one thread.
 ALONE = Work(0, 0)
 
@@ -55,7 +52,7 @@ class Trainer:
         epoch's start, of which it keeps a copy.
     by_rows : bool
         True: an epoch's loss weighs its batches by their rows, not by their rows' weights.
-    drivers : of calls of `do`, in the place of those of `run`
+    driver : of calls of `do`, in the place of that of `run`
 
     Attributes
     ----------
@@ -78,7 +75,7 @@ class Trainer:
         *,
         guarded: bool = True,
         by_rows: bool = False,
-        drivers: Drivers = DRIVERS,
+        driver: Callable[..., Any] = epoch.train,
     ) -> None:
         network = engine.network
         groups = groups_of(optimizer, network.factors)
@@ -101,7 +98,7 @@ class Trainer:
         self._engine, self._batch_size = engine, batch_size
         dense = isinstance(data.x, np.ndarray)
         by_rows_of_x = batch_size == 1 and dense
-        plain = drivers is DRIVERS and single_row.is_plain(network, optimizer)
+        plain = driver is epoch.train and single_row.is_plain(network, optimizer)
         self._online = by_rows_of_x and plain
         self._parameters = parameters
         # Strengths of penalties and the optimizer are not in the key: `Session.serve` sets them.
@@ -113,17 +110,14 @@ class Trainer:
         self._session = found or self._new_session(blocks, data, moments)
         if found:
             found.serve(network, blocks, data, moments)
-        limit = norm_limit_of(optimizer)
-        self._session.clip_by_norm(limit)
-        self._driver = drivers[limit is not None]
-        if self._online:
-            self._driver = single_row.descend
+        self._session.clip_by_norm(norm_limit_of(optimizer))
+        self._driver = single_row.descend if self._online else driver
         job = self._session.job
         job["guarded"], job["by_rows"], job["diverged"] = guarded, by_rows, 0
         self.load()
         self._point_to(data)
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
-        if not found and drivers is DRIVERS:
+        if not found and driver is epoch.train:
             # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 
