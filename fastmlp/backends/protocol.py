@@ -15,17 +15,17 @@ Array = NDArray[Any]
 Order = NDArray[np.int64]
 # Takes X and the caller's name; returns X with the columns that the net knows.
 Select = Callable[[Any, str], Any]
-# Takes a key and a function without arguments; returns what that returns, or returned at this key.
+# Takes a key and a function; returns its result, or the one that was kept at this key.
 Memo = Callable[[Any, Callable[[], Any]], Any]
 
 
 def no_memo(key: Any, make: Callable[[], Any]) -> Any:
-    """Return what `make` returns, and keep nothing."""
+    """Return the result of `make`, which is not kept: the memo of a fit that shares no rows."""
     return make()
 
 
 def as_given(X: Any, who: str) -> Any:
-    """Return X."""
+    """Return X: the `select` of nets that know no names of columns."""
     return X
 
 
@@ -97,7 +97,7 @@ class Predictor(Protocol):
         ...
 
 
-class Ranks(Protocol):
+class RankExchange(Protocol):
     """The processes, or threads, that train one net, as one of them sees them: a rank.
 
     All ranks make the same calls in the same order.

@@ -18,9 +18,9 @@ from fastmlp.compiler.operands import (
     INT64,
     KINDS,
     WORD,
+    MatrixOperand,
     Number,
-    Record,
-    Table,
+    RecordOperand,
     Unsupported,
     View,
     calculated,
@@ -44,7 +44,7 @@ NUMBA = {dtype: types.boolean if dtype == BOOL else getattr(types, dtype.name) f
 DTYPES = {kind: dtype for dtype, kind in NUMBA.items()}
 
 
-class Target:
+class TargetContext:
     """Stands in for Numba's target context when emitted functions generate code."""
 
     def get_dummy_value(self) -> None:
@@ -73,13 +73,13 @@ def as_number(builder: Any, kind: Any, operand: Any) -> Any:
 
 def emitted_code(builder: Any, define: Any, literal: bool, arguments: tuple[Any, ...]) -> Any:
     """Put an emitted function's code where the builder stands, and return its result."""
-    kinds = [_kind_for_numba(one, literal=literal) for one in arguments]
+    kinds = [_kind_for_numba(operand, literal=literal) for operand in arguments]
     made = define(None, *kinds)
     if made is None:
         raise Unsupported("arguments of an emitted function")
     signature, generate = made
-    values = [_value_for_numba(builder, one) for one in arguments]
-    result = generate(Target(), builder, signature, values)
+    values = [_value_for_numba(builder, operand) for operand in arguments]
+    result = generate(TargetContext(), builder, signature, values)
     returned = signature.return_type
     if returned == types.void:
         return None
@@ -88,7 +88,7 @@ def emitted_code(builder: Any, define: Any, literal: bool, arguments: tuple[Any,
 
 def _kind_for_numba(operand: Any, *, literal: bool) -> Any:
     if is_tuple(operand):
-        kinds = [_kind_for_numba(one, literal=False) for one in operand]
+        kinds = [_kind_for_numba(item, literal=False) for item in operand]
         return types.BaseTuple.from_types(kinds, type(operand))
     if literal and type(operand) is int:
         return types.literal(operand)
@@ -98,7 +98,7 @@ def _kind_for_numba(operand: Any, *, literal: bool) -> Any:
 def _value_for_numba(builder: Any, operand: Any) -> Any:
     if not is_tuple(operand):
         return number_of(operand).value
-    values = [_value_for_numba(builder, one) for one in operand]
+    values = [_value_for_numba(builder, item) for item in operand]
     packed = ir.Constant(ir.LiteralStructType([value.type for value in values]), ir.Undefined)
     for i, value in enumerate(values):
         packed = builder.insert_value(packed, value, i)
@@ -163,13 +163,13 @@ class Expressions:
 
     def all_of(self, nodes: Sequence[ast.expr]) -> tuple[Any, ...]:
         """Return the operands of several expressions; starred ones are unpacked."""
-        found: list[Any] = []
+        results: list[Any] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
-                found.extend(self.value(node.value))
+                results.extend(self.value(node.value))
             else:
-                found.append(self.value(node))
-        return tuple(found)
+                results.append(self.value(node))
+        return tuple(results)
 
     def _BinOp(self, node: ast.BinOp) -> Any:
         left, right = self.value(node.left), self.value(node.right)
@@ -213,28 +213,28 @@ class Expressions:
 
     def either(self, test: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
         """Return the result of one of two branches; only that branch is run."""
-        builder, ends, found = self.builder, [], []
+        builder, ends, results = self.builder, [], []
         after = builder.append_basic_block("after")
         blocks = [builder.append_basic_block(name) for name in ("then", "otherwise")]
         builder.cbranch(test, *blocks)
         for block, way in zip(blocks, (then, otherwise), strict=True):
             builder.position_at_end(block)
-            found.append(movable(way()))
+            results.append(movable(way()))
             ends.append(builder.block)
-        kinds = self.meeting(*found)
+        kinds = self.meeting(*results)
         for i, end in enumerate(ends):
             builder.position_at_end(end)
-            found[i] = self.met(found[i], kinds)
+            results[i] = self.met(results[i], kinds)
             ends[i] = builder.block
             builder.branch(after)
         builder.position_at_end(after)
         registers = []
-        for pair in zip(*map(registers_of, found), strict=True):
+        for pair in zip(*map(registers_of, results), strict=True):
             phi = builder.phi(pair[0].type)
             for register, end in zip(pair, ends, strict=True):
                 phi.add_incoming(register, end)
             registers.append(phi)
-        return in_registers(found[0], iter(registers))
+        return in_registers(results[0], iter(registers))
 
     def meeting(self, a: Any, b: Any) -> Any:
         """Return the common dtype, or dtypes, of two operands."""
@@ -256,19 +256,19 @@ class Expressions:
 
     def _Attribute(self, node: ast.Attribute) -> Any:
         owner = self.value(node.value)
-        if isinstance(owner, Record):
+        if isinstance(owner, RecordOperand):
             dtype = owner.dtype.fields[node.attr][0]  # type: ignore[index]
             place = self.field(owner, node.attr)
             return Number(self.builder.load(place), dtype)
         if isinstance(owner, View) and node.attr in ("dtype", "itemsize"):
             return owner.dtype if node.attr == "dtype" else owner.dtype.itemsize
-        if isinstance(owner, Table):
+        if isinstance(owner, MatrixOperand):
             return self.of_table(owner, node.attr)
         if not (is_constant(owner) or node.attr in getattr(owner, "_fields", ())):
             raise Unsupported(ast.dump(node))
         return getattr(owner, node.attr)
 
-    def of_table(self, table: Table, name: str) -> Any:
+    def of_table(self, table: MatrixOperand, name: str) -> Any:
         """Return a table's transpose, or its shape."""
         if name == "T":
             return table._replace(transposed=not table.transposed)
@@ -277,7 +277,7 @@ class Expressions:
         shape = Number(table.n, INT64), Number(table.width, INT64)
         return shape[::-1] if table.transposed else shape
 
-    def field(self, record: Record, name: str) -> Any:
+    def field(self, record: RecordOperand, name: str) -> Any:
         """Return a pointer to a record's field."""
         dtype, offset = record.dtype.fields[name][:2]  # type: ignore[index]
         place = self.builder.add(record.address, ir.Constant(WORD, offset))
@@ -288,9 +288,9 @@ class Expressions:
         if isinstance(owner, View):
             place = self.element(owner, index)
             if owner.dtype.fields:
-                return Record(place, owner.dtype)
+                return RecordOperand(place, owner.dtype)
             return Number(self.builder.load(place), owner.dtype)
-        if isinstance(owner, Table):
+        if isinstance(owner, MatrixOperand):
             return Number(self.builder.load(self.cell(owner, index)), owner.dtype)
         if isinstance(index, int) and (is_tuple(owner) or is_constant(owner)):
             return owner[index]
@@ -300,14 +300,14 @@ class Expressions:
 
     def one_of(self, numbers: tuple[Any, ...], index: Number) -> Number:
         """Return the number at an index of a tuple of numbers of one dtype; beyond it, the last."""
-        *others, found = (number_of(one) for one in numbers)
-        if any(one.dtype != found.dtype for one in others):
+        *others, number = (number_of(item) for item in numbers)
+        if any(item.dtype != number.dtype for item in others):
             raise Unsupported("an index of a tuple of several dtypes")
         for i in reversed(range(len(others))):
             here = compared(self.builder, "Eq", index, i).value
-            value = self.builder.select(here, others[i].value, found.value)
-            found = Number(value, found.dtype)
-        return found
+            value = self.builder.select(here, others[i].value, number.value)
+            number = Number(value, number.dtype)
+        return number
 
     def element(self, view: View, index: Any) -> Any:
         """Return the address of a record, or a pointer to a number."""
@@ -328,7 +328,7 @@ class Expressions:
         base = self.builder.inttoptr(address, kind.as_pointer())
         return self.builder.gep(base, [i], inbounds=True, source_etype=kind)
 
-    def cell(self, table: Table, places: Any) -> Any:
+    def cell(self, table: MatrixOperand, places: Any) -> Any:
         """Return a pointer to an element of a table."""
         if type(places) is not tuple or len(places) != 2:
             raise Unsupported("a table's row")
@@ -346,15 +346,15 @@ class Expressions:
             return self.view(arguments[0], arguments[1], arguments[2].dtype)
         if function is record_at:
             place = converted(self.builder, arguments[0], INT64).value
-            return Record(place, arguments[1].dtype)
+            return RecordOperand(place, arguments[1].dtype)
         if function is intrinsics.thread_number:
             return self.thread
         if function in (intrinsics.flushed, intrinsics.restored):
             return 0
         if function is rows:
             address, n, width, dtype = arguments
-            ends = (converted(self.builder, one, INT64).value for one in (address, n, width))
-            return Table(next(ends), next(ends), next(ends), np.dtype(dtype))
+            ends = (converted(self.builder, word, INT64).value for word in (address, n, width))
+            return MatrixOperand(next(ends), next(ends), next(ends), np.dtype(dtype))
         if function is coefficients_at:
             return self.coefficients(*arguments)
         if function in (min, max):
@@ -383,7 +383,7 @@ class Expressions:
 
     def view(self, address: Any, n: Any, dtype: Any) -> View:
         """Return the view that `row` returns."""
-        begin, count = (converted(self.builder, one, INT64).value for one in (address, n))
+        begin, count = (converted(self.builder, word, INT64).value for word in (address, n))
         return View(begin, count, np.dtype(dtype))
 
     def coefficients(self, address: Any, n: Any, dtype: Any) -> tuple[Any, ...]:

@@ -181,8 +181,8 @@ def record_at(address: Any, kind: type[R]) -> R:
 
 def records_at(address: Any, n: Any, kind: type[R]) -> Sequence[R]:
     """Return the n records at `address`, live."""
-    found: Sequence[R] = row(address, n, kind.dtype)
-    return found
+    records: Sequence[R] = row(address, n, kind.dtype)
+    return records
 
 
 @typeof_impl.register(RecordType)

@@ -48,26 +48,28 @@ class Switches(list[bool]):
         return list, (list(self),)
 
 
-def layer_rates(given: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
+def layer_rates(setting: Any, n_layers: int, name: str = "layer_rates") -> tuple[Factors, ...]:
     """Check factors of the learning rate; return those of each layer, or () if all are 1."""
-    if given is None:
+    if setting is None:
         return ()
-    if isinstance(given, Mapping):
-        found = [_factors(given, name)] * n_layers
+    if isinstance(setting, Mapping):
+        factors = [_factors(setting, name)] * n_layers
     else:
-        _check_sequence(given, n_layers, name, FORM)
-        found = [_factors(each, f"{name}[{i}]") for i, each in enumerate(given)]
-    return () if found == [Factors()] * n_layers else tuple(found)
+        _check_sequence(setting, n_layers, name, FORM)
+        factors = [_factors(rates, f"{name}[{i}]") for i, rates in enumerate(setting)]
+    return () if factors == [Factors()] * n_layers else tuple(factors)
 
 
-def trainable(given: Any, n_layers: int, name: str = "trainable") -> tuple[bool, ...]:
+def trainable(setting: Any, n_layers: int, name: str = "trainable") -> tuple[bool, ...]:
     """Check which layers are trained; return a bool for each, or () if all are."""
-    if isinstance(given, bool | np.bool_):
-        given = [given] * n_layers
+    if isinstance(setting, bool | np.bool_):
+        setting = [setting] * n_layers
     else:
-        _check_sequence(given, n_layers, name, "True or False, or one of them for each layer")
-    found = [scalars.boolean(OWNER, f"{name}[{i}]", _plain(its)) for i, its in enumerate(given)]
-    return () if all(found) else tuple(found)
+        _check_sequence(setting, n_layers, name, "True or False, or one of them for each layer")
+    switches = [
+        scalars.boolean(OWNER, f"{name}[{i}]", _plain(switch)) for i, switch in enumerate(setting)
+    ]
+    return () if all(switches) else tuple(switches)
 
 
 def require_trained(network: Network, who: str) -> None:
@@ -81,20 +83,21 @@ def require_trained(network: Network, who: str) -> None:
 
 def frozen(network: Network) -> list[tuple[bool, bool]]:
     """Return for each layer if its weights are frozen, and if its biases are."""
-    return [(its.weights == 0, its.biases == 0) for its in network.factors]
+    return [(factors.weights == 0, factors.biases == 0) for factors in network.factors]
 
 
 def in_use(network: Network) -> dict[str, Any]:
     """Return rates and frozen layers as JSON, by the names of MLP's attributes; without those of a
     net that trains all of its layers alike."""
     rates, switches = network.layer_rates, network.trainable
-    told = {"layer_rates": [shown(each) for each in rates], "trainable": list(switches)}
-    return {name: values for name, values in told.items() if values}
+    settings = {"layer_rates": [shown(factors) for factors in rates], "trainable": list(switches)}
+    return {name: values for name, values in settings.items() if values}
 
 
 def all_shown(network: Network) -> list[Any]:
     """Return the factors of all layers as a user writes them."""
-    return [shown(each) for each in network.layer_rates or [Factors()] * network.layout.n_layers]
+    rates = network.layer_rates or (Factors(),) * network.layout.n_layers
+    return [shown(factors) for factors in rates]
 
 
 def shown(factors: Factors) -> Any:
@@ -103,26 +106,29 @@ def shown(factors: Factors) -> Any:
     return weights if weights == biases else {"weights": weights, "biases": biases}
 
 
-def _factors(given: Any, name: str) -> Factors:
-    if not isinstance(given, Mapping):
-        number = scalars.non_negative(OWNER, name, given)
+def _factors(setting: Any, name: str) -> Factors:
+    if not isinstance(setting, Mapping):
+        number = scalars.non_negative(OWNER, name, setting)
         return Factors(number, number)
-    for key in given:
+    for key in setting:
         scalars.known(OWNER, f"key of {name}", key, Factors._fields, SYNONYMS)
     numbers = {
-        key: scalars.non_negative(OWNER, f"{name}[{key!r}]", each) for key, each in given.items()
+        key: scalars.non_negative(OWNER, f"{name}[{key!r}]", factor)
+        for key, factor in setting.items()
     }
     return Factors(**numbers)
 
 
-def _check_sequence(given: Any, n_layers: int, name: str, form: str) -> None:
-    a_sequence = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim == 1)
-    if isinstance(given, str | bytes | Set) or not a_sequence:
-        raise TypeError(f"{OWNER}: {name} must be {form}, got {given!r}")
-    if len(given) != n_layers:
+def _check_sequence(setting: Any, n_layers: int, name: str, form: str) -> None:
+    a_sequence = isinstance(setting, Sequence) or (
+        isinstance(setting, np.ndarray) and setting.ndim == 1
+    )
+    if isinstance(setting, str | bytes | Set) or not a_sequence:
+        raise TypeError(f"{OWNER}: {name} must be {form}, got {setting!r}")
+    if len(setting) != n_layers:
         raise ValueError(
             f"{OWNER}: {name} must have one entry for each of {count(n_layers, 'layer')}, hidden "
-            f"and output, got {len(given)}"
+            f"and output, got {len(setting)}"
         )
 
 
@@ -137,26 +143,26 @@ TRIAL = np.arange(101)
 def dropout_of(
     dropout: object, input_dropout: object, input_noise: object, n_hidden: int
 ) -> Dropout | None:
-    """Return what a net with so many hidden layers drops and adds; None: nothing."""
-    found = Dropout(
+    """Return the checked rates of a net with so many hidden layers; None if all are 0."""
+    rates = Dropout(
         _rates(dropout, n_hidden),
         _rate("input_dropout", input_dropout),
         _rate("input_noise", input_noise, is_noise=True),
     )
-    return found if any(map(is_used, (*found.hidden, found.inputs, found.noise))) else None
+    return rates if any(map(is_used, (*rates.hidden, rates.inputs, rates.noise))) else None
 
 
-def _rates(given: Any, n_hidden: int) -> tuple[Rate, ...]:
+def _rates(setting: Any, n_hidden: int) -> tuple[Rate, ...]:
     """Return one rate per hidden layer, from one number or schedule, or from a sequence of them."""
-    if isinstance(given, str | bytes | Set | Mapping) or not isinstance(given, Iterable):
-        rate = _rate("dropout", given)
+    if isinstance(setting, str | bytes | Set | Mapping) or not isinstance(setting, Iterable):
+        rate = _rate("dropout", setting)
         if is_used(rate) and not n_hidden:
             raise ValueError(
-                f"{OWNER}: dropout={given!r} is of hidden layers, but layer_sizes has none; "
+                f"{OWNER}: dropout={setting!r} is of hidden layers, but layer_sizes has none; "
                 "input_dropout is of the inputs"
             )
         return (rate,) * n_hidden
-    rates = tuple(_rate(f"dropout[{i}]", each) for i, each in enumerate(given))
+    rates = tuple(_rate(f"dropout[{i}]", item) for i, item in enumerate(setting))
     if len(rates) != n_hidden:
         raise ValueError(
             f"{OWNER}: dropout has {count(len(rates), 'rate')}, but layer_sizes has "
@@ -165,12 +171,14 @@ def _rates(given: Any, n_hidden: int) -> tuple[Rate, ...]:
     return rates
 
 
-def _rate(name: str, given: Any, *, is_noise: bool = False) -> Rate:
+def _rate(name: str, setting: Any, *, is_noise: bool = False) -> Rate:
     """Check a number in the range of rates, or of standard deviations, or a schedule."""
-    if isinstance(given, type):
-        raise TypeError(f"{OWNER}: {name} must be a schedule, not its class: {given.__name__}(...)")
-    if callable(given):
-        schedule: Rate = given
+    if isinstance(setting, type):
+        raise TypeError(
+            f"{OWNER}: {name} must be a schedule, not its class: {setting.__name__}(...)"
+        )
+    if callable(setting):
+        schedule: Rate = setting
         try:
             rules.checked(schedule, TRIAL, len(TRIAL), name)
         except ValueError:
@@ -178,17 +186,17 @@ def _rate(name: str, given: Any, *, is_noise: bool = False) -> Rate:
         except Exception as error:
             raise TypeError(
                 f"{OWNER}: {name} must be a number or a schedule, a function of step numbers and "
-                f"of the total of steps, got {given!r}; calling it failed: {error}"
+                f"of the total of steps, got {setting!r}; calling it failed: {error}"
             ) from error
         return schedule
     expected, check = "a finite number of 0 or more", scalars.non_negative
     if not is_noise:
         expected, check = "a number in [0, 1)", scalars.fraction
     try:
-        return check(OWNER, name, given)
+        return check(OWNER, name, setting)
     except (TypeError, ValueError) as error:
         of_layers = ", one for each hidden layer," if name == "dropout" else ""
         raise type(error)(
             f"{OWNER}: {name} must be {expected}{of_layers} or a schedule such as Cosine(0.2), "
-            f"got {given!r}"
+            f"got {setting!r}"
         ) from None

@@ -70,13 +70,13 @@ class Views(list[Vector]):
     def __setitem__(self, place: Any, numbers: Any) -> None:
         views, several = self[place], isinstance(place, slice)
         pairs = zip(views, numbers, strict=True) if several else [(views, numbers)]
-        for view, its in pairs:
+        for view, row in pairs:
             try:
-                view[...] = its
+                view[...] = row
             except ValueError as error:
                 shape = f"{self._name}[{place!r}] has the shape {view.shape}"
                 raise ValueError(
-                    f"{shape}, got numbers of shape {np.shape(its)}: {error}"
+                    f"{shape}, got numbers of shape {np.shape(row)}: {error}"
                 ) from None
 
     def __reduce__(self) -> Any:
@@ -151,17 +151,17 @@ FEWEST_OUTPUTS = 17
 
 
 def compute_dtype(
-    given: object, sizes: Sequence[int], dtype: np.dtype[Any], who: str = OWNER
+    setting: object, sizes: Sequence[int], dtype: np.dtype[Any], who: str = OWNER
 ) -> Computed:
     """Check a compute dtype: None, or for a net of float32 "bfloat16", or one dtype per layer."""
-    if given is None:
+    if setting is None:
         return None
-    if isinstance(given, list | tuple):
-        return _of_layers(given, sizes, dtype, who)
-    if not isinstance(given, str) or given not in KNOWN:
-        meant = suggestion(given, KNOWN, SYNONYMS)
+    if isinstance(setting, list | tuple):
+        return _of_layers(setting, sizes, dtype, who)
+    if not isinstance(setting, str) or setting not in KNOWN:
+        meant = suggestion(setting, KNOWN, SYNONYMS)
         raise ValueError(
-            f"{who}: unknown compute_dtype {given!r}{meant} known: bfloat16, one of bfloat16 and "
+            f"{who}: unknown compute_dtype {setting!r}{meant} known: bfloat16, one of bfloat16 and "
             "float32 for each layer, or None for dtype"
         )
     _check_dtype(dtype, who)
@@ -169,25 +169,26 @@ def compute_dtype(
 
 
 def _of_layers(
-    given: Sequence[Any], sizes: Sequence[int], dtype: np.dtype[Any], who: str
+    setting: Sequence[Any], sizes: Sequence[int], dtype: np.dtype[Any], who: str
 ) -> tuple[LayerDType, ...] | None:
     """Check the dtypes of layers; return None if none is bfloat16."""
     name, n_layers = "compute_dtype", len(sizes) - 1
-    if len(given) != n_layers:
+    if len(setting) != n_layers:
         raise ValueError(
-            f"{who}: {name} must have one dtype for each of the {n_layers} layers, got {len(given)}"
+            f"{who}: {name} must have one dtype for each of the {n_layers} layers, got "
+            f"{len(setting)}"
         )
-    for i, each in enumerate(given):
-        scalars.known(who, f"{name}[{i}]", each, OF_LAYER, OF_LAYER)
-        if each == "bfloat16" and sizes[i + 1] < FEWEST_OUTPUTS:
+    for i, layer_dtype in enumerate(setting):
+        scalars.known(who, f"{name}[{i}]", layer_dtype, OF_LAYER, OF_LAYER)
+        if layer_dtype == "bfloat16" and sizes[i + 1] < FEWEST_OUTPUTS:
             raise ValueError(
                 f"{who}: {name}[{i}]='bfloat16' needs at least {FEWEST_OUTPUTS} outputs, got "
                 f"{sizes[i + 1]}; use 'float32' for that layer"
             )
-    if "bfloat16" not in given:
+    if "bfloat16" not in setting:
         return None
     _check_dtype(dtype, who)
-    return tuple(given)
+    return tuple(setting)
 
 
 def _check_dtype(dtype: np.dtype[Any], who: str) -> None:
@@ -198,21 +199,21 @@ def _check_dtype(dtype: np.dtype[Any], who: str) -> None:
 
 
 def paired_layers(
-    layout: Layout, told: ComputeDTypes | None = "bfloat16", *, sparse: bool = False
+    layout: Layout, chosen: ComputeDTypes | None = "bfloat16", *, sparse: bool = False
 ) -> tuple[bool, ...]:
     """Return, for each layer, True if its products take bfloat16: those that are told, or are wide.
 
     It is never a first layer on sparse or expanded rows, which is no product of matrices. With
     None, nothing is rounded, and there is no layer to tell of.
     """
-    if told is None:
+    if chosen is None:
         return ()
     sizes = pairwise(layout.sizes)
-    if told == "bfloat16":
-        its = [n_in >= WIDE_INPUTS and n_out >= WIDE_OUTPUTS for n_in, n_out in sizes]
+    if chosen == "bfloat16":
+        paired = [n_in >= WIDE_INPUTS and n_out >= WIDE_OUTPUTS for n_in, n_out in sizes]
     else:
-        its = [each == "bfloat16" for each in told]
-    return tuple(each and not (sparse and i == 0) for i, each in enumerate(its))
+        paired = [layer == "bfloat16" for layer in chosen]
+    return tuple(layer and not (sparse and i == 0) for i, layer in enumerate(paired))
 
 
 OfOneNumber = Callable[[Any], tuple[Any, Any]]
@@ -278,4 +279,4 @@ def _factors(
     layer_rates: tuple[Factors, ...], trainable: tuple[bool, ...], n: int
 ) -> tuple[Factors, ...]:
     pairs = zip(layer_rates or (Factors(),) * n, trainable or (True,) * n, strict=True)
-    return tuple(its if trains else Factors(0.0, 0.0) for its, trains in pairs)
+    return tuple(factors if trains else Factors(0.0, 0.0) for factors, trains in pairs)

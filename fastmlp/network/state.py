@@ -1,4 +1,4 @@
-"""What training changes: parameters, the optimizer and its state, counters, random numbers."""
+"""The state that training changes: parameters, optimizer, counters, random numbers."""
 
 from collections.abc import Callable, Hashable
 from copy import deepcopy
@@ -164,8 +164,8 @@ class NetState:
             self._packed, self._form = pack(self.slots()), form
             self._slots = None
         self.begin_average()
-        found: Any = self._packed
-        return found
+        packed: Any = self._packed
+        return packed
 
     def kept_key(self) -> Key:
         """Return the key; a state without one gets one from fresh entropy, and keeps it."""

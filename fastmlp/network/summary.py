@@ -1,4 +1,4 @@
-"""A net's repr and its summary."""
+"""A net's repr and its summary, as text and as HTML for notebooks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import fields, is_dataclass
@@ -14,7 +14,7 @@ HEADER = ("layer", "inputs", "outputs", "activation", "parameters")
 LEFT_COLUMNS = (0, 3, 5, 6)
 
 
-class Table(str):
+class SummaryTable(str):
     """Text of several lines, which a notebook and a prompt show without ``print``."""
 
     __slots__ = ()
@@ -53,9 +53,11 @@ class Description(NamedTuple):
             f"dtype={network.dtype.name!r}{computed})"
         )
 
-    def table(self) -> Table:
+    def table(self) -> SummaryTable:
         """Return the layers as a table, with the settings in a last line."""
-        return Table("\n".join([*_align(self._rows()), f"{self._size()}; {self._settings()}"]))
+        return SummaryTable(
+            "\n".join([*_align(self._rows()), f"{self._size()}; {self._settings()}"])
+        )
 
     def html(self) -> str:
         """Return the layers and the settings as HTML."""
@@ -71,21 +73,21 @@ class Description(NamedTuple):
 
     def _rows(self) -> list[tuple[str, ...]]:
         layout, names = self.network.layout, [*self._hidden(), self.output]
-        factors, told = self.network.factors, self.network.layer_rates or self.network.trainable
+        factors, varies = self.network.factors, self.network.layer_rates or self.network.trainable
         products = self._products()
-        more = (("learning rate",) if told else ()) + (("products in",) if products else ())
+        more = (("learning rate",) if varies else ()) + (("products in",) if products else ())
         rows: list[tuple[str, ...]] = [(*HEADER, *more)]
         for i, (n_in, n_out) in enumerate(pairwise(layout.sizes)):
             kind = "hidden" if i < layout.n_layers - 1 else "output"
             row = (kind, f"{n_in:,}", f"{n_out:,}", names[i], f"{(n_in + 1) * n_out:,}")
-            own = ((_rate(factors[i]),) if told else ()) + products[i : i + 1]
-            rows.append((*row, *own))
+            cells = ((_rate(factors[i]),) if varies else ()) + products[i : i + 1]
+            rows.append((*row, *cells))
         return rows
 
     def _products(self) -> tuple[str, ...]:
-        """Return what training rounds the operands of each layer's products to, if to anything."""
+        """Return the dtype of each layer's products in training; empty if it is the net's."""
         paired = paired_layers(self.network.layout, self.network.compute_dtype)
-        return tuple("bfloat16" if its else "float32" for its in paired)
+        return tuple("bfloat16" if is_paired else "float32" for is_paired in paired)
 
     def _settings(self) -> str:
         penalty = "".join(f"; {name_of(rule)} {s:g}" for rule, s in self.network.penalties)
@@ -94,7 +96,7 @@ class Description(NamedTuple):
 
     def _dropout(self) -> dict[str, Any]:
         dropout = self.network.dropout
-        return {} if dropout is None else dropout.told()
+        return {} if dropout is None else dropout.in_use()
 
     def _hidden(self) -> list[str]:
         return [name_of(rule) for rule in self.network.activations[:-1]]
@@ -106,8 +108,8 @@ def name_of(rule: Any) -> str:
 
 
 def _rate(factors: Factors) -> str:
-    """Return what a layer makes of the learning rate."""
-    weights, biases = (f"x {each:g}" if each else "frozen" for each in factors)
+    """Return the factors of a layer's learning rate as text."""
+    weights, biases = (f"x {factor:g}" if factor else "frozen" for factor in factors)
     return weights if weights == biases else f"{weights}, biases {biases}"
 
 
@@ -127,13 +129,13 @@ def _brief(optimizer: object) -> str:
     """Return the optimizer with its learning rate and the settings that are not the default."""
     if not is_dataclass(optimizer):
         return repr(optimizer)
-    told = []
+    shown_fields = []
     for field in fields(optimizer):
         value = getattr(optimizer, field.name)
         if field.name == "learning_rate" or value != field.default:
             shown = name_of(value) if field.name == "rule" else repr(value)
-            told.append(f"{field.name}={shown}")
-    return f"{type(optimizer).__name__}({', '.join(told)})"
+            shown_fields.append(f"{field.name}={shown}")
+    return f"{type(optimizer).__name__}({', '.join(shown_fields)})"
 
 
 CELL = "padding:0.1em 0.8em;text-align:{}"

@@ -1,4 +1,4 @@
-"""Dropout and noise: the numbers of each step that kernels draw with, and what they draw.
+"""Dropout and noise: random numbers, and the numbers of each step that kernels draw them with.
 
 A step's numbers are one row of floats, after the optimizer's coefficients: the key and the number
 of the step in pieces of 16 bits, which float32 holds exactly, then rates. Nothing that is drawn is
@@ -24,7 +24,7 @@ from fastmlp.rules.optimizers import Schedule
 from fastmlp.rules.schedules import rates_of
 
 MULTIPLIER_0, MULTIPLIER_2 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-# What is added to the key after each round.
+# The steps of the key after each round.
 STEP_0, STEP_1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
@@ -136,7 +136,7 @@ PHILOX = philox_of(lambda function: function)
 
 
 class Dropout(NamedTuple):
-    """What a net drops and adds in training; 0 stands for nothing.
+    """The rates of a net's dropout and noise in training; 0: none.
 
     Attributes
     ----------
@@ -154,14 +154,14 @@ class Dropout(NamedTuple):
         """The numbers of a step."""
         return HIDDEN + 2 * len(self.hidden)
 
-    def told(self) -> dict[str, Any]:
-        """Return what is in use, by the names of `MLP`'s arguments."""
+    def in_use(self) -> dict[str, Any]:
+        """Return the rates in use, by the names of `MLP`'s arguments."""
         alike = all(rate == self.hidden[0] for rate in self.hidden)
         hidden = self.hidden[0] if self.hidden and alike else list(self.hidden)
         used = any(map(is_used, self.hidden))
-        told = {"dropout": hidden} if used else {}
+        settings = {"dropout": hidden} if used else {}
         inputs = {"input_dropout": self.inputs, "input_noise": self.noise}
-        return told | {name: rate for name, rate in inputs.items() if is_used(rate)}
+        return settings | {name: rate for name, rate in inputs.items() if is_used(rate)}
 
     @property
     def draws_at_inputs(self) -> bool:
@@ -255,18 +255,18 @@ def _words(key: Key, step: int, purpose: int, n_rows: int, n_groups: int) -> NDA
 
 
 def checked(rate: Rate, steps: NDArray[np.int64], total: int, name: str) -> NDArray[np.float64]:
-    """Return the rates of steps, after a check of what a schedule returns."""
-    given, below = rates_of(rate, steps, total), np.inf if name == "input_noise" else 1.0
+    """Return the rates of steps; a schedule's are checked."""
+    returned, below = rates_of(rate, steps, total), np.inf if name == "input_noise" else 1.0
     expected = "rates in [0, 1)" if below == 1 else "finite numbers of 0 or more"
-    what = f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"
+    message = f"MLP: the schedule of {name}, {rate!r}, must return {len(steps)} {expected}"
     try:
-        array = np.asarray(given, np.float64)
+        array = np.asarray(returned, np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"{what}, got {given!r}") from None
+        raise TypeError(f"{message}, got {returned!r}") from None
     if array.shape != steps.shape:
-        raise ValueError(f"{what}, got an array of shape {array.shape}")
+        raise ValueError(f"{message}, got an array of shape {array.shape}")
     good = (array >= 0) & (array < below)
     if not good.all():
         first = int(np.argmin(good))
-        raise ValueError(f"{what}, got {array[first]} at step {steps[first]}")
+        raise ValueError(f"{message}, got {array[first]} at step {steps[first]}")
     return array

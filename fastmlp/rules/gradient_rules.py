@@ -4,7 +4,7 @@ A rule takes g, the derivative of the objective with its penalties, and the valu
 that asks for it, and returns the new g. NaN must stay NaN, so that a divergence is seen.
 
 To add one: write the function, put it in `RULES` under the name of its setting, and give
-`fastmlp.rules.optimizers.protocol.Settings` that field.
+`fastmlp.rules.optimizers.protocol.OptimizerSettings` that field.
 
 Clipping by norm needs the whole gradient before the first number changes: `NORMS` names its
 settings, `norm_factor` is its formula, and backends take the norms.

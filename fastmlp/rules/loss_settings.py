@@ -57,12 +57,12 @@ class Quantile:
     levels: Any = 0.5
 
     def __post_init__(self) -> None:
-        given: Any = (self.levels,) if isinstance(self.levels, Real) else self.levels
-        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        numbers: Any = (self.levels,) if isinstance(self.levels, Real) else self.levels
+        if isinstance(numbers, str | bytes) or not isinstance(numbers, Iterable):
             raise TypeError(
                 f"Quantile: levels must be a number in (0, 1), or several, got {self.levels!r}"
             )
-        levels = tuple(scalars.inner_fraction("Quantile", "levels", level) for level in given)
+        levels = tuple(scalars.inner_fraction("Quantile", "levels", level) for level in numbers)
         if not levels or any(low >= high for low, high in pairwise(levels)):
             raise ValueError(
                 f"Quantile: levels must be one or more, in ascending order, got {self.levels!r}"
@@ -264,8 +264,8 @@ def spelled(loss: Loss) -> Any:
 
 def of_settings(settings: Any) -> dict[str, Any]:
     """Return a loss with settings as JSON: its name, and the settings."""
-    told = {name: _as_json(value) for name, value in asdict(settings).items()}
-    return {**told, "name": _OF_RULES[settings.loss.rule]}
+    values = {name: _as_json(value) for name, value in asdict(settings).items()}
+    return {**values, "name": _OF_RULES[settings.loss.rule]}
 
 
 def _as_json(value: Any) -> Any:

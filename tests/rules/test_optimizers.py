@@ -23,7 +23,7 @@ from fastmlp.rules.optimizers import (
     gradient_rule_of,
     norm_limit_of,
 )
-from fastmlp.rules.optimizers.protocol import Settings
+from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import Cosine
 
 # Every optimizer as it comes, and the forms that other settings call for.
@@ -243,7 +243,7 @@ def test_adam_with_epsilon_hat_is_that_of_scikit_learn(rng: np.random.Generator)
 @pytest.mark.parametrize("kind", [*OPTIMIZERS.values(), Custom])
 def test_every_optimizer_documents_the_shared_settings(kind: Any) -> None:
     parameters = kind.__doc__.partition("Parameters")[2].partition("Raises")[0]
-    for field in fields(Settings):
+    for field in fields(OptimizerSettings):
         assert f"    {field.name} : " in parameters
 
 

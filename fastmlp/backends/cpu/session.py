@@ -138,9 +138,9 @@ class Session:
         self._gradient, self._norms = np.empty(0, network.dtype), None
         self._replicas = None
         if partition.microbatch_rows:
-            how = (new_plan, new_workspace, self.workspace)
+            makers = (new_plan, new_workspace, self.workspace)
             rows_of = (partition.rows, partition.microbatch_rows)
-            self._make_replicas(Replicas(*how, n_threads, *rows_of))
+            self._make_replicas(Replicas(*makers, n_threads, *rows_of))
         self.take(data)
         self.record = aligned(1, Job.dtype)
         self.job = fields_of(self.record)
@@ -174,8 +174,8 @@ class Session:
     def n_bytes(self) -> int:
         """The bytes of its buffers."""
         arrays = [it for it in self.workspace if isinstance(it, np.ndarray)]
-        own = sum(it.nbytes for it in (*arrays, self._gradient))
-        return own + (self._replicas.n_bytes if self._replicas else 0)
+        n = sum(it.nbytes for it in (*arrays, self._gradient))
+        return n + (self._replicas.n_bytes if self._replicas else 0)
 
     def _make_first_layer(self, x: Any, *, train: bool) -> None:
         """Point the plan to the blocks of a first layer on rows that are no matrix, and to buffers:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from fastmlp.rules import updates
 from fastmlp.rules.optimizers.protocol import (
+    OptimizerSettings,
     Rates,
     Schedule,
-    Settings,
     check_settings,
     columns,
     finite_numbers,
@@ -24,7 +24,7 @@ from fastmlp.validation.calls import explained
 
 @explained
 @dataclass(frozen=True, repr=False)
-class SGD(Settings):
+class SGD(OptimizerSettings):
     """Stochastic gradient descent, with momentum and Nesterov's form of it.
 
     ``m <- momentum m - rate g``, then ``w <- w + m``, or with `nesterov`
@@ -79,7 +79,7 @@ class SGD(Settings):
 
 @explained
 @dataclass(frozen=True, repr=False)
-class Adam(Settings):
+class Adam(OptimizerSettings):
     """Adaptive moments.
 
     ``m <- beta_1 m + (1 - beta_1) g``, ``v <- beta_2 v + (1 - beta_2) g^2``, and
@@ -140,7 +140,7 @@ class Adam(Settings):
         return columns(rates, rate, 1 - self.beta_1, 1 - self.beta_2, self._epsilon(root))
 
     def _epsilon(self, root: Rates) -> Any:
-        """Return what the rule adds to the uncorrected root of v; `root` is the correction."""
+        """Return the term that the rule adds to the uncorrected root of v; `root` corrects it."""
         return self.epsilon if self.epsilon_hat else self.epsilon * root
 
 
@@ -269,7 +269,7 @@ class Nadam(Adam):
 
 @explained
 @dataclass(frozen=True, repr=False)
-class RMSprop(Settings):
+class RMSprop(OptimizerSettings):
     """Divide the gradient by a running mean of its size.
 
     ``v <- rho v + (1 - rho) g^2``, ``m <- momentum m + g / (sqrt(v) + epsilon)``,
@@ -320,7 +320,7 @@ class RMSprop(Settings):
 
 @explained
 @dataclass(frozen=True, repr=False)
-class Adagrad(Settings):
+class Adagrad(OptimizerSettings):
     """Divide the gradient by the root of the sum of its squares so far.
 
     ``v <- v + g^2``, ``w <- w - rate g / (sqrt(v) + epsilon)``.
@@ -366,7 +366,7 @@ class Adagrad(Settings):
 
 @explained
 @dataclass(frozen=True, repr=False)
-class ScheduleFreeAdamW(Settings):
+class ScheduleFreeAdamW(OptimizerSettings):
     """AdamW with an average of its iterates, built in, in place of a schedule.
 
     Gradients are taken at ``y = (1 - beta_1) z + beta_1 x``. Step t, with the rate
@@ -470,7 +470,7 @@ def _steps(owner: str, name: str, value: object) -> int:
 
 @explained
 @dataclass(frozen=True, repr=False)
-class Custom(Settings):
+class Custom(OptimizerSettings):
     """An optimizer from a rule of your own.
 
     Parameters

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastmlp.network import summary as pieces
-from fastmlp.network.summary import Table
+from fastmlp.network.summary import SummaryTable
 from fastmlp.tabular.pack import Pack
 from fastmlp.validation.suggestions import count
 
@@ -50,7 +50,7 @@ def rows_of(board: Any) -> list[dict[str, Any]]:
     return found
 
 
-def summary(model: Any) -> Table:
+def summary(model: Any) -> SummaryTable:
     """Return the ensemble and what it was selected from, as text."""
     cells = _cells(model)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -61,7 +61,7 @@ def summary(model: Any) -> Table:
         ).rstrip()
         for row in cells
     ]
-    return Table("\n".join([*lines, _last(model)]))
+    return SummaryTable("\n".join([*lines, _last(model)]))
 
 
 def html(model: Any) -> str:

@@ -144,7 +144,7 @@ def pieces_of(work: Work, n_threads: int) -> int:
     return max(1, min(int(flops / PIECE_FLOPS), MOST_PIECES))
 
 
-class Job(Protocol):
+class JobHolder(Protocol):
     """An object with the record of a driver's job, such as a session.
 
     Attributes
@@ -200,7 +200,7 @@ class Runner:
         n_joins = 1 if by_microbatches else several + (tiles > 0)
         return Work(shared * self.network.layout.n_weights * rows, n_joins)
 
-    def run(self, driver: Callable[..., Any], session: Job, work: Work, **fields: Any) -> Any:
+    def run(self, driver: Callable[..., Any], session: JobHolder, work: Work, **fields: Any) -> Any:
         """Set fields of the session's job, run the driver on it, and return the job."""
         task_pool.check()
         job = session.job

@@ -64,8 +64,8 @@ def backward_by_panels(scalar: Scalar) -> Kernel:
 
 
 def _forward_by_panels(scalar: Scalar) -> Kernel:
-    its = layer_kernels(scalar)
-    forward_layer, add_partial_sums = its.forward, its.add_partial_sums
+    layer_functions = layer_kernels(scalar)
+    forward_layer, add_partial_sums = layer_functions.forward, layer_functions.add_partial_sums
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * lanes_of(scalar) * np.dtype(scalar).itemsize
 
     @njit(parallel=True)

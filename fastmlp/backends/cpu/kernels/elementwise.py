@@ -200,22 +200,22 @@ def penalised_update_loop(
     follow = _average(scalar, gradient_rule, n_coefficients, averaged)
     sum_rows = moves(scalar, lanes).sum_rows
 
-    def loop(its: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
+    def loop(state: Stepped, penalty: Penalised, n_rows: int, width: int) -> None:
         n, scale = n_rows * lanes, row(penalty.scale, 1, np.float64)[0]
         w, g, m, v = (
-            row(its.w, n, scalar),
-            row(its.g, n, scalar),
-            row(its.m, n, scalar),
-            row(its.v, n, scalar),
+            row(state.w, n, scalar),
+            row(state.g, n, scalar),
+            row(state.m, n, scalar),
+            row(state.v, n, scalar),
         )
         value, factor = row(penalty.values, n, scalar), scalar(scale)
-        constants = coefficients_at(its.coefficients, n_coefficients, scalar)
-        settings = settings_at(its.coefficients)
+        constants = coefficients_at(state.coefficients, n_coefficients, scalar)
+        settings = settings_at(state.coefficients)
         for i in range(n):
             value[i], slope = find(w[i])
             slope = change(g[i] + factor * slope, *settings)
             w[i], m[i], v[i] = rule(w[i], slope, m[i], v[i], *constants)
-        follow(its.average, its.w, its.coefficients, n)
+        follow(state.average, state.w, state.coefficients, n)
         sum_rows(penalty.values, penalty.zeros, penalty.values, n_rows)
         _add(value, width, scale, penalty.total)
 

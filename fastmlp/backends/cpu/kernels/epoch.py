@@ -12,7 +12,7 @@ from fastmlp.backends.cpu.kernels.step import set_mass, steps, sum_of
 from fastmlp.backends.cpu.plan.packing import copying
 from fastmlp.backends.cpu.plan.records import (
     Batch,
-    Blocks,
+    BlockAddresses,
     Job,
     Kernel,
     Net,
@@ -148,7 +148,7 @@ def _batches(scalar: Scalar) -> tuple[Kernel, Kernel, Kernel]:
         row(net.v, n, scalar)[:] = 0
         if net.average != 0:
             copy(net.average_backup, net.average, n)
-        call(record_at(net.blocks, Blocks).transposes, (job.net,))
+        call(record_at(net.blocks, BlockAddresses).transposes, (job.net,))
         job.diverged = 1.0
 
     return start_batch, may_go_on, restore
@@ -222,7 +222,7 @@ def training(scalar: Scalar, step: Kernel, settle: Kernel) -> Kernel:
 @njit
 def _forward(job: Job, net: Net, mode: int) -> None:
     """Run phase one by rows, as far as `mode` asks."""
-    block = record_at(net.blocks, Blocks).forward_backward
+    block = record_at(net.blocks, BlockAddresses).forward_backward
     call(block, (job.team, job.net, job.n_parts, mode, 0))
 
 

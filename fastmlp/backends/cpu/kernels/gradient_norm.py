@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backends.cpu.plan.plan import Plan
-from fastmlp.backends.cpu.plan.records import Blocks, Kernel, Net, Scalar, Span, Tile, address
+from fastmlp.backends.cpu.plan.records import (
+    BlockAddresses,
+    Kernel,
+    Net,
+    Scalar,
+    Span,
+    Tile,
+    address,
+)
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.compiler import block_of, call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
@@ -66,7 +74,7 @@ def clipping(scalar: Scalar) -> Kernel:
     def by_norm(
         net: Net, tile: Tile, p: int, variable: int, g: int, shape: Span, when: Span
     ) -> None:
-        blocks, (n_rows, width), (ends, apply) = record_at(net.blocks, Blocks), shape, when
+        blocks, (n_rows, width), (ends, apply) = record_at(net.blocks, BlockAddresses), shape, when
         if apply:
             factor = net.factors + (2 * tile.layer + variable) * 8
             call(blocks.scaled, (factor, g, n_rows * lanes))

@@ -107,8 +107,8 @@ def transposing(scalar: Scalar) -> Kernel:
     """Make the function that transposes a tile's panel into the copy of the weights."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    square, its = lanes * vector, moves(scalar, lanes)
-    transpose, transpose_non_temporal = its.transpose, its.transpose_non_temporal
+    square, vector_moves = lanes * vector, moves(scalar, lanes)
+    transpose, transpose_non_temporal = vector_moves.transpose, vector_moves.transpose_non_temporal
 
     @njit
     def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:

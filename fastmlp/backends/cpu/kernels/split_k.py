@@ -14,7 +14,7 @@ from fastmlp.backends.cpu.kernels.forward_backward import layer_kernels
 from fastmlp.backends.cpu.plan.packing import row_offset
 from fastmlp.backends.cpu.plan.records import (
     Batch,
-    Blocks,
+    BlockAddresses,
     Kernel,
     Net,
     Scalar,
@@ -43,8 +43,8 @@ def split_k(scalar: Scalar) -> Kernel:
     """Make the block of the split layer's products, and of the layer or rows below it."""
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
-    its = layer_kernels(scalar)
-    gather, forward_layer = its.gather, its.forward
+    layer_functions = layer_kernels(scalar)
+    gather, forward_layer = layer_functions.gather, layer_functions.forward
     z_bytes = LARGEST_TILE[1] * ROW_BLOCK * vector
 
     @njit
@@ -61,7 +61,7 @@ def split_k(scalar: Scalar) -> Kernel:
         left = (inputs + low // lanes * net.panel + down, net.panel, high - low, STORE, 0)
         weights = (layer.weights + row_offset(layer, low, vector), layer.weight_panel)
         c = (to + down, net.panel)
-        product = record_at(net.blocks, Blocks).product
+        product = record_at(net.blocks, BlockAddresses).product
         call(product, (*c, start, 0, start_panel, *weights, *left, layer.n_out, n, 0))
 
     @njit

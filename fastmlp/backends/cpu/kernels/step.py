@@ -10,7 +10,15 @@ import numpy as np
 
 from fastmlp.backends.cpu.kernels.gradient_norm import take_norms
 from fastmlp.backends.cpu.kernels.output_layer import TRAIN
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Kernel, Net, Scalar, n_strips_of
+from fastmlp.backends.cpu.plan.records import (
+    Batch,
+    BlockAddresses,
+    Job,
+    Kernel,
+    Net,
+    Scalar,
+    n_strips_of,
+)
 from fastmlp.compiler import call, njit, record_at, row
 
 
@@ -30,7 +38,10 @@ def update_again(job: Job, net: Net, ends: int, apply: int) -> None:
     shared = job.team != 0 and net.microbatch_rows == 0
     team, n_parts = (job.team, job.n_parts) if shared else (0, 1)
     split = net.split_layer if shared else 0
-    call(record_at(net.blocks, Blocks).update, (team, job.net, n_parts, 0, 1, ends, apply, split))
+    call(
+        record_at(net.blocks, BlockAddresses).update,
+        (team, job.net, n_parts, 0, 1, ends, apply, split),
+    )
 
 
 @njit
@@ -62,7 +73,7 @@ def steps(scalar: Scalar) -> Kernel:
     @njit
     def step_by_microbatches(job: Job, net: Net, more: int, ends: int, apply: int) -> float:
         """Do both phases by microbatches; then one thread takes the step, which is little work."""
-        blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
         call(blocks.microbatches, (job.team, job.net))
         add_partials(net, (n_rows + net.microbatch_rows - 1) // net.microbatch_rows, more)
         if ends:
@@ -75,7 +86,7 @@ def steps(scalar: Scalar) -> Kernel:
         loss."""
         if net.microbatch_rows > 0:
             return step_by_microbatches(job, net, more, ends, apply)
-        blocks, n_rows = record_at(net.blocks, Blocks), record_at(net.batch, Batch).n_rows
+        blocks, n_rows = record_at(net.blocks, BlockAddresses), record_at(net.batch, Batch).n_rows
         split = net.split_layer if job.team != 0 else 0
         share = (job.team, job.net, job.n_parts)
         if split > 0:

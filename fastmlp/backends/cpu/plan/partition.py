@@ -109,7 +109,7 @@ class Step(NamedTuple):
 
 
 class StepCost(NamedTuple):
-    """What a step costs a team.
+    """The cost of a step for a team.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What the kernels read: a net, its buffers and its rows, as records of sizes and addresses.
+"""The records that kernels read: a net, its buffers and its rows, as sizes and addresses.
 
 A kernel takes the address of a `Net`, and its control as arguments. Kernels call each other by
 address, and each is compiled once per dtype: nested, they took 11 s; by address, a third of that.
@@ -92,7 +92,7 @@ class Net(Record):
     tiles: int  # address of `Tile` (n_tiles,)
     address: int  # its own
     batch: int  # address of the `Batch`
-    blocks: int  # address of the `Blocks`
+    blocks: int  # address of the `BlockAddresses`
     panel: int  # bytes of a panel of the chunk's rows
     delta_panel: int  # bytes of a panel of the output layer's deltas, where they lie transposed
     inputs: int  # addresses of the buffers: the chunk's rows in panels,
@@ -180,7 +180,7 @@ class Batch(Record):
     out: int  # and where predictions go, (n_rows, n_out), or 0
 
 
-class Blocks(Record):
+class BlockAddresses(Record):
     """Addresses of compiled code."""
 
     forward_backward: int  # (team, net, n_parts, mode, split): phase one, by rows

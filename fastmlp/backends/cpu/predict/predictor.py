@@ -133,11 +133,11 @@ class Predictor:
         """
         small = self._small
         if small is not None:
-            found = small(X, out)
-            if found is not None:
-                return found
-        found = self._by_plain_blocks(X, out, who)
-        return self._checked(X, out, who) if found is None else found
+            predictions = small(X, out)
+            if predictions is not None:
+                return predictions
+        predictions = self._by_plain_blocks(X, out, who)
+        return self._checked(X, out, who) if predictions is None else predictions
 
     def quick(self, X: object, out: object = None) -> Array | None:
         """Return the predictions of a small batch of plain arrays, without checks or copies.

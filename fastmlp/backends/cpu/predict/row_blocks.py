@@ -169,17 +169,17 @@ def _products(scalar: Scalar, vectors: int) -> Multiply:
 
     def multiply(net: FlatNet, layer: FlatLayer, inputs: int, outputs: int) -> None:
         w, b = net.parameters + layer.weights, net.parameters + layer.biases
-        how = (layer.n_out, inputs, layer.n_in, layer.relu)
+        shape = (layer.n_out, inputs, layer.n_in, layer.relu)
         left = layer.n_out
         while left > 0:
             if left >= most:
-                largest(outputs, b, w, *how)
+                largest(outputs, b, w, *shape)
                 step = most
             elif left >= 2:
-                two(outputs, b, w, *how)
+                two(outputs, b, w, *shape)
                 step = 2
             else:
-                one(outputs, b, w, *how)
+                one(outputs, b, w, *shape)
                 step = 1
             left -= step
             outputs, b, w = outputs + step * unit, b + step * size, w + step * size
@@ -192,8 +192,8 @@ def _vectors_of_rows(scalar: Scalar) -> Predict:
     lanes = lanes_of(scalar)
     vector = lanes * np.dtype(scalar).itemsize
     wide, narrow = _products(scalar, VECTORS), _products(scalar, 1)
-    its = batch_in_lanes(scalar)
-    into_lanes, out_of_lanes = its.into_lanes, its.out_of_lanes
+    lane_moves = batch_in_lanes(scalar)
+    into_lanes, out_of_lanes = lane_moves.into_lanes, lane_moves.out_of_lanes
 
     def predict_vectors(net: FlatNet, first: int, last: int, thread: int) -> None:
         layers = records_at(net.layers, net.n_layers, FlatLayer)

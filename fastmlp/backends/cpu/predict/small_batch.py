@@ -76,15 +76,15 @@ def row_by_row(scalar: type[np.floating[Any]]) -> Callable[[int], None]:
     def predict_each(address: int) -> None:
         net, like = record_at(address, FlatNet), row(address, 0, scalar)
         layers = records_at(net.layers, net.n_layers, FlatLayer)
-        one, other = net.buffers, net.buffers + net.block_bytes
+        first, other = net.buffers, net.buffers + net.block_bytes
         derivatives = other + net.block_bytes
         for r in range(net.n_rows):
-            inputs, z = net.x + r * net.n_in * size, one
+            inputs, z = net.x + r * net.n_in * size, first
             for i in range(net.n_layers):
                 layer = layers[i]
                 _products(net, layer, inputs, z, like)
                 inputs = z
-                z = other if z == one else one
+                z = other if z == first else first
                 if layer.activation:
                     call(layer.activation, (inputs, z, derivatives, layer.n_out))
                     inputs, z = z, inputs

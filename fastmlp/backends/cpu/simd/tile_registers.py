@@ -141,7 +141,7 @@ class NumPyTileRegisters(TileRegisters):
 
     def multiply(self, sums: int, left: int, right: int) -> None:
         tiles = self.state.tiles
-        (a, its_a), (b, its_b) = (pair_of(tiles[each]) for each in (left, right))
+        (a, its_a), (b, its_b) = (pair_of(tiles[side]) for side in (left, right))
         first, second = (np.zeros_like(tiles[sums]) for _ in range(2))
         for k in range(DEEP):
             first = a[:, k, None] * b[k] + first

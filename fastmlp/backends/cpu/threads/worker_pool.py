@@ -182,12 +182,12 @@ def compile_all() -> None:
 def run(
     driver: Block,
     job: NDArray[Any],
-    wanted: int,
+    n_threads: int,
     region: bool = False,
     pieces: int = 1,
     patient: bool = True,
 ) -> bool:
-    """Run a driver on a job, on up to `wanted` threads; return False if a worker had to be woken.
+    """Run a driver on a job, on up to `n_threads` threads; return False if a worker was woken.
 
     Threads that other calls of the process use are subtracted. Interpreted, a call has one thread:
     its words of memory are not atomic.
@@ -201,7 +201,7 @@ def run(
     patient : True if the leader waits briefly for sleeping workers
     """
     address = job.ctypes.data
-    with limits.reserved(1 if INTERPRETED else min(wanted, MOST)) as n:
+    with limits.reserved(1 if INTERPRETED else min(n_threads, MOST)) as n:
         if n < 2:
             job["team"], job["n_parts"] = 0, 1
             _block(lead).entry(0, 1, driver.address, address)
@@ -226,7 +226,7 @@ def _run_by_numba(driver: Block, job: NDArray[Any], n: int) -> None:
         _block(lead).entry(0, 1, driver.address, job.ctypes.data)
 
 
-class Pool:
+class WorkerPool:
     """The Python threads that enter teams as workers; idle ones sleep and cost nothing.
 
     Parameters
@@ -318,13 +318,13 @@ class Pool:
             del team
 
 
-_POOLS: list[Pool] = []
+_POOLS: list[WorkerPool] = []
 
 
-def _pool() -> Pool:
+def _pool() -> WorkerPool:
     """Return the process's pool. The first call makes it, which compiles."""
     if not _POOLS:
-        _POOLS.append(Pool())
+        _POOLS.append(WorkerPool())
     return _POOLS[0]
 
 

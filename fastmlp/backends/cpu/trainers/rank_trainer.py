@@ -16,7 +16,7 @@ from fastmlp.backends.cpu.plan.optimizer_state import Moments
 from fastmlp.backends.cpu.plan.packing import round_up
 from fastmlp.backends.cpu.plan.records import address
 from fastmlp.backends.cpu.trainers.trainer import Trainer
-from fastmlp.backends.protocol import Data, Ranks
+from fastmlp.backends.protocol import Data, RankExchange
 from fastmlp.compiler.target import lanes_of
 from fastmlp.rules.optimizers import Optimizer, Rates
 from fastmlp.rules.updates import N_MOMENTS
@@ -49,7 +49,7 @@ class RankTrainer:
         data: Data,
         batch_size: int,
         *,
-        ranks: Ranks,
+        ranks: RankExchange,
         average_every: int | None = None,
     ) -> None:
         self._ranks, self._batch_size, self._alone = ranks, batch_size, average_every is not None
@@ -69,9 +69,9 @@ class RankTrainer:
         self._n_moments = N_MOMENTS.get(optimizer.rule, 2)
         self._packed = len(session.workspace.parameters)
         layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
-        told = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
+        layouts = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
         # Panels differ with a machine's vectors and threads; then what is exchanged is flat.
-        self._alike = bool((told == told[0]).all())
+        self._alike = bool((layouts == layouts[0]).all())
         self._n_parameters = len(parameters)
         self._n = self._packed if self._alike else self._n_parameters
         self._gradient = session.keep_gradient(ranks.size)
@@ -85,8 +85,8 @@ class RankTrainer:
 
     def _rows_of_all(self, data: Data) -> tuple[list[int], bool]:
         """Return the rows of each rank, and True if any has weights."""
-        told = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
-        return told[:, 0].tolist(), bool(told[:, 1].any())
+        counts = self._ranks.allgather(np.array([data.n_rows, bool(data.weight.size)], np.int64))
+        return counts[:, 0].tolist(), bool(counts[:, 1].any())
 
     def _count(self) -> None:
         """Find this rank's rows of each batch."""
@@ -229,8 +229,8 @@ class RankTrainer:
         first, self._settled = self._settled, last
         wholes = self._wholes[first:last]
         if self._alone and wholes.any():
-            own = self._masses[self._ranks.rank, first:last]
-            self._average_all(float(own.sum() / wholes.sum()))
+            masses = self._masses[self._ranks.rank, first:last]
+            self._average_all(float(masses.sum() / wholes.sum()))
         with np.errstate(all="ignore"):
             of_steps = self._ranks.allgather(self._losses[first:last]).sum(axis=0)
             of_steps += self._penalties[first:last] * wholes * (not self._alone)
@@ -247,10 +247,10 @@ class RankTrainer:
         workspace, moments, n = session.workspace, session.moments, self._packed
         assert moments is not None
         state = [moments.m, moments.v][: self._n_moments]
-        if moments.average is not None and not any(moments.average is each for each in state):
+        if moments.average is not None and not any(moments.average is array for array in state):
             state.append(moments.average)
         with np.errstate(all="ignore"):
-            self._exchange([workspace.parameters, *(each[:n] for each in state)], share)
+            self._exchange([workspace.parameters, *(array[:n] for array in state)], share)
         session.blocks["transposes"](address(session.plan.net))
 
     def _is_finite(self) -> bool:

@@ -34,8 +34,8 @@ ALONE = Work(0, 0)
 
 def check_rows(network: Network, data: Data) -> None:
     """Check that rows of this kind can have the noise that a network adds to its inputs."""
-    its = network.dropout
-    if its is not None and its.draws_at_inputs and not isinstance(data.x, np.ndarray):
+    dropout = network.dropout
+    if dropout is not None and dropout.draws_at_inputs and not isinstance(data.x, np.ndarray):
         raise ValueError(
             "input_dropout and input_noise need dense rows, and X is sparse or expanded: pass "
             "X.toarray(), or use dropout, of the hidden layers"
@@ -106,10 +106,10 @@ class Trainer:
         dtypes = (network.dtype, network.compute_dtype)
         shape = (network.layout, *dtypes, batch_size, data.y.shape[1], engine.n_threads)
         self._key = (*rules_of_rows, *shape)
-        found = TRAININGS.take(self._key) if dense else None
-        self._session = found or self._new_session(blocks, data, moments)
-        if found:
-            found.serve(network, blocks, data, moments)
+        kept = TRAININGS.take(self._key) if dense else None
+        self._session = kept or self._new_session(blocks, data, moments)
+        if kept:
+            kept.serve(network, blocks, data, moments)
         self._session.clip_by_norm(norm_limit_of(optimizer))
         self._driver = single_row.descend if self._online else driver
         job = self._session.job
@@ -117,7 +117,7 @@ class Trainer:
         self.load()
         self._point_to(data)
         self.unit_flops = 6 * network.layout.n_weights * self._session.rows
-        if not found and driver is epoch.train:
+        if not kept and driver is epoch.train:
             # Compile, so that the first timed call measures work alone.
             self.run(np.zeros((1, data.n_rows), np.int64), np.zeros((1, 1)), np.zeros(1), 0, 0)
 

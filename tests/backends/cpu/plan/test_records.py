@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fastmlp.backends.cpu.plan.records import Batch, Blocks, Job, Layer, Net, Tile, address
+from fastmlp.backends.cpu.plan.records import Batch, BlockAddresses, Job, Layer, Net, Tile, address
 from fastmlp.compiler import Record
 
 
-@pytest.mark.parametrize("kind", [Net, Batch, Blocks, Layer, Tile, Job])
+@pytest.mark.parametrize("kind", [Net, Batch, BlockAddresses, Layer, Tile, Job])
 def test_no_field_has_the_name_of_a_method_of_records(kind: type[Record]) -> None:
     # Uncompiled, `record.transpose` would be the method, not the field.
     assert not set(kind.dtype.names or ()) & set(dir(np.record))

@@ -12,7 +12,7 @@ from drills import Drill
 
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.threads.team import JOINED, LEFT, LINE, MOST, POSTED, make_team
-from fastmlp.backends.cpu.threads.worker_pool import EMPTY, WAITING, Pool
+from fastmlp.backends.cpu.threads.worker_pool import EMPTY, WAITING, WorkerPool
 from fastmlp.compiler import COMPILER
 
 pytestmark = pytest.mark.skipif(
@@ -23,14 +23,14 @@ FOR_EVER = 1 << 60
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
+def pool() -> Iterator[WorkerPool]:
     """A pool whose workers wait in their boxes until they are told to leave them."""
-    pool = Pool(FOR_EVER)
+    pool = WorkerPool(FOR_EVER)
     yield pool
     pool._mailboxes.queue[0] = 1
 
 
-def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
+def lead(pool: WorkerPool, n: int = 2, **options: bool) -> tuple[Any, bool]:
     """Have a pool do a drill; return the team's record, and whether workers were awake."""
     drill, team = Drill(8, 3), make_team(n)
     drill.job["team"] = team.ctypes.data
@@ -39,7 +39,7 @@ def lead(pool: Pool, n: int = 2, **options: bool) -> tuple[Any, bool]:
     return team, awake
 
 
-def states(pool: Pool, n: int) -> list[int]:
+def states(pool: WorkerPool, n: int) -> list[int]:
     words, boxes = LINE // 8, pool._mailboxes
     lines = boxes._memory[(boxes.first - boxes._memory.ctypes.data) // 8 :]
     return [int(state) for state in lines[: n * words : words]]
@@ -53,7 +53,7 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: Pool) -> None:
+def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: WorkerPool) -> None:
     team, awake = lead(pool)
     assert (awake, team[POSTED // 8]) == (False, 0)
     for _ in range(3):
@@ -62,7 +62,7 @@ def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: Pool) -> 
         assert (awake, team[POSTED // 8]) == (True, 1)
 
 
-def test_spinning_and_sleeping_workers_make_one_team(pool: Pool) -> None:
+def test_spinning_and_sleeping_workers_make_one_team(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
     team, awake = lead(pool, 3)
@@ -102,7 +102,7 @@ class LateCalls(SimpleQueue[Any]):
 
 
 def test_a_call_that_is_taken_while_it_is_counted_keeps_no_worker_from_its_mailbox(
-    pool: Pool,
+    pool: WorkerPool,
 ) -> None:
     pool._calls = LateCalls()
     lead(pool)
@@ -110,7 +110,7 @@ def test_a_call_that_is_taken_while_it_is_counted_keeps_no_worker_from_its_mailb
     assert soon(lambda: states(pool, 1) == [WAITING])
 
 
-def test_a_team_is_kept_until_its_helpers_have_left(pool: Pool) -> None:
+def test_a_team_is_kept_until_its_helpers_have_left(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
     team, _ = lead(pool)
@@ -123,7 +123,7 @@ def test_a_team_is_kept_until_its_helpers_have_left(pool: Pool) -> None:
     assert len(pool._teams) <= 1
 
 
-def test_a_queued_call_ends_the_wait(pool: Pool) -> None:
+def test_a_queued_call_ends_the_wait(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
     pool._mailboxes.queue[0] = 1
@@ -133,7 +133,7 @@ def test_a_queued_call_ends_the_wait(pool: Pool) -> None:
 
 
 def test_no_worker_spins_for_long() -> None:
-    pool = Pool(spins=0)
+    pool = WorkerPool(spins=0)
     for _ in range(20):
         lead(pool)
     assert soon(lambda: pool._calls.empty() and states(pool, 1) == [EMPTY])
@@ -147,14 +147,14 @@ def test_a_worker_that_never_wakes_is_not_waited_for(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    pool = Pool(FOR_EVER)
+    pool = WorkerPool(FOR_EVER)
     for _ in range(3):
         team, awake = lead(pool, patient=patient)
         assert (awake, team[POSTED // 8], team[JOINED // 8]) == (False, 0, 1)
     assert not pool._teams
 
 
-class Noting(Pool):
+class Noting(WorkerPool):
     """A pool that notes which mailboxes its workers take, and has none of them help."""
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ def test_a_team_has_no_more_helpers_than_there_are_mailboxes(
 ) -> None:
     wanted: list[int] = []
 
-    class Noted(Pool):
+    class Noted(WorkerPool):
         def run(self, driver: Any, job: int, team: Any, n: int, *, patient: bool = True) -> bool:
             wanted.append(n)
             return True

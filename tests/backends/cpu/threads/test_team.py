@@ -345,14 +345,14 @@ def test_a_pool_out_of_threads_works_alone(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(threading.Thread, "start", refuse)
     drill, team = Drill(8, 1000), make_team(3)
     drill.job["team"] = team.ctypes.data
-    worker_pool.Pool().run(drill.driver, drill.job.ctypes.data, team, 3)
+    worker_pool.WorkerPool().run(drill.driver, drill.job.ctypes.data, team, 3)
     assert (drill.exact, drill.calls) == (True, 1000)
     assert team[GENERATION // 8] == STOPPED
 
 
 @only_compiled
 def test_a_pool_keeps_its_threads() -> None:
-    pool, before = worker_pool.Pool(), threading.active_count()
+    pool, before = worker_pool.WorkerPool(), threading.active_count()
     for _ in itertools.repeat(None, 20):
         drill, team = Drill(8, 100), make_team(3)
         drill.job["team"] = team.ctypes.data
