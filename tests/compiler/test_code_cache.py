@@ -15,12 +15,11 @@ from typing import Any
 
 import numba
 import pytest
+from conditions import only_compiled
 
 from fastmlp.compiler import cache, kernel
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is compiled or stored"
-)
+pytestmark = only_compiled
 
 # Prints relu(-1), relu(2), sigmoid(0) and how often the compiler ran.
 EVALUATE = """

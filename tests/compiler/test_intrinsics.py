@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from numba import types
 from numpy.random import MT19937, PCG64, SFC64, Philox
 
@@ -39,10 +40,6 @@ from fastmlp.compiler import (
 )
 from fastmlp.compiler.blocks import NativeCode
 from fastmlp.compiler.intrinsics import emitted
-
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off there is one body only"
-)
 
 
 def shifted(x: Any, by: Any) -> Any:

@@ -5,14 +5,11 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 
 from fastmlp.compiler import kernel, njit
 from fastmlp.compiler.jit import chosen_compiler
 from fastmlp.rules import elementary
-
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="options are those of compiled functions"
-)
 
 
 def called(function: Any) -> Any:

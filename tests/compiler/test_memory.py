@@ -6,6 +6,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,10 +24,6 @@ from fastmlp.compiler import (
 from fastmlp.compiler.blocks import NativeCode
 
 each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT),
-    reason="uncompiled, sums are rounded twice and no stack is taken",
-)
 
 
 @numba.njit

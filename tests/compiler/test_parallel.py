@@ -4,9 +4,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.threads.team import JOINED
@@ -26,9 +26,7 @@ from fastmlp.compiler.blocks import NativeCode, compiled_by_numba
 from fastmlp.compiler.intrinsics import flushed, restored
 from fastmlp.compiler.operands import Unsupported
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing is translated"
-)
+pytestmark = only_compiled
 N = 37
 FACTOR = 0.25
 # Rounds of waiting for another thread, of about 0.5 us: ten seconds and more.

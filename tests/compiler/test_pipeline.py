@@ -6,6 +6,7 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from numba.core.errors import TypingError
 
 from fastmlp.backends.cpu.kernels import elementwise
@@ -13,9 +14,6 @@ from fastmlp.compiler import njit, row
 from fastmlp.compiler.blocks import Block, compiled_by_numba
 from fastmlp.rules import elementary
 
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="with the JIT off nothing has a width"
-)
 with_avx512 = pytest.mark.skipif(
     not llvm.get_host_cpu_features().get("avx512f") or bool(numba.config.CPU_NAME),
     reason="the processor, or the one that is compiled for, has no AVX-512",

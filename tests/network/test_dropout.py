@@ -15,7 +15,7 @@ from fastmlp.rules.dropout import Dropout
 from fastmlp.rules.optimizers import Adam, Schedule
 from fastmlp.serialization import safetensors_file
 
-SIZES = (3, 5, 4, 1)
+SIZES_DROPPED = (3, 5, 4, 1)
 RATE = r"must be a number in \[0, 1\), one for each hidden layer, or a schedule such as Cosine"
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"dropout": 1}, ValueError, f"MLP: dropout {RATE}.*got 1$"),
@@ -45,7 +45,7 @@ def test_what_is_no_rate_is_an_error(
     given: dict[str, Any], kind: type[Exception], words: str
 ) -> None:
     with pytest.raises(kind, match=words):
-        MLP(SIZES, **given)
+        MLP(SIZES_DROPPED, **given)
 
 
 def test_there_must_be_a_hidden_layer_to_drop() -> None:
@@ -56,14 +56,14 @@ def test_there_must_be_a_hidden_layer_to_drop() -> None:
 
 def test_nets_that_draw_nothing_have_no_key() -> None:
     for nothing in ({}, {"dropout": 0}, {"dropout": [0.0, 0]}, {"input_noise": np.float32(0)}):
-        net = MLP(SIZES, seed=0, **nothing)
+        net = MLP(SIZES_DROPPED, seed=0, **nothing)
         assert net._network.dropout is None
         assert net._state.key is None
 
 
 def test_the_key_is_the_seeds_own() -> None:
     def key(seed: Any) -> Any:
-        return MLP(SIZES, dropout=0.1, seed=seed)._state.key
+        return MLP(SIZES_DROPPED, dropout=0.1, seed=seed)._state.key
 
     assert key(1) == key(1) != key(2)
     sequence = np.random.SeedSequence(1)
@@ -78,7 +78,7 @@ def test_the_key_is_the_seeds_own() -> None:
 
 
 def test_weights_and_orders_are_as_without() -> None:
-    plain, other = MLP(SIZES, seed=1), MLP(SIZES, seed=1, dropout=0.1)
+    plain, other = MLP(SIZES_DROPPED, seed=1), MLP(SIZES_DROPPED, seed=1, dropout=0.1)
     assert plain.parameters.tobytes() == other.parameters.tobytes()
     generators = [net._state.generator for net in (plain, other)]
     first, second = (one.bit_generator.state for one in generators if one is not None)
@@ -98,7 +98,7 @@ def test_a_state_without_a_key_gets_one_and_keeps_it() -> None:
 
 def test_copies_pickles_and_files_keep_rates_and_key(tmp_path: Path) -> None:
     rates: list[float | Schedule] = [0.25, Warmup(Cosine(0.5), 10)]
-    net = MLP(SIZES, dropout=rates, input_dropout=Cosine(0.1), input_noise=0.5, seed=1)
+    net = MLP(SIZES_DROPPED, dropout=rates, input_dropout=Cosine(0.1), input_noise=0.5, seed=1)
     net.save(tmp_path / "all", include_training_state=True)
     net.save(tmp_path / "some")
     others = [copy.deepcopy(net), pickle.loads(pickle.dumps(net)), MLP.load(tmp_path / "all")]
@@ -115,13 +115,13 @@ def falling(steps: Any, total: int) -> Any:
 
 
 def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
-    MLP(SIZES, dropout=falling, seed=1).save(tmp_path / "net")
+    MLP(SIZES_DROPPED, dropout=falling, seed=1).save(tmp_path / "net")
     loaded = MLP.load(tmp_path / "net", rules={"falling": falling})
     assert loaded._network.dropout == Dropout((falling, falling))
     with pytest.raises(FileError, match="the schedule 'falling' is a rule of somebody's own"):
         MLP.load(tmp_path / "net")
     with pytest.raises(ValueError, match="the rule '<lambda>' has no name"):
-        MLP(SIZES, input_noise=lambda steps, total: 0.1 + 0 * steps).save(tmp_path / "net")
+        MLP(SIZES_DROPPED, input_noise=lambda steps, total: 0.1 + 0 * steps).save(tmp_path / "net")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_schedule_of_ones_own_is_kept_by_its_name(tmp_path: Path) -> None:
     [("dropout", 2.0), ("dropout", [0.1]), ("input_noise", -1), ("input_dropout", {"name": "x"})],
 )
 def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
-    MLP(SIZES, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)
+    MLP(SIZES_DROPPED, dropout=0.1, seed=1).save(tmp_path / "net", include_training_state=True)
     content = safetensors_file.read(tmp_path / "net")
     changes: list[dict[str, Any]] = [{name: value}, {"key": [1, 2**32]}, {"key": 5}]
     for change in changes:
@@ -140,8 +140,8 @@ def test_a_file_of_wrong_rates_or_keys_is_damaged(name: str, value: Any, tmp_pat
 
 
 def test_the_summary_shows_what_is_in_use() -> None:
-    net = MLP(SIZES, dropout=0.2, input_noise=0.5)
+    net = MLP(SIZES_DROPPED, dropout=0.2, input_noise=0.5)
     assert "dropout=0.2, input_noise=0.5, dtype" in repr(net)
     assert "; dropout 0.2; input_noise 0.5; Adam" in net.summary()
-    assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES, dropout=[0.2, 0.0]))
-    assert "dropout" not in repr(MLP(SIZES)) + MLP(SIZES).summary()
+    assert "dropout=[0.2, 0.0], dtype" in repr(MLP(SIZES_DROPPED, dropout=[0.2, 0.0]))
+    assert "dropout" not in repr(MLP(SIZES_DROPPED)) + MLP(SIZES_DROPPED).summary()

@@ -16,7 +16,7 @@ def test_clip_is_that_of_numpy(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_nan_stays_nan(rule: Any) -> None:
+def test_nan_of_the_gradient_stays_nan(rule: Any) -> None:
     assert np.isnan(rule(np.float64(np.nan), np.float64(0.5)))
 
 

@@ -41,7 +41,7 @@ each_two_of_them = pytest.mark.parametrize(
 )
 # Layers of few outputs, which may be transposed, as often as others.
 sizes = st.integers(1, 40 if INTERPRETED else 140) | st.integers(1, 6)
-layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
+small_layouts = st.lists(sizes, min_size=2, max_size=4).map(tuple)
 for_every_layout = settings(derandomize=True, deadline=None, max_examples=5 if INTERPRETED else 40)
 
 
@@ -131,7 +131,7 @@ def assert_in_step(
 
 @each_dtype
 @for_every_layout
-@given(layouts)
+@given(small_layouts)
 def test_parameters_lie_where_the_panels_say(dtype: str, sizes: tuple[int, ...]) -> None:
     net = Net(sizes, dtype=dtype)
     trainer, parameters, moments = trainer_of(net, SGD(), np.random.default_rng(0))
@@ -140,7 +140,7 @@ def test_parameters_lie_where_the_panels_say(dtype: str, sizes: tuple[int, ...])
 
 @each_dtype
 @for_every_layout
-@given(layouts)
+@given(small_layouts)
 def test_unpacking_what_was_packed_gives_every_bit_back(dtype: str, sizes: tuple[int, ...]) -> None:
     rng, net = np.random.default_rng(0), Net(sizes, dtype=dtype)
     trainer, parameters, _ = trainer_of(net, SGD(), rng)

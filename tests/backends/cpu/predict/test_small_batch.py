@@ -23,8 +23,7 @@ from fastmlp.network.spec import Network
 from fastmlp.rules.activations import RULES as ACTIVATIONS
 from fastmlp.rules.links import LINKS
 
-DTYPES = ["float32", "float64"]
-each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
 SIZES = (5, 19, 6, 3)
 # In plain Python 64 rows of every rule took minutes.
 MOST = 6 if numba.config.DISABLE_JIT else GIL_ROWS

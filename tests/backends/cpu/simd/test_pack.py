@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conditions import only_compiled
 from llvmlite import ir
 from panelled import INTERPRETED, address, block, to_panels
 
@@ -198,9 +199,6 @@ def test_no_byte_after_a_row_is_read_or_written(python: Callable[..., str]) -> N
     assert python(AT_THE_EDGE).strip() == "alive"
     with pytest.raises(AssertionError):  # the edge is one
         python(PAST_THE_EDGE)
-
-
-only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled, nothing is prefetched")
 
 
 def prefetching() -> Block:

@@ -52,7 +52,7 @@ each_kind = pytest.mark.parametrize("kind", MACHINES)
 each_reading = pytest.mark.parametrize("by_column", [False, True], ids=["along", "by_column"])
 # Rows of whole tiles and strips, and others; sums of no whole tile, of some, and with each rest.
 HEIGHTS, WIDTHS = [1, 5, 8, 24, 33], [1, 17, 40]
-DEPTHS = [1, 3, 31, 32, 79]
+DEPTHS_OF_KINDS = [1, 3, 31, 32, 79]
 
 
 def disguise(kind: PairProducts, monkeypatch: pytest.MonkeyPatch) -> Machine:
@@ -99,7 +99,7 @@ def multiply(kind: PairProducts, start: Any, a: Any, b: Any, by_column: bool) ->
 
 @each_kind
 @each_reading
-@pytest.mark.parametrize("depth", [*DEPTHS, 2 * DEPTH_BLOCK + 19])
+@pytest.mark.parametrize("depth", [*DEPTHS_OF_KINDS, 2 * DEPTH_BLOCK + 19])
 def test_a_product_is_that_of_rounded_numbers(
     kind: PairProducts, by_column: bool, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,15 +5,12 @@ from collections.abc import Callable
 
 import numba
 import pytest
+from conditions import only_compiled
 from nets import Net
 
 from fastmlp.backends.cpu.engine import Engine
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.compiler import COMPILER
-
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="uncompiled kernels run on one thread"
-)
 
 FORKING = """
 import os, signal, sys, warnings

@@ -6,19 +6,14 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
-import numba
 import pytest
+from conditions import only_compiled
 from drills import Drill
 
 from fastmlp.backends.cpu.threads import worker_pool
 from fastmlp.backends.cpu.threads.team import JOINED, LEFT, LINE, MOST, POSTED, make_team
 from fastmlp.backends.cpu.threads.worker_pool import EMPTY, WAITING, WorkerPool
-from fastmlp.compiler import COMPILER
 
-pytestmark = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT) or COMPILER == "numba",
-    reason="uncompiled a call is alone, and compiled by Numba it has Numba's threads",
-)
 FOR_EVER = 1 << 60
 
 
@@ -53,6 +48,7 @@ def soon(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
+@only_compiled
 def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: WorkerPool) -> None:
     team, awake = lead(pool)
     assert (awake, team[POSTED // 8]) == (False, 0)
@@ -62,6 +58,7 @@ def test_sleeping_workers_are_woken_and_spinning_ones_are_called(pool: WorkerPoo
         assert (awake, team[POSTED // 8]) == (True, 1)
 
 
+@only_compiled
 def test_spinning_and_sleeping_workers_make_one_team(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
@@ -101,6 +98,7 @@ class LateCalls(SimpleQueue[Any]):
         return size
 
 
+@only_compiled
 def test_a_call_that_is_taken_while_it_is_counted_keeps_no_worker_from_its_mailbox(
     pool: WorkerPool,
 ) -> None:
@@ -110,6 +108,7 @@ def test_a_call_that_is_taken_while_it_is_counted_keeps_no_worker_from_its_mailb
     assert soon(lambda: states(pool, 1) == [WAITING])
 
 
+@only_compiled
 def test_a_team_is_kept_until_its_helpers_have_left(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
@@ -123,6 +122,7 @@ def test_a_team_is_kept_until_its_helpers_have_left(pool: WorkerPool) -> None:
     assert len(pool._teams) <= 1
 
 
+@only_compiled
 def test_a_queued_call_ends_the_wait(pool: WorkerPool) -> None:
     lead(pool)
     assert soon(lambda: states(pool, 1) == [WAITING])
@@ -132,6 +132,7 @@ def test_a_queued_call_ends_the_wait(pool: WorkerPool) -> None:
     assert (awake, team[POSTED // 8]) == (False, 0)
 
 
+@only_compiled
 def test_no_worker_spins_for_long() -> None:
     pool = WorkerPool(spins=0)
     for _ in range(20):
@@ -140,6 +141,7 @@ def test_no_worker_spins_for_long() -> None:
 
 
 @pytest.mark.parametrize("patient", [False, True])
+@only_compiled
 def test_a_worker_that_never_wakes_is_not_waited_for(
     patient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +167,7 @@ class Noting(WorkerPool):
         self.taken.append(number)
 
 
+@only_compiled
 def test_calls_that_start_helpers_at_once_give_each_a_mailbox() -> None:
     for _ in range(20):
         pool, together = Noting(), threading.Barrier(4)
@@ -182,6 +185,7 @@ def test_calls_that_start_helpers_at_once_give_each_a_mailbox() -> None:
         assert sorted(pool.taken) == [0, 1, 2]
 
 
+@only_compiled
 def test_an_interrupt_while_a_helper_starts_leaves_its_mailbox_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -200,6 +204,7 @@ def test_an_interrupt_while_a_helper_starts_leaves_its_mailbox_to_it(
     assert sorted(pool.taken) == [0, 1]
 
 
+@only_compiled
 def test_a_team_has_no_more_helpers_than_there_are_mailboxes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numba
 import numpy as np
 import pytest
+from conditions import only_compiled
 from drills import Drill
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +28,6 @@ from fastmlp.compiler import COMPILER, block_of, fetch_add, load_acquire, pause,
 
 pytestmark = pytest.mark.skipif(
     COMPILER == "numba", reason="kernels that Numba compiles have Numba's threads, not a team"
-)
-only_compiled = pytest.mark.skipif(
-    bool(numba.config.DISABLE_JIT), reason="interpreted, no team gathers"
 )
 LAYERS = ["omp", "workqueue", "tbb"]
 each_layer = pytest.mark.parametrize("layer", LAYERS)
