@@ -9,9 +9,7 @@ from fastmlp.network import spec
 needs_threads = pytest.mark.skipif(
     limits.thread_limit() < 2, reason="on one CPU every launch is serial"
 )
-only_compiled = pytest.mark.skipif(
-    INTERPRETED, reason="uncompiled kernels are Python"
-)
+only_compiled = pytest.mark.skipif(INTERPRETED, reason="uncompiled kernels are Python")
 needs_a_team = pytest.mark.skipif(INTERPRETED, reason="uncompiled no team gathers")
 
 
