@@ -1,10 +1,12 @@
 """fastmlp: the fastest way to train small and medium multi-layer perceptrons on a CPU."""
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+# With underscores for editors, which complete the names of this file.
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
+from typing import TYPE_CHECKING
 
 from fastmlp.data.blocks import Blocks
+from fastmlp.data.encodings import CSVFile
 from fastmlp.model import MLP
 from fastmlp.rules.averages import EMA, SWA
 from fastmlp.rules.loss_settings import BinaryFocal, Focal, Quantile, Tweedie
@@ -60,6 +62,7 @@ __all__ = [
     "AdamW",
     "BinaryFocal",
     "Blocks",
+    "CSVFile",
     "Constant",
     "Cosine",
     "Custom",
@@ -112,12 +115,12 @@ _ROOMS = {
 
 if not TYPE_CHECKING:
     # Not for type checkers: to them it would give every misspelt name the type Any.
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Load what stands above on first use: scikit-learn, of the estimators, takes a second."""
         if name not in _ROOMS:
             raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
         try:
-            return getattr(import_module(f"fastmlp.{_ROOMS[name]}"), name)
+            return getattr(_import_module(f"fastmlp.{_ROOMS[name]}"), name)
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] not in ("sklearn", "joblib", "scipy"):
                 raise
@@ -128,6 +131,6 @@ if not TYPE_CHECKING:
 
 def __dir__() -> list[str]:
     """Name what can be had: `help` and `inspect.getmembers` get all of it, and end at an error."""
-    missing = _OF_SKLEARN if find_spec("sklearn") is None else {}
+    missing = _OF_SKLEARN if _find_spec("sklearn") is None else {}
     dunders = {name for name in globals() if name.startswith("__")}
     return sorted({*__all__, *_ROOMS, *dunders} - missing.keys())

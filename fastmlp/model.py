@@ -361,9 +361,10 @@ class MLP(metaclass=Advising, advice=OF_NETS):
             once for the fit, or taken as it is, if it is an array there (one that has
             ``__cuda_array_interface__``, of CuPy or PyTorch). In the place of X and y a source,
             whose rows need not fit into memory: blocks, such as `Blocks`, or a function without
-            arguments that begins a stream of (X, y) or (X, y, sample_weight). With `target` paths
-            of Parquet, Arrow or CSV files, a frame of pandas or polars, a table or a data set of
-            pyarrow, a relation of DuckDB, or what else has ``__arrow_c_stream__``.
+            arguments that begins a stream of (X, y) or (X, y, sample_weight). With `target` paths,
+            patterns or folders of Parquet, Arrow or CSV files (of other encodings `CSVFile`), a
+            frame of pandas or polars, a table or a data set of pyarrow, a relation of DuckDB, or
+            what else has ``__arrow_c_stream__``.
         y : (n_rows,) or (n_rows, n_outputs) array, or a column, or columns, of a frame
             For "cross_entropy" integer labels from 0, or one-hot rows. A source has its own.
         epochs : int of 1 or more

@@ -1,12 +1,18 @@
-"""A small table of mixed columns, and models of it."""
+"""Small tables of mixed columns, one fixed and others drawn, and models of them."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp import MLP, TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.tabular import Encoding, Schema
+from fastmlp.tabular.estimators import reports
+from fastmlp.tabular.pack import Member, Pack
+from fastmlp.tabular.pack.outputs import outputs_of
+from fastmlp.tabular.pack.prior import Recipe
 
 FEW: dict[str, Any] = {"n_members": 2, "max_iter": 8, "random_state": 0}
 TOWNS = np.array(["Bern", "Chur", "Genf", "Zug"])
@@ -47,3 +53,91 @@ def classifier() -> TabularMLPClassifier:
 def regressor() -> TabularMLPRegressor:
     """A model of the number, of folds."""
     return TabularMLPRegressor(**FEW, cv=2).fit(*drawn())
+
+
+def _some(column: Any, generator: np.random.Generator) -> Any:
+    """The column with a tenth of its values missing, one at least."""
+    missing = generator.random(len(column)) < 0.1
+    missing[generator.integers(len(column))] = True
+    return [None if gone else value for value, gone in zip(column, missing, strict=True)]
+
+
+# Columns of n rows, by their kind.
+COLUMNS: dict[str, Callable[[np.random.Generator, int], Any]] = {
+    "number": lambda g, n: g.normal(size=n),
+    "whole": lambda g, n: g.integers(-3, 90, n),
+    "two numbers": lambda g, n: g.integers(2, size=n),
+    "number or none": lambda g, n: np.where(g.random(n) < 0.2, np.nan, g.lognormal(size=n)),
+    "bool": lambda g, n: g.random(n) < 0.4,
+    "bool or none": lambda g, n: _some(g.random(n) < 0.4, g),
+    "two texts": lambda g, n: g.choice(["u", "v"], n),
+    "two texts or none": lambda g, n: _some(g.choice(["u", "v"], n), g),
+    "texts": lambda g, n: g.choice(TOWNS, n),
+    "texts or none": lambda g, n: _some(g.choice(TOWNS, n), g),
+    "many texts": lambda g, n: [f"level {k:02}" for k in g.integers(n // 4, size=n)],
+    "category": lambda g, n: pd.Categorical(g.integers(5, size=n)),
+    "constant": lambda g, n: np.full(n, 7),
+    "constant text": lambda g, n: ["same"] * n,
+    "nothing": lambda g, n: np.full(n, np.nan),
+    "id": lambda g, n: [f"row {k}" for k in g.permutation(n)],
+}
+# Columns of which nothing is learned.
+LEFT_OUT = ("constant", "constant text", "nothing", "id")
+TASKS = ("regression", "binary", "multiclass")
+
+
+def table_of(seed: int, n: int = 60) -> tuple[pd.DataFrame, Any, Any]:
+    """A drawn table, each column of a drawn kind, targets that depend on it, and their task."""
+    g = np.random.default_rng(seed)
+    kinds = [
+        *g.choice([*COLUMNS], g.integers(7)),
+        g.choice([k for k in COLUMNS if k not in LEFT_OUT]),
+    ]
+    g.shuffle(kinds)
+    frame = pd.DataFrame({f"{kind} {j}": COLUMNS[kind](g, n) for j, kind in enumerate(kinds)})
+    codes = [pd.factorize(frame[name], sort=False)[0] for name in frame]
+    y, task = sum(codes) / n + g.normal(size=n), str(g.choice(TASKS))
+    if task != "regression":
+        cuts = np.quantile(y, [0.5] if task == "binary" else [0.3, 0.6])
+        y = np.array(["low", "middle", "top"])[np.searchsorted(cuts, y)]
+    return frame, y, task
+
+
+def encoding_of(seed: int) -> Encoding:
+    """An encoding with drawn settings."""
+    g = np.random.default_rng(seed)
+
+    def one_of(*values: Any) -> Any:
+        return values[g.integers(len(values))]
+
+    return Encoding(
+        one_of("robust", "quantile"),
+        one_of("none", "piecewise", "cosine"),
+        one_of("greedy", "quantile", "tree"),
+        n_bins=one_of(1, 3, 16),
+        n_frequencies=one_of(1, 3),
+        max_levels=one_of(2, 100),
+        min_rows=one_of(1, 2),
+        target_levels=one_of(2, 8, None),
+    )
+
+
+def untrained(seed: int) -> tuple[Any, pd.DataFrame]:
+    """A model of a drawn table, an encoding that has learned and a net that has not; the table."""
+    frame, y, task = table_of(seed)
+    schema, classes, places = Schema.learn(frame), None, y
+    if task != "regression":
+        classes, places = np.unique(y, return_inverse=True)
+    values = schema.read(frame)
+    kind: Any = "regression" if classes is None else "classification"
+    encoding = encoding_of(seed).fit(values, places, kind, np.random.default_rng(seed))
+    outputs = outputs_of(task, places, None, 0 if classes is None else len(classes))
+    net = MLP((encoding.n_inputs, 3, outputs.n_outputs), loss=outputs.loss, seed=seed)
+    recipe = Recipe(0, "drawn", (3,), "relu", 0.1, 0.0, 0.0, 0.0, seed)
+    rest: dict[str, Any] = {"validation_score": -1.0, "residuals": np.arange(9.0), "n_trained": 1}
+    member = Member(recipe, 0, net, 1.0, -1.0, 1)
+    pack = Pack(outputs, [encoding], [member], extra_weights=np.empty(0), **rest)
+    model: Any = TabularMLPRegressor() if classes is None else TabularMLPClassifier()
+    model._take(schema, pack, [], classes)
+    model.leaderboard_, model.training_ = reports.leaderboard(pack, [], []), {"rows": len(frame)}
+    return model, frame

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import pyarrow
 import pytest
+from dask.dataframe import from_pandas
 from scipy.sparse import csr_matrix
 
 import fastmlp
-from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report
+from fastmlp import MLP, SGD, Adam, MLPClassifier, MLPRegressor, Report, TabularMLPRegressor
+from fastmlp.compiler import cache
 from fastmlp.compiler.jit import INTERPRETED
-from fastmlp.tabular import TableModel
+from fastmlp.tabular import Schema, TableModel
 from fastmlp.tabular.columns import Column, Target
 from fastmlp.tabular.training import Settings, Table
 
@@ -25,6 +28,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "errors.md").read_text()
 QUOTED = re.findall(r"^### `(.*)`$", PAGE, flags=re.MULTILINE)
 X, Y = np.ones((6, 3)), np.ones(6)
 LABELS = [0, 1, 2, 0, 1, 2]
+DAYS = pd.date_range("2024-01-01", periods=6)
 
 
 def net(**settings: Any) -> MLP:
@@ -53,10 +57,19 @@ def table(**columns: Any) -> Any:
     return pd.DataFrame(X, columns=[*"abc"]).assign(**columns)
 
 
+def of_table(X: Any) -> Any:
+    return fastmlp.TabularMLPRegressor().fit(X, np.arange(len(X)))
+
+
 def predict_without_columns() -> None:
     model = MLP((5, 1), seed=0)
     model.feature_names = [*"abcde"]
     model.predict(table())
+
+
+def fit_csv(rows: list[str], encoding: str = "utf-8") -> None:
+    Path("rows.csv").write_text("\n".join(["a,y", *rows, ""]), encoding=encoding)
+    MLPClassifier().fit("rows.csv", target="y")
 
 
 def bump(z: Any) -> Any:
@@ -64,7 +77,7 @@ def bump(z: Any) -> Any:
 
 
 def lookup(z: Any) -> Any:
-    return z, len(z.hex()) * z
+    return z, type(z)(len(z.hex()) > 0)
 
 
 def diverge() -> None:
@@ -123,6 +136,16 @@ def save_without_safetensors() -> None:
         net().save("net.safetensors")
 
 
+def look_for_a_cache() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FASTMLP_CACHE", raising=False)
+        patch.setattr(numba.config, "CACHE_DIR", str(Path("cache").absolute()))
+        folder, _ = cache.find()
+        assert folder is not None
+        folder.chmod(0o777)
+        cache.folder.__wrapped__()
+
+
 def convert_gelu() -> None:
     from skl2onnx import to_onnx
 
@@ -141,6 +164,13 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "must be finite as float32, got nan in row 4, column": lambda: fit(spoilt(np.nan)),
     "X must hold real numbers, got dtype": lambda: fit(X.astype(object)),
     "X has 3 missing values in column": lambda: fit(table(b=[None, 1, None, 1, None, 1])),
+    "columns left out: 'review' has 2000 texts in 2000 rows, free text or ids": lambda: of_table(
+        pd.DataFrame({"a": range(2000), "review": [f"good {i}" for i in range(2000)]})
+    ),
+    "the column 'when' must hold dates": lambda: Schema.learn(table(when=DAYS)).read(table(when=5)),
+    "X has several columns of the name 'id' (2 times)": lambda: of_table(
+        table().set_axis(["a", "id", "id"], axis=1)
+    ),
     "X lacks 2 of the 5 known columns": predict_without_columns,
     "X must be an array of real numbers, got": lambda: fit(row for row in X),
     "X is a sparse matrix; use X.toarray()": lambda: fit(csr_matrix(X)),
@@ -173,6 +203,7 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "activation must be a function activation(z) -> (value, slope), but it returned": lambda: net(
         activation=lambda z: z
     ),
+    "is not the derivative of its value": lambda: net(loss=lambda p, y: ((p - y) ** 2, p - y)),
     "does not compile": lambda: net(activation=lookup).predict(X),
     "dtype must be 'float32' or 'float64'": lambda: net(dtype="float16"),
     "partial_fit does not support early_stopping=True": lambda: MLPRegressor(
@@ -191,6 +222,15 @@ CAUSES: dict[str, Callable[[], Any]] = {
         classifier().fit(X, LABELS)
     ),
     "early stopping kept the parameters of the first epoch": keep_first_epoch,
+    "y is a text: name the target's column by target='sold'": lambda: TabularMLPRegressor().fit(
+        table(sold=Y), "sold"
+    ),
+    "X is a path: name the target's column by target=": lambda: TabularMLPRegressor().fit(
+        "sales.parquet"
+    ),
+    "nets were trained within time_limit=0.001": lambda: TabularMLPRegressor(time_limit=1e-3).fit(
+        np.eye(6), np.arange(6.0)
+    ),
     "a fit of this net is running": fit_in_a_callback,
     "needs 13 TB, and": lambda: MLP((100_000, 10_000_000, 1)),
     "not all predictions are finite": predict_far,
@@ -200,6 +240,12 @@ CAUSES: dict[str, Callable[[], Any]] = {
     "not a safetensors file": load_text,
     "is a rule of somebody's own, and no file holds code": load_without_rule,
     "a model file needs safetensors: pip install safetensors": save_without_safetensors,
+    "code cache not used": look_for_a_cache,
+    "the target 'y' has 3 missing values, the first in line 9": lambda: fit_csv(
+        [*["1,no", "2,yes", "3,no"] * 2, "7,yes", *["8,"] * 3]
+    ),
+    r"b'Z\xfcrich' is not utf-8, perhaps cp1252": lambda: fit_csv(["1,Zürich"], "cp1252"),
+    "got DataFrame of Dask": lambda: fit(from_pandas(table(), npartitions=1), None, target="a"),
     "has no ONNX node here": convert_gelu,
 }
 

@@ -305,6 +305,7 @@ def deep(inner: Any, outer: Any) -> None:
 
 LIES: dict[str, tuple[Any, str]] = {
     "more parameters": (lambda i, o: i.update(layer_sizes=[1 << 40, 1 << 21, 1]), "but holds 63"),
+    "more layers": (lambda i, o: i.update(layer_sizes=[3] * 9), "claims 8 layers, but holds 5"),
     "other sizes": (lambda i, o: i.update(layer_sizes=[4, 3, 1]), "weights.0 must be"),
     "no layers": (lambda i, o: i.update(layer_sizes=[]), "layer_sizes needs at least"),
     "sizes of text": (lambda i, o: i.update(layer_sizes="341"), "layer_sizes must be"),

@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 
 import fastmlp
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import MLPClassifier, MLPRegressor, cluster
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.estimators import arguments, sklearn_bases
 from fastmlp.estimators.mlp.solvers import SOLVERS
@@ -190,6 +190,9 @@ def test_a_listing_shows_what_counts() -> None:
     shown = {name for name in dir(fastmlp) if not name.startswith("__")}
     assert shown == {*fastmlp.__all__, *fastmlp._OF_SKLEARN}
     assert {"__version__", "__all__", "__doc__"} < set(dir(fastmlp))
+    # Of editors that read the file.
+    assert not {"Any", "find_spec", "import_module"} & vars(fastmlp).keys()
+    assert {one for one in dir(cluster) if not one.startswith("__")} == {*cluster.__all__}
 
 
 @pytest.mark.parametrize("name", ["MLP", "MLPClassifier", "MLPSearchCV", "fit_many"])

@@ -145,7 +145,7 @@ class Pool:
             if tasks[i].apart:
                 thread = threading.Thread(target=self._work_apart, args=(i,), daemon=True)
                 self._threads.append(thread)
-        self._run_here([thread for thread in self._threads if not _started(thread)])
+        self._run_here([thread for thread in self._threads if not started(thread)])
 
     def _run_here(self, threads: Sequence[threading.Thread]) -> None:
         """Do the work of threads that could not be started; Ctrl-C stops the tasks here too."""
@@ -218,7 +218,7 @@ class Pool:
             self._stopping.set()
 
 
-def _started(thread: threading.Thread) -> bool:
+def started(thread: threading.Thread) -> bool:
     """Start a thread; return False if the system allows no more."""
     try:
         thread.start()

@@ -1,6 +1,5 @@
 """The files that the commands read and write."""
 
-import glob
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -10,15 +9,25 @@ from typing import Any
 import numpy as np
 
 from fastmlp.data import outputs
-from fastmlp.data.arrow import ARROW_FILES, FILES, imported
+from fastmlp.data.arrow import ARROW_FILES, FILES, expanded, imported
+from fastmlp.data.encodings import CSV_FILES, CSVFile, require_text
 
 
-def data_of(given: Sequence[str], who: str, texts: Collection[str] = ()) -> Any:
+def data_of(
+    given: Sequence[str],
+    who: str,
+    texts: Collection[str] = (),
+    *,
+    encoding: str | None = None,
+    nulls: bool = True,
+) -> Any:
     """Return what the arguments DATA name: paths, or a table.
 
     Parameters
     ----------
     texts : columns of standard input that are texts, whatever they look like
+    encoding : of CSV; None: UTF-8
+    nulls : texts of standard input such as NA are missing; else they are passed on as they are
 
     Raises
     ------
@@ -29,8 +38,8 @@ def data_of(given: Sequence[str], who: str, texts: Collection[str] = ()) -> Any:
     """
     imported(f"fastmlp {who}")
     if list(given) == ["-"]:
-        return _of_standard_input(who, texts)
-    paths = [path for each in given for path in _expanded(each)]
+        return _of_standard_input(who, texts, encoding or "utf-8", nulls)
+    paths = expanded(given, who)
     for path in paths:
         if not os.path.exists(path):
             raise FileNotFoundError(f"{who}: there is no file {path!r}")
@@ -42,26 +51,32 @@ def data_of(given: Sequence[str], who: str, texts: Collection[str] = ()) -> Any:
     for path in paths:
         if not path.lower().endswith(known):
             raise ValueError(f"{who}: {path!r} must end in {', '.join(known)}")
-    return paths
+    if encoding is None:
+        return paths
+    return [CSVFile(path, encoding) if path.lower().endswith(CSV_FILES) else path for path in paths]
 
 
-def _expanded(given: str) -> list[str]:
-    """Return the files of a pattern, sorted; a path as it is."""
-    if os.path.exists(given) or not glob.has_magic(given):
-        return [given]
-    return sorted(glob.glob(given)) or [given]
-
-
-def _of_standard_input(who: str, texts: Collection[str]) -> Any:
+def _of_standard_input(who: str, texts: Collection[str], encoding: str, nulls: bool) -> Any:
     import pyarrow
     import pyarrow.csv
 
+    who = f"{who}: standard input"
     types = dict.fromkeys(texts, pyarrow.string())
-    options = pyarrow.csv.ConvertOptions(column_types=types)
+    options = {
+        "read_options": pyarrow.csv.ReadOptions(encoding=encoding),
+        "convert_options": pyarrow.csv.ConvertOptions(
+            column_types=types, strings_can_be_null=nulls
+        ),
+    }
     try:
-        return pyarrow.csv.read_csv(sys.stdin.buffer, convert_options=options)
+        table = pyarrow.csv.read_csv(sys.stdin.buffer, **options)
+        require_text(table, who)
+        return table
+    except UnicodeError as error:
+        raise ValueError(f"{who}: {error}: give its encoding, as --encoding cp1252") from None
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{who}: standard input: {error}") from None
+        is_wide = "; is it UTF-16? --encoding utf-16" if "\0" in str(error) else ""
+        raise ValueError(f"{who}: {error}{is_wide}") from None
 
 
 def _of_arrays(path: str, who: str) -> Any:

@@ -115,14 +115,8 @@ def _threading_layer() -> str:
 
 def cache_state() -> str:
     """Return the cache folder, or why there is none."""
-    folder = cache.folder()
-    if folder is not None:
-        return str(folder)
-    if os.environ.get("FASTMLP_CACHE") == "0":
-        return "off (FASTMLP_CACHE=0)"
-    if not cache.sources():
-        return "none: fastmlp's files lie in no folder, as in a zip or a frozen program"
-    return "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
+    folder, reason = cache.find()
+    return reason if folder is None else str(folder)
 
 
 def _gpu() -> str:

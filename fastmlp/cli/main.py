@@ -162,6 +162,11 @@ def _parser() -> Parser:
         metavar="DTYPE",
         help="bfloat16: mixed precision too",
     )
+    ahead.add_argument(
+        "--shared",
+        action="store_true",
+        help="let other users read the cache, which NUMBA_CACHE_DIR names",
+    )
     ahead.set_defaults(run=_warmup, parser=ahead)
     return parser
 
@@ -205,6 +210,8 @@ def _warmup(arguments: argparse.Namespace) -> None:
 
     if cache.folder() is None:
         raise OSError(f"warmup has no cache folder to keep code in; the cache is {cache_state()}")
+    if arguments.shared:
+        cache.share()
     cache.failures.clear()
     told: Any = {"compute_dtype": arguments.compute_dtype}
     seconds = warmup(report=lambda line: print(line, flush=True), **told)

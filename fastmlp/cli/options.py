@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from fastmlp.data import encodings
 from fastmlp.rules import activations, losses
 from fastmlp.validation.suggestions import Synonyms, suggestion
 
@@ -40,6 +41,7 @@ def add_train(
 
     add = train.add_argument
     add("data", nargs="*", metavar="DATA", help=FILES)
+    add("--encoding", type=_encoding, metavar="NAME", help=_DEFAULT["encoding"])
     add("--target", metavar="NAME", help="the column to predict; needed (.npz: default y)")
     add("--model", choices=MODELS, help=_DEFAULT["model"])
     add("--preset", type=_preset, default="balanced", metavar="NAME", help=_DEFAULT["preset"])
@@ -93,6 +95,7 @@ _DEFAULT = {
     "time": "end the training so many after the command's start; scores and the file come after it",
     "checkpoint": "[plain] keep the fit's progress there, and go on from it",
     "valid": "rows to validate on; default: 0.2; 0 for none: of tabular five folds",
+    "encoding": "of CSV files, such as cp1252 or utf-16; default: utf-8",
     "categorical": "columns of numbers that are names; texts always are",
     "batch": "[plain] default: auto, a hundredth of the rows, from 16 to 256",
     "patience": "[plain] end after so many epochs without a lower validation loss; default: 10",
@@ -135,6 +138,7 @@ def add_others(commands: Any, at_least: Callable[[int, str], int]) -> dict[str, 
     show.add_argument("model", metavar="MODEL", help="a file of fastmlp train")
     show.add_argument("--json", action="store_true", help="print it as JSON")
     for one in (predict, score):
+        one.add_argument("--encoding", type=_encoding, metavar="NAME", help=_DEFAULT["encoding"])
         one.add_argument("--threads", type=lambda text: at_least(1, text), metavar="N")
     return {"predict": predict, "score": score, "show": show}
 
@@ -243,6 +247,13 @@ def _known(text: str, table: Iterable[str], synonyms: Synonyms) -> str:
 
 def _auto(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: None if text == "auto" else convert(text)
+
+
+def _encoding(text: str) -> str:
+    try:
+        return encodings.known(text, "encoding")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("encoding: ")) from None
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.fitted import FittedTable
+from fastmlp.tabular.schema import reasons
 
 # Levels and classes of a line.
 MOST_SHOWN = 8
@@ -23,12 +24,15 @@ def show_net(model: TableModel, *, as_json: bool) -> None:
         print(json.dumps(told))
         return
     _show_task(model)
-    print(f"columns   {len(model.columns)}")
+    print(f"columns   {len(model.feature_names)}")
     for column in model.columns:
         kind = f"center {column.center:.6g}, scale {column.scale:.6g}"
         if column.levels is not None:
             kind = f"levels {_listed(column.levels)}"
-        print(f"  {column.name}: {kind}{', and whether missing' * column.indicates}")
+        part = "" if column.part is None else f"{column.part}, "
+        print(f"  {column.name}: {part}{kind}{', and whether missing' * column.indicates}")
+    for one in reasons(model.training.get("left_out", {})):
+        print(f"left out: {one}")
     _show_training(model.training)
     print(f"\n{model.net.summary()}")
 
@@ -49,12 +53,14 @@ def show_ensemble(model: FittedTable, *, as_json: bool) -> None:
         print(json.dumps(told))
         return
     _show_task(model)
-    print(f"columns   {len(model.columns)}")
-    for column in model.columns:
-        levels = schema.levels.get(column.name)
-        print(f"  {column.name}: {'numbers' if levels is None else f'levels {_listed(levels)}'}")
-    for name, why in schema.dropped.items():
-        print(f"  {name}: left out, {why}")
+    print(f"columns   {len(schema.read_names)}")
+    for name in schema.read_names:
+        kind = "numbers"
+        if name in schema.levels:
+            kind = f"levels {_listed(schema.levels[name])}"
+        elif name in schema.dates:
+            kind = f"{schema.dates[name].kind}, as {', '.join(schema.dates[name].names)}"
+        print(f"  {name}: {kind}")
     _show_training(model.training)
     print(f"\n{its.summary()}")
 
@@ -67,7 +73,7 @@ def _show_task(model: TableModel | FittedTable) -> None:
 
 
 def _show_training(told: dict[str, Any]) -> None:
-    for name in sorted(told.keys() - {"scores", "target"}):
+    for name in sorted(told.keys() - {"scores", "target", "left_out"}):
         print(f"{name:<9} {told[name]}")
 
 

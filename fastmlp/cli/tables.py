@@ -22,7 +22,8 @@ from fastmlp.serialization import safetensors_file
 from fastmlp.tabular import TableModel
 from fastmlp.tabular.batches import Rows
 from fastmlp.tabular.fitted import FittedTable
-from fastmlp.tabular.packing import TooLarge, estimators, train_pack_of
+from fastmlp.tabular.loading import TooLarge
+from fastmlp.tabular.packing import estimators, train_pack_of
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import EPOCHS, OF_PACKS, OF_PLAIN, Settings, train
 from fastmlp.training.history import Report
@@ -86,8 +87,11 @@ def run_train(arguments: argparse.Namespace) -> None:
     _require_packages(arguments.model)
     with telling(), in_options():
         if isinstance(arguments.valid, str):
-            settings = settings._replace(valid=data_of([arguments.valid], "train"))
-        told = _trained(data_of(arguments.data, "train"), settings, arguments, output)
+            settings = settings._replace(
+                valid=data_of([arguments.valid], "train", encoding=arguments.encoding)
+            )
+        data = data_of(arguments.data, "train", encoding=arguments.encoding)
+        told = _trained(data, settings, arguments, output)
     say(f"model: {output}")
     _print_scores(told.get("scores", {}), as_json=arguments.json)
 
@@ -190,7 +194,9 @@ def run_predict(arguments: argparse.Namespace) -> None:
             if isinstance(model, FittedTable):
                 raise UsageError("argument --compute-dtype: needs a model of --model plain")
             form = form._replace(compute_dtype=arguments.compute_dtype)
-        reader = reader_of(model, data_of(arguments.data, who, model.text_names), form, who)
+        how = {"encoding": arguments.encoding, "nulls": False}
+        data = data_of(arguments.data, who, model.text_names, **how)
+        reader = reader_of(model, data, form, who)
         write_rows(reader, output)
 
 
@@ -198,7 +204,8 @@ def run_score(arguments: argparse.Namespace) -> None:
     """Print the scores of a model on a table."""
     with telling():
         model = _loaded(arguments)
-        given = data_of(arguments.data, "score", model.text_names)
+        encoding = arguments.encoding
+        given = data_of(arguments.data, "score", model.text_names, encoding=encoding)
         rows = Rows(given, model.columns, "score", [model.target.name])
         scores = score(model, rows, "score", arguments.metric)
     _print_scores(scores, as_json=arguments.json)

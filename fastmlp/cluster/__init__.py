@@ -13,3 +13,8 @@ __all__ = [
     "predict",
     "threads",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names, without the modules that they come from."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -6,7 +6,9 @@ entries of one index. Here the folder's name is a hash of the package's sources.
 own checksum and is written whole or not at all. On any failure code is compiled in memory. A folder
 that was filled and is read-only, as in a container's image, is read.
 
-The files are pickles: a user who can write to the folder can run code in your process.
+The files are pickles: a user who can write to the folder can run code in your process. So a folder
+is used only if it belongs to this user, to root or to the owner of this package, and no other can
+write to it.
 """
 
 import hashlib
@@ -14,7 +16,6 @@ import os
 import pickle
 import sys
 import tempfile
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
+from fastmlp._process.warnings import warn
+
 PACKAGE = Path(__file__).parent.parent
 DIGEST_BYTES = 32
 SUFFIX = ".code"
+NOWHERE = "none: no folder can be written; set NUMBA_CACHE_DIR to one that can"
+ANOTHER = "or set NUMBA_CACHE_DIR to another folder"
 # Why files could not be written, for `fastmlp warmup`: elsewhere a failure changes nothing.
 failures: list[str] = []
 
@@ -59,29 +64,99 @@ def fingerprint(package: Path = PACKAGE) -> str:
 
 @cache
 def folder() -> Path | None:
-    """Return this version's cache folder, creating it if necessary, or None if there is none.
+    """Return this version's cache folder, or None if there is none.
+
+    Warns, once, of a folder that is there and not used.
+    """
+    path, reason = find()
+    if path is None and reason.startswith("not used"):
+        warn(f"code cache {reason}; until then each process compiles anew", RuntimeWarning)
+    return path
+
+
+def find() -> tuple[Path | None, str]:
+    """Return this version's cache folder, creating it if necessary, or None and the reason.
 
     ``FASTMLP_CACHE=0`` switches the cache off; ``NUMBA_CACHE_DIR`` moves it. Without sources there
     is no cache: the hash could not distinguish versions.
     """
-    if os.environ.get("FASTMLP_CACHE") == "0" or not sources():
-        return None
+    if os.environ.get("FASTMLP_CACHE") == "0":
+        return None, "off (FASTMLP_CACHE=0)"
+    if not sources():
+        return None, "none: fastmlp's files lie in no folder, as in a zip or a frozen program"
     root = numba.config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir
     if not numba.config.CACHE_DIR and not os.path.isabs(root):
-        return None  # without a home, "~" would be a folder in the current directory
+        return None, NOWHERE  # without a home, "~" would be a folder in the current directory
     path = Path(root) / "fastmlp" / fingerprint()
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     except OSError:
-        return path if _is_filled(path) else None
-    return path
+        try:
+            if not _is_filled(path):
+                return None, NOWHERE
+        except PermissionError:
+            if not numba.config.CACHE_DIR and not os.path.exists(path):
+                return None, NOWHERE
+            cure = "its owner can run fastmlp warmup --shared"
+            return None, f"not used: {path} cannot be read; {cure}, {ANOTHER}"
+    reason = _distrust(path)
+    return (path, "") if reason is None else (None, f"not used: {path} {reason}, {ANOTHER}")
 
 
 def _is_filled(path: Path) -> bool:
-    with suppress(OSError):
-        return any(name.endswith(SUFFIX) for name in os.listdir(path))
-    return False
+    """Return True if a folder has code.
+
+    Raises
+    ------
+    PermissionError
+        If this user may not read it.
+    """
+    try:
+        files = [path / name for name in os.listdir(path) if name.endswith(SUFFIX)]
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+    if files and not any(os.access(file, os.R_OK) for file in files):
+        raise PermissionError(path)
+    return bool(files)
+
+
+def _distrust(path: Path) -> str | None:
+    """Return how another user may write to a folder, and what to do; None if nobody may."""
+    if not hasattr(os, "geteuid"):
+        return None
+    state = path.stat()
+    if state.st_mode & 0o022:
+        return "can be written by others, who could run code here; run chmod go-w on it"
+    # Who owns the package runs code here anyway, as in an environment that many use.
+    if state.st_uid not in (0, os.geteuid(), PACKAGE.stat().st_uid):
+        return f"belongs to another user ({state.st_uid}), who could run code here; let root own it"
+    return None
+
+
+def share() -> None:
+    """Let every user read the cache, whatever the umask: folders get mode 0755, files 0644, and so
+    do files that are stored later.
+
+    Raises
+    ------
+    OSError
+        If ``NUMBA_CACHE_DIR`` is not set, or others cannot enter it.
+    """
+    path = folder()
+    if path is None or not numba.config.CACHE_DIR:
+        raise OSError("--shared needs NUMBA_CACHE_DIR, the folder that others read")
+    path = path.resolve()
+    for above in (path.parent.parent, path.parent):
+        if (mode := above.stat().st_mode) & 0o055 != 0o055:
+            above.chmod(mode | 0o055)
+    path.chmod(0o755)
+    for file in path.glob("*" + SUFFIX):
+        file.chmod(0o644)
+    if shut := [str(above) for above in path.parents if not above.stat().st_mode & 0o001]:
+        raise OSError(f"others cannot enter {shut[-1]}: run chmod a+x {' '.join(shut)}")
 
 
 class CodeCache:
@@ -150,6 +225,8 @@ def _write_whole(path: Path, payload: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(payload).digest() + payload)
+            # Others may read the files of a folder that they may read.
+            os.chmod(temporary, 0o600 | path.parent.stat().st_mode & 0o044)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

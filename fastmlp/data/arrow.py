@@ -1,13 +1,16 @@
 """Rows of Arrow tables and streams, and of files that pyarrow reads; pyarrow is imported on use."""
 
+import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastmlp.data import csv_files
 from fastmlp.data.columns import Columns, Encoder, Named, Wanted, columns_of
+from fastmlp.data.encodings import CSV_FILES, CSVFile, encoding_of
+from fastmlp.data.places import Place
 from fastmlp.data.sources import Block
 from fastmlp.validation.packages import needs
 
@@ -15,7 +18,12 @@ from fastmlp.validation.packages import needs
 BLOCK_ROWS = 65536
 # Bytes of a column of Parquet that are read at a time.
 BUFFER_BYTES = 1 << 20
-ARROW_FILES, CSV_FILES = (".arrow", ".feather", ".ipc"), (".csv", ".csv.gz")
+# What to pass instead of others' objects, by the names of their packages.
+INSTEAD = {
+    "dask": " of Dask: pass the files that X.to_parquet(folder) writes, or X.compute()",
+    "duckdb": ': pass connection.sql("select ...")',
+}
+ARROW_FILES = (".arrow", ".feather", ".ipc")
 FILES = (".parquet", *ARROW_FILES, *CSV_FILES)
 
 
@@ -52,6 +60,48 @@ def paths_of(given: Any) -> list[str] | None:
     return [os.fspath(one) for one in paths] if all(map(_is_path, paths)) else None
 
 
+def expanded(paths: Sequence[str], who: str) -> list[str]:
+    """Return the files of patterns, or in folders, sorted; paths of files as they are.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    return [file for path in paths for file in _expanded(path, who)]
+
+
+def _expanded(path: str, who: str) -> list[str]:
+    found = [path]
+    if os.path.isdir(path):
+        # Names such as _SUCCESS are of those who write folders.
+        names = [name for name in sorted(os.listdir(path)) if not name.startswith((".", "_"))]
+        found = [os.path.join(path, name) for name in names if name.lower().endswith(FILES)]
+        if not found:
+            told = f"has no files of {', '.join(FILES)}; of folders in it pass a pattern, or a "
+            raise FileNotFoundError(f"{who}: the folder {path!r} {told}pyarrow.dataset.dataset")
+    elif not os.path.exists(path) and glob.has_magic(path):
+        found = sorted(glob.glob(path))
+        if not found:
+            raise FileNotFoundError(f"{who}: there is no file {path!r}")
+    encoding = encoding_of(path)
+    return found if encoding == "utf-8" else [CSVFile(one, encoding) for one in found]
+
+
+def no_table(given: object, expected: str, who: str) -> TypeError:
+    """Return the error of what is no table, with what to pass instead."""
+    if is_lazy(given):
+        return TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
+    return TypeError(f"{who}: {expected} got {type(given).__name__}{instead_of(given)}")
+
+
+def instead_of(given: object) -> str:
+    """Return what to pass instead of another library's object; "" for what may be one of ours."""
+    return (
+        "" if is_table(given) else INSTEAD.get(type(given).__module__.split(".")[0].lstrip("_"), "")
+    )
+
+
 def _is_path(given: object) -> bool:
     return isinstance(given, str | os.PathLike)
 
@@ -79,7 +129,8 @@ class ParquetBlocks(Named):
         import pyarrow.parquet
 
         self._open = pyarrow.parquet.ParquetFile
-        self._places: list[tuple[str, int, int]] = []
+        # Files, row groups, their pieces, and the numbers of these pieces' first rows.
+        self._places: list[tuple[str, int, int, int]] = []
         self._metadata: dict[str, Any] = {}
         sizes = []
         self._rows = rows
@@ -91,16 +142,18 @@ class ParquetBlocks(Named):
                 self._columns = self._columns or columns
                 wanted = self._columns.wanted
                 self._metadata[path] = metadata = file.metadata
+            before = 0
             for group in range(metadata.num_row_groups):
                 n = metadata.row_group(group).num_rows
                 for piece, first in enumerate(range(0, n, rows or max(n, 1))):
-                    self._places.append((path, group, piece))
+                    self._places.append((path, group, piece, before + first))
                     sizes.append(min(rows or n, n - first))
+                before += n
         self.block_sizes = tuple(sizes)
 
     def read(self, i: int) -> Block:
         """Return the rows of block i."""
-        path, group, piece = self._places[i]
+        path, group, piece, first = self._places[i]
         columns, n = self._columns, self._rows or self.block_sizes[i]
         assert columns is not None
         # Threads of pyarrow would compete with those that train.
@@ -109,7 +162,7 @@ class ParquetBlocks(Named):
             how = {"row_groups": [group], "columns": columns.names, "use_threads": False}
             batches = file.iter_batches(batch_size=n, **how)
             batch = next(batch for k, batch in enumerate(batches) if k == piece)
-        return columns.block(batch, f"row group {group} of {path}")
+        return columns.block(batch, Place(f"row group {group} of {path}", first, f" of {path}"))
 
 
 class ArrowFileBlocks(Named):
@@ -122,19 +175,21 @@ class ArrowFileBlocks(Named):
 
     def __init__(self, paths: list[str], wanted: Wanted, rows: int, who: str) -> None:
         self._ipc, self._source = imported(who).ipc, imported(who).OSFile
-        self._places: list[tuple[str, int, int]] = []
+        # Files, batches, the first row in a batch, and in the file.
+        self._places: list[tuple[str, int, int, int]] = []
         self._columns: Columns | None = None
         sizes = []
         for path in paths:
             with self._opened(path, ()) as file:
                 columns = columns_of(file.schema, wanted, f"{who}: {path}")
                 self._columns = self._columns or columns
-                wanted = self._columns.wanted
+                wanted, before = self._columns.wanted, 0
                 for k in range(file.num_record_batches):
                     n = file.get_batch(k).num_rows
                     for first in range(0, n, rows):
-                        self._places.append((path, k, first))
+                        self._places.append((path, k, first, before + first))
                         sizes.append(min(rows, n - first))
+                    before += n
         self.block_sizes = tuple(sizes)
 
     @contextmanager
@@ -149,12 +204,12 @@ class ArrowFileBlocks(Named):
 
     def read(self, i: int) -> Block:
         """Return the rows of block i."""
-        (path, k, first), columns = self._places[i], self._columns
+        (path, k, first, row), columns = self._places[i], self._columns
         assert columns is not None
         # Read, not mapped: of a map that is cut a fault ends the process.
         with self._opened(path, columns.names) as file:
             batch = file.get_batch(k).slice(first, self.block_sizes[i])
-            return columns.block(batch, f"batch {k} of {path}")
+            return columns.block(batch, Place(f"batch {k} of {path}", row, f" of {path}"))
 
 
 class TableBlocks(Named):
@@ -165,7 +220,7 @@ class TableBlocks(Named):
     block_sizes : tuple of int
     """
 
-    def __init__(self, batches: list[tuple[Any, str]], columns: Columns) -> None:
+    def __init__(self, batches: list[tuple[Any, Place]], columns: Columns) -> None:
         self._batches, self._columns = batches, columns
         self.block_sizes = tuple(batch.num_rows for batch, _ in batches)
 
@@ -185,7 +240,7 @@ def table_blocks(table: Any, wanted: Wanted, rows: int, who: str) -> TableBlocks
         table = arrow.RecordBatchReader.from_stream(table).read_all()
     columns, batches, n = columns_of(table.schema, wanted, who), [], 0
     for batch in table.select(columns.names).to_batches(max_chunksize=rows):
-        batches.append((batch, f"rows {n} to {n + batch.num_rows - 1}"))
+        batches.append((batch, Place(f"rows {n} to {n + batch.num_rows - 1}", n)))
         n += batch.num_rows
     return TableBlocks(batches, columns)
 
@@ -201,7 +256,7 @@ class Passes(Named):
     """
 
     def __init__(
-        self, batches: Callable[[], Iterator[tuple[Any, str, Columns]]], columns: Columns | None
+        self, batches: Callable[[], Iterator[tuple[Any, Place, Columns]]], columns: Columns | None
     ) -> None:
         self._batches, self._columns = batches, columns
 
@@ -213,6 +268,21 @@ class Passes(Named):
     def _of_targets(self) -> "Passes":
         begin = self._batches
         return Passes(lambda: ((its, where, all_.of_targets) for its, where, all_ in begin()), None)
+
+
+class ReadOnce:
+    """An iterator over the blocks of a reader of Arrow."""
+
+    instead = "pass reader.read_all(), which is a table in memory, its files,"
+
+    def __init__(self, reader: Any, blocks: Iterator[Block]) -> None:
+        self.kind, self._blocks = type(reader).__name__, blocks
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Block:
+        return next(self._blocks)
 
 
 def scanning(dataset: Any, rows: int, columns: Any = None) -> Any:
@@ -233,19 +303,21 @@ def stream_of(given: Any, wanted: Wanted, who: str) -> Passes:
     """Return what begins a pass over what Arrow reads as a stream of batches."""
     arrow = imported(who)
 
-    def begin() -> Iterator[tuple[Any, str, Columns]]:
+    def begin() -> Iterator[tuple[Any, Place, Columns]]:
         if hasattr(given, "scanner"):
             reader = scanning(given, BLOCK_ROWS)
         elif hasattr(given, "to_reader"):
             reader = given.to_reader()
         else:
             reader = arrow.RecordBatchReader.from_stream(given)
-        columns = columns_of(reader.schema, wanted, who)
+        columns, before = columns_of(reader.schema, wanted, who), 0
         # A database refuses a second query until the first is read to its end, or closed.
         try:
             for k, batch in enumerate(reader):
                 for first in range(0, batch.num_rows, BLOCK_ROWS):
-                    yield batch.slice(first, BLOCK_ROWS), f"batch {k}", columns
+                    place = Place(f"batch {k}", before + first)
+                    yield batch.slice(first, BLOCK_ROWS), place, columns
+                before += batch.num_rows
         finally:
             reader.close()
 
@@ -262,15 +334,17 @@ def csv_stream(paths: list[str], wanted: Wanted, who: str) -> Passes:
         schema = csv_files.schema_of(paths[0], who)
         first = columns_of(schema, wanted, f"{who}: {paths[0]}")
 
-    def begin() -> Iterator[tuple[Any, str, Columns]]:
+    def begin() -> Iterator[tuple[Any, Place, Columns]]:
         for path in paths:
             with naming(path):
                 its = schema if path == paths[0] else csv_files.schema_of(path, who)
                 columns = columns_of(its, first.wanted, f"{who}: {path}")
-                chosen = _chosen(columns)
+                chosen, before = _chosen(columns), 0
                 for k, batch in enumerate(csv_files.batches_of(path, its, chosen, who)):
                     if batch.num_rows:
-                        yield batch, f"batch {k} of {path}", columns
+                        text, of = f"batch {k} of {path}", f" of {path}"
+                        yield batch, Place.in_csv(text, before, of), columns
+                    before += batch.num_rows
 
     return Passes(begin, first)
 
@@ -279,8 +353,8 @@ def _chosen(columns: Columns) -> csv_files.Chosen:
     """Return how the columns are read of CSV: an encoder finds out itself what targets are."""
     names, targets = columns.names, columns.targets
     if columns.encoder is None:
-        return csv_files.Chosen(names, names, labels=targets)
-    return csv_files.Chosen(names, [name for name in names if name not in targets])
+        return csv_files.Chosen(names, names, labels=targets, nulls=True)
+    return csv_files.Chosen(names, [name for name in names if name not in targets], nulls=True)
 
 
 def source_of(
@@ -303,27 +377,24 @@ def source_of(
     wanted = Wanted(target, features, None, encoder)
     paths = paths_of(given)
     if paths is not None:
-        return _of_paths(paths, wanted, who)
-    if is_lazy(given):
-        raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
-    if not is_table(given):
-        raise TypeError(
-            f"{who}: target= goes with paths, a table or a frame; got {type(given).__name__}"
-        )
+        return _of_paths(expanded(paths, who), wanted, who)
+    if is_lazy(given) or not is_table(given):
+        raise no_table(given, "target= goes with paths, a table or a frame;", who)
     in_memory = type(given).__module__.split(".")[0] in ("pandas", "polars")
     if in_memory or isinstance(given, imported(who).Table):
         return table_blocks(given, wanted, BLOCK_ROWS, who)
     begin = stream_of(given, wanted, who)
-    # A reader is read once, as a generator is.
-    return begin() if hasattr(given, "read_next_batch") else begin
+    return ReadOnce(given, begin()) if hasattr(given, "read_next_batch") else begin
 
 
 def _of_paths(paths: list[str], wanted: Wanted, who: str) -> Any:
-    ends = {next((end for end in FILES if path.lower().endswith(end)), None) for path in paths}
-    if len(ends) > 1 or None in ends:
-        shown = ", ".join(Path(path).name for path in paths[:3])
+    by_kind: dict[str | None, str] = {}
+    for path in paths:
+        by_kind.setdefault(next((end for end in FILES if path.lower().endswith(end)), None), path)
+    if len(by_kind) > 1 or None in by_kind:
+        shown = ", ".join(Path(path).name or repr(path) for path in by_kind.values())
         raise ValueError(f"{who}: files must be of one kind of {', '.join(FILES)}, got {shown}")
-    (end,) = ends
+    (end,) = by_kind
     if end == ".parquet":
         return ParquetBlocks(paths, wanted, None, who)
     if end in ARROW_FILES:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fastmlp import validation
-from fastmlp.data.arrow import imported, is_lazy, is_table, paths_of
+from fastmlp.data.arrow import imported, instead_of, is_lazy, is_table, no_table, paths_of
 from fastmlp.data.columns import names_in
 from fastmlp.data.csv_files import Chosen
 from fastmlp.data.features import blocks_of
@@ -55,6 +55,8 @@ def batches_of(given: Any, names: validation.Names, rows: int, who: str) -> Iter
     names : names of the columns of X, where they are known
     rows : int of 1 or more
     """
+    if instead_of(given):
+        raise no_table(given, "expected rows, files or a table,", who)
     streamed = is_table(given) and not _is_in_memory(given)
     if paths_of(given) is not None or streamed or is_lazy(given):
         yield from named_batches(given, Choice(names, ()), rows, who)
@@ -86,12 +88,19 @@ class Choice:
     names : of the columns of X; None: all but those to keep, in their order
     keep : names of the columns to keep
     texts : columns that are texts in CSV, whatever they look like
+    nulls : bool, texts of CSV such as NA are missing; else they are passed on as they are
     """
 
     def __init__(
-        self, names: validation.Names, keep: Sequence[str], texts: Collection[str] = ()
+        self,
+        names: validation.Names,
+        keep: Sequence[str],
+        texts: Collection[str] = (),
+        *,
+        nulls: bool = False,
     ) -> None:
         self.features, self.keep, self._texts = list(names or ()), list(keep), texts
+        self._nulls = nulls
 
     def __call__(self, schema: Any, who: str) -> Chosen:
         """Return the columns to read of a schema.
@@ -102,11 +111,15 @@ class Choice:
             If one is missing, or there are several of its name.
         """
         kept = names_in(self.keep, "keep", schema.names, who)
+        for name in kept:
+            if schema.names.count(name) > 1:
+                raise ValueError(f"{who}: there are several columns of the name {name!r}")
         # Of all files; without names of features they are those of the first.
         self.features = self.features or [name for name in schema.names if name not in kept]
         validation.named(schema.empty_table(), tuple(self.features), who)
         numbers = {*self.features} - {*self._texts}
-        return Chosen(list(dict.fromkeys([*self.features, *kept])), numbers, self._texts)
+        all_names = list(dict.fromkeys([*self.features, *kept]))
+        return Chosen(all_names, numbers, self._texts, nulls=self._nulls)
 
 
 def named_batches(given: Any, choice: Choice, rows: int, who: str) -> Iterator[Batch]:

@@ -148,6 +148,7 @@ class Blocks:
         Parameters
         ----------
         paths : path or sequence of paths
+            Of files, patterns of them such as "part*.parquet", or folders.
         target : str or sequence of str
             The column of y, or its columns.
         features : sequence of str, optional
@@ -186,7 +187,8 @@ class Blocks:
             raise TypeError(f"{who}: paths must be a path, or a sequence of them, got {paths!r}")
         if rows is not None:
             scalars.positive_integer(who, "rows", rows)
-        blocks = arrow.ParquetBlocks(found, Wanted(target, features, weight), rows, who)
+        wanted = Wanted(target, features, weight)
+        blocks = arrow.ParquetBlocks(arrow.expanded(found, who), wanted, rows, who)
         return cls._of_columns(blocks, seed_of(seed, who))
 
     @classmethod

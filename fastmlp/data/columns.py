@@ -1,17 +1,17 @@
 """Columns of an Arrow table as rows of numbers."""
 
-from collections import Counter
 from collections.abc import Callable
 from copy import copy
 from typing import Any, NamedTuple, Self
 
 from numpy.typing import NDArray
 
-from fastmlp.validation import frames
+from fastmlp.data.places import Place, require_target
+from fastmlp.validation import frames, hints
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
-Encoder = Callable[[Any, str], Any]
+Encoder = Callable[[Any, Place], Any]
 
 
 class Columns(NamedTuple):
@@ -50,7 +50,7 @@ class Columns(NamedTuple):
         """The same columns, to be found in another table."""
         return Wanted(self.target, self.features, self.weight, self.encoder)
 
-    def block(self, batch: Any, where: str) -> Any:
+    def block(self, batch: Any, where: Place) -> Any:
         """Return the rows of a record batch; `where` is what errors call it.
 
         Raises
@@ -60,7 +60,12 @@ class Columns(NamedTuple):
         """
         if self.encoder is not None:
             return self.encoder(batch, where)
-        X = frames.numbers(batch.select(list(self.features)), None, where, "X")
+        for name in self.targets:
+            require_target(batch.column(name), name, where)
+        try:
+            X = frames.numbers(batch.select(list(self.features)), None, where, "X")
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}{hints.A_TABLE}") from None
         y = _labels(batch.column(self.target)) if isinstance(self.target, str) else None
         if y is None:
             y = frames.numbers(batch.select(self.targets), None, where, "y")
@@ -115,17 +120,18 @@ def columns_of(schema: Any, wanted: Wanted, who: str) -> Columns:
     within = next((name for name in chosen if name in targets), None)
     if within is not None:
         raise ValueError(f"{who}: the column {within!r} is the target, and among the features")
-    times = Counter(known)
-    twice = next((name for name in [*chosen, *targets, *weights] if times[name] > 1), None)
-    if twice is not None:
-        raise ValueError(f"{who}: there are several columns of the name {twice!r}")
+    wanted_names = {*chosen, *targets, *weights}
+    if twice := frames.repeated(name for name in known if name in wanted_names):
+        raise ValueError(f"{who}: there are several columns of the name {twice}; {hints.RENAME}")
     return Columns(tuple(chosen), tuple(targets) if several else target, weight, encoder)
 
 
 def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list | tuple) or not all(isinstance(one, str) for one in names):
-        raise TypeError(f"{who}: {what} must be a column's name, or several, got {given!r}")
+        short = names is None or isinstance(names, str | int | float | list | tuple)
+        shown = repr(given) if short else f"a {type(given).__name__}"
+        raise TypeError(f"{who}: {what} must be a column's name, or several, got {shown}")
     for name in names:
         if name not in known:
             shown = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
@@ -136,12 +142,12 @@ def names_in(given: Any, what: str, known: list[str], who: str) -> list[str]:
 
 
 def _labels(column: Any) -> Array | None:
-    """Return a column of texts, without nulls, as an array of them; None for another."""
+    """Return a column of texts as an array of them; None for another."""
     import pyarrow.types as kinds
 
     values = column.dictionary_decode() if kinds.is_dictionary(column.type) else column
     is_text = kinds.is_string(values.type) or kinds.is_large_string(values.type)
-    if column.null_count or not (is_text or str(values.type) == "string_view"):
+    if not (is_text or str(values.type) == "string_view"):
         return None
     found: Array = values.to_numpy(zero_copy_only=False)
     return found

@@ -13,7 +13,7 @@ from fastmlp.data.order import Moments, moments, warn_of_order
 from fastmlp.data.reader import Load, Reader
 from fastmlp.data.reading import Reading
 from fastmlp.data.rows import Buffer, Conversion, Convert, Rows
-from fastmlp.data.sources import Opened, has_blocks, is_source, opened, targets_of
+from fastmlp.data.sources import Opened, has_blocks, is_source, kind_of, opened, targets_of
 from fastmlp.network.spec import Network
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import count
@@ -308,10 +308,11 @@ def check_source(X: Any, y: Any, sample_weight: Any, reading: Reading, who: str)
         )
     if hasattr(X, "__next__") and reading.epochs > 1 and reading.steps_per_epoch is None:
         its = getattr(X, "__name__", None)
-        instead = f", as {its} without brackets," if its and its != "<genexpr>" else ""
+        named = f", as {its} without brackets," if its and its != "<genexpr>" else ""
+        instead = getattr(X, "instead", f"pass the function that makes it{named}")
         raise ValueError(
-            f"{who}: a {type(X).__name__} can be read once, but epochs={reading.epochs}: pass the "
-            f"function that makes it{instead} or epochs=1; an endless one needs steps_per_epoch"
+            f"{who}: {kind_of(X)} can be read once, but epochs={reading.epochs}: {instead} or "
+            "epochs=1; an endless one needs steps_per_epoch"
         )
 
 

@@ -190,7 +190,7 @@ def kept_names(given: Any, who: str) -> list[str]:
 def reader_of(model: Any, source: Any, form: Form, who: str) -> Any:
     """Return predictions of files or of a table as a stream; `predict_arrow` has the rest."""
     arrow = imported(who)
-    keep, rows = form.keep, form.rows
+    keep, rows = list(dict.fromkeys(form.keep)), form.rows
     scalars.positive_integer(who, "batch_rows", rows)
     if not isinstance(form.output, str):
         raise TypeError(f"{who}: output must be a column's name, got {form.output!r}")
@@ -236,7 +236,8 @@ def _table(outputs: Outputs, batch: Batch, keep: list[str], who: str) -> Any:
     twice = [name for name in columns if name in keep]
     if twice:
         raise ValueError(
-            f"{who}: the columns {listed(twice)} are among those to keep: give output= another name"
+            f"{who}: the columns {listed(twice)} are among those to keep, and are of predictions "
+            "too: rename them, or give predict_arrow or predict_parquet output= another name"
         )
     kept = {name: batch.kept.column(name) for name in keep}
     return pyarrow.RecordBatch.from_pydict(kept | columns)

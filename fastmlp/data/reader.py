@@ -21,14 +21,15 @@ COMPUTING = 0.25
 class Reader(Generic[T]):
     """Runs a generator in a thread of its own; its items and its error arrive in the caller's.
 
-    The generator waits by itself where it is too far ahead.
+    The generator waits by itself where it is too far ahead. Where the system starts no thread, the
+    caller runs it, an item at a time.
     """
 
     def __init__(self, items: Generator[T, None, None]) -> None:
         self._items = items
         self._ready: queue.SimpleQueue[T | BaseException | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._read, name="fastmlp reader", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._read, name="fastmlp reader", daemon=True)
+        self._thread = thread if task_pool.started(thread) else None
 
     def _read(self) -> None:
         try:
@@ -48,6 +49,8 @@ class Reader(Generic[T]):
         """
         while True:
             task_pool.check()
+            if self._thread is None:
+                return next(self._items, None)
             try:
                 item = self._ready.get(timeout=LOOK_SECONDS)
             except queue.Empty:
@@ -58,7 +61,8 @@ class Reader(Generic[T]):
 
     def join(self) -> None:
         """Wait for the thread's end, not longer than `END_SECONDS`: a read may block for ever."""
-        self._thread.join(END_SECONDS)
+        if self._thread is not None:
+            self._thread.join(END_SECONDS)
 
 
 class Load:

@@ -9,20 +9,24 @@ from fastmlp.data.arrow import (
     ARROW_FILES,
     BUFFER_BYTES,
     FILES,
+    expanded,
     imported,
     is_lazy,
     is_table,
     naming,
+    no_table,
     paths_of,
     scanning,
 )
+from fastmlp.data.encodings import CSV_FILES
+from fastmlp.data.places import Place
 
 # Returns the columns to read, of a schema; the text is what errors call the table.
 Choose = Callable[[Any, str], csv_files.Chosen]
 Batches = Iterator[Any]
 
 
-def records_of(given: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, str]]:
+def records_of(given: Any, choose: Choose, rows: int, who: str) -> Iterator[tuple[Any, Place]]:
     """Yield record batches of at most so many rows, and what errors call each.
 
     One batch is in memory at a time. A table without rows has one batch, without rows.
@@ -43,28 +47,26 @@ def records_of(given: Any, choose: Choose, rows: int, who: str) -> Iterator[tupl
     if paths is None:
         yield from _cut(_of_table(given, choose, rows, who), "", rows)
         return
-    for path in paths:
+    for path in expanded(paths, who):
         with naming(path):
             yield from _cut(_reader_of(path, who)(path, choose, rows, who), f" of {path}", rows)
 
 
-def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, str]]:
+def _cut(batches: Batches, of: str, rows: int) -> Iterator[tuple[Any, Place]]:
     """Yield batches in parts of at most so many rows, and their places."""
-    n = 0
+    n, place_of = 0, Place.in_csv if of.lower().endswith(CSV_FILES) else Place
     for batch in batches:
         for first in range(0, max(batch.num_rows, 1), rows):
             part = batch.slice(first, rows)
             if part.num_rows or not n:
-                yield part, f"rows {n} to {n + max(part.num_rows, 1) - 1}{of}"
+                yield part, place_of(f"rows {n} to {n + max(part.num_rows, 1) - 1}{of}", n, of)
             n += part.num_rows
 
 
 def _of_table(given: Any, choose: Choose, rows: int, who: str) -> Batches:
     arrow = imported(who)
-    if is_lazy(given):
-        raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect(), or its files")
-    if not is_table(given):
-        raise TypeError(f"{who}: expected files, a table or a frame, got {type(given).__name__}")
+    if is_lazy(given) or not is_table(given):
+        raise no_table(given, "expected files, a table or a frame,", who)
     if hasattr(given, "scanner"):
         names = choose(given.schema, who).names
         reader = scanning(given, rows, names)

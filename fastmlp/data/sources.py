@@ -177,14 +177,20 @@ def targets_of(source: Any, who: str) -> Iterator[Any]:
         If the source can be read once.
     """
     if hasattr(source, "__next__"):
+        instead = getattr(source, "instead", "pass the function that makes it").rstrip(",")
         raise ValueError(
-            f"{who}: a {type(source).__name__} can be read once, and to look at the labels takes a "
-            "pass: pass the function that makes it"
+            f"{who}: {kind_of(source)} can be read once, and to look at the labels takes a pass: "
+            f"{instead}"
         )
     for piece in opened(y_alone(source), who).blocks(0, mixed=False):
         y = parts_of(piece.content, f"{who}: {piece.name}")[1]
         if len(y):
             yield y
+
+
+def kind_of(source: Any) -> str:
+    """Return what errors call a source that can be read once."""
+    return f"a {getattr(source, 'kind', type(source).__name__)}"
 
 
 def parts_of(content: Any, who: str) -> tuple[Any, Any, Any]:

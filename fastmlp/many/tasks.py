@@ -118,6 +118,7 @@ class Shared:
     """X, y and weights in the nets' forms, each form made once and shared by nets."""
 
     def __init__(self, X: Any, y: Any) -> None:
+        validation.warn_of_forgotten(X, WHO)
         self._x, self._y = validation.named(X, None, WHO)[0], y
         self._made: dict[Any, Any] = {}
         # Objects known by their id must stay alive.

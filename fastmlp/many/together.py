@@ -1,15 +1,16 @@
-"""Several calls of `fit_many`, each with its own rows, as one on the workers of a cluster."""
+"""Several calls of `fit_many`, each with its own rows, as one: here, or on a cluster's workers."""
 
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 from fastmlp.cluster.groups import Cluster
-from fastmlp.many.endings import concluded
+from fastmlp.many.endings import concluded, interrupted
 from fastmlp.many.on_cluster import trained_on
 from fastmlp.many.tasks import WHO, Job, jobs_of
-from fastmlp.many.training import How, locked
+from fastmlp.many.training import How, locked, trained
 from fastmlp.model import MLP
+from fastmlp.training.bar import Bar
 from fastmlp.training.history import History
 from fastmlp.training.monitors import Listener, monitors_of
 
@@ -32,16 +33,19 @@ class Call(NamedTuple):
 
 
 def fit_together(
-    cluster: Cluster,
+    cluster: Cluster | None,
     calls: Sequence[Call],
     *,
     epochs: int,
     callbacks: Listener,
     time_limit: float | None,
+    n_threads: int | None = None,
+    bar: Bar | None = None,
 ) -> list[list[History]]:
     """Return the histories of each call; the nets keep what they were in their best epochs.
 
-    Calls one after the other would each wait for its last net.
+    Calls one after the other would each wait for its last net. The time limit also ends an epoch:
+    a net that has no other is as it is then, and its history has no epoch.
 
     Raises
     ------
@@ -59,10 +63,17 @@ def fit_together(
         time_limit=time_limit,
         validated=True,
     )
-    jobs = [job for call in calls for job in call.jobs(epochs)]
-    jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
-    with locked(jobs):
-        how = How(True, listeners, monitors)
-        histories = concluded(trained_on(cluster, jobs, how, None, None))
     ends = list(accumulate(len(call.nets) for call in calls))
+    how = How(True, listeners, monitors._replace(within_epochs=True))
+    try:
+        jobs = [job for call in calls for job in call.jobs(epochs)]
+    except KeyboardInterrupt:
+        histories = interrupted([None] * ends[-1])
+    else:
+        jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
+        with locked(jobs):
+            if cluster is None:
+                histories = concluded(trained(jobs, how, bar, n_threads))
+            else:
+                histories = concluded(trained_on(cluster, jobs, how, bar, None))
     return [histories[end - len(call.nets) : end] for call, end in zip(calls, ends, strict=True)]

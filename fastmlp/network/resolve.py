@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
-from types import FunctionType
 from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp._process import memory
+from fastmlp.network.own_rules import check_function, own_rule
 from fastmlp.network.spec import OWNER, Layout, Network, make_layout
 from fastmlp.network.state import NetState
 from fastmlp.network.summary import name_of
@@ -25,7 +25,7 @@ from fastmlp.rules import (
 )
 from fastmlp.rules.optimizers.protocol import finite_numbers
 from fastmlp.validation import scalars
-from fastmlp.validation.suggestions import count, same_word, suggestion
+from fastmlp.validation.suggestions import count, suggestion
 
 Array = NDArray[Any]
 # What to write here, and the words of it elsewhere.
@@ -305,8 +305,8 @@ def _own_loss(setting: losses.Loss) -> losses.Loss:
     elif per_target > 1:
         raise ValueError(f"Loss: per_target={per_target} needs by_row=True: a rule that takes rows")
     else:
-        form, n_arguments = "rule(output, target) -> (value, slope)", 2 + len(constants)
-        own_rule("loss", form, setting.rule, n_arguments, 2)
+        form = "rule(output, target) -> (value, slope)"
+        own_rule("loss", form, setting.rule, 2, 2, constants)
     return setting._replace(constants=constants)
 
 
@@ -342,37 +342,3 @@ def smoothed(setting: object, label_smoothing: object) -> object:
         known = " or ".join(map(repr, loss_settings.SMOOTHED))
         raise ValueError(f"{OWNER}: label_smoothing needs loss={known}, got loss={setting!r}")
     return loss_settings.Smoothed(setting, amount)
-
-
-NAMES: Mapping[str, Iterable[str]] = {
-    "activation": activations.RULES,
-    "loss": losses.LOSSES,
-    "penalty": penalties.RULES,
-}
-
-
-def own_rule(kind: str, form: str, rule: Any, n_arguments: int, n_results: int) -> Any:
-    """Check a user's rule by calling it uncompiled."""
-    check_function(kind, form, rule)
-    try:
-        result = getattr(rule, "py_func", rule)(*[np.float64(0.5)] * n_arguments)
-    except Exception as error:
-        raise TypeError(
-            f"{OWNER}: {kind} must be a function {form}; calling it failed: {error}"
-        ) from error
-    if not isinstance(result, tuple) or len(result) != n_results or not all(map(_scalar, result)):
-        raise TypeError(f"{OWNER}: {kind} must be a function {form}, but it returned {result!r}")
-    return rule
-
-
-def check_function(kind: str, form: str, rule: Any) -> None:
-    if not isinstance(rule, FunctionType) and not hasattr(rule, "py_func"):
-        # A function of NumPy, a class or a layer of another library may have a name of ours.
-        word = str(getattr(rule, "__name__", type(rule).__name__))
-        meant = same_word(word, NAMES.get(kind, ()))
-        hint = f", did you mean {meant!r}?" if meant else ""
-        raise TypeError(f"{OWNER}: {kind} must be a name or a function {form}, got {rule!r}{hint}")
-
-
-def _scalar(value: object) -> bool:
-    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"  # type: ignore[arg-type]

@@ -158,8 +158,20 @@ def unpack(content: Content, own: Mapping[str, Any]) -> State:
         raise FileError(
             f"holds a thing of kind {content.kind!r}, not of {KIND!r}; see fastmlp.load"
         )
-    header = content.header
-    return state_of(content, _network(header, own), codec.optimizer_from(header["optimizer"], own))
+    header, sizes = content.header, sizes_of(content)
+    network = _network(header, sizes, own)
+    return state_of(content, network, codec.optimizer_from(header["optimizer"], own))
+
+
+def sizes_of(content: Content) -> tuple[int, ...]:
+    """Return the layer sizes in a file's content, of as many layers as it has arrays for.
+
+    A layer is a few bytes of a header, and takes hundreds of memory.
+    """
+    given, held = content.header["layer_sizes"], len(content.arrays)
+    if 2 * (len(given) - 1) > held:
+        raise FileError(f"claims {len(given) - 1:,} layers, but holds {held:,} arrays")
+    return resolve.layer_sizes(given)
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
@@ -189,11 +201,10 @@ def _key(stored: Any) -> Key | None:
     return first, second
 
 
-def _network(header: Mapping[str, Any], own: Mapping[str, Any]) -> Network:
+def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str, Any]) -> Network:
     def known(spelled: Any) -> Any:
         return codec.rule_from(spelled, activations.RULES, "activation", own)
 
-    sizes = resolve.layer_sizes(header["layer_sizes"])
     hidden = [known(spelled) for spelled in header["activation"]]
     loss = resolve.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]

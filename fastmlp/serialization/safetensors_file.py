@@ -6,10 +6,11 @@ run. A file is written whole or not at all, and reading it takes memory bounded 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -29,8 +30,18 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 # JSON takes twenty times its bytes as Python objects; a net of 1,000 layers has a header of 200 KB.
 MAX_HEADER_BYTES = 4 << 20
+# Integers of more digits than 64 bits have, such as those of generators. Python's sets and dicts
+# take the square of the time of integers that are equal modulo 2**61 - 1: 20,000 of them 3.4 s.
+LONG_DIGITS, MOST_LONG = 20, 4096
+# Arrays of a file that its description needs not be longer for, such as moments and losses.
+FREE_ARRAYS = 64
+# Characters of a message, which quotes the file.
+LONGEST = 2000
 # Exceptions that decoding arbitrary content can raise; they become a FileError.
-DEFECTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError)
+DEFECTS = (
+    *(TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError),
+    MemoryError,
+)
 
 
 class FileError(ValueError):
@@ -80,11 +91,12 @@ def pack(content: Content) -> bytes:
     Raises
     ------
     ValueError
-        If the header would be longer than a reader accepts.
+        If the header would be longer than a reader accepts, or has more long integers.
     """
     stands = {"format_version": FORMAT_VERSION, "kind": content.kind, **content.header}
     words = json.dumps(stands, allow_nan=False, separators=(",", ":"))
     arrays = {name: np.asarray(array, order="C") for name, array in content.arrays.items()}
+    _entry({"__metadata__": {ENTRY: words}, **arrays})
     raw: bytes = safetensors().numpy.save(arrays, {ENTRY: words})
     if (length := _header_bytes(raw)) > MAX_HEADER_BYTES:
         raise ValueError(
@@ -115,13 +127,17 @@ def read(path: str | os.PathLike[str]) -> Content:
 
 @contextlib.contextmanager
 def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors in a file's content into a `FileError` that names the file."""
+    """Turn errors in a file's content into a `FileError` that names the file.
+
+    Sizes are bounded by the file's: memory runs out where a process has little.
+    """
     try:
         yield
     except DEFECTS as error:
         told = isinstance(error, TypeError | ValueError)
         why = str(error) if told else f"damaged: {type(error).__name__}: {error}"
-        raise FileError(f"{os.fspath(path)}: {why}") from error
+        shown = why if len(why) <= LONGEST else f"{why[:LONGEST]}..."
+        raise FileError(f"{os.fspath(path)}: {shown}") from error
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -156,7 +172,9 @@ def _entry(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     entry = table.get("__metadata__", {}).get(ENTRY)
     if entry is None:
         raise FileError("a safetensors file that fastmlp did not write")
-    header = json.loads(entry, parse_constant=_no_constant)
+    if (n := len(table)) > FREE_ARRAYS + len(entry):
+        raise FileError(f"{n:,} arrays, of which {len(entry):,} characters of description tell")
+    header = json.loads(entry, parse_constant=_no_constant, parse_int=_integers())
     version, kind = header.pop("format_version"), header.pop("kind")
     if version not in range(1, FORMAT_VERSION + 1):
         raise FileError(
@@ -180,6 +198,18 @@ def _array(tensor: Mapping[str, Any]) -> Array:
     kind: Any = DTYPES[tensor["dtype"]]
     stored = np.frombuffer(tensor["data"], kind.newbyteorder("<"))
     return stored.reshape(tensor["shape"]).astype(kind, copy=False)
+
+
+def _integers() -> Callable[[str], int]:
+    """Return the function that reads the integers of one header."""
+    n_long = itertools.count(1)
+
+    def integer(digits: str) -> int:
+        if len(digits) > LONG_DIGITS and next(n_long) > MOST_LONG:
+            raise FileError(f"more than {MOST_LONG:,} integers of more than {LONG_DIGITS} digits")
+        return int(digits)
+
+    return integer
 
 
 def _no_constant(name: str) -> Any:

@@ -4,6 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from fastmlp.tabular.dates import Parts
 from fastmlp.tabular.model import TableModel
 from fastmlp.tabular.schema import Schema, Values
 from fastmlp.validation.expanded import Expanded
@@ -28,6 +29,7 @@ __all__ = [
     "MissingMarks",
     "NoisyQuantile",
     "OneHotLevels",
+    "Parts",
     "PiecewiseLinear",
     "RobustSmoothClip",
     "Schema",

@@ -6,7 +6,8 @@ from typing import Any
 from fastmlp.model import core_of, unpacked
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import Content, FileError
-from fastmlp.tabular.columns import Column, Target
+from fastmlp.tabular.columns import Column, Target, names_of
+from fastmlp.tabular.dates import Parts
 from fastmlp.tabular.model import TableModel
 from fastmlp.validation import scalars
 
@@ -44,21 +45,34 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> T
     header = content.header
     net = unpacked(Content(model_state.KIND, header["net"], content.arrays), own, n_threads)
     columns, target = tuple(map(_column, header["columns"])), _target(header["target"])
-    names = [column.name for column in columns]
-    if len({*names, target.name}) != len(names) + 1:
+    names = [(column.name, column.part) for column in columns]
+    if len({*names}) != len(names) or target.name in names_of(columns):
         raise FileError("two columns of one name")
     sizes = (sum(column.n_inputs for column in columns), target.n_outputs)
     if sizes != (net.layer_sizes[0], net.layer_sizes[-1]):
         raise FileError(f"columns of {sizes} inputs and outputs, for layers of {net.layer_sizes}")
-    if not isinstance(header["training"], dict):
-        raise FileError("training must be an object")
+    check_training(header["training"])
     return TableModel(columns, target, net, header["training"])
+
+
+def check_training(told: Any) -> None:
+    """Check what a training said of itself.
+
+    Raises
+    ------
+    FileError
+        If it is no object, or says why columns are left out in another form.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("left_out", {}), dict):
+        raise FileError("training must be an object, and left_out in it one too")
 
 
 def _column(told: Mapping[str, Any]) -> Column:
     column = Column(**told)
     if type(column.indicates) is not bool:
         raise FileError(f"indicates must be true or false, got {column.indicates!r}")
+    if column.part is not None:
+        Parts.from_json({"parts": [column.part], "origin": column.origin})
     levels = column.levels
     if levels is not None:
         if not all(isinstance(level, str) for level in levels) or len({*levels}) != len(levels):

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from fastmlp.data.arrow import source_of
 from fastmlp.data.batches import ROWS, Choice
 from fastmlp.data.blocks import Blocks
+from fastmlp.data.places import Place
 from fastmlp.data.records import records_of
 from fastmlp.data.sources import has_blocks
-from fastmlp.tabular.columns import Column, text_names
+from fastmlp.tabular.columns import Column, names_of, text_names
 from fastmlp.validation.suggestions import listed, suggestion
 
 Array = NDArray[Any]
@@ -54,14 +55,13 @@ class Rows:
         self, given: Any, columns: Sequence[Column], who: str, others: Sequence[str] = ()
     ) -> None:
         self._given, self._who = given, who
-        names = tuple(column.name for column in columns)
-        self._choice = Choice(names, others, text_names(columns))
+        self._choice = Choice(names_of(columns), others, text_names(columns), nulls=True)
 
     def __iter__(self) -> Iterator[Batch]:
         each = records_of(self._given, self._choice, ROWS, self._who)
-        for i, (rows, where) in enumerate(each):
+        for i, (rows, place) in enumerate(each):
             if rows.num_rows:
-                yield Batch(i, rows, f"{self._who}: {where}")
+                yield Batch(i, rows, place.by(self._who))
 
 
 class Batches:
@@ -70,7 +70,7 @@ class Batches:
     Parameters
     ----------
     given : what `source_of` takes
-    inputs : columns to read; None: all
+    inputs : columns to read; None: all but the others
     others : columns to read that are no inputs: integers in CSV stay what they are
     """
 
@@ -83,10 +83,10 @@ class Batches:
     ) -> None:
         self._who = who
         if inputs is None:
-            self._source = source_of(given, [], who, encoder=_with_name)
+            self._source = source_of(given, list(others), who, encoder=_with_place)
         else:
             beside = [name for name in dict.fromkeys(others) if name not in inputs]
-            self._source = source_of(given, beside, who, list(inputs), _with_name)
+            self._source = source_of(given, beside, who, list(inputs), _with_place)
         known = getattr(self._source, "feature_names", None)
         self.names: tuple[str, ...] = () if known is None else tuple(known)
 
@@ -96,9 +96,9 @@ class Batches:
             pairs = (source.read(i) for i in range(len(source.block_sizes)))
         else:
             pairs = iter(source() if callable(source) else source)
-        for i, (rows, where) in enumerate(pairs):
+        for i, (rows, place) in enumerate(pairs):
             if rows.num_rows:
-                yield Batch(i, rows, f"{self._who}: {where}")
+                yield Batch(i, rows, place.by(self._who))
 
     def part(
         self, encode: Callable[[Batch], Any], mask: "Mask", sizes: dict[int, int], seed: int
@@ -114,8 +114,8 @@ class Batches:
             return lambda: (made(encode, batch, mask(batch)) for batch in self)
 
         def read(i: int) -> Any:
-            rows, where = source.read(i)
-            batch = Batch(i, rows, f"{self._who}: {where}")
+            rows, place = source.read(i)
+            batch = Batch(i, rows, place.by(self._who))
             return made(encode, batch, mask(batch))
 
         of_all = tuple(sizes.get(i, 0) for i in range(len(source.block_sizes)))
@@ -176,5 +176,5 @@ def whole(table: Any) -> Any:
     return pyarrow.record_batch(columns, schema=table.schema)
 
 
-def _with_name(batch: Any, where: str) -> tuple[Any, str]:
-    return batch, where
+def _with_place(batch: Any, place: Place) -> tuple[Any, Place]:
+    return batch, place

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.validation.suggestions import count
+from fastmlp.data.places import require_target
+from fastmlp.tabular import dates, rule
+from fastmlp.tabular.dates import Parts
 
 Array = NDArray[Any]
 # How Arrow writes numbers and booleans.
@@ -20,12 +22,15 @@ class Column(NamedTuple):
     """A column of a table as inputs of a net.
 
     Numbers are scaled by ``(x - center) / scale``, and 0 where they are missing. A category is one
-    input for each level, of which one is 1; all are 0 for a missing value or an unknown level.
+    input for each level, of which one is 1; all are 0 for a missing value or an unknown level. Of a
+    column of dates there is one for each part, as numbers.
 
     Attributes
     ----------
     levels : texts of the categories; None for numbers
     indicates : True if a further input is 1 where the number is missing
+    part : the part of dates, times or durations, as of `Parts`; None for other columns
+    origin : ISO date from which the part "days" counts
     """
 
     name: str
@@ -33,6 +38,8 @@ class Column(NamedTuple):
     center: float = 0.0
     scale: float = 1.0
     indicates: bool = False
+    part: str | None = None
+    origin: str | None = None
 
     @property
     def n_inputs(self) -> int:
@@ -41,11 +48,19 @@ class Column(NamedTuple):
 
     @property
     def is_text(self) -> bool:
-        """True if a level is not what a number or a boolean becomes as text: "007" or "Bern"."""
+        """True if in CSV it is read as text: a level is no number's or boolean's text, or dates."""
+        if self.part is not None:
+            return self.part != "duration"
         return not all(map(FROM_NUMBERS.fullmatch, self.levels or ()))
 
+    def read(self, column: Any, where: str) -> Any:
+        """Return an Arrow column as `fill` takes it: dates are read once for all their parts."""
+        if self.part is None:
+            return column
+        return moments(column, dates.OF_PART[self.part], self.name, where)
+
     def fill(self, X: Array, column: Any, where: str) -> None:
-        """Write the inputs of an Arrow column to X, shape (n_rows, n_inputs), which is zeros.
+        """Write the inputs of a column that is read to X, shape (n_rows, n_inputs), zeros.
 
         Raises
         ------
@@ -53,20 +68,30 @@ class Column(NamedTuple):
             If the column's values are not what they were in training.
         """
         if self.levels is None:
-            values = numbers(column, self.name, where)
+            values = self._numbers(column, where)
             missing = np.isnan(values)
             X[:, 0] = np.where(missing, 0.0, (values - self.center) / self.scale)
             if self.indicates:
                 X[:, 1] = missing
             return
-        codes = places(texts(column), self.levels)
+        codes = places(texts(column, as_dates=dates.are_levels(self.levels)), self.levels)
         known = np.flatnonzero(codes >= 0)
         X[known, codes[known]] = 1
+
+    def _numbers(self, column: Any, where: str) -> Array:
+        if self.part is None:
+            return numbers(column, self.name, where)
+        return Parts((self.part,), self.origin).numbers(column)[:, 0]
 
 
 def text_names(columns: Sequence[Column]) -> list[str]:
     """Return the columns that were texts in training: in CSV they may look like numbers."""
-    return [column.name for column in columns if column.is_text]
+    return list(dict.fromkeys(column.name for column in columns if column.is_text))
+
+
+def names_of(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Return the names of the table's columns, each once."""
+    return tuple(dict.fromkeys(column.name for column in columns))
 
 
 class Target(NamedTuple):
@@ -95,8 +120,7 @@ class Target(NamedTuple):
         TypeError, ValueError
             If values are missing, are no numbers, or are unknown classes.
         """
-        if n_missing := missing_in(column):
-            raise ValueError(f"{where}: the target {self.name!r} has {lacking(n_missing)}")
+        require_target(column, self.name, where)
         if self.classes is None:
             return numbers(column, self.name, where)
         codes = places(labels(column, self.classes), self.classes)
@@ -114,31 +138,26 @@ class Target(NamedTuple):
         return values if self.classes is not None else (values - self.center) / self.scale
 
 
-def lacking(n: int) -> str:
-    """Return a phrase of so many missing values, and what to do."""
-    return f"{count(n, 'missing value')}; fill them in, or leave their rows out"
-
-
-def kind_of(kind: Any) -> str:
-    """Return "number", "text" or "other", for a data type of Arrow."""
+def kind_of(kind: Any) -> rule.Kind:
+    """Return what a column of a data type of Arrow holds; levels are places, true and false."""
     import pyarrow.types as kinds
 
-    is_text = (kinds.is_string, kinds.is_large_string, kinds.is_dictionary)
-    if any(known(kind) for known in is_text) or str(kind) == "string_view":
-        return "text"
-    is_number = (kinds.is_floating, kinds.is_integer, kinds.is_boolean, kinds.is_decimal)
-    return "number" if any(known(kind) for known in is_number) else "other"
+    of_kind: dict[rule.Kind, tuple[Any, ...]] = {
+        "numbers": (kinds.is_floating, kinds.is_integer, kinds.is_decimal),
+        "levels": (kinds.is_dictionary, kinds.is_boolean),
+        "texts": (kinds.is_string, kinds.is_large_string, lambda one: str(one) == "string_view"),
+        "dates": (kinds.is_date, kinds.is_timestamp),
+        "times": (kinds.is_time,),
+        "durations": (kinds.is_duration,),
+        "nothing": (kinds.is_null,),
+    }
+    known = (name for name, tests in of_kind.items() if any(test(kind) for test in tests))
+    return next(known, "others")
 
 
-def missing_in(column: Any) -> int:
-    """Return how many values of an Arrow column are missing, NaN too."""
-    import pyarrow.compute as compute
-    import pyarrow.types as kinds
-
-    n = int(column.null_count)
-    if kinds.is_floating(column.type):
-        n += int(compute.sum(compute.is_nan(column)).as_py() or 0)
-    return n
+def is_number(kind: Any) -> bool:
+    """Return True for a data type of Arrow of numbers, true and false too."""
+    return kind_of(kind) == "numbers" or str(kind) == "bool"
 
 
 def numbers(column: Any, name: str, where: str) -> Array:
@@ -154,7 +173,7 @@ def numbers(column: Any, name: str, where: str) -> Array:
     kind = column.type
     if kinds.is_null(kind):
         return np.full(len(column), np.nan)
-    if kind_of(kind) != "number":
+    if not is_number(kind):
         raise TypeError(f"{where}: the column {name!r} must hold numbers, got {kind}")
     found: Array = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     if np.isinf(found).any():
@@ -163,12 +182,55 @@ def numbers(column: Any, name: str, where: str) -> Array:
     return found
 
 
-def texts(column: Any) -> Any:
-    """Return an Arrow column of anything as texts; whole numbers have no point."""
+def moments(column: Any, kind: dates.Kind, name: str, where: str) -> Array:
+    """Return an Arrow column of dates, times or durations, or of their texts, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError
+        If it holds others.
+    """
+    column = decoded(column)
+    its = kind_of(column.type)
+    if its == kind:
+        return dates.of_arrow(column)
+    if its == "nothing":
+        return dates.missing(len(column), kind)
+    if its != "texts":
+        raise TypeError(f"{where}: {dates.refused(name, kind, str(column.type))}")
+    return dates.read(*dictionary(column), kind, name, where)
+
+
+def dictionary(column: Any) -> tuple[Array, list[Any]]:
+    """Return places, -1 for a null, and the values of an Arrow column, each once."""
+    import pyarrow.types as kinds
+
+    if not kinds.is_dictionary(column.type):
+        if str(column.type) == "string_view":
+            column = column.cast("large_string")
+        column = column.dictionary_encode()
+    if hasattr(column, "num_chunks"):
+        column = column.unify_dictionaries().combine_chunks()
+    if hasattr(column, "num_chunks"):
+        column = column.chunk(0)
+    codes = column.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
+    return codes, column.dictionary.to_pylist()
+
+
+def texts(column: Any, *, as_dates: bool = False) -> Any:
+    """Return an Arrow column of anything as texts; whole numbers have no point.
+
+    Dates are ISO texts, and so are texts of dates, if `as_dates`.
+    """
     import pyarrow
     import pyarrow.types as kinds
 
     column = decoded(column)
+    its = kind_of(column.type)
+    if its in dates.PARTS or (as_dates and its == "texts"):
+        codes, values = dictionary(column)
+        each = [dates.as_level(one) if its == "texts" else dates.text_of(one) for one in values]
+        return pyarrow.array([*each, None], "string").take(pyarrow.array(codes % (len(each) + 1)))
     if kinds.is_floating(column.type):
         with suppress(pyarrow.ArrowInvalid):
             column = column.cast("int64")

@@ -26,8 +26,13 @@ class FittedTable:
     def __init__(self, model: Any, path: str) -> None:
         self.model, self._path, schema = model, path, model.schema_
         levels = {name: each for name, each in schema.levels.items() if isinstance(each[0], str)}
-        self._names = (*schema.numeric_names, *schema.categorical_names)
-        self.columns: Sequence[Column] = [Column(name, levels.get(name)) for name in self._names]
+        self._names = schema.read_names
+        parts = {name: each.names for name, each in schema.dates.items()}
+        self.columns: Sequence[Column] = [
+            Column(name, levels.get(name), part=part)
+            for name in self._names
+            for part in parts.get(name, (None,))
+        ]
         self.task: Task = "classification" if hasattr(model, "classes_") else "regression"
 
     @property

@@ -1,25 +1,26 @@
 """Tables in memory, column by column: numbers, and levels of categories, of what is given."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp.data.arrow import imported, is_lazy
-from fastmlp.tabular import columns
-from fastmlp.validation.frames import MISSING_TYPES, names_of
+from fastmlp.tabular import columns, dates
+from fastmlp.tabular.rule import Kind
+from fastmlp.validation.frames import MISSING_TYPES, is_series, names_of, require_different
 
 Array = NDArray[Any]
 Level = str | bool | int | float
-Kind = Literal["numbers", "levels", "texts", "dates", "others", "nothing"]
 # Up to here a loop in Python is quicker than a library's call: 6 us, and 70 us, for 20 texts.
 FEW_ROWS = 64
 NUMBERS = (Real, Decimal, np.bool_)
-ACCEPTED = "a frame of pandas or polars, a table of Arrow, an array of two dimensions or a list"
+ACCEPTED = "a frame of pandas or polars, a table of Arrow, an array of two dimensions, or a list "
+ACCEPTED += "of lists or of dicts"
 
 
 class Table(NamedTuple):
@@ -57,20 +58,42 @@ def table_of(given: Any, who: str) -> Table:
         If it is no table.
     """
     if hasattr(given, "iloc") and hasattr(given, "columns"):
-        return _of_pandas(given)
+        return _of_pandas(given, who)
+    if is_rows(given):
+        return _of_rows(given)
     if is_lazy(given):
         raise TypeError(f"{who}: a LazyFrame has no rows yet: pass X.collect()")
-    if hasattr(given, "__arrow_c_stream__"):
+    # pandas before 3 has no such stream of a series.
+    if hasattr(given, "__arrow_c_stream__") or is_series(given):
         if len(getattr(given, "shape", "XY")) != 2 or hasattr(given, "num_chunks"):
             told = f"got {type(given).__name__}: make a table of one column, as by X.to_frame()"
             raise TypeError(f"{who}: X must be {ACCEPTED}, {told}")
-        return _of_arrow(imported(who).table(given))
+        return _of_arrow(imported(who).table(given), who)
     return _of_array(_array(given, who))
 
 
-def _of_pandas(frame: Any) -> Table:
+def is_rows(given: Any) -> bool:
+    """Return True for a list of mappings, a row each, from names of columns to values."""
+    return isinstance(given, list) and bool(given) and all(isinstance(x, Mapping) for x in given)
+
+
+def _of_rows(rows: list[Mapping[str, Any]]) -> Table:
+    """Return a table of mappings: a key that a row lacks is a missing value."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+
+    def column(j: int) -> Array:
+        found = np.empty(len(rows), object)
+        found[:] = [row.get(names[j]) for row in rows]
+        return found
+
+    known = tuple(names) if all(isinstance(name, str) for name in names) else None
+    return Table(known, len(names), len(rows), column, _no_block)
+
+
+def _of_pandas(frame: Any, who: str) -> Table:
     names = names_of(frame)
     if names is None:
+        require_different(frame, who)
         return Table(None, frame.shape[1], len(frame), lambda j: frame.iloc[:, j], _no_block)
 
     def block(places: Sequence[int]) -> Array | None:
@@ -85,8 +108,11 @@ def _of_pandas(frame: Any) -> Table:
     return Table(names, len(names), len(frame), lambda j: frame[names[j]], block)
 
 
-def _of_arrow(table: Any) -> Table:
-    return Table(names_of(table), table.num_columns, table.num_rows, table.column, _no_block)
+def _of_arrow(table: Any, who: str) -> Table:
+    names = names_of(table)
+    if names is None:
+        require_different(table, who)
+    return Table(names, table.num_columns, table.num_rows, table.column, _no_block)
 
 
 def _of_array(array: Array) -> Table:
@@ -132,7 +158,7 @@ def kind_of(values: Any) -> Kind:
     Levels are values of a type of categories, or True and False; nothing is missing values only.
     """
     if hasattr(values, "num_chunks"):
-        return _kind_of_arrow(values.type)
+        return columns.kind_of(values.type)
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and dtype.kind != "O":
         return _KINDS.get(dtype.kind, "others")
@@ -141,7 +167,7 @@ def kind_of(values: Any) -> Kind:
     if isinstance(dtype, np.dtype) or str(dtype) == "object":
         return _kind_of_objects(values)
     if hasattr(dtype, "pyarrow_dtype"):
-        return _kind_of_arrow(dtype.pyarrow_dtype)
+        return columns.kind_of(dtype.pyarrow_dtype)
     if isinstance(dtype.type, type) and issubclass(dtype.type, str):
         return "texts"
     return _KINDS.get(dtype.kind, "others")
@@ -151,24 +177,19 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys("fiu", "numbers"),
     "b": "levels",
     **dict.fromkeys("UT", "texts"),
-    **dict.fromkeys("mM", "dates"),
+    "M": "dates",
+    "m": "durations",
 }
 
 
-def _kind_of_arrow(dtype: Any) -> Kind:
-    import pyarrow.types as kinds
-
-    if kinds.is_boolean(dtype) or kinds.is_dictionary(dtype):
-        return "levels"
-    if kinds.is_null(dtype):
-        return "nothing"
-    if kinds.is_temporal(dtype):
-        return "dates"
-    known: dict[str, Kind] = {"number": "numbers", "text": "texts"}
-    return known.get(columns.kind_of(dtype), "others")
+def type_of(values: Any) -> str:
+    """Return what messages call what a column holds: its type, or those of its objects."""
+    kind = str(getattr(values, "type", None) or values.dtype)
+    return kind if kind != "object" else " and ".join(sorted(t.__name__ for t in _types_in(values)))
 
 
-def _kind_of_objects(values: Any) -> Kind:
+def _types_in(values: Any) -> set[type]:
+    """Return the types of objects, but for missing ones."""
     # Of a series of pandas: to iterate over it takes twice as long.
     values = np.asarray(values, object)
     types = {each for each in set(map(type, values)) if each.__name__ not in MISSING_TYPES}
@@ -176,6 +197,11 @@ def _kind_of_objects(values: Any) -> Kind:
     for some in [each for each in types if issubclass(each, float | np.floating)]:
         if all(value != value for value in values if type(value) is some):
             types.remove(some)
+    return types
+
+
+def _kind_of_objects(values: Any) -> Kind:
+    types = _types_in(values)
     if not types:
         return "nothing"
     if types <= {bool, np.bool_}:
@@ -184,8 +210,11 @@ def _kind_of_objects(values: Any) -> Kind:
         return "numbers"
     if all(issubclass(each, (str, *NUMBERS)) for each in types):
         return "texts"
-    dates = all(hasattr(each, "isoformat") or hasattr(each, "total_seconds") for each in types)
-    return "dates" if dates or types <= {np.datetime64, np.timedelta64} else "others"
+    known: dict[Kind, Any] = {
+        "dates": dates.DATES, "times": dates.TIMES, "durations": dates.DURATIONS
+    }  # fmt: skip
+    its = (kind for kind, some in known.items() if all(issubclass(each, some) for each in types))
+    return next(its, "others")
 
 
 def _is_missing(value: Any) -> bool:
@@ -222,6 +251,34 @@ def numbers(values: Any, name: str, who: str) -> Array:
         raise TypeError(f"{who}: the column {name!r} must hold numbers: {error}") from error
 
 
+def moments(values: Any, kind: dates.Kind, name: str, who: str) -> Array:
+    """Return a column of dates, times or durations, or of their texts, shape (n_rows,).
+
+    Raises
+    ------
+    TypeError
+        If it holds others.
+    """
+    if hasattr(values, "num_chunks"):
+        return columns.moments(values, kind, name, who)
+    dtype, its = values.dtype, kind_of(values)
+    if its == "texts":
+        found = levels_in(values)
+        each = ["" if _is_missing(value) else value for value in found.values]
+        return dates.read(found.codes, each, kind, name, who)
+    if its == "nothing" or (its == "numbers" and np.isnan(numbers(values, name, who)).all()):
+        return dates.missing(len(values), kind)
+    if its != kind:
+        raise TypeError(f"{who}: {dates.refused(name, kind, type_of(values))}")
+    if hasattr(dtype, "pyarrow_dtype"):
+        return dates.of_arrow(values.array.__arrow_array__())
+    if str(dtype) == "object":
+        return dates.of_objects([None if _is_missing(value) else value for value in values])
+    # Of pandas with a zone: in UTC.
+    unit = getattr(dtype, "unit", None)
+    return np.asarray(values, None if unit is None else f"M8[{unit}]")
+
+
 def levels_in(values: Any) -> Found:
     """Return the values of a column, each once, and their places.
 
@@ -237,29 +294,18 @@ def levels_in(values: Any) -> Found:
             return Found(codes, categories.tolist())
         each = [categories[code] if code >= 0 else None for code in codes]
     elif len(values) > FEW_ROWS and of_arrow:
-        return _levels_of_arrow(values)
+        return _without_missing(*columns.dictionary(values))
     elif len(values) > FEW_ROWS and hasattr(values, "factorize"):
         codes, found = values.factorize()
         return Found(codes, found.tolist())
     else:
+        # Of numbers of nanoseconds NumPy makes int.
+        spans = isinstance(values, np.ndarray) and values.dtype.kind in "mM"
+        values = values.astype(f"{values.dtype.kind}8[us]") if spans else values
         each = values.to_pylist() if of_arrow else values.tolist()
     places: dict[Any, int] = {}
     codes = np.array([places.setdefault(value, len(places)) for value in each], np.int64)
     return _without_missing(codes, list(places))
-
-
-def _levels_of_arrow(values: Any) -> Found:
-    import pyarrow.types as kinds
-
-    if not kinds.is_dictionary(values.type):
-        if str(values.type) == "string_view":
-            values = values.cast("large_string")
-        values = values.dictionary_encode()
-    whole = values.unify_dictionaries().combine_chunks()
-    if hasattr(whole, "num_chunks"):
-        whole = whole.chunk(0)
-    codes = whole.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
-    return _without_missing(codes, whole.dictionary.to_pylist())
 
 
 def _without_missing(codes: Array, values: list[Any]) -> Found:
@@ -277,6 +323,8 @@ def as_levels(values: Iterable[Any], *, numeric: bool) -> list[Level]:
 
 
 def _level(value: Any, numeric: bool) -> Level:
+    if isinstance(value, (*dates.DATES, dates.TIMES, *dates.DURATIONS)):
+        return dates.text_of(value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float | Decimal) and value == value and float(value).is_integer():

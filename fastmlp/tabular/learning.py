@@ -6,22 +6,26 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fastmlp.data.places import Place, lacking, missing_in
 from fastmlp.scaling.standardizer import Standardizer
-from fastmlp.tabular import left_out
+from fastmlp.tabular import dates, rule
 from fastmlp.tabular.batches import Batch, Batches, Mask, Places, made
 from fastmlp.tabular.columns import (
     Column,
     Target,
+    dictionary,
+    is_number,
     kind_of,
-    lacking,
-    missing_in,
+    moments,
     numbers,
     texts,
 )
 from fastmlp.tabular.model import Task
 from fastmlp.validation.suggestions import count
 
+Array = NDArray[Any]
 # The most levels of a category; rarer ones are as unknown ones.
 MOST_LEVELS = 100
 # Levels beyond which none are counted: 10 MB.
@@ -59,6 +63,7 @@ class Learned(NamedTuple):
     kept : the first row of each class whose rows would all be held out; no column is learned
         from it, but it is trained on
     single : the classes of one row
+    dropped : the columns that are left out, and why
     """
 
     columns: tuple[Column, ...]
@@ -67,87 +72,151 @@ class Learned(NamedTuple):
     n_rows: int
     kept: Places
     single: tuple[Any, ...]
+    dropped: dict[str, str]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The columns that are left out, for a model's `training`; nothing if there are none."""
+        return {"left_out": self.dropped} if self.dropped else {}
 
 
 class Numbers:
-    """A column of numbers so far."""
+    """Numbers so far: a column of them, or a part of dates."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._scaler, self._n_missing = name, Standardizer(), 0
-        self._low, self._high = np.inf, -np.inf
+    def __init__(self) -> None:
+        self._scaler = Standardizer()
+        self.low, self.high = np.inf, -np.inf
 
-    def add(self, column: Any, where: str) -> None:
-        """Learn from an Arrow column."""
-        values = numbers(column, self._name, where)
+    def add(self, values: Array) -> None:
+        """Learn from float64, NaN where values are missing."""
         there = values[~np.isnan(values)]
-        self._n_missing += len(values) - len(there)
         if len(there):
-            self._low = min(self._low, float(there.min()))
-            self._high = max(self._high, float(there.max()))
+            self.low = min(self.low, float(there.min()))
+            self.high = max(self.high, float(there.max()))
             with np.errstate(over="ignore"):
                 self._scaler.partial_fit(there[:, None])
 
     @property
-    def is_constant(self) -> bool:
-        """True if all values so far are one."""
-        return self._low >= self._high
+    def n(self) -> int:
+        """How many there are."""
+        return self._scaler.n_rows
 
     @property
     def moments(self) -> tuple[float, float]:
         """The mean and the standard deviation."""
         return float(self._scaler.center[0]), float(self._scaler.scale[0])
 
-    def column(self) -> Column | str:
-        """Return the column, or why it is none."""
-        if self.is_constant and not (self._n_missing and self._scaler.n_rows):
-            return left_out.ONE_VALUE if self._scaler.n_rows else left_out.EMPTY
-        return Column(self._name, None, *self.moments, self._n_missing > 0)
 
+class Feature:
+    """A column so far; `asked`: it is to be categories, however many levels it has."""
 
-class Levels:
-    """A column of categories so far; `asked`: it is to be one, however many levels it has."""
-
-    def __init__(self, name: str, *, asked: bool) -> None:
-        self._name, self._asked = name, asked
-        self._n = self._n_rows = 0
+    def __init__(self, name: str, type_: Any, *, asked: bool) -> None:
+        self._name, self._type, self._asked = name, str(type_), asked
+        kind = kind_of(type_)
+        # Without a value in a first file there may be some in others.
+        self._kind = "numbers" if is_number(type_) or kind == "nothing" else kind
+        self._by_levels = asked or self._kind in ("texts", "levels")
+        # Of texts the first batch with a value tells, and none after one that are no dates.
+        self._temporal = kind if dates.is_kind(kind) else None
+        self._may_be_dates = kind == "texts"
+        self._numbers = [Numbers()]
+        self._n = self._n_rows = self.n_rare = 0
         self._counts: Counter[str] = Counter()
-        self.n_rare = 0
 
     def add(self, column: Any, where: str) -> None:
         """Learn from an Arrow column."""
+        self._n_rows += len(column)
+        if self._by_levels and len(self._counts) <= MOST_COUNTED:
+            self._n += len(column) - column.null_count
+            self._add_levels(texts(column).drop_null())
+        if self._may_be_dates:
+            self._add_texts(column)
+        elif self._asked:
+            return
+        elif self._temporal is not None:
+            values = moments(column, self._temporal, self._name, where)
+            self._add_moments(values, self._temporal)
+        elif self._kind == "numbers":
+            self._numbers[0].add(numbers(column, self._name, where))
+
+    def _add_levels(self, column: Any) -> None:
         import pyarrow.compute as compute
 
-        self._n_rows += len(column)
-        if len(self._counts) > MOST_COUNTED:
-            return
-        self._n += len(column) - column.null_count
-        pairs = compute.value_counts(texts(column).drop_null()).to_pylist()
-        self._counts.update({pair["values"]: pair["counts"] for pair in pairs if pair["values"]})
+        pairs = compute.value_counts(column).to_pylist()
+        self._counts.update({pair["values"]: pair["counts"] for pair in pairs})
 
-    def column(self) -> Column | str:
-        """Return the column, or why it is none."""
-        n = len(self._counts)
-        # Of empty texts, which are no levels, there may be some among the n.
-        n_told = self._counts.total() if n == 1 else self._n
-        why = left_out.reason(self._counts, n_told, self._n_rows, asked=self._asked)
-        if why is not None:
-            return why
+    def _add_texts(self, column: Any) -> None:
+        """Learn from texts that have been dates so far, or times of day."""
+        codes, values = dictionary(column)
+        if not any(values):
+            return
+        found = dates.of_texts(values)
+        kind = None if found is None else dates.kind_of(found)
+        if found is None or kind is None or self._temporal not in (None, kind):
+            self._may_be_dates, self._temporal = False, None
+            return
+        self._temporal = kind
+        self._add_moments(np.append(found, dates.missing(1, kind))[codes], kind)
+
+    def _add_moments(self, values: Array, kind: dates.Kind) -> None:
+        parts = dates.all_of(kind)
+        self._numbers += [Numbers() for _ in parts.names[len(self._numbers) :]]
+        for so_far, part in zip(self._numbers, parts.numbers(values).T, strict=True):
+            so_far.add(part)
+
+    def becomes(self) -> tuple[Column, ...] | rule.LeftOut:
+        """Return the inputs, or why there are none."""
+        kind, by_levels = self._temporal or self._kind, self._by_levels
+        if kind != self._kind:  # of texts
+            by_levels, self._counts = self._asked, _iso(self._counts) if self._asked else Counter()
+        n = self._n if by_levels else self._numbers[-1].n
+        lows, highs = np.array([(one.low, one.high) for one in self._numbers]).T
+        facts = (self._asked, n, self._n_rows, lows, highs, self._counts, self._type)
+        found = rule.decided(rule.Facts(kind, *facts))
+        if found == "levels":
+            return (self._categories(),)
+        if found == "number":
+            return (Column(self._name, None, *self._numbers[0].moments, n < self._n_rows),)
+        return self._parts(found, n) if isinstance(found, dates.Parts) else found
+
+    def _categories(self) -> Column:
         # Of equally frequent ones the first of the alphabet.
         order = sorted(self._counts, key=lambda level: (-self._counts[level], level))
-        self.n_rare = max(0, n - MOST_LEVELS)
+        self.n_rare = max(0, len(order) - MOST_LEVELS)
         return Column(self._name, tuple(sorted(order[:MOST_LEVELS])))
+
+    def _parts(self, parts: dates.Parts, n: int) -> tuple[Column, ...]:
+        """Return a column for each part that varies; the last also tells of missing values."""
+        of_all = dict(zip(dates.PARTS[parts.kind], self._numbers, strict=True))
+        columns = [
+            Column(self._name, None, *of_all[part].moments, part=part) for part in parts.names
+        ]
+        last = columns[-1]
+        if parts.origin is not None:
+            center = last.center - dates.days_of(parts.origin)
+            last = last._replace(center=center, origin=parts.origin)
+        return (*columns[:-1], last._replace(indicates=n < self._n_rows))
+
+
+def _iso(counts: Counter[str]) -> Counter[str]:
+    """Return how often there is each date or time, of ISO texts of several forms."""
+    found: Counter[str] = Counter()
+    for text, n in counts.items():
+        found[dates.as_level(text)] += n
+    return found
 
 
 class Targets:
     """The target so far: the rows of each class, and the moments of those trained on."""
 
     def __init__(self, name: str, task: Task | None) -> None:
-        self._name, self._task, self._moments = name, task, Numbers(name)
+        self._name, self._task, self._moments = name, task, Numbers()
         self._counts, self._trained = Counter[Any](), set[Any]()
         # The batch and the row of the first of a class that was not trained on then.
         self._first: dict[Any, tuple[int, int]] = {}
         self._kind: Any = None
         self._n = self._n_missing = 0
+        self._first_missing = ""
 
     def add(self, batch: Batch, part: Batch) -> None:
         """Learn from a batch, and from its part that is trained on."""
@@ -156,11 +225,15 @@ class Targets:
         column, trained_on = batch.column(self._name), part.column(self._name)
         if self._kind is None or kinds.is_null(self._kind):
             self._kind = column.type
-        self._n, self._n_missing = self._n + len(column), self._n_missing + missing_in(column)
+        n_missing, first = missing_in(column)
+        if n_missing and not self._n_missing:
+            place = batch.where if isinstance(batch.where, Place) else Place(batch.where)
+            self._first_missing = f"{place.row(first)}{place.of}"
+        self._n, self._n_missing = self._n + len(column), self._n_missing + n_missing
         if len(self._counts) <= MOST_COUNTED:
             self._count(column, trained_on, batch.number)
-        if kind_of(column.type) == "number":
-            self._moments.add(trained_on, batch.where)
+        if is_number(column.type):
+            self._moments.add(numbers(trained_on, self._name, batch.where))
 
     def _count(self, column: Any, trained_on: Any, number: int) -> None:
         import pyarrow.compute as compute
@@ -203,21 +276,21 @@ class Targets:
         import pyarrow.types as kinds
 
         if self._n_missing:
-            told = f"{lacking(self._n_missing)} ({count(self._n, 'row')} in all)"
-            raise ValueError(f"{who}: the target {self._name!r} has {told}")
+            told = lacking(self._name, self._n_missing, self._first_missing)
+            raise ValueError(f"{who}: {told} ({count(self._n, 'row')} in all)")
         classes = self._counts
         if len(classes) == 1:
             raise ValueError(
                 f"{who}: the target {self._name!r} has one value, {next(iter(classes))!r}"
             )
-        is_number = kind_of(self._kind) == "number"
+        of_numbers = is_number(self._kind)
         if task is None:
             few = kinds.is_integer(self._kind) and len(classes) <= MOST_CLASSES
-            as_classes = few or kinds.is_boolean(self._kind) or not is_number
+            as_classes = few or kinds.is_boolean(self._kind) or not of_numbers
             task = "classification" if as_classes else "regression"
             other = "regression" if as_classes else "classification"
             into = f", {len(classes)} classes" if as_classes else ""
-            hint = f" (guessed; else --task {other})" if is_number else ""
+            hint = f" (guessed; else --task {other})" if of_numbers else ""
             say(f"task: {task} of {self._name!r}{into}{hint}")
         if task == "classification":
             self._check_number_of_classes(who)
@@ -225,7 +298,7 @@ class Targets:
             if len(labels) < len(classes):
                 raise TypeError(f"{who}: the target {self._name!r} holds {self._kind}, no classes")
             return Target(self._name, tuple(sorted(labels)))
-        if not is_number:
+        if not of_numbers:
             raise TypeError(
                 f"{who}: the target {self._name!r} holds {self._kind}; a regression needs numbers"
             )
@@ -233,8 +306,8 @@ class Targets:
 
     def _check_number_of_classes(self, who: str) -> None:
         n = len(self._counts)
-        if n > min(MOST_COUNTED, max(left_out.ID_LEVELS, left_out.ID_SHARE * self._n)):
-            of_numbers = "; of numbers: --task regression" * (kind_of(self._kind) == "number")
+        if n > min(MOST_COUNTED, max(rule.ID_LEVELS, rule.ID_SHARE * self._n)):
+            of_numbers = "; of numbers: --task regression" * is_number(self._kind)
             raise ValueError(
                 f"{who}: the target {self._name!r} has {n} classes in {self._n} rows, as an id or "
                 f"free text has: name another column to predict{of_numbers}"
@@ -250,9 +323,9 @@ def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> L
         If columns are not what they must be, or none is left.
     """
     target, sizes, n_rows = Targets(wanted.target, wanted.task), dict[int, int](), 0
-    so_far: dict[str, Numbers | Levels] | None = None
+    so_far: dict[str, Feature] | None = None
 
-    def add(columns: dict[str, Numbers | Levels], batch: Batch, part: Batch) -> int:
+    def add(columns: dict[str, Feature], batch: Batch, part: Batch) -> int:
         target.add(batch, part)
         for name, column in columns.items():
             column.add(part.column(name), part.where)
@@ -261,7 +334,7 @@ def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> L
     for batch in batches:
         n_rows += batch.rows.num_rows
         if so_far is None:
-            so_far = _begun(batch.rows.schema, wanted, say, who)
+            so_far = _begun(batch.rows.schema, wanted, who)
         sizes[batch.number] = made(partial(add, so_far, batch), batch, mask(batch))
     if so_far is None:
         raise ValueError(f"{who}: there are no rows, but a header or a schema")
@@ -269,39 +342,37 @@ def learn(batches: Batches, wanted: Wanted, mask: Mask, say: Say, who: str) -> L
     kept, single = ({}, ()) if found.classes is None else (target.kept, target.single)
     for number, rows in kept.items():
         sizes[number] += len(rows)
-    return Learned(_columns(so_far, say, who), found, sizes, n_rows, kept, single)
+    columns, dropped = _columns(so_far, say, who)
+    return Learned(columns, found, sizes, n_rows, kept, single, dropped)
 
 
-def _begun(schema: Any, wanted: Wanted, say: Say, who: str) -> dict[str, Numbers | Levels]:
+def _begun(schema: Any, wanted: Wanted, who: str) -> dict[str, Feature]:
     """Return what learns of each column, by its kind."""
-    found: dict[str, Numbers | Levels] = {}
+    found: dict[str, Feature] = {}
     for name in wanted.features:
-        kind = schema.field(name).type
-        if name in wanted.categorical or kind_of(kind) == "text":
-            found[name] = Levels(name, asked=name in wanted.categorical)
-        elif kind_of(kind) == "number" or str(kind) == "null":
-            found[name] = Numbers(name)
-        elif wanted.chosen:
-            raise TypeError(f"{who}: the column {name!r} holds {kind}, neither numbers nor text")
-        else:
-            why = f"holds {kind}, neither numbers nor text"
-            if "binary" in str(kind):
-                why += " in UTF-8"
-            say(f"note: column {name!r} is left out: it {why}")
+        kind, asked = schema.field(name).type, name in wanted.categorical
+        if kind_of(kind) == "others" and (wanted.chosen or asked):
+            told = f"holds {kind}, neither numbers, dates nor texts"
+            raise TypeError(f"{who}: the column {name!r} {told}; leave it out")
+        found[name] = Feature(name, kind, asked=asked)
     return found
 
 
-def _columns(so_far: dict[str, Numbers | Levels], say: Say, who: str) -> tuple[Column, ...]:
-    columns = []
-    for name, learned in so_far.items():
-        column = learned.column()
-        if isinstance(column, str):
-            say(f"note: column {name!r} is left out: it {column}")
+def _columns(
+    so_far: dict[str, Feature], say: Say, who: str
+) -> tuple[tuple[Column, ...], dict[str, str]]:
+    """Return the inputs, and why other columns are left out."""
+    columns, dropped = list[Column](), dict[str, str]()
+    for name, feature in so_far.items():
+        its = feature.becomes()
+        if isinstance(its, rule.LeftOut):
+            dropped[name] = its.why
+            say(f"note: column {name!r} is left out: it {its.why}")
             continue
-        columns.append(column)
-        if isinstance(learned, Levels) and learned.n_rare:
-            rare = f"the {learned.n_rare} rarest are taken as unknown"
+        columns.extend(its)
+        if feature.n_rare:
+            rare = f"the {feature.n_rare} rarest are taken as unknown"
             say(f"note: column {name!r}: {MOST_LEVELS} levels are kept; {rare}")
     if not columns:
         raise ValueError(f"{who}: no column is left to learn from")
-    return tuple(columns)
+    return tuple(columns), dropped

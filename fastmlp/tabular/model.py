@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDTypes
 from fastmlp.tabular.batches import Batch, Rows, whole
-from fastmlp.tabular.columns import Column, Target, numbers, text_names
+from fastmlp.tabular.columns import Column, Target, names_of, numbers, text_names
 
 Array = NDArray[Any]
 LARGEST = float(np.finfo(np.float32).max)
@@ -24,7 +24,7 @@ class TableModel:
     Attributes
     ----------
     columns : tuple of Column
-        The columns of the table that are inputs.
+        The columns of the table that are inputs; of dates there is one for each part.
     target : Target
     net : MLP
         Takes scaled numbers and categories as columns of 0 and 1: see `inputs`.
@@ -78,7 +78,7 @@ class TableModel:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """The names of the columns that are inputs."""
-        return tuple(column.name for column in self.columns)
+        return names_of(self.columns)
 
     @property
     def text_names(self) -> list[str]:
@@ -162,7 +162,7 @@ class TableModel:
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
     def __repr__(self) -> str:
-        told = f"{self.task} of {self.target.name!r} by {len(self.columns)} columns"
+        told = f"{self.task} of {self.target.name!r} by {len(self.feature_names)} columns"
         return f"<TableModel: {told}, {self.net!r}>"
 
 
@@ -170,10 +170,13 @@ def encoded(columns: tuple[Column, ...], batch: Batch) -> Array:
     """Return a net's inputs of a record batch, shape (n_rows, n_inputs), float32."""
     widths = [column.n_inputs for column in columns]
     X, first = np.zeros((batch.rows.num_rows, sum(widths)), np.float32), 0
+    name, values = None, None
     with np.errstate(over="ignore"):
         for column, width in zip(columns, widths, strict=True):
-            column.fill(X[:, first : first + width], batch.column(column.name), batch.where)
-            if column.levels is None:
+            if column.name != name:
+                name, values = column.name, column.read(batch.column(column.name), batch.where)
+            column.fill(X[:, first : first + width], values, batch.where)
+            if column.levels is None and column.part is None:
                 require_float32(X[:, first], batch, column)
             first += width
     return X

@@ -8,21 +8,17 @@ from numpy.typing import NDArray
 
 from fastmlp._process import memory
 from fastmlp.tabular.batches import Batch
+from fastmlp.tabular.columns import names_of
 from fastmlp.tabular.fitted import FittedTable, labels_of
 from fastmlp.tabular.learning import Learned, Say
+from fastmlp.tabular.loading import Room
 from fastmlp.tabular.scores import score
 from fastmlp.tabular.training import Settings, Table, scaled, weights
 from fastmlp.validation.packages import needs
 
 Array = NDArray[Any]
-# A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
-TIMES = 16
 # Without rows to validate on: folds.
 N_FOLDS = 5
-
-
-class TooLarge(Exception):
-    """A table that does not fit into memory with its inputs; the message says how large it is."""
 
 
 def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
@@ -74,6 +70,7 @@ def train_pack_of(data: Any, settings: Settings, say: Say, who: str) -> Any:
         more["sample_weight_val"] = validation.weight
     model.fit(training.X, training.y, training.weight, **more)
     model.training_ |= {"target": learned.target.name, "seed": settings.seed}
+    model.training_ |= learned.told
     if held_out is not None:
         model.training_["scores"] = score(FittedTable(model, who), held_out, who)
     return model
@@ -91,28 +88,6 @@ class Part(NamedTuple):
         """The names of the columns."""
         found: list[str] = self.X.column_names
         return found
-
-
-class Room:
-    """How many bytes of columns still fit; None: it is not known."""
-
-    def __init__(self, available: int | None) -> None:
-        self._left = None if available is None else available // TIMES
-        self._most = self._left
-
-    def take(self, n_bytes: int) -> None:
-        """Take bytes of it.
-
-        Raises
-        ------
-        TooLarge
-            If they do not fit.
-        """
-        if self._left is None or self._most is None:
-            return
-        self._left -= n_bytes
-        if self._left < 0:
-            raise TooLarge(f"more than {memory.readable(self._most)} of columns")
 
 
 def estimators() -> dict[bool, Any]:
@@ -135,7 +110,7 @@ def estimators() -> dict[bool, Any]:
 
 def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch], Part]:
     """Return a function that takes a record batch into memory: X is a record batch."""
-    names = [column.name for column in learned.columns]
+    names = list(names_of(learned.columns))
     target, weight = learned.target, settings.weight
 
     def take(batch: Batch) -> Part:
@@ -144,7 +119,7 @@ def _taking(learned: Learned, settings: Settings, room: Room) -> Callable[[Batch
         weighted = None if weight is None else weights(weight, batch)
         its = batch.rows.select(names)
         room.take(its.nbytes)
-        return Part(_without_blanks(its), y, weighted)
+        return Part(its, y, weighted)
 
     return take
 
@@ -156,18 +131,3 @@ def _joined(parts: Iterable[Part]) -> Part:
     X, y, weight = zip(*parts, strict=True)
     weighted = None if weight[0] is None else np.concatenate(weight)
     return Part(pyarrow.Table.from_batches(X), np.concatenate(y), weighted)
-
-
-def _without_blanks(rows: Any) -> Any:
-    """Return a record batch in which empty texts are missing: in CSV they look alike."""
-    import pyarrow
-    import pyarrow.compute as compute
-    import pyarrow.types as kinds
-
-    columns = [
-        compute.if_else(compute.equal(one, ""), pyarrow.scalar(None, one.type), one)
-        if kinds.is_string(one.type) or kinds.is_large_string(one.type)
-        else one
-        for one in rows.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=rows.schema.names)

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tabular import in_memory, left_out
+from fastmlp.tabular import dates, in_memory, rule
 from fastmlp.tabular.batches import require
+from fastmlp.tabular.dates import Parts, are_levels
 from fastmlp.tabular.in_memory import Level, Table
+from fastmlp.tabular.rule import Facts, LeftOut
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
@@ -22,7 +24,8 @@ class Values(NamedTuple):
 
     Attributes
     ----------
-    numbers : (n_rows, n_numeric) array of float64, NaN where a value is missing
+    numbers : (n_rows, n_numbers) array of float64, NaN where a value is missing
+        Columns of numbers first, then the parts of each column of dates.
     codes : (n_rows, n_categorical) array of int32
         Places among the levels; -1 for a missing value or an unknown level.
 
@@ -44,7 +47,7 @@ class Values(NamedTuple):
 
 
 class Schema:
-    """What the columns of a table are: numbers, or categories with their levels.
+    """What the columns of a table are: numbers, dates, or categories with their levels.
 
     `Schema.learn` makes it of a table; `read` then returns the rows of tables with such columns.
 
@@ -57,8 +60,15 @@ class Schema:
         names they are found by their places.
     levels : dict of str to tuple of str, bool, int or float
         The levels of each category, sorted, by the column's name.
+    dates : dict of str to Parts
+        The columns of dates, times of day and durations, and the numbers that each becomes:
+        `Parts`, in their order.
     dropped : dict of str to str
         Columns that are not read, and why.
+    numeric_names, categorical_names : tuple of str
+        The columns of numbers, and of categories.
+    read_names : tuple of str
+        The columns that are read: those of numbers, of dates, and of categories.
 
     Examples
     --------
@@ -81,8 +91,10 @@ class Schema:
     named: bool
     levels: dict[str, tuple[Level, ...]]
     dropped: dict[str, str]
+    dates: dict[str, Parts]
     numeric_names: tuple[str, ...]
     categorical_names: tuple[str, ...]
+    read_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -91,25 +103,37 @@ class Schema:
         dropped: Mapping[str, str],
         *,
         named: bool = True,
+        dates: Mapping[str, Parts] | None = None,
     ) -> None:
         self.columns, self.named = tuple(columns), named
         self.levels = {name: tuple(each) for name, each in levels.items()}
-        self.dropped = dict(dropped)
+        self.dropped, self.dates = dict(dropped), dict(dates or {})
         kept = [name for name in self.columns if name not in self.dropped]
-        self.numeric_names = tuple(name for name in kept if name not in self.levels)
+        others = {*self.levels, *self.dates}
+        self.numeric_names = tuple(name for name in kept if name not in others)
         self.categorical_names = tuple(name for name in kept if name in self.levels)
+        self.dates = {name: self.dates[name] for name in kept if name in self.dates}
+        self.read_names = (*self.numeric_names, *self.dates, *self.categorical_names)
         self._codes = {
             name: {level: code for code, level in enumerate(each)}
             for name, each in self.levels.items()
         }
+        self._dated = {name for name, each in self.levels.items() if are_levels(each)}
+
+    @property
+    def number_names(self) -> tuple[str, ...]:
+        """The names of the columns of `Values.numbers`; a date has one for each part."""
+        parts = ([name] * len(its.names) for name, its in self.dates.items())
+        return (*self.numeric_names, *(name for some in parts for name in some))
 
     @classmethod
     def learn(cls, X: Any, categorical_features: Any = "auto", who: str = "Schema.learn") -> Self:
         """Return what the columns of a table are.
 
-        Texts, True and False, and types of categories become categories; other columns hold
-        numbers. Left out are columns of one value or of none, and texts like ids: more than 20,
-        in more than half of the rows another.
+        Texts, True and False, and types of categories become categories; dates and times, also as
+        ISO texts, become their parts; durations seconds; other columns hold numbers. Left out are
+        columns of one value or of none, of objects, and texts like ids or free text: more than
+        20, in more than half of the rows another.
 
         Parameters
         ----------
@@ -126,8 +150,8 @@ class Schema:
         ImportError
             If pyarrow is needed, and not installed.
         TypeError, ValueError
-            If a column holds dates or objects, a number is infinite, there are no rows, or no
-            column is left.
+            If a category that is asked for holds objects, two columns have one name, a number is
+            infinite, there are no rows, or no column is left.
         """
         table = in_memory.table_of(X, who)
         _check(table, who)
@@ -135,16 +159,18 @@ class Schema:
         asked = _asked(categorical_features, columns, who)
         levels: dict[str, list[Level]] = {}
         dropped: dict[str, str] = {}
+        parts: dict[str, Parts] = {}
         for j, name in enumerate(columns):
             found = _learned(table.column(j), name, asked=name in asked, who=who)
-            if isinstance(found, str):
-                dropped[name] = found
+            if isinstance(found, LeftOut):
+                dropped[name] = found.why
+            elif isinstance(found, Parts):
+                parts[name] = found
             elif found is not None:
                 levels[name] = found
         if len(dropped) == len(columns):
-            told = [f"{name!r} {why}" for name, why in dropped.items()]
-            raise ValueError(f"{who}: no column is left to learn from: {listed(told)}")
-        return cls(columns, levels, dropped, named=table.names is not None)
+            raise ValueError(f"{who}: no column is left to learn from: {listed(reasons(dropped))}")
+        return cls(columns, levels, dropped, named=table.names is not None, dates=parts)
 
     def read(self, X: Any, who: str = "Schema.read") -> Values:
         """Return the rows of a table.
@@ -166,13 +192,20 @@ class Schema:
         """
         table = in_memory.table_of(X, who)
         places = self._places(table, who)
-        return Values(self._numbers(table, places, who), self._coded(table, places, who))
+        numbers = self._numbers(table, places, who)
+        if self.dates:
+            its = [
+                parts.numbers(in_memory.moments(table.column(places[name]), parts.kind, name, who))
+                for name, parts in self.dates.items()
+            ]
+            numbers = np.concatenate([numbers, *its], axis=1)
+        return Values(numbers, self._coded(table, places, who))
 
     def _places(self, table: Table, who: str) -> Mapping[str, int]:
         """Return the places of the columns in a table, by their names."""
         if self.named and table.names is not None:
             if table.names != self.columns:
-                require([*self.numeric_names, *self.categorical_names], table.names, who)
+                require(self.read_names, table.names, who)
             return {name: place for place, name in enumerate(table.names)}
         if table.n_columns != len(self.columns):
             n = count(len(self.columns), "column")
@@ -198,6 +231,8 @@ class Schema:
             numeric = not isinstance(self.levels[name][0], str)
             found = _levels_in(table.column(places[name]), name, who)
             values = in_memory.as_levels(found.values, numeric=numeric)
+            if name in self._dated:
+                values = [dates.as_level(str(each)) for each in values]
             if numeric and any(isinstance(one, str) for one in _told(values, found.values)):
                 raise TypeError(f"{who}: the column {name!r} held numbers in training, not texts")
             # The last place is that of -1.
@@ -209,7 +244,10 @@ class Schema:
         """Return it as plain data, for `from_json`."""
         levels = {name: list(each) for name, each in self.levels.items()}
         columns, named = list(self.columns), self.named
-        return {"columns": columns, "levels": levels, "dropped": dict(self.dropped), "named": named}
+        told = {"columns": columns, "levels": levels, "dropped": dict(self.dropped), "named": named}
+        # Schemas without dates are as they were before there were any.
+        parts = {name: each.to_json() for name, each in self.dates.items()}
+        return told | {"dates": parts} if parts else told
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
@@ -221,11 +259,13 @@ class Schema:
             If it is not that of a schema.
         """
         columns, levels, dropped = told["columns"], told["levels"], told["dropped"]
+        parts = {name: Parts.from_json(each) for name, each in told.get("dates", {}).items()}
         texts = [*columns, *levels, *dropped, *dropped.values()]
         if not all(isinstance(one, str) for one in texts) or len({*columns}) != len(columns):
             raise ValueError("columns must be texts that differ")
-        if not {*levels, *dropped} <= {*columns} or {*levels} & {*dropped}:
-            raise ValueError("levels and dropped must be of columns, and each of others")
+        known = [*levels, *dropped, *parts]
+        if not {*known} <= {*columns} or len({*known}) != len(known):
+            raise ValueError("levels, dropped and dates must be of columns, and each of others")
         for name, each in levels.items():
             kinds = {isinstance(level, str) for level in each}
             plain = all(isinstance(level, str | bool | int | float) for level in each)
@@ -233,14 +273,20 @@ class Schema:
                 raise ValueError(f"levels of {name!r} must be texts or numbers that differ")
         if type(told["named"]) is not bool:
             raise ValueError("named must be true or false")
-        return cls(columns, levels, dropped, named=told["named"])
+        return cls(columns, levels, dropped, named=told["named"], dates=parts)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.to_json() == other.to_json()
 
     def __repr__(self) -> str:
         kinds = f"{len(self.numeric_names)} numeric, {len(self.categorical_names)} categorical"
-        return f"<Schema: {kinds}, {len(self.dropped)} dropped>"
+        its = f", {len(self.dates)} of dates" if self.dates else ""
+        return f"<Schema: {kinds}{its}, {len(self.dropped)} dropped>"
+
+
+def reasons(dropped: Mapping[str, str]) -> list[str]:
+    """Return the names of columns that are left out, each with its reason."""
+    return [f"{name!r} {why}" for name, why in dropped.items()]
 
 
 def _check(table: Table, who: str) -> None:
@@ -277,39 +323,56 @@ def _asked(given: Any, columns: tuple[str, ...], who: str) -> set[str]:
     return set(each.tolist())
 
 
-def _learned(values: Any, name: str, *, asked: bool, who: str) -> list[Level] | str | None:
-    """Return the levels of a column, None for numbers, or why it is left out."""
-    kind = in_memory.kind_of(values)
-    if kind == "nothing":
-        return left_out.EMPTY
-    if kind in ("dates", "others") and not asked:
-        raise TypeError(f"{who}: {_refused(name, kind)}")
-    if kind == "numbers" and not asked:
-        return _why_no_numbers(in_memory.numbers(values, name, who), name, who)
+def _learned(
+    values: Any, name: str, *, asked: bool, who: str
+) -> list[Level] | Parts | LeftOut | None:
+    """Return the levels of a column, the parts of dates, None for numbers, or why it is out."""
+    kind, n = in_memory.kind_of(values), len(values)
+    if kind == "others" and asked:
+        raise TypeError(f"{who}: {_refused(name, in_memory.type_of(values))}")
+    facts = Facts(kind, asked, n, n, type=in_memory.type_of(values) if kind == "others" else "")
+    levels: list[Level] = []
+    if kind in ("texts", "levels") or (asked and kind not in ("others", "nothing")):
+        facts, levels = _with_levels(facts, values, name, who)
+    if not asked and (facts.kind == "numbers" or dates.is_kind(facts.kind)):
+        facts = _with_range(facts, values, name, who)
+    becomes = rule.decided(facts)
+    if becomes == "levels":
+        return sorted(levels)
+    return None if becomes == "number" else becomes
+
+
+def _with_levels(facts: Facts, values: Any, name: str, who: str) -> tuple[Facts, list[Level]]:
+    """Return what is known of a column by its values, each once, and its levels."""
     found = _levels_in(values, name, who)
     there = np.bincount(found.codes[found.codes >= 0], minlength=len(found.values)) > 0
-    values_there = [value for value, is_there in zip(found.values, there, strict=True) if is_there]
-    texts = any(isinstance(value, str) for value in values_there)
-    levels = set(in_memory.as_levels(values_there, numeric=not texts))
+    each = [value for value, is_there in zip(found.values, there, strict=True) if is_there]
+    kind, moments = facts.kind, dates.of_texts(each) if facts.kind == "texts" else None
+    if moments is not None:
+        kind = "dates" if moments.dtype.kind == "M" else "times"
+        each = [dates.as_level(value) for value in each]
+    texts = any(isinstance(value, str) for value in each)
+    levels = {*in_memory.as_levels(each, numeric=not texts)}
     if any(isinstance(level, str) for level in levels):
-        levels = set(in_memory.as_levels(values_there, numeric=False))
-    n = int((found.codes >= 0).sum())
+        levels = {*in_memory.as_levels(each, numeric=False)}
     told = [str(level) for level in levels]
-    why = left_out.reason(told, n, len(found.codes), asked=asked or kind == "levels")
-    return sorted(levels) if why is None else why
+    return facts._replace(kind=kind, n=int((found.codes >= 0).sum()), levels=told), [*levels]
 
 
-def _why_no_numbers(found: Array, name: str, who: str) -> str | None:
-    """Return why a column of numbers is left out, or None."""
-    missing = np.isnan(found)
-    n_missing = int(missing.sum())
-    there = found[~missing] if n_missing else found
+def _with_range(facts: Facts, values: Any, name: str, who: str) -> Facts:
+    """Return what is known of a column by the range of its numbers, or of its parts."""
+    if dates.is_kind(kind := facts.kind):
+        rows = dates.all_of(kind).numbers(in_memory.moments(values, kind, name, who))
+    else:
+        rows = in_memory.numbers(values, name, who)[:, None]
+    missing = np.isnan(rows[:, -1])
+    there = rows[~missing] if missing.any() else rows
     if not len(there):
-        return left_out.EMPTY
-    low, high = there.min(), there.max()
-    if np.isinf(low) or np.isinf(high):
-        raise _infinite(found, name, who)
-    return left_out.ONE_VALUE if low == high and not n_missing else None
+        return facts._replace(n=0)
+    lows, highs = there.min(axis=0), there.max(axis=0)
+    if np.isinf(lows).any() or np.isinf(highs).any():
+        raise _infinite(rows[:, 0], name, who)
+    return facts._replace(n=len(there), lows=lows, highs=highs)
 
 
 def _infinite(found: Array, name: str, who: str) -> ValueError:
@@ -318,19 +381,16 @@ def _infinite(found: Array, name: str, who: str) -> ValueError:
 
 
 def _refused(name: str, kind: str) -> str:
-    if kind == "dates":
-        return (
-            f"the column {name!r} holds dates or time spans; make numbers of it, such as the days "
-            f"since the first, and the month, or leave it out"
-        )
-    return f"the column {name!r} holds objects; make numbers or texts of it, or leave it out"
+    return (
+        f"the column {name!r} holds objects ({kind}); make numbers or texts of it, or leave it out"
+    )
 
 
 def _levels_in(values: Any, name: str, who: str) -> in_memory.Found:
     try:
         return in_memory.levels_in(values)
     except TypeError as error:
-        raise TypeError(f"{who}: {_refused(name, 'others')} ({error})") from error
+        raise TypeError(f"{who}: {_refused(name, str(error))}") from error
 
 
 def _told(levels: list[Level], values: list[Any]) -> list[Level]:

@@ -333,7 +333,7 @@ def _batch_size(n_rows: int) -> int:
 
 def _told(learned: Learned, settings: Settings, batch: int, history: History) -> dict[str, Any]:
     best = history.best_epoch
-    told = {
+    told = learned.told | {
         "rows": sum(learned.sizes.values()),
         "epochs": len(history.loss),
         "batch_size": batch,

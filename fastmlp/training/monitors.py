@@ -29,12 +29,14 @@ class Monitors(NamedTuple):
     ----------
     early_stopping, plateau : settings with a known mode, or None
     time_limit : in seconds, or None
+    within_epochs : bool, True if the time may also end within an epoch, the first one too
     """
 
     early_stopping: EarlyStopping | None = None
     plateau: ReduceLROnPlateau | None = None
     metrics: Metrics = MappingProxyType({})
     time_limit: float | None = None
+    within_epochs: bool = False
 
     @property
     def look_at_epochs(self) -> bool:

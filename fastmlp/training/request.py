@@ -29,6 +29,10 @@ from fastmlp.training.validation_loss import NewValidation, OnePass, Validation
 Draw = Callable[[np.random.Generator, int, int], NDArray[np.uint32]]
 
 
+class OutOfTime(Stopped):
+    """Ends a fit within an epoch."""
+
+
 @final
 class FitRequest:
     """The request of `MLP.fit` and `fit_many` to the training loop.
@@ -191,10 +195,11 @@ class FitRequest:
 
     def _is_late(self) -> bool:
         """Return True if an epoch is done, and the time is up."""
+        return bool(self.history.loss) and self._time_is_up()
+
+    def _time_is_up(self) -> bool:
         limit = self._monitors.time_limit
-        if limit is None or not self.history.loss:
-            return False
-        return time.perf_counter() - self._start >= limit
+        return limit is not None and time.perf_counter() - self._start >= limit
 
     def order(self, n_epochs: int) -> Order:
         """Return the rows' order in each epoch, drawn from the net's generator."""
@@ -208,7 +213,19 @@ class FitRequest:
     def rates(self, n_epochs: int) -> Rates:
         """Return the optimizer's learning rates, as a function of step numbers."""
         self._window_step = self._state.n_steps
-        return self._rates
+        return self._rates_in_time if self._monitors.within_epochs else self._rates
+
+    def _rates_in_time(self, steps: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the learning rates of a call's steps, if there is time for it.
+
+        Raises
+        ------
+        OutOfTime
+            If the time is up; not before the fit's first call.
+        """
+        if steps[0] != self._first_step and self._time_is_up():
+            raise OutOfTime
+        return self._rates(steps)
 
     def end_window(self, losses: NDArray[np.float64], diverged: float | None) -> None:
         """Record the epochs, validate, move the bar, call the callbacks, write a checkpoint."""
@@ -240,8 +257,9 @@ class FitRequest:
         """Record nothing: the history has whole windows."""
 
     def interrupted(self, error: KeyboardInterrupt) -> None:
-        """Record that Ctrl-C has ended the fit, and warn, unless `fit_many` does."""
-        self.history.status = Status.INTERRUPTED
+        """Record that Ctrl-C has ended the fit, and warn, unless `fit_many` does; or the time."""
+        late = isinstance(error, OutOfTime)
+        self.history.status = Status.OUT_OF_TIME if late else Status.INTERRUPTED
         if not isinstance(error, Stopped):
             interrupted(self.history, restores=self._watch.best is not None)
 

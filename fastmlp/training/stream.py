@@ -95,6 +95,8 @@ def rows_of(engine: Engine[Any], given: GivenRows) -> FitRows:
         reading = reading._replace(target=None)
     feed = feed_of(X, *rows[1:], network, reading, who)
     if feed is None:
+        if names is None:
+            validation.warn_of_forgotten(X, who)
         X, names = validation.named(X, names, who)
         data = engine.data(X, rows[1], rows[2], who)
     else:

@@ -17,7 +17,7 @@ from fastmlp.validation.arrays import (
 )
 from fastmlp.validation.class_weights import BALANCED, balanced, class_counts, class_weights
 from fastmlp.validation.fits import callbacks, checkpoint, ranks, rates, validates, validation_pair
-from fastmlp.validation.frames import Names, named, names_given
+from fastmlp.validation.frames import Names, named, names_given, warn_of_forgotten
 
 __all__ = [
     "BALANCED",
@@ -42,5 +42,6 @@ __all__ = [
     "validation_pair",
     "vector",
     "warn_if_not_finite",
+    "warn_of_forgotten",
     "weights",
 ]

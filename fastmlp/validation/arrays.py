@@ -1,5 +1,6 @@
 """Checks of features, targets, weights, row indices and output arrays."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,8 @@ def _numbers(given: object, who: str, name: str, kind: np.dtype[Any] | None = No
         if array.dtype.kind in "OUS" and array.ndim == 0:
             rows = f"; try np.array(list({name}))" if hasattr(given, "__next__") else ""
             rows = f"; use {name}.collect()" if hasattr(given, "collect") else rows
+            if name == "X" and isinstance(given, str | os.PathLike):
+                rows = "; of files predict_batches predicts, and fastmlp.predict_parquet"
             raise TypeError(
                 f"{who}: {name} must be an array of real numbers, got {type(given).__name__}{rows}"
             )

@@ -3,6 +3,7 @@
 They are known by their members, so that none of these libraries is imported.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp._process import memory
+from fastmlp._process import memory, warnings
 from fastmlp.validation import hints
 from fastmlp.validation.packages import needs
 from fastmlp.validation.suggestions import count, listed, suggestion
@@ -79,6 +80,31 @@ def names_of(given: object) -> Names:
     if not names or not all(isinstance(name, str) for name in names):
         return None
     return tuple(names) if len(set(names)) == len(names) else None
+
+
+def repeated(names: Iterable[Any]) -> str:
+    """Return the texts that several columns have as names, and how many; "" if all differ."""
+    times = Counter(name for name in names if isinstance(name, str))
+    return listed([f"{name!r} ({n} times)" for name, n in times.items() if n > 1])
+
+
+def require_different(frame: Any, who: str) -> None:
+    """Check that the columns of a frame have different names.
+
+    Raises
+    ------
+    ValueError
+        If they have not.
+    """
+    if twice := repeated(_names(frame) or ()):
+        raise ValueError(f"{who}: X has several columns of the name {twice}; {hints.RENAME}")
+
+
+def warn_of_forgotten(given: object, who: str) -> None:
+    """Warn if a frame's columns are known by place, as several have one name."""
+    if twice := repeated(_names(given) or ()):
+        told = f"X has several columns of the name {twice}; its columns are known by place"
+        warnings.warn(f"{who}: {told}: {hints.RENAME}", UserWarning)
 
 
 def named(given: Any, names: Names, who: str) -> tuple[Any, Names]:

@@ -1,7 +1,7 @@
 """What to do about data that are not accepted; computed on failure only."""
 
 from collections.abc import Iterable, Iterator
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,10 @@ from fastmlp.validation.suggestions import count
 
 Array = NDArray[Any]
 AS_CLASSES = "classes, y = np.unique(y, return_inverse=True)"
+RENAME = "rename them, or leave all but one out"
+# Of what a net of numbers does not take.
+A_TABLE = "; or take TabularMLPClassifier or TabularMLPRegressor, which read "
+A_TABLE += "texts, dates and missing values"
 MISSING = "fill missing values in, or leave their rows out"
 
 
@@ -73,6 +77,8 @@ def of_example(value: Any, given: object, name: str, column: str) -> str:
         return f": time spans{where}; {_days(its, given)}"
     if isinstance(value, np.datetime64 | date):
         return f": dates{where}; {_days(f'({its} - {its}.min())', given)}"
+    if isinstance(value, time):
+        return f": times of day{where}; make numbers of them"
     return f": a {type(value).__name__}{where}; make numbers of it"
 
 

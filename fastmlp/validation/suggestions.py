@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 # Below it difflib finds words that share a few letters: "nonsense" and "lecun_normal".
 SIMILARITY = 0.7
+# A text of a file with 3,000,000 characters took 110 MB.
+LONGEST = 100
 # From what to write here, a known word or a sentence, to the words of it elsewhere.
 Synonyms = Mapping[str, str]
 NONE: Synonyms = MappingProxyType({})
@@ -29,9 +31,12 @@ def suggestion(word: object, known: Iterable[str], synonyms: Synonyms = NONE) ->
     ': write a function;'
     >>> suggestion("frobnicate", ["mse"])
     ';'
+    >>> suggestion("mse" * 100, ["mse"])
+    ';'
     """
     names = list(known)
-    meant = _meant(word, names, synonyms) if isinstance(word, str) else []
+    known_length = isinstance(word, str) and len(word) <= LONGEST
+    meant = _meant(str(word), names, synonyms) if known_length else []
     if not meant:
         return ";"
     if meant[0] not in names:

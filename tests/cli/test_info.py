@@ -12,7 +12,7 @@ import pytest
 import fastmlp
 from fastmlp.backends.cpu.threads import limits
 from fastmlp.cli.info import format_info, info
-from fastmlp.compiler import COMPILER, INTERPRETED, cache
+from fastmlp.compiler import COMPILER, INTERPRETED
 from fastmlp.compiler.target import PairProducts
 
 
@@ -83,12 +83,6 @@ def test_the_compiler_is_that_of_this_process() -> None:
         assert info()["compiler"].startswith(COMPILER)
 
 
-@pytest.fixture
-def _fresh_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "folder", cache.folder.__wrapped__)
-
-
-@pytest.mark.usefixtures("_fresh_cache_folder")
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("FASTMLP_CACHE", raising=False)

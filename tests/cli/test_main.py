@@ -150,6 +150,23 @@ def test_warmup_says_where_the_code_lies(
     assert capsys.readouterr().out == "part\n1.2 s, kept in somewhere\n"
 
 
+def test_warmup_of_a_shared_cache(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[str]()
+
+    def compile_all(**_: Any) -> float:
+        done.append("warmup")
+        return 1.25
+
+    monkeypatch.setattr(cache, "share", lambda: done.append("share"))
+    monkeypatch.setattr("fastmlp.cli.warmup.warmup", compile_all)
+    monkeypatch.setattr(cache, "folder", lambda: Path("/somewhere"))
+    assert main(["warmup", "--shared"]) == 0
+    assert done == ["share", "warmup"]
+    assert capsys.readouterr().out == "1.2 s, kept in /somewhere\n"
+
+
 def test_warmup_of_mixed_precision(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -482,6 +482,100 @@ def test_a_filled_folder_that_may_not_be_written_is_read(
     assert files_in(tmp_path) == before
 
 
+AS_NOBODY = f"""
+import os, sys, warnings
+import fastmlp.backends.cpu.kernels.elementwise, fastmlp.rules.activations, fastmlp.cli.info
+from fastmlp.compiler import cache
+cache.fingerprint = lambda it=cache.fingerprint(): it  # of sources that nobody may read
+sources = cache.sources()
+cache.sources = lambda: sources
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    exec({EVALUATE!r})
+    again = cache.folder()
+print(fastmlp.cli.info.cache_state())
+print(*(one.category.__name__ for one in caught), *(one.message for one in caught))
+"""
+only_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become another user"
+)
+
+
+@pytest.fixture
+def opened() -> Iterator[Path]:
+    """A folder that every user may enter; pytest closes those above its own."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        if any(not path.stat().st_mode & 1 for path in Path(name).parents):
+            pytest.skip("a folder above is closed")
+        yield Path(name)
+
+
+@only_root
+def test_another_user_reads_a_cache_that_is_shared(
+    opened: Path, monkeypatch: pytest.MonkeyPatch, python: Callable[..., str]
+) -> None:
+    home = {"NUMBA_CACHE_DIR": str(opened / "cache")}
+    python(EVALUATE, **home)
+    before = files_in(opened)
+    numbers, state, warned = python(AS_NOBODY, **home).splitlines()
+    assert numbers.split() == [*RIGHT.split(), "True"]
+    (folder,) = (opened / "cache" / "fastmlp").iterdir()
+    why = f"not used: {folder} cannot be read; its owner can run fastmlp warmup --shared, or set "
+    assert state == f"{why}NUMBA_CACHE_DIR to another folder"
+    assert warned == f"RuntimeWarning code cache {state}; until then each process compiles anew"
+    python("import os; os.umask(0o077)\nfrom fastmlp.compiler import cache; cache.share()", **home)
+    assert python(AS_NOBODY, **home).splitlines() == [f"{RIGHT} False", str(folder), ""]
+    assert files_in(opened) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes")
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
+def test_others_read_what_is_stored_in_a_folder_that_they_read(
+    folder: int, file: int, store: Path
+) -> None:
+    store.chmod(folder)
+    twice()(4.0)
+    assert [path.stat().st_mode & 0o777 for path in store.iterdir()] == [file]
+
+
+@only_root
+@pytest.mark.parametrize(
+    ("mode", "owner", "words"),
+    [(0o775, 0, "can be written by others"), (0o755, 4321, r"belongs to another user \(4321\)")],
+)
+@pytest.mark.usefixtures("no_folder_yet")
+def test_a_folder_that_another_user_can_write_to_is_not_used(
+    mode: int, owner: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMLP_CACHE", raising=False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    folder = cache.folder()
+    assert folder is not None
+    folder.chmod(mode)
+    os.chown(folder, owner, 0)
+    cache.folder.cache_clear()
+    with pytest.warns(RuntimeWarning, match=f"code cache not used: .* {words}, who could run code"):
+        assert cache.folder() is None
+    assert cache.folder() is None
+
+
+@pytest.mark.usefixtures("no_folder_yet")
+def test_what_is_shared_has_a_name_and_can_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTMLP_CACHE", raising=False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    with pytest.raises(OSError, match="--shared needs NUMBA_CACHE_DIR"):
+        cache.share()
+    cache.folder.cache_clear()
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "shut" / "cache"))
+    (tmp_path / "shut").mkdir(mode=0o700)
+    with pytest.raises(OSError, match=r"others cannot enter .*: run chmod a\+x .*shut"):
+        cache.share()
+
+
 def test_a_package_in_a_zip_has_no_folder(
     tmp_path: Path, package: Path, python: Callable[..., str]
 ) -> None:

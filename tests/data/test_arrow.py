@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dask.dataframe
 import duckdb
 import numpy as np
 import polars as pl
@@ -185,7 +186,7 @@ def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
         (TABLE.select(["a", "a", "y"]), {"target": "y"}, "several columns of the name 'a'"),
         (pl.LazyFrame({"y": [1]}), {"target": "y"}, r"a LazyFrame has no rows yet: pass X.collect"),
         (["a.parquet", "b.csv"], {"target": "y"}, r"files must be of one kind of .*, got a"),
-        (TABLE.to_reader(), {"target": "y"}, "MLP.fit: a generator can be read once"),
+        (TABLE.to_reader(), {"target": "y"}, "a RecordBatchReader can be read once, .*read_all"),
         (TABLE, {"target": "y", "validation_data": TABLE.drop_columns("y")},
          "MLP.fit: validation_data: there is no column 'y'"),
     ],
@@ -193,6 +194,62 @@ def test_a_file_that_is_cut_while_it_is_read(end: str, tmp_path: Path) -> None:
 def test_what_is_refused(source: Any, settings: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         net().fit(source, **settings)
+
+
+def test_patterns_and_folders(tmp_path: Path) -> None:
+    """Their files, sorted, at all doors; names that begin with _ or a point are of others."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for i in range(3):
+        pq.write_table(TABLE.slice(300 * i, 300), folder / f"part-{i}.parquet")
+    (folder / "_SUCCESS").write_text("")
+    (folder / ".part-0.parquet.crc").write_text("")
+    nets = [net() for _ in range(4)]
+    how: dict[str, Any] = {"epochs": 2, "batch_size": 20}
+    paths = [str(folder / f"part-{i}.parquet") for i in range(3)]
+    nets[0].fit(paths, target="y", **how)
+    nets[1].fit(folder, target="y", **how)
+    nets[2].fit(str(folder / "part-?.parquet"), target="y", **how)
+    nets[3].fit(Blocks.from_parquet(folder, target="y"), **how)
+    assert len({one.parameters.tobytes() for one in nets}) == 1
+    expected = [*nets[0].predict_batches(paths)]
+    for given in (folder, f"{folder}/*.parquet", [f"{folder}/part-[01].parquet", paths[2]]):
+        assert np.array_equal([*nets[0].predict_batches(given)], expected)
+    (tmp_path / "empty").mkdir()
+    for lacks, told in (
+        (tmp_path / "empty", "MLP.fit: the folder '.*empty' has no files of .parquet"),
+        (folder / "no*.parquet", "MLP.fit: there is no file '.*no"),
+    ):
+        with pytest.raises(FileNotFoundError, match=told):
+            net().fit(lacks, target="y")
+    (folder / "b.csv").write_text("a,y\n")
+    with pytest.raises(ValueError, match=r"must be of one kind of .*, got b\.csv, part-0\.parquet"):
+        net().fit(folder, target="y")
+
+
+def test_what_is_no_table_says_what_to_pass() -> None:
+    lazy = dask.dataframe.from_pandas(TABLE.to_pandas(), npartitions=2)
+    with duckdb.connect() as connection:
+        cases: list[tuple[Any, str]] = [
+            (lazy, r"got DataFrame of Dask: .*X.to_parquet.*, or X.compute\(\)"),
+            (connection, r'got DuckDBPyConnection: pass connection.sql\("select ...'),
+        ]
+        for given, told in cases:
+            with pytest.raises(TypeError, match=f"^MLP.fit: .*{told}"):
+                net().fit(given, target="y")
+            with pytest.raises(TypeError, match=f"^MLP.predict_batches: .*{told}"):
+                next(net().predict_batches(given))
+    paths: list[Any] = ["a.parquet", Path("a.parquet")]
+    for path in paths:
+        told = r"^MLP.predict: X must be .* predict_batches predicts, and fastmlp.predict_parquet"
+        with pytest.raises(TypeError, match=told):
+            net().predict(path)
+
+
+def test_a_target_that_is_no_name_is_not_printed() -> None:
+    frame = TABLE.to_pandas()
+    with pytest.raises(TypeError, match=r"^MLP.fit: target must be .*, got a Series$"):
+        net().fit(frame, target=frame["y"])
 
 
 def test_files_that_are_damaged_or_missing(tmp_path: Path) -> None:

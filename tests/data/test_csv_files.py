@@ -63,7 +63,10 @@ def test_a_late_value_that_is_no_number_is_named(
     [
         ("7,1,5,yes", f"fit: line {LATE}, column 'y': invalid value 'yes', but its values are num"),
         ("7,1,,0", "batch 1 of .*: X has 1 missing value in column 'b'; fill"),
-        ("7,1,5,NA", "batch 1 of .*: y has 1 missing value in column 'y'; fill"),
+        (
+            "7,1,5,NA",
+            f"batch 1 of .*: the target 'y' has 1 missing value, the first in line {LATE}",
+        ),
         ("7,1,inf,0", r"block 1: X must be finite as float32, got inf in row \d+, column 'b'"),
     ],
 )

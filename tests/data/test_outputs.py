@@ -189,6 +189,8 @@ def test_a_reader_pulls_batch_by_batch() -> None:
         (TABLE, {"keep": "days"}, r"no column 'days', did you mean 'day'\? known: 'id', 'c'"),
         (TABLE, {"keep": 3}, "keep must be a column's name, or several, got 3"),
         (TABLE, {"keep": "id", "output": "id"}, "the columns id are among those to keep"),
+        (TABLE.append_column("id", TABLE["id"]), {"keep": ["a", "id"]},
+         "there are several columns of the name 'id'"),
         (TABLE, {"batch_rows": 0}, "batch_rows must be"),
         (X, {"keep": "id"}, r"keep=\['id'\] needs files or a table, whose columns have names"),
         ("rows.txt", {}, r"files must be \.parquet, .* got rows\.txt"),

@@ -268,6 +268,30 @@ def test_the_header_is_checked_before_the_arrays_are_read(path: Path) -> None:
     assert peak_of(read) < 1 << 20
 
 
+def test_a_header_of_long_integers_and_of_many_arrays(path: Path) -> None:
+    """Sets of integers that are equal modulo 2**61 - 1 take the square of the time."""
+    equal = [(2**61 - 1) * (i + 1024) for i in range(5000)]
+    contents = {
+        "more than 4,096 integers of more than 20 digits": ({"a": equal}, {}),
+        "501 arrays, of which 35 characters": ({}, {f"x{i}": np.zeros(1) for i in range(500)}),
+    }
+    for words, (header, arrays) in contents.items():
+        with pytest.raises(ValueError, match=words):
+            safetensors_file.write(path, Content("THING", header, arrays))
+        entry = json.dumps({"format_version": 1, "kind": "THING", **header}, separators=(",", ":"))
+        safetensors.numpy.save_file(arrays, path, {"fastmlp": entry})
+        with pytest.raises(FileError, match=words):
+            safetensors_file.read(path)
+
+
+def test_messages_are_short(path: Path) -> None:
+    with pytest.raises(FileError) as raised, safetensors_file.refusing(path):
+        raise ValueError("long" * 10_000)
+    assert len(str(raised.value)) < 2100 + len(str(path))
+    with pytest.raises(FileError, match="MemoryError: 80 GB"), safetensors_file.refusing(path):
+        raise MemoryError("80 GB")
+
+
 def test_without_safetensors_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"model file needs safetensors: pip install safeten"):

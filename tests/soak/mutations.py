@@ -1,7 +1,9 @@
 """Changes to model files: what disks, networks and enemies make of them."""
 
 import json
+import math
 import random
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,14 @@ VALUES: list[Any] = [
     "MLP", "\0", "é", "x" * 1000, [], [1], [[1]], [1 << 40, 1 << 40], {}, {"own": "f"},
     {"name": "Warmup", "schedule": 0.1}, {"own": {}},
 ]  # fmt: skip
+MOST = 1 << 62
+INTEGERS = [0, 1, -1, 2, 255, 6 * 10**7, 10**9, 1 << 31, 1 << 32, MOST, -MOST - 1, (1 << 63) - 1]
+FLOATS = [0.0, -0.0, 1.0, -1.0, 3e38, -3e38, 1e-45, math.nan, math.inf, -math.inf]
+FORMS: dict[str, tuple[str, list[Any]]] = {
+    "I64": ("<q", [*INTEGERS, -(1 << 63)]),
+    "F32": ("<f", FLOATS),
+    "F64": ("<d", [*FLOATS, 1e308, -1e308, 5e-324]),
+}
 RAW = ["NaN", "Infinity", "-Infinity", "1e999", "[" * 3000 + "]" * 3000, "9" * 5000, "{", "\\"]
 
 
@@ -93,9 +103,28 @@ def of_description(raw: bytes, draw: random.Random) -> bytes:
     return joined(json.dumps(outer), rest)
 
 
+def of_numbers(raw: bytes, draw: random.Random) -> bytes:
+    """Lie in the arrays: places, sizes and numbers that nothing was computed with."""
+    outer, rest = split(raw)
+    content, start = bytearray(raw), len(raw) - len(rest)
+    arrays = [each for name, each in outer.items() if name != "__metadata__"]
+    whole = [each for each in arrays if each["dtype"] == "I64"]
+    for _ in range(draw.choice([1, 1, 1, 2, 8])):
+        array = draw.choice(whole if whole and draw.random() < 0.7 else arrays)
+        first, last = array["data_offsets"]
+        form, numbers = FORMS[array["dtype"]]
+        if size := (last - first) // struct.calcsize(form):
+            where = start + first + draw.randrange(size) * struct.calcsize(form)
+            (old,) = struct.unpack_from(form, content, where)
+            near = old + draw.choice([-1, 1]) if abs(old) < MOST else 0
+            struct.pack_into(form, content, where, draw.choice([*numbers, near]))
+    return bytes(content)
+
+
+CHANGES = (of_bytes, of_header, of_description, of_numbers)
+
+
 def mutated(raw: bytes, number: int) -> bytes:
-    """Return the change of this number, always the same: first a cut at every byte."""
-    if number < len(raw):
-        return raw[:number]
+    """Return the change of this number, always the same."""
     draw = random.Random(number)
-    return draw.choice([of_bytes, of_header, of_description])(raw, draw)
+    return CHANGES[number % len(CHANGES)](raw, draw)

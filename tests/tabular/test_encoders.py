@@ -7,7 +7,12 @@ import numpy as np
 import pandas
 import pytest
 from sklearn.base import clone
-from sklearn.preprocessing import OneHotEncoder, QuantileTransformer, TargetEncoder
+from sklearn.preprocessing import (
+    OneHotEncoder,
+    OrdinalEncoder,
+    QuantileTransformer,
+    TargetEncoder,
+)
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fastmlp.tabular import (
@@ -19,6 +24,7 @@ from fastmlp.tabular import (
     RobustSmoothClip,
     TargetStatistics,
 )
+from fastmlp.tabular.encoders.base import CodeEncoder
 from fastmlp.tabular.encoders.quantile import NOISE
 
 NAN, INF = np.nan, np.inf
@@ -48,7 +54,18 @@ def numbers(n: int = 500, seed: int = 0) -> Any:
     return np.stack(columns, axis=1)
 
 
-@parametrize_with_checks(OF_NUMBERS)
+def expected_to_fail(encoder: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if isinstance(encoder, CodeEncoder):
+        found["check_positive_only_tag_during_fit"] = "-1 is no level, and others are not below it"
+    if isinstance(encoder, TargetStatistics):
+        # As of scikit-learn's TargetEncoder.
+        checks = ("check_transformer_data_not_an_array", "check_transformer_general")
+        found |= dict.fromkeys(checks, "training rows get statistics out of folds")
+    return found
+
+
+@parametrize_with_checks([*OF_NUMBERS, *OF_CODES], expected_failed_checks=expected_to_fail)
 def test_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -347,7 +364,7 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
     back = clone(encoder).restore(encoder.arrays, 4)
     np.testing.assert_array_equal(back.transform(X), found)
     who = type(encoder).__name__
-    with pytest.raises(TypeError, match=f"{who}: X must hold codes of levels, integers"):
+    with pytest.raises(ValueError, match=f"{who}: X must hold codes of levels, integers"):
         encoder.fit(X * 0.5, y)
     with pytest.raises(ValueError, match=f"{who}: codes must be -1 or more, got -2"):
         encoder.transform(X - 1)
@@ -370,3 +387,21 @@ def test_what_every_encoder_of_codes_does(encoder: Any) -> None:
 def test_settings_are_checked(encoder: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encoder.fit(np.array([[0], [1]]), np.array([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("encoder", OF_CODES, ids=repr)
+def test_codes_may_be_whole_floats_and_nan(encoder: Any) -> None:
+    codes, y = np.array([[0], [1], [2], [-1]] * 8), np.arange(32.0)
+    of_floats = OrdinalEncoder().fit_transform(np.array([["a"], ["b"], ["c"], [NAN]] * 8, object))
+    assert np.isnan(of_floats[3, 0])
+    found = [clone(encoder).fit(X, y).transform(X) for X in (codes, of_floats)]
+    np.testing.assert_array_equal(*found)
+    for wrong, words in [
+        (0.5, "got 0.5"),
+        (np.inf, "contains infinity"),
+        (-2.0, "-1 or more, got -2"),
+    ]:
+        with pytest.raises(ValueError, match=f"{type(encoder).__name__}: .*{words}"):
+            clone(encoder).fit([[wrong]], [1.0])
+    with pytest.raises(ValueError, match="X must hold codes of levels, integers"):
+        clone(encoder).fit(np.array([["a"]], object), [1.0])

@@ -7,6 +7,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from peak_memory import peak_of
 
 from fastmlp import tabular
 from fastmlp.tabular import (
@@ -204,6 +205,21 @@ BROKEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a column below 0": lambda its: its["levels.columns"].__setitem__(0, -1),
     "columns of floats": lambda its: its.update({"levels.columns": np.zeros(2)}),
     "another width": lambda its: its.update({"scaled.factor_": np.zeros(2)}),
+    "one for all": lambda its: its.update({"scaled.factor_": np.ones(1)}),
+    "no columns": lambda its: its.update({"levels.columns": np.empty(0, int)}),
+    "another dtype": lambda its: its.update({"pieces.medians_": np.zeros(3, np.float32)}),
+    "marks beyond": lambda its: its["missing.columns_"].__setitem__(0, 3),
+    "marks below 0": lambda its: its["missing.columns_"].__setitem__(0, -1),
+    "rows of no numbers": lambda its: its.update(
+        {
+            "statistics.table_": np.empty((1 << 40, 0), np.float32),
+            "statistics.starts_": np.array([0, 1 << 40]),
+        }
+    ),
+    "more pieces than bins": lambda its: its.update(
+        {"pieces.edges_": np.arange(150.0), "pieces.n_pieces_": np.array([149, 0, 0])}
+    ),
+    "nothing at all": lambda its: its.clear(),
 }
 
 
@@ -214,6 +230,43 @@ def test_arrays_of_a_file_are_checked(broken: str) -> None:
     BROKEN[broken](arrays)
     with pytest.raises((TypeError, ValueError, LookupError)):
         Encoding.from_state(encoding.to_json(), arrays)
+
+
+def test_tables_that_no_place_may_leave() -> None:
+    columns, values = np.zeros(4, np.int64), np.ones(4, np.float32)
+    # The differences are above 0, as the second one overflows.
+    starts = np.array([0, 2**62, -(2**62) - 1, 4])
+    for arrays, words in (
+        ({"starts_": starts, "columns_": columns}, "do not fit their starts"),
+        ({"starts_": np.array([0, 2, 3, 4]), "columns_": columns - 2}, "more columns than levels"),
+        ({"starts_": np.array([0, 2, 3, 4]), "columns_": [0, 1, 0, 2]}, "must be its feature's"),
+    ):
+        its = {name: np.asarray(array, np.int64) for name, array in arrays.items()}
+        with pytest.raises(ValueError, match=words):
+            OneHotLevels().restore({**its, "values_": values}, 3)
+
+
+def test_cosines_are_of_the_columns_that_are_scaled() -> None:
+    encoding = fitted({"embedding": "cosine"}, rows())
+    for wrong in (
+        {"cosines.columns": np.array([0, 2, 1])},
+        {"scaled.columns": np.array([2, 1, 0])},
+    ):
+        with pytest.raises(ValueError, match="cosines must be of the columns that are scaled"):
+            Encoding.from_state(encoding.to_json(), {**encoding.arrays, **wrong})
+    high = {"cosines.frequencies_": encoding.arrays["cosines.frequencies_"] + np.float32(3e38)}
+    with pytest.raises(ValueError, match="frequencies must be at most"):
+        Encoding.from_state(encoding.to_json(), {**encoding.arrays, **high})
+
+
+def test_memory_is_that_of_the_arrays() -> None:
+    """Neither places nor levels, nor the product of columns and levels, are sizes of others."""
+    rng = np.random.default_rng(0)
+    codes = np.stack([np.arange(20_000), *rng.integers(9, size=(60, 20_000))], axis=1)
+    encoding = fitted({}, Values(rng.normal(size=(20_000, 1)), codes.astype(np.int32)))
+    arrays = {**encoding.arrays, "levels.columns": encoding.arrays["levels.columns"] + 10**9}
+    size = sum(array.nbytes for array in arrays.values())
+    assert peak_of(lambda: Encoding.from_state(encoding.to_json(), arrays)) < 4 * size + 1e5
 
 
 def test_encoders_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

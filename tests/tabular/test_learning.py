@@ -65,6 +65,8 @@ def test_columns_that_are_left_out() -> None:
             "word": ["x"] * n,
             "none": pyarrow.nulls(n),
             "day": [datetime.date(2020, 1, 1)] * n,
+            "list": [[1]] * n,
+            "bytes": [b"a"] * n,
             "blank": ["", None] * (n // 2),
             "comma": ["1,5", "2,5"] * (n // 2),
             "some": [None, 1.0] * (n // 2),
@@ -74,15 +76,30 @@ def test_columns_that_are_left_out() -> None:
     )
     assert found.columns == (Column("some", None, 1.0, 1.0, True),)
     told = " ".join(notes)
-    assert "'id' is left out: it has 60 texts in 60 rows, as an id has" in told
-    for name in ("one", "word"):
+    assert "'id' is left out: it has 60 texts in 60 rows, free text or ids" in told
+    for name in ("one", "word", "day"):
         assert f"{name!r} is left out: it has one value only" in told
     for name in ("none", "blank"):
         assert f"{name!r} is left out: it is empty" in told
-    assert "'day' is left out: it holds date32[day]" in told
+    others = "neither numbers, dates nor texts"
+    assert f"'bytes' is left out: it holds binary, {others} in UTF-8" in told
+    assert f"'list' is left out: it holds list<item: int64>, {others}" in told
     assert "'comma' is left out: it holds numbers with a decimal comma" in told
-    with pytest.raises(TypeError, match=r"'day' holds date32\[day\], neither numbers nor text"):
-        learned({"day": [datetime.date(2020, 1, 1)], "t": [1]}, chosen=True)
+    assert found.dropped["list"] == f"holds list<item: int64>, {others}"
+    assert {*found.dropped} == {
+        "id",
+        "one",
+        "word",
+        "none",
+        "day",
+        "list",
+        "bytes",
+        "blank",
+        "comma",
+    }
+    for wanted in ({"chosen": True}, {"categorical": ("list",)}):
+        with pytest.raises(TypeError, match=f"train: the column 'list' holds list<.*, {others}"):
+            learned({"list": [[1]], "t": [1]}, **wanted)
 
 
 def test_the_most_frequent_levels_are_kept() -> None:
@@ -117,7 +134,11 @@ def test_the_task_is_guessed_by_the_target(values: Any, task: Any, expected: Tar
 @pytest.mark.parametrize(
     ("values", "task", "told"),
     [
-        ([1.0, None, float("nan"), 2.0], None, "has 2 missing values; .* (4 rows in all)"),
+        (
+            [1.0, None, float("nan"), 2.0],
+            None,
+            "has 2 missing values, the first in row 1; .* (4 rows in all)",
+        ),
         ([1, 1, 1, 1], None, "has one value, 1"),
         (["a", "b", "a", "b"], "regression", "a regression needs numbers"),
         ([1.0, float("inf"), 1.0, 2.0], None, "'t' is infinite in row 1"),

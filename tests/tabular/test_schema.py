@@ -14,6 +14,7 @@ import pytest
 from fastmlp.tabular import Schema, Values
 
 NAN = float("nan")
+DAY = datetime.date(2024, 1, 2)
 NUMBERS = [1.5, None, -2.0, 4.0]
 WHOLE = [3, 1, 2, 2]
 TEXTS = ["red", None, "blue", "red"]
@@ -158,6 +159,9 @@ def test_columns_that_are_dropped() -> None:
             "comma": [f"{i},5" for i in range(n)],
             "one or missing": [1.0, NAN] * 30,
             "a or missing": ["a", None] * 30,
+            "list": [[1]] * n,
+            "mixed": [DAY, "a"] * 30,
+            "bytes": [b"a", None] * 30,
             "levels": pandas.Series([f"level {i}" for i in range(n)], dtype="category"),
         }
     )
@@ -168,8 +172,11 @@ def test_columns_that_are_dropped() -> None:
         "empty": "is empty",
         "empty text": "is empty",
         "null": "is empty",
-        "id": "has 60 texts in 60 rows, as an id has",
+        "id": "has 60 texts in 60 rows, free text or ids",
         "comma": "holds numbers with a decimal comma: write them with a point",
+        "list": "holds list, neither numbers, dates nor texts",
+        "mixed": "holds date and str, neither numbers, dates nor texts",
+        "bytes": "holds bytes, neither numbers, dates nor texts",
     }
     assert schema.numeric_names == ("kept", "one or missing")
     assert schema.categorical_names == ("a or missing", "levels")
@@ -213,32 +220,28 @@ def test_columns_that_are_asked_for_must_be_there(asked: Any, error: Any, messag
         Schema.learn(pandas_frame(), asked)
 
 
-DAY = datetime.date(2024, 1, 2)
-
-
-@pytest.mark.parametrize(
-    "days",
-    [
-        pandas.Series([DAY, DAY], dtype="datetime64[ns]"),
-        pandas.Series([DAY, None], dtype=object),
-        pandas.Series(pandas.to_timedelta([1, 2], unit="D")),
-        pandas.Series(pandas.to_datetime([DAY, DAY]).tz_localize("UTC")),
-    ],
-)
-def test_dates_are_refused_by_name(days: Any) -> None:
-    message = "me: the column 'when' holds dates or time spans; make numbers of it"
-    frame = pandas.DataFrame({"a": [1, 2], "when": days})
-    for X in (frame, pyarrow.Table.from_pandas(frame)):
-        with pytest.raises(TypeError, match=message):
-            Schema.learn(X, who="me")
-
-
-def test_objects_are_refused_by_name() -> None:
+def test_objects_that_are_asked_for_are_refused_by_name() -> None:
     frame = pandas.DataFrame({"a": [1, 2], "b": [[1], [2]]})
-    with pytest.raises(TypeError, match="me: the column 'b' holds objects; make numbers or texts"):
-        Schema.learn(frame, who="me")
-    with pytest.raises(TypeError, match="'b' holds objects"):
-        Schema.learn(frame, ["b"])
+    for X in (frame, pyarrow.Table.from_pandas(frame)):
+        assert [*Schema.learn(X).dropped] == ["b"]
+        with pytest.raises(
+            TypeError, match=r"me: the column 'b' holds objects .*; make numbers or t"
+        ):
+            Schema.learn(X, ["b"], who="me")
+        with pytest.raises(ValueError, match="no column is left to learn from: 'b' holds list"):
+            Schema.learn(X[["b"]] if X is frame else X.select(["b"]))
+
+
+def test_columns_of_one_name_are_refused() -> None:
+    frame = pandas_frame()
+    twice = pandas.concat([frame, frame[["color"]], frame[["size", "color"]]], axis=1)
+    told = r"me: X has several columns of the name 'size' \(2 times\), 'color' \(3 times\); rename"
+    arrow = pyarrow.Table.from_arrays([pyarrow.array(frame[n]) for n in twice], [*twice])
+    for X in (twice, arrow):
+        with pytest.raises(ValueError, match=told):
+            Schema.learn(X, who="me")
+        with pytest.raises(ValueError, match=told):
+            Schema.learn(frame).read(X, "me")
 
 
 @pytest.mark.parametrize("library", [pandas.DataFrame, polars.DataFrame, pyarrow.table])

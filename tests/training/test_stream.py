@@ -46,6 +46,10 @@ def no_thread_is_left() -> bool:
     return not [one for one in threading.enumerate() if one.name == "fastmlp reader"]
 
 
+def no_thread_is_started(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 class Source:
     """A source of the user's: two members, and what happens when a block is read."""
 
@@ -206,6 +210,44 @@ def failing() -> Iterator[Any]:
         if k == 5:
             raise ConnectionError("gone")
         yield block
+
+
+@pytest.mark.parametrize("more", [{}, {"steps_per_epoch": 7}, {"validation_split": 0.3}])
+def test_where_no_thread_can_be_started_the_caller_reads(
+    more: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def go(report: Report) -> None:
+        if report.epoch == 1:
+            raise ConnectionError("gone")
+
+    source, kept = Blocks.from_arrays(X, Y, rows=70), tmp_path / "fit.safetensors"
+    how: dict[str, Any] = {"batch_size": 9, "buffer_rows": 150, **more}
+    expected, alone = regression(), regression()
+    expected.fit(source, epochs=3, **how)
+    monkeypatch.setattr(threading.Thread, "start", no_thread_is_started)
+    alone.fit(source, epochs=3, **how)
+    assert alone.parameters.tobytes() == expected.parameters.tobytes()
+    with pytest.raises(ConnectionError, match="gone"):
+        regression().fit(source, epochs=3, checkpoint=kept, checkpoint_every=1, callbacks=go, **how)
+    resumed = regression()
+    resumed.fit(source, epochs=3, checkpoint=kept, resume=True, **how)
+    assert resumed.parameters.tobytes() == expected.parameters.tobytes()
+    passes = iter((stream, failing))
+    with pytest.raises(ConnectionError, match="gone"):
+        alone.fit(lambda: next(passes)(), epochs=3, batch_size=10, buffer_rows=200)
+
+
+def test_ctrl_c_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupts(source: Source, i: int, content: Any) -> Any:
+        if source.n_read == 14:
+            signal.raise_signal(signal.SIGINT)
+        return content
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread_is_started)
+    net = regression()
+    with pytest.warns(UserWarning, match="fit interrupted in epoch 1"):
+        history = net.fit(Source([100] * 10, interrupts), epochs=3, batch_size=10, buffer_rows=200)
+    assert history.status is Status.INTERRUPTED
 
 
 def test_ctrl_c_while_a_source_blocks() -> None:

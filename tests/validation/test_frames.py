@@ -341,7 +341,9 @@ def test_names_that_are_set() -> None:
         with pytest.raises((TypeError, ValueError), match=words):
             net.feature_names = given
     net.feature_names = None
-    net.fit(frame.set_axis(["a", "b", "b"], axis=1).iloc[:, 1:], np.ones(9), epochs=1)
+    twice = frame.set_axis(["a", "b", "b"], axis=1).iloc[:, 1:]
+    with pytest.warns(UserWarning, match=r"MLP.fit: X has several columns of the name 'b' \(2 t"):
+        net.fit(twice, np.ones(9), epochs=1)
     assert net.feature_names is None
 
 

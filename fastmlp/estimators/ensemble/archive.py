@@ -60,8 +60,9 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     if len(header["members"]) != ensemble.n_members:
         raise FileError(f"{len(header['members'])} members of {ensemble.n_members}")
     members = []
+    of_members = archive.arrays_at(arrays, "members")
     for i, told in enumerate(header["members"]):
-        its = archive.content_at(told, arrays, f"members.{i}")
+        its = archive.content_of(told, of_members.get(str(i), {}))
         if its.kind != ensemble.member.__name__:
             raise FileError(f"a member of kind {its.kind!r} in a file of {content.kind!r}")
         members.append(archive.unpack(its, own, n_threads))

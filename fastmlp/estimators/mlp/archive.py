@@ -65,7 +65,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
     header, arrays = content.header, content.arrays
     parameters = parameters_from(header["parameters"], own, n_threads)
     estimator = KINDS[content.kind](**parameters)
-    sizes = resolve.layer_sizes(header["layer_sizes"])
+    sizes = model_state.sizes_of(content)
     _take_form(estimator, sizes, header)
     network = _network(estimator, sizes, resolve.dtype(header["dtype"]))
     flat = model_state.parameters_of(network, arrays)
@@ -102,12 +102,26 @@ def inside(content: Content, place: str) -> tuple[dict[str, Any], dict[str, Any]
     return {"kind": content.kind, **content.header}, arrays
 
 
-def content_at(header: Mapping[str, Any], arrays: Mapping[str, Any], place: str) -> Content:
-    """Return the content that is stored at a place in another file."""
-    start = f"{place}."
-    its = {name.removeprefix(start): it for name, it in arrays.items() if name.startswith(start)}
+def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str, Any]]:
+    """Return the arrays at the places in a place, by place and name: one pass for all of them.
+
+    Examples
+    --------
+    >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
+    {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
+    """
+    start, found = place and f"{place}.", dict[str, dict[str, Any]]()
+    for name, array in arrays.items():
+        if name.startswith(start):
+            inner, _, own = name.removeprefix(start).partition(".")
+            found.setdefault(inner, {})[own] = array
+    return found
+
+
+def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
+    """Return the content that `inside` put into another file, of its arrays alone."""
     told = dict(header)
-    return Content(told.pop("kind"), told, its)
+    return Content(told.pop("kind"), told, arrays)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:

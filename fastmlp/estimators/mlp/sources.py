@@ -187,7 +187,14 @@ class _Conversion:
         """Set on the estimator what a fit derives from its first block; return its rows."""
         estimator, y = self._estimator, parts_of(first.content, self._who)[1]
         if is_classifier(estimator):
-            estimator._label_binarizer = LabelBinarizer().fit(y if classes is None else classes)
+            labels = y if classes is None else classes
+            if type_of_target(labels).startswith("continuous"):
+                value = next(one for one in np.ravel(labels) if one % 1)
+                raise ValueError(
+                    f"{self._who}: the target holds numbers with fractions, such as {value:.6g}, "
+                    "no classes; of numbers use MLPRegressor"
+                )
+            estimator._label_binarizer = LabelBinarizer().fit(labels)
             estimator.classes_ = estimator._label_binarizer.classes_
         return self._converted(first, reset=True)
 

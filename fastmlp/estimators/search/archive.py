@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import archive, param_codec
+from fastmlp.estimators.mlp import archive, label_codec, param_codec
 from fastmlp.estimators.mlp.archive import KINDS
 from fastmlp.estimators.search.search_cv import MLPSearchCV
 from fastmlp.estimators.with_client import PARAMETERS
@@ -21,6 +21,10 @@ ATTRIBUTES = (
     "n_possible_iterations_", "min_resources_", "max_resources_",
 )  # fmt: skip
 BEST, RESULTS = "best", "results"
+# Values that arrays of texts are made of.
+WIDE = (str, list, tuple)
+# A search of two splits has nine numbers for each candidate, and a net some fifty parameters.
+NAMES_A_NUMBER = 8
 
 
 def pack(search: Any, *, training: bool) -> Content:
@@ -80,7 +84,7 @@ def unpack(content: Content, own: Own, n_threads: int | None) -> Any:
             raise FileError(f"unknown attribute {name!r}")
         setattr(search, name, param_codec.value_from(value, own))
     if BEST in header:
-        its = archive.content_at(header[BEST], arrays, BEST)
+        its = archive.content_of(header[BEST], archive.arrays_at(arrays)[BEST])
         if its.kind != spelled["kind"]:
             raise FileError(f"the best of {spelled['kind']!r} is of kind {its.kind!r}")
         search.best_estimator_ = archive.unpack(its, own, n_threads)
@@ -99,6 +103,7 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         for name, values in results.items()
         if name != "params" and not name.startswith("param_")
     }
+    _check_sizes(results["params"], sum(values.size for values in numbers.values()))
     told = {
         "names": [[name, name in numbers and numbers[name].dtype.name] for name in results],
         "params": param_codec.of(list(results["params"])),
@@ -110,10 +115,26 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     return told, arrays
 
 
+def _check_sizes(candidates: list[dict[str, Any]], n_numbers: int) -> None:
+    """Raise if columns of candidates would take more memory than their numbers suggest.
+
+    Of each name there is an array of all candidates, and a text has the length of the longest.
+    """
+    n, n_names = len(candidates), len({name for each in candidates for name in each})
+    wide = (value for each in candidates for value in each.values() if isinstance(value, WIDE))
+    longest = max((len(str(value)) for value in wide), default=0)
+    if n * n_names > NAMES_A_NUMBER * n_numbers or 4 * n * longest > label_codec.MAX_TEXT_BYTES:
+        told = f"{n_names:,} names, texts of {longest:,} characters and {n_numbers:,} numbers"
+        raise FileError(f"{n:,} candidates of {told}")
+
+
 def _results_from(told: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
     candidates = param_codec.value_from(told["params"], {})
     if type(candidates) is not list or any(type(each) is not dict for each in candidates):
         raise FileError("params must be a list of dicts")
+    _check_sizes(candidates, sum(each.size for each in arrays.values()))
+    if len({name for name, _ in told["names"]}) != len(told["names"]):
+        raise FileError("names of results must differ")
     others = {"params": candidates, **dict(_yield_masked_array_for_each_param(candidates))}
     results: dict[str, Any] = {}
     for name, kind in told["names"]:

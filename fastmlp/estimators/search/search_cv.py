@@ -218,7 +218,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
             joblib.parallel_config(backend=self._backend(bar)),
         ):
             search.fit(X, y, **params)
-        own = self.get_params(deep=False)
+        own = {*self.get_params(deep=False), "pre_dispatch"}
         self.__dict__.update({k: v for k, v in vars(search).items() if k not in own})
         return self
 

@@ -169,6 +169,8 @@ def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
         X, y = validate_data(clone(estimator), X, y, **options)
     except (TypeError, ValueError):
         return None
+    if type(estimator) is MLPRegressor and y.dtype.kind not in "biuf":
+        return None  # `fit` converts objects to numbers, and refuses text.
     return np.ascontiguousarray(X), y
 
 

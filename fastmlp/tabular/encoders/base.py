@@ -1,6 +1,6 @@
 """What the encoders have in common: checks, names, and their state as arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,10 +20,11 @@ class Encoder(TransformerMixin, BaseEstimator):
     """An encoder of columns.
 
     A subclass has `learn` and `write`, which check nothing, `n_outputs`, `_names` and `ARRAYS`,
-    the names of the arrays that it learns.
+    the arrays that it learns: by name the dtype, and the sizes, which have names in common. The
+    size of "n_features" is known.
     """
 
-    ARRAYS: ClassVar[tuple[str, ...]]
+    ARRAYS: ClassVar[Mapping[str, tuple[type[np.generic], tuple[str, ...]]]]
     n_features_in_: int
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -94,15 +95,31 @@ class Encoder(TransformerMixin, BaseEstimator):
         return {name: getattr(self, name) for name in self.ARRAYS}
 
     def restore(self, arrays: dict[str, Array], n_features: int) -> Self:
-        """Take over what an equal encoder has learned."""
-        for name in self.ARRAYS:
-            setattr(self, name, arrays[name])
+        """Take over what an equal encoder has learned.
+
+        Raises
+        ------
+        ValueError, LookupError
+            If arrays are missing, do not fit each other, or would be read beyond their ends.
+        """
+        sizes = {"n_features": n_features, "n_features + 1": n_features + 1}
+        for name, (dtype, names) in self.ARRAYS.items():
+            array = arrays[name]
+            # Of an array of 2**40 rows of no numbers a file holds no byte.
+            known = array.ndim == len(names) and (array.size or array.ndim == 1)
+            if not known or array.dtype != dtype:
+                told = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
+                raise ValueError(f"{name} must be {told}, got {array.dtype}, {array.shape}")
+            for size, one in zip(array.shape, names, strict=True):
+                if sizes.setdefault(one, size) != size:
+                    raise ValueError(f"{name} has a size of {size}, {one} is {sizes[one]}")
+            setattr(self, name, array)
         self.n_features_in_ = n_features
         self._check_arrays()
         return self
 
     def _check_arrays(self) -> None:
-        """Raise ValueError if restored arrays would be read beyond their ends, or make others."""
+        """Raise ValueError if places in restored arrays are beyond the ends of others."""
 
     def _names(self, names: list[str]) -> Sequence[str]:
         raise NotImplementedError
@@ -143,15 +160,23 @@ class NumberEncoder(Encoder):
 class CodeEncoder(Encoder):
     """An encoder of columns of codes: places among levels, and -1 for none.
 
+    Codes may be floats that are whole, as of scikit-learn's OrdinalEncoder, and NaN for none.
+
     Its first array is `starts_`, where each column begins in the others, which are tables.
     """
 
     starts_: Array
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.categorical = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
     def _check_arrays(self) -> None:
-        starts, *tables = self.arrays.values()
-        each = starts.ndim == 1 and starts[0] == 0 and (np.diff(starts) > 0).all()
-        if not each or any(len(table) != starts[-1] for table in tables):
+        starts, table, *_ = self.arrays.values()
+        # Differences of integers may overflow.
+        if starts[0] != 0 or starts[-1] != len(table) or (starts[1:] <= starts[:-1]).any():
             raise ValueError("the tables of levels do not fit their starts")
 
     def _checked(self, X: Any, *, reset: bool) -> Array:
@@ -159,16 +184,35 @@ class CodeEncoder(Encoder):
         found: Array = validate_data(self, X, **how)
         who = type(self).__name__
         if found.dtype.kind not in "iu":
-            told = "as of Schema.read, or of OrdinalEncoder(dtype=int)"
-            raise TypeError(
-                f"{who}: X must hold codes of levels, integers, got {found.dtype}: {told}"
-            )
+            found = _whole(found, who)
         if found.size and found.min() < -1:
             raise ValueError(f"{who}: codes must be -1 or more, got {found.min()}")
         if reset and found.size and found.max() > LARGEST_CODE:
             told = f"places among levels, at most {LARGEST_CODE}, got {found.max()}"
             raise ValueError(f"{who}: codes must be {told}: make such of numbers by Schema")
         return found
+
+
+def _whole(given: Array, who: str) -> Array:
+    """Return codes that are no integers as such; -1 for NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no whole numbers.
+    """
+    told = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
+    try:
+        numbers = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{who}: X must hold {told}, got {given.dtype}: {error}") from error
+    numbers = np.where(np.isnan(numbers), -1.0, numbers)
+    wrong = ~(np.abs(numbers) <= 2.0**53) | (np.floor(numbers) != numbers)
+    if wrong.any():
+        first = numbers[wrong][0]
+        name = "Input X contains infinity" if np.isinf(first) else f"got {first}"
+        raise ValueError(f"{who}: X must hold {told}: {name}")
+    return numbers.astype(np.int64)
 
 
 def strips(n_rows: int, width: int) -> Iterator[slice]:

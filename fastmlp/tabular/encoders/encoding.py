@@ -285,6 +285,8 @@ class Encoding:
     def from_state(cls, settings: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
         """Return the encoding of `to_json` and `arrays`, checked, as they may come from a file.
 
+        The caller compares the places of columns with a table.
+
         Raises
         ------
         TypeError, ValueError, LookupError
@@ -294,6 +296,9 @@ class Encoding:
         for name in PARTS:
             if (columns := arrays.get(f"{name}.columns")) is None:
                 continue
+            known = columns.ndim == 1 and columns.dtype.kind == "i" and columns.size
+            if not known or columns.min() < 0:
+                raise ValueError(f"columns of {name} must be places")
             encoder = found._encoder(name, None, "regression")
             learned = {key: arrays[f"{name}.{key}"] for key in encoder.ARRAYS}
             if not all(np.isfinite(array).all() for array in learned.values()):
@@ -301,23 +306,12 @@ class Encoding:
             if name == "levels" and (learned["values_"] != 1).any():
                 raise ValueError("levels must be one-hot; those of -1 and 1 are pairs")
             found._parts[name] = Part(encoder.restore(learned, len(columns)), columns)
-        found._try()
+        found._inputs()
+        if "cosines" in found._parts:
+            scaled, cosines = (found._parts[name].columns for name in ("scaled", "cosines"))
+            if not np.array_equal(scaled, cosines):
+                raise ValueError("cosines must be of the columns that are scaled")
         return found
-
-    def _try(self) -> None:
-        """Check what was restored, by the rows of every code that is known."""
-        places: dict[bool, int] = {True: 0, False: 0}
-        n_codes = 0
-        for name, (encoder, columns) in self._parts.items():
-            if columns.ndim != 1 or columns.dtype.kind != "i" or columns.min(initial=0) < 0:
-                raise ValueError(f"columns of {name} must be places")
-            numeric = name in NUMERIC
-            places[numeric] = max(places[numeric], int(columns.max(initial=-1)) + 1)
-            if not numeric:
-                n_codes = max(n_codes, int(np.diff(encoder.arrays["starts_"]).max(initial=0)))
-        codes = np.repeat(np.arange(-1, n_codes)[:, None], places[False], axis=1)
-        numbers = np.zeros((len(codes), places[True]))
-        self.transform(Values(numbers, codes.astype(np.int32)))
 
 
 def _check(values: Any) -> None:

@@ -26,7 +26,7 @@ class MissingMarks(NumberEncoder):
            [0.]], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("columns_",)
+    ARRAYS: ClassVar = {"columns_": (np.int64, ("n_outputs",))}
     columns_: Array
 
     def learn(self, X: Array, y: Any = None) -> None:
@@ -41,6 +41,10 @@ class MissingMarks(NumberEncoder):
     def n_outputs(self) -> int:
         """The number of encoded columns."""
         return len(self.columns_)
+
+    def _check_arrays(self) -> None:
+        if ((self.columns_ < 0) | (self.columns_ >= self.n_features_in_)).any():
+            raise ValueError("columns_ must be places of features")
 
     def _names(self, names: list[str]) -> Sequence[str]:
         return [f"{names[column]}_missing" for column in self.columns_]

@@ -45,7 +45,11 @@ class OneHotLevels(CodeEncoder):
            [ 0.,  0.,  0.,  0.]], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("starts_", "columns_", "values_")
+    ARRAYS: ClassVar = {
+        "starts_": (np.int64, ("n_features + 1",)),
+        "columns_": (np.int64, ("n_places",)),
+        "values_": (np.float32, ("n_places",)),
+    }
     columns_: Array
     values_: Array
 
@@ -85,10 +89,8 @@ class OneHotLevels(CodeEncoder):
         """
         from fastmlp.tabular.encoders import compiled
 
-        ends, sizes = self._ends, np.diff(self.starts_)
-        firsts = np.concatenate([[0], ends[:-1]])
-        table = np.where(self.columns_ < 0, -1, self.columns_ - np.repeat(firsts, sizes))
-        some = ends > firsts
+        table, sizes = self._own_columns, np.diff(self.starts_)
+        some = np.diff(self._ends, prepend=0) > 0
         codes = X if some.all() else X[:, some]
         compiled.write_levels(codes, out, self.starts_[:-1][some], sizes[some], table[:, None])
 
@@ -108,10 +110,19 @@ class OneHotLevels(CodeEncoder):
         """Where the columns of each feature end."""
         return np.maximum.accumulate(np.maximum.reduceat(self.columns_, self.starts_[:-1])) + 1
 
+    @property
+    def _own_columns(self) -> Array:
+        """Which of its feature's columns is not 0, for each place; -1 for none."""
+        firsts = np.concatenate([[0], self._ends[:-1]])
+        own = self.columns_ - np.repeat(firsts, np.diff(self.starts_))
+        return np.where(self.columns_ < 0, -1, own)
+
     def _check_arrays(self) -> None:
         super()._check_arrays()
-        if (self.columns_ >= len(self.columns_)).any():
+        if ((self.columns_ < -1) | (self.columns_ >= len(self.columns_))).any():
             raise ValueError("there are more columns than levels")
+        if self._own_columns.min() < -1:
+            raise ValueError("the columns of each level must be its feature's")
 
     def _names(self, names: list[str]) -> Sequence[str]:
         found = [""] * self.n_outputs

@@ -73,7 +73,11 @@ class PiecewiseLinear(NumberEncoder):
     Pieces(piece=array([[1]], dtype=int32), fraction=array([[0.5]], dtype=float32))
     """
 
-    ARRAYS: ClassVar = ("edges_", "n_pieces_", "medians_")
+    ARRAYS: ClassVar = {
+        "edges_": (np.float64, ("n_edges",)),
+        "n_pieces_": (np.int64, ("n_features",)),
+        "medians_": (np.float64, ("n_features",)),
+    }
     edges_: Array
     n_pieces_: Array
     medians_: Array
@@ -163,8 +167,8 @@ class PiecewiseLinear(NumberEncoder):
 
     def _check_arrays(self) -> None:
         n = self.n_pieces_
-        if (n < 0).any() or n.max(initial=0) > len(self.edges_):
-            raise ValueError("pieces must be 0 or more, and fewer than edges")
+        if ((n < 0) | (n > self.n_bins)).any():
+            raise ValueError(f"a column must have 0 pieces or more, and at most {self.n_bins}")
         if int(n.sum()) + np.count_nonzero(n) != len(self.edges_):
             raise ValueError("the edges are not as many as the pieces need")
 

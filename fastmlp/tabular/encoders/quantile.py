@@ -51,7 +51,11 @@ class NoisyQuantile(NumberEncoder):
     array([-1.3,  0.1,  1.3], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("center_", "scale_", "quantiles_")
+    ARRAYS: ClassVar = {
+        "center_": (np.float64, ("n_features",)),
+        "scale_": (np.float64, ("n_features",)),
+        "quantiles_": (np.float64, ("n_quantiles", "n_features")),
+    }
     center_: Array
     scale_: Array
     quantiles_: Array

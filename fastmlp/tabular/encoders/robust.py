@@ -35,7 +35,10 @@ class RobustSmoothClip(NumberEncoder):
     array([-0.95, -0.49,  0.  ,  0.49,  3.  ], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("center_", "factor_")
+    ARRAYS: ClassVar = {
+        "center_": (np.float64, ("n_features",)),
+        "factor_": (np.float64, ("n_features",)),
+    }
     center_: Array
     factor_: Array
 

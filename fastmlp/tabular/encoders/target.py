@@ -53,7 +53,10 @@ class TargetStatistics(CodeEncoder):
     array([-1.,  1.,  0.], dtype=float32)
     """
 
-    ARRAYS: ClassVar = ("starts_", "table_")
+    ARRAYS: ClassVar = {
+        "starts_": (np.int64, ("n_features + 1",)),
+        "table_": (np.float32, ("n_places", "n_statistics")),
+    }
     table_: Array
     classes_: Array | None
 
@@ -69,6 +72,11 @@ class TargetStatistics(CodeEncoder):
         self.n_folds = n_folds
         self.task = task
         self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
 
     def learn(self, X: Array, y: Any = None) -> None:
         """Learn from checked codes, and targets."""
@@ -123,7 +131,7 @@ class TargetStatistics(CodeEncoder):
     def _targets(self, y: Any, n_rows: int, who: str) -> Array:
         """Return the targets, shape (n_rows, n_means): 0 and 1 for classes."""
         if y is None:
-            raise ValueError(f"{who}: y is missing, the targets")
+            raise ValueError(f"{who}: requires y to be passed, but the target y is None")
         y = np.asarray(y)
         if y.shape != (n_rows,):
             raise ValueError(f"{who}: y must have shape {(n_rows,)}, got {y.shape}")

@@ -10,6 +10,8 @@ from fastmlp.estimators.mlp import label_codec
 from fastmlp.estimators.mlp.archive import parameters_from, parameters_of
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
+from fastmlp.tabular.archive import check_training
+from fastmlp.tabular.encoders.encoding import NUMERIC
 from fastmlp.tabular.estimators import reports
 from fastmlp.tabular.estimators.classifier import TabularMLPClassifier
 from fastmlp.tabular.estimators.regressor import TabularMLPRegressor
@@ -49,8 +51,10 @@ def pack(model: Any, *, training: bool) -> Content:
             "numbers cannot hold: use pickle, or fit without extra_members"
         )
     told, arrays = archive.state_of(model.pack_)
+    # A splitter of scikit-learn's has no name, and places of rows are of the table.
+    left_out = LEFT_OUT if isinstance(model.cv, int | None) else (*LEFT_OUT, "cv")
     header = {
-        "parameters": parameters_of(model, but=LEFT_OUT),
+        "parameters": parameters_of(model, but=left_out),
         "schema": model.schema_.to_json(),
         "leaderboard": [_plain(row) for row in reports.rows_of(model.leaderboard_)],
         "pack": told,
@@ -83,8 +87,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     model._take(schema, found, [], classes)
     model.leaderboard_ = reports.framed([_row(row) for row in header["leaderboard"]])
     model.training_ = header["training"]
-    if not isinstance(model.training_, dict):
-        raise FileError("training must be an object")
+    check_training(model.training_)
     if not isinstance(model.training_.get("target", ""), str):
         raise FileError("the target's name must be a text")
     return model
@@ -100,13 +103,11 @@ def _check(found: Pack, schema: Schema, classes: Any) -> None:
             raise FileError(f"classes must be {n_classes} labels, sorted, and each there once")
     if not found.members:
         raise FileError("a pack without members")
-    n_numbers, n_categories = len(schema.numeric_names), len(schema.categorical_names)
+    n_numbers, n_categories = len(schema.number_names), len(schema.categorical_names)
     for encoding in found.encodings:
-        for name, columns in encoding.arrays.items():
-            if name.endswith(".columns") and len(columns):
-                coded = name.startswith(("levels", "statistics"))
-                if columns.max() >= (n_categories if coded else n_numbers):
-                    raise FileError(f"{name} beyond the columns of the table")
+        for name, (_, columns) in encoding.parts.items():
+            if columns.max() >= (n_numbers if name in NUMERIC else n_categories):
+                raise FileError(f"{name}.columns beyond the columns of the table")
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +11,26 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import _check_n_features, check_is_fitted
 
-from fastmlp.estimators.arguments import RandomState, Scoring
+from fastmlp import validation as checks
+from fastmlp._process import warnings
+from fastmlp.estimators.arguments import Folds, RandomState, Scoring
 from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
 from fastmlp.network import spec
 from fastmlp.network.spec import ComputeDType
-from fastmlp.tabular.estimators import extras, reports, splits, targets
+from fastmlp.tabular.estimators import doors, extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
-from fastmlp.tabular.pack import PRESETS, Member, Pack, Part, Preset, Settings, train_pack
+from fastmlp.tabular.in_memory import is_rows
+from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, Part, Preset, Settings, train_pack
+from fastmlp.tabular.pack.folds import Fold, validated
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.pack.strips import in_strips
-from fastmlp.tabular.schema import Schema, Values
+from fastmlp.tabular.schema import Schema, Values, reasons
+from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
@@ -39,6 +44,14 @@ ADVISED: dict[str, tuple[Any, ...]] = {
 }
 
 
+class Divided(NamedTuple):
+    """Rows to train on and to validate on; with folds the former have the latter among them."""
+
+    training: Part
+    held_out: Part
+    folds: list[Fold] | None
+
+
 class TabularMLP(InBatches, WithClient, BaseEstimator):
     """A pack of small nets on the columns of a table."""
 
@@ -50,7 +63,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
     scoring: Scoring | None
     categorical_features: Any
     validation_fraction: float
-    cv: int | None
+    cv: Folds | None
     preset: Preset
     extra_members: Sequence[Any] | None
     compute_dtype: ComputeDType | None
@@ -74,7 +87,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         "scoring": [str, callable, None],
         "categorical_features": "no_validation",
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "cv": [Interval(Integral, 2, None, closed="left"), None],
+        "cv": ["cv_object"],
         "preset": [StrOptions({*PRESETS})],
         "extra_members": [list, tuple, None],
         "compute_dtype": [StrOptions({*spec.KNOWN}), None],
@@ -108,81 +121,98 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
     def _fit_table(self, X: Any, y: Any, given: targets.Given) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
+        callbacks = checks.callbacks(given.callbacks, who)
+        scalars.boolean(who, "progress", given.progress)
+        X, y, given = doors.opened(X, y, given, who)
         targets.check_rows(X, training=True)
         schema = Schema.learn(X, self.categorical_features, who)
+        if schema.dropped:
+            told = "; ".join(reasons(schema.dropped))
+            warnings.warn(f"{who}: columns left out: {told}", UserWarning)
         values = schema.read(X, who)
         n_rows = len(values.codes)
         places, classes = self._learn_targets(y, n_rows, who)
-        whole = targets.weighted(Part(values, places), given.sample_weight, who)
+        of_class = self._class_weights(places, classes, given.sample_weight, who)
+        part = Part(values, places)
+        whole, kept = targets.weighted(part, given.sample_weight, who, of_class)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        training, validation = whole, targets.to_validate(given, schema, classes, self.cv, who)
+        validation = targets.to_validate(given, schema, classes, self.cv, who, of_class)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
-        if validation is None and self._n_folds(len(whole.y)) is None:
-            mask = splits.held_out(
-                whole.y,
-                self.validation_fraction,
-                np.random.default_rng(seed),
-                classes=classes is not None,
-            )
-            training, validation = (whole.take(np.flatnonzero(some)) for some in (~mask, mask))
-        self._say(f"{who}: {schema!r}, {len(training.y)} rows to train on", start)
-        pack, members, board = self._trained(training, validation, schema, classes, seed, start)
-        held_out = training if validation is None else validation
+        groups = splits.groups_of(given.groups, n_rows, who)
+        groups = None if groups is None else groups[kept]
+        rows = splits.Rows(whole.y, classes is not None, groups, kept)
+        data = self._divided(whole, validation, rows, seed, who)
+        self._say(f"{who}: {schema!r}, {len(data.training.y)} rows to train on", start)
+        caller = Caller(who, start, callbacks, given.progress)
+        pack, members, board = self._trained(data, classes, seed, caller)
         self._take(schema, pack, members, classes)
         self.leaderboard_ = board
-        self.training_ = {"rows": len(training.y), "validation_rows": len(held_out.y)}
-        if isinstance(name := getattr(y, "name", None), str):
+        self.training_ = {"rows": len(data.training.y), "validation_rows": len(data.held_out.y)}
+        name = given.target or getattr(y, "name", None)
+        if isinstance(name, str):
             self.training_["target"] = name
-        self._kept = kept_of(held_out, np.random.default_rng([seed, 2]))
+        self._kept = kept_of(data.held_out, np.random.default_rng([seed, 2]))
         self._say(f"{who}: {self.summary()}", start)
 
     def _n_folds(self, n_rows: int) -> int | None:
         """Return the number of folds without rows to validate on; None: one part is held out."""
-        if self.cv is not None:
-            return self.cv
+        if isinstance(self.cv, int | np.integer):
+            return int(self.cv)
         return PRESETS[self.preset].cv if n_rows < FEW_ROWS else None
 
+    def _divided(
+        self, whole: Part, validation: Part | None, rows: splits.Rows, seed: int, who: str
+    ) -> "Divided":
+        """Return rows to train on, and those to validate on: given, of folds or held out."""
+        if validation is not None:
+            return Divided(whole, validation, None)
+        folds = splits.folds(self.cv, self._n_folds(len(whole.y)), rows, seed, who)
+        if folds is not None:
+            tested = validated(folds)
+            held_out = whole if len(tested) == len(whole.y) else whole.take(tested)
+            return Divided(whole, held_out, folds)
+        if rows.groups is None:
+            generator = np.random.default_rng(seed)
+            how = (self.validation_fraction, generator)
+            mask = splits.held_out(whole.y, *how, classes=rows.classes)
+        else:
+            mask = splits.held_out_groups(rows.groups, self.validation_fraction, seed)
+        training, held_out = (whole.take(np.flatnonzero(some)) for some in (~mask, mask))
+        return Divided(training, held_out, None)
+
     def _trained(
-        self,
-        training: Part,
-        validation: Part | None,
-        schema: Schema,
-        classes: Array | None,
-        seed: int,
-        start: float,
+        self, data: "Divided", classes: Array | None, seed: int, caller: Caller
     ) -> tuple[Pack, list[tuple[str, Any]], Any]:
         """Return the pack, the estimators beside it, and how each did."""
-        cluster = self._cluster(f"{type(self).__name__}.fit")
+        cluster = self._cluster(caller.who)
         task: Task = "regression"
         if classes is not None:
             task = "binary" if len(classes) == 2 else "multiclass"
         n_classes = 0 if classes is None else len(classes)
         named = extras.named(self.extra_members, type(self).__name__)
-        settings = self._settings(len(training.y))
-        fits = {"n_classes": n_classes, "n_folds": settings.cv, "seed": seed}
-        beside = extras.fitted(named, training, validation, **fits)
+        validation = data.held_out if data.folds is None else None
+        parts = (data.training, validation)
+        beside = extras.fitted(named, *parts, n_classes=n_classes, folds=data.folds or ())
         score = score_of(self.scoring, task, classes)
-        spent = time.perf_counter() - start
-        limit = None if self.time_limit is None else max(self.time_limit - spent, 1e-3)
         pack = train_pack(
-            training,
-            validation,
+            *parts,
             task=task,
             n_classes=n_classes,
-            settings=settings._replace(score=score, time_limit=limit),
+            settings=self._settings()._replace(score=score),
             seed=seed,
             n_threads=n_threads_of(self.n_jobs),
             extra=[one.predictions for one in beside],
             cluster=cluster,
+            folds=data.folds,
+            caller=caller,
         )
-        held_out = training if validation is None else validation
-        scorer = Scorer(task, held_out.y, held_out.weight, score)
+        scorer = Scorer(task, data.held_out.y, data.held_out.weight, score)
         scores = [scorer.score_of(one.predictions) for one in beside]
         board = reports.leaderboard(pack, [one.name for one in beside], scores)
         return pack, [(one.name, one.estimator) for one in beside], board
 
-    def _settings(self, n_rows: int) -> Settings:
+    def _settings(self) -> Settings:
         """Return the settings of the preset, but for what the parameters say."""
         found = PRESETS[self.preset]
         return found._replace(
@@ -190,13 +220,19 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             max_members=self.max_members or found.max_members,
             ensemble=self.ensemble,
             epochs=self.max_iter or found.epochs,
-            cv=self._n_folds(n_rows) or found.cv,
+            time_limit=self.time_limit,
             compute_dtype=self.compute_dtype,
         )
 
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         """Return numbers, or places of classes, and the classes."""
         raise NotImplementedError
+
+    def _class_weights(
+        self, places: Array, classes: Array | None, sample_weight: Any, who: str
+    ) -> Array | None:
+        """Return the weight of each class, or None."""
+        return None
 
     def _take(
         self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None
@@ -216,10 +252,14 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
     def _values(self, X: Any, method: str) -> Values:
         """Return the rows of a table to predict."""
         check_is_fitted(self)
+        who = f"{type(self).__name__}.{method}"
+        doors.check_no_path(X, who)
         targets.check_rows(X)
-        if not self.schema_.named:
+        if self.schema_.named:
+            X = doors.in_training_order(X, self.schema_.columns)
+        elif not is_rows(X):
             _check_n_features(self, X, reset=False)
-        return self.schema_.read(X, f"{type(self).__name__}.{method}")
+        return self.schema_.read(X, who)
 
     def _predicted(self, values: Values) -> Array:
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""

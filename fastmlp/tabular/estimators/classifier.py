@@ -1,12 +1,13 @@
 """TabularMLPClassifier: classes of the rows of a table."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils._param_validation import StrOptions
 
-from fastmlp.estimators.arguments import RandomState, Scoring
+from fastmlp.estimators.arguments import ClassWeight, Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import targets
@@ -14,6 +15,7 @@ from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Pack, Preset
 from fastmlp.tabular.pack.settings import Ensemble
 from fastmlp.tabular.schema import Schema
+from fastmlp.training.history import Callback
 from fastmlp.validation.calls import explained
 
 if TYPE_CHECKING:
@@ -47,17 +49,24 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         The most epochs of a net, which ends before where its validation loss does not get better.
         None: those of the preset: 100, 200 or 400.
     time_limit : float, optional
-        Seconds after which no net is begun, and those that train end; at least one is trained.
-        With it results depend on the machine.
+        The seconds of a fit, from its call on: reading, learning columns, encoding and selection
+        count. When nine tenths are over, no net is begun, and those that train end, within an
+        epoch too. At least one net is trained, for a tenth of the time; what must be done for it is
+        done in any case, `extra_members` are fitted to their end, and a warning says how many nets
+        there are, if not all. With it results depend on the machine.
     scoring : str or callable, optional
         What the selection maximises, of scikit-learn's. None: minus the log loss.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, which multiply the rows' weights, in training and, as for scikit-
+        learn's HistGradientBoostingClassifier, in rows that epochs and nets are chosen on.
     categorical_features : "auto", "from_dtype", or names, places or a mask of columns
         Columns that become categories beside texts, booleans and types of categories.
     validation_fraction : float in (0, 1), default 0.2
-        The share of the rows that is held out, of each class alike.
-    cv : int, optional
+        The share of the rows that is held out, of each class alike; of `groups`, their share.
+    cv : int, splitter of scikit-learn's, or iterable of (train, test), optional
         Instead: train each net so many times, each time without another fold of the rows. None: 5
-        for fewer than 1,000 rows.
+        for fewer than 1,000 rows. No row may be in two folds; those in none, as the first of a
+        TimeSeriesSplit, are only trained on. A file of the model has a number only.
     extra_members : list of estimators, or of pairs of a name and an estimator, optional
         Further candidates of the selection, such as trees. They are given the columns as numbers,
         NaN where a value is missing, first the numeric ones, then categories as places among their
@@ -120,7 +129,13 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     array(['small', 'large'], dtype='<U5')
     """
 
+    class_weight: ClassWeight | None
     classes_: Array
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **TabularMLP._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
 
     @explained
     def __init__(
@@ -133,9 +148,10 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         max_iter: int | None = None,
         time_limit: float | None = None,
         scoring: Scoring | None = None,
+        class_weight: ClassWeight | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
-        cv: int | None = None,
+        cv: Folds | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,
         random_state: RandomState | None = None,
@@ -152,23 +168,43 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     def fit(
         self,
         X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None = None,
+        y: Any = None,
+        sample_weight: ArrayLike | str | None = None,
         *,
+        target: str | None = None,
         X_val: Any = None,
         y_val: Any = None,
-        sample_weight_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | str | None = None,
+        groups: ArrayLike | str | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
     ) -> Self:
         """Learn the columns, train the nets, and select the ensemble.
 
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            A list of lists or of dicts, a row each: keys are names of columns, and a key that a
+            row lacks is a missing value. With `target` also a path, or a list of paths, of Parquet,
+            Arrow or CSV, or a query of DuckDB, which are read into memory.
         y : (n_rows,) array of labels
-        sample_weight : (n_rows,) array, optional
+        sample_weight : (n_rows,) array, or the name of a column of X, optional
             For training and selection. Rows of weight 0 count as not there.
+        target : str, optional
+            In the place of y: the name of the column of X that has the labels.
         X_val, y_val, sample_weight_val : optional
-            Rows to validate on; without them they are taken from X.
+            Rows to validate on; without them they are taken from X. With `target` X_val has the
+            column too.
+        groups : (n_rows,) array, or the name of a column of X, optional
+            Rows of one group, such as a customer, are on one side: none is trained on in a fold
+            that validates on others of it. Columns that are named here are no inputs.
+        callbacks : callable, or a sequence of them
+            Each is called with a `Report` after every epoch of every net; `Report.net` is the net.
+            ``report.stop()`` ends the fit: nets that train end with their epoch, others with their
+            first, and the ensemble is made of them. With `client` callbacks are pickled, and end
+            the nets of one group on a worker.
+        progress : bool
+            Show a tqdm bar of all epochs; most nets end before their last.
 
         Returns
         -------
@@ -181,11 +217,14 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             If data or settings are invalid.
         ConnectionError, TimeoutError, RuntimeError
             If a cluster cannot finish; the message says what to do.
+        MemoryError
+            If files do not fit into memory.
         KeyboardInterrupt
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
-        self._fit_table(X, y, targets.Given(sample_weight, X_val, y_val, sample_weight_val))
+        weights = (sample_weight, X_val, y_val, sample_weight_val)
+        self._fit_table(X, y, targets.Given(*weights, target, groups, callbacks, progress))
         return self
 
     def predict(self, X: Any) -> Array:
@@ -194,7 +233,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others, if there are names.
+            Columns are found by name, in any order and among others, if there are names. In a list
+            of dicts, a row each, a key that is not there is a missing value.
 
         Raises
         ------
@@ -237,6 +277,13 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
     def _learn_targets(self, y: Any, n_rows: int, who: str) -> tuple[Array, Array | None]:
         classes, places = targets.classes_in(y, n_rows, who)
         return places, classes
+
+    def _class_weights(
+        self, places: Array, classes: Array | None, sample_weight: Any, who: str
+    ) -> Array | None:
+        if self.class_weight is None or classes is None:
+            return None
+        return targets.class_weights(self.class_weight, places, classes, sample_weight, who)
 
     def _take(
         self, schema: Schema, pack: Pack, members: list[tuple[str, Any]], classes: Array | None

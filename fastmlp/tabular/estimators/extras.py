@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from fastmlp.tabular.pack import Part
-from fastmlp.tabular.pack.folds import folds_of
+from fastmlp.tabular.pack.folds import Fold, validated
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]
@@ -64,8 +64,7 @@ def fitted(
     validation: Part | None,
     *,
     n_classes: int,
-    n_folds: int,
-    seed: int,
+    folds: Sequence[Fold] = (),
 ) -> list[Extra]:
     """Return fitted clones of estimators, and their predictions of the rows to validate on.
 
@@ -78,7 +77,7 @@ def fitted(
         if validation is not None:
             predictions = answers(model, validation.values, n_classes)
         else:
-            predictions = _out_of_folds(each, training, n_classes, n_folds, seed)
+            predictions = _out_of_folds(each, training, n_classes, folds)
         found.append(Extra(name, model, predictions))
     return found
 
@@ -101,12 +100,11 @@ def _fit(estimator: Any, part: Part) -> Any:
     return clone(estimator).fit(matrix(part.values), part.y, **more)
 
 
-def _out_of_folds(estimator: Any, part: Part, n_classes: int, n_folds: int, seed: int) -> Array:
-    n = min(n_folds, len(part.y))
-    folds = folds_of(part.y, n, np.random.default_rng([seed, n]))
-    found = np.empty((len(folds), n_classes) if n_classes else len(folds))
-    for k in range(n):
-        first, second = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+def _out_of_folds(estimator: Any, part: Part, n_classes: int, folds: Sequence[Fold]) -> Array:
+    rows = validated(folds)
+    found = np.empty((len(rows), n_classes) if n_classes else len(rows))
+    for first, second in folds:
         model = _fit(estimator, part.take(first))
-        found[second] = answers(model, part.take(second).values, n_classes)
+        its = answers(model, part.take(second).values, n_classes)
+        found[np.searchsorted(rows, second)] = its
     return found

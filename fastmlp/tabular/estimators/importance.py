@@ -37,33 +37,35 @@ def kept_of(part: Part, generator: np.random.Generator) -> Kept:
 def importances(model: Any, kept: Kept) -> NDArray[np.float64]:
     """Return the importances of a model's columns, shape (n_features,)."""
     schema, part = model.schema_, kept.part
-    n_numbers = part.values.numbers.shape[1]
-    codes = part.values.codes.astype(np.float64)
-    X = np.concatenate([part.values.numbers, codes], axis=1)
     scorer = Scorer(model.pack_.task, part.y, part.weight)
 
     def score(rows: "_Rows", X: Array, y: Array, sample_weight: Any = None) -> float:
         return scorer.score_of(rows.predict(X))
 
-    rows = _Rows(model, n_numbers)
+    names = schema.read_names
+    # Places of rows, a column for each of the table: all parts of a date are shuffled as one.
+    X = np.repeat(np.arange(len(part.y))[:, None], len(names), axis=1)
     found = permutation_importance(
-        rows, X, part.y, scoring=score, n_repeats=N_REPEATS, random_state=kept.seed
+        _Rows(model, part.values),
+        X,
+        part.y,
+        scoring=score,
+        n_repeats=N_REPEATS,
+        random_state=kept.seed,
     )
-    by_name = dict(
-        zip(
-            (*schema.numeric_names, *schema.categorical_names),
-            found.importances_mean.tolist(),
-            strict=True,
-        )
-    )
+    by_name = dict(zip(names, found.importances_mean.tolist(), strict=True))
     return np.array([by_name.get(name, 0.0) for name in schema.columns])
 
 
 class _Rows(BaseEstimator):
-    """A model as an estimator of rows of numbers and codes beside each other."""
+    """A model as an estimator of places of rows, one for each column."""
 
-    def __init__(self, model: Any, n_numbers: int) -> None:
-        self.model, self.n_numbers = model, n_numbers
+    def __init__(self, model: Any, values: Values) -> None:
+        self.model, self.values = model, values
+        schema = model.schema_
+        of_name = {name: j for j, name in enumerate(schema.read_names)}
+        self._numbers = [of_name[name] for name in schema.number_names]
+        self._codes = [of_name[name] for name in schema.categorical_names]
 
     def fit(self, X: Any, y: Any = None) -> "_Rows":
         """Learn nothing."""
@@ -71,6 +73,7 @@ class _Rows(BaseEstimator):
 
     def predict(self, X: Array) -> Array:
         """Return numbers, or probabilities."""
-        numbers, codes = X[:, : self.n_numbers], X[:, self.n_numbers :]
-        found: Array = self.model._predicted(Values(numbers, codes.astype(np.int32)))
+        numbers = np.take_along_axis(self.values.numbers, X[:, self._numbers], axis=0)
+        codes = np.take_along_axis(self.values.codes, X[:, self._codes], axis=0)
+        found: Array = self.model._predicted(Values(numbers, codes))
         return found

@@ -1,19 +1,20 @@
 """TabularMLPRegressor: numbers of the rows of a table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.estimators.arguments import RandomState, Scoring
+from fastmlp.estimators.arguments import Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
 from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Preset
 from fastmlp.tabular.pack.settings import Ensemble
+from fastmlp.training.history import Callback
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -75,7 +76,7 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         scoring: Scoring | None = None,
         categorical_features: Any = "auto",
         validation_fraction: float = 0.2,
-        cv: int | None = None,
+        cv: Folds | None = None,
         extra_members: Sequence[Any] | None = None,
         compute_dtype: ComputeDType | None = None,
         random_state: RandomState | None = None,
@@ -92,23 +93,26 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
     def fit(
         self,
         X: Any,
-        y: Any,
-        sample_weight: ArrayLike | None = None,
+        y: Any = None,
+        sample_weight: ArrayLike | str | None = None,
         *,
+        target: str | None = None,
         X_val: Any = None,
         y_val: Any = None,
-        sample_weight_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | str | None = None,
+        groups: ArrayLike | str | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        progress: bool = False,
     ) -> Self:
         """Learn the columns, train the nets, and select the ensemble.
 
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
+            Or, with `target`, files or a query; see `TabularMLPClassifier.fit`.
         y : (n_rows,) array of numbers
-        sample_weight : (n_rows,) array, optional
-            For training and selection. Rows of weight 0 count as not there.
-        X_val, y_val, sample_weight_val : optional
-            Rows to validate on; without them they are taken from X.
+        sample_weight, target, X_val, y_val, sample_weight_val, groups, callbacks, progress
+            As for `TabularMLPClassifier.fit`.
 
         Returns
         -------
@@ -121,11 +125,14 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
             If data or settings are invalid.
         ConnectionError, TimeoutError, RuntimeError
             If a cluster cannot finish; the message says what to do.
+        MemoryError
+            If files do not fit into memory.
         KeyboardInterrupt
             On Ctrl-C before there is a net, or in folds; what an earlier fit has learned is kept.
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
-        self._fit_table(X, y, targets.Given(sample_weight, X_val, y_val, sample_weight_val))
+        weights = (sample_weight, X_val, y_val, sample_weight_val)
+        self._fit_table(X, y, targets.Given(*weights, target, groups, callbacks, progress))
         return self
 
     def predict(self, X: Any) -> NDArray[np.float64]:
@@ -134,7 +141,8 @@ class TabularMLPRegressor(RegressorMixin, TabularMLP):
         Parameters
         ----------
         X : (n_rows, n_columns) frame of pandas or polars, table of Arrow, array or list
-            Columns are found by name, in any order and among others, if there are names.
+            Columns are found by name, in any order and among others, if there are names. In a list
+            of dicts, a row each, a key that is not there is a missing value.
 
         Raises
         ------

@@ -8,6 +8,7 @@ import numpy as np
 from fastmlp.network import summary as pieces
 from fastmlp.network.summary import SummaryTable
 from fastmlp.tabular.pack import Pack
+from fastmlp.tabular.schema import reasons
 from fastmlp.validation.suggestions import count
 
 COLUMNS = ("member", "weight", "validation_score", "best_epoch")
@@ -61,14 +62,20 @@ def summary(model: Any) -> SummaryTable:
         ).rstrip()
         for row in cells
     ]
-    return SummaryTable("\n".join([*lines, _last(model)]))
+    left_out = [f"left out: {told}" for told in reasons(dropped(model))]
+    return SummaryTable("\n".join([*lines, *left_out, _last(model)]))
 
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
-    return pieces.html_text(_last(model), strong=type(model).__name__) + pieces.html_table(
-        _cells(model)
-    )
+    told = [f"left out: {one}" for one in reasons(dropped(model))]
+    its = "; ".join([_last(model), *told])
+    return pieces.html_text(its, strong=type(model).__name__) + pieces.html_table(_cells(model))
+
+
+def dropped(model: Any) -> dict[str, str]:
+    """Return the columns that are left out by the model, or before, by the command; and why."""
+    return {**model.training_.get("left_out", {}), **model.schema_.dropped}
 
 
 def say(told: str) -> None:
@@ -93,8 +100,9 @@ def _cells(model: Any) -> list[tuple[str, ...]]:
 def _last(model: Any) -> str:
     schema, pack = model.schema_, model.pack_
     numbers, categories = len(schema.numeric_names), len(schema.categorical_names)
-    dropped = f", {len(schema.dropped)} left out" if schema.dropped else ""
-    columns = f"{count(numbers, 'number')}, {categories} categories{dropped}"
+    more = f", {len(schema.dates)} of dates" if schema.dates else ""
+    more += f", {len(out)} left out" if (out := dropped(model)) else ""
+    columns = f"{count(numbers, 'number')}, {categories} categories{more}"
     nets = f"{count(len(pack.members), 'net')} of {pack.n_trained}"
     nets += f", trained in {model.compute_dtype}" if model.compute_dtype else ""
     return f"{nets}; validation score {pack.validation_score:.4g}; {columns}"

@@ -1,11 +1,121 @@
 """Rows to hold out of a table: as many of each class, and of each part of a number's range."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from fastmlp.tabular.pack.folds import Fold, drawn
 
 Array = NDArray[Any]
+
+
+class Rows(NamedTuple):
+    """Rows of a table that are to be divided.
+
+    Attributes
+    ----------
+    y : (n_rows,) array, numbers or places of classes
+    classes : bool, True for places of classes
+    groups : (n_rows,) array, or None
+    kept : (n_given,) array of bool, which rows of the table they are
+    """
+
+    y: Array
+    classes: bool
+    groups: Array | None
+    kept: Array
+
+
+def groups_of(given: Any, n_rows: int, who: str) -> Array | None:
+    """Return the groups of rows as integers, shape (n_rows,), or None.
+
+    Raises
+    ------
+    ValueError
+        If there is not one for each row, one is missing, or all are one.
+    """
+    if given is None:
+        return None
+    found = column_or_1d(np.asarray(given))
+    check_consistent_length(np.empty(n_rows), found)
+    missing = np.array([one is None or one != one for one in found.tolist()], np.bool_)
+    if missing.any():
+        raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")
+    groups = np.unique(found, return_inverse=True)[1]
+    if not groups.any():
+        raise ValueError(f"{who}: groups holds one group only; two or more are needed")
+    return groups
+
+
+def folds(cv: Any, n_folds: int | None, rows: Rows, seed: int, who: str) -> list[Fold] | None:
+    """Return the places of the rows to train on and to validate on in each fold, or None.
+
+    Parameters
+    ----------
+    cv : int, splitter, iterable of pairs or None, as of the estimators
+    n_folds : int, or None for no folds where `cv` is no splitter
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are too few groups, or pairs are not what they must be.
+    """
+    if cv is not None and not isinstance(cv, int | np.integer):
+        return _given(cv, rows, who)
+    if n_folds is None:
+        return None
+    if rows.groups is None:
+        return drawn(rows.y, n_folds, seed)
+    n_groups = int(rows.groups.max()) + 1
+    if cv is None:
+        n_folds = min(n_folds, n_groups)
+    # Fewer rows of a class than folds would be a warning, or an error.
+    stratified = rows.classes and np.bincount(rows.y).min() >= n_folds
+    kind = StratifiedGroupKFold if stratified else GroupKFold
+    if n_folds > n_groups:
+        raise ValueError(f"{who}: cv={n_folds} folds of {n_groups} groups: there are too few")
+    return list(kind(n_folds).split(rows.y, rows.y, rows.groups))
+
+
+def _given(cv: Any, rows: Rows, who: str) -> list[Fold]:
+    """Return the folds of a splitter, or of pairs, checked; no row is validated on twice."""
+    if hasattr(cv, "split"):
+        pairs = list(cv.split(np.empty((len(rows.y), 1)), rows.y, rows.groups))
+    else:
+        places = np.where(rows.kept, np.cumsum(rows.kept) - 1, -1)
+        pairs = [[_kept(places, part, who) for part in pair] for pair in cv]
+    found = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
+    if not found or any(not len(part) for fold in found for part in fold):
+        raise ValueError(f"{who}: cv must have rows to train on and to validate on in each fold")
+    if any(np.isin(first, second).any() for first, second in found):
+        raise ValueError(f"{who}: cv has a fold that trains and validates on the same row")
+    if np.bincount(np.concatenate([second for _, second in found])).max() > 1:
+        raise ValueError(f"{who}: cv validates on a row in two folds; each row counts once")
+    return found
+
+
+def _kept(places: Array, part: Any, who: str) -> Array:
+    """Return the places of rows among those that are kept."""
+    part = np.asarray(part) if len(part) else np.empty(0, np.int64)
+    if part.dtype == np.bool_ and part.shape == places.shape:
+        part = np.flatnonzero(part)
+    if part.dtype.kind not in "iu" or part.ndim != 1:
+        raise TypeError(f"{who}: cv must be a number, a splitter or pairs of places of rows")
+    if part.size and not (-len(places) <= part.min() and part.max() < len(places)):
+        raise ValueError(f"{who}: cv has places beyond the {len(places)} rows")
+    found = places[part]
+    return found[found >= 0]
+
+
+def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Return which rows are held out, shape (n_rows,): those of a fraction of the groups."""
+    split = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
+    mask = np.zeros(len(groups), np.bool_)
+    mask[next(split.split(groups, groups=groups))[1]] = True
+    return mask
 
 
 def held_out(

@@ -9,8 +9,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d
 
 from fastmlp import validation
+from fastmlp.tabular import dates
 from fastmlp.tabular.pack import Part
 from fastmlp.tabular.schema import Schema
+from fastmlp.validation import hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
 from fastmlp.validation.suggestions import count, listed
 
@@ -24,6 +26,10 @@ class Given(NamedTuple):
     X_val: Any
     y_val: Any
     sample_weight_val: Any
+    target: Any
+    groups: Any
+    callbacks: Any
+    progress: Any
 
 
 def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
@@ -37,26 +43,52 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     if y is None:
         raise ValueError(f"{who}: requires y to be passed, but the target y is None")
     validation.unmasked(y, who, name)
-    found: Array = column_or_1d(np.asarray(y), warn=True)
+    found: Array = column_or_1d(array(y), warn=True)
     if len(found) != n_rows:
         check_consistent_length(np.empty(n_rows), found)
+    _no_nan(missing(found), who, name)
     if found.dtype.kind == "f":
-        _no_nan(np.isnan(found), who, name)
         assert_all_finite(found, input_name=name)
-    elif found.dtype.kind == "O":
-        _no_nan(np.array([_is_missing(one) for one in found], np.bool_), who, name)
     return found
+
+
+def array(y: Any) -> Array:
+    """Return targets as an array of any shape, in which missing values are seen as such."""
+    # NumPy takes a null of Arrow's dictionaries for their last value.
+    values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
+    found = np.asarray(values)
+    if found.dtype.kind in "US" and not isinstance(values, np.ndarray):
+        # Of a list of texts and NaN it makes the text "nan".
+        each = np.array(values, object)
+        return each if missing(each.ravel()).any() else found
+    return found
+
+
+def missing(values: Array) -> NDArray[np.bool_]:
+    """Return True for each missing value, shape (n_rows,)."""
+    if values.dtype.kind in "fmM":
+        return values != values
+    if values.dtype.kind != "O":
+        return np.zeros(len(values), np.bool_)
+    return np.array([_is_missing(value) for value in values], np.bool_)
 
 
 def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
     """Return targets as numbers; raises as `vector` does."""
     found = vector(y, n_rows, who, name)
+    if found.dtype.kind in "mM" or (found.dtype.kind == "O" and _are_dates(found)):
+        told = f"got {found.dtype}{hints.of_kind(y, found, name)}"
+        raise TypeError(f"{who}: {name} must hold real numbers, {told}")
     try:
         as_numbers = found.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
     assert_all_finite(as_numbers, input_name=name)
     return as_numbers
+
+
+def _are_dates(values: Array) -> bool:
+    return any(isinstance(value, (*dates.DATES, dates.TIMES, *dates.DURATIONS)) for value in values)
 
 
 def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]:
@@ -107,22 +139,70 @@ def weights(given: Any, n_rows: int, who: str) -> Array | None:
         return None
     rows = np.empty((n_rows, 1))
     found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
+    if not found.any():
+        # scikit-learn 1.7 says nothing of zeros.
+        raise ValueError(f"{who}: sample_weight must have at least one non-zero number")
     return np.asarray(found * (np.count_nonzero(found) / found.sum()))
 
 
-def weighted(part: Part, sample_weight: Any, who: str) -> Part:
-    """Return rows with weights, as `weights` has them; those whose weight is 0 are left out."""
+def class_weights(given: Any, places: Array, classes: Array, sample_weight: Any, who: str) -> Array:
+    """Return the weight of each class, shape (n_classes,); see scikit-learn's `class_weight`.
+
+    Parameters
+    ----------
+    given : "balanced", or mapping of labels to numbers
+    places : (n_rows,) array, each row's place among the classes
+    sample_weight : (n_rows,) array, or None; rows of weight 0 are not counted
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a key is no label, or a number is below 0.
+    """
+    labels = classes.tolist()
+    if not isinstance(given, str):
+        if unknown := [repr(key) for key in given if key not in labels]:
+            known = listed(list(map(repr, labels)))
+            told = f"class_weight has keys that are no labels of y: {listed(unknown)}"
+            raise ValueError(f"{who}: {told}; y: {known}")
+        for key, value in given.items():
+            scalars.non_negative(who, f"class_weight[{key!r}]", value)
+        return np.array([given.get(label, 1.0) for label in labels], np.float64)
+    weight = weights(sample_weight, len(places), who)
+    there = places if weight is None else places[weight != 0]
+    counts = np.bincount(there, minlength=len(labels))
+    shares = np.maximum(counts, 1) * max(np.count_nonzero(counts), 1)
+    return np.asarray(len(there) / shares)
+
+
+def weighted(
+    part: Part, sample_weight: Any, who: str, of_class: Array | None = None
+) -> tuple[Part, NDArray[np.bool_]]:
+    """Return rows with weights, as `weights` has them, and which rows they are, a mask: those whose
+    weight is 0 are left out.
+
+    `of_class` has the weight of each class, shape (n_classes,), which those of its rows multiply.
+    """
+    if of_class is not None:
+        rows = np.empty((len(part.y), 1))
+        of_rows = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        sample_weight = of_class[part.y] * of_rows
     weight = weights(sample_weight, len(part.y), who)
     if weight is None:
-        return part
-    found = part._replace(weight=weight)
-    return found if weight.all() else found.take(np.flatnonzero(weight))
+        return part, np.ones(len(part.y), np.bool_)
+    found, kept = part._replace(weight=weight), weight != 0
+    return found if kept.all() else found.take(np.flatnonzero(kept)), kept
 
 
 def to_validate(
-    given: Given, schema: Schema, classes: Array | None, cv: int | None, who: str
+    given: Given,
+    schema: Schema,
+    classes: Array | None,
+    cv: Any,
+    who: str,
+    of_class: Array | None = None,
 ) -> Part | None:
-    """Return the rows that a fit is given to validate on, or None.
+    """Return the rows that a fit is given to validate on, or None; `of_class` as for `weighted`.
 
     Raises
     ------
@@ -137,6 +217,8 @@ def to_validate(
         raise ValueError(f"{who}: {has} is given, and {lacks} is not")
     if cv is not None:
         raise ValueError(f"{who}: cv={cv} needs no X_val: leave one of both out")
+    if given.groups is not None:
+        raise ValueError(f"{who}: groups are of rows held out of X, and X_val is given")
     values = schema.read(given.X_val, f"{who}: X_val")
     n = len(values.codes)
     if not n:
@@ -146,7 +228,7 @@ def to_validate(
         y = numbers(given.y_val, n, who, "y_val")
     else:
         y = places_of(given.y_val, classes, n, who)
-    return weighted(Part(values, y), given.sample_weight_val, who)
+    return weighted(Part(values, y), given.sample_weight_val, who, of_class)[0]
 
 
 def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.estimators.mlp.archive import content_at, inside
+from fastmlp.estimators.mlp.archive import arrays_at, content_of, inside
 from fastmlp.model import core_of, unpacked
 from fastmlp.serialization import model_state
 from fastmlp.serialization.safetensors_file import FileError
@@ -56,18 +56,14 @@ def from_state(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Pack:
         If it is not that of a pack.
     """
     outputs = _outputs(header["outputs"])
-    encodings = []
-    for i, told in enumerate(header["encodings"]):
-        start = f"encodings.{i}."
-        its = {
-            name.removeprefix(start): each
-            for name, each in arrays.items()
-            if name.startswith(start)
-        }
-        encodings.append(Encoding.from_state(told, its))
+    of_encodings, of_members = (arrays_at(arrays, name) for name in ("encodings", "members"))
+    encodings = [
+        Encoding.from_state(told, of_encodings.get(str(i), {}))
+        for i, told in enumerate(header["encodings"])
+    ]
     members = []
     for i, told in enumerate(header["members"]):
-        net = unpacked(content_at(told["net"], arrays, f"members.{i}"), {}, None)
+        net = unpacked(content_of(told["net"], of_members.get(str(i), {})), {}, None)
         recipe = Recipe(**told["recipe"])
         recipe = recipe._replace(hidden=tuple(recipe.hidden))
         member = Member(**{**told, "net": net, "recipe": recipe})

@@ -1,11 +1,14 @@
 """Rows of a table for training and for validation: folds that have the classes alike."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+# The places of the rows to train on, and of those to validate on.
+Fold = tuple[Array, Array]
 
 
 def folds_of(y: Array, n_folds: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -27,3 +30,15 @@ def folds_of(y: Array, n_folds: int, generator: np.random.Generator) -> NDArray[
     folds = np.empty(len(y), np.int64)
     folds[order] = np.arange(len(y)) % n_folds
     return folds
+
+
+def drawn(y: Array, n_folds: int, seed: int) -> list[Fold]:
+    """Return the folds of a table, at most one for each row."""
+    n = min(n_folds, len(y))
+    folds = folds_of(y, n, np.random.default_rng([seed, n]))
+    return [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(n)]
+
+
+def validated(folds: Sequence[Fold]) -> Array:
+    """Return the places of the rows that some fold validates on, in their order."""
+    return np.sort(np.concatenate([second for _, second in folds]))

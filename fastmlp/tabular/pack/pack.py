@@ -8,22 +8,35 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp._process.warnings import warn
 from fastmlp.cluster.groups import Cluster
 from fastmlp.model import MLP
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import conformal
-from fastmlp.tabular.pack.folds import folds_of
+from fastmlp.tabular.pack.folds import Fold, drawn, validated
 from fastmlp.tabular.pack.inputs import inputs_of
 from fastmlp.tabular.pack.outputs import Outputs, outputs_of
-from fastmlp.tabular.pack.pool import Limits, Part, Split, Trained, train, train_together
+from fastmlp.tabular.pack.pool import (
+    Limits,
+    Listeners,
+    Part,
+    Split,
+    Trained,
+    train,
+    train_together,
+)
 from fastmlp.tabular.pack.prior import Recipe, draw
 from fastmlp.tabular.pack.scoring import Scorer, Task
 from fastmlp.tabular.pack.selection import Selection, bagged, equal
 from fastmlp.tabular.pack.settings import Settings, encodings_for
 from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Values
+from fastmlp.training.bar import Bar, bar_over
+from fastmlp.training.history import Callback
 
 Array = NDArray[Any]
+# Shares of a time limit: what is kept for the selection, and the least for training.
+FOR_SELECTION, FOR_TRAINING = 0.1, 0.1
 
 
 class Member(NamedTuple):
@@ -45,6 +58,23 @@ class Member(NamedTuple):
     weight: float
     score: float
     epoch: int
+
+
+class Caller(NamedTuple):
+    """Who asks for a pack, since when, and who looks on.
+
+    Attributes
+    ----------
+    who : str, what messages call it
+    start : float, of `time.perf_counter`: when the time limit began; None: now
+    callbacks : sequence of callables, called with a `Report` after each epoch of each net
+    progress : bool, True for a bar of all epochs
+    """
+
+    who: str = "train_pack"
+    start: float | None = None
+    callbacks: Sequence[Callback] = ()
+    progress: bool = False
 
 
 class Pack:
@@ -148,16 +178,19 @@ def train_pack(
     n_threads: int | None = None,
     extra: Sequence[Array] = (),
     cluster: Cluster | None = None,
+    folds: Sequence[Fold] | None = None,
+    caller: Caller | None = None,
 ) -> Pack:
     """Train nets, and return the ensemble of those that do best together on validation rows.
 
-    Without a time limit, the same seed gives the same bits for any number of threads.
+    Without a time limit, the same seed gives the same bits for any number of threads. With one a
+    warning says how many nets there are, if it ended before all were done.
 
     Parameters
     ----------
     training : Part
     validation : Part, or None
-        None: folds of the rows of training, by `settings.cv`.
+        None: folds of the rows of training.
     seed : int, of all that is drawn
     encodings : mapping of str to Encoding, optional
         Nets have them in turn. They are copied, and the copies learn from the rows. None: those of
@@ -168,15 +201,21 @@ def train_pack(
         Predictions of further models for the validation rows: candidates as the nets are.
     cluster : Cluster, optional
         Its workers train the nets.
+    folds : sequence of Fold, optional
+        No row is validated on twice. None: `settings.cv` folds that have the classes alike.
+    caller : Caller
     """
-    start, limit = time.perf_counter(), settings.time_limit
-    deadline = None if limit is None else start + limit
-    limits = Limits(settings.epochs, settings.patience, deadline, n_threads)
+    caller = caller or Caller()
+    start = time.perf_counter() if caller.start is None else caller.start
     outputs = outputs_of(task, training.y, training.weight, n_classes)
     if encodings is None:
         encodings = encodings_for(training.values.numbers.shape[1])
     recipes = draw(settings.n_members, seed, tuple(encodings))
-    parts, of_rows = _splits(training, validation, settings.cv, seed)
+    held_out = validation
+    if held_out is None:
+        folds = drawn(training.y, settings.cv, seed) if folds is None else folds
+        held_out = _validated(training, folds)
+    parts, of_rows = _splits(training, held_out, None if validation is not None else folds)
     splits = []
     for k, (first, second) in enumerate(parts):
         its = {name: replace(one) for name, one in encodings.items()}
@@ -184,13 +223,52 @@ def train_pack(
         generator = np.random.default_rng([seed, k])
         how = (outputs, generator, settings.compute_dtype)
         splits.append(Split(own, its, first, second, *how))
-    pools = _pools(splits, limits._replace(alone=len(splits) == 1), cluster)
+    n_nets = settings.n_members * len(splits)
+    with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
+        limits = _limits(settings, start, len(splits), caller.callbacks, bar)
+        pools = _pools(splits, limits._replace(n_threads=n_threads), cluster)
     fits = [split.encodings for split in splits]
-    held_out = training if validation is None else validation
     candidates = _candidates(pools, of_rows, len(held_out.y))
+    if settings.time_limit is not None:
+        _warn_of_time(candidates, n_nets, settings.time_limit, caller.who)
     scorer = Scorer(task, held_out.y, held_out.weight, settings.score)
     generator = np.random.default_rng([seed, len(splits), 1])
-    return _pack(outputs, fits, candidates, extra, scorer, held_out.y, settings, generator)
+    chosen_by = (settings, generator, _deadline(settings, start))
+    return _pack(outputs, fits, candidates, extra, scorer, held_out.y, *chosen_by)
+
+
+def _deadline(settings: Settings, start: float, share: float = 1.0) -> float | None:
+    """Return when a share of the time is over; None: there is no limit."""
+    return None if settings.time_limit is None else start + share * settings.time_limit
+
+
+def _limits(
+    settings: Settings,
+    start: float,
+    n_splits: int,
+    callbacks: Sequence[Callback],
+    bar: Bar | None,
+) -> Limits:
+    return Limits(
+        settings.epochs,
+        settings.patience,
+        _deadline(settings, start, 1 - FOR_SELECTION),
+        alone=n_splits == 1,
+        least=FOR_TRAINING * (settings.time_limit or 0.0) / n_splits,
+        listeners=Listeners(callbacks) if callbacks else None,
+        bar=bar,
+    )
+
+
+def _warn_of_time(candidates: Sequence["Candidate"], n: int, limit: float, who: str) -> None:
+    """Warn if there was time for some nets only, or for none to its end."""
+    trained = [net for candidate in candidates for net in candidate.nets]
+    n_cut = sum(net.cut for net in trained)
+    if len(trained) < n or n_cut == n:
+        cut = f", {n_cut} of them cut short" if n_cut else ""
+        verb = "was" if len(trained) == 1 else "were"
+        told = f"{len(trained)} of {n} nets {verb} trained within time_limit={limit:g}{cut}"
+        warn(f"{who}: {told}", UserWarning)
 
 
 def _pools(splits: Sequence[Split], limits: Limits, cluster: Cluster | None) -> list[list[Trained]]:
@@ -208,17 +286,21 @@ class Candidate(NamedTuple):
     predictions: NDArray[np.float64]
 
 
+def _validated(training: Part, folds: Sequence[Fold]) -> Part:
+    """Return the rows that folds validate on: as a rule all."""
+    rows = validated(folds)
+    return training if len(rows) == len(training.y) else training.take(rows)
+
+
 def _splits(
-    training: Part, validation: Part | None, n_folds: int, seed: int
+    training: Part, held_out: Part, folds: Sequence[Fold] | None
 ) -> tuple[list[tuple[Part, Part]], list[Array]]:
-    """Return rows to train on and to validate on, and the places of the latter."""
-    if validation is not None:
-        return [(training, validation)], [np.arange(len(validation.y))]
-    n = min(n_folds, len(training.y))
-    folds = folds_of(training.y, n, np.random.default_rng([seed, n]))
-    places = [(np.flatnonzero(folds != k), np.flatnonzero(folds == k)) for k in range(n)]
-    parts = [(training.take(first), training.take(second)) for first, second in places]
-    return parts, [second for _, second in places]
+    """Return rows to train on and to validate on, and the places of the latter in `held_out`."""
+    if folds is None:
+        return [(training, held_out)], [np.arange(len(held_out.y))]
+    rows = validated(folds)
+    parts = [(training.take(first), training.take(second)) for first, second in folds]
+    return parts, [np.searchsorted(rows, second) for _, second in folds]
 
 
 def _candidates(
@@ -245,13 +327,14 @@ def _pack(
     y: Array,
     settings: Settings,
     generator: np.random.Generator,
+    deadline: float | None,
 ) -> Pack:
     """Select the ensemble."""
     predictions = [*(candidate.predictions for candidate in candidates), *extra]
     if not predictions:
         raise ValueError("no net could be trained: all have diverged")
     seen = [scorer.seen(one) for one in predictions]
-    weights, loss = _selected(seen, scorer, settings, generator)
+    weights, loss = _selected(seen, scorer, settings, generator, deadline)
     if not weights.any():
         raise ValueError("the score of the validation rows is no number, whatever is predicted")
     used = dict[tuple[int, str], int]()
@@ -280,12 +363,17 @@ def _pack(
 
 
 def _selected(
-    predictions: Sequence[Array], scorer: Scorer, settings: Settings, generator: np.random.Generator
+    predictions: Sequence[Array],
+    scorer: Scorer,
+    settings: Settings,
+    generator: np.random.Generator,
+    deadline: float | None,
 ) -> Selection:
     """Return the weights of the candidates, by the settings."""
     most, weight, loss = settings.max_members, scorer.weight, scorer.loss
-    if settings.ensemble == "greedy":
-        n = len(predictions[0])
-        return bagged(predictions, loss, n, generator, weight=weight, max_members=most)
+    # Of one candidate there is no choice: a million rows took a second.
+    if settings.ensemble == "greedy" and len(predictions) > 1:
+        how: dict[str, Any] = {"max_members": most, "deadline": deadline}
+        return bagged(predictions, loss, len(predictions[0]), generator, weight=weight, **how)
     most = 1 if settings.ensemble == "best" else most
     return equal(predictions, loss, weight=weight, max_members=most)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.cluster.groups import Cluster
-from fastmlp.many.fit_many import fit_many
 from fastmlp.many.together import Call, fit_together
 from fastmlp.model import MLP
 from fastmlp.network.spec import ComputeDType
@@ -21,7 +20,8 @@ from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
 from fastmlp.tabular.pack.prior import Recipe
 from fastmlp.tabular.schema import Values
-from fastmlp.training.history import History, Report, Status
+from fastmlp.training.bar import Bar
+from fastmlp.training.history import Callback, History, Report, Status
 
 Array = NDArray[Any]
 # Batches: a part of the rows, to the nearest power of two between these.
@@ -49,8 +49,25 @@ class Part(NamedTuple):
         return Part(self.values.part(rows), self.y[rows], weight)
 
 
+class Listeners:
+    """The callbacks of a user; any of them ends all fits.
+
+    Attributes
+    ----------
+    stopped : bool, True once a callback has asked to stop
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks, self.stopped = callbacks, False
+
+    def __call__(self, report: Report) -> None:
+        for callback in self._callbacks:
+            callback(report)
+        self.stopped = self.stopped or report.stopping
+
+
 class Limits(NamedTuple):
-    """How long nets train.
+    """How long nets train, and who looks on.
 
     Attributes
     ----------
@@ -61,6 +78,10 @@ class Limits(NamedTuple):
     n_threads : int, optional
     alone : bool
         False: the nets are of one fold, and of no use without those of the others.
+    least : float
+        Seconds of each call, even if the deadline is earlier.
+    listeners : Listeners, optional
+    bar : Bar, optional
     """
 
     epochs: int
@@ -68,12 +89,27 @@ class Limits(NamedTuple):
     deadline: float | None = None
     n_threads: int | None = None
     alone: bool = True
+    least: float = 1e-3
+    listeners: Listeners | None = None
+    bar: Bar | None = None
 
     def look(self, report: Report) -> None:
-        """Stop a net that gets no better."""
+        """Call the callbacks; stop a net that gets no better, and all if a callback asks for it."""
         best = report.history.best_epoch or 0
-        if report.epoch - best >= self.patience + PATIENCE_SHARE * best:
+        if self.listeners is not None:
+            self.listeners(report)
+        if self._stopped or report.epoch - best >= self.patience + PATIENCE_SHARE * best:
             report.stop()
+
+    @property
+    def _stopped(self) -> bool:
+        return self.listeners is not None and self.listeners.stopped
+
+    @property
+    def are_over(self) -> bool:
+        """True if no further net is to begin."""
+        late = self.deadline is not None and time.perf_counter() >= self.deadline
+        return late or self._stopped
 
     def shared(self, n_parts: int) -> "Limits":
         """Return the limits of the next of so many parts, which share the time that is left."""
@@ -83,8 +119,10 @@ class Limits(NamedTuple):
 
     @property
     def left(self) -> float | None:
-        """Seconds until the deadline, at least a millisecond."""
-        return None if self.deadline is None else max(self.deadline - time.perf_counter(), 1e-3)
+        """Seconds until the deadline, or `least`; None: there is no deadline."""
+        if self.deadline is None:
+            return None
+        return max(self.deadline - time.perf_counter(), self.least)
 
 
 class Trained(NamedTuple):
@@ -94,6 +132,7 @@ class Trained(NamedTuple):
     ----------
     predictions : of the validation rows, shape (n_rows,) or (n_rows, n_classes)
     best_epoch, n_epochs : int, counted from 1
+    cut : bool, True if the deadline has ended the training
     """
 
     recipe: Recipe
@@ -101,6 +140,7 @@ class Trained(NamedTuple):
     predictions: NDArray[np.float64]
     best_epoch: int
     n_epochs: int
+    cut: bool
 
 
 class Split(NamedTuple):
@@ -123,7 +163,7 @@ def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[
     """Fit encodings to the rows of training, and train a net by each recipe.
 
     Without a deadline all nets are trained; with one those that are begun in time, in their order,
-    and at least one. Nets that diverge in their first epoch are left out.
+    and at least one; it also ends an epoch. Nets that diverge in their first epoch are left out.
 
     Raises
     ------
@@ -131,9 +171,8 @@ def train(split: Split, limits: Limits, cluster: Cluster | None = None) -> list[
         On Ctrl-C, if there are no nets that can be used; else those that there are, are returned.
     """
     found: list[Trained] = []
-    for fits in _prepared(split, limits, cluster):
-        if limits.deadline is not None and found and time.perf_counter() >= limits.deadline:
-            break
+    prepared = _prepared(split, limits, cluster)
+    while not (found and limits.are_over) and (fits := next(prepared, None)) is not None:
         histories = _fit([fits], limits, cluster)
         found += fits.trained(histories[0])
         if _interrupted(histories):
@@ -224,26 +263,30 @@ class _Fits(NamedTuple):
     outputs: Outputs
 
     def trained(self, histories: Sequence[History]) -> list[Trained]:
-        """Return the nets that have a best epoch."""
+        """Return the nets that have a best epoch, or a part of their first."""
         found = []
         held_out = self.call.X[len(self.call.rows) :]
         for recipe, net, history in zip(self.recipes, self.call.nets, histories, strict=True):
-            if history.best_epoch is not None:
+            cut = history.status is Status.OUT_OF_TIME
+            if history.best_epoch is not None or cut:
                 predictions = self.outputs.predictions(net.predict(held_out))
-                best, n_epochs = history.best_epoch + 1, len(history.loss)
-                found.append(Trained(recipe, net, predictions, best, n_epochs))
+                best, n_epochs = (history.best_epoch or 0) + 1, len(history.loss)
+                found.append(Trained(recipe, net, predictions, best, n_epochs, cut))
         return found
 
 
 def _fit(fits: Sequence[_Fits], limits: Limits, cluster: Cluster | None) -> list[list[History]]:
     """Train the nets of calls: of one here, or of several together on a cluster."""
-    how: dict[str, Any] = {
-        "epochs": limits.epochs, "callbacks": limits.look, "time_limit": limits.left
-    }  # fmt: skip
-    if cluster is not None:
-        return fit_together(cluster, [one.call for one in fits], **how)
-    how |= {"keep_best": True, "n_threads": limits.n_threads}
-    return [fit_many(**one.call._asdict(), **how) for one in fits]
+    # A bar is not pickled, as the callback of a cluster is.
+    return fit_together(
+        cluster,
+        [one.call for one in fits],
+        epochs=limits.epochs,
+        callbacks=limits._replace(bar=None).look,
+        time_limit=limits.left,
+        n_threads=limits.n_threads,
+        bar=limits.bar,
+    )
 
 
 def _interrupted(histories: Sequence[Sequence[History]]) -> bool:

@@ -1,5 +1,6 @@
 """Selection of an ensemble: the candidates whose weighted mean does best on validation rows."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -101,6 +102,7 @@ def bagged(
     *,
     weight: Array | None = None,
     max_members: int | None = None,
+    deadline: float | None = None,
 ) -> Selection:
     """Return the mean of many greedy selections, each with other weights of the rows.
 
@@ -116,6 +118,8 @@ def bagged(
         Of the rows, beside the bags' own.
     max_members : int, optional
         Only the candidates with the greatest weights remain, so many.
+    deadline : float, optional
+        Of `time.perf_counter`: after it no selection is begun, but the first.
 
     Returns
     -------
@@ -126,7 +130,9 @@ def bagged(
     Breiman (1996), "Bagging predictors"; Rubin (1981), "The Bayesian bootstrap".
     """
     weights = np.zeros(len(predictions))
-    for _ in range(N_BAGS):
+    for bag in range(N_BAGS):
+        if bag and deadline is not None and time.perf_counter() >= deadline:
+            break
         drawn = generator.standard_gamma(SHAPE, n_rows) * (1 if weight is None else weight)
         weights += greedy(predictions, _weighted(loss, drawn), n_rounds=N_ROUNDS).weights
     if max_members is not None:

@@ -34,11 +34,11 @@ class Settings(NamedTuple):
     score : function of (y, predictions, weight), optional
         What the selection maximises; None: minus the log-loss or the RMSE.
     time_limit : float, optional
-        Seconds after which no net is begun, and those that train end. With it, which nets there
-        are depends on the machine.
+        Seconds after which no net is begun, and those that train end, within an epoch too. With
+        it, which nets there are depends on the machine.
     cv : int
-        Without validation rows: train each net so many times, each time without another fold of
-        the rows, and validate on that. The ensemble has all of them.
+        Without validation rows or folds: train each net so many times, each time without another
+        fold of the rows, and validate on that. The ensemble has all of them.
     """
 
     n_members: int = 10

@@ -152,6 +152,8 @@ def test_rows_to_validate_on_are_a_source(classifies: bool) -> None:
         (MLPRegressor(), stream_of_numbers, {"X_val": X}, "X_val is provided, but y_val was not"),
         (MLPClassifier(), stream, {"classes": ["low", "high"]}, "classes that are not in classes"),
         (MLPClassifier(), stream(), {}, "a generator can be read once, but epochs=200"),
+        (MLPClassifier(), stream_of_numbers, {},
+         r"^MLPClassifier.fit: .* with fractions, such as -?\d.*no classes; .* MLPRegressor$"),
         (MLPRegressor(solver=Adam(Cosine(0.01)), batch_size=10), stream_of_numbers,
          {"buffer_rows": 200}, r"Cosine\(.*needs the number of steps"),
         (MLPRegressor(), X, {}, "requires y to be passed, but the target y is None"),

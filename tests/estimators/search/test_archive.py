@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from peak_memory import peak_of
 from reloading import reloaded
 from scipy.stats import uniform
 from search.test_search_cv import GRID, LABELS, OURS, REAL, SETTINGS, X
@@ -123,9 +124,20 @@ def lies() -> list[Any]:
     def index(header: Any, arrays: Any) -> None:
         header["attributes"]["best_index_"] = 99
 
+    def many_names(header: Any, arrays: Any) -> None:
+        each = {"dict": [[f"n{i}", i] for i in range(3000)]}
+        header["results"]["params"] = [each] + [{"dict": []}] * 3000
+
+    def a_long_text(header: Any, arrays: Any) -> None:
+        texts = ["x" * 10**6, *["y"] * 9]
+        header["results"]["params"] = [{"dict": [["alpha", text]]} for text in texts]
+
+    def the_same_name(header: Any, arrays: Any) -> None:
+        header["results"]["names"] *= 2
+
     return [
-        no_estimator, another_best, code, settings, candidates, no_candidates, numbers, objects,
-        index,
+        many_names, a_long_text, the_same_name, no_estimator, another_best, code, settings,
+        candidates, no_candidates, numbers, objects, index,
     ]  # fmt: skip
 
 
@@ -135,5 +147,9 @@ def test_a_lying_header_is_refused(lie: Any, path: Path) -> None:
     content = safetensors_file.read(path)
     lie(content.header, content.arrays)
     safetensors_file.write(path, content)
-    with pytest.raises(FileError):
-        fastmlp.load(path)
+
+    def load() -> None:
+        with pytest.raises(FileError):
+            fastmlp.load(path)
+
+    assert peak_of(load) < 10e6

@@ -27,6 +27,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
 
 from fastmlp import MLPClassifier, MLPRegressor, MLPSearchCV
 from fastmlp._process import task_pool
@@ -245,6 +246,21 @@ def test_it_is_an_estimator() -> None:
     again = pickle.loads(pickle.dumps(pipe))
     assert np.array_equal(again.predict(X), pipe.predict(X))
     assert search.fit(X, LABELS).fit(X[:60], LABELS[:60]).n_splits_ == 2
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+@pytest.mark.parametrize("base", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("check", ["check_dont_overwrite_parameters", "check_dtype_object"])
+def test_scikit_learns_checks_of_a_fit(check: str, base: Any) -> None:
+    model = base(hidden_layer_sizes=(3,), max_iter=2, random_state=0)
+    getattr(estimator_checks, check)("search", MLPSearchCV(model, {"alpha": [1e-4, 1.0]}, cv=2))
+
+
+def test_objects_that_are_numbers_are_a_regressors_targets() -> None:
+    model = MLPRegressor(hidden_layer_sizes=(3,), **SETTINGS)
+    objects, grid = REAL.astype(object), {"alpha": [1e-4, 1.0]}
+    search = MLPSearchCV(model, grid, cv=2).fit(X, objects)
+    assert_same(search, GridSearchCV(model, grid, cv=2).fit(X, objects))
 
 
 def test_the_costly_fits_begin_first() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peak_memory import peak_of
 from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeRegressor
 from small_tables import FEW, classifier, drawn, regressor
@@ -23,7 +24,11 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 EXPECTED = json.loads((GOLDEN / "ensembles.json").read_text())
 
 
-def golden_data() -> Any:
+def golden_data(name: str) -> Any:
+    if "pairs" in name:
+        # Columns of two levels at places beyond that of the one number.
+        k = range(10)
+        return [[i % 7 / 7, "xyz"[i % 3], "uv"[i * i % 7 > 2], i % 5 == 0, f"level {i}"] for i in k]
     X = np.arange(180.0).reshape(60, 3) % 7 / 7
     X[::9, 1] = np.nan
     X[:, 2] = np.round(2 * X[:, 2])
@@ -36,10 +41,10 @@ def test_a_model_of_every_released_format_loads(name: str) -> None:
     assert repr(model).split() == expected["repr"].split()
     assert model.schema_.to_json() == expected["schema"]
     assert model.validation_score_ == expected["score"]
-    outputs = getattr(model, "predict_proba", model.predict)(golden_data())
+    outputs = getattr(model, "predict_proba", model.predict)(golden_data(name))
     np.testing.assert_allclose(outputs, expected["outputs"], rtol=1e-5)
     if "interval" in expected:
-        found = model.predict_interval(golden_data()[:1])
+        found = model.predict_interval(golden_data(name)[:1])
         np.testing.assert_allclose(found, expected["interval"], rtol=1e-5)
 
 
@@ -66,6 +71,22 @@ def test_content_that_is_no_model(
     safetensors_file.write(path, content)
     with pytest.raises(FileError, match=words):
         fastmlp.load(path)
+
+
+@pytest.mark.parametrize("name", ["scaled", "missing", "statistics", "pairs", "pieces", "levels"])
+def test_places_of_columns_are_compared_with_the_table(name: str, tmp_path: Path) -> None:
+    content = safetensors_file.read(GOLDEN / "1-tabular-pairs.safetensors")
+    columns = f"encodings.0.{name}.columns"
+    path = tmp_path / "model.safetensors"
+    for place in (4, 6 * 10**7, 2**62):
+        arrays = {**content.arrays, columns: content.arrays[columns] + place}
+        safetensors_file.write(path, content._replace(arrays=arrays))
+
+        def load() -> None:
+            with pytest.raises(FileError, match=f"{name}.columns beyond the columns of the table"):
+                fastmlp.load(path)
+
+        assert peak_of(load) < 1e6
 
 
 def test_a_kind_that_does_not_suit_the_pack(tmp_path: Path) -> None:

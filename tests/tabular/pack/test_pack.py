@@ -108,6 +108,17 @@ def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
 
 
+def test_bits_of_predictions_are_of_two_forms_of_rows() -> None:
+    pack, (values, _) = trained(*parts(200)), table(3 * FEWEST_ROWS)
+    few, whole = range(1, FEWEST_ROWS, 100), pack.predict(values)
+    of_one = np.concatenate([pack.predict(values.part([i])) for i in range(FEWEST_ROWS)])
+    np.testing.assert_allclose(of_one, whole[:FEWEST_ROWS], rtol=0, atol=1e-5)
+    for n in few:
+        np.testing.assert_array_equal(pack.predict(values.part(slice(n))), of_one[:n])
+    for n in (FEWEST_ROWS, FEWEST_ROWS + 77, 2 * FEWEST_ROWS):
+        np.testing.assert_array_equal(pack.predict(values.part(slice(n))), whole[:n])
+
+
 @pytest.mark.parametrize("n", [6, 20])
 @pytest.mark.parametrize("n_classes", [0, 2, 3])
 def test_tiny_tables_in_folds(n: int, n_classes: int) -> None:
@@ -166,7 +177,8 @@ def test_further_models_are_candidates() -> None:
 
 def test_a_time_limit_leaves_at_least_one_net() -> None:
     first, second = parts(200)
-    pack = trained(first, second, settings=FEW._replace(time_limit=1e-3))
+    with pytest.warns(match=r"\d of 4 nets were trained within time_limit=0.001, \d of them cut"):
+        pack = trained(first, second, settings=FEW._replace(time_limit=1e-3))
     assert 1 <= pack.n_trained < 4
     assert np.isfinite(pack.predict(second.values)).all()
 

@@ -1,0 +1,281 @@
+"""Dates, times of day and durations as numbers: alike from every library, and from ISO texts.
+
+Within, dates are arrays of numpy.datetime64 in UTC, times since midnight and durations of
+numpy.timedelta64; NaT where a value is missing.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Kind = Literal["dates", "times", "durations"]
+PARTS: dict[Kind, tuple[str, ...]] = {
+    "dates": ("year", "month", "day", "weekday", "hour", "days"),
+    "times": ("time",),
+    "durations": ("duration",),
+}
+OF_PART: dict[str, Kind] = {part: kind for kind, parts in PARTS.items() for part in parts}
+EPOCH = "1970-01-01"
+HOUR, DAY = 3_600_000_000, 86_400_000_000  # microseconds
+DATES, TIMES = (date, np.datetime64), time
+DURATIONS = (timedelta, np.timedelta64)
+# Also hours alone, and zones without a colon: pyarrow takes them for dates in CSV.
+_CLOCK = r"\d\d:\d\d(?::\d\d(?:\.\d+)?)?"
+_HOURS = r"(?:[01]\d|2[0-3])"
+_ZONE = rf"Z|[+-]{_HOURS}:[0-5]\d|(?<!\d{{4}}-\d\d-\d\d)[+-]{_HOURS}(?:[0-5]\d)?"
+_ISO_DATE = re.compile(rf"(\d{{4}}-\d\d-\d\d(?:[T ](?:{_CLOCK}|\d\d))?)({_ZONE})?", re.ASCII)
+_ISO_TIME = re.compile(_CLOCK, re.ASCII)
+EXPECTED: dict[Kind, str] = {
+    "dates": "dates, as datetime64 or texts such as 2024-01-31 or 2024-01-31T10:30",
+    "times": "times of day, as datetime.time or texts such as 10:30",
+    "durations": "durations, as timedelta64",
+}
+
+
+class Parts(NamedTuple):
+    """The numbers that a column of dates, times or durations becomes.
+
+    Attributes
+    ----------
+    names : "year", "month", "day", "weekday" (0 = Monday) and "hour", each where it varies in
+        training, and "days", since `origin` with the day's fraction; or "time", the seconds since
+        midnight; or "duration", in seconds
+    origin : ISO date, the first in training; None for times and durations
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp.tabular import Parts
+    >>> days = np.array(["2024-03-01T12", "NaT"], "datetime64[h]")
+    >>> Parts(("month", "days"), "2024-02-28").numbers(days)
+    array([[3. , 2.5],
+           [nan, nan]])
+    """
+
+    names: tuple[str, ...]
+    origin: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the column holds."""
+        return OF_PART[self.names[-1]]
+
+    def numbers(self, moments: Array) -> NDArray[np.float64]:
+        """Return the parts of each row, shape (n_rows, n_parts), NaN where one is missing."""
+        there = ~np.isnat(moments)
+        found = np.full((len(moments), len(self.names)), np.nan)
+        if self.kind != "dates":
+            found[there, 0] = _seconds(moments[there])
+            return found
+        day = moments[there].astype("M8[D]")
+        # Below a microsecond libraries differ in what they keep.
+        past = (moments[there] - day).astype("m8[us]").astype(np.int64)
+        for j, name in enumerate(self.names):
+            found[there, j] = _part(name, day, past, self.origin)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as plain data, for `from_json`."""
+        return {"parts": list(self.names), "origin": self.origin}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """Return the parts of plain data, checked, as they may come from a file.
+
+        Raises
+        ------
+        TypeError, ValueError, LookupError
+            If they are none.
+        """
+        names, origin = tuple(told["parts"]), told["origin"]
+        known = PARTS[OF_PART[names[-1]]]
+        if names != tuple(name for name in known if name in names):
+            raise ValueError(f"parts must be some of {', '.join(known)}, in this order")
+        if (origin is None) != (names[-1] != "days") or (origin and not _is_day(origin)):
+            raise ValueError(f"origin must be an ISO date where there are dates, got {origin!r}")
+        return cls(names, origin)
+
+
+def is_kind(kind: str) -> TypeGuard[Kind]:
+    """Return True for a kind of column that has parts."""
+    return kind in PARTS
+
+
+def kind_of(moments: Array) -> Kind:
+    """Return what an array without a type of its own holds: dates, or times of day."""
+    return "dates" if moments.dtype.kind == "M" else "times"
+
+
+def all_of(kind: Kind) -> Parts:
+    """Return all parts of a kind of column, days since 1970."""
+    return Parts(PARTS[kind], EPOCH)
+
+
+def learned(kind: Kind, lows: Array, highs: Array) -> Parts:
+    """Return the parts that vary; `lows` and `highs` are those of all parts, days since 1970."""
+    *some, last = PARTS[kind]
+    varying = [name for name, low, high in zip(some, lows, highs, strict=False) if low < high]
+    origin = str(np.datetime64(int(np.floor(lows[-1])), "D")) if last == "days" else None
+    return Parts((*varying, last), origin)
+
+
+def days_of(origin: str) -> int:
+    """Return the days from 1970 to an ISO date."""
+    return int(np.datetime64(origin, "D").astype(np.int64))
+
+
+def _part(name: str, day: Array, past: Array, origin: str | None) -> Array:
+    """Return a part of dates, of their days and the microseconds past midnight."""
+    if name == "year":
+        return day.astype("M8[Y]").astype(np.int64) + 1970
+    month = day.astype("M8[M]")
+    if name == "month":
+        return month.astype(np.int64) % 12 + 1
+    if name == "day":
+        return (day - month).astype(np.int64) + 1
+    if name == "hour":
+        return past // HOUR
+    number = day.astype(np.int64)
+    # 1970 began on a Thursday.
+    return (number + 3) % 7 if name == "weekday" else number - days_of(origin or EPOCH) + past / DAY
+
+
+def _seconds(spans: Array) -> Array:
+    """Return spans in seconds: one number of one span, in whatever unit."""
+    whole = spans // np.timedelta64(1, "s")
+    rest: Array = whole + (spans - whole.astype("m8[s]")) / np.timedelta64(1, "s")
+    return rest
+
+
+def of_texts(texts: Sequence[Any]) -> Array | None:
+    """Return ISO texts as dates or times; "" and None are missing; None if they are neither."""
+    found = [text.strip() if isinstance(text, str) else text for text in texts]
+    found = ["" if text is None else text for text in found]
+    there = [text for text in found if text]
+    if not (there and isinstance(there[0], str) and there[0][0].isdigit()):
+        return None
+    try:
+        if all(_ISO_TIME.fullmatch(text) for text in there):
+            days = np.array([f"{EPOCH}T{text}" if text else "NaT" for text in found], "M8[us]")
+            return days - np.datetime64(EPOCH, "us")
+        matches = [_ISO_DATE.fullmatch(text) if text else None for text in found]
+        each = [match.groups() if match else ("NaT", None) for match in matches]
+        if sum(match is not None for match in matches) < len(there):
+            return None
+        zones = [_minutes(zone) for _, zone in each]
+        return np.array([text for text, _ in each], "M8[us]") - np.array(zones, "m8[m]")
+    except (TypeError, ValueError):
+        return None
+
+
+def read(codes: Array, texts: Sequence[Any], kind: Kind, name: str, who: str) -> Array:
+    """Return the dates or times of rows, of texts and their places: -1 where one is missing.
+
+    Raises
+    ------
+    TypeError
+        If a text is none; the message has the column's name.
+    """
+    none, found = missing(1, kind), of_texts(texts)
+    if found is None or found.dtype != none.dtype or kind == "durations":
+        each = ((text, of_texts([text])) for text in texts if text)
+        wrong = [text for text, one in each if one is None or one.dtype != none.dtype]
+        if wrong or kind == "durations":
+            raise TypeError(f"{who}: {refused(name, kind, repr([*wrong, *texts][0]))}")
+        found = missing(len(texts), kind)
+    rows: Array = np.append(found, none)[codes]
+    return rows
+
+
+def missing(n: int, kind: Kind) -> Array:
+    """Return rows without a value."""
+    return np.full(n, "NaT", "M8[us]" if kind == "dates" else "m8[us]")
+
+
+def refused(name: str, kind: Kind, got: str) -> str:
+    """Return what is wrong with a column that held dates, times or durations in training."""
+    return f"the column {name!r} must hold {EXPECTED[kind]}, got {got}"
+
+
+def _minutes(zone: str | None) -> int:
+    if zone is None or zone == "Z":
+        return 0
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    return int(f"{zone[0]}1") * (60 * int(digits[:2]) + int(digits[2:]))
+
+
+def of_objects(values: Sequence[Any]) -> Array:
+    """Return objects of one kind of `datetime` or NumPy; None is missing."""
+    times = any(isinstance(value, TIMES) for value in values)
+    spans = any(isinstance(value, DURATIONS) for value in values)
+    found: Array = np.array([*map(_plain, values)], "m8[us]" if spans else "M8[us]")
+    return found - np.datetime64(EPOCH, "us") if times else found
+
+
+def _plain(value: Any) -> Any:
+    """Return a date or time in UTC as one without a zone, which NumPy takes."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).replace(tzinfo=None)
+    if isinstance(value, time):
+        return datetime.combine(date(1970, 1, 1), value.replace(tzinfo=None))
+    unit = {np.datetime64: "M8[us]", np.timedelta64: "m8[us]"}.get(type(value))
+    return value if unit is None else value.astype(unit)
+
+
+def of_arrow(column: Any) -> Array:
+    """Return a column of Arrow of dates, times or durations."""
+    import pyarrow.types as kinds
+
+    if kinds.is_time(column.type):
+        column = column.cast("time64[us]", safe=False).cast("int64").cast("duration[us]")
+    found: Array = column.to_numpy(zero_copy_only=False)
+    return found
+
+
+def text_of(value: Any) -> str:
+    """Return a date, a time or a duration as a level: ISO text, seconds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> text_of(np.datetime64("2024-01-31T00:00", "ns")), text_of(np.datetime64("2024-01-31T10"))
+    ('2024-01-31', '2024-01-31T10:00:00')
+    """
+    if value != value:
+        return "NaT"
+    value = _plain(value).item() if isinstance(value, np.generic) else value
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds()}".removesuffix(".0")
+    if isinstance(value, datetime):
+        value = _plain(value)
+        return str(value.date()) if value.time() == time() else datetime.isoformat(value)
+    return str(value.isoformat())
+
+
+def as_level(text: str) -> str:
+    """Return an ISO text as `text_of` has it; another as it is."""
+    found = of_texts([text])
+    if found is None or np.isnat(found[0]):
+        return text
+    return text_of(found[0]) if found.dtype.kind == "M" else text_of(_clock(found[0]))
+
+
+def _clock(span: Any) -> time:
+    found: time = (datetime(1970, 1, 1) + span.item()).time()
+    return found
+
+
+def are_levels(levels: Sequence[Any]) -> bool:
+    """Return True if all levels are ISO texts as `text_of` has them."""
+    return all(isinstance(one, str) and one[:1].isdigit() for one in levels) and all(
+        of_texts([one]) is not None and as_level(one) == one for one in levels
+    )
+
+
+def _is_day(text: Any) -> bool:
+    return isinstance(text, str) and len(text) == 10 and of_texts([text]) is not None

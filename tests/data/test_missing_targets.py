@@ -1,0 +1,182 @@
+"""A missing target is one sentence, of all readers and at all doors that read targets."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from fastmlp import MLP, Blocks, MLPClassifier, MLPRegressor, fit_many
+
+N = 40
+Table = Any
+
+
+def csv(table: Table, folder: Path, name: str = "a.csv") -> Path:
+    table.to_pandas().to_csv(folder / name, index=False)
+    return folder / name
+
+
+def quoted(table: Table, folder: Path) -> Path:
+    """CSV in which each value has quotes, those of numbers too."""
+    table.to_pandas().to_csv(folder / "a.csv", index=False, quoting=1)
+    return folder / "a.csv"
+
+
+def parquet(table: Table, folder: Path) -> Path:
+    table.to_pandas().to_parquet(folder / "a.parquet", row_group_size=7)
+    return folder / "a.parquet"
+
+
+def feather(table: Table, folder: Path) -> Path:
+    pyarrow.feather.write_feather(table, folder / "a.feather", chunksize=7)
+    return folder / "a.feather"
+
+
+# By their names: from a table and a folder to a source.
+READERS: dict[str, Callable[[Table, Path], Any]] = {
+    "csv": csv,
+    "csv.gz": lambda table, folder: csv(table, folder, "a.csv.gz"),
+    "quoted csv": quoted,
+    "parquet": parquet,
+    "feather": feather,
+    "table": lambda table, folder: table,
+    "reader": lambda table, folder: table.to_reader(),
+    "data set": lambda table, folder: pyarrow.dataset.dataset(table),
+    "pandas": lambda table, folder: table.to_pandas(),
+    "pandas, nullable": lambda table, folder: table.to_pandas().convert_dtypes(),
+    "polars": lambda table, folder: pl.from_arrow(table),
+    "duckdb": lambda table, folder: duckdb.from_arrow(table),
+}
+GOOD = pa.table({"a": np.linspace(-1, 1, N), "y": np.arange(N) % 2, "z": np.zeros(N)})
+# From a source and a target to an error.
+DOORS: dict[str, Callable[[Any, Any], Any]] = {
+    "MLP": lambda source, target: net(target).fit(source, target=target, epochs=1),
+    "MLP, validation": lambda source, target: net(target).fit(
+        GOOD.select(["a", *([target] if isinstance(target, str) else target)]),
+        target=target,
+        epochs=1,
+        validation_data=source,
+    ),
+    "MLPClassifier": lambda source, target: MLPClassifier(max_iter=1).fit(source, target=target),
+    "MLPRegressor": lambda source, target: MLPRegressor(max_iter=1).fit(source, target=target),
+    "MLPRegressor, validation": lambda source, target: MLPRegressor(
+        max_iter=1, early_stopping=True
+    ).fit(GOOD.select(["a", "y"]), target="y", X_val=source),
+    "fit_many": lambda source, target: fit_many([net(target)], source, target=target, epochs=1),
+    "Blocks": lambda source, target: net(target).fit(
+        Blocks.from_parquet(source, target=target), epochs=1
+    ),
+}
+# Values of a target, with None for those that are missing.
+KINDS: dict[str, Callable[[np.random.Generator], list[Any]]] = {
+    "texts": lambda rng: rng.choice(["no", "yes"], N).tolist(),
+    "integers": lambda rng: rng.integers(0, 2, N).tolist(),
+    "fractions": lambda rng: rng.normal(size=N).tolist(),
+    "truth": lambda rng: rng.choice([True, False], N).tolist(),
+}
+
+
+def net(target: Any) -> MLP:
+    return MLP((1, 1 if isinstance(target, str) else len(target)), seed=0)
+
+
+def suits(reader: str, door: str, kind: str) -> bool:
+    if door == "Blocks":
+        return reader == "parquet" and kind != "texts"
+    # A reader is read once, and the labels and the rows take two passes.
+    if reader == "reader" and door == "MLPClassifier":
+        return False
+    return kind == "texts" if door == "MLPClassifier" else kind != "texts"
+
+
+CASES = [
+    (reader, door, kind)
+    for reader in READERS
+    for door in DOORS
+    for kind in KINDS
+    if suits(reader, door, kind)
+]
+drawn = np.random.default_rng(0).permutation(len(CASES))
+# Each reader with classes of texts, and others drawn.
+SOME = [case for case in CASES if case[1] == "MLPClassifier"]
+SOME += [CASES[i] for i in drawn if CASES[i] not in SOME][:60]
+
+
+@pytest.mark.parametrize(("reader", "door", "kind"), SOME)
+def test_a_missing_target(reader: str, door: str, kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng([len(reader), len(door), len(kind)])
+    values = KINDS[kind](rng)
+    holes = np.sort(rng.choice(N, int(rng.integers(1, 4)), replace=False))
+    for i in holes:
+        values[i] = None
+    several = door in ("MLP", "MLP, validation", "fit_many") and rng.random() < 0.3
+    columns = {"a": np.linspace(-1, 1, N), "y": pa.array(values)}
+    names: Any = "y"
+    if several:
+        columns["z"], names = np.zeros(N), ["z", "y"]
+    source = READERS[reader](pa.table(columns), tmp_path)
+    # Of blocks of some rows the first that has one is told.
+    rows = 7 if reader in ("parquet", "feather") else N
+    n = int(np.count_nonzero(holes // rows == holes[0] // rows))
+    first = f"line {holes[0] + 2}" if "csv" in reader else f"row {holes[0]}"
+    told = f"the target 'y' has {n} missing value{'s' * (n > 1)}, the first in {first}; fill them"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        DOORS[door](source, names)
+
+
+@pytest.mark.parametrize("kind", ["NaN", "NaT", "NA"])
+def test_what_pandas_calls_missing(kind: str) -> None:
+    """NaN among fractions, NaT among dates and ``pd.NA`` among texts."""
+    missing: Any = {"NaN": float("nan"), "NaT": pd.NaT, "NA": pd.NA}[kind]
+    there: Any = {"NaN": 1.5, "NaT": pd.Timestamp("2026-01-01"), "NA": "x"}[kind]
+    frame = pd.DataFrame({"a": [0.0, 1.0, 2.0], "y": [there, there, missing]})
+    for door in ("MLP", "MLPClassifier", "MLPRegressor"):
+        with pytest.raises(ValueError, match=r"'y' has 1 missing value, the first in row 2; fill"):
+            DOORS[door](frame, "y")
+
+
+def test_nan_of_arrow_and_of_polars_is_missing() -> None:
+    """Not a null, but no number either."""
+    columns = {"a": [0.0, 1.0], "y": [0.5, float("nan")]}
+    for source in (pa.table(columns), pl.DataFrame(columns)):
+        with pytest.raises(ValueError, match=r"'y' has 1 missing value, the first in row 1; fill"):
+            DOORS["MLP"](source, "y")
+
+
+def test_later_blocks_and_files(tmp_path: Path) -> None:
+    """The row is that of its file, in CSV its line, after batches of others."""
+    i = np.arange(150_000)
+    whole = pa.table({"a": i % 5, "y": pa.array(np.where(i == 140_001, np.nan, i % 2))})
+    pyarrow.csv.write_csv(whole, tmp_path / "b.csv")
+    pyarrow.csv.write_csv(whole.slice(0, 100), tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"^batch \d of .*b.csv: .* first in line 140003;"):
+        net("y").fit(tmp_path / "*.csv", target="y", epochs=1)
+    pyarrow.feather.write_feather(whole, tmp_path / "b.feather")
+    with pytest.raises(ValueError, match=r"^batch 2 of .*b.feather: .* first in row 140001;"):
+        net("y").fit(tmp_path / "b.feather", target="y", epochs=1, buffer_rows=50_000)
+    pq.write_table(whole, tmp_path / "b.parquet", row_group_size=100_000)
+    blocks = Blocks.from_parquet(tmp_path / "b.parquet", target="y", rows=30_000)
+    with pytest.raises(ValueError, match=r"^row group 1 of .*b.parquet: .* first in row 140001;"):
+        net("y").fit(blocks, epochs=1, buffer_rows=50_000)
+    with pytest.raises(ValueError, match=r"^rows 131072 to 149999: .* first in row 140001;"):
+        net("y").fit(whole, target="y", epochs=1)
+
+
+def test_words_for_missing_values_in_csv(tmp_path: Path) -> None:
+    """They are those of numbers, as of pandas' reader."""
+    for word in ("", '""', "NA", "NaN", "null", "#N/A"):
+        (tmp_path / "a.csv").write_text(f"a,y\n1,no\n2,yes\n3,{word}\n")
+        assert pd.read_csv(tmp_path / "a.csv")["y"].isna().tolist() == [False, False, True]
+        with pytest.raises(ValueError, match="'y' has 1 missing value, the first in line 4; fill"):
+            DOORS["MLPClassifier"](tmp_path / "a.csv", "y")

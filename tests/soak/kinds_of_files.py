@@ -1,0 +1,213 @@
+"""A file of every kind that fastmlp writes, small, and files that claim more than they hold."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+from small_tables import untrained
+
+import fastmlp
+from fastmlp import (
+    EMA,
+    MLP,
+    SGD,
+    Adam,
+    AdamW,
+    Cosine,
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    MLPSearchCV,
+    Quantile,
+    Warmup,
+)  # fmt: skip
+from fastmlp.serialization import safetensors_file
+from fastmlp.tabular import TableModel
+from fastmlp.tabular.columns import Column, Target
+
+X = np.arange(60.0).reshape(20, 3) % 7 / 7
+Y = np.arange(20) % 5 / 5
+LABELS = np.arange(20) % 3
+SMALL: dict[str, Any] = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
+COLUMNS = (Column("a", None, 2.0, 4.0, True), Column("b", ("x", "y", "z")))
+
+
+def trained(net: MLP, y: Any = Y, **how: Any) -> MLP:
+    net.fit(pd.DataFrame(X, columns=list("abc")), y, epochs=2, batch_size=7, **how)
+    return net
+
+
+def several() -> MLP:
+    """A net with everything that a header can hold."""
+    adam = Adam(Warmup(Cosine(0.01), n_steps=3), clipnorm=1.0, average=EMA(0.9))
+    more: dict[str, Any] = {"dropout": [0.1, Cosine(0.2)], "input_noise": 0.1, "l1": 0.1}
+    rates = [1.0, 0.5, 0.1]
+    return trained(MLP((3, 4, 5, 1), optimizer=adam, layer_rates=rates, seed=0, **more))
+
+
+def resumed(path: Path, stop: int = 9) -> MLP:
+    """The net of a checkpoint after a fit of three epochs; or of a fit that stops before."""
+    net = MLP((3, 4, 3), loss="cross_entropy", optimizer=AdamW(0.01), seed=0)
+    data: dict[str, Any] = {"validation_data": (X, LABELS), "metrics": ["accuracy"]}
+    how = {"epochs": 3, "batch_size": 7, "early_stopping": 5, **data}
+    with suppress(StopIteration):
+        net.fit(X, LABELS, **how, callbacks=stopping(stop), checkpoint=path, resume=path.exists())
+    return net
+
+
+def stopping(epoch: int) -> Callable[[Any], None]:
+    def stop(report: Any) -> None:
+        if report.epoch >= epoch:
+            raise StopIteration
+
+    return stop
+
+
+def table(*classes: Any) -> TableModel:
+    target, n = Target("t", classes or None, 0.1, 1 / 3), len(classes)
+    loss: Any = {0: "mse", 2: "binary_cross_entropy"}.get(n, "cross_entropy")
+    return TableModel(
+        COLUMNS, target, MLP((5, 4, target.n_outputs), loss=loss, seed=0), {"rows": 9}
+    )
+
+
+def of_table(seed: int) -> Any:
+    return untrained(seed)[0]
+
+
+def search(estimator: Any, y: Any, **how: Any) -> Any:
+    how = {"param_grid": {"alpha": [0.1, 1.0], "solver": ["sgd", "adam"]}, **how}
+    return MLPSearchCV(estimator(**SMALL), cv=2, **how).fit(X, y)
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "net": lambda: MLP((3, 4, 2), dtype="float64", loss="cross_entropy", seed=0),
+    "net with all settings": several,
+    "net of quantiles": lambda: trained(MLP((3, 4, 2), loss=Quantile([0.1, 0.9]), seed=0)),
+    "net of SGD": lambda: trained(MLP((3, 1), optimizer=SGD(0.1, momentum=0.5), seed=0)),
+    "classifier": lambda: MLPClassifier(**SMALL).fit(X, np.array(["no", "so", "yes"])[LABELS]),
+    "classifier of booleans": lambda: MLPClassifier(solver="lbfgs", **SMALL).fit(X, LABELS > 1),
+    "classifier of several": lambda: MLPClassifier(**SMALL).fit(X, np.eye(3, dtype=int)[LABELS]),
+    "regressor": lambda: MLPRegressor(
+        **{**SMALL, "random_state": np.random.RandomState(3)}, early_stopping=True
+    ).fit(X, Y),
+    "ensemble of classifiers": lambda: MLPEnsembleClassifier(n_members=2, **SMALL).fit(X, LABELS),
+    "ensemble of regressors": lambda: MLPEnsembleRegressor(n_members=2, **SMALL).fit(X, Y),
+    "search": lambda: search(MLPClassifier, LABELS),
+    "search by halving": lambda: search(MLPRegressor, Y, halving=True, factor=2, random_state=0),
+    "table of a number": table,
+    "table of two classes": lambda: table("no", "yes"),
+    "table of classes": lambda: table(1, 5, 7),
+    **{f"ensemble of a table {i}": partial(of_table, i) for i in range(8)},
+}
+CHECKPOINT = "checkpoint"
+
+
+def write_all(folder: Path) -> list[Path]:
+    """Write a file of each kind to a folder; return their paths."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, make in MAKERS.items():
+            fastmlp.save(make(), folder / name, include_training_state=True)
+        resumed(folder / CHECKPOINT, stop=2)
+    return [folder / name for name in (*MAKERS, CHECKPOINT)]
+
+
+# Integers that are equal modulo 2**61 - 1, as many as a header has room for.
+EQUAL = [(2**61 - 1) * (i + 1024) for i in range(100_000)]
+EMPTY, NONE = np.empty(0, np.float32), {"dict": list[Any]()}
+
+
+def many_arrays(names: Iterable[str], array: Any = EMPTY) -> dict[str, Any]:
+    return dict.fromkeys(names, array)
+
+
+def of_layers(h: Any, a: Any) -> None:
+    h.update(layer_sizes=[1] * 400_000, activation=["relu"])
+    a["more"] = np.zeros(800_000, np.float32)
+
+
+def of_encodings(h: Any, a: Any) -> None:
+    h["pack"]["encodings"] += [{}] * 3_000
+    for i, name in product(range(1, 3_000), ("columns", "columns_")):
+        a[f"encodings.{i}.missing.{name}"] = np.zeros(1, np.int64)
+
+
+def of_members(h: Any, a: Any) -> None:
+    h.update(members=h["members"][:1] * 200, parameters=h["parameters"] | {"n_members": 200})
+    a |= many_arrays(f"members.{i}.e{j}" for i, j in product(range(200), range(20)))
+    for name in [name for name in a if name.startswith("members.0.")]:
+        a |= many_arrays((name.replace(".0.", f".{i}.", 1) for i in range(1, 200)), a[name])
+
+
+def of_names(h: Any, a: Any) -> None:
+    named = {"dict": [[f"n{i}", i] for i in range(10_000)]}
+    h["results"]["params"] = [named] + [NONE] * 30_000
+
+
+def of_texts(h: Any, a: Any) -> None:
+    params = [{"dict": [["a", text]]} for text in ["x" * 10**6, *["y"] * 30_000]]
+    h["results"].update(params=params, names=[["param_a", False]])
+    a["results.more"] = np.zeros(30_001)
+
+
+def of_results(h: Any, a: Any) -> None:
+    h["results"].update(names=[["more", "float64"]] * 20_000, params=[NONE] * 50_000)
+    a["results.more"] = np.zeros(50_000)
+
+
+def of_no_numbers(h: Any, a: Any) -> None:
+    for name in a:
+        if name.endswith(("table_", "quantiles_", "frequencies_")):
+            a[name] = np.empty((1 << 40, 0), np.float32)
+
+
+def of_places(h: Any, a: Any) -> None:
+    for name in a:
+        if name.endswith(".columns"):
+            a[name][-1] = 10**9
+
+
+# Files that claim more than they hold: by name the kind, and what is changed in header and arrays.
+BOMBS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "layers": ("net", of_layers),
+    "layers of a classifier": ("classifier", of_layers),
+    "arrays": ("net", lambda h, a: a.update(many_arrays(f"e{i}" for i in range(60_000)))),
+    "keys": ("net", lambda h, a: h.update({f"k{n}": n for n in range(200_000)})),
+    "keywords": ("net", lambda h, a: h["optimizer"].update({f"k{n}": n for n in range(50_000)})),
+    "a long name": ("net", lambda h, a: h.update(loss="mse" * 10**6)),
+    "encodings": ("ensemble of a table 0", of_encodings),
+    "members": ("ensemble of classifiers", of_members),
+    "places": ("ensemble of a table 0", of_places),
+    "rows of no numbers": ("ensemble of a table 0", of_no_numbers),
+    "levels": (
+        "ensemble of a table 0",
+        lambda h, a: h["schema"]["levels"].update({min(h["schema"]["levels"]): EQUAL}),
+    ),
+    "classes": ("table of classes", lambda h, a: h["target"].update(classes=EQUAL)),
+    "labels": ("classifier", lambda h, a: h["labels"].update(dtype="object", values=EQUAL)),
+    "names of candidates": ("search", of_names),
+    "texts of candidates": ("search", of_texts),
+    "names of results": ("search", of_results),
+}
+
+
+def write_bombs(folder: Path) -> list[Path]:
+    """Write files that claim more than they hold, of kinds that are in the folder."""
+    for name, (kind, change) in BOMBS.items():
+        content = safetensors_file.read(folder / kind)
+        arrays = {name: array.copy() for name, array in content.arrays.items()}
+        change(content.header, arrays)
+        words = {"format_version": 1, "kind": content.kind, **content.header}
+        raw = safetensors.numpy.save(arrays, {safetensors_file.ENTRY: json.dumps(words)})
+        (folder / f"bomb of {name}").write_bytes(raw)
+    return [folder / f"bomb of {name}" for name in BOMBS]

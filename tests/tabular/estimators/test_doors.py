@@ -1,0 +1,393 @@
+"""Ways to give a table to a model: each ends with the bits of the plain call."""
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    TimeSeriesSplit,
+)
+from sklearn.tree import DecisionTreeRegressor
+from sklearn.utils.class_weight import compute_sample_weight
+from small_tables import FEW, drawn, labels
+
+import fastmlp
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp._process import memory
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular.estimators import splits
+from fastmlp.tabular.estimators.importance import kept_of
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
+X, Y = drawn()
+LABELS = labels()
+GROUPS = np.random.default_rng(5).integers(0, 12, 120)
+WEIGHT = np.where(np.arange(120) % 7 == 0, 0.0, 1.0 + np.arange(120) % 3)
+TABLE = X.assign(sold=LABELS, price=Y, group=GROUPS, weight=WEIGHT)
+NAMES = [*X.columns]
+
+
+def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a row as dicts, from which a third of the missing values is left out as keys."""
+    found = []
+    for i, row in enumerate(frame.to_dict("records")):
+        found.append({str(k): v for k, v in row.items() if i % 3 or not pd.isna(v)})
+    return found
+
+
+def written(frame: pd.DataFrame, path: Path) -> str:
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=50)
+    elif path.suffix == ".feather":
+        pyarrow.feather.write_feather(table, str(path), compression="uncompressed")
+    else:
+        frame.to_csv(path, index=False)
+    return str(path)
+
+
+def in_files(frame: pd.DataFrame, path: Path) -> list[Path]:
+    cuts = (frame[:50], frame[50:])
+    return [Path(written(each, path / f"{i}.parquet")) for i, each in enumerate(cuts)]
+
+
+def query(frame: pd.DataFrame, path: Path) -> Any:
+    connection = duckdb.connect()
+    connection.register("frame", frame)
+    return connection.sql("select * from frame")
+
+
+KINDS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
+    "pandas": lambda frame, path: frame,
+    "polars": lambda frame, path: polars.from_pandas(frame),
+    "arrow": lambda frame, path: pyarrow.Table.from_pandas(frame, preserve_index=False),
+    "duckdb": query,
+    "dicts": lambda frame, path: as_rows(frame),
+    "parquet": lambda frame, path: written(frame, path / "a.parquet"),
+    "feather": lambda frame, path: Path(written(frame, path / "a.feather")),
+    "csv": lambda frame, path: written(frame, path / "a.csv"),
+    "csv.gz": lambda frame, path: written(frame, path / "a.csv.gz"),
+    "files": in_files,
+}
+
+
+def combinations() -> list[Any]:
+    """Return a seeded draw of kinds of tables and what goes with them: each value, most pairs."""
+    draw = random.Random(0)
+    values: dict[str, list[Any]] = {
+        "classes": [True, False],
+        "weight": [None, "balanced", {"top": 3.0}],
+        "rows": [None, "array", "name"],
+        "divided": ["cv", "groups", "named groups", "splitter", "pairs", "X_val"],
+        "saved": [False, True],
+    }
+    every = list(itertools.product(*values.values()))
+    cases = [(kind, *case) for kind in KINDS for case in draw.sample(every, 3)]
+    return [pytest.param(*case, id="-".join(map(str, case)).replace(" ", "")) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("kind", "classes", "class_weight", "rows", "divided", "saved"), combinations()
+)
+def test_every_door_gives_the_bits_of_the_plain_call(
+    kind: str,
+    classes: bool,
+    class_weight: Any,
+    rows: Any,
+    divided: str,
+    saved: bool,
+    tmp_path: Path,
+) -> None:
+    target, y = ("sold", LABELS) if classes else ("price", Y)
+    settings: dict[str, Any] = {**FEW, "max_iter": 3}
+    plain: dict[str, Any] = {}
+    given: dict[str, Any] = {"target": target}
+    weight = None if rows is None else WEIGHT
+    frame = TABLE[[*NAMES, target]]
+    if rows == "name":
+        frame = frame.assign(weight=WEIGHT)
+    if rows is not None:
+        given["sample_weight"] = WEIGHT if rows == "array" else "weight"
+    kept = np.arange(120) if weight is None else np.flatnonzero(weight)
+    if classes and class_weight is not None:
+        of_class = np.zeros(120)
+        of_class[kept] = compute_sample_weight(class_weight, y[kept])
+        weight = of_class if weight is None else weight * of_class
+        settings["class_weight"] = class_weight
+    if "groups" in divided:
+        settings["cv"] = 3
+        given["groups"] = "group" if "named" in divided else GROUPS
+        frame = frame.assign(group=GROUPS) if "named" in divided else frame
+        folding = StratifiedGroupKFold if classes else GroupKFold
+        pairs = folding(3).split(X.iloc[kept], y[kept], GROUPS[kept])
+        plain["cv"] = [(kept[first], kept[second]) for first, second in pairs]
+    elif divided == "X_val":
+        (tmp_path / "valid").mkdir()
+        given["X_val"] = KINDS[kind](frame[::2], tmp_path / "valid")
+        if rows is not None:
+            given["sample_weight_val"] = WEIGHT[::2] if rows == "array" else "weight"
+        plain |= {"X_val": X[::2], "y_val": y[::2]}
+        plain["sample_weight_val"] = None if weight is None else weight[::2]
+    else:
+        settings["cv"] = 2
+    if divided == "splitter":
+        settings["cv"] = (StratifiedKFold if classes else KFold)(2, shuffle=True, random_state=1)
+    if divided == "pairs":
+        settings["cv"] = list(KFold(3).split(X))
+    make = TabularMLPClassifier if classes else TabularMLPRegressor
+    model = clone(make(**settings)).fit(KINDS[kind](frame, tmp_path), **given)
+    settings.pop("class_weight", None)
+    if "cv" in plain:
+        settings["cv"] = plain.pop("cv")
+    expected = make(**settings).fit(X, y, sample_weight=weight, **plain)
+    if saved:
+        fastmlp.save(model, tmp_path / "m.safetensors")
+        model = fastmlp.load(tmp_path / "m.safetensors")
+    method = "predict_proba" if classes else "predict"
+    of_model, of_plain = (getattr(one, method)(X) for one in (model, expected))
+    np.testing.assert_array_equal(of_model, of_plain)
+    assert model.training_["target"] == target
+    assert model.feature_names_in_.tolist() == NAMES
+    np.testing.assert_array_equal(getattr(model, method)(as_rows(X)), of_plain)
+
+
+def test_rows_as_dicts_may_lack_keys_and_have_others() -> None:
+    model = TabularMLPRegressor(**FEW, cv=2).fit(as_rows(TABLE[[*NAMES, "price"]]), target="price")
+    found = model.predict(X)
+    one = {"town": "Chur", "age": 30, "unknown": object()}
+    whole = {**dict.fromkeys(NAMES), "town": "Chur", "age": 30}
+    assert model.predict([one]) == model.predict([whole]) == model.predict(pd.DataFrame([whole]))
+    np.testing.assert_array_equal(model.predict([*as_rows(X), one])[:120], found)
+    rows: Any = as_rows(X)
+    assert model.score(rows, Y) == model.score(X, Y)
+    for method in ("predict_std", "predict_interval"):
+        np.testing.assert_array_equal(getattr(model, method)(rows), getattr(model, method)(X))
+    with pytest.raises(ValueError, match="4 columns are missing"):
+        model.predict([{"Age": 3}])
+    by_place = TabularMLPRegressor(**FEW, cv=2).fit(X[["age"]].to_numpy(), Y)
+    assert by_place.predict([{"age": 30.0}]) == by_place.predict([[30.0]])
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"X": TABLE, "y": "sold"}, "y is a text: name the target's column by target='sold'"),
+    ({"X": TABLE, "y": LABELS, "target": "sold"}, "give y or target='sold', not both"),
+    ({"X": TABLE, "target": "solt"}, "there is no column 'solt', did you mean 'sold'"),
+    ({"X": TABLE, "target": ["sold"]}, "target must be a column's name, got"),
+    ({"X": TABLE, "target": "sold", "groups": "grp"}, "there is no column 'grp'"),
+    ({"X": as_rows(TABLE), "target": "solt"}, "there is no column 'solt'"),
+    ({"X": X.to_numpy(), "target": "sold"}, "target= goes with files and tables; got ndarray"),
+    ({"X": "a.parquet"}, "fit: X is a path: name the target's column by target="),
+    ({"X": "a.parquet", "y": LABELS}, "X is a path: name the target's column"),
+    ({"X": X, "y": LABELS, "X_val": "a.csv", "y_val": LABELS}, "fit: X_val: X is a path"),
+    ({"X": polars.from_pandas(TABLE).lazy(), "target": "sold"}, "pass X.collect"),
+    ({"X": TABLE, "target": "sold", "X_val": X}, "fit: X_val: there is no column 'sold'"),
+    ({"X": X, "y": LABELS, "groups": GROUPS[:7]}, r"inconsistent numbers of samples: \[120, 7\]"),
+    ({"X": X, "y": LABELS, "groups": np.ones(120)}, "groups holds one group only"),
+    ({"X": X, "y": LABELS, "groups": [None, *range(119)]}, "groups has a missing value in row 0"),
+    ({"X": X, "y": LABELS, "callbacks": 3}, "callbacks must be functions of one argument, got 3"),
+    ({"X": X, "y": LABELS, "progress": 3}, "progress must be True or False"),
+    (
+        {"X": X, "y": LABELS, "groups": GROUPS, "X_val": X, "y_val": LABELS},
+        "groups are of rows held out of X, and X_val is given",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG)
+def test_faults_of_doors(given: dict[str, Any], words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        TabularMLPClassifier(**FEW).fit(**given)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "words"),
+    [
+        ({"tops": 2}, "class_weight has keys that are no labels of y: 'tops'; y: 'low', 'middle'"),
+        ({"top": -1}, r"class_weight\['top'\] must be a finite number of 0 or more"),
+        ("balance", "'class_weight' parameter of TabularMLPClassifier"),
+    ],
+)
+def test_faults_of_class_weights(class_weight: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TabularMLPClassifier(**FEW, class_weight=class_weight).fit(X, LABELS)
+
+
+def test_a_path_is_predicted_by_others() -> None:
+    model = TabularMLPClassifier(**FEW, cv=2).fit(TABLE[[*NAMES, "sold"]], target="sold")
+    for path in ("a.parquet", Path("a.csv"), ["a.csv", "b.csv"]):
+        with pytest.raises(
+            TypeError, match=r"predict: X is a path: TabularMLPClassifier.predict_b"
+        ):
+            model.predict(path)
+
+
+def test_files_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(TABLE, tmp_path / "a.parquet")
+    monkeypatch.setattr(memory, "available", lambda: 16 * 5000)
+    with pytest.raises(MemoryError, match=r"more than 5 KB .* fastmlp train --model plain"):
+        TabularMLPClassifier(**FEW).fit(path, target="sold")
+
+
+def test_nulls_of_arrows_dictionaries_are_missing_labels() -> None:
+    column = pyarrow.chunked_array([pyarrow.array([None, *LABELS[1:]]).dictionary_encode()])
+    with pytest.raises(ValueError, match="1 missing value, the first in row 0"):
+        TabularMLPClassifier(**FEW).fit(X, column)
+
+
+@pytest.mark.parametrize("classes", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_group_is_on_both_sides(classes: bool, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    n, n_groups = 200, int(generator.integers(3, 40))
+    y = generator.integers(0, 3, n) if classes else generator.normal(size=n)
+    groups = splits.groups_of(generator.integers(0, n_groups, n).astype(str), n, "fit")
+    assert groups is not None
+    n_groups = len(np.unique(groups))
+    rows = splits.Rows(y, classes, groups, np.ones(n, np.bool_))
+    mask = splits.held_out_groups(groups, 0.2, seed)
+    for cv in (None, 3, GroupKFold(3)):
+        found = splits.folds(cv, 3 if cv == 3 else 5, rows, seed, "fit")
+        assert found is not None
+        assert len(found) == (3 if cv else min(5, n_groups))
+        np.testing.assert_array_equal(np.sort(np.concatenate([b for _, b in found])), np.arange(n))
+        for first, second in [*found, (np.flatnonzero(~mask), np.flatnonzero(mask))]:
+            assert not {*groups[first]} & {*groups[second]}
+            assert len(first) + len(second) == n
+    with pytest.raises(ValueError, match=f"cv=50 folds of {n_groups} groups"):
+        splits.folds(50, 50, rows, seed, "fit")
+
+
+def test_rows_of_many_are_held_out_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmlp.tabular.estimators.base.FEW_ROWS", 100)
+    divided = []
+
+    def taken(part: Any, generator: Any) -> Any:
+        divided.append(len(part.y))
+        return kept_of(part, generator)
+
+    monkeypatch.setattr("fastmlp.tabular.estimators.base.kept_of", taken)
+    model = TabularMLPRegressor(**FEW).fit(X, Y, groups=GROUPS)
+    sizes = [np.isin(GROUPS, some).sum() for some in itertools.combinations(range(12), 3)]
+    assert divided[0] == model.training_["validation_rows"]
+    assert divided[0] in sizes
+    assert model.training_["rows"] == 120 - divided[0]
+
+
+def test_rows_that_no_fold_validates_on_are_trained_on() -> None:
+    model = TabularMLPRegressor(**FEW, cv=TimeSeriesSplit(2)).fit(X, Y)
+    assert model.training_ == {"rows": 120, "validation_rows": 80}
+    assert len(model.pack_.residuals) == 80
+    trees = DecisionTreeRegressor(max_depth=3, random_state=0)
+    both = clone(model).set_params(extra_members=[trees]).fit(X, Y)
+    assert both.leaderboard_["validation_score"].notna().all()
+
+
+PAIRS: list[tuple[Any, str]] = [
+    ([([0, 1], [1, 2])], "trains and validates on the same row"),
+    ([([0, 1], [2]), ([0, 1], [2])], "cv validates on a row in two folds"),
+    ([([0, 1], [])], "cv must have rows to train on and to validate on"),
+    ([], "cv must have rows to train on and to validate on"),
+    ([([0, 1], [120])], "cv has places beyond the 120 rows"),
+    ([(["a"], [1])], "cv must be a number, a splitter or pairs of places of rows"),
+    (1, "'cv' parameter of TabularMLPRegressor"),
+]
+
+
+@pytest.mark.parametrize(("cv", "words"), PAIRS)
+def test_faults_of_pairs(cv: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        TabularMLPRegressor(**FEW, cv=cv).fit(X, Y)
+
+
+def test_masks_divide_rows_too() -> None:
+    mask = np.arange(120) % 2 == 0
+    first = TabularMLPRegressor(**FEW, cv=[(mask, ~mask)]).fit(X, Y)
+    second = TabularMLPRegressor(**FEW).fit(X[mask], Y[mask], X_val=X[~mask], y_val=Y[~mask])
+    assert len(first.members_) == len(second.members_)
+    assert first.training_["validation_rows"] == 60
+
+
+def test_callbacks_see_each_epoch_of_each_net() -> None:
+    seen: list[Any] = []
+    settings: dict[str, Any] = {**FEW, "cv": 2, "n_members": 3}
+    model = TabularMLPRegressor(**settings).fit(X, Y, callbacks=seen.append)
+    plain = TabularMLPRegressor(**settings).fit(X, Y)
+    np.testing.assert_array_equal(model.predict(X), plain.predict(X))
+    nets = {id(report.net): report.net for report in seen}
+    assert len(nets) == 6
+    last = {id(report.net): report.epoch for report in seen}
+    assert len(seen) == sum(epoch + 1 for epoch in last.values())
+    assert {id(member.net) for member in model.members_} <= {*nets}
+
+
+def test_a_callback_ends_the_fit() -> None:
+    epochs: list[int] = []
+
+    def stop(report: Any) -> None:
+        epochs.append(report.epoch)
+        if report.epoch == 1:
+            report.stop()
+
+    model = TabularMLPRegressor(**{**FEW, "max_iter": 500, "n_members": 8}, cv=2)
+    model.fit(X, Y, callbacks=[stop])
+    # Two nets train at once; all that begin later end with their first epoch.
+    assert max(epochs) <= 2
+    assert np.isfinite(model.predict(X)).all()
+
+    def fail(report: Any) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        clone(model).fit(X, Y, callbacks=fail)
+
+
+def test_a_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    TabularMLPRegressor(**FEW, cv=2).fit(X, Y, progress=True)
+    shown = capsys.readouterr().err
+    assert "32/32" in shown
+    assert "4 of 4 nets" in shown
+
+
+GAPS: list[list[Any]] = [["no", "yes"], [1, 2]]
+
+
+@pytest.mark.parametrize("classes", GAPS)
+def test_a_missing_target_is_one_error_at_every_door(classes: list[Any], tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [*range(6)], "y": [*classes * 2, None, None]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    tables = {
+        "line 6": [str(tmp_path / "t.csv")],
+        "row 4": [
+            str(tmp_path / "t.parquet"),
+            frame,
+            polars.from_pandas(frame),
+            pyarrow.Table.from_pandas(frame),
+            frame.to_dict("records"),
+        ],
+    }
+    for place, doors in tables.items():
+        for table in doors:
+            told = f"the target 'y' has 2 missing values, the first in {place}; fill them in"
+            with pytest.raises(ValueError, match=told):
+                TabularMLPClassifier(max_iter=1).fit(table, target="y")
+
+
+def test_nan_among_texts_of_a_list_is_missing() -> None:
+    with pytest.raises(ValueError, match="1 missing value, the first in row 2"):
+        TabularMLPClassifier(max_iter=1).fit([[1], [2], [3]], ["a", "b", float("nan")])

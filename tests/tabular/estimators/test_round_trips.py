@@ -1,0 +1,98 @@
+"""Models of drawn tables predict the same bits after a file, a pickle and the command."""
+
+import json
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from reloading import reloaded
+from small_tables import table_of, untrained
+
+import fastmlp
+from fastmlp import TabularMLPClassifier, TabularMLPRegressor
+from fastmlp.cli.main import main
+from fastmlp.compiler.jit import INTERPRETED
+from fastmlp.tabular.pack import Preset, settings
+
+pytestmark = [
+    pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow"),
+    pytest.mark.filterwarnings("ignore:.*one class|.*rows to validate"),
+]
+PRESETS: tuple[Preset, ...] = ("fast", "balanced", "best")
+
+
+def assert_same(one: Any, other: Any, frame: pd.DataFrame) -> None:
+    """Assert that all predictions, and what is said of the fit, are the same."""
+    rows = frame[frame.columns[::-1]].assign(more=1)
+    for name in ("predict", "predict_proba", "predict_std"):
+        if hasattr(one, name):
+            found, expected = getattr(other, name)(rows), getattr(one, name)(frame)
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
+    assert (other.schema_, other.training_) == (one.schema_, one.training_)
+    assert other.validation_score_ == one.validation_score_
+    pd.testing.assert_frame_equal(other.leaderboard_, one.leaderboard_)
+
+
+def test_every_drawn_schema_and_encoding(soak: bool, tmp_path: Path) -> None:
+    for seed in range(600 if soak else 50):
+        model, frame = untrained(seed)
+        assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)
+
+
+def test_fits_of_every_preset(soak: bool, tmp_path: Path) -> None:
+    for seed in range(300 if soak else 8):
+        frame, y, task = table_of(seed)
+        kind: Any = TabularMLPRegressor if task == "regression" else TabularMLPClassifier
+        how = {"n_members": 1 + seed % 2, "cv": 2, "preset": PRESETS[seed % 3]}
+        model = kind(max_iter=1, random_state=seed, **how).fit(frame, y)
+        assert_same(model, reloaded(model, tmp_path / "model.safetensors"), frame)
+        assert_same(model, pickle.loads(pickle.dumps(model)), frame)
+
+
+def test_the_command(
+    soak: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `predict` writes is what Python predicts, of both kinds of models."""
+    monkeypatch.chdir(tmp_path)
+    for name in PRESETS:
+        few = settings.PRESETS[name]._replace(n_members=2)
+        monkeypatch.setitem(settings.PRESETS, name, few)
+    for seed in range(5, 155 if soak else 10):
+        frame, y, _ = table_of(seed, 80)
+        whole = {name: "int64" for name, kind in frame.dtypes.items() if kind == "category"}
+        frame = frame.astype(whole)
+        frame.assign(y=y).to_parquet("a.parquet")
+        plain = ["--preset", "plain", "--hidden", "4"] if seed % 4 == 0 else []
+        how = ["--target", "y", "--epochs", "1", "--seed", str(seed), "--force", "--quiet"]
+        assert main(["train", "a.parquet", *how, *plain, "--json"]) == 0, capsys.readouterr().err
+        capsys.readouterr()
+        model = fastmlp.load("model.safetensors")
+        how = ["--output", "p.parquet", "--force"]
+        assert main(["predict", "model.safetensors", "a.parquet", *how]) == 0
+        found = pd.read_parquet("p.parquet")["prediction"].to_numpy()
+        assert np.array_equal(found, model.predict(frame))
+        assert main(["score", "model.safetensors", "a.parquet", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        measure = {"r2", "accuracy"} & {*told}
+        assert told[measure.pop()] == pytest.approx(_score(model, frame, y))
+        assert main(["show", "model.safetensors"]) == 0
+        assert "y" in capsys.readouterr().out
+
+
+def _score(model: Any, frame: pd.DataFrame, y: Any) -> float:
+    if hasattr(model, "score"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(model.score(frame, y))
+    found = model.predict(frame)
+    if y.dtype.kind != "f":
+        return float((found == y).mean())
+    return float(1 - ((y - found) ** 2).sum() / ((y - y.mean()) ** 2).sum())
