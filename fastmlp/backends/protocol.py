@@ -47,7 +47,7 @@ class Data(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """How many rows to work on."""
+        """The number of rows to work on."""
         return len(self.x if self.rows is None else self.rows)
 
     @property
@@ -105,7 +105,7 @@ class RankExchange(Protocol):
     Attributes
     ----------
     rank : int, from 0
-    size : int, how many there are
+    size : int, the number of ranks
     """
 
     rank: int
@@ -259,7 +259,7 @@ class Engine(Protocol[P]):
         batch_size: int,
         **options: Any,
     ) -> Trainer:
-        """Allocate and compile what training on `data` needs.
+        """Return a trainer on `data`: its buffers are allocated, its blocks are compiled.
 
         `options` are those of the device's `Trainer`; the estimators set `guarded` and `by_rows`,
         which the CPU has, and fits on several ranks `ranks` and `average_every`.

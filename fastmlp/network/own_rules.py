@@ -1,4 +1,4 @@
-"""Checks of rules of the user's own, which are called uncompiled."""
+"""Checks of custom rules, which are called uncompiled: their results, and their slopes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import product

@@ -1,4 +1,4 @@
-"""From what the user passes to `MLP` to rules: names are looked up, functions are checked."""
+"""The arguments of `MLP` as rules: names are looked up, functions are checked."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
@@ -20,7 +20,6 @@ from fastmlp.rules import (
     losses,
     optimizers,
     penalties,
-    row_losses,
     schedules,
 )
 from fastmlp.rules.optimizers.protocol import finite_numbers
@@ -45,7 +44,7 @@ def network(
     sizes: object,
     activation: object,
     output: object,
-    given_loss: object,
+    loss_setting: object,
     l2: object,
     l1: object,
     penalties: object,
@@ -54,10 +53,10 @@ def network(
     """Return the network that the arguments of `MLP` describe."""
     checked = layer_sizes(sizes)
     hidden = hidden_activations(activation, len(checked) - 2)
-    function = loss(given_loss)
-    loss_name = given_loss if isinstance(given_loss, str) else loss_settings.spelled(function)
+    function = loss(loss_setting)
+    loss_name = loss_setting if isinstance(loss_setting, str) else loss_settings.spelled(function)
     loss_name = name_of(function.rule) if loss_name is None else loss_name
-    check_outputs(given_loss, function, checked)
+    check_outputs(loss_setting, function, checked)
     rule, link = output_activation(output, loss_name, function)
     terms = penalty_terms(l2, l1, penalties)
     made = Network(make_layout(checked), (*hidden, rule), function, link, terms, dtype(kind))
@@ -67,7 +66,7 @@ def network(
 def initial_state(
     network: Network, optimizer: optimizers.Optimizer, generator: np.random.Generator, rule: object
 ) -> NetState:
-    """Return a state of step 0: weights of the initializer that is given or that suits the
+    """Return a state of step 0: weights of the initializer, or of the one that suits the
     activations, biases of 0."""
     layout = network.layout
     room_for_parameters(layout, network.dtype)
@@ -202,7 +201,7 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 
 
 def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
-    """Return one initializer per layer: the given one, or the default of the layer's activation."""
+    """Return one initializer per layer: the one passed, or the default of the layer's activation."""
     if setting is None:
         names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
         return [initializers.RULES[name] for name in names]
@@ -315,14 +314,14 @@ def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]
     name = loss_settings.spelled(function)
     # A net in a file has its `Loss` in place of a name: it loads.
     if function.link == "softmax" and not isinstance(setting, losses.Loss) and sizes[-1] == 1:
-        binary = "binary_focal" if function.rule is row_losses.focal else "binary_cross_entropy"
+        binary = "binary_focal" if function.rule is losses.focal else "binary_cross_entropy"
         raise ValueError(
             f"{OWNER}: loss={name!r} needs one output for each class, but layer_sizes="
             f"{sizes} has 1 output, whose softmax is always 1; for two classes use "
             f"loss={binary!r}"
         )
     n, per_target = sizes[-1], function.per_target
-    in_levels = function.rule is row_losses.quantiles
+    in_levels = function.rule is losses.quantiles
     if n % per_target or (in_levels and n != per_target):
         purpose = "in all, one for each level" if in_levels else "for each column of y"
         raise ValueError(
@@ -332,7 +331,7 @@ def check_outputs(setting: object, function: losses.Loss, sizes: tuple[int, ...]
 
 
 def smoothed(setting: object, label_smoothing: object) -> object:
-    """Return the loss that is given, with the labels smoothed if `label_smoothing` is above 0."""
+    """Return the loss of `MLP`, with its labels smoothed if `label_smoothing` is above 0."""
     amount = scalars.fraction(OWNER, "label_smoothing", label_smoothing)
     if amount == 0:
         return setting

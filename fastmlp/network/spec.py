@@ -134,7 +134,7 @@ def bias_views(layout: Layout, flat: Vector) -> list[Vector]:
 ComputeDType = Literal["bfloat16"]
 LayerDType = Literal["bfloat16", "float32"]
 OF_LAYER = {"bfloat16": "bf16 mixed_bfloat16 mixed float16 fp16 half", "float32": "None fp32 f4"}
-# What a net takes, and what it keeps.
+# The argument of a net, and its attribute.
 ComputeDTypes = ComputeDType | Sequence[LayerDType]
 Computed = ComputeDType | tuple[LayerDType, ...] | None
 KNOWN = get_args(ComputeDType)
@@ -201,10 +201,10 @@ def _check_dtype(dtype: np.dtype[Any], who: str) -> None:
 def paired_layers(
     layout: Layout, chosen: ComputeDTypes | None = "bfloat16", *, sparse: bool = False
 ) -> tuple[bool, ...]:
-    """Return, for each layer, True if its products take bfloat16: those that are told, or are wide.
+    """Return for each layer True if its products take bfloat16: the chosen ones, or wide ones.
 
     It is never a first layer on sparse or expanded rows, which is no product of matrices. With
-    None, nothing is rounded, and there is no layer to tell of.
+    None, nothing is rounded, and the tuple is empty.
     """
     if chosen is None:
         return ()
@@ -252,9 +252,9 @@ class Network(NamedTuple):
     penalties : pairs of a rule and its strength
     layer_rates : factors of the learning rate, one of each layer; empty: all are 1
     trainable : False for a frozen layer; empty: all are trained
-    dropout : what training drops and adds, or None
+    dropout : rates of dropout and noise in training, or None
     compute_dtype : "bfloat16" if training rounds the operands of wide layers' products; of which
-        layers, if it is told; or None
+        layers, if layers are named; or None
     """
 
     layout: Layout
@@ -270,7 +270,7 @@ class Network(NamedTuple):
 
     @property
     def factors(self) -> tuple[Factors, ...]:
-        """The factors of the learning rate of each layer; 0 for what is frozen."""
+        """The factors of the learning rate of each layer; 0 for frozen weights or biases."""
         return _factors(self.layer_rates, self.trainable, self.layout.n_layers)
 
 

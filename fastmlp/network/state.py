@@ -60,7 +60,7 @@ class NetState:
     generator : numpy.random.Generator, optional
         Of the initial weights and the orders of the rows. None: the orders come from elsewhere.
     key : two integers of 32 bits, optional
-        Of what training draws, as dropout's masks.
+        Of the random numbers of training, such as dropout's masks.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ class NetState:
         self._packed, self._form = None, None
 
     def unpack(self) -> None:
-        """Drop what a backend has packed: the optimizer's state is one flat array again."""
+        """Drop the packed form of a backend: the optimizer's state is one flat array again."""
         if self._packed is not None:
             self.set_slots(self.slots())
 
@@ -243,10 +243,10 @@ class NetState:
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])
         self.averaged_from = content.get("averaged_from", 0)
-        self.feature_names = content.get("feature_names")  # not in pickles of old
+        self.feature_names = content.get("feature_names")  # not in pickles of old versions
 
     def adopt(self, content: dict[str, Any]) -> None:
-        """Take over what training has changed of a copy, as `__getstate__` returned it there."""
+        """Take over the changes that training has made to a copy, from its `__getstate__`."""
         self.assign(content["parameters"])
         self.n_steps = content["n_steps"]
         self.set_slots(content["slots"])

@@ -207,7 +207,7 @@ def numbers_of(dropout: Dropout, key: Key, steps: NDArray[np.int64], total: int)
 
 
 def mask(key: Key, step: int, layer: int, shape: tuple[int, int], rate: float) -> Array:
-    """Return the factors of a hidden layer's outputs in a step: 0, or the scale of what is kept.
+    """Return the factors of a hidden layer's outputs in a step: 0, or the scale of kept units.
 
     Parameters
     ----------

@@ -11,11 +11,13 @@ from fastmlp.rules.losses import (
     LOSSES,
     Loss,
     binary_focal,
+    focal,
     quantile,
+    quantiles,
     smoothed_binary_cross_entropy,
+    smoothed_cross_entropy,
     tweedie,
 )
-from fastmlp.rules.row_losses import focal, quantiles, smoothed_cross_entropy
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 
@@ -129,7 +131,7 @@ class Focal:
     """The focal loss of several classes: the cross-entropy times (1 - p)^gamma, p the probability
     of the right class, so that rows that are right already count little.
 
-    `class_weight` of `MLP.fit` does what alpha does elsewhere.
+    `class_weight` of `MLP.fit` takes the place of alpha elsewhere.
 
     Parameters
     ----------
@@ -246,7 +248,7 @@ _OF_RULES: dict[Callable[..., Any], str] = {
 
 
 def spelled(loss: Loss) -> Any:
-    """Return how `MLP` is given a loss: its name, or a loss with settings; None for a user's own.
+    """Return the argument of `MLP` for a loss: its name, or a loss with settings; None: custom.
 
     Examples
     --------

@@ -182,7 +182,7 @@ class Engine(Runner):
         batch_size: int,
         **options: Any,
     ) -> protocol.Trainer:
-        """Allocate and compile what training on `data` needs; `options` are those of `Trainer`, or,
+        """Return a trainer on `data`, allocated and compiled; `options` are those of `Trainer`, or,
         with `ranks`, of `RankTrainer`."""
         kind = RankTrainer if "ranks" in options else Trainer
         return kind(self, parameters, slots, optimizer, data, batch_size, **options)

@@ -32,7 +32,7 @@ PIECE = np.uint64(16)
 
 
 def _drawing(scalar: Scalar) -> tuple[Kernel, Kernel]:
-    """Make two functions: one returns what a block of rows draws with, the other draws.
+    """Make two functions: one returns the numbers that a block of rows draws with, the other draws.
 
     Drawn with are: the position of the first row in its batch, the purpose with the high bits of
     the step, the low bits of the step, and the key.

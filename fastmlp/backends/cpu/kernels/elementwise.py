@@ -148,8 +148,8 @@ class Penalised(NamedTuple):
 def _gradient_rule(
     scalar: Scalar, name: str, n_coefficients: int
 ) -> tuple[Rule, Callable[[Any], Any]]:
-    """Make two functions: the gradient rule of this name ("": none), and the one that reads what it
-    takes beside g, which follows the coefficients of the update rule."""
+    """Make two functions: the gradient rule of this name ("": none), and the one that reads its
+    settings, which follow the coefficients of the update rule."""
     n, skip = (1 if name else 0), n_coefficients * np.dtype(scalar).itemsize
 
     @njit

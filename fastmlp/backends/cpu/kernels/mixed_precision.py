@@ -1,4 +1,4 @@
-"""Where the operands of products in bfloat16 are rounded: once each, where they are written.
+"""Mixed precision: operands of products in bfloat16 are rounded once, where they are written.
 
 Gathered rows, outputs and deltas are rounded while their block of rows is in the first-level cache;
 weights when the optimizer has stepped their tile, or once a call of predictions. Everything but

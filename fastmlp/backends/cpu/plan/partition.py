@@ -238,7 +238,7 @@ def _largest_part(n: int, n_threads: int) -> float:
 
 
 class Partition(NamedTuple):
-    """How a step is divided.
+    """The division of a step among threads.
 
     ============  =======================================  =====================================
     form          a team shares phase one                  chosen by

@@ -196,7 +196,7 @@ class Addresses(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A `Net` record and what it points to.
+    """A `Net` record and the arrays that it points to.
 
     Attributes
     ----------

@@ -109,7 +109,7 @@ class Net(Record):
     m: int  # addresses of the optimizer's state, packed like the parameters
     v: int
     n_moments: int  # how many of them the rule uses
-    average: int  # address of what a net that shows an average shows, or 0,
+    average: int  # address of the average that the net shows, or 0,
     average_backup: int  # and of a copy of it at the start of the epoch
     gradient: int  # address of the packed gradient, or 0
     unpacked: int  # address of the flat parameters, where sparse rows are predicted from them
@@ -185,7 +185,7 @@ class BlockAddresses(Record):
 
     forward_backward: int  # (team, net, n_parts, mode, split): phase one, by rows
     by_panels: int  # (team, net, n_parts, mode, split): phase one, by panels of each layer
-    split_k: int  # (team, net, n_parts): the split layer's products, and what is below
+    split_k: int  # (team, net, n_parts): the products of the split layer and of those below
     split_k_backward: int  # (team, net, n_parts): the deltas below it
     microbatches: int  # (team, net): both phases, but the update
     update: int  # (team, net, n_parts, n_rows, more, ends, apply, split): phase two
@@ -218,7 +218,7 @@ class Job(Record):
 
     net: int  # address of its `Net`, or of its `FlatNet`
     team: int  # address of the team's record; 0: the calling thread alone
-    n_parts: int  # into how many parts kernels cut what a team shares
+    n_parts: int  # the number of parts of a loop that a team shares
     n_rows: int  # of the data
     batch_size: int
     chunk_rows: int  # rows of a chunk

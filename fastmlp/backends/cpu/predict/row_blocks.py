@@ -78,7 +78,7 @@ class FlatNet(Record):
 
 
 class Flat(NamedTuple):
-    """A `FlatNet` record and what it points to.
+    """A `FlatNet` record and the arrays that it points to.
 
     Attributes
     ----------
@@ -310,7 +310,7 @@ class RowBlocks:
             publish(parameters, self._parameters)
         self.job["loss"] = 0.0
         self.kind = (*self._kind, n_rows.bit_length())
-        # No thread reads what another one wrote.
+        # No thread reads the writes of another.
         work = Work(self._row_flops * min(n_rows, self._most), 0)
         for first in range(0, n_rows, self._most):
             last = min(first + self._most, n_rows)

@@ -121,7 +121,7 @@ class SmallBatch:
     Parameters
     ----------
     network : Network
-    parameters : (n_parameters,) array, live: each call reads what it holds then
+    parameters : (n_parameters,) array, live: each call reads its numbers of that moment
     most : int, the most rows of a call
     in_lanes : bool
         More than `ONE_BY_ONE` rows go by vectors of rows, whose block takes 0.3 s to compile;

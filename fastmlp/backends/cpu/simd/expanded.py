@@ -21,7 +21,7 @@ from fastmlp.backends.cpu.tuning import STRIP_ROWS
 
 
 class Places(NamedTuple):
-    """Where the numbers of rows lie among the inputs.
+    """The places of rows' numbers among the inputs.
 
     Attributes
     ----------

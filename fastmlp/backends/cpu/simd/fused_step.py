@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.tuning import FMA_CHAINS
 
 
 class Row(NamedTuple):
-    """Where the numbers of two rows are.
+    """The addresses of the numbers of two rows.
 
     Attributes
     ----------

@@ -43,7 +43,7 @@ def groups_of_panels(n_panels: int) -> int:
 
 
 class Shape(NamedTuple):
-    """How many columns and rows C has."""
+    """The numbers of columns and rows of C."""
 
     n_columns: int
     n_rows: int

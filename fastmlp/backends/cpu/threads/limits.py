@@ -157,7 +157,7 @@ def after_fork(renew: Callable[[], None]) -> None:
 def _remember_fork() -> None:
     """Note that this is a forked child, if Numba's threads ran before, for any library.
 
-    A thread of the parent that starts them at that moment holds a lock of Numba's, which nobody
+    A thread of the parent that starts them at that moment holds a lock of Numba's, which no thread
     gives back here: the child has another one.
     """
     global _lock

@@ -1,4 +1,4 @@
-"""How a team gathers: in a parallel region of Numba's, or from this pool's own Python threads.
+"""The pool of workers: a team gathers from its Python threads, or in a region of Numba's.
 
 A region is launched in 17 us while OpenMP's threads still spin, but ends only when all of them have
 entered, and 20 ms after the last region they sleep: 0.1 -> 4 to 7 ms (a call beside a busy process,
@@ -171,7 +171,7 @@ def _block(factory: Callable[..., Any]) -> Block:
 
 
 def compile_all() -> None:
-    """Compile what a team needs, without launching one."""
+    """Compile the blocks of a team, without launching one."""
     entry()
     for factory in (share, lead, post, serve):
         _block(factory)

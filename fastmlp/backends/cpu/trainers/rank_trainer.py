@@ -1,4 +1,4 @@
-"""One rank's part of a fit on the CPU: its share of each batch, and what the ranks exchange.
+"""One rank's part of a fit on the CPU: its share of each batch, and the exchange of the ranks.
 
 By gradients, each step sums those of all ranks, and all take the same step. By averages, each rank
 takes steps of its own, and now and then all take the mean of their parameters and state.
@@ -70,13 +70,13 @@ class RankTrainer:
         self._packed = len(session.workspace.parameters)
         layout = (lanes_of(engine.network.dtype.type), self._packed, *moments.spacing)
         layouts = ranks.allgather(np.array([*layout, moments.sparse], np.int64))
-        # Panels differ with a machine's vectors and threads; then what is exchanged is flat.
+        # Panels differ with a machine's vectors and threads; then flat vectors are exchanged.
         self._alike = bool((layouts == layouts[0]).all())
         self._n_parameters = len(parameters)
         self._n = self._packed if self._alike else self._n_parameters
         self._gradient = session.keep_gradient(ranks.size)
         self._sent = np.empty(0, parameters.dtype)
-        # An odd number: the paces of fits that exchange nothing are kept by even ones.
+        # Paces of calls are kept by this number: odd for fits with ranks, even for others.
         self.unit_flops = inner.unit_flops + 1
         self.begin()
         self._count()
@@ -145,7 +145,7 @@ class RankTrainer:
         return last
 
     def _begin_epoch(self, order: NDArray[np.int64]) -> None:
-        """Keep what a divergence goes back to, and sum the weights of each batch's rows."""
+        """Back up the parameters for a divergence, and sum the weights of each batch's rows."""
         session, rank = self._inner.session, self._ranks.rank
         workspace, moments = session.workspace, session.moments
         workspace.backup[:] = workspace.parameters
@@ -320,8 +320,8 @@ def places_of(n_rows: Sequence[int], batch_size: int) -> NDArray[np.int64]:
     """
     total = sum(n_rows)
     ends = np.arange(-(-total // batch_size) + 1, dtype=np.int64) * batch_size
-    # One rank after the other takes its part of what those before it have left. A part grows by
-    # 0 or 1 with each row, and so does what is left.
+    # One rank after the other takes its part of the rows that are left. A part grows by 0 or 1 with
+    # each row, and so does the rest.
     left, places = np.minimum(ends, total), []
     for n in n_rows:
         places.append(left * n // max(total, 1))

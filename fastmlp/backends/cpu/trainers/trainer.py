@@ -214,7 +214,7 @@ class Trainer:
         return self.reached
 
     def constants(self, coefficients: Rates) -> Array:
-        """Return the coefficients of steps in the net's dtype, and what is drawn with them."""
+        """Return coefficients of steps, and numbers of their dropout, in the net's dtype."""
         constants = np.ascontiguousarray(coefficients, self._engine.network.dtype)
         if self._n_drawn:
             n_bytes = (constants.shape[1] - self._n_drawn) * constants.itemsize
@@ -238,7 +238,7 @@ class Trainer:
         return self._session
 
     def step_of(self, unit: int) -> int:
-        """Return how many steps of a window are complete before this unit."""
+        """Return the number of steps of a window that are complete before this unit."""
         epoch, within = divmod(unit, self.units_per_epoch)
         steps_per_epoch = -(-self._session.data.n_rows // self._batch_size)
         return epoch * steps_per_epoch + within // -(-self._batch_size // self._session.rows)

@@ -38,7 +38,7 @@ Array = NDArray[Any]
 
 
 class ExpansionBuffers:
-    """The record of an expansion, and what it points to.
+    """The record of an expansion, and the arrays that it points to.
 
     Parameters
     ----------
