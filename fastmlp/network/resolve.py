@@ -201,7 +201,7 @@ def room_for_parameters(layout: Layout, kind: np.dtype[Any]) -> None:
 
 
 def initializer(setting: object, rules: Sequence[activations.ActivationRule]) -> list[Any]:
-    """Return one initializer per layer: the one passed, or the default of the layer's activation."""
+    """Return one initializer per layer: that of `MLP`, or the default of the activation."""
     if setting is None:
         names = [initializers.DEFAULTS.get(rule.__name__, initializers.DEFAULT) for rule in rules]
         return [initializers.RULES[name] for name in names]
