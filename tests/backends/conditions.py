@@ -1,4 +1,4 @@
-"""What tests ask of the machine, and which layers count as wide in them."""
+"""Marks of tests that need threads, a team or compiled kernels; and wide layers for them."""
 
 import pytest
 

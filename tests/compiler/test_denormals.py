@@ -24,7 +24,7 @@ JOB = np.dtype((np.record, [(n, np.int64) for n in ("team", "n_parts", "block", 
 
 
 def denormals_are_kept() -> bool:
-    """Whether this thread computes with denormal numbers: results of it, and arguments."""
+    """True if this thread computes with denormal numbers, as results and as arguments."""
     small = np.finfo(np.float32).smallest_subnormal
     made = np.float32(1e-38) * np.float32(1e-2) != 0 and 1e-300 * float("1e-20") != 0
     read = small * np.float32(2.0**30) * np.float32(2.0**100) != 0

@@ -255,7 +255,7 @@ def called_by(block: Block) -> set[str]:
 
 
 def foreign(block: Block) -> set[str]:
-    """What the block calls that is no instruction, nor of Numba's own."""
+    """The functions that the block calls, without intrinsics and Numba's own."""
     called = {name for name in called_by(block) if not name.startswith(OF_NUMBA)}
     return {name for name in called if not name.startswith("llvm.") or LIBRARY.match(name)}
 

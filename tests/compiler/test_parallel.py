@@ -34,7 +34,7 @@ LONGEST = 1 << 25
 
 
 class Job(Record):
-    """What the drivers below read.
+    """The record of the drivers below.
 
     team: address of the team's record, or 0
     out: address of float64 numbers

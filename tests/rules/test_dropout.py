@@ -1,4 +1,4 @@
-"""What dropout and noise draw: their distribution, and the numbers of a step."""
+"""Random numbers of dropout and noise: their distribution, and the numbers of a step."""
 
 import naive
 import numpy as np

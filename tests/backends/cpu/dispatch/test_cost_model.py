@@ -1,4 +1,4 @@
-"""Whether a team pays: by what launching and joining cost."""
+"""The cost model: a team pays if it saves more than launching and joining cost."""
 
 import time
 from itertools import pairwise

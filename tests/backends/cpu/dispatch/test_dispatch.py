@@ -15,7 +15,7 @@ from fastmlp.backends.cpu.tuning import MOST_PIECES, PIECE_FLOPS, RETRY
 
 
 def choices(tuner: Autotuner, n_calls: int, alone: float, together: float) -> list[bool]:
-    """What it chooses where a call takes so long on one thread, and so long with a team."""
+    """The choices of the autotuner for these seconds of one thread and of a team."""
     chosen = []
     for _ in range(n_calls):
         team = tuner.wants_team()

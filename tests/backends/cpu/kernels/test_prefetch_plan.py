@@ -1,4 +1,4 @@
-"""What memory is asked for ahead of its use: each line once, and only of what there is."""
+"""Prefetches of phase two: each line once, and only of memory that there is."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ class Scene:
         self.batch.order_stop = address(self.order) + self.order.nbytes
 
     def wanted(self, look: Block, *, apply: int = 0, split: int = 0) -> list[tuple[int, int]]:
-        """What all tiles want: where pieces of memory begin, and their lines."""
+        """The pieces of memory of all tiles: first addresses, and numbers of lines."""
         found = []
         for t in range(self.net.n_tiles):
             words = np.zeros(STREAMS_BYTES // 8, np.int64)

@@ -166,7 +166,7 @@ Y = RNG.normal(size=(N_ROWS, 2)).astype(np.float32)
 
 
 def trained(n_threads: int) -> list[Any]:
-    """What a net has after each of several trainings, which want its state in different ways."""
+    """The net's state after each of several trainings, which pack it differently."""
     net = MLP((20, 40, 70, 2), optimizer=Adam(0.01), seed=0, n_threads=n_threads)
     seen = []
     for batch_size in (64, 1, 40, 3):

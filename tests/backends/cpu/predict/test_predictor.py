@@ -107,7 +107,7 @@ def test_a_net_predicts_the_same_the_first_time_and_again(loss: Any, dtype: Any,
 
 
 def has_quick_way(net: MLP) -> bool:
-    """Whether buffers for small batches have been made."""
+    """True if buffers for small batches have been made."""
     predictor: Any = net._predictor
     return predictor is not None and predictor._small is not None
 
@@ -122,7 +122,7 @@ def net_and_rows(dtype: Any = "float32") -> tuple[MLP, Any]:
 
 
 def slowly(net: MLP, x: Any, out: Any = None) -> Any:
-    """What a net that knows no quick way predicts."""
+    """The predictions of a net that has no quick way."""
     other = copy.deepcopy(net)
     assert other._predictor is None
     return other.predict(x, out)
@@ -245,7 +245,7 @@ OUTS: dict[str, Any] = {
 
 
 def outcome(predict: Any, x: Any, out: Any) -> Any:
-    """What a call returns and leaves in `out`, or the words of its error."""
+    """The result of a call and its `out`, or the text of its error."""
     try:
         with np.errstate(all="ignore"):
             result = predict(x, out)

@@ -1,4 +1,4 @@
-"""How a call is launched: thread counts, layers, and processes that fork."""
+"""Launches of calls: thread counts, layers, and processes that fork."""
 
 import os
 from collections.abc import Callable

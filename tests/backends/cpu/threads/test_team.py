@@ -40,7 +40,7 @@ each_layer = pytest.mark.parametrize("layer", LAYERS)
 
 
 def environment(layer: str, **more: str) -> dict[str, str]:
-    """What starts a process on this layer; skips where the layer is not installed."""
+    """A function that starts a process on this layer; skips if it is not installed."""
     if not limits._present(layer):
         pytest.skip(f"the {layer} layer does not load here: its library is not installed")
     return {"NUMBA_THREADING_LAYER": layer, **more}
@@ -392,7 +392,7 @@ def states(pool: WorkerPool, n: int) -> list[int]:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true within the time that a busy machine may take."""
+    """True if it comes true within the time that a busy machine may take."""
     end = time.monotonic() + 60
     while not condition() and time.monotonic() < end:
         time.sleep(0.001)
