@@ -8,7 +8,6 @@ import naive
 import numpy as np
 import pytest
 
-from fastmlp.rules.gradient_rules import NORMS
 from fastmlp.rules.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -25,6 +24,7 @@ from fastmlp.rules.optimizers import (
 )
 from fastmlp.rules.optimizers.protocol import OptimizerSettings
 from fastmlp.rules.schedules import Cosine
+from fastmlp.rules.updates import NORMS
 
 # Every optimizer as it comes, and the forms that other settings call for.
 FORMS: list[Any] = [kind(0.05) for kind in OPTIMIZERS.values()] + [

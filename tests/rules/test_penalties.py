@@ -6,9 +6,8 @@ import naive
 import numpy as np
 import pytest
 
-from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
-from fastmlp.rules.gradient_rules import clip, norm_factor
 from fastmlp.rules.penalties import RULES
+from fastmlp.rules.updates import GRADIENT_RULES, clip, norm_factor
 
 POINTS = np.linspace(-3, 3, 20)  # an even number: none at 0, where l1 has a kink
 each_rule = pytest.mark.parametrize("name", RULES)

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.rules.averages import EMA, SWA, Average, checked_average
-from fastmlp.rules.gradient_rules import NORMS, RULES
 from fastmlp.rules.groups import WHOLE, ParameterGroup
-from fastmlp.rules.updates import UpdateRule, schedule_free_adamw
+from fastmlp.rules.updates import GRADIENT_RULES, NORMS, UpdateRule, schedule_free_adamw
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import misfit
 
@@ -83,7 +82,7 @@ class OptimizerSettings:
     def _check(self) -> None:
         """Check the settings, and store them as Python's numbers."""
         check_learning_rate(self)
-        clips = [name for name in (*RULES, *NORMS) if getattr(self, name) is not None]
+        clips = [name for name in (*GRADIENT_RULES, *NORMS) if getattr(self, name) is not None]
         check_settings(self, scalars.positive, *clips)
         if len(clips) > 1:
             choices = f"{', '.join(clips[:-1])} or {clips[-1]}"
@@ -121,7 +120,7 @@ class OptimizerSettings:
 
 def gradient_rule_of(optimizer: Optimizer) -> str:
     """Return the name of the gradient rule that an optimizer asks for; "" if it asks for none."""
-    return next((name for name in RULES if getattr(optimizer, name, None) is not None), "")
+    return next((name for name in GRADIENT_RULES if getattr(optimizer, name, None) is not None), "")
 
 
 class NormLimit(NamedTuple):

@@ -12,10 +12,9 @@ from fastmlp.backends.cpu.plan.records import Scalar
 from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.compiler import coefficients_at, njit, row, rows
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
-from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.losses import Constants, in_dtype
 from fastmlp.rules.penalties import RULES
+from fastmlp.rules.updates import GRADIENT_RULES, unchanged
 
 Rule = Callable[..., Any]
 Loop = Callable[..., None]

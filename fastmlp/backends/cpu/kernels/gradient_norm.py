@@ -25,8 +25,8 @@ from fastmlp.backends.cpu.plan.records import (
 from fastmlp.backends.cpu.plan.workspace import aligned
 from fastmlp.compiler import block_of, call, njit, record_at, records_at, row, stack
 from fastmlp.compiler.target import lanes_of
-from fastmlp.rules.gradient_rules import norm_factor
 from fastmlp.rules.optimizers import NormLimit
+from fastmlp.rules.updates import norm_factor
 
 # A layer's variables, and a tile's sums.
 WEIGHTS, BIASES = range(2)

@@ -15,8 +15,6 @@ from fastmlp.backends.cuda.kernels.elementary import FORMS
 from fastmlp.backends.cuda.plan import AVERAGE_OF_M, NO_AVERAGE, OWN_AVERAGE
 from fastmlp.backends.cuda.refusals import refuse
 from fastmlp.network.spec import Network
-from fastmlp.rules.gradient_rules import RULES as GRADIENT_RULES
-from fastmlp.rules.gradient_rules import unchanged
 from fastmlp.rules.links import Link
 from fastmlp.rules.losses import Loss, in_dtype
 from fastmlp.rules.optimizers import (
@@ -26,7 +24,7 @@ from fastmlp.rules.optimizers import (
     is_averaged,
     lag_of,
 )
-from fastmlp.rules.updates import N_MOMENTS
+from fastmlp.rules.updates import GRADIENT_RULES, N_MOMENTS, unchanged
 
 Function = Callable[..., Any]
 
