@@ -31,7 +31,7 @@ HOUSES: dict[str, list[set[str]]] = {
         {"__main__"},
     ],
     "fastmlp.backends": [
-        {"protocol", "shares", "shuffle"},
+        {"protocol", "shuffle"},
         {"cpu", "cuda"},
         {"devices"},
         {"__init__"},

@@ -20,8 +20,8 @@ from fastmlp.data.batches import (
 )
 from fastmlp.data.prediction_columns import Form, Outputs
 from fastmlp.data.sources import Source
-from fastmlp.network import precision
-from fastmlp.network.precision import ComputeDTypes
+from fastmlp.network import spec
+from fastmlp.network.spec import ComputeDTypes
 from fastmlp.validation import scalars
 from fastmlp.validation.calls import explained
 from fastmlp.validation.suggestions import listed
@@ -225,7 +225,7 @@ def _check_precision(model: Any, given: Any, who: str) -> None:
         raise TypeError(
             f"{who}: compute_dtype={given!r} needs an MLP, got {model!r}: use {instead}"
         )
-    precision.compute_dtype(given, net.layer_sizes, net.dtype, who)
+    spec.compute_dtype(given, net.layer_sizes, net.dtype, who)
 
 
 def _table(outputs: Outputs, batch: Batch, keep: list[str], who: str) -> Any:

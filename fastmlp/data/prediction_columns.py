@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.data.batches import ROWS, Batch, predicted
-from fastmlp.network.precision import ComputeDTypes
+from fastmlp.network.spec import ComputeDTypes
 
 Array = NDArray[Any]
 Columns = dict[str, Array]

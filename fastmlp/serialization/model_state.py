@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from fastmlp import validation
 from fastmlp._process import random_state
-from fastmlp.network import layer_rates, losses, precision, resolve
-from fastmlp.network.dropout import dropout_of
-from fastmlp.network.parameter_layout import Layout, bias_views, make_layout, weight_views
-from fastmlp.network.spec import Network
+from fastmlp.network import layer_settings, resolve, spec
+from fastmlp.network.layer_settings import dropout_of
+from fastmlp.network.spec import Layout, Network, bias_views, make_layout, weight_views
 from fastmlp.network.state import N_AVERAGED_SLOTS, N_SLOTS, NetState
 from fastmlp.rules import activations, penalties
 from fastmlp.rules.dropout import Key
@@ -117,7 +116,7 @@ def header_of(state: State) -> dict[str, Any]:
         ],
         "dtype": network.dtype.name,
         **_compute_dtype(network),
-        **layer_rates.in_use(network),
+        **layer_settings.in_use(network),
         **_dropout(network),
         **names,
     }
@@ -207,7 +206,7 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         return codec.rule_from(spelled, activations.RULES, "activation", own)
 
     hidden = [known(spelled) for spelled in header["activation"]]
-    loss = losses.loss(codec.loss_from(header["loss"], own))
+    loss = resolve.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
     given = spelled if loss.link else known(spelled)
     output, link = resolve.output_activation(given, str(header["loss"]), loss)
@@ -219,10 +218,10 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
         link=link,
         penalties=tuple(_penalty(each, own) for each in header["penalties"]),
         dtype=dtype,
-        layer_rates=layer_rates.layer_rates(header.get("layer_rates"), len(sizes) - 1),
-        trainable=layer_rates.trainable(header.get("trainable", True), len(sizes) - 1),
+        layer_rates=layer_settings.layer_rates(header.get("layer_rates"), len(sizes) - 1),
+        trainable=layer_settings.trainable(header.get("trainable", True), len(sizes) - 1),
         dropout=_dropout_from(header, len(sizes) - 2, own),
-        compute_dtype=precision.compute_dtype(header.get("compute_dtype"), sizes, dtype),
+        compute_dtype=spec.compute_dtype(header.get("compute_dtype"), sizes, dtype),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model import MLP
-from fastmlp.network.precision import ComputeDTypes
+from fastmlp.network.spec import ComputeDTypes
 from fastmlp.tabular.batches import Batch, Rows, whole
 from fastmlp.tabular.columns import Column, Target, names_of, numbers, text_names
 

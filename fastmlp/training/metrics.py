@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.backends import devices
 from fastmlp.backends.protocol import Data, Engine
-from fastmlp.network.parameter_layout import make_layout
-from fastmlp.network.spec import Network
+from fastmlp.network.spec import Network, make_layout
 from fastmlp.rules import activations, links
 from fastmlp.rules.losses import LOSSES, SYNONYMS, Loss
 from fastmlp.validation.packages import needs

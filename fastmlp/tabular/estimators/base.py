@@ -18,8 +18,8 @@ from fastmlp.estimators.in_batches import InBatches
 from fastmlp.estimators.mlp.to_core import n_threads_of
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
-from fastmlp.network import precision
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network import spec
+from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import doors, extras, reports, splits, targets
 from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
 from fastmlp.tabular.estimators.scoring import score_of
@@ -40,7 +40,7 @@ FEW_ROWS = 1000
 # Parameters whose wrong values are told what may have been meant: what is known, and other words.
 ADVISED: dict[str, tuple[Any, ...]] = {
     "preset": (PRESETS,),
-    "compute_dtype": (precision.KNOWN, precision.SYNONYMS),
+    "compute_dtype": (spec.KNOWN, spec.SYNONYMS),
 }
 
 
@@ -90,7 +90,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         "cv": ["cv_object"],
         "preset": [StrOptions({*PRESETS})],
         "extra_members": [list, tuple, None],
-        "compute_dtype": [StrOptions({*precision.KNOWN}), None],
+        "compute_dtype": [StrOptions({*spec.KNOWN}), None],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "verbose": ["verbose"],

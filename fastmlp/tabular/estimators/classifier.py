@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from fastmlp.estimators.arguments import ClassWeight, Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import ClassifierMixin, _fit_context
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Pack, Preset

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.estimators.arguments import Folds, RandomState, Scoring
 from fastmlp.estimators.sklearn_bases import RegressorMixin, _fit_context
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.estimators import targets
 from fastmlp.tabular.estimators.base import TabularMLP
 from fastmlp.tabular.pack import Preset

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.network import html as pieces
-from fastmlp.network.summary import Table
+from fastmlp.network import summary as pieces
+from fastmlp.network.summary import SummaryTable
 from fastmlp.tabular.pack import Pack
 from fastmlp.tabular.schema import reasons
 from fastmlp.validation.suggestions import count
@@ -51,7 +51,7 @@ def rows_of(board: Any) -> list[dict[str, Any]]:
     return found
 
 
-def summary(model: Any) -> Table:
+def summary(model: Any) -> SummaryTable:
     """Return the ensemble and what it was selected from, as text."""
     cells = _cells(model)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -63,14 +63,14 @@ def summary(model: Any) -> Table:
         for row in cells
     ]
     left_out = [f"left out: {told}" for told in reasons(dropped(model))]
-    return Table("\n".join([*lines, *left_out, _last(model)]))
+    return SummaryTable("\n".join([*lines, *left_out, _last(model)]))
 
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
     told = [f"left out: {one}" for one in reasons(dropped(model))]
     its = "; ".join([_last(model), *told])
-    return pieces.text(its, strong=type(model).__name__) + pieces.table(_cells(model))
+    return pieces.html_text(its, strong=type(model).__name__) + pieces.html_table(_cells(model))
 
 
 def dropped(model: Any) -> dict[str, str]:
@@ -85,7 +85,7 @@ def say(told: str) -> None:
 
 def unfitted(model: Any) -> str:
     """Return a model that is not fitted as HTML."""
-    return pieces.text("not fitted", strong=repr(model))
+    return pieces.html_text("not fitted", strong=repr(model))
 
 
 def _cells(model: Any) -> list[tuple[str, ...]]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fastmlp.cluster.groups import Cluster
 from fastmlp.many.together import Call, fit_together
 from fastmlp.model import MLP
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.spec import ComputeDType
 from fastmlp.rules.averages import EMA
-from fastmlp.rules.optimizers.adam import AdamW
+from fastmlp.rules.optimizers.first_order import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack.inputs import Inputs, joined

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from fastmlp.network.precision import ComputeDType
+from fastmlp.network.spec import ComputeDType
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack.scoring import Score
 

@@ -1,15 +1,25 @@
-"""What a tile prefetches while its gradient is summed: memory that is used next and not cached."""
+"""Memory traffic of phase two beside its sums: prefetches, and transposed copies of the weights."""
 
 from typing import Any
 
 import numpy as np
 
-from fastmlp.backends.cpu.kernels.parts import Piece
-from fastmlp.backends.cpu.plan.records import Batch, Net
+from fastmlp.backends.cpu.plan.records import (
+    ALL,
+    NONE,
+    OTHERS,
+    Batch,
+    Kernel,
+    Net,
+    Piece,
+    Scalar,
+    Tile,
+)
+from fastmlp.backends.cpu.simd.pack import moves
 from fastmlp.backends.cpu.simd.prefetch import STREAMS
 from fastmlp.backends.cpu.tuning import CACHE_BYTES, MOST_STREAMS, PREFETCHED_ROW_BYTES
 from fastmlp.compiler import njit, record_at, row
-from fastmlp.compiler.target import LINE_BYTES
+from fastmlp.compiler.target import LINE_BYTES, lanes_of
 
 HEAD_BYTES = STREAMS.itemsize
 
@@ -77,3 +87,41 @@ def prefetch_rows(net: Net, t: int, split: int, streams: int, size: int) -> int:
         places[i] = batch.x + (index[first + i] * net.n_in + low) * size
     record.n_streams, record.n_lines = n, ((high - low) * size + LINE_BYTES - 1) // LINE_BYTES
     return streams
+
+
+@njit
+def non_temporal_of(net: Net, split: int) -> int:
+    """Return which transposes use non-temporal stores: without split-K a team stores its few
+    through the cache."""
+    return NONE if net.non_temporal == OTHERS and split == 0 else net.non_temporal
+
+
+@njit
+def passes_by(tile: Tile, r: int, non_temporal: int) -> bool:
+    """Return True if row r of a tile, transposed, is stored past the caches."""
+    of_others = r < tile.cached_first or r >= tile.cached_last
+    return non_temporal == ALL or (non_temporal == OTHERS and of_others)
+
+
+def transposing(scalar: Scalar) -> Kernel:
+    """Make the function that transposes a tile's panel into the copy of the weights."""
+    lanes = lanes_of(scalar)
+    vector = lanes * np.dtype(scalar).itemsize
+    square, vector_moves = lanes * vector, moves(scalar, lanes)
+    transpose, transpose_non_temporal = vector_moves.transpose, vector_moves.transpose_non_temporal
+
+    @njit
+    def transpose_panel(piece: Piece, p: int, non_temporal: int) -> None:
+        tile, layer, w = piece
+        w += p * layer.packed_panel
+        for r in range(tile.first, tile.last, lanes):
+            source, left = w + (r - tile.first) * vector, layer.packed_rows - r
+            target = (
+                layer.transposed_copy + r // lanes * layer.copy_panel + (tile.panel + p) * square
+            )
+            if passes_by(tile, r, non_temporal):
+                transpose_non_temporal(source, target, left)
+            else:
+                transpose(source, target, left)
+
+    return transpose_panel
