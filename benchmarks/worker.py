@@ -17,7 +17,7 @@ from benchmarks import estimators, grid, many
 from benchmarks import peak as fma
 from benchmarks.peers import Form, load
 from benchmarks.peers.run import Unsupported
-from benchmarks.streaming import Turns
+from benchmarks.stream import Turns
 from benchmarks.workloads import BY_NAME, Workload
 
 TURNS = 3

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sweeps import Nets, Sweep
+from benchmarks.many import Nets, Sweep
 from benchmarks.workloads import Array, flat
 from fastmlp import MLP, Adam, fit_many
 

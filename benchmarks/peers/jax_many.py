@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 
 from benchmarks.machine import cores
+from benchmarks.many import Nets, Sweep
 from benchmarks.peers.jax_scan import objective, update
-from benchmarks.sweeps import Nets, Sweep
 from benchmarks.workloads import Array
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
-from benchmarks.sweeps import Nets, Sweep
+from benchmarks.many import Nets, Sweep
 from benchmarks.workloads import Array
 
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.tabular.models import PEERS, Model
-from benchmarks.tabular.ours import OURS, PRESETS
+from benchmarks.tabular.models import OURS, PEERS, PRESETS, Model
 from benchmarks.tabular.sources import Table, aside, read, sources
 from benchmarks.workloads import Array
 

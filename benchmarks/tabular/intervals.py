@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.page import row
-from benchmarks.tabular.models import MOST_LEVELS, native
-from benchmarks.tabular.ours import fitted
+from benchmarks.tabular.models import MOST_LEVELS, fitted, native
 from benchmarks.tabular.sources import Table
 from benchmarks.workloads import Array
 

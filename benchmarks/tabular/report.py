@@ -8,8 +8,7 @@ import numpy as np
 from benchmarks.page import row
 from benchmarks.report import digits
 from benchmarks.scores import counted
-from benchmarks.tabular.models import LINEAR
-from benchmarks.tabular.ours import FASTMLP
+from benchmarks.tabular.models import FASTMLP, LINEAR
 from benchmarks.workloads import Array
 
 BESIDE = "LightGBM"

@@ -10,8 +10,7 @@ import pytest
 from benchmarks import page
 from benchmarks.tabular import __main__ as command
 from benchmarks.tabular import report, sources
-from benchmarks.tabular.models import LINEAR
-from benchmarks.tabular.ours import FASTMLP
+from benchmarks.tabular.models import FASTMLP, LINEAR
 
 pytest.importorskip("pandas", reason="tables are frames of pandas")
 pytest.importorskip("sklearn", reason="scikit-learn splits, encodes and scores")
