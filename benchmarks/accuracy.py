@@ -17,7 +17,7 @@ from benchmarks import machine, output, tables
 from benchmarks.mixed import PAGE
 from benchmarks.output import say
 from benchmarks.scores import Record
-from benchmarks.tables import Dataset, Rows
+from benchmarks.tables import Rows
 from benchmarks.workloads import BY_NAME, Array
 from fastmlp import MLP
 
@@ -101,7 +101,6 @@ def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record
             net.parameters[:] *= NUDGE
         begin = time.perf_counter()
         net.fit(*train, epochs=epochs or task.epochs, batch_size=task.batch)
-        table = Dataset("", task.name, "", task.score)
         yield {
             "task": task.name,
             "net": "-".join(map(str, sizes)),
@@ -113,7 +112,7 @@ def measure(task: Task, seed: int, epochs: int | None = None) -> Iterator[Record
             "seconds": time.perf_counter() - begin,
             "training": net.loss_and_gradient(*train)[0],
             "test": net.loss_and_gradient(*test)[0],
-            "score": tables.score(table, test.y, net.predict(test.x)),
+            "score": tables.score(task.score, test.y, net.predict(test.x)),
         }
 
 

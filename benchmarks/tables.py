@@ -169,17 +169,17 @@ def measure(table: Dataset, seed: int, epochs: int) -> Iterator[Record]:
             "classes": n_outputs,
             "epochs": len(history.loss),
             "seconds": time.perf_counter() - begin,
-            "score": score(table, test.y, net.predict(test.x)),
+            "score": score(table.score, test.y, net.predict(test.x)),
             "loss": twin.loss_and_gradient(*test)[0],
         }
 
 
-def score(table: Dataset, y: Array, predictions: Array) -> float:
-    """A table's score of some predictions; higher is better."""
+def score(name: str, y: Array, predictions: Array) -> float:
+    """The "AUC", "accuracy" or "R2" of some predictions; higher is better."""
     metrics = import_module("sklearn.metrics")
-    if table.score == "accuracy":
+    if name == "accuracy":
         return float(metrics.accuracy_score(y, predictions.argmax(axis=1)))
-    function = metrics.roc_auc_score if table.score == "AUC" else metrics.r2_score
+    function = metrics.roc_auc_score if name == "AUC" else metrics.r2_score
     return float(function(y, predictions.ravel()))
 
 
