@@ -256,16 +256,18 @@ def lines(results: Record) -> Iterator[str]:
     """Every sweep, then the grid, for the terminal."""
     records = results["many"].get("sweeps", [])
     for threads in dict.fromkeys(r["threads"] for r in records):
-        trainings = sorted(shown(results, threads), key=lambda s: (s.sweep.name, s.seconds))
-        for sweep in dict.fromkeys(s.sweep for s in trainings):
+        trainings = sorted(shown(results, threads), key=lambda s: s.seconds)
+        for name in SWEEPS:
             rows = []
-            for s in (s for s in trainings if s.sweep == sweep):
+            for s in (s for s in trainings if s.sweep.name == name):
                 cells = s.title, f"{1e3 * s.seconds:.3g}", f"{s.rate / 1e9:.0f}"
                 share = f"{s.percent_of_peak(results):.1f}"
                 rows.append((*cells, share, f"{s.over_ours:.2f}x", f"{s.record['loss']:.4f}"))
-            yield f"\n{sweep.description}, {counted(threads)}"
-            titles = ("contestant", ">ms a net", ">GFLOP/s", ">% peak", ">/ fastmlp", ">loss")
-            yield from Table(titles, rows).text()
+            if rows:
+                sweep = sweep_of(name, results.get("quick", False))
+                yield f"\n{sweep.description}, {counted(threads)}"
+                titles = ("contestant", ">ms a net", ">GFLOP/s", ">% peak", ">/ fastmlp", ">loss")
+                yield from Table(titles, rows).text()
         for s in trainings:
             yield from s.gains()
     for r in records:

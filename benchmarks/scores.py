@@ -18,8 +18,8 @@ class Quartiles(NamedTuple):
 
     @property
     def spread(self) -> str:
-        """The quartiles of a ratio as text."""
-        return f"{self.low:.2f} to {self.high:.2f}"
+        """The quartiles of a ratio as text; a dash without a ratio."""
+        return "-" if np.isnan(self.low) else f"{self.low:.2f} to {self.high:.2f}"
 
     @property
     def cell(self) -> str:
