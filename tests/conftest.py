@@ -32,6 +32,7 @@ LIMIT = 1.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="the drills too, and the others' limit")
     parser.addoption("--soak", action="store_true", help="the drills of tests/soak at full size")
+    parser.addoption("--golden", action="store_true", help="write the messages that have changed")
 
 
 def _names_no_test(config: pytest.Config) -> bool:
@@ -52,7 +53,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "drill: takes half a second or more; see tests/drills.txt")
     option = config.option
     option.fast = _names_no_test(config) and not (option.all or option.soak or option.markexpr)
 
