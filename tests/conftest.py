@@ -91,9 +91,7 @@ def pytest_runtest_protocol(
     seconds = min(seconds, _processor_time() - start)
     if seconds > LIMIT:
         text = f"{seconds:.1f} s of processor time: add {item.name!r} to tests/drills.txt"
-        report = pytest.TestReport(
-            item.nodeid, item.location, item.keywords, "failed", text, "teardown"
-        )
+        report = pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "teardown")
         item.ihook.pytest_runtest_logreport(report=report)
     return result
 
