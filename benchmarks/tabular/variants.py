@@ -17,10 +17,9 @@ from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
 from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
 from fastmlp.tabular.pack import pack as packs
-from fastmlp.tabular.pack.prior import Recipe, draw
-from fastmlp.tabular.pack.scoring import Task
+from fastmlp.tabular.pack.outputs import Task
 from fastmlp.tabular.pack.selection import Selection, bagged, greedy
-from fastmlp.tabular.pack.settings import encodings_for
+from fastmlp.tabular.pack.settings import Recipe, draw, encodings_for
 from fastmlp.tabular.schema import Schema
 
 WHOLE, TWO_SEEDS = "nothing", "two packs, of two seeds"

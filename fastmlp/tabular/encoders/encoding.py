@@ -7,13 +7,14 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from fastmlp.tabular.encoders.base import Array, Encoder
-from fastmlp.tabular.encoders.cosine import CosineEncoder
-from fastmlp.tabular.encoders.marks import MissingMarks
-from fastmlp.tabular.encoders.one_hot import OneHotLevels
+from fastmlp.tabular.encoders.levels import OneHotLevels, TargetStatistics
+from fastmlp.tabular.encoders.numbers import (
+    CosineEncoder,
+    MissingMarks,
+    NoisyQuantile,
+    RobustSmoothClip,
+)
 from fastmlp.tabular.encoders.piecewise import Bins, PiecewiseLinear
-from fastmlp.tabular.encoders.quantile import NoisyQuantile
-from fastmlp.tabular.encoders.robust import RobustSmoothClip
-from fastmlp.tabular.encoders.target import TargetStatistics
 from fastmlp.tabular.model import Task
 from fastmlp.tabular.schema import Values
 from fastmlp.validation import scalars

@@ -20,15 +20,13 @@ from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.estimators.with_client import WithClient
 from fastmlp.network import precision
 from fastmlp.network.precision import ComputeDType
-from fastmlp.tabular.estimators import doors, extras, reports, splits, targets
-from fastmlp.tabular.estimators.importance import Kept, importances, kept_of
-from fastmlp.tabular.estimators.scoring import score_of
+from fastmlp.tabular.estimators import extras, fit_arguments, reports, splits
+from fastmlp.tabular.estimators.scoring import Kept, importances, kept_of, score_of
 from fastmlp.tabular.in_memory import is_rows
 from fastmlp.tabular.pack import PRESETS, Caller, Member, Pack, Part, Preset, Settings, train_pack
-from fastmlp.tabular.pack.folds import Fold, validated
-from fastmlp.tabular.pack.scoring import Scorer, Task
+from fastmlp.tabular.pack.outputs import Scorer, Task
+from fastmlp.tabular.pack.rows import Fold, in_strips, validated
 from fastmlp.tabular.pack.settings import Ensemble
-from fastmlp.tabular.pack.strips import in_strips
 from fastmlp.tabular.schema import Schema, Values, reasons
 from fastmlp.validation import scalars
 from fastmlp.validation.suggestions import suggestion
@@ -118,13 +116,13 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         tags.input_tags.string = tags.input_tags.categorical = True
         return tags
 
-    def _fit_table(self, X: Any, y: Any, given: targets.Given) -> None:
+    def _fit_table(self, X: Any, y: Any, given: fit_arguments.Given) -> None:
         """Learn the columns, train the nets, and select the ensemble."""
         who, start = f"{type(self).__name__}.fit", time.perf_counter()
         callbacks = checks.callbacks(given.callbacks, who)
         scalars.boolean(who, "progress", given.progress)
-        X, y, given = doors.opened(X, y, given, who)
-        targets.check_rows(X, training=True)
+        X, y, given = fit_arguments.opened(X, y, given, who)
+        fit_arguments.check_rows(X, training=True)
         schema = Schema.learn(X, self.categorical_features, who)
         if schema.dropped:
             told = "; ".join(reasons(schema.dropped))
@@ -134,10 +132,10 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         places, classes = self._learn_targets(y, n_rows, who)
         of_class = self._class_weights(places, classes, given.sample_weight, who)
         part = Part(values, places)
-        whole, kept = targets.weighted(part, given.sample_weight, who, of_class)
+        whole, kept = fit_arguments.weighted(part, given.sample_weight, who, of_class)
         if len(whole.y) < 2:
             raise ValueError(f"{who}: n_samples=1 is too few: a fit needs 2 rows or more")
-        validation = targets.to_validate(given, schema, classes, self.cv, who, of_class)
+        validation = fit_arguments.to_validate(given, schema, classes, self.cv, who, of_class)
         seed = int(check_random_state(self.random_state).randint(SEEDS))
         groups = splits.groups_of(given.groups, n_rows, who)
         groups = None if groups is None else groups[kept]
@@ -253,10 +251,10 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         """Return the rows of a table to predict."""
         check_is_fitted(self)
         who = f"{type(self).__name__}.{method}"
-        doors.check_no_path(X, who)
-        targets.check_rows(X)
+        fit_arguments.check_no_path(X, who)
+        fit_arguments.check_rows(X)
         if self.schema_.named:
-            X = doors.in_training_order(X, self.schema_.columns)
+            X = fit_arguments.in_training_order(X, self.schema_.columns)
         elif not is_rows(X):
             _check_n_features(self, X, reset=False)
         return self.schema_.read(X, who)

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from fastmlp.tabular.pack import Part
-from fastmlp.tabular.pack.folds import Fold, validated
+from fastmlp.tabular.pack.rows import Fold, validated
 from fastmlp.tabular.schema import Values
 
 Array = NDArray[Any]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit, StratifiedGroupKFold
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from fastmlp.tabular.pack.folds import Fold, drawn
+from fastmlp.tabular.pack.rows import Fold, drawn
 
 Array = NDArray[Any]
 

@@ -1,14 +1,76 @@
-"""Between a task's targets and the outputs of nets: losses, first biases, scales of numbers."""
+"""Targets and predictions of a pack: outputs of nets, losses of predictions, intervals."""
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.network.spec import LossLike
-from fastmlp.tabular.pack.scoring import Task
 
 Array = NDArray[Any]
+Task = Literal["binary", "multiclass", "regression"]
+# A score of the user's: of targets, predictions and weights or None; higher is better.
+Score = Callable[[Array, Array, Array | None], float]
+# The least probability that a log-loss sees.
+LEAST = 1e-7
+
+
+def log_loss(of_class: Array, weight: Array | None = None) -> float:
+    """Return the mean of minus the logarithm of the probability of each row's own class."""
+    return float(-np.average(np.log(np.clip(of_class, LEAST, 1)), weights=weight))
+
+
+def rmse(y: Array, predictions: Array, weight: Array | None = None) -> float:
+    """Return the root of the mean squared error."""
+    return float(np.sqrt(np.average((y - predictions) ** 2, weights=weight)))
+
+
+class Scorer:
+    """The loss of candidates' predictions on the same rows, lower is better.
+
+    Parameters
+    ----------
+    task : Task
+    y : (n_rows,) array, numbers or places of classes
+    weight : (n_rows,) array, optional
+    score : function of (y, predictions, weight), higher is better; None: log-loss or RMSE
+
+    Attributes
+    ----------
+    weight : as given
+    """
+
+    def __init__(
+        self, task: Task, y: Array, weight: Array | None = None, score: Score | None = None
+    ) -> None:
+        self._task, self._y, self.weight, self._score = task, y, weight, score
+
+    def seen(self, predictions: Array) -> Array:
+        """Return what of a candidate's predictions the loss looks at.
+
+        The log-loss looks at the probability of each row's class alone; means of these are those
+        of the means.
+        """
+        if self._score is not None or self._task == "regression":
+            return predictions
+        return predictions[np.arange(len(self._y)), self._y]
+
+    def loss(self, seen: Array, weight: Array | None) -> float:
+        """Return the loss of what `seen` returns, with rows of these weights."""
+        if self._score is not None:
+            return -float(self._score(self._y, seen, weight))
+        if self._task == "regression":
+            return rmse(self._y, seen, weight)
+        return log_loss(seen, weight)
+
+    def score_of(self, predictions: Array) -> float:
+        """Return the score of predictions, higher is better: the user's, minus log-loss, minus
+        RMSE."""
+        return -self.loss(self.seen(predictions), self.weight)
+
+
 LOSSES: dict[Task, LossLike] = {
     "binary": "binary_cross_entropy",
     "multiclass": "cross_entropy",
@@ -70,3 +132,43 @@ def outputs_of(task: Task, y: Array, weight: Array | None, n_classes: int) -> Ou
     if task == "binary":
         return Outputs(task, 1, (float(logs[1] - logs[0]),))
     return Outputs(task, n_classes, tuple(logs.tolist()))
+
+
+def half_width(residuals: Array, coverage: float) -> float:
+    """Return the half width of intervals around predictions that hold a share of the targets.
+
+    Of n residuals in ascending order it is the one at place ``ceil((n + 1) coverage)``. If the rows
+    of the residuals and new rows come in any order equally often, and the model has not seen
+    either, intervals hold a new target with at least this probability, on average over all rows.
+
+    Parameters
+    ----------
+    residuals : (n_rows,) array
+        Absolute differences of targets and predictions in rows that the model was not trained on,
+        ascending.
+    coverage : float in (0, 1)
+
+    Returns
+    -------
+    float
+        Infinite if there are too few rows for the coverage: fewer than about
+        ``coverage / (1 - coverage)``.
+
+    References
+    ----------
+    Lei, G'Sell, Rinaldo, Tibshirani & Wasserman (2018), "Distribution-free predictive inference for
+    regression", section 2.2.
+
+    Examples
+    --------
+    >>> half_width(np.arange(1.0, 10.0), 0.8)
+    8.0
+    """
+    place = math.ceil((len(residuals) + 1) * coverage - 1e-9)
+    return float(residuals[place - 1]) if place <= len(residuals) else math.inf
+
+
+def sorted_residuals(y: Array, predictions: Array) -> NDArray[np.float64]:
+    """Return what `half_width` takes, shape (n_rows,)."""
+    found: NDArray[np.float64] = np.sort(np.abs(y - predictions).astype(np.float64))
+    return found

@@ -12,10 +12,14 @@ from fastmlp._process.warnings import warn
 from fastmlp.cluster.groups import Cluster
 from fastmlp.model import MLP
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack import conformal
-from fastmlp.tabular.pack.folds import Fold, drawn, validated
-from fastmlp.tabular.pack.inputs import inputs_of
-from fastmlp.tabular.pack.outputs import Outputs, outputs_of
+from fastmlp.tabular.pack.outputs import (
+    Outputs,
+    Scorer,
+    Task,
+    half_width,
+    outputs_of,
+    sorted_residuals,
+)
 from fastmlp.tabular.pack.pool import (
     Limits,
     Listeners,
@@ -25,11 +29,9 @@ from fastmlp.tabular.pack.pool import (
     train,
     train_together,
 )
-from fastmlp.tabular.pack.prior import Recipe, draw
-from fastmlp.tabular.pack.scoring import Scorer, Task
+from fastmlp.tabular.pack.rows import Fold, drawn, in_strips, inputs_of, validated
 from fastmlp.tabular.pack.selection import Selection, bagged, equal
-from fastmlp.tabular.pack.settings import Settings, encodings_for
-from fastmlp.tabular.pack.strips import in_strips
+from fastmlp.tabular.pack.settings import Recipe, Settings, draw, encodings_for
 from fastmlp.tabular.schema import Values
 from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import Callback
@@ -144,8 +146,8 @@ class Pack:
 
     def half_width(self, coverage: float) -> float:
         """Return the half width of intervals around predictions of numbers that hold this share of
-        the targets; see `conformal.half_width`."""
-        return conformal.half_width(self.residuals, coverage)
+        the targets; see `outputs.half_width`."""
+        return half_width(self.residuals, coverage)
 
     def each(self, values: Values) -> Iterator[tuple[Member, NDArray[np.float64]]]:
         """Yield each net of the ensemble and its predictions; rows are encoded once."""
@@ -350,7 +352,7 @@ def _pack(
     mean = sum(weight * one for weight, one in zip(weights, predictions, strict=True) if weight)
     residuals = np.empty(0)
     if outputs.task == "regression":
-        residuals = conformal.sorted_residuals(y, np.asarray(mean))
+        residuals = sorted_residuals(y, np.asarray(mean))
     return Pack(
         outputs,
         [fits[k][name] for k, name in used],

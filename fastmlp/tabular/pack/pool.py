@@ -16,9 +16,9 @@ from fastmlp.rules.averages import EMA
 from fastmlp.rules.optimizers.adam import AdamW
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
-from fastmlp.tabular.pack.inputs import Inputs, joined
 from fastmlp.tabular.pack.outputs import Outputs
-from fastmlp.tabular.pack.prior import Recipe
+from fastmlp.tabular.pack.rows import Inputs, joined
+from fastmlp.tabular.pack.settings import Recipe
 from fastmlp.tabular.schema import Values
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import Callback, History, Report, Status

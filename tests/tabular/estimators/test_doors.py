@@ -31,7 +31,7 @@ from fastmlp import TabularMLPClassifier, TabularMLPRegressor
 from fastmlp._process import memory
 from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.tabular.estimators import splits
-from fastmlp.tabular.estimators.importance import kept_of
+from fastmlp.tabular.estimators.scoring import kept_of
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
 X, Y = drawn()

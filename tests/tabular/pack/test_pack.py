@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
-from fastmlp.tabular.pack.inputs import FEWEST_ROWS, inputs_of, joined
 from fastmlp.tabular.pack.pool import Limits
+from fastmlp.tabular.pack.rows import FEWEST_ROWS, inputs_of, joined
 from fastmlp.tabular.schema import Values
 from fastmlp.validation.expanded import Expanded
 
@@ -104,7 +104,7 @@ def test_many_rows_are_predicted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> N
     first, second = parts(200)
     pack = trained(first, second)
     whole = pack.predict(second.values)
-    monkeypatch.setattr("fastmlp.tabular.pack.strips.CHUNK", 7)
+    monkeypatch.setattr("fastmlp.tabular.pack.rows.CHUNK", 7)
     np.testing.assert_allclose(pack.predict(second.values), whole, rtol=1e-5, atol=1e-6)
 
 
