@@ -64,14 +64,15 @@ PRESETS: dict[Preset, Settings] = {
 
 
 def encodings_for(n_numeric: int) -> dict[str, Encoding]:
-    """Return the encodings of a pack's nets, for a table with so many columns of numbers."""
+    """The encodings of a pack's nets by their names in leaderboards, for a table with so many
+    columns of numbers."""
     n_bins = min(BINS, MOST_PIECES // max(n_numeric, 1))
     if n_bins < FEWEST_BINS:
         return {"scaled": Encoding(embedding="none")}
-    found = {"pieces": Encoding(n_bins=n_bins)}
+    encodings = {"piecewise linear": Encoding(n_bins=n_bins)}
     if 0 < n_numeric <= FEW_COLUMNS:
-        found["fine pieces"] = Encoding(n_bins=FINE_BINS)
-    return found
+        encodings[f"piecewise linear in {FINE_BINS} bins"] = Encoding(n_bins=FINE_BINS)
+    return encodings
 
 
 class Recipe(NamedTuple):
@@ -99,14 +100,15 @@ class Recipe(NamedTuple):
     seed: int
 
     def __str__(self) -> str:
-        layers = "x".join(map(str, self.hidden)) or "linear"
-        told = [layers, *([str(self.activation)] if self.hidden else []), self.encoding]
-        told += [f"{name} {value:.2g}" for name, value in self._penalties if value]
-        return " ".join(told)
-
-    @property
-    def _penalties(self) -> tuple[tuple[str, float], ...]:
-        return ("dropout", self.dropout), ("l1", self.l1)
+        layers = "x".join(map(str, self.hidden))
+        strengths = (("dropout", self.dropout), ("L1", self.l1))
+        return ", ".join(
+            (
+                f"{layers} {self.activation}" if self.hidden else "linear model",
+                self.encoding,
+                *(f"{name} {strength:.2g}" for name, strength in strengths if strength),
+            )
+        )
 
 
 class Kind(NamedTuple):

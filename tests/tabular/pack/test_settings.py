@@ -1,5 +1,7 @@
 """Presets, encodings and drawn recipes of packs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,17 @@ def test_a_linear_net_and_one_of_one_layer_are_among_the_first() -> None:
     depths = [len(recipe.hidden) for recipe in draw(6, 0, NAMES)]
     assert 0 in depths
     assert 1 in depths
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"hidden": (64, 64), "l1": 0.053}, "64x64 relu, piecewise linear, L1 0.053"),
+        ({"hidden": (64,), "dropout": 0.19}, "64 relu, piecewise linear, dropout 0.19"),
+        ({"hidden": ()}, "linear model, piecewise linear"),
+    ],
+)
+def test_names_of_recipes_can_be_read_aloud(settings: dict[str, Any], name: str) -> None:
+    (recipe,) = draw(1, 0, ["piecewise linear"])
+    plain = recipe._replace(activation="relu", dropout=0.0, l1=0.0)
+    assert str(plain._replace(**settings)) == name
