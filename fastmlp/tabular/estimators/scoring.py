@@ -1,5 +1,6 @@
 """Scores of models of tables: what a selection maximises, and importances of columns."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,10 +9,12 @@ from sklearn.inspection import permutation_importance
 from sklearn.metrics import get_scorer, get_scorer_names
 
 from fastmlp.estimators.arguments import Scoring
-from fastmlp.estimators.sklearn_bases import BaseEstimator, ClassifierMixin, RegressorMixin
+from fastmlp.estimators.sklearn_bases import BaseEstimator
+from fastmlp.rules import metrics
 from fastmlp.tabular.pack import Part
 from fastmlp.tabular.pack.outputs import Score, Scorer, Task
 from fastmlp.tabular.schema import Values
+from fastmlp.training.metrics import estimator_of
 from fastmlp.validation.suggestions import suggestion
 
 Array = NDArray[Any]
@@ -43,74 +46,41 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None) -> Scor
             raise ValueError(f"{told} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
     weighs = hasattr(scorer, "_score_func")
-    answers = _Numbers() if classes is None else _Labels(classes)
+    predictor = estimator_of(classes)
 
     def score(y: Array, predictions: Array, weight: Array | None) -> float:
         more = {"sample_weight": weight} if weighs and weight is not None else {}
         labels = y if classes is None else classes[y]
-        return float(scorer(answers, predictions, labels, **more))
+        return float(scorer(predictor, predictions, labels, **more))
 
     return score
 
 
-class _Numbers(RegressorMixin, BaseEstimator):
-    """To a scorer the estimator whose predictions X are."""
-
-    def fit(self, X: Any, y: Any) -> "_Numbers":
-        """Learn nothing."""
-        return self
-
-    def predict(self, X: Array) -> Array:
-        """Return X."""
-        return X
-
-
-class _Labels(ClassifierMixin, BaseEstimator):
-    """To a scorer the classifier whose probabilities X are."""
-
-    def __init__(self, classes_: Array) -> None:
-        self.classes_ = classes_
-
-    def fit(self, X: Any, y: Any) -> "_Labels":
-        """Learn nothing."""
-        return self
-
-    def predict(self, X: Array) -> Array:
-        """Return the labels of the largest probabilities."""
-        labels: Array = self.classes_[X.argmax(axis=1)]
-        return labels
-
-    def predict_proba(self, X: Array) -> Array:
-        """Return X."""
-        return X
-
-
-def _accuracy(y: Array, predictions: Array, weight: Array | None) -> float:
-    return float(np.average(predictions.argmax(axis=1) == y, weights=weight))
+def _mean(errors: Callable[[Array, Array], Array], sign: int) -> Score:
+    return lambda y, predictions, weight: float(
+        sign * np.average(errors(y, predictions), weights=weight)
+    )
 
 
 def _r2(y: Array, predictions: Array, weight: Array | None) -> float:
     center = np.average(y, weights=weight)
-    total = np.average((y - center) ** 2, weights=weight)
-    return float(1 + _mse(y, predictions, weight) / (total or 1.0))
-
-
-def _mse(y: Array, predictions: Array, weight: Array | None) -> float:
-    return -float(np.average((y - predictions) ** 2, weights=weight))
-
-
-def _mae(y: Array, predictions: Array, weight: Array | None) -> float:
-    return -float(np.average(np.abs(y - predictions), weights=weight))
+    errors, spread = (
+        np.average(metrics.squared_errors(y, values), weights=weight)
+        for values in (predictions, center)
+    )
+    return float(1 - errors / (spread or 1.0))
 
 
 # By whether there are numbers. A selection scores some thousand means: scikit-learn's functions
 # take 0.6 ms for each, these 0.02 ms.
 QUICK: dict[bool, dict[str, Score]] = {
-    False: {"accuracy": _accuracy},
-    True: {"r2": _r2, "neg_mean_squared_error": _mse, "neg_mean_absolute_error": _mae},
+    False: {"accuracy": _mean(metrics.hits, 1)},
+    True: {
+        "r2": _r2,
+        "neg_mean_squared_error": _mean(metrics.squared_errors, -1),
+        "neg_mean_absolute_error": _mean(metrics.absolute_errors, -1),
+    },
 }
-
-
 # Rows that a model keeps, and numbers in them.
 MOST_ROWS, MOST_NUMBERS = 2000, 1_000_000
 N_REPEATS = 5

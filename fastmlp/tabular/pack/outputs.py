@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.network.spec import LossLike
+from fastmlp.rules import metrics
 
 Array = NDArray[Any]
 Task = Literal["binary", "multiclass", "regression"]
@@ -15,16 +16,6 @@ Task = Literal["binary", "multiclass", "regression"]
 Score = Callable[[Array, Array, Array | None], float]
 # The least probability that a log-loss sees.
 LEAST = 1e-7
-
-
-def log_loss(of_class: Array, weight: Array | None = None) -> float:
-    """Return the mean of minus the logarithm of the probability of each row's own class."""
-    return float(-np.average(np.log(np.clip(of_class, LEAST, 1)), weights=weight))
-
-
-def rmse(y: Array, predictions: Array, weight: Array | None = None) -> float:
-    """Return the root of the mean squared error."""
-    return float(np.sqrt(np.average((y - predictions) ** 2, weights=weight)))
 
 
 class Scorer:
@@ -55,15 +46,15 @@ class Scorer:
         """
         if self._score is not None or self._task == "regression":
             return predictions
-        return predictions[np.arange(len(self._y)), self._y]
+        return metrics.of_classes(self._y, predictions)
 
     def loss(self, seen: Array, weight: Array | None) -> float:
         """Return the loss of what `seen` returns, with rows of these weights."""
         if self._score is not None:
             return -float(self._score(self._y, seen, weight))
         if self._task == "regression":
-            return rmse(self._y, seen, weight)
-        return log_loss(seen, weight)
+            return math.sqrt(np.average(metrics.squared_errors(self._y, seen), weights=weight))
+        return float(np.average(metrics.log_losses(seen, LEAST), weights=weight))
 
     def score_of(self, predictions: Array) -> float:
         """Return the score of predictions, higher is better: the user's, minus log-loss, minus
