@@ -15,7 +15,7 @@ from benchmarks.tabular.sources import Table
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
-from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
+from fastmlp.tabular.pack import PRESETS, Pack, Preset, TableRows, pool
 from fastmlp.tabular.pack import pack as packs
 from fastmlp.tabular.pack.outputs import Task
 from fastmlp.tabular.pack.selection import Selection, bagged, greedy
@@ -46,9 +46,9 @@ class Rows(NamedTuple):
 
     task: Task
     n_classes: int
-    training: Part
-    validation: Part
-    test: Part
+    training: TableRows
+    validation: TableRows
+    test: TableRows
 
 
 class Ablated(NamedTuple):
@@ -77,7 +77,7 @@ def rows_of(table: Table) -> Rows:
     """Return a table's parts."""
     schema = Schema.learn(table.x.iloc[table.train])
     parts = [
-        Part(schema.read(table.x.iloc[rows]), table.y[rows])
+        TableRows(schema.read(table.x.iloc[rows]), table.y[rows])
         for rows in (table.train, table.validation, table.test)
     ]
     n_classes = 0 if table.task == "regression" else int(table.y.max()) + 1

@@ -124,8 +124,8 @@ def header_of(state: State) -> dict[str, Any]:
 
 
 def _compute_dtype(network: Network) -> dict[str, Any]:
-    told = network.compute_dtype
-    return {"compute_dtype": list(told) if isinstance(told, tuple) else told} if told else {}
+    dtype = network.compute_dtype
+    return {"compute_dtype": list(dtype) if isinstance(dtype, tuple) else dtype} if dtype else {}
 
 
 def _dropout(network: Network) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
     A layer is a few bytes of a header, and takes hundreds of memory.
     """
-    given, held = content.header["layer_sizes"], len(content.arrays)
-    if 2 * (len(given) - 1) > held:
-        raise FileError(f"claims {len(given) - 1:,} layers, but holds {held:,} arrays")
-    return resolve.layer_sizes(given)
+    sizes, held = content.header["layer_sizes"], len(content.arrays)
+    if 2 * (len(sizes) - 1) > held:
+        raise FileError(f"claims {len(sizes) - 1:,} layers, but holds {held:,} arrays")
+    return resolve.layer_sizes(sizes)
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
@@ -209,8 +209,8 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
     hidden = [known(spelled) for spelled in header["activation"]]
     loss = losses.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
-    given = spelled if loss.link else known(spelled)
-    output, link = resolve.output_activation(given, str(header["loss"]), loss)
+    activation = spelled if loss.link else known(spelled)
+    output, link = resolve.output_activation(activation, str(header["loss"]), loss)
     dtype = resolve.dtype(header["dtype"])
     return Network(
         layout=make_layout(sizes),

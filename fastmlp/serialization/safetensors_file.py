@@ -134,8 +134,8 @@ def refusing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except DEFECTS as error:
-        told = isinstance(error, TypeError | ValueError)
-        why = str(error) if told else f"damaged: {type(error).__name__}: {error}"
+        is_message = isinstance(error, TypeError | ValueError)
+        why = str(error) if is_message else f"damaged: {type(error).__name__}: {error}"
         shown = why if len(why) <= LONGEST else f"{why[:LONGEST]}..."
         raise FileError(f"{os.fspath(path)}: {shown}") from error
 

@@ -108,11 +108,13 @@ class Encoder(TransformerMixin, BaseEstimator):
             # Of an array of 2**40 rows of no numbers a file holds no byte.
             known = array.ndim == len(names) and (array.size or array.ndim == 1)
             if not known or array.dtype != dtype:
-                told = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
-                raise ValueError(f"{name} must be {told}, got {array.dtype}, {array.shape}")
-            for size, one in zip(array.shape, names, strict=True):
-                if sizes.setdefault(one, size) != size:
-                    raise ValueError(f"{name} has a size of {size}, {one} is {sizes[one]}")
+                expected = f"{dtype.__name__} numbers of shape ({', '.join(names)})"
+                raise ValueError(f"{name} must be {expected}, got {array.dtype}, {array.shape}")
+            for size, size_name in zip(array.shape, names, strict=True):
+                if sizes.setdefault(size_name, size) != size:
+                    raise ValueError(
+                        f"{name} has a size of {size}, {size_name} is {sizes[size_name]}"
+                    )
             setattr(self, name, array)
         self.n_features_in_ = n_features
         self._check_arrays()
@@ -193,7 +195,7 @@ class CodeEncoder(Encoder):
         return found
 
 
-def _whole(given: Array, who: str) -> Array:
+def _whole(codes: Array, who: str) -> Array:
     """Return codes that are no integers as such; -1 for NaN.
 
     Raises
@@ -201,17 +203,17 @@ def _whole(given: Array, who: str) -> Array:
     TypeError, ValueError
         If they are no whole numbers.
     """
-    told = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
+    expected = "codes of levels, integers, as of Schema.read or of OrdinalEncoder"
     try:
-        numbers = given.astype(np.float64)
+        numbers = codes.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{who}: X must hold {told}, got {given.dtype}: {error}") from error
+        raise type(error)(f"{who}: X must hold {expected}, got {codes.dtype}: {error}") from error
     numbers = np.where(np.isnan(numbers), -1.0, numbers)
     wrong = ~(np.abs(numbers) <= 2.0**53) | (np.floor(numbers) != numbers)
     if wrong.any():
         first = numbers[wrong][0]
         name = "Input X contains infinity" if np.isinf(first) else f"got {first}"
-        raise ValueError(f"{who}: X must hold {told}: {name}")
+        raise ValueError(f"{who}: X must hold {expected}: {name}")
     return numbers.astype(np.int64)
 
 

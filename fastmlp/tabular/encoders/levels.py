@@ -236,16 +236,19 @@ class TargetStatistics(CodeEncoder):
         """Learn from checked codes, and targets; return what `fit_transform` does."""
         targets, center, scale = self._learned(X, y)
         folds = self._folds(len(X), targets)
-        n_places, found = len(self.table_), np.empty((len(X), X.shape[1], self.table_.shape[1]))
+        n_places, statistics = (
+            len(self.table_),
+            np.empty((len(X), X.shape[1], self.table_.shape[1])),
+        )
         places = places_of(X, self.starts_)
         for fold in range(int(folds.max(initial=-1)) + 1):
             own = folds == fold
             # Of one row there is no other fold.
             rest = own if own.all() else ~own
-            found[own] = self._table(places[rest], targets[rest], n_places)[places[own]]
+            statistics[own] = self._table(places[rest], targets[rest], n_places)[places[own]]
         # Counts of all rows, as in `transform`: they tell nothing of a row's own target.
-        found[:, :, -1] = np.log1p(np.bincount(places.ravel(), minlength=n_places))[places]
-        return ((found.reshape(len(X), -1) - center) / scale).astype(np.float32)
+        statistics[:, :, -1] = np.log1p(np.bincount(places.ravel(), minlength=n_places))[places]
+        return ((statistics.reshape(len(X), -1) - center) / scale).astype(np.float32)
 
     def _learned(self, X: Array, y: Any) -> tuple[Array, Array, Array]:
         """Learn; return the targets, and the means and deviations of the statistics."""
@@ -328,10 +331,10 @@ class TargetStatistics(CodeEncoder):
 def _numbers(y: Array, who: str) -> Array:
     """Return targets as numbers that are finite."""
     try:
-        found = y.astype(np.float64)
+        numbers = y.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: y must hold numbers, for a regression: {error}") from error
-    if not np.isfinite(found).all():
-        row = int(np.argmin(np.isfinite(found)))
-        raise ValueError(f"{who}: y must be finite, got {found[row]} in row {row}; leave it out")
-    return found
+    if not np.isfinite(numbers).all():
+        row = int(np.argmin(np.isfinite(numbers)))
+        raise ValueError(f"{who}: y must be finite, got {numbers[row]} in row {row}; leave it out")
+    return numbers

@@ -97,9 +97,9 @@ class PiecewiseLinear(NumberEncoder):
             raise ValueError(f"{who}: bins='tree' needs y, targets of shape {(len(X),)}{got}")
         edges = [self._edges(column, y) for column in X.T]
         self.edges_ = np.concatenate([np.empty(0), *edges])
-        self.n_pieces_ = np.array([max(0, len(each) - 1) for each in edges], np.int64)
+        self.n_pieces_ = np.array([max(0, len(column) - 1) for column in edges], np.int64)
         numbers = [there(column) for column in X.T]
-        self.medians_ = np.array([np.median(each) if len(each) else 0.0 for each in numbers])
+        self.medians_ = np.array([np.median(column) if len(column) else 0.0 for column in numbers])
 
     def _edges(self, column: Array, y: Any) -> Array:
         values = there(column)

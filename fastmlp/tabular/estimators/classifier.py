@@ -224,7 +224,9 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
             Later a warning tells of it, and the nets that there are form the ensemble.
         """
         weights = (sample_weight, X_val, y_val, sample_weight_val)
-        self._fit_table(X, y, fit_arguments.Given(*weights, target, groups, callbacks, progress))
+        self._fit_table(
+            X, y, fit_arguments.FitArguments(*weights, target, groups, callbacks, progress)
+        )
         return self
 
     def predict(self, X: Any) -> Array:
@@ -262,8 +264,8 @@ class TabularMLPClassifier(ClassifierMixin, TabularMLP):
         X : as for `predict`
         """
         with np.errstate(divide="ignore"):
-            found: NDArray[np.float64] = np.log(self.predict_proba(X))
-        return found
+            logarithms: NDArray[np.float64] = np.log(self.predict_proba(X))
+        return logarithms
 
     def predict_std(self, X: Any) -> NDArray[np.float64]:
         """Return the members' standard deviation of the probabilities, (n_rows, n_classes).

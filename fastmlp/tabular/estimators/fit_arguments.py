@@ -16,7 +16,7 @@ from fastmlp.tabular import dates
 from fastmlp.tabular.batches import require
 from fastmlp.tabular.in_memory import is_rows
 from fastmlp.tabular.loading import read
-from fastmlp.tabular.pack import Part
+from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation import hints, scalars
 from fastmlp.validation.frames import MISSING_TYPES
@@ -25,7 +25,7 @@ from fastmlp.validation.suggestions import count, listed
 Array = NDArray[Any]
 
 
-class Given(NamedTuple):
+class FitArguments(NamedTuple):
     """What a fit is given beside X, y and the parameters."""
 
     sample_weight: Any
@@ -49,25 +49,25 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     if y is None:
         raise ValueError(f"{who}: requires y to be passed, but the target y is None")
     validation.unmasked(y, who, name)
-    found: Array = column_or_1d(array(y), warn=True)
-    if len(found) != n_rows:
-        check_consistent_length(np.empty(n_rows), found)
-    _no_nan(missing(found), who, name)
-    if found.dtype.kind == "f":
-        assert_all_finite(found, input_name=name)
-    return found
+    targets: Array = column_or_1d(array(y), warn=True)
+    if len(targets) != n_rows:
+        check_consistent_length(np.empty(n_rows), targets)
+    _no_nan(missing(targets), who, name)
+    if targets.dtype.kind == "f":
+        assert_all_finite(targets, input_name=name)
+    return targets
 
 
 def array(y: Any) -> Array:
     """Return targets as an array of any shape, in which missing values are seen as such."""
     # NumPy takes a null of Arrow's dictionaries for their last value.
     values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
-    found = np.asarray(values)
-    if found.dtype.kind in "US" and not isinstance(values, np.ndarray):
+    targets = np.asarray(values)
+    if targets.dtype.kind in "US" and not isinstance(values, np.ndarray):
         # Of a list of texts and NaN it makes the text "nan".
-        each = np.array(values, object)
-        return each if missing(each.ravel()).any() else found
-    return found
+        objects = np.array(values, object)
+        return objects if missing(objects.ravel()).any() else targets
+    return targets
 
 
 def missing(values: Array) -> NDArray[np.bool_]:
@@ -81,12 +81,12 @@ def missing(values: Array) -> NDArray[np.bool_]:
 
 def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:
     """Return targets as numbers; raises as `vector` does."""
-    found = vector(y, n_rows, who, name)
-    if found.dtype.kind in "mM" or (found.dtype.kind == "O" and _are_dates(found)):
-        told = f"got {found.dtype}{hints.of_kind(y, found, name)}"
-        raise TypeError(f"{who}: {name} must hold real numbers, {told}")
+    targets = vector(y, n_rows, who, name)
+    if targets.dtype.kind in "mM" or (targets.dtype.kind == "O" and _are_dates(targets)):
+        kind = f"got {targets.dtype}{hints.of_kind(y, targets, name)}"
+        raise TypeError(f"{who}: {name} must hold real numbers, {kind}")
     try:
-        as_numbers = found.astype(np.float64)
+        as_numbers = targets.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{who}: {name} must hold numbers: {error}") from error
     assert_all_finite(as_numbers, input_name=name)
@@ -105,15 +105,15 @@ def classes_in(y: Any, n_rows: int, who: str) -> tuple[Array, NDArray[np.int64]]
     TypeError, ValueError
         As `vector` does, or if the targets are no labels, or of one class only.
     """
-    found = vector(y, n_rows, who)
+    labels = vector(y, n_rows, who)
     try:
-        classes, places = np.unique(found, return_inverse=True)
-        check_classification_targets(found)
+        classes, places = np.unique(labels, return_inverse=True)
+        check_classification_targets(labels)
     except TypeError as error:
         raise TypeError(f"{who}: labels of y must be of one type, to be sorted: {error}") from error
     if len(classes) < 2:
-        told = f"y holds one class only, {classes.tolist()[0]!r}"
-        raise ValueError(f"{who}: {told}; a classifier needs two or more")
+        message = f"y holds one class only, {classes.tolist()[0]!r}"
+        raise ValueError(f"{who}: {message}; a classifier needs two or more")
     return classes, places.astype(np.int64)
 
 
@@ -125,15 +125,15 @@ def places_of(y: Any, classes: Array, n_rows: int, who: str) -> NDArray[np.int64
     TypeError, ValueError
         As `vector` does, or if a label is unknown.
     """
-    found = vector(y, n_rows, who, "y_val")
-    unknown = [repr(one) for one in np.unique(found).tolist() if one not in classes]
+    labels = vector(y, n_rows, who, "y_val")
+    unknown = [repr(label) for label in np.unique(labels).tolist() if label not in classes]
     if unknown:
         known = listed(list(map(repr, classes.tolist())))
         raise ValueError(f"{who}: y_val has labels that y has not: {listed(unknown)}; y: {known}")
-    return np.searchsorted(classes, found).astype(np.int64)
+    return np.searchsorted(classes, labels).astype(np.int64)
 
 
-def weights(given: Any, n_rows: int, who: str) -> Array | None:
+def weights(sample_weight: Any, n_rows: int, who: str) -> Array | None:
     """Return weights of rows, or None; the mean of those that are not 0 is 1.
 
     Raises
@@ -141,22 +141,24 @@ def weights(given: Any, n_rows: int, who: str) -> Array | None:
     TypeError, ValueError
         If they are not numbers of 0 or more, one for each row, or all are 0.
     """
-    if given is None:
+    if sample_weight is None:
         return None
     rows = np.empty((n_rows, 1))
-    found = _check_sample_weight(given, rows, dtype=np.float64, ensure_non_negative=True)
-    if not found.any():
+    weight = _check_sample_weight(sample_weight, rows, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
         # scikit-learn 1.7 says nothing of zeros.
         raise ValueError(f"{who}: sample_weight must have at least one non-zero number")
-    return np.asarray(found * (np.count_nonzero(found) / found.sum()))
+    return np.asarray(weight * (np.count_nonzero(weight) / weight.sum()))
 
 
-def class_weights(given: Any, places: Array, classes: Array, sample_weight: Any, who: str) -> Array:
+def class_weights(
+    class_weight: Any, places: Array, classes: Array, sample_weight: Any, who: str
+) -> Array:
     """Return the weight of each class, shape (n_classes,); see scikit-learn's `class_weight`.
 
     Parameters
     ----------
-    given : "balanced", or mapping of labels to numbers
+    class_weight : "balanced", or mapping of labels to numbers
     places : (n_rows,) array, each row's place among the classes
     sample_weight : (n_rows,) array, or None; rows of weight 0 are not counted
 
@@ -166,14 +168,14 @@ def class_weights(given: Any, places: Array, classes: Array, sample_weight: Any,
         If a key is no label, or a number is below 0.
     """
     labels = classes.tolist()
-    if not isinstance(given, str):
-        if unknown := [repr(key) for key in given if key not in labels]:
+    if not isinstance(class_weight, str):
+        if unknown := [repr(key) for key in class_weight if key not in labels]:
             known = listed(list(map(repr, labels)))
-            told = f"class_weight has keys that are no labels of y: {listed(unknown)}"
-            raise ValueError(f"{who}: {told}; y: {known}")
-        for key, value in given.items():
+            message = f"class_weight has keys that are no labels of y: {listed(unknown)}"
+            raise ValueError(f"{who}: {message}; y: {known}")
+        for key, value in class_weight.items():
             scalars.non_negative(who, f"class_weight[{key!r}]", value)
-        return np.array([given.get(label, 1.0) for label in labels], np.float64)
+        return np.array([class_weight.get(label, 1.0) for label in labels], np.float64)
     weight = weights(sample_weight, len(places), who)
     there = places if weight is None else places[weight != 0]
     counts = np.bincount(there, minlength=len(labels))
@@ -182,8 +184,8 @@ def class_weights(given: Any, places: Array, classes: Array, sample_weight: Any,
 
 
 def weighted(
-    part: Part, sample_weight: Any, who: str, of_class: Array | None = None
-) -> tuple[Part, NDArray[np.bool_]]:
+    part: TableRows, sample_weight: Any, who: str, of_class: Array | None = None
+) -> tuple[TableRows, NDArray[np.bool_]]:
     """Return rows with weights, as `weights` has them, and which rows they are, a mask: those whose
     weight is 0 are left out.
 
@@ -196,18 +198,18 @@ def weighted(
     weight = weights(sample_weight, len(part.y), who)
     if weight is None:
         return part, np.ones(len(part.y), np.bool_)
-    found, kept = part._replace(weight=weight), weight != 0
-    return found if kept.all() else found.take(np.flatnonzero(kept)), kept
+    rows_with_weight, kept = part._replace(weight=weight), weight != 0
+    return rows_with_weight if kept.all() else rows_with_weight.take(np.flatnonzero(kept)), kept
 
 
 def to_validate(
-    given: Given,
+    arguments: FitArguments,
     schema: Schema,
     classes: Array | None,
     cv: Any,
     who: str,
     of_class: Array | None = None,
-) -> Part | None:
+) -> TableRows | None:
     """Return the rows that a fit is given to validate on, or None; `of_class` as for `weighted`.
 
     Raises
@@ -216,31 +218,33 @@ def to_validate(
         As `vector` and `weights` do, if there are no rows, only one of `X_val` and `y_val` is
         given, or there are folds to validate on.
     """
-    if given.X_val is None and given.y_val is None:
+    if arguments.X_val is None and arguments.y_val is None:
         return None
-    if given.X_val is None or given.y_val is None:
-        has, lacks = ("y_val", "X_val") if given.X_val is None else ("X_val", "y_val")
+    if arguments.X_val is None or arguments.y_val is None:
+        has, lacks = ("y_val", "X_val") if arguments.X_val is None else ("X_val", "y_val")
         raise ValueError(f"{who}: {has} is given, and {lacks} is not")
     if cv is not None:
         raise ValueError(f"{who}: cv={cv} needs no X_val: leave one of both out")
-    if given.groups is not None:
+    if arguments.groups is not None:
         raise ValueError(f"{who}: groups are of rows held out of X, and X_val is given")
-    values = schema.read(given.X_val, f"{who}: X_val")
+    values = schema.read(arguments.X_val, f"{who}: X_val")
     n = len(values.codes)
     if not n:
         raise ValueError(f"{who}: X_val has no rows")
     y: Array
     if classes is None:
-        y = numbers(given.y_val, n, who, "y_val")
+        y = numbers(arguments.y_val, n, who, "y_val")
     else:
-        y = places_of(given.y_val, classes, n, who)
-    return weighted(Part(values, y), given.sample_weight_val, who, of_class)[0]
+        y = places_of(arguments.y_val, classes, n, who)
+    return weighted(TableRows(values, y), arguments.sample_weight_val, who, of_class)[0]
 
 
 def _no_nan(missing: NDArray[np.bool_], who: str, name: str) -> None:
     if missing.any():
-        told = f"{count(int(missing.sum()), 'missing value')}, the first in row {missing.argmax()}"
-        raise ValueError(f"{who}: Input {name} contains NaN: {told}; leave such rows out")
+        message = (
+            f"{count(int(missing.sum()), 'missing value')}, the first in row {missing.argmax()}"
+        )
+        raise ValueError(f"{who}: Input {name} contains NaN: {message}; leave such rows out")
 
 
 def _is_missing(value: Any) -> bool:
@@ -265,13 +269,13 @@ def check_rows(X: Any, *, training: bool = False) -> None:
                 "X.reshape(-1, 1) if it is one column, or X.reshape(1, -1) if it is one row."
             )
         if X.ndim == 2 and not X.shape[1]:
-            told = f"Found array with 0 feature(s) (shape={X.shape})"
-            raise ValueError(f"{told} while a minimum of 1 is required.")
+            message = f"Found array with 0 feature(s) (shape={X.shape})"
+            raise ValueError(f"{message} while a minimum of 1 is required.")
     if training and (getattr(X, "shape", None) or (0,))[0] == 1:
         raise ValueError("n_samples=1 is too few: a fit needs 2 rows or more")
 
 
-def opened(X: Any, y: Any, given: Given, who: str) -> tuple[Any, Any, Given]:
+def opened(X: Any, y: Any, arguments: FitArguments, who: str) -> tuple[Any, Any, FitArguments]:
     """Return a table in memory without the columns that are named beside it, y, and the rest.
 
     With `given.target` X is a table that has it, or files; so is X_val, where there is no y_val.
@@ -283,7 +287,7 @@ def opened(X: Any, y: Any, given: Given, who: str) -> tuple[Any, Any, Given]:
     TypeError, ValueError, ImportError, OSError
         If arguments do not go together, a column is missing, or a file cannot be read.
     """
-    target = given.target
+    target = arguments.target
     if isinstance(y, str):
         raise ValueError(f"{who}: y is a text: name the target's column by target={y!r}")
     if target is not None:
@@ -291,16 +295,16 @@ def opened(X: Any, y: Any, given: Given, who: str) -> tuple[Any, Any, Given]:
             raise TypeError(f"{who}: target must be a column's name, got {target!r}")
         if y is not None:
             raise ValueError(f"{who}: give y or target={target!r}, not both")
-    named = {"y": target, "sample_weight": given.sample_weight, "groups": given.groups}
-    X, found = _taken(X, named, who)
-    validated = {"sample_weight_val": given.sample_weight_val}
-    if given.y_val is None:
+    named = {"y": target, "sample_weight": arguments.sample_weight, "groups": arguments.groups}
+    X, columns = _taken(X, named, who)
+    validated = {"sample_weight_val": arguments.sample_weight_val}
+    if arguments.y_val is None:
         validated["y_val"] = target
-    X_val, more = _taken(given.X_val, validated, f"{who}: X_val")
-    y = found.pop("y", y)
+    X_val, columns_val = _taken(arguments.X_val, validated, f"{who}: X_val")
+    y = columns.pop("y", y)
     if target is not None:
         _require_targets(y, target, who)
-    return X, y, given._replace(**found, **more, X_val=X_val)
+    return X, y, arguments._replace(**columns, **columns_val, X_val=X_val)
 
 
 def _require_targets(y: Any, target: str, who: str) -> None:

@@ -23,14 +23,14 @@ from fastmlp.tabular.encoders.base import Encoder
 from fastmlp.tabular.encoders.compiled import BOUND, LARGEST
 from fastmlp.tabular.in_memory import Level
 from fastmlp.tabular.pack import Member
-from fastmlp.tabular.pack.outputs import Outputs, Task
+from fastmlp.tabular.pack.outputs import NetOutputs, Task
 from fastmlp.tabular.schema import Schema
 from fastmlp.validation.suggestions import count, listed
 
 Array = NDArray[Any]
 
 
-class Columns(NamedTuple):
+class ColumnNodes(NamedTuple):
     """What graphs have of the rows of a table.
 
     Attributes
@@ -46,7 +46,7 @@ class Columns(NamedTuple):
     n_levels: list[int]
 
 
-def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> Columns:
+def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNodes:
     """Add the reading of a table: one input of all columns, or an input for each.
 
     Raises
@@ -82,41 +82,41 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> Columns:
     levels = [schema.levels[name] for name in schema.categorical_names]
     named = zip(schema.categorical_names, levels, strict=True)
     places = [_places(graph, column(name), its, name) for name, its in named]
-    return Columns(numbers, places, [len(its) for its in levels])
+    return ColumnNodes(numbers, places, [len(its) for its in levels])
 
 
 def _by_column(schema: Schema, inputs: Sequence[Any]) -> dict[str, Any]:
     """Return the input of each column: by name or, where a table had none, by place."""
-    given = {each.raw_name: each for each in inputs}
-    wanted = [*schema.numeric_names, *schema.categorical_names]
+    by_name = {each.raw_name: each for each in inputs}
+    names = [*schema.numeric_names, *schema.categorical_names]
     by_place = not schema.named or len(inputs) == 1
     if by_place and len(inputs) == len(schema.columns):
-        given = dict(zip(schema.columns, inputs, strict=True))
-    lacking = [name for name in wanted if name not in given]
-    if lacking or any(given[name].type.shape[1] not in (1, None) for name in wanted):
+        by_name = dict(zip(schema.columns, inputs, strict=True))
+    lacking = [name for name in names if name not in by_name]
+    if lacking or any(by_name[name].type.shape[1] not in (1, None) for name in names):
         n = count(len(schema.columns), "column")
-        told = f"one input of {n}, or one of shape [None, 1] for each"
+        expected = f"one input of {n}, or one of shape [None, 1] for each"
         without = f"; without {listed(list(map(repr, lacking)))}" if lacking else ""
         raise ValueError(
-            f"to_onnx: the model needs {told}, got {listed([_shown(one) for one in inputs])}"
+            f"to_onnx: the model needs {expected}, got {listed([_shown(one) for one in inputs])}"
             f"{without}: pass X[:1], of a frame as in training"
         )
-    return given
+    return by_name
 
 
-def _shown(one: Any) -> str:
-    return f"{one.raw_name!r} of shape {list(one.type.shape)}"
+def _shown(node: Any) -> str:
+    return f"{node.raw_name!r} of shape {list(node.type.shape)}"
 
 
-def _check_type(given: Any, name: str, levels: Sequence[Level] | None) -> None:
+def _check_type(node: Any, name: str, levels: Sequence[Level] | None) -> None:
     from skl2onnx.common.data_types import StringTensorType
 
     was = "texts" if levels and isinstance(levels[0], str) else "numbers"
-    its = "texts" if isinstance(given.type, StringTensorType) else "numbers"
-    if its != was:
-        one = ": give each column an input of its own" if was == "texts" else ""
+    kind = "texts" if isinstance(node.type, StringTensorType) else "numbers"
+    if kind != was:
+        advice = ": give each column an input of its own" if was == "texts" else ""
         raise TypeError(
-            f"to_onnx: the column {name!r} held {was} in training, and is to be {its}{one}"
+            f"to_onnx: the column {name!r} held {was} in training, and is to be {kind}{advice}"
         )
 
 
@@ -130,17 +130,17 @@ def _places(graph: Graph, column: str, levels: Sequence[Level], name: str) -> st
         flat = graph.node("Cast", [flat], to=graph.kinds.FLOAT)
         floats = np.array(levels, np.float32)
         if len(np.unique(floats)) < len(levels):
-            told = "has levels that are the same number in float32"
-            raise NotImplementedError(f"to_onnx: the column {name!r} {told}")
+            reason = "has levels that are the same number in float32"
+            raise NotImplementedError(f"to_onnx: the column {name!r} {reason}")
         keys = {"keys_floats": floats.tolist()}
     values = list(range(1, len(levels) + 1))
-    how: dict[str, Any] = {"values_int64s": values, "default_int64": 0}
+    options: dict[str, Any] = {"values_int64s": values, "default_int64": 0}
     # skl2onnx would ask for the newest version, 4, which it then refuses.
-    how |= {"op_domain": "ai.onnx.ml", "op_version": 2}
-    return graph.node("LabelEncoder", [flat], **keys, **how)
+    options |= {"op_domain": "ai.onnx.ml", "op_version": 2}
+    return graph.node("LabelEncoder", [flat], **keys, **options)
 
 
-def inputs_of(graph: Graph, encoding: Encoding, columns: Columns, net: str) -> str:
+def inputs_of(graph: Graph, encoding: Encoding, columns: ColumnNodes, net: str) -> str:
     """Add an encoding; return the name of the net's inputs, float32 of shape (n_rows, n_inputs).
 
     Raises
@@ -148,22 +148,22 @@ def inputs_of(graph: Graph, encoding: Encoding, columns: Columns, net: str) -> s
     NotImplementedError
         If an encoder has no nodes here; the message names it, and the net.
     """
-    found: dict[str, str] = {}
-    for name, (encoder, its) in encoding.parts.items():
+    parts: dict[str, str] = {}
+    for name, (encoder, places) in encoding.parts.items():
         if not encoder.n_outputs:
             continue
         if isinstance(encoder, OneHotLevels | TargetStatistics):
-            found[name] = _levels(graph, encoder, columns, its)
+            parts[name] = _levels(graph, encoder, columns, places)
         elif type(encoder) in NUMERIC:
-            given = found.pop("scaled") if name == "cosines" else columns.numbers
-            found[name] = NUMERIC[type(encoder)](graph, encoder, given)
+            numbers = parts.pop("scaled") if name == "cosines" else columns.numbers
+            parts[name] = NUMERIC[type(encoder)](graph, encoder, numbers)
         else:
             kind = type(encoder).__name__
             raise NotImplementedError(
                 f"to_onnx: the numbers of the net {net!r} go through {kind}, which has no ONNX "
-                f"nodes here; known: {', '.join(sorted(one.__name__ for one in NUMERIC))}"
+                f"nodes here; known: {', '.join(sorted(kind_of.__name__ for kind_of in NUMERIC))}"
             )
-    return graph.node("Concat", [*found.values()], axis=1)
+    return graph.node("Concat", [*parts.values()], axis=1)
 
 
 def _robust(graph: Graph, encoder: RobustSmoothClip, x: str) -> str:
@@ -203,8 +203,8 @@ def _cosines(graph: Graph, encoder: CosineEncoder, scaled: str) -> str:
     """Add cosines of scaled numbers, in which none is missing."""
     k, n = encoder.frequencies_.shape
     angles = graph.constant(2 * np.pi * encoder.frequencies_.reshape(1, -1), graph.kinds.FLOAT)
-    each = _taken(graph, scaled, np.repeat(np.arange(k), n))
-    waves = graph.node("Cos", [graph.node("Mul", [each, angles])])
+    repeated = _taken(graph, scaled, np.repeat(np.arange(k), n))
+    waves = graph.node("Cos", [graph.node("Mul", [repeated, angles])])
     both = graph.node("Concat", [scaled, waves], axis=1)
     order = np.concatenate([np.arange(k)[:, None], k + np.arange(k * n).reshape(k, n)], axis=1)
     return _taken(graph, both, order.ravel())
@@ -219,7 +219,7 @@ NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
 
 
 def _levels(
-    graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: Columns, its: Array
+    graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: ColumnNodes, its: Array
 ) -> str:
     """Add what an encoder makes of categories: a table of each, from which rows are taken."""
     starts = encoder.starts_
@@ -269,18 +269,18 @@ def _predictions(graph: Graph, inputs: Any) -> str:
     others = zip(model.extra_members_, pack.extra_weights, strict=True)
     used = [f"{name!r} with weight {weight:.2g}" for (name, _), weight in others if weight]
     if used:
-        told = f"the ensemble holds {', '.join(used)}, and only nets are converted"
-        raise NotImplementedError(f"to_onnx: {told}: fit without extra_members")
-    columns, found = columns_of(graph, model.schema_, inputs), []
+        reason = f"the ensemble holds {', '.join(used)}, and only nets are converted"
+        raise NotImplementedError(f"to_onnx: {reason}: fit without extra_members")
+    columns, outputs = columns_of(graph, model.schema_, inputs), []
     for place, encoding in enumerate(pack.encodings):
         members = [member for member in pack.members if member.encoding == place]
         if members:
             rows = inputs_of(graph, encoding, columns, str(members[0].recipe))
-            found += [_net(graph, rows, member, pack.outputs) for member in members]
-    return graph.node("Sum", found)
+            outputs += [_net(graph, rows, member, pack.outputs) for member in members]
+    return graph.node("Sum", outputs)
 
 
-def _net(graph: Graph, values: str, member: Member, outputs: Outputs) -> str:
+def _net(graph: Graph, values: str, member: Member, outputs: NetOutputs) -> str:
     """Add a net; return the name of its predictions times its weight."""
     net, wide = member.net, graph.kinds.DOUBLE
 

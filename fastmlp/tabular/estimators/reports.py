@@ -47,8 +47,8 @@ def framed(rows: list[dict[str, Any]]) -> Any:
 
 def rows_of(board: Any) -> list[dict[str, Any]]:
     """Return the rows of a leaderboard."""
-    found: list[dict[str, Any]] = board if isinstance(board, list) else board.to_dict("records")
-    return found
+    rows: list[dict[str, Any]] = board if isinstance(board, list) else board.to_dict("records")
+    return rows
 
 
 def summary(model: Any) -> Table:
@@ -62,15 +62,15 @@ def summary(model: Any) -> Table:
         ).rstrip()
         for row in cells
     ]
-    left_out = [f"left out: {told}" for told in reasons(dropped(model))]
+    left_out = [f"left out: {reason}" for reason in reasons(dropped(model))]
     return Table("\n".join([*lines, *left_out, _last(model)]))
 
 
 def html(model: Any) -> str:
     """Return the same as HTML."""
-    told = [f"left out: {one}" for one in reasons(dropped(model))]
-    its = "; ".join([_last(model), *told])
-    return pieces.text(its, strong=type(model).__name__) + pieces.table(_cells(model))
+    left_out = [f"left out: {reason}" for reason in reasons(dropped(model))]
+    last = "; ".join([_last(model), *left_out])
+    return pieces.text(last, strong=type(model).__name__) + pieces.table(_cells(model))
 
 
 def dropped(model: Any) -> dict[str, str]:
@@ -78,9 +78,9 @@ def dropped(model: Any) -> dict[str, str]:
     return {**model.training_.get("left_out", {}), **model.schema_.dropped}
 
 
-def say(told: str) -> None:
+def say(message: str) -> None:
     """Print what is done."""
-    print(told, flush=True)
+    print(message, flush=True)
 
 
 def unfitted(model: Any) -> str:
@@ -89,12 +89,12 @@ def unfitted(model: Any) -> str:
 
 
 def _cells(model: Any) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
+    cells: list[tuple[str, ...]] = [("member", "weight", "score", "epoch")]
     for row in rows_of(model.leaderboard_):
         name, weight, score, epoch = (row[column] for column in COLUMNS)
-        told = "" if epoch != epoch else f"{epoch:.0f}"
-        found.append((name, f"{weight:.3f}", f"{score:.4g}", told))
-    return found
+        epoch_text = "" if epoch != epoch else f"{epoch:.0f}"
+        cells.append((name, f"{weight:.3f}", f"{score:.4g}", epoch_text))
+    return cells
 
 
 def _last(model: Any) -> str:

@@ -11,7 +11,7 @@ from sklearn.metrics import get_scorer, get_scorer_names
 from fastmlp.estimators.arguments import Scoring
 from fastmlp.estimators.sklearn_bases import BaseEstimator
 from fastmlp.rules import metrics
-from fastmlp.tabular.pack import Part
+from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.pack.outputs import Score, Scorer, Task
 from fastmlp.tabular.schema import Values
 from fastmlp.training.metrics import estimator_of
@@ -42,8 +42,8 @@ def score_of(scoring: Scoring | None, task: Task, classes: Array | None) -> Scor
         if (quick := QUICK[classes is None].get(scoring)) is not None:
             return quick
         if scoring not in (known := get_scorer_names()):
-            told = f"scoring: {scoring!r} is no score{suggestion(scoring, known)}"
-            raise ValueError(f"{told} sklearn.metrics.get_scorer_names() has all")
+            message = f"scoring: {scoring!r} is no score{suggestion(scoring, known)}"
+            raise ValueError(f"{message} sklearn.metrics.get_scorer_names() has all")
     scorer = get_scorer(scoring)
     weighs = hasattr(scorer, "_score_func")
     predictor = estimator_of(classes)
@@ -86,47 +86,47 @@ MOST_ROWS, MOST_NUMBERS = 2000, 1_000_000
 N_REPEATS = 5
 
 
-class Kept(NamedTuple):
+class KeptRows(NamedTuple):
     """Rows that a model keeps, and the seed of what is drawn about them."""
 
-    part: Part
+    part: TableRows
     seed: int
 
 
-def kept_of(part: Part, generator: np.random.Generator) -> Kept:
+def kept_of(part: TableRows, generator: np.random.Generator) -> KeptRows:
     """Return some rows of those to validate on."""
     n_columns = part.values.numbers.shape[1] + part.values.codes.shape[1]
     most = min(MOST_ROWS, max(MOST_NUMBERS // n_columns, 10))
     rows = np.arange(len(part.y))
     if len(rows) > most:
         rows = np.sort(generator.choice(len(rows), most, replace=False))
-    return Kept(part.take(rows), int(generator.integers(2**31)))
+    return KeptRows(part.take(rows), int(generator.integers(2**31)))
 
 
-def importances(model: Any, kept: Kept) -> NDArray[np.float64]:
+def importances(model: Any, kept: KeptRows) -> NDArray[np.float64]:
     """Return the importances of a model's columns, shape (n_features,)."""
     schema, part = model.schema_, kept.part
     scorer = Scorer(model.pack_.task, part.y, part.weight)
 
-    def score(rows: "_Rows", X: Array, y: Array, sample_weight: Any = None) -> float:
+    def score(rows: "_ModelOfPlaces", X: Array, y: Array, sample_weight: Any = None) -> float:
         return scorer.score_of(rows.predict(X))
 
     names = schema.read_names
     # Places of rows, a column for each of the table: all parts of a date are shuffled as one.
     X = np.repeat(np.arange(len(part.y))[:, None], len(names), axis=1)
-    found = permutation_importance(
-        _Rows(model, part.values),
+    result = permutation_importance(
+        _ModelOfPlaces(model, part.values),
         X,
         part.y,
         scoring=score,
         n_repeats=N_REPEATS,
         random_state=kept.seed,
     )
-    by_name = dict(zip(names, found.importances_mean.tolist(), strict=True))
+    by_name = dict(zip(names, result.importances_mean.tolist(), strict=True))
     return np.array([by_name.get(name, 0.0) for name in schema.columns])
 
 
-class _Rows(BaseEstimator):
+class _ModelOfPlaces(BaseEstimator):
     """A model as an estimator of places of rows, one for each column."""
 
     def __init__(self, model: Any, values: Values) -> None:
@@ -136,7 +136,7 @@ class _Rows(BaseEstimator):
         self._numbers = [of_name[name] for name in schema.number_names]
         self._codes = [of_name[name] for name in schema.categorical_names]
 
-    def fit(self, X: Any, y: Any = None) -> "_Rows":
+    def fit(self, X: Any, y: Any = None) -> "_ModelOfPlaces":
         """Learn nothing."""
         return self
 

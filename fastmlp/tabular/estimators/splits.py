@@ -12,7 +12,7 @@ from fastmlp.tabular.pack.rows import Fold, drawn
 Array = NDArray[Any]
 
 
-class Rows(NamedTuple):
+class RowsToSplit(NamedTuple):
     """Rows of a table that are to be divided.
 
     Attributes
@@ -29,7 +29,7 @@ class Rows(NamedTuple):
     kept: Array
 
 
-def groups_of(given: Any, n_rows: int, who: str) -> Array | None:
+def groups_of(groups_given: Any, n_rows: int, who: str) -> Array | None:
     """Return the groups of rows as integers, shape (n_rows,), or None.
 
     Raises
@@ -37,20 +37,22 @@ def groups_of(given: Any, n_rows: int, who: str) -> Array | None:
     ValueError
         If there is not one for each row, one is missing, or all are one.
     """
-    if given is None:
+    if groups_given is None:
         return None
-    found = column_or_1d(np.asarray(given))
-    check_consistent_length(np.empty(n_rows), found)
-    missing = np.array([one is None or one != one for one in found.tolist()], np.bool_)
+    labels = column_or_1d(np.asarray(groups_given))
+    check_consistent_length(np.empty(n_rows), labels)
+    missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
     if missing.any():
         raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")
-    groups = np.unique(found, return_inverse=True)[1]
+    groups = np.unique(labels, return_inverse=True)[1]
     if not groups.any():
         raise ValueError(f"{who}: groups holds one group only; two or more are needed")
     return groups
 
 
-def folds(cv: Any, n_folds: int | None, rows: Rows, seed: int, who: str) -> list[Fold] | None:
+def folds(
+    cv: Any, n_folds: int | None, rows: RowsToSplit, seed: int, who: str
+) -> list[Fold] | None:
     """Return the places of the rows to train on and to validate on in each fold, or None.
 
     Parameters
@@ -80,21 +82,21 @@ def folds(cv: Any, n_folds: int | None, rows: Rows, seed: int, who: str) -> list
     return list(kind(n_folds).split(rows.y, rows.y, rows.groups))
 
 
-def _given(cv: Any, rows: Rows, who: str) -> list[Fold]:
+def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
     """Return the folds of a splitter, or of pairs, checked; no row is validated on twice."""
     if hasattr(cv, "split"):
         pairs = list(cv.split(np.empty((len(rows.y), 1)), rows.y, rows.groups))
     else:
         places = np.where(rows.kept, np.cumsum(rows.kept) - 1, -1)
         pairs = [[_kept(places, part, who) for part in pair] for pair in cv]
-    found = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
-    if not found or any(not len(part) for fold in found for part in fold):
+    folds_found = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
+    if not folds_found or any(not len(part) for fold in folds_found for part in fold):
         raise ValueError(f"{who}: cv must have rows to train on and to validate on in each fold")
-    if any(np.isin(first, second).any() for first, second in found):
+    if any(np.isin(first, second).any() for first, second in folds_found):
         raise ValueError(f"{who}: cv has a fold that trains and validates on the same row")
-    if np.bincount(np.concatenate([second for _, second in found])).max() > 1:
+    if np.bincount(np.concatenate([second for _, second in folds_found])).max() > 1:
         raise ValueError(f"{who}: cv validates on a row in two folds; each row counts once")
-    return found
+    return folds_found
 
 
 def _kept(places: Array, part: Any, who: str) -> Array:
@@ -106,8 +108,8 @@ def _kept(places: Array, part: Any, who: str) -> Array:
         raise TypeError(f"{who}: cv must be a number, a splitter or pairs of places of rows")
     if part.size and not (-len(places) <= part.min() and part.max() < len(places)):
         raise ValueError(f"{who}: cv has places beyond the {len(places)} rows")
-    found = places[part]
-    return found[found >= 0]
+    places_kept = places[part]
+    return places_kept[places_kept >= 0]
 
 
 def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.bool_]:

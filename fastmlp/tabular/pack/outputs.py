@@ -69,7 +69,7 @@ LOSSES: dict[Task, LossLike] = {
 }
 
 
-class Outputs(NamedTuple):
+class NetOutputs(NamedTuple):
     """The outputs of all nets of a pack.
 
     Numbers are learned as ``(y - center) / scale``, and predictions stay within those that were
@@ -102,13 +102,13 @@ class Outputs(NamedTuple):
     def predictions(self, outputs: Array) -> NDArray[np.float64]:
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes), of what a
         net predicts, shape (n_rows, n_outputs)."""
-        found = outputs.astype(np.float64)
+        numbers = outputs.astype(np.float64)
         if self.task == "regression":
-            return np.clip(found[:, 0] * self.scale + self.center, self.low, self.high)
-        return np.concatenate([1 - found, found], axis=1) if self.task == "binary" else found
+            return np.clip(numbers[:, 0] * self.scale + self.center, self.low, self.high)
+        return np.concatenate([1 - numbers, numbers], axis=1) if self.task == "binary" else numbers
 
 
-def outputs_of(task: Task, y: Array, weight: Array | None, n_classes: int) -> Outputs:
+def outputs_of(task: Task, y: Array, weight: Array | None, n_classes: int) -> NetOutputs:
     """Return the outputs for targets in training, shape (n_rows,): numbers or places of classes.
 
     A class without a row there has the share of half a row.
@@ -116,13 +116,13 @@ def outputs_of(task: Task, y: Array, weight: Array | None, n_classes: int) -> Ou
     if task == "regression":
         center = float(np.average(y, weights=weight))
         scale = float(np.sqrt(np.average((y - center) ** 2, weights=weight))) or 1.0
-        return Outputs(task, 1, (0.0,), center, scale, float(y.min()), float(y.max()))
+        return NetOutputs(task, 1, (0.0,), center, scale, float(y.min()), float(y.max()))
     mass = np.bincount(y, weights=weight, minlength=n_classes).astype(np.float64)
     shares = np.maximum(mass, 0.5 * mass.sum() / len(y))
     logs = np.log(shares / shares.sum())
     if task == "binary":
-        return Outputs(task, 1, (float(logs[1] - logs[0]),))
-    return Outputs(task, n_classes, tuple(logs.tolist()))
+        return NetOutputs(task, 1, (float(logs[1] - logs[0]),))
+    return NetOutputs(task, n_classes, tuple(logs.tolist()))
 
 
 def half_width(residuals: Array, coverage: float) -> float:
@@ -161,5 +161,5 @@ def half_width(residuals: Array, coverage: float) -> float:
 
 def sorted_residuals(y: Array, predictions: Array) -> NDArray[np.float64]:
     """Return what `half_width` takes, shape (n_rows,)."""
-    found: NDArray[np.float64] = np.sort(np.abs(y - predictions).astype(np.float64))
-    return found
+    residuals: NDArray[np.float64] = np.sort(np.abs(y - predictions).astype(np.float64))
+    return residuals

@@ -21,7 +21,7 @@ BINS, FINE_BINS, FEW_COLUMNS = 16, 48, 10
 MOST_PIECES, FEWEST_BINS = 8192, 2
 
 
-class Settings(NamedTuple):
+class PackSettings(NamedTuple):
     """How a pack is trained.
 
     Attributes
@@ -56,10 +56,10 @@ class Settings(NamedTuple):
     compute_dtype: ComputeDType | None = None
 
 
-PRESETS: dict[Preset, Settings] = {
-    "fast": Settings(n_members=6, max_members=4, epochs=100),
-    "balanced": Settings(),
-    "best": Settings(n_members=30, max_members=10, epochs=400, patience=8),
+PRESETS: dict[Preset, PackSettings] = {
+    "fast": PackSettings(n_members=6, max_members=4, epochs=100),
+    "balanced": PackSettings(),
+    "best": PackSettings(n_members=30, max_members=10, epochs=400, patience=8),
 }
 
 
@@ -163,8 +163,8 @@ def _drawn(number: int, seed: int, encoding: str) -> Recipe:
     kind = KINDS[place]
     hidden = tuple(n << turn % 2 for n in kind.hidden)
     rate, decay = (
-        float(np.exp(generator.uniform(*np.log(some)))) for some in (kind.rates, kind.decays)
+        float(np.exp(generator.uniform(*np.log(span)))) for span in (kind.rates, kind.decays)
     )
-    dropout, l1 = (float(generator.uniform(*some)) for some in (kind.dropouts, kind.penalties))
+    dropout, l1 = (float(generator.uniform(*span)) for span in (kind.dropouts, kind.penalties))
     seed = int(generator.integers(1 << 31))
     return Recipe(number, encoding, hidden, kind.activation, rate, decay, dropout, l1, seed)

@@ -19,7 +19,7 @@ from fastmlp.compiler.jit import INTERPRETED
 from fastmlp.serialization import safetensors_file
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.estimators.archive import from_state, state_of
-from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
+from fastmlp.tabular.pack import Pack, PackSettings, TableRows, train_pack
 from fastmlp.tabular.schema import Values
 
 needs_compiler = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT is set: too slow")
@@ -126,7 +126,7 @@ def test_threads_are_those_of_load(tmp_path: Path) -> None:
         assert type(loaded) in (TabularMLPClassifier, TabularMLPRegressor)
 
 
-SMALL = Settings(n_members=3, max_members=3, epochs=5, patience=5, cv=2)
+SMALL = PackSettings(n_members=3, max_members=3, epochs=5, patience=5, cv=2)
 
 
 def pack_of(task: Any, n_classes: int) -> tuple[Pack, Values]:
@@ -137,7 +137,9 @@ def pack_of(task: Any, n_classes: int) -> tuple[Pack, Values]:
     if task != "regression":
         y = np.digitize(y, np.quantile(y, np.arange(1, n_classes) / n_classes))
     arguments: Any = {"task": task, "n_classes": n_classes, "settings": SMALL, "seed": 3}
-    return train_pack(Part(values, y), None, encodings={"pieces": Encoding()}, **arguments), values
+    return train_pack(
+        TableRows(values, y), None, encodings={"pieces": Encoding()}, **arguments
+    ), values
 
 
 @pytest.mark.parametrize(("task", "n"), [("regression", 1), ("binary", 2), ("multiclass", 3)])

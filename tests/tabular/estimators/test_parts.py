@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 from fastmlp.tabular.estimators import extras, fit_arguments
 from fastmlp.tabular.estimators.scoring import QUICK, score_of
 from fastmlp.tabular.estimators.splits import held_out
-from fastmlp.tabular.pack import Part
+from fastmlp.tabular.pack import TableRows
 from fastmlp.tabular.pack.rows import drawn
 from fastmlp.tabular.schema import Values
 
@@ -132,7 +132,7 @@ def test_a_function_is_a_score() -> None:
 def test_further_members_see_a_matrix_and_may_lack_classes() -> None:
     values = Values(np.array([[1.0], [np.nan], [3.0]]), np.array([[0], [-1], [2]], np.int32))
     np.testing.assert_array_equal(extras.matrix(values), [[1, 0], [np.nan, np.nan], [3, 2]])
-    part = Part(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
+    part = TableRows(values, np.array([0, 2, 2]), np.array([1.0, 2.0, 1.0]))
     # With other seeds the trees of scikit-learn 1.7 do not split these rows.
     tree = [("tree", DecisionTreeClassifier(random_state=2))]
     (found,) = extras.fitted(tree, part, part, n_classes=3)

@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from fastmlp.tabular.encoders.encoding import Encoding
-from fastmlp.tabular.pack import Pack, Part, Settings, train_pack
+from fastmlp.tabular.pack import Pack, PackSettings, TableRows, train_pack
 from fastmlp.tabular.pack.pool import Limits
 from fastmlp.tabular.pack.rows import FEWEST_ROWS, inputs_of, joined
 from fastmlp.tabular.schema import Values
 from fastmlp.validation.expanded import Expanded
 
 Array = NDArray[Any]
-FEW = Settings(n_members=4, max_members=3, epochs=15, patience=5)
+FEW = PackSettings(n_members=4, max_members=3, epochs=15, patience=5)
 ENCODINGS = {"pieces": Encoding(n_bins=8)}
 
 
@@ -32,15 +32,15 @@ def table(n: int, seed: int = 0) -> tuple[Values, Array]:
     return Values(numbers, codes), y
 
 
-def parts(n: int, n_classes: int = 0) -> tuple[Part, Part]:
+def parts(n: int, n_classes: int = 0) -> tuple[TableRows, TableRows]:
     values, y = table(n)
     if n_classes:
         y = np.searchsorted(np.quantile(y, np.linspace(0, 1, n_classes + 1)[1:-1]), y)
-    whole, cut = Part(values, y), n * 2 // 3
+    whole, cut = TableRows(values, y), n * 2 // 3
     return whole.take(np.arange(cut)), whole.take(np.arange(cut, n))
 
 
-def trained(first: Part, second: Part | None, **changed: Any) -> Pack:
+def trained(first: TableRows, second: TableRows | None, **changed: Any) -> Pack:
     arguments = {"task": "regression", "n_classes": 1, "settings": FEW, "seed": 0, **changed}
     return train_pack(first, second, encodings=ENCODINGS, **arguments)
 
