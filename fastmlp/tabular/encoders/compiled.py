@@ -67,7 +67,7 @@ def write_clipped(X: Array, out: Array, center: Array, factor: Array) -> None:
 
 
 def write_levels(X: Array, out: Array, starts: Array, sizes: Array, table: Array) -> None:
-    """Write what a table has of the levels of codes.
+    """Write the rows of a table for the levels of codes.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Encoding: which encoders turn the rows of a table into a net's inputs, and what they learned."""
+"""Encoding: the encoders that turn the rows of a table into a net's inputs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -35,7 +35,7 @@ class EncodingPart(NamedTuple):
 
 @dataclass
 class Encoding:
-    """Which encoders turn the rows of a table into a net's inputs.
+    """The encoders that turn the rows of a table into a net's inputs.
 
     The inputs are, one after the other: the scaled numbers, each followed by its cosines where
     there are such; 1 where a number is missing, for columns in which one was in training; target
@@ -213,7 +213,7 @@ class Encoding:
     def _begun(
         self, values: Values, y: Any, task: Task, rng: np.random.Generator | int
     ) -> Iterator[tuple[str, EncodingPart, Array, Any]]:
-        """Yield each part to learn, with what it learns from."""
+        """Yield each part to learn: name, part, columns and targets."""
         _check(values)
         scalars.known("Encoding", "task", task, get_args(Task))
         rng = np.random.default_rng(rng)
@@ -231,16 +231,13 @@ class Encoding:
             yield name, part, X, y
 
     def _columns(self, values: Values) -> dict[str, Array]:
-        """Return which columns each part takes; a part without columns is none."""
+        """The columns of each part, by their places; a part without columns is left out."""
         numbers = np.arange(values.numbers.shape[1])
         codes = np.arange(values.codes.shape[1])
         few = np.inf if self.target_levels is None else self.target_levels
         n_levels = values.codes.max(axis=0, initial=-1) + 1
         n_met = np.array(
-            [
-                np.count_nonzero(np.bincount(codes_of_one[codes_of_one >= 0]))
-                for codes_of_one in values.codes.T
-            ]
+            [np.count_nonzero(np.bincount(column[column >= 0])) for column in values.codes.T]
         )
         columns_of = {
             "scaled": numbers,
@@ -276,7 +273,7 @@ class Encoding:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """What was learned: arrays of float32, float64 or int64 by name, for a file."""
+        """The learned arrays of float32, float64 or int64, by name, for a file."""
         arrays: dict[str, Array] = {}
         for name, (encoder, columns) in self._parts.items():
             arrays[f"{name}.columns"] = columns

@@ -66,11 +66,11 @@ class OneHotLevels(CodeEncoder):
         fewest = scalars.positive_integer(who, "min_rows", self.min_rows)
         starts, columns, values, first = [0], [], [], 0
         for codes in X.T:
-            its, ones = _kept_levels(np.bincount(codes + 1, minlength=1), most, fewest)
-            columns.append(np.where(its >= 0, its + first, -1))
+            own, ones = _kept_levels(np.bincount(codes + 1, minlength=1), most, fewest)
+            columns.append(np.where(own >= 0, own + first, -1))
             values.append(ones)
-            first += int(its.max(initial=-1)) + 1
-            starts.append(starts[-1] + len(its))
+            first += int(own.max(initial=-1)) + 1
+            starts.append(starts[-1] + len(own))
         self.starts_ = np.array(starts, np.int64)
         self.columns_ = np.concatenate([np.empty(0, np.int64), *columns])
         self.values_ = np.concatenate([np.empty(0, np.float32), *values])
@@ -84,16 +84,16 @@ class OneHotLevels(CodeEncoder):
         out[rows, columns[rows, features]] = self.values_[places[rows, features]]
 
     def write_short(self, X: Array, out: Array) -> None:
-        """Write which column of its feature's is 1, for each feature that has some; -1 for none.
+        """Write, for each feature that has columns, which of them is 1; -1 for none.
 
         It has no sign: a feature of two levels that is a column of -1 and 1 is not for it.
         """
         from fastmlp.tabular.encoders import compiled
 
         table, sizes = self._own_columns, np.diff(self.starts_)
-        some = np.diff(self._ends, prepend=0) > 0
-        codes = X if some.all() else X[:, some]
-        compiled.write_levels(codes, out, self.starts_[:-1][some], sizes[some], table[:, None])
+        kept = np.diff(self._ends, prepend=0) > 0
+        codes = X if kept.all() else X[:, kept]
+        compiled.write_levels(codes, out, self.starts_[:-1][kept], sizes[kept], table[:, None])
 
     @property
     def n_outputs(self) -> int:
@@ -113,7 +113,7 @@ class OneHotLevels(CodeEncoder):
 
     @property
     def _own_columns(self) -> Array:
-        """Which of its feature's columns is not 0, for each place; -1 for none."""
+        """The column that is not 0, among those of its feature, for each place; -1 for none."""
         firsts = np.concatenate([[0], self._ends[:-1]])
         own = self.columns_ - np.repeat(firsts, np.diff(self.starts_))
         return np.where(self.columns_ < 0, -1, own)
@@ -126,12 +126,12 @@ class OneHotLevels(CodeEncoder):
             raise ValueError("the columns of each level must be its feature's")
 
     def _names(self, names: list[str]) -> Sequence[str]:
-        found = [""] * self.n_outputs
+        labels = [""] * self.n_outputs
         for name, start, end in zip(names, self.starts_, self.starts_[1:], strict=False):
             for code, place in enumerate(range(start, end), -1):
                 if self.columns_[place] >= 0:
-                    found[self.columns_[place]] = f"{name}_{'missing' if code < 0 else code}"
-        return found
+                    labels[self.columns_[place]] = f"{name}_{'missing' if code < 0 else code}"
+        return labels
 
 
 def _kept_levels(counts: Array, most: int, fewest: int) -> tuple[Array, Array]:
@@ -324,7 +324,9 @@ class TargetStatistics(CodeEncoder):
     def _names(self, names: list[str]) -> Sequence[str]:
         n = self.table_.shape[1] - 1
         return [
-            f"{name}_{one}" for name in names for one in (*(f"mean{k}" for k in range(n)), "count")
+            f"{name}_{statistic}"
+            for name in names
+            for statistic in (*(f"mean{k}" for k in range(n)), "count")
         ]
 
 

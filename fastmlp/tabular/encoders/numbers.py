@@ -29,7 +29,7 @@ class RobustSmoothClip(NumberEncoder):
     center_ : (n_features,) array of float64
         The medians.
     factor_ : (n_features,) array of float64
-        What a distance from the median is multiplied by.
+        Factors of distances from the median.
 
     Examples
     --------
@@ -137,11 +137,13 @@ class NoisyQuantile(NumberEncoder):
         self.center_, self.scale_ = np.array(moments, np.float64).reshape(-1, 2).T.copy()
         noise = check_random_state(self.random_state).normal(0, NOISE, X.shape)
         n = max(min(len(X) // ROWS, MOST), FEWEST)
-        how = {"n_quantiles": min(n, len(X)), "output_distribution": "normal", "subsample": None}
+        transformer = QuantileTransformer(
+            n_quantiles=min(n, len(X)), output_distribution="normal", subsample=None
+        )
         filled = (X - self.center_) / self.scale_ + noise
         # A column without numbers has no quantiles: any are as good.
         filled[:, np.isnan(filled).all(axis=0)] = 0
-        self.quantiles_ = QuantileTransformer(**how).fit(filled).quantiles_
+        self.quantiles_ = transformer.fit(filled).quantiles_
 
     def write(self, X: Array, out: Array) -> None:
         """Write the mapped columns of checked rows to `out`."""
@@ -155,9 +157,9 @@ class NoisyQuantile(NumberEncoder):
                 share = (share - down) / 2
             share[z + CLOSE > quantiles[-1]] = 1
             share[z - CLOSE < quantiles[0]] = 0
-            found = np.clip(ndtri(share), -END, END)
-            found[np.isnan(z)] = 0
-            out[:, j] = found
+            mapped = np.clip(ndtri(share), -END, END)
+            mapped[np.isnan(z)] = 0
+            out[:, j] = mapped
 
     @property
     def n_outputs(self) -> int:
@@ -243,9 +245,9 @@ class CosineEncoder(NumberEncoder):
             with np.errstate(over="ignore"):
                 x = X[part].astype(np.float32)
             x[~np.isfinite(x)] = 0
-            each = out[part].reshape(len(x), n_features, n + 1)
-            each[:, :, 0] = x
-            each[:, :, 1:] = np.cos(x[:, :, None] * angles)
+            features = out[part].reshape(len(x), n_features, n + 1)
+            features[:, :, 0] = x
+            features[:, :, 1:] = np.cos(x[:, :, None] * angles)
 
     @property
     def n_outputs(self) -> int:
@@ -258,7 +260,7 @@ class CosineEncoder(NumberEncoder):
 
     def _names(self, names: list[str]) -> Sequence[str]:
         n = self.frequencies_.shape[1]
-        return [one for name in names for one in (name, *(f"{name}_cos{i}" for i in range(n)))]
+        return [label for name in names for label in (name, *(f"{name}_cos{i}" for i in range(n)))]
 
 
 class MissingMarks(NumberEncoder):

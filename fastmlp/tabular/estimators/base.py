@@ -1,4 +1,4 @@
-"""What both models of tables have in common: a fit, and the rows of tables to predict."""
+"""The base of both models of tables: a fit, and the rows of tables to predict."""
 
 import time
 from collections.abc import Sequence
@@ -186,8 +186,9 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
             return Divided(whole, held_out, folds)
         if rows.groups is None:
             generator = np.random.default_rng(seed)
-            how = (self.validation_fraction, generator)
-            mask = splits.held_out(whole.y, *how, classes=rows.classes)
+            mask = splits.held_out(
+                whole.y, self.validation_fraction, generator, classes=rows.classes
+            )
         else:
             mask = splits.held_out_groups(rows.groups, self.validation_fraction, seed)
         training, held_out = (
@@ -198,7 +199,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
     def _trained(
         self, data: "Divided", classes: Array | None, seed: int, caller: Caller
     ) -> tuple[Pack, list[tuple[str, Any]], Any]:
-        """Return the pack, the estimators beside it, and how each did."""
+        """The pack, the estimators beside it, and the leaderboard."""
         cluster = self._cluster(caller.who)
         task: Task = "regression"
         if classes is not None:
@@ -227,7 +228,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         return pack, [(extra.name, extra.estimator) for extra in beside], board
 
     def _settings(self) -> PackSettings:
-        """Return the settings of the preset, but for what the parameters say."""
+        """The settings of the preset, replaced by the parameters that are not None."""
         preset = PRESETS[self.preset]
         return preset._replace(
             n_members=self.n_members or preset.n_members,
@@ -339,7 +340,7 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
 
     @property
     def feature_importances_(self) -> NDArray[np.float64]:
-        """How much worse the score is with a column shuffled, shape (n_features,).
+        """The loss of score when a column is shuffled, shape (n_features,).
 
         By `sklearn.inspection.permutation_importance` on rows to validate on, at most 2,000 of
         them, five times; computed when it is asked for first. The score is minus the log loss, or

@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 
 class FitArguments(NamedTuple):
-    """What a fit is given beside X, y and the parameters."""
+    """The arguments of `fit` beside X and y."""
 
     sample_weight: Any
     X_val: Any
@@ -278,7 +278,7 @@ def check_rows(X: Any, *, training: bool = False) -> None:
 def opened(X: Any, y: Any, arguments: FitArguments, who: str) -> tuple[Any, Any, FitArguments]:
     """Return a table in memory without the columns that are named beside it, y, and the rest.
 
-    With `given.target` X is a table that has it, or files; so is X_val, where there is no y_val.
+    With `arguments.target` X is a table that has it, or files; so is X_val without y_val.
 
     Raises
     ------

@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 
 class ColumnNodes(NamedTuple):
-    """What graphs have of the rows of a table.
+    """The names in a graph of the columns of a table.
 
     Attributes
     ----------
@@ -221,7 +221,7 @@ NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
 def _levels(
     graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: ColumnNodes, its: Array
 ) -> str:
-    """Add what an encoder makes of categories: a table of each, from which rows are taken."""
+    """Add the encoding of categories: a table for each, from which rows are taken."""
     starts = encoder.starts_
     if isinstance(encoder, OneHotLevels):
         some = (encoder.columns_[a:b] for a, b in pairwise(starts))

@@ -1,4 +1,4 @@
-"""What a model of tables tells of itself: a leaderboard, a summary and HTML."""
+"""Reports of a model of tables: leaderboard, summary and HTML."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Scores of models of tables: what a selection maximises, and importances of columns."""
+"""Scores of models of tables: those that a selection maximises, and importances of columns."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -29,7 +29,7 @@ class RowsToSplit(NamedTuple):
     kept: Array
 
 
-def groups_of(groups_given: Any, n_rows: int, who: str) -> Array | None:
+def groups_of(groups: Any, n_rows: int, who: str) -> Array | None:
     """Return the groups of rows as integers, shape (n_rows,), or None.
 
     Raises
@@ -37,17 +37,17 @@ def groups_of(groups_given: Any, n_rows: int, who: str) -> Array | None:
     ValueError
         If there is not one for each row, one is missing, or all are one.
     """
-    if groups_given is None:
+    if groups is None:
         return None
-    labels = column_or_1d(np.asarray(groups_given))
+    labels = column_or_1d(np.asarray(groups))
     check_consistent_length(np.empty(n_rows), labels)
     missing = np.array([label is None or label != label for label in labels.tolist()], np.bool_)
     if missing.any():
         raise ValueError(f"{who}: groups has a missing value in row {missing.argmax()}")
-    groups = np.unique(labels, return_inverse=True)[1]
-    if not groups.any():
+    numbers = np.unique(labels, return_inverse=True)[1]
+    if not numbers.any():
         raise ValueError(f"{who}: groups holds one group only; two or more are needed")
-    return groups
+    return numbers
 
 
 def folds(
@@ -89,14 +89,14 @@ def _given(cv: Any, rows: RowsToSplit, who: str) -> list[Fold]:
     else:
         places = np.where(rows.kept, np.cumsum(rows.kept) - 1, -1)
         pairs = [[_kept(places, part, who) for part in pair] for pair in cv]
-    folds_found = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
-    if not folds_found or any(not len(part) for fold in folds_found for part in fold):
+    checked = [(np.asarray(first), np.asarray(second)) for first, second in pairs]
+    if not checked or any(not len(part) for fold in checked for part in fold):
         raise ValueError(f"{who}: cv must have rows to train on and to validate on in each fold")
-    if any(np.isin(first, second).any() for first, second in folds_found):
+    if any(np.isin(first, second).any() for first, second in checked):
         raise ValueError(f"{who}: cv has a fold that trains and validates on the same row")
-    if np.bincount(np.concatenate([second for _, second in folds_found])).max() > 1:
+    if np.bincount(np.concatenate([second for _, second in checked])).max() > 1:
         raise ValueError(f"{who}: cv validates on a row in two folds; each row counts once")
-    return folds_found
+    return checked
 
 
 def _kept(places: Array, part: Any, who: str) -> Array:
@@ -113,7 +113,7 @@ def _kept(places: Array, part: Any, who: str) -> Array:
 
 
 def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Return which rows are held out, shape (n_rows,): those of a fraction of the groups."""
+    """The mask of the rows held out, shape (n_rows,): those of a fraction of the groups."""
     split = GroupShuffleSplit(1, test_size=fraction, random_state=seed)
     mask = np.zeros(len(groups), np.bool_)
     mask[next(split.split(groups, groups=groups))[1]] = True
@@ -123,7 +123,7 @@ def held_out_groups(groups: Array, fraction: float, seed: int) -> NDArray[np.boo
 def held_out(
     y: Array, fraction: float, generator: np.random.Generator, *, classes: bool
 ) -> NDArray[np.bool_]:
-    """Return which rows are held out, shape (n_rows,): at least one, and not all.
+    """The mask of the rows held out, shape (n_rows,): at least one, and not all.
 
     In the order of their targets, equal ones at random, the rows are cut into groups of about one
     size, and of each group one row is drawn. Of a class none is held out that has one row only.

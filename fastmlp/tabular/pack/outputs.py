@@ -39,7 +39,7 @@ class Scorer:
         self._task, self._y, self.weight, self._score = task, y, weight, score
 
     def seen(self, predictions: Array) -> Array:
-        """Return what of a candidate's predictions the loss looks at.
+        """The part of a candidate's predictions that the loss compares.
 
         The log-loss looks at the probability of each row's class alone; means of these are those
         of the means.
@@ -49,7 +49,7 @@ class Scorer:
         return metrics.of_classes(self._y, predictions)
 
     def loss(self, seen: Array, weight: Array | None) -> float:
-        """Return the loss of what `seen` returns, with rows of these weights."""
+        """The loss of the predictions that `seen` returned, with rows of these weights."""
         if self._score is not None:
             return -float(self._score(self._y, seen, weight))
         if self._task == "regression":
@@ -96,7 +96,7 @@ class NetOutputs(NamedTuple):
         return LOSSES[self.task]
 
     def targets(self, y: Array) -> Array:
-        """Return what nets are trained on, of numbers or places of classes, shape (n_rows,)."""
+        """The targets of nets, of numbers or places of classes, shape (n_rows,)."""
         return (y - self.center) / self.scale if self.task == "regression" else y
 
     def predictions(self, outputs: Array) -> NDArray[np.float64]:
@@ -160,6 +160,6 @@ def half_width(residuals: Array, coverage: float) -> float:
 
 
 def sorted_residuals(y: Array, predictions: Array) -> NDArray[np.float64]:
-    """Return what `half_width` takes, shape (n_rows,)."""
+    """The absolute differences in ascending order, for `half_width`, shape (n_rows,)."""
     residuals: NDArray[np.float64] = np.sort(np.abs(y - predictions).astype(np.float64))
     return residuals

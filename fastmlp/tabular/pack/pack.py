@@ -63,7 +63,7 @@ class Member(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who asks for a pack, since when, and who looks on.
+    """The caller of a training: name, start of the time limit, callbacks.
 
     Attributes
     ----------
@@ -120,7 +120,7 @@ class Pack:
 
     @property
     def task(self) -> Task:
-        """What is predicted."""
+        """The task: "binary", "multiclass" or "regression"."""
         return self.outputs.task
 
     @property
@@ -135,14 +135,14 @@ class Pack:
         ----------
         values : Values
         extra : sequence of arrays
-            What the further models predict, in the order of `extra_weights`.
+            Predictions of the further models, in the order of `extra_weights`.
         """
         strips = in_strips(len(values.numbers), lambda rows: self._nets(values.part(rows)))
-        predictions_of_rows = np.concatenate(strips)
+        total = np.concatenate(strips)
         for weight, predictions in zip(self.extra_weights, extra, strict=True):
             if weight:
-                predictions_of_rows += weight * predictions
-        return predictions_of_rows
+                total += weight * predictions
+        return total
 
     def half_width(self, coverage: float) -> float:
         """Return the half width of intervals around predictions of numbers that hold this share of
@@ -220,11 +220,10 @@ def train_pack(
     parts, of_rows = _splits(training, held_out, None if validation is not None else folds)
     splits = []
     for k, (first, second) in enumerate(parts):
-        its = {name: replace(one) for name, one in encodings.items()}
+        copies = {name: replace(encoding) for name, encoding in encodings.items()}
         own = [recipe._replace(seed=recipe.seed + k) for recipe in recipes]
         generator = np.random.default_rng([seed, k])
-        how = (outputs, generator, settings.compute_dtype)
-        splits.append(Split(own, its, first, second, *how))
+        splits.append(Split(own, copies, first, second, outputs, generator, settings.compute_dtype))
     n_nets = settings.n_members * len(splits)
     with bar_over(n_nets * settings.epochs, n_nets, caller.who, shown=caller.progress) as bar:
         limits = _limits(settings, start, len(splits), caller.callbacks, bar)
@@ -240,7 +239,7 @@ def train_pack(
 
 
 def _deadline(settings: PackSettings, start: float, share: float = 1.0) -> float | None:
-    """Return when a share of the time is over; None: there is no limit."""
+    """The end of a share of the time, of `time.perf_counter`; None: there is no limit."""
     return None if settings.time_limit is None else start + share * settings.time_limit
 
 

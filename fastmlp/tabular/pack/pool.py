@@ -67,7 +67,7 @@ class Listeners:
 
 
 class Limits(NamedTuple):
-    """How long nets train, and who looks on.
+    """The ends of trainings, and the callbacks that are called.
 
     Attributes
     ----------
@@ -144,10 +144,10 @@ class Trained(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What a pool of nets is trained from: recipes, and rows to train and to validate on.
+    """The recipes of a pool of nets, and rows to train and to validate on.
 
-    The encodings learn from the rows to train on; `generator` draws what is drawn there. Nets have
-    the `compute_dtype`.
+    The encodings learn from the rows to train on; `generator` draws their seeds. Nets have the
+    `compute_dtype`.
     """
 
     recipes: Sequence[Recipe]
@@ -245,7 +245,7 @@ class _SplitRows:
             self._weight = np.concatenate([_weights(part) for part in (training, validation)])
 
     def fits(self, recipes: Sequence[Recipe], X: Inputs) -> "_Fits":
-        """Return new nets, and what to train them on."""
+        """New nets with the rows that they train on."""
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
         steps = math.ceil(n / batch)

@@ -58,9 +58,9 @@ CHUNK = 8192
 
 
 def in_strips(n_rows: int, do: Callable[[slice], Result]) -> list[Result]:
-    """Return what a function returns of each strip of rows, at least of one, in their order.
+    """The results of a function, strip by strip of the rows in order; of one strip at least.
 
-    Threads share the strips: each net's own team would wait for the others at the end of each.
+    Strips run on threads side by side: a team of threads for each net would meet at its end.
     """
     strips = list(_strips(n_rows, n_threads_of(None)))
     if len(strips) == 1:

@@ -22,7 +22,7 @@ MOST_PIECES, FEWEST_BINS = 8192, 2
 
 
 class PackSettings(NamedTuple):
-    """How a pack is trained.
+    """The settings of a pack's training.
 
     Attributes
     ----------
