@@ -62,8 +62,17 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
         plain = State(network, state.optimizer, 0, parameters)
         return plain._replace(feature_names=state.feature_names)
     random = random_state.state_of(state.generator)
-    its = (state.optimizer, state.n_steps, parameters, state.slots(), random, state.key)
-    return State(network, *its, state.averaged_from, state.feature_names)
+    return State(
+        network,
+        state.optimizer,
+        state.n_steps,
+        parameters,
+        moments=state.slots(),
+        generator=random,
+        key=state.key,
+        averaged_from=state.averaged_from,
+        feature_names=state.feature_names,
+    )
 
 
 def restore(state: NetState, saved: State) -> None:
@@ -189,8 +198,17 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     key = _key(content.header.get("key"))
     names = content.header.get("feature_names")
     names = validation.names_given(names, network.layout.sizes[0], "feature_names")
-    its = (parameters, moments, random, key, counts["averaged_from"], names)
-    return State(network, optimizer, counts["n_steps"], *its)
+    return State(
+        network,
+        optimizer,
+        counts["n_steps"],
+        parameters,
+        moments=moments,
+        generator=random,
+        key=key,
+        averaged_from=counts["averaged_from"],
+        feature_names=names,
+    )
 
 
 def _key(stored: Any) -> Key | None:

@@ -278,12 +278,14 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
 
     def _predicted(self, values: Values) -> Array:
         """Return numbers, shape (n_rows,), or probabilities, shape (n_rows, n_classes)."""
-        its = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
+        members = zip(self.extra_members_, self.pack_.extra_weights, strict=True)
         n = self._n_classes
         if not len(values.codes):
             return np.empty((0, n) if n else 0)
         none = np.empty(0)
-        more = [extras.answers(one, values, n) if weight else none for (_, one), weight in its]
+        more = [
+            extras.answers(model, values, n) if weight else none for (_, model), weight in members
+        ]
         predictions = self.pack_.predict(values, more)
         # In float64 the sum of float32 probabilities is up to 1e-7 beside 1.
         return predictions / predictions.sum(axis=1, keepdims=True) if n else predictions
@@ -302,8 +304,9 @@ class TabularMLP(InBatches, WithClient, BaseEstimator):
         """Yield the weight and the predictions of each member."""
         pack = self.pack_
         strips = in_strips(len(values.codes), lambda rows: [*pack.each(values.part(rows))])
-        for its in zip(*strips, strict=True):
-            yield its[0][0].weight, np.concatenate([predictions for _, predictions in its])
+        for pairs in zip(*strips, strict=True):
+            weight = pairs[0][0].weight
+            yield weight, np.concatenate([predictions for _, predictions in pairs])
         for (_, model), weight in zip(self.extra_members_, pack.extra_weights, strict=True):
             if weight:
                 yield weight, extras.answers(model, values, self._n_classes)

@@ -105,6 +105,7 @@ def _out_of_folds(estimator: Any, part: TableRows, n_classes: int, folds: Sequen
     predictions = np.empty((len(rows), n_classes) if n_classes else len(rows))
     for first, second in folds:
         model = _fit(estimator, part.take(first))
-        its = answers(model, part.take(second).values, n_classes)
-        predictions[np.searchsorted(rows, second)] = its
+        predictions[np.searchsorted(rows, second)] = answers(
+            model, part.take(second).values, n_classes
+        )
     return predictions

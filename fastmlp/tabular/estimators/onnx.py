@@ -73,16 +73,18 @@ def columns_of(graph: Graph, schema: Schema, inputs: Sequence[Any]) -> ColumnNod
 
     numbers = ""
     if place and schema.numeric_names:
-        its = _taken(graph, inputs[0].full_name, [place[name] for name in schema.numeric_names])
-        numbers = graph.node("Cast", [its], to=graph.kinds.DOUBLE)
+        chosen = [place[name] for name in schema.numeric_names]
+        numeric = _taken(graph, inputs[0].full_name, chosen)
+        numbers = graph.node("Cast", [numeric], to=graph.kinds.DOUBLE)
     elif schema.numeric_names:
-        each = [of_name[name].full_name for name in schema.numeric_names]
-        each = [graph.node("Cast", [one], to=graph.kinds.DOUBLE) for one in each]
-        numbers = graph.node("Concat", each, axis=1)
-    levels = [schema.levels[name] for name in schema.categorical_names]
-    named = zip(schema.categorical_names, levels, strict=True)
-    places = [_places(graph, column(name), its, name) for name, its in named]
-    return ColumnNodes(numbers, places, [len(its) for its in levels])
+        floats = [
+            graph.node("Cast", [of_name[name].full_name], to=graph.kinds.DOUBLE)
+            for name in schema.numeric_names
+        ]
+        numbers = graph.node("Concat", floats, axis=1)
+    levels = {name: schema.levels[name] for name in schema.categorical_names}
+    places = [_places(graph, column(name), levels[name], name) for name in levels]
+    return ColumnNodes(numbers, places, [*map(len, levels.values())])
 
 
 def _by_column(schema: Schema, inputs: Sequence[Any]) -> dict[str, Any]:
@@ -219,29 +221,31 @@ NUMERIC: dict[type[Encoder], Callable[[Graph, Any, str], str]] = {
 
 
 def _levels(
-    graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: ColumnNodes, its: Array
+    graph: Graph, encoder: OneHotLevels | TargetStatistics, columns: ColumnNodes, chosen: Array
 ) -> str:
     """Add the encoding of categories: a table for each, from which rows are taken."""
     starts = encoder.starts_
     if isinstance(encoder, OneHotLevels):
-        some = (encoder.columns_[a:b] for a, b in pairwise(starts))
-        widths = [len(np.unique(one[one >= 0])) for one in some]
+        of_features = (encoder.columns_[a:b] for a, b in pairwise(starts))
+        widths = [len(np.unique(outputs[outputs >= 0])) for outputs in of_features]
     else:
-        widths = [encoder.table_.shape[1]] * len(its)
-    found = []
-    for j, (column, (a, b)) in enumerate(zip(its, pairwise(np.cumsum([0, *widths])), strict=True)):
+        widths = [encoder.table_.shape[1]] * len(chosen)
+    nodes = []
+    for j, (column, (a, b)) in enumerate(
+        zip(chosen, pairwise(np.cumsum([0, *widths])), strict=True)
+    ):
         if a < b:
-            codes = np.full((columns.n_levels[column] + 1, len(its)), -1)
+            codes = np.full((columns.n_levels[column] + 1, len(chosen)), -1)
             codes[:, j] = np.arange(len(codes)) - 1
             table = graph.constant(encoder.encoded(codes)[:, a:b], graph.kinds.FLOAT)
-            found.append(graph.node("Gather", [table, columns.places[column]], axis=0))
-    return graph.node("Concat", found, axis=1)
+            nodes.append(graph.node("Gather", [table, columns.places[column]], axis=0))
+    return graph.node("Concat", nodes, axis=1)
 
 
 def _taken(graph: Graph, values: str, places: Array | list[int]) -> str:
     """Add the choice of columns."""
-    its = graph.constant(np.asarray(places, np.int64), graph.kinds.INT64)
-    return graph.node("Gather", [values, its], axis=1)
+    indices = graph.constant(np.asarray(places, np.int64), graph.kinds.INT64)
+    return graph.node("Gather", [values, indices], axis=1)
 
 
 LINKS: dict[Task, str] = {"binary": "sigmoid", "multiclass": "softmax", "regression": "identity"}

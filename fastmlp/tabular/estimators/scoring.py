@@ -144,5 +144,5 @@ class _ModelOfPlaces(BaseEstimator):
         """Return numbers, or probabilities."""
         numbers = np.take_along_axis(self.values.numbers, X[:, self._numbers], axis=0)
         codes = np.take_along_axis(self.values.codes, X[:, self._codes], axis=0)
-        found: Array = self.model._predicted(Values(numbers, codes))
-        return found
+        predictions: Array = self.model._predicted(Values(numbers, codes))
+        return predictions

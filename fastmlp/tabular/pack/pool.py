@@ -249,8 +249,10 @@ class _SplitRows:
         places, n = np.arange(len(X)), self._n
         batch = _batch_size(n)
         steps = math.ceil(n / batch)
-        how = (X.shape[1], self._outputs, steps, self._compute_dtype)
-        nets = [_net(recipe, *how) for recipe in recipes]
+        nets = [
+            _net(recipe, X.shape[1], self._outputs, steps, self._compute_dtype)
+            for recipe in recipes
+        ]
         call = Call(nets, X, self._y, batch, places[:n], places[n:], self._weight)
         return _Fits(recipes, call, self._outputs)
 
