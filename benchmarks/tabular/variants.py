@@ -15,12 +15,11 @@ from benchmarks.tabular.sources import SplitTable
 from benchmarks.workloads import Array
 from fastmlp.tabular.encoders.encoding import Encoding
 from fastmlp.tabular.model import Task as EncodedTask
-from fastmlp.tabular.pack import PRESETS, Pack, Part, Preset, pool
+from fastmlp.tabular.pack import PRESETS, Pack, Preset, TableRows, pool
 from fastmlp.tabular.pack import pack as packs
-from fastmlp.tabular.pack.prior import Recipe, draw
-from fastmlp.tabular.pack.scoring import Task
+from fastmlp.tabular.pack.outputs import Task
 from fastmlp.tabular.pack.selection import Selection, bagged, greedy
-from fastmlp.tabular.pack.settings import encodings_for
+from fastmlp.tabular.pack.settings import Recipe, draw, encodings_for
 from fastmlp.tabular.schema import Schema
 
 WHOLE, TWO_SEEDS = "nothing", "two packs, of two seeds"
@@ -47,9 +46,9 @@ class PackRows(NamedTuple):
 
     task: Task
     n_classes: int
-    training: Part
-    validation: Part
-    test: Part
+    training: TableRows
+    validation: TableRows
+    test: TableRows
 
 
 class Ablated(NamedTuple):
@@ -78,7 +77,7 @@ def rows_of(table: SplitTable) -> PackRows:
     """A table's parts."""
     schema = Schema.learn(table.x.iloc[table.train])
     parts = [
-        Part(schema.read(table.x.iloc[rows]), table.y[rows])
+        TableRows(schema.read(table.x.iloc[rows]), table.y[rows])
         for rows in (table.train, table.validation, table.test)
     ]
     n_classes = 0 if table.task == "regression" else int(table.y.max()) + 1

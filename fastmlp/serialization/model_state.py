@@ -61,8 +61,17 @@ def capture(network: Network, state: NetState, *, training: bool) -> State:
         plain = State(network, state.optimizer, 0, parameters)
         return plain._replace(feature_names=state.feature_names)
     random = random_state.state_of(state.generator)
-    its = (state.optimizer, state.n_steps, parameters, state.slots(), random, state.key)
-    return State(network, *its, state.averaged_from, state.feature_names)
+    return State(
+        network,
+        state.optimizer,
+        state.n_steps,
+        parameters,
+        moments=state.slots(),
+        generator=random,
+        key=state.key,
+        averaged_from=state.averaged_from,
+        feature_names=state.feature_names,
+    )
 
 
 def restore(state: NetState, saved: State) -> None:
@@ -123,8 +132,8 @@ def header_of(state: State) -> dict[str, Any]:
 
 
 def _compute_dtype(network: Network) -> dict[str, Any]:
-    told = network.compute_dtype
-    return {"compute_dtype": list(told) if isinstance(told, tuple) else told} if told else {}
+    dtype = network.compute_dtype
+    return {"compute_dtype": list(dtype) if isinstance(dtype, tuple) else dtype} if dtype else {}
 
 
 def _dropout(network: Network) -> dict[str, Any]:
@@ -168,10 +177,10 @@ def sizes_of(content: Content) -> tuple[int, ...]:
 
     A layer is a few bytes of a header, and takes hundreds of memory.
     """
-    given, held = content.header["layer_sizes"], len(content.arrays)
-    if 2 * (len(given) - 1) > held:
-        raise FileError(f"claims {len(given) - 1:,} layers, but holds {held:,} arrays")
-    return resolve.layer_sizes(given)
+    sizes, held = content.header["layer_sizes"], len(content.arrays)
+    if 2 * (len(sizes) - 1) > held:
+        raise FileError(f"claims {len(sizes) - 1:,} layers, but holds {held:,} arrays")
+    return resolve.layer_sizes(sizes)
 
 
 def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
@@ -188,8 +197,17 @@ def state_of(content: Content, network: Network, optimizer: Optimizer) -> State:
     key = _key(content.header.get("key"))
     names = content.header.get("feature_names")
     names = validation.names_given(names, network.layout.sizes[0], "feature_names")
-    its = (parameters, moments, random, key, counts["averaged_from"], names)
-    return State(network, optimizer, counts["n_steps"], *its)
+    return State(
+        network,
+        optimizer,
+        counts["n_steps"],
+        parameters,
+        moments=moments,
+        generator=random,
+        key=key,
+        averaged_from=counts["averaged_from"],
+        feature_names=names,
+    )
 
 
 def _key(stored: Any) -> Key | None:
@@ -208,8 +226,8 @@ def _network(header: Mapping[str, Any], sizes: tuple[int, ...], own: Mapping[str
     hidden = [known(spelled) for spelled in header["activation"]]
     loss = resolve.loss(codec.loss_from(header["loss"], own))
     spelled = header["output_activation"]
-    given = spelled if loss.link else known(spelled)
-    output, link = resolve.output_activation(given, str(header["loss"]), loss)
+    activation = spelled if loss.link else known(spelled)
+    output, link = resolve.output_activation(activation, str(header["loss"]), loss)
     dtype = resolve.dtype(header["dtype"])
     return Network(
         layout=make_layout(sizes),

@@ -25,7 +25,7 @@ from fastmlp.tabular import (
     TargetStatistics,
 )
 from fastmlp.tabular.encoders.base import CodeEncoder
-from fastmlp.tabular.encoders.quantile import NOISE
+from fastmlp.tabular.encoders.numbers import NOISE
 
 NAN, INF = np.nan, np.inf
 OF_NUMBERS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastmlp.tabular.pack.conformal import half_width, sorted_residuals
+from fastmlp.tabular.pack.outputs import half_width, sorted_residuals
 
 
 @pytest.mark.parametrize(("n", "coverage"), [(19, 0.9), (99, 0.8), (40, 0.5)])

@@ -1,4 +1,4 @@
-"""Strips of rows: all rows once, in order, whatever the threads."""
+"""Rows of packs: folds with classes alike, and strips: all rows once, in order."""
 
 import threading
 import warnings
@@ -9,16 +9,39 @@ import pytest
 
 from fastmlp._process.task_pool import Pool, Task
 from fastmlp._process.warnings import warn
-from fastmlp.tabular.pack import strips
-from fastmlp.tabular.pack.inputs import FEWEST_ROWS
-from fastmlp.tabular.pack.strips import CHUNK, in_strips
+from fastmlp.tabular.pack import rows
+from fastmlp.tabular.pack.rows import CHUNK, FEWEST_ROWS, folds_of, in_strips
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5])
+def test_classes_are_dealt_out_evenly(n_folds: int) -> None:
+    generator = np.random.default_rng(0)
+    y = generator.choice(4, 203, p=[0.7, 0.2, 0.08, 0.02])
+    folds = folds_of(y, n_folds, generator)
+    for label in range(4):
+        counts = np.bincount(folds[y == label], minlength=n_folds)
+        assert counts.max() - counts.min() <= 1
+    assert np.ptp(np.bincount(folds, minlength=n_folds)) <= 1
+
+
+def test_numbers_are_dealt_out_by_their_order() -> None:
+    y = np.random.default_rng(1).normal(size=500)
+    folds = folds_of(y, 5, np.random.default_rng(0))
+    means = [y[folds == k].mean() for k in range(5)]
+    assert np.ptp(means) < 0.1
+
+
+def test_equal_rows_are_dealt_out_at_random() -> None:
+    y = np.zeros(100, np.int64)
+    first, second = (folds_of(y, 5, np.random.default_rng(seed)) for seed in range(2))
+    assert (first != second).any()
 
 
 @pytest.fixture
 def n_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     n = int(request.param)
-    monkeypatch.setattr(strips, "n_threads_of", lambda given: n)
-    monkeypatch.setattr(strips, "pool_of", lambda given: Pool(n))
+    monkeypatch.setattr(rows, "n_threads_of", lambda given: n)
+    monkeypatch.setattr(rows, "pool_of", lambda given: Pool(n))
     return n
 
 
