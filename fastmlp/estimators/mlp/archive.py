@@ -88,7 +88,7 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
         If one has no name.
     """
     told = estimator.get_params(deep=False).items()
-    return {name: param_codec.of(value) for name, value in told if name not in but}
+    return {name: param_codec.of_value(value) for name, value in told if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _form_of(estimator: Any) -> dict[str, Any]:
     """Return the attributes that `fit` derived from data: outputs, labels and names."""
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
-        form["labels"] = label_codec.of(estimator)
+        form["labels"] = label_codec.of_labels(estimator)
     form |= feature_names_of(estimator)
     if hasattr(estimator, "_sklearn_output_config"):
         form["transform_output"] = estimator._sklearn_output_config["transform"]
@@ -192,7 +192,7 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
 def _attributes_of(estimator: Any) -> dict[str, Any]:
     """Return the counts and numbers that are set, and None for each curve that is None."""
     there = vars(estimator)
-    numbers = {name: param_codec.of(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
+    numbers = {name: param_codec.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
     return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
 
 
@@ -241,7 +241,7 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
-    told, state = optimizer_codec.of(optimizer), estimator.__dict__.get("_state")
+    told, state = optimizer_codec.of_optimizer(optimizer), estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
         told["averaged_from"] = state.averaged_from
     return told, arrays

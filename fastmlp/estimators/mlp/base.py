@@ -113,7 +113,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
 
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)
-        regularization.check(self)
+        regularization.check_regularization(self)
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this

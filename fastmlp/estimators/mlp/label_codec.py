@@ -22,7 +22,7 @@ NAMES = {*NUMBERS, "float16", "float32", "float64", "bool", "str", "object"}
 MAX_TEXT_BYTES = 16 << 20
 
 
-def of(classifier: Any) -> dict[str, Any]:
+def of_labels(classifier: Any) -> dict[str, Any]:
     """Return the JSON form of a fitted classifier's labels.
 
     Raises

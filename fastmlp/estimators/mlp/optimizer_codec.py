@@ -14,10 +14,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "sgd": ("learning_rate_init", "lr_schedule", "momentum", "nesterov", "power_t"),
     "adam": ("learning_rate_init", *solvers.SETTINGS),
 }
-SCHEDULES = ("constant", "adaptive", "invscaling")
+SGD_SCHEDULES = ("constant", "adaptive", "invscaling")
 
 
-def of(optimizer: Any) -> dict[str, Any]:
+def of_optimizer(optimizer: Any) -> dict[str, Any]:
     """Return the JSON form of an optimizer object, without its state."""
     if isinstance(optimizer, solvers.CoreOptimizer):
         return {"kind": "core", "core": codec.of_optimizer(optimizer.core), "t": optimizer.t}
@@ -60,7 +60,7 @@ def count(value: Any, name: str) -> int:
 
 
 def _sgd(settings: dict[str, Any]) -> SGDOptimizer:
-    scalars.known("file", "learning_rate", settings["lr_schedule"], SCHEDULES)
+    scalars.known("file", "learning_rate", settings["lr_schedule"], SGD_SCHEDULES)
     scalars.boolean("file", "nesterov", settings["nesterov"])
     scalars.non_negative("file", "power_t", settings["power_t"])
     if scalars.non_negative("file", "momentum", settings["momentum"]) > 1:

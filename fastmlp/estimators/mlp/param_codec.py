@@ -20,7 +20,7 @@ Own = Mapping[str, Any]
 NOT_FINITE = {"inf", "-inf", "nan"}
 
 
-def of(value: Any) -> Any:
+def of_value(value: Any) -> Any:
     """Return the JSON form of a value.
 
     Raises
@@ -61,7 +61,7 @@ def _of_float(value: float) -> Any:
 
 
 def _of_each(values: Any) -> list[Any]:
-    return [of(each) for each in values]
+    return [of_value(each) for each in values]
 
 
 def _float_from(name: Any, own: Own) -> float:

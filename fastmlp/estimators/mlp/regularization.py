@@ -66,7 +66,7 @@ def key_of_fit(estimator: Any) -> Key:
     return key_of(np.random.SeedSequence([seed, int(estimator.t_)]))
 
 
-def check(estimator: Any) -> None:
+def check_regularization(estimator: Any) -> None:
     """Check the settings of an estimator, and that one that uses them works by batches.
 
     Raises

@@ -13,7 +13,7 @@ from fastmlp.backends.protocol import Data, Engine
 from fastmlp.estimators.mlp.to_core import data_of
 
 Array = NDArray[Any]
-Rows = NDArray[np.int64]
+RowIndex = NDArray[np.int64]
 
 
 class RowSubset(NamedTuple):
@@ -30,7 +30,7 @@ class RowSubset(NamedTuple):
     X: Any
     y: Array
     weight: Any = None
-    rows: Rows | None = None
+    rows: RowIndex | None = None
 
     def of(self, array: Any) -> Any:
         """Return these rows of an array with a row for each row of X."""
@@ -75,7 +75,7 @@ class RowSubset(NamedTuple):
         return self._replace(rows=train), self._replace(rows=test)
 
 
-def derive_form(estimator: Any, X: Any, y: Any, rows: Rows) -> tuple[np.dtype[Any], Array]:
+def derive_form(estimator: Any, X: Any, y: Any, rows: RowIndex) -> tuple[np.dtype[Any], Array]:
     """Set what `fit` derives from some rows of data on an unfitted estimator: labels, names, width.
 
     X is known to be valid: the first ``len(rows)`` rows stand for `rows`, which would be a copy.

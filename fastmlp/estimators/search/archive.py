@@ -54,7 +54,7 @@ def pack(search: Any, *, training: bool) -> Content:
         },
         "parameters": archive.parameters_of(search, but=("estimator", *PARAMETERS)),
         "results": results,
-        "attributes": {name: param_codec.of(there[name]) for name in ATTRIBUTES if name in there},
+        "attributes": {name: param_codec.of_value(there[name]) for name in ATTRIBUTES if name in there},
         **archive.feature_names_of(search),
     }
     if "best_estimator_" in there:
@@ -106,7 +106,7 @@ def _results_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
     _check_sizes(results["params"], sum(values.size for values in numbers.values()))
     told = {
         "names": [[name, name in numbers and numbers[name].dtype.name] for name in results],
-        "params": param_codec.of(list(results["params"])),
+        "params": param_codec.of_value(list(results["params"])),
     }
     arrays = {
         f"{RESULTS}.{name}": values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
