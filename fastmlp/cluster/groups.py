@@ -1,11 +1,17 @@
 """Groups of tasks on the workers of a Dask client: what they share is sent once."""
 
+import io
+import pickle
+import platform
+import socket
+import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -14,8 +20,107 @@ from fastmlp import __version__
 from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import thread_limit
-from fastmlp.cluster import clients, worker
+from fastmlp.cluster import clients
 from fastmlp.cluster.clients import BYTES_A_SECOND, Watch
+
+
+def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
+    """Return an object as bytes, and the places in `shared` of what it holds of them.
+
+    What is shared is known by its identity, and is not part of the bytes. Functions of the user's
+    program go along as code.
+    """
+    from cloudpickle import Pickler
+
+    places = {id(each): i for i, each in enumerate(shared)}
+    found: dict[int, None] = {}
+
+    class Sharing(Pickler):  # type: ignore[misc, unused-ignore]
+        def persistent_id(self, given: Any) -> int | None:
+            place = places.get(id(given))
+            if place is not None:
+                found[place] = None
+            return place
+
+    file = io.BytesIO()
+    Sharing(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
+    return file.getvalue(), list(found)
+
+
+def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
+    """Return the object; `shared` are the arrays at their places."""
+
+    class Sharing(pickle.Unpickler):
+        def persistent_load(self, place: Any) -> Any:
+            return shared[place]
+
+    return Sharing(io.BytesIO(packed)).load()
+
+
+# Seconds that a group which is to end waits for a callback that does not return.
+PATIENCE = 5.0
+HOST, THREADS = "host", "threads"
+
+
+def facts() -> dict[str, Any]:
+    """Return what may make the bits of a fit differ, and how many threads there are for tasks."""
+    from fastmlp.compiler.target import vector_bytes  # Numba, which fit_many imports when it trains
+
+    libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
+    return {
+        "fastmlp": __version__,
+        "Python": platform.python_version(),
+        **libraries,
+        "processor": f"{platform.machine()}, vectors of {8 * vector_bytes()} bits",
+        HOST: socket.gethostname(),
+        THREADS: thread_limit(),
+    }
+
+
+def run_group(
+    packed: bytes,
+    places: Sequence[int],
+    shares: Mapping[str, int],
+    timeout: float | None,
+    *arrays: Any,
+) -> Any:
+    """Return what the packed function returns, which runs in a pool of its own.
+
+    Parameters
+    ----------
+    packed : bytes, of `payload.pack`
+    places : of the arrays in what was packed
+    shares : how many threads a task has, by the names of hosts
+    timeout : seconds after which `TimeoutError` is raised, or None
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer. A thread of a callback that never returns is left behind.
+    CancelledError
+        If the client does not want the result any more.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    own = thread_limit() // worker.state.nthreads
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def look() -> None:
+        task = worker.state.tasks.get(key)
+        if task is None or task.state == "cancelled":
+            raise CancelledError(str(key))
+        if end is not None and time.monotonic() > end:
+            raise TimeoutError(f"a group of tasks took more than {timeout:g} s")
+
+    n_threads = shares.get(socket.gethostname(), max(1, own))
+    pool = Pool(n_threads, PATIENCE, look)
+    work = unpack(packed, dict(zip(places, arrays, strict=True)))
+    (outcome,) = pool.run([Task(1.0, work)], "")
+    assert outcome is not None
+    return outcome.result
+
 
 # A group is to take a fifth of a second or more (operations at full speed: 5e10 a second, one core
 # of 2.1 GHz with AVX-512): a task without work takes 2.5 ms.
@@ -25,7 +130,7 @@ GROUPS_EACH = 8
 # How often what was lost with its workers is sent again.
 ROUNDS = 3
 LOST = ("cancelled", "lost")
-OF_HOST = (worker.HOST, worker.THREADS)
+OF_HOST = (HOST, THREADS)
 
 # The arrays of a client's last call, by their content: another call with them sends nothing.
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
@@ -82,7 +187,7 @@ class Cluster:
         self._client, self._who, self._timeout = client, who, timeout
         self._watch = Watch(client, who, timeout)
         self.interrupted = False
-        told = self.each(worker.facts)
+        told = self.each(facts)
         if not told:
             raise RuntimeError(
                 f"{who}: the client has no workers; client.wait_for_workers(1) waits for the first"
@@ -93,16 +198,15 @@ class Cluster:
                 f"{who}: the workers have fastmlp {', '.join(others)}, and here it is "
                 f"{__version__}: install the same"
             )
-        self._warn_of_others([worker.facts(), *told.values()])
+        self._warn_of_others([facts(), *told.values()])
         n_threads = self._asked(client.nthreads, "the scheduler has not answered")
         self.n_at_once = max(1, sum(n_threads.values()))
         at_once = Counter[str]()
         for address, its in told.items():
-            at_once[its[worker.HOST]] += n_threads.get(address, 1)
+            at_once[its[HOST]] += n_threads.get(address, 1)
         # What a machine has, divided among the tasks that run there at once.
         self._shares = {
-            its[worker.HOST]: max(1, its[worker.THREADS] // at_once[its[worker.HOST]])
-            for its in told.values()
+            its[HOST]: max(1, its[THREADS] // at_once[its[HOST]]) for its in told.values()
         }
 
     def _asked(self, call: Callable[[], Any], told: str, seconds: float | None = None) -> Any:
@@ -250,7 +354,7 @@ class Cluster:
         """Submit the groups, the first ones first; return their places by their futures."""
         import dask
 
-        packed = {i: worker.pack(groups[i].work, arrays) for i in left}
+        packed = {i: pack(groups[i].work, arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
         given = dict(enumerate(arrays))
@@ -262,7 +366,7 @@ class Cluster:
                 content, places = packed[i]
                 how = (content, places, self._shares, self._timeout)
                 future = self._client.submit(
-                    worker.run_group,
+                    run_group,
                     *how,
                     *(given[place] for place in places),
                     key=f"fastmlp-{self._who}-{uuid4().hex}",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from numpy.typing import ArrayLike
 
@@ -13,13 +14,20 @@ from fastmlp.cluster.clients import client_of
 from fastmlp.cluster.groups import Cluster
 from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
-from fastmlp.many.endings import concluded, interrupted
+from fastmlp.many.jobs import (
+    WHO,
+    Job,
+    check_generators,
+    is_over_source,
+    jobs_of,
+    jobs_over,
+    nets_of,
+    who,
+)
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on
-from fastmlp.many.sources import is_over_source, jobs_over
-from fastmlp.many.tasks import WHO, Job, check_generators, jobs_of, nets_of, who
-from fastmlp.many.training import How, locked, trained
+from fastmlp.many.training import How, concluded, interrupted, locked, trained
 from fastmlp.model import MLP
-from fastmlp.training.bar import bar_over
+from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import History
 from fastmlp.training.metrics import Given as Metrics
 from fastmlp.training.monitors import Listener, monitors_of
@@ -216,3 +224,67 @@ def fit_many(
 
 def _bar(jobs: Sequence[Job], progress: bool) -> AbstractContextManager[Any]:
     return bar_over(sum(job.epochs for job in jobs), len(jobs), WHO, shown=progress)
+
+
+class Call(NamedTuple):
+    """What `fit_many` is given for some nets; see there."""
+
+    nets: list[MLP]
+    X: Any
+    y: Any
+    batch_size: int
+    rows: Any
+    validation_rows: Any
+    sample_weight: Any
+
+    def jobs(self, epochs: int) -> list[Job]:
+        """Return the checked arguments, by net."""
+        parts = self.rows, (self.validation_rows, None), self.sample_weight
+        return jobs_of(self.nets, self.X, self.y, epochs, self.batch_size, *parts)
+
+
+def fit_together(
+    cluster: Cluster | None,
+    calls: Sequence[Call],
+    *,
+    epochs: int,
+    callbacks: Listener,
+    time_limit: float | None,
+    n_threads: int | None = None,
+    bar: Bar | None = None,
+) -> list[list[History]]:
+    """Return the histories of each call; the nets keep what they were in their best epochs.
+
+    Calls one after the other would each wait for its last net. The time limit also ends an epoch:
+    a net that has no other is as it is then, and its history has no epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not valid.
+    ConnectionError, TimeoutError, RuntimeError
+        As `Cluster.run`.
+    """
+    listeners, monitors = monitors_of(
+        WHO,
+        callbacks,
+        early_stopping=None,
+        keep_best=True,
+        metrics=None,
+        time_limit=time_limit,
+        validated=True,
+    )
+    ends = list(accumulate(len(call.nets) for call in calls))
+    how = How(True, listeners, monitors._replace(within_epochs=True))
+    try:
+        jobs = [job for call in calls for job in call.jobs(epochs)]
+    except KeyboardInterrupt:
+        histories = interrupted([None] * ends[-1])
+    else:
+        jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
+        with locked(jobs):
+            if cluster is None:
+                histories = concluded(trained(jobs, how, bar, n_threads))
+            else:
+                histories = concluded(trained_on(cluster, jobs, how, bar, None))
+    return [histories[end - len(call.nets) : end] for call, end in zip(calls, ends, strict=True)]

@@ -11,8 +11,7 @@ from fastmlp.cluster.groups import Cluster, Group, dealt
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.data.reading import Reading
-from fastmlp.many.sources import jobs_over
-from fastmlp.many.tasks import WHO, Job, who
+from fastmlp.many.jobs import WHO, Job, jobs_over, who
 from fastmlp.many.training import Ended, How, locked, trained
 from fastmlp.model import MLP, core_of
 from fastmlp.training.bar import Bar

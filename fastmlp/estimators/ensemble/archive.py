@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.estimators.ensemble.classifier import MLPEnsembleClassifier
 from fastmlp.estimators.ensemble.regressor import MLPEnsembleRegressor
-from fastmlp.estimators.mlp import archive, label_codec
+from fastmlp.estimators.mlp import archive, codecs
 from fastmlp.estimators.with_client import PARAMETERS
 from fastmlp.serialization.safetensors_file import Content, FileError
 
@@ -35,7 +35,7 @@ def pack(ensemble: Any, *, training: bool) -> Content:
         **archive.feature_names_of(ensemble),
     }
     if isinstance(ensemble, MLPEnsembleClassifier):
-        header["labels"] = label_codec.of_classes(ensemble.classes_)
+        header["labels"] = codecs.of_classes(ensemble.classes_)
     members: list[Any] = []
     arrays: dict[str, Any] = {}
     for i, member in enumerate(ensemble.estimators_):
@@ -70,7 +70,7 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     ensemble.n_iter_ = np.array([member.n_iter_ for member in members])
     ensemble.n_features_in_ = members[0].n_features_in_
     if "labels" in header:
-        ensemble.classes_ = label_codec.classes_from(header["labels"])
+        ensemble.classes_ = codecs.classes_from(header["labels"])
     archive.take_feature_names(ensemble, header, ensemble.n_features_in_)
     _check(ensemble, header["n_features"])
     return ensemble

@@ -14,13 +14,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastmlp._process.task_pool import Outcome, Task, check
 from fastmlp.cluster.groups import Cluster, run_tasks
-from fastmlp.estimators.in_batches import InBatches
-from fastmlp.estimators.mlp import advice
-from fastmlp.estimators.mlp.reports import reports_of
-from fastmlp.estimators.mlp.row_subset import derive_form
-from fastmlp.estimators.mlp.to_core import fit_cost, n_threads_of
+from fastmlp.estimators.common import InBatches, warn
+from fastmlp.estimators.mlp.fitting import advice
+from fastmlp.estimators.mlp.fitting.epochs import reports_of
+from fastmlp.estimators.mlp.fitting.rows import derive_form
+from fastmlp.estimators.mlp.fitting.to_core import fit_cost, n_threads_of
 from fastmlp.estimators.sklearn_bases import Settings
-from fastmlp.estimators.warnings import warn
 from fastmlp.estimators.with_client import PARAMETERS, WithClient
 from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.pool import pool_of

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastmlp.estimators.mlp import label_codec, optimizer_codec, param_codec, solvers
+from fastmlp.estimators.mlp import codecs
 from fastmlp.estimators.mlp.classifier import MLPClassifier
+from fastmlp.estimators.mlp.fitting import to_core
+from fastmlp.estimators.mlp.fitting.epochs import reset_records
+from fastmlp.estimators.mlp.fitting.to_core import n_threads_of, network_of
 from fastmlp.estimators.mlp.regressor import MLPRegressor
-from fastmlp.estimators.mlp.stochastic import reset_records
-from fastmlp.estimators.mlp.to_core import n_threads_of, network_of
 from fastmlp.network import resolve
 from fastmlp.network.parameter_layout import bias_views, weight_views
 from fastmlp.network.spec import Network
@@ -88,12 +89,12 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
         If one has no name.
     """
     told = estimator.get_params(deep=False).items()
-    return {name: param_codec.of_value(value) for name, value in told if name not in but}
+    return {name: codecs.of_value(value) for name, value in told if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
     """Return the arguments of JSON forms, with `n_threads` for `n_jobs` if it is given."""
-    parameters = {name: param_codec.value_from(value, own) for name, value in spelled.items()}
+    parameters = {name: codecs.value_from(value, own) for name, value in spelled.items()}
     return parameters if n_threads is None else parameters | {"n_jobs": n_threads}
 
 
@@ -142,7 +143,7 @@ def _form_of(estimator: Any) -> dict[str, Any]:
     """Return the attributes that `fit` derived from data: outputs, labels and names."""
     form = {"out_activation": estimator.out_activation_}
     if isinstance(estimator, MLPClassifier):
-        form["labels"] = label_codec.of_labels(estimator)
+        form["labels"] = codecs.of_labels(estimator)
     form |= feature_names_of(estimator)
     if hasattr(estimator, "_sklearn_output_config"):
         form["transform_output"] = estimator._sklearn_output_config["transform"]
@@ -168,8 +169,8 @@ def _take_form(estimator: Any, sizes: tuple[int, ...], header: Mapping[str, Any]
 
 def _take_labels(classifier: Any, spelled: Mapping[str, Any]) -> str:
     """Set the labels; return the output activation for them."""
-    classes = label_codec.classes_from(spelled)
-    binarizer = label_codec.binarizer_from(spelled, classes)
+    classes = codecs.classes_from(spelled)
+    binarizer = codecs.binarizer_from(spelled, classes)
     n_outputs = 1 if binarizer.y_type_ == "binary" else len(classes)
     if classifier.n_outputs_ != n_outputs:
         raise FileError(f"{len(classes)} labels of a net with {classifier.n_outputs_} outputs")
@@ -192,7 +193,7 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
 def _attributes_of(estimator: Any) -> dict[str, Any]:
     """Return the counts and numbers that are set, and None for each curve that is None."""
     there = vars(estimator)
-    numbers = {name: param_codec.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
+    numbers = {name: codecs.of_value(there[name]) for name in (*COUNTS, *NUMBERS) if name in there}
     return numbers | {name: None for name in CURVES if there.get(name, 0) is None}
 
 
@@ -202,11 +203,11 @@ def _curves_of(estimator: Any) -> dict[str, Any]:
 
 
 def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
-    if solvers.is_stochastic(estimator.solver):
+    if to_core.is_stochastic(estimator.solver):
         reset_records(estimator)
     for name in COUNTS:
         if name in told or name != "_no_improvement_count":
-            setattr(estimator, name, optimizer_codec.count(told[name], name))
+            setattr(estimator, name, codecs.count(told[name], name))
     for name in NUMBERS:
         if name in told:
             setattr(estimator, name, _number(told[name], name))
@@ -218,7 +219,7 @@ def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) 
 
 
 def _number(spelled: Any, name: str) -> float | None:
-    value = param_codec.value_from(spelled, {})
+    value = codecs.value_from(spelled, {})
     if value is not None and type(value) not in (int, float):
         raise FileError(f"{name} must be a number or null, got {value!r}")
     return value
@@ -241,7 +242,7 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
-    told, state = optimizer_codec.of_optimizer(optimizer), estimator.__dict__.get("_state")
+    told, state = codecs.of_optimizer(optimizer), estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
         told["averaged_from"] = state.averaged_from
     return told, arrays
@@ -259,11 +260,11 @@ def _take_training(estimator: Any, network: Network, content: Content, own: Own)
     spelled, arrays, layout = content.header["books"], content.arrays, network.layout
     if spelled is None:
         return
-    estimator._optimizer = optimizer_codec.optimizer_from(spelled, own)
+    estimator._optimizer = codecs.optimizer_from(spelled, own)
     state = estimator._live_state()
-    flat, state.optimizer = state.parameters, solvers.averaged(estimator)
+    flat, state.optimizer = state.parameters, to_core.averaged(estimator)
     state.set_slots(model_state.moments_of(arrays.get("moments"), flat))
-    state.averaged_from = optimizer_codec.count(spelled.get("averaged_from", 0), "averaged_from")
+    state.averaged_from = codecs.count(spelled.get("averaged_from", 0), "averaged_from")
     if "best" in arrays:
         best = model_state.checked(arrays["best"], "best", flat).copy()
         estimator._best_coefs = weight_views(layout, best)

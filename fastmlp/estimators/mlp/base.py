@@ -16,36 +16,40 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from fastmlp._process.locks import NetLock
 from fastmlp.data.feed import Feed
-from fastmlp.estimators.in_batches import InBatches
-from fastmlp.estimators.mlp import advice, regularization, solvers
-from fastmlp.estimators.mlp.held_out import HeldOut, hold_out, validation_rows
-from fastmlp.estimators.mlp.hidden_layer import HiddenLayer
-from fastmlp.estimators.mlp.lbfgs import LBFGS
-from fastmlp.estimators.mlp.parameters import (
+from fastmlp.estimators.common import InBatches
+from fastmlp.estimators.mlp.fitting import advice, to_core
+from fastmlp.estimators.mlp.fitting.epochs import (
+    Epochs,
+    HeldOut,
+    Reports,
+    batch_rows,
+    hold_out,
+    reset_records,
+    validation_rows,
+)
+from fastmlp.estimators.mlp.fitting.lbfgs import LBFGS
+from fastmlp.estimators.mlp.fitting.net import (
+    Copies,
     dtype_of,
     flat_of,
+    net_around,
     sizes_of,
     stand_in,
     state_from,
     take_slots,
     write_back,
 )
-from fastmlp.estimators.mlp.pickling import Copies
-from fastmlp.estimators.mlp.prediction_cache import PredictionCache
-from fastmlp.estimators.mlp.predictions import Predictions
-from fastmlp.estimators.mlp.reports import Reports
-from fastmlp.estimators.mlp.row_subset import RowSubset
-from fastmlp.estimators.mlp.shared_net import net_around
-from fastmlp.estimators.mlp.sources import (
+from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
     Over,
+    RowSubset,
     check_whole,
     feed_of,
     over_feed,
     part_of,
 )
-from fastmlp.estimators.mlp.stochastic import Epochs, batch_rows, reset_records
-from fastmlp.estimators.mlp.to_core import ACTIVATIONS, engine_of, network_of
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of
+from fastmlp.estimators.mlp.predictions import HiddenLayer, PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
 from fastmlp.network import precision
@@ -81,7 +85,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
 
     more_constraints: ClassVar[dict[str, Any]] = {
         "activation": [StrOptions(ACTIVATIONS), list, tuple, callable],
-        "solver": [StrOptions(solvers.SOLVERS), Optimizer],
+        "solver": [StrOptions(to_core.SOLVERS), Optimizer],
         "n_jobs": [None, Integral],
         "scoring": [None, str, callable],
         "pickle_state": ["boolean"],
@@ -113,7 +117,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
 
     def _validate_params(self) -> None:
         advice.check_parameters(self, super()._validate_params)
-        regularization.check_regularization(self)
+        to_core.check_regularization(self)
 
     def _fit(self, *arguments: Any, **options: Any) -> Any:
         # One fit of an estimator at a time: another would free the optimizer's state that this
@@ -194,7 +198,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         else:
             self._check_sizes(units)
         held_out = validation_rows(self, *validation)
-        if solvers.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             self._fit_epochs(part, incremental, held_out, reports, feed)
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")
@@ -211,7 +215,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         return int(y.shape[1])
 
     def _check_solver(self) -> bool:
-        if solvers.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             return True
         return bool(super()._check_solver())
 
@@ -247,7 +251,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         # `hold_out` makes these copies if early stopping needs them.
         del self._best_coefs, self._best_intercepts
         before: NetState | None = self.__dict__.get("_state")
-        if solvers.is_stochastic(self.solver):
+        if to_core.is_stochastic(self.solver):
             reset_records(self)
             before = None
         self._adopt()
@@ -295,8 +299,8 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         elif state is not before:
             take_slots(state, before)
         self._state = state
-        state.optimizer = solvers.averaged(self)
-        state.n_steps = solvers.steps_of(self._optimizer)
+        state.optimizer = to_core.averaged(self)
+        state.n_steps = to_core.steps_of(self._optimizer)
         return state
 
     def _fit_epochs(
@@ -309,7 +313,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
     ) -> None:
         anew = not incremental or not hasattr(self, "_optimizer")
         if anew:
-            self._optimizer = solvers.new_optimizer(self)
+            self._optimizer = to_core.new_optimizer(self)
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
         if self.early_stopping and validation is None:
@@ -317,9 +321,9 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
             part, validation = part.split(self)
         state = self._trained_state(anew=anew)
         network = network_of(self, state.layout.sizes, state.parameters.dtype)
-        network = regularization.in_training(self, network)
+        network = to_core.in_training(self, network)
         if network.dropout is not None:
-            state.key = regularization.key_of_fit(self)
+            state.key = to_core.key_of_fit(self)
         engine = engine_of(self, network, state.lock)
         data = part.data(engine)
         batch_size = batch_rows(self, data.n_rows)

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     ClassWeight,
@@ -25,10 +25,9 @@ from fastmlp.estimators.arguments import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.held_out import accuracy
-from fastmlp.estimators.mlp.losses import loss_of_classifier
-from fastmlp.estimators.mlp.reports import reports_of
-from fastmlp.estimators.mlp.sources import Over
+from fastmlp.estimators.mlp.fitting.epochs import accuracy, reports_of
+from fastmlp.estimators.mlp.fitting.rows import Over
+from fastmlp.estimators.mlp.fitting.to_core import loss_of_classifier
 from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.network.precision import ComputeDTypes
 from fastmlp.network.spec import DropoutLike

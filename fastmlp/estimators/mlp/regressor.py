@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.data.sources import Source
 from fastmlp.estimators import sklearn_bases
-from fastmlp.estimators.arguments import (
+from fastmlp.estimators.common import (
     Activations,
     BatchSize,
     HiddenLayerSizes,
@@ -24,16 +24,15 @@ from fastmlp.estimators.arguments import (
     Table,
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
-from fastmlp.estimators.mlp.held_out import r2
-from fastmlp.estimators.mlp.losses import (
+from fastmlp.estimators.mlp.fitting.epochs import r2, reports_of
+from fastmlp.estimators.mlp.fitting.rows import Over
+from fastmlp.estimators.mlp.fitting.to_core import (
     OF_REGRESSORS,
     checked_targets,
     loss_of_regressor,
     pinball_score,
     quantile_score,
 )
-from fastmlp.estimators.mlp.reports import reports_of
-from fastmlp.estimators.mlp.sources import Over
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.network.precision import ComputeDTypes
 from fastmlp.network.spec import DropoutLike

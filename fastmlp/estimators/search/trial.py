@@ -23,7 +23,7 @@ from sklearn.utils.validation import validate_data
 from fastmlp._process.buffer_pool import FreeList
 from fastmlp._process.task_pool import check
 from fastmlp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastmlp.estimators.mlp.row_subset import derive_form
+from fastmlp.estimators.mlp.fitting.rows import derive_form
 
 Array = NDArray[Any]
 Key = tuple[Any, ...]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer, get_scorer_names
 
-from fastmlp.estimators.arguments import Scoring
+from fastmlp.estimators.common import Scoring
 from fastmlp.estimators.sklearn_bases import BaseEstimator, ClassifierMixin, RegressorMixin
 from fastmlp.tabular.pack.scoring import Score, Task
 from fastmlp.validation.suggestions import suggestion

@@ -1,4 +1,4 @@
-"""What to do about settings and data that scikit-learn refuses, added to its words."""
+"""Advice on settings and data that scikit-learn refuses."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -9,9 +9,8 @@ import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError
 
 from fastmlp import validation
-from fastmlp.estimators.mlp.solvers import SOLVERS
-from fastmlp.estimators.mlp.to_core import ACTIVATIONS
-from fastmlp.estimators.warnings import warn
+from fastmlp.estimators.common import warn
+from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, SOLVERS
 from fastmlp.network import precision
 from fastmlp.rules import activations, optimizers
 from fastmlp.rules.schedules import SCHEDULES
