@@ -294,6 +294,28 @@ class Cluster:
             f"{self._who}: the workers of {name} {_told(numbers)} were lost {ROUNDS} times"
         )
 
+    def run_items(
+        self,
+        work: Callable[[Any], Sequence[Any]],
+        items: Sequence[Any],
+        costs: Sequence[float],
+        arrays: Iterable[Any],
+        done: Callable[[int, Any], Any],
+        name: str,
+    ) -> None:
+        """Run a function on items, in groups of about the same cost; the rest is as of `run`.
+
+        Parameters
+        ----------
+        work : function of a list of items, which is pickled; returns one result for each
+        items, costs : sequences of one length
+        """
+        groups = [
+            Group(numbers, partial(work, [items[i] for i in numbers]))
+            for numbers in dealt(costs, self.n_at_once)
+        ]
+        self.run(groups, arrays, done, name)
+
     def _round(
         self,
         groups: Sequence[Group],
@@ -414,21 +436,9 @@ def _told(numbers: Sequence[int]) -> str:
     return f"{', '.join(map(str, sorted(numbers)[:8]))}{more}"
 
 
-class TasksOfGroup:
-    """The work of a group: a function without arguments that is pickled.
-
-    Parameters
-    ----------
-    tasks : sequence of Task
-        The tasks of a group run side by side, on the threads that the group has.
-    """
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self.tasks = tasks
-
-    def __call__(self) -> list[Outcome | None]:
-        """Run the tasks; return their outcomes."""
-        return Pool(share() or thread_limit()).run(self.tasks)
+def side_by_side(tasks: Sequence[Task]) -> list[Outcome | None]:
+    """The outcomes of tasks, which run at once on the threads that their group has."""
+    return Pool(share() or thread_limit()).run(tasks)
 
 
 def run_tasks(
@@ -446,10 +456,6 @@ def run_tasks(
         On Ctrl-C, when `done` has been called with what was done before.
     """
     named = [task._replace(name=f"{name} {i}") for i, task in enumerate(tasks)]
-    groups = [
-        Group(numbers, TasksOfGroup([named[i] for i in numbers]))
-        for numbers in dealt([task.cost for task in tasks], cluster.n_at_once)
-    ]
-    cluster.run(groups, arrays, done, name)
+    cluster.run_items(side_by_side, named, [task.cost for task in tasks], arrays, done, name)
     if cluster.interrupted:
         raise KeyboardInterrupt

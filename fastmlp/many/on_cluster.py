@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from fastmlp._process.task_pool import Outcome
 from fastmlp.backends.protocol import Data
-from fastmlp.cluster.groups import Cluster, Group, dealt
+from fastmlp.cluster.groups import Cluster
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.data.reading import Reading
@@ -47,35 +47,30 @@ class Parcel(NamedTuple):
         return Job(self.net, core_of(self.net), cast(Data, self.data), *self[2:])
 
 
-@dataclass
-class NetsOfGroup:
-    """The work of a group: a function without arguments that is pickled."""
+def train_parcels(
+    how: How, files: Files | None, parcels: list[Parcel]
+) -> list[tuple[Outcome, dict[str, Any]]]:
+    """Train the nets of a group; return each one's outcome, and its state but for `STAYS`."""
+    jobs, feed = _unpacked(parcels, files)
+    with locked(jobs):
+        ended = trained(jobs, how, None, None, feed)
+    results = []
+    for job, outcome in zip(jobs, ended.outcomes, strict=True):
+        assert outcome is not None
+        content = job.core.state.__getstate__()
+        results.append((outcome, {k: v for k, v in content.items() if k not in STAYS}))
+    return results
 
-    parcels: list[Parcel]
-    how: How
-    files: Files | None
 
-    def __call__(self) -> list[tuple[Outcome, dict[str, Any]]]:
-        """Train the nets; return each one's outcome, and what training has changed in it."""
-        jobs, feed = self._jobs()
-        with locked(jobs):
-            ended = trained(jobs, self.how, None, None, feed)
-        found = []
-        for job, outcome in zip(jobs, ended.outcomes, strict=True):
-            assert outcome is not None
-            content = job.core.state.__getstate__()
-            found.append((outcome, {k: v for k, v in content.items() if k not in STAYS}))
-        return found
-
-    def _jobs(self) -> tuple[list[Job], Feed | None]:
-        if self.files is None:
-            return [it.job() for it in self.parcels], None
-        sizes = [it.epochs for it in self.parcels], [it.batch_size for it in self.parcels]
-        path, validation_data, reading = self.files
-        nets = [it.net for it in self.parcels]
-        jobs, feed = jobs_over(nets, (path, None), validation_data, reading, sizes)
-        numbers = [it.number for it in self.parcels]
-        return [job._replace(number=n) for job, n in zip(jobs, numbers, strict=True)], feed
+def _unpacked(parcels: list[Parcel], files: Files | None) -> tuple[list[Job], Feed | None]:
+    """The jobs of parcels, and the feed of their files."""
+    if files is None:
+        return [parcel.job() for parcel in parcels], None
+    sizes = [parcel.epochs for parcel in parcels], [parcel.batch_size for parcel in parcels]
+    nets = [parcel.net for parcel in parcels]
+    jobs, feed = jobs_over(nets, (files.path, None), files.validation_data, files.reading, sizes)
+    numbered = zip(jobs, parcels, strict=True)
+    return [job._replace(number=parcel.number) for job, parcel in numbered], feed
 
 
 def files_of(path: Any, validation_data: Any, reading: Reading) -> Files:
@@ -109,10 +104,8 @@ def trained_on(
     """Train all nets, which are locked, on the workers of a cluster."""
     # A view of a dict, as of no metrics, is not pickled.
     how = how._replace(monitors=how.monitors._replace(metrics=dict(how.monitors.metrics)))
-    groups = [
-        Group(numbers, NetsOfGroup([_parcel(jobs[i], files) for i in numbers], how, files))
-        for numbers in dealt([job.cost for job in jobs], cluster.n_at_once)
-    ]
+    work = partial(train_parcels, how, files)
+    parcels, costs = [_parcel(job, files) for job in jobs], [job.cost for job in jobs]
     found: dict[int, Outcome] = {}
 
     def done(number: int, result: tuple[Outcome, dict[str, Any]]) -> None:
@@ -128,7 +121,7 @@ def trained_on(
             # No fit changes them here: their pickles have the state of the optimizers.
             stack.enter_context(job.core.state.lock.calling_back())
         try:
-            cluster.run(groups, _arrays(jobs), done, "nets")
+            cluster.run_items(work, parcels, costs, _arrays(jobs), done, "nets")
         except Exception as error:
             error.add_note(f"{len(found)} of {len(jobs)} nets were done")
             raise

@@ -3,19 +3,18 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 from joblib.parallel import ParallelBackendBase
 from sklearn.model_selection._validation import _fit_and_score
 from sklearn.pipeline import Pipeline
 
-from fastmlp._process.task_pool import Outcome, Pool, Task, check, share
+from fastmlp._process.task_pool import Outcome, Pool, Task, check
 from fastmlp._process.warnings import raised
-from fastmlp.backends.devices import thread_limit
-from fastmlp.cluster.groups import Cluster, Group, dealt
+from fastmlp.cluster.groups import Cluster, run_tasks
 from fastmlp.estimators.common import warn
 from fastmlp.estimators.mlp.fitting.to_core import fit_cost
-from fastmlp.estimators.search.trial import Items, Trials
+from fastmlp.estimators.search.trial import Trials
 from fastmlp.training.bar import new_bar
 
 
@@ -194,27 +193,6 @@ class _Settings:
         self.__dict__.update(settings)
 
 
-class Trial(NamedTuple):
-    """The calls of one of joblib's batches, which is a candidate's fit to a fold."""
-
-    items: Items
-    cost: float
-    number: int
-
-
-class TrialsOfGroup:
-    """The work of a group: a function without arguments that is pickled."""
-
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self.trials = trials
-
-    def __call__(self) -> list[Outcome | None]:
-        """Run the trials side by side; return their outcomes."""
-        shared = Trials()
-        tasks = [Task(it.cost, shared.task(it.items), f"fits {it.number}") for it in self.trials]
-        return Pool(share() or thread_limit()).run(tasks)
-
-
 class Sent(SubmittedCall):
     """A call for a worker, with its result when it has one."""
 
@@ -272,18 +250,14 @@ class ClusterBackend(PoolBackend):
         super().abort_everything(ensure_ready)
 
     def _run(self, sent: Sequence[Sent]) -> None:
-        trials = [Trial(call.items, call.cost, i) for i, call in enumerate(sent)]
-        groups = [
-            Group(numbers, TrialsOfGroup([trials[i] for i in numbers]))
-            for numbers in dealt([it.cost for it in trials], self._cluster.n_at_once)
-        ]
+        # Each group's copy of it is shared by the trials of the group.
+        shared = Trials()
+        tasks = [Task(call.cost, shared.task(call.items)) for call in sent]
 
         def done(number: int, outcome: Outcome) -> None:
             sent[number].ends(outcome)
 
-        self._cluster.run(groups, _data_of(trials), done, "fits")
-        if self._cluster.interrupted:
-            raise KeyboardInterrupt
+        run_tasks(self._cluster, tasks, _data_of(sent), done, "fits")
 
 
 def _are_fits(func: Any) -> bool:
@@ -296,11 +270,11 @@ def _is_fit(call: Callable[..., Any]) -> bool:
     return getattr(call, "function", 0) is _fit_and_score
 
 
-def _data_of(trials: Sequence[Trial]) -> list[Any]:
-    """Return what trials hold of the same objects: X, y, rows, and arrays as long as X."""
+def _data_of(sent: Sequence[Sent]) -> list[Any]:
+    """The objects that several fits hold: X, y, rows, and arrays as long as X."""
     found: dict[int, Any] = {}
-    for trial in trials:
-        for _, (_, X, y), named in trial.items:
+    for call in sent:
+        for _, (_, X, y), named in call.items:
             of_rows = [*named["fit_params"].values(), *named["score_params"].values()]
             for each in (X, y, named["train"], named["test"], *of_rows):
                 if hasattr(each, "shape") or isinstance(each, list):

@@ -7,6 +7,7 @@ the 21 ms of a fit of 64-64-10 on digits, all of it under the GIL.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Number
 from traceback import format_exc
 from typing import Any, NamedTuple
@@ -77,7 +78,14 @@ class Trials:
 
     def task(self, items: Items) -> Callable[[], list[Any]]:
         """Return a function that runs calls of `_fit_and_score`, as trials where possible."""
-        return lambda: [self._do(*item) for item in items]
+        return partial(self._do_all, items)
+
+    def __reduce__(self) -> Any:
+        """A copy in another process shares nothing yet."""
+        return Trials, ()
+
+    def _do_all(self, items: Items) -> list[Any]:
+        return [self._do(*item) for item in items]
 
     def _do(self, call: Any, arguments: Any, named: dict[str, Any]) -> Any:
         estimator, X, y = arguments
