@@ -27,7 +27,7 @@ from fastmlp.estimators.mlp.fitting.epochs import (
     reset_records,
     validation_rows,
 )
-from fastmlp.estimators.mlp.fitting.lbfgs import LBFGS
+from fastmlp.estimators.mlp.fitting.lbfgs import minimize_loss, objective_on
 from fastmlp.estimators.mlp.fitting.net import (
     Copies,
     dtype_of,
@@ -49,7 +49,7 @@ from fastmlp.estimators.mlp.fitting.rows import (
     part_of,
 )
 from fastmlp.estimators.mlp.fitting.to_core import ACTIVATIONS, engine_of, network_of
-from fastmlp.estimators.mlp.predictions import HiddenLayer, PredictionCache, Predictions
+from fastmlp.estimators.mlp.predictions import PredictionCache, Predictions
 from fastmlp.estimators.sklearn_bases import Overridden
 from fastmlp.model import MLP
 from fastmlp.network import precision
@@ -68,7 +68,7 @@ def parameters_of(kind: Any) -> tuple[str, ...]:
     return tuple(kind._get_param_names())
 
 
-class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden):
+class CompiledMLP(Copies, Predictions, InBatches, Overridden):
     """Overrides the loops over NumPy of the scikit-learn class that follows it among the bases."""
 
     coefs_: list[Array]
@@ -202,7 +202,7 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
             self._fit_epochs(part, incremental, held_out, reports, feed)
         else:
             check_whole(self, feed, "solver='lbfgs'", "another solver")
-            self._minimize(part, units, reports)
+            minimize_loss(self, part, units, reports)
         if not all(np.isfinite(part).all() for part in self.coefs_ + self.intercepts_):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
@@ -338,6 +338,21 @@ class CompiledMLP(Copies, Predictions, HiddenLayer, LBFGS, InBatches, Overridden
         finally:
             del self._held_out
             write_back(state, self.coefs_, self.intercepts_)
+
+    def _loss_grad_lbfgs(
+        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
+    ) -> tuple[float, Array]:
+        """The objective and its gradient at these parameters, shape (n_parameters,)."""
+        objective = getattr(self, "_objective", None)
+        objective = objective or objective_on(self, RowSubset(X, y, sample_weight))
+        value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
+        return value, slopes
+
+    def _unpack(self, packed_parameters: Array) -> None:
+        """Assign these parameters, in the dtype of the net."""
+        state = self._live_state()
+        state.assign(packed_parameters)
+        write_back(state, self.coefs_, self.intercepts_)
 
     def _score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         if self.scoring is None and self._held_out is not None:

@@ -54,8 +54,13 @@ class PredictionCache:
 Array = NDArray[Any]
 
 
-class Predictions:
-    """An estimator whose parameters are in `coefs_` and `intercepts_`."""
+class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
+    """An estimator whose parameters are in `coefs_` and `intercepts_`.
+
+    Once it is fitted it has `transform`, and no `fit_transform`: scikit-learn, and tools around it,
+    take an estimator with `fit_transform`, or an unfitted one with `transform`, for a transformer.
+    A subclass that is a `TransformerMixin` is one.
+    """
 
     activation: Any
     out_activation_: str
@@ -107,16 +112,6 @@ class Predictions:
             return None
         return predictor.quick(X)
 
-
-class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
-    """Gives an estimator `transform` once it is fitted, and no `fit_transform`.
-
-    scikit-learn, and tools around it, take an estimator with `fit_transform`, or an unfitted one
-    with `transform`, for a transformer. A subclass that is a `TransformerMixin` is one.
-    """
-
-    coefs_: list[Array]
-
     def transform(self, X: Table) -> Array:
         """Return the activations of the last hidden layer; only a fitted estimator has it.
 
@@ -144,12 +139,6 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
             return rows.toarray() if hasattr(rows, "toarray") else rows
         return self._outputs(rows, hidden=True)
 
-    def _validated_rows(self, X: Any) -> Any:
-        raise NotImplementedError
-
-    def _outputs(self, X: Any, hidden: bool = False) -> Array:
-        raise NotImplementedError
-
     @property
     def _n_features_out(self) -> int:
         """The number of names that `get_feature_names_out` returns."""
@@ -158,4 +147,4 @@ class HiddenLayer(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
 
 # Not as a decorator: `_SetOutputMixin` puts a plain function in the place of what is in the class.
 available = available_if(lambda it: hasattr(it, "coefs_") or isinstance(it, TransformerMixin))
-HiddenLayer.transform = available(HiddenLayer.transform)  # type: ignore[method-assign]
+Predictions.transform = available(Predictions.transform)  # type: ignore[method-assign]

@@ -6,7 +6,6 @@ It calls BLAS for vectors of a few thousand numbers, where threads of BLAS only 
 
 import os
 import threading
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,7 +19,6 @@ from fastmlp.estimators.mlp.fitting.epochs import Reports, print_loss
 from fastmlp.estimators.mlp.fitting.net import flat_of, write_back
 from fastmlp.estimators.mlp.fitting.rows import RowSubset
 from fastmlp.estimators.mlp.fitting.to_core import engine_of, network_of
-from fastmlp.network.state import NetState
 
 
 class OneThread:
@@ -69,80 +67,55 @@ class StopIterations(Exception):
     """A callback has asked to stop: raised through SciPy, whose own way is new in version 1.11."""
 
 
-class LBFGS:
-    """An estimator whose objective SciPy can minimise, in float64 for data of any precision."""
+def minimize_loss(
+    estimator: Any, part: RowSubset, units: list[Any], reports: Reports | None
+) -> None:
+    """Run SciPy's L-BFGS-B on an estimator, as scikit-learn does, in float64 for any data."""
+    # scikit-learn packs the arrays of the lists, which may have one number for a layer.
+    write_back(estimator._live_state(), estimator.coefs_, estimator.intercepts_)
+    estimator._objective = objective_on(estimator, part)
+    try:
+        with one_thread:
+            if reports is None:
+                estimator._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
+            else:
+                _fit_reporting(estimator, reports)
+    finally:
+        del estimator._objective
+    estimator.loss_ = np.float64(estimator.loss_)
 
-    coefs_: list[Array]
-    intercepts_: list[Array]
-    loss_: float
-    n_iter_: int
-    max_iter: int
-    max_fun: int
-    tol: float
-    verbose: Any
-    _fit_lbfgs: Callable[..., None]
-    _live_state: Callable[[], NetState]
 
-    def _minimize(self, part: RowSubset, units: list[Any], reports: Reports | None) -> None:
-        """Run SciPy's L-BFGS-B, as scikit-learn does."""
-        # scikit-learn packs the arrays of the lists, which may have one number for a layer.
-        write_back(self._live_state(), self.coefs_, self.intercepts_)
-        self._objective = self._objective_on(part)
+def objective_on(estimator: Any, part: RowSubset) -> Any:
+    """The function from parameters, shape (n_parameters,), to the objective and its gradient."""
+    sizes = estimator._live_state().layout.sizes
+    engine = engine_of(estimator, network_of(estimator, sizes, np.dtype(np.float64)))
+    return engine.objective(part.data(engine))
+
+
+def _fit_reporting(estimator: Any, reports: Reports) -> None:
+    """Do the work of scikit-learn's `_fit_lbfgs`, with a report of each iteration."""
+    last, state = [np.nan], estimator._live_state()
+    estimator.n_iter_ = 0
+
+    def objective(flat: Array) -> Any:
+        last[0], slopes = estimator._objective(np.ascontiguousarray(flat, np.float64))
+        return last[0], slopes
+
+    def iteration_ends(flat: Array) -> None:
+        estimator.n_iter_, estimator.loss_ = estimator.n_iter_ + 1, last[0]
+        estimator._unpack(flat)
+        print_loss(estimator)
+        if reports.epoch_ends(np.nan, state):
+            raise StopIterations
+
+    start = flat_of(estimator.coefs_, estimator.intercepts_)
+    limits = {"maxfun": estimator.max_fun, "maxiter": estimator.max_iter, "gtol": estimator.tol}
+    options: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": limits}
+    with reports.begin(state):
         try:
-            with one_thread:
-                if reports is None:
-                    self._fit_lbfgs(part.X, part.y, part.weight, None, None, None, None, units)
-                else:
-                    self._fit_reporting(reports)
-        finally:
-            del self._objective
-        self.loss_ = np.float64(self.loss_)
-
-    def _fit_reporting(self, reports: Reports) -> None:
-        """Do what scikit-learn's `_fit_lbfgs` does, with a report of each iteration."""
-        last, state = [np.nan], self._live_state()
-        self.n_iter_ = 0
-
-        def objective(flat: Array) -> Any:
-            value, slopes = self._objective(np.ascontiguousarray(flat, np.float64))
-            last[0] = value
-            return value, slopes
-
-        def iteration_ends(flat: Array) -> None:
-            self.n_iter_, self.loss_ = self.n_iter_ + 1, last[0]
-            self._unpack(flat)
-            print_loss(self)
-            if reports.epoch_ends(np.nan, state):
-                raise StopIterations
-
-        start = flat_of(self.coefs_, self.intercepts_)
-        options = {"maxfun": self.max_fun, "maxiter": self.max_iter, "gtol": self.tol}
-        told: dict[str, Any] = {"method": "L-BFGS-B", "jac": True, "options": options}
-        with reports.begin(state):
-            try:
-                result = minimize(objective, start, callback=iteration_ends, **told)
-            except StopIterations:
-                return
-        self.n_iter_ = _check_optimize_result("lbfgs", result, self.max_iter)
-        self.loss_ = result.fun
-        self._unpack(result.x)
-
-    def _objective_on(self, part: RowSubset) -> Any:
-        sizes = self._live_state().layout.sizes
-        engine = engine_of(self, network_of(self, sizes, np.dtype(np.float64)))
-        return engine.objective(part.data(engine))
-
-    def _loss_grad_lbfgs(
-        self, packed_coef_inter: Array, X: Any, y: Array, sample_weight: Any, *buffers: Any
-    ) -> tuple[float, Array]:
-        """Return the objective and its gradient at these parameters, shape (n_parameters,)."""
-        objective = getattr(self, "_objective", None)
-        objective = objective or self._objective_on(RowSubset(X, y, sample_weight))
-        value, slopes = objective(np.ascontiguousarray(packed_coef_inter, np.float64))
-        return value, slopes
-
-    def _unpack(self, packed_parameters: Array) -> None:
-        """Assign these parameters, in the dtype of the net."""
-        state = self._live_state()
-        state.assign(packed_parameters)
-        write_back(state, self.coefs_, self.intercepts_)
+            result = minimize(objective, start, callback=iteration_ends, **options)
+        except StopIterations:
+            return
+    estimator.n_iter_ = _check_optimize_result("lbfgs", result, estimator.max_iter)
+    estimator.loss_ = result.fun
+    estimator._unpack(result.x)
