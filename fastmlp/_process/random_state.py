@@ -148,29 +148,29 @@ def unpickled(content: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     return value if isinstance(value, str) else int(value)
 
 
-def _like(template: Any, given: Any, name: str) -> Any:
+def _like(template: Any, value: Any, name: str) -> Any:
     """Return `given` after checking that it has the template's keys, sizes and integer ranges."""
     if isinstance(template, dict):
-        if not isinstance(given, dict) or given.keys() != template.keys():
+        if not isinstance(value, dict) or value.keys() != template.keys():
             raise ValueError(f"a generator's {name} must have {sorted(template)}")
-        return {key: _like(template[key], given[key], key) for key in template}
+        return {key: _like(template[key], value[key], key) for key in template}
     if isinstance(template, np.ndarray):
-        if not isinstance(given, list) or len(given) != template.size:
+        if not isinstance(value, list) or len(value) != template.size:
             raise ValueError(f"a generator's {name} must be {template.size} integers")
         most = int(np.iinfo(template.dtype).max)
-        return np.array([_integer(number, most, name) for number in given], template.dtype)
+        return np.array([_integer(number, most, name) for number in value], template.dtype)
     if isinstance(template, str):
-        return given
-    return _integer(given, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name)
+        return value
+    return _integer(value, LAST.get(name, (1 << 32 if name == "uinteger" else 1 << 128) - 1), name)
 
 
-def _integer(given: Any, most: int, name: str) -> int:
-    if type(given) is not int or not 0 <= given <= most:
+def _integer(value: Any, most: int, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= most:
         raise ValueError(f"a generator's {name} must be an integer from 0 to {most}")
-    return given
+    return value

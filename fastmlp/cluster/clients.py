@@ -11,7 +11,7 @@ from typing import Any, final
 from fastmlp.validation.packages import needs
 
 
-def client_of(given: Any, who: str) -> Any:
+def client_of(client: Any, who: str) -> Any:
     """Return the client that is meant by the argument `client`: itself, or by "auto" the current.
 
     Raises
@@ -25,24 +25,24 @@ def client_of(given: Any, who: str) -> Any:
         is a task of a worker.
     """
     _check_no_task(who)
-    if given == "auto":
+    if client == "auto":
         try:
             from distributed import get_client
         except ImportError as error:
             raise ImportError(needs(f'{who}: client="auto"', "distributed")) from error
         try:
-            given = get_client()
+            client = get_client()
         except ValueError as error:
             raise ValueError(
                 f'{who}: client="auto" found no client: make one, distributed.Client(address)'
             ) from error
     kind = getattr(sys.modules.get("distributed"), "Client", ())
-    if not isinstance(given, kind):
-        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {given!r}')
-    if given.asynchronous or given.status != "running":
-        state = "asynchronous" if given.asynchronous else given.status
+    if not isinstance(client, kind):
+        raise TypeError(f'{who}: client must be a distributed.Client, or "auto", got {client!r}')
+    if client.asynchronous or client.status != "running":
+        state = "asynchronous" if client.asynchronous else client.status
         raise ValueError(f"{who}: client must be a running one that is not asynchronous: {state}")
-    return given
+    return client
 
 
 def _check_no_task(who: str) -> None:
@@ -72,7 +72,7 @@ BYTES_A_SECOND = 1e7
 
 
 @final
-class Watch:
+class ClientWatch:
     """Looks at a client, at its workers and at the clock while a call waits for them.
 
     Parameters
@@ -159,7 +159,7 @@ class Watch:
                 "and call again"
             )
 
-    def within(self, seconds: float, call: Callable[[], Any], told: str) -> Any:
+    def within(self, seconds: float, call: Callable[[], Any], complaint: str) -> Any:
         """Return what a call to the cluster returns, which may hang for ever.
 
         Raises
@@ -190,8 +190,8 @@ class Watch:
             waited += LOOK_SECONDS
             if waited > seconds:
                 raise TimeoutError(
-                    f"{self._who}: {told} for {seconds:g} s{self._silent()}: restart what hangs, "
-                    "such as by client.restart_workers([address]), and call again"
+                    f"{self._who}: {complaint} for {seconds:g} s{self._silent()}: restart what "
+                    "hangs, such as by client.restart_workers([address]), and call again"
                 )
 
     def _silent(self) -> str:

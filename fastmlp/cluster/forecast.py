@@ -493,7 +493,7 @@ def forecast(
     """
     who = "cluster.forecast"
     batch = scalars.positive_integer(who, "batch_size", batch_size)
-    numbers = [scalars.positive_integer(who, "ranks", each) for each in ranks]
+    numbers = [scalars.positive_integer(who, "ranks", rank) for rank in ranks]
     if average_every is not None:
         average_every = scalars.positive_integer(who, "average_every", average_every)
     network = {
@@ -572,14 +572,16 @@ class _Data:
         return _Step(several.seconds / (n * self.n_steps), messages, n_bytes)
 
 
-def _lines(found: Forecast) -> list[str]:
+def _lines(prediction: Forecast) -> list[str]:
     head = f"{'ranks':>5}  {'rows each':>9}  {'computing':>10}  {'messages':>10}  {'sent':>8}"
     head += f"  {'speed-up':>8}"
-    lines = [f"{head}  {'averaged':>8}" if found.averaged else head]
-    for i, each in enumerate(found.each_step):
-        line = f"{each.n_ranks:>5}  {each.rows:>9,}  {_time(each.computing):>10}"
-        line += f"  {_time(each.messages):>10}  {_bytes(each.n_bytes):>8}  {each.speed_up:>7.2f}x"
-        lines.append(line + (f"  {found.averaged[i].speed_up:>7.2f}x" if found.averaged else ""))
+    lines = [f"{head}  {'averaged':>8}" if prediction.averaged else head]
+    for i, step in enumerate(prediction.each_step):
+        line = f"{step.n_ranks:>5}  {step.rows:>9,}  {_time(step.computing):>10}"
+        line += f"  {_time(step.messages):>10}  {_bytes(step.n_bytes):>8}  {step.speed_up:>7.2f}x"
+        lines.append(
+            line + (f"  {prediction.averaged[i].speed_up:>7.2f}x" if prediction.averaged else "")
+        )
     return lines
 
 

@@ -21,7 +21,7 @@ from fastmlp._process.task_pool import Outcome, Pool, Task, share
 from fastmlp._process.warnings import warn
 from fastmlp.backends.devices import thread_limit
 from fastmlp.cluster import clients
-from fastmlp.cluster.clients import BYTES_A_SECOND, Watch
+from fastmlp.cluster.clients import BYTES_A_SECOND, ClientWatch
 
 
 def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
@@ -32,29 +32,29 @@ def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
     """
     from cloudpickle import Pickler
 
-    places = {id(each): i for i, each in enumerate(shared)}
-    found: dict[int, None] = {}
+    places = {id(value): i for i, value in enumerate(shared)}
+    held: dict[int, None] = {}
 
-    class Sharing(Pickler):  # type: ignore[misc, unused-ignore]
-        def persistent_id(self, given: Any) -> int | None:
-            place = places.get(id(given))
+    class SharingPickler(Pickler):  # type: ignore[misc, unused-ignore]
+        def persistent_id(self, value: Any) -> int | None:
+            place = places.get(id(value))
             if place is not None:
-                found[place] = None
+                held[place] = None
             return place
 
     file = io.BytesIO()
-    Sharing(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
-    return file.getvalue(), list(found)
+    SharingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
+    return file.getvalue(), list(held)
 
 
 def unpack(packed: bytes, shared: Mapping[int, Any]) -> Any:
     """Return the object; `shared` are the arrays at their places."""
 
-    class Sharing(pickle.Unpickler):
+    class SharingUnpickler(pickle.Unpickler):
         def persistent_load(self, place: Any) -> Any:
             return shared[place]
 
-    return Sharing(io.BytesIO(packed)).load()
+    return SharingUnpickler(io.BytesIO(packed)).load()
 
 
 # Seconds that a group which is to end waits for a callback that does not return.
@@ -136,7 +136,7 @@ OF_HOST = (HOST, THREADS)
 _sent: "weakref.WeakKeyDictionary[Any, dict[str, Any]]" = weakref.WeakKeyDictionary()
 
 
-class Group(NamedTuple):
+class TaskGroup(NamedTuple):
     """Tasks that a worker does in one call.
 
     Attributes
@@ -185,32 +185,32 @@ class Cluster:
 
     def __init__(self, client: Any, who: str, timeout: float | None = None) -> None:
         self._client, self._who, self._timeout = client, who, timeout
-        self._watch = Watch(client, who, timeout)
+        self._watch = ClientWatch(client, who, timeout)
         self.interrupted = False
-        told = self.each(facts)
-        if not told:
+        facts_of = self.each(facts)
+        if not facts_of:
             raise RuntimeError(
                 f"{who}: the client has no workers; client.wait_for_workers(1) waits for the first"
             )
-        others = sorted({its["fastmlp"] for its in told.values()} - {__version__})
+        others = sorted({host["fastmlp"] for host in facts_of.values()} - {__version__})
         if others:
             raise RuntimeError(
                 f"{who}: the workers have fastmlp {', '.join(others)}, and here it is "
                 f"{__version__}: install the same"
             )
-        self._warn_of_others([facts(), *told.values()])
+        self._warn_of_others([facts(), *facts_of.values()])
         n_threads = self._asked(client.nthreads, "the scheduler has not answered")
         self.n_at_once = max(1, sum(n_threads.values()))
         at_once = Counter[str]()
-        for address, its in told.items():
-            at_once[its[HOST]] += n_threads.get(address, 1)
+        for address, host in facts_of.items():
+            at_once[host[HOST]] += n_threads.get(address, 1)
         # What a machine has, divided among the tasks that run there at once.
         self._shares = {
-            its[HOST]: max(1, its[THREADS] // at_once[its[HOST]]) for its in told.values()
+            host[HOST]: max(1, host[THREADS] // at_once[host[HOST]]) for host in facts_of.values()
         }
 
-    def _asked(self, call: Callable[[], Any], told: str, seconds: float | None = None) -> Any:
-        return self._watch.within(seconds or clients.ANSWER_SECONDS, call, told)
+    def _asked(self, call: Callable[[], Any], complaint: str, seconds: float | None = None) -> Any:
+        return self._watch.within(seconds or clients.ANSWER_SECONDS, call, complaint)
 
     def each(
         self, function: Callable[..., Any], *words: Any, seconds: float | None = None
@@ -225,17 +225,19 @@ class Cluster:
             What the function raises.
         """
         ask = partial(self._client.run, function, *words, on_error="return")
-        told = self._asked(ask, "the workers have not all answered", seconds)
-        for its in told.values():
-            if isinstance(its, Exception) and not isinstance(its, OSError):
-                raise its
-        return {name: its for name, its in told.items() if not isinstance(its, Exception)}
+        answers = self._asked(ask, "the workers have not all answered", seconds)
+        for answer in answers.values():
+            if isinstance(answer, Exception) and not isinstance(answer, OSError):
+                raise answer
+        return {
+            name: answer for name, answer in answers.items() if not isinstance(answer, Exception)
+        }
 
-    def _warn_of_others(self, told: Sequence[dict[str, Any]]) -> None:
+    def _warn_of_others(self, all_facts: Sequence[dict[str, Any]]) -> None:
         """Warn if processors or versions differ, here or among the workers."""
         different = []
-        for name in told[0]:
-            known = sorted({str(its[name]) for its in told})
+        for name in all_facts[0]:
+            known = sorted({str(known_facts[name]) for known_facts in all_facts})
             if len(known) > 1 and name not in OF_HOST:
                 different.append(f"{name} {' and '.join(known)}")
         if different:
@@ -247,7 +249,7 @@ class Cluster:
 
     def run(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[TaskGroup],
         arrays: Iterable[Any],
         done: Callable[[int, Any], Any],
         name: str = "task",
@@ -311,14 +313,14 @@ class Cluster:
         items, costs : sequences of one length
         """
         groups = [
-            Group(numbers, partial(work, [items[i] for i in numbers]))
+            TaskGroup(numbers, partial(work, [items[i] for i in numbers]))
             for numbers in dealt(costs, self.n_at_once)
         ]
         self.run(groups, arrays, done, name)
 
     def _round(
         self,
-        groups: Sequence[Group],
+        groups: Sequence[TaskGroup],
         left: Sequence[int],
         arrays: list[Any],
         done: Callable[[int, Any], Any],
@@ -371,7 +373,7 @@ class Cluster:
             ) from error
 
     def _submitted(
-        self, groups: Sequence[Group], left: Sequence[int], arrays: list[Any]
+        self, groups: Sequence[TaskGroup], left: Sequence[int], arrays: list[Any]
     ) -> dict[Any, int]:
         """Submit the groups, the first ones first; return their places by their futures."""
         import dask
@@ -379,18 +381,20 @@ class Cluster:
         packed = {i: pack(groups[i].work, arrays) for i in left}
         held = Counter(place for _, places in packed.values() for place in places)
         several = [place for place, n in held.items() if n > 1]
-        given = dict(enumerate(arrays))
-        given |= zip(several, self._scattered([arrays[place] for place in several]), strict=True)
+        arguments = dict(enumerate(arrays))
+        arguments |= zip(
+            several, self._scattered([arrays[place] for place in several]), strict=True
+        )
         submitted: dict[Any, int] = {}
         # Groups of large nets are large, and a warning of Dask's would be about its own arguments.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
             for rank, i in enumerate(left):
                 content, places = packed[i]
-                how = (content, places, self._shares, self._timeout)
+                leading = (content, places, self._shares, self._timeout)
                 future = self._client.submit(
                     run_group,
-                    *how,
-                    *(given[place] for place in places),
+                    *leading,
+                    *(arguments[place] for place in places),
                     key=f"fastmlp-{self._who}-{uuid4().hex}",
                     priority=-rank,
                     pure=False,
@@ -403,13 +407,15 @@ class Cluster:
         from dask.base import tokenize
 
         before = _sent.get(self._client, {})
-        tokens = [tokenize(each) for each in arrays]
+        tokens = [tokenize(array) for array in arrays]
         now = {
             token: before[token]
             for token in tokens
             if token in before and before[token].status not in LOST
         }
-        new = {token: each for token, each in zip(tokens, arrays, strict=True) if token not in now}
+        new = {
+            token: array for token, array in zip(tokens, arrays, strict=True) if token not in now
+        }
         if new:
             now |= zip(new, self._scatter(list(new.values())), strict=True)
         _sent[self._client] = now
@@ -418,7 +424,7 @@ class Cluster:
     def _scatter(self, arrays: list[Any]) -> list[Any]:
         """Send arrays to all workers; again if one dies meanwhile."""
         send = partial(self._client.scatter, arrays, broadcast=True, hash=False)
-        n_bytes = sum(getattr(each, "nbytes", 0) for each in arrays)
+        n_bytes = sum(getattr(array, "nbytes", 0) for array in arrays)
         seconds = clients.ANSWER_SECONDS + n_bytes / BYTES_A_SECOND
         for _ in range(ROUNDS - 1):
             try:

@@ -94,9 +94,9 @@ def predict(
     return _of_array(model, collection, probabilities)
 
 
-def _is(given: Any, module: str, name: str) -> bool:
+def _is(value: Any, module: str, name: str) -> bool:
     """Return True if it is of a class of Dask's, which is not imported for that."""
-    return isinstance(given, getattr(sys.modules.get(module), name, ()))
+    return isinstance(value, getattr(sys.modules.get(module), name, ()))
 
 
 def _sent_once(model: Any) -> Any:

@@ -43,14 +43,14 @@ OF_ONE_FIT = {
 
 def parameters_of(function: Callable[..., Any], but: set[str]) -> list[inspect.Parameter]:
     """Return the parameters of a method, without those in `but`."""
-    told = inspect.signature(function).parameters.values()
-    return [one for one in told if one.name not in but]
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter for parameter in parameters if parameter.name not in but]
 
 
 NET = parameters_of(MLP.__init__, {"self", "seed"})
 FIT = parameters_of(MLP.fit, OF_ONE_FIT)
-OF_NETS = [one.name for one in NET]
-OF_FITS = [one.name for one in FIT]
+OF_NETS = [parameter.name for parameter in NET]
+OF_FITS = [parameter.name for parameter in FIT]
 _SELF, _SEED = "self", "random_state"
 SIGNATURE = inspect.Signature(
     [
@@ -106,14 +106,14 @@ def settings_of(net: MLP, network: Network, initializer: Any) -> dict[str, Any]:
 
 def link_of(loss: Any) -> str | None:
     """Return the link that a loss owns, given as `MLP` takes it."""
-    given: Any = losses.LOSSES.get(loss) if isinstance(loss, str) else loss
-    return getattr(getattr(given, "loss", given), "link", None)
+    known: Any = losses.LOSSES.get(loss) if isinstance(loss, str) else loss
+    return getattr(getattr(known, "loss", known), "link", None)
 
 
 def _one_for_all(values: Sequence[Any]) -> Any:
     """Return the value of all layers, if it is the same: it fits nets of any depth."""
     first, *others = values
-    same = all(one == first for one in others) and not isinstance(first, float)
+    same = all(value == first for value in others) and not isinstance(first, float)
     return first if same else list(values)
 
 
@@ -145,10 +145,10 @@ class NetEstimator(InBatches, BaseEstimator):
 
     def __init__(self, **settings: Any) -> None:
         check_names(settings, type(self).__name__)
-        given = SIGNATURE.bind(self, **settings)
-        given.apply_defaults()
+        bound = SIGNATURE.bind(self, **settings)
+        bound.apply_defaults()
         for name in KNOWN:
-            setattr(self, name, given.arguments[name])
+            setattr(self, name, bound.arguments[name])
 
     # Where scikit-learn reads the names of parameters.
     __init__.__signature__ = SIGNATURE  # type: ignore[attr-defined]
@@ -258,16 +258,16 @@ class NetClassifier(ClassifierMixin, NetEstimator):
 
     def _weights_of_codes(self) -> Any:
         """Return `class_weight` by the indices of the classes."""
-        given = self.class_weight
-        if not isinstance(given, Mapping):
-            return given
+        weights = self.class_weight
+        if not isinstance(weights, Mapping):
+            return weights
         index = {label: i for i, label in enumerate(self.classes_.tolist())}
-        unknown = [label for label in given if label not in index]
+        unknown = [label for label in weights if label not in index]
         if unknown:
             raise ValueError(
                 f"{type(self).__name__}: class_weight has classes that y has not: {unknown}"
             )
-        return {index[label]: weight for label, weight in given.items()}
+        return {index[label]: weight for label, weight in weights.items()}
 
     def predict(self, X: Table) -> Array:
         """Return the labels of the largest outputs, or of those above one half.

@@ -16,7 +16,7 @@ from fastmlp.data.reading import Reading
 from fastmlp.data.sources import Source
 from fastmlp.many.jobs import (
     WHO,
-    Job,
+    NetJob,
     check_generators,
     is_over_source,
     jobs_of,
@@ -25,7 +25,7 @@ from fastmlp.many.jobs import (
     who,
 )
 from fastmlp.many.on_cluster import check_devices, files_of, trained_on
-from fastmlp.many.training import How, concluded, interrupted, locked, trained
+from fastmlp.many.training import CallSettings, concluded, interrupted, locked, trained
 from fastmlp.model import MLP
 from fastmlp.training.bar import Bar, bar_over
 from fastmlp.training.history import History
@@ -170,8 +170,8 @@ def fit_many(
     scalars.boolean(WHO, "progress", progress)
     if n_threads is not None:
         scalars.positive_integer(WHO, "n_threads", n_threads)
-    for name, given in (("rows", validation_rows), ("data", validation_data)):
-        if given is not None and validation_split is not None:
+    for name, value in (("rows", validation_rows), ("data", validation_data)):
+        if value is not None and validation_split is not None:
             raise ValueError(f"{WHO}: give validation_{name} or validation_split, not both")
     timeout = scalars.seconds(WHO, "group_timeout", group_timeout)
     on = None if client is None else client_of(client, WHO)
@@ -187,9 +187,9 @@ def fit_many(
         keep_best=keep_best,
         metrics=metrics,
         time_limit=time_limit,
-        validated=any(given is not None for given in (*held_out, validation_data)),
+        validated=any(value is not None for value in (*held_out, validation_data)),
     )
-    each = nets_of(nets)
+    checked = nets_of(nets)
     reading = Reading(1, 1, shuffle, buffer_rows, target=target)
     reading = reading._replace(validation_split=validation_split)
     feed, files = None, None
@@ -198,31 +198,31 @@ def fit_many(
         if is_over_source(X, y, validation_data, parts):
             files = None if on is None else files_of(X, validation_data, reading)
             sizes = (epochs, batch_size)
-            jobs, feed = jobs_over(each, (X, y), validation_data, reading, sizes)
+            jobs, feed = jobs_over(checked, (X, y), validation_data, reading, sizes)
         else:
-            jobs = jobs_of(each, X, y, epochs, batch_size, rows, held_out, sample_weight)
+            jobs = jobs_of(checked, X, y, epochs, batch_size, rows, held_out, sample_weight)
     except KeyboardInterrupt:
         # The first call of a process imports Numba there: 0.3 s.
-        return interrupted([None] * len(each))
+        return interrupted([None] * len(checked))
     if not jobs:
         return []
     if shuffle:
         check_generators(jobs)
     for i, job in enumerate(jobs):
         monitors.check(job.core.engine.network, job.held_out, who(i))
-    how = How(shuffle, listeners, monitors)
+    settings = CallSettings(shuffle, listeners, monitors)
     if on is None:
         with locked(jobs), _bar(jobs, progress) as bar:
-            return concluded(trained(jobs, how, bar, n_threads, feed))
+            return concluded(trained(jobs, settings, bar, n_threads, feed))
     check_devices(jobs)
     if feed is not None:
         feed.close()
     cluster = Cluster(on, WHO, timeout)
     with locked(jobs), _bar(jobs, progress) as bar:
-        return concluded(trained_on(cluster, jobs, how, bar, files))
+        return concluded(trained_on(cluster, jobs, settings, bar, files))
 
 
-def _bar(jobs: Sequence[Job], progress: bool) -> AbstractContextManager[Any]:
+def _bar(jobs: Sequence[NetJob], progress: bool) -> AbstractContextManager[Any]:
     return bar_over(sum(job.epochs for job in jobs), len(jobs), WHO, shown=progress)
 
 
@@ -237,7 +237,7 @@ class Call(NamedTuple):
     validation_rows: Any
     sample_weight: Any
 
-    def jobs(self, epochs: int) -> list[Job]:
+    def jobs(self, epochs: int) -> list[NetJob]:
         """Return the checked arguments, by net."""
         parts = self.rows, (self.validation_rows, None), self.sample_weight
         return jobs_of(self.nets, self.X, self.y, epochs, self.batch_size, *parts)
@@ -275,7 +275,7 @@ def fit_together(
         validated=True,
     )
     ends = list(accumulate(len(call.nets) for call in calls))
-    how = How(True, listeners, monitors._replace(within_epochs=True))
+    settings = CallSettings(True, listeners, monitors._replace(within_epochs=True))
     try:
         jobs = [job for call in calls for job in call.jobs(epochs)]
     except KeyboardInterrupt:
@@ -284,7 +284,7 @@ def fit_together(
         jobs = [job._replace(number=i) for i, job in enumerate(jobs)]
         with locked(jobs):
             if cluster is None:
-                histories = concluded(trained(jobs, how, bar, n_threads))
+                histories = concluded(trained(jobs, settings, bar, n_threads))
             else:
-                histories = concluded(trained_on(cluster, jobs, how, bar, None))
+                histories = concluded(trained_on(cluster, jobs, settings, bar, None))
     return [histories[end - len(call.nets) : end] for call, end in zip(calls, ends, strict=True)]

@@ -27,7 +27,7 @@ from fastmlp.validation.suggestions import listed
 WHO = "fit_many"
 
 
-class Job(NamedTuple):
+class NetJob(NamedTuple):
     """One net's part of the call, checked.
 
     Attributes
@@ -76,7 +76,7 @@ def jobs_of(
     rows: Any,
     held_out: tuple[Any, Any],
     sample_weight: Any,
-) -> list[Job]:
+) -> list[NetJob]:
     """Check all arguments; return each net's job.
 
     `held_out` are the rows to validate on, and the fraction to hold out; one of them is None.
@@ -93,9 +93,9 @@ def jobs_of(
         layer_rates.require_trained(core.engine.network, who(i))
     named = [shared.data(core, each_weight[i], who(i)) for i, core in enumerate(cores)]
     wholes, each_names = [data for data, _ in named], [names for _, names in named]
-    each_rows = [_index(given, shared, i, "rows") for i, given in _numbered(rows, "rows", n)]
+    each_rows = [_index(index, shared, i, "rows") for i, index in _numbered(rows, "rows", n)]
     numbered = _numbered(validation_rows, "validation_rows", n)
-    each_held_out = [_index(given, shared, i, "validation_rows") for i, given in numbered]
+    each_held_out = [_index(index, shared, i, "validation_rows") for i, index in numbered]
     jobs = []
     for i, (net, core, whole) in enumerate(zip(nets, cores, wholes, strict=True)):
         parts = [whole._replace(rows=index) for index in (each_rows[i], each_held_out[i])]
@@ -106,11 +106,11 @@ def jobs_of(
         if validation_split is not None:
             data, validated = split(data, validation_split, who(i))
         batch = min(each_batch_size[i], data.n_rows)
-        jobs.append(Job(net, core, data, validated, each_epochs[i], batch, each_names[i], i))
+        jobs.append(NetJob(net, core, data, validated, each_epochs[i], batch, each_names[i], i))
     return jobs
 
 
-def check_generators(jobs: list[Job]) -> None:
+def check_generators(jobs: list[NetJob]) -> None:
     """Raise if two nets draw their orders of rows from one generator: which net draws first, and so
     the bits, would depend on the threads."""
     places = dict[int, int]()
@@ -150,11 +150,11 @@ class Shared:
 
         return core.engine.data(x, self._y, weight, who, memo), names
 
-    def index(self, given: Any, who: str, name: str) -> Order:
+    def index(self, rows: Any, who: str, name: str) -> Order:
         """Return checked indices of rows."""
-        self._kept.append(given)
-        make = partial(validation.row_index, given, self.n_rows, who, name)
-        index: Order = self.memo(("index", id(given)), make)
+        self._kept.append(rows)
+        make = partial(validation.row_index, rows, self.n_rows, who, name)
+        index: Order = self.memo(("index", id(rows)), make)
         return index
 
     def memo(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -164,8 +164,8 @@ class Shared:
         return self._made[key]
 
 
-def _index(given: Any, shared: Shared, i: int, name: str) -> Order | None:
-    return None if given is None else shared.index(given, who(i), name)
+def _index(rows: Any, shared: Shared, i: int, name: str) -> Order | None:
+    return None if rows is None else shared.index(rows, who(i), name)
 
 
 def who(i: int) -> str:
@@ -182,24 +182,24 @@ def each_integer(given: Any, name: str, n: int) -> list[int]:
     return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
 
 
-def _numbered(given: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
-    return enumerate(_each(given, name, n))
+def _numbered(values: Any, name: str, n: int) -> Iterable[tuple[int, Any]]:
+    return enumerate(_each(values, name, n))
 
 
-def _each(given: Any, name: str, n: int) -> list[Any]:
+def _each(values: Any, name: str, n: int) -> list[Any]:
     """Return one array or None per net, from one for all or from a sequence of them."""
-    if not isinstance(given, Sequence) and not (isinstance(given, np.ndarray) and given.ndim):
-        return [given] * n
-    if len(given) == 0 or (np.ndim(given[0]) == 0 and given[0] is not None):
-        return [given] * n
-    parts = list(given)
+    if not isinstance(values, Sequence) and not (isinstance(values, np.ndarray) and values.ndim):
+        return [values] * n
+    if len(values) == 0 or (np.ndim(values[0]) == 0 and values[0] is not None):
+        return [values] * n
+    parts = list(values)
     _as_many(parts, name, n)
     return parts
 
 
-def _as_many(given: Sequence[Any], name: str, n: int) -> None:
-    if len(given) != n:
-        raise ValueError(f"{WHO}: there are {n} nets, but {name} has the length {len(given)}")
+def _as_many(values: Sequence[Any], name: str, n: int) -> None:
+    if len(values) != n:
+        raise ValueError(f"{WHO}: there are {n} nets, but {name} has the length {len(values)}")
 
 
 # Seconds that a wait lasts at a time.
@@ -224,8 +224,8 @@ def is_over_source(X: Any, y: Any, validation_data: Any, parts: Mapping[str, Any
             f"{WHO}: missing 1 required argument: 'y'; call {WHO}(nets, X, y), or {WHO}(nets, "
             f"source), with a source such as Blocks; got X of type {type(X).__name__}"
         )
-    for name, given in parts.items():
-        if given is not None:
+    for name, value in parts.items():
+        if value is not None:
             advice = "validation_data" if name.startswith("validation") else f"no {name}"
             raise TypeError(f"{WHO}: {name} is for arrays; with a source give {advice}")
     return True
@@ -237,7 +237,7 @@ def jobs_over(
     validation_data: Any,
     reading: Reading,
     sizes: tuple[Any, Any],
-) -> tuple[list[Job], Feed | None]:
+) -> tuple[list[NetJob], Feed | None]:
     """Return each net's job over a source, and the feed of its first buffer.
 
     Parameters
@@ -270,13 +270,13 @@ def jobs_over(
             )
     # Whole batches of each net.
     reading = reading._replace(epochs=max(epochs), batch_size=math.lcm(*batches))
-    given = GivenRows((*rows, None), validation_data, _names_of(cores), reading, WHO)
-    feed, data, held_out, names = rows_of(cores[0].engine, given)
+    request = GivenRows((*rows, None), validation_data, _names_of(cores), reading, WHO)
+    feed, data, held_out, names = rows_of(cores[0].engine, request)
     assert feed is not None
-    each = zip(nets, cores, epochs, batches, strict=True)
+    per_net = zip(nets, cores, epochs, batches, strict=True)
     jobs = [
-        Job(net, core, data, held_out, n_epochs, min(size, data.n_rows), names, i)
-        for i, (net, core, n_epochs, size) in enumerate(each)
+        NetJob(net, core, data, held_out, n_epochs, min(size, data.n_rows), names, i)
+        for i, (net, core, n_epochs, size) in enumerate(per_net)
     ]
     return jobs, feed
 
@@ -285,13 +285,13 @@ def _names_of(cores: Sequence[Core]) -> Names:
     """Return the names of columns that nets know, which must be the same in all that know some."""
     first: Names = None
     for i, core in enumerate(cores):
-        its = core.state.feature_names
-        if its is not None and first is not None and its != first:
+        names = core.state.feature_names
+        if names is not None and first is not None and names != first:
             raise ValueError(
-                f"{who(i)} has the feature_names {listed([*its])}, and nets before it have "
+                f"{who(i)} has the feature_names {listed([*names])}, and nets before it have "
                 f"{listed([*first])}: with a source make a call for each kind"
             )
-        first = first or its
+        first = first or names
     return first
 
 
@@ -311,9 +311,9 @@ class SharedFeed:
         self._number = self._waiting = 0
         self._active, self._starts = n_fits, True
 
-    def part(self) -> "Part":
+    def part(self) -> "FeedPart":
         """Return the feed of one fit."""
-        return Part(self, self._feed)
+        return FeedPart(self, self._feed)
 
     def close(self) -> None:
         """End the reading."""
@@ -355,7 +355,7 @@ class SharedFeed:
             task_pool.check()
 
 
-class Part:
+class FeedPart:
     """What one fit sees of a `SharedFeed`: a `Buffers`."""
 
     is_whole = False

@@ -11,8 +11,8 @@ from fastmlp.cluster.groups import Cluster
 from fastmlp.data.arrow import paths_of
 from fastmlp.data.feed import Feed
 from fastmlp.data.reading import Reading
-from fastmlp.many.jobs import WHO, Job, jobs_over, who
-from fastmlp.many.training import Ended, How, locked, trained
+from fastmlp.many.jobs import WHO, NetJob, jobs_over, who
+from fastmlp.many.training import CallOutcomes, CallSettings, locked, trained
 from fastmlp.model import MLP, core_of
 from fastmlp.training.bar import Bar
 from fastmlp.validation import Names
@@ -31,7 +31,7 @@ class Files(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A net on its way to a worker, and what it is to do there; see `Job`."""
+    """A net on its way to a worker, and what it is to do there; see `NetJob`."""
 
     net: MLP
     data: Data | None
@@ -41,19 +41,19 @@ class Parcel(NamedTuple):
     names: Names
     number: int
 
-    def job(self) -> Job:
+    def job(self) -> NetJob:
         """Return the job; called in a thread of the pool, for in one of Dask's the net's engine
         would have one task's share of the threads."""
-        return Job(self.net, core_of(self.net), cast(Data, self.data), *self[2:])
+        return NetJob(self.net, core_of(self.net), cast(Data, self.data), *self[2:])
 
 
 def train_parcels(
-    how: How, files: Files | None, parcels: list[Parcel]
+    settings: CallSettings, files: Files | None, parcels: list[Parcel]
 ) -> list[tuple[Outcome, dict[str, Any]]]:
     """Train the nets of a group; return each one's outcome, and its state but for `STAYS`."""
     jobs, feed = _unpacked(parcels, files)
     with locked(jobs):
-        ended = trained(jobs, how, None, None, feed)
+        ended = trained(jobs, settings, None, None, feed)
     results = []
     for job, outcome in zip(jobs, ended.outcomes, strict=True):
         assert outcome is not None
@@ -62,7 +62,7 @@ def train_parcels(
     return results
 
 
-def _unpacked(parcels: list[Parcel], files: Files | None) -> tuple[list[Job], Feed | None]:
+def _unpacked(parcels: list[Parcel], files: Files | None) -> tuple[list[NetJob], Feed | None]:
     """The jobs of parcels, and the feed of their files."""
     if files is None:
         return [parcel.job() for parcel in parcels], None
@@ -89,7 +89,7 @@ def files_of(path: Any, validation_data: Any, reading: Reading) -> Files:
     return Files(path, validation_data, reading)
 
 
-def check_devices(jobs: Sequence[Job]) -> None:
+def check_devices(jobs: Sequence[NetJob]) -> None:
     """Raise ValueError if a net is on a GPU."""
     for job in jobs:
         if job.core.engine.queue is not None:
@@ -99,22 +99,28 @@ def check_devices(jobs: Sequence[Job]) -> None:
 
 
 def trained_on(
-    cluster: Cluster, jobs: list[Job], how: How, bar: Bar | None, files: Files | None
-) -> Ended:
+    cluster: Cluster,
+    jobs: list[NetJob],
+    settings: CallSettings,
+    bar: Bar | None,
+    files: Files | None,
+) -> CallOutcomes:
     """Train all nets, which are locked, on the workers of a cluster."""
     # A view of a dict, as of no metrics, is not pickled.
-    how = how._replace(monitors=how.monitors._replace(metrics=dict(how.monitors.metrics)))
-    work = partial(train_parcels, how, files)
+    settings = settings._replace(
+        monitors=settings.monitors._replace(metrics=dict(settings.monitors.metrics))
+    )
+    work = partial(train_parcels, settings, files)
     parcels, costs = [_parcel(job, files) for job in jobs], [job.cost for job in jobs]
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
 
     def done(number: int, result: tuple[Outcome, dict[str, Any]]) -> None:
-        found[number], content = result
+        outcomes[number], content = result
         job = jobs[number]
         job.core.state.adopt(content)
         if bar is not None:
-            bar.update(len(found[number].result.loss))
-            bar.net_ends(job.epochs - len(found[number].result.loss))
+            bar.update(len(outcomes[number].result.loss))
+            bar.net_ends(job.epochs - len(outcomes[number].result.loss))
 
     with ExitStack() as stack:
         for job in jobs:
@@ -123,24 +129,24 @@ def trained_on(
         try:
             cluster.run_items(work, parcels, costs, _arrays(jobs), done, "nets")
         except Exception as error:
-            error.add_note(f"{len(found)} of {len(jobs)} nets were done")
+            error.add_note(f"{len(outcomes)} of {len(jobs)} nets were done")
             raise
-    return Ended([found.get(i) for i in range(len(jobs))], cluster.interrupted)
+    return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], cluster.interrupted)
 
 
-def _parcel(job: Job, files: Files | None) -> Parcel:
+def _parcel(job: NetJob, files: Files | None) -> Parcel:
     """Return a net with its rows; those of files are read by the worker."""
     data, held_out = (None, None) if files else (job.data, job.held_out)
     return Parcel(job.net, data, held_out, *job[4:])
 
 
-def _arrays(jobs: Sequence[Job]) -> list[Any]:
+def _arrays(jobs: Sequence[NetJob]) -> list[Any]:
     """Return the arrays of the nets' rows, each once."""
-    found: dict[int, Any] = {}
+    arrays: dict[int, Any] = {}
     for job in jobs:
         for data in (job.data, job.held_out):
-            for each in (data.x, data.y, data.weight, data.rows) if data is not None else ():
-                array = each.values if isinstance(each, Expanded) else each
+            for rows in (data.x, data.y, data.weight, data.rows) if data is not None else ():
+                array = rows.values if isinstance(rows, Expanded) else rows
                 if getattr(array, "size", array is not None):
-                    found[id(array)] = array
-    return list(found.values())
+                    arrays[id(array)] = array
+    return list(arrays.values())

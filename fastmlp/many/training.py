@@ -14,7 +14,7 @@ from fastmlp._process.warnings import warn
 from fastmlp.backends import protocol
 from fastmlp.backends.protocol import GroupEngine
 from fastmlp.data.feed import Feed
-from fastmlp.many.jobs import WHO, Job, SharedFeed, who
+from fastmlp.many.jobs import WHO, NetJob, SharedFeed, who
 from fastmlp.training import loop
 from fastmlp.training.bar import Bar
 from fastmlp.training.history import Callback, History, Report, Status
@@ -24,7 +24,7 @@ from fastmlp.training.recording import rates_at, record, record_divergence
 from fastmlp.training.request import FitRequest
 from fastmlp.training.stream import by_buffers
 
-Fit = Callable[[], History]
+FitFunction = Callable[[], History]
 
 
 class GpuQueue:
@@ -51,8 +51,8 @@ class GpuQueue:
     def __init__(
         self,
         index: int,
-        jobs: Mapping[int, Job],
-        fits: Mapping[int, Fit],
+        jobs: Mapping[int, NetJob],
+        fits: Mapping[int, FitFunction],
         *,
         shuffle: bool,
         watched: bool,
@@ -82,7 +82,7 @@ class GpuQueue:
             task_pool.check()
             self._train_alone(i)
 
-    def _is_block(self, job: Job) -> bool:
+    def _is_block(self, job: NetJob) -> bool:
         """Return True if the net's own fit is one block, unwatched and without validation."""
         if self._watched or job.held_out is not None:
             return False
@@ -131,29 +131,29 @@ class GpuQueue:
             self._bar.net_ends(job.epochs - len(history.loss))
 
 
-def _kind(job: Job) -> Any:
+def _kind(job: NetJob) -> Any:
     """Return the key of nets that may train together; batches of all rows have the size None."""
     x, y, whole = job.data.x, job.data.y, job.batch_size == job.data.n_rows
     return id(x), id(y), job.epochs, None if whole else job.batch_size
 
 
-def _group_engine(job: Job) -> GroupEngine[Any]:
+def _group_engine(job: NetJob) -> GroupEngine[Any]:
     return cast(GroupEngine[Any], job.core.engine)
 
 
-def queues_of(jobs: list[Job], fits: list[Fit], **how: Any) -> list[GpuQueue]:
+def queues_of(jobs: list[NetJob], fits: list[FitFunction], **options: Any) -> list[GpuQueue]:
     """Return a queue for each GPU with nets; `how` are keyword arguments of `GpuQueue`."""
     places: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
         if job.core.engine.queue is not None:
             places.setdefault(job.core.engine.queue, []).append(i)
     return [
-        GpuQueue(index, {i: jobs[i] for i in its}, {i: fits[i] for i in its}, **how)
-        for index, its in places.items()
+        GpuQueue(index, {i: jobs[i] for i in numbers}, {i: fits[i] for i in numbers}, **options)
+        for index, numbers in places.items()
     ]
 
 
-class How(NamedTuple):
+class CallSettings(NamedTuple):
     """The settings of all fits of a call."""
 
     shuffle: bool
@@ -166,14 +166,14 @@ class How(NamedTuple):
         return bool(self.callbacks) or self.monitors.look_at_fits
 
 
-class Ended(NamedTuple):
+class CallOutcomes(NamedTuple):
     """The nets' outcomes, None for those that had not begun, and True if Ctrl-C ended the call."""
 
     outcomes: Sequence[Outcome | None]
     interrupted: bool
 
 
-def locked(jobs: Sequence[Job]) -> ExitStack:
+def locked(jobs: Sequence[NetJob]) -> ExitStack:
     """Return a context in which no other fit of the nets begins; they know their columns in it."""
     with ExitStack() as stack:
         for job in jobs:
@@ -183,16 +183,20 @@ def locked(jobs: Sequence[Job]) -> ExitStack:
 
 
 def trained(
-    jobs: list[Job], how: How, bar: Bar | None, n_threads: int | None, feed: Feed | None = None
-) -> Ended:
+    jobs: list[NetJob],
+    settings: CallSettings,
+    bar: Bar | None,
+    n_threads: int | None,
+    feed: Feed | None = None,
+) -> CallOutcomes:
     """Train all nets, which are locked, on as many threads; `feed` is that of a source."""
     n = n_threads_of(n_threads)
-    how = how._replace(callbacks=_one_at_a_time(how.callbacks))
+    settings = settings._replace(callbacks=_one_at_a_time(settings.callbacks))
     if feed is None or feed.is_whole:
-        return _trained(Pool(n), jobs, how, bar, None)
+        return _trained(Pool(n), jobs, settings, bar, None)
     shared = SharedFeed(feed, len(jobs), n)
     try:
-        return _trained(Pool(len(jobs)), jobs, how, bar, shared)
+        return _trained(Pool(len(jobs)), jobs, settings, bar, shared)
     finally:
         shared.close()
 
@@ -209,22 +213,28 @@ def _one_at_a_time(callbacks: Sequence[Callback]) -> list[Callback]:
 
 
 def _trained(
-    pool: Pool, jobs: list[Job], how: How, bar: Bar | None, shared: SharedFeed | None
-) -> Ended:
+    pool: Pool,
+    jobs: list[NetJob],
+    settings: CallSettings,
+    bar: Bar | None,
+    shared: SharedFeed | None,
+) -> CallOutcomes:
     """Run the fits: on the CPU in the pool, on each GPU in a thread of its own."""
-    fits = [_fit(job, how, bar, shared) for job in jobs]
+    fits = [_fit(job, settings, bar, shared) for job in jobs]
     on_cpu = [i for i, job in enumerate(jobs) if job.core.engine.queue is None]
-    of_queues: dict[str, Any] = {"shuffle": how.shuffle, "watched": how.watched, "bar": bar}
-    queues = queues_of(jobs, fits, **of_queues)
+    watched = settings.watched
+    queues = queues_of(jobs, fits, shuffle=settings.shuffle, watched=watched, bar=bar)
     tasks = [Task(jobs[i].cost, fits[i], f"nets {jobs[i].number}") for i in on_cpu]
     ended = pool.run([*tasks, *(queue.task for queue in queues)])
-    found = dict(zip(on_cpu, ended, strict=False))
+    outcomes = dict(zip(on_cpu, ended, strict=False))
     for queue in queues:
-        found |= queue.outcomes
-    return Ended([found.get(i) for i in range(len(jobs))], pool.interrupted)
+        outcomes |= queue.outcomes
+    return CallOutcomes([outcomes.get(i) for i in range(len(jobs))], pool.interrupted)
 
 
-def _fit(job: Job, how: How, bar: Bar | None, shared: SharedFeed | None) -> Fit:
+def _fit(
+    job: NetJob, settings: CallSettings, bar: Bar | None, shared: SharedFeed | None
+) -> FitFunction:
     """Return a function that trains a net as its own fit does."""
 
     def fit() -> History:
@@ -233,10 +243,10 @@ def _fit(job: Job, how: How, bar: Bar | None, shared: SharedFeed | None) -> Fit:
             job.data,
             job.epochs,
             job.batch_size,
-            shuffle=how.shuffle,
+            shuffle=settings.shuffle,
             held_out=job.held_out,
-            callbacks=how.callbacks,
-            monitors=how.monitors,
+            callbacks=settings.callbacks,
+            monitors=settings.monitors,
             progress=False if bar is None else bar,
             net=job.net,
         )
@@ -250,7 +260,7 @@ def _fit(job: Job, how: How, bar: Bar | None, shared: SharedFeed | None) -> Fit:
     return fit
 
 
-def concluded(ended: Ended) -> list[History]:
+def concluded(ended: CallOutcomes) -> list[History]:
     """Return the histories, and warn of what the fits have warned of."""
     for i, outcome in enumerate(ended.outcomes):
         for message, category in outcome.warnings if outcome else ():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MOST_NAMES = 20
 
 
-class Feature(NamedTuple):
+class PlottedFeature(NamedTuple):
     """A column of a table.
 
     Attributes
@@ -49,7 +49,7 @@ class Feature(NamedTuple):
         return frame
 
 
-def feature_of(ensemble: Any, X: Any, feature: int | str) -> Feature:
+def feature_of(ensemble: Any, X: Any, feature: int | str) -> PlottedFeature:
     """Return a column of X, by number or name.
 
     A pipeline may need the names and kinds of a data frame's columns: its table is the frame.
@@ -74,7 +74,7 @@ def feature_of(ensemble: Any, X: Any, feature: int | str) -> Feature:
         values = np.asarray(table.iloc[:, column] if is_frame else table[:, column], float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"plot_ensemble: the column {name!r} has no numbers") from error
-    return Feature(table, column, name, values)
+    return PlottedFeature(table, column, name, values)
 
 
 def _names(ensemble: Any, X: Any) -> Sequence[Any] | None:
@@ -237,7 +237,7 @@ def _draw(ax: "Axes", along: NDArray[Any], band: Band) -> None:
         ax.fill_between(along, low, high, alpha=alpha, label=name, **style)
 
 
-def _draw_rows(ax: "Axes", feature: Feature, points: NDArray[Any] | None) -> None:
+def _draw_rows(ax: "Axes", feature: PlottedFeature, points: NDArray[Any] | None) -> None:
     """Draw the rows: as points if there is a y, else as marks on the axis."""
     if points is None:
         marks: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "color": INK, "alpha": 0.4}

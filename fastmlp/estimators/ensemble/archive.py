@@ -39,8 +39,10 @@ def pack(ensemble: Any, *, training: bool) -> Content:
     members: list[Any] = []
     arrays: dict[str, Any] = {}
     for i, member in enumerate(ensemble.estimators_):
-        its, its_arrays = archive.inside(archive.pack(member, training=training), f"members.{i}")
-        members.append(its)
+        header_of_member, its_arrays = archive.inside(
+            archive.pack(member, training=training), f"members.{i}"
+        )
+        members.append(header_of_member)
         arrays |= its_arrays
     return Content(type(ensemble).__name__, header | {"members": members}, arrays)
 
@@ -61,8 +63,8 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
         raise FileError(f"{len(header['members'])} members of {ensemble.n_members}")
     members = []
     of_members = archive.arrays_at(arrays, "members")
-    for i, told in enumerate(header["members"]):
-        its = archive.content_of(told, of_members.get(str(i), {}))
+    for i, stored in enumerate(header["members"]):
+        its = archive.content_of(stored, of_members.get(str(i), {}))
         if its.kind != ensemble.member.__name__:
             raise FileError(f"a member of kind {its.kind!r} in a file of {content.kind!r}")
         members.append(archive.unpack(its, own, n_threads))

@@ -73,14 +73,14 @@ class Ensemble(InBatches, WithClient, Settings):
             seed = int(random.randint(np.iinfo(np.int32).max))
             # A bootstrap sample: n rows drawn with replacement.
             rows = random.randint(X.shape[0], size=X.shape[0]) if self.bootstrap else None
-            fits.append(Fit(self._member(seed), X, y, weight, rows))
+            fits.append(EnsembleFit(self._member(seed), X, y, weight, rows))
         for outcome in self._outcomes(fits, bar):
             for message, category in outcome.warnings if outcome else ():
                 warn(message, category)
         self.estimators_ = [fit.member for fit in fits]
         self.n_iter_ = np.array([fit.member.n_iter_ for fit in fits])
 
-    def _outcomes(self, fits: Sequence["Fit"], bar: Bar | None) -> Sequence[Outcome | None]:
+    def _outcomes(self, fits: Sequence["EnsembleFit"], bar: Bar | None) -> Sequence[Outcome | None]:
         """Fit the members, here or on a cluster."""
         cluster = self._cluster(f"{type(self).__name__}.fit")
         if cluster is not None:
@@ -92,8 +92,8 @@ class Ensemble(InBatches, WithClient, Settings):
         return outcomes
 
     def _member(self, seed: int) -> Any:
-        told = self.get_params(deep=False).items()
-        settings = {name: value for name, value in told if name not in OWN}
+        parameters = self.get_params(deep=False).items()
+        settings = {name: value for name, value in parameters if name not in OWN}
         return self.member(**settings, random_state=seed)
 
     def _checked_rows(self, X: Any) -> Any:
@@ -117,7 +117,7 @@ class Ensemble(InBatches, WithClient, Settings):
         return (X.tocsr() if issparse(X) else X), y
 
 
-class Fit(NamedTuple):
+class EnsembleFit(NamedTuple):
     """What to do with a member: its fit to rows that all members share; None: to all of them."""
 
     member: Any
@@ -152,17 +152,17 @@ class Fit(NamedTuple):
         return state
 
 
-def _on_cluster(cluster: Cluster, fits: Sequence[Fit], bar: Bar | None) -> list[Outcome]:
+def _on_cluster(cluster: Cluster, fits: Sequence[EnsembleFit], bar: Bar | None) -> list[Outcome]:
     """Fit the members on the workers of a cluster."""
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
 
     def done(number: int, outcome: Outcome) -> None:
-        found[number], member = outcome, fits[number].member
+        outcomes[number], member = outcome, fits[number].member
         member.__setstate__(outcome.result)
         if bar is not None:
             bar.update(member.n_iter_)
             bar.net_ends(member.max_iter - member.n_iter_)
 
-    arrays = [each for each in fits[0][1:4] if each is not None]
+    arrays = [array for array in fits[0][1:4] if array is not None]
     run_tasks(cluster, [Task(fit.cost, fit.there) for fit in fits], arrays, done, "member")
-    return [found[i] for i in range(len(fits))]
+    return [outcomes[i] for i in range(len(fits))]

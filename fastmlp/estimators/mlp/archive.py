@@ -88,8 +88,8 @@ def parameters_of(estimator: Any, but: Collection[str] = ()) -> dict[str, Any]:
     ValueError
         If one has no name.
     """
-    told = estimator.get_params(deep=False).items()
-    return {name: codecs.of_value(value) for name, value in told if name not in but}
+    parameters = estimator.get_params(deep=False).items()
+    return {name: codecs.of_value(value) for name, value in parameters if name not in but}
 
 
 def parameters_from(spelled: Mapping[str, Any], own: Own, n_threads: int | None) -> dict[str, Any]:
@@ -112,18 +112,18 @@ def arrays_at(arrays: Mapping[str, Any], place: str = "") -> dict[str, dict[str,
     >>> arrays_at({"members.0.weights.0": 1, "members.1.biases.0": 2, "moments": 3}, "members")
     {'0': {'weights.0': 1}, '1': {'biases.0': 2}}
     """
-    start, found = place and f"{place}.", dict[str, dict[str, Any]]()
+    start, by_place = place and f"{place}.", dict[str, dict[str, Any]]()
     for name, array in arrays.items():
         if name.startswith(start):
             inner, _, own = name.removeprefix(start).partition(".")
-            found.setdefault(inner, {})[own] = array
-    return found
+            by_place.setdefault(inner, {})[own] = array
+    return by_place
 
 
 def content_of(header: Mapping[str, Any], arrays: dict[str, Any]) -> Content:
     """Return the content that `inside` put into another file, of its arrays alone."""
-    told = dict(header)
-    return Content(told.pop("kind"), told, arrays)
+    entries = dict(header)
+    return Content(entries.pop("kind"), entries, arrays)
 
 
 def feature_names_of(estimator: Any) -> dict[str, Any]:
@@ -182,12 +182,12 @@ def take_feature_names(estimator: Any, header: Mapping[str, Any], n_features: in
     """Set the names of the features, if the header has them."""
     if "feature_names" not in header:
         return
-    given = header["feature_names"]
-    if type(given) is not list or any(type(name) is not str for name in given):
+    names = header["feature_names"]
+    if type(names) is not list or any(type(name) is not str for name in names):
         raise FileError("feature_names must be a list of names")
-    if len(given) != n_features:
-        raise FileError(f"{len(given)} names of {n_features} features")
-    estimator.feature_names_in_ = np.array(given, object)
+    if len(names) != n_features:
+        raise FileError(f"{len(names)} names of {n_features} features")
+    estimator.feature_names_in_ = np.array(names, object)
 
 
 def _attributes_of(estimator: Any) -> dict[str, Any]:
@@ -202,19 +202,19 @@ def _curves_of(estimator: Any) -> dict[str, Any]:
     return {name: np.array(y, np.float64) for name, y in curves.items() if y is not None}
 
 
-def _take_attributes(estimator: Any, told: Mapping[str, Any], content: Content) -> None:
+def _take_attributes(estimator: Any, stored: Mapping[str, Any], content: Content) -> None:
     if to_core.is_stochastic(estimator.solver):
         reset_records(estimator)
     for name in COUNTS:
-        if name in told or name != "_no_improvement_count":
-            setattr(estimator, name, codecs.count(told[name], name))
+        if name in stored or name != "_no_improvement_count":
+            setattr(estimator, name, codecs.count(stored[name], name))
     for name in NUMBERS:
-        if name in told:
-            setattr(estimator, name, _number(told[name], name))
+        if name in stored:
+            setattr(estimator, name, _number(stored[name], name))
     for name in CURVES:
         if name in content.arrays:
             setattr(estimator, name, _curve(content.arrays[name], name))
-        elif name in told:
+        elif name in stored:
             setattr(estimator, name, None)
 
 
@@ -242,10 +242,10 @@ def _training_of(estimator: Any, network: Network) -> tuple[Any, dict[str, Any]]
     if getattr(estimator, "best_validation_score_", None) is not None:
         best = (*estimator._best_coefs, *estimator._best_intercepts)
         arrays["best"] = np.concatenate([np.ravel(part) for part in best]).astype(network.dtype)
-    told, state = codecs.of_optimizer(optimizer), estimator.__dict__.get("_state")
+    stored, state = codecs.of_optimizer(optimizer), estimator.__dict__.get("_state")
     if state is not None and state.averaged_from:
-        told["averaged_from"] = state.averaged_from
-    return told, arrays
+        stored["averaged_from"] = state.averaged_from
+    return stored, arrays
 
 
 def _slots_of(estimator: Any, network: Network) -> Any:

@@ -41,8 +41,8 @@ from fastmlp.estimators.mlp.fitting.net import (
 )
 from fastmlp.estimators.mlp.fitting.rows import (
     ARRAYS,
-    Over,
     RowSubset,
+    SourceOptions,
     check_whole,
     feed_of,
     over_feed,
@@ -140,7 +140,7 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         incremental: bool = False,
         validation: tuple[Any, Any, Any] = (None, None, None),
         reports: Reports | None = None,
-        over: Over = ARRAYS,
+        over: SourceOptions = ARRAYS,
     ) -> Any:
         self._hidden_sizes()  # Raises before the data are checked.
         if not incremental:
@@ -178,8 +178,8 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         """
         self.__dict__.update(form)
         part = RowSubset(X, y, weight, rows)
-        its = self._of_classes(part.of(weight), X, part.of(y))
-        return self._refusing_overflow(self._learn, part.weighted(its), reports=reports)
+        weights = self._of_classes(part.of(weight), X, part.of(y))
+        return self._refusing_overflow(self._learn, part.weighted(weights), reports=reports)
 
     def _learn(
         self,
@@ -220,15 +220,15 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         return bool(super()._check_solver())
 
     def _hidden_sizes(self) -> list[Any]:
-        given = self.hidden_layer_sizes
-        sizes = list(given) if hasattr(given, "__iter__") else [given]
+        chosen = self.hidden_layer_sizes
+        sizes = list(chosen) if hasattr(chosen, "__iter__") else [chosen]
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return sizes
 
-    def _checked_weight(self, given: Any, X: Any, y: Array) -> Any:
+    def _checked_weight(self, sample_weight: Any, X: Any, y: Array) -> Any:
         """Return the rows' weights, shape (n_samples,), or None for rows that count alike."""
-        weight = None if given is None else _check_sample_weight(given, X)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         return self._of_classes(weight, X, y)
 
     def _of_classes(self, weight: Any, X: Any, y: Array) -> Any:

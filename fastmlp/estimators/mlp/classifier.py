@@ -26,7 +26,7 @@ from fastmlp.estimators.common import (
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.fitting.epochs import accuracy, reports_of
-from fastmlp.estimators.mlp.fitting.rows import Over
+from fastmlp.estimators.mlp.fitting.rows import SourceOptions
 from fastmlp.estimators.mlp.fitting.to_core import loss_of_classifier
 from fastmlp.estimators.sklearn_bases import _fit_context
 from fastmlp.network.precision import ComputeDTypes
@@ -216,7 +216,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        over = Over(target, buffer_rows, classes)
+        over = SourceOptions(target, buffer_rows, classes)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
     def predict(self, X: Table) -> Array:

@@ -56,7 +56,7 @@ def value_from(spelled: Any, own: Own) -> Any:
         If the form is not valid.
     """
     if isinstance(spelled, list):
-        return [value_from(each, own) for each in spelled]
+        return [value_from(entry, own) for entry in spelled]
     if not isinstance(spelled, dict):
         return spelled
     ((form, content),) = spelled.items()
@@ -68,7 +68,7 @@ def _of_float(value: float) -> Any:
 
 
 def _of_each(values: Any) -> list[Any]:
-    return [of_value(each) for each in values]
+    return [of_value(entry) for entry in values]
 
 
 def _float_from(name: Any, own: Own) -> float:
@@ -94,7 +94,7 @@ _SPELLERS: dict[Any, Callable[[Any], Any]] = {
 }
 _READERS: dict[str, Callable[[Any, Own], Any]] = {
     "float": _float_from,
-    "tuple": lambda content, own: tuple(value_from(each, own) for each in content),
+    "tuple": lambda content, own: tuple(value_from(entry, own) for entry in content),
     "dict": lambda content, own: {
         value_from(key, own): value_from(value, own) for key, value in content
     },
@@ -193,9 +193,9 @@ def of_optimizer(optimizer: Any) -> dict[str, Any]:
     if isinstance(optimizer, to_core.CoreOptimizer):
         return {"kind": "core", "core": codec.of_optimizer(optimizer.core), "t": optimizer.t}
     kind = "sgd" if isinstance(optimizer, SGDOptimizer) else "adam"
-    told = {name: _plain(name, getattr(optimizer, name)) for name in FIELDS[kind]}
+    settings = {name: _plain(name, getattr(optimizer, name)) for name in FIELDS[kind]}
     now = {"learning_rate": float(optimizer.learning_rate), "t": to_core.steps_of(optimizer)}
-    return {"kind": kind, **told, **now}
+    return {"kind": kind, **settings, **now}
 
 
 def optimizer_from(spelled: Mapping[str, Any], own: Mapping[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from fastmlp.estimators.sklearn_bases import (
 from fastmlp.network.state import NetState
 
 
-class Quick(NamedTuple):
+class QuickPredictor(NamedTuple):
     """The predictor of the last small batch, with the net and settings that it is valid for."""
 
     state: NetState
@@ -44,7 +44,7 @@ class PredictionCache:
     """
 
     buffers: FreeList
-    quick: Quick | None
+    quick: QuickPredictor | None
 
     def __init__(self) -> None:
         self.buffers = FreeList()
@@ -97,7 +97,7 @@ class Predictions(ClassNamePrefixFeaturesOutMixin, _SetOutputMixin):
         predictor = engine.predictor(flat)
         predictor.write(engine.features(X), out)
         if cache is not None and predictor.is_quick and flat is state.parameters:
-            cache.quick = Quick(state, predictor, self.activation, self.out_activation_)
+            cache.quick = QuickPredictor(state, predictor, self.activation, self.out_activation_)
         return out
 
     def _quick_outputs(self, X: Any) -> Array | None:

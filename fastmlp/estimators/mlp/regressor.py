@@ -25,7 +25,7 @@ from fastmlp.estimators.common import (
 )
 from fastmlp.estimators.mlp.base import CompiledMLP
 from fastmlp.estimators.mlp.fitting.epochs import r2, reports_of
-from fastmlp.estimators.mlp.fitting.rows import Over
+from fastmlp.estimators.mlp.fitting.rows import SourceOptions
 from fastmlp.estimators.mlp.fitting.to_core import (
     OF_REGRESSORS,
     checked_targets,
@@ -225,7 +225,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)
-        over = Over(target, buffer_rows)
+        over = SourceOptions(target, buffer_rows)
         return self._fit(X, y, sample_weight, validation=rows, reports=reports, over=over)
 
     @available_if(lambda estimator: estimator._check_solver())

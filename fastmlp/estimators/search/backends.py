@@ -174,8 +174,8 @@ def _cost_of_fit(estimator: Any, X: Any, *, parameters: Any, train: Any, **more:
     trial = estimator
     for part in _parts(estimator):
         trial = part
-    told = {name.rpartition("__")[2]: value for name, value in (parameters or {}).items()}
-    settings = _Settings({**trial.get_params(deep=False), **told})
+    own = {name.rpartition("__")[2]: value for name, value in (parameters or {}).items()}
+    settings = _Settings({**trial.get_params(deep=False), **own})
     return fit_cost(settings, len(train), X.shape[1] if len(X.shape) > 1 else 1)
 
 
@@ -193,7 +193,7 @@ class _Settings:
         self.__dict__.update(settings)
 
 
-class Sent(SubmittedCall):
+class SubmittedFit(SubmittedCall):
     """A call for a worker, with its result when it has one."""
 
     def __init__(self, func: Any, callback: Any, bar: FitBar) -> None:
@@ -221,14 +221,14 @@ class ClusterBackend(PoolBackend):
     def __init__(self, cluster: Cluster, bar: FitBar, nesting_level: int = 0) -> None:
         super().__init__(cluster.n_at_once, bar, nesting_level)
         self._cluster = cluster
-        self._sent: list[Sent] = []
+        self._sent: list[SubmittedFit] = []
 
     def submit(self, func: Any, callback: Any = None) -> SubmittedCall:
         """Collect a call; it runs when all are collected."""
         if not _are_fits(func):
             return super().submit(func, callback)
         self._bar.expect()
-        call = Sent(func, callback, self._bar)
+        call = SubmittedFit(func, callback, self._bar)
         self._sent.append(call)
         return call
 
@@ -249,7 +249,7 @@ class ClusterBackend(PoolBackend):
         self._sent = []
         super().abort_everything(ensure_ready)
 
-    def _run(self, sent: Sequence[Sent]) -> None:
+    def _run(self, sent: Sequence[SubmittedFit]) -> None:
         # Each group's copy of it is shared by the trials of the group.
         shared = Trials()
         tasks = [Task(call.cost, shared.task(call.items)) for call in sent]
@@ -270,13 +270,13 @@ def _is_fit(call: Callable[..., Any]) -> bool:
     return getattr(call, "function", 0) is _fit_and_score
 
 
-def _data_of(sent: Sequence[Sent]) -> list[Any]:
+def _data_of(sent: Sequence[SubmittedFit]) -> list[Any]:
     """The objects that several fits hold: X, y, rows, and arrays as long as X."""
-    found: dict[int, Any] = {}
+    shared: dict[int, Any] = {}
     for call in sent:
         for _, (_, X, y), named in call.items:
             of_rows = [*named["fit_params"].values(), *named["score_params"].values()]
-            for each in (X, y, named["train"], named["test"], *of_rows):
-                if hasattr(each, "shape") or isinstance(each, list):
-                    found[id(each)] = each
-    return list(found.values())
+            for value in (X, y, named["train"], named["test"], *of_rows):
+                if hasattr(value, "shape") or isinstance(value, list):
+                    shared[id(value)] = value
+    return list(shared.values())

@@ -121,12 +121,12 @@ class Trials:
                 others = fold._replace(test=fold.train, targets=fold.y[fold.train])
                 named["test"] = named["train"]
                 result["train_scores"] = scores(others, estimator, X, y, **named)
-        told = {
+        optional = {
             "n_test_samples": len(fold.test),
             "parameters": parameters,
             "estimator": estimator,
         }
-        result |= {name: it for name, it in told.items() if named.get(f"return_{name}")}
+        result |= {name: it for name, it in optional.items() if named.get(f"return_{name}")}
         if named.get("return_times"):
             result |= {"fit_time": middle - begin, "score_time": end - middle}
         return result
@@ -183,7 +183,7 @@ def checked(estimator: Any, X: Any, y: Any) -> tuple[Array, Array] | None:
 
 
 def make_fold(
-    estimator: Any, data: tuple[Array, Array], given: tuple[Any, Any], train: Any, test: Any
+    estimator: Any, data: tuple[Array, Array], originals: tuple[Any, Any], train: Any, test: Any
 ) -> Fold | None:
     """Return a fold, with the attributes that an unfitted estimator takes from its rows, or None.
 
@@ -193,7 +193,7 @@ def make_fold(
     before = dict(vars(estimator))
     rows = np.arange(len(X), dtype=np.int64)[train]
     try:
-        dtype, table = derive_form(estimator, *given, rows)
+        dtype, table = derive_form(estimator, *originals, rows)
     except (TypeError, ValueError):
         return None
     if dtype != X.dtype:

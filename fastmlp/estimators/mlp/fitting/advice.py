@@ -38,8 +38,8 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
     try:
         check()
     except InvalidParameterError as error:
-        found = re.match(r"The '(\w+)' parameter", str(error))
-        name = found[1] if found else ""
+        match = re.match(r"The '(\w+)' parameter", str(error))
+        name = match[1] if match else ""
         advice = _advice(name, getattr(estimator, name, None), estimator)
         if advice:
             error.args = (f"{error} {advice}",)
@@ -57,17 +57,17 @@ def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
     ValueError
         If an entry is masked.
     """
-    for name, given in {"X": X, **others}.items():
-        validation.unmasked(given, type(estimator).__name__, name)
+    for name, array in {"X": X, **others}.items():
+        validation.unmasked(array, type(estimator).__name__, name)
     try:
         yield
     except ValueError as error:
         if str(error).startswith(NO_NUMBER):
-            told = hints.of_kind(X, np.asarray(X), "X")
+            hint = hints.of_kind(X, np.asarray(X), "X")
             if hasattr(X, "columns"):
-                error.args = (f"{error}{told}",)
+                error.args = (f"{error}{hint}",)
             else:
-                error.add_note(f"X holds {told.lstrip(': ')}")
+                error.add_note(f"X holds {hint.lstrip(': ')}")
         raise
 
 

@@ -96,8 +96,8 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
     if y is None and weight is None and is_source(X):
         return rows_of_source(estimator, X)
     if X is None or y is None:
-        given, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
-        raise ValueError(f"{given} is provided, but {lacks} was not provided.")
+        present, lacks = ("y_val", "X_val") if X is None else ("X_val", "y_val")
+        raise ValueError(f"{present} is provided, but {lacks} was not provided.")
     dtype = (np.float64, np.float32)
     with checking(estimator, X, y_val=y, sample_weight_val=weight):
         X, y = validate_data(
@@ -120,22 +120,22 @@ def validation_rows(estimator: Any, X: Any, y: Any, weight: Any) -> RowSubset | 
 
 def hold_out(
     estimator: Any,
-    its: RowSubset | None,
+    held_out: RowSubset | None,
     part: RowSubset,
     data: Data,
     state: NetState,
     engine: Engine[Any],
 ) -> HeldOut | None:
     """Return the rows to validate on, or None if there are none."""
-    if its is None:
+    if held_out is None:
         return None
     if estimator.validation_loss_curve_ is None:
         estimator.validation_loss_curve_ = []
     estimator._best_coefs = [coef.copy() for coef in state.weights]
     estimator._best_intercepts = [intercept.copy() for intercept in state.biases]
     # If both are subsets of one table, targets and weights in the core's form are shared too.
-    own = data._replace(rows=its.rows) if its.shares(part) else its.data(engine)
-    return HeldOut(estimator, its, own, state, engine)
+    own = data._replace(rows=held_out.rows) if held_out.shares(part) else held_out.data(engine)
+    return HeldOut(estimator, held_out, own, state, engine)
 
 
 def accuracy(outputs: Array, targets: Array, weight: Any, *, one_hot: bool) -> float:
@@ -239,9 +239,9 @@ class Reports:
     def _second_line(self) -> str:
         history, seconds = self._history, time.perf_counter() - self._start
         rate, losses = history.learning_rate[-1], history.validation_loss
-        told = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
-        told += [f"validation loss = {losses[-1]:.8f}"] if losses else []
-        return f"    {', '.join(told)}"
+        parts = [f"{seconds:.2f} s", *([] if rate != rate else [f"rate = {rate:.6g}"])]
+        parts += [f"validation loss = {losses[-1]:.8f}"] if losses else []
+        return f"    {', '.join(parts)}"
 
     def _call_back(self, state: NetState) -> bool:
         history = self._history
@@ -283,9 +283,9 @@ def listeners(callbacks: Any, who: str) -> tuple[Callback, ...]:
     """Check callbacks; those of `MLP` that need its monitors are refused."""
     if isinstance(callbacks, Iterator):
         callbacks = list(callbacks)
-    for one in callbacks if isinstance(callbacks, Iterable) else (callbacks,):
+    for callback in callbacks if isinstance(callbacks, Iterable) else (callbacks,):
         for kind, instead in INSTEAD.items():
-            if one is kind or isinstance(one, kind):
+            if callback is kind or isinstance(callback, kind):
                 owner = who.removesuffix(".fit")
                 raise TypeError(
                     f"{who}: {kind.__name__} is for MLP.fit; write {owner}({instead}) instead"

@@ -50,23 +50,23 @@ def stand_in(state: NetState, coefs: Sequence[Array], intercepts: Sequence[Array
     """Return True if these lists hold the views of the state and no other arrays."""
     if len(coefs) != len(state.weights) or len(intercepts) != len(state.biases):
         return False
-    for mine, its in zip(state.weights, coefs, strict=True):
-        if mine is not its:
+    for mine, theirs in zip(state.weights, coefs, strict=True):
+        if mine is not theirs:
             return False
-    return all(mine is its for mine, its in zip(state.biases, intercepts, strict=True))
+    return all(mine is theirs for mine, theirs in zip(state.biases, intercepts, strict=True))
 
 
 def write_back(state: NetState, coefs: list[Array], intercepts: list[Array]) -> None:
     """Write the parameters into the arrays of these lists; an array that cannot hold them is
     replaced by the view."""
-    for views, its in ((state.weights, coefs), (state.biases, intercepts)):
+    for views, arrays in ((state.weights, coefs), (state.biases, intercepts)):
         for i, view in enumerate(views):
-            if its[i] is view:
+            if arrays[i] is view:
                 continue
-            if can_hold(its[i], view):
-                its[i][...] = view
+            if can_hold(arrays[i], view):
+                arrays[i][...] = view
             else:
-                its[i] = view
+                arrays[i] = view
 
 
 def take_slots(state: NetState, before: NetState | None) -> None:
@@ -127,7 +127,7 @@ def dtype_of(*arrays: Array) -> np.dtype[Any]:
     return np.dtype(np.float64)
 
 
-class Spelled(NamedTuple):
+class LossForNet(NamedTuple):
     """An estimator's loss in the words of `MLP`.
 
     Attributes
@@ -188,24 +188,24 @@ def net_around(estimator: Any, state: NetState) -> MLP:
     return net
 
 
-def spelled(estimator: Any, n_outputs: int) -> Spelled:
+def spelled(estimator: Any, n_outputs: int) -> LossForNet:
     """Return an estimator's loss as `MLP` is given it, for a net of so many outputs."""
     match estimator.out_activation_:
         case "softmax":
-            return Spelled("cross_entropy")
+            return LossForNet("cross_entropy")
         case "logistic":
-            return Spelled("binary_cross_entropy", 1 / n_outputs)
+            return LossForNet("binary_cross_entropy", 1 / n_outputs)
     match estimator.loss:
         case "squared_error":
             # The gradient there is that of half the sum over outputs.
-            return Spelled("mse", 2 / n_outputs)
+            return LossForNet("mse", 2 / n_outputs)
         case "poisson":
-            return Spelled("poisson", 1 / n_outputs)
+            return LossForNet("poisson", 1 / n_outputs)
         case "quantile":
-            return Spelled(Quantile(estimator.quantile))
+            return LossForNet(Quantile(estimator.quantile))
         case "tweedie":
-            return Spelled(Tweedie(estimator.power))
-    return Spelled(estimator.loss)
+            return LossForNet(Tweedie(estimator.power))
+    return LossForNet(estimator.loss)
 
 
 # Attributes that training leaves, and predictions do not need.

@@ -105,14 +105,14 @@ def derive_form(estimator: Any, X: Any, y: Any, rows: RowIndex) -> tuple[np.dtyp
         If the estimator does not take such targets.
     """
     n, n_samples = len(rows), _num_samples(X)
-    its = X if n == n_samples else _safe_indexing(X, slice(n) if n < n_samples else rows)
-    checked, targets = estimator._validate_input(its, _safe_indexing(y, rows), False, reset=True)
+    subset = X if n == n_samples else _safe_indexing(X, slice(n) if n < n_samples else rows)
+    checked, targets = estimator._validate_input(subset, _safe_indexing(y, rows), False, reset=True)
     table = np.zeros((n_samples, targets.size // n), targets.dtype)
     table[rows] = targets.reshape(n, -1)
     return checked.dtype, table
 
 
-class Over(NamedTuple):
+class SourceOptions(NamedTuple):
     """Arguments of a fit that are for a source."""
 
     target: Any = None
@@ -130,8 +130,8 @@ class Over(NamedTuple):
         if self.target is not None or (y is None and is_source(X)):
             return True
         unnamed(y, who)
-        for name, given in self._asdict().items():
-            if given is not None:
+        for name, value in self._asdict().items():
+            if value is not None:
                 raise ValueError(f"{who}: {name} is for a source, such as Blocks; X is none")
         return False
 
@@ -146,11 +146,11 @@ class Over(NamedTuple):
         return tabled(X, None, self.target, who, known), None, weight
 
 
-ARRAYS = Over()
+ARRAYS = SourceOptions()
 
 
 def feed_of(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, over: Over, *, first_pass: bool
+    estimator: Any, X: Any, y: Any, sample_weight: Any, over: SourceOptions, *, first_pass: bool
 ) -> Feed:
     """Return the feed of a source, its first buffer filled.
 
@@ -259,15 +259,15 @@ class _Conversion:
             )
         if several or (classes is not None and weight != "balanced"):
             return None if several else classes
-        found, counts = list[Any](), Counter[Any]()
+        labels, counts = list[Any](), Counter[Any]()
         for y in targets_of(source, self._who):
             present, n = np.unique(y, return_counts=True)
-            found.append(present)
+            labels.append(present)
             counts.update(dict(zip(present.tolist(), n.tolist(), strict=True)))
         if weight == "balanced":
             n_rows = counts.total()
-            self._class_weight = {one: n_rows / (len(counts) * n) for one, n in counts.items()}
-        return np.unique(np.concatenate(found)) if classes is None else classes
+            self._class_weight = {label: n_rows / (len(counts) * n) for label, n in counts.items()}
+        return np.unique(np.concatenate(labels)) if classes is None else classes
 
     def first(self, first: Piece, classes: Any) -> Rows | None:
         """Set on the estimator what a fit derives from its first block; return its rows."""
@@ -275,7 +275,7 @@ class _Conversion:
         if is_classifier(estimator):
             labels = y if classes is None else classes
             if type_of_target(labels).startswith("continuous"):
-                value = next(one for one in np.ravel(labels) if one % 1)
+                value = next(number for number in np.ravel(labels) if number % 1)
                 raise ValueError(
                     f"{self._who}: the target holds numbers with fractions, such as {value:.6g}, "
                     "no classes; of numbers use MLPRegressor"
@@ -313,9 +313,9 @@ class _Conversion:
     def _rows(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Rows:
         estimator, classifies = self._estimator, is_classifier(self._estimator)
         kinds, numeric = (np.float64, np.float32), not classifies
-        how: dict[str, Any] = {"multi_output": True, "dtype": kinds, "y_numeric": numeric}
+        options: dict[str, Any] = {"multi_output": True, "dtype": kinds, "y_numeric": numeric}
         # Blocks have no names of columns, which `validate_data` would warn of.
-        X, y = check_X_y(X, y, estimator=estimator, **how)
+        X, y = check_X_y(X, y, estimator=estimator, **options)
         if reset:
             vars(estimator).pop("feature_names_in_", None)
             estimator.n_features_in_ = X.shape[1]

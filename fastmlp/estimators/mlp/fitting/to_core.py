@@ -106,11 +106,11 @@ def loss_of_regressor(estimator: Any) -> Loss:
 
 def loss_of_classifier(estimator: Any) -> Loss:
     """Return the loss of a classifier, by its output activation; sums over labels, as there."""
-    one = estimator.out_activation_ == "softmax"
+    is_softmax = estimator.out_activation_ == "softmax"
     if estimator.label_smoothing > 0:
-        name = "cross_entropy" if one else "binary_cross_entropy"
+        name = "cross_entropy" if is_softmax else "binary_cross_entropy"
         return Smoothed(name, float(estimator.label_smoothing)).loss._replace(over_outputs="sum")
-    return SKLEARN_LOSSES["log_loss" if one else "binary_log_loss"]
+    return SKLEARN_LOSSES["log_loss" if is_softmax else "binary_log_loss"]
 
 
 def checked_targets(regressor: Any, y: Any) -> Array:
@@ -185,9 +185,9 @@ def new_optimizer(estimator: Any) -> Any:
     rate = estimator.learning_rate_init
     # Not by `Optimizer`, a protocol: to look for its members takes 25 us.
     if isinstance(estimator.solver, type):
-        wanted = f"{estimator.solver.__name__}(...)"
+        example = f"{estimator.solver.__name__}(...)"
         raise TypeError(
-            f"{type(estimator).__name__}: solver must be an optimizer, not its class: {wanted}"
+            f"{type(estimator).__name__}: solver must be an optimizer, not its class: {example}"
         )
     if not isinstance(estimator.solver, str):
         return CoreOptimizer(estimator.solver)
@@ -241,8 +241,8 @@ def with_average(core: Optimizer, estimator: Any) -> Optimizer:
             f"{who}: give average={estimator.average!r} or an optimizer that averages, not both: "
             f"solver={core!r}"
         )
-    its: Any = core
-    return cast(Optimizer, replace(its, average=estimator.average))
+    settings: Any = core
+    return cast(Optimizer, replace(settings, average=estimator.average))
 
 
 def for_net(estimator: Any) -> Optimizer:
@@ -341,9 +341,9 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
     if not names_in_use(estimator):
         return None
     dropout = estimator.dropout
-    each = dropout.tolist() if isinstance(dropout, np.ndarray) else dropout
+    rates = dropout.tolist() if isinstance(dropout, np.ndarray) else dropout
     n_hidden = len(estimator._hidden_sizes())
-    return dropout_of(each, estimator.input_dropout, estimator.input_noise, n_hidden)
+    return dropout_of(rates, estimator.input_dropout, estimator.input_noise, n_hidden)
 
 
 def in_training(estimator: Any, network: Network) -> Network:
@@ -354,8 +354,8 @@ def in_training(estimator: Any, network: Network) -> Network:
     ValueError
         If it is to round, and parameters of an earlier fit are float64.
     """
-    who, given = type(estimator).__name__, estimator.compute_dtype
-    computed = precision.compute_dtype(given, network.layout.sizes, network.dtype, who)
+    who, compute_dtype = type(estimator).__name__, estimator.compute_dtype
+    computed = precision.compute_dtype(compute_dtype, network.layout.sizes, network.dtype, who)
     return network._replace(dropout=dropout_of_estimator(estimator), compute_dtype=computed)
 
 
