@@ -46,8 +46,8 @@ def seeds_of(seed: Any, generator: np.random.Generator) -> Any:
     """
     if isinstance(seed, np.random.SeedSequence):
         return deepcopy(seed)
-    found = getattr(generator.bit_generator, "seed_seq", None)
-    return found if hasattr(found, "spawn") else np.random.SeedSequence()
+    sequence = getattr(generator.bit_generator, "seed_seq", None)
+    return sequence if hasattr(sequence, "spawn") else np.random.SeedSequence()
 
 
 def state_of(generator: np.random.Generator) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def random_state_from(state: Any) -> np.random.RandomState:
 
 
 def pickled(random: np.random.Generator | np.random.RandomState) -> Any:
-    """Return what stands for a generator in a pickle: its state, or itself if its kind is unknown.
+    """A generator's state for a pickle, or the generator itself if its kind is unknown.
 
     NumPy 1.26 does not load the generators that NumPy 2 pickles. Nets that share a generator have
     one each after a pickle.

@@ -121,7 +121,7 @@ class ClientWatch:
         )
 
     def next(self, arriving: "SimpleQueue[Any]") -> Any:
-        """Return what arrives next.
+        """The next object that arrives.
 
         Raises
         ------
@@ -134,9 +134,9 @@ class ClientWatch:
         """
         while True:
             with suppress(Empty):
-                found = arriving.get(timeout=LOOK_SECONDS)
+                arrived = arriving.get(timeout=LOOK_SECONDS)
                 self._idle = 0.0
-                return found
+                return arrived
             self.check()
             self._idle += LOOK_SECONDS
             if self._idle > self.limit:
@@ -160,14 +160,14 @@ class ClientWatch:
             )
 
     def within(self, seconds: float, call: Callable[[], Any], complaint: str) -> Any:
-        """Return what a call to the cluster returns, which may hang for ever.
+        """The result of a call to the cluster, which may hang for ever.
 
         Raises
         ------
         ConnectionError
             If the scheduler goes away, or the client is closed.
         TimeoutError
-            If it takes longer; `told` is the message's beginning. Its thread is left behind.
+            If it takes longer; `complaint` is the message's beginning. Its thread is left behind.
         """
         answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
@@ -181,9 +181,9 @@ class ClientWatch:
         waited = 0.0
         while True:
             with suppress(Empty):
-                found, error = answers.get(timeout=LOOK_SECONDS)
+                answer, error = answers.get(timeout=LOOK_SECONDS)
                 if error is None:
-                    return found
+                    return answer
                 self.check()
                 raise error
             self.check()
@@ -196,15 +196,18 @@ class ClientWatch:
 
     def _silent(self) -> str:
         """Return the workers that the scheduler has not heard of lately, as text."""
-        told: SimpleQueue[Any] = SimpleQueue()
-        ask = lambda: told.put(self._client.scheduler_info())  # noqa: E731
+        answers: SimpleQueue[Any] = SimpleQueue()
+        ask = lambda: answers.put(self._client.scheduler_info())  # noqa: E731
         threading.Thread(target=ask, daemon=True).start()
         with suppress(Empty):
-            its = {
-                name: about["last_seen"] for name, about in told.get(timeout=1.0)["workers"].items()
+            seen_at = {
+                name: about["last_seen"]
+                for name, about in answers.get(timeout=1.0)["workers"].items()
             }
             silent = [
-                name for name, seen in its.items() if seen < max(its.values()) - SILENT_SECONDS
+                name
+                for name, seen in seen_at.items()
+                if seen < max(seen_at.values()) - SILENT_SECONDS
             ]
             return f" (nothing has been heard of {', '.join(silent)})" if silent else ""
         return ""

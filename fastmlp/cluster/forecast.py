@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 class _Meeting:
-    """What the ranks share: a barrier, and a place for what each of them sends."""
+    """The state that ranks share: a barrier, and the array that each of them sends."""
 
     def __init__(self, n: int, timeout: float) -> None:
         self.barrier, self.timeout = threading.Barrier(n), timeout
@@ -68,14 +68,14 @@ class ThreadCommunicator:
         return len(self._meeting.sent)
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send part i of `sendbuf` to rank i; part i of `recvbuf` is what rank i sent here."""
+        """Send part i of `sendbuf` to rank i; part i of `recvbuf` comes from rank i."""
         parts = self._exchanged(sendbuf, recvbuf)
         for part, sent in zip(parts, self._meeting.sent, strict=True):
             part[...] = sent.reshape(parts.shape)[self._rank]
         self._meeting.wait()
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send `sendbuf` to all ranks; part i of `recvbuf` is what rank i sent."""
+        """Send `sendbuf` to all ranks; part i of `recvbuf` comes from rank i."""
         parts = self._exchanged(sendbuf, recvbuf)
         for part, sent in zip(parts, self._meeting.sent, strict=True):
             part[...] = sent.reshape(-1)
@@ -113,7 +113,7 @@ def threads(n: int, *, timeout: float = 600.0) -> list[ThreadCommunicator]:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be.
+        If an argument is of a wrong type or value.
 
     Examples
     --------
@@ -218,7 +218,7 @@ class DelayedCommunicator:
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be.
+        If an argument is of a wrong type or value.
 
     Examples
     --------
@@ -254,17 +254,17 @@ class DelayedCommunicator:
         return self._communicator.Get_size()
 
     def Alltoall(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send part i of `sendbuf` to rank i; part i of `recvbuf` is what rank i sent here."""
+        """Send part i of `sendbuf` to rank i; part i of `recvbuf` comes from rank i."""
         self._communicator.Alltoall(sendbuf, recvbuf)
         self._delay(self._network.alltoall(self.Get_size(), sendbuf.nbytes), sendbuf.nbytes)
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Send `sendbuf` to all ranks; part i of `recvbuf` is what rank i sent."""
+        """Send `sendbuf` to all ranks; part i of `recvbuf` comes from rank i."""
         self._communicator.Allgather(sendbuf, recvbuf)
         self._delay(self._network.allgather(self.Get_size(), recvbuf.nbytes), recvbuf.nbytes)
 
     def Abort(self, errorcode: int = 0) -> None:
-        """Abort what exchanges the messages, if it can."""
+        """Abort the communicator below, if it can."""
         abort = getattr(self._communicator, "Abort", None)
         if abort is not None:
             abort(errorcode)
@@ -285,7 +285,7 @@ class DelayedCommunicator:
 
 @final
 class MirrorCommunicator:
-    """Rank 0 of n, all of which do what this one does: so one rank's work can be timed alone.
+    """Rank 0 of n equal ranks, so that one rank's work can be timed alone.
 
     A rank computes, packs, sums and copies as it would among n. What the others would send is what
     it has sent itself: after an `Alltoall`, an `Allgather` of as many numbers gives the sums of n
@@ -298,7 +298,7 @@ class MirrorCommunicator:
     Raises
     ------
     TypeError, ValueError
-        If `n_ranks` is not what it must be.
+        If `n_ranks` is of a wrong type or value.
 
     Examples
     --------
@@ -329,7 +329,7 @@ class MirrorCommunicator:
         recvbuf.reshape(self._n_ranks, -1)[...] = np.reshape(sendbuf, (self._n_ranks, -1))[0]
 
     def Allgather(self, sendbuf: Array, recvbuf: Array) -> None:
-        """Let each rank's part of `recvbuf` be what it would send."""
+        """Fill `recvbuf` with the parts that the ranks would send."""
         sent, self._sent = self._sent, None
         parts = recvbuf.reshape(self._n_ranks, -1)
         if sent is None or (sent.size, sent.dtype) != (recvbuf.size, recvbuf.dtype):
@@ -441,7 +441,7 @@ def forecast(
     ranks: Sequence[int] = RANKS,
     average_every: int | None = None,
 ) -> Forecast:
-    """Return what a step of `fit` would take on several machines like this one.
+    """Return the time that a step of `fit` would take on several machines like this one.
 
     Fits on one machine are timed, and those of one rank of several, as `MirrorCommunicator` makes
     it, with its share of each batch. To the latter is added what the messages take by
@@ -474,7 +474,7 @@ def forecast(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be, such as fewer rows than a batch; and what `fit`
+        If an argument is of a wrong type or value, such as fewer rows than a batch; and what `fit`
         raises.
 
     See Also
@@ -510,14 +510,14 @@ def forecast(
         speed_up = alone / (step.seconds + step.messages)
         return OfRanks(n, rows, step.seconds, step.messages, step.n_bytes, speed_up)
 
-    found = [n for n in numbers if n <= batch]
-    each_step = [of_ranks(n, None) for n in found]
-    averaged = [of_ranks(n, average_every) for n in found] if average_every else []
+    fitting = [n for n in numbers if n <= batch]
+    each_step = [of_ranks(n, None) for n in fitting]
+    averaged = [of_ranks(n, average_every) for n in fitting] if average_every else []
     return Forecast(alone, each_step, averaged, average_every)
 
 
 class _Step(NamedTuple):
-    """What a step has taken: its computing, its messages, and the bytes that were sent."""
+    """The time of a step, that of its messages, and the bytes sent."""
 
     seconds: float
     messages: float = 0.0
@@ -530,8 +530,8 @@ class _Data:
     def __init__(self, net: MLP, X: Any, y: Any, batch: int, who: str) -> None:
         self.n_steps = len(X) // batch
         if not self.n_steps:
-            told = f"got {len(X)} for a batch_size of {batch}"
-            raise ValueError(f"{who}: X must have the rows of a batch or more, {told}")
+            sizes = f"got {len(X)} for a batch_size of {batch}"
+            raise ValueError(f"{who}: X must have the rows of a batch or more, {sizes}")
         n = self.n_steps * batch
         self._net, self.X, self._y, self._who = copy.copy(net), X[:n], y[:n], who
 
@@ -542,7 +542,7 @@ class _Data:
         comm: DelayedCommunicator | None = None,
         every: int | None = None,
     ) -> _Step:
-        """Return what a step takes in the fastest of some fits on the first rows."""
+        """The time of a step in the fastest of several fits on the first rows."""
         net = copy.copy(self._net)
 
         def fit(epochs: int) -> _Step:
@@ -563,12 +563,12 @@ class _Data:
             return _Step(seconds, now[0] - sent[0], now[1] - sent[1])
 
         fit(1)
-        one = fit(1)
-        n = max(2, round(SECONDS / one.seconds))
+        single = fit(1)
+        n = max(2, round(SECONDS / single.seconds))
         several = min(fit(n) for _ in range(TURNS))
         # What ranks tell each other before the first step is not a step's.
         later = (n - 1) * self.n_steps
-        messages, n_bytes = ((b - a) / later for a, b in zip(one[1:], several[1:], strict=True))
+        messages, n_bytes = ((b - a) / later for a, b in zip(single[1:], several[1:], strict=True))
         return _Step(several.seconds / (n * self.n_steps), messages, n_bytes)
 
 

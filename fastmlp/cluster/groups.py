@@ -1,4 +1,4 @@
-"""Groups of tasks on the workers of a Dask client: what they share is sent once."""
+"""Groups of tasks on the workers of a Dask client: arrays that they share are sent once."""
 
 import io
 import pickle
@@ -25,10 +25,10 @@ from fastmlp.cluster.clients import BYTES_A_SECOND, ClientWatch
 
 
 def pack(content: Any, shared: Sequence[Any]) -> tuple[bytes, list[int]]:
-    """Return an object as bytes, and the places in `shared` of what it holds of them.
+    """An object as bytes, and the places in `shared` of the arrays that it holds.
 
-    What is shared is known by its identity, and is not part of the bytes. Functions of the user's
-    program go along as code.
+    Shared arrays are known by their identity, and are not part of the bytes. Functions of the
+    user's program go along as code.
     """
     from cloudpickle import Pickler
 
@@ -63,7 +63,7 @@ HOST, THREADS = "host", "threads"
 
 
 def facts() -> dict[str, Any]:
-    """Return what may make the bits of a fit differ, and how many threads there are for tasks."""
+    """Versions and hardware that may change the bits of a fit, and the threads for tasks."""
     from fastmlp.compiler.target import vector_bytes  # Numba, which fit_many imports when it trains
 
     libraries = {name: version(name) for name in ("numba", "numpy", "llvmlite")}
@@ -84,11 +84,11 @@ def run_group(
     timeout: float | None,
     *arrays: Any,
 ) -> Any:
-    """Return what the packed function returns, which runs in a pool of its own.
+    """The result of the packed function, which runs in a pool of its own.
 
     Parameters
     ----------
-    packed : bytes, of `payload.pack`
+    packed : bytes, of `pack`
     places : of the arrays in what was packed
     shares : how many threads a task has, by the names of hosts
     timeout : seconds after which `TimeoutError` is raised, or None
@@ -215,12 +215,12 @@ class Cluster:
     def each(
         self, function: Callable[..., Any], *words: Any, seconds: float | None = None
     ) -> dict[str, Any]:
-        """Return what a function returns on each worker, but on those that die meanwhile.
+        """The results of a function by worker, without workers that die meanwhile.
 
         Raises
         ------
         TimeoutError
-            If it takes longer than so many seconds; None: than `waiting.ANSWER_SECONDS`.
+            If it takes longer than so many seconds; None: than `clients.ANSWER_SECONDS`.
         Exception
             What the function raises.
         """

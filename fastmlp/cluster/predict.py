@@ -58,7 +58,7 @@ def predict(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not what it must be, such as an array with columns in several chunks, or
+        If an argument is of a wrong type or value, as columns in several chunks are, or
         a DataFrame that lacks a column. What is wrong with the numbers of a partition is raised
         when it is computed.
     ImportError
@@ -159,5 +159,5 @@ def _of_array(model: Any, rows: Any, probabilities: bool) -> Any:
 
 def _array_predictions(rows: Array, model: Any, method: str, none: Array) -> Array:
     """Return the predictions of a chunk; `none` are those of no rows."""
-    found: Array = getattr(model, method)(rows) if len(rows) else none
-    return found
+    predictions: Array = getattr(model, method)(rows) if len(rows) else none
+    return predictions

@@ -1,4 +1,4 @@
-"""What all estimators share: types of their arguments, warnings, and predictions in batches."""
+"""Shared by all estimators: types of their arguments, warnings, and predictions in batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args
@@ -30,7 +30,7 @@ class Configurable(Protocol):
 
 
 class Splitter(Protocol):
-    """What divides rows into folds, such as `KFold`."""
+    """A splitter of rows into folds, such as `KFold`."""
 
     @property
     def split(self) -> Callable[..., Any]: ...
@@ -97,7 +97,7 @@ class InBatches:
         Raises
         ------
         TypeError, ValueError, ImportError, OSError
-            If rows are not what they must be, pyarrow is missing, or a file cannot be read; when
+            If rows are of a wrong type or value, pyarrow is missing, or a file cannot be read; when
             they are asked for. A note names the rows.
 
         See Also

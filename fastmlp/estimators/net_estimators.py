@@ -226,7 +226,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be, or the classes are not those of the
+            If data or parameters are of a wrong type or value, or the classes are not those of the
             outputs.
         """
         rows, labels = self._checked(X, y, y_numeric=False)
@@ -339,7 +339,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be.
+            If data or parameters are of a wrong type or value.
         """
         rows, targets = self._checked(X, y, y_numeric=True)
         options: dict[str, Any] = {"callbacks": callbacks, "progress": progress}

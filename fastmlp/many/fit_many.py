@@ -227,7 +227,7 @@ def _bar(jobs: Sequence[NetJob], progress: bool) -> AbstractContextManager[Any]:
 
 
 class Call(NamedTuple):
-    """What `fit_many` is given for some nets; see there."""
+    """Arguments of `fit_many` for some nets; see there."""
 
     nets: list[MLP]
     X: Any
@@ -253,7 +253,7 @@ def fit_together(
     n_threads: int | None = None,
     bar: Bar | None = None,
 ) -> list[list[History]]:
-    """Return the histories of each call; the nets keep what they were in their best epochs.
+    """Return the histories of each call; the nets have the parameters of their best epochs.
 
     Calls one after the other would each wait for its last net. The time limit also ends an epoch:
     a net that has no other is as it is then, and its history has no epoch.

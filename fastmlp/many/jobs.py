@@ -54,11 +54,11 @@ class NetJob(NamedTuple):
         return cost_of(self.core.state.layout, self.data.n_rows, self.epochs, self.batch_size)
 
 
-def nets_of(given: Any) -> list[MLP]:
+def nets_of(sequence: Any) -> list[MLP]:
     """Check that the nets are a sequence of different `MLP`; return them as a list."""
-    if isinstance(given, MLP) or not isinstance(given, Iterable):
-        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {given!r}")
-    nets, places = list(given), dict[int, int]()
+    if isinstance(sequence, MLP) or not isinstance(sequence, Iterable):
+        raise TypeError(f"{WHO}: nets must be a sequence of MLP, got {sequence!r}")
+    nets, places = list(sequence), dict[int, int]()
     for i, net in enumerate(nets):
         if not isinstance(net, MLP):
             raise TypeError(f"{WHO}: nets must be a sequence of MLP, but nets[{i}] is {net!r}")
@@ -173,11 +173,11 @@ def who(i: int) -> str:
     return f"{WHO}: nets[{i}]"
 
 
-def each_integer(given: Any, name: str, n: int) -> list[int]:
+def each_integer(values: Any, name: str, n: int) -> list[int]:
     """Return one integer per net, from one for all or from a sequence."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        return [scalars.positive_integer(WHO, name, given)] * n
-    numbers = list(given)
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return [scalars.positive_integer(WHO, name, values)] * n
+    numbers = list(values)
     _as_many(numbers, name, n)
     return [scalars.positive_integer(WHO, f"{name}[{i}]", k) for i, k in enumerate(numbers)]
 
@@ -249,7 +249,7 @@ def jobs_over(
     Raises
     ------
     TypeError, ValueError, ImportError
-        If an argument is not what it must be.
+        If an argument is of a wrong type or value.
     """
     epochs = each_integer(sizes[0], "epochs", len(nets))
     batches = each_integer(sizes[1], "batch_size", len(nets))
@@ -356,7 +356,7 @@ class SharedFeed:
 
 
 class FeedPart:
-    """What one fit sees of a `SharedFeed`: a `Buffers`."""
+    """One fit's view of a `SharedFeed`: a `Buffers`."""
 
     is_whole = False
 

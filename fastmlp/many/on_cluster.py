@@ -1,4 +1,4 @@
-"""The nets of a call in groups on the workers of a Dask cluster; they return what they learnt."""
+"""The nets of a call in groups on the workers of a Dask cluster; their states come back."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,7 +31,7 @@ class Files(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """A net on its way to a worker, and what it is to do there; see `NetJob`."""
+    """A net and its job, as they are pickled for a worker; see `NetJob`."""
 
     net: MLP
     data: Data | None

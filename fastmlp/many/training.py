@@ -261,7 +261,7 @@ def _fit(
 
 
 def concluded(ended: CallOutcomes) -> list[History]:
-    """Return the histories, and warn of what the fits have warned of."""
+    """The histories; the warnings of the fits are repeated here."""
     for i, outcome in enumerate(ended.outcomes):
         for message, category in outcome.warnings if outcome else ():
             warn(f"{who(i)}: {message}", category)

@@ -1,4 +1,4 @@
-"""The losses of a fit, and the curves of what a user has at hand."""
+"""Pictures of the losses of fits, and their curves."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -102,19 +102,19 @@ def best_of(fits: Sequence[Curves]) -> BestEpoch | None:
     """Return the best epoch by scores, else by validation loss, else by training loss; of a fit
     that has kept an epoch, that one."""
     for field, sign in (("scores", -1), ("validation_loss", 1), ("loss", 1)):
-        found = [
+        candidates = [
             BestEpoch(fit, field, value, epoch)
             for fit in fits
             for epoch, value in enumerate(map(float, getattr(fit, field)), 1)
             if np.isfinite(value) and fit.kept in (None, epoch)
         ]
-        if found:
-            return min(found, key=lambda best: sign * best.value)
+        if candidates:
+            return min(candidates, key=lambda best: sign * best.value)
     return None
 
 
 def metric_of(estimator: Any, scoring: Any) -> str:
-    """Return the name of what an estimator's `scoring` measures."""
+    """The name of the metric of an estimator's `scoring`."""
     if isinstance(scoring, str):
         return scoring
     if scoring is not None:
@@ -350,7 +350,7 @@ def _told(drawn: list[Curves]) -> str:
 
 
 def _name_curves(ax: "Axes") -> None:
-    """Draw a legend: of several fits an entry for each, and what solid and dashed lines are."""
+    """Draw a legend: an entry for each of several fits, and for solid and dashed lines."""
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
     dashed = [line for line in lines if str(line.get_label()).endswith(", validation")]
     lines = [line for line in lines if line not in dashed]

@@ -34,7 +34,7 @@ def identity(n_features: int) -> Affine:
 
 
 def affine_of(scaler: Any, name: str, who: str) -> Affine:
-    """Return what a fitted scaler does; `name` is its name in messages.
+    """The product and sum of a fitted scaler; `name` is its name in messages.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def _refuse_tables(model: Any) -> None:
 
 
 class NetLayers(NamedTuple):
-    """The layers of a net that is written to, and what forgets its training state."""
+    """The layers of a net, which are written to, and a function that resets its training."""
 
     weights: Any
     biases: Any
@@ -206,7 +206,7 @@ class NetLayers(NamedTuple):
 
 
 def _nets_in(model: Any) -> list[NetLayers]:
-    """Return the nets in a model; none in what is no fitted model of fastmlp."""
+    """The nets in a fitted model of fastmlp; none in another object."""
     if isinstance(model, MLP):
         state = core_of(model).state
         return [NetLayers(model.weights, model.biases, "", state.restart)]
@@ -239,7 +239,7 @@ def _steps_of(step: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def _of_targets(model: Any) -> tuple[Any, Affine]:
-    """Return the regressor, and what it was trained on: the targets, changed."""
+    """The regressor, and the change of the targets that it was trained on."""
     if not hasattr(model, "regressor_"):
         raise ValueError(f"{WHO}: the TransformedTargetRegressor is not fitted")
     if model.func is not None:
@@ -256,13 +256,13 @@ def _fold_inputs(net: NetLayers, steps: list[tuple[str, Any]], names: Sequence[s
     n_features = len(net.weights[0])
     change = identity(n_features)
     for name, step in steps:
-        its = affine_of(step, name, WHO)
-        if len(its.factor) != n_features:
+        affine = affine_of(step, name, WHO)
+        if len(affine.factor) != n_features:
             raise ValueError(
-                f"{WHO}: {name} scales {count(len(its.factor), 'column')}, but the net has "
+                f"{WHO}: {name} scales {count(len(affine.factor), 'column')}, but the net has "
                 f"{count(n_features, 'input')}"
             )
-        change = change.then(its)
+        change = change.then(affine)
     lost = np.abs(change.shift) * np.finfo(net.weights[0].dtype).eps
     if (lost > LARGEST_ERROR).any():
         worst = int(np.argmax(lost))
@@ -298,11 +298,11 @@ def _assign(array: Any, numbers: Any) -> None:
 
 def _names(model: Any, scalers: list[Any]) -> tuple[str, ...]:
     """Return the names of the columns of the first scaler, or else of the model; or none."""
-    for each in (*scalers[:1], model):
+    for holder in (*scalers[:1], model):
         for attribute in ("feature_names", "feature_names_in_"):
-            found = getattr(each, attribute, None)
-            if found is not None:
-                return tuple(found)
+            names = getattr(holder, attribute, None)
+            if names is not None:
+                return tuple(names)
     return ()
 
 

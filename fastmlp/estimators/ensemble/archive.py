@@ -64,10 +64,10 @@ def unpack(content: Content, own: Mapping[str, Any], n_threads: int | None) -> A
     members = []
     of_members = archive.arrays_at(arrays, "members")
     for i, stored in enumerate(header["members"]):
-        its = archive.content_of(stored, of_members.get(str(i), {}))
-        if its.kind != ensemble.member.__name__:
-            raise FileError(f"a member of kind {its.kind!r} in a file of {content.kind!r}")
-        members.append(archive.unpack(its, own, n_threads))
+        inner = archive.content_of(stored, of_members.get(str(i), {}))
+        if inner.kind != ensemble.member.__name__:
+            raise FileError(f"a member of kind {inner.kind!r} in a file of {content.kind!r}")
+        members.append(archive.unpack(inner, own, n_threads))
     ensemble.estimators_ = members
     ensemble.n_iter_ = np.array([member.n_iter_ for member in members])
     ensemble.n_features_in_ = members[0].n_features_in_

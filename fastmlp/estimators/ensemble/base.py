@@ -118,7 +118,7 @@ class Ensemble(InBatches, WithClient, Settings):
 
 
 class EnsembleFit(NamedTuple):
-    """What to do with a member: its fit to rows that all members share; None: to all of them."""
+    """The fit of a member to some rows of the data that all members share; rows None: to all."""
 
     member: Any
     X: Any
@@ -146,7 +146,7 @@ class EnsembleFit(NamedTuple):
             bar.net_ends(member.max_iter - member.n_iter_)
 
     def there(self) -> dict[str, Any]:
-        """Fit the member on a worker; return what it has learnt, and how it got there."""
+        """Fit the member on a worker; return its attributes, with the state of training."""
         self.run()
         state: dict[str, Any] = self.member.whole_state()
         return state

@@ -96,10 +96,10 @@ class CompiledMLP(Copies, Predictions, InBatches, Overridden):
         "compute_dtype": [StrOptions({*precision.KNOWN}), list, tuple, None],
     }
 
-    def _keep(self, arguments: Mapping[str, Any], theirs: Any) -> None:
-        """Store the arguments of `__init__`: what scikit-learn's class `theirs` has by its own."""
-        names = parameters_of(theirs)
-        theirs.__init__(self, **{name: arguments[name] for name in names})
+    def _keep(self, arguments: Mapping[str, Any], parent: Any) -> None:
+        """Store the arguments of `__init__`, those of scikit-learn's class by its own."""
+        names = parameters_of(parent)
+        parent.__init__(self, **{name: arguments[name] for name in names})
         for name in self._get_param_names():
             if name not in names:
                 setattr(self, name, arguments[name])

@@ -98,7 +98,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, where a parameter is of a wrong type or value.
 
     See Also
     --------
@@ -212,7 +212,7 @@ class MLPClassifier(CompiledMLP, sklearn_bases.MLPClassifier):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be, or the parameters did not stay
+            If data or parameters are of a wrong type or value, or the parameters did not stay
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)

@@ -108,7 +108,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
     Raises
     ------
     sklearn.utils._param_validation.InvalidParameterError
-        By `fit`, where a parameter is not what it must be.
+        By `fit`, where a parameter is of a wrong type or value.
 
     See Also
     --------
@@ -221,7 +221,7 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         Raises
         ------
         TypeError, ValueError
-            If data or parameters are not what they must be, or the parameters did not stay
+            If data or parameters are of a wrong type or value, or the parameters did not stay
             finite.
         """
         rows, reports = (X_val, y_val, sample_weight_val), reports_of(self, callbacks, progress)

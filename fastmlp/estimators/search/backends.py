@@ -209,7 +209,7 @@ class SubmittedFit(SubmittedCall):
 
 
 class ClusterBackend(PoolBackend):
-    """Sends the fits of a search to a cluster; what else joblib is given runs here.
+    """Sends the fits of a search to a cluster; other calls of joblib's run here.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class ClusterBackend(PoolBackend):
 
     @contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        """Run the fits, then what else was collected, while joblib waits inside."""
+        """Run the fits, then the other calls, while joblib waits inside."""
         sent, self._sent = self._sent, []
         if sent:
             self._run(sent)

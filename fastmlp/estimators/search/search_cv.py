@@ -221,7 +221,7 @@ class MLPSearchCV(WithClient, BaseSearchCV):
         return self
 
     def _backend(self, bar: FitBar) -> PoolBackend:
-        """Return what runs the fits: a pool of threads, or a cluster."""
+        """The backend that runs the fits: a pool of threads, or a cluster."""
         cluster = self._cluster("MLPSearchCV.fit")
         if cluster is not None:
             return ClusterBackend(cluster, bar)

@@ -48,7 +48,7 @@ def check_parameters(estimator: Any, check: Callable[[], None]) -> None:
 
 @contextmanager
 def checking(estimator: Any, X: Any, **others: Any) -> Iterator[None]:
-    """Check that no entries of data are masked; say of text in X where it is, and what to do.
+    """Check that no entries of data are masked; add a hint to an error about text in X.
 
     Where columns have no names scikit-learn's words stay as they are, and a note is added.
 
@@ -112,7 +112,7 @@ def warn_of_idle_scoring(estimator: Any) -> None:
 
 
 def _advice(name: str, value: Any, estimator: Any) -> str:
-    """Return what may be meant by a parameter's value, as a sentence, or nothing."""
+    """The suggestion of another value for a parameter, as a sentence, or ""."""
     kind, first = type(estimator).__name__, estimator.hidden_layer_sizes
     if name == "activation" and isinstance(value, int):
         return f"Did you mean {kind}(hidden_layer_sizes=({first!r}, {value!r}))?"

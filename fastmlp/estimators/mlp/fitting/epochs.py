@@ -192,7 +192,7 @@ class Reports:
     Raises
     ------
     TypeError
-        If an argument is not what it must be.
+        If an argument is of a wrong type or value.
     ImportError
         If a bar is asked for without tqdm.
     """
@@ -217,7 +217,7 @@ class Reports:
         return self._bar
 
     def epoch_ends(self, rate: float, state: NetState) -> bool:
-        """Tell of an epoch whose losses and scores the estimator has; return True to stop after it.
+        """Report an epoch that the estimator has recorded; return True to stop after it.
 
         `rate` is the learning rate of its last step, or NaN.
         """
@@ -270,7 +270,7 @@ def print_loss(estimator: Any) -> None:
 
 
 def reports_of(estimator: Any, callbacks: Any, progress: Any) -> Reports | None:
-    """Check the arguments of a fit; return what tells of its epochs, or None if nothing does."""
+    """Check the arguments of a fit; return the reports of its epochs, or None without any."""
     who = f"{type(estimator).__name__}.fit"
     if not hasattr(progress, "update"):
         scalars.boolean(who, "progress", progress)
@@ -310,7 +310,7 @@ class Epochs:
     incremental : bool
         One epoch only, and no warnings.
     reports : Reports, optional
-        What tells of each epoch.
+        Callbacks, bar and lines of each epoch.
     """
 
     # As in scikit-learn: an epoch's loss weighs batches by rows, and a fit that diverges goes on.

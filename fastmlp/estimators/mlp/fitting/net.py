@@ -277,6 +277,6 @@ class Copies:
         return other
 
     def whole_state(self) -> dict[str, Any]:
-        """Return what `__setstate__` takes, with the state of training, for a copy elsewhere."""
+        """The argument of `__setstate__` with the state of training, for a copy elsewhere."""
         state = {name: value for name, value in vars(self).items() if name not in OWN}
         return state | self._slots()

@@ -90,7 +90,7 @@ class RowSubset(NamedTuple):
 
 
 def derive_form(estimator: Any, X: Any, y: Any, rows: RowIndex) -> tuple[np.dtype[Any], Array]:
-    """Set what `fit` derives from some rows of data on an unfitted estimator: labels, names, width.
+    """Set labels, names and width on an unfitted estimator, as its `fit` on some rows would.
 
     X is known to be valid: the first ``len(rows)`` rows stand for `rows`, which would be a copy.
 
@@ -162,7 +162,7 @@ def feed_of(
     Raises
     ------
     TypeError, ValueError, ImportError
-        If the source, or what is in its blocks, is not what it must be.
+        If the source, or a block, has another type, shape or values than `fit` takes.
     """
     who = f"{type(estimator).__name__}.fit"
     known = None if first_pass else getattr(estimator, "feature_names_in_", None)
@@ -171,7 +171,7 @@ def feed_of(
     reading = Reading(int(estimator.max_iter), batch, bool(estimator.shuffle), over.buffer_rows)
     check_source(X, y, sample_weight, reading, who)
     first = _first(opened(X, who), who)
-    # An iterator has lost it.
+    # An iterator cannot be read twice: its first block goes before the others.
     whole = chain([first.content], X) if hasattr(X, "__next__") else X
     classes = estimator.classes_ if not first_pass and is_classifier(estimator) else over.classes
     convert = _Conversion(estimator, who)
@@ -191,7 +191,7 @@ def rows_of_source(estimator: Any, X: Any) -> RowSubset:
     Raises
     ------
     TypeError, ValueError, MemoryError
-        If they are not what they must be, or do not fit into memory.
+        If they have other types, shapes or values than `fit` takes, or do not fit into memory.
     """
     who = f"{type(estimator).__name__}.fit: X_val"
     x, y, weight = all_rows(opened(X, who), _Conversion(estimator, who), who)
@@ -270,7 +270,7 @@ class _Conversion:
         return np.unique(np.concatenate(labels)) if classes is None else classes
 
     def first(self, first: Piece, classes: Any) -> Rows | None:
-        """Set on the estimator what a fit derives from its first block; return its rows."""
+        """Set labels, names and width on the estimator by the first block; return its rows."""
         estimator, y = self._estimator, parts_of(first.content, self._who)[1]
         if is_classifier(estimator):
             labels = y if classes is None else classes
@@ -290,7 +290,7 @@ class _Conversion:
         Raises
         ------
         TypeError, ValueError
-            If they are not what they must be; a note names the block.
+            If they are of a wrong type or value; a note names the block.
         """
         return self._converted(piece, reset=False)
 

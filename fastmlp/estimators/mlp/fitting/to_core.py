@@ -331,12 +331,12 @@ def _is_used(value: Any) -> bool:
 
 
 def dropout_of_estimator(estimator: Any) -> Dropout | None:
-    """Return what the training of an estimator drops and adds; None: nothing.
+    """The dropout and noise of an estimator's training, or None.
 
     Raises
     ------
     TypeError, ValueError
-        If a setting is not what it must be.
+        If a setting is of a wrong type or value.
     """
     if not names_in_use(estimator):
         return None
@@ -347,7 +347,7 @@ def dropout_of_estimator(estimator: Any) -> Dropout | None:
 
 
 def in_training(estimator: Any, network: Network) -> Network:
-    """Return an estimator's network with what training does beside it: drops, and rounds.
+    """An estimator's network with the dropout, noise and precision of training.
 
     Raises
     ------
@@ -360,7 +360,7 @@ def in_training(estimator: Any, network: Network) -> Network:
 
 
 def key_of_fit(estimator: Any) -> Key:
-    """Return a key of what one fit draws, from the random state and the rows seen so far.
+    """The key of the masks and noise of a fit, by the random state and the rows seen so far.
 
     Without them each call of `partial_fit` with "sgd", whose steps are not counted, would draw the
     same masks.
@@ -375,7 +375,7 @@ def check_regularization(estimator: Any) -> None:
     Raises
     ------
     TypeError, ValueError
-        If they are not what they must be, or the solver is "lbfgs".
+        If they are of a wrong type or value, or the solver is "lbfgs".
     """
     average, computed = (
         [] if getattr(estimator, name) is None else [name] for name in ("average", "compute_dtype")
