@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 
 from fastmlp._process import task_pool
 from fastmlp.estimators.common import InBatches, Table
-from fastmlp.estimators.mlp.fitting.to_core import pinball_score
+from fastmlp.estimators.mlp.fitting.to_core import pinball_score, squeezed
 from fastmlp.estimators.sklearn_bases import (
     BaseEstimator,
     ClassifierMixin,
@@ -361,11 +361,11 @@ class NetRegressor(RegressorMixin, NetEstimator):
         """
         outputs = self._predictions(X)
         if self._loss().link == "mean_std":
-            mean, deviation = _squeezed(outputs[:, ::2]), _squeezed(outputs[:, 1::2])
+            mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
             return (mean, deviation) if return_std else mean
         if return_std:
             raise ValueError("NetRegressor.predict: return_std=True needs loss='gaussian_nll'")
-        return _squeezed(outputs)
+        return squeezed(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 of the predictions; of `Quantile` the negative mean pinball loss.
@@ -381,10 +381,6 @@ class NetRegressor(RegressorMixin, NetEstimator):
             return float(super().score(X, y, sample_weight))
         targets = np.asarray(y, np.float64).reshape(len(y), -1)
         return pinball_score(self._predictions(X), targets, sample_weight, settings.levels)
-
-
-def _squeezed(outputs: Array) -> Array:
-    return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
 def estimator_of(

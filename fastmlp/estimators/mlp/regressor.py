@@ -32,6 +32,7 @@ from fastmlp.estimators.mlp.fitting.to_core import (
     loss_of_regressor,
     pinball_score,
     quantile_score,
+    squeezed,
 )
 from fastmlp.estimators.sklearn_bases import _fit_context, available_if
 from fastmlp.network.precision import ComputeDTypes
@@ -271,14 +272,14 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
         if self.loss == "gaussian_nll":
             check_is_fitted(self)
             outputs = self._outputs(self._validated_rows(X)) if outputs is None else outputs
-            mean, deviation = _squeezed(outputs[:, ::2]), _squeezed(outputs[:, 1::2])
+            mean, deviation = squeezed(outputs[:, ::2]), squeezed(outputs[:, 1::2])
             return (mean, deviation) if return_std else mean
         if return_std:
             raise ValueError(
                 f"MLPRegressor.predict: return_std=True needs loss='gaussian_nll', got loss="
                 f"{self.loss!r}"
             )
-        return super().predict(X) if outputs is None else _squeezed(outputs)
+        return super().predict(X) if outputs is None else squeezed(outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R2 of the predictions; for ``loss="quantile"`` the negative mean pinball loss.
@@ -332,7 +333,3 @@ class MLPRegressor(CompiledMLP, sklearn_bases.MLPRegressor):
             )
         X, y = super()._validate_input(X, y, incremental, reset)
         return X, checked_targets(self, y)
-
-
-def _squeezed(outputs: Array) -> Array:
-    return outputs[:, 0] if outputs.shape[1] == 1 else outputs

@@ -138,6 +138,11 @@ def checked_targets(regressor: Any, y: Any) -> Array:
     return dense
 
 
+def squeezed(outputs: Array) -> Array:
+    """One column as a vector, shape (n_rows,); several as they are, shape (n_rows, n)."""
+    return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+
+
 def pinball_score(outputs: Array, targets: Array, weight: Any, levels: Any) -> float:
     """Return the negative mean pinball loss, over levels or outputs, and rows."""
     error = targets - outputs
