@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastmlp._process import memory
+from fastmlp.data.places import require_target
 from fastmlp.tabular.batches import Batches
 
 # A fit grew by 4 to 7 bytes for each byte of the columns, 300,000 rows of 20 and of 10 numbers.
@@ -37,13 +38,14 @@ class Room:
             raise TooLarge(f"more than {memory.readable(self._most)} of columns")
 
 
-def read(given: Any, beside: list[str], who: str) -> Any:
+def read(given: Any, beside: list[str], who: str, target: str | None) -> Any:
     """Return files, or what a query has, as a table of Arrow.
 
     Parameters
     ----------
     given : what `source_of` takes
     beside : names of columns that are no inputs: integers in CSV stay what they are
+    target : the one of them in which no value may be missing
 
     Raises
     ------
@@ -57,6 +59,8 @@ def read(given: Any, beside: list[str], who: str) -> Any:
     room, rows = Room(memory.available()), list[Any]()
     try:
         for batch in Batches(given, who, None, beside):
+            if target is not None:
+                require_target(batch.column(target), target, batch.where)
             room.take(batch.rows.nbytes)
             rows.append(pyarrow.Table.from_batches([batch.rows]))
     except TooLarge as error:

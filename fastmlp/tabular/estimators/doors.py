@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastmlp.data.arrow import FILES, imported, is_lazy, is_table, paths_of
+from fastmlp.data.places import lacking
 from fastmlp.tabular.batches import require
-from fastmlp.tabular.estimators.targets import Given
+from fastmlp.tabular.estimators.targets import Given, array, missing
 from fastmlp.tabular.in_memory import is_rows
 from fastmlp.tabular.loading import read
 
@@ -37,7 +38,17 @@ def opened(X: Any, y: Any, given: Given, who: str) -> tuple[Any, Any, Given]:
         validated["y_val"] = target
     X_val, more = _taken(given.X_val, validated, f"{who}: X_val")
     y = found.pop("y", y)
+    if target is not None:
+        _require_targets(y, target, who)
     return X, y, given._replace(**found, **more, X_val=X_val)
+
+
+def _require_targets(y: Any, target: str, who: str) -> None:
+    """Check that no value of the target's column is missing, in the words of all readers."""
+    values = array(y)
+    if values.ndim == 1 and (gaps := missing(values)).any():
+        first = f"row {int(gaps.argmax())}"
+        raise ValueError(f"{who}: {lacking(target, int(gaps.sum()), first)}")
 
 
 def in_training_order(X: Any, columns: Sequence[str]) -> Any:
@@ -87,13 +98,13 @@ def _taken(X: Any, named: dict[str, Any], who: str) -> tuple[Any, dict[str, Any]
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         require(chosen, list(map(str, X.columns)), who)
         return X.drop(columns=chosen), {word: X[name] for word, name in names.items()}
-    table = _table(X, chosen, who)
+    table = _table(X, chosen, who, names.get("y", names.get("y_val")))
     require(chosen, table.column_names, who)
     columns = {word: table.column(name) for word, name in names.items()}
     return table.drop_columns(chosen), columns
 
 
-def _table(X: Any, beside: list[str], who: str) -> Any:
+def _table(X: Any, beside: list[str], who: str, target: str | None) -> Any:
     """Return a table of Arrow of what is no frame of pandas."""
     if isinstance(X, imported(who).Table):
         return X
@@ -101,4 +112,4 @@ def _table(X: Any, beside: list[str], who: str) -> Any:
         return imported(who).table(X)
     if paths_of(X) is None and not is_table(X) and not is_lazy(X):
         raise TypeError(f"{who}: target= goes with files and tables; got {type(X).__name__}")
-    return read(X, beside, who)
+    return read(X, beside, who, target)

@@ -43,18 +43,34 @@ def vector(y: Any, n_rows: int, who: str, name: str = "y") -> Array:
     if y is None:
         raise ValueError(f"{who}: requires y to be passed, but the target y is None")
     validation.unmasked(y, who, name)
-    if hasattr(getattr(y, "type", None), "index_type"):
-        # NumPy takes a null of Arrow's dictionaries for their last value.
-        y = y.to_pylist()
-    found: Array = column_or_1d(np.asarray(y), warn=True)
+    found: Array = column_or_1d(array(y), warn=True)
     if len(found) != n_rows:
         check_consistent_length(np.empty(n_rows), found)
+    _no_nan(missing(found), who, name)
     if found.dtype.kind == "f":
-        _no_nan(np.isnan(found), who, name)
         assert_all_finite(found, input_name=name)
-    elif found.dtype.kind == "O":
-        _no_nan(np.array([_is_missing(one) for one in found], np.bool_), who, name)
     return found
+
+
+def array(y: Any) -> Array:
+    """Return targets as an array of any shape, in which missing values are seen as such."""
+    # NumPy takes a null of Arrow's dictionaries for their last value.
+    values = y.to_pylist() if hasattr(getattr(y, "type", None), "index_type") else y
+    found = np.asarray(values)
+    if found.dtype.kind in "US" and not isinstance(values, np.ndarray):
+        # Of a list of texts and NaN it makes the text "nan".
+        each = np.array(values, object)
+        return each if missing(each.ravel()).any() else found
+    return found
+
+
+def missing(values: Array) -> NDArray[np.bool_]:
+    """Return True for each missing value, shape (n_rows,)."""
+    if values.dtype.kind in "fmM":
+        return values != values
+    if values.dtype.kind != "O":
+        return np.zeros(len(values), np.bool_)
+    return np.array([_is_missing(value) for value in values], np.bool_)
 
 
 def numbers(y: Any, n_rows: int, who: str, name: str = "y") -> NDArray[np.float64]:

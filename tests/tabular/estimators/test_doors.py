@@ -199,7 +199,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"X": X, "y": LABELS, "groups": GROUPS[:7]}, r"inconsistent numbers of samples: \[120, 7\]"),
     ({"X": X, "y": LABELS, "groups": np.ones(120)}, "groups holds one group only"),
     ({"X": X, "y": LABELS, "groups": [None, *range(119)]}, "groups has a missing value in row 0"),
-    ({"X": X, "y": LABELS, "callbacks": 3}, "callbacks must be functions of one argument, got 3"),
+    ({"X": X, "y": LABELS, "callbacks": 3}, "callbacks must be functions of one argument"),
     ({"X": X, "y": LABELS, "progress": 3}, "progress must be True or False"),
     (
         {"X": X, "y": LABELS, "groups": GROUPS, "X_val": X, "y_val": LABELS},
@@ -361,3 +361,33 @@ def test_a_bar_counts_all_epochs(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().err
     assert "32/32" in shown
     assert "4 of 4 nets" in shown
+
+
+GAPS: list[list[Any]] = [["no", "yes"], [1, 2]]
+
+
+@pytest.mark.parametrize("classes", GAPS)
+def test_a_missing_target_is_one_error_at_every_door(classes: list[Any], tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [*range(6)], "y": [*classes * 2, None, None]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    tables = {
+        "line 6": [str(tmp_path / "t.csv")],
+        "row 4": [
+            str(tmp_path / "t.parquet"),
+            frame,
+            polars.from_pandas(frame),
+            pyarrow.Table.from_pandas(frame),
+            frame.to_dict("records"),
+        ],
+    }
+    for place, doors in tables.items():
+        for table in doors:
+            told = f"the target 'y' has 2 missing values, the first in {place}; fill them in"
+            with pytest.raises(ValueError, match=told):
+                TabularMLPClassifier(max_iter=1).fit(table, target="y")
+
+
+def test_nan_among_texts_of_a_list_is_missing() -> None:
+    with pytest.raises(ValueError, match="1 missing value, the first in row 2"):
+        TabularMLPClassifier(max_iter=1).fit([[1], [2], [3]], ["a", "b", float("nan")])
